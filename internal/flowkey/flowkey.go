@@ -1,0 +1,135 @@
+// Package flowkey gives both directions of a conversation one key: the record
+// key on netflow.flows, the pairing key, and the Community ID.
+package flowkey
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// IANA protocol numbers that the key treats specially.
+const (
+	ICMP   = 1
+	TCP    = 6
+	UDP    = 17
+	DCCP   = 33
+	ICMPv6 = 58
+	SCTP   = 132
+	UDPLit = 136
+)
+
+// A Key names a conversation, whichever exporter saw it and in whichever
+// direction: the two endpoints in canonical order. It holds no pointers and is
+// comparable. IPv4 addresses are v4-mapped. For ICMP the ports are the type and
+// its counterpart; one-way ICMP (a type without counterpart) has type and code
+// and is not reordered.
+type Key struct {
+	Lo, Hi         [16]byte
+	LoPort, HiPort uint16
+	Proto          uint8
+	V6             bool // false when both addresses are IPv4 or v4-mapped
+}
+
+// A Tuple is what a record says of its endpoints.
+type Tuple struct {
+	Src, Dst         [16]byte // v4-mapped when IPv4
+	SrcPort, DstPort uint16   // ignored for protocols without ports
+	Proto            uint8
+	ICMPType         uint8 // valid iff Proto is ICMP or ICMPv6
+	ICMPCode         uint8
+}
+
+var v4Prefix = [12]byte{10: 0xff, 11: 0xff}
+
+// IsV4 tells whether a is an IPv4 address in its v4-mapped form.
+func IsV4(a *[16]byte) bool { return [12]byte(a[:12]) == v4Prefix }
+
+// HasPorts tells whether proto has 16-bit ports.
+func HasPorts(proto uint8) bool {
+	switch proto {
+	case TCP, UDP, DCCP, SCTP, UDPLit:
+		return true
+	}
+	return false
+}
+
+// Counterpart returns the ICMP type that answers typ; ok is false for types
+// that are not answered. The pairs are those of RFC 792, 950, 1256, 2710, 3122,
+// 4443, 4620 and 4861.
+func Counterpart(proto, typ uint8) (answer uint8, ok bool) {
+	if proto == ICMP {
+		switch typ {
+		case 0:
+			return 8, true
+		case 8:
+			return 0, true
+		case 9:
+			return 10, true
+		case 10:
+			return 9, true
+		case 13, 15, 17:
+			return typ + 1, true
+		case 14, 16, 18:
+			return typ - 1, true
+		}
+		return 0, false
+	}
+	switch typ {
+	case 128, 130, 133, 135, 139, 144:
+		return typ + 1, true
+	case 129, 131, 134, 136, 140, 145:
+		return typ - 1, true
+	}
+	return 0, false
+}
+
+// ports returns the two ports of the key in the record's direction, and
+// whether the ends may be put in order.
+func (t *Tuple) ports() (src, dst uint16, order bool) {
+	switch {
+	case HasPorts(t.Proto):
+		return t.SrcPort, t.DstPort, true
+	case t.Proto == ICMP || t.Proto == ICMPv6:
+		if c, ok := Counterpart(t.Proto, t.ICMPType); ok {
+			return uint16(t.ICMPType), uint16(c), true
+		}
+		return uint16(t.ICMPType), uint16(t.ICMPCode), false
+	}
+	return 0, 0, true
+}
+
+// Canon returns t's Key and whether t's source is its Lo end.
+func (t *Tuple) Canon() (k Key, srcIsLo bool) {
+	src, dst, order := t.ports()
+	k = Key{Lo: t.Src, Hi: t.Dst, LoPort: src, HiPort: dst, Proto: t.Proto, V6: !IsV4(&t.Src) || !IsV4(&t.Dst)}
+	if order {
+		if c := bytes.Compare(t.Src[:], t.Dst[:]); c > 0 || c == 0 && src > dst {
+			k.Lo, k.Hi, k.LoPort, k.HiPort = t.Dst, t.Src, dst, src
+			return k, false
+		}
+	}
+	return k, true
+}
+
+// Append appends the Kafka record key: proto | lo | hi | lo port | hi port, 13
+// octets for IPv4, 37 for IPv6, ports in network order.
+func (k *Key) Append(dst []byte) []byte {
+	dst = append(dst, k.Proto)
+	if k.V6 {
+		dst = append(append(dst, k.Lo[:]...), k.Hi[:]...)
+	} else {
+		dst = append(append(dst, k.Lo[12:]...), k.Hi[12:]...)
+	}
+	dst = binary.BigEndian.AppendUint16(dst, k.LoPort)
+	return binary.BigEndian.AppendUint16(dst, k.HiPort)
+}
+
+// OneWay tells whether no reply can be expected: ICMP of a type without
+// counterpart.
+func (k *Key) OneWay() bool {
+	if k.Proto != ICMP && k.Proto != ICMPv6 {
+		return false
+	}
+	_, ok := Counterpart(k.Proto, uint8(k.LoPort))
+	return !ok
+}

@@ -1,0 +1,42 @@
+// Package wire reads octets in network byte order with bounds, and says where
+// and why it could not.
+package wire
+
+import "fmt"
+
+// A Cause is why a datagram, or a part of it, could not be decoded. The set is
+// closed: a Cause is a metric label.
+type Cause string
+
+// The causes.
+const (
+	Short           Cause = "short"            // fewer octets than the field needs
+	BadLength       Cause = "bad_length"       // a length field that cannot be
+	BadTemplate     Cause = "bad_template"     // a template that is refused
+	UnknownVersion  Cause = "unknown_version"  // neither NetFlow v1, v5, v7, v9 nor IPFIX
+	MissingTemplate Cause = "missing_template" // a data set whose template is not known
+	Truncated       Cause = "truncated"        // records or sets cut by the datagram's end
+	Trailing        Cause = "trailing"         // octets beyond the header's count or length
+	ReservedSet     Cause = "reserved_set"     // a set id without meaning
+	Withdrawal      Cause = "withdrawal"       // a template withdrawal over UDP, ignored
+	BadField        Cause = "bad_field"        // a field that does not fit its record
+	BadHex          Cause = "bad_hex"          // hex text that is not octets (command line)
+)
+
+// Error makes a Cause an error, so that errors.Is finds it in an Error.
+func (c Cause) Error() string { return string(c) }
+
+// An Error is a decoding failure at a known place in the datagram.
+type Error struct {
+	Off   int    // octets from the start of the datagram
+	What  string // what was being read, e.g. "set length"
+	Cause Cause
+}
+
+// Error says what, where and why.
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s at octet %d: %s", e.What, e.Off, string(e.Cause))
+}
+
+// Unwrap gives the Cause.
+func (e *Error) Unwrap() error { return e.Cause }
