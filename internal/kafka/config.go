@@ -1,0 +1,193 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+)
+
+// Config is how to reach Kafka; the environment names have the prefix KAFKA_.
+type Config struct {
+	Brokers        []string      `env:"BROKERS,required" unit:"host:port list" help:"brokers to start from, comma separated"`
+	ClientID       string        `env:"CLIENT_ID" envDefault:"weir" help:"client id shown in the brokers' logs"`
+	SessionTimeout time.Duration `env:"SESSION_TIMEOUT" envDefault:"15s" help:"a consumer silent for this long loses its partitions"`
+
+	TLS           bool   `env:"TLS" envDefault:"false" help:"encrypt connections to the brokers"`
+	TLSCAFile     string `env:"TLS_CA_FILE" unit:"path" help:"PEM certificates that may sign the brokers'; default: the system's"`
+	TLSCertFile   string `env:"TLS_CERT_FILE" unit:"path" help:"PEM certificate shown to the brokers; read anew for each connection"`
+	TLSKeyFile    string `env:"TLS_KEY_FILE" unit:"path" help:"PEM key of KAFKA_TLS_CERT_FILE"`
+	TLSServerName string `env:"TLS_SERVER_NAME" help:"name expected in the brokers' certificates; default: the host dialled"`
+
+	SASLMechanism      string `env:"SASL_MECHANISM" help:"plain, scram-sha-256 or scram-sha-512; empty: none"`
+	SASLUsername       string `env:"SASL_USERNAME" help:"user of the SASL mechanism"`
+	SASLPasswordFile   string `env:"SASL_PASSWORD_FILE" unit:"path" help:"file that holds the password; read anew for each connection"`
+	SASLPlaintextAllow bool   `env:"SASL_ALLOW_PLAINTEXT" envDefault:"false" help:"let SASL plain send the password without TLS"`
+
+	// Metrics, when set, gets the clients' own metrics (weir_kafka_*), one
+	// client_id label value per client.
+	Metrics prometheus.Registerer `env:"-"`
+	// Log, when set, gets the clients' warnings and errors.
+	Log *slog.Logger `env:"-"`
+}
+
+// Validate reports every mistake at once, by variable and value. It reads the
+// files that are named.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if len(c.Brokers) == 0 {
+		bad("KAFKA_BROKERS is empty: want host:port, comma separated")
+	}
+	for _, b := range c.Brokers {
+		host, port, err := net.SplitHostPort(b)
+		if n, perr := strconv.Atoi(port); err != nil || perr != nil || host == "" || strings.Contains(b, "/") || n < 1 || n > 65535 {
+			bad("KAFKA_BROKERS: %q is not host:port with a port from 1 to 65535 (for example kafka:9092)", b)
+		}
+	}
+	if c.SessionTimeout < time.Second || c.SessionTimeout > 30*time.Minute {
+		bad("KAFKA_SESSION_TIMEOUT=%v: want 1s to 30m (brokers refuse less than 6s unless set otherwise)", c.SessionTimeout)
+	}
+	errs = append(errs, c.validateTLS()...)
+	errs = append(errs, c.validateSASL()...)
+	return errors.Join(errs...)
+}
+
+func (c *Config) validateSASL() (errs []error) {
+	switch strings.ToLower(c.SASLMechanism) {
+	case "", "none":
+		if c.SASLUsername != "" || c.SASLPasswordFile != "" {
+			errs = append(errs, errors.New("KAFKA_SASL_USERNAME or KAFKA_SASL_PASSWORD_FILE is set, KAFKA_SASL_MECHANISM is not: want plain, scram-sha-256 or scram-sha-512"))
+		}
+		return errs
+	case "plain":
+		if !c.TLS && !c.SASLPlaintextAllow {
+			errs = append(errs, errors.New("KAFKA_SASL_MECHANISM=plain without TLS shows the password on the network: set KAFKA_TLS=true, or KAFKA_SASL_ALLOW_PLAINTEXT=true if that is meant"))
+		}
+	case "scram-sha-256", "scram-sha-512":
+	default:
+		errs = append(errs, fmt.Errorf("KAFKA_SASL_MECHANISM=%q: want plain, scram-sha-256 or scram-sha-512", c.SASLMechanism))
+	}
+	if c.SASLUsername == "" {
+		errs = append(errs, fmt.Errorf("KAFKA_SASL_USERNAME is empty: KAFKA_SASL_MECHANISM=%s needs one", c.SASLMechanism))
+	}
+	if c.SASLPasswordFile == "" {
+		errs = append(errs, fmt.Errorf("KAFKA_SASL_PASSWORD_FILE is empty: KAFKA_SASL_MECHANISM=%s needs the path of a file with the password", c.SASLMechanism))
+	} else if _, err := c.password(); err != nil {
+		errs = append(errs, err)
+	}
+	return errs
+}
+
+// password reads the password file; a line end at its end is not part of it.
+func (c *Config) password() (string, error) {
+	b, err := os.ReadFile(c.SASLPasswordFile)
+	if err != nil {
+		return "", fmt.Errorf("KAFKA_SASL_PASSWORD_FILE: %w", err)
+	}
+	p := strings.TrimRight(string(b), "\r\n")
+	if p == "" {
+		return "", fmt.Errorf("KAFKA_SASL_PASSWORD_FILE: %s is empty: want the password", c.SASLPasswordFile)
+	}
+	return p, nil
+}
+
+// mechanism returns the SASL mechanism, nil for none. The password is read for
+// each connection, so that it can be changed without a restart.
+func (c *Config) mechanism() sasl.Mechanism {
+	auth := func(context.Context) (user, password string, err error) {
+		password, err = c.password()
+		return c.SASLUsername, password, err
+	}
+	scramAuth := func(ctx context.Context) (scram.Auth, error) {
+		u, p, err := auth(ctx)
+		return scram.Auth{User: u, Pass: p}, err
+	}
+	switch strings.ToLower(c.SASLMechanism) {
+	case "plain":
+		return plain.Plain(func(ctx context.Context) (plain.Auth, error) {
+			u, p, err := auth(ctx)
+			return plain.Auth{User: u, Pass: p}, err
+		})
+	case "scram-sha-256":
+		return scram.Sha256(scramAuth)
+	case "scram-sha-512":
+		return scram.Sha512(scramAuth)
+	default:
+		return nil
+	}
+}
+
+// as returns a copy for the client with this role: its client id tells the
+// clients of one process apart, in the brokers' logs and in the metrics.
+func (c *Config) as(role string) *Config {
+	d := *c
+	if d.ClientID == "" {
+		d.ClientID = "weir"
+	}
+	d.ClientID += "-" + role
+	return &d
+}
+
+// opts returns what every client needs to reach Kafka. c stays in use.
+func (c *Config) opts() []kgo.Opt {
+	o := []kgo.Opt{
+		kgo.SeedBrokers(c.Brokers...),
+		kgo.SoftwareNameAndVersion("weir", "1"),
+		kgo.RetryBackoffFn(backoff),
+	}
+	if c.ClientID != "" {
+		o = append(o, kgo.ClientID(c.ClientID))
+	}
+	if c.TLS {
+		o = append(o, kgo.Dialer(c.dialTLS))
+	}
+	if m := c.mechanism(); m != nil {
+		o = append(o, kgo.SASL(m))
+	}
+	if c.Log != nil {
+		o = append(o, kgo.WithLogger(clientLog{c.Log}))
+	}
+	if c.Metrics != nil {
+		o = append(o, kgo.WithHooks(clientMetrics(c.Metrics)))
+	}
+	return o
+}
+
+// backoff is how long to wait before try number n+1: from 50 ms, doubling, at
+// most a second, less up to a fifth. franz-go's own grows to 5 s: a handful of
+// passing faults then costs ten seconds.
+func backoff(n int) time.Duration {
+	d := time.Second
+	if n = max(n, 0); n < 5 {
+		d = 50 * time.Millisecond << n
+	}
+	return d - rand.N(d/5)
+}
+
+// clientLog hands franz-go's warnings and errors to slog.
+type clientLog struct{ log *slog.Logger }
+
+// Level implements kgo.Logger.
+func (clientLog) Level() kgo.LogLevel { return kgo.LogLevelWarn }
+
+// Log implements kgo.Logger.
+func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	at := slog.LevelWarn
+	if level == kgo.LogLevelError {
+		at = slog.LevelError
+	}
+	l.log.Log(context.Background(), at, msg, keyvals...)
+}

@@ -1,0 +1,93 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+)
+
+// dialTimeout bounds one attempt to connect, TLS handshake included.
+const dialTimeout = 10 * time.Second
+
+func (c *Config) validateTLS() (errs []error) {
+	if !c.TLS {
+		for _, f := range []struct{ name, value string }{
+			{"KAFKA_TLS_CA_FILE", c.TLSCAFile},
+			{"KAFKA_TLS_CERT_FILE", c.TLSCertFile},
+			{"KAFKA_TLS_KEY_FILE", c.TLSKeyFile},
+			{"KAFKA_TLS_SERVER_NAME", c.TLSServerName},
+		} {
+			if f.value != "" {
+				errs = append(errs, fmt.Errorf("%s=%s has no effect without KAFKA_TLS=true", f.name, f.value))
+			}
+		}
+		return errs
+	}
+	if _, err := c.roots(); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := c.certificates(); err != nil {
+		errs = append(errs, err)
+	}
+	return errs
+}
+
+// roots returns the certificates that may sign the brokers'; nil: the system's.
+func (c *Config) roots() (*x509.CertPool, error) {
+	if c.TLSCAFile == "" {
+		return nil, nil //nolint:nilnil // crypto/tls reads a nil pool as the system's
+	}
+	b, err := os.ReadFile(c.TLSCAFile)
+	if err != nil {
+		return nil, fmt.Errorf("KAFKA_TLS_CA_FILE: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("KAFKA_TLS_CA_FILE: %s holds no certificate: want PEM", c.TLSCAFile)
+	}
+	return pool, nil
+}
+
+// certificates returns what is shown to the brokers; none when no file is set.
+func (c *Config) certificates() ([]tls.Certificate, error) {
+	switch {
+	case c.TLSCertFile == "" && c.TLSKeyFile == "":
+		return nil, nil
+	case c.TLSKeyFile == "":
+		return nil, errors.New("KAFKA_TLS_CERT_FILE is set, KAFKA_TLS_KEY_FILE is not: want both")
+	case c.TLSCertFile == "":
+		return nil, errors.New("KAFKA_TLS_KEY_FILE is set, KAFKA_TLS_CERT_FILE is not: want both")
+	}
+	cert, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("KAFKA_TLS_CERT_FILE=%s, KAFKA_TLS_KEY_FILE=%s: %w", c.TLSCertFile, c.TLSKeyFile, err)
+	}
+	return []tls.Certificate{cert}, nil
+}
+
+// dialTLS connects to a broker. It reads the files each time, so that renewed
+// certificates are taken up without a restart.
+func (c *Config) dialTLS(ctx context.Context, network, host string) (net.Conn, error) {
+	roots, err := c.roots()
+	if err != nil {
+		return nil, err
+	}
+	certs, err := c.certificates()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	d := tls.Dialer{Config: &tls.Config{
+		MinVersion:   tls.VersionTLS12,
+		RootCAs:      roots,
+		Certificates: certs,
+		ServerName:   c.TLSServerName,
+	}}
+	return d.DialContext(ctx, network, host)
+}
