@@ -1,0 +1,102 @@
+// Package ie is the Information Element registry: names, types, semantics and
+// units of what exporters send, generated from IANA's registry and vendors'
+// tables.
+package ie
+
+import "strings"
+
+//go:generate go run ./gen -registry ../../../shared/registry -out zelements.go
+
+// Private enterprise numbers with a meaning of their own here.
+const (
+	Reverse = 29305      // RFC 5103: the reverse direction's elements
+	V9Cisco = 4294967294 // NetFlow v9 field types of 128 and above as collectors list them
+	V9Only  = 4294967295 // NetFlow v9 field types that IANA does not have
+)
+
+// A Type is an abstract data type, RFC 7011 section 6.1 and RFC 6313.
+type Type uint8
+
+// The types.
+const (
+	OctetArray Type = iota
+	Unsigned
+	Signed
+	Float
+	Boolean
+	MacAddress
+	String
+	Seconds
+	Milliseconds
+	Microseconds
+	Nanoseconds
+	IPv4
+	IPv6
+	List // basicList, subTemplateList, subTemplateMultiList
+)
+
+// An Element is one Information Element.
+type Element struct {
+	PEN   uint32 // private enterprise number, 0 = IANA's
+	ID    uint16
+	Type  Type
+	Name  string // camel case, as registered
+	Units string // octets, packets, milliseconds, …; "" = none
+}
+
+// Lookup returns the element (pen, id); ok is false for one that is not known.
+// Reverse elements have the forward element's type and units and a name that
+// begins with "reverse".
+func Lookup(pen uint32, id uint16) (e Element, ok bool) {
+	if pen == Reverse {
+		if e, ok = Lookup(0, id); ok {
+			e.PEN = pen
+			e.Name = "reverse" + strings.ToUpper(e.Name[:1]) + e.Name[1:]
+		}
+		return e, ok
+	}
+	lo, hi := 0, len(elements)
+	for lo < hi {
+		mid := int(uint(lo+hi) >> 1)
+		if k := &elements[mid]; k.PEN < pen || k.PEN == pen && k.ID < id {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo < len(elements) && elements[lo].PEN == pen && elements[lo].ID == id {
+		return elements[lo], true
+	}
+	return Element{}, false
+}
+
+// ownV9 are field types of 32768 and above that vendors use in NetFlow v9, where
+// they are plain types: Cisco ASA's NSEL and PAN-OS'.
+var ownV9 = map[uint16]Element{
+	33000: {0, 33000, OctetArray, "ingressAclId", ""},
+	33001: {0, 33001, OctetArray, "egressAclId", ""},
+	33002: {0, 33002, Unsigned, "firewallExtendedEvent", ""},
+	40000: {0, 40000, String, "userName", ""},
+	40001: {0, 40001, IPv4, "postNATSourceIPv4Address", ""},
+	40002: {0, 40002, IPv4, "postNATDestinationIPv4Address", ""},
+	40003: {0, 40003, Unsigned, "postNAPTSourceTransportPort", ""},
+	40004: {0, 40004, Unsigned, "postNAPTDestinationTransportPort", ""},
+	40005: {0, 40005, Unsigned, "firewallEvent", ""},
+	56701: {0, 56701, String, "applicationName", ""},
+	56702: {0, 56702, String, "userName", ""},
+}
+
+// LookupV9 is Lookup for NetFlow v9 field types: IANA's where it has one, else
+// vendors' own.
+func LookupV9(typ uint16) (Element, bool) {
+	if e, ok := ownV9[typ]; ok {
+		return e, true
+	}
+	for _, pen := range []uint32{0, V9Only, V9Cisco} {
+		if e, ok := Lookup(pen, typ); ok {
+			e.PEN = 0
+			return e, true
+		}
+	}
+	return Element{}, false
+}
