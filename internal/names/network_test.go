@@ -1,0 +1,209 @@
+package names
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
+
+	"weir/pkg/flowpb"
+)
+
+// serve answers on a free port, over UDP and TCP, until the test ends.
+func serve(t *testing.T, h dns.HandlerFunc) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pc, err := net.ListenPacket("udp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*dns.Server{{Listener: l, Handler: h}, {PacketConn: pc, Handler: h}} {
+		started := make(chan struct{})
+		s.NotifyStartedFunc = func() { close(started) }
+		ended := make(chan error, 1)
+		go func() { ended <- s.ActivateAndServe() }()
+		<-started
+		t.Cleanup(func() {
+			if err := s.Shutdown(); err != nil {
+				t.Errorf("name server: %v", err)
+			}
+			<-ended
+		})
+	}
+	return l.Addr().String()
+}
+
+// ask runs a Resolver against addr until every address has an answer.
+func ask(t *testing.T, addr string, verify bool, addrs ...string) map[string]Answer {
+	t.Helper()
+	c := testConfig()
+	c.Servers, c.PrivateServers, c.Verify = []string{addr}, []string{addr}, verify
+	r, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	got := map[string]Answer{}
+	for _, a := range addrs {
+		r.Want(netip.MustParseAddr(a))
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for len(got) < len(addrs) {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("no answer in time; known: %v", got)
+		case <-tick.C:
+		}
+		for _, a := range addrs {
+			if ans := r.Peek(netip.MustParseAddr(a)); ans.Status != flowpb.NameStatus_NAME_STATUS_PENDING {
+				got[a] = ans
+			}
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	return got
+}
+
+// hostile is a reverse zone of everything that people put there.
+var hostile = map[string][]string{
+	"192.0.2.10": {"web.example.test."},
+	"192.0.2.11": {`<script>alert\(1\)</script>.evil.test.`},
+	"192.0.2.12": {`\000\027[31mred.test.`},
+	"192.0.2.13": {"8.8.8.8."},
+	"192.0.2.14": {"localhost."},
+	"192.0.2.15": {"xn--80ak6aa92e.com."},
+	"192.0.2.16": {"zeta.example.test.", "beta.example.test."},
+	"192.0.2.17": {}, // the name exists, with no PTR
+}
+
+func hostileZone(w dns.ResponseWriter, m *dns.Msg) {
+	reply := new(dns.Msg).SetReply(m)
+	found := false
+	for addr, names := range hostile {
+		arpa, _ := dns.ReverseAddr(addr)
+		if !strings.EqualFold(arpa, m.Question[0].Name) {
+			continue
+		}
+		found = true
+		for _, n := range names {
+			rr, err := dns.NewRR(fmt.Sprintf("%s 45 IN PTR %s", arpa, n))
+			if err != nil {
+				panic(err)
+			}
+			reply.Answer = append(reply.Answer, rr)
+		}
+	}
+	if !found {
+		reply.Rcode = dns.RcodeNameError
+	}
+	_ = w.WriteMsg(reply)
+}
+
+func TestOnlyHostNamesLeaveAHostileZone(t *testing.T) {
+	ok := func(name string) Answer {
+		return Answer{Name: name, Status: flowpb.NameStatus_NAME_STATUS_OK, Source: flowpb.NameSource_NAME_SOURCE_PTR}
+	}
+	want := map[string]Answer{
+		"192.0.2.10":        ok("web.example.test"),
+		"::ffff:192.0.2.10": ok("web.example.test"),
+		"192.0.2.11":        status(flowpb.NameStatus_NAME_STATUS_INVALID),
+		"192.0.2.12":        status(flowpb.NameStatus_NAME_STATUS_INVALID),
+		"192.0.2.13":        status(flowpb.NameStatus_NAME_STATUS_INVALID),
+		"192.0.2.14":        status(flowpb.NameStatus_NAME_STATUS_INVALID),
+		"192.0.2.15":        ok("xn--80ak6aa92e.com"),
+		"192.0.2.16":        ok("beta.example.test"),
+		"192.0.2.17":        status(flowpb.NameStatus_NAME_STATUS_NODATA),
+		"192.0.2.99":        status(flowpb.NameStatus_NAME_STATUS_NXDOMAIN),
+		"2001:db8::99":      status(flowpb.NameStatus_NAME_STATUS_NXDOMAIN),
+	}
+	var addrs []string
+	for a := range want {
+		addrs = append(addrs, a)
+	}
+	if diff := cmp.Diff(want, ask(t, serve(t, hostileZone), false, addrs...)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestACutReplyIsAskedForOverTCP(t *testing.T) {
+	addr := serve(t, func(w dns.ResponseWriter, m *dns.Msg) {
+		reply := new(dns.Msg).SetReply(m)
+		if w.LocalAddr().Network() == "udp" {
+			reply.Truncated = true
+		} else if rr, err := dns.NewRR(m.Question[0].Name + " 60 PTR long.example.com."); err == nil {
+			reply.Answer = append(reply.Answer, rr)
+		}
+		_ = w.WriteMsg(reply)
+	})
+	want := map[string]Answer{"9.9.9.9": {Name: "long.example.com", Status: flowpb.NameStatus_NAME_STATUS_OK, Source: flowpb.NameSource_NAME_SOURCE_PTR}}
+	if diff := cmp.Diff(want, ask(t, addr, false, "9.9.9.9")); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestVerificationGoesOverTheNetworkToo(t *testing.T) {
+	addr := serve(t, func(w dns.ResponseWriter, m *dns.Msg) {
+		reply := new(dns.Msg).SetReply(m)
+		text := m.Question[0].Name + " 60 PTR nine.example.com."
+		if m.Question[0].Qtype == dns.TypeA {
+			text = m.Question[0].Name + " 60 A 9.9.9.9"
+		}
+		if rr, err := dns.NewRR(text); err == nil {
+			reply.Answer = append(reply.Answer, rr)
+		}
+		_ = w.WriteMsg(reply)
+	})
+	want := map[string]Answer{
+		"9.9.9.9": {Name: "nine.example.com", Status: flowpb.NameStatus_NAME_STATUS_OK, Verified: true, Source: flowpb.NameSource_NAME_SOURCE_PTR},
+		"9.9.9.8": {Name: "nine.example.com", Status: flowpb.NameStatus_NAME_STATUS_OK, Source: flowpb.NameSource_NAME_SOURCE_PTR},
+	}
+	if diff := cmp.Diff(want, ask(t, addr, true, "9.9.9.9", "9.9.9.8")); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestAReplyToAnotherQuestionIsNoAnswer(t *testing.T) {
+	addr := serve(t, func(w dns.ResponseWriter, m *dns.Msg) {
+		reply := new(dns.Msg).SetReply(m)
+		reply.Question[0].Name = "1.1.1.1.in-addr.arpa."
+		if rr, err := dns.NewRR("1.1.1.1.in-addr.arpa. 60 PTR other.example.com."); err == nil {
+			reply.Answer = append(reply.Answer, rr)
+		}
+		_ = w.WriteMsg(reply)
+	})
+	want := map[string]Answer{"9.9.9.9": status(flowpb.NameStatus_NAME_STATUS_TIMEOUT)}
+	if diff := cmp.Diff(want, ask(t, addr, false, "9.9.9.9")); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestNoServerThereIsATimeoutAtOnce(t *testing.T) {
+	l, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.LocalAddr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]Answer{"9.9.9.9": status(flowpb.NameStatus_NAME_STATUS_TIMEOUT)}
+	if diff := cmp.Diff(want, ask(t, addr, false, "9.9.9.9")); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}

@@ -1,0 +1,101 @@
+package names
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"weir/pkg/flowpb"
+)
+
+// A result is what came of asking for one address.
+type result struct {
+	answer Answer
+	ttl    time.Duration // how long it is in force; 0 for a failure
+}
+
+// failed reports whether nobody could say, in contrast to a known absence.
+func (r result) failed() bool {
+	switch r.answer.Status {
+	case flowpb.NameStatus_NAME_STATUS_SERVFAIL, flowpb.NameStatus_NAME_STATUS_TIMEOUT:
+		return true
+	default:
+		return false
+	}
+}
+
+// chain follows the CNAMEs of a reply from its question (RFC 2317 delegates
+// reverse zones by them) and gives the records of the wanted type at the end,
+// with the least TTL on the way.
+func chain(reply *dns.Msg) (records []dns.RR, ttl time.Duration) {
+	owner, kind := reply.Question[0].Name, reply.Question[0].Qtype
+	ttl = maxTTL
+	for range 16 { // a loop of CNAMEs has to end somewhere
+		next := ""
+		for _, rr := range reply.Answer {
+			h := rr.Header()
+			if !strings.EqualFold(h.Name, owner) || h.Class != dns.ClassINET {
+				continue
+			}
+			switch cname, ok := rr.(*dns.CNAME); {
+			case h.Rrtype == kind:
+				records = append(records, rr)
+				ttl = min(ttl, seconds(h.Ttl))
+			case ok && next == "":
+				next = cname.Target
+				ttl = min(ttl, seconds(h.Ttl))
+			}
+		}
+		if len(records) > 0 || next == "" {
+			break
+		}
+		owner = next
+	}
+	return records, ttl
+}
+
+// targets are the names that the PTR records of a reply point to.
+func targets(reply *dns.Msg) (list []string, ttl time.Duration) {
+	records, ttl := chain(reply)
+	for _, rr := range records {
+		if ptr, ok := rr.(*dns.PTR); ok {
+			list = append(list, ptr.Ptr)
+		}
+	}
+	return list, ttl
+}
+
+// holds reports whether the address records of a reply contain a.
+func holds(reply *dns.Msg, a netip.Addr) (ok bool, ttl time.Duration) {
+	records, ttl := chain(reply)
+	for _, rr := range records {
+		var ip []byte
+		switch rr := rr.(type) {
+		case *dns.A:
+			ip = rr.A
+		case *dns.AAAA:
+			ip = rr.AAAA
+		}
+		if b, valid := netip.AddrFromSlice(ip); valid && b.Unmap() == a {
+			return true, ttl
+		}
+	}
+	return false, ttl
+}
+
+// negativeTTL is how long a missing name is in force: the lesser of the SOA's
+// TTL and its minimum (RFC 2308 section 5).
+func negativeTTL(reply *dns.Msg) time.Duration {
+	for _, rr := range reply.Ns {
+		if soa, ok := rr.(*dns.SOA); ok {
+			return clamp(seconds(min(soa.Hdr.Ttl, soa.Minttl)), maxNegative)
+		}
+	}
+	return minTTL
+}
+
+func seconds(n uint32) time.Duration { return time.Duration(n) * time.Second }
+
+func clamp(d, most time.Duration) time.Duration { return max(minTTL, min(d, most)) }

@@ -1,0 +1,188 @@
+package names
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// A transport asks one server one question.
+type transport interface {
+	// exchange returns the reply to m. network is udp or tcp, server host:port.
+	exchange(ctx context.Context, m *dns.Msg, network, server string, timeout time.Duration) (*dns.Msg, error)
+}
+
+// network is the transport of production: a socket of its own for each
+// question, so that source ports are as hard to guess as the kernel makes them
+// (RFC 5452 section 9.2).
+type network struct{}
+
+func (network) exchange(ctx context.Context, m *dns.Msg, proto, server string, timeout time.Duration) (*dns.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	c := dns.Client{Net: proto, Timeout: timeout}
+	conn, err := c.DialContext(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends a read at once
+	defer func() {
+		if stop() {
+			_ = conn.Close()
+		}
+	}()
+	reply, _, err := c.ExchangeWithConnContext(ctx, m, conn)
+	if err != nil {
+		return nil, err
+	}
+	if !reply.Response || len(reply.Question) != 1 || reply.Question[0] != m.Question[0] {
+		return nil, errors.New("reply to another question")
+	}
+	return reply, nil
+}
+
+// The circuit breaker of a server.
+const (
+	window   = 10 // seconds that are looked at
+	enough   = 8  // exchanges within the window before it is judged
+	probeGap = time.Second
+)
+
+// A server is one resolver and its health. It is open (asked once a second only) from
+// when half of the exchanges of the window failed until one succeeds.
+type server struct {
+	name string // host:port as configured
+
+	mu       sync.Mutex
+	resolved string    // host:port with an address
+	until    time.Time // then resolved is looked up anew; zero: never
+	buckets  [window]struct {
+		second   int64
+		ok, fail int
+	}
+	open  bool
+	probe time.Time // when open: the next question may be asked then
+}
+
+func newServer(name string) *server {
+	s := &server{name: name}
+	if _, err := netip.ParseAddrPort(name); err == nil {
+		s.resolved = name
+	}
+	return s
+}
+
+// address is the server as host:port with an address. A host name is looked up
+// by the system's resolver, once a minute at most; an old address serves while that fails.
+func (s *server) address(ctx context.Context, now time.Time) (string, error) {
+	s.mu.Lock()
+	known, until := s.resolved, s.until
+	s.mu.Unlock()
+	if known != "" && (until.IsZero() || now.Before(until)) {
+		return known, nil
+	}
+	host, port, err := net.SplitHostPort(s.name)
+	if err != nil {
+		return "", err
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err == nil && len(addrs) > 0 {
+		known = net.JoinHostPort(addrs[0].Unmap().String(), port)
+	}
+	if known == "" {
+		return "", errors.Join(err, errors.New("no address of server "+s.name))
+	}
+	s.mu.Lock()
+	s.resolved, s.until = known, now.Add(time.Minute)
+	s.mu.Unlock()
+	return known, nil
+}
+
+// admit reports whether the server may be asked now. When it may not, wait is
+// how long until it may be probed.
+func (s *server) admit(now time.Time) (wait time.Duration, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.open {
+		return 0, true
+	}
+	if wait = s.probe.Sub(now); wait > 0 {
+		return wait, false
+	}
+	s.probe = now.Add(probeGap)
+	return 0, true
+}
+
+// done takes the outcome of an exchange.
+func (s *server) done(now time.Time, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ok && s.open {
+		s.open = false
+		clear(s.buckets[:])
+	}
+	b := &s.buckets[now.Unix()%window]
+	if b.second != now.Unix() {
+		b.second, b.ok, b.fail = now.Unix(), 0, 0
+	}
+	if ok {
+		b.ok++
+		return
+	}
+	b.fail++
+	good, bad := 0, 0
+	for _, b := range s.buckets {
+		if now.Unix()-b.second < window {
+			good, bad = good+b.ok, bad+b.fail
+		}
+	}
+	if !s.open && good+bad >= enough && bad >= good {
+		s.open, s.probe = true, now.Add(probeGap)
+	}
+}
+
+func (s *server) down() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open
+}
+
+// admit is the first server of list that may be asked now, except the one to
+// avoid; when none may, wait is how long until one may.
+func admit(list []*server, avoid *server, now time.Time) (s *server, wait time.Duration) {
+	wait = probeGap
+	for _, s := range list {
+		if s == avoid {
+			continue
+		}
+		w, ok := s.admit(now)
+		if ok {
+			return s, 0
+		}
+		wait = min(wait, w)
+	}
+	return nil, wait
+}
+
+func down(list []*server) (n int) {
+	for _, s := range list {
+		if s.down() {
+			n++
+		}
+	}
+	return n
+}
+
+func serverNames(list []*server) []string {
+	names := make([]string, len(list))
+	for i, s := range list {
+		names[i] = s.name
+	}
+	return slices.Clip(names)
+}
