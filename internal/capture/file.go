@@ -1,0 +1,99 @@
+package capture
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"time"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/gopacket/gopacket/pcapgo"
+)
+
+// file is a pcap or pcapng file as a source.
+type file struct {
+	read func() ([]byte, gopacket.CaptureInfo, error)
+	link func(gopacket.CaptureInfo) layers.LinkType
+	port uint16
+}
+
+func newPcap(r io.Reader, port uint16) (*file, error) {
+	p, err := pcapgo.NewReader(r)
+	if err != nil {
+		return nil, fmt.Errorf("pcap header: %w", cut(err))
+	}
+	// The upper bits of the link type hold the length of the frame check
+	// sequence; LinkType has the lower 16 only.
+	if link := p.LinkType(); !supported(link) {
+		return nil, fmt.Errorf("link type %d: %w", uint16(link), ErrUnsupported)
+	}
+	return &file{
+		read: p.ZeroCopyReadPacketData,
+		link: func(gopacket.CaptureInfo) layers.LinkType { return p.LinkType() },
+		port: port,
+	}, nil
+}
+
+func newPcapng(r io.Reader, port uint16) (*file, error) {
+	p, err := pcapgo.NewNgReader(r, pcapgo.NgReaderOptions{WantMixedLinkType: true, SkipUnknownVersion: true})
+	if err != nil {
+		return nil, fmt.Errorf("pcapng section header: %w", cut(err))
+	}
+	return &file{
+		read: p.ZeroCopyReadPacketData,
+		link: func(ci gopacket.CaptureInfo) layers.LinkType {
+			link, _ := ci.AncillaryData[0].(layers.LinkType)
+			return link
+		},
+		port: port,
+	}, nil
+}
+
+func (f *file) next(d *Datagram, s *Stats) error {
+	for {
+		b, ci, err := f.read()
+		if err != nil {
+			// pcapgo says EOF too when nothing follows a packet's header.
+			if errors.Is(err, io.EOF) && ci.CaptureLength == 0 {
+				return io.EOF
+			}
+			return fmt.Errorf("packet %d: %w", s.Packets+1, cut(err))
+		}
+		s.Packets++
+		switch parseFrame(f.link(ci), b, d) {
+		case isUDP:
+			if f.port == 0 || d.Dst.Port() == f.port {
+				d.Time = unixNano(ci.Timestamp)
+				return nil
+			}
+			s.OtherPort++
+		case isFragment:
+			s.Fragments++
+		case isCut:
+			// Contradicting headers are one thing, a packet of which the file
+			// holds the beginning another.
+			if ci.CaptureLength < ci.Length {
+				s.Cut++
+			} else {
+				s.Malformed++
+			}
+		case isMalformed:
+			s.Malformed++
+		case isOtherLink:
+			s.OtherLink++
+		case isOther:
+			s.Other++
+		}
+	}
+}
+
+// unixNano is t in ns since the epoch, 0 where it does not fit or is not known
+// (the zero time of a pcapng simple packet block).
+func unixNano(t time.Time) int64 {
+	if sec := t.Unix(); sec < 0 || sec >= math.MaxInt64/int64(time.Second) {
+		return 0
+	}
+	return t.UnixNano()
+}
