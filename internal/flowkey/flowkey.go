@@ -133,3 +133,39 @@ func (k *Key) OneWay() bool {
 	_, ok := Counterpart(k.Proto, uint8(k.LoPort))
 	return !ok
 }
+
+// Inside returns the Key of the two sides of a NAT: of the tuple as reported
+// and as it is after translation, the one that holds a private address; with
+// both or neither, the smaller. So the halves of a translated conversation
+// meet. swapped tells whether post was chosen.
+func Inside(orig, post *Tuple) (k Key, srcIsLo, swapped bool) {
+	a, aLo := orig.Canon()
+	b, bLo := post.Canon()
+	ap, bp := private(&a.Lo) || private(&a.Hi), private(&b.Lo) || private(&b.Hi)
+	if bp && !ap || ap == bp && b.less(&a) {
+		return b, bLo, true
+	}
+	return a, aLo, false
+}
+
+// private tells whether a is a private (RFC 1918), shared (RFC 6598) or unique
+// local (RFC 4193) address.
+func private(a *[16]byte) bool {
+	if !IsV4(a) {
+		return a[0]&0xfe == 0xfc
+	}
+	return a[12] == 10 || a[12] == 172 && a[13]&0xf0 == 16 || a[12] == 192 && a[13] == 168 || a[12] == 100 && a[13]&0xc0 == 64
+}
+
+func (k *Key) less(o *Key) bool {
+	if c := bytes.Compare(k.Lo[:], o.Lo[:]); c != 0 {
+		return c < 0
+	}
+	if c := bytes.Compare(k.Hi[:], o.Hi[:]); c != 0 {
+		return c < 0
+	}
+	if k.LoPort != o.LoPort {
+		return k.LoPort < o.LoPort
+	}
+	return k.HiPort < o.HiPort
+}

@@ -1,0 +1,162 @@
+// Package decode turns export datagrams into flows, templates, options records
+// and errors. It is pure: octets and a template lookup in, values out.
+package decode
+
+import (
+	"net/netip"
+
+	"weir/internal/wire"
+	"weir/pkg/flowpb"
+)
+
+// Meta is what the receiver of a datagram knows of it.
+type Meta struct {
+	Exporter netip.Addr // source address: unmapped, without zone
+	Port     uint16     // UDP source port
+	Received int64      // ns since the epoch; 0 = unknown (hex text)
+}
+
+// A Header is the header of a datagram, of whichever version.
+type Header struct {
+	Version  uint16 // 1, 5, 7, 9, 10 (IPFIX)
+	Count    uint16 // records as stated (v1, v5, v7, v9); IPFIX: message length in octets
+	Uptime   uint32 // sysUptime, ms; 0 for IPFIX
+	Export   int64  // export time, ns since the epoch
+	Sequence uint32 // 0 for v1
+	Domain   uint32 // v9 source id, IPFIX observation domain, v5 engine type<<8 | engine id
+	Sampling uint16 // v5: 2 bits mode, 14 bits interval
+}
+
+// A TemplateKey is the identity of a template (not the source port: NAT and
+// line cards change it).
+type TemplateKey struct {
+	Exporter [16]byte // v4-mapped when IPv4
+	Domain   uint32
+	ID       uint16
+	Version  uint8 // 9 or 10
+}
+
+// A Field is one field of a template.
+type Field struct {
+	PEN    uint32 // private enterprise number, 0 = IANA's
+	ID     uint16 // element id without the enterprise bit; v9: field or scope type
+	Length uint16 // octets; 65535 = variable (IPFIX)
+}
+
+// VarLen is the Length of a variable-length field, RFC 7011 section 7.
+const VarLen = 65535
+
+// A Template is a template or options template definition.
+type Template struct {
+	ID      uint16
+	Options bool
+	Scopes  int     // the first Scopes fields are scopes; 0 unless Options
+	Fields  []Field // in record order
+}
+
+// A State is what is known about exporters: the template store, seen from the
+// decoder. Calls come from several goroutines.
+type State interface {
+	// Plan returns the definition in force for a datagram from k's exporter and
+	// port, or nil when none is known. It takes no lock and allocates nothing.
+	Plan(k *TemplateKey, port uint16) *Plan
+	// Learn takes a definition found in a datagram: it is in force from now on
+	// for that exporter and port. It compiles what it does not know yet and
+	// returns an error when Compile refuses the template. t is the caller's
+	// scratch: it is cloned when kept.
+	Learn(k *TemplateKey, m *Meta, h *Header, t *Template) (*Plan, error)
+	// Facts returns what options data said about k's exporter, version and
+	// domain (k.ID is ignored), never nil. It takes no lock.
+	Facts(k *TemplateKey) *Facts
+	// LearnFact takes one fact of options data about k's exporter, version and
+	// domain (k.ID is ignored).
+	LearnFact(k *TemplateKey, m *Meta, h *Header, f Fact)
+}
+
+// Facts are what options data said about an exporter and domain. A Facts is
+// immutable.
+type Facts struct {
+	InitMs   uint64            // system init time, ms since the epoch; 0 = unknown
+	Samplers map[uint64]uint64 // sampler or selector id → rate, 1 in N; id 0: none named
+}
+
+// A Fact is one thing that options data says.
+type Fact struct {
+	What   flowpb.Fact_What
+	ID     uint64
+	Number uint64
+	Text   string
+}
+
+// A Span is one flow of the wire path: offsets in Result.Buf.
+type Span struct {
+	Start    int // the FlowMessage begins
+	ValueEnd int // the FlowMessage ends, the record key begins
+	KeyEnd   int // the record key ends; = ValueEnd when the flow has no address pair
+}
+
+// A Learnt is a template that a datagram brought and that was accepted.
+type Learnt struct {
+	Template Template // owned by the Result
+	Off      int      // offset of the template record in the datagram, octets
+}
+
+// An OptionsRecord is one record of options data.
+type OptionsRecord struct {
+	TemplateID uint16
+	Off        int     // offset of the record in the datagram, octets
+	Values     []Value // in record order, scopes first
+	Facts      []Fact  // what it says about the exporter
+}
+
+// A Value is one field of a record, raw.
+type Value struct {
+	PEN    uint32
+	ID     uint16
+	Scope  bool
+	Octets []byte // aliases the datagram
+}
+
+// A Set is a data set whose template is not known: what is needed to decode it
+// later.
+type Set struct {
+	Meta   Meta
+	Header Header
+	Hash   uint64 // of the datagram
+	ID     uint16 // template id
+	Off    int    // offset of Data in the datagram, octets
+	Data   []byte // the set's content without its header; aliases the datagram
+}
+
+// A Result is what a datagram holds. It is reused from datagram to datagram;
+// its parts are valid until the next call.
+type Result struct {
+	Header    Header
+	Hash      uint64                // xxHash64 of the datagram
+	Buf       []byte                // wire path: messages and keys, see Flows
+	Flows     []Span                // wire path, in record order
+	Messages  []*flowpb.FlowMessage // readable path, in record order; not reused
+	Templates []Learnt
+	Options   []OptionsRecord
+	Unknown   []Set
+	Errors    []wire.Error // in datagram order; parts skipped, not only what ended it
+}
+
+// A Decoder decodes datagrams, one at a time: it holds scratch space. Use one
+// a goroutine; they may share their State.
+type Decoder struct {
+	State   State
+	Replica string // written into each flow when not empty
+
+	tmpl    Template // scratch for template records
+	k       TemplateKey
+	rec     record
+	out     outcome
+	head    []byte   // what all messages of a datagram begin with
+	pending []Set    // data sets met before their template
+	own     [3]*Plan // v1, v5, v7
+	ctx     context
+}
+
+// Map16 gives an address as 16 octets, IPv4 v4-mapped.
+func Map16(a netip.Addr) [16]byte { return a.As16() }

@@ -1,0 +1,90 @@
+package decode
+
+import (
+	"github.com/cespare/xxhash/v2"
+
+	"weir/internal/wire"
+)
+
+// Octets of headers and records. v1: 48 octets a record on the wire.
+const (
+	v1Header, v1Record = 16, 48
+	v5Header, v5Record = 24, 48
+	v7Header, v7Record = 24, 52
+	v9Header           = 20
+	ipfixHeader        = 16
+)
+
+const second = int64(1e9)
+
+// readHeader reads the header of any version into h. ok is false on failure,
+// and e says why.
+func readHeader(r *wire.Reader, h *Header) (e wire.Error, ok bool) {
+	*h = Header{Version: r.Uint16("version")}
+	if e, bad := r.Failure(); bad {
+		return e, false
+	}
+	switch h.Version {
+	case 1, 5, 7:
+		h.Count = r.Uint16("count")
+		h.Uptime = r.Uint32("sysUptime")
+		h.Export = int64(r.Uint32("unix seconds"))*second + int64(r.Uint32("unix nanoseconds"))
+		if h.Version == 1 {
+			break
+		}
+		h.Sequence = r.Uint32("flow sequence")
+		if h.Version == 7 {
+			r.Uint32("reserved")
+			break
+		}
+		h.Domain = uint32(r.Uint16("engine type and id"))
+		h.Sampling = r.Uint16("sampling")
+	case 9:
+		h.Count = r.Uint16("count")
+		h.Uptime = r.Uint32("sysUptime")
+		h.Export = int64(r.Uint32("unix seconds")) * second
+		h.Sequence = r.Uint32("sequence number")
+		h.Domain = r.Uint32("source id")
+	case 10:
+		h.Count = r.Uint16("message length")
+		h.Export = int64(r.Uint32("export time")) * second
+		h.Sequence = r.Uint32("sequence number")
+		h.Domain = r.Uint32("observation domain id")
+	default:
+		return wire.Error{What: "version", Cause: wire.UnknownVersion}, false
+	}
+	if e, bad := r.Failure(); bad {
+		e.What = "header: " + e.What
+		return e, false
+	}
+	return wire.Error{}, true
+}
+
+// legacy are the records of v1, v5 and v7 as templates of Information Elements;
+// 210 is padding. Source: Cisco's NetFlow export formats.
+var legacy = map[uint16]Template{
+	1: fixed(8, 4, 12, 4, 15, 4, 10, 2, 14, 2, 2, 4, 1, 4, 22, 4, 21, 4, 7, 2, 11, 2, 210, 2, 4, 1, 5, 1, 6, 1, 210, 7),
+	5: fixed(8, 4, 12, 4, 15, 4, 10, 2, 14, 2, 2, 4, 1, 4, 22, 4, 21, 4, 7, 2, 11, 2, 210, 1, 6, 1, 4, 1, 5, 1, 16, 2, 17, 2, 9, 1, 13, 1, 210, 2),
+	// The last field is the router that switched the flow: exporterIPv4Address.
+	7: fixed(8, 4, 12, 4, 15, 4, 10, 2, 14, 2, 2, 4, 1, 4, 22, 4, 21, 4, 7, 2, 11, 2, 210, 1, 6, 1, 4, 1, 5, 1, 16, 2, 17, 2, 9, 1, 13, 1, 210, 2, 130, 4),
+}
+
+// fixed makes a template of (element, octets) pairs.
+func fixed(pairs ...uint16) Template {
+	t := Template{ID: 256}
+	for i := 0; i < len(pairs); i += 2 {
+		t.Fields = append(t.Fields, Field{ID: pairs[i], Length: pairs[i+1]})
+	}
+	return t
+}
+
+var legacyPlans = func() map[uint16]*Plan {
+	m := map[uint16]*Plan{}
+	for v, t := range legacy {
+		m[v] = compile(uint8(v), &t)
+	}
+	return m
+}()
+
+// Hash is the 64-bit xxHash of a datagram, part of the identity of its records.
+func Hash(pkt []byte) uint64 { return xxhash.Sum64(pkt) }

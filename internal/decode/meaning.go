@@ -1,0 +1,291 @@
+package decode
+
+import (
+	"math"
+
+	"weir/internal/flowkey"
+	"weir/pkg/flowpb"
+)
+
+// A context is what all records of a datagram share.
+type context struct {
+	meta     Meta
+	header   Header
+	hash     uint64
+	flowType flowpb.FlowMessage_FlowType
+	facts    *Facts
+}
+
+// A record is one data record's values that rules look at. Which of them are
+// there is the plan's to know: has, addrs.
+type record struct {
+	plan *Plan
+	v    [nSlots + 1]uint64
+	addr [nAddrs][16]byte // IPv4 ones v4-mapped
+	once uint64           // fields that a step with once has written
+}
+
+// An outcome is what the rules make of a record.
+type outcome struct {
+	src, dst, postSrc, postDst     address
+	octets, packets                uint64
+	totalOctets, totalPackets      uint64
+	biflow                         bool
+	revOctets, revPackets          uint64
+	proto, srcPort, dstPort, flags uint32
+	icmpType, icmpCode, etherType  uint32
+	postSrcPort, postDstPort       uint32
+	srcNet, dstNet                 uint32
+	start, end                     int64
+	source                         flowpb.TimeSource
+	resolutionUs                   uint32
+	revStart, revEnd               int64
+	rate, sampler                  uint64
+	rateSource                     flowpb.SamplingSource
+}
+
+// An address is an address of a record, or none.
+type address struct {
+	octets *[16]byte
+	v6     bool
+}
+
+// bytes are the 4 or 16 octets, nil when there is no address.
+func (a address) bytes() []byte {
+	switch {
+	case a.octets == nil:
+		return nil
+	case a.v6:
+		return a.octets[:]
+	}
+	return a.octets[12:]
+}
+
+// has tells whether the record's template has slot s.
+func (r *record) has(s slot) bool { return r.plan.has[s] }
+
+// pair returns the two addresses whose IPv4 forms are a and b (the IPv6 ones
+// stand one up). With both families present the pair that is not zero counts.
+func (r *record) pair(a, b int) (x, y address) {
+	p := r.plan.addrs
+	v4, v6 := p>>a&1 == 1 || p>>b&1 == 1, p>>(a+1)&1 == 1 || p>>(b+1)&1 == 1
+	useV6 := v6 && (!v4 || zero4(&r.addr[a]) && zero4(&r.addr[b]))
+	if useV6 {
+		a, b = a+1, b+1
+	}
+	if p>>a&1 == 1 {
+		x = address{&r.addr[a], useV6}
+	}
+	if p>>b&1 == 1 {
+		y = address{&r.addr[b], useV6}
+	}
+	return x, y
+}
+
+func zero4(a *[16]byte) bool { return a[12]|a[13]|a[14]|a[15] == 0 }
+
+// derive applies the rules that look at several elements.
+func (c *context) derive(r *record, o *outcome) {
+	*o = outcome{}
+	o.src, o.dst = r.pair(aSrc4, aDst4)
+	if r.plan.addrs>>aPostSrc4 != 0 {
+		o.postSrc, o.postDst = r.pair(aPostSrc4, aPostDst4)
+	}
+	r.counters(o)
+	r.transport(o)
+	o.start, o.end, o.source, o.resolutionUs = c.times(&r.plan.times, r)
+	if r.plan.reverse.source != flowpb.TimeSource_TIME_SOURCE_UNSPECIFIED {
+		o.revStart, o.revEnd, _, _ = c.times(&r.plan.reverse, r)
+	}
+	c.sampling(r, o)
+}
+
+// picks are the slots from which a plan's records take a value; noSlot, which
+// holds 0, where the template has none.
+type picks struct {
+	octets, packets, totalOctets, totalPackets, revOctets, revPackets slot
+	srcPort, dstPort, flags, postSrcPort, postDstPort, sampler        slot
+	src4Net, dst4Net, src6Net, dst6Net                                slot
+	icmp4, icmp6                                                      slot // type * 256 + code
+}
+
+// pick chooses them: deltas, else totals, else initiator's and responder's.
+func (p *Plan) pick() picks {
+	first := func(slots ...slot) slot {
+		for _, s := range slots {
+			if p.has[s] {
+				return s
+			}
+		}
+		return noSlot
+	}
+	return picks{
+		octets: first(sOctets, sTotalOctets, sInitOctets), packets: first(sPackets, sTotalPackets, sInitPackets),
+		totalOctets: first(sTotalOctets), totalPackets: first(sTotalPackets),
+		revOctets: first(sRevOctets, sRevTotOctets, sRespOctets), revPackets: first(sRevPackets, sRevTotPkts, sRespPackets),
+		srcPort: first(sSrcPort), dstPort: first(sDstPort), flags: first(sFlags),
+		postSrcPort: first(sPostSrcPort), postDstPort: first(sPostDstPort), sampler: first(sSelector, sSampler),
+		src4Net: first(sSrcNet4, sSrcNet6), dst4Net: first(sDstNet4, sDstNet6),
+		src6Net: first(sSrcNet6, sSrcNet4), dst6Net: first(sDstNet6, sDstNet4),
+		icmp4: first(sICMPv4, sDstPort), icmp6: first(sICMPv6, sICMPv4, sDstPort),
+	}
+}
+
+func (r *record) counters(o *outcome) {
+	p := &r.plan.picks
+	o.octets, o.packets = r.v[p.octets], r.v[p.packets]
+	o.totalOctets, o.totalPackets = r.v[p.totalOctets], r.v[p.totalPackets]
+	if o.biflow = r.plan.biflow; o.biflow {
+		o.revOctets, o.revPackets = r.v[p.revOctets], r.v[p.revPackets]
+	}
+}
+
+// transport: protocol, ports, ICMP type and code, Ethernet type, prefix lengths.
+func (r *record) transport(o *outcome) {
+	p, pick := r.plan, &r.plan.picks
+	v6 := o.src.v6 || o.dst.v6
+	o.srcPort, o.dstPort, o.flags = uint32(r.v[pick.srcPort]), uint32(r.v[pick.dstPort]), uint32(r.v[pick.flags])
+	o.postSrcPort, o.postDstPort = uint32(r.v[pick.postSrcPort]), uint32(r.v[pick.postDstPort])
+	o.srcNet, o.dstNet = uint32(r.v[pick.src4Net]), uint32(r.v[pick.dst4Net])
+	if v6 {
+		o.srcNet, o.dstNet = uint32(r.v[pick.src6Net]), uint32(r.v[pick.dst6Net])
+	}
+	switch {
+	case p.has[sProto]:
+		o.proto = uint32(r.v[sProto])
+	case p.icmp4() && !(p.icmp6() && v6):
+		o.proto = flowkey.ICMP
+	case p.icmp6():
+		o.proto = flowkey.ICMPv6
+	}
+	switch {
+	case p.has[sEtherType]:
+		o.etherType = uint32(r.v[sEtherType])
+	case v6:
+		o.etherType = 0x86dd
+	case o.src.octets != nil || o.dst.octets != nil || p.has[sIPVersion] && r.v[sIPVersion] == 4:
+		o.etherType = 0x0800
+	case p.has[sIPVersion] && r.v[sIPVersion] == 6:
+		o.etherType = 0x86dd
+	}
+	switch o.proto {
+	case flowkey.ICMP:
+		r.icmp(o, pick.icmp4, sTypeV4, sCodeV4)
+	case flowkey.ICMPv6:
+		r.icmp(o, pick.icmp6, sTypeV6, sCodeV6)
+	}
+}
+
+// icmp takes type and code from elements of their own, else from both in one.
+func (r *record) icmp(o *outcome, both, typ, code slot) {
+	if r.has(typ) || r.has(code) {
+		if r.has(typ) {
+			o.icmpType = uint32(r.v[typ])
+		}
+		if r.has(code) {
+			o.icmpCode = uint32(r.v[code])
+		}
+		return
+	}
+	o.icmpType, o.icmpCode = uint32(r.v[both]>>8&0xff), uint32(r.v[both]&0xff)
+}
+
+func (p *Plan) icmp4() bool { return p.has[sICMPv4] || p.has[sTypeV4] || p.has[sCodeV4] }
+func (p *Plan) icmp6() bool { return p.has[sICMPv6] || p.has[sTypeV6] || p.has[sCodeV6] }
+
+// sampling: 1 in N, from the record, else options data, else the v5 header.
+func (c *context) sampling(r *record, o *outcome) {
+	o.sampler = r.v[r.plan.picks.sampler]
+	if r.plan.sampled {
+		if n := r.rate(); n != 0 {
+			o.rate, o.rateSource = n, flowpb.SamplingSource_SAMPLING_SOURCE_RECORD
+			return
+		}
+	}
+	if s := c.facts.Samplers; len(s) > 0 {
+		named := r.has(sSelector) || r.has(sSampler)
+		n, ok := s[o.sampler]
+		if !ok && !named && len(s) == 1 {
+			for _, n = range s {
+				ok = true
+			}
+		}
+		if !ok && named {
+			n, ok = s[0]
+		}
+		if ok && n != 0 {
+			o.rate, o.rateSource = n, flowpb.SamplingSource_SAMPLING_SOURCE_OPTIONS
+			return
+		}
+	}
+	if n := uint64(c.header.Sampling & 0x3fff); n != 0 {
+		o.rate, o.rateSource = n, flowpb.SamplingSource_SAMPLING_SOURCE_HEADER
+	}
+}
+
+// rate is what the record itself says of sampling, 1 in N; 0 = nothing.
+func (r *record) rate() uint64 {
+	p := r.plan
+	switch {
+	case p.has[sInterval] && r.v[sInterval] != 0:
+		return r.v[sInterval]
+	case p.has[sRandom] && r.v[sRandom] != 0:
+		return r.v[sRandom]
+	case p.has[sInterval305] && p.has[sSpace306]:
+		return ratio(r.v[sInterval305]+r.v[sSpace306], r.v[sInterval305])
+	case p.has[sSize309] && p.has[sPopulation310]:
+		return ratio(r.v[sPopulation310], r.v[sSize309])
+	case p.has[sProbability]:
+		return inverse(math.Float64frombits(r.v[sProbability]))
+	}
+	return 0
+}
+
+// ratio is a/b rounded to the nearest integer, at least 1; 0 for b = 0 or a = 0.
+func ratio(a, b uint64) uint64 {
+	if a == 0 || b == 0 {
+		return 0
+	}
+	return max(1, (a+b/2)/b)
+}
+
+// inverse is 1/p rounded to the nearest integer; 0 for what is no probability.
+func inverse(p float64) uint64 {
+	if !(p > 1e-12 && p <= 1) {
+		return 0
+	}
+	return uint64(math.Round(1 / p))
+}
+
+// key returns the conversation's key; ok is false without an address pair.
+func (o *outcome) key() (k flowkey.Key, ok bool) {
+	if o.src.octets == nil || o.dst.octets == nil {
+		return k, false
+	}
+	t := flowkey.Tuple{
+		Src: *o.src.octets, Dst: *o.dst.octets, SrcPort: uint16(o.srcPort), DstPort: uint16(o.dstPort),
+		Proto: uint8(o.proto), ICMPType: uint8(o.icmpType), ICMPCode: uint8(o.icmpCode),
+	}
+	if o.postSrc.octets == nil && o.postDst.octets == nil && o.postSrcPort|o.postDstPort == 0 {
+		k, _ = t.Canon()
+		return k, true
+	}
+	post := t
+	if a := o.postSrc.octets; a != nil && !unset(a) {
+		post.Src = *a
+	}
+	if a := o.postDst.octets; a != nil && !unset(a) {
+		post.Dst = *a
+	}
+	if o.postSrcPort != 0 {
+		post.SrcPort = uint16(o.postSrcPort)
+	}
+	if o.postDstPort != 0 {
+		post.DstPort = uint16(o.postDstPort)
+	}
+	k, _, _ = flowkey.Inside(&t, &post)
+	return k, true
+}
+
+// unset tells whether a is 0.0.0.0 or ::.
+func unset(a *[16]byte) bool { return *a == [16]byte{} || flowkey.IsV4(a) && zero4(a) }

@@ -1,0 +1,120 @@
+package decode
+
+import (
+	"bytes"
+	"slices"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"weir/pkg/flowpb"
+)
+
+var flowFields = (*flowpb.FlowMessage)(nil).ProtoReflect().Descriptor().Fields()
+
+// read returns the FlowMessage of the record that b begins with, as append does
+// on the wire path: the plain way, field by field.
+func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.FlowMessage, rest []byte, ok bool) {
+	r.once = 0
+	m = &flowpb.FlowMessage{
+		Type: c.flowType, SequenceNum: c.header.Sequence, ObservationDomainId: c.header.Domain,
+		TimeReceivedNs: uint64(c.meta.Received), TimeExportNs: uint64(c.header.Export), DatagramHash: c.hash,
+		RecordOffset: uint32(off), ExporterPort: uint32(c.meta.Port), Replica: replica,
+	}
+	if c.meta.Exporter.IsValid() {
+		m.SamplerAddress = c.meta.Exporter.AsSlice()
+	}
+	var field []byte
+	for i := range r.plan.steps {
+		st := &r.plan.steps[i]
+		if st.once != again {
+			if field, b, ok = st.next(b); !ok {
+				return nil, nil, false
+			}
+		}
+		switch st.op {
+		case opSkip:
+		case opSlot:
+			r.v[st.to] = uintOf(field)
+		case opFloat:
+			r.v[st.to] = floatBits(field)
+		case opAddr:
+			copyAddr(&r.addr[st.to], field)
+		case opMPLS:
+			if v := uintOf(field); v != 0 {
+				m.MplsLabel = append(m.MplsLabel, uint32(v>>4))
+			}
+		case opElement:
+			keepRaw(m, st, field)
+		default:
+			r.set(m, st, field)
+		}
+	}
+	var o outcome
+	c.derive(r, &o)
+	o.set(m)
+	return m, b, true
+}
+
+func keepRaw(m *flowpb.FlowMessage, st *step, field []byte) {
+	e := &flowpb.Element{Pen: st.pen, Id: uint32(st.id)}
+	if len(field) > 0 {
+		e.Value = bytes.Clone(field)
+	}
+	m.Elements = append(m.Elements, e)
+}
+
+// set sets the field that the step names to its octets.
+func (r *record) set(m *flowpb.FlowMessage, st *step, field []byte) {
+	if st.once != 0 {
+		if empty(st.op, field) {
+			return
+		}
+		if r.once>>st.once&1 == 1 {
+			keepRaw(m, st, field)
+			return
+		}
+		r.once |= 1 << st.once
+	}
+	fd := flowFields.ByNumber(protoreflect.FieldNumber(st.to))
+	to := m.ProtoReflect()
+	switch {
+	case fd.IsList():
+		l := to.Mutable(fd).List()
+		l.Append(protoreflect.ValueOfBytes(bytes.Clone(field)))
+	case fd.Kind() == protoreflect.BytesKind:
+		if len(field) > 0 {
+			to.Set(fd, protoreflect.ValueOfBytes(bytes.Clone(field)))
+		}
+	case fd.Kind() == protoreflect.StringKind:
+		s := bytes.ToValidUTF8(bytes.TrimRight(field, "\x00"), []byte("\uFFFD"))
+		to.Set(fd, protoreflect.ValueOfString(string(s)))
+	case fd.Kind() == protoreflect.EnumKind:
+		v := uintOf(field) + 1
+		if fd.Enum().Values().ByNumber(protoreflect.EnumNumber(v)) == nil {
+			keepRaw(m, st, field)
+			return
+		}
+		to.Set(fd, protoreflect.ValueOfEnum(protoreflect.EnumNumber(v)))
+	case fd.Kind() == protoreflect.Uint32Kind:
+		to.Set(fd, protoreflect.ValueOfUint32(uint32(uintOf(field))))
+	default:
+		to.Set(fd, protoreflect.ValueOfUint64(uintOf(field)))
+	}
+}
+
+// set sets the fields that rules made.
+func (o *outcome) set(m *flowpb.FlowMessage) {
+	m.SrcAddr, m.DstAddr = slices.Clone(o.src.bytes()), slices.Clone(o.dst.bytes())
+	m.PostNatSrcAddr, m.PostNatDstAddr = slices.Clone(o.postSrc.bytes()), slices.Clone(o.postDst.bytes())
+	m.PostNatSrcPort, m.PostNatDstPort = o.postSrcPort, o.postDstPort
+	m.Bytes, m.Packets, m.TotalBytes, m.TotalPackets = o.octets, o.packets, o.totalOctets, o.totalPackets
+	m.SrcNet, m.DstNet, m.Proto, m.SrcPort, m.DstPort = o.srcNet, o.dstNet, o.proto, o.srcPort, o.dstPort
+	m.TcpFlags, m.Etype, m.IcmpType, m.IcmpCode = o.flags, o.etherType, o.icmpType, o.icmpCode
+	m.TimeFlowStartNs, m.TimeFlowEndNs = uint64(o.start), uint64(o.end)
+	m.TimeSource, m.TimeResolutionUs = o.source, o.resolutionUs
+	m.SamplingRate, m.SamplingSource, m.SamplerId = o.rate, o.rateSource, o.sampler
+	if o.biflow {
+		m.Biflow, m.ReverseBytes, m.ReversePackets = true, o.revOctets, o.revPackets
+		m.ReverseTimeFlowStartNs, m.ReverseTimeFlowEndNs = uint64(o.revStart), uint64(o.revEnd)
+	}
+}

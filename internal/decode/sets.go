@@ -1,0 +1,277 @@
+package decode
+
+import (
+	"errors"
+	"math"
+
+	"weir/internal/wire"
+)
+
+// Set ids with a meaning: RFC 3954 sections 5.2 and 6.1, RFC 7011 section 3.3.2.
+const (
+	v9Templates, v9Options       = 0, 1
+	ipfixTemplates, ipfixOptions = 2, 3
+	firstDataSet                 = 256
+)
+
+// Wire decodes a datagram into protobuf octets and keys: r.Buf and r.Flows. It
+// appends to r.Buf[:0] and allocates nothing once r has grown.
+func (d *Decoder) Wire(pkt []byte, m *Meta, r *Result) { d.datagram(pkt, m, r, true) }
+
+// Read decodes a datagram into r.Messages. It gives the same flows as Wire.
+func (d *Decoder) Read(pkt []byte, m *Meta, r *Result) { d.datagram(pkt, m, r, false) }
+
+// WireSet decodes a set that waited for its template, as Wire.
+func (d *Decoder) WireSet(s *Set, p *Plan, r *Result) { d.waited(s, p, r, true) }
+
+// ReadSet decodes a set that waited for its template, as Read.
+func (d *Decoder) ReadSet(s *Set, p *Plan, r *Result) { d.waited(s, p, r, false) }
+
+// Key returns the identity of the template that s waits for.
+func (s *Set) Key() TemplateKey {
+	return TemplateKey{Exporter: Map16(s.Meta.Exporter), Domain: s.Header.Domain, ID: s.ID, Version: uint8(s.Header.Version)}
+}
+
+// reset makes r empty, keeping its space.
+func (r *Result) reset() {
+	r.Header, r.Hash = Header{}, 0
+	r.Buf, r.Flows, r.Messages = r.Buf[:0], r.Flows[:0], nil
+	r.Templates, r.Options, r.Unknown, r.Errors = r.Templates[:0], r.Options[:0], r.Unknown[:0], r.Errors[:0]
+}
+
+func (r *Result) fail(off int, what string, cause wire.Cause) {
+	r.Errors = append(r.Errors, wire.Error{Off: off, What: what, Cause: cause})
+}
+
+func (d *Decoder) datagram(pkt []byte, m *Meta, r *Result, onWire bool) {
+	r.reset()
+	rd := wire.NewReader(pkt)
+	if e, ok := readHeader(&rd, &r.Header); !ok {
+		r.Errors = append(r.Errors, e)
+		return
+	}
+	r.Hash = Hash(pkt)
+	d.begin(m, &r.Header, r.Hash, onWire)
+	switch r.Header.Version {
+	case 9, 10:
+		d.sets(pkt, &rd, r, onWire)
+	default:
+		d.legacy(&rd, r, onWire)
+	}
+}
+
+func (d *Decoder) waited(s *Set, p *Plan, r *Result, onWire bool) {
+	r.reset()
+	r.Header, r.Hash = s.Header, s.Hash
+	d.begin(&s.Meta, &s.Header, s.Hash, onWire)
+	d.data(s.Data, s.Off, p, r, onWire)
+}
+
+// begin sets what the records of a datagram share.
+func (d *Decoder) begin(m *Meta, h *Header, hash uint64, onWire bool) {
+	d.ctx = context{meta: *m, header: *h, hash: hash, flowType: flowTypes[h.Version], facts: &noFacts}
+	if h.Version >= 9 {
+		d.ctx.facts = d.State.Facts(d.key(0))
+	}
+	if onWire {
+		d.head = d.ctx.appendHead(d.head[:0], d.Replica)
+	}
+}
+
+var noFacts Facts
+
+// key is the identity of template id in the datagram at hand, until the next call.
+func (d *Decoder) key(id uint16) *TemplateKey {
+	d.k = TemplateKey{Exporter: Map16(d.ctx.meta.Exporter), Domain: d.ctx.header.Domain, ID: id, Version: uint8(d.ctx.header.Version)}
+	return &d.k
+}
+
+// legacy decodes the records of v1, v5 and v7: as many as the header states and
+// the datagram holds.
+func (d *Decoder) legacy(rd *wire.Reader, r *Result, onWire bool) {
+	p := legacyPlans[r.Header.Version]
+	n, whole := int(r.Header.Count), rd.Len()/p.min
+	off := rd.Off()
+	b := rd.Rest()
+	use := min(n, whole)
+	d.data(b[:use*p.min], off, p, r, onWire)
+	switch {
+	case n > whole:
+		r.fail(off+whole*p.min, "record count", wire.Truncated)
+	case len(b) > n*p.min:
+		r.fail(off+n*p.min, "record count", wire.Trailing)
+	}
+}
+
+// sets decodes the sets of NetFlow v9 and IPFIX, then those data sets whose
+// template came after them in the datagram.
+func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result, onWire bool) {
+	if r.Header.Version == 10 {
+		length := int(r.Header.Count)
+		switch {
+		case length < ipfixHeader:
+			r.fail(2, "message length", wire.BadLength)
+			return
+		case length > len(pkt):
+			r.fail(2, "message length", wire.Truncated)
+		case length < len(pkt):
+			r.fail(length, "octets after the message", wire.Trailing)
+			*rd = rd.Sub(length-ipfixHeader, "message")
+		}
+	}
+	d.pending = d.pending[:0]
+	for rd.Len() >= 4 {
+		start := rd.Off()
+		id, length := rd.Uint16("set id"), int(rd.Uint16("set length"))
+		if length < 4 {
+			r.fail(start+2, "set length", wire.BadLength)
+			break
+		}
+		if length-4 > rd.Len() {
+			r.fail(start+2, "set length", wire.Truncated)
+			length = rd.Len() + 4
+		}
+		set := rd.Sub(length-4, "set")
+		switch version := uint8(r.Header.Version); {
+		case id >= firstDataSet:
+			d.dataSet(id, &set, r, onWire)
+		case version == 9 && id == v9Templates, version == 10 && id == ipfixTemplates:
+			d.templates(&set, false, r)
+		case version == 9 && id == v9Options, version == 10 && id == ipfixOptions:
+			d.templates(&set, true, r)
+		default:
+			r.fail(start, "set id", wire.ReservedSet)
+		}
+	}
+	for i := range d.pending {
+		s := &d.pending[i]
+		if p := d.State.Plan(d.key(s.ID), s.Meta.Port); p != nil && len(r.Templates) > 0 {
+			d.data(s.Data, s.Off, p, r, onWire)
+			continue
+		}
+		r.Unknown = append(r.Unknown, *s)
+	}
+}
+
+// templates learns the template records of a set.
+func (d *Decoder) templates(set *wire.Reader, options bool, r *Result) {
+	for set.Len() > 0 {
+		off := set.Off()
+		done, withdrawn, err := readTemplate(set, uint8(r.Header.Version), options, &d.tmpl)
+		switch {
+		case err != nil:
+			r.Errors = append(r.Errors, *err)
+			if _, short := set.Failure(); short {
+				return
+			}
+			continue
+		case done:
+			return
+		case withdrawn:
+			// RFC 7011 section 8.4: over UDP there are no withdrawals.
+			r.fail(off, "template withdrawal", wire.Withdrawal)
+			continue
+		}
+		if _, e := d.State.Learn(d.key(d.tmpl.ID), &d.ctx.meta, &d.ctx.header, &d.tmpl); e != nil {
+			what := e.Error()
+			if we := (*wire.Error)(nil); errors.As(e, &we) {
+				what = we.What
+			}
+			r.fail(off, what, wire.BadTemplate)
+			continue
+		}
+		r.learnt(&d.tmpl, off)
+	}
+}
+
+// learnt keeps a copy of t, in space that an earlier datagram left.
+func (r *Result) learnt(t *Template, off int) {
+	n := len(r.Templates)
+	if n < cap(r.Templates) {
+		r.Templates = r.Templates[:n+1]
+	} else {
+		r.Templates = append(r.Templates, Learnt{})
+	}
+	l := &r.Templates[n]
+	fields := append(l.Template.Fields[:0], t.Fields...)
+	*l = Learnt{Template: *t, Off: off}
+	l.Template.Fields = fields
+}
+
+// dataSet decodes a data set, or puts it aside when its template is not known.
+func (d *Decoder) dataSet(id uint16, set *wire.Reader, r *Result, onWire bool) {
+	off := set.Off()
+	b := set.Rest()
+	if p := d.State.Plan(d.key(id), d.ctx.meta.Port); p != nil {
+		d.data(b, off, p, r, onWire)
+		return
+	}
+	d.pending = append(d.pending, Set{Meta: d.ctx.meta, Header: r.Header, Hash: r.Hash, ID: id, Off: off, Data: b})
+}
+
+// data decodes the records of a data set. What is left and shorter than a
+// record is padding, of any content (RFC 7011 section 3.3.1).
+func (d *Decoder) data(b []byte, off int, p *Plan, r *Result, onWire bool) {
+	end := off + len(b)
+	if p.template.Options {
+		d.options(b, end, p, r)
+		return
+	}
+	d.rec.plan = p
+	for len(b) >= p.min {
+		at := end - len(b)
+		if !onWire {
+			m, rest, ok := d.rec.read(&d.ctx, d.Replica, b, at)
+			if !ok {
+				r.Errors = append(r.Errors, recordError(at))
+				return
+			}
+			r.Messages, b = append(r.Messages, m), rest
+			continue
+		}
+		start := len(r.Buf)
+		buf, rest, ok := d.rec.append(r.Buf, &d.ctx, d.head, b, at, &d.out)
+		if !ok {
+			r.Buf = buf[:start]
+			r.Errors = append(r.Errors, recordError(at))
+			return
+		}
+		span := Span{Start: start, ValueEnd: len(buf)}
+		if k, ok := d.out.key(); ok {
+			buf = k.Append(buf)
+		}
+		span.KeyEnd = len(buf)
+		r.Buf, b = buf, rest
+		r.Flows = append(r.Flows, span)
+	}
+}
+
+// options decodes the records of options data and hands on what they say.
+func (d *Decoder) options(b []byte, end int, p *Plan, r *Result) {
+	for len(b) >= p.min {
+		n := len(r.Options)
+		if n < cap(r.Options) {
+			r.Options = r.Options[:n+1]
+		} else {
+			r.Options = append(r.Options, OptionsRecord{})
+		}
+		at := end - len(b)
+		rest, ok := p.readOptions(b, at, &r.Options[n])
+		if !ok {
+			r.Options = r.Options[:n]
+			r.Errors = append(r.Errors, recordError(at))
+			return
+		}
+		b = rest
+		k := d.key(0)
+		for _, f := range r.Options[n].Facts {
+			d.State.LearnFact(k, &d.ctx.meta, &d.ctx.header, f)
+		}
+		if len(r.Options[n].Facts) > 0 {
+			d.ctx.facts = d.State.Facts(k)
+		}
+	}
+}
+
+// float64From reads a float32 or float64.
+func float64From(b []byte) float64 { return math.Float64frombits(floatBits(b)) }

@@ -1,0 +1,136 @@
+package decode
+
+import (
+	"encoding/binary"
+
+	"github.com/cespare/xxhash/v2"
+
+	"weir/internal/wire"
+)
+
+// Limits on a template. A datagram cannot hold more fields than this by its
+// size; records longer than a datagram cannot come.
+const (
+	maxFields = 4096
+	maxRecord = 65535 // octets
+)
+
+// clone returns a copy of t that shares nothing with it.
+func (t *Template) clone() Template {
+	c := *t
+	c.Fields = append([]Field(nil), t.Fields...)
+	return c
+}
+
+// minLen is the least number of octets of a record; fixed is false when it has
+// variable-length fields (each needs at least its length octet, RFC 7011 section
+// 7; H3C sends them in NetFlow v9 too).
+func (t *Template) minLen() (n int, fixed bool) {
+	fixed = true
+	for _, f := range t.Fields {
+		if f.Length == VarLen {
+			n, fixed = n+1, false
+			continue
+		}
+		n += int(f.Length)
+	}
+	return n, fixed
+}
+
+// check refuses what no record can have.
+func (t *Template) check(version uint8) *wire.Error {
+	bad := func(what string) *wire.Error { return &wire.Error{What: what, Cause: wire.BadTemplate} }
+	switch n, _ := t.minLen(); {
+	case t.ID < 256:
+		return bad("template id below 256")
+	case len(t.Fields) == 0:
+		return bad("template without fields")
+	case len(t.Fields) > maxFields:
+		return bad("template with too many fields")
+	case t.Scopes > len(t.Fields):
+		return bad("scope count above the field count")
+	case t.Options && version == 10 && t.Scopes == 0:
+		return bad("options template without scope") // RFC 7011 section 3.4.2.2: MUST NOT be zero
+	case n == 0:
+		return bad("template whose record has no octets")
+	case n > maxRecord:
+		return bad("template whose record cannot fit a datagram")
+	}
+	return nil
+}
+
+// DefinitionHash is the 64-bit hash of a normalised definition: equal for equal
+// layouts, whatever brought them. The template id is not part of it.
+func DefinitionHash(t *Template) uint64 {
+	buf := make([]byte, 0, 8+8*len(t.Fields))
+	kind := byte(0)
+	if t.Options {
+		kind = 1
+	}
+	buf = append(buf, kind)
+	buf = binary.BigEndian.AppendUint16(buf, uint16(t.Scopes))
+	for _, f := range t.Fields {
+		buf = binary.BigEndian.AppendUint32(buf, f.PEN)
+		buf = binary.BigEndian.AppendUint16(buf, f.ID)
+		buf = binary.BigEndian.AppendUint16(buf, f.Length)
+	}
+	return xxhash.Sum64(buf)
+}
+
+// enterpriseBit marks a field specifier that an enterprise number follows, RFC
+// 7011 section 3.2.
+const enterpriseBit = 0x8000
+
+// readTemplate reads one template record (or options template record) into t.
+// done is true when only padding is left; withdrawn when it is a withdrawal
+// (RFC 7011 section 8.1: a field count of 0).
+func readTemplate(r *wire.Reader, version uint8, options bool, t *Template) (done, withdrawn bool, err *wire.Error) {
+	start := r.Off()
+	if r.Len() < 4 {
+		return true, false, nil
+	}
+	*t = Template{ID: r.Uint16("template id"), Options: options, Fields: t.Fields[:0]}
+	count := int(r.Uint16("field count"))
+	if t.ID == 0 && count == 0 { // padding, RFC 3954 section 5.2 asks for zeros
+		r.Rest()
+		return true, false, nil
+	}
+	fail := func(e *wire.Error) (bool, bool, *wire.Error) {
+		e.Off = start
+		return false, false, e
+	}
+	switch {
+	case options && version == 9:
+		// RFC 3954 section 6.1: both lengths are octets, not fields.
+		scope, rest := count, int(r.Uint16("option length"))
+		if scope%4 != 0 || rest%4 != 0 {
+			return fail(&wire.Error{What: "options template length not of whole fields", Cause: wire.BadTemplate})
+		}
+		t.Scopes, count = scope/4, (scope+rest)/4
+	case count == 0 && version == 10:
+		if options && r.Len() > 0 && r.Len() < 4 {
+			r.Rest()
+		}
+		return false, true, nil
+	case options:
+		t.Scopes = int(r.Uint16("scope field count"))
+		if t.Scopes > count {
+			return fail(&wire.Error{What: "scope count above the field count", Cause: wire.BadTemplate})
+		}
+	}
+	for range count {
+		f := Field{ID: r.Uint16("field type"), Length: r.Uint16("field length")}
+		if version == 10 && f.ID&enterpriseBit != 0 {
+			f.ID &^= enterpriseBit
+			f.PEN = r.Uint32("enterprise number")
+		}
+		if _, bad := r.Failure(); bad {
+			return fail(&wire.Error{What: "field count beyond the set", Cause: wire.BadTemplate})
+		}
+		t.Fields = append(t.Fields, f)
+	}
+	if e := t.check(version); e != nil {
+		return fail(e)
+	}
+	return false, false, nil
+}
