@@ -1,0 +1,331 @@
+// Package settings reads a service's settings from the environment, explains
+// them, and reports every mistake at once.
+package settings
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"reflect"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// A Validator checks what types cannot say; it names variables and values.
+type Validator interface{ Validate() error }
+
+// Parse fills a T from environ (name → value). The error names every wrong or
+// missing variable at once, each with its value and what would be right: what
+// the types say, and what Validate of T and of each struct in it says.
+func Parse[T any](environ map[string]string) (T, error) {
+	c, err := env.ParseAsWithOptions[T](env.Options{Environment: environ})
+	var errs []error
+	bad := map[string]bool{}
+	if err != nil {
+		errs, bad = explain(err, fields[T](), environ)
+	}
+	for _, e := range validate(reflect.ValueOf(&c).Elem()) {
+		// What is already named has no value to be judged.
+		if name, _, _ := strings.Cut(e, "="); !bad[name] && !bad[strings.Fields(e + " ")[0]] {
+			errs = append(errs, errors.New(e))
+		}
+	}
+	if len(errs) > 0 {
+		var zero T
+		return zero, errors.Join(errs...)
+	}
+	return c, nil
+}
+
+// explain turns the parser's errors into ones that name the variable, its value
+// and what would be right. named holds the variables it could name.
+func explain(err error, fs []field, environ map[string]string) (errs []error, named map[string]bool) {
+	named = map[string]bool{}
+	list := []error{err}
+	if all := (env.AggregateError{}); errors.As(err, &all) {
+		list = all.Errors
+	}
+	for _, e := range list {
+		var parse env.ParseError
+		var unset env.VarIsNotSetError
+		var empty env.EmptyVarError
+		switch {
+		case errors.As(e, &parse):
+			i := slices.IndexFunc(fs, func(f field) bool {
+				return f.member == parse.Name && f.typ == parse.Type && !named[f.name] && environ[f.name] != ""
+			})
+			if i < 0 {
+				errs = append(errs, e)
+				continue
+			}
+			named[fs[i].name] = true
+			errs = append(errs, fmt.Errorf("%s=%q: want %s", fs[i].name, environ[fs[i].name], fs[i].want()))
+		case errors.As(e, &unset):
+			named[unset.Key] = true
+			errs = append(errs, missing(fs, unset.Key))
+		case errors.As(e, &empty):
+			named[empty.Key] = true
+			errs = append(errs, missing(fs, empty.Key))
+		default:
+			errs = append(errs, e)
+		}
+	}
+	return errs, named
+}
+
+func missing(fs []field, name string) error {
+	for _, f := range fs {
+		if f.name == name {
+			return fmt.Errorf("%s is not set: want %s (%s)", name, f.want(), f.help)
+		}
+	}
+	return fmt.Errorf("%s is not set", name)
+}
+
+// validate calls Validate of v and of the structs in it, and returns a line for
+// each mistake.
+func validate(v reflect.Value) (lines []string) {
+	if c, ok := v.Addr().Interface().(Validator); ok {
+		if err := c.Validate(); err != nil {
+			lines = strings.Split(err.Error(), "\n")
+		}
+	}
+	for i := range v.NumField() {
+		if f := v.Field(i); f.Kind() == reflect.Struct && v.Type().Field(i).IsExported() {
+			lines = append(lines, validate(f)...)
+		}
+	}
+	return lines
+}
+
+// Unknown returns a line for each variable of environ that looks like a
+// misspelt one of T: it has the first word of one and is at most two letters off.
+func Unknown[T any](environ map[string]string) (warnings []string) {
+	var known []string
+	for _, f := range fields[T]() {
+		known = append(known, f.name)
+	}
+	for name := range environ {
+		if slices.Contains(known, name) {
+			continue
+		}
+		for _, k := range known {
+			if len(k) > 4 && distance(name, k) <= 2 {
+				warnings = append(warnings, fmt.Sprintf("%s is no setting: is %s meant?", name, k))
+				break
+			}
+		}
+	}
+	slices.Sort(warnings)
+	return warnings
+}
+
+// distance is the edit distance of a and b.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, diagonal+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// logging are the settings that all services share.
+type logging struct {
+	Level  slog.Level `env:"LOG_LEVEL" envDefault:"info" unit:"debug, info, warn or error" help:"least severity that is logged"`
+	Format string     `env:"LOG_FORMAT" envDefault:"text" unit:"text or json" help:"form of log lines on standard error"`
+}
+
+// Validate implements Validator.
+func (l logging) Validate() error {
+	if l.Format != "text" && l.Format != "json" {
+		return fmt.Errorf("LOG_FORMAT=%q: want text or json", l.Format)
+	}
+	return nil
+}
+
+// all is T with what all services share.
+type all[T any] struct {
+	Service T
+	Logging logging
+}
+
+// Exit codes of a service.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// Main is a service's whole main: -h prints Usage and exits 0; wrong settings
+// exit 2; run's error exits 1; SIGINT and SIGTERM end run's context, a second
+// one the process.
+func Main[T any](program, about string, run func(ctx context.Context, c T) error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal is not caught
+	os.Exit(service(ctx, program, about, run, os.Args[1:], env.ToMap(os.Environ()), os.Stdout, os.Stderr))
+}
+
+func service[T any](ctx context.Context, program, about string, run func(context.Context, T) error, args []string, environ map[string]string, stdout, stderr io.Writer) int {
+	if len(args) > 0 {
+		switch args[0] {
+		case "-h", "-help", "--help", "help":
+			Usage[T](stdout, program, about)
+			return exitDone
+		}
+		fmt.Fprintf(stderr, "%s takes no arguments (%q): its settings are environment variables, see %s -h\n", program, args[0], program)
+		return exitUsage
+	}
+	c, err := Parse[all[T]](environ)
+	if err != nil {
+		lines := strings.Split(err.Error(), "\n")
+		fmt.Fprintf(stderr, "%s: %d wrong settings (%s -h explains them):\n", program, len(lines), program)
+		for _, l := range lines {
+			fmt.Fprintf(stderr, "  %s\n", l)
+		}
+		return exitUsage
+	}
+	log := newLog(c.Logging, stderr)
+	slog.SetDefault(log)
+	for _, w := range Unknown[all[T]](environ) {
+		log.Warn(w)
+	}
+	if err := run(ctx, c.Service); err != nil && !errors.Is(err, context.Canceled) {
+		log.Error(program+" failed", "err", err)
+		return exitFailed
+	}
+	return exitDone
+}
+
+func newLog(l logging, w io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: l.Level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// Usage prints every variable of T with its default, unit and meaning, from the
+// struct tags env, envDefault, unit and help.
+func Usage[T any](w io.Writer, program, about string) {
+	fmt.Fprintf(w, "%s: %s\n\nSettings are environment variables:\n\n", program, about)
+	fs := append(fields[T](), fields[logging]()...)
+	width := 0
+	for _, f := range fs {
+		width = max(width, len(f.name))
+	}
+	for _, f := range fs {
+		fmt.Fprintf(w, "  %-*s  %s", width, f.name, f.help)
+		fmt.Fprintf(w, "\n  %-*s  (%s", width, "", f.unit)
+		switch {
+		case f.required:
+			fmt.Fprint(w, "; required")
+		case f.def != "":
+			fmt.Fprintf(w, "; default %s", f.def)
+		default:
+			fmt.Fprint(w, "; default: empty")
+		}
+		fmt.Fprint(w, ")\n")
+	}
+}
+
+// A field is one variable of a settings struct.
+type field struct {
+	name, member    string // of the variable, of the struct field
+	typ             reflect.Type
+	def, unit, help string
+	required        bool
+}
+
+// want says what a value looks like.
+func (f field) want() string {
+	if f.typ.String() == "time.Duration" {
+		return "a duration like 500ms, 15s or 24h"
+	}
+	if f.typ.String() == "[]netip.AddrPort" {
+		return "addresses with ports, comma separated, like 0.0.0.0:2055 or [::]:2055"
+	}
+	switch f.typ.Kind() {
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return "a whole number" + of(f.unit)
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return "a whole number, 0 or more" + of(f.unit)
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Float32, reflect.Float64:
+		return "a number" + of(f.unit)
+	}
+	return cmp.Or(f.unit, "text")
+}
+
+func of(unit string) string {
+	if unit == "" || unit == "number" {
+		return ""
+	}
+	return " (" + unit + ")"
+}
+
+// fields lists the variables of T, depth first.
+func fields[T any]() []field {
+	var list []field
+	walk(reflect.TypeFor[T](), "", &list)
+	return list
+}
+
+func walk(t reflect.Type, prefix string, list *[]field) {
+	for i := range t.NumField() {
+		sf := t.Field(i)
+		tag := sf.Tag.Get("env")
+		if tag == "-" || !sf.IsExported() {
+			continue
+		}
+		if tag == "" {
+			if sf.Type.Kind() == reflect.Struct {
+				walk(sf.Type, prefix+sf.Tag.Get("envPrefix"), list)
+			}
+			continue
+		}
+		name, options, _ := strings.Cut(tag, ",")
+		f := field{
+			name: prefix + name, member: sf.Name, typ: sf.Type, def: sf.Tag.Get("envDefault"),
+			unit: sf.Tag.Get("unit"), help: sf.Tag.Get("help"), required: strings.Contains(options, "required"),
+		}
+		if f.unit == "" {
+			f.unit = unitOf(sf.Type)
+		}
+		*list = append(*list, f)
+	}
+}
+
+func unitOf(t reflect.Type) string {
+	switch {
+	case t.String() == "time.Duration":
+		return "duration"
+	case t.Kind() == reflect.Bool:
+		return "true or false"
+	case t.Kind() == reflect.Slice:
+		return "list, comma separated"
+	case t.Kind() == reflect.String:
+		return "text"
+	}
+	return "number"
+}
