@@ -1,0 +1,230 @@
+package templates
+
+import (
+	"cmp"
+	"slices"
+	"sync/atomic"
+
+	"weir/internal/decode"
+)
+
+// A definition is one layout of a template id. What is not atomic is guarded by
+// its shard's lock.
+type definition struct {
+	published
+	id      definitionID
+	domain  *domain
+	plan    *decode.Plan
+	sources []source // newest first, at most maxSources
+
+	received  atomic.Int64 // greatest receive time, ns; read without lock
+	first     int64        // least receive time, ns
+	local     int64        // receive time of this replica's last own reception, ns; 0: none
+	removed   int64        // removed by an operator at, ns; counts only if received later
+	confirmed bool
+	origin    origin
+}
+
+// A source is a port that a definition came from.
+type source struct {
+	port     uint16
+	received int64 // ns
+	onTopic  int64 // as the topic's last record says, ns; 0: not there
+	local    int64 // own reception, ns; 0: none
+}
+
+// An origin is the header of the datagram that brought something last.
+type origin struct {
+	export   int64 // ns since the epoch
+	uptime   uint32
+	sequence uint32
+}
+
+// inForce reports whether d was received after its removal, if any.
+func (d *definition) inForce() bool { return d.received.Load() > d.removed }
+
+// newer orders definitions by time; equal times by hash, so that all replicas
+// agree.
+func newer(at int64, a *definition, than int64, b *definition) bool {
+	return cmp.Or(cmp.Compare(at, than), cmp.Compare(a.id.hash, b.id.hash)) > 0
+}
+
+// from returns d's source for port, adding it if needed. The oldest goes when
+// there are too many; nil when that is the new one.
+func (d *definition) from(port uint16, at int64) *source {
+	i := slices.IndexFunc(d.sources, func(s source) bool { return s.port == port })
+	if i < 0 {
+		d.sources = append(d.sources, source{port: port})
+		i = len(d.sources) - 1
+	}
+	d.sources[i].received = max(d.sources[i].received, at)
+	slices.SortFunc(d.sources, func(a, b source) int { // few, and nearly sorted
+		return cmp.Or(cmp.Compare(b.received, a.received), cmp.Compare(a.port, b.port))
+	})
+	d.sources = d.sources[:min(len(d.sources), maxSources)]
+	if i = slices.IndexFunc(d.sources, func(s source) bool { return s.port == port }); i < 0 {
+		return nil
+	}
+	return &d.sources[i]
+}
+
+// layouts are the definitions of one template id.
+type layouts struct{ defs []*definition }
+
+func (l *layouts) byHash(hash uint64) *definition {
+	for _, d := range l.defs {
+		if d.id.hash == hash {
+			return d
+		}
+	}
+	return nil
+}
+
+// newest returns the definition that was received last; nil when none was yet.
+func (l *layouts) newest() *definition {
+	var best *definition
+	for _, d := range l.defs {
+		if at := d.received.Load(); at > 0 && (best == nil || newer(at, d, best.received.Load(), best)) {
+			best = d
+		}
+	}
+	return best
+}
+
+// oldest returns the definition that was received the longest ago.
+func (l *layouts) oldest() *definition {
+	return slices.MinFunc(l.defs, func(a, b *definition) int {
+		if newer(b.received.Load(), b, a.received.Load(), a) {
+			return -1
+		}
+		return 1
+	})
+}
+
+// A choice says which definition of a template id is in force. It is immutable,
+// but for the definitions' receive times.
+type choice struct {
+	defs  []*definition // in force; at least one
+	ports []portChoice
+}
+
+type portChoice struct {
+	port uint16
+	def  *definition
+}
+
+// of returns the definition for datagrams from port, nil when there is none.
+func (c *choice) of(port uint16) *definition {
+	switch {
+	case c == nil:
+		return nil
+	case len(c.defs) == 1:
+		return c.defs[0]
+	}
+	if d := c.fromPort(port); d != nil {
+		return d
+	}
+	best := c.defs[0]
+	for _, d := range c.defs[1:] {
+		if newer(d.received.Load(), d, best.received.Load(), best) {
+			best = d
+		}
+	}
+	return best
+}
+
+// choose decides from what is known which definition is in force for each port;
+// nil when none is.
+func (l *layouts) choose() *choice {
+	c := &choice{}
+	for _, d := range l.defs {
+		if d.inForce() {
+			c.defs = append(c.defs, d)
+		}
+	}
+	if len(c.defs) == 0 {
+		return nil
+	}
+	for _, d := range c.defs {
+		for _, s := range d.sources {
+			i := slices.IndexFunc(c.ports, func(p portChoice) bool { return p.port == s.port })
+			switch {
+			case s.received <= d.removed:
+			case i < 0:
+				c.ports = append(c.ports, portChoice{s.port, d})
+			case newer(s.received, d, c.ports[i].def.receivedFrom(s.port), c.ports[i].def):
+				c.ports[i].def = d
+			}
+		}
+	}
+	slices.SortFunc(c.ports, func(a, b portChoice) int { return cmp.Compare(a.port, b.port) })
+	return c
+}
+
+// fromPort returns the definition last received from port itself, nil if none was.
+func (c *choice) fromPort(port uint16) *definition {
+	if c == nil {
+		return nil
+	}
+	for i := range c.ports {
+		if c.ports[i].port == port {
+			return c.ports[i].def
+		}
+	}
+	return nil
+}
+
+func (d *definition) receivedFrom(port uint16) int64 {
+	for _, s := range d.sources {
+		if s.port == port {
+			return s.received
+		}
+	}
+	return 0
+}
+
+func (c *choice) equal(o *choice) bool {
+	if c == nil || o == nil {
+		return c == o
+	}
+	return slices.Equal(c.defs, o.defs) && slices.Equal(c.ports, o.ports)
+}
+
+// onTopic returns the definition that whoever knows the topic alone uses for port.
+func (l *layouts) onTopic(port uint16) *definition {
+	var own, any *definition
+	var ownAt, anyAt int64
+	for _, d := range l.defs {
+		if d.onTopic > 0 && (any == nil || newer(d.onTopic, d, anyAt, any)) {
+			any, anyAt = d, d.onTopic
+		}
+		for _, s := range d.sources {
+			if s.port == port && s.onTopic > 0 && (own == nil || newer(s.onTopic, d, ownAt, own)) {
+				own, ownAt = d, s.onTopic
+			}
+		}
+	}
+	if own != nil {
+		return own
+	}
+	return any
+}
+
+// needed reports whether the topic lacks something of d: d itself, that d is
+// in force for a port, or a sign that it is still received.
+func (d *definition) needed() bool {
+	l := d.domain.templates[d.id.template]
+	switch {
+	case l == nil || l.byHash(d.id.hash) != d || !d.inForce():
+		return false // gone since
+	case d.onTopic == 0, d.received.Load() >= d.refreshAt:
+		return true
+	}
+	c := d.domain.view.Load().choices[d.id.template]
+	for _, p := range c.ports {
+		if p.def == d && l.onTopic(p.port) != d {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,169 @@
+package templates
+
+import (
+	"sync"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// A publishable is a definition or a fact: something the shared log may lack.
+// Its methods are called with its shard's lock held.
+type publishable interface {
+	state() *published
+	needed() bool
+	value(replica string) ([]byte, error)
+}
+
+// published is where an entry stands with the shared log. It is guarded by the
+// shard's lock.
+type published struct {
+	key       []byte
+	shard     *shard
+	onTopic   int64 // receive time in the topic's last record, ns; 0: not there
+	refreshAt int64 // a reception from this time on is published, ns
+	queued    bool
+}
+
+func (p *published) state() *published { return p }
+
+// seen notes that the topic's last record of the entry has this receive time.
+func (p *published) seen(at int64, replica string) {
+	p.onTopic = at
+	var h xxhash.Digest
+	h.Reset()
+	_, _ = h.Write(p.key)
+	_, _ = h.WriteString(replica)
+	const spread = int64(refreshInterval / 5)
+	p.refreshAt = at + int64(refreshInterval) - spread + int64(h.Sum64()%uint64(2*spread))
+}
+
+// A queue holds what may be due, in order. Its lock is taken inside a shard's.
+type queue struct {
+	mu       sync.Mutex
+	waiting  []publishable
+	underWay map[string]publishable // by key
+}
+
+// add queues p once.
+func (q *queue) add(p publishable) {
+	st := p.state()
+	if st.queued {
+		return
+	}
+	st.queued = true
+	q.mu.Lock()
+	q.waiting = append(q.waiting, p)
+	q.mu.Unlock()
+}
+
+func (q *queue) take() []publishable {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	w := q.waiting
+	q.waiting = nil
+	return w
+}
+
+// start marks p as under way, unless it is already.
+func (q *queue) start(p publishable) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	k := string(p.state().key)
+	if _, is := q.underWay[k]; is {
+		return false
+	}
+	q.underWay[k] = p
+	return true
+}
+
+func (q *queue) end(key []byte) publishable {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p := q.underWay[string(key)]
+	delete(q.underWay, string(key))
+	return p
+}
+
+func (q *queue) pending() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.waiting) + len(q.underWay)
+}
+
+// Due returns what is to be published now: new or changed definitions and
+// facts, and refreshes that are due. Each is marked as under way until
+// Published is called with the outcome; until then it is not returned again.
+func (s *Store) Due() []Record {
+	var out []Record
+	for _, p := range s.due.take() {
+		st := p.state()
+		st.shard.mu.Lock()
+		st.queued = false
+		switch {
+		case !p.needed(): // another replica published it meanwhile, or it is gone
+		case !s.due.start(p):
+			s.due.add(p) // changed while under way: once more after that
+		default:
+			v, err := p.value(s.o.Replica)
+			if err != nil { // not UTF-8 in what came from outside: kept for this replica alone
+				s.due.end(st.key)
+				break
+			}
+			out = append(out, Record{Key: st.key, Value: v})
+		}
+		st.shard.mu.Unlock()
+	}
+	return out
+}
+
+// Published tells the outcome of publishing r; after an error it becomes due
+// again.
+func (s *Store) Published(r Record, err error) {
+	p := s.due.end(r.Key)
+	if p == nil {
+		return
+	}
+	if err == nil {
+		_ = s.Merge(r.Key, r.Value) // of our own making: sound
+		return
+	}
+	mu := &p.state().shard.mu
+	mu.Lock()
+	defer mu.Unlock()
+	s.due.add(p)
+}
+
+// Republish makes everything due that this replica received itself within its
+// lifetime: the shared log was lost.
+func (s *Store) Republish() {
+	since := s.now() - int64(lifetime)
+	for i := range s.shard {
+		sh := &s.shard[i]
+		sh.mu.Lock()
+		for _, d := range *sh.domains.Load() {
+			for _, l := range d.templates {
+				for _, def := range l.defs {
+					def.forget()
+					if def.local > since {
+						s.due.add(def)
+					}
+				}
+			}
+			for _, f := range d.facts {
+				f.onTopic, f.topic = 0, nil
+				if f.local > since {
+					s.due.add(f)
+				}
+			}
+		}
+		sh.mu.Unlock()
+	}
+}
+
+// forget notes that the topic does not have d.
+func (d *definition) forget() {
+	d.onTopic = 0
+	for i := range d.sources {
+		d.sources[i].onTopic = 0
+	}
+}

@@ -1,0 +1,135 @@
+package templates
+
+import (
+	"strings"
+
+	"weir/internal/decode"
+	"weir/internal/wire"
+	"weir/pkg/flowpb"
+)
+
+// Learn implements decode.State. A definition that Compile refuses changes
+// nothing: the good one, if any, stays in force.
+func (s *Store) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t *decode.Template) (*decode.Plan, error) {
+	sh := s.shardOf(&k.Exporter)
+	sh.mu.Lock()
+	d, changed, err := s.learn(sh, k, m, h, t)
+	sh.mu.Unlock()
+	s.changed(changed)
+	if err != nil {
+		return nil, err
+	}
+	return d.plan, nil
+}
+
+func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t *decode.Template) (d *definition, changed bool, err error) {
+	id := definitionID{k.ID, decode.DefinitionHash(t)}
+	d, err = s.definition(sh, scopeOf(k), id, t)
+	if err != nil {
+		return nil, false, err
+	}
+	l := d.domain.templates[id.template]
+	before := d.domain.view.Load().choices[id.template]
+	at := l.receiveTime(d, m)
+	newest := l.newest()
+	inForce := before.of(m.Port)
+
+	src := d.from(m.Port, at)
+	if src != nil {
+		src.local = at
+	}
+	d.local = max(d.local, at)
+	d.receivedAt(at, at, origin{h.Export, h.Uptime, h.Sequence})
+
+	was := before.fromPort(m.Port)
+	if was == d {
+		if newest != d { // another layout came in between, from another port
+			s.count.conflicts.Add(1)
+		}
+		if at < d.refreshAt {
+			return d, false, nil // as ever: nothing to decide, nothing to publish
+		}
+	} else if was != nil {
+		s.count.redefined.Add(1)
+	}
+	changed = inForce != d
+	d.domain.choose(id.template)
+	if d.needed() {
+		s.due.add(d)
+	}
+	return d, changed, nil
+}
+
+// receiveTime is when d was received. What one replica receives from one port
+// is in order whatever its clock does: two layouts in one datagram have one
+// receive time, and a clock may be set back.
+func (l *layouts) receiveTime(d *definition, m *decode.Meta) int64 {
+	at := max(m.Received, 1) // 0: not known
+	for _, o := range l.defs {
+		for _, s := range o.sources {
+			switch {
+			case s.port != m.Port || s.local == 0:
+			case o == d:
+				at = max(at, s.local)
+			default:
+				at = max(at, s.local+1)
+			}
+		}
+	}
+	return at
+}
+
+// receivedAt notes a reception by any replica.
+func (d *definition) receivedAt(at, first int64, o origin) {
+	if at >= d.received.Load() {
+		d.received.Store(at)
+		d.origin = o
+	}
+	if d.first == 0 || first < d.first {
+		d.first = first
+	}
+}
+
+// LearnFact implements decode.State.
+func (s *Store) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, f decode.Fact) {
+	if !known(f.What) || scopeOf(k).check() != nil {
+		return
+	}
+	f.Text = strings.ToValidUTF8(f.Text, "\uFFFD") // protobuf carries nothing else
+	sh := s.shardOf(&k.Exporter)
+	sh.mu.Lock()
+	changed := s.learnFact(sh, k, m, h, f)
+	sh.mu.Unlock()
+	s.changed(changed)
+}
+
+// known reports whether what is among the facts of this version.
+func known(what flowpb.Fact_What) bool {
+	return what > flowpb.Fact_WHAT_UNSPECIFIED && flowpb.Fact_What_name[int32(what)] != ""
+}
+
+func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, is decode.Fact) (changed bool) {
+	f, err := s.fact(sh, scopeOf(k), factID{is.What, is.ID})
+	if err != nil {
+		return false // counted
+	}
+	v := factValue{is.Number, is.Text}
+	at := max(m.Received, 1)
+	if f.local > 0 {
+		at = max(at, f.local)
+		if v != f.is {
+			at = max(at, f.local+1)
+		}
+	}
+	f.local = at
+	changed = f.receive(v, at, at, origin{h.Export, h.Uptime, h.Sequence})
+	if f.needed() {
+		s.due.add(f)
+	}
+	return changed
+}
+
+// errFull is what Learn gives at the limit in total. It is the caller's own.
+func errFull() error {
+	return &wire.Error{What: "template: the store is full", Cause: wire.BadTemplate}
+}

@@ -1,0 +1,203 @@
+package templates
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+
+	"google.golang.org/protobuf/proto"
+
+	"weir/internal/decode"
+	"weir/pkg/flowpb"
+)
+
+// maxValue is the largest value that is read, octets: a template of as many
+// fields as a datagram can describe is smaller.
+const maxValue = 64 << 10
+
+// Merge takes one record of the shared log; value nil is a tombstone. The error
+// names a poison record; it changes nothing. A barrier is no news.
+func (s *Store) Merge(k, value []byte) error {
+	id, err := parseKey(k)
+	if err != nil || id.barrier {
+		return err
+	}
+	var st *flowpb.ExporterState
+	if value != nil {
+		if st, err = s.parse(id, value); err != nil {
+			return fmt.Errorf("record of %v version %d domain %d: %w",
+				netip.AddrFrom16(id.scope.exporter).Unmap(), id.scope.version, id.scope.domain, err)
+		}
+	}
+	sh := s.shardOf(&id.scope.exporter)
+	sh.mu.Lock()
+	var changed bool
+	switch {
+	case st == nil:
+		s.bury(sh, id)
+	case id.definition != nil:
+		changed, err = s.mergeDefinition(sh, id, st)
+	default:
+		changed, err = s.mergeFact(sh, id, st)
+	}
+	sh.mu.Unlock()
+	s.changed(changed)
+	return err
+}
+
+// parse reads a value and checks that it belongs to its key.
+func (s *Store) parse(id key, value []byte) (*flowpb.ExporterState, error) {
+	if len(value) > maxValue {
+		return nil, fmt.Errorf("value of %d octets: at most %d are read", len(value), maxValue)
+	}
+	st := &flowpb.ExporterState{}
+	if err := proto.Unmarshal(value, st); err != nil {
+		return nil, fmt.Errorf("value: %w", err)
+	}
+	addr, ok := netip.AddrFromSlice(st.GetExporter())
+	limit := s.o.Now().Add(maxAhead).UnixNano()
+	switch {
+	case st.GetSchema() != schema:
+		return nil, fmt.Errorf("schema %d: this version reads %d", st.GetSchema(), schema)
+	case !ok || addr.As16() != id.scope.exporter,
+		st.GetVersion() != uint32(id.scope.version), st.GetDomain() != id.scope.domain:
+		return nil, errors.New("exporter, version or domain differs from the key's")
+	case st.GetReceivedNs() <= 0 || st.GetReceivedNs() > limit:
+		return nil, fmt.Errorf("receive time %d: want a time up to now", st.GetReceivedNs())
+	case st.GetRemovedNs() < 0 || st.GetRemovedNs() > limit:
+		return nil, fmt.Errorf("time of removal %d: want a time up to now", st.GetRemovedNs())
+	case id.definition != nil && st.GetDefinition() == nil, id.fact != nil && st.GetFact() == nil:
+		return nil, errors.New("value is of another kind than its key")
+	}
+	if id.fact != nil {
+		f := st.GetFact()
+		if !known(f.GetWhat()) || f.GetWhat() != id.fact.what || f.GetId() != id.fact.id {
+			return nil, fmt.Errorf("fact %v %d: unknown, or differs from the key's", f.GetWhat(), f.GetId())
+		}
+		return st, nil
+	}
+	for _, src := range st.GetDefinition().GetSources() {
+		if src.GetPort() > math.MaxUint16 || src.GetReceivedNs() <= 0 || src.GetReceivedNs() > st.GetReceivedNs() {
+			return nil, fmt.Errorf("source port %d at %d: want a port, received at or before the template", src.GetPort(), src.GetReceivedNs())
+		}
+	}
+	return st, nil
+}
+
+// template reads a definition's template.
+func template(t *flowpb.TemplateDefinition) (*decode.Template, error) {
+	out := &decode.Template{
+		ID:      uint16(t.GetTemplateId()), //nolint:gosec // checked below
+		Options: t.GetOptions(),
+		Scopes:  int(t.GetScopeCount()),
+		Fields:  make([]decode.Field, 0, len(t.GetFields())),
+	}
+	if t.GetTemplateId() < 256 || t.GetTemplateId() > math.MaxUint16 {
+		return nil, fmt.Errorf("template id %d: want 256 to 65535", t.GetTemplateId())
+	}
+	for i, f := range t.GetFields() {
+		if f.GetId() > math.MaxUint16 || f.GetLength() > math.MaxUint16 {
+			return nil, fmt.Errorf("field %d of template %d: element %d of %d octets: want at most 65535", i, t.GetTemplateId(), f.GetId(), f.GetLength())
+		}
+		out.Fields = append(out.Fields, decode.Field{
+			PEN: f.GetPen(), ID: uint16(f.GetId()), Length: uint16(f.GetLength()), //nolint:gosec // checked above
+		})
+	}
+	return out, nil
+}
+
+func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (changed bool, err error) {
+	t, err := template(st.GetDefinition())
+	if err != nil {
+		return false, err
+	}
+	if hash := decode.DefinitionHash(t); t.ID != id.definition.template || hash != id.definition.hash {
+		return false, fmt.Errorf("template %d, hash %016x: the key says %d, %016x", t.ID, hash, id.definition.template, id.definition.hash)
+	}
+	d, err := s.definition(sh, id.scope, *id.definition, t)
+	if err != nil {
+		return false, fmt.Errorf("template %d: %w", t.ID, err)
+	}
+	d.forget() // the last record counts for what the topic has
+	for _, is := range st.GetDefinition().GetSources() {
+		if src := d.from(uint16(is.GetPort()), is.GetReceivedNs()); src != nil { //nolint:gosec // checked by parse
+			src.onTopic = is.GetReceivedNs()
+		}
+	}
+	d.receivedAt(st.GetReceivedNs(), firstOf(st), originOf(st))
+	d.removed = max(d.removed, st.GetRemovedNs())
+	d.confirmed = d.confirmed || st.GetConfirmed()
+	d.seen(st.GetReceivedNs(), s.o.Replica)
+	if st.GetRemovedNs() >= st.GetReceivedNs() {
+		d.forget() // what the topic has is that it is removed
+	}
+	changed = d.domain.choose(id.definition.template)
+	if d.needed() {
+		s.due.add(d)
+	}
+	return changed, nil
+}
+
+func (s *Store) mergeFact(sh *shard, id key, st *flowpb.ExporterState) (changed bool, err error) {
+	f, err := s.fact(sh, id.scope, *id.fact)
+	if err != nil {
+		return false, err
+	}
+	v := factValue{st.GetFact().GetNumber(), st.GetFact().GetText()}
+	changed = f.receive(v, st.GetReceivedNs(), firstOf(st), originOf(st))
+	f.topic = &v
+	f.seen(st.GetReceivedNs(), s.o.Replica)
+	if st.GetRemovedNs() >= f.received {
+		s.removeFact(sh, f)
+		return true, nil
+	}
+	if f.needed() {
+		s.due.add(f)
+	}
+	return changed, nil
+}
+
+// bury takes a tombstone. What this replica received itself within the lifetime
+// is published again; the rest is forgotten.
+func (s *Store) bury(sh *shard, id key) {
+	dom := (*sh.domains.Load())[id.scope]
+	if dom == nil {
+		return
+	}
+	since := s.now() - int64(lifetime)
+	if id.fact != nil {
+		switch f := dom.facts[*id.fact]; {
+		case f == nil:
+		case f.local > since:
+			f.onTopic, f.topic = 0, nil
+			s.due.add(f)
+		default:
+			s.removeFact(sh, f)
+		}
+		return
+	}
+	l := dom.templates[id.definition.template]
+	if l == nil {
+		return
+	}
+	switch d := l.byHash(id.definition.hash); {
+	case d == nil:
+	case d.local > since && d.inForce():
+		d.forget()
+		s.due.add(d)
+	default:
+		s.removeDefinition(sh, d)
+	}
+}
+
+func firstOf(st *flowpb.ExporterState) int64 {
+	if first := st.GetFirstReceivedNs(); first > 0 && first < st.GetReceivedNs() {
+		return first
+	}
+	return st.GetReceivedNs()
+}
+
+func originOf(st *flowpb.ExporterState) origin {
+	return origin{st.GetExportNs(), st.GetUptimeMs(), st.GetSequence()}
+}

@@ -1,0 +1,498 @@
+package templates
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"weir/internal/decode"
+	"weir/internal/wire"
+	"weir/pkg/flowpb"
+)
+
+// t0 is when everything in these tests begins, ns since the epoch.
+const t0 = int64(1_800_000_000_000_000_000)
+
+const minute = int64(time.Minute)
+
+// A clock is set by hand, ns since the epoch.
+type clock struct{ ns int64 }
+
+func (c *clock) now() time.Time { return time.Unix(0, c.ns) }
+
+func newStore(replica string) (*Store, *clock) {
+	c := &clock{t0}
+	return New(Options{Replica: replica, Now: c.now}), c
+}
+
+var exporterA = netip.MustParseAddr("192.0.2.1")
+
+func keyOf(a netip.Addr, domain uint32, id uint16) *decode.TemplateKey {
+	return &decode.TemplateKey{Exporter: decode.Map16(a), Domain: domain, ID: id, Version: 9}
+}
+
+var key300 = keyOf(exporterA, 7, 300)
+
+// layout makes a template 300 whose only field has so many octets: layouts of
+// different lengths are different definitions.
+func layout(octets uint16) *decode.Template {
+	return &decode.Template{ID: 300, Fields: []decode.Field{{ID: 1, Length: octets}}}
+}
+
+// lengthOf tells layouts apart: 0 for none.
+func lengthOf(p *decode.Plan) uint16 {
+	if p == nil {
+		return 0
+	}
+	return p.Template().Fields[0].Length
+}
+
+func learn(t *testing.T, s *Store, at int64, port uint16, octets uint16) {
+	t.Helper()
+	p, err := s.Learn(key300, &decode.Meta{Exporter: exporterA, Port: port, Received: at}, &decode.Header{Version: 9, Export: at - 5, Uptime: 11, Sequence: 12}, layout(octets))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lengthOf(p) != octets {
+		t.Fatalf("learnt the layout of %d octets: want its plan, got that of %d", octets, lengthOf(p))
+	}
+}
+
+func wantLayout(t *testing.T, s *Store, port uint16, want uint16) {
+	t.Helper()
+	if got := lengthOf(s.Plan(key300, port)); got != want {
+		t.Errorf("layout in force for port %d: want that of %d octets, got %d", port, want, got)
+	}
+}
+
+// publish takes what is due as published.
+func publish(t *testing.T, s *Store) []Record {
+	t.Helper()
+	rs := s.Due()
+	for _, r := range rs {
+		s.Published(r, nil)
+	}
+	return rs
+}
+
+func merge(t *testing.T, s *Store, rs ...Record) {
+	t.Helper()
+	for _, r := range rs {
+		if err := s.Merge(r.Key, r.Value); err != nil {
+			t.Fatalf("merge: %v", err)
+		}
+	}
+}
+
+func TestADatagramUsesTheNewestDefinitionOfItsOwnPortElseTheNewestOfAll(t *testing.T) {
+	s, _ := newStore("r1")
+	wantLayout(t, s, 1, 0)
+	learn(t, s, t0, 1, 4)
+	wantLayout(t, s, 1, 4)
+	wantLayout(t, s, 2, 4) // a line card that sends data from another port
+	learn(t, s, t0+1000, 2, 8)
+	wantLayout(t, s, 1, 4) // two exporters behind one address: each its own
+	wantLayout(t, s, 2, 8)
+	wantLayout(t, s, 3, 8)
+	learn(t, s, t0+2000, 1, 4)
+	wantLayout(t, s, 3, 4)
+	learn(t, s, t0+3000, 1, 8) // redefinition
+	wantLayout(t, s, 1, 8)
+	learn(t, s, t0+4000, 1, 4) // and back
+	wantLayout(t, s, 1, 4)
+	for _, k := range []*decode.TemplateKey{
+		keyOf(exporterA, 7, 301), keyOf(exporterA, 8, 300), keyOf(netip.MustParseAddr("192.0.2.2"), 7, 300),
+		{Exporter: key300.Exporter, Domain: 7, ID: 300, Version: 10},
+	} {
+		if p := s.Plan(k, 1); p != nil {
+			t.Errorf("%+v has a plan of another's", k)
+		}
+	}
+	if got := s.Stats(); got.Definitions != 2 || got.Exporters != 1 || got.Redefined != 2 {
+		t.Errorf("stats: want 1 exporter, 2 definitions, 2 redefinitions; got %+v", got)
+	}
+}
+
+func TestLayoutsThatAlternateFromDifferentPortsAreCounted(t *testing.T) {
+	s, _ := newStore("r1")
+	for i := range int64(3) {
+		learn(t, s, t0+4*i, 1, 4)
+		learn(t, s, t0+4*i+2, 2, 8)
+	}
+	if got := s.Stats().Conflicts; got != 4 { // the first of each port is none
+		t.Errorf("conflicts: want 4, got %d", got)
+	}
+}
+
+func TestTheLaterOfTwoDefinitionsInOneDatagramIsInForce(t *testing.T) {
+	for _, at := range []int64{t0, 0} { // 0: receive time not known
+		s, _ := newStore("r1")
+		for _, octets := range []uint16{4, 8, 2, 4} {
+			learn(t, s, at, 1, octets)
+			wantLayout(t, s, 1, octets)
+		}
+	}
+}
+
+func TestAClockThatIsSetBackDoesNotBringBackAnOldDefinition(t *testing.T) {
+	s, _ := newStore("r1")
+	learn(t, s, t0, 1, 4)
+	learn(t, s, t0-minute, 1, 8)
+	wantLayout(t, s, 1, 8)
+}
+
+func TestARefusedTemplateLeavesTheGoodOneInForce(t *testing.T) {
+	s, _ := newStore("r1")
+	learn(t, s, t0, 1, 4)
+	_, err := s.Learn(key300, &decode.Meta{Received: t0 + 1, Port: 1}, &decode.Header{}, &decode.Template{ID: 300})
+	var we *wire.Error
+	if !errors.As(err, &we) || we.Cause != wire.BadTemplate {
+		t.Errorf("a template without fields: want %v, got %v", wire.BadTemplate, err)
+	}
+	wantLayout(t, s, 1, 4)
+	if _, err := s.Learn(keyOf(exporterA, 7, 301), &decode.Meta{Received: t0}, &decode.Header{}, &decode.Template{ID: 301}); err == nil {
+		t.Error("a template without fields was learnt")
+	}
+	if got := s.Stats().Definitions; got != 1 {
+		t.Errorf("definitions: want 1, got %d", got)
+	}
+}
+
+func TestATemplateIsClonedFromTheCallersScratch(t *testing.T) {
+	s, _ := newStore("r1")
+	scratch := layout(4)
+	if _, err := s.Learn(key300, &decode.Meta{Received: t0}, &decode.Header{}, scratch); err != nil {
+		t.Fatal(err)
+	}
+	scratch.Fields[0].Length = 99
+	wantLayout(t, s, 0, 4)
+}
+
+func TestLookingUpAPlanAllocatesNothing(t *testing.T) {
+	s, _ := newStore("r1")
+	learn(t, s, t0, 1, 4)
+	learn(t, s, t0+1, 2, 8)
+	s.LearnFact(key300, &decode.Meta{Received: t0}, &decode.Header{}, decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, Number: 100})
+	var p *decode.Plan
+	var f *decode.Facts
+	if n := testing.AllocsPerRun(100, func() {
+		p = s.Plan(key300, 1)
+		p = s.Plan(key300, 3)
+		f = s.Facts(key300)
+	}); n != 0 {
+		t.Errorf("allocations: want 0, got %v", n)
+	}
+	if p == nil || f.Samplers[0] != 100 {
+		t.Error("nothing was looked up")
+	}
+}
+
+func TestAnotherReplicaDecodesWithWhatOneLearnt(t *testing.T) {
+	a, _ := newStore("a")
+	b, _ := newStore("b")
+	learn(t, a, t0, 1, 4)
+	rs := publish(t, a)
+	if len(rs) != 1 {
+		t.Fatalf("due: want 1 record, got %d", len(rs))
+	}
+	merge(t, b, rs...)
+	wantLayout(t, b, 1, 4)
+	if got := b.Due(); len(got) != 0 {
+		t.Errorf("what came from the topic is due again: %d records", len(got))
+	}
+	// RFC 3954 section 5.2 fields as sent; exporter 192.0.2.1, domain 7.
+	wantKey := []byte{
+		1,
+		0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1,
+		9,
+		0, 0, 0, 7,
+		0x01, 0x2c,
+	}
+	wantKey = binary.BigEndian.AppendUint64(wantKey, decode.DefinitionHash(layout(4)))
+	if d := cmp.Diff(wantKey, rs[0].Key); d != "" {
+		t.Errorf("key (-want +got):\n%s", d)
+	}
+	got := &flowpb.ExporterState{}
+	if err := proto.Unmarshal(rs[0].Value, got); err != nil {
+		t.Fatal(err)
+	}
+	want := &flowpb.ExporterState{
+		Schema: 1, Exporter: []byte{192, 0, 2, 1}, Version: 9, Domain: 7,
+		ReceivedNs: t0, FirstReceivedNs: t0, ExportNs: t0 - 5, UptimeMs: 11, Sequence: 12, Replica: "a",
+		State: &flowpb.ExporterState_Definition{Definition: &flowpb.TemplateDefinition{
+			TemplateId: 300,
+			Fields:     []*flowpb.FieldSpec{{Id: 1, Length: 4}},
+			Sources:    []*flowpb.TemplateSource{{Port: 1, ReceivedNs: t0}},
+		}},
+	}
+	if d := cmp.Diff(want, got, protocmp.Transform()); d != "" {
+		t.Errorf("value (-want +got):\n%s", d)
+	}
+}
+
+func TestWhatIsDueIsNewChangedOrToBeRefreshed(t *testing.T) {
+	s, _ := newStore("r1")
+	due := func(why string, want int) {
+		t.Helper()
+		if got := len(publish(t, s)); got != want {
+			t.Errorf("%s: want %d records due, got %d", why, want, got)
+		}
+	}
+	learn(t, s, t0, 1, 4)
+	due("new", 1)
+	due("published", 0)
+	learn(t, s, t0+minute, 1, 4)
+	due("received again after a minute", 0)
+	learn(t, s, t0+minute+1, 2, 4)
+	due("the same layout from another port", 0)
+	learn(t, s, t0+2*minute, 1, 8)
+	due("another layout", 1)
+	learn(t, s, t0+3*minute, 1, 4)
+	due("back to the first layout", 1)
+	learn(t, s, t0+3*minute+8*minute-1, 1, 4)
+	due("received again before 10 min less 20 %", 0)
+	learn(t, s, t0+3*minute+12*minute, 1, 4)
+	due("received again after 10 min and 20 %", 1)
+	learn(t, s, t0+16*minute, 1, 4)
+	due("received again a minute later", 0)
+}
+
+func TestARefreshByOneReplicaSavesTheOthersTheirs(t *testing.T) {
+	a, _ := newStore("a")
+	b, bc := newStore("b")
+	learn(t, a, t0, 1, 4)
+	merge(t, b, publish(t, a)...)
+	later := t0 + 13*minute
+	bc.ns = later + minute
+	learn(t, b, later, 1, 4) // is due in b
+	learn(t, a, later, 1, 4)
+	merge(t, b, publish(t, a)...) // but a was first
+	if got := len(b.Due()); got != 0 {
+		t.Errorf("due: want 0, got %d", got)
+	}
+}
+
+func TestTheRefreshesOfReplicasAreSpread(t *testing.T) {
+	least, most := int64(1<<62), int64(0)
+	for i := range 200 {
+		var p published
+		p.key = []byte("some key")
+		p.seen(t0, fmt.Sprintf("replica-%d", i))
+		least, most = min(least, p.refreshAt-t0), max(most, p.refreshAt-t0)
+	}
+	if least < 8*minute || most > 12*minute {
+		t.Errorf("refreshes after %v to %v: want within 8m to 12m", time.Duration(least), time.Duration(most))
+	}
+	if least > 8*minute+minute/2 || most < 12*minute-minute/2 {
+		t.Errorf("200 refreshes lie within %v to %v: want them spread over 8m to 12m", time.Duration(least), time.Duration(most))
+	}
+}
+
+func TestWhatCouldNotBePublishedIsDueAgain(t *testing.T) {
+	s, _ := newStore("r1")
+	learn(t, s, t0, 1, 4)
+	first := s.Due()
+	if len(first) != 1 {
+		t.Fatalf("due: want 1, got %d", len(first))
+	}
+	if got := s.Stats().Pending; got != 1 {
+		t.Errorf("pending while under way: want 1, got %d", got)
+	}
+	if got := s.Due(); len(got) != 0 {
+		t.Errorf("due while under way: want 0, got %d", len(got))
+	}
+	s.Published(first[0], errors.New("kafka is away"))
+	again := s.Due()
+	if d := cmp.Diff(first, again); d != "" {
+		t.Errorf("due after a failure (-first +again):\n%s", d)
+	}
+	s.Published(again[0], nil)
+	if got := len(s.Due()) + s.Stats().Pending; got != 0 {
+		t.Errorf("due or pending after success: want 0, got %d", got)
+	}
+}
+
+func TestAChangeWhilePublishingIsPublishedAfterwards(t *testing.T) {
+	s, _ := newStore("r1")
+	learn(t, s, t0, 1, 4)
+	first := s.Due()
+	learn(t, s, t0+1000, 1, 8)
+	second := s.Due()
+	learn(t, s, t0+2000, 1, 4) // the first is still under way, and out of date
+	if got := s.Due(); len(got) != 0 {
+		t.Fatalf("due while under way: want 0, got %d", len(got))
+	}
+	s.Published(second[0], nil)
+	s.Published(first[0], nil)
+	if got := s.Due(); len(got) != 1 || string(got[0].Key) != string(first[0].Key) {
+		t.Errorf("due afterwards: want the first layout once more, got %d records", len(got))
+	}
+}
+
+func TestADelayedOlderRecordIsRepaired(t *testing.T) {
+	a, _ := newStore("a")
+	b, _ := newStore("b")
+	learn(t, a, t0, 1, 4)
+	stale := publish(t, a)
+	learn(t, a, t0+1000, 1, 8)
+	other := publish(t, a)
+	learn(t, a, t0+2000, 1, 4)
+	fresh := publish(t, a)
+	merge(t, b, append(append(append([]Record(nil), stale...), other...), fresh...)...)
+	wantLayout(t, b, 1, 4)
+	merge(t, a, stale...) // written late: compaction keeps it as the last of its key
+	repair := a.Due()
+	if len(repair) != 1 {
+		t.Fatalf("due after a stale record: want 1, got %d", len(repair))
+	}
+	bootstrap, _ := newStore("c")
+	merge(t, bootstrap, other...)
+	merge(t, bootstrap, repair...)
+	wantLayout(t, bootstrap, 1, 4)
+}
+
+func TestRecordsInAnyOrderGiveTheSameActiveDefinitions(t *testing.T) {
+	for seed := range uint64(200) {
+		rnd := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test repeats
+		ports := []uint16{1, 2, 3}
+		// Three replicas receive datagrams in turn; each publishes all it has at
+		// odd moments, so that records are partial and overlap.
+		var replicas []*Store
+		for i := range 3 {
+			s, _ := newStore(fmt.Sprint("r", i))
+			replicas = append(replicas, s)
+		}
+		var log []Record
+		for i := range int64(40) {
+			s := replicas[rnd.IntN(len(replicas))]
+			at := t0 + i*int64(rnd.IntN(2))*1000 // equal times, too
+			learn(t, s, at, ports[rnd.IntN(len(ports))], uint16(1+rnd.IntN(5)))
+			s.LearnFact(key300, &decode.Meta{Received: at}, &decode.Header{}, decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, ID: uint64(rnd.IntN(2)), Number: uint64(rnd.IntN(100))})
+			log = append(log, publish(t, s)...)
+		}
+		var want string
+		for i := range 6 {
+			s, _ := newStore(fmt.Sprint("reader", i))
+			rnd.Shuffle(len(log), func(i, j int) { log[i], log[j] = log[j], log[i] })
+			merge(t, s, log...)
+			got := fmt.Sprint(s.Facts(key300).Samplers)
+			for _, p := range append(ports, 9) {
+				got += fmt.Sprintf(" %d:%d", p, lengthOf(s.Plan(key300, p)))
+			}
+			if i == 0 {
+				want = got
+			} else if got != want {
+				t.Fatalf("seed %d: stores that know the same %d records differ: %s, %s", seed, len(log), want, got)
+			}
+		}
+	}
+}
+
+func TestNoMoreThanEightSourcePortsAreRememberedTheOldestGoes(t *testing.T) {
+	s, _ := newStore("r1")
+	learn(t, s, t0, 1, 4)
+	learn(t, s, t0+1, 2, 8)
+	for p := range uint16(8) {
+		learn(t, s, t0+10+int64(p), 100+p, 4)
+	}
+	learn(t, s, t0+100, 2, 8)
+	wantLayout(t, s, 1, 8)   // no longer remembered: the newest of all
+	wantLayout(t, s, 100, 4) // remembered
+}
+
+func TestATombstoneForgetsWhatOthersSentAndIsAnsweredWithWhatIsStillReceived(t *testing.T) {
+	a, _ := newStore("a")
+	b, bc := newStore("b")
+	learn(t, a, t0, 1, 4)
+	rs := publish(t, a)
+	merge(t, b, rs...)
+	tombstone := Record{Key: rs[0].Key}
+	merge(t, b, tombstone)
+	wantLayout(t, b, 1, 0)
+	if got := b.Stats(); got != (Stats{}) {
+		t.Errorf("stats: want nothing left, got %+v", got)
+	}
+	merge(t, a, tombstone)
+	wantLayout(t, a, 1, 4)
+	if got := a.Due(); len(got) != 1 {
+		t.Errorf("due in the replica that received it itself: want 1, got %d", len(got))
+	}
+	learn(t, b, t0, 1, 4)
+	bc.ns += 24*60*minute + 1
+	merge(t, b, tombstone)
+	wantLayout(t, b, 1, 0) // a day old: nobody receives it any more
+}
+
+func TestWhatAnOperatorRemovedComesBackOnlyWhenReceivedAnew(t *testing.T) {
+	s, _ := newStore("r1")
+	learn(t, s, t0, 1, 4)
+	r := publish(t, s)[0]
+	st := &flowpb.ExporterState{}
+	if err := proto.Unmarshal(r.Value, st); err != nil {
+		t.Fatal(err)
+	}
+	st.RemovedNs = t0 + 10
+	v, err := proto.Marshal(st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	merge(t, s, Record{r.Key, v})
+	wantLayout(t, s, 1, 0)
+	if got := s.Due(); len(got) != 0 {
+		t.Errorf("due after a removal: want 0, got %d", len(got))
+	}
+	learn(t, s, t0+20, 1, 4)
+	wantLayout(t, s, 1, 4)
+	if got := s.Due(); len(got) != 1 {
+		t.Errorf("due when received anew: want 1, got %d", len(got))
+	}
+}
+
+func TestALostTopicGetsAgainWhatThisReplicaReceived(t *testing.T) {
+	a, _ := newStore("a")
+	b, _ := newStore("b")
+	learn(t, a, t0, 1, 4)
+	a.LearnFact(key300, &decode.Meta{Received: t0}, &decode.Header{}, decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, Number: 5})
+	merge(t, b, publish(t, a)...)
+	a.Republish()
+	b.Republish()
+	if n, m := len(a.Due()), len(b.Due()); n != 2 || m != 0 {
+		t.Errorf("due after the topic was lost: want 2 where it was received, 0 elsewhere; got %d, %d", n, m)
+	}
+}
+
+func TestChangedIsToldWhenSomethingBecameKnown(t *testing.T) {
+	told := 0
+	c := &clock{t0}
+	var s *Store
+	s = New(Options{Now: c.now, Changed: func() { told++; s.Stats() }}) // Stats locks: nothing else may be locked
+	want := func(why string, n int) {
+		t.Helper()
+		if told != n {
+			t.Errorf("%s: want told %d times in all, got %d", why, n, told)
+		}
+	}
+	learn(t, s, t0, 1, 4)
+	want("new", 1)
+	learn(t, s, t0+1, 1, 4)
+	want("received again", 1)
+	learn(t, s, t0+2, 1, 8)
+	want("redefined", 2)
+	fact := decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, Number: 5}
+	s.LearnFact(key300, &decode.Meta{Received: t0}, &decode.Header{}, fact)
+	want("a fact", 3)
+	s.LearnFact(key300, &decode.Meta{Received: t0 + 1}, &decode.Header{}, fact)
+	want("the same fact", 3)
+	other, _ := newStore("other")
+	learn(t, other, t0+10, 5, 16)
+	merge(t, s, publish(t, other)...)
+	want("from the topic", 4)
+}

@@ -1,0 +1,182 @@
+// Package templates holds what is known of exporters: the template store that
+// decoding reads without locks, and the keys and values under which it is
+// shared. It knows nothing of Kafka.
+//
+// A replica learns definitions and facts from datagrams (Learn, LearnFact) and
+// from the shared log (Merge). Which definition is in force follows from receive
+// times and source ports alone, not from the order of arrival, so that replicas
+// that know the same records decide alike.
+package templates
+
+import (
+	"cmp"
+	"hash/maphash"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weir/internal/decode"
+)
+
+// A Record is one entry for the shared log.
+type Record struct{ Key, Value []byte }
+
+// Options are the Store's limits and clock.
+type Options struct {
+	Replica string           // written into what is shared
+	Now     func() time.Time // wall clock, injected
+	Changed func()           // called (without locks) when a definition or a fact became known; may be nil
+
+	MaxPerExporter int // definitions, and facts, of one exporter address; 0: 4 096
+	MaxTotal       int // definitions and facts of all; 0: 1 000 000
+}
+
+const (
+	// refreshInterval is after how long an entry that is still received is
+	// published again; per entry and replica ±20 %, so that one replica does it
+	// and the others see that it is done.
+	refreshInterval = 10 * time.Minute
+	// lifetime is how long a definition or fact counts after it was received.
+	lifetime = 24 * time.Hour
+	// maxAhead is how far in the future a shared receive time may lie: a
+	// replica with a wrong clock would be right for ever.
+	maxAhead = time.Hour
+	// maxSources is how many source ports a definition remembers.
+	maxSources = 8
+	// maxLayouts is how many definitions of one template id are kept.
+	maxLayouts = 8
+	// shards is how many parts the store has, each with a lock for writers.
+	shards = 256
+)
+
+// A Store holds definitions and facts of all exporters. It implements
+// decode.State. All its methods may be called concurrently.
+type Store struct {
+	o     Options
+	seed  maphash.Seed
+	total atomic.Int64 // definitions and facts
+	due   queue
+	count counters
+	shard [shards]shard
+}
+
+// A shard holds the exporters whose address hashes to it.
+type shard struct {
+	domains atomic.Pointer[map[scope]*domain] // replaced as a whole; read without lock
+
+	mu        sync.Mutex // guards what follows and all below the domains but what is atomic
+	exporters map[[16]byte]*exporter
+}
+
+// An exporter counts what is known of one address.
+type exporter struct {
+	definitions, facts int
+	domains            map[*domain]struct{}
+}
+
+// A domain is one exporter, version and observation domain.
+type domain struct {
+	scope     scope
+	view      atomic.Pointer[view]
+	templates map[uint16]*layouts
+	facts     map[factID]*fact
+}
+
+// A view is what readers see of a domain. It is immutable.
+type view struct {
+	choices map[uint16]*choice // by template id
+	facts   *decode.Facts
+}
+
+var noFacts = &decode.Facts{}
+
+// New returns an empty Store.
+func New(o Options) *Store {
+	o.MaxPerExporter = cmp.Or(o.MaxPerExporter, 4096)
+	o.MaxTotal = cmp.Or(o.MaxTotal, 1_000_000)
+	o.Replica = strings.ToValidUTF8(o.Replica, "\uFFFD") // protobuf carries nothing else
+	s := &Store{o: o, seed: maphash.MakeSeed()}
+	for i := range s.shard {
+		s.shard[i].domains.Store(&map[scope]*domain{})
+		s.shard[i].exporters = map[[16]byte]*exporter{}
+	}
+	s.due.underWay = map[string]publishable{}
+	return s
+}
+
+func (s *Store) shardOf(exporter *[16]byte) *shard {
+	return &s.shard[maphash.Bytes(s.seed, exporter[:])%shards]
+}
+
+// Plan implements decode.State: the newest definition received from this port,
+// else the newest of all from this exporter.
+func (s *Store) Plan(k *decode.TemplateKey, port uint16) *decode.Plan {
+	d := (*s.shardOf(&k.Exporter).domains.Load())[scopeOf(k)]
+	if d == nil {
+		return nil
+	}
+	if def := d.view.Load().choices[k.ID].of(port); def != nil {
+		return def.plan
+	}
+	return nil
+}
+
+// Facts implements decode.State.
+func (s *Store) Facts(k *decode.TemplateKey) *decode.Facts {
+	d := (*s.shardOf(&k.Exporter).domains.Load())[scopeOf(k)]
+	if d == nil {
+		return noFacts
+	}
+	return d.view.Load().facts
+}
+
+var _ decode.State = (*Store)(nil)
+
+// now is the wall clock, ns since the epoch.
+func (s *Store) now() int64 { return s.o.Now().UnixNano() }
+
+// changed tells that something became known; no lock is held.
+func (s *Store) changed(is bool) {
+	if is && s.o.Changed != nil {
+		s.o.Changed()
+	}
+}
+
+// counters are totals since the start.
+type counters struct {
+	evicted, refused, redefined, conflicts atomic.Uint64
+}
+
+// Stats counts what the store holds, and what happened since the start.
+type Stats struct {
+	Exporters, Definitions, Facts int
+	Pending                       int // due or under way to the shared log
+
+	Evicted   uint64 // dropped for a newer one at the limit per exporter or template id
+	Refused   uint64 // not taken at the limit in total
+	Redefined uint64 // a source port changed to another layout of a template id
+	Conflicts uint64 // one template id had different layouts from different ports
+}
+
+// Stats returns current counts.
+func (s *Store) Stats() Stats {
+	st := Stats{
+		Pending:   s.due.pending(),
+		Evicted:   s.count.evicted.Load(),
+		Refused:   s.count.refused.Load(),
+		Redefined: s.count.redefined.Load(),
+		Conflicts: s.count.conflicts.Load(),
+	}
+	for i := range s.shard {
+		sh := &s.shard[i]
+		sh.mu.Lock()
+		st.Exporters += len(sh.exporters)
+		for _, e := range sh.exporters {
+			st.Definitions += e.definitions
+			st.Facts += e.facts
+		}
+		sh.mu.Unlock()
+	}
+	return st
+}

@@ -1,0 +1,56 @@
+package templates
+
+import (
+	"net/netip"
+
+	"google.golang.org/protobuf/proto"
+
+	"weir/pkg/flowpb"
+)
+
+// state is what definitions and facts have in common on the shared log.
+func (s scope) state(replica string, o origin) *flowpb.ExporterState {
+	return &flowpb.ExporterState{
+		Schema:   schema,
+		Exporter: netip.AddrFrom16(s.exporter).Unmap().AsSlice(),
+		Version:  uint32(s.version),
+		Domain:   s.domain,
+		ExportNs: o.export,
+		UptimeMs: o.uptime,
+		Sequence: o.sequence,
+		Replica:  replica,
+	}
+}
+
+// value implements publishable.
+func (d *definition) value(replica string) ([]byte, error) {
+	t := d.plan.Template()
+	def := &flowpb.TemplateDefinition{
+		TemplateId: uint32(d.id.template),
+		Options:    t.Options,
+		ScopeCount: uint32(t.Scopes), //nolint:gosec // Compile bounds it by the number of fields
+		Fields:     make([]*flowpb.FieldSpec, 0, len(t.Fields)),
+		Sources:    make([]*flowpb.TemplateSource, 0, len(d.sources)),
+	}
+	for _, f := range t.Fields {
+		def.Fields = append(def.Fields, &flowpb.FieldSpec{Pen: f.PEN, Id: uint32(f.ID), Length: uint32(f.Length)})
+	}
+	for _, src := range d.sources {
+		def.Sources = append(def.Sources, &flowpb.TemplateSource{Port: uint32(src.port), ReceivedNs: src.received})
+	}
+	st := d.domain.scope.state(replica, d.origin)
+	st.ReceivedNs, st.FirstReceivedNs = d.received.Load(), d.first
+	st.Confirmed, st.RemovedNs = d.confirmed, d.removed
+	st.State = &flowpb.ExporterState_Definition{Definition: def}
+	return proto.Marshal(st)
+}
+
+// value implements publishable.
+func (f *fact) value(replica string) ([]byte, error) {
+	st := f.domain.scope.state(replica, f.origin)
+	st.ReceivedNs, st.FirstReceivedNs = f.received, f.first
+	st.State = &flowpb.ExporterState_Fact{Fact: &flowpb.Fact{
+		What: f.id.what, Id: f.id.id, Number: f.is.number, Text: f.is.text,
+	}}
+	return proto.Marshal(st)
+}
