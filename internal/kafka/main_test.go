@@ -1,0 +1,118 @@
+package kafka
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"weir/internal/broker"
+)
+
+// deadline bounds a test that waits for Kafka; nothing waits that long.
+const deadline = 30 * time.Second
+
+func startBroker(t *testing.T, addr string) *broker.Broker {
+	t.Helper()
+	b, err := broker.Start(addr, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	return b
+}
+
+// freeAddr is an address on which nothing listens.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func config(addr string) Config {
+	return Config{Brokers: []string{addr}, ClientID: "test", SessionTimeout: 15 * time.Second}
+}
+
+func topicConfig() TopicConfig {
+	return TopicConfig{
+		Prefix: "t.", Mode: modeCreate, Partitions: 3, Replication: -1,
+		FlowsRetention: 24 * time.Hour, ConnRetention: 168 * time.Hour,
+	}
+}
+
+func ensure(ctx context.Context, t *testing.T, addr string, topics ...Topic) {
+	t.Helper()
+	if err := Ensure(ctx, config(addr), topicConfig(), nil, topics...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testContext(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func admin(t *testing.T, addr string, opts ...kgo.Opt) *kadm.Client {
+	t.Helper()
+	c := config(addr)
+	cl, err := kgo.NewClient(append(c.opts(), opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return kadm.NewClient(cl)
+}
+
+// A tally collects what callbacks tell, and lets a test wait for it.
+type tally[T any] struct {
+	mu    sync.Mutex
+	items []T
+	more  chan struct{}
+}
+
+func newTally[T any]() *tally[T] { return &tally[T]{more: make(chan struct{}, 1)} }
+
+func (c *tally[T]) add(v T) {
+	c.mu.Lock()
+	c.items = append(c.items, v)
+	c.mu.Unlock()
+	select {
+	case c.more <- struct{}{}:
+	default:
+	}
+}
+
+func (c *tally[T]) all() []T {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]T(nil), c.items...)
+}
+
+// wait returns what came once enough says so.
+func (c *tally[T]) wait(ctx context.Context, t *testing.T, what string, enough func([]T) bool) []T {
+	t.Helper()
+	for {
+		if got := c.all(); enough(got) {
+			return got
+		}
+		select {
+		case <-c.more:
+		case <-ctx.Done():
+			t.Fatalf("%s: not within %v; got %v", what, deadline, c.all())
+		}
+	}
+}
+
+func atLeast[T any](n int) func([]T) bool {
+	return func(got []T) bool { return len(got) >= n }
+}

@@ -1,0 +1,182 @@
+package kafka
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// ErrBufferFull is why a Producer refused a record: as much as it may hold
+// waits for Kafka.
+var ErrBufferFull = errors.New("buffer full: kafka is away or too slow")
+
+// ErrClosed is why records fail that a Producer or TemplateLog still held when
+// it was closed, or got when it was not running.
+var ErrClosed = errors.New("kafka client closed")
+
+// ProducerConfig bounds what a Producer holds while Kafka is away. Memory in
+// use is about six times MaxOctets for records of 100 octets.
+type ProducerConfig struct {
+	Linger      time.Duration // wait for a batch to fill
+	MaxRecords  int           // 0: 1 Mi
+	MaxOctets   int           // of keys and values; 0: 64 MiB
+	Compression string        // none, snappy (also ""), lz4, zstd
+}
+
+// A Producer publishes records without ever making its caller wait:
+// idempotent, acknowledged by all replicas in sync, retried without end.
+type Producer struct {
+	cl    *kgo.Client
+	topic string
+	max   int       // records
+	pool  sync.Pool // of *pending
+
+	mu      sync.Mutex // guards what follows
+	mending bool       // the topic was deleted and made again
+	held    []*pending // records that failed for that
+	mender  *time.Timer
+	closed  bool
+}
+
+// A pending is a record on its way with what is to be called at its end. Its
+// record's Context leads back to it, so that no closure is made per record.
+type pending struct {
+	context.Context // context.Background()
+
+	rec  kgo.Record
+	done func(error)
+	from *Producer
+}
+
+// NewProducer returns a Producer to topic (full name).
+func NewProducer(c Config, topic string, pc ProducerConfig) (*Producer, error) {
+	codec, err := codec(pc.Compression)
+	if err != nil {
+		return nil, err
+	}
+	maxRecords := cmp.Or(pc.MaxRecords, 1<<20)
+	role := topic[strings.LastIndexByte(topic, '.')+1:]
+	cl, err := kgo.NewClient(append(c.as(role).opts(), append(producing(&c),
+		kgo.ProducerLinger(pc.Linger),
+		kgo.MaxBufferedRecords(maxRecords),
+		kgo.MaxBufferedBytes(cmp.Or(pc.MaxOctets, 64<<20)),
+		kgo.ProducerBatchCompression(codec, kgo.NoCompression()),
+		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // murmur2 of the key, as the Java client's
+	)...)...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka producer of %s: %w", topic, err)
+	}
+	p := &Producer{cl: cl, topic: topic, max: maxRecords}
+	p.pool.New = func() any { return &pending{Context: context.Background(), from: p} }
+	return p, nil
+}
+
+// producing are the options that keep a record once it is accepted: no limit of
+// time or retries, since giving up on a record in flight is what breaks
+// idempotence. A data loss on the broker's side is told, and production goes on.
+func producing(c *Config) []kgo.Opt {
+	log := c.Log
+	return []kgo.Opt{
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.UnknownTopicRetries(-1),
+		kgo.ProducerOnDataLossDetected(func(topic string, partition int32) {
+			if log != nil {
+				log.Error("kafka lost records that it had acknowledged; producing goes on", "topic", topic, "partition", partition)
+			}
+		}),
+	}
+}
+
+func codec(name string) (kgo.CompressionCodec, error) {
+	switch name {
+	case "none":
+		return kgo.NoCompression(), nil
+	case "", "snappy":
+		return kgo.SnappyCompression(), nil
+	case "lz4":
+		return kgo.Lz4Compression(), nil
+	case "zstd":
+		return kgo.ZstdCompression(), nil
+	default:
+		return kgo.CompressionCodec{}, fmt.Errorf("compression %q: want none, snappy, lz4 or zstd", name)
+	}
+}
+
+// Produce hands over one record with its receive time; key and value stay
+// untouched until done is called. done is called exactly once, from another
+// goroutine and never waiting: nil when acknowledged, else why not
+// (ErrBufferFull at the limit, ErrClosed at the end). An empty key is none.
+func (p *Producer) Produce(key, value []byte, at time.Time, done func(error)) {
+	d := p.pool.Get().(*pending) //nolint:forcetypeassert // the pool's own
+	if len(key) == 0 {
+		key = nil
+	}
+	d.rec = kgo.Record{Topic: p.topic, Key: key, Value: value, Timestamp: at, Context: d}
+	d.done = done
+	p.cl.TryProduce(d, &d.rec, finished)
+}
+
+// finished is the promise of every record of every Producer.
+func finished(r *kgo.Record, err error) {
+	d := r.Context.(*pending) //nolint:forcetypeassert // set by Produce
+	if err != nil && d.from.again(d, err) {
+		return
+	}
+	done := d.done
+	d.rec, d.done = kgo.Record{}, nil
+	d.from.pool.Put(d)
+	done(ours(err))
+}
+
+// ours gives franz-go's errors our names.
+func ours(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, kgo.ErrMaxBuffered):
+		return ErrBufferFull
+	case errors.Is(err, kgo.ErrClientClosed):
+		return ErrClosed
+	default:
+		return err
+	}
+}
+
+// Buffered is what waits to be acknowledged; octets are those of keys and values.
+func (p *Producer) Buffered() (records, octets int64) {
+	p.mu.Lock()
+	for _, d := range p.held {
+		records, octets = records+1, octets+int64(len(d.rec.Key)+len(d.rec.Value))
+	}
+	p.mu.Unlock()
+	return records + p.cl.BufferedProduceRecords(), octets + p.cl.BufferedProduceBytes()
+}
+
+// Flush waits until everything is acknowledged or ctx ends.
+func (p *Producer) Flush(ctx context.Context) error {
+	for {
+		err := p.cl.Flush(ctx)
+		if err == nil {
+			err = p.settled(ctx)
+		}
+		n, _ := p.Buffered()
+		switch {
+		case err != nil:
+			return fmt.Errorf("%d records for %s are not acknowledged: %w", n, p.topic, err)
+		case n == 0:
+			return nil
+		}
+	}
+}
+
+// Close gives up on what is buffered (done gets ErrClosed) and ends.
+func (p *Producer) Close() {
+	p.letGo()
+	p.cl.Close()
+}

@@ -1,0 +1,221 @@
+package kafka
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"weir/internal/templates"
+)
+
+// A TemplateLog is the compacted topic of exporter state: published by and
+// tailed by every replica. It has a client of its own, so that a full buffer of
+// flows never holds up a template.
+type TemplateLog struct {
+	// Renewed, when set before Run, is called (from Run's goroutine) when the
+	// topic was deleted and made again: nothing of what was published is on it.
+	Renewed func()
+
+	c       Config
+	topic   string
+	barrier templates.Record
+
+	mu     sync.Mutex // guards what follows
+	cl     *kgo.Client
+	ready  bool
+	reason error // why it is not ready, as far as known
+}
+
+// NewTemplateLog returns the log on topic (full name) for replica (its name,
+// unique among those that run). It is inert until Run.
+func NewTemplateLog(c Config, topic, replica string) (*TemplateLog, error) {
+	nonce := make([]byte, 16)
+	_, _ = rand.Read(nonce) // never fails, crypto/rand
+	l := &TemplateLog{c: *c.as("templates"), topic: topic, barrier: templates.Barrier(replica, nonce)}
+	if err := kgo.ValidateOpts(l.opts()...); err != nil {
+		return nil, fmt.Errorf("template log %s: %w", topic, err)
+	}
+	return l, nil
+}
+
+func (l *TemplateLog) opts() []kgo.Opt {
+	return append(append(l.c.opts(), producing(&l.c)...),
+		kgo.ProducerLinger(0), // whoever waits for a template waits for this
+		kgo.ProducerBatchCompression(kgo.NoCompression()),
+		kgo.ProducerBatchMaxBytes(maxTemplateBatch-1024), // the broker counts its own framing, too
+		kgo.ConsumeTopics(l.topic),
+		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadUncommitted()),
+		kgo.FetchMinBytes(1),
+		kgo.MetadataMinAge(250*time.Millisecond),
+		kgo.WithHooks(connects{l}),
+	)
+}
+
+// Run reads the topic from its start and hands every record but barriers to
+// apply (value nil: tombstone; key as internal/templates defines it), one at a
+// time, until ctx ends. It survives Kafka's absence and the topic's deletion.
+// The barrier of this replica is written and looked for.
+func (l *TemplateLog) Run(ctx context.Context, apply func(key, value []byte)) error {
+	cl, err := kgo.NewClient(l.opts()...)
+	if err != nil {
+		return fmt.Errorf("template log %s: %w", l.topic, err)
+	}
+	l.mu.Lock()
+	l.cl = cl
+	l.mu.Unlock()
+	defer l.end(ctx)
+	l.writeBarrier(cl)
+	for try := 0; ctx.Err() == nil; {
+		fetches := cl.PollFetches(ctx)
+		fetches.EachRecord(func(r *kgo.Record) {
+			if templates.IsBarrier(r.Key) {
+				l.sawBarrier(r)
+				return
+			}
+			apply(r.Key, r.Value)
+		})
+		if err := l.failure(fetches); err == nil {
+			try = 0
+		} else if ctx.Err() == nil {
+			l.recover(ctx, err, try)
+			try++
+		}
+	}
+	return nil
+}
+
+// failure returns what went wrong with a fetch, nil for what passes by itself.
+func (l *TemplateLog) failure(fetches kgo.Fetches) error {
+	var errs []error
+	fetches.EachError(func(_ string, _ int32, err error) {
+		var loss *kgo.ErrDataLoss
+		if errors.As(err, &loss) { // told, and read again from the start
+			if l.c.Log != nil {
+				l.c.Log.Warn("the template log lost records; reading goes on", "topic", l.topic, "err", err)
+			}
+			return
+		}
+		errs = append(errs, err)
+	})
+	return errors.Join(errs...)
+}
+
+// recover waits after a failure. A topic that was deleted and made again has to
+// be forgotten first: its id is another.
+func (l *TemplateLog) recover(ctx context.Context, err error, try int) {
+	l.note(fmt.Errorf("topic %s: %w", l.topic, err))
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(backoff(try)):
+	}
+	if !errors.Is(err, kerr.UnknownTopicID) && !errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return
+	}
+	l.cl.PurgeTopicsFromClient(l.topic)
+	l.cl.AddConsumeTopics(l.topic)
+	if l.Ready() != nil {
+		l.writeBarrier(l.cl)
+	}
+	if l.Renewed != nil && errors.Is(err, kerr.UnknownTopicID) {
+		l.Renewed()
+	}
+}
+
+// writeBarrier publishes the barrier until it is acknowledged or the client closed.
+func (l *TemplateLog) writeBarrier(cl *kgo.Client) {
+	r := &kgo.Record{Topic: l.topic, Key: l.barrier.Key, Value: l.barrier.Value}
+	cl.TryProduce(context.Background(), r, func(_ *kgo.Record, err error) {
+		switch {
+		case err == nil || errors.Is(err, kgo.ErrClientClosed):
+		case errors.Is(err, kerr.UnknownTopicID): // written again once the topic is forgotten
+		default:
+			l.note(fmt.Errorf("writing the barrier to %s: %w", l.topic, err))
+			time.AfterFunc(time.Second, func() { l.writeBarrier(cl) })
+		}
+	})
+}
+
+func (l *TemplateLog) sawBarrier(r *kgo.Record) {
+	if !bytes.Equal(r.Key, l.barrier.Key) || !bytes.Equal(r.Value, l.barrier.Value) {
+		return // another replica's, or an earlier life's
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ready, l.reason = true, nil
+}
+
+// end takes the barrier back and closes the client.
+func (l *TemplateLog) end(ctx context.Context) {
+	l.mu.Lock()
+	cl, ready := l.cl, l.ready
+	l.cl = nil
+	l.mu.Unlock()
+	if ready {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 500*time.Millisecond)
+		defer cancel()
+		cl.TryProduce(ctx, &kgo.Record{Topic: l.topic, Key: l.barrier.Key}, nil)
+		_ = cl.Flush(ctx) // a barrier that stays costs one small record
+	}
+	cl.Close()
+}
+
+// Ready returns nil once the barrier has come back: all that was on the topic
+// before is applied. Else the reason.
+func (l *TemplateLog) Ready() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.ready:
+		return nil
+	case l.reason != nil:
+		return fmt.Errorf("topic %s is not read to its end yet: %w", l.topic, l.reason)
+	case l.cl == nil:
+		return fmt.Errorf("topic %s is not read to its end yet: not started", l.topic)
+	default:
+		return fmt.Errorf("topic %s is not read to its end yet", l.topic)
+	}
+}
+
+func (l *TemplateLog) note(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reason = err
+}
+
+// Publish writes one record (value nil: tombstone), stamped with the wall
+// clock; key and value stay untouched until done is called, exactly once and
+// from another goroutine, with the outcome. While Kafka is away it waits, up to
+// 10 000 records. Outside Run the outcome is ErrClosed.
+func (l *TemplateLog) Publish(key, value []byte, done func(error)) {
+	l.mu.Lock()
+	cl := l.cl
+	l.mu.Unlock()
+	if cl == nil {
+		go done(ErrClosed) // as ever from another goroutine: the caller may hold a lock
+		return
+	}
+	cl.TryProduce(context.Background(), &kgo.Record{Topic: l.topic, Key: key, Value: value},
+		func(_ *kgo.Record, err error) { done(ours(err)) })
+}
+
+// connects keeps why a broker cannot be reached, for Ready.
+type connects struct{ l *TemplateLog }
+
+// OnBrokerConnect implements kgo.HookBrokerConnect.
+func (h connects) OnBrokerConnect(b kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	if err != nil {
+		err = fmt.Errorf("kafka at %s:%d: %w", b.Host, b.Port, err)
+	}
+	h.l.note(err)
+}

@@ -1,0 +1,244 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// A tail is a TemplateLog that runs, and what it applied as "key=value".
+type tail struct {
+	*TemplateLog
+	applied *tally[string]
+	renewed *tally[struct{}]
+	stop    func()
+}
+
+func runTail(ctx context.Context, t *testing.T, addr, replica string) *tail {
+	t.Helper()
+	l, err := NewTemplateLog(config(addr), "t.templates", replica)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &tail{TemplateLog: l, applied: newTally[string](), renewed: newTally[struct{}]()}
+	l.Renewed = func() { x.renewed.add(struct{}{}) }
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- l.Run(ctx, func(k, v []byte) {
+			if v == nil {
+				x.applied.add(string(k) + " is gone")
+				return
+			}
+			x.applied.add(string(k) + "=" + string(v))
+		})
+	}()
+	stopped := false
+	x.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	}
+	t.Cleanup(x.stop)
+	return x
+}
+
+func (x *tail) put(ctx context.Context, t *testing.T, key, value string) {
+	t.Helper()
+	done := make(chan error, 1)
+	var v []byte
+	if value != "" {
+		v = []byte(value)
+	}
+	x.Publish([]byte(key), v, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Fatalf("publish %s: %v", key, err)
+		}
+	case <-ctx.Done():
+		t.Fatalf("publish %s: no outcome", key)
+	}
+}
+
+func untilReady(ctx context.Context, t *testing.T, x *tail) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := x.Ready()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("not ready: %v", err)
+		}
+	}
+}
+
+func TestAReplicaReadsAllThatWasThereBeforeItIsReadyAndAllThatComes(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	ensure(ctx, t, b.Addr(), Templates)
+	first := runTail(ctx, t, b.Addr(), "r1")
+	untilReady(ctx, t, first)
+	first.put(ctx, t, "\x01a", "1")
+	first.put(ctx, t, "\x01b", "2")
+
+	second := runTail(ctx, t, b.Addr(), "r2")
+	untilReady(ctx, t, second)
+	if d := cmp.Diff([]string{"\x01a=1", "\x01b=2"}, second.applied.all()); d != "" {
+		t.Errorf("applied when ready (-want +got):\n%s", d)
+	}
+	first.put(ctx, t, "\x01a", "")
+	got := second.applied.wait(ctx, t, "the tombstone", atLeast[string](3))
+	if d := cmp.Diff([]string{"\x01a=1", "\x01b=2", "\x01a is gone"}, got); d != "" {
+		t.Errorf("applied (-want +got):\n%s", d)
+	}
+}
+
+func TestAReplicaTakesItsBarrierBackWhenItEnds(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	ensure(ctx, t, b.Addr(), Templates)
+	x := runTail(ctx, t, b.Addr(), "r1")
+	untilReady(ctx, t, x)
+	x.stop()
+	c := config(b.Addr())
+	cl, err := kgo.NewClient(append(c.opts(), kgo.ConsumeTopics("t.templates"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	var values []int
+	for len(values) < 2 && ctx.Err() == nil {
+		cl.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
+			if string(r.Key) != "\x00r1" {
+				t.Errorf("want key 0|r1, got %q", r.Key)
+			}
+			values = append(values, len(r.Value))
+		})
+	}
+	if len(values) != 2 || values[0] == 0 || values[1] != 0 {
+		t.Errorf("octets of the barrier's values: want some, then none; got %v", values)
+	}
+}
+
+func TestAnotherReplicasBarrierMakesNobodyReady(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	ensure(ctx, t, b.Addr(), Templates)
+	l, err := NewTemplateLog(config(b.Addr()), "t.templates", "r1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	earlier, err := NewTemplateLog(config(b.Addr()), "t.templates", "r1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := NewTemplateLog(config(b.Addr()), "t.templates", "r2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []*TemplateLog{earlier, other} {
+		l.sawBarrier(&kgo.Record{Key: o.barrier.Key, Value: o.barrier.Value})
+		if l.Ready() == nil {
+			t.Errorf("ready after the barrier of %q", o.barrier.Key)
+		}
+	}
+	l.sawBarrier(&kgo.Record{Key: l.barrier.Key, Value: l.barrier.Value})
+	if err := l.Ready(); err != nil {
+		t.Errorf("not ready after its own barrier: %v", err)
+	}
+}
+
+func TestALogThatFindsNoKafkaSaysWhyAndGoesOnOnceItIsThere(t *testing.T) {
+	ctx := testContext(t)
+	addr := freeAddr(t)
+	x := runTail(ctx, t, addr, "r1")
+	done := newTally[error]()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for ; ; <-tick.C {
+		err := x.Ready()
+		if err == nil {
+			t.Fatal("ready without Kafka")
+		}
+		if strings.Contains(err.Error(), "connection refused") && strings.Contains(err.Error(), "127.0.0.1") {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("the reason names no broker: %v", err)
+		}
+	}
+	x.Publish([]byte("\x01a"), []byte("1"), done.add)
+	startBroker(t, addr)
+	ensure(ctx, t, addr, Templates)
+	untilReady(ctx, t, x)
+	if got := done.wait(ctx, t, "the record published while Kafka was away", atLeast[error](1)); got[0] != nil {
+		t.Errorf("published while Kafka was away: %v", got[0])
+	}
+	x.applied.wait(ctx, t, "the record comes back", atLeast[string](1))
+}
+
+func TestALogGoesOnWhenTheBrokerRestartsWithNothing(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	ensure(ctx, t, b.Addr(), Templates)
+	x := runTail(ctx, t, b.Addr(), "r1")
+	untilReady(ctx, t, x)
+	x.put(ctx, t, "\x01a", "1")
+	b.Close()
+	again := startBroker(t, b.Addr())
+	ensure(ctx, t, again.Addr(), Templates)
+	if err := x.Ready(); err != nil {
+		t.Errorf("an outage changed readiness: %v", err)
+	}
+	x.renewed.wait(ctx, t, "told that the topic is new", atLeast[struct{}](1))
+	x.put(ctx, t, "\x01b", "2")
+	got := x.applied.wait(ctx, t, "what was published after the restart", func(got []string) bool {
+		return len(got) > 0 && got[len(got)-1] == "\x01b=2"
+	})
+	if got[0] != "\x01a=1" {
+		t.Errorf("applied first: want a=1, got %q", got[0])
+	}
+}
+
+func TestALogGoesOnWhenItsTopicIsDeletedAndMadeAgain(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	ensure(ctx, t, b.Addr(), Templates)
+	x := runTail(ctx, t, b.Addr(), "r1")
+	untilReady(ctx, t, x)
+	if _, err := admin(t, b.Addr()).DeleteTopics(ctx, "t.templates"); err != nil {
+		t.Fatal(err)
+	}
+	ensure(ctx, t, b.Addr(), Templates)
+	x.renewed.wait(ctx, t, "told that the topic is new", atLeast[struct{}](1))
+	x.put(ctx, t, "\x01b", "2")
+	x.applied.wait(ctx, t, "what was published to the new topic", atLeast[string](1))
+}
+
+func TestPublishingToALogThatDoesNotRunFails(t *testing.T) {
+	l, err := NewTemplateLog(config("127.0.0.1:1"), "t.templates", "r1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	l.Publish([]byte("\x01a"), nil, func(err error) { done <- err })
+	if err := <-done; !errors.Is(err, ErrClosed) {
+		t.Errorf("want ErrClosed, got %v", err)
+	}
+}

@@ -1,0 +1,137 @@
+package kafka
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"time"
+)
+
+// TopicConfig is what the topics are called and how they are made.
+type TopicConfig struct {
+	Prefix         string        `env:"TOPIC_PREFIX" envDefault:"netflow." help:"what the names of all topics begin with"`
+	Mode           string        `env:"TOPIC_MODE" envDefault:"create" help:"create: create missing topics, verify existing ones; verify: verify only; off: neither"`
+	Partitions     int32         `env:"TOPIC_PARTITIONS" envDefault:"12" help:"partitions of flows, undecoded, pairing and connections when created; fixed for life"`
+	Replication    int16         `env:"TOPIC_REPLICATION" envDefault:"-1" help:"replicas of a created topic; -1: the broker's default"`
+	FlowsRetention time.Duration `env:"TOPIC_FLOWS_RETENTION" envDefault:"24h" help:"how long flows are kept"`
+	ConnRetention  time.Duration `env:"TOPIC_CONNECTIONS_RETENTION" envDefault:"168h" help:"how long connections are kept"`
+}
+
+// A Topic is one of Weir's topics, by its name without prefix.
+type Topic string
+
+// The topics.
+const (
+	Flows       Topic = "flows"
+	Templates   Topic = "templates"
+	Undecoded   Topic = "undecoded"
+	Exporters   Topic = "exporters"
+	Pairing     Topic = "pairing"
+	Connections Topic = "connections"
+)
+
+// Name returns the topic's full name.
+func (c *TopicConfig) Name(t Topic) string { return c.Prefix + string(t) }
+
+// The modes of TopicConfig.
+const (
+	modeCreate = "create"
+	modeVerify = "verify"
+	modeOff    = "off"
+)
+
+// legalPrefix is what Kafka allows in a name; the longest of ours has 11
+// characters of the 249 that a name may have.
+var legalPrefix = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,238}$`)
+
+// Validate reports every mistake at once, by variable and value.
+func (c TopicConfig) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !legalPrefix.MatchString(c.Prefix) {
+		bad("TOPIC_PREFIX=%q: want at most 238 of a-z, A-Z, 0-9, '.', '_' and '-'", c.Prefix)
+	}
+	switch c.Mode {
+	case modeCreate, modeVerify, modeOff:
+	default:
+		bad("TOPIC_MODE=%q: want create, verify or off", c.Mode)
+	}
+	if c.Partitions < 1 {
+		bad("TOPIC_PARTITIONS=%d: want at least 1", c.Partitions)
+	}
+	if c.Replication < -1 || c.Replication == 0 {
+		bad("TOPIC_REPLICATION=%d: want at least 1, or -1 for the broker's default", c.Replication)
+	}
+	if c.FlowsRetention < time.Minute {
+		bad("TOPIC_FLOWS_RETENTION=%v: want at least 1m", c.FlowsRetention)
+	}
+	if c.ConnRetention < time.Minute {
+		bad("TOPIC_CONNECTIONS_RETENTION=%v: want at least 1m", c.ConnRetention)
+	}
+	return errors.Join(errs...)
+}
+
+// The settings of a topic that Weir depends on: verified, a mismatch is an error.
+const cleanupPolicy = "cleanup.policy"
+
+// A spec is how a topic is made.
+type spec struct {
+	partitions int32
+	configs    map[string]string
+}
+
+// keep is what an unlimited retention is called.
+const keep = "-1"
+
+// millis is a duration as Kafka's *.ms settings want it.
+func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// spec is the table of topics. Every record carries its receive time or the
+// wall clock as timestamp, so retention counts from there; brokers delete by it
+// and refuse what lies more than an hour in the future.
+func (c *TopicConfig) spec(t Topic) (spec, error) {
+	s := spec{partitions: c.Partitions, configs: map[string]string{
+		cleanupPolicy:            "delete",
+		"message.timestamp.type": "CreateTime",
+	}}
+	switch t {
+	case Flows:
+		s.configs["retention.ms"] = millis(c.FlowsRetention)
+	case Connections:
+		s.configs["retention.ms"] = millis(c.ConnRetention)
+	case Undecoded:
+		s.configs["retention.ms"] = millis(48 * time.Hour)
+	case Exporters:
+		s.partitions = 1
+		s.configs[cleanupPolicy] = "compact,delete"
+		s.configs["retention.ms"] = millis(7 * 24 * time.Hour)
+		s.configs["segment.ms"] = millis(time.Hour) // the newest segment is never compacted
+	case Pairing:
+		// enrich deletes up to its restore point itself. A segment is deleted
+		// as a whole: small ones keep little.
+		s.configs["retention.ms"] = keep
+		s.configs["retention.bytes"] = keep
+		s.configs["segment.bytes"] = strconv.Itoa(16 << 20)
+		s.configs["unclean.leader.election.enable"] = "false"
+	case Templates:
+		// One partition: one order for all replicas, one barrier. Rolled hourly
+		// since the newest segment is never compacted; tombstones stay a day, so
+		// that whoever reads from the start within it sees them.
+		s.partitions = 1
+		s.configs[cleanupPolicy] = "compact"
+		s.configs["min.cleanable.dirty.ratio"] = "0.1"
+		s.configs["segment.ms"] = millis(time.Hour)
+		s.configs["segment.bytes"] = strconv.Itoa(64 << 20)
+		s.configs["max.compaction.lag.ms"] = millis(6 * time.Hour)
+		s.configs["delete.retention.ms"] = millis(24 * time.Hour)
+		s.configs["max.message.bytes"] = strconv.Itoa(maxTemplateBatch)
+		s.configs["unclean.leader.election.enable"] = "false"
+	default:
+		return spec{}, fmt.Errorf("no topic %q: want one of flows, templates, undecoded, exporters, pairing, connections", string(t))
+	}
+	return s, nil
+}
+
+// maxTemplateBatch is the largest batch on the templates topic, octets.
+const maxTemplateBatch = 128 << 10
