@@ -59,7 +59,10 @@ func (f *file) next(d *Datagram, s *Stats) error {
 			if errors.Is(err, io.EOF) && ci.CaptureLength == 0 {
 				return io.EOF
 			}
-			return fmt.Errorf("packet %d: %w", s.Packets+1, cut(err))
+			if err = cut(err); errors.Is(err, ErrCut) {
+				return fmt.Errorf("%w inside packet %d; the packets before it were read", err, s.Packets+1)
+			}
+			return fmt.Errorf("packet %d: %w", s.Packets+1, err)
 		}
 		s.Packets++
 		switch parseFrame(f.link(ci), b, d) {

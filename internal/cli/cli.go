@@ -1,0 +1,102 @@
+// Package cli is the command weir: one file a verb.
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Exit codes.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// A verb is one thing that weir does.
+type verb struct {
+	name  string
+	about string // one line
+	run   func(args []string, stdin io.Reader, stdout, stderr io.Writer) int
+}
+
+// verbs are in the order of the help text.
+var verbs = []verb{
+	{"decode", "print what the datagrams of a capture or of hex text hold", runDecode},
+	{"connections", "pair the flows of a capture into connections", runConnections},
+}
+
+// Main runs one verb and returns the process's exit code: 0 done, 1 failed, 2
+// wrong usage.
+func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		help(stdout)
+		return exitDone
+	}
+	name, args := args[0], args[1:]
+	switch name {
+	case "help", "-h", "-help", "--help":
+		if len(args) == 0 {
+			help(stdout)
+			return exitDone
+		}
+		name, args = args[0], []string{"--help"}
+	}
+	for _, v := range verbs {
+		if v.name == name {
+			return v.run(args, stdin, stdout, stderr)
+		}
+	}
+	fmt.Fprintf(stderr, "weir: no verb %q%s; see weir help\n", name, suggestion(name))
+	return exitUsage
+}
+
+func help(w io.Writer) {
+	fmt.Fprint(w, "weir measures what flows: NetFlow and IPFIX in, named connections out.\n\nusage: weir VERB [flag]... [argument]...\n\nverbs:\n")
+	for _, v := range verbs {
+		fmt.Fprintf(w, "  %-12s  %s\n", v.name, v.about)
+	}
+	fmt.Fprint(w, "\nweir VERB --help explains a verb.\n")
+}
+
+// suggestion names the verb that a mistyped name is nearest to, "" when none is
+// near.
+func suggestion(name string) string {
+	best, least := "", 1+len(name)/2
+	for _, v := range verbs {
+		n := distance(name, v.name)
+		if strings.HasPrefix(v.name, name) {
+			n = 0 // an abbreviation
+		}
+		if n < least {
+			best, least = v.name, n
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf(", did you mean %q?", best)
+}
+
+// distance is the number of octets to insert, delete or replace to make b of a
+// (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replaced := diagonal
+			if a[i] != b[j] {
+				replaced++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replaced, diagonal+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,171 @@
+package cli
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/caarlos0/env/v11"
+
+	"weir/internal/decode"
+	"weir/internal/pair"
+	"weir/internal/services"
+	"weir/pkg/flowpb"
+)
+
+const connectionsAbout = `Decodes captures and pairs their flows into connections, offline. At the end of
+the input all that is open is emitted. Of a connection that was reported several
+times the last report is printed. The captures' records are taken in the order of
+their capture times, whatever the order of the files.
+
+The pairing's times are those of the environment variables PAIR_* (enrich -h).
+
+exit code: 0 the input could be read, whatever it held; 1 it could not, or not to
+its end; 2 wrong usage`
+
+// runConnections is the verb connections.
+func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	f := newFlags("connections", "[--json] [-p N] [--port N] --pcap FILE...", connectionsAbout)
+	var files []string
+	f.Func("pcap", "read the capture `FILE`; may be repeated, further arguments are files too", func(s string) error {
+		files = append(files, s)
+		return nil
+	})
+	asJSON := f.Bool("json", false, "print JSON Lines; keys are the names of Connection's fields")
+	least := f.Int64("p", -1, "leave out connections of fewer than `N` packets; default 0 with --json, else 10")
+	port := portFlag(f)
+	rest, code, ok := f.parse(args, stdout, stderr)
+	if !ok {
+		return code
+	}
+	files = append(files, rest...)
+	if len(files) == 0 {
+		return f.wrong(stderr, "no --pcap FILE")
+	}
+	if *least < 0 {
+		*least = 10
+		if *asJSON {
+			*least = 0
+		}
+	}
+	config, err := pairConfig(os.Environ())
+	if err != nil {
+		return f.wrong(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	c := &pairing{config: config}
+	o := newOffline("connections", stdin, stderr, c)
+	o.port = *port
+	code = o.run(nil, files)
+
+	all := c.connections()
+	shown := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return packets(c) < uint64(*least) })
+	write := writeTable
+	if *asJSON {
+		write = writeConnectionsJSON
+	}
+	if err := write(stdout, shown); err != nil && !errors.Is(err, syscall.EPIPE) {
+		o.say("standard output: %v", err)
+		code = exitFailed
+	}
+	fmt.Fprintln(stderr, o.summary())
+	fmt.Fprintf(stderr, "connections=%d left_out=%d not_pairable=%d: %s\n", len(shown), len(all)-len(shown), c.notPairable, explain(*least))
+	return code
+}
+
+// explain says what the closing line's left_out and not_pairable count.
+func explain(least int64) string {
+	return "left out are connections of fewer than " + strconv.FormatInt(least, 10) + " packets (-p), not pairable flows without two addresses"
+}
+
+// pairConfig is the pairing's configuration by the environment.
+func pairConfig(environ []string) (pair.Config, error) {
+	return env.ParseAsWithOptions[pair.Config](env.Options{Prefix: "PAIR_", Environment: env.ToMap(environ)})
+}
+
+// packets is how many packets a connection has in both directions.
+func packets(c *flowpb.Connection) uint64 {
+	return c.GetForward().GetPackets() + c.GetReverse().GetPackets()
+}
+
+// A pairing collects flows and pairs them when all are there: inputs may
+// overlap in time, data may come before its template, and the machine's clock
+// never goes back.
+type pairing struct {
+	config      pair.Config
+	flows       []received
+	notPairable int
+}
+
+// received is a flow and when it was received, ns since the epoch.
+type received struct {
+	at   uint64
+	flow pair.Flow
+}
+
+func (p *pairing) take(_ origin, r *decode.Result) error {
+	for _, m := range r.Messages {
+		if f, ok := pair.FromMessage(m, &p.config); ok {
+			p.flows = append(p.flows, received{m.GetTimeReceivedNs(), f})
+		} else {
+			p.notPairable++
+		}
+	}
+	return nil
+}
+
+func (p *pairing) flush() error { return nil }
+
+// connections pairs the flows. Each connection has its last report, at the
+// place of its first.
+func (p *pairing) connections() []*flowpb.Connection {
+	var out []*flowpb.Connection
+	place := map[string]int{}
+	m := pair.New(p.config, 1, func(c *flowpb.Connection) {
+		if c.GetService() == "" {
+			c.Service = services.Name(uint8(c.GetProtocol()), uint16(c.GetResponder().GetPort()))
+		}
+		id := string(c.GetConnectionId())
+		if i, again := place[id]; again {
+			out[i] = c
+			return
+		}
+		place[id] = len(out)
+		out = append(out, c)
+	})
+	slices.SortStableFunc(p.flows, func(a, b received) int {
+		switch {
+		case a.at < b.at:
+			return -1
+		case a.at > b.at:
+			return 1
+		}
+		return 0
+	})
+	for i := range p.flows {
+		m.Observe(&p.flows[i].flow)
+	}
+	m.Close()
+	return out
+}
+
+// writeConnectionsJSON writes JSON Lines.
+func writeConnectionsJSON(w io.Writer, list []*flowpb.Connection) error {
+	b := bufio.NewWriterSize(w, 1<<16)
+	var line jsonLine
+	for _, c := range list {
+		line = line[:0]
+		line.open('{')
+		line.fields(c.ProtoReflect())
+		line.close('}')
+		if _, err := b.Write(append(line, '\n')); err != nil {
+			return err
+		}
+	}
+	return b.Flush()
+}

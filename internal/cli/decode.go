@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+)
+
+const decodeAbout = `Prints what export datagrams hold: flows, options data, templates and errors, one
+line each in the order of the input. FILE is a pcap or pcapng capture, also
+compressed with gzip, or hex text of one datagram a line; "-" reads hex text or
+a capture from standard input. All UDP payloads of a capture are decoded, unless
+--port says which.
+
+Data that comes before its template is decoded when the template has come, and
+printed then. The last line on standard error counts what there was; undecoded
+are data sets whose template was nowhere in the input.
+
+exit code: 0 the input could be read, whatever it held; 1 it could not, or not to
+its end; 2 wrong usage`
+
+// runDecode is the verb decode.
+func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	f := newFlags("decode", "[--json] [--hex HEX]... [--port N] [FILE]...", decodeAbout)
+	asJSON := f.Bool("json", false, "print JSON Lines; keys of a flow are the names of FlowMessage's fields")
+	var hexes []string
+	f.Func("hex", "decode `HEX`, one datagram, before any FILE; may be repeated", func(s string) error {
+		hexes = append(hexes, s)
+		return nil
+	})
+	port := portFlag(f)
+	files, code, ok := f.parse(args, stdout, stderr)
+	if !ok {
+		return code
+	}
+	if len(files) == 0 && len(hexes) == 0 {
+		return f.wrong(stderr, "no FILE and no --hex")
+	}
+	var out sink = &decodeText{lines: newLines(stdout)}
+	if *asJSON {
+		out = &decodeJSON{lines: newLines(stdout)}
+	}
+	o := newOffline("decode", stdin, stderr, out)
+	o.port = *port
+	code = o.run(hexes, files)
+	fmt.Fprintln(stderr, o.summary())
+	return code
+}
+
+// portFlag adds --port.
+func portFlag(f *verbFlags) *uint16 {
+	port := new(uint16)
+	f.Func("port", "decode UDP datagrams to port `N` only", func(s string) error {
+		n, err := strconv.ParseUint(s, 10, 16)
+		if err != nil || n == 0 {
+			return fmt.Errorf("%q is no port, want 1 to 65535", s)
+		}
+		*port = uint16(n)
+		return nil
+	})
+	return port
+}

@@ -1,0 +1,56 @@
+package cli
+
+import (
+	"fmt"
+
+	"weir/internal/decode"
+	"weir/internal/ie"
+)
+
+// A named element is how a field is called and read.
+type named struct {
+	name  string
+	typ   ie.Type
+	known bool // the registry has it
+}
+
+// lookup finds an element by private enterprise number and id; v9 says whether
+// the id is a NetFlow v9 field type. An unknown one goes by "pen/id".
+func lookup(v9 bool, pen uint32, id uint16) named {
+	var e ie.Element
+	var ok bool
+	if v9 {
+		e, ok = ie.LookupV9(id)
+	} else {
+		e, ok = ie.Lookup(pen, id)
+	}
+	if !ok {
+		return named{name: fmt.Sprintf("%d/%d", pen, id)}
+	}
+	return named{e.Name, e.Type, true}
+}
+
+// v9Scopes are the scope field types of RFC 3954 section 6.1.
+var v9Scopes = map[uint16]string{1: "system", 2: "interface", 3: "lineCard", 4: "cache", 5: "template"}
+
+// lookupScope is lookup for a scope field: NetFlow v9 has scope types of its
+// own, IPFIX takes any element.
+func lookupScope(v9 bool, pen uint32, id uint16) named {
+	if !v9 {
+		return lookup(v9, pen, id)
+	}
+	name, ok := v9Scopes[id]
+	if !ok {
+		name = fmt.Sprintf("scope/%d", id)
+	}
+	return named{name, ie.Unsigned, ok}
+}
+
+// fieldName is lookup for the i-th field of a template.
+func fieldName(v9 bool, t *decode.Template, i int) named {
+	f := t.Fields[i]
+	if i < t.Scopes {
+		return lookupScope(v9, f.PEN, f.ID)
+	}
+	return lookup(v9, f.PEN, f.ID)
+}

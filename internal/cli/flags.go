@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// A verbFlags is a verb's flags and its usage text. Flags may stand before,
+// between and after the other arguments; what follows "--" is none.
+type verbFlags struct {
+	*flag.FlagSet
+	synopsis string // after the verb's name
+	about    string // paragraphs
+}
+
+// newFlags returns flags for the verb name: synopsis is what follows it on a
+// command line, about says what it does.
+func newFlags(name, synopsis, about string) *verbFlags {
+	f := &verbFlags{flag.NewFlagSet(name, flag.ContinueOnError), synopsis, about}
+	f.SetOutput(io.Discard)
+	f.Usage = func() {}
+	return f
+}
+
+// parse parses args into the flags and returns the arguments that are none. ok
+// is false when the verb is to end with code: help was asked for and printed,
+// or the usage is wrong and was explained.
+func (f *verbFlags) parse(args []string, stdout, stderr io.Writer) (rest []string, code int, ok bool) {
+	for {
+		err := f.Parse(args)
+		switch {
+		case errors.Is(err, flag.ErrHelp):
+			f.help(stdout)
+			return nil, exitDone, false
+		case err != nil:
+			return nil, f.wrong(stderr, err.Error()), false
+		}
+		ended := f.NArg() < len(args) && args[len(args)-f.NArg()-1] == "--"
+		if ended || f.NArg() == 0 {
+			return append(rest, f.Args()...), exitDone, true
+		}
+		rest, args = append(rest, f.Arg(0)), f.Args()[1:]
+	}
+}
+
+// wrong says in one line what of the usage is wrong and returns the exit code.
+func (f *verbFlags) wrong(stderr io.Writer, what string) int {
+	fmt.Fprintf(stderr, "weir %s: %s; see weir %s --help\n", f.Name(), what, f.Name())
+	return exitUsage
+}
+
+func (f *verbFlags) help(w io.Writer) {
+	fmt.Fprintf(w, "usage: weir %s %s\n\n%s\n\nflags:\n", f.Name(), f.synopsis, f.about)
+	f.VisitAll(func(g *flag.Flag) {
+		unit, usage := flag.UnquoteUsage(g)
+		dashes := "--"
+		if len(g.Name) == 1 {
+			dashes = "-"
+		}
+		fmt.Fprintf(w, "  %-14s  %s\n", strings.TrimSpace(dashes+g.Name+" "+unit), usage)
+	})
+}

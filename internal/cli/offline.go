@@ -1,0 +1,298 @@
+package cli
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"weir/internal/capture"
+	"weir/internal/decode"
+	"weir/internal/templates"
+	"weir/internal/wire"
+)
+
+// An origin is where a decoding result comes from.
+type origin struct {
+	meta     decode.Meta
+	header   decode.Header
+	datagram int // 1 for the first of the input
+}
+
+// A sink takes what datagrams hold, in input order. r is valid during the call.
+type sink interface {
+	take(o origin, r *decode.Result) error
+	flush() error
+}
+
+// errOutput is a failure of the sink, which ends the reading of all inputs.
+type errOutput struct{ error }
+
+// An offline decodes inputs one after another with one template store, and
+// keeps data sets whose template comes later.
+type offline struct {
+	verb    string // for messages
+	port    uint16
+	stdin   io.Reader
+	stderr  io.Writer
+	out     sink
+	store   *templates.Store
+	decoder decode.Decoder
+	result  decode.Result
+	now     int64 // capture time of the newest datagram, ns since the epoch
+	waiting map[decode.TemplateKey][]waiting
+	count   struct{ datagrams, flows, options, templates, undecoded, errors int }
+}
+
+// A waiting set is a data set whose template has not come yet.
+type waiting struct {
+	order int // of arrival
+	from  origin
+	set   decode.Set // its octets are its own
+}
+
+func newOffline(verb string, stdin io.Reader, stderr io.Writer, out sink) *offline {
+	o := &offline{verb: verb, stdin: stdin, stderr: stderr, out: out, waiting: map[decode.TemplateKey][]waiting{}}
+	o.store = templates.New(templates.Options{Now: func() time.Time { return time.Unix(0, o.now) }})
+	o.decoder.State = o.store
+	return o
+}
+
+// run decodes the hex datagrams, then the inputs; "-" is standard input. It
+// returns the exit code: an input that cannot be read, or not to its end, is
+// told and does not keep the others from being read.
+func (o *offline) run(hexes, inputs []string) int {
+	code, stopped := exitDone, false
+	for _, name := range append([]string{""}, inputs...) {
+		var err error
+		if name == "" {
+			err = o.hexes(hexes)
+		} else {
+			err = o.input(name)
+		}
+		var output errOutput
+		switch {
+		case err == nil:
+			continue
+		case errors.As(err, &output) && errors.Is(err, syscall.EPIPE):
+			stopped = true // whoever reads has seen enough
+		case errors.As(err, &output):
+			o.say("standard output: %v", output.error)
+			code, stopped = exitFailed, true
+		default:
+			o.say("%s: %v", inputName(name), reason(err))
+			code = exitFailed
+		}
+		if stopped {
+			break
+		}
+	}
+	if !stopped {
+		if err := o.finish(); err != nil && !errors.Is(err, syscall.EPIPE) {
+			o.say("standard output: %v", err)
+			code = exitFailed
+		}
+	}
+	return code
+}
+
+// summary is the line that says how much there was.
+func (o *offline) summary() string {
+	c := o.count
+	return fmt.Sprintf("datagrams=%d flows=%d options=%d templates=%d undecoded=%d errors=%d",
+		c.datagrams, c.flows, c.options, c.templates, c.undecoded, c.errors)
+}
+
+func (o *offline) say(format string, args ...any) {
+	fmt.Fprintf(o.stderr, "weir %s: %s\n", o.verb, fmt.Sprintf(format, args...))
+}
+
+func inputName(name string) string {
+	if name == "-" {
+		return "standard input"
+	}
+	return name
+}
+
+// reason is err without the file name that the operating system adds.
+func reason(err error) error {
+	var path *os.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}
+
+func (o *offline) hexes(hexes []string) error {
+	for _, h := range hexes {
+		var d capture.Datagram
+		d.Payload, d.Bad = capture.ParseHex(nil, []byte(h))
+		if err := o.datagram(&d); err != nil {
+			return errOutput{err}
+		}
+	}
+	return nil
+}
+
+// input decodes one file or standard input.
+func (o *offline) input(name string) error {
+	in := o.stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		in = f
+	}
+	r, err := capture.Open(in, capture.Options{Port: o.port, Hex: name == "-"})
+	if err != nil {
+		return err
+	}
+	defer o.leftOut(name, r)
+	for {
+		var d capture.Datagram
+		switch err := r.Next(&d); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		err := o.datagram(&d)
+		if err == nil && name == "-" {
+			err = o.out.flush() // someone may watch a capture as it comes
+		}
+		if err != nil {
+			return errOutput{err}
+		}
+	}
+}
+
+// leftOut says what of an input did not become a datagram and should have.
+func (o *offline) leftOut(name string, r *capture.Reader) {
+	s, parts := r.Stats(), []string(nil)
+	for _, p := range []struct {
+		n    int
+		what string
+	}{
+		{s.Fragments, "IP fragments"},
+		{s.Cut, "packets cut by the capture's snap length"},
+		{s.Malformed, "malformed packets"},
+		{s.OtherLink, "packets of a link type that is not supported"},
+		{s.OtherPort, "datagrams to other ports"},
+	} {
+		if p.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
+		}
+	}
+	if parts != nil {
+		o.say("%s: not decoded: %s", inputName(name), strings.Join(parts, ", "))
+	}
+}
+
+// datagram decodes one datagram, then what waited for the templates it brought.
+func (o *offline) datagram(d *capture.Datagram) error {
+	o.count.datagrams++
+	from := origin{datagram: o.count.datagrams}
+	from.meta = decode.Meta{Exporter: d.Src.Addr(), Port: d.Src.Port(), Received: d.Time}
+	o.now = max(o.now, d.Time)
+	r := &o.result
+	if d.Bad != nil {
+		*r = decode.Result{Errors: []wire.Error{*d.Bad}}
+		return o.take(from, r)
+	}
+	o.decoder.Read(d.Payload, &from.meta, r)
+	from.header = r.Header
+	for i := range r.Unknown {
+		o.wait(from, &r.Unknown[i])
+	}
+	err := o.take(from, r)
+	if err != nil || len(o.waiting) == 0 {
+		return err
+	}
+	var ready []waiting
+	for i := range r.Templates {
+		k := decode.TemplateKey{
+			Exporter: decode.Map16(from.meta.Exporter),
+			Domain:   from.header.Domain,
+			ID:       r.Templates[i].Template.ID,
+			Version:  uint8(from.header.Version),
+		}
+		ready = append(ready, o.waiting[k]...)
+		delete(o.waiting, k)
+	}
+	return o.late(ready)
+}
+
+// finish decodes what waits and can be decoded after all, and counts the rest.
+func (o *offline) finish() error {
+	var rest []waiting
+	for _, w := range o.waiting {
+		rest = append(rest, w...)
+	}
+	clear(o.waiting)
+	err := o.late(rest)
+	for _, w := range o.waiting {
+		o.count.undecoded += len(w)
+	}
+	return errors.Join(err, o.out.flush())
+}
+
+// wait keeps s, whose octets are the datagram's.
+func (o *offline) wait(from origin, s *decode.Set) {
+	w := waiting{order: o.count.datagrams<<16 | s.Off, from: from, set: *s}
+	w.set.Data = slices.Clone(s.Data)
+	k := s.Key()
+	o.waiting[k] = append(o.waiting[k], w)
+}
+
+// late decodes sets that waited, in the order of their arrival.
+func (o *offline) late(ready []waiting) error {
+	slices.SortFunc(ready, func(a, b waiting) int { return cmp.Compare(a.order, b.order) })
+	for _, w := range ready {
+		k := w.set.Key()
+		plan := o.store.Plan(&k, w.set.Meta.Port)
+		if plan == nil {
+			o.waiting[k] = append(o.waiting[k], w)
+			continue
+		}
+		o.decoder.ReadSet(&w.set, plan, &o.result)
+		if err := o.take(w.from, &o.result); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take counts what r holds and hands it on. That a template is missing is no
+// error here: the set waits, and is counted at the end.
+func (o *offline) take(from origin, r *decode.Result) error {
+	r.Errors = slices.DeleteFunc(r.Errors, func(e wire.Error) bool { return e.Cause == wire.MissingTemplate })
+	o.count.flows += len(r.Messages)
+	o.count.options += len(r.Options)
+	o.count.templates += len(r.Templates)
+	o.count.errors += len(r.Errors)
+	return o.out.take(from, r)
+}
+
+// exporterText is the exporter's address, "" when it is not known (hex text).
+func exporterText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+// A lines writes lines through a buffer and keeps the first failure.
+type lines struct{ w *bufio.Writer }
+
+func newLines(w io.Writer) lines { return lines{bufio.NewWriterSize(w, 1<<16)} }
+
+func (l lines) flush() error { return l.w.Flush() }

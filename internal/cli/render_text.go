@@ -1,0 +1,161 @@
+package cli
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"weir/internal/decode"
+	"weir/pkg/flowpb"
+)
+
+// A decodeText prints for people: a line a record, a block a template. Nothing
+// that the JSON form has is missing.
+type decodeText struct {
+	lines
+	parts []part
+	line  []byte
+}
+
+func (d *decodeText) take(from origin, r *decode.Result) error {
+	d.parts = parts(d.parts[:0], r)
+	for _, p := range d.parts {
+		d.line = d.line[:0]
+		switch p.kind {
+		case aTemplate:
+			d.template(from, &r.Templates[p.index].Template)
+		case anOptionsRecord:
+			d.options(from, &r.Options[p.index])
+		case aFlow:
+			d.line = appendFlow(d.line, r.Messages[p.index])
+		case anError:
+			d.line = fmt.Appendf(d.line, "error    %s, datagram %d%s", r.Errors[p.index].Error(), from.datagram, of(from))
+		}
+		d.line = append(d.line, '\n')
+		if _, err := d.w.Write(d.line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// of says which exporter it was, when that is known.
+func of(from origin) string {
+	if s := exporterText(from.meta.Exporter); s != "" {
+		return " of " + s
+	}
+	return ""
+}
+
+func (d *decodeText) template(from origin, t *decode.Template) {
+	v9, kind := from.header.Version == 9, ""
+	if t.Options {
+		kind = " of options"
+	}
+	d.line = fmt.Appendf(d.line, "template %d%s, version %d, domain %d%s", t.ID, kind, from.header.Version, from.header.Domain, of(from))
+	for i, f := range t.Fields {
+		x, id, length, scope := fieldName(v9, t, i), strconv.Itoa(int(f.ID)), strconv.Itoa(int(f.Length)), ""
+		if f.PEN != 0 {
+			id = fmt.Sprintf("%d/%d", f.PEN, f.ID)
+		}
+		if f.Length == decode.VarLen {
+			length = "variable"
+		}
+		if i < t.Scopes {
+			scope = "  scope"
+		}
+		name := x.name
+		if !x.known {
+			name = "?"
+		}
+		d.line = fmt.Appendf(d.line, "\n         %-11s %8s  %s%s", id, length, name, scope)
+	}
+}
+
+func (d *decodeText) options(from origin, rec *decode.OptionsRecord) {
+	v9 := from.header.Version == 9
+	d.line = fmt.Appendf(d.line, "options  template %d, version %d, domain %d%s:", rec.TemplateID, from.header.Version, from.header.Domain, of(from))
+	for _, v := range rec.Values {
+		x := lookup(v9, v.PEN, v.ID)
+		mark := ""
+		if v.Scope {
+			x, mark = lookupScope(v9, v.PEN, v.ID), "scope:"
+		}
+		d.line = fmt.Appendf(d.line, " %s%s=%s", mark, x.name, readValue(x.typ, v.Octets))
+	}
+}
+
+// inHead are the fields that the head of a flow's line shows.
+var inHead = map[protoreflect.Name]bool{
+	"type": true, "proto": true, "src_addr": true, "dst_addr": true, "src_port": true, "dst_port": true,
+	"packets": true, "bytes": true, "time_flow_start_ns": true, "time_flow_end_ns": true,
+}
+
+// appendFlow appends a flow as one line: when, who to whom, how much, then all
+// other fields by name.
+func appendFlow(b []byte, m *flowpb.FlowMessage) []byte {
+	kind, ok := flowTypes[m.GetType()]
+	if !ok {
+		kind = m.GetType().String()
+	}
+	b = fmt.Appendf(b, "flow     %-5s  %s  %s  %s → %s  packets=%s octets=%s", kind,
+		timeSpan(m.GetTimeFlowStartNs(), m.GetTimeFlowEndNs()), protocolName(m.GetProto()),
+		endpointText(m.GetSrcAddr(), m.GetSrcPort(), m.GetProto()), endpointText(m.GetDstAddr(), m.GetDstPort(), m.GetProto()),
+		known(m.GetPackets()), known(m.GetBytes()))
+	return pairs(b, m.ProtoReflect(), inHead)
+}
+
+// known is a counter, "-" for one that is not reported.
+func known(n uint64) string {
+	if n == 0 {
+		return "-"
+	}
+	return strconv.FormatUint(n, 10)
+}
+
+// timeSpan is start and duration of ns since the epoch; 0 is unknown.
+func timeSpan(start, end uint64) string {
+	if start == 0 {
+		return "at an unknown time"
+	}
+	return fmt.Sprintf("%s +%s", timeText(time.Unix(0, int64(start))), time.Duration(end-start))
+}
+
+// endpointText is address and port, the address alone for protocols without
+// ports, "?" where there is no address.
+func endpointText(addr []byte, port, proto uint32) string {
+	a, ok := netip.AddrFromSlice(addr)
+	switch {
+	case !ok && port == 0:
+		return "?"
+	case !ok:
+		return fmt.Sprintf("?:%d", port)
+	case !hasPorts(proto) && port == 0, proto == 1, proto == 58:
+		return a.String()
+	}
+	return netip.AddrPortFrom(a, uint16(port)).String()
+}
+
+func hasPorts(proto uint32) bool {
+	switch proto {
+	case 6, 17, 33, 132, 136: // TCP, UDP, DCCP, SCTP, UDP-Lite
+		return true
+	}
+	return false
+}
+
+// protocols are IANA's keywords of the protocols that exporters commonly see.
+var protocols = map[uint32]string{
+	1: "icmp", 2: "igmp", 4: "ipv4", 6: "tcp", 17: "udp", 33: "dccp", 41: "ipv6", 46: "rsvp", 47: "gre", 50: "esp", 51: "ah",
+	58: "ipv6-icmp", 88: "eigrp", 89: "ospf", 94: "ipip", 103: "pim", 112: "vrrp", 115: "l2tp", 132: "sctp", 136: "udplite",
+}
+
+func protocolName(proto uint32) string {
+	if s, ok := protocols[proto]; ok {
+		return s
+	}
+	return "proto-" + strconv.FormatUint(uint64(proto), 10)
+}
