@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+
+	"weir/internal/capture"
+	"weir/testdata"
+)
+
+// A replayed is one capture as an exporter of the demo.
+type replayed struct {
+	file string
+	from netip.Addr // source address: each capture is another exporter
+	most int        // datagrams; 0: all
+}
+
+// demoCaptures are chosen so that the table fits a screen or two: the same
+// conversations seen by two routers, one of which sends templates and one of
+// which does not, and a busier network behind a third.
+func demoCaptures() []replayed {
+	return []replayed{
+		{"softflowd_v9_synth_adj.pcap", netip.AddrFrom4([4]byte{127, 0, 0, 2}), 0},
+		{"softflowd_v5_synth_adj.pcap", netip.AddrFrom4([4]byte{127, 0, 0, 3}), 0},
+		// 12 connections beside the templates, then 16 without.
+		{"softflowd_v10_big.pcap", netip.AddrFrom4([4]byte{127, 0, 0, 4}), 2},
+	}
+}
+
+// datagrams reads the UDP payloads of an embedded capture.
+func datagrams(c replayed) ([][]byte, error) {
+	b, err := testdata.Captures.ReadFile("captures/" + c.file)
+	if err != nil {
+		return nil, fmt.Errorf("embedded capture: %w", err)
+	}
+	r, err := capture.Open(bytes.NewReader(b), capture.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("embedded capture %s: %w", c.file, err)
+	}
+	var all [][]byte
+	var d capture.Datagram
+	for c.most == 0 || len(all) < c.most {
+		if err := r.Next(&d); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return nil, fmt.Errorf("embedded capture %s: %w", c.file, err)
+		}
+		all = append(all, bytes.Clone(d.Payload))
+	}
+	return all, nil
+}
+
+// hasTemplates reports whether an export datagram holds a template set or an
+// options template set: set ids 0 and 1 in v9 (RFC 3954 section 5.2, 6.1), 2 and 3 in
+// IPFIX (RFC 7011 section 3.3.2).
+func hasTemplates(b []byte) bool {
+	if len(b) < 2 {
+		return false
+	}
+	var header int
+	var first uint16
+	switch binary.BigEndian.Uint16(b) {
+	case 9:
+		header, first = 20, 0
+	case 10:
+		header, first = 16, 2
+	default:
+		return false
+	}
+	for off := header; off+4 <= len(b); {
+		id, length := binary.BigEndian.Uint16(b[off:]), int(binary.BigEndian.Uint16(b[off+2:]))
+		if id == first || id == first+1 {
+			return true
+		}
+		off += max(length, 4)
+	}
+	return false
+}
+
+// openFrom opens a socket that sends from the loopback address from. Where
+// only 127.0.0.1 is configured (not Linux) it sends from there, and own is false.
+func openFrom(from netip.Addr) (c *net.UDPConn, own bool, err error) {
+	c, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)))
+	if err == nil {
+		return c, true, nil
+	}
+	c, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	return c, false, err
+}

@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+)
+
+// A progress says on one line what goes on, for people who wait. On a terminal
+// the line is written over; elsewhere each new text is a line of its own
+// without control characters.
+type progress struct {
+	w        io.Writer
+	terminal bool
+	mu       sync.Mutex
+	shown    string // what stands on the line
+}
+
+func newProgress(w io.Writer) *progress {
+	f, ok := w.(*os.File)
+	return &progress{w: w, terminal: ok && term.IsTerminal(int(f.Fd()))} //nolint:gosec // a descriptor fits an int
+}
+
+// step begins another part of the work: its text stays elsewhere than on a terminal.
+func (p *progress) step(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	text := fmt.Sprintf(format, args...)
+	if text == p.shown {
+		return
+	}
+	if !p.terminal {
+		fmt.Fprintln(p.w, text)
+	} else {
+		p.over(text)
+	}
+	p.shown = text
+}
+
+// count brings a number of the current step up to date; shown on a terminal only.
+func (p *progress) count(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.terminal {
+		text := fmt.Sprintf(format, args...)
+		p.over(text)
+		p.shown = text
+	}
+}
+
+// clear leaves the line free for other output.
+func (p *progress) clear() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.terminal && p.shown != "" {
+		p.over("")
+		fmt.Fprint(p.w, "\r")
+	}
+	p.shown = ""
+}
+
+// over writes text over what is shown.
+func (p *progress) over(text string) {
+	blank := max(0, utf8.RuneCountInString(p.shown)-utf8.RuneCountInString(text))
+	fmt.Fprintf(p.w, "\r%s%s", text, strings.Repeat(" ", blank))
+}
