@@ -207,9 +207,9 @@ func (r *Resolver) lane(a netip.Addr) *lane {
 		return r.public
 	case special:
 		return r.private
-	default:
-		return nil
+	case never:
 	}
+	return nil
 }
 
 // record stores what came of asking for a.

@@ -36,7 +36,9 @@ func serve(t *testing.T, h dns.HandlerFunc) (addr string) {
 			if err := s.Shutdown(); err != nil {
 				t.Errorf("name server: %v", err)
 			}
-			<-ended
+			if err := <-ended; err != nil {
+				t.Errorf("name server: %v", err)
+			}
 		})
 	}
 	return l.Addr().String()

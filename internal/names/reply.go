@@ -18,12 +18,7 @@ type result struct {
 
 // failed reports whether nobody could say, in contrast to a known absence.
 func (r result) failed() bool {
-	switch r.answer.Status {
-	case flowpb.NameStatus_NAME_STATUS_SERVFAIL, flowpb.NameStatus_NAME_STATUS_TIMEOUT:
-		return true
-	default:
-		return false
-	}
+	return r.answer.Status == flowpb.NameStatus_NAME_STATUS_SERVFAIL || r.answer.Status == flowpb.NameStatus_NAME_STATUS_TIMEOUT
 }
 
 // chain follows the CNAMEs of a reply from its question (RFC 2317 delegates

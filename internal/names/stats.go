@@ -27,7 +27,7 @@ func (r *Resolver) Stats() Stats {
 	}
 	for i := range r.answers {
 		if n := r.answers[i].Load(); n > 0 {
-			s.Answers[flowpb.NameStatus(i)] = n //nolint:gosec // an index of a small array
+			s.Answers[flowpb.NameStatus(i)] = n
 		}
 	}
 	r.mu.RLock()
