@@ -45,7 +45,9 @@ func TestTheDemosNamesAreVerifiedByTheResolverOfProduction(t *testing.T) {
 		}
 	}
 	cancel()
-	<-ended
+	if err := <-ended; err != nil {
+		t.Errorf("Run: %v", err)
+	}
 	if reply, err := dns.Exchange(new(dns.Msg).SetQuestion("b.example.net.", dns.TypeA), s.addr); err != nil || reply.Rcode != dns.RcodeNameError {
 		t.Errorf("another name: %v, %v; want NXDOMAIN", reply, err)
 	}
