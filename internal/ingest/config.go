@@ -1,0 +1,75 @@
+package ingest
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"time"
+
+	"weir/internal/kafka"
+)
+
+// Config is ingest's settings.
+type Config struct {
+	Listen        []netip.AddrPort `env:"LISTEN_UDP" envDefault:"[::]:2055" unit:"host:port list" help:"UDP addresses to receive on, all versions on each; [::] takes IPv4 too"`
+	Receivers     int              `env:"RECEIVERS" envDefault:"0" unit:"sockets" help:"sockets per address, each with a goroutine of its own; 0: one per CPU, at most 4"`
+	RcvBuf        int              `env:"RCVBUF" envDefault:"8388608" unit:"octets" help:"receive buffer per socket; the kernel may grant less"`
+	MetricsListen string           `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
+	Replica       string           `env:"REPLICA" help:"name of this replica, unique among those that run; default: host name and pid"`
+	Drain         time.Duration    `env:"DRAIN" envDefault:"5s" help:"how long reading goes on after SIGTERM, unless nothing comes for 1 s"`
+	Flush         time.Duration    `env:"FLUSH" envDefault:"5s" help:"how long SIGTERM waits for Kafka after that"`
+	Linger        time.Duration    `env:"PRODUCE_LINGER" envDefault:"10ms" help:"how long a flow waits for others to share its batch"`
+	MaxRecords    int              `env:"PRODUCE_MAX_RECORDS" envDefault:"1048576" unit:"flows" help:"flows held while Kafka is away; more are dropped and counted"`
+	MaxOctets     int              `env:"PRODUCE_MAX_OCTETS" envDefault:"268435456" unit:"octets" help:"octets of flows held while Kafka is away; more are dropped and counted"`
+	Compression   string           `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
+	ParkMax       int              `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held until their template comes; more are dropped and counted"`
+	ParkFor       time.Duration    `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits for its template"`
+	Kafka         kafka.Config     `envPrefix:"KAFKA_"`
+	Topics        kafka.TopicConfig
+}
+
+// Validate reports every mistake of ingest's own settings at once.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	seen := map[netip.AddrPort]bool{}
+	for _, a := range c.Listen {
+		if seen[a] {
+			bad("LISTEN_UDP: %s is there twice: want each address once", a)
+		}
+		seen[a] = true
+	}
+	if c.Receivers < 0 || c.Receivers > 64 {
+		bad("RECEIVERS=%d: want 0 to 64", c.Receivers)
+	}
+	if c.RcvBuf < 0 {
+		bad("RCVBUF=%d: want 0 (the kernel's default) or more octets", c.RcvBuf)
+	}
+	for name, d := range map[string]time.Duration{"DRAIN": c.Drain, "FLUSH": c.Flush, "PRODUCE_LINGER": c.Linger, "PARK_FOR": c.ParkFor} {
+		if d < 0 || d > time.Minute {
+			bad("%s=%v: want 0s to 1m", name, d)
+		}
+	}
+	for name, n := range map[string]int{"PRODUCE_MAX_RECORDS": c.MaxRecords, "PRODUCE_MAX_OCTETS": c.MaxOctets, "PARK_MAX_OCTETS": c.ParkMax} {
+		if n < 0 {
+			bad("%s=%d: want 0 (the default) or more", name, n)
+		}
+	}
+	switch c.Compression {
+	case "", "none", "snappy", "lz4", "zstd":
+	default:
+		bad("PRODUCE_COMPRESSION=%q: want none, snappy, lz4 or zstd", c.Compression)
+	}
+	return errors.Join(errs...)
+}
+
+// replicaName is the name of this replica where none is set.
+func replicaName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return host + "-" + strconv.Itoa(os.Getpid())
+}

@@ -1,0 +1,131 @@
+package ingest
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Reasons for which flows or sets are dropped, a closed set.
+const (
+	reasonBufferFull = "buffer_full"
+	reasonClosed     = "shutdown"
+	reasonKafka      = "kafka"
+	reasonUnknown    = "template_unknown"
+	reasonOverflow   = "parking_full"
+)
+
+// metrics are ingest's counters. Label values come from closed sets, and of
+// exporters only from those that had a set decoded, at most maxExporters.
+type metrics struct {
+	datagrams   *prometheus.CounterVec // version
+	flows       *prometheus.CounterVec // exporter
+	options     prometheus.Counter
+	errors      *prometheus.CounterVec // cause
+	dropped     *prometheus.CounterVec // exporter, reason
+	sets        *prometheus.CounterVec // reason
+	ownExport   *prometheus.CounterVec // exporter
+	learnt      prometheus.Counter
+	published   *prometheus.CounterVec // result
+	fromOthers  prometheus.Counter
+	poison      prometheus.Counter
+	kernelDrops *prometheus.CounterVec // address
+}
+
+func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weir_ingest_" + name, Help: help}, labels)
+		reg.MustRegister(c)
+		return c
+	}
+	gauge := func(name, help string, f func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "weir_ingest_" + name, Help: help}, f))
+	}
+	gauge("ready", "1 when /readyz is 200", func() float64 {
+		if r.Ready() == nil {
+			return 1
+		}
+		return 0
+	})
+	gauge("parked_sets", "data sets that wait for their template", func() float64 { n, _ := r.park.held(); return float64(n) })
+	gauge("parked_octets", "octets of data sets that wait for their template", func() float64 { _, n := r.park.held(); return float64(n) })
+	gauge("templates", "template definitions known", func() float64 { return float64(r.store.Stats().Definitions) })
+	gauge("exporters", "exporters known by their templates", func() float64 { return float64(r.store.Stats().Exporters) })
+	gauge("buffered_flows", "flows that Kafka has not acknowledged", func() float64 {
+		if p := r.producer.Load(); p != nil {
+			n, _ := p.Buffered()
+			return float64(n)
+		}
+		return 0
+	})
+	return &metrics{
+		datagrams:   counter("datagrams_total", "datagrams received, by version of the export protocol", "version"),
+		flows:       counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),
+		options:     counter("options_records_total", "records of options data").WithLabelValues(),
+		errors:      counter("errors_total", "parts of datagrams that could not be decoded, by cause", "cause"),
+		dropped:     counter("dropped_flows_total", "flows that were not published", "exporter", "reason"),
+		sets:        counter("undecoded_sets_total", "data sets dropped because their template did not come", "reason"),
+		ownExport:   counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),
+		learnt:      counter("templates_learnt_total", "template records accepted from datagrams").WithLabelValues(),
+		published:   counter("templates_published_total", "definitions and facts written to the templates topic", "result"),
+		fromOthers:  counter("templates_shared_total", "definitions learnt from the templates topic").WithLabelValues(),
+		poison:      counter("template_records_skipped_total", "records of the templates topic that could not be used").WithLabelValues(),
+		kernelDrops: counter("socket_drops_total", "datagrams that the kernel dropped because the socket's buffer was full", "address"),
+	}
+}
+
+// maxExporters bounds the values of the exporter label; the rest is "other".
+const maxExporters = 1000
+
+// An exporter is what is counted of one source address. Its label appears with
+// its first decoded set, so that forged addresses make none.
+type exporter struct {
+	addr            netip.Addr
+	label           atomic.Pointer[string]
+	flows, own      atomic.Uint64
+	warnedOwnExport atomic.Bool
+}
+
+// exporters are those seen, bounded.
+type exporters struct {
+	mu      sync.Mutex
+	all     map[netip.Addr]*exporter
+	labels  int
+	unnamed exporter // all beyond the bound
+}
+
+// maxSeen bounds the addresses that are remembered.
+const maxSeen = 65536
+
+// get returns the exporter at addr; first tells whether it was not seen before.
+func (e *exporters) get(addr netip.Addr) (x *exporter, first bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if x := e.all[addr]; x != nil {
+		return x, false
+	}
+	if len(e.all) >= maxSeen {
+		return &e.unnamed, false
+	}
+	x = &exporter{addr: addr}
+	e.all[addr] = x
+	return x, true
+}
+
+// name returns the label value of x, one of which a set was decoded.
+func (e *exporters) name(x *exporter) string {
+	if l := x.label.Load(); l != nil {
+		return *l
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	label := "other"
+	if x != &e.unnamed && e.labels < maxExporters {
+		e.labels++
+		label = x.addr.String()
+	}
+	x.label.Store(&label)
+	return label
+}

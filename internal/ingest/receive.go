@@ -1,0 +1,205 @@
+package ingest
+
+import (
+	"errors"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"weir/internal/decode"
+	"weir/internal/kafka"
+)
+
+// A worker decodes and produces; one a goroutine.
+type worker struct {
+	r   *Replica
+	dec decode.Decoder
+	res decode.Result
+}
+
+// A batch is the flows of one datagram on their way to Kafka: their octets stay
+// untouched until the last one is acknowledged or given up.
+type batch struct {
+	buf  []byte
+	left atomic.Int32
+	from *exporter
+	r    *Replica
+	done func(error) // b.finished, made once
+}
+
+func (r *Replica) newBatch() *batch {
+	b := &batch{r: r}
+	b.done = b.finished
+	return b
+}
+
+// finished is called for each flow of the batch.
+func (b *batch) finished(err error) {
+	if err != nil {
+		b.r.dropped(b.from, err)
+	}
+	if b.left.Add(-1) == 0 {
+		b.r.batches.Put(b)
+	}
+}
+
+// dropped counts a flow that was not published.
+func (r *Replica) dropped(x *exporter, err error) {
+	reason := reasonKafka
+	switch {
+	case errors.Is(err, kafka.ErrBufferFull):
+		reason = reasonBufferFull
+	case errors.Is(err, kafka.ErrClosed):
+		reason = reasonClosed
+	}
+	r.stats.dropped.Add(1)
+	r.metrics.dropped.WithLabelValues(r.exporters.name(x), reason).Inc()
+	if r.dropLog.AllowN(r.deps.Now(), 1) {
+		r.log.Warn("flows are dropped", "exporter", x.addr, "reason", reason, "err", err, "dropped", r.stats.dropped.Load())
+	}
+}
+
+// datagram takes one datagram.
+func (w *worker) datagram(pkt []byte, from netip.AddrPort, at time.Time) {
+	r := w.r
+	addr := from.Addr().Unmap().WithZone("")
+	m := decode.Meta{Exporter: addr, Port: from.Port(), Received: at.UnixNano()}
+	b := r.batches.Get().(*batch) //nolint:forcetypeassert // the pool's own
+	w.res.Buf = b.buf
+	w.dec.Wire(pkt, &m, &w.res)
+	b.buf = w.res.Buf
+	r.stats.datagrams.Add(1)
+	r.metrics.datagrams.WithLabelValues(version(w.res.Header.Version)).Inc()
+	x, first := r.exporters.get(addr)
+	r.watch.datagram(from, &w.res.Header, first, at)
+	w.outcome(x, at)
+	w.produce(b, x, at)
+	for i := range w.res.Unknown {
+		r.putAside(&w.res.Unknown[i], at)
+	}
+}
+
+// outcome counts what the datagram held beside flows.
+func (w *worker) outcome(x *exporter, at time.Time) {
+	r, res := w.r, &w.res
+	for i := range res.Errors {
+		e := &res.Errors[i]
+		r.stats.errors.Add(1)
+		r.metrics.errors.WithLabelValues(string(e.Cause)).Inc()
+		if r.errorLog.AllowN(at, 1) {
+			r.log.Warn("a part of a datagram could not be decoded", "exporter", x.addr, "version", res.Header.Version, "err", e)
+		}
+	}
+	if n := len(res.Options); n > 0 {
+		r.stats.options.Add(uint64(n))
+		r.metrics.options.Add(float64(n))
+	}
+	for i := range res.Templates {
+		r.stats.learnt.Add(1)
+		r.metrics.learnt.Inc()
+		r.watch.found(decode.TemplateKey{
+			Exporter: decode.Map16(x.addr), Domain: res.Header.Domain, ID: res.Templates[i].Template.ID, Version: uint8(res.Header.Version),
+		})
+	}
+}
+
+// produce hands the flows of w.res, whose octets are b's, to Kafka's client.
+func (w *worker) produce(b *batch, x *exporter, at time.Time) {
+	r, res := w.r, &w.res
+	n := len(res.Flows)
+	if n == 0 {
+		r.batches.Put(b)
+		return
+	}
+	b.from = x
+	b.left.Store(int32(n))
+	r.stats.flows.Add(uint64(n))
+	r.metrics.flows.WithLabelValues(r.exporters.name(x)).Add(float64(n))
+	producer, own := r.producer.Load(), 0
+	for _, s := range res.Flows {
+		key := b.buf[s.ValueEnd:s.KeyEnd:s.KeyEnd]
+		if r.isOwnExport(key, x.addr) {
+			own++
+		}
+		producer.Produce(key, b.buf[s.Start:s.ValueEnd:s.ValueEnd], at, b.done)
+	}
+	x.flows.Add(uint64(n))
+	if own > 0 {
+		x.own.Add(uint64(own))
+		r.metrics.ownExport.WithLabelValues(r.exporters.name(x)).Add(float64(own))
+		r.watch.ownExport(x)
+	}
+}
+
+// isOwnExport tells whether a record key is that of the exporter's export to
+// this replica: UDP between its address and one of the ports listened on.
+func (r *Replica) isOwnExport(key []byte, exporter netip.Addr) bool {
+	if len(key) < 13 || key[0] != 17 {
+		return false
+	}
+	n := (len(key) - 5) / 2
+	lo, hi, ports := key[1:1+n], key[1+n:1+2*n], key[1+2*n:]
+	loPort, hiPort := uint16(ports[0])<<8|uint16(ports[1]), uint16(ports[2])<<8|uint16(ports[3])
+	var want []byte
+	if v4 := exporter.As16(); exporter.Is4() {
+		want = v4[12:]
+	} else {
+		want = v4[:]
+	}
+	return r.ports[hiPort] && string(lo) == string(want) || r.ports[loPort] && string(hi) == string(want)
+}
+
+// putAside keeps a data set until its template comes.
+func (r *Replica) putAside(s *decode.Set, at time.Time) {
+	if r.park.put(s, at) {
+		r.stats.parked.Add(1)
+		r.wakeParking()
+		return
+	}
+	r.metrics.sets.WithLabelValues(reasonOverflow).Inc()
+	r.watch.dropped(s, at)
+}
+
+// unpark decodes the sets whose template has come and drops those whose time
+// is over.
+func (r *Replica) unpark(w *worker, now time.Time) {
+	since := time.Time{}
+	if ns := r.barrierAt.Load(); ns != 0 {
+		since = time.Unix(0, ns)
+	}
+	known, expired := r.park.take(func(s *decode.Set) bool {
+		k := s.Key()
+		return r.store.Plan(&k, s.Meta.Port) != nil
+	}, now, since)
+	for i := range known {
+		s := &known[i]
+		k := s.Key()
+		p := r.store.Plan(&k, s.Meta.Port)
+		if p == nil { // gone in this moment
+			r.putAside(s, now)
+			continue
+		}
+		b := r.batches.Get().(*batch) //nolint:forcetypeassert // the pool's own
+		w.res.Buf = b.buf
+		w.dec.WireSet(s, p, &w.res)
+		b.buf = w.res.Buf
+		x, _ := r.exporters.get(s.Meta.Exporter)
+		w.outcome(x, now)
+		w.produce(b, x, time.Unix(0, s.Meta.Received))
+		r.watch.found(k)
+	}
+	for i := range expired {
+		r.metrics.sets.WithLabelValues(reasonUnknown).Inc()
+		r.watch.dropped(&expired[i], now)
+	}
+}
+
+// version is the label value of a version: those decoded, v8, or other.
+func version(v uint16) string {
+	switch v {
+	case 1, 5, 7, 8, 9, 10:
+		return strconv.Itoa(int(v))
+	}
+	return "other"
+}

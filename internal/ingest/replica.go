@@ -1,0 +1,283 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
+
+	"weir/internal/decode"
+	"weir/internal/kafka"
+	"weir/internal/templates"
+)
+
+// Deps is what a Replica does not make itself.
+type Deps struct {
+	Log     *slog.Logger
+	Now     func() time.Time
+	Metrics prometheus.Registerer // nil: metrics are kept but shown nowhere
+}
+
+// A Replica is one running ingest.
+type Replica struct {
+	c    Config
+	deps Deps
+	log  *slog.Logger
+
+	store     *templates.Store
+	tlog      *kafka.TemplateLog
+	producer  atomic.Pointer[kafka.Producer]
+	metrics   *metrics
+	exporters exporters
+	watch     *watch
+	park      parking
+	batches   sync.Pool // of *batch
+	ports     map[uint16]bool
+	direct    worker // Receive's
+	started   chan struct{}
+
+	publishNow, parkNow chan struct{}
+	publishing          atomic.Int64
+	errorLog, dropLog   *rate.Limiter
+
+	logMu     sync.Mutex // guards backlog
+	backlog   []templates.Record
+	barrierAt atomic.Int64 // ns since the epoch; 0: the barrier has not passed
+
+	mu      sync.Mutex // guards what follows
+	waiting error      // why the topics are not there yet
+	open    []string   // addresses listened on
+	ending  bool
+
+	stats struct {
+		datagrams, flows, options, learnt, published, fromOthers, errors, dropped, parked atomic.Uint64
+	}
+}
+
+var errStarting = errors.New("starting: kafka is not reached yet")
+
+// New returns a Replica; it is inert until Run.
+func New(c Config, d Deps) (*Replica, error) {
+	if c.Replica == "" {
+		c.Replica = replicaName()
+	}
+	if c.ParkMax == 0 {
+		c.ParkMax = 64 << 20
+	}
+	if c.ParkFor == 0 {
+		c.ParkFor = time.Second
+	}
+	if d.Metrics == nil {
+		d.Metrics = prometheus.NewRegistry()
+	}
+	c.Kafka.Log, c.Kafka.Metrics = d.Log, d.Metrics
+	tlog, err := kafka.NewTemplateLog(c.Kafka, c.Topics.Name(kafka.Templates), c.Replica)
+	if err != nil {
+		return nil, err
+	}
+	r := &Replica{
+		c: c, deps: d, log: d.Log.With("replica", c.Replica), tlog: tlog, waiting: errStarting,
+		exporters: exporters{all: map[netip.Addr]*exporter{}}, park: parking{max: c.ParkMax, wait: c.ParkFor},
+		ports: map[uint16]bool{}, started: make(chan struct{}),
+		publishNow: make(chan struct{}, 1), parkNow: make(chan struct{}, 1),
+		errorLog: rate.NewLimiter(0.2, 10), dropLog: rate.NewLimiter(0.1, 1),
+	}
+	r.store = templates.New(templates.Options{Replica: c.Replica, Now: d.Now, Changed: func() {
+		r.wakePublisher()
+		r.wakeParking()
+	}})
+	tlog.Renewed = r.store.Republish
+	r.metrics = newMetrics(d.Metrics, r)
+	r.watch = newWatch(r.log, d.Now(), r.listening)
+	r.batches.New = func() any { return r.newBatch() }
+	r.direct = r.worker()
+	for _, a := range c.Listen {
+		r.ports[a.Port()] = true
+	}
+	return r, nil
+}
+
+func (r *Replica) worker() worker {
+	return worker{r: r, dec: decode.Decoder{State: r.store, Replica: r.c.Replica}}
+}
+
+// Receive takes one datagram as if it had come from a socket; it waits for Run
+// to have begun. pkt is the caller's again afterwards. Calls come one at a time.
+func (r *Replica) Receive(pkt []byte, from netip.AddrPort, at time.Time) {
+	<-r.started
+	r.direct.datagram(pkt, from, at)
+}
+
+// Ready returns nil when /readyz would be 200, else the reason.
+func (r *Replica) Ready() error {
+	r.mu.Lock()
+	ending, waiting := r.ending, r.waiting
+	r.mu.Unlock()
+	switch {
+	case ending:
+		return errors.New("shutting down")
+	case waiting != nil:
+		return waiting
+	}
+	if r.barrierAt.Load() != 0 {
+		return nil
+	}
+	if err := r.tlog.Ready(); err != nil {
+		return err
+	}
+	return errors.New("the templates topic is being read")
+}
+
+// Stats are totals since the start, for people.
+type Stats struct {
+	Datagrams, Flows, Options, TemplatesLearnt, TemplatesPublished, TemplatesFromOthers, Errors, Dropped, Parked uint64
+}
+
+// Stats returns the totals. Parked counts sets that had to wait.
+func (r *Replica) Stats() Stats {
+	s := &r.stats
+	return Stats{
+		Datagrams: s.datagrams.Load(), Flows: s.flows.Load(), Options: s.options.Load(), TemplatesLearnt: s.learnt.Load(),
+		TemplatesPublished: s.published.Load(), TemplatesFromOthers: s.fromOthers.Load(),
+		Errors: s.errors.Load(), Dropped: s.dropped.Load(), Parked: s.parked.Load(),
+	}
+}
+
+func (r *Replica) listening() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.open
+}
+
+// Run works until ctx ends, then shuts down: unready; reading goes on for Drain
+// or until nothing comes; what waits for a template is decoded or counted;
+// templates, then flows are flushed for at most Flush; what is left is counted.
+func (r *Replica) Run(ctx context.Context) error {
+	sockets, err := r.listen(ctx)
+	if err != nil {
+		return err
+	}
+	producer, err := kafka.NewProducer(r.c.Kafka, r.c.Topics.Name(kafka.Flows), kafka.ProducerConfig{
+		Linger: r.c.Linger, MaxRecords: r.c.MaxRecords, MaxOctets: r.c.MaxOctets, Compression: r.c.Compression,
+	})
+	if err != nil {
+		closeAll(sockets)
+		return err
+	}
+	defer producer.Close()
+	r.producer.Store(producer)
+	close(r.started)
+
+	// What reads ends first; what the readers need goes on until they have.
+	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, groupCtx := errgroup.WithContext(inner)
+	failed, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	guard := func(f func(context.Context) error) {
+		group.Go(func() error {
+			err := f(groupCtx)
+			if err != nil {
+				fail(err)
+			}
+			return err
+		})
+	}
+	guard(func(c context.Context) error { return r.shared(c, failed) })
+	guard(r.publisher)
+	guard(r.parkingLoop)
+	var readers errgroup.Group
+	for _, s := range sockets {
+		readers.Go(func() error { return r.read(failed, s) })
+	}
+	<-failed.Done()
+	r.mu.Lock()
+	r.ending = true
+	r.mu.Unlock()
+	if ctx.Err() != nil {
+		r.log.Info("shutting down: reading what still comes", "drain", r.c.Drain)
+	}
+	err = readers.Wait()
+	closeAll(sockets)
+	r.finish(producer)
+	stop()
+	return errors.Join(err, group.Wait())
+}
+
+// shared makes the topics and tails the templates; starting ends the wait for
+// Kafka at start.
+func (r *Replica) shared(ctx, starting context.Context) error {
+	err := kafka.Ensure(starting, r.c.Kafka, r.c.Topics, func(why error) {
+		r.mu.Lock()
+		r.waiting = fmt.Errorf("kafka: %w", why)
+		r.mu.Unlock()
+		r.log.Warn("waiting for kafka", "brokers", r.c.Kafka.Brokers, "err", why)
+	}, kafka.Flows, kafka.Templates)
+	if starting.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.waiting = nil
+	r.mu.Unlock()
+	return r.tlog.Run(ctx, r.apply)
+}
+
+// parkingLoop looks after parked sets, and after silence.
+func (r *Replica) parkingLoop(ctx context.Context) error {
+	w := r.worker()
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.parkNow:
+		case <-t.C:
+			if len(r.c.Listen) > 0 {
+				r.watch.tick(r.deps.Now())
+			}
+		}
+		r.unpark(&w, r.deps.Now())
+	}
+}
+
+// finish decodes what can still be decoded, and flushes.
+func (r *Replica) finish(producer *kafka.Producer) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.c.Flush)
+	defer cancel()
+	w := r.worker()
+	r.unpark(&w, r.deps.Now())
+	if sets, _ := r.park.held(); sets > 0 {
+		r.metrics.sets.WithLabelValues(reasonClosed).Add(float64(sets))
+		r.log.Warn("data sets are lost whose template did not come", "sets", sets)
+	}
+	if r.barrierAt.Load() != 0 {
+		r.publishDue()
+	}
+	for r.publishing.Load() > 0 && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	if n := r.store.Stats().Pending; n > 0 {
+		r.log.Warn("templates could not be published", "templates", n)
+	}
+	if err := producer.Flush(ctx); err != nil {
+		n, octets := producer.Buffered()
+		r.log.Warn("flows are lost that kafka did not take", "flows", n, "octets", octets, "err", err)
+	}
+	s := r.Stats()
+	r.log.Info("ended", "datagrams", s.Datagrams, "flows", s.Flows, "errors", s.Errors, "dropped", s.Dropped)
+}

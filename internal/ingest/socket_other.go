@@ -1,0 +1,31 @@
+//go:build !linux
+
+package ingest
+
+import (
+	"context"
+	"net"
+	"net/netip"
+)
+
+// shareable: elsewhere one socket has an address for itself.
+const shareable = false
+
+func openUDP(ctx context.Context, a netip.AddrPort, _ bool) (*net.UDPConn, error) {
+	c, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", a.String())
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UDPConn), nil //nolint:forcetypeassert // of network udp
+}
+
+func setBuffer(c *net.UDPConn, n int) (granted int) {
+	if n > 0 && c.SetReadBuffer(n) == nil {
+		return n
+	}
+	return 0
+}
+
+func watchDrops(*net.UDPConn) {}
+
+func kernelDrops([]byte) (n uint32, ok bool) { return 0, false }

@@ -1,0 +1,120 @@
+package ingest
+
+import (
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"weir/internal/decode"
+)
+
+const (
+	silence       = time.Minute      // without any datagram: say so
+	repeatSilence = 10 * time.Minute // and again after this long
+	repeatMissing = time.Minute      // a missing template is named again after this long
+	maxMissing    = 10_000           // missing templates that are remembered
+	ownExportMin  = 200              // flows before an exporter's own share is judged
+)
+
+// watch says what people ask about: who sends, that nobody sends, which
+// templates are missing.
+type watch struct {
+	log    *slog.Logger
+	listen func() []string // what is listened on, for people
+
+	mu       sync.Mutex
+	started  time.Time
+	last     time.Time // of any datagram
+	told     time.Time // silence was last told
+	missing  map[decode.TemplateKey]*missing
+	newcomer *rate.Limiter
+	unknown  *rate.Limiter
+}
+
+// A missing is a template that data waits for.
+type missing struct {
+	since, told time.Time
+	sets        uint64
+}
+
+func newWatch(log *slog.Logger, now time.Time, listen func() []string) *watch {
+	return &watch{
+		log: log, listen: listen, started: now, missing: map[decode.TemplateKey]*missing{},
+		newcomer: rate.NewLimiter(1, 100), unknown: rate.NewLimiter(1, 20),
+	}
+}
+
+// datagram notes that one came; of a new exporter it tells.
+func (w *watch) datagram(from netip.AddrPort, h *decode.Header, first bool, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last = now
+	if first && w.newcomer.AllowN(now, 1) {
+		w.log.Info("first datagram of an exporter", "exporter", from.Addr(), "port", from.Port(), "version", h.Version, "domain", h.Domain)
+	}
+}
+
+// dropped notes that a data set was dropped since nobody knows its template.
+func (w *watch) dropped(s *decode.Set, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k := s.Key()
+	m := w.missing[k]
+	if m == nil {
+		if len(w.missing) >= maxMissing {
+			return
+		}
+		m = &missing{since: now}
+		w.missing[k] = m
+	}
+	m.sets++
+	if now.Sub(m.told) < repeatMissing || !w.unknown.AllowN(now, 1) {
+		return
+	}
+	m.told = now
+	w.log.Warn("data of an unknown template is dropped: no replica got the template yet. It comes with the exporter's next template refresh; "+
+		"shorten that (1 min is usual), restart the export, or send a datagram with the template to any replica by hand",
+		"exporter", s.Meta.Exporter, "version", s.Header.Version, "domain", s.Header.Domain, "template", s.ID,
+		"waiting_since", m.since.UTC().Format(time.RFC3339), "sets", m.sets)
+}
+
+// found forgets a template that came, and tells if it was missed.
+func (w *watch) found(k decode.TemplateKey) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if m := w.missing[k]; m != nil {
+		delete(w.missing, k)
+		w.log.Info("a missing template came", "exporter", netip.AddrFrom16(k.Exporter).Unmap(), "domain", k.Domain, "template", k.ID, "sets_dropped", m.sets)
+	}
+}
+
+// tick tells of silence.
+func (w *watch) tick(now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	since := w.started
+	if w.last.After(since) {
+		since = w.last
+	}
+	if now.Sub(since) < silence || now.Sub(w.told) < repeatSilence {
+		return
+	}
+	w.told = now
+	w.log.Warn("no datagram for a while: check that the exporter's target is one of these addresses and ports, that no firewall is between "+
+		"(nft list ruleset), and reverse path filtering (sysctl net.ipv4.conf.all.rp_filter) when the route back differs",
+		"listening", strings.Join(w.listen(), " "), "since", since.UTC().Format(time.RFC3339))
+}
+
+// ownExport judges whether an exporter reports mostly its own export traffic.
+func (w *watch) ownExport(x *exporter) {
+	flows, own := x.flows.Load(), x.own.Load()
+	if flows < ownExportMin || own*2 < flows || x.warnedOwnExport.Swap(true) {
+		return
+	}
+	w.log.Warn("an exporter reports mostly its own export traffic: each datagram makes a flow that makes a datagram. "+
+		"Leave this host and port out of what it meters", "exporter", x.addr, "flows", flows, "own", own)
+}
