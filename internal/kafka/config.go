@@ -147,6 +147,7 @@ func (c *Config) opts() []kgo.Opt {
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.SoftwareNameAndVersion("weir", "1"),
 		kgo.RetryBackoffFn(backoff),
+		kgo.MetadataMinAge(metadataMinAge),
 	}
 	if c.ClientID != "" {
 		o = append(o, kgo.ClientID(c.ClientID))
@@ -165,6 +166,10 @@ func (c *Config) opts() []kgo.Opt {
 	}
 	return o
 }
+
+// metadataMinAge is how soon a client asks again who leads a partition: while it
+// does not know, records wait. franz-go's default is 5 s.
+const metadataMinAge = 250 * time.Millisecond
 
 // backoff is how long to wait before try number n+1: from 50 ms, doubling, at
 // most a second, less up to a fifth. franz-go's own grows to 5 s: a handful of

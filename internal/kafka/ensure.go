@@ -38,7 +38,7 @@ func Ensure(ctx context.Context, c Config, tc TopicConfig, status func(error), t
 	}
 	cl, err := kgo.NewClient(append(c.as("topics").opts(),
 		kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second), // the loop below goes on, and says why
-		kgo.MetadataMinAge(100*time.Millisecond),
+		kgo.MetadataMinAge(50*time.Millisecond), // what was just created is looked at again at once
 	)...)
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)

@@ -56,7 +56,6 @@ func (l *TemplateLog) opts() []kgo.Opt {
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadUncommitted()),
 		kgo.FetchMinBytes(1),
-		kgo.MetadataMinAge(250*time.Millisecond),
 		kgo.WithHooks(connects{l}),
 	)
 }

@@ -200,6 +200,7 @@ func TestALogGoesOnWhenTheBrokerRestartsWithNothing(t *testing.T) {
 	x := runTail(ctx, t, b.Addr(), "r1")
 	untilReady(ctx, t, x)
 	x.put(ctx, t, "\x01a", "1")
+	x.applied.wait(ctx, t, "the first record", atLeast[string](1))
 	b.Close()
 	again := startBroker(t, b.Addr())
 	ensure(ctx, t, again.Addr(), Templates)
