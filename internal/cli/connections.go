@@ -38,7 +38,11 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 		return nil
 	})
 	asJSON := f.Bool("json", false, "print JSON Lines; keys are the names of Connection's fields")
-	least := f.Int64("p", -1, "leave out connections of fewer than `N` packets; default 0 with --json, else 10")
+	least := uint64(10)
+	f.Func("p", "leave out connections of fewer than `N` packets; default 0 with --json, else 10", func(s string) (err error) {
+		least, err = strconv.ParseUint(s, 10, 64)
+		return err
+	})
 	port := portFlag(f)
 	rest, code, ok := f.parse(args, stdout, stderr)
 	if !ok {
@@ -48,11 +52,8 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	if len(files) == 0 {
 		return f.wrong(stderr, "no --pcap FILE")
 	}
-	if *least < 0 {
-		*least = 10
-		if *asJSON {
-			*least = 0
-		}
+	if *asJSON && !f.given("p") {
+		least = 0
 	}
 	config, err := pairConfig(os.Environ())
 	if err != nil {
@@ -64,7 +65,7 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	code = o.run(nil, files)
 
 	all := c.connections()
-	shown := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return packets(c) < uint64(*least) })
+	shown := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return packets(c) < least })
 	write := writeTable
 	if *asJSON {
 		write = writeConnectionsJSON
@@ -74,13 +75,9 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 		code = exitFailed
 	}
 	fmt.Fprintln(stderr, o.summary())
-	fmt.Fprintf(stderr, "connections=%d left_out=%d not_pairable=%d: %s\n", len(shown), len(all)-len(shown), c.notPairable, explain(*least))
+	fmt.Fprintf(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable\n",
+		len(shown), len(all)-len(shown), least, c.notPairable)
 	return code
-}
-
-// explain says what the closing line's left_out and not_pairable count.
-func explain(least int64) string {
-	return "left out are connections of fewer than " + strconv.FormatInt(least, 10) + " packets (-p), not pairable flows without two addresses"
 }
 
 // pairConfig is the pairing's configuration by the environment.

@@ -46,6 +46,12 @@ func (f *verbFlags) parse(args []string, stdout, stderr io.Writer) (rest []strin
 	}
 }
 
+// given reports whether the flag stood on the command line.
+func (f *verbFlags) given(name string) (yes bool) {
+	f.Visit(func(g *flag.Flag) { yes = yes || g.Name == name })
+	return yes
+}
+
 // wrong says in one line what of the usage is wrong and returns the exit code.
 func (f *verbFlags) wrong(stderr io.Writer, what string) int {
 	fmt.Fprintf(stderr, "weir %s: %s; see weir %s --help\n", f.Name(), what, f.Name())

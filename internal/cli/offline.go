@@ -35,6 +35,8 @@ type sink interface {
 // errOutput is a failure of the sink, which ends the reading of all inputs.
 type errOutput struct{ error }
 
+func (e errOutput) Unwrap() error { return e.error }
+
 // An offline decodes inputs one after another with one template store, and
 // keeps data sets whose template comes later.
 type offline struct {

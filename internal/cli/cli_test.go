@@ -1,0 +1,150 @@
+package cli
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A ran is what one run of weir gave.
+type ran struct {
+	code        int
+	out, errout string
+}
+
+func run(t testing.TB, stdin string, args ...string) ran {
+	t.Helper()
+	var out, errout bytes.Buffer
+	code := Main(args, strings.NewReader(stdin), &out, &errout)
+	return ran{code, out.String(), errout.String()}
+}
+
+// last is the last line of standard error.
+func (r ran) last() string {
+	all := strings.Split(strings.TrimSuffix(r.errout, "\n"), "\n")
+	return all[len(all)-1]
+}
+
+// captureFile is the path of one of the repository's captures.
+func captureFile(name string) string { return filepath.Join("../../testdata/captures", name) }
+
+// shared is the path of what this machine may have beside the repository; the
+// test is skipped where it has not.
+func shared(t testing.TB, name string) string {
+	path := filepath.Join("../../../shared", name)
+	if _, err := os.Stat(path); err != nil {
+		t.Skipf("SKIPPED: %s is not there, what it would have shown is not shown", path)
+	}
+	return path
+}
+
+func TestUsage(t *testing.T) {
+	tests := []struct {
+		name   string
+		args   []string
+		code   int
+		out    string // a part of standard output
+		errout string // all of standard error
+	}{
+		{"weir alone lists the verbs", nil, 0, "\n  decode ", ""},
+		{"help lists the verbs", []string{"help"}, 0, "\n  connections ", ""},
+		{"--help lists the verbs", []string{"--help"}, 0, "\n  decode ", ""},
+		{"help of a verb", []string{"help", "decode"}, 0, "usage: weir decode ", ""},
+		{"help of an unknown verb", []string{"help", "decade"}, 2, "", "weir: no verb \"decade\", did you mean \"decode\"?; see weir help\n"},
+		{"a mistyped verb", []string{"conections", "x"}, 2, "", "weir: no verb \"conections\", did you mean \"connections\"?; see weir help\n"},
+		{"the beginning of a verb", []string{"dec"}, 2, "", "weir: no verb \"dec\", did you mean \"decode\"?; see weir help\n"},
+		{"a verb like none", []string{"frobnicate"}, 2, "", "weir: no verb \"frobnicate\"; see weir help\n"},
+		{"an unknown flag", []string{"decode", "--jsn", "x"}, 2, "", "weir decode: flag provided but not defined: -jsn; see weir decode --help\n"},
+		{"a flag without its value", []string{"decode", "x", "--hex"}, 2, "", "weir decode: flag needs an argument: -hex; see weir decode --help\n"},
+		{"no input", []string{"decode", "--json"}, 2, "", "weir decode: no FILE and no --hex; see weir decode --help\n"},
+		{"a port that is none", []string{"decode", "--port", "65536", "x"}, 2, "", "weir decode: invalid value \"65536\" for flag -port: \"65536\" is no port, want 1 to 65535; see weir decode --help\n"},
+		{"no capture", []string{"connections"}, 2, "", "weir connections: no --pcap FILE; see weir connections --help\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := run(t, "", tt.args...)
+			if got.code != tt.code || !strings.Contains(got.out, tt.out) || got.errout != tt.errout {
+				t.Errorf("want exit code %d, output with %q, errors %q; got %d, %q, %q", tt.code, tt.out, tt.errout, got.code, got.out, got.errout)
+			}
+		})
+	}
+}
+
+func TestEveryVerbExplainsItself(t *testing.T) {
+	for _, v := range verbs {
+		got := run(t, "", v.name, "--help")
+		if got.code != 0 || !strings.HasPrefix(got.out, "usage: weir "+v.name) || got.errout != "" {
+			t.Errorf("%s: exit code %d, output %q, errors %q", v.name, got.code, got.out, got.errout)
+		}
+	}
+}
+
+func TestFlagsMayStandBehindFiles(t *testing.T) {
+	f := newFlags("v", "", "")
+	b := f.Bool("b", false, "")
+	n := f.Int("n", 0, "")
+	rest, _, ok := f.parse([]string{"one", "-b", "-", "--n", "7", "two", "--", "-b=false", "--", "-x"}, io.Discard, io.Discard)
+	if want, got := "one - two -b=false -- -x", strings.Join(rest, " "); want != got || !ok || !*b || *n != 7 {
+		t.Errorf("want %q with b and 7, got %q with %v and %d (%v)", want, got, *b, *n, ok)
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0},
+		{"", "abc", 3},
+		{"abc", "", 3},
+		{"kitten", "sitting", 3}, // the textbook's example
+		{"decode", "decode", 0},
+		{"dcode", "decode", 1},
+	} {
+		if got := distance(tt.a, tt.b); got != tt.want {
+			t.Errorf("distance(%q, %q): want %d, got %d", tt.a, tt.b, tt.want, got)
+		}
+	}
+}
+
+// failing is a writer that takes some octets and then fails.
+type failing struct {
+	room int
+	err  error
+}
+
+func (f *failing) Write(b []byte) (int, error) {
+	if len(b) > f.room {
+		return 0, f.err
+	}
+	f.room -= len(b)
+	return len(b), nil
+}
+
+func TestStandardOutputThatFails(t *testing.T) {
+	tests := []struct {
+		name   string
+		err    error
+		code   int
+		errout string // before the last line
+	}{
+		{"a reader that has seen enough is no failure", syscall.EPIPE, 0, ""},
+		{"a full disk is one", syscall.ENOSPC, 1, "weir decode: standard output: no space left on device\n"},
+	}
+	for _, tt := range tests {
+		for _, room := range []int{0, 1 << 17} {
+			t.Run(tt.name, func(t *testing.T) {
+				var errout bytes.Buffer
+				code := Main([]string{"decode", "--json", captureFile("softflowd_v10_big.pcap")}, nil, &failing{room, tt.err}, &errout)
+				before, last, _ := strings.Cut(errout.String(), "datagrams=")
+				if code != tt.code || before != tt.errout || !strings.HasSuffix(last, " undecoded=0 errors=0\n") {
+					t.Errorf("want exit code %d and %q, got %d and %q", tt.code, tt.errout, code, errout.String())
+				}
+			})
+		}
+	}
+}
