@@ -45,7 +45,7 @@ func Start(addr string, small bool) (*Broker, error) {
 	}
 	c, err := kfake.NewCluster(
 		kfake.NumBrokers(1),
-		kfake.Ports(ln.Addr().(*net.TCPAddr).Port), //nolint:forcetypeassert // a tcp listener's address
+		kfake.Ports(ln.Addr().(*net.TCPAddr).Port), // a tcp listener's address
 		kfake.ListenFn(func(_, _ string) (net.Listener, error) { return ln, nil }),
 		kfake.BrokerConfigs(map[string]string{
 			"log.cleaner.backoff.ms":       "5000", // an hour by default: nothing would be cut or compacted
@@ -57,7 +57,7 @@ func Start(addr string, small bool) (*Broker, error) {
 		return nil, fmt.Errorf("embedded broker on %s: %w", addr, err)
 	}
 	if small {
-		c.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // kfake's order of results
+		c.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {
 			if req, ok := r.(*kmsg.CreateTopicsRequest); ok {
 				for i := range req.Topics {
 					shrink(&req.Topics[i])
@@ -72,8 +72,9 @@ func Start(addr string, small bool) (*Broker, error) {
 // shrink makes a topic that is to be created small.
 func shrink(t *kmsg.CreateTopicsRequestTopic) {
 	cut := true
-	kept := t.Configs[:0]
-	for _, c := range t.Configs {
+	own := t.Configs
+	t.Configs = nil
+	for _, c := range own {
 		switch {
 		case c.Value == nil:
 		case c.Name == "cleanup.policy":
@@ -82,10 +83,10 @@ func shrink(t *kmsg.CreateTopicsRequestTopic) {
 			cut = cut && *c.Value != "-1"
 		}
 		if c.Name != "segment.bytes" {
-			kept = append(kept, c)
+			t.Configs = append(t.Configs, c)
 		}
 	}
-	t.Configs = append(kept, config("segment.bytes", smallSegment))
+	t.Configs = append(t.Configs, config("segment.bytes", smallSegment))
 	if cut {
 		t.Configs = append(t.Configs, config("retention.bytes", smallRetention))
 	}

@@ -113,7 +113,7 @@ func (e *ensurer) topic(ctx context.Context, name string, is kadm.TopicDetail) (
 		return judge(is.Err, "topic %s cannot be read: %w", name, is.Err)
 	}
 	var errs []error
-	if n := int32(len(is.Partitions)); n != should.partitions { //nolint:gosec // a topic has few partitions
+	if n := int32(len(is.Partitions)); n != should.partitions { // a topic has few partitions
 		errs = append(errs, fmt.Errorf("topic %s has %d partitions, want %d: %s", name, n, should.partitions, e.mendPartitions(name, n)))
 	}
 	wait, err = e.verifyConfigs(ctx, name, should)

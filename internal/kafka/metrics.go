@@ -24,8 +24,7 @@ type replacing struct{ prometheus.Registerer }
 // Register implements prometheus.Registerer.
 func (r replacing) Register(c prometheus.Collector) error {
 	err := r.Registerer.Register(c)
-	var are prometheus.AlreadyRegisteredError
-	if errors.As(err, &are) {
+	if are, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
 		r.Unregister(are.ExistingCollector)
 		err = r.Registerer.Register(c)
 	}

@@ -113,7 +113,7 @@ func codec(name string) (kgo.CompressionCodec, error) {
 // goroutine and never waiting: nil when acknowledged, else why not
 // (ErrBufferFull at the limit, ErrClosed at the end). An empty key is none.
 func (p *Producer) Produce(key, value []byte, at time.Time, done func(error)) {
-	d := p.pool.Get().(*pending) //nolint:forcetypeassert // the pool's own
+	d := p.pool.Get().(*pending) // the pool's own
 	if len(key) == 0 {
 		key = nil
 	}
@@ -124,7 +124,7 @@ func (p *Producer) Produce(key, value []byte, at time.Time, done func(error)) {
 
 // finished is the promise of every record of every Producer.
 func finished(r *kgo.Record, err error) {
-	d := r.Context.(*pending) //nolint:forcetypeassert // set by Produce
+	d := r.Context.(*pending) // set by Produce
 	if err != nil && d.from.again(d, err) {
 		return
 	}

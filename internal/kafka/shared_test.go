@@ -14,7 +14,7 @@ import (
 type replica struct {
 	*templates.Store
 	log    *TemplateLog
-	ctx    context.Context //nolint:containedctx // of the test
+	ctx    context.Context // of the test
 	change chan struct{}
 }
 

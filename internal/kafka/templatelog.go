@@ -97,8 +97,7 @@ func (l *TemplateLog) Run(ctx context.Context, apply func(key, value []byte)) er
 func (l *TemplateLog) failure(fetches kgo.Fetches) error {
 	var errs []error
 	fetches.EachError(func(_ string, _ int32, err error) {
-		var loss *kgo.ErrDataLoss
-		if errors.As(err, &loss) { // told, and read again from the start
+		if _, ok := errors.AsType[*kgo.ErrDataLoss](err); ok { // told, and read again from the start
 			if l.c.Log != nil {
 				l.c.Log.Warn("the template log lost records; reading goes on", "topic", l.topic, "err", err)
 			}

@@ -40,7 +40,7 @@ func (c *Config) validateTLS() (errs []error) {
 // roots returns the certificates that may sign the brokers'; nil: the system's.
 func (c *Config) roots() (*x509.CertPool, error) {
 	if c.TLSCAFile == "" {
-		return nil, nil //nolint:nilnil // crypto/tls reads a nil pool as the system's
+		return nil, nil // crypto/tls reads a nil pool as the system's
 	}
 	b, err := os.ReadFile(c.TLSCAFile)
 	if err != nil {

@@ -192,11 +192,11 @@ func (c *choice) equal(o *choice) bool {
 
 // onTopic returns the definition that whoever knows the topic alone uses for port.
 func (l *layouts) onTopic(port uint16) *definition {
-	var own, any *definition
-	var ownAt, anyAt int64
+	var own, last *definition
+	var ownAt, lastAt int64
 	for _, d := range l.defs {
-		if d.onTopic > 0 && (any == nil || newer(d.onTopic, d, anyAt, any)) {
-			any, anyAt = d, d.onTopic
+		if d.onTopic > 0 && (last == nil || newer(d.onTopic, d, lastAt, last)) {
+			last, lastAt = d, d.onTopic
 		}
 		for _, s := range d.sources {
 			if s.port == port && s.onTopic > 0 && (own == nil || newer(s.onTopic, d, ownAt, own)) {
@@ -207,7 +207,7 @@ func (l *layouts) onTopic(port uint16) *definition {
 	if own != nil {
 		return own
 	}
-	return any
+	return last
 }
 
 // needed reports whether the topic lacks something of d: d itself, that d is

@@ -91,10 +91,11 @@ func (q *queue) pending() int {
 }
 
 // Due returns what is to be published now: new or changed definitions and
-// facts, and refreshes that are due. Each is marked as under way until
+// facts, refreshes that are due, and tombstones (value nil) of what nobody
+// received for its lifetime. Each is marked as under way until
 // Published is called with the outcome; until then it is not returned again.
 func (s *Store) Due() []Record {
-	var out []Record
+	out := s.expired()
 	for _, p := range s.due.take() {
 		st := p.state()
 		st.shard.mu.Lock()

@@ -70,7 +70,7 @@ type factID struct {
 
 func factKey(s scope, f factID) []byte {
 	b := s.append(append(make([]byte, 0, factKeyLen), kindFact))
-	b = append(b, byte(f.what)) //nolint:gosec // checked where a fact comes in
+	b = append(b, byte(f.what)) // checked where a fact comes in
 	return binary.BigEndian.AppendUint64(b, f.id)
 }
 

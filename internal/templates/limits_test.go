@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"weir/internal/decode"
 	"weir/pkg/flowpb"
 )
@@ -30,14 +32,14 @@ func TestAtItsLimitAnExportersOldestDefinitionGoes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got := ""
-	for i := range uint16(6) {
-		if s.Plan(keyOf(exporterA, 7, 300+i), 1) != nil {
-			got += fmt.Sprint(" ", 300+i)
+	var got []uint16
+	for id := range uint16(6) {
+		if s.Plan(keyOf(exporterA, 7, 300+id), 1) != nil {
+			got = append(got, 300+id)
 		}
 	}
-	if want := " 302 303 304 305"; got != want {
-		t.Errorf("known: want%s, got%s", want, got)
+	if d := cmp.Diff([]uint16{302, 303, 304, 305}, got); d != "" {
+		t.Errorf("known (-want +got):\n%s", d)
 	}
 	if s.Plan(keyOf(other, 7, 300), 1) == nil {
 		t.Error("another exporter's definition went")

@@ -88,7 +88,7 @@ func (s *Store) parse(id key, value []byte) (*flowpb.ExporterState, error) {
 // template reads a definition's template.
 func template(t *flowpb.TemplateDefinition) (*decode.Template, error) {
 	out := &decode.Template{
-		ID:      uint16(t.GetTemplateId()), //nolint:gosec // checked below
+		ID:      uint16(t.GetTemplateId()), // checked below
 		Options: t.GetOptions(),
 		Scopes:  int(t.GetScopeCount()),
 		Fields:  make([]decode.Field, 0, len(t.GetFields())),
@@ -101,7 +101,7 @@ func template(t *flowpb.TemplateDefinition) (*decode.Template, error) {
 			return nil, fmt.Errorf("field %d of template %d: element %d of %d octets: want at most 65535", i, t.GetTemplateId(), f.GetId(), f.GetLength())
 		}
 		out.Fields = append(out.Fields, decode.Field{
-			PEN: f.GetPen(), ID: uint16(f.GetId()), Length: uint16(f.GetLength()), //nolint:gosec // checked above
+			PEN: f.GetPen(), ID: uint16(f.GetId()), Length: uint16(f.GetLength()), // checked above
 		})
 	}
 	return out, nil
@@ -121,7 +121,7 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 	}
 	d.forget() // the last record counts for what the topic has
 	for _, is := range st.GetDefinition().GetSources() {
-		if src := d.from(uint16(is.GetPort()), is.GetReceivedNs()); src != nil { //nolint:gosec // checked by parse
+		if src := d.from(uint16(is.GetPort()), is.GetReceivedNs()); src != nil { // checked by parse
 			src.onTopic = is.GetReceivedNs()
 		}
 	}

@@ -25,7 +25,7 @@ type Record struct{ Key, Value []byte }
 // Options are the Store's limits and clock.
 type Options struct {
 	Replica string           // written into what is shared
-	Now     func() time.Time // wall clock, injected
+	Now     func() time.Time // wall clock; nil: time.Now
 	Changed func()           // called (without locks) when a definition or a fact became known; may be nil
 
 	MaxPerExporter int // definitions, and facts, of one exporter address; 0: 4 096
@@ -57,6 +57,7 @@ type Store struct {
 	seed  maphash.Seed
 	total atomic.Int64 // definitions and facts
 	due   queue
+	swept atomic.Int64 // wall clock of the last sweep, ns
 	count counters
 	shard [shards]shard
 }
@@ -93,10 +94,14 @@ var noFacts = &decode.Facts{}
 
 // New returns an empty Store.
 func New(o Options) *Store {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	o.MaxPerExporter = cmp.Or(o.MaxPerExporter, 4096)
 	o.MaxTotal = cmp.Or(o.MaxTotal, 1_000_000)
 	o.Replica = strings.ToValidUTF8(o.Replica, "\uFFFD") // protobuf carries nothing else
 	s := &Store{o: o, seed: maphash.MakeSeed()}
+	s.swept.Store(s.now())
 	for i := range s.shard {
 		s.shard[i].domains.Store(&map[scope]*domain{})
 		s.shard[i].exporters = map[[16]byte]*exporter{}

@@ -28,7 +28,7 @@ func (d *definition) value(replica string) ([]byte, error) {
 	def := &flowpb.TemplateDefinition{
 		TemplateId: uint32(d.id.template),
 		Options:    t.Options,
-		ScopeCount: uint32(t.Scopes), //nolint:gosec // Compile bounds it by the number of fields
+		ScopeCount: uint32(t.Scopes), // Compile bounds it by the number of fields
 		Fields:     make([]*flowpb.FieldSpec, 0, len(t.Fields)),
 		Sources:    make([]*flowpb.TemplateSource, 0, len(d.sources)),
 	}
