@@ -28,10 +28,11 @@ type TemplateLog struct {
 	topic   string
 	barrier templates.Record
 
-	mu     sync.Mutex // guards what follows
-	cl     *kgo.Client
-	ready  bool
-	reason error // why it is not ready, as far as known
+	mu      sync.Mutex // guards what follows
+	cl      *kgo.Client
+	ready   bool
+	writing bool  // a barrier is on its way, or will be tried again
+	reason  error // why it is not ready, as far as known
 }
 
 // NewTemplateLog returns the log on topic (full name) for replica (its name,
@@ -122,26 +123,43 @@ func (l *TemplateLog) recover(ctx context.Context, err error, try int) {
 	}
 	l.cl.PurgeTopicsFromClient(l.topic)
 	l.cl.AddConsumeTopics(l.topic)
-	if l.Ready() != nil {
-		l.writeBarrier(l.cl)
-	}
+	l.writeBarrier(l.cl)
 	if l.Renewed != nil && errors.Is(err, kerr.UnknownTopicID) {
 		l.Renewed()
 	}
 }
 
-// writeBarrier publishes the barrier until it is acknowledged or the client closed.
+// writeBarrier publishes the barrier, unless it came back or is on its way,
+// until it is acknowledged or the client closed.
 func (l *TemplateLog) writeBarrier(cl *kgo.Client) {
+	l.mu.Lock()
+	skip := l.ready || l.writing
+	l.writing = true
+	l.mu.Unlock()
+	if skip {
+		return
+	}
 	r := &kgo.Record{Topic: l.topic, Key: l.barrier.Key, Value: l.barrier.Value}
 	cl.TryProduce(context.Background(), r, func(_ *kgo.Record, err error) {
-		switch {
-		case err == nil || errors.Is(err, kgo.ErrClientClosed):
-		case errors.Is(err, kerr.UnknownTopicID): // written again once the topic is forgotten
-		default:
-			l.note(fmt.Errorf("writing the barrier to %s: %w", l.topic, err))
-			time.AfterFunc(time.Second, func() { l.writeBarrier(cl) })
+		if err == nil || errors.Is(err, kgo.ErrClientClosed) {
+			l.written()
+			return
 		}
+		l.note(fmt.Errorf("writing the barrier to %s: %w", l.topic, err))
+		time.AfterFunc(barrierRetry, func() {
+			l.written()
+			l.writeBarrier(cl)
+		})
 	})
+}
+
+// barrierRetry is how long after a failure the barrier is written again.
+const barrierRetry = 250 * time.Millisecond
+
+func (l *TemplateLog) written() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.writing = false
 }
 
 func (l *TemplateLog) sawBarrier(r *kgo.Record) {

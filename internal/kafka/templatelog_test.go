@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -191,6 +192,29 @@ func TestALogThatFindsNoKafkaSaysWhyAndGoesOnOnceItIsThere(t *testing.T) {
 		t.Errorf("published while Kafka was away: %v", got[0])
 	}
 	x.applied.wait(ctx, t, "the record comes back", atLeast[string](1))
+}
+
+func TestALogWhoseTopicComesLateWritesFewBarriersUntilThen(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	x := runTail(ctx, t, b.Addr(), "r1")
+	for i := range 10 { // each makes the client forget the topic
+		x.recover(ctx, kerr.UnknownTopicOrPartition, 0)
+		if x.Ready() == nil {
+			t.Fatalf("ready without a topic, try %d", i)
+		}
+	}
+	ensure(ctx, t, b.Addr(), Templates)
+	untilReady(ctx, t, x)
+	x.put(ctx, t, "\x01a", "1")
+	x.applied.wait(ctx, t, "a record", atLeast[string](1))
+	ends, err := admin(t, b.Addr()).ListEndOffsets(ctx, "t.templates")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o, _ := ends.Lookup("t.templates", 0); o.Offset < 2 || o.Offset > 3 {
+		t.Errorf("records on the topic: want the barrier (at most twice) and one more, got %d", o.Offset)
+	}
 }
 
 func TestALogGoesOnWhenTheBrokerRestartsWithNothing(t *testing.T) {

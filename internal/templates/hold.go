@@ -29,7 +29,7 @@ func (s *Store) definition(sh *shard, sc scope, id definitionID, t *decode.Templ
 	if !s.makeRoom(sh, sc.exporter, func(e *exporter) int { return e.definitions }, (*domain).eachDefinition) {
 		return nil, errFull()
 	}
-	dom := sh.domain(sc)
+	dom := s.domain(sh, sc)
 	l := dom.templates[id.template]
 	if l == nil {
 		l = &layouts{}
@@ -44,7 +44,7 @@ func (s *Store) definition(sh *shard, sc scope, id definitionID, t *decode.Templ
 	}
 	l.defs = append(l.defs, d)
 	sh.exporters[sc.exporter].definitions++
-	s.total.Add(1)
+	s.held.definitions.Add(1)
 	return d, nil
 }
 
@@ -58,16 +58,16 @@ func (s *Store) fact(sh *shard, sc scope, id factID) (*fact, error) {
 	if !s.makeRoom(sh, sc.exporter, func(e *exporter) int { return e.facts }, (*domain).eachFact) {
 		return nil, errFull()
 	}
-	dom := sh.domain(sc)
+	dom := s.domain(sh, sc)
 	f := &fact{published: published{key: factKey(sc, id), shard: sh}, id: id, domain: dom}
 	dom.facts[id] = f
 	sh.exporters[sc.exporter].facts++
-	s.total.Add(1)
+	s.held.facts.Add(1)
 	return f, nil
 }
 
 // domain returns the domain of sc, made if it is new.
-func (sh *shard) domain(sc scope) *domain {
+func (s *Store) domain(sh *shard, sc scope) *domain {
 	all := *sh.domains.Load()
 	if d := all[sc]; d != nil {
 		return d
@@ -81,6 +81,7 @@ func (sh *shard) domain(sc scope) *domain {
 	if e == nil {
 		e = &exporter{domains: map[*domain]struct{}{}}
 		sh.exporters[sc.exporter] = e
+		s.held.exporters.Add(1)
 	}
 	e.domains[d] = struct{}{}
 	return d
@@ -131,7 +132,7 @@ func (d *domain) eachFact(yield func(aged)) {
 // place; if not, it is counted.
 func (s *Store) makeRoom(sh *shard, address [16]byte, count func(*exporter) int, each func(*domain, func(aged))) bool {
 	e := sh.exporters[address]
-	full := int(s.total.Load()) >= s.o.MaxTotal
+	full := int(s.held.definitions.Load()+s.held.facts.Load()) >= s.o.MaxTotal
 	switch {
 	case e == nil || count(e) == 0:
 		if full {
@@ -161,20 +162,20 @@ func (s *Store) removeDefinition(sh *shard, d *definition) {
 	}
 	d.domain.choose(d.id.template)
 	sh.exporters[d.domain.scope.exporter].definitions--
-	s.total.Add(-1)
-	sh.tidy(d.domain)
+	s.held.definitions.Add(-1)
+	s.tidy(sh, d.domain)
 }
 
 func (s *Store) removeFact(sh *shard, f *fact) {
 	delete(f.domain.facts, f.id)
 	f.domain.refreshFacts(f.id.what)
 	sh.exporters[f.domain.scope.exporter].facts--
-	s.total.Add(-1)
-	sh.tidy(f.domain)
+	s.held.facts.Add(-1)
+	s.tidy(sh, f.domain)
 }
 
 // tidy forgets a domain, and its exporter, of which nothing is known any more.
-func (sh *shard) tidy(d *domain) {
+func (s *Store) tidy(sh *shard, d *domain) {
 	if len(d.templates) > 0 || len(d.facts) > 0 {
 		return
 	}
@@ -185,5 +186,6 @@ func (sh *shard) tidy(d *domain) {
 	delete(e.domains, d)
 	if len(e.domains) == 0 {
 		delete(sh.exporters, d.scope.exporter)
+		s.held.exporters.Add(-1)
 	}
 }
