@@ -54,7 +54,7 @@ func (p *Producer) letGo() {
 	p.mu.Lock()
 	p.closed = true
 	held := p.held
-	p.held = nil
+	p.held, p.mending = nil, false
 	if p.mender != nil {
 		p.mender.Stop()
 	}

@@ -141,7 +141,7 @@ func (s *Store) Republish() {
 	for i := range s.shard {
 		sh := &s.shard[i]
 		sh.mu.Lock()
-		for _, d := range *sh.domains.Load() {
+		for _, d := range sh.all() {
 			for _, l := range d.templates {
 				for _, def := range l.defs {
 					def.forget()

@@ -49,7 +49,7 @@ func (sh *shard) unseen(before int64, replica string) (out []publishable) {
 			out = append(out, p)
 		}
 	}
-	for _, d := range *sh.domains.Load() {
+	for _, d := range sh.all() {
 		for _, l := range d.templates {
 			for _, def := range l.defs {
 				old(def, def.received.Load())

@@ -14,7 +14,7 @@ import (
 
 // definition returns the definition of that id, made from t if it is new.
 func (s *Store) definition(sh *shard, sc scope, id definitionID, t *decode.Template) (*definition, error) {
-	if dom := (*sh.domains.Load())[sc]; dom != nil {
+	if dom := sh.all()[sc]; dom != nil {
 		if l := dom.templates[id.template]; l != nil {
 			if d := l.byHash(id.hash); d != nil {
 				return d, nil
@@ -50,7 +50,7 @@ func (s *Store) definition(sh *shard, sc scope, id definitionID, t *decode.Templ
 
 // fact returns the fact of that id, empty if it is new.
 func (s *Store) fact(sh *shard, sc scope, id factID) (*fact, error) {
-	if dom := (*sh.domains.Load())[sc]; dom != nil {
+	if dom := sh.all()[sc]; dom != nil {
 		if f := dom.facts[id]; f != nil {
 			return f, nil
 		}
@@ -68,13 +68,16 @@ func (s *Store) fact(sh *shard, sc scope, id factID) (*fact, error) {
 
 // domain returns the domain of sc, made if it is new.
 func (s *Store) domain(sh *shard, sc scope) *domain {
-	all := *sh.domains.Load()
+	all := sh.all()
 	if d := all[sc]; d != nil {
 		return d
 	}
 	d := &domain{scope: sc, templates: map[uint16]*layouts{}, facts: map[factID]*fact{}}
 	d.view.Store(&view{choices: map[uint16]*choice{}, facts: noFacts})
-	all = maps.Clone(all)
+	if all = maps.Clone(all); all == nil {
+		all = map[scope]*domain{}
+		sh.exporters = map[[16]byte]*exporter{}
+	}
 	all[sc] = d
 	sh.domains.Store(&all)
 	e := sh.exporters[sc.exporter]
@@ -179,7 +182,7 @@ func (s *Store) tidy(sh *shard, d *domain) {
 	if len(d.templates) > 0 || len(d.facts) > 0 {
 		return
 	}
-	all := maps.Clone(*sh.domains.Load())
+	all := maps.Clone(sh.all())
 	delete(all, d.scope)
 	sh.domains.Store(&all)
 	e := sh.exporters[d.scope.exporter]

@@ -269,11 +269,11 @@ func BenchmarkLearnAgain(b *testing.B) {
 // BenchmarkMergeNew is the start of a replica: every record a new exporter's.
 func BenchmarkMergeNew(b *testing.B) {
 	other, _ := newStore("r2")
-	const n = 10_000
+	const n = 100_000
 	recs := make([]Record, 0, n)
 	for i := range n {
 		k := *key300
-		k.Exporter[13], k.Exporter[14] = byte(i>>8), byte(i)
+		k.Exporter[12], k.Exporter[13], k.Exporter[14] = byte(i>>16), byte(i>>8), byte(i)
 		if _, err := other.Learn(&k, &decode.Meta{Port: 1, Received: t0}, &decode.Header{}, layout(4)); err != nil {
 			b.Fatal(err)
 		}

@@ -46,8 +46,9 @@ const (
 	maxSources = 8
 	// maxLayouts is how many definitions of one template id are kept.
 	maxLayouts = 8
-	// shards is how many parts the store has, each with a lock for writers.
-	shards = 256
+	// shards is how many parts the store has, each with a lock for writers. A new
+	// domain costs a copy of its shard's map: with 100 000 exporters 25 entries.
+	shards = 4096
 )
 
 // A Store holds definitions and facts of all exporters. It implements
@@ -64,7 +65,7 @@ type Store struct {
 
 // A shard holds the exporters whose address hashes to it.
 type shard struct {
-	domains atomic.Pointer[map[scope]*domain] // replaced as a whole; read without lock
+	domains atomic.Pointer[map[scope]*domain] // replaced as a whole; read without lock; nil: none
 
 	mu        sync.Mutex // guards what follows and all below the domains but what is atomic
 	exporters map[[16]byte]*exporter
@@ -102,12 +103,16 @@ func New(o Options) *Store {
 	o.Replica = strings.ToValidUTF8(o.Replica, "\uFFFD") // protobuf carries nothing else
 	s := &Store{o: o, seed: maphash.MakeSeed()}
 	s.swept.Store(s.now())
-	for i := range s.shard {
-		s.shard[i].domains.Store(&map[scope]*domain{})
-		s.shard[i].exporters = map[[16]byte]*exporter{}
-	}
 	s.due.underWay = map[string]publishable{}
 	return s
+}
+
+// all returns the domains of the shard; the map is not changed any more.
+func (sh *shard) all() map[scope]*domain {
+	if m := sh.domains.Load(); m != nil {
+		return *m
+	}
+	return nil
 }
 
 func (s *Store) shardOf(exporter *[16]byte) *shard {
@@ -117,7 +122,7 @@ func (s *Store) shardOf(exporter *[16]byte) *shard {
 // Plan implements decode.State: the newest definition received from this port,
 // else the newest of all from this exporter.
 func (s *Store) Plan(k *decode.TemplateKey, port uint16) *decode.Plan {
-	d := (*s.shardOf(&k.Exporter).domains.Load())[scopeOf(k)]
+	d := s.shardOf(&k.Exporter).all()[scopeOf(k)]
 	if d == nil {
 		return nil
 	}
@@ -129,7 +134,7 @@ func (s *Store) Plan(k *decode.TemplateKey, port uint16) *decode.Plan {
 
 // Facts implements decode.State.
 func (s *Store) Facts(k *decode.TemplateKey) *decode.Facts {
-	d := (*s.shardOf(&k.Exporter).domains.Load())[scopeOf(k)]
+	d := s.shardOf(&k.Exporter).all()[scopeOf(k)]
 	if d == nil {
 		return noFacts
 	}
