@@ -110,7 +110,6 @@ func parseKey(b []byte) (key, error) {
 
 func (s scope) check() error {
 	if s.version != 9 && s.version != 10 {
-		// Facts of v5 (none today) would need no template; definitions exist in v9 and IPFIX only.
 		return fmt.Errorf("version %d in key: want 9 or 10", s.version)
 	}
 	return nil
