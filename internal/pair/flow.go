@@ -1,0 +1,237 @@
+package pair
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"weir/internal/flowkey"
+	"weir/pkg/flowpb"
+)
+
+// TCP control bits.
+const (
+	fin = 1 << iota
+	syn
+	rst
+	_
+	ack
+)
+
+// Quality as a bit set: bit n is flowpb.Quality n.
+type quality uint16
+
+func bit(q flowpb.Quality) quality { return 1 << q }
+
+// A Flow is one record as the machine takes it; no pointers. Times are ns since
+// the epoch, directions are those of the record.
+type Flow struct {
+	Key     flowkey.Key
+	SrcIsLo bool
+	Ident   uint64 // identity: exporter, datagram hash, record offset
+
+	Exporter   [16]byte
+	Domain     uint32
+	Interface  uint8 // flowDirection: ingress and egress metering are two vantages
+	Received   int64
+	Start, End int64
+	Export     int64 // 0 = unknown
+	Resolution int64 // for ordering against other datagrams of the exporter, ns
+
+	There, Back counts // source to destination, destination to source
+	Biflow      bool   // Back is reported, even when empty
+	Reason      uint8  // flow end reason, 0 = not reported
+	Rate        uint64 // 1 in N; 0 = unknown
+	Initiator   int8   // the exporter says: 1 source, -1 destination, 0 nothing
+	ICMPCode    uint8
+
+	InIf, OutIf    uint32
+	ToS            uint8
+	VLAN           uint16
+	SrcMAC, DstMAC uint64
+	SrcAS, DstAS   uint32
+	NATSrc, NATDst endpoint // the other side of a NAT, zero = none
+	quality        quality
+}
+
+// counts are what a record says of one direction.
+type counts struct {
+	Octets, Packets uint64
+	Flags           uint16
+	Start, End      int64 // of the direction; 0 = the record's
+}
+
+type endpoint struct {
+	addr [16]byte
+	port uint16
+}
+
+// FromMessage makes a Flow of a FlowMessage; ok is false for what cannot be
+// paired (no address pair, an event without counters).
+func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
+	src, srcOK := addr16(m.SrcAddr)
+	dst, dstOK := addr16(m.DstAddr)
+	if !srcOK || !dstOK {
+		return f, false
+	}
+	event := m.NatEvent != 0 || m.FirewallEvent != 0
+	if event && m.Bytes|m.Packets|m.ReverseBytes|m.ReversePackets == 0 {
+		return f, false
+	}
+	f.Exporter, _ = addr16(m.SamplerAddress)
+	f.Domain, f.Interface = m.ObservationDomainId, uint8(m.FlowDirection)
+	f.Received, f.Start, f.End, f.Export = int64(m.TimeReceivedNs), int64(m.TimeFlowStartNs), int64(m.TimeFlowEndNs), int64(m.TimeExportNs)
+	f.Resolution = max(int64(m.TimeResolutionUs)*1000, 1)
+	f.There = counts{Octets: m.Bytes, Packets: m.Packets, Flags: uint16(m.TcpFlags)}
+	if f.Biflow = m.Biflow; f.Biflow {
+		f.quality |= bit(flowpb.Quality_QUALITY_BIFLOW)
+		f.Back = counts{
+			Octets: m.ReverseBytes, Packets: m.ReversePackets, Flags: uint16(m.ReverseTcpFlags),
+			Start: int64(m.ReverseTimeFlowStartNs), End: int64(m.ReverseTimeFlowEndNs),
+		}
+	}
+	f.Reason, f.Rate = uint8(m.FlowEndReason), m.SamplingRate
+	switch {
+	case m.BiflowDirection == flowpb.BiflowDirection_BIFLOW_DIRECTION_INITIATOR:
+		f.Initiator = 1
+	case m.BiflowDirection == flowpb.BiflowDirection_BIFLOW_DIRECTION_REVERSE_INITIATOR:
+		f.Initiator = -1
+	case m.FirewallEvent != 0 && m.Biflow: // initiator and responder counters: the source is the initiator
+		f.Initiator = 1
+	}
+	f.ICMPCode = uint8(m.IcmpCode)
+	f.InIf, f.OutIf, f.ToS = m.InIf, m.OutIf, uint8(m.IpTos)
+	if f.VLAN = uint16(m.SrcVlan); f.VLAN == 0 {
+		f.VLAN = uint16(m.VlanId)
+	}
+	f.SrcMAC, f.DstMAC, f.SrcAS, f.DstAS = m.SrcMac, m.DstMac, m.SrcAs, m.DstAs
+	f.Ident = ident(&f.Exporter, m.DatagramHash, m.RecordOffset)
+	f.conversation(m, src, dst)
+	f.clocks(m, c)
+	return f, true
+}
+
+// conversation sets the key, and the other side of a NAT.
+func (f *Flow) conversation(m *flowpb.FlowMessage, src, dst [16]byte) {
+	t := flowkey.Tuple{
+		Src: src, Dst: dst, SrcPort: uint16(m.SrcPort), DstPort: uint16(m.DstPort),
+		Proto: uint8(m.Proto), ICMPType: uint8(m.IcmpType), ICMPCode: uint8(m.IcmpCode),
+	}
+	if flowkey.HasPorts(t.Proto) && t.SrcPort|t.DstPort == 0 {
+		f.quality |= bit(flowpb.Quality_QUALITY_FRAGMENT)
+	}
+	post := t
+	translated := false
+	replace := func(a *[16]byte, by []byte) {
+		if x, ok := addr16(by); ok && !unset(&x) && x != *a {
+			*a, translated = x, true
+		}
+	}
+	replace(&post.Src, m.PostNatSrcAddr)
+	replace(&post.Dst, m.PostNatDstAddr)
+	if p := uint16(m.PostNatSrcPort); p != 0 && p != post.SrcPort {
+		post.SrcPort, translated = p, true
+	}
+	if p := uint16(m.PostNatDstPort); p != 0 && p != post.DstPort {
+		post.DstPort, translated = p, true
+	}
+	if !translated {
+		f.Key, f.SrcIsLo = t.Canon()
+		return
+	}
+	var swapped bool
+	f.Key, f.SrcIsLo, swapped = flowkey.Inside(&t, &post)
+	inside, outside := &t, &post
+	if swapped {
+		inside, outside = outside, inside
+	}
+	if outside.Src != inside.Src || outside.SrcPort != inside.SrcPort {
+		f.NATSrc = endpoint{outside.Src, outside.SrcPort}
+	}
+	if outside.Dst != inside.Dst || outside.DstPort != inside.DstPort {
+		f.NATDst = endpoint{outside.Dst, outside.DstPort}
+	}
+	f.quality |= bit(flowpb.Quality_QUALITY_NAT)
+}
+
+// clocks puts the times in order, and on the receiver's clock when the
+// exporter's is far off.
+func (f *Flow) clocks(m *flowpb.FlowMessage, c *Config) {
+	if m.TimeSource == flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME {
+		f.quality |= bit(flowpb.Quality_QUALITY_TIME_FALLBACK)
+	}
+	if f.Start == 0 && f.End == 0 {
+		f.Start, f.End = f.Received, f.Received
+		f.quality |= bit(flowpb.Quality_QUALITY_TIME_FALLBACK)
+	}
+	if f.Start > f.End {
+		f.Start, f.End = f.End, f.Start
+	}
+	if f.Received == 0 { // hex text: the only clock is the exporter's
+		f.Received = max(f.Export, f.End)
+	}
+	if off := f.Received - f.Export; f.Export != 0 && (off > int64(c.MaxClockSkew) || -off > int64(c.MaxClockSkew)) {
+		f.Start, f.End, f.Export = f.Start+off, f.End+off, f.Received
+		if f.Back.End != 0 {
+			f.Back.Start, f.Back.End = f.Back.Start+off, f.Back.End+off
+		}
+		f.quality |= bit(flowpb.Quality_QUALITY_TIME_CORRECTED)
+	}
+}
+
+// ident is the identity of a record: exporter, datagram, place in it.
+func ident(exporter *[16]byte, hash uint64, off uint32) uint64 {
+	var b [28]byte
+	copy(b[:], exporter[:])
+	binary.BigEndian.PutUint64(b[16:], hash)
+	binary.BigEndian.PutUint32(b[24:], off)
+	return xxhash.Sum64(b[:])
+}
+
+// addr16 reads 4 or 16 octets, IPv4 v4-mapped.
+func addr16(b []byte) (a [16]byte, ok bool) {
+	switch len(b) {
+	case 4:
+		a = [16]byte{10: 0xff, 11: 0xff}
+		copy(a[12:], b)
+	case 16:
+		copy(a[:], b)
+	default:
+		return a, false
+	}
+	return a, true
+}
+
+func unset(a *[16]byte) bool {
+	return *a == [16]byte{} || *a == [16]byte{10: 0xff, 11: 0xff}
+}
+
+// An end is how a direction stands.
+type end uint8
+
+const (
+	endUnknown end = iota
+	endOpen        // goes on: reason 2, or as long as the active timeout
+	endSoft        // idle
+	endHard        // FIN, RST, end detected or forced
+)
+
+// endOf classifies a record's end for the direction with these flags.
+func (f *Flow) endOf(c *Config, flags uint16) end {
+	tcp := f.Key.Proto == flowkey.TCP
+	switch {
+	case tcp && flags&(fin|rst) != 0, f.Reason == 3, f.Reason == 4:
+		return endHard
+	case f.Reason == 1:
+		return endSoft
+	case f.Reason == 2:
+		return endOpen
+	case f.Reason == 0 && f.Export != 0 && f.quality&bit(flowpb.Quality_QUALITY_TIME_FALLBACK) == 0 &&
+		f.Export-f.End >= int64(c.InactiveTimeout-time.Second):
+		return endSoft
+	case f.End-f.Start >= int64(c.ActiveTimeout)*95/100:
+		return endOpen
+	}
+	return endUnknown
+}

@@ -1,0 +1,237 @@
+package pair
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/prototext"
+
+	"weir/internal/flowkey"
+	"weir/pkg/flowpb"
+)
+
+// traffic makes records of few conversations, so that they meet again while
+// open, in grace and after; times pass unevenly.
+func traffic(seed uint64, n int) []Flow {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	now := int64(1_700_000_000) * int64(time.Second)
+	out := make([]Flow, 0, n)
+	for i := range n {
+		now += rng.Int64N(900) * ms
+		if rng.IntN(200) == 0 {
+			now += rng.Int64N(200_000) * ms
+		}
+		client, server := netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(12))}), netip.AddrFrom4([4]byte{192, 0, 2, byte(rng.IntN(3))})
+		t := flowkey.Tuple{Src: client.As16(), Dst: server.As16(), SrcPort: 40000 + uint16(rng.IntN(2)), DstPort: 443, Proto: []uint8{6, 17}[rng.IntN(2)]}
+		if rng.IntN(2) == 0 {
+			t.Src, t.Dst, t.SrcPort, t.DstPort = t.Dst, t.Src, t.DstPort, t.SrcPort
+		}
+		f := Flow{
+			Ident: uint64(i) + 1, Exporter: [16]byte{15: byte(rng.IntN(2))}, Received: now, Resolution: ms, Rate: uint64(rng.IntN(3)),
+			Start: now - rng.Int64N(30_000)*ms, Reason: uint8(rng.IntN(4)), Interface: uint8(rng.IntN(2)),
+			There: counts{Octets: rng.Uint64N(5000), Packets: 1 + rng.Uint64N(9), Flags: uint16(rng.IntN(32))},
+		}
+		f.End = f.Start + rng.Int64N(10_000)*ms
+		if rng.IntN(10) == 0 {
+			f.Biflow, f.Back = true, counts{Octets: 1, Packets: 1}
+			f.NATSrc = endpoint{port: 7}
+			f.SrcMAC = 1
+		}
+		if i > 0 && rng.IntN(20) == 0 {
+			f = out[rng.IntN(len(out))] // delivered again
+			f.Received = now
+		}
+		f.Key, f.SrcIsLo = t.Canon()
+		out = append(out, f)
+	}
+	return out
+}
+
+// undisturbed is what one machine makes of flows, and then of a long silence.
+func undisturbed(c Config, flows []Flow) (out []string) {
+	m := New(c, 1, func(x *flowpb.Connection) { out = append(out, prototext.Format(x)) })
+	for i := range flows {
+		m.Observe(&flows[i])
+	}
+	m.Advance(m.StreamTime() + int64(time.Hour))
+	return out
+}
+
+// disturbed commits after every batch, and kills the machine after some: what
+// was emitted since the last commit is void, and another machine goes on from
+// the log's tail that RestoreFrom names.
+func disturbed(t *testing.T, c Config, flows []Flow, batch, limit int, seed uint64) (out []string) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, 2))
+	var pieces [][]byte
+	var void []string
+	emit := func(x *flowpb.Connection) { void = append(void, prototext.Format(x)) }
+	m := New(c, 1, emit)
+	committed, streamTime, from := 0, m.StreamTime(), int64(-1)
+	restores := 0
+	for committed < len(flows) {
+		to := min(committed+1+rng.IntN(batch), len(flows))
+		for i := committed; i < to; i++ {
+			m.Observe(&flows[i])
+		}
+		if rng.IntN(3) == 0 { // killed before the commit, or after its pieces were made
+			if rng.IntN(2) == 0 {
+				m.Deltas(limit)
+			}
+			void = nil
+			m = New(c, 1, emit)
+			if from >= 0 {
+				for i := from; i < int64(len(pieces)); i++ {
+					if err := m.Apply(i, pieces[i]); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			m.Restored(streamTime)
+			restores++
+			continue
+		}
+		var offsets []int64
+		for _, p := range m.Deltas(limit) {
+			if len(p) > limit {
+				t.Fatalf("a piece of %d octets, limit %d", len(p), limit)
+			}
+			offsets = append(offsets, int64(len(pieces)))
+			pieces = append(pieces, p)
+		}
+		m.Logged(offsets)
+		out, void = append(out, void...), nil
+		committed, streamTime, from = to, m.StreamTime(), m.RestoreFrom()
+	}
+	m.Advance(m.StreamTime() + int64(time.Hour))
+	if restores == 0 {
+		t.Fatal("never killed: nothing was proved")
+	}
+	return append(out, void...)
+}
+
+func TestARestoredMachineContinuesAsTheOneThatWroteTheLog(t *testing.T) {
+	small := testConfig
+	small.MaxOpen = 8
+	interim := testConfig
+	interim.UpdateInterval = 20 * time.Second
+	for name, c := range map[string]Config{"as usual": testConfig, "with evictions": small, "with interim reports": interim} {
+		for _, batch := range []int{3, 40, 400} { // 400 records span more than linger and grace
+			for _, limit := range []int{1100, 900_000} {
+				t.Run(fmt.Sprintf("%s, batches of %d, pieces of %d", name, batch, limit), func(t *testing.T) {
+					for seed := range uint64(6) {
+						flows := traffic(seed, 1500)
+						want, got := undisturbed(c, flows), disturbed(t, c, flows, batch, limit, seed)
+						if d := cmp.Diff(want, got); d != "" {
+							t.Fatalf("seed %d: %d emissions undisturbed, %d disturbed (-undisturbed +disturbed):\n%.3000s", seed, len(want), len(got), d)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestWhatEndsHeldIsCounted(t *testing.T) {
+	m := New(testConfig, 1, func(*flowpb.Connection) {})
+	flows := traffic(1, 500)
+	for i := range flows {
+		m.Observe(&flows[i])
+		if open, grace := m.Held(); open < 0 || grace < 0 || open+grace != len(m.slab)-len(m.free) {
+			t.Fatalf("after %d records: %d open, %d in grace, %d in the table", i, open, grace, len(m.slab)-len(m.free))
+		}
+	}
+	m.Advance(m.StreamTime() + int64(time.Hour))
+	if open, grace := m.Held(); open+grace+len(m.first) != 0 {
+		t.Errorf("after an hour: %d open, %d in grace, %d keys", open, grace, len(m.first))
+	}
+	m.Deltas(1 << 20)
+	if from := m.RestoreFrom(); from != -1 {
+		t.Errorf("nothing is held, the log is needed from %d", from)
+	}
+}
+
+func TestAtCapacityScansGoFirstAndAreReported(t *testing.T) {
+	c := testConfig
+	c.MaxOpen = 2
+	var out []*flowpb.Connection
+	m := New(c, 1, func(x *flowpb.Connection) { out = append(out, x) })
+	put := func(port uint16, packets uint64, at int64) {
+		f := Flow{Ident: uint64(port), Received: at, Start: at, End: at, Resolution: ms, There: counts{Octets: 40, Packets: packets}}
+		tuple := flowkey.Tuple{Src: netip.MustParseAddr("10.0.0.1").As16(), Dst: netip.MustParseAddr("10.0.0.2").As16(), SrcPort: port, DstPort: 80, Proto: 17}
+		f.Key, f.SrcIsLo = tuple.Canon()
+		m.Observe(&f)
+	}
+	put(1001, 9, 1000*ms) // older, but not small
+	put(1002, 1, 2000*ms) // a scan
+	put(1003, 5, 3000*ms)
+	if len(out) != 1 || out[0].EmitReason != flowpb.EmitReason_EMIT_REASON_EVICTED || out[0].Initiator.Port != 1002 {
+		t.Fatalf("want the scan from port 1002 evicted, got %v", out)
+	}
+	put(1004, 5, 4000*ms)
+	if len(out) != 2 || out[1].Initiator.Port != 1001 {
+		t.Fatalf("then the one due next, got %v", out)
+	}
+}
+
+func FuzzApplyRefusesWhatIsNoPiece(f *testing.F) {
+	m := New(testConfig, 1, func(*flowpb.Connection) {})
+	flows := traffic(3, 40)
+	for i := range flows {
+		m.Observe(&flows[i])
+	}
+	for _, p := range m.Deltas(4000) {
+		f.Add(p)
+	}
+	f.Add([]byte{format, 0, 0, 0, 1})
+	f.Fuzz(func(t *testing.T, piece []byte) {
+		m := New(testConfig, 1, func(*flowpb.Connection) {})
+		if m.Apply(0, piece) == nil {
+			m.Restored(0)
+			m.Advance(1 << 62)
+		}
+	})
+}
+
+// BenchmarkObserve is one record among a million held connections.
+func BenchmarkObserve(b *testing.B) {
+	c := testConfig
+	c.MaxOpen = 1 << 30
+	m := New(c, 1, func(*flowpb.Connection) {})
+	const held = 1_000_000
+	now := int64(1_700_000_000) * int64(time.Second)
+	n := uint32(0)
+	next := func(f *Flow) {
+		n++
+		now += int64(75*time.Second) / held
+		conn := n / 2
+		t := flowkey.Tuple{Src: [16]byte{10: 0xff, 11: 0xff, 12: 10, 13: byte(conn >> 16), 14: byte(conn >> 8), 15: byte(conn)}, Dst: [16]byte{10: 0xff, 11: 0xff, 12: 192, 15: 1}, SrcPort: 40000, DstPort: 443, Proto: 17}
+		if n%2 == 1 {
+			t.Src, t.Dst, t.SrcPort, t.DstPort = t.Dst, t.Src, t.DstPort, t.SrcPort
+		}
+		*f = Flow{Ident: uint64(n), Received: now, Start: now, End: now, Resolution: ms, There: counts{Octets: 100, Packets: 1}}
+		f.Key, f.SrcIsLo = t.Canon()
+	}
+	var f Flow
+	for range held * 2 {
+		next(&f)
+		m.Observe(&f)
+		if len(m.log.dirty) >= 20000 {
+			m.Deltas(900_000)
+		}
+	}
+	open, grace := m.Held()
+	b.ReportAllocs()
+	for b.Loop() {
+		next(&f)
+		m.Observe(&f)
+		if len(m.log.dirty) >= 20000 {
+			m.Deltas(900_000)
+		}
+	}
+	b.ReportMetric(float64(open+grace), "held")
+}

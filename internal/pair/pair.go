@@ -1,0 +1,76 @@
+// Package pair joins flow records into connections: a pure state machine whose
+// clock is stream time, the greatest receive time it was given. It does no I/O
+// and knows no wall clock, so a replay gives the same connections.
+//
+// A connection sums what one vantage reports over time, and of vantages that
+// overlap takes the best, so that two routers on the path, or metering on both
+// sides of one, do not count twice. Records belong together by the distance of
+// their times, TCP connections end at FIN and RST; arrival order does not matter.
+package pair
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Config is the machine's constants; the environment names have the prefix PAIR_.
+type Config struct {
+	Idle            time.Duration `env:"IDLE" envDefault:"75s" help:"silence after which a connection is emitted; must exceed the exporters' active timeout"`
+	Linger          time.Duration `env:"LINGER" envDefault:"5s" help:"wait after both directions ended, for what is still on its way"`
+	LateGrace       time.Duration `env:"LATE_GRACE" envDefault:"60s" help:"how long an emitted connection can still be corrected by a late record"`
+	ClockSkew       time.Duration `env:"CLOCK_SKEW" envDefault:"2s" help:"tolerance between the clocks of two exporters"`
+	MaxClockSkew    time.Duration `env:"MAX_CLOCK_SKEW" envDefault:"10s" help:"export time further than this from receive time: times are shifted to the receiver's clock"`
+	UpdateInterval  time.Duration `env:"UPDATE_INTERVAL" envDefault:"30m" help:"an open connection is reported this often; 0 = never"`
+	ActiveTimeout   time.Duration `env:"ACTIVE_TIMEOUT" envDefault:"60s" help:"the exporters' active timeout"`
+	InactiveTimeout time.Duration `env:"INACTIVE_TIMEOUT" envDefault:"15s" help:"the exporters' inactive timeout"`
+	MaxOpen         int           `env:"MAX_OPEN" envDefault:"4000000" unit:"connections" help:"connections held, of the whole topic; each partition has its share"`
+
+	// Service tells whether a port is a known service; ports below 1024 are
+	// services anyway. May be nil.
+	Service func(proto uint8, port uint16) bool `env:"-"`
+}
+
+// Validate reports every mistake at once, by variable and value.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	for _, d := range []struct {
+		name string
+		is   time.Duration
+		zero bool
+	}{
+		{"PAIR_IDLE", c.Idle, false},
+		{"PAIR_LINGER", c.Linger, false},
+		{"PAIR_LATE_GRACE", c.LateGrace, true},
+		{"PAIR_CLOCK_SKEW", c.ClockSkew, true},
+		{"PAIR_MAX_CLOCK_SKEW", c.MaxClockSkew, false},
+		{"PAIR_UPDATE_INTERVAL", c.UpdateInterval, true},
+		{"PAIR_ACTIVE_TIMEOUT", c.ActiveTimeout, false},
+		{"PAIR_INACTIVE_TIMEOUT", c.InactiveTimeout, false},
+	} {
+		if d.is < 0 || d.is == 0 && !d.zero || d.is > 7*24*time.Hour {
+			bad("%s=%v: want a duration up to 168h, more than 0", d.name, d.is)
+		}
+	}
+	if c.Idle > 0 && c.Idle <= c.ActiveTimeout {
+		bad("PAIR_IDLE=%v: want more than PAIR_ACTIVE_TIMEOUT (%v), else a long flow is emitted between two of its records", c.Idle, c.ActiveTimeout)
+	}
+	if c.Linger > c.Idle {
+		bad("PAIR_LINGER=%v: want at most PAIR_IDLE (%v)", c.Linger, c.Idle)
+	}
+	if c.MaxOpen < 1 {
+		bad("PAIR_MAX_OPEN=%d: want at least 1", c.MaxOpen)
+	}
+	return errors.Join(errs...)
+}
+
+// An Outcome is what Observe did with a record.
+type Outcome uint8
+
+// The outcomes.
+const (
+	Opened    Outcome = iota // a new connection
+	Joined                   // an open or late connection took it
+	Duplicate                // dropped: its identity is known
+)
