@@ -48,16 +48,21 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			return v.run(args, stdin, stdout, stderr)
 		}
 	}
-	fmt.Fprintf(stderr, "weir: no verb %q%s; see weir help\n", name, suggestion(name))
+	tell(stderr, "weir: no verb %q%s; see weir help", name, suggestion(name))
 	return exitUsage
 }
 
 func help(w io.Writer) {
-	fmt.Fprint(w, "weir measures what flows: NetFlow and IPFIX in, named connections out.\n\nusage: weir VERB [flag]... [argument]...\n\nverbs:\n")
+	tell(w, "weir measures what flows: NetFlow and IPFIX in, named connections out.\n\nusage: weir VERB [flag]... [argument]...\n\nverbs:")
 	for _, v := range verbs {
-		fmt.Fprintf(w, "  %-12s  %s\n", v.name, v.about)
+		tell(w, "  %-12s  %s", v.name, v.about)
 	}
-	fmt.Fprint(w, "\nweir VERB --help explains a verb.\n")
+	tell(w, "\nweir VERB --help explains a verb.")
+}
+
+// tell prints a line of which nobody can be told that it could not be printed.
+func tell(w io.Writer, format string, args ...any) {
+	_, _ = fmt.Fprintf(w, format+"\n", args...)
 }
 
 // suggestion names the verb that a mistyped name is nearest to, "" when none is

@@ -2,8 +2,8 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -16,13 +16,15 @@ import (
 	"weir/internal/decode"
 	"weir/internal/pair"
 	"weir/internal/services"
+	"weir/internal/settings"
 	"weir/pkg/flowpb"
 )
 
 const connectionsAbout = `Decodes captures and pairs their flows into connections, offline. At the end of
 the input all that is open is emitted. Of a connection that was reported several
-times the last report is printed. The captures' records are taken in the order of
-their capture times, whatever the order of the files.
+times the last report is printed. Records are taken in the order of their capture
+times, whatever the order of the files. JSON Lines are in the order in which
+connections end, the table in that of their starts.
 
 The pairing's times are those of the environment variables PAIR_* (enrich -h).
 
@@ -66,23 +68,28 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 
 	all := c.connections()
 	shown := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return packets(c) < least })
-	write := writeTable
-	if *asJSON {
-		write = writeConnectionsJSON
+	write := writeConnectionsJSON
+	if !*asJSON {
+		write = writeTable
+		slices.SortStableFunc(shown, func(a, b *flowpb.Connection) int { return cmp.Compare(a.GetStartUnixNs(), b.GetStartUnixNs()) })
 	}
 	if err := write(stdout, shown); err != nil && !errors.Is(err, syscall.EPIPE) {
 		o.say("standard output: %v", err)
 		code = exitFailed
 	}
-	fmt.Fprintln(stderr, o.summary())
-	fmt.Fprintf(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable\n",
+	tell(stderr, "%s", o.summary())
+	tell(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable",
 		len(shown), len(all)-len(shown), least, c.notPairable)
 	return code
 }
 
 // pairConfig is the pairing's configuration by the environment.
 func pairConfig(environ []string) (pair.Config, error) {
-	return env.ParseAsWithOptions[pair.Config](env.Options{Prefix: "PAIR_", Environment: env.ToMap(environ)})
+	c, err := settings.Parse[struct {
+		Pair pair.Config `envPrefix:"PAIR_"`
+	}](env.ToMap(environ))
+	c.Pair.Service = func(proto uint8, port uint16) bool { return services.Name(proto, port) != "" }
+	return c.Pair, err
 }
 
 // packets is how many packets a connection has in both directions.
@@ -135,15 +142,7 @@ func (p *pairing) connections() []*flowpb.Connection {
 		place[id] = len(out)
 		out = append(out, c)
 	})
-	slices.SortStableFunc(p.flows, func(a, b received) int {
-		switch {
-		case a.at < b.at:
-			return -1
-		case a.at > b.at:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(p.flows, func(a, b received) int { return cmp.Compare(a.at, b.at) })
 	for i := range p.flows {
 		m.Observe(&p.flows[i].flow)
 	}

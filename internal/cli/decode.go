@@ -43,7 +43,7 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	o := newOffline("decode", stdin, stderr, out)
 	o.port = *port
 	code = o.run(hexes, files)
-	fmt.Fprintln(stderr, o.summary())
+	tell(stderr, "%s", o.summary())
 	return code
 }
 

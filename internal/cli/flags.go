@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"strings"
 )
@@ -54,18 +53,18 @@ func (f *verbFlags) given(name string) (yes bool) {
 
 // wrong says in one line what of the usage is wrong and returns the exit code.
 func (f *verbFlags) wrong(stderr io.Writer, what string) int {
-	fmt.Fprintf(stderr, "weir %s: %s; see weir %s --help\n", f.Name(), what, f.Name())
+	tell(stderr, "weir %s: %s; see weir %s --help", f.Name(), what, f.Name())
 	return exitUsage
 }
 
 func (f *verbFlags) help(w io.Writer) {
-	fmt.Fprintf(w, "usage: weir %s %s\n\n%s\n\nflags:\n", f.Name(), f.synopsis, f.about)
+	tell(w, "usage: weir %s %s\n\n%s\n\nflags:", f.Name(), f.synopsis, f.about)
 	f.VisitAll(func(g *flag.Flag) {
 		unit, usage := flag.UnquoteUsage(g)
 		dashes := "--"
 		if len(g.Name) == 1 {
 			dashes = "-"
 		}
-		fmt.Fprintf(w, "  %-14s  %s\n", strings.TrimSpace(dashes+g.Name+" "+unit), usage)
+		tell(w, "  %-14s  %s", strings.TrimSpace(dashes+g.Name+" "+unit), usage)
 	})
 }

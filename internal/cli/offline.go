@@ -113,7 +113,7 @@ func (o *offline) summary() string {
 }
 
 func (o *offline) say(format string, args ...any) {
-	fmt.Fprintf(o.stderr, "weir %s: %s\n", o.verb, fmt.Sprintf(format, args...))
+	tell(o.stderr, "weir %s: %s", o.verb, fmt.Sprintf(format, args...))
 }
 
 func inputName(name string) string {
@@ -151,7 +151,7 @@ func (o *offline) input(name string) error {
 		if err != nil {
 			return err
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		in = f
 	}
 	r, err := capture.Open(in, capture.Options{Port: o.port, Hex: name == "-"})
