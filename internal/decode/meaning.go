@@ -267,6 +267,10 @@ func (o *outcome) key() (k flowkey.Key, ok bool) {
 		Proto: uint8(o.proto), ICMPType: uint8(o.icmpType), ICMPCode: uint8(o.icmpCode),
 	}
 	if o.postSrc.octets == nil && o.postDst.octets == nil && o.postSrcPort|o.postDstPort == 0 {
+		if o.biflow && o.octets|o.packets == 0 && o.revOctets|o.revPackets != 0 {
+			// Only the reverse direction has packets: an ICMP type is that one's.
+			t.Src, t.Dst, t.SrcPort, t.DstPort = t.Dst, t.Src, t.DstPort, t.SrcPort
+		}
 		k, _ = t.Canon()
 		return k, true
 	}

@@ -39,8 +39,8 @@ func same(t *testing.T, onWire, readable *Decoder, pkt []byte) (flows int) {
 		if err := proto.Unmarshal(b, &m); err != nil {
 			t.Fatalf("flow %d: %v", i, err)
 		}
-		if d := cmp.Diff(r.Messages[i], &m, protocmp.Transform()); d != "" {
-			t.Fatalf("flow %d (-readable +wire):\n%s", i, d)
+		if !proto.Equal(r.Messages[i], &m) {
+			t.Fatalf("flow %d (-readable +wire):\n%s", i, cmp.Diff(r.Messages[i], &m, protocmp.Transform()))
 		}
 		if has := len(m.SrcAddr) > 0 && len(m.DstAddr) > 0; has != (s.KeyEnd > s.ValueEnd) {
 			t.Fatalf("flow %d: address pair %v, key of %d octets", i, has, s.KeyEnd-s.ValueEnd)

@@ -93,6 +93,11 @@ func compile(version uint8, t *Template) *Plan {
 			continue
 		}
 		p.steps = append(p.steps, st)
+		const post4, post6 = 1<<aPostSrc4 | 1<<aPostDst4, 1<<aPostSrc6 | 1<<aPostDst6
+		if st.op == opAddr && st.to >= aPostSrc4 && p.addrs&post4 != 0 && p.addrs&post6 != 0 {
+			// Both families after NAT: one of them is used, so both are kept as they are.
+			p.steps = append(p.steps, step{op: opElement, length: st.length, id: st.id, pen: st.pen, once: again})
+		}
 		if isTime := st.op == opSlot && slot(st.to) >= sTimes && slot(st.to) < sReverseTimes; isTime && len(times) > 1 {
 			// Several families: one of them is used, so all are kept as they are.
 			p.steps = append(p.steps, step{op: opElement, length: st.length, id: st.id, pen: st.pen, once: again})

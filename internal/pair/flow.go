@@ -101,6 +101,14 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 		f.Initiator = 1
 	}
 	f.ICMPCode = uint8(m.IcmpCode)
+	if reversed := f.Biflow && f.There.Octets|f.There.Packets == 0 && f.Back.Octets|f.Back.Packets != 0; reversed {
+		// Only the reverse direction has packets: it is the record's own, as for
+		// a record of one direction.
+		src, dst = dst, src
+		f.There, f.Back = f.Back, counts{}
+		f.Initiator = -f.Initiator
+		m = swapped(m)
+	}
 	f.InIf, f.OutIf, f.ToS = m.InIf, m.OutIf, uint8(m.IpTos)
 	if f.VLAN = uint16(m.SrcVlan); f.VLAN == 0 {
 		f.VLAN = uint16(m.VlanId)
@@ -110,6 +118,16 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 	f.conversation(m, src, dst)
 	f.clocks(m, c)
 	return f, true
+}
+
+// swapped is m seen from the other end: what conversation looks at.
+func swapped(m *flowpb.FlowMessage) *flowpb.FlowMessage {
+	return &flowpb.FlowMessage{
+		Proto: m.Proto, IcmpType: m.IcmpType, IcmpCode: m.IcmpCode, TimeSource: m.TimeSource, OutIf: m.InIf, InIf: m.OutIf, IpTos: m.ReverseIpTos,
+		SrcPort: m.DstPort, DstPort: m.SrcPort, SrcMac: m.DstMac, DstMac: m.SrcMac, SrcAs: m.DstAs, DstAs: m.SrcAs,
+		SrcVlan: m.DstVlan, VlanId: m.VlanId, DatagramHash: m.DatagramHash, RecordOffset: m.RecordOffset,
+		PostNatSrcAddr: m.PostNatDstAddr, PostNatDstAddr: m.PostNatSrcAddr, PostNatSrcPort: m.PostNatDstPort, PostNatDstPort: m.PostNatSrcPort,
+	}
 }
 
 // conversation sets the key, and the other side of a NAT.

@@ -294,3 +294,9 @@ func (m *Machine) Close() {
 		m.forget(r.i, e)
 	}
 }
+
+// Due tells whether Advance(t) would emit something.
+func (m *Machine) Due(t int64) bool {
+	q, _ := m.due(t, &m.linger, &m.idle, &m.small)
+	return q != nil
+}
