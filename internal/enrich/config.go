@@ -1,0 +1,44 @@
+package enrich
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"weir/internal/kafka"
+	"weir/internal/names"
+	"weir/internal/pair"
+)
+
+// Config is enrich's settings.
+type Config struct {
+	MetricsListen string        `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
+	Instance      string        `env:"INSTANCE" help:"name of this member, unique among those that run: part of its transactional id; default: host name and pid"`
+	Group         string        `env:"GROUP" envDefault:"enrich" help:"consumer group"`
+	CommitRecords int           `env:"COMMIT_RECORDS" envDefault:"20000" unit:"flows" help:"a transaction ends after so many flows"`
+	CommitEvery   time.Duration `env:"COMMIT_INTERVAL" envDefault:"500ms" help:"a transaction ends after this time"`
+	StateLost     string        `env:"STATE_LOST" envDefault:"refuse" unit:"refuse or continue" help:"when the pairing topic does not hold the state any more: refuse to work, or continue without it (open connections are then reported in parts)"`
+	Kafka         kafka.Config  `envPrefix:"KAFKA_"`
+	Topics        kafka.TopicConfig
+	Pair          pair.Config  `envPrefix:"PAIR_"`
+	DNS           names.Config `envPrefix:"DNS_"`
+}
+
+// Validate reports every mistake of enrich's own settings at once.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Group == "" {
+		bad("GROUP is empty: want the consumer group's name")
+	}
+	if c.CommitRecords < 1 {
+		bad("COMMIT_RECORDS=%d: want at least 1", c.CommitRecords)
+	}
+	if c.CommitEvery < time.Millisecond || c.CommitEvery > 10*time.Second {
+		bad("COMMIT_INTERVAL=%v: want 1ms to 10s", c.CommitEvery)
+	}
+	if c.StateLost != "" && c.StateLost != "refuse" && c.StateLost != "continue" {
+		bad("STATE_LOST=%q: want refuse or continue", c.StateLost)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,304 @@
+package enrich
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"weir/internal/kafka"
+	"weir/internal/pair"
+	"weir/internal/services"
+	"weir/pkg/flowpb"
+)
+
+// A partition is the pairing of one partition of flows.
+type partition struct {
+	machine *pair.Machine
+	lag     time.Time // receive time of the newest flow
+
+	out     []*flowpb.Connection // emitted, not produced yet
+	sent    []*flowpb.Connection // produced in the open transaction
+	offsets []int64              // of the pieces of state in the open transaction
+	restore restorePoint         // as of the last Metadata
+	kept    restorePoint         // committed
+	counts  counts               // of the open transaction
+}
+
+// counts are what a transaction adds to the totals once it is committed.
+type counts struct{ flows, notPairable, duplicates, poison, ahead uint64 }
+
+// handler is the Worker as its session sees it.
+type handler struct{ *Worker }
+
+var _ kafka.Handler = handler{}
+
+// maxPiece is how large a piece of state becomes, octets; below the broker's
+// default limit of 1 MiB.
+const maxPiece = 900_000
+
+// maxAhead is how far in the future a flow's receive time may lie and still move
+// stream time: one wrong clock would end every open connection.
+const maxAhead = 5 * time.Minute
+
+// Assigned implements kafka.Handler: restores the state that belongs to the
+// positions.
+func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Position) error {
+	aborted := false
+	parts := map[int32]kafka.Range{}
+	points := map[int32]restorePoint{}
+	for _, pos := range at {
+		aborted = aborted || w.partitions[pos.Partition] != nil
+		p := &partition{}
+		p.machine = pair.New(w.c.Pair, partitions, func(c *flowpb.Connection) { p.out = append(p.out, c) })
+		w.partitions[pos.Partition] = p
+		if pos.Metadata == "" {
+			if pos.Offset > 0 {
+				return fmt.Errorf("%w: group %s is at offset %d of %s partition %d, without pairing state: another program committed it. "+
+					"Choose another GROUP, or reset the group's offsets", kafka.ErrFatal, w.c.Group, pos.Offset, w.c.Topics.Name(kafka.Flows), pos.Partition)
+			}
+			p.restore = noState
+			p.kept = noState
+			continue
+		}
+		point, err := parsePoint(pos.Metadata)
+		if err != nil {
+			return fmt.Errorf("%w: group %s, partition %d: %w", kafka.ErrFatal, w.c.Group, pos.Partition, err)
+		}
+		p.restore, p.kept, points[pos.Partition] = point, point, point
+		if point.from <= point.tip {
+			parts[pos.Partition] = kafka.Range{From: point.from, To: point.tip}
+		}
+	}
+	began := time.Now()
+	pieces := 0
+	err := w.session.ReadLog(ctx, w.c.Topics.Name(kafka.Pairing), parts, func(n int32, offset int64, value []byte) error {
+		pieces++
+		if err := w.partitions[n].machine.Apply(offset, value); err != nil {
+			return fmt.Errorf("%w: %s partition %d: %w", kafka.ErrFatal, w.c.Topics.Name(kafka.Pairing), n, err)
+		}
+		return nil
+	})
+	if errors.Is(err, kafka.ErrTruncated) {
+		if w.c.StateLost != "continue" {
+			return fmt.Errorf("%w: the pairing state is gone: %w. With STATE_LOST=continue it is left behind: connections open then are reported in parts", kafka.ErrFatal, err)
+		}
+		w.stats.stateLost.Add(1)
+		w.log.Error("the pairing state is gone; going on without it", "err", err)
+		for n := range parts {
+			p := w.partitions[n]
+			p.machine = pair.New(w.c.Pair, partitions, func(c *flowpb.Connection) { p.out = append(p.out, c) })
+		}
+	} else if err != nil {
+		return err
+	}
+	for n, point := range points {
+		w.partitions[n].machine.Restored(point.streamTime)
+		w.partitions[n].out = nil
+	}
+	if aborted {
+		w.stats.aborts.Add(1)
+	}
+	if len(at) > 0 {
+		w.stats.restores.Add(1)
+		w.log.Info("state restored", "partitions", len(at), "pieces", pieces, "took", time.Since(began).Round(time.Millisecond))
+	}
+	w.count()
+	return nil
+}
+
+// Lost implements kafka.Handler.
+func (w handler) Lost(partitions []int32) {
+	for _, n := range partitions {
+		delete(w.partitions, n)
+	}
+	w.count()
+}
+
+// Records implements kafka.Handler.
+func (w handler) Records(tx *kafka.Tx, n int32, records []kafka.Record) {
+	p := w.partitions[n]
+	limit := w.deps.Now().Add(maxAhead).UnixNano()
+	for i := range records {
+		w.observe(p, &records[i], limit)
+	}
+	w.produce(tx, p)
+}
+
+// observe takes one flow.
+func (w handler) observe(p *partition, r *kafka.Record, limit int64) {
+	var m flowpb.FlowMessage
+	if err := proto.Unmarshal(r.Value, &m); err != nil || m.Type == flowpb.FlowMessage_FLOWUNKNOWN {
+		p.counts.poison++
+		return
+	}
+	p.counts.flows++
+	f, ok := pair.FromMessage(&m, &w.c.Pair)
+	if !ok {
+		p.counts.notPairable++
+		return
+	}
+	if f.Received > limit {
+		p.counts.ahead++
+		if now := p.machine.StreamTime(); now != math.MinInt64 {
+			f.Received = now
+		} else {
+			f.Received = limit
+		}
+	}
+	p.lag = time.Unix(0, f.Received)
+	switch p.machine.Observe(&f) {
+	case pair.Duplicate:
+		p.counts.duplicates++
+	case pair.Opened: // names have until the connection ends
+		w.names.Want(netip.AddrFrom16(f.Key.Lo).Unmap())
+		w.names.Want(netip.AddrFrom16(f.Key.Hi).Unmap())
+	case pair.Joined:
+	}
+}
+
+// produce publishes what the machine emitted.
+func (w handler) produce(tx *kafka.Tx, p *partition) {
+	topic := w.c.Topics.Name(kafka.Connections)
+	for _, c := range p.out {
+		w.name(c.Initiator)
+		w.name(c.Responder)
+		c.Service = services.Name(uint8(c.Protocol), uint16(c.Responder.Port))
+		value, err := proto.Marshal(c)
+		if err != nil {
+			w.log.Error("a connection cannot be encoded", "err", err) // all strings are sanitised: not met
+			continue
+		}
+		tx.Produce(topic, 0, c.ConnectionId, value, nil)
+		p.sent = append(p.sent, c)
+	}
+	p.out = p.out[:0]
+}
+
+// name sets what is known of the name now.
+func (w handler) name(e *flowpb.Endpoint) {
+	a, ok := netip.AddrFromSlice(e.Address)
+	if !ok {
+		return
+	}
+	n := w.names.Peek(a)
+	e.Name, e.NameStatus, e.NameVerified, e.NameSource = n.Name, n.Status, n.Verified, n.Source
+}
+
+// Due implements kafka.Handler: a quiet partition's stream time goes on with the
+// wall clock, else its last connections would never end.
+func (w handler) Due(n int32, quiet time.Duration) bool {
+	p := w.partitions[n]
+	if p == nil {
+		return false
+	}
+	now := p.machine.StreamTime()
+	return now != math.MinInt64 && p.machine.Due(now+int64(quiet))
+}
+
+// Quiet implements kafka.Handler.
+func (w handler) Quiet(tx *kafka.Tx, n int32, quiet time.Duration) {
+	p := w.partitions[n]
+	p.machine.Advance(p.machine.StreamTime() + int64(quiet))
+	w.produce(tx, p)
+}
+
+// Finish implements kafka.Handler: writes what changed of the state, even when
+// that is nothing (transactions of offsets alone are aborted now and then).
+func (w handler) Finish(tx *kafka.Tx, partitions []int32) {
+	topic := w.c.Topics.Name(kafka.Pairing)
+	for _, n := range partitions {
+		p := w.partitions[n]
+		pieces := p.machine.Deltas(maxPiece)
+		p.offsets = make([]int64, len(pieces))
+		for i, piece := range pieces {
+			tx.Produce(topic, n, nil, piece, func(offset int64) { p.offsets[i] = offset })
+		}
+	}
+}
+
+// Metadata implements kafka.Handler.
+func (w handler) Metadata(n int32) string {
+	p := w.partitions[n]
+	p.machine.Logged(p.offsets)
+	tip := p.offsets[len(p.offsets)-1]
+	p.restore = restorePoint{streamTime: p.machine.StreamTime(), from: p.machine.RestoreFrom(), tip: tip}
+	if p.restore.from < 0 {
+		p.restore.from = tip + 1
+	}
+	return p.restore.String()
+}
+
+// Committed implements kafka.Handler.
+func (w handler) Committed(partitions []int32) {
+	w.stats.commits.Add(1)
+	var all []*flowpb.Connection
+	for _, n := range partitions {
+		p := w.partitions[n]
+		if p == nil {
+			continue
+		}
+		p.kept = p.restore
+		w.stats.flows.Add(p.counts.flows)
+		w.stats.notPairable.Add(p.counts.notPairable)
+		w.stats.duplicates.Add(p.counts.duplicates)
+		w.stats.poison.Add(p.counts.poison)
+		w.stats.ahead.Add(p.counts.ahead)
+		if p.counts.poison > 0 {
+			w.log.Warn("records of the flows topic are skipped: they are no flow messages", "partition", n, "records", p.counts.poison)
+		}
+		p.counts = counts{}
+		for _, c := range p.sent {
+			w.metrics.connections.WithLabelValues(reason(c)).Inc()
+		}
+		w.stats.connections.Add(uint64(len(p.sent)))
+		all = append(all, p.sent...)
+		p.sent = nil
+	}
+	if w.deps.Committed != nil && len(all) > 0 {
+		w.deps.Committed(all)
+	}
+	w.count()
+	w.truncate()
+}
+
+// truncateEvery is how often state that no restore needs is deleted.
+const truncateEvery = 5 * time.Second
+
+// truncate deletes, in the background, what lies before the committed restore
+// points.
+func (w handler) truncate() {
+	if time.Since(w.truncated) < truncateEvery || !w.truncating.CompareAndSwap(false, true) {
+		return
+	}
+	w.Worker.truncated = time.Now()
+	before := map[int32]int64{}
+	for n, p := range w.partitions {
+		if p.kept.from > 0 {
+			before[n] = p.kept.from
+		}
+	}
+	go func() {
+		defer w.truncating.Store(false)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := w.session.Truncate(ctx, w.c.Topics.Name(kafka.Pairing), before); err != nil {
+			w.log.Warn("old pairing state is not deleted: the topic grows (enrich needs the right to delete its records)", "err", err)
+		}
+	}()
+}
+
+// count refreshes the gauges.
+func (w handler) count() {
+	var open, grace int
+	for _, p := range w.partitions {
+		o, g := p.machine.Held()
+		open, grace = open+o, grace+g
+	}
+	w.stats.open.Store(int64(open))
+	w.stats.grace.Store(int64(grace))
+}

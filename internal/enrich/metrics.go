@@ -1,0 +1,50 @@
+package enrich
+
+import (
+	"strings"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"weir/pkg/flowpb"
+)
+
+// metrics are enrich's; totals count what was committed.
+type metrics struct {
+	connections *prometheus.CounterVec // reason
+}
+
+func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
+	total := func(name, help string, v *atomic.Uint64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "weir_enrich_" + name, Help: help}, func() float64 { return float64(v.Load()) }))
+	}
+	gauge := func(name, help string, f func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "weir_enrich_" + name, Help: help}, f))
+	}
+	s := &w.stats
+	total("flows_total", "flows taken", &s.flows)
+	total("flows_not_pairable_total", "flows without an address pair or counters", &s.notPairable)
+	total("flows_duplicate_total", "flows dropped because the same record came before", &s.duplicates)
+	total("flows_ahead_total", "flows whose receive time lies more than 5 min in the future", &s.ahead)
+	total("records_skipped_total", "records of the flows topic that are no flow messages", &s.poison)
+	total("commits_total", "transactions committed", &s.commits)
+	total("aborts_total", "transactions aborted; their flows were taken again", &s.aborts)
+	total("restores_total", "times that state was restored", &s.restores)
+	total("state_lost_total", "times that work went on without lost state", &s.stateLost)
+	gauge("connections_open", "connections held open", func() float64 { return float64(s.open.Load()) })
+	gauge("connections_grace", "emitted connections that a late record can still correct", func() float64 { return float64(s.grace.Load()) })
+	gauge("ready", "1 when /readyz is 200", func() float64 {
+		if w.Ready() == nil {
+			return 1
+		}
+		return 0
+	})
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weir_enrich_connections_total", Help: "connections published, by reason"}, []string{"reason"})
+	reg.MustRegister(c)
+	return &metrics{connections: c}
+}
+
+// reason is the label value of an emission's reason.
+func reason(c *flowpb.Connection) string {
+	return strings.ToLower(strings.TrimPrefix(c.EmitReason.String(), "EMIT_REASON_"))
+}

@@ -1,0 +1,141 @@
+package enrich
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"weir/internal/kafka"
+	"weir/internal/names"
+	"weir/internal/services"
+	"weir/pkg/flowpb"
+)
+
+// Deps is what a Worker does not make itself.
+type Deps struct {
+	Log       *slog.Logger
+	Now       func() time.Time           // the idle rule's clock
+	Committed func([]*flowpb.Connection) // told of connections after their transaction committed; may be nil
+	Metrics   prometheus.Registerer      // nil: metrics are kept but shown nowhere
+}
+
+// A Worker is one member of the group.
+type Worker struct {
+	c       Config
+	deps    Deps
+	log     *slog.Logger
+	session *kafka.Session
+	names   *names.Resolver
+	metrics *metrics
+
+	mu      sync.Mutex
+	waiting error // why the topics are not there yet
+
+	// Of the session's goroutine, one call at a time:
+	partitions map[int32]*partition
+	truncated  time.Time // old state was last deleted
+
+	truncating atomic.Bool
+	stats      struct {
+		flows, notPairable, duplicates, connections, commits, aborts, restores, poison, ahead, stateLost atomic.Uint64
+		open, grace                                                                                      atomic.Int64
+	}
+}
+
+// New returns a Worker; it is inert until Run.
+func New(c Config, d Deps) (*Worker, error) {
+	if c.Instance == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "unknown"
+		}
+		c.Instance = host + "-" + strconv.Itoa(os.Getpid())
+	}
+	if c.Pair.Service == nil {
+		c.Pair.Service = func(proto uint8, port uint16) bool { return services.Name(proto, port) != "" }
+	}
+	if d.Metrics == nil {
+		d.Metrics = prometheus.NewRegistry()
+	}
+	c.Kafka.Log, c.Kafka.Metrics = d.Log, d.Metrics
+	resolver, err := names.New(c.DNS)
+	if err != nil {
+		return nil, err
+	}
+	w := &Worker{
+		c: c, deps: d, log: d.Log.With("instance", c.Instance), names: resolver,
+		waiting: errors.New("starting: kafka is not reached yet"), partitions: map[int32]*partition{},
+	}
+	w.session = kafka.NewSession(c.Kafka, kafka.SessionConfig{
+		Group: c.Group, Member: c.Instance, Input: c.Topics.Name(kafka.Flows), Twin: c.Topics.Name(kafka.Pairing),
+		ByNumber: []string{c.Topics.Name(kafka.Pairing)}, MaxRecords: c.CommitRecords, Every: c.CommitEvery,
+		Now: d.Now, Log: w.log,
+	})
+	w.metrics = newMetrics(d.Metrics, w)
+	return w, nil
+}
+
+// Run works until ctx ends: the open transaction is committed, the group left.
+func (w *Worker) Run(ctx context.Context) error {
+	err := kafka.Ensure(ctx, w.c.Kafka, w.c.Topics, func(why error) {
+		w.mu.Lock()
+		w.waiting = fmt.Errorf("kafka: %w", why)
+		w.mu.Unlock()
+		w.log.Warn("waiting for kafka", "brokers", w.c.Kafka.Brokers, "err", why)
+	}, kafka.Flows, kafka.Pairing, kafka.Connections)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.waiting = nil
+	w.mu.Unlock()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.names.Run(ctx) })
+	group.Go(func() error { return w.session.Run(ctx, handler{w}) })
+	err = group.Wait()
+	s := w.Stats()
+	w.log.Info("ended", "flows", s.Flows, "connections", s.Connections, "commits", s.Commits, "aborts", s.Aborts)
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// Ready returns nil when /readyz would be 200, else the reason.
+func (w *Worker) Ready() error {
+	w.mu.Lock()
+	waiting := w.waiting
+	w.mu.Unlock()
+	if waiting != nil {
+		return waiting
+	}
+	return w.session.Ready()
+}
+
+// Stats are totals since the start, for people. Poison are records of the flows
+// topic that are no FlowMessage, Ahead flows whose receive time is far in the
+// future.
+type Stats struct {
+	Flows, NotPairable, Duplicates, Connections, Commits, Aborts, Restores, Poison, Ahead uint64
+}
+
+// Stats returns the totals.
+func (w *Worker) Stats() Stats {
+	s := &w.stats
+	return Stats{
+		Flows: s.flows.Load(), NotPairable: s.notPairable.Load(), Duplicates: s.duplicates.Load(), Connections: s.connections.Load(),
+		Commits: s.commits.Load(), Aborts: s.aborts.Load(), Restores: s.restores.Load(), Poison: s.poison.Load(), Ahead: s.ahead.Load(),
+	}
+}

@@ -1,0 +1,179 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// A Tx is one transaction of a Session.
+type Tx struct {
+	l          *life
+	ctx        context.Context // of the client's calls: not ended by shutdown
+	began      bool
+	quiet      bool // holds no input records
+	records    int
+	partitions []int32 // touched, in order of appearance
+	buf        []Record
+
+	mu  sync.Mutex
+	err error // the first failed record
+}
+
+func (tx *Tx) begin() error {
+	if tx.began {
+		return nil
+	}
+	if err := tx.l.gts.Begin(); err != nil {
+		return fmt.Errorf("begin of transaction: %w", err)
+	}
+	tx.began = true
+	return nil
+}
+
+func (tx *Tx) touch(n int32, p *progress) {
+	if !p.touched {
+		p.touched = true
+		tx.partitions = append(tx.partitions, n)
+	}
+}
+
+func (tx *Tx) failure() error {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	return tx.err
+}
+
+// Produce adds a record to the transaction; partition counts for the topics of
+// SessionConfig.ByNumber. acked (may be nil) is told its offset, before the
+// transaction commits. Key and value are not to be changed any more. A failure
+// aborts the transaction.
+func (tx *Tx) Produce(topic string, partition int32, key, value []byte, acked func(offset int64)) {
+	r := &kgo.Record{Topic: topic, Partition: partition, Key: key, Value: value, Timestamp: time.Now()}
+	tx.l.gts.Produce(tx.ctx, r, func(r *kgo.Record, err error) {
+		if err != nil {
+			tx.mu.Lock()
+			if tx.err == nil {
+				tx.err = fmt.Errorf("record for %s: %w", r.Topic, err)
+			}
+			tx.mu.Unlock()
+			return
+		}
+		if acked != nil {
+			acked(r.Offset)
+		}
+	})
+}
+
+// A partitioner takes the record's own partition for some topics; for others
+// murmur2 of the key, as the Java client does.
+type partitioner struct{ byNumber []string }
+
+// ForTopic implements kgo.Partitioner.
+func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
+	if slices.Contains(p.byNumber, topic) {
+		return kgo.ManualPartitioner().ForTopic(topic)
+	}
+	return kgo.StickyKeyPartitioner(nil).ForTopic(topic)
+}
+
+// idleEvery is how often quiet partitions are looked at; quietAfter how long
+// nothing must have come.
+const (
+	idleEvery  = time.Second
+	quietAfter = 2 * time.Second
+)
+
+// idle lets the Handler work on partitions that are read to their end and quiet.
+func (l *life) idle(ctx context.Context, tx *Tx) error {
+	now := l.sc.Now()
+	quiet := map[int32]time.Duration{}
+	l.mu.Lock()
+	for n, p := range l.owned {
+		if d := now.Sub(p.since); d >= quietAfter && l.h.Due(n, d) {
+			quiet[n] = d
+		}
+	}
+	l.mu.Unlock()
+	if len(quiet) == 0 {
+		return nil
+	}
+	ends, err := kadm.NewClient(l.gts.Client()).ListEndOffsets(ctx, l.sc.Input)
+	if err != nil {
+		return nil //nolint:nilerr // Kafka is away: no time to say that nothing comes
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for n, d := range quiet {
+		p, end := l.owned[n], ends[l.sc.Input][n]
+		if p == nil || end.Err != nil || end.Offset != p.next {
+			continue
+		}
+		if err := tx.begin(); err != nil {
+			return err
+		}
+		tx.quiet = true
+		tx.touch(n, p)
+		l.h.Quiet(tx, n, d)
+	}
+	return nil
+}
+
+// commitQuiet commits, within the transaction, the position of partitions of
+// which it consumed nothing: this binds it to the group's generation, so that a
+// member that was put out aborts.
+func (l *life) commitQuiet(tx *Tx) (at []Position, err error) {
+	cl := l.gts.Client()
+	id, epoch, err := cl.ProducerID(tx.ctx)
+	if err != nil {
+		return nil, err
+	}
+	txnID := l.sc.Group + "-" + l.sc.Member
+	add := kmsg.NewPtrAddOffsetsToTxnRequest()
+	add.TransactionalID, add.ProducerID, add.ProducerEpoch, add.Group = txnID, id, epoch, l.sc.Group
+	if resp, err := add.RequestWith(tx.ctx, cl); err != nil {
+		return nil, err
+	} else if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+		return nil, err
+	}
+	member, generation := cl.GroupMetadata()
+	req := kmsg.NewPtrTxnOffsetCommitRequest()
+	req.TransactionalID, req.Group, req.ProducerID, req.ProducerEpoch = txnID, l.sc.Group, id, epoch
+	req.MemberID, req.Generation = member, generation
+	topic := kmsg.NewTxnOffsetCommitRequestTopic()
+	topic.Topic, topic.TopicID = l.sc.Input, l.inputID
+	l.mu.Lock()
+	for _, n := range tx.partitions {
+		p := l.owned[n]
+		if p == nil {
+			l.mu.Unlock()
+			return nil, fmt.Errorf("partition %d is not owned any more", n)
+		}
+		metadata := l.h.Metadata(n)
+		rp := kmsg.NewTxnOffsetCommitRequestTopicPartition()
+		rp.Partition, rp.Offset, rp.Metadata = n, p.next, &metadata
+		topic.Partitions = append(topic.Partitions, rp)
+		at = append(at, Position{n, p.next, metadata})
+	}
+	l.mu.Unlock()
+	req.Topics = append(req.Topics, topic)
+	resp, err := req.RequestWith(tx.ctx, cl)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+				return nil, fmt.Errorf("partition %d: %w", p.Partition, err)
+			}
+		}
+	}
+	return at, nil
+}
