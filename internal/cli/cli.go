@@ -23,6 +23,8 @@ type verb struct {
 
 // verbs are in the order of the help text.
 var verbs = []verb{
+	{"up", "run everything in one process, with an embedded broker", runUp},
+	{"demo", "show the whole pipeline at work on captures of real exporters", runDemo},
 	{"decode", "print what the datagrams of a capture or of hex text hold", runDecode},
 	{"connections", "pair the flows of a capture into connections", runConnections},
 }

@@ -1,0 +1,232 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"weir/internal/telemetry"
+)
+
+const upAbout = `Runs everything in one process: an embedded broker, two ingest replicas that
+share the datagrams turn by turn, and enrich. Connections are printed on stdout
+as they close, everything else on stderr. SIGINT ends it; what is open then is
+closed and printed.
+
+It is for trying out and for development: the broker keeps little, in memory.
+The environment variables PAIR_* and DNS_* work as for enrich.`
+
+// runUp is the verb up.
+func runUp(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	f := newFlags("up", "[flag]...", upAbout)
+	o := upOptions{environ: settingsOf(os.Environ(), "PAIR_", "DNS_")}
+	f.StringVar(&o.kafka, "kafka", "127.0.0.1:9092", "`HOST:PORT` of the embedded broker (default 127.0.0.1:9092)")
+	listen := f.String("listen", ":2055,:4739", "comma-separated `LIST` of UDP addresses to receive on (default :2055,:4739)")
+	f.StringVar(&o.metrics, "metrics", "127.0.0.1:9108", "`HOST:PORT` of /metrics, /healthz and /readyz (default 127.0.0.1:9108); empty: none")
+	f.BoolVar(&o.json, "json", false, "print connections as JSON Lines")
+	rest, code, ok := f.parse(args, stdout, stderr)
+	if !ok {
+		return code
+	}
+	if len(rest) > 0 {
+		return f.wrong(stderr, fmt.Sprintf("no argument wanted, got %q", rest[0]))
+	}
+	if _, err := enrichConfig("127.0.0.1:9092", o.environ); err != nil {
+		fmt.Fprintf(stderr, "weir up: settings:\n%v\n", err)
+		return exitUsage
+	}
+	o.listen = strings.Split(*listen, ",")
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := up(ctx, o, stdout, stderr); err != nil {
+		fmt.Fprintf(stderr, "weir up: %v\n", err)
+		return exitFailed
+	}
+	return exitDone
+}
+
+type upOptions struct {
+	kafka   string   // host:port of the broker
+	listen  []string // UDP addresses
+	metrics string   // host:port, empty: none
+	json    bool
+	environ map[string]string
+	started func(udp []net.Addr, kafka string) // told when it listens; may be nil
+}
+
+// up runs until ctx ends.
+func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) {
+	conns, err := listenUDP(o.listen)
+	if err != nil {
+		return err
+	}
+	defer closeAll(conns)
+
+	if o.metrics != "" {
+		// Looked at first: its own error speaks of the services' variable.
+		ml, err := net.Listen("tcp", o.metrics)
+		if err != nil {
+			if errors.Is(err, syscall.EADDRINUSE) {
+				return fmt.Errorf("--metrics %s: the port is taken, by another service perhaps: choose another address, or '' for none", o.metrics)
+			}
+			return fmt.Errorf("--metrics %s: want host:port, or '' for none: %w", o.metrics, err)
+		}
+		_ = ml.Close()
+	}
+	out, reg := newLivePrinter(stdout, o.json), telemetry.NewRegistry()
+	l, err := startLive(ctx, liveOptions{
+		kafka: o.kafka, environ: o.environ, commitEvery: 500 * time.Millisecond,
+		log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: untimed})),
+		metrics:   reg,
+		committed: out.print,
+	})
+	if unable := (errBroker{}); errors.As(err, &unable) {
+		return fmt.Errorf("--kafka %s: %w", o.kafka, err)
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	turn := l.turns()
+	for _, c := range conns {
+		wg.Go(func() {
+			if err := receive(c, turn); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	if o.metrics != "" {
+		wg.Go(func() {
+			if err := telemetry.Serve(ctx, o.metrics, reg, l.ready, nil); err != nil {
+				cancel(fmt.Errorf("--metrics %s: %w", o.metrics, err))
+			}
+		})
+	}
+	greet(stderr, o, conns, l)
+	silence := time.AfterFunc(silenceAfter, func() { l.silent(stderr, conns) })
+	defer silence.Stop()
+	if o.started != nil {
+		addrs := make([]net.Addr, len(conns))
+		for i, c := range conns {
+			addrs[i] = c.LocalAddr()
+		}
+		o.started(addrs, l.broker.Addr())
+	}
+	select {
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case err = <-l.failed:
+		cancel(err)
+	}
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	closeAll(conns)
+	wg.Wait()
+	if err == nil {
+		l.endIngest()
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closingAtMost)
+		err = l.closeOpen(closing)
+		cancel()
+	}
+	err = errors.Join(err, l.stop(), out.err())
+	s := l.stats()
+	fmt.Fprintf(stderr, "weir up: ended: datagrams=%d flows=%d errors=%d dropped=%d templates_shared=%d connections=%d\n",
+		s.Datagrams, s.Flows, s.Errors, s.Dropped, s.TemplatesFromOthers, l.worker.Stats().Connections)
+	return err
+}
+
+// closingAtMost bounds how long the end waits for open connections to close.
+const closingAtMost = 8 * time.Second
+
+// silenceAfter is how long nothing may come before that is remarked on.
+const silenceAfter = time.Minute
+
+// silent says what to check when no datagram has come.
+func (l *live) silent(w io.Writer, conns []*net.UDPConn) {
+	if l.stats().Datagrams > 0 {
+		return
+	}
+	fmt.Fprintf(w, "weir up: no datagram for %v on %s; check the exporter's target address and port, firewalls on the way and on this host, and rp_filter\n", silenceAfter, addresses(conns))
+}
+
+// addresses are those that conns receive on.
+func addresses(conns []*net.UDPConn) string {
+	list := make([]string, len(conns))
+	for i, c := range conns {
+		list[i] = c.LocalAddr().String()
+	}
+	return strings.Join(list, " and ")
+}
+
+// listenUDP opens every address. An address without host takes IPv6 and IPv4,
+// where the system has both.
+func listenUDP(addrs []string) (conns []*net.UDPConn, err error) {
+	var errs []error
+	for _, a := range addrs {
+		ua, err := net.ResolveUDPAddr("udp", strings.TrimSpace(a))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--listen %s: want host:port or :port, comma separated: %w", a, err))
+			continue
+		}
+		c, err := net.ListenUDP("udp", ua)
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE):
+			errs = append(errs, fmt.Errorf("--listen %s: the port is taken, by another collector perhaps: end that, or choose other ports (for example --listen :12055)", a))
+		case err != nil:
+			errs = append(errs, fmt.Errorf("--listen %s: %w", a, err))
+		default:
+			conns = append(conns, c)
+		}
+	}
+	if len(errs) > 0 {
+		closeAll(conns)
+		return nil, errors.Join(errs...)
+	}
+	return conns, nil
+}
+
+func closeAll(conns []*net.UDPConn) {
+	for _, c := range conns {
+		_ = c.Close() // nothing is written to it
+	}
+}
+
+// greet says where everything is and what to do next.
+func greet(w io.Writer, o upOptions, conns []*net.UDPConn, l *live) {
+	port := conns[0].LocalAddr().(*net.UDPAddr).Port //nolint:forcetypeassert // a UDP socket's address
+	name := l.config.Topics.Prefix
+	fmt.Fprintf(w, "weir up: receiving NetFlow and IPFIX on UDP %s; Kafka on %s", addresses(conns), l.broker.Addr())
+	if o.metrics != "" {
+		fmt.Fprintf(w, "; http://%s/metrics", o.metrics)
+	}
+	fmt.Fprintf(w, `
+
+Point an exporter at UDP port %[1]d of this host, or try one here:
+  softflowd -r some.pcap -n 127.0.0.1:%[1]d -v 9
+Read the topics:
+  kcat -b %[2]s -L
+  kcat -C -b %[2]s -t %[3]sflows -o beginning -e -q | wc -c
+Connections come here when they close, %[4]v after their last flow at the latest.
+
+`, port, l.broker.Addr(), name, l.config.Pair.Idle)
+}
+
+// untimed leaves the time out of log lines for people who watch.
+func untimed(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}

@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A syncBuffer is a buffer that one goroutine writes and another reads.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func TestUpPrintsConnectionsAsTheyClose(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs the whole pipeline for some seconds")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	listening := make(chan []net.Addr, 1)
+	o := upOptions{
+		kafka: "127.0.0.1:0", listen: []string{"127.0.0.1:0", "127.0.0.1:0"}, json: true,
+		environ: map[string]string{"DNS_ENABLED": "false", "PAIR_IDLE": "2s", "PAIR_LINGER": "200ms", "PAIR_ACTIVE_TIMEOUT": "1s"},
+		started: func(udp []net.Addr, _ string) { listening <- udp },
+	}
+	var stdout, stderr syncBuffer
+	ended := make(chan error, 1)
+	go func() { ended <- up(ctx, o, &stdout, &stderr) }()
+	var addrs []net.Addr
+	select {
+	case addrs = <-listening:
+	case err := <-ended:
+		t.Fatalf("ended: %v\n%s", err, stderr.String())
+	}
+
+	// The template datagram to one socket, the rest to the other.
+	all, err := datagrams(replayed{file: "softflowd_v9_synth_adj.pcap"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, _, err := openFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	for i, b := range all {
+		if _, err := conn.WriteTo(b, addrs[min(i, 1)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for strings.Count(stdout.String(), "\n") < 25 { // conversations in the capture
+		select {
+		case err := <-ended:
+			t.Fatalf("ended: %v\n%s", err, stderr.String())
+		case <-tick.C:
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("ended with: %v", err)
+	}
+	ids := map[string]bool{}
+	for line := range strings.Lines(stdout.String()) {
+		var c struct {
+			ID string `json:"connection_id"`
+		}
+		if err := json.Unmarshal([]byte(line), &c); err != nil || c.ID == "" {
+			t.Errorf("%q: %v", line, err)
+		}
+		ids[c.ID] = true
+	}
+	if len(ids) != 25 {
+		t.Errorf("%d connections, want 25", len(ids))
+	}
+	for _, want := range []string{"datagrams=3 flows=34 ", "softflowd -r", "kcat -C -b 127.0.0.1:"} {
+		if !strings.Contains(stderr.String(), want) {
+			t.Errorf("%q is not in:\n%s", want, stderr.String())
+		}
+	}
+}
+
+func TestUpSaysWhichFlagATakenPortBelongsTo(t *testing.T) {
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tcp.Close() }()
+	tests := []struct {
+		name string
+		args []string
+		want []string
+	}{
+		{"UDP", []string{"--listen", udp.LocalAddr().String()}, []string{"--listen " + udp.LocalAddr().String(), "taken"}},
+		{"broker", []string{"--listen", "127.0.0.1:0", "--kafka", tcp.Addr().String(), "--metrics", ""}, []string{"--kafka " + tcp.Addr().String(), "taken"}},
+		{"metrics", []string{"--listen", "127.0.0.1:0", "--kafka", "127.0.0.1:0", "--metrics", tcp.Addr().String()}, []string{"--metrics " + tcp.Addr().String(), "taken"}},
+		{"no address at all", []string{"--listen", "nonsense"}, []string{"--listen nonsense", "host:port"}},
+		{"several at once", []string{"--listen", "nonsense," + udp.LocalAddr().String()}, []string{"--listen nonsense", "--listen " + udp.LocalAddr().String()}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			if code := runUp(tt.args, nil, &stdout, &stderr); code != exitFailed {
+				t.Errorf("exit code %d, want 1", code)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(stderr.String(), want) {
+					t.Errorf("%q is not in:\n%s", want, stderr.String())
+				}
+			}
+		})
+	}
+}
+
+func TestUpNamesWrongSettings(t *testing.T) {
+	t.Setenv("PAIR_IDLE", "soon")
+	t.Setenv("DNS_SERVERS", "nowhere")
+	var stdout, stderr bytes.Buffer
+	if code := runUp([]string{"--listen", "127.0.0.1:0", "--kafka", "127.0.0.1:0"}, nil, &stdout, &stderr); code != exitUsage {
+		t.Errorf("exit code %d, want 2", code)
+	}
+	for _, want := range []string{"PAIR_IDLE", "soon", "DNS_SERVERS", "nowhere"} {
+		if !strings.Contains(stderr.String(), want) {
+			t.Errorf("%q is not in:\n%s", want, stderr.String())
+		}
+	}
+}
+
+func TestSettingsOfPicksByPrefix(t *testing.T) {
+	got := settingsOf([]string{"PAIR_IDLE=1s", "DNS_SERVERS=a=b", "KAFKA_BROKERS=x:1", "PAIRS=1", "=C:=weird"}, "PAIR_", "DNS_")
+	if len(got) != 2 || got["PAIR_IDLE"] != "1s" || got["DNS_SERVERS"] != "a=b" {
+		t.Errorf("got %v", got)
+	}
+}
