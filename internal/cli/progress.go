@@ -46,8 +46,10 @@ func (p *progress) step(format string, args ...any) {
 func (p *progress) count(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.terminal {
-		text := fmt.Sprintf(format, args...)
+	if !p.terminal {
+		return
+	}
+	if text := fmt.Sprintf(format, args...); text != p.shown {
 		p.over(text)
 		p.shown = text
 	}

@@ -23,6 +23,7 @@ func TestProgressOnATerminalWritesOverTheWholeOldText(t *testing.T) {
 	p := &progress{w: &b, terminal: true}
 	p.step("a long text")
 	p.count("short")
+	p.count("short")
 	p.clear()
 	if got, want := b.String(), "\ra long text"+"\rshort      "+"\r     \r"; got != want {
 		t.Errorf("got %q, want %q", got, want)
