@@ -145,12 +145,15 @@ type progress struct {
 	touched   bool      // in this transaction
 }
 
-// rebalanceTimeout and transactionTimeout: a transaction must outlive a session
-// timeout and a rebalance that blocks its end.
-const (
-	rebalanceTimeout   = 10 * time.Second
-	transactionTimeout = 45 * time.Second
-)
+// transactionTimeout: a transaction must outlive a session timeout and a
+// rebalance that blocks its end.
+const transactionTimeout = 45 * time.Second
+
+// rebalanceTimeout is how long a rebalance waits for a member: for the end of
+// its transaction, and for one that is dead.
+func (s *Session) rebalanceTimeout() time.Duration {
+	return min(10*time.Second, max(2*s.c.SessionTimeout, s.sc.Every+2*time.Second))
+}
 
 func (s *Session) once(ctx context.Context, h Handler) (err error) {
 	l := &life{Session: s, h: h, owned: map[int32]*progress{}}
@@ -168,7 +171,7 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 		kgo.KeepControlRecords(), // they count for whether a partition is read to its end
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.BlockRebalanceOnPoll(),
-		kgo.SessionTimeout(s.c.SessionTimeout), kgo.HeartbeatInterval(heartbeat), kgo.RebalanceTimeout(rebalanceTimeout),
+		kgo.SessionTimeout(s.c.SessionTimeout), kgo.HeartbeatInterval(heartbeat), kgo.RebalanceTimeout(s.rebalanceTimeout()),
 		kgo.TransactionalID(s.sc.Group+"-"+s.sc.Member), kgo.TransactionTimeout(transactionTimeout),
 		kgo.RecordPartitioner(partitioner{byNumber: s.sc.ByNumber}),
 		kgo.ProducerLinger(2*time.Millisecond), kgo.ProducerBatchCompression(kgo.SnappyCompression()),

@@ -17,6 +17,8 @@ import (
 	"syscall"
 
 	"github.com/caarlos0/env/v11"
+
+	"weir/internal/telemetry"
 )
 
 // A Validator checks what types cannot say; it names variables and values.
@@ -191,6 +193,8 @@ func service[T any](ctx context.Context, program, about string, run func(context
 		case "-h", "-help", "--help", "help":
 			Usage[T](stdout, program, about)
 			return exitDone
+		case "healthcheck":
+			return healthcheck[T](ctx, program, environ, stderr)
 		}
 		fmt.Fprintf(stderr, "%s takes no arguments (%q): its settings are environment variables, see %s -h\n", program, args[0], program)
 		return exitUsage
@@ -216,6 +220,22 @@ func service[T any](ctx context.Context, program, about string, run func(context
 	return exitDone
 }
 
+// healthcheck asks the service that runs with these settings whether it is
+// ready: for container engines, whose images here hold nothing else that could.
+func healthcheck[T any](ctx context.Context, program string, environ map[string]string, stderr io.Writer) int {
+	addr := environ["METRICS_LISTEN"]
+	for _, f := range fields[T]() {
+		if _, set := environ[f.name]; f.name == "METRICS_LISTEN" && !set {
+			addr = f.def
+		}
+	}
+	if err := telemetry.Check(ctx, addr); err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", program, err)
+		return exitFailed
+	}
+	return exitDone
+}
+
 func newLog(l logging, w io.Writer) *slog.Logger {
 	o := &slog.HandlerOptions{Level: l.Level}
 	if l.Format == "json" {
@@ -227,7 +247,7 @@ func newLog(l logging, w io.Writer) *slog.Logger {
 // Usage prints every variable of T with its default, unit and meaning, from the
 // struct tags env, envDefault, unit and help.
 func Usage[T any](w io.Writer, program, about string) {
-	fmt.Fprintf(w, "%s: %s\n\nSettings are environment variables:\n\n", program, about)
+	fmt.Fprintf(w, "%s: %s\n\n%s healthcheck asks the one that runs with the same METRICS_LISTEN whether it is ready (exit code 0).\n\nSettings are environment variables:\n\n", program, about, program)
 	fs := append(fields[T](), fields[logging]()...)
 	width := 0
 	for _, f := range fs {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -49,5 +50,27 @@ func TestATakenAddressIsNamed(t *testing.T) {
 	err := Serve(ctx, taken, NewRegistry(), func() error { return nil }, nil)
 	if err == nil || !strings.Contains(err.Error(), "METRICS_LISTEN="+taken) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestCheckTellsWhyAServiceIsNotReady(t *testing.T) {
+	var reason atomic.Pointer[error]
+	addr := make(chan string, 1)
+	go func() {
+		_ = Serve(t.Context(), "127.0.0.1:0", NewRegistry(), func() error { // ends with the test
+			if r := reason.Load(); r != nil {
+				return *r
+			}
+			return nil
+		}, func(a string) { addr <- a })
+	}()
+	_, port, _ := strings.Cut(<-addr, ":")
+	if err := Check(t.Context(), "0.0.0.0:"+port); err != nil {
+		t.Errorf("ready: %v", err)
+	}
+	why := errors.New("no Kafka")
+	reason.Store(&why)
+	if err := Check(t.Context(), ":"+port); err == nil || !strings.Contains(err.Error(), "no Kafka") {
+		t.Errorf("want the reason, got %v", err)
 	}
 }

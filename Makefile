@@ -1,0 +1,49 @@
+# Verbs. `make` alone: generated code, linters, all tests that need Go alone.
+SHELL := /bin/bash -o pipefail
+FUZZTIME ?= 20s
+TOOL := go tool -modfile=tools/go.mod
+LINTER := .cache/golangci-lint
+
+.PHONY: all gen lint test race fuzz bench integration up
+
+all: gen lint test
+
+gen:
+	$(TOOL) buf generate
+	go generate ./...
+
+$(LINTER): tools/lint/go.mod
+	cd tools/lint && go build -o ../../$(LINTER) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	touch $(LINTER)
+
+lint: $(LINTER)
+	$(TOOL) buf lint
+	./tools/breaking
+	test -z "$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$') | tee /dev/stderr)"
+	go vet ./...
+	$(LINTER) run ./...
+
+test:
+	go test ./...
+	cd test/compat && go test ./...
+
+race:
+	go test -race ./internal/... ./test/...
+
+# Every fuzz target for FUZZTIME.
+fuzz:
+	@for pkg in $$(go list ./internal/...); do \
+	  for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$pkg || exit 1; \
+	  done; \
+	done
+
+bench:
+	go test -run '^$$' -bench . -count 6 ./internal/decode ./internal/pair ./internal/templates ./internal/kafka
+
+# Real Kafka: three nodes from Maven Central (Java 17 and Maven).
+integration:
+	go test -tags integration -count 1 -timeout 20m -v ./test/integration/...
+
+up:
+	go run ./cmd/weir up

@@ -1,0 +1,108 @@
+// Package weir_test holds the rule of which way imports go.
+package weir_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+type pkg struct {
+	ImportPath   string
+	Imports      []string
+	Deps         []string
+	TestImports  []string
+	XTestImports []string
+}
+
+func list(t *testing.T, patterns ...string) (out []pkg) {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,Deps,TestImports,XTestImports"}, patterns...)...)
+	b, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	dec := json.NewDecoder(strings.NewReader(string(b)))
+	for {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return out
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, p)
+	}
+}
+
+// layers, outermost first: a package may import those of its own layer and of
+// later ones.
+var layers = [][]string{
+	{"weir/cmd/ingest", "weir/cmd/enrich", "weir/cmd/weir"},
+	{"weir/internal/cli"},
+	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/broker", "weir/internal/capture", "weir/testdata"},
+	{"weir/internal/kafka", "weir/internal/names", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings"},
+	{"weir/internal/templates"},
+	{"weir/internal/decode", "weir/internal/pair"},
+	{"weir/internal/ie", "weir/internal/flowkey"},
+	{"weir/internal/wire", "weir/pkg/flowpb"},
+}
+
+func layerOf(path string) int {
+	return slices.IndexFunc(layers, func(l []string) bool { return slices.Contains(l, path) })
+}
+
+func TestImportsGoOneWay(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		if strings.HasPrefix(p.ImportPath, "weir/test/") || strings.HasSuffix(p.ImportPath, "/gen") || p.ImportPath == "weir" {
+			continue
+		}
+		from := layerOf(p.ImportPath)
+		if from < 0 {
+			t.Errorf("%s has no place in the layers", p.ImportPath)
+			continue
+		}
+		for _, i := range p.Imports {
+			if to := layerOf(i); strings.HasPrefix(i, "weir/") && to < from {
+				t.Errorf("%s imports %s, which is further out", p.ImportPath, i)
+			}
+		}
+	}
+}
+
+func TestPurePackagesDoNoIO(t *testing.T) {
+	forbidden := []string{"os", "net", "net/http", "context", "log", "log/slog", "io/fs", "os/exec", "syscall"}
+	for _, p := range list(t, "./internal/wire", "./internal/ie", "./internal/flowkey", "./internal/decode", "./internal/pair") {
+		for _, i := range p.Imports {
+			if slices.Contains(forbidden, i) {
+				t.Errorf("%s imports %s", p.ImportPath, i)
+			}
+		}
+	}
+}
+
+func TestOnlyKafkaAndTheBrokerKnowFranzGo(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		if p.ImportPath == "weir/internal/kafka" || p.ImportPath == "weir/internal/broker" {
+			continue
+		}
+		for _, i := range p.Imports {
+			if strings.HasPrefix(i, "github.com/twmb/") {
+				t.Errorf("%s imports %s", p.ImportPath, i)
+			}
+		}
+	}
+}
+
+func TestTheServicesDoNotLinkTheEmbeddedBroker(t *testing.T) {
+	for _, p := range list(t, "./cmd/ingest", "./cmd/enrich") {
+		for _, d := range p.Deps {
+			if d == "weir/internal/broker" || strings.HasSuffix(d, "/kfake") {
+				t.Errorf("%s links %s", p.ImportPath, d)
+			}
+		}
+	}
+}
