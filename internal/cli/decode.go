@@ -16,8 +16,8 @@ Data that comes before its template is decoded when the template has come, and
 printed then. The last line on standard error counts what there was; undecoded
 are data sets whose template was nowhere in the input.
 
-exit code: 0 the input could be read, whatever it held; 1 it could not, or not to
-its end; 2 wrong usage`
+exit code: 0 the input could be read, whatever it held (of a capture that is cut,
+what is whole); 1 it could not; 2 wrong usage`
 
 // runDecode is the verb decode.
 func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {

@@ -68,8 +68,8 @@ func newOffline(verb string, stdin io.Reader, stderr io.Writer, out sink) *offli
 }
 
 // run decodes the hex datagrams, then the inputs; "-" is standard input. It
-// returns the exit code: an input that cannot be read, or not to its end, is
-// told and does not keep the others from being read.
+// returns the exit code: an input that cannot be read is told and does not keep
+// the others from being read; one that is cut is told, and what is whole counts.
 func (o *offline) run(hexes, inputs []string) int {
 	code, stopped := exitDone, false
 	for _, name := range append([]string{""}, inputs...) {
@@ -88,6 +88,8 @@ func (o *offline) run(hexes, inputs []string) int {
 		case errors.As(err, &output):
 			o.say("standard output: %v", output.error)
 			code, stopped = exitFailed, true
+		case errors.Is(err, capture.ErrCut): // all that is whole was read
+			o.say("%s: %v", inputName(name), reason(err))
 		default:
 			o.say("%s: %v", inputName(name), reason(err))
 			code = exitFailed
@@ -125,8 +127,7 @@ func inputName(name string) string {
 
 // reason is err without the file name that the operating system adds.
 func reason(err error) error {
-	var path *os.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*os.PathError](err); ok {
 		return path.Err
 	}
 	return err

@@ -152,9 +152,8 @@ type Decoder struct {
 	k       TemplateKey
 	rec     record
 	out     outcome
-	head    []byte   // what all messages of a datagram begin with
-	pending []Set    // data sets met before their template
-	own     [3]*Plan // v1, v5, v7
+	head    []byte // what all messages of a datagram begin with
+	pending []Set  // data sets met before their template
 	ctx     context
 }
 

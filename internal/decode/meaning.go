@@ -153,7 +153,7 @@ func (r *record) transport(o *outcome) {
 	switch {
 	case p.has[sProto]:
 		o.proto = uint32(r.v[sProto])
-	case p.icmp4() && !(p.icmp6() && v6):
+	case p.icmp4() && (!p.icmp6() || !v6):
 		o.proto = flowkey.ICMP
 	case p.icmp6():
 		o.proto = flowkey.ICMPv6

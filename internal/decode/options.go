@@ -30,7 +30,7 @@ func (p *Plan) readOptions(b []byte, off int, rec *OptionsRecord) (rest []byte, 
 func (rec *OptionsRecord) find(version uint8, ids ...uint16) (b []byte, ok bool) {
 	for _, id := range ids {
 		for i := range rec.Values {
-			if v := &rec.Values[i]; v.PEN == 0 && v.ID == id && !(v.Scope && version == 9) && len(v.Octets) > 0 {
+			if v := &rec.Values[i]; v.PEN == 0 && v.ID == id && (!v.Scope || version != 9) && len(v.Octets) > 0 {
 				return v.Octets, true
 			}
 		}

@@ -193,9 +193,9 @@ func (r *Result) learnt(t *Template, off int) {
 		r.Templates = append(r.Templates, Learnt{})
 	}
 	l := &r.Templates[n]
-	fields := append(l.Template.Fields[:0], t.Fields...)
+	space := l.Template.Fields[:0]
 	*l = Learnt{Template: *t, Off: off}
-	l.Template.Fields = fields
+	l.Template.Fields = append(space, t.Fields...)
 }
 
 // dataSet decodes a data set, or puts it aside when its template is not known.

@@ -3,6 +3,7 @@ package decode
 import (
 	"bytes"
 	"encoding/hex"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,9 +47,7 @@ func (m *memory) LearnFact(k *TemplateKey, _ *Meta, _ *Header, f Fact) {
 	now := Facts{Samplers: map[uint64]uint64{}}
 	if old := m.facts[*k]; old != nil {
 		now.InitMs = old.InitMs
-		for id, n := range old.Samplers {
-			now.Samplers[id] = n
-		}
+		maps.Copy(now.Samplers, old.Samplers)
 	}
 	switch f.What {
 	case flowpb.Fact_WHAT_INIT_TIME:

@@ -275,7 +275,7 @@ func (w handler) truncate() {
 	if time.Since(w.truncated) < truncateEvery || !w.truncating.CompareAndSwap(false, true) {
 		return
 	}
-	w.Worker.truncated = time.Now()
+	w.truncated = time.Now()
 	before := map[int32]int64{}
 	for n, p := range w.partitions {
 		if p.kept.from > 0 {

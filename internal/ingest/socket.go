@@ -25,7 +25,7 @@ type socket struct {
 
 func closeAll(ss []*socket) {
 	for _, s := range ss {
-		s.Close()
+		_ = s.Close() // nothing is buffered in it
 	}
 }
 
@@ -50,7 +50,7 @@ func (r *Replica) listen(ctx context.Context) (ss []*socket, err error) {
 		}
 		at := probe.LocalAddr().(*net.UDPAddr).AddrPort() //nolint:forcetypeassert // a UDP socket's
 		if n > 1 {
-			probe.Close()
+			_ = probe.Close() // it only asked
 			at = netip.AddrPortFrom(a.Addr(), at.Port())
 			probe = nil
 		}

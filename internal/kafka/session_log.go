@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -71,10 +72,7 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 		return fmt.Errorf("kafka client: %w", err)
 	}
 	defer cl.Close()
-	left := map[int32]Range{}
-	for p, r := range parts {
-		left[p] = r
-	}
+	left := maps.Clone(parts)
 	for len(left) > 0 {
 		fetches := cl.PollFetches(ctx)
 		if err := ctx.Err(); err != nil {

@@ -44,7 +44,7 @@ func parseSteps(t *testing.T, input string) (steps []step) {
 			continue
 		}
 		a := map[string]string{}
-		for _, f := range strings.Fields(line) {
+		for f := range strings.FieldsSeq(line) {
 			k, v, _ := strings.Cut(f, "=")
 			a[k] = v
 		}
@@ -189,7 +189,7 @@ func permuted(t *testing.T, pos string, steps []step) {
 		var lines []string
 		for line := range strings.SplitSeq(strings.TrimSpace(play(order)), "\n") {
 			if strings.HasPrefix(line, "@") { // without time and the names, which follow arrival
-				line = line[strings.Index(line, ".v"):]
+				_, line, _ = strings.Cut(line, ".v")
 			}
 			lines = append(lines, line)
 		}

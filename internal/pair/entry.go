@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
 
 	"weir/internal/flowkey"
 	"weir/pkg/flowpb"
@@ -98,12 +99,7 @@ func (e *entry) flags() (flags uint16, closed bool) {
 }
 
 func (e *entry) knows(ident uint64) bool {
-	for _, x := range e.idents[:min(int(e.identN), keptIdents)] {
-		if x == ident {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(e.idents[:min(int(e.identN), keptIdents)], ident)
 }
 
 func (e *entry) remember(ident uint64) {

@@ -95,7 +95,7 @@ func missing(fs []field, name string) error {
 // validate calls Validate of v and of the structs in it, and returns a line for
 // each mistake.
 func validate(v reflect.Value) (lines []string) {
-	if c, ok := v.Addr().Interface().(Validator); ok {
+	if c, ok := reflect.TypeAssert[Validator](v.Addr()); ok {
 		if err := c.Validate(); err != nil {
 			lines = strings.Split(err.Error(), "\n")
 		}
@@ -312,8 +312,7 @@ func fields[T any]() []field {
 }
 
 func walk(t reflect.Type, prefix string, list *[]field) {
-	for i := range t.NumField() {
-		sf := t.Field(i)
+	for sf := range t.Fields() {
 		tag := sf.Tag.Get("env")
 		if tag == "-" || !sf.IsExported() {
 			continue

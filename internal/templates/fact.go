@@ -62,7 +62,7 @@ func (d *domain) refreshFacts(what flowpb.Fact_What) {
 	facts := &decode.Facts{}
 	var init *fact
 	for id, f := range d.facts {
-		switch id.what { //nolint:exhaustive // as above
+		switch id.what {
 		case flowpb.Fact_WHAT_INIT_TIME:
 			if init == nil || cmp.Or(cmp.Compare(f.received, init.received), cmp.Compare(id.id, init.id.id)) > 0 {
 				init = f
