@@ -40,6 +40,7 @@ fuzz:
 
 bench:
 	go test -run '^$$' -bench . -count 6 ./internal/decode ./internal/pair ./internal/templates ./internal/kafka
+	cd bench && go test -bench . -count 6 .
 
 # Real Kafka: three nodes from Maven Central (Java 17 and Maven).
 integration:

@@ -28,8 +28,8 @@ connections end, the table in that of their starts.
 
 The pairing's times are those of the environment variables PAIR_* (enrich -h).
 
-exit code: 0 the input could be read, whatever it held; 1 it could not, or not to
-its end; 2 wrong usage`
+exit code: 0 the input could be read, whatever it held (of a capture that is cut,
+what is whole); 1 it could not; 2 wrong usage`
 
 // runConnections is the verb connections.
 func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
