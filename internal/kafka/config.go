@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+	"golang.org/x/time/rate"
 )
 
 // Config is how to reach Kafka; the environment names have the prefix KAFKA_.
@@ -159,7 +160,7 @@ func (c *Config) opts() []kgo.Opt {
 		o = append(o, kgo.SASL(m))
 	}
 	if c.Log != nil {
-		o = append(o, kgo.WithLogger(clientLog{c.Log}))
+		o = append(o, kgo.WithLogger(clientLog{c.Log, rate.NewLimiter(0.1, 5)}))
 	}
 	if c.Metrics != nil {
 		o = append(o, kgo.WithHooks(clientMetrics(c.Metrics)))
@@ -182,14 +183,21 @@ func backoff(n int) time.Duration {
 	return d - rand.N(d/5)
 }
 
-// clientLog hands franz-go's warnings and errors to slog.
-type clientLog struct{ log *slog.Logger }
+// clientLog hands franz-go's warnings and errors to slog, a few at a time: while
+// Kafka is away there is one for every try.
+type clientLog struct {
+	log   *slog.Logger
+	limit *rate.Limiter
+}
 
 // Level implements kgo.Logger.
 func (clientLog) Level() kgo.LogLevel { return kgo.LogLevelWarn }
 
 // Log implements kgo.Logger.
 func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	if !l.limit.Allow() {
+		return
+	}
 	at := slog.LevelWarn
 	if level == kgo.LogLevelError {
 		at = slog.LevelError

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/time/rate"
 )
 
 func write(t *testing.T, name, content string) string {
@@ -256,7 +257,7 @@ func TestClientsOfOneProcessHaveMetricsOfTheirOwn(t *testing.T) {
 
 func TestAClientsWarningsReachTheLog(t *testing.T) {
 	var out bytes.Buffer
-	l := clientLog{slog.New(slog.NewTextHandler(&out, nil))}
+	l := clientLog{slog.New(slog.NewTextHandler(&out, nil)), rate.NewLimiter(0.1, 5)}
 	if l.Level() != kgo.LogLevelWarn {
 		t.Errorf("level: want warn, got %v", l.Level())
 	}

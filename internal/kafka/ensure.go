@@ -57,6 +57,7 @@ type ensurer struct {
 }
 
 func (e *ensurer) run(ctx context.Context, status func(error)) error {
+	told, at := "", time.Time{}
 	for try := 0; ; try++ {
 		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
 		wait, err := e.pass(attempt)
@@ -69,7 +70,8 @@ func (e *ensurer) run(ctx context.Context, status func(error)) error {
 		case wait == nil:
 			return nil
 		}
-		if status != nil {
+		if status != nil && (wait.Error() != told || time.Since(at) >= repeatWait) {
+			told, at = wait.Error(), time.Now()
 			status(wait)
 		}
 		select {
@@ -78,6 +80,9 @@ func (e *ensurer) run(ctx context.Context, status func(error)) error {
 		}
 	}
 }
+
+// repeatWait is how often the same reason to wait is told again.
+const repeatWait = 30 * time.Second
 
 // pass looks at all topics once. wait says why it has to be tried again, err
 // what only a person can mend.
