@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -154,7 +155,7 @@ func (r *Replica) Stats() Stats {
 func (r *Replica) listening() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.open
+	return slices.Clone(r.open)
 }
 
 // Run works until ctx ends, then shuts down: unready; reading goes on for Drain

@@ -68,7 +68,9 @@ func (r *Replica) listen(ctx context.Context) (ss []*socket, err error) {
 			probe = nil
 		}
 		r.ports[at.Port()] = true
+		r.mu.Lock()
 		r.open = append(r.open, at.String())
+		r.mu.Unlock()
 		if granted > 0 && granted < r.c.RcvBuf {
 			r.log.Warn("the kernel grants a smaller receive buffer: raise net.core.rmem_max", "address", at, "wanted", r.c.RcvBuf, "granted", granted)
 		}

@@ -121,9 +121,12 @@ func (l *TemplateLog) recover(ctx context.Context, err error, try int) {
 	if !errors.Is(err, kerr.UnknownTopicID) && !errors.Is(err, kerr.UnknownTopicOrPartition) {
 		return
 	}
-	l.cl.PurgeTopicsFromClient(l.topic)
-	l.cl.AddConsumeTopics(l.topic)
-	l.writeBarrier(l.cl)
+	l.mu.Lock()
+	cl := l.cl
+	l.mu.Unlock()
+	cl.PurgeTopicsFromClient(l.topic)
+	cl.AddConsumeTopics(l.topic)
+	l.writeBarrier(cl)
 	if l.Renewed != nil && errors.Is(err, kerr.UnknownTopicID) {
 		l.Renewed()
 	}

@@ -194,6 +194,9 @@ func (f *Flow) clocks(m *flowpb.FlowMessage, c *Config) {
 		if f.Back.End != 0 {
 			f.Back.Start, f.Back.End = f.Back.Start+off, f.Back.End+off
 		}
+		// Export times have whole seconds: the shift is another by up to one for
+		// the next datagram.
+		f.Resolution = max(f.Resolution, int64(time.Second))
 		f.quality |= bit(flowpb.Quality_QUALITY_TIME_CORRECTED)
 	}
 }

@@ -1,0 +1,201 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// pom names what is fetched: the broker, and a logging backend, which Kafka
+// does not bring.
+const pom = `<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>weir</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging><dependencies>
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>4.4.0</version></dependency>
+<dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>2.25.1</version></dependency>
+<dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-core</artifactId><version>2.25.1</version></dependency>
+</dependencies></project>`
+
+const log4j = `<Configuration><Appenders><Console name="C"><PatternLayout pattern="%d %p %c %m%n"/></Console></Appenders>
+<Loggers><Root level="warn"><AppenderRef ref="C"/></Root></Loggers></Configuration>`
+
+// A cluster is three combined broker and controller nodes.
+type cluster struct {
+	dir, lib string
+	broker   [3]int // ports
+	nodes    [3]*exec.Cmd
+}
+
+// jars fetches Kafka once and returns the folder.
+func jars(ctx context.Context) (string, error) {
+	cache, err := filepath.Abs("../../.cache/kafka")
+	if err != nil {
+		return "", err
+	}
+	lib := filepath.Join(cache, "lib")
+	if found, _ := filepath.Glob(filepath.Join(lib, "kafka_2.13-*.jar")); len(found) > 0 {
+		return lib, nil
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(cache, "pom.xml"), []byte(pom), 0o644); err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "mvn", "-q", "-B", "-f", filepath.Join(cache, "pom.xml"), "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+lib)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("mvn: %w\n%s", err, out)
+	}
+	return lib, nil
+}
+
+func freePorts(n int) (ports []int, err error) {
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() //nolint:revive // all are held until the last is known
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
+
+// newCluster formats three nodes; they are started by start.
+func newCluster(ctx context.Context, dir string) (*cluster, error) {
+	lib, err := jars(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := freePorts(6)
+	if err != nil {
+		return nil, err
+	}
+	c := &cluster{dir: dir, lib: lib, broker: [3]int(ports[:3])}
+	if err := os.WriteFile(filepath.Join(dir, "log4j2.xml"), []byte(log4j), 0o644); err != nil {
+		return nil, err
+	}
+	var voters []string
+	for i := range 3 {
+		voters = append(voters, fmt.Sprintf("%d@127.0.0.1:%d", i+1, ports[3+i]))
+	}
+	for i := range 3 {
+		properties := fmt.Sprintf(`process.roles=broker,controller
+node.id=%d
+controller.quorum.voters=%s
+listeners=PLAINTEXT://127.0.0.1:%d,CONTROLLER://127.0.0.1:%d
+advertised.listeners=PLAINTEXT://127.0.0.1:%d
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs=%s
+auto.create.topics.enable=false
+default.replication.factor=3
+min.insync.replicas=2
+offsets.topic.replication.factor=3
+offsets.topic.num.partitions=5
+transaction.state.log.replication.factor=3
+transaction.state.log.min.isr=2
+transaction.state.log.num.partitions=5
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+unclean.leader.election.enable=false
+`, i+1, strings.Join(voters, ","), ports[i], ports[3+i], ports[i], filepath.Join(dir, fmt.Sprintf("d%d", i+1)))
+		if err := os.WriteFile(c.properties(i), []byte(properties), 0o644); err != nil {
+			return nil, err
+		}
+	}
+	id, err := c.java(ctx, "kafka.tools.StorageTool", "random-uuid").Output()
+	if err != nil {
+		return nil, fmt.Errorf("cluster id: %w", err)
+	}
+	for i := range 3 {
+		if out, err := c.java(ctx, "kafka.tools.StorageTool", "format", "-t", strings.TrimSpace(string(id)), "-c", c.properties(i)).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("format: %w\n%s", err, out)
+		}
+	}
+	return c, nil
+}
+
+func (c *cluster) properties(i int) string {
+	return filepath.Join(c.dir, fmt.Sprintf("n%d.properties", i+1))
+}
+
+func (c *cluster) java(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "java", append([]string{
+		"-Xms128m", "-Xmx640m", "-XX:+UseSerialGC", "-Dlog4j2.configurationFile=" + filepath.Join(c.dir, "log4j2.xml"), "-cp", c.lib + "/*",
+	}, args...)...)
+}
+
+// start starts node i; its output goes to a file.
+func (c *cluster) start(i int) error {
+	out, err := os.OpenFile(filepath.Join(c.dir, fmt.Sprintf("n%d.log", i+1)), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	cmd := c.java(context.Background(), "kafka.Kafka", c.properties(i))
+	cmd.Stdout, cmd.Stderr = out, out
+	c.nodes[i] = cmd
+	return cmd.Start()
+}
+
+// kill ends node i at once.
+func (c *cluster) kill(i int) {
+	if cmd := c.nodes[i]; cmd != nil {
+		_ = cmd.Process.Signal(syscall.SIGKILL) // gone already: as wanted
+		_ = cmd.Wait()
+		c.nodes[i] = nil
+	}
+}
+
+func (c *cluster) brokers() (list []string) {
+	for _, p := range c.broker {
+		list = append(list, fmt.Sprintf("127.0.0.1:%d", p))
+	}
+	return list
+}
+
+// waitUp waits until n brokers are registered.
+func (c *cluster) waitUp(ctx context.Context, t *testing.T, n int) {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.brokers()...), kgo.MetadataMinAge(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	poll(ctx, t, fmt.Sprintf("%d brokers are up", n), func() bool {
+		try, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		brokers, err := kadm.NewClient(cl).ListBrokers(try)
+		return err == nil && len(brokers) >= n
+	})
+}
+
+// poll waits for what another process brings about.
+func poll(ctx context.Context, t *testing.T, what string, is func() bool) {
+	t.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for !is() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
