@@ -1,10 +1,8 @@
 # Targets: ingest, enrich, weir. Static binaries on an empty image, not root.
 FROM golang:1.26-bookworm AS build
 ARG GOPROXY
-ARG GONOSUMDB
-ARG GOFLAGS
-ARG GONOSUMCHECK
 ARG GOSUMDB
+ARG GOFLAGS
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
