@@ -19,7 +19,7 @@ import (
 // A partition is the pairing of one partition of flows.
 type partition struct {
 	machine *pair.Machine
-	lag     time.Time // receive time of the newest flow
+	heard   int64 // stream time as of the last record, or the restore: silence counts from there
 
 	out     []*flowpb.Connection // emitted, not produced yet
 	sent    []*flowpb.Connection // produced in the open transaction
@@ -53,7 +53,7 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 	points := map[int32]restorePoint{}
 	for _, pos := range at {
 		aborted = aborted || w.partitions[pos.Partition] != nil
-		p := &partition{}
+		p := &partition{heard: math.MinInt64}
 		p.machine = pair.New(w.c.Pair, partitions, func(c *flowpb.Connection) { p.out = append(p.out, c) })
 		w.partitions[pos.Partition] = p
 		if pos.Metadata == "" {
@@ -97,8 +97,9 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 		return err
 	}
 	for n, point := range points {
-		w.partitions[n].machine.Restored(point.streamTime)
-		w.partitions[n].out = nil
+		p := w.partitions[n]
+		p.machine.Restored(point.streamTime)
+		p.out, p.heard = nil, point.streamTime
 	}
 	if aborted {
 		w.stats.aborts.Add(1)
@@ -126,6 +127,7 @@ func (w handler) Records(tx *kafka.Tx, n int32, records []kafka.Record) {
 	for i := range records {
 		w.observe(p, &records[i], limit)
 	}
+	p.heard = p.machine.StreamTime()
 	w.produce(tx, p)
 }
 
@@ -150,7 +152,6 @@ func (w handler) observe(p *partition, r *kafka.Record, limit int64) {
 			f.Received = limit
 		}
 	}
-	p.lag = time.Unix(0, f.Received)
 	switch p.machine.Observe(&f) {
 	case pair.Duplicate:
 		p.counts.duplicates++
@@ -193,17 +194,13 @@ func (w handler) name(e *flowpb.Endpoint) {
 // wall clock, else its last connections would never end.
 func (w handler) Due(n int32, quiet time.Duration) bool {
 	p := w.partitions[n]
-	if p == nil {
-		return false
-	}
-	now := p.machine.StreamTime()
-	return now != math.MinInt64 && p.machine.Due(now+int64(quiet))
+	return p != nil && p.heard != math.MinInt64 && p.machine.Due(p.heard+int64(quiet))
 }
 
 // Quiet implements kafka.Handler.
 func (w handler) Quiet(tx *kafka.Tx, n int32, quiet time.Duration) {
 	p := w.partitions[n]
-	p.machine.Advance(p.machine.StreamTime() + int64(quiet))
+	p.machine.Advance(p.heard + int64(quiet))
 	w.produce(tx, p)
 }
 

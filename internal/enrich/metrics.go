@@ -39,6 +39,14 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 		}
 		return 0
 	})
+	questions := func(name, help string, v func() uint64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "weir_enrich_dns_" + name, Help: help}, func() float64 { return float64(v()) }))
+	}
+	questions("questions_total", "questions put to name servers", func() uint64 { return w.names.Stats().Questions })
+	questions("failures_total", "questions without a usable reply", func() uint64 { return w.names.Stats().Failures })
+	questions("dropped_total", "addresses not asked because the queue was full", func() uint64 { return w.names.Stats().Dropped })
+	gauge("dns_pending", "addresses queued or being asked", func() float64 { return float64(w.names.Stats().Pending) })
+	gauge("dns_cached", "addresses whose name or failure is remembered", func() float64 { return float64(w.names.Stats().Cached) })
 	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weir_enrich_connections_total", Help: "connections published, by reason"}, []string{"reason"})
 	reg.MustRegister(c)
 	return &metrics{connections: c}

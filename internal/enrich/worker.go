@@ -101,6 +101,10 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.mu.Lock()
 	w.waiting = nil
 	w.mu.Unlock()
+	if w.c.DNS.Enabled {
+		public, private := w.names.Servers()
+		w.log.Info("names", "servers", public, "servers_for_private_addresses", private)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.names.Run(ctx) })
 	group.Go(func() error { return w.session.Run(ctx, handler{w}) })

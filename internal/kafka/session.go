@@ -220,6 +220,7 @@ func (l *life) fetched(ctx context.Context, _ *kgo.Client, resp *kmsg.OffsetFetc
 		if errors.Is(err, ErrFatal) {
 			l.fatal = err
 		}
+		l.note(fmt.Errorf("state could not be restored: %w", err))
 		l.sc.Log.Warn("state of partitions could not be restored", "group", l.sc.Group, "err", err)
 		return err
 	}
@@ -364,7 +365,11 @@ func (l *life) take(tx *Tx, partition int32, records []*kgo.Record) {
 // end finishes a transaction: all or nothing.
 func (l *life) end(ctx context.Context, tx *Tx) error {
 	l.mu.Lock()
-	l.h.Finish(tx, tx.partitions)
+	if lost := l.lost(tx); lost != nil {
+		tx.fail(lost)
+	} else {
+		l.h.Finish(tx, tx.partitions)
+	}
 	l.mu.Unlock()
 	if err := l.gts.Client().Flush(tx.ctx); err != nil {
 		return fmt.Errorf("flush: %w", err)
@@ -420,6 +425,17 @@ func (l *life) end(ctx context.Context, tx *Tx) error {
 		p.touched = false
 	}
 	l.h.Committed(tx.partitions)
+	return nil
+}
+
+// lost tells of a partition that was taken away in the middle of tx: the group
+// put this member out. l.mu is held.
+func (l *life) lost(tx *Tx) error {
+	for _, n := range tx.partitions {
+		if l.owned[n] == nil {
+			return fmt.Errorf("partition %d is not owned any more", n)
+		}
+	}
 	return nil
 }
 

@@ -45,6 +45,15 @@ func (tx *Tx) touch(n int32, p *progress) {
 	}
 }
 
+// fail makes the transaction abort; the first reason is kept.
+func (tx *Tx) fail(err error) {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if tx.err == nil {
+		tx.err = err
+	}
+}
+
 func (tx *Tx) failure() error {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
@@ -59,11 +68,7 @@ func (tx *Tx) Produce(topic string, partition int32, key, value []byte, acked fu
 	r := &kgo.Record{Topic: topic, Partition: partition, Key: key, Value: value, Timestamp: time.Now()}
 	tx.l.gts.Produce(tx.ctx, r, func(r *kgo.Record, err error) {
 		if err != nil {
-			tx.mu.Lock()
-			if tx.err == nil {
-				tx.err = fmt.Errorf("record for %s: %w", r.Topic, err)
-			}
-			tx.mu.Unlock()
+			tx.fail(fmt.Errorf("record for %s: %w", r.Topic, err))
 			return
 		}
 		if acked != nil {

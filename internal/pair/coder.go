@@ -152,9 +152,10 @@ func (s *side) code(c *coder) {
 	}
 	c.u32(&s.records)
 	c.u16(&s.flags)
-	for _, v := range []*int64{&s.start, &s.end, &s.resolution} {
+	for _, v := range []*int64{&s.start, &s.end, &s.resolution, &s.fine} {
 		c.i64(v)
 	}
+	c.u64(&s.datagram)
 	c.u8(&s.reason)
 	c.u8((*uint8)(&s.state))
 	c.u32(&s.inIf)

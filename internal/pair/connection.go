@@ -17,6 +17,8 @@ type direction struct {
 	start, end   int64
 	flags        uint16
 	resolution   int64
+	datagram     uint64 // in which the first record came
+	fine         int64  // for ordering inside it
 	sampled      bool
 	rateUnknown  bool
 	multiVantage bool
@@ -61,7 +63,10 @@ func (m *Machine) direction(e *entry, toHi bool) direction {
 		d.t.Records += s.records
 		d.t.SamplingRateMin = min(d.t.SamplingRateMin, s.rateMin)
 		d.t.SamplingRateMax = max(d.t.SamplingRateMax, s.rateMax)
-		d.start, d.end = min(d.start, s.start), max(d.end, s.end)
+		if s.start <= d.start {
+			d.start, d.datagram, d.fine = s.start, s.datagram, s.fine
+		}
+		d.end = max(d.end, s.end)
 		d.resolution = max(d.resolution, s.resolution)
 		d.sampled = d.sampled || s.rateMax > 1
 		d.rateUnknown = d.rateUnknown || s.rateMin == 0

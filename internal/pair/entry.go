@@ -58,7 +58,8 @@ type side struct {
 	rateMin, rateMax uint64
 	flags            uint16
 	start, end       int64
-	resolution       int64
+	resolution, fine int64
+	datagram         uint64 // of the record that began first
 	reason           uint8
 	state            end // of the record that ended last
 	inIf, outIf      uint32
@@ -221,7 +222,7 @@ func (s *side) add(f *Flow, n *counts, c *Config) {
 		s.state = max(s.state, state)
 	}
 	if s.records == 0 || start < s.start {
-		s.start = start
+		s.start, s.datagram, s.fine = start, f.Datagram, f.Fine
 	}
 	if s.records == 0 || stop > s.end {
 		s.end = stop

@@ -59,6 +59,9 @@ func (m *Machine) earlier(loHi, hiLo *direction) (lo, decided bool) {
 		return false, false
 	}
 	tol := max(loHi.resolution, hiLo.resolution)
+	if loHi.datagram != 0 && loHi.datagram == hiLo.datagram {
+		tol = max(loHi.fine, hiLo.fine) // one header clock for both
+	}
 	if loHi.best.exporter != hiLo.best.exporter || loHi.best.domain != hiLo.best.domain {
 		tol += int64(m.c.ClockSkew)
 	}

@@ -38,6 +38,8 @@ type Flow struct {
 	Start, End int64
 	Export     int64 // 0 = unknown
 	Resolution int64 // for ordering against other datagrams of the exporter, ns
+	Fine       int64 // for ordering inside the datagram, ns
+	Datagram   uint64
 
 	There, Back counts // source to destination, destination to source
 	Biflow      bool   // Back is reported, even when empty
@@ -83,6 +85,10 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 	f.Domain, f.Interface = m.ObservationDomainId, uint8(m.FlowDirection)
 	f.Received, f.Start, f.End, f.Export = int64(m.TimeReceivedNs), int64(m.TimeFlowStartNs), int64(m.TimeFlowEndNs), int64(m.TimeExportNs)
 	f.Resolution = max(int64(m.TimeResolutionUs)*1000, 1)
+	f.Fine, f.Datagram = f.Resolution, m.DatagramHash
+	if m.TimeSource == flowpb.TimeSource_TIME_SOURCE_UPTIME { // one header, whose whole seconds all records share
+		f.Fine = int64(time.Millisecond)
+	}
 	f.There = counts{Octets: m.Bytes, Packets: m.Packets, Flags: uint16(m.TcpFlags)}
 	if f.Biflow = m.Biflow; f.Biflow {
 		f.quality |= bit(flowpb.Quality_QUALITY_BIFLOW)

@@ -117,7 +117,7 @@ func TestARestoredMachineContinuesAsTheOneThatWroteTheLog(t *testing.T) {
 	interim.UpdateInterval = 20 * time.Second
 	for name, c := range map[string]Config{"as usual": testConfig, "with evictions": small, "with interim reports": interim} {
 		for _, batch := range []int{3, 40, 400} { // 400 records span more than linger and grace
-			for _, limit := range []int{1300, 900_000} {
+			for _, limit := range []int{1600, 900_000} {
 				t.Run(fmt.Sprintf("%s, batches of %d, pieces of %d", name, batch, limit), func(t *testing.T) {
 					restores := 0
 					for seed := range uint64(4) {

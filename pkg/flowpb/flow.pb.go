@@ -542,7 +542,7 @@ type FlowMessage struct {
 	ObservationDomainId uint32 `protobuf:"varint,70,opt,name=observation_domain_id,json=observationDomainId,proto3" json:"observation_domain_id,omitempty"`
 	// Observation point; source: IE 138.
 	ObservationPointId uint32 `protobuf:"varint,71,opt,name=observation_point_id,json=observationPointId,proto3" json:"observation_point_id,omitempty"`
-	// TTL of each MPLS stack entry, top first; source: IE 70-79.
+	// TTL of each MPLS stack entry, top first; as goflow2, from sampled packets.
 	MplsTtl []uint32 `protobuf:"varint,80,rep,packed,name=mpls_ttl,json=mplsTtl,proto3" json:"mpls_ttl,omitempty"`
 	// Label (20 bits) of each MPLS stack entry, top first; source: IE 70-79.
 	MplsLabel []uint32 `protobuf:"varint,81,rep,packed,name=mpls_label,json=mplsLabel,proto3" json:"mpls_label,omitempty"`
