@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"weir/internal/settings"
 )
 
 // Exit codes.
@@ -72,7 +74,7 @@ func tell(w io.Writer, format string, args ...any) {
 func suggestion(name string) string {
 	best, least := "", 1+len(name)/2
 	for _, v := range verbs {
-		n := distance(name, v.name)
+		n := settings.Distance(name, v.name)
 		if strings.HasPrefix(v.name, name) {
 			n = 0 // an abbreviation
 		}
@@ -84,26 +86,4 @@ func suggestion(name string) string {
 		return ""
 	}
 	return fmt.Sprintf(", did you mean %q?", best)
-}
-
-// distance is the number of octets to insert, delete or replace to make b of a
-// (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, diagonal+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }

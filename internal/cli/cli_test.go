@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"weir/internal/settings"
 )
 
 // A ran is what one run of weir gave.
@@ -105,7 +107,7 @@ func TestDistance(t *testing.T) {
 		{"decode", "decode", 0},
 		{"dcode", "decode", 1},
 	} {
-		if got := distance(tt.a, tt.b); got != tt.want {
+		if got := settings.Distance(tt.a, tt.b); got != tt.want {
 			t.Errorf("distance(%q, %q): want %d, got %d", tt.a, tt.b, tt.want, got)
 		}
 	}

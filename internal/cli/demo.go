@@ -158,7 +158,7 @@ func (d *demo) replay(ctx context.Context) (err error) {
 			return fmt.Errorf("socket of ingest-%d: %w", i+1, err)
 		}
 		conns = append(conns, c)
-		to[i] = c.LocalAddr().(*net.UDPAddr).AddrPort() //nolint:forcetypeassert // a UDP socket's address
+		to[i] = c.LocalAddr().(*net.UDPAddr).AddrPort() // a UDP socket's address
 		wg.Go(func() {
 			if err := receive(c, d.live.replicas[i].receive); err != nil {
 				d.live.failed <- err
@@ -171,7 +171,7 @@ func (d *demo) replay(ctx context.Context) (err error) {
 		}
 	}
 	return d.until(ctx, "the datagrams to arrive", func() bool {
-		return d.live.stats().Datagrams >= uint64(d.did.sent) //nolint:gosec // a count
+		return d.live.stats().Datagrams >= uint64(d.did.sent) // a count
 	})
 }
 
@@ -210,7 +210,7 @@ func (d *demo) export(ctx context.Context, c replayed, to [replicaCount]netip.Ad
 			}
 		}
 	}
-	d.progress.step("replayed %s as exporter %v: %d datagrams", c.file, conn.LocalAddr().(*net.UDPAddr).IP, len(all)) //nolint:forcetypeassert // a UDP socket's address
+	d.progress.step("replayed %s as exporter %v: %d datagrams", c.file, conn.LocalAddr().(*net.UDPAddr).IP, len(all)) // a UDP socket's address
 	return nil
 }
 
@@ -322,7 +322,7 @@ took:             %v
 func (s *summary) check(n int) error {
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if s.datagrams != uint64(s.sent) { //nolint:gosec // a count
+	if s.datagrams != uint64(s.sent) { // a count
 		wrong("%d of %d datagrams arrived", s.datagrams, s.sent)
 	}
 	if s.flows == 0 {

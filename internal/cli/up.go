@@ -205,7 +205,7 @@ func closeAll(conns []*net.UDPConn) {
 
 // greet says where everything is and what to do next.
 func greet(w io.Writer, o upOptions, conns []*net.UDPConn, l *live) {
-	port := conns[0].LocalAddr().(*net.UDPAddr).Port //nolint:forcetypeassert // a UDP socket's address
+	port := conns[0].LocalAddr().(*net.UDPAddr).Port // a UDP socket's address
 	name := l.config.Topics.Prefix
 	fmt.Fprintf(w, "weir up: receiving NetFlow and IPFIX on UDP %s; Kafka on %s", addresses(conns), l.broker.Addr())
 	if o.metrics != "" {

@@ -65,7 +65,7 @@ func (w *worker) datagram(pkt []byte, from netip.AddrPort, at time.Time) {
 	r := w.r
 	addr := from.Addr().Unmap().WithZone("")
 	m := decode.Meta{Exporter: addr, Port: from.Port(), Received: at.UnixNano()}
-	b := r.batches.Get().(*batch) //nolint:forcetypeassert // the pool's own
+	b := r.batches.Get().(*batch) // the pool's own
 	w.res.Buf = b.buf
 	w.dec.Wire(pkt, &m, &w.res)
 	b.buf = w.res.Buf
@@ -180,7 +180,7 @@ func (r *Replica) unpark(w *worker, now time.Time) {
 			r.putAside(s, now)
 			continue
 		}
-		b := r.batches.Get().(*batch) //nolint:forcetypeassert // the pool's own
+		b := r.batches.Get().(*batch) // the pool's own
 		w.res.Buf = b.buf
 		w.dec.WireSet(s, p, &w.res)
 		b.buf = w.res.Buf

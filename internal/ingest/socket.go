@@ -48,7 +48,7 @@ func (r *Replica) listen(ctx context.Context) (ss []*socket, err error) {
 			errs = append(errs, fmt.Errorf("LISTEN_UDP %s: %w (is another collector listening there?)", a, err))
 			continue
 		}
-		at := probe.LocalAddr().(*net.UDPAddr).AddrPort() //nolint:forcetypeassert // a UDP socket's
+		at := probe.LocalAddr().(*net.UDPAddr).AddrPort() // a UDP socket's
 		if n > 1 {
 			_ = probe.Close() // it only asked
 			at = netip.AddrPortFrom(a.Addr(), at.Port())

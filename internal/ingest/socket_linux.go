@@ -29,7 +29,7 @@ func openUDP(ctx context.Context, a netip.AddrPort, share bool) (*net.UDPConn, e
 	if err != nil {
 		return nil, err
 	}
-	return c.(*net.UDPConn), nil //nolint:forcetypeassert // of network udp
+	return c.(*net.UDPConn), nil // of network udp
 }
 
 // setBuffer asks for a receive buffer of n octets, past the system's limit

@@ -16,7 +16,7 @@ func openUDP(ctx context.Context, a netip.AddrPort, _ bool) (*net.UDPConn, error
 	if err != nil {
 		return nil, err
 	}
-	return c.(*net.UDPConn), nil //nolint:forcetypeassert // of network udp
+	return c.(*net.UDPConn), nil // of network udp
 }
 
 func setBuffer(c *net.UDPConn, n int) (granted int) {

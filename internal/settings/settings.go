@@ -120,7 +120,7 @@ func Unknown[T any](environ map[string]string) (warnings []string) {
 			continue
 		}
 		for _, k := range known {
-			if len(k) > 4 && distance(name, k) <= 2 {
+			if len(k) > 4 && Distance(name, k) <= 2 {
 				warnings = append(warnings, fmt.Sprintf("%s is no setting: is %s meant?", name, k))
 				break
 			}
@@ -130,8 +130,9 @@ func Unknown[T any](environ map[string]string) (warnings []string) {
 	return warnings
 }
 
-// distance is the edit distance of a and b.
-func distance(a, b string) int {
+// Distance is the number of octets to insert, delete or replace to make b of a
+// (Levenshtein).
+func Distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j

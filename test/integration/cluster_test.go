@@ -66,7 +66,7 @@ func freePorts(n int) (ports []int, err error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() //nolint:revive // all are held until the last is known
+		defer l.Close() // all are held until the last is known
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
 	return ports, nil
