@@ -173,7 +173,6 @@ func (r *Replica) Run(ctx context.Context) error {
 		closeAll(sockets)
 		return err
 	}
-	defer producer.Close()
 	r.producer.Store(producer)
 	close(r.started)
 
@@ -279,6 +278,7 @@ func (r *Replica) finish(producer *kafka.Producer) {
 		n, octets := producer.Buffered()
 		r.log.Warn("flows are lost that kafka did not take", "flows", n, "octets", octets, "err", err)
 	}
+	producer.Close() // what is left is counted as dropped
 	s := r.Stats()
 	r.log.Info("ended", "datagrams", s.Datagrams, "flows", s.Flows, "errors", s.Errors, "dropped", s.Dropped)
 }

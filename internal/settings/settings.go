@@ -29,6 +29,7 @@ type Validator interface{ Validate() error }
 // the types say, and what Validate of T and of each struct in it says.
 func Parse[T any](environ map[string]string) (T, error) {
 	c, err := env.ParseAsWithOptions[T](env.Options{Environment: environ})
+	empty(reflect.ValueOf(&c).Elem(), "", environ)
 	var errs []error
 	bad := map[string]bool{}
 	if err != nil {
@@ -45,6 +46,23 @@ func Parse[T any](environ map[string]string) (T, error) {
 		return zero, errors.Join(errs...)
 	}
 	return c, nil
+}
+
+// empty sets what is set to nothing: for a text that means none, where the
+// parser would take the default.
+func empty(v reflect.Value, prefix string, environ map[string]string) {
+	for sf, f := range v.Fields() {
+		name, _, _ := strings.Cut(sf.Tag.Get("env"), ",")
+		switch {
+		case !sf.IsExported() || name == "-":
+		case name == "" && f.Kind() == reflect.Struct:
+			empty(f, prefix+sf.Tag.Get("envPrefix"), environ)
+		case f.Kind() == reflect.String:
+			if s, set := environ[prefix+name]; set && s == "" {
+				f.SetString("")
+			}
+		}
+	}
 }
 
 // explain turns the parser's errors into ones that name the variable, its value

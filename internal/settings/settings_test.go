@@ -64,6 +64,27 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestATextThatIsSetToNothingIsEmpty(t *testing.T) {
+	type nested struct {
+		Prefix string `env:"PREFIX" envDefault:"netflow."`
+	}
+	type texts struct {
+		Metrics string `env:"METRICS" envDefault:"127.0.0.1:9108"`
+		Nested  nested `envPrefix:"IN_"`
+	}
+	for _, tt := range []struct {
+		env  map[string]string
+		want texts
+	}{
+		{nil, texts{"127.0.0.1:9108", nested{"netflow."}}},
+		{map[string]string{"METRICS": "", "IN_PREFIX": ""}, texts{"", nested{""}}},
+	} {
+		if got, err := Parse[texts](tt.env); err != nil || got != tt.want {
+			t.Errorf("%v: want %+v, got %+v, %v", tt.env, tt.want, got, err)
+		}
+	}
+}
+
 func TestService(t *testing.T) {
 	good := map[string]string{"IN_HOSTS": "a:1"}
 	tests := []struct {
