@@ -85,6 +85,7 @@ type op uint8
 const (
 	opSkip    op = iota // nothing
 	opUint              // an integer straight to a field
+	opPlain             // the same, without anything to look at: of a compiled step only
 	opSlot              // an integer to a slot
 	opFloat             // a float to a slot, as IEEE 754 bits
 	opAddr              // 4 or 16 octets to an address of the record

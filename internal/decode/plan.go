@@ -1,12 +1,17 @@
 package decode
 
-import "weir/internal/wire"
+import (
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"weir/internal/wire"
+)
 
 // A step is what to do with one field.
 type step struct {
 	op     op
 	once   uint8 // ≠ 0: the first step with this number that holds a value gets the field
 	length uint16
+	tag    uint16 // opPlain: of its field, see tagOf
 	to     uint16 // field number, slot or address
 	id     uint16
 	pen    uint32
@@ -87,6 +92,9 @@ func compile(version uint8, t *Template) *Plan {
 				onces[st.to] = uint8(min(len(onces)+1, 63))
 			}
 			st.once = onces[st.to]
+		}
+		if st.op == opUint && st.once == 0 && st.to >= 16 && st.to != fDirection && st.to != fBiflowDirection {
+			st.op, st.tag = opPlain, tagOf(protowire.Number(st.to))
 		}
 		if n := len(p.steps); st.op == opSkip && n > 0 && p.steps[n-1].op == opSkip && st.length != VarLen && p.steps[n-1].length != VarLen && int(p.steps[n-1].length)+int(st.length) < VarLen {
 			p.steps[n-1].length += st.length

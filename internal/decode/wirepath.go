@@ -26,31 +26,67 @@ const (
 
 // number appends field f with value v; nothing when v is 0 (proto3's default).
 func number(b []byte, f protowire.Number, v uint64) []byte {
-	if v == 0 {
-		return b
-	}
 	if f < 16 {
-		b = append(b, byte(f<<3))
-	} else {
-		b = append(b, byte(f<<3)|0x80, byte(f>>4))
+		return number1(b, byte(f<<3), v)
 	}
-	if v < 0x80 {
-		return append(b, byte(v))
+	return number2(b, tagOf(f), v)
+}
+
+// tagOf is the tag of a varint field of two octets (fields 16 to 2047), the
+// first in the low bits.
+func tagOf(f protowire.Number) uint16 { return uint16(f<<3&0x7f|0x80) | uint16(f>>4)<<8 }
+
+// number1 appends a varint field whose tag has one octet. Short values leave
+// with their tag in one piece.
+func number1(b []byte, tag byte, v uint64) []byte {
+	switch {
+	case v == 0:
+		return b
+	case v < 1<<7:
+		return append(b, tag, byte(v))
+	case v < 1<<14:
+		return append(b, tag, byte(v)|0x80, byte(v>>7))
+	case v < 1<<21:
+		return append(b, tag, byte(v)|0x80, byte(v>>7)|0x80, byte(v>>14))
+	case v < 1<<28:
+		return append(b, tag, byte(v)|0x80, byte(v>>7)|0x80, byte(v>>14)|0x80, byte(v>>21))
 	}
-	return protowire.AppendVarint(b, v)
+	return protowire.AppendVarint(append(b, tag), v)
+}
+
+// number2 appends a varint field whose tag has two octets.
+func number2(b []byte, tag uint16, v uint64) []byte {
+	switch {
+	case v == 0:
+		return b
+	case v < 1<<7:
+		return append(b, byte(tag), byte(tag>>8), byte(v))
+	case v < 1<<14:
+		return append(b, byte(tag), byte(tag>>8), byte(v)|0x80, byte(v>>7))
+	case v < 1<<21:
+		return append(b, byte(tag), byte(tag>>8), byte(v)|0x80, byte(v>>7)|0x80, byte(v>>14))
+	case v < 1<<28:
+		return append(b, byte(tag), byte(tag>>8), byte(v)|0x80, byte(v>>7)|0x80, byte(v>>14)|0x80, byte(v>>21))
+	case v>>56 != 0 && v>>63 == 0: // nine octets: a time, ns since the epoch
+		return append(b, byte(tag), byte(tag>>8), byte(v)|0x80, byte(v>>7)|0x80, byte(v>>14)|0x80, byte(v>>21)|0x80,
+			byte(v>>28)|0x80, byte(v>>35)|0x80, byte(v>>42)|0x80, byte(v>>49)|0x80, byte(v>>56))
+	}
+	return protowire.AppendVarint(append(b, byte(tag), byte(tag>>8)), v)
 }
 
 // octets appends field f with value v; nothing when v is empty.
 func octets(b []byte, f protowire.Number, v []byte) []byte {
-	if len(v) == 0 {
+	n := len(v)
+	switch {
+	case n == 0:
 		return b
+	case f < 16 && n < 0x80:
+		b = append(b, byte(f<<3)|2, byte(n))
+	case n < 0x80:
+		b = append(b, byte(f<<3)|0x82, byte(f>>4), byte(n))
+	default:
+		b = protowire.AppendVarint(protowire.AppendTag(b, f, protowire.BytesType), uint64(n))
 	}
-	if f < 16 {
-		b = append(b, byte(f<<3)|2)
-	} else {
-		b = append(b, byte(f<<3)|0x82, byte(f>>4))
-	}
-	b = protowire.AppendVarint(b, uint64(len(v)))
 	return append(b, v...)
 }
 
@@ -101,6 +137,8 @@ func (r *record) append(dst []byte, c *context, head, b []byte, off int, o *outc
 		case opSkip:
 		case opSlot:
 			r.v[st.to] = uintOf(field)
+		case opPlain:
+			dst = number2(dst, st.tag, uintOf(field))
 		case opFloat:
 			r.v[st.to] = floatBits(field)
 		case opAddr:
@@ -193,37 +231,46 @@ func appendElement(dst []byte, st *step, field []byte) []byte {
 func (o *outcome) append(b []byte) []byte {
 	b = octets(b, fSrcAddr, o.src.bytes())
 	b = octets(b, fDstAddr, o.dst.bytes())
-	b = number(b, fBytes, o.octets)
-	b = number(b, fPackets, o.packets)
-	b = number(b, fSrcNet, uint64(o.srcNet))
-	b = number(b, fDstNet, uint64(o.dstNet))
-	b = number(b, fProto, uint64(o.proto))
-	b = number(b, fSrcPort, uint64(o.srcPort))
-	b = number(b, fDstPort, uint64(o.dstPort))
-	b = number(b, fFlags, uint64(o.flags))
-	b = number(b, fEtherType, uint64(o.etherType))
-	b = number(b, fICMPType, uint64(o.icmpType))
-	b = number(b, fICMPCode, uint64(o.icmpCode))
-	b = number(b, fStart, uint64(o.start))
-	b = number(b, fEnd, uint64(o.end))
-	b = number(b, fTimeSource, uint64(o.source))
-	b = number(b, fResolution, uint64(o.resolutionUs))
-	b = number(b, fRate, o.rate)
-	b = number(b, fRateSource, uint64(o.rateSource))
-	b = number(b, fSamplerID, o.sampler)
-	b = number(b, fTotalBytes, o.totalOctets)
-	b = number(b, fTotalPackets, o.totalPackets)
-	if o.biflow {
-		b = number(b, fBiflow, 1)
-		b = number(b, fRevBytes, o.revOctets)
-		b = number(b, fRevPackets, o.revPackets)
-		b = number(b, fRevStart, uint64(o.revStart))
-		b = number(b, fRevEnd, uint64(o.revEnd))
+	b = number1(b, fBytes<<3, o.octets)
+	b = number1(b, fPackets<<3, o.packets)
+	b = number2(b, tagOf(fSrcNet), uint64(o.srcNet))
+	b = number2(b, tagOf(fDstNet), uint64(o.dstNet))
+	b = number2(b, tagOf(fProto), uint64(o.proto))
+	b = number2(b, tagOf(fSrcPort), uint64(o.srcPort))
+	b = number2(b, tagOf(fDstPort), uint64(o.dstPort))
+	b = number2(b, tagOf(fFlags), uint64(o.flags))
+	b = number2(b, tagOf(fEtherType), uint64(o.etherType))
+	b = number2(b, tagOf(fStart), uint64(o.start))
+	b = number2(b, tagOf(fEnd), uint64(o.end))
+	b = number2(b, tagOf(fTimeSource), uint64(o.source))
+	b = number2(b, tagOf(fResolution), uint64(o.resolutionUs))
+	if o.icmpType|o.icmpCode != 0 {
+		b = number2(b, tagOf(fICMPType), uint64(o.icmpType))
+		b = number2(b, tagOf(fICMPCode), uint64(o.icmpCode))
 	}
-	b = octets(b, fPostSrc, o.postSrc.bytes())
-	b = octets(b, fPostDst, o.postDst.bytes())
-	b = number(b, fPostSrcPort, uint64(o.postSrcPort))
-	return number(b, fPostDstPort, uint64(o.postDstPort))
+	if o.rate|o.sampler != 0 {
+		b = number1(b, fRate<<3, o.rate)
+		b = number2(b, tagOf(fRateSource), uint64(o.rateSource))
+		b = number2(b, tagOf(fSamplerID), o.sampler)
+	}
+	if o.totalOctets|o.totalPackets != 0 {
+		b = number2(b, tagOf(fTotalBytes), o.totalOctets)
+		b = number2(b, tagOf(fTotalPackets), o.totalPackets)
+	}
+	if o.biflow {
+		b = number2(b, tagOf(fBiflow), 1)
+		b = number2(b, tagOf(fRevBytes), o.revOctets)
+		b = number2(b, tagOf(fRevPackets), o.revPackets)
+		b = number2(b, tagOf(fRevStart), uint64(o.revStart))
+		b = number2(b, tagOf(fRevEnd), uint64(o.revEnd))
+	}
+	if o.postSrc.octets != nil || o.postDst.octets != nil || o.postSrcPort|o.postDstPort != 0 {
+		b = octets(b, fPostSrc, o.postSrc.bytes())
+		b = octets(b, fPostDst, o.postDst.bytes())
+		b = number2(b, tagOf(fPostSrcPort), uint64(o.postSrcPort))
+		b = number2(b, tagOf(fPostDstPort), uint64(o.postDstPort))
+	}
+	return b
 }
 
 // floatBits reads a float32 or float64 as the bits of a float64.

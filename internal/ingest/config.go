@@ -22,7 +22,7 @@ type Config struct {
 	Flush         time.Duration    `env:"FLUSH" envDefault:"5s" help:"how long SIGTERM waits for Kafka after that"`
 	Linger        time.Duration    `env:"PRODUCE_LINGER" envDefault:"10ms" help:"how long a flow waits for others to share its batch"`
 	MaxRecords    int              `env:"PRODUCE_MAX_RECORDS" envDefault:"1048576" unit:"flows" help:"flows held while Kafka is away; more are dropped and counted"`
-	MaxOctets     int              `env:"PRODUCE_MAX_OCTETS" envDefault:"268435456" unit:"octets" help:"octets of flows held while Kafka is away; more are dropped and counted"`
+	MaxOctets     int              `env:"PRODUCE_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"octets of flows held while Kafka is away, memory is about six times that; more are dropped and counted"`
 	Compression   string           `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
 	ParkMax       int              `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held until their template comes; more are dropped and counted"`
 	ParkFor       time.Duration    `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits for its template"`
