@@ -161,6 +161,11 @@ func TestDatagramsComeOverSocketsOfBothFamilies(t *testing.T) {
 	var log logged
 	c := config(b.Addr(), "r")
 	c.Listen = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0"), netip.MustParseAddrPort("[::1]:0")}
+	if l, err := net.ListenPacket("udp", "[::1]:0"); err != nil {
+		t.Skipf("SKIPPED: no IPv6 here: %v", err)
+	} else {
+		l.Close()
+	}
 	r, stop := start(t, c, &log)
 	eventually(t, "listening", func() bool { return len(r.listening()) == 2 && r.Ready() == nil })
 	for _, to := range r.listening() {

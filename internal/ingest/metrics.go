@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"weir/internal/templates"
 )
 
 // Reasons for which flows or sets are dropped, a closed set.
@@ -60,6 +62,14 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		}
 		return 0
 	})
+	fromStore := func(name, help string, of func(templates.Stats) uint64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "weir_ingest_" + name, Help: help},
+			func() float64 { return float64(of(r.store.Stats())) }))
+	}
+	fromStore("templates_redefined_total", "template ids that got another layout", func(s templates.Stats) uint64 { return s.Redefined })
+	fromStore("template_conflicts_total", "template ids whose layout differs between source ports of an exporter", func(s templates.Stats) uint64 { return s.Conflicts })
+	fromStore("templates_evicted_total", "definitions and facts that went at a limit", func(s templates.Stats) uint64 { return s.Evicted })
+	fromStore("templates_refused_total", "definitions and facts refused at a limit", func(s templates.Stats) uint64 { return s.Refused })
 	return &metrics{
 		datagrams:   counter("datagrams_total", "datagrams received, by version of the export protocol", "version"),
 		flows:       counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),

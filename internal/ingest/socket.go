@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strconv"
 	"time"
 )
 
@@ -27,6 +28,15 @@ func closeAll(ss []*socket) {
 	for _, s := range ss {
 		_ = s.Close() // nothing is buffered in it
 	}
+}
+
+// dialect is a as package net wants it: [::] takes IPv4 too, and is 0.0.0.0
+// where there is no IPv6.
+func dialect(a netip.AddrPort) string {
+	if a.Addr() == netip.IPv6Unspecified() {
+		return ":" + strconv.Itoa(int(a.Port()))
+	}
+	return a.String()
 }
 
 // listen opens the sockets of every address, or none.

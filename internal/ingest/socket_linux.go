@@ -25,7 +25,7 @@ func openUDP(ctx context.Context, a netip.AddrPort, share bool) (*net.UDPConn, e
 		}
 		return err
 	}}
-	c, err := lc.ListenPacket(ctx, "udp", a.String())
+	c, err := lc.ListenPacket(ctx, "udp", dialect(a))
 	if err != nil {
 		return nil, err
 	}

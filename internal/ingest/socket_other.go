@@ -12,7 +12,7 @@ import (
 const shareable = false
 
 func openUDP(ctx context.Context, a netip.AddrPort, _ bool) (*net.UDPConn, error) {
-	c, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", a.String())
+	c, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", dialect(a))
 	if err != nil {
 		return nil, err
 	}
