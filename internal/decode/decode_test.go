@@ -58,6 +58,33 @@ func TestDatagrams(t *testing.T) {
 		{name: "a withdrawal over UDP is ignored", pkts: "000a001c6553f10000000001000000000002000c0100000100080004\n000a00186553f10000000001000000000002000801000000\n000a00186553f1000000000100000000010000080a000001", flows: 1, causes: []wire.Cause{wire.Withdrawal}},
 		{name: "IPFIX options without scope are refused", pkts: "000a001e6553f10000000001000000000003000e01000001000000290008", causes: []wire.Cause{wire.BadTemplate}},
 		{name: "a message length beyond the datagram", pkts: "000a00c86553f10000000001000000000002000c0100000100080004", causes: []wire.Cause{wire.Truncated}},
+		{name: "fields without octets are not to make much of nothing", pkts: "00090001000003e86553f1000000000100000000000000300100000a00040001005200000052000000520000005200000052000000520000005200000052000000520000", causes: []wire.Cause{wire.BadTemplate}},
+		// Of its fields, the first read as a template 300 of their own.
+		{name: "a refused options template is not read from its middle", pkts: "000a00266553f100000000010000000000030016010000030005012c00010001000800040000\n000a00186553f1000000000100000000012c00080a000001", unknown: 1, causes: []wire.Cause{wire.BadTemplate}},
+		{
+			name: "a direction out of its range is kept raw", pkts: "000a001c6553f10000000001000000000002000c01000001003d0004\n000a00186553f100000000010000000001000008ffffffff", flows: 1,
+			check: func(t *testing.T, f []*flowpb.FlowMessage) {
+				if len(f[0].Elements) != 1 || f[0].FlowDirection != 0 {
+					t.Errorf("got %v", f[0])
+				}
+			},
+		},
+		{
+			name: "a MAC address of four octets is kept raw", pkts: "000a001c6553f10000000001000000000002000c0100000100380004\n000a00186553f10000000001000000000100000800112233", flows: 1,
+			check: func(t *testing.T, f []*flowpb.FlowMessage) {
+				if len(f[0].Elements) != 1 || f[0].SrcMac != 0 {
+					t.Errorf("got %v", f[0])
+				}
+			},
+		},
+		{
+			name: "an Ethernet type of 0 says nothing beside an address", pkts: "000a00206553f1000000000100000000000200100100000200080004" + "01000002\n000a001a6553f10000000001000000000100000a0a0000010000", flows: 1,
+			check: func(t *testing.T, f []*flowpb.FlowMessage) {
+				if f[0].Etype != 0x0800 {
+					t.Errorf("want 0x0800, got %#x", f[0].Etype)
+				}
+			},
+		},
 		{name: "v9 options of two records", pkts: "00090001000003e86553f10000000001000000000001001401000004000400020002002200040000010000100007000000640008000000c8", options: 2},
 		{name: "v9 options with a scope of no octets", pkts: "00090001000003e86553f10000000001000000000001001801000004000800010000002300010022000400000100000c0200000001000000", options: 1},
 		{

@@ -189,6 +189,9 @@ func init() {
 	}
 }
 
+// mac is the octets of a MAC address, which has no reduced size.
+const mac = 6
+
 // meaning returns what field f of a template means.
 func meaningOf(version uint8, f Field) action {
 	id := elementID{f.PEN, f.ID}
@@ -205,7 +208,7 @@ func meaningOf(version uint8, f Field) action {
 		// Reduced-size encoding, RFC 7011 section 6.2; wider or of variable
 		// length: not the registered type, kept raw. Four octets for narrower
 		// ones are common.
-		if w := max(a.width, 4); n == 0 || n > w || n == VarLen {
+		if w := max(a.width, 4); n == 0 || n > w || n == VarLen || w == mac && n != mac {
 			a = action{op: opElement}
 		}
 	case opFloat:

@@ -159,7 +159,7 @@ func (r *record) transport(o *outcome) {
 		o.proto = flowkey.ICMPv6
 	}
 	switch {
-	case p.has[sEtherType]:
+	case p.has[sEtherType] && r.v[sEtherType] != 0:
 		o.etherType = uint32(r.v[sEtherType])
 	case v6:
 		o.etherType = 0x86dd

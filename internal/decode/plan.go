@@ -1,6 +1,8 @@
 package decode
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"weir/internal/wire"
@@ -59,8 +61,12 @@ func compile(version uint8, t *Template) *Plan {
 	times := map[slot]bool{}
 	holders := map[uint16]int{} // field number → steps that write it
 	acts := make([]action, len(t.Fields))
+	hopLimit := slices.ContainsFunc(t.Fields, func(f Field) bool { return f == Field{ID: 192, Length: f.Length} })
 	for i, f := range t.Fields {
 		a := meaningOf(version, f)
+		if f.PEN == 0 && f.ID == 52 && hopLimit {
+			a = action{op: opElement} // minimumTTL gives way to ipTTL
+		}
 		switch a.op {
 		case opSlot, opFloat:
 			if p.has[a.to] { // repeated: the first one counts, this one is kept raw

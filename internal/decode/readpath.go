@@ -89,12 +89,12 @@ func (r *record) set(m *flowpb.FlowMessage, st *step, field []byte) {
 		s := bytes.ToValidUTF8(bytes.TrimRight(field, "\x00"), []byte("\uFFFD"))
 		to.Set(fd, protoreflect.ValueOfString(string(s)))
 	case fd.Kind() == protoreflect.EnumKind:
-		v := uintOf(field) + 1
-		if fd.Enum().Values().ByNumber(protoreflect.EnumNumber(v)) == nil {
+		v := uintOf(field)
+		if v > 255 || fd.Enum().Values().ByNumber(protoreflect.EnumNumber(v+1)) == nil {
 			keepRaw(m, st, field)
 			return
 		}
-		to.Set(fd, protoreflect.ValueOfEnum(protoreflect.EnumNumber(v)))
+		to.Set(fd, protoreflect.ValueOfEnum(protoreflect.EnumNumber(v+1)))
 	case fd.Kind() == protoreflect.Uint32Kind:
 		to.Set(fd, protoreflect.ValueOfUint32(uint32(uintOf(field))))
 	default:

@@ -13,6 +13,9 @@ import (
 const (
 	maxFields = 4096
 	maxRecord = 65535 // octets
+	// maxEmpty is how many fields may have no octets: Juniper's scope is one;
+	// thousands would make much output of nothing.
+	maxEmpty = 8
 )
 
 // clone returns a copy of t that shares nothing with it.
@@ -40,6 +43,12 @@ func (t *Template) minLen() (n int, fixed bool) {
 // check refuses what no record can have.
 func (t *Template) check(version uint8) *wire.Error {
 	bad := func(what string) *wire.Error { return &wire.Error{What: what, Cause: wire.BadTemplate} }
+	empty := 0
+	for _, f := range t.Fields {
+		if f.Length == 0 {
+			empty++
+		}
+	}
 	switch n, _ := t.minLen(); {
 	case t.ID < 256:
 		return bad("template id below 256")
@@ -53,6 +62,8 @@ func (t *Template) check(version uint8) *wire.Error {
 		return bad("options template without scope") // RFC 7011 section 3.4.2.2: MUST NOT be zero
 	case n == 0:
 		return bad("template whose record has no octets")
+	case empty > maxEmpty:
+		return bad("template with too many fields without octets")
 	case n > maxRecord:
 		return bad("template whose record cannot fit a datagram")
 	}
@@ -104,6 +115,7 @@ func readTemplate(r *wire.Reader, version uint8, options bool, t *Template) (don
 		// RFC 3954 section 6.1: both lengths are octets, not fields.
 		scope, rest := count, int(r.Uint16("option length"))
 		if scope%4 != 0 || rest%4 != 0 {
+			r.Rest() // where the next record begins is not known
 			return fail(&wire.Error{What: "options template length not of whole fields", Cause: wire.BadTemplate})
 		}
 		t.Scopes, count = scope/4, (scope+rest)/4
@@ -113,10 +125,7 @@ func readTemplate(r *wire.Reader, version uint8, options bool, t *Template) (don
 		}
 		return false, true, nil
 	case options:
-		t.Scopes = int(r.Uint16("scope field count"))
-		if t.Scopes > count {
-			return fail(&wire.Error{What: "scope count above the field count", Cause: wire.BadTemplate})
-		}
+		t.Scopes = int(r.Uint16("scope field count")) // check looks at it, after the fields
 	}
 	for range count {
 		f := Field{ID: r.Uint16("field type"), Length: r.Uint16("field length")}

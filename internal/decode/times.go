@@ -79,7 +79,7 @@ func (c *context) times(r *timeRule, rec *record) (start, end int64, source flow
 	if r.source == flowpb.TimeSource_TIME_SOURCE_UNSPECIFIED {
 		end = export
 		if r.duration != noSlot {
-			return end - int64(rec.v[r.duration])*r.durationNs, end, flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME, 1e6
+			return max(end-int64(rec.v[r.duration])*r.durationNs, 0), end, flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME, 1e6
 		}
 		return export, export, flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME, 1e6
 	}
@@ -99,7 +99,7 @@ func (c *context) times(r *timeRule, rec *record) (start, end int64, source flow
 	switch {
 	case hasStart && hasEnd:
 	case r.duration != noSlot && hasStart:
-		end = start + int64(rec.v[r.duration])*r.durationNs
+		end = start + min(int64(rec.v[r.duration])*r.durationNs, math.MaxInt64-start)
 	case r.duration != noSlot:
 		start = end - int64(rec.v[r.duration])*r.durationNs
 	case hasStart:
@@ -107,6 +107,7 @@ func (c *context) times(r *timeRule, rec *record) (start, end int64, source flow
 	default:
 		start = end
 	}
+	start, end = max(start, 0), max(end, 0) // before 1970 nothing can be said
 	if start > end {
 		start, end = end, start
 	}
@@ -175,7 +176,7 @@ func ntp(v uint64, export, unit int64) int64 {
 func within(a, b, d int64) bool { return a-b <= d && b-a <= d }
 
 // uptimes reads start and end given as sysUptime ms: against the header (v1,
-// v5, v7, v9), or with the system init time (IPFIX).
+// v5, v7), with the system init time, or without that (v9) against the header.
 func (c *context) uptimes(sv, ev uint64, hasStart, hasEnd bool, rec *record) (start, end int64, source flowpb.TimeSource, resolutionUs uint32) {
 	first, last := uint32(sv), uint32(ev)
 	if !hasStart {
@@ -188,15 +189,15 @@ func (c *context) uptimes(sv, ev uint64, hasStart, hasEnd bool, rec *record) (st
 	switch h.Version {
 	case 1, 5, 7:
 		return h.Export - age(h.Uptime, first)*1e6, h.Export - age(h.Uptime, last)*1e6, flowpb.TimeSource_TIME_SOURCE_HEADER_UPTIME, 1000
-	case 9:
-		return h.Export - age(h.Uptime, first)*1e6, h.Export - age(h.Uptime, last)*1e6, flowpb.TimeSource_TIME_SOURCE_UPTIME, 1e6
 	}
 	lasted := int64(last-first) * 1e6
 	init := rec.v[sInit]
 	if !rec.plan.has[sInit] {
 		init = c.facts.InitMs
 	}
-	if init == 0 || init > math.MaxInt64/1_000_000 {
+	if known := init != 0 && init <= math.MaxInt64/1_000_000; !known && h.Version == 9 {
+		return h.Export - age(h.Uptime, first)*1e6, h.Export - age(h.Uptime, last)*1e6, flowpb.TimeSource_TIME_SOURCE_UPTIME, 1e6
+	} else if !known {
 		return h.Export - lasted, h.Export, flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME, 1e6
 	}
 	// The uptime wraps: of all instants it can mean, the last one that is not
