@@ -80,6 +80,14 @@ type Facts struct {
 	Samplers map[uint64]uint64 // sampler or selector id → rate, 1 in N; id 0: none named
 }
 
+// An Exporter is what the operator says of an exporter. It is immutable.
+type Exporter struct {
+	Name, Site       string            // written into its flows; "" = not said
+	SamplingDefault  uint64            // 1 in N where nothing else says a rate; 0 = not said
+	SamplingOverride uint64            // 1 in N whatever the exporter says; 0 = not said
+	Interfaces       map[uint32]string // ifIndex → name, before what options data says
+}
+
 // A Fact is one thing that options data says.
 type Fact struct {
 	What   flowpb.Fact_What
@@ -147,6 +155,9 @@ type Result struct {
 type Decoder struct {
 	State   State
 	Replica string // written into each flow when not empty
+	// Exporter returns what the operator says of an exporter, nil for nothing. It
+	// is called once a datagram; nil: nothing is said of any.
+	Exporter func(netip.Addr) *Exporter
 
 	tmpl    Template // scratch for template records
 	k       TemplateKey
