@@ -166,6 +166,9 @@ type Decoder struct {
 	head    []byte // what all messages of a datagram begin with
 	pending []Set  // data sets met before their template
 	ctx     context
+	fast    fastSet
+	slack   []byte // a set with octets around it, see behind
+	plain   bool   // appending path only: the second oracle of tests
 }
 
 // Map16 gives an address as 16 octets, IPv4 v4-mapped.

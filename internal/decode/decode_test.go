@@ -345,9 +345,9 @@ func TestOddInputsEnd(t *testing.T) {
 	}
 	for _, row := range rows {
 		t.Run(row.ID, func(t *testing.T) {
-			x, y := &Decoder{State: newMemory()}, &Decoder{State: newMemory()}
+			ds := newDecoders()
 			for _, p := range row.Packets {
-				same(t, x, y, fromHex(t, p))
+				same(t, ds, fromHex(t, p))
 			}
 		})
 	}

@@ -35,6 +35,7 @@ type Plan struct {
 	biflow   bool
 	sampled  bool // records may state a sampling rate
 	picks    picks
+	fast     *fastPlan // nil: records take the appending path
 }
 
 // Template returns the definition that the plan was compiled from. The caller
@@ -125,6 +126,7 @@ func compile(version uint8, t *Template) *Plan {
 	p.sampled = p.has[sInterval] || p.has[sRandom] || p.has[sInterval305] || p.has[sSize309] || p.has[sProbability]
 	p.times = ruleOf(p, sTimes)
 	p.reverse = ruleOf(p, sReverseTimes)
+	p.fast = p.arrange()
 	return p
 }
 

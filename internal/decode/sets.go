@@ -212,23 +212,36 @@ func (d *Decoder) dataSet(id uint16, set *wire.Reader, r *Result, onWire bool) {
 // data decodes the records of a data set. What is left and shorter than a
 // record is padding, of any content (RFC 7011 section 3.3.1).
 func (d *Decoder) data(b []byte, off int, p *Plan, r *Result, onWire bool) {
-	end := off + len(b)
 	if p.template.Options {
-		d.options(b, end, p, r)
+		d.options(b, off+len(b), p, r)
 		return
 	}
 	d.rec.plan = p
-	for len(b) >= p.min {
+	switch {
+	case !onWire:
+		d.readRecords(b, off, p, r)
+	case p.fast != nil && !d.plain && len(b) >= p.min:
+		d.fastRecords(b, off, p, r)
+	default:
+		d.appendRecords(b, off, p, r)
+	}
+}
+
+func (d *Decoder) readRecords(b []byte, off int, p *Plan, r *Result) {
+	for end := off + len(b); len(b) >= p.min; {
 		at := end - len(b)
-		if !onWire {
-			m, rest, ok := d.rec.read(&d.ctx, d.Replica, b, at)
-			if !ok {
-				r.Errors = append(r.Errors, recordError(at))
-				return
-			}
-			r.Messages, b = append(r.Messages, m), rest
-			continue
+		m, rest, ok := d.rec.read(&d.ctx, d.Replica, b, at)
+		if !ok {
+			r.Errors = append(r.Errors, recordError(at))
+			return
 		}
+		r.Messages, b = append(r.Messages, m), rest
+	}
+}
+
+func (d *Decoder) appendRecords(b []byte, off int, p *Plan, r *Result) {
+	for end := off + len(b); len(b) >= p.min; {
+		at := end - len(b)
 		start := len(r.Buf)
 		buf, rest, ok := d.rec.append(r.Buf, &d.ctx, d.head, b, at, &d.out)
 		if !ok {

@@ -137,35 +137,42 @@ func (r *record) append(dst []byte, c *context, head, b []byte, off int, o *outc
 		case opSkip:
 		case opSlot:
 			r.v[st.to] = uintOf(field)
-		case opPlain:
-			dst = number2(dst, st.tag, uintOf(field))
 		case opFloat:
 			r.v[st.to] = floatBits(field)
 		case opAddr:
 			copyAddr(&r.addr[st.to], field)
-		case opMPLS:
-			if v := uintOf(field); v != 0 {
-				dst = protowire.AppendTag(dst, fMPLS, protowire.VarintType)
-				dst = protowire.AppendVarint(dst, v>>4)
-			}
-		case opElement:
-			dst = appendElement(dst, st, field)
 		default:
-			if st.once != 0 {
-				if empty(st.op, field) {
-					continue
-				}
-				if r.once>>st.once&1 == 1 {
-					dst = appendElement(dst, st, field)
-					continue
-				}
-				r.once |= 1 << st.once
-			}
-			dst = appendField(dst, st, field)
+			dst = r.step(dst, st, field)
 		}
 	}
 	c.derive(r, o)
 	return o.append(dst), b, true
+}
+
+// step appends a field that needs no rule over several elements.
+func (r *record) step(dst []byte, st *step, field []byte) []byte {
+	switch st.op {
+	case opPlain:
+		return number2(dst, st.tag, uintOf(field))
+	case opMPLS:
+		if v := uintOf(field); v != 0 {
+			dst = protowire.AppendTag(dst, fMPLS, protowire.VarintType)
+			dst = protowire.AppendVarint(dst, v>>4)
+		}
+		return dst
+	case opElement:
+		return appendElement(dst, st, field)
+	}
+	if st.once != 0 {
+		if empty(st.op, field) {
+			return dst
+		}
+		if r.once>>st.once&1 == 1 {
+			return appendElement(dst, st, field)
+		}
+		r.once |= 1 << st.once
+	}
+	return appendField(dst, st, field)
 }
 
 // appendField appends a field that needs no rule.

@@ -1,0 +1,468 @@
+package decode
+
+import (
+	"encoding/binary"
+	"math"
+	"math/bits"
+	"slices"
+
+	"weir/internal/flowkey"
+	"weir/pkg/flowpb"
+)
+
+// A window is what a record is read through. It begins 8 octets before the
+// record, so that an integer that ends at e is the low octets of the 8 that
+// begin at e, however many it has. An outWindow is what a message is written
+// through. With arrays and masked indices no access needs a check.
+type (
+	window    [maxFastRecord + 1 + 24]byte
+	outWindow [maxFastOut + 1 + 64]byte
+)
+
+const (
+	inMask  = maxFastRecord
+	outMask = maxFastOut
+)
+
+var (
+	le = binary.LittleEndian
+	be = binary.BigEndian
+)
+
+// Of a value's bit length: the continuation bits of its varint, in place behind
+// a tag of one or two octets, and how many octets tag and varint have; none for
+// the value 0, which proto3 does not write.
+var (
+	cont1, cont2, cont0 [65]uint64
+	size1, size2, size0 [65]uint8
+	// octetField is, of a one-octet value, its varint behind a tag of two octets,
+	// and in the top octet how many octets that makes.
+	octetField [256]uint64
+)
+
+func init() {
+	for l := 1; l <= 56; l++ {
+		n := (l + 6) / 7
+		c := uint64(0x8080808080808080) & (1<<(8*(n-1)) - 1)
+		cont0[l], cont1[l], cont2[l] = c, c<<8, c<<16
+		size0[l], size1[l], size2[l] = uint8(n), uint8(n+1), uint8(n+2)
+	}
+	for v := uint64(1); v < 256; v++ {
+		x, n := v, uint64(1)
+		if v >= 128 {
+			x, n = v|1<<8, 2
+		}
+		octetField[v] = x<<16 | (n+2)<<56
+	}
+}
+
+// spread32 puts the 7-bit groups of v, below 2^32, into octets.
+func spread32(v uint64) uint64 {
+	h := v & 0xf0000000
+	v += h<<4 - h
+	h = v & 0x0fffc000
+	v += h * 3
+	return v + v&0x3f803f80
+}
+
+// spread56 is spread32 for values below 2^56.
+func spread56(v uint64) uint64 {
+	h := v & 0x00fffffff0000000
+	v += h<<4 - h
+	h = v & 0x0fffc0000fffc000
+	v += h * 3
+	return v + v&0x3f803f803f803f80
+}
+
+// integer reads the 8 octets before end of the record.
+func (in *window) integer(end uint16) uint64 { return be.Uint64(in[end&inMask:]) }
+
+// A fastSet is what the records of a set share, and where they are written.
+type fastSet struct {
+	head     []byte // what each message begins with
+	linear   bool   // times are those of start and end, by the plan's mul
+	ruleTime bool   // times are the rules' to find
+	sampling bool   // the sampling rate is the record's
+	reverse  bool   // the reverse direction has times
+	uptime   uint32
+	export   int64
+}
+
+// beginSet makes ready for data records of p.
+func (d *Decoder) beginSet(p *Plan) *fastSet {
+	f, c, s, o := p.fast, &d.ctx, &d.fast, &d.out
+	s.uptime, s.export = c.header.Uptime, c.header.Export
+	s.linear = f.linear && (p.times.unit != tStartUp || c.facts.InitMs == 0)
+	s.ruleTime = !s.linear && !f.exportTime
+	s.reverse = p.reverse.source != flowpb.TimeSource_TIME_SOURCE_UNSPECIFIED
+	s.sampling = p.sampled || p.picks.sampler != noSlot && len(c.facts.Samplers) > 0
+	h := append(s.head[:0], d.head...)
+	etherType := uint64(0x0800)
+	if f.v6 {
+		etherType = 0x86dd
+	}
+	h = number(h, fEtherType, etherType)
+	if p.biflow {
+		h = number(h, fBiflow, 1)
+	}
+	if !s.ruleTime {
+		o.start, o.end, o.source, o.resolutionUs = c.times(&p.times, &d.rec)
+		h = number(number(h, fTimeSource, uint64(o.source)), fResolution, uint64(o.resolutionUs))
+		if f.exportTime {
+			h = number(number(h, fStart, uint64(o.start)), fEnd, uint64(o.end))
+		}
+	}
+	if !s.sampling {
+		o.rate, o.rateSource = 0, 0
+		c.sampling(&d.rec, o)
+		h = number(number(h, fRate, o.rate), fRateSource, uint64(o.rateSource))
+	}
+	s.head = h
+	return s
+}
+
+// fastRecords decodes the data records of b with p's fast shape, those that are
+// out of the ordinary on the appending path. off is b's offset in the datagram.
+func (d *Decoder) fastRecords(b []byte, off int, p *Plan, r *Result) {
+	s := d.beginSet(p)
+	room := len(s.head) + p.fast.maxOut
+	if room > maxFastOut {
+		d.appendRecords(b, off, p, r)
+		return
+	}
+	in := d.behind(b)
+	n := len(r.Buf)
+	count := len(b) / p.min
+	r.Buf = slices.Grow(r.Buf, count*room+len(outWindow{}))
+	for i := range count {
+		at := i * p.min
+		w := (*outWindow)(r.Buf[n : n+len(outWindow{})])
+		key, end := d.fastRecord(p, s, (*window)(in[at:]), w, uint64(off+at))
+		if end == 0 {
+			r.Buf = r.Buf[:n]
+			d.appendRecords(b[at:at+p.min], off+at, p, r)
+			n = len(r.Buf)
+			r.Buf = slices.Grow(r.Buf, (count-i)*room+len(outWindow{}))
+			continue
+		}
+		r.Flows = append(r.Flows, Span{n, n + int(key), n + int(end)})
+		n += int(end)
+	}
+	r.Buf = r.Buf[:n]
+}
+
+// behind returns b's octets with 8 before and a window behind them.
+func (d *Decoder) behind(b []byte) []byte {
+	if need := 8 + len(b) + len(window{}); cap(d.slack) < need {
+		d.slack = make([]byte, 2*need)
+	}
+	in := d.slack[:8+len(b)+len(window{})]
+	copy(in[8:], b)
+	return in
+}
+
+// fastRecord writes the message of a record and its key: w[:key] and w[key:end].
+// It returns 0 for a record that only the appending path can take.
+func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at uint64) (key, end uint) {
+	f := p.fast
+	n := uint(copy(w[:], s.head))
+	{
+		l := bits.Len64(at)
+		le.PutUint64(w[n&outMask:], spread32(at)<<16|cont2[l]|uint64(recordOffsetTag))
+		n += uint(size2[l])
+	}
+
+	switch {
+	case s.linear:
+		start, stop, ok := f.times(s, in)
+		if !ok {
+			return 0, 0
+		}
+		n = putTime(w, n, startTag, uint64(min(start, stop)))
+		n = putTime(w, n, endTag, uint64(max(start, stop)))
+	case s.ruleTime:
+		f.load(in, &d.rec)
+		start, stop, source, resolution := d.ctx.times(&p.times, &d.rec)
+		n = putTime(w, n, startTag, uint64(start))
+		n = putTime(w, n, endTag, uint64(stop))
+		n = putShort(w, n, sourceTag, uint64(source))
+		n = putShort(w, n, resolutionTag, uint64(resolution))
+	}
+
+	steps := f.ints[oneOctet]
+	for i := range steps {
+		t := &steps[i]
+		x := octetField[in[(t.end+7)&inMask]]
+		le.PutUint64(w[n&outMask:], x|uint64(t.tag))
+		n += uint(x >> 56)
+	}
+	steps = f.ints[twoOctets]
+	for i := range steps {
+		t := &steps[i]
+		v := in.integer(t.end) & 0xffff
+		l := bits.Len64(v)
+		v += v & 0xc000 * 3
+		v += v & 0x3f80
+		le.PutUint64(w[n&outMask:], v<<16|cont2[l]|uint64(t.tag))
+		n += uint(size2[l])
+	}
+	steps = f.ints[fourOctets]
+	for i := range steps {
+		t := &steps[i]
+		v := in.integer(t.end) & t.mask
+		l := bits.Len64(v)
+		le.PutUint64(w[n&outMask:], spread32(v)<<16|cont2[l]|uint64(t.tag))
+		n += uint(size2[l])
+	}
+	steps = f.ints[shortTag]
+	for i := range steps {
+		t := &steps[i]
+		v := in.integer(t.end) & t.mask
+		l := bits.Len64(v)
+		le.PutUint64(w[n&outMask:], spread32(v)<<8|cont1[l]|uint64(t.tag))
+		n += uint(size1[l])
+	}
+	steps = f.ints[eightOctets]
+	for i := range steps {
+		t := &steps[i]
+		n = putLong(w, n, t, in.integer(t.end)&t.mask)
+	}
+
+	if f.direction >= 0 {
+		v := in[(f.direction+8)&inMask]
+		if v > 1 {
+			return 0, 0
+		}
+		n = putShort(w, n, directionTag, uint64(v)+1)
+	}
+	for i := range f.addrs {
+		n = f.addrs[i].put(in, w, n)
+	}
+	for i := range f.elements {
+		n = f.elements[i].put(in, w, n)
+	}
+	if len(f.rest) > 0 {
+		n = f.putRest(in, w, n, &d.rec)
+	}
+	if s.sampling || s.reverse {
+		n = d.fastRules(p, s, in, w, n)
+	}
+
+	proto := in[(f.proto+7)&inMask] & f.protoMask
+	sport, dport := in.integer(f.sport.end)&f.sport.mask, in.integer(f.dport.end)&f.dport.mask
+	if protoKind[proto] == icmp {
+		if p.biflow {
+			return 0, 0
+		}
+		return d.fastICMP(p, in, w, f.putPair(in, w, n), proto)
+	}
+	sport, dport = sport&portMask[proto], dport&portMask[proto]
+	if f.v6 {
+		return f.keyV6(in, w, n, sport, dport, proto)
+	}
+	src, dst := be.Uint32(in[(f.src+8)&inMask:]), be.Uint32(in[(f.dst+8)&inMask:])
+	q := (*[32]byte)(w[n&outMask:])
+	q[0], q[1] = fSrcAddr<<3|2, 4
+	be.PutUint32(q[2:], src)
+	q[6], q[7] = fDstAddr<<3|2, 4
+	be.PutUint32(q[8:], dst)
+	key = n + 12
+	a, b := uint64(src)<<16|sport, uint64(dst)<<16|dport
+	lo, hi := min(a, b), max(a, b)
+	q[12] = proto
+	be.PutUint64(q[13:], lo>>16<<32|hi>>16)
+	be.PutUint32(q[21:], uint32(lo<<16|hi&0xffff))
+	return key, key + 13
+}
+
+// keyV6 writes the pair of IPv6 addresses and the key.
+func (f *fastPlan) keyV6(in *window, w *outWindow, n uint, sport, dport uint64, proto byte) (key, end uint) {
+	x, y := (f.src+8)&inMask, (f.dst+8)&inMask
+	a0, a1 := be.Uint64(in[x:]), be.Uint64(in[x+8:])
+	b0, b1 := be.Uint64(in[y:]), be.Uint64(in[y+8:])
+	if a0|b0 == 0 && a1>>32 == 0xffff && b1>>32 == 0xffff {
+		return 0, 0 // IPv4 in IPv6's clothes: its key is that of IPv4
+	}
+	key = f.putPair(in, w, n)
+	// src > dst as one subtraction of 144 bits: dst - src borrows.
+	_, c := bits.Sub64(dport, sport, 0)
+	_, c = bits.Sub64(b1, a1, c)
+	_, c = bits.Sub64(b0, a0, c)
+	m := -c // all ones: exchange them
+	t := (a0 ^ b0) & m
+	a0, b0 = a0^t, b0^t
+	t = (a1 ^ b1) & m
+	a1, b1 = a1^t, b1^t
+	t = (sport ^ dport) & m
+	sport, dport = sport^t, dport^t
+	q := (*[40]byte)(w[key&outMask:])
+	q[0] = proto
+	be.PutUint64(q[1:], a0)
+	be.PutUint64(q[9:], a1)
+	be.PutUint64(q[17:], b0)
+	be.PutUint64(q[25:], b1)
+	be.PutUint32(q[33:], uint32(sport<<16|dport))
+	return key, key + 37
+}
+
+// putPair writes the two addresses.
+func (f *fastPlan) putPair(in *window, w *outWindow, n uint) uint {
+	q := (*[40]byte)(w[n&outMask:])
+	x, y := (f.src+8)&inMask, (f.dst+8)&inMask
+	if !f.v6 {
+		q[0], q[1] = fSrcAddr<<3|2, 4
+		*(*[4]byte)(q[2:]) = *(*[4]byte)(in[x:])
+		q[6], q[7] = fDstAddr<<3|2, 4
+		*(*[4]byte)(q[8:]) = *(*[4]byte)(in[y:])
+		return n + 12
+	}
+	q[0], q[1] = fSrcAddr<<3|2, 16
+	*(*[16]byte)(q[2:]) = *(*[16]byte)(in[x:])
+	q[18], q[19] = fDstAddr<<3|2, 16
+	*(*[16]byte)(q[20:]) = *(*[16]byte)(in[y:])
+	return n + 36
+}
+
+// times are start and end of a record whose times are linear, ns since the
+// epoch; ok is false for what is beyond them.
+func (f *fastPlan) times(s *fastSet, in *window) (start, end int64, ok bool) {
+	a, b := in.integer(f.start.end)&f.start.mask, in.integer(f.end.end)&f.end.mask
+	if f.mul == 0 {
+		start, end = s.export-ageOf(s.uptime, uint32(a))*1e6, s.export-ageOf(s.uptime, uint32(b))*1e6
+	} else {
+		if (a|b)>>53 != 0 && f.mul == 1e6 && (a > math.MaxInt64/1_000_000 || b > math.MaxInt64/1_000_000) {
+			return 0, 0, false
+		}
+		start, end = int64(a*f.mul), int64(b*f.mul)
+	}
+	return max(start, 0), max(end, 0), true
+}
+
+// ageOf is age without a branch.
+func ageOf(uptime, t uint32) int64 {
+	const ahead = aheadMs - 1
+	return int64(uptime-t+ahead) - ahead
+}
+
+const (
+	recordOffsetTag = uint16(fRecordOffset<<3&0x7f | 0x80 | fRecordOffset>>4<<8)
+	startTag        = uint16(fStart<<3&0x7f | 0x80 | fStart>>4<<8)
+	endTag          = uint16(fEnd<<3&0x7f | 0x80 | fEnd>>4<<8)
+	sourceTag       = uint16(fTimeSource<<3&0x7f | 0x80 | fTimeSource>>4<<8)
+	resolutionTag   = uint16(fResolution<<3&0x7f | 0x80 | fResolution>>4<<8)
+	icmpTypeTag     = uint16(fICMPType<<3&0x7f | 0x80 | fICMPType>>4<<8)
+	icmpCodeTag     = uint16(fICMPCode<<3&0x7f | 0x80 | fICMPCode>>4<<8)
+	directionTag    = uint16(fDirection<<3&0x7f | 0x80 | fDirection>>4<<8)
+)
+
+// putTime writes a time, ns since the epoch: nine octets from 1972 to 2262.
+func putTime(w *outWindow, n uint, tag uint16, ns uint64) uint {
+	top := ns >> 56
+	if top-1 < 127 {
+		le.PutUint16(w[n&outMask:], tag)
+		le.PutUint64(w[(n+2)&outMask:], spread56(ns&(1<<56-1))|0x8080808080808080)
+		w[(n+10)&outMask] = byte(top)
+		return n + 11
+	}
+	return putSlow(w, n, tag, 2, ns)
+}
+
+// putShort writes a varint below 2^32 whose tag has two octets.
+func putShort(w *outWindow, n uint, tag uint16, v uint64) uint {
+	l := bits.Len64(v)
+	le.PutUint64(w[n&outMask:], spread32(v)<<16|cont2[l]|uint64(tag))
+	return n + uint(size2[l])
+}
+
+// putLong writes a varint of any length.
+func putLong(w *outWindow, n uint, t *intStep, v uint64) uint {
+	if v == 0 || v>>56 != 0 {
+		return putSlow(w, n, t.tag, uint(t.n), v)
+	}
+	l := bits.Len64(v)
+	le.PutUint16(w[n&outMask:], t.tag)
+	n += uint(t.n)
+	le.PutUint64(w[n&outMask:], spread56(v)|cont0[l])
+	return n + uint(size0[l])
+}
+
+//go:noinline
+func putSlow(w *outWindow, n uint, tag uint16, tagLen uint, v uint64) uint {
+	if v == 0 {
+		return n
+	}
+	le.PutUint16(w[n&outMask:], tag)
+	n += tagLen
+	for v >= 0x80 {
+		w[n&outMask] = byte(v) | 0x80
+		n++
+		v >>= 7
+	}
+	w[n&outMask] = byte(v)
+	return n + 1
+}
+
+func (c *copyStep) put(in *window, w *outWindow, n uint) uint {
+	n += uint(copy(w[n&outMask:], c.head))
+	a := (c.off + 8) & inMask
+	return n + uint(copy(w[n&outMask:], in[a:][:c.len]))
+}
+
+// putRest runs the appending path's functions for what has no shape here.
+func (f *fastPlan) putRest(in *window, w *outWindow, n uint, rec *record) uint {
+	dst := w[:n&outMask]
+	rec.once = 0
+	for i := range f.rest {
+		t := &f.rest[i]
+		dst = rec.step(dst, t.step, in[t.off+8:][:t.step.length])
+	}
+	return uint(len(dst))
+}
+
+// load loads what the rules look at.
+func (f *fastPlan) load(in *window, rec *record) {
+	for i := range f.loads {
+		l := &f.loads[i]
+		rec.v[l.slot] = in.integer(l.end) & l.mask
+	}
+}
+
+// fastRules writes the sampling rate and the reverse direction's times.
+func (d *Decoder) fastRules(p *Plan, s *fastSet, in *window, w *outWindow, n uint) uint {
+	p.fast.load(in, &d.rec)
+	dst := w[:n&outMask]
+	if s.sampling {
+		o := &d.out
+		o.rate, o.rateSource = 0, 0
+		d.ctx.sampling(&d.rec, o)
+		dst = number(number(dst, fRate, o.rate), fRateSource, uint64(o.rateSource))
+	}
+	if s.reverse {
+		start, end, _, _ := d.ctx.times(&p.reverse, &d.rec)
+		dst = number(number(dst, fRevStart, uint64(start)), fRevEnd, uint64(end))
+	}
+	return uint(len(dst))
+}
+
+// fastICMP writes type and code, and the key, whose ports they are.
+func (d *Decoder) fastICMP(p *Plan, in *window, w *outWindow, n uint, proto byte) (key, end uint) {
+	f, o := p.fast, &d.out
+	f.load(in, &d.rec)
+	o.icmpType, o.icmpCode = 0, 0
+	if proto == flowkey.ICMP {
+		d.rec.icmp(o, p.picks.icmp4, sTypeV4, sCodeV4)
+	} else {
+		d.rec.icmp(o, p.picks.icmp6, sTypeV6, sCodeV6)
+	}
+	n = putShort(w, n, icmpTypeTag, uint64(o.icmpType))
+	n = putShort(w, n, icmpCodeTag, uint64(o.icmpCode))
+	size := uint16(4)
+	if f.v6 {
+		size = 16
+	}
+	t := flowkey.Tuple{Proto: proto, ICMPType: uint8(o.icmpType), ICMPCode: uint8(o.icmpCode)}
+	copyAddr(&t.Src, in[f.src+8:][:size])
+	copyAddr(&t.Dst, in[f.dst+8:][:size])
+	k, _ := t.Canon()
+	return n, uint(len(k.Append(w[:n&outMask])))
+}
