@@ -15,7 +15,7 @@ import (
 	"weir/internal/templates"
 )
 
-func packet(b *testing.B, name string) []byte {
+func packet(b testing.TB, name string) []byte {
 	b.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "internal", "decode", "testdata", name))
 	if err != nil {

@@ -2,11 +2,12 @@ module weir/bench
 
 go 1.26.0
 
-require weir v0.0.0
-
 require (
-	github.com/cespare/xxhash/v2 v2.3.0 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
+	github.com/netsampler/goflow2/v2 v2.2.6
+	google.golang.org/protobuf v1.36.12
+	weir v0.0.0
 )
+
+require github.com/cespare/xxhash/v2 v2.3.0 // indirect
 
 replace weir => ../
