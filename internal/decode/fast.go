@@ -39,6 +39,14 @@ type intStep struct {
 	n    uint8 // octets of the tag
 }
 
+// An addr4Step is an IPv4 address that becomes a field: it leaves with its tag in
+// one piece.
+type addr4Step struct {
+	head uint64 // tag and length
+	n    uint8  // octets of head
+	off  uint16
+}
+
 // A copyStep is octets that are copied behind a constant.
 type copyStep struct {
 	head []byte // tag and lengths
@@ -55,8 +63,9 @@ type restStep struct {
 // A fastPlan is a plan arranged for the fast shape. It is immutable.
 type fastPlan struct {
 	ints         [nClasses][]intStep
-	addrs        []copyStep // addresses but the pair, of 4 or 16 octets
-	elements     []copyStep // raw ones, in record order
+	addrs4       []addr4Step // IPv4 addresses but the pair
+	addrs6       []copyStep  // IPv6 ones
+	elements     []copyStep  // raw ones, in record order
 	rest         []restStep
 	inOrder      bool   // a step of rest may make an element: later ones go there too
 	loads        []load // what the rules beyond this shape look at
@@ -67,10 +76,11 @@ type fastPlan struct {
 	proto        uint16 // offset of what follows it
 	protoMask    byte   // 0 = absent
 	start, end   load
-	mul          uint64 // linear times: ns a unit; 0: sysUptime against the header
-	linear       bool   // times are those of start and end, by mul
-	exportTime   bool   // no times: that of export
-	direction    int    // offset of IE 61, one octet; -1 = absent
+	mul          uint64      // linear times: ns a unit; 0: sysUptime against the header
+	linear       bool        // times are those of start and end, by mul
+	exportTime   bool        // no times: that of export
+	icmp         [2]icmpRule // ICMP, ICMPv6
+	direction    int         // offset of IE 61, one octet; -1 = absent
 }
 
 // Limits of the fast shape, octets. The windows are powers of two, so that a
@@ -103,6 +113,7 @@ func (p *Plan) arrange() *fastPlan {
 		off += st.length
 	}
 	f.arrangeTimes(p)
+	f.arrangeICMP(p)
 	if f.maxOut > maxFastOut/2 { // the other half is for the head
 		return nil
 	}
@@ -135,8 +146,7 @@ func (f *fastPlan) add(p *Plan, st *step, off uint16) bool {
 		f.maxOut += len(whole)
 	case opBytes:
 		if st.once == 0 {
-			f.addrs = append(f.addrs, copyStep{protowire.AppendVarint(protowire.AppendTag(nil, protowire.Number(st.to), protowire.BytesType), uint64(st.length)), off, st.length})
-			f.maxOut += 4 + int(st.length)
+			f.addAddr(protowire.AppendVarint(protowire.AppendTag(nil, protowire.Number(st.to), protowire.BytesType), uint64(st.length)), st, off)
 			break
 		}
 		f.addRest(st, off)
@@ -164,6 +174,19 @@ func (f *fastPlan) addRest(st *step, off uint16) {
 	f.rest = append(f.rest, restStep{st, off})
 	f.inOrder = f.inOrder || st.once != 0 || st.op == opUint
 	f.maxOut += 16 + 3*int(st.length)
+}
+
+func (f *fastPlan) addAddr(head []byte, st *step, off uint16) {
+	f.maxOut += 8 + int(st.length)
+	if st.length != 4 {
+		f.addrs6 = append(f.addrs6, copyStep{head, off, st.length})
+		return
+	}
+	a := addr4Step{n: uint8(len(head)), off: off}
+	for i, b := range head {
+		a.head |= uint64(b) << (8 * i)
+	}
+	f.addrs4 = append(f.addrs4, a)
 }
 
 // addSlot arranges a value of a rule: where the rule is to copy it, as an
@@ -220,6 +243,25 @@ func (f *fastPlan) addInt(n protowire.Number, at load, length uint16) {
 	f.maxOut += 12
 }
 
+// An icmpRule is where type and code lie: in an element each, else both in one.
+type icmpRule struct {
+	both, typ, code load
+	apart           bool
+}
+
+func (f *fastPlan) arrangeICMP(p *Plan) {
+	at := func(s slot) (l load) {
+		for _, l := range f.loads {
+			if l.slot == s {
+				return l
+			}
+		}
+		return l
+	}
+	f.icmp[0] = icmpRule{at(p.picks.icmp4), at(sTypeV4), at(sCodeV4), p.has[sTypeV4] || p.has[sCodeV4]}
+	f.icmp[1] = icmpRule{at(p.picks.icmp6), at(sTypeV6), at(sCodeV6), p.has[sTypeV6] || p.has[sCodeV6]}
+}
+
 // arrangeTimes tells whether the times are plain multiples of start and end.
 func (f *fastPlan) arrangeTimes(p *Plan) {
 	r := &p.times
@@ -248,27 +290,10 @@ func (f *fastPlan) arrangeTimes(p *Plan) {
 	}
 }
 
-// kinds of protocols: what the key has beside the addresses.
-const (
-	noPorts = iota
-	withPorts
-	icmp
-)
-
-var protoKind = func() (t [256]uint8) {
-	for i := range t {
-		if flowkey.HasPorts(uint8(i)) {
-			t[i] = withPorts
-		}
-	}
-	t[flowkey.ICMP], t[flowkey.ICMPv6] = icmp, icmp
-	return t
-}()
-
 // portMask keeps the ports of protocols that have them.
 var portMask = func() (t [256]uint64) {
 	for i := range t {
-		if protoKind[i] == withPorts {
+		if flowkey.HasPorts(uint8(i)) {
 			t[i] = 0xffff
 		}
 	}

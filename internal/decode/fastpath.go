@@ -79,11 +79,12 @@ func (in *window) integer(end uint16) uint64 { return be.Uint64(in[end&inMask:])
 
 // A fastSet is what the records of a set share, and where they are written.
 type fastSet struct {
-	head     []byte // what each message begins with
-	linear   bool   // times are those of start and end, by the plan's mul
-	ruleTime bool   // times are the rules' to find
-	sampling bool   // the sampling rate is the record's
-	reverse  bool   // the reverse direction has times
+	octets   outWindow // of the head
+	head     []byte    // what each message begins with, in octets
+	linear   bool      // times are those of start and end, by the plan's mul
+	ruleTime bool      // times are the rules' to find
+	sampling bool      // the sampling rate is the record's
+	reverse  bool      // the reverse direction has times
 	uptime   uint32
 	export   int64
 }
@@ -96,7 +97,7 @@ func (d *Decoder) beginSet(p *Plan) *fastSet {
 	s.ruleTime = !s.linear && !f.exportTime
 	s.reverse = p.reverse.source != flowpb.TimeSource_TIME_SOURCE_UNSPECIFIED
 	s.sampling = p.sampled || p.picks.sampler != noSlot && len(c.facts.Samplers) > 0
-	h := append(s.head[:0], d.head...)
+	h := append(s.octets[:0], d.head...)
 	etherType := uint64(0x0800)
 	if f.v6 {
 		etherType = 0x86dd
@@ -165,12 +166,10 @@ func (d *Decoder) behind(b []byte) []byte {
 // It returns 0 for a record that only the appending path can take.
 func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at uint64) (key, end uint) {
 	f := p.fast
-	n := uint(copy(w[:], s.head))
-	{
-		l := bits.Len64(at)
-		le.PutUint64(w[n&outMask:], spread32(at)<<16|cont2[l]|uint64(recordOffsetTag))
-		n += uint(size2[l])
+	for i := 0; i < len(s.head); i += 16 {
+		*(*[16]byte)(w[i&outMask:]) = *(*[16]byte)(s.octets[i&outMask:])
 	}
+	n := putShort(w, uint(len(s.head)), recordOffsetTag, at)
 
 	switch {
 	case s.linear:
@@ -178,13 +177,11 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 		if !ok {
 			return 0, 0
 		}
-		n = putTime(w, n, startTag, uint64(min(start, stop)))
-		n = putTime(w, n, endTag, uint64(max(start, stop)))
+		n = putTimes(w, n, uint64(min(start, stop)), uint64(max(start, stop)))
 	case s.ruleTime:
 		f.load(in, &d.rec)
 		start, stop, source, resolution := d.ctx.times(&p.times, &d.rec)
-		n = putTime(w, n, startTag, uint64(start))
-		n = putTime(w, n, endTag, uint64(stop))
+		n = putTimes(w, n, uint64(start), uint64(stop))
 		n = putShort(w, n, sourceTag, uint64(source))
 		n = putShort(w, n, resolutionTag, uint64(resolution))
 	}
@@ -235,8 +232,14 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 		}
 		n = putShort(w, n, directionTag, uint64(v)+1)
 	}
-	for i := range f.addrs {
-		n = f.addrs[i].put(in, w, n)
+	for i := range f.addrs4 {
+		a := &f.addrs4[i]
+		x := uint64(le.Uint32(in[(a.off+8)&inMask:]))
+		le.PutUint64(w[n&outMask:], a.head|x<<(8*(a.n&7)))
+		n += uint(a.n) + 4
+	}
+	for i := range f.addrs6 {
+		n = f.addrs6[i].put(in, w, n)
 	}
 	for i := range f.elements {
 		n = f.elements[i].put(in, w, n)
@@ -249,14 +252,21 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 	}
 
 	proto := in[(f.proto+7)&inMask] & f.protoMask
-	sport, dport := in.integer(f.sport.end)&f.sport.mask, in.integer(f.dport.end)&f.dport.mask
-	if protoKind[proto] == icmp {
+	sport, dport := in.integer(f.sport.end)&f.sport.mask&portMask[proto], in.integer(f.dport.end)&f.dport.mask&portMask[proto]
+	if proto == flowkey.ICMP || proto == flowkey.ICMPv6 {
 		if p.biflow {
 			return 0, 0
 		}
-		return d.fastICMP(p, in, w, f.putPair(in, w, n), proto)
+		typ, code := f.icmpOf(in, proto)
+		n = putShort(w, n, icmpTypeTag, typ)
+		n = putShort(w, n, icmpCodeTag, code)
+		typ, code = typ&0xff, code&0xff
+		answer, ok := flowkey.Counterpart(proto, uint8(typ))
+		if !ok {
+			return f.keyOneWay(in, w, n, typ, code, proto)
+		}
+		sport, dport = typ, uint64(answer)
 	}
-	sport, dport = sport&portMask[proto], dport&portMask[proto]
 	if f.v6 {
 		return f.keyV6(in, w, n, sport, dport, proto)
 	}
@@ -355,16 +365,20 @@ const (
 	directionTag    = uint16(fDirection<<3&0x7f | 0x80 | fDirection>>4<<8)
 )
 
-// putTime writes a time, ns since the epoch: nine octets from 1972 to 2262.
-func putTime(w *outWindow, n uint, tag uint16, ns uint64) uint {
-	top := ns >> 56
-	if top-1 < 127 {
-		le.PutUint16(w[n&outMask:], tag)
-		le.PutUint64(w[(n+2)&outMask:], spread56(ns&(1<<56-1))|0x8080808080808080)
-		w[(n+10)&outMask] = byte(top)
-		return n + 11
+// putTimes writes start and end, ns since the epoch: nine octets each from 1972
+// to 2262.
+func putTimes(w *outWindow, n uint, start, end uint64) uint {
+	if start>>56-1 < 127 && end>>56-1 < 127 {
+		q := (*[24]byte)(w[n&outMask:])
+		le.PutUint16(q[0:], startTag)
+		le.PutUint64(q[2:], spread56(start&(1<<56-1))|0x8080808080808080)
+		q[10] = byte(start >> 56)
+		le.PutUint16(q[11:], endTag)
+		le.PutUint64(q[13:], spread56(end&(1<<56-1))|0x8080808080808080)
+		q[21] = byte(end >> 56)
+		return n + 22
 	}
-	return putSlow(w, n, tag, 2, ns)
+	return putSlow(w, putSlow(w, n, startTag, 2, start), endTag, 2, end)
 }
 
 // putShort writes a varint below 2^32 whose tag has two octets.
@@ -444,25 +458,30 @@ func (d *Decoder) fastRules(p *Plan, s *fastSet, in *window, w *outWindow, n uin
 	return uint(len(dst))
 }
 
-// fastICMP writes type and code, and the key, whose ports they are.
-func (d *Decoder) fastICMP(p *Plan, in *window, w *outWindow, n uint, proto byte) (key, end uint) {
-	f, o := p.fast, &d.out
-	f.load(in, &d.rec)
-	o.icmpType, o.icmpCode = 0, 0
-	if proto == flowkey.ICMP {
-		d.rec.icmp(o, p.picks.icmp4, sTypeV4, sCodeV4)
-	} else {
-		d.rec.icmp(o, p.picks.icmp6, sTypeV6, sCodeV6)
+// icmpOf returns ICMP type and code.
+func (f *fastPlan) icmpOf(in *window, proto uint8) (typ, code uint64) {
+	r := &f.icmp[0]
+	if proto == flowkey.ICMPv6 {
+		r = &f.icmp[1]
 	}
-	n = putShort(w, n, icmpTypeTag, uint64(o.icmpType))
-	n = putShort(w, n, icmpCodeTag, uint64(o.icmpCode))
+	if r.apart {
+		return in.integer(r.typ.end) & r.typ.mask, in.integer(r.code.end) & r.code.mask
+	}
+	both := in.integer(r.both.end) & r.both.mask
+	return both >> 8 & 0xff, both & 0xff
+}
+
+// keyOneWay writes the pair of addresses and the key of ICMP that is not
+// answered: source before destination.
+func (f *fastPlan) keyOneWay(in *window, w *outWindow, n uint, typ, code uint64, proto uint8) (key, end uint) {
+	key = f.putPair(in, w, n)
 	size := uint16(4)
 	if f.v6 {
 		size = 16
 	}
-	t := flowkey.Tuple{Proto: proto, ICMPType: uint8(o.icmpType), ICMPCode: uint8(o.icmpCode)}
+	t := flowkey.Tuple{Proto: proto, ICMPType: uint8(typ), ICMPCode: uint8(code)}
 	copyAddr(&t.Src, in[f.src+8:][:size])
 	copyAddr(&t.Dst, in[f.dst+8:][:size])
 	k, _ := t.Canon()
-	return n, uint(len(k.Append(w[:n&outMask])))
+	return key, uint(len(k.Append(w[:key&outMask])))
 }
