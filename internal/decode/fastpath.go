@@ -186,45 +186,11 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 		n = putShort(w, n, resolutionTag, uint64(resolution))
 	}
 
-	steps := f.ints[oneOctet]
-	for i := range steps {
-		t := &steps[i]
-		x := octetField[in[(t.end+7)&inMask]]
-		le.PutUint64(w[n&outMask:], x|uint64(t.tag))
-		n += uint(x >> 56)
-	}
-	steps = f.ints[twoOctets]
-	for i := range steps {
-		t := &steps[i]
-		v := in.integer(t.end) & 0xffff
-		l := bits.Len64(v)
-		v += v & 0xc000 * 3
-		v += v & 0x3f80
-		le.PutUint64(w[n&outMask:], v<<16|cont2[l]|uint64(t.tag))
-		n += uint(size2[l])
-	}
-	steps = f.ints[fourOctets]
-	for i := range steps {
-		t := &steps[i]
-		v := in.integer(t.end) & t.mask
-		l := bits.Len64(v)
-		le.PutUint64(w[n&outMask:], spread32(v)<<16|cont2[l]|uint64(t.tag))
-		n += uint(size2[l])
-	}
-	steps = f.ints[shortTag]
-	for i := range steps {
-		t := &steps[i]
-		v := in.integer(t.end) & t.mask
-		l := bits.Len64(v)
-		le.PutUint64(w[n&outMask:], spread32(v)<<8|cont1[l]|uint64(t.tag))
-		n += uint(size1[l])
-	}
-	steps = f.ints[eightOctets]
-	for i := range steps {
-		t := &steps[i]
+	n = f.putInts(in, w, n)
+	for i := range f.ints[eightOctets] {
+		t := &f.ints[eightOctets][i]
 		n = putLong(w, n, t, in.integer(t.end)&t.mask)
 	}
-
 	if f.direction >= 0 {
 		v := in[(f.direction+8)&inMask]
 		if v > 1 {
@@ -283,6 +249,45 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 	be.PutUint64(q[13:], lo>>16<<32|hi>>16)
 	be.PutUint32(q[21:], uint32(lo<<16|hi&0xffff))
 	return key, key + 13
+}
+
+// putInts writes the integers of up to four octets. It is a function of its own
+// so that all it needs stays in registers.
+func (f *fastPlan) putInts(in *window, w *outWindow, n uint) uint {
+	steps := f.ints[oneOctet]
+	for i := range steps {
+		t := &steps[i]
+		x := octetField[in[(t.end+7)&inMask]]
+		le.PutUint64(w[n&outMask:], x|uint64(t.tag))
+		n += uint(x >> 56)
+	}
+	steps = f.ints[twoOctets]
+	for i := range steps {
+		t := &steps[i]
+		v := in.integer(t.end) & 0xffff
+		l := bits.Len64(v)
+		v += v & 0xc000 * 3
+		v += v & 0x3f80
+		le.PutUint64(w[n&outMask:], v<<16|cont2[l]|uint64(t.tag))
+		n += uint(size2[l])
+	}
+	steps = f.ints[fourOctets]
+	for i := range steps {
+		t := &steps[i]
+		v := in.integer(t.end) & t.mask
+		l := bits.Len64(v)
+		le.PutUint64(w[n&outMask:], spread32(v)<<16|cont2[l]|uint64(t.tag))
+		n += uint(size2[l])
+	}
+	steps = f.ints[shortTag]
+	for i := range steps {
+		t := &steps[i]
+		v := in.integer(t.end) & t.mask
+		l := bits.Len64(v)
+		le.PutUint64(w[n&outMask:], spread32(v)<<8|cont1[l]|uint64(t.tag))
+		n += uint(size1[l])
+	}
+	return n
 }
 
 // keyV6 writes the pair of IPv6 addresses and the key.
