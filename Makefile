@@ -40,7 +40,10 @@ fuzz:
 
 bench:
 	go test -run '^$$' -bench . -count 6 ./internal/decode ./internal/pair ./internal/templates ./internal/kafka
-	cd bench && go test -bench . -count 6 .
+	cd bench && go test -run '^$$' -bench Ingest -count 6 .
+	mkdir -p .cache && cd bench && go test -run '^$$' -bench Decode -cpu 1 -count 6 . | tee ../.cache/decode.txt
+	$(TOOL) benchstat .cache/decode.txt
+	cd bench && go run ./table ../.cache/decode.txt ../docs/performance.md
 
 # Real Kafka: three nodes from Maven Central (Java 17 and Maven).
 integration:

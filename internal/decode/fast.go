@@ -39,9 +39,8 @@ type intStep struct {
 	n    uint8 // octets of the tag
 }
 
-// An addr4Step is an IPv4 address that becomes a field: it leaves with its tag in
-// one piece.
-type addr4Step struct {
+// An addrStep is an address of 4 or 16 octets that becomes a field.
+type addrStep struct {
 	head uint64 // tag and length
 	n    uint8  // octets of head
 	off  uint16
@@ -63,9 +62,9 @@ type restStep struct {
 // A fastPlan is a plan arranged for the fast shape. It is immutable.
 type fastPlan struct {
 	ints         [nClasses][]intStep
-	addrs4       []addr4Step // IPv4 addresses but the pair
-	addrs6       []copyStep  // IPv6 ones
-	elements     []copyStep  // raw ones, in record order
+	addrs4       []addrStep // IPv4 addresses but the pair
+	addrs6       []addrStep // IPv6 ones
+	elements     []copyStep // raw ones, in record order
 	rest         []restStep
 	inOrder      bool   // a step of rest may make an element: later ones go there too
 	loads        []load // what the rules beyond this shape look at
@@ -178,15 +177,15 @@ func (f *fastPlan) addRest(st *step, off uint16) {
 
 func (f *fastPlan) addAddr(head []byte, st *step, off uint16) {
 	f.maxOut += 8 + int(st.length)
-	if st.length != 4 {
-		f.addrs6 = append(f.addrs6, copyStep{head, off, st.length})
-		return
-	}
-	a := addr4Step{n: uint8(len(head)), off: off}
+	a := addrStep{n: uint8(len(head)), off: off}
 	for i, b := range head {
 		a.head |= uint64(b) << (8 * i)
 	}
-	f.addrs4 = append(f.addrs4, a)
+	if st.length == 4 {
+		f.addrs4 = append(f.addrs4, a)
+	} else {
+		f.addrs6 = append(f.addrs6, a)
+	}
 }
 
 // addSlot arranges a value of a rule: where the rule is to copy it, as an

@@ -198,15 +198,7 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 		}
 		n = putShort(w, n, directionTag, uint64(v)+1)
 	}
-	for i := range f.addrs4 {
-		a := &f.addrs4[i]
-		x := uint64(le.Uint32(in[(a.off+8)&inMask:]))
-		le.PutUint64(w[n&outMask:], a.head|x<<(8*(a.n&7)))
-		n += uint(a.n) + 4
-	}
-	for i := range f.addrs6 {
-		n = f.addrs6[i].put(in, w, n)
-	}
+	n = f.putAddrs(in, w, n)
 	for i := range f.elements {
 		n = f.elements[i].put(in, w, n)
 	}
@@ -286,6 +278,25 @@ func (f *fastPlan) putInts(in *window, w *outWindow, n uint) uint {
 		l := bits.Len64(v)
 		le.PutUint64(w[n&outMask:], spread32(v)<<8|cont1[l]|uint64(t.tag))
 		n += uint(size1[l])
+	}
+	return n
+}
+
+// putAddrs writes the addresses but the pair; an IPv4 one leaves with its tag in
+// one piece.
+func (f *fastPlan) putAddrs(in *window, w *outWindow, n uint) uint {
+	for i := range f.addrs4 {
+		a := &f.addrs4[i]
+		x := uint64(le.Uint32(in[(a.off+8)&inMask:]))
+		le.PutUint64(w[n&outMask:], a.head|x<<(8*(a.n&7)))
+		n += uint(a.n) + 4
+	}
+	for i := range f.addrs6 {
+		a := &f.addrs6[i]
+		le.PutUint32(w[n&outMask:], uint32(a.head))
+		n += uint(a.n)
+		*(*[16]byte)(w[n&outMask:]) = *(*[16]byte)(in[(a.off+8)&inMask:])
+		n += 16
 	}
 	return n
 }
