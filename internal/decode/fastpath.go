@@ -169,7 +169,7 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 	for i := 0; i < len(s.head); i += 16 {
 		*(*[16]byte)(w[i&outMask:]) = *(*[16]byte)(s.octets[i&outMask:])
 	}
-	n := putShort(w, uint(len(s.head)), recordOffsetTag, at)
+	n := putOctets2(w, uint(len(s.head)), recordOffsetTag, at)
 
 	switch {
 	case s.linear:
@@ -196,7 +196,8 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 		if v > 1 {
 			return 0, 0
 		}
-		n = putShort(w, n, directionTag, uint64(v)+1)
+		le.PutUint32(w[n&outMask:], uint32(directionTag)|(uint32(v)+1)<<16)
+		n += 3
 	}
 	n = f.putAddrs(in, w, n)
 	for i := range f.elements {
@@ -256,12 +257,7 @@ func (f *fastPlan) putInts(in *window, w *outWindow, n uint) uint {
 	steps = f.ints[twoOctets]
 	for i := range steps {
 		t := &steps[i]
-		v := in.integer(t.end) & 0xffff
-		l := bits.Len64(v)
-		v += v & 0xc000 * 3
-		v += v & 0x3f80
-		le.PutUint64(w[n&outMask:], v<<16|cont2[l]|uint64(t.tag))
-		n += uint(size2[l])
+		n = putOctets2(w, n, t.tag, in.integer(t.end)&0xffff)
 	}
 	steps = f.ints[fourOctets]
 	for i := range steps {
@@ -395,6 +391,15 @@ func putTimes(w *outWindow, n uint, start, end uint64) uint {
 		return n + 22
 	}
 	return putSlow(w, putSlow(w, n, startTag, 2, start), endTag, 2, end)
+}
+
+// putOctets2 writes a varint below 2^16 whose tag has two octets.
+func putOctets2(w *outWindow, n uint, tag uint16, v uint64) uint {
+	l := bits.Len64(v)
+	v += v & 0xc000 * 3
+	v += v & 0x3f80
+	le.PutUint64(w[n&outMask:], v<<16|cont2[l]|uint64(tag))
+	return n + uint(size2[l])
 }
 
 // putShort writes a varint below 2^32 whose tag has two octets.
