@@ -74,10 +74,11 @@ type State interface {
 }
 
 // Facts are what options data said about an exporter and domain. A Facts is
-// immutable.
+// immutable but for its Names, which grow.
 type Facts struct {
 	InitMs   uint64            // system init time, ms since the epoch; 0 = unknown
 	Samplers map[uint64]uint64 // sampler or selector id → rate, 1 in N; id 0: none named
+	Names    *Names            // nil: none
 }
 
 // An Exporter is what the operator says of an exporter. It is immutable.
@@ -115,6 +116,7 @@ type OptionsRecord struct {
 	Off        int     // offset of the record in the datagram, octets
 	Values     []Value // in record order, scopes first
 	Facts      []Fact  // what it says about the exporter
+	badRate    bool    // it states a sampling rate that cannot be
 }
 
 // A Value is one field of a record, raw.
@@ -148,6 +150,9 @@ type Result struct {
 	Options   []OptionsRecord
 	Unknown   []Set
 	Errors    []wire.Error // in datagram order; parts skipped, not only what ended it
+
+	Misencoded int // times that were Unix µs or ns where NTP's form is asked for, and read so
+	BadRates   int // sampling rates that cannot be (zero or absurd operands), taken as unknown
 }
 
 // A Decoder decodes datagrams, one at a time: it holds scratch space. Use one

@@ -125,7 +125,7 @@ func u(field, width uint16) action    { return action{opUint, field, width} }
 func s(to slot, width uint16) action  { return action{opSlot, uint16(to), width} }
 func addr(to, width uint16) action    { return action{opAddr, to, width} }
 func raw(field, width uint16) action  { return action{opBytes, field, width} }
-func text(field uint16) action        { return action{opString, field, 0} }
+func txt(field uint16) action         { return action{opString, field, 0} }
 func fwd(t slot, width uint16) action { return s(sTimes+t, width) }
 func float(to slot) action            { return action{opFloat, uint16(to), 8} }
 func iana(id uint16) elementID        { return elementID{0, id} }
@@ -155,8 +155,8 @@ var actions = map[elementID]action{
 	iana(75): {opMPLS, 81, 3}, iana(76): {opMPLS, 81, 3}, iana(77): {opMPLS, 81, 3}, iana(78): {opMPLS, 81, 3}, iana(79): {opMPLS, 81, 3},
 	iana(225): addr(aPostSrc4, 4), iana(281): addr(aPostSrc6, 16), iana(226): addr(aPostDst4, 4), iana(282): addr(aPostDst6, 16),
 	iana(227): s(sPostSrcPort, 2), iana(228): s(sPostDstPort, 2), iana(230): u(234, 1), iana(233): u(235, 1), iana(148): u(236, 8),
-	iana(234): u(240, 4), iana(235): u(241, 4), iana(236): text(242), iana(82): text(243), iana(83): text(244),
-	iana(95): {opOctets, 245, 0}, iana(96): text(246),
+	iana(234): u(240, 4), iana(235): u(241, 4), iana(236): txt(242), iana(82): txt(243), iana(83): txt(244),
+	iana(95): {opOctets, 245, 0}, iana(96): txt(246),
 	iana(34): s(sInterval, 4), iana(50): s(sRandom, 4), iana(305): s(sInterval305, 4), iana(306): s(sSpace306, 4),
 	iana(309): s(sSize309, 4), iana(310): s(sPopulation310, 4), iana(311): float(sProbability),
 	iana(48): s(sSampler, 8), iana(302): s(sSelector, 8), iana(160): s(sInit, 8),

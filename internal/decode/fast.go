@@ -79,6 +79,7 @@ type fastPlan struct {
 	linear       bool        // times are those of start and end, by mul
 	exportTime   bool        // no times: that of export
 	icmp         [2]icmpRule // ICMP, ICMPv6
+	names        []restStep  // values that may have names
 	direction    int         // offset of IE 61, one octet; -1 = absent
 }
 
@@ -124,6 +125,9 @@ func (f *fastPlan) add(p *Plan, st *step, off uint16) bool {
 	at := load{end: off + st.length, slot: slot(st.to)}
 	if st.length > 0 && st.length <= 8 {
 		at.mask = maskOf(st.length)
+	}
+	if st.name != noName {
+		f.names = append(f.names, restStep{st, off})
 	}
 	switch st.op {
 	case opSkip:

@@ -96,7 +96,7 @@ func (d *Decoder) beginSet(p *Plan) *fastSet {
 	s.linear = f.linear && (p.times.unit != tStartUp || c.facts.InitMs == 0)
 	s.ruleTime = !s.linear && !f.exportTime
 	s.reverse = p.reverse.source != flowpb.TimeSource_TIME_SOURCE_UNSPECIFIED
-	s.sampling = p.sampled || p.picks.sampler != noSlot && len(c.facts.Samplers) > 0
+	s.sampling = c.exporter.SamplingOverride == 0 && (p.sampled || p.picks.sampler != noSlot && len(c.facts.Samplers) > 0)
 	h := append(s.octets[:0], d.head...)
 	etherType := uint64(0x0800)
 	if f.v6 {
@@ -114,7 +114,6 @@ func (d *Decoder) beginSet(p *Plan) *fastSet {
 		}
 	}
 	if !s.sampling {
-		o.rate, o.rateSource = 0, 0
 		c.sampling(&d.rec, o)
 		h = number(number(h, fRate, o.rate), fRateSource, uint64(o.rateSource))
 	}
@@ -134,22 +133,47 @@ func (d *Decoder) fastRecords(b []byte, off int, p *Plan, r *Result) {
 	in := d.behind(b)
 	n := len(r.Buf)
 	count := len(b) / p.min
+	named := p.names && d.ctx.named()
 	r.Buf = slices.Grow(r.Buf, count*room+len(outWindow{}))
 	for i := range count {
 		at := i * p.min
+		before := d.ctx.counts
 		w := (*outWindow)(r.Buf[n : n+len(outWindow{})])
 		key, end := d.fastRecord(p, s, (*window)(in[at:]), w, uint64(off+at))
 		if end == 0 {
+			d.ctx.counts = before
 			r.Buf = r.Buf[:n]
 			d.appendRecords(b[at:at+p.min], off+at, p, r)
 			n = len(r.Buf)
 			r.Buf = slices.Grow(r.Buf, (count-i)*room+len(outWindow{}))
 			continue
 		}
+		if named {
+			more := d.insertNames(p, r, n+int(key), n+int(end), b[at:])
+			r.Buf = slices.Grow(r.Buf, (count-i)*room+len(outWindow{}))
+			key, end = key+more, end+more
+		}
 		r.Flows = append(r.Flows, Span{n, n + int(key), n + int(end)})
 		n += int(end)
 	}
 	r.Buf = r.Buf[:n]
+}
+
+// insertNames puts the names of the values of the record that rec begins with
+// between its message, which ends at key of r.Buf, and its key, which ends at
+// end. It returns how many octets that are.
+func (d *Decoder) insertNames(p *Plan, r *Result, key, end int, rec []byte) uint {
+	d.rec.nameable = 0
+	for i := range p.fast.names {
+		t := &p.fast.names[i]
+		d.rec.note(t.step.name, rec[t.off:][:t.step.length])
+	}
+	var k [64]byte
+	n := copy(k[:], r.Buf[key:end])
+	r.Buf = d.rec.appendNames(r.Buf[:key], &d.ctx)
+	more := len(r.Buf) - key
+	r.Buf = append(r.Buf, k[:n]...)
+	return uint(more)
 }
 
 // behind returns b's octets with 8 before and a window behind them.
@@ -468,7 +492,6 @@ func (d *Decoder) fastRules(p *Plan, s *fastSet, in *window, w *outWindow, n uin
 	dst := w[:n&outMask]
 	if s.sampling {
 		o := &d.out
-		o.rate, o.rateSource = 0, 0
 		d.ctx.sampling(&d.rec, o)
 		dst = number(number(dst, fRate, o.rate), fRateSource, uint64(o.rateSource))
 	}

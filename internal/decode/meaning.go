@@ -14,7 +14,12 @@ type context struct {
 	hash     uint64
 	flowType flowpb.FlowMessage_FlowType
 	facts    *Facts
+	exporter *Exporter
+	counts
 }
+
+// counts are what was read in spite of its form, or could not be read.
+type counts struct{ misencoded, badRates int }
 
 // A record is one data record's values that rules look at. Which of them are
 // there is the plan's to know: has, addrs.
@@ -23,6 +28,9 @@ type record struct {
 	v    [nSlots + 1]uint64
 	addr [nAddrs][16]byte // IPv4 ones v4-mapped
 	once uint64           // fields that a step with once has written
+
+	named    [nNames]uint64 // values that may have names
+	nameable uint16         // which of them the record has, a bit each
 }
 
 // An outcome is what the rules make of a record.
@@ -80,6 +88,30 @@ func (r *record) pair(a, b int) (x, y address) {
 		y = address{&r.addr[b], useV6}
 	}
 	return x, y
+}
+
+// A lostAddr is an address that has no place in the message.
+type lostAddr struct {
+	id     uint16
+	octets []byte
+}
+
+// lost returns the IPv6 addresses that gave way to IPv4 ones in the same record
+// though they are not zero.
+func (r *record) lost(o *outcome) (all []lostAddr) {
+	const v4, v6 = 1<<aSrc4 | 1<<aDst4, 1<<aSrc6 | 1<<aDst6
+	if p := r.plan.addrs; p&v4 == 0 || p&v6 == 0 || o.src.v6 || o.dst.v6 {
+		return nil
+	}
+	for _, a := range []struct {
+		at int
+		id uint16
+	}{{aSrc6, 27}, {aDst6, 28}} {
+		if r.plan.addrs>>a.at&1 == 1 && r.addr[a.at] != [16]byte{} {
+			all = append(all, lostAddr{a.id, r.addr[a.at][:]})
+		}
+	}
+	return all
 }
 
 func zero4(a *[16]byte) bool { return a[12]|a[13]|a[14]|a[15] == 0 }
@@ -193,18 +225,26 @@ func (r *record) icmp(o *outcome, both, typ, code slot) {
 func (p *Plan) icmp4() bool { return p.has[sICMPv4] || p.has[sTypeV4] || p.has[sCodeV4] }
 func (p *Plan) icmp6() bool { return p.has[sICMPv6] || p.has[sTypeV6] || p.has[sCodeV6] }
 
-// sampling: 1 in N, from the record, else options data, else the v5 header.
+// sampling: 1 in N, from the operator's override, the record, options data, the
+// v5 header, the operator's default.
 func (c *context) sampling(r *record, o *outcome) {
 	o.sampler = r.v[r.plan.picks.sampler]
+	o.rate, o.rateSource = c.rate(r, o.sampler)
+}
+
+func (c *context) rate(r *record, sampler uint64) (uint64, flowpb.SamplingSource) {
+	if n := c.exporter.SamplingOverride; n != 0 {
+		return n, flowpb.SamplingSource_SAMPLING_SOURCE_OVERRIDE
+	}
 	if r.plan.sampled {
 		if n := r.rate(); n != 0 {
-			o.rate, o.rateSource = n, flowpb.SamplingSource_SAMPLING_SOURCE_RECORD
-			return
+			return n, flowpb.SamplingSource_SAMPLING_SOURCE_RECORD
 		}
+		c.badRates++
 	}
 	if s := c.facts.Samplers; len(s) > 0 {
-		named := r.has(sSelector) || r.has(sSampler)
-		n, ok := s[o.sampler]
+		named := r.plan.picks.sampler != noSlot
+		n, ok := s[sampler]
 		if !ok && !named && len(s) == 1 {
 			for _, n = range s {
 				ok = true
@@ -214,13 +254,16 @@ func (c *context) sampling(r *record, o *outcome) {
 			n, ok = s[0]
 		}
 		if ok && n != 0 {
-			o.rate, o.rateSource = n, flowpb.SamplingSource_SAMPLING_SOURCE_OPTIONS
-			return
+			return n, flowpb.SamplingSource_SAMPLING_SOURCE_OPTIONS
 		}
 	}
 	if n := uint64(c.header.Sampling & 0x3fff); n != 0 {
-		o.rate, o.rateSource = n, flowpb.SamplingSource_SAMPLING_SOURCE_HEADER
+		return n, flowpb.SamplingSource_SAMPLING_SOURCE_HEADER
 	}
+	if n := c.exporter.SamplingDefault; n != 0 {
+		return n, flowpb.SamplingSource_SAMPLING_SOURCE_DEFAULT
+	}
+	return 0, flowpb.SamplingSource_SAMPLING_SOURCE_UNSPECIFIED
 }
 
 // rate is what the record itself says of sampling, 1 in N; 0 = nothing.
@@ -232,7 +275,7 @@ func (r *record) rate() uint64 {
 	case p.has[sRandom] && r.v[sRandom] != 0:
 		return r.v[sRandom]
 	case p.has[sInterval305] && p.has[sSpace306]:
-		return ratio(r.v[sInterval305]+r.v[sSpace306], r.v[sInterval305])
+		return ratio(sum(r.v[sInterval305], r.v[sSpace306]), r.v[sInterval305])
 	case p.has[sSize309] && p.has[sPopulation310]:
 		return ratio(r.v[sPopulation310], r.v[sSize309])
 	case p.has[sProbability]:
@@ -246,7 +289,19 @@ func ratio(a, b uint64) uint64 {
 	if a == 0 || b == 0 {
 		return 0
 	}
-	return max(1, (a+b/2)/b)
+	n := a / b
+	if rest := a % b; rest >= b-rest {
+		n++
+	}
+	return max(1, n)
+}
+
+// sum is a+b, 0 where that does not fit: an absurd operand.
+func sum(a, b uint64) uint64 {
+	if a > math.MaxUint64-b {
+		return 0
+	}
+	return a + b
 }
 
 // inverse is 1/p rounded to the nearest integer; 0 for what is no probability.

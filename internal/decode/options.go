@@ -54,7 +54,9 @@ func (rec *OptionsRecord) findFacts(version uint8) {
 	add := func(what flowpb.Fact_What, id, number uint64, text string) {
 		rec.Facts = append(rec.Facts, Fact{What: what, ID: id, Number: number, Text: text})
 	}
-	if n, ok := rec.rate(version); ok {
+	n, states := rec.rate(version)
+	rec.badRate = states && n == 0
+	if n != 0 {
 		id, _ := rec.number(version, 302, 48)
 		add(flowpb.Fact_WHAT_SAMPLER, id, n, "")
 	}
@@ -87,30 +89,28 @@ func (rec *OptionsRecord) name(version uint8, element uint16, what flowpb.Fact_W
 	}
 }
 
-// rate is the sampling rate that the record states, 1 in N; ok is false when it
-// states none.
-func (rec *OptionsRecord) rate(version uint8) (n uint64, ok bool) {
-	if n, ok := rec.number(version, 34); ok && n != 0 {
-		return n, true
-	}
-	if n, ok := rec.number(version, 50); ok && n != 0 {
-		return n, true
+// rate is the sampling rate that the record states, 1 in N; states is false when
+// it says nothing of sampling, n is 0 when what it says cannot be.
+func (rec *OptionsRecord) rate(version uint8) (n uint64, states bool) {
+	for _, id := range []uint16{34, 50} {
+		if v, ok := rec.number(version, id); ok {
+			if states = true; v != 0 {
+				return v, true
+			}
+		}
 	}
 	if in, ok := rec.number(version, 305); ok {
 		if out, ok := rec.number(version, 306); ok {
-			n := ratio(in+out, in)
-			return n, n != 0
+			return ratio(sum(in, out), in), true
 		}
 	}
 	if size, ok := rec.number(version, 309); ok {
 		if of, ok := rec.number(version, 310); ok {
-			n := ratio(of, size)
-			return n, n != 0
+			return ratio(of, size), true
 		}
 	}
 	if b, ok := rec.find(version, 311); ok && (len(b) == 4 || len(b) == 8) {
-		n := inverse(float64From(b))
-		return n, n != 0
+		return inverse(float64From(b)), true
 	}
-	return 0, false
+	return 0, states
 }

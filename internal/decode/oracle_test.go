@@ -26,6 +26,10 @@ type decoders struct{ wire, plain, read *Decoder }
 func newDecoders() decoders {
 	ds := decoders{&Decoder{State: newMemory(), Replica: "r1"}, &Decoder{State: newMemory(), Replica: "r1"}, &Decoder{State: newMemory(), Replica: "r1"}}
 	ds.plain.plain = true
+	edge := &Exporter{Name: "edge-1", Site: "lab", SamplingDefault: 500, Interfaces: map[uint32]string{0: "none", 1: "ge-0/0/1", 2: "ge-0/0/2", 70: "ae7"}}
+	for _, d := range []*Decoder{ds.wire, ds.plain, ds.read} {
+		d.Exporter = func(netip.Addr) *Exporter { return edge }
+	}
 	return ds
 }
 
@@ -71,6 +75,9 @@ func same(t *testing.T, ds decoders, pkt []byte) (flows int) {
 	}
 	if d := cmp.Diff(r.Errors, w.Errors); d != "" {
 		t.Fatalf("errors (-readable +wire):\n%s", d)
+	}
+	if w.Misencoded != r.Misencoded || w.BadRates != r.BadRates || w.Misencoded != plain.Misencoded || w.BadRates != plain.BadRates {
+		t.Fatalf("misencoded times, bad rates: wire %d %d, appended %d %d, readable %d %d", w.Misencoded, w.BadRates, plain.Misencoded, plain.BadRates, r.Misencoded, r.BadRates)
 	}
 	if len(w.Options) != len(r.Options) || len(w.Unknown) != len(r.Unknown) || len(w.Templates) != len(r.Templates) {
 		t.Fatalf("options, unknown sets, templates: wire %d %d %d, readable %d %d %d",

@@ -17,6 +17,7 @@ type step struct {
 	to     uint16 // field number, slot or address
 	id     uint16
 	pen    uint32
+	name   nameKind // ≠ 0: there may be a name for its value
 }
 
 // A Plan is a template compiled for decoding: what to do with each field in
@@ -34,6 +35,9 @@ type Plan struct {
 	reverse  timeRule // of the reverse direction
 	biflow   bool
 	sampled  bool // records may state a sampling rate
+	rates    int  // in how many ways
+	clocks   int  // kinds of times
+	names    bool // there may be names for values of the records
 	picks    picks
 	fast     *fastPlan // nil: records take the appending path
 }
@@ -59,12 +63,59 @@ func compile(version uint8, t *Template) *Plan {
 	if t.Options {
 		return p
 	}
-	times := map[slot]bool{}
+	acts := p.meanings()
+	p.decide()
 	holders := map[uint16]int{} // field number → steps that write it
-	acts := make([]action, len(t.Fields))
-	hopLimit := slices.ContainsFunc(t.Fields, func(f Field) bool { return f == Field{ID: 192, Length: f.Length} })
+	for i, a := range acts {
+		switch a.op {
+		case opSlot, opFloat:
+			if !p.uses(slot(a.to)) {
+				// No rule takes it: a second family of times, initiator's octets beside
+				// plain ones.
+				acts[i] = action{op: opElement}
+			}
+		case opUint, opBytes, opOctets, opString:
+			holders[a.to]++
+		}
+	}
+	for s := range p.has {
+		p.has[s] = p.has[s] && p.uses(slot(s))
+	}
+	onces := map[uint16]uint8{}
 	for i, f := range t.Fields {
-		a := meaningOf(version, f)
+		st := step{op: acts[i].op, to: acts[i].to, length: f.Length, id: f.ID, pen: f.PEN}
+		direct := st.op == opUint || st.op == opBytes || st.op == opOctets || st.op == opString
+		if direct && holders[st.to] > 1 {
+			if onces[st.to] == 0 {
+				onces[st.to] = uint8(min(len(onces)+1, 63))
+			}
+			st.once = onces[st.to]
+		}
+		st.name = nameOf(&st)
+		if st.op == opUint && st.once == 0 && st.to >= 16 && st.to != fDirection && st.to != fBiflowDirection {
+			st.op, st.tag = opPlain, tagOf(protowire.Number(st.to))
+		}
+		if n := len(p.steps); st.op == opSkip && n > 0 && p.steps[n-1].op == opSkip && st.length != VarLen && p.steps[n-1].length != VarLen && int(p.steps[n-1].length)+int(st.length) < VarLen {
+			p.steps[n-1].length += st.length
+			continue
+		}
+		p.steps = append(p.steps, st)
+		if p.ambiguous(&st) {
+			p.steps = append(p.steps, step{op: opElement, length: st.length, id: st.id, pen: st.pen, once: again})
+		}
+	}
+	p.names = p.nameKinds()
+	p.fast = p.arrange()
+	return p
+}
+
+// meanings returns what each field means, and sets what the plan has.
+func (p *Plan) meanings() []action {
+	fields := p.template.Fields
+	acts := make([]action, len(fields))
+	hopLimit := slices.ContainsFunc(fields, func(f Field) bool { return f == Field{ID: 192, Length: f.Length} })
+	for i, f := range fields {
+		a := meaningOf(p.version, f)
 		if f.PEN == 0 && f.ID == 52 && hopLimit {
 			a = action{op: opElement} // minimumTTL gives way to ipTTL
 		}
@@ -75,59 +126,92 @@ func compile(version uint8, t *Template) *Plan {
 				break
 			}
 			p.has[a.to] = true
-			if t := slot(a.to); t >= sTimes && t < sReverseTimes {
-				if t -= sTimes; t < tDurationMs || t > tDurationUs {
-					times[t&^1] = true
-				}
-			}
 		case opAddr:
 			if p.addrs>>a.to&1 == 1 {
 				a = action{op: opElement}
 				break
 			}
 			p.addrs |= 1 << a.to
-		case opUint, opBytes, opOctets, opString:
-			holders[a.to]++
 		}
 		acts[i] = a
+		p.biflow = p.biflow || f.PEN == reversePEN
 	}
-	onces := map[uint16]uint8{}
-	for i, f := range t.Fields {
-		st := step{op: acts[i].op, to: acts[i].to, length: f.Length, id: f.ID, pen: f.PEN}
-		if holders[st.to] > 1 && st.op >= opUint && st.op != opSlot && st.op != opFloat && st.op != opAddr && st.op != opMPLS && st.op != opElement {
-			if onces[st.to] == 0 {
-				onces[st.to] = uint8(min(len(onces)+1, 63))
-			}
-			st.once = onces[st.to]
-		}
-		if st.op == opUint && st.once == 0 && st.to >= 16 && st.to != fDirection && st.to != fBiflowDirection {
-			st.op, st.tag = opPlain, tagOf(protowire.Number(st.to))
-		}
-		if n := len(p.steps); st.op == opSkip && n > 0 && p.steps[n-1].op == opSkip && st.length != VarLen && p.steps[n-1].length != VarLen && int(p.steps[n-1].length)+int(st.length) < VarLen {
-			p.steps[n-1].length += st.length
-			continue
-		}
-		p.steps = append(p.steps, st)
-		const post4, post6 = 1<<aPostSrc4 | 1<<aPostDst4, 1<<aPostSrc6 | 1<<aPostDst6
-		if st.op == opAddr && st.to >= aPostSrc4 && p.addrs&post4 != 0 && p.addrs&post6 != 0 {
-			// Both families after NAT: one of them is used, so both are kept as they are.
-			p.steps = append(p.steps, step{op: opElement, length: st.length, id: st.id, pen: st.pen, once: again})
-		}
-		if isTime := st.op == opSlot && slot(st.to) >= sTimes && slot(st.to) < sReverseTimes; isTime && len(times) > 1 {
-			// Several families: one of them is used, so all are kept as they are.
-			p.steps = append(p.steps, step{op: opElement, length: st.length, id: st.id, pen: st.pen, once: again})
-		}
-		if f.PEN == reversePEN {
-			p.biflow = true
-		}
-	}
+	return acts
+}
+
+// decide chooses the rules by what the plan has.
+func (p *Plan) decide() {
 	p.biflow = p.biflow || p.has[sInitOctets] && p.has[sRespOctets] || p.has[sInitPackets] && p.has[sRespPackets]
 	p.picks = p.pick()
-	p.sampled = p.has[sInterval] || p.has[sRandom] || p.has[sInterval305] || p.has[sSize309] || p.has[sProbability]
+	for _, family := range rateFamilies {
+		if p.hasAll(family) {
+			p.rates++
+		}
+	}
+	p.sampled = p.rates > 0
+	for t := tStartS; t < nTimes; t += 2 {
+		if p.has[sTimes+t] && t != tDurationMs || p.has[sTimes+t+1] && t+1 != tDurationUs {
+			p.clocks++
+		}
+	}
 	p.times = ruleOf(p, sTimes)
 	p.reverse = ruleOf(p, sReverseTimes)
-	p.fast = p.arrange()
-	return p
+}
+
+// rateFamilies are the slots that state a sampling rate together, by precedence.
+var rateFamilies = [][]slot{{sInterval}, {sRandom}, {sInterval305, sSpace306}, {sSize309, sPopulation310}, {sProbability}}
+
+func (p *Plan) hasAll(slots []slot) bool {
+	return !slices.ContainsFunc(slots, func(s slot) bool { return !p.has[s] })
+}
+
+// uses tells whether a rule takes slot s, which the template has.
+func (p *Plan) uses(s slot) bool {
+	k := &p.picks
+	v4, v6 := p.addrs&(1<<aSrc4|1<<aDst4) != 0, p.addrs&(1<<aSrc6|1<<aDst6) != 0
+	apart4, apart6 := p.has[sTypeV4] || p.has[sCodeV4], p.has[sTypeV6] || p.has[sCodeV6]
+	switch s {
+	case k.octets, k.packets, k.totalOctets, k.totalPackets, k.srcPort, k.dstPort, k.flags, k.postSrcPort, k.postDstPort, k.sampler,
+		sProto, sEtherType, sIPVersion, sTypeV4, sCodeV4, sTypeV6, sCodeV6:
+		return true
+	case sTotalOctets, sTotalPackets: // fields of their own
+		return true
+	case k.revOctets, k.revPackets:
+		return p.biflow
+	case sICMPv4:
+		return !apart4 || k.icmp6 == s && !apart6 && (v6 || !v4)
+	case sICMPv6:
+		return !apart6
+	case sSrcNet4, sSrcNet6:
+		return s == k.src4Net && (v4 || !v6) || s == k.src6Net && v6
+	case sDstNet4, sDstNet6:
+		return s == k.dst4Net && (v4 || !v6) || s == k.dst6Net && v6
+	case sInit:
+		return p.times.unit == tStartUp && p.times.source != 0 || p.reverse.unit == tStartUp && p.reverse.source != 0
+	}
+	if s >= sTimes && s < sReverseTimes {
+		return p.times.uses(s)
+	}
+	if s >= sReverseTimes && s < sReverseTimes+nTimes {
+		return p.reverse.uses(s)
+	}
+	return slices.ContainsFunc(rateFamilies, func(f []slot) bool { return slices.Contains(f, s) && p.hasAll(f) })
+}
+
+// ambiguous tells whether the value of st is not all that its field is made of, or
+// the records, not the template, say if it is used: then it is kept as it is, too.
+func (p *Plan) ambiguous(st *step) bool {
+	switch st.op {
+	case opAddr:
+		const post4, post6 = 1<<aPostSrc4 | 1<<aPostDst4, 1<<aPostSrc6 | 1<<aPostDst6
+		return st.to >= aPostSrc4 && p.addrs&post4 != 0 && p.addrs&post6 != 0
+	case opSlot, opFloat:
+		if s := slot(st.to); s >= sTimes && s < sReverseTimes && s != sTimes+tDurationMs && s != sTimes+tDurationUs {
+			return p.clocks > 1
+		}
+		return p.rates > 1 && slices.ContainsFunc(rateFamilies, func(f []slot) bool { return slices.Contains(f, slot(st.to)) })
+	}
+	return false
 }
 
 // again marks an element step that takes the octets of the step before it.

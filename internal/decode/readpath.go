@@ -14,11 +14,12 @@ var flowFields = (*flowpb.FlowMessage)(nil).ProtoReflect().Descriptor().Fields()
 // read returns the FlowMessage of the record that b begins with, as append does
 // on the wire path: the plain way, field by field.
 func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.FlowMessage, rest []byte, ok bool) {
-	r.once = 0
+	r.once, r.nameable = 0, 0
 	m = &flowpb.FlowMessage{
 		Type: c.flowType, SequenceNum: c.header.Sequence, ObservationDomainId: c.header.Domain,
 		TimeReceivedNs: uint64(c.meta.Received), TimeExportNs: uint64(c.header.Export), DatagramHash: c.hash,
 		RecordOffset: uint32(off), ExporterPort: uint32(c.meta.Port), Replica: replica,
+		ExporterName: c.exporter.Name, Site: c.exporter.Site,
 	}
 	if c.meta.Exporter.IsValid() {
 		m.SamplerAddress = c.meta.Exporter.AsSlice()
@@ -30,6 +31,9 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 			if field, b, ok = st.next(b); !ok {
 				return nil, nil, false
 			}
+		}
+		if st.name != noName {
+			r.note(st.name, field)
 		}
 		switch st.op {
 		case opSkip:
@@ -52,6 +56,10 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 	var o outcome
 	c.derive(r, &o)
 	o.set(m)
+	r.setNames(m, c)
+	for _, l := range r.lost(&o) {
+		keepRaw(m, &step{id: l.id}, l.octets)
+	}
 	return m, b, true
 }
 

@@ -34,7 +34,7 @@ func (s *Set) Key() TemplateKey {
 
 // reset makes r empty, keeping its space.
 func (r *Result) reset() {
-	r.Header, r.Hash = Header{}, 0
+	r.Header, r.Hash, r.Misencoded, r.BadRates = Header{}, 0, 0, 0
 	r.Buf, r.Flows, r.Messages = r.Buf[:0], r.Flows[:0], nil
 	r.Templates, r.Options, r.Unknown, r.Errors = r.Templates[:0], r.Options[:0], r.Unknown[:0], r.Errors[:0]
 }
@@ -58,6 +58,7 @@ func (d *Decoder) datagram(pkt []byte, m *Meta, r *Result, onWire bool) {
 	default:
 		d.legacy(&rd, r, onWire)
 	}
+	r.Misencoded, r.BadRates = d.ctx.misencoded, d.ctx.badRates
 }
 
 func (d *Decoder) waited(s *Set, p *Plan, r *Result, onWire bool) {
@@ -65,11 +66,17 @@ func (d *Decoder) waited(s *Set, p *Plan, r *Result, onWire bool) {
 	r.Header, r.Hash = s.Header, s.Hash
 	d.begin(&s.Meta, &s.Header, s.Hash, onWire)
 	d.data(s.Data, s.Off, p, r, onWire)
+	r.Misencoded, r.BadRates = d.ctx.misencoded, d.ctx.badRates
 }
 
 // begin sets what the records of a datagram share.
 func (d *Decoder) begin(m *Meta, h *Header, hash uint64, onWire bool) {
-	d.ctx = context{meta: *m, header: *h, hash: hash, flowType: flowTypes[h.Version], facts: &noFacts}
+	d.ctx = context{meta: *m, header: *h, hash: hash, flowType: flowTypes[h.Version], facts: &noFacts, exporter: &noExporter}
+	if d.Exporter != nil {
+		if x := d.Exporter(m.Exporter); x != nil {
+			d.ctx.exporter = x
+		}
+	}
 	if h.Version >= 9 {
 		d.ctx.facts = d.State.Facts(d.key(0))
 	}
@@ -78,7 +85,10 @@ func (d *Decoder) begin(m *Meta, h *Header, hash uint64, onWire bool) {
 	}
 }
 
-var noFacts Facts
+var (
+	noFacts    Facts
+	noExporter Exporter
+)
 
 // key is the identity of template id in the datagram at hand, until the next call.
 func (d *Decoder) key(id uint16) *TemplateKey {
@@ -277,6 +287,9 @@ func (d *Decoder) options(b []byte, end int, p *Plan, r *Result) {
 		}
 		b = rest
 		k := d.key(0)
+		if r.Options[n].badRate {
+			d.ctx.badRates++
+		}
 		for _, f := range r.Options[n].Facts {
 			d.State.LearnFact(k, &d.ctx.meta, &d.ctx.header, f)
 		}

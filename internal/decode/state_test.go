@@ -46,7 +46,7 @@ func (m *memory) Facts(k *TemplateKey) *Facts {
 func (m *memory) LearnFact(k *TemplateKey, _ *Meta, _ *Header, f Fact) {
 	now := Facts{Samplers: map[uint64]uint64{}}
 	if old := m.facts[*k]; old != nil {
-		now.InitMs = old.InitMs
+		now.InitMs, now.Names = old.InitMs, old.Names
 		maps.Copy(now.Samplers, old.Samplers)
 	}
 	switch f.What {
@@ -54,6 +54,12 @@ func (m *memory) LearnFact(k *TemplateKey, _ *Meta, _ *Header, f Fact) {
 		now.InitMs = f.Number
 	case flowpb.Fact_WHAT_SAMPLER:
 		now.Samplers[f.ID] = f.Number
+	}
+	if f.Text != "" {
+		if now.Names == nil {
+			now.Names = &Names{}
+		}
+		now.Names.Set(f.What, f.ID, f.Text)
 	}
 	m.facts[*k] = &now
 }

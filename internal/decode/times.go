@@ -19,6 +19,11 @@ type timeRule struct {
 
 const noSlot = nSlots
 
+// uses tells whether the rule takes slot s.
+func (r *timeRule) uses(s slot) bool {
+	return s == r.start || s == r.end || s == r.duration && (r.start == noSlot || r.end == noSlot)
+}
+
 // ruleOf chooses the rule for the times whose slots begin at base.
 func ruleOf(p *Plan, base slot) timeRule {
 	r := timeRule{start: noSlot, end: noSlot, duration: noSlot}
@@ -134,9 +139,9 @@ func (c *context) instant(unit slot, v uint64) int64 {
 		}
 		return int64(v) * 1e6
 	case tStartUs:
-		return ntp(v, c.header.Export, 1e3)
+		return c.ntp(v, 1e3)
 	case tStartNs:
-		return ntp(v, c.header.Export, 1)
+		return c.ntp(v, 1)
 	case tStartDelta:
 		return c.header.Export - int64(v)*1e3
 	}
@@ -150,7 +155,7 @@ const ntpEpoch = -2_208_988_800
 // epoch, rounded to unit ns (1000: its low 11 bits are not counted). What gives
 // a year before 1990 but reads as Unix time near export is taken as that: some
 // exporters write Unix µs or ns there.
-func ntp(v uint64, export, unit int64) int64 {
+func ntp(v uint64, export, unit int64) (t int64, misencoded bool) {
 	secs, frac := int64(v>>32), v&math.MaxUint32
 	if unit == 1e3 {
 		frac &^= 0x7ff
@@ -163,12 +168,21 @@ func ntp(v uint64, export, unit int64) int64 {
 	if lo>>31&1 == 1 {
 		sub++
 	}
-	t := (secs+ntpEpoch)*second + sub*unit
+	t = (secs+ntpEpoch)*second + sub*unit
 	const year1990 = 631_152_000 * second
 	if v < uint64(math.MaxInt64/unit) {
 		if asUnix := int64(v) * unit; (t < year1990 || secs >= 1<<32) && within(asUnix, export, 86400*second) {
-			return asUnix
+			return asUnix, true
 		}
+	}
+	return t, false
+}
+
+// ntp is ntp for the datagram at hand; what is misencoded is counted.
+func (c *context) ntp(v uint64, unit int64) int64 {
+	t, misencoded := ntp(v, c.header.Export, unit)
+	if misencoded {
+		c.misencoded++
 	}
 	return t
 }

@@ -21,7 +21,8 @@ const (
 	fBiflow, fRevBytes, fRevPackets, fRevStart, fRevEnd                     = 210, 211, 212, 214, 215
 	fTotalBytes, fTotalPackets                                              = 220, 221
 	fPostSrc, fPostDst, fPostSrcPort, fPostDstPort                          = 230, 231, 232, 233
-	fRateSource, fSamplerID, fExporterPort, fReplica, fElements             = 250, 251, 260, 263, 299
+	fRateSource, fSamplerID, fExporterPort, fExporterName, fSite            = 250, 251, 260, 261, 262
+	fReplica, fElements                                                     = 263, 299
 )
 
 // number appends field f with value v; nothing when v is 0 (proto3's default).
@@ -111,18 +112,24 @@ func (c *context) appendHead(b []byte, replica string) []byte {
 		b = binary.LittleEndian.AppendUint64(b, c.hash)
 	}
 	b = number(b, fExporterPort, uint64(c.meta.Port))
-	if replica != "" {
-		b = protowire.AppendTag(b, fReplica, protowire.BytesType)
-		b = protowire.AppendString(b, replica)
+	b = text(b, fExporterName, c.exporter.Name)
+	b = text(b, fSite, c.exporter.Site)
+	return text(b, fReplica, replica)
+}
+
+// text appends field f with value v; nothing when v is empty.
+func text(b []byte, f protowire.Number, v string) []byte {
+	if v == "" {
+		return b
 	}
-	return b
+	return protowire.AppendString(protowire.AppendTag(b, f, protowire.BytesType), v)
 }
 
 // append appends the FlowMessage of the record that b begins with. off is the
 // record's offset in the datagram. ok is false when b ends before the record.
 func (r *record) append(dst []byte, c *context, head, b []byte, off int, o *outcome) (out, rest []byte, ok bool) {
 	p := r.plan
-	r.once = 0
+	r.once, r.nameable = 0, 0
 	dst = append(dst, head...)
 	dst = number(dst, fRecordOffset, uint64(off))
 	var field []byte
@@ -132,6 +139,9 @@ func (r *record) append(dst []byte, c *context, head, b []byte, off int, o *outc
 			if field, b, ok = st.next(b); !ok {
 				return dst, nil, false
 			}
+		}
+		if st.name != noName {
+			r.note(st.name, field)
 		}
 		switch st.op {
 		case opSkip:
@@ -146,7 +156,11 @@ func (r *record) append(dst []byte, c *context, head, b []byte, off int, o *outc
 		}
 	}
 	c.derive(r, o)
-	return o.append(dst), b, true
+	dst = o.append(dst)
+	if p.names && c.named() {
+		dst = r.appendNames(dst, c)
+	}
+	return r.appendLost(dst, o), b, true
 }
 
 // step appends a field that needs no rule over several elements.
@@ -173,6 +187,15 @@ func (r *record) step(dst []byte, st *step, field []byte) []byte {
 		r.once |= 1 << st.once
 	}
 	return appendField(dst, st, field)
+}
+
+// appendLost appends the pair of addresses that gave way to the other family's,
+// though it is not zero: as elements, behind all others.
+func (r *record) appendLost(dst []byte, o *outcome) []byte {
+	for _, l := range r.lost(o) {
+		dst = appendElement(dst, &step{id: l.id}, l.octets)
+	}
+	return dst
 }
 
 // appendField appends a field that needs no rule.

@@ -26,6 +26,7 @@ type metrics struct {
 	flows       *prometheus.CounterVec // exporter
 	options     prometheus.Counter
 	errors      *prometheus.CounterVec // cause
+	oddities    *prometheus.CounterVec // what
 	dropped     *prometheus.CounterVec // exporter, reason
 	sets        *prometheus.CounterVec // reason
 	ownExport   *prometheus.CounterVec // exporter
@@ -75,6 +76,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		flows:       counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),
 		options:     counter("options_records_total", "records of options data").WithLabelValues(),
 		errors:      counter("errors_total", "parts of datagrams that could not be decoded, by cause", "cause"),
+		oddities:    counter("oddities_total", "values decoded in spite of their form (time_misencoded: Unix time where NTP's is asked for) or taken as unknown (sampling_unusable: a rate of zero or absurd operands)", "what"),
 		dropped:     counter("dropped_flows_total", "flows that were not published", "exporter", "reason"),
 		sets:        counter("undecoded_sets_total", "data sets dropped because their template did not come", "reason"),
 		ownExport:   counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),

@@ -91,6 +91,12 @@ func (w *worker) outcome(x *exporter, at time.Time) {
 			r.log.Warn("a part of a datagram could not be decoded", "exporter", x.addr, "version", res.Header.Version, "err", e)
 		}
 	}
+	if res.Misencoded > 0 {
+		r.metrics.oddities.WithLabelValues("time_misencoded").Add(float64(res.Misencoded))
+	}
+	if res.BadRates > 0 {
+		r.metrics.oddities.WithLabelValues("sampling_unusable").Add(float64(res.BadRates))
+	}
 	if n := len(res.Options); n > 0 {
 		r.stats.options.Add(uint64(n))
 		r.metrics.options.Add(float64(n))

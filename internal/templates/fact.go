@@ -40,7 +40,7 @@ func (f *fact) receive(v factValue, at, first int64, o origin) bool {
 	changed := f.received == 0 || v != f.is
 	f.is, f.received, f.origin = v, at, o
 	if changed {
-		f.domain.refreshFacts(f.id.what)
+		f.domain.refreshFacts(f.id)
 	}
 	return changed
 }
@@ -54,12 +54,25 @@ func (f *fact) needed() bool {
 	return f.topic == nil || *f.topic != f.is || f.received >= f.refreshAt
 }
 
-// refreshFacts makes what readers see follow what is known.
-func (d *domain) refreshFacts(what flowpb.Fact_What) {
-	if what != flowpb.Fact_WHAT_INIT_TIME && what != flowpb.Fact_WHAT_SAMPLER {
-		return // names: the decoder does not ask for them
+// refreshFacts makes what readers see follow what is known of id.
+func (d *domain) refreshFacts(id factID) {
+	was := d.view.Load()
+	facts := &decode.Facts{Names: was.facts.Names}
+	if id.what != flowpb.Fact_WHAT_INIT_TIME && id.what != flowpb.Fact_WHAT_SAMPLER {
+		name := ""
+		if f := d.facts[id]; f != nil {
+			name = f.is.text
+		}
+		if facts.Names != nil {
+			facts.Names.Set(id.what, id.id, name)
+			return
+		}
+		*facts = *was.facts
+		facts.Names = &decode.Names{}
+		facts.Names.Set(id.what, id.id, name)
+		d.view.Store(&view{choices: was.choices, facts: facts})
+		return
 	}
-	facts := &decode.Facts{}
 	var init *fact
 	for id, f := range d.facts {
 		switch id.what {
@@ -77,5 +90,5 @@ func (d *domain) refreshFacts(what flowpb.Fact_What) {
 	if init != nil {
 		facts.InitMs = init.is.number
 	}
-	d.view.Store(&view{choices: d.view.Load().choices, facts: facts})
+	d.view.Store(&view{choices: was.choices, facts: facts})
 }

@@ -171,7 +171,7 @@ func (s *Store) removeDefinition(sh *shard, d *definition) {
 
 func (s *Store) removeFact(sh *shard, f *fact) {
 	delete(f.domain.facts, f.id)
-	f.domain.refreshFacts(f.id.what)
+	f.domain.refreshFacts(f.id)
 	sh.exporters[f.domain.scope.exporter].facts--
 	s.held.facts.Add(-1)
 	s.tidy(sh, f.domain)

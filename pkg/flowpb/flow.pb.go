@@ -640,8 +640,19 @@ type FlowMessage struct {
 	InterfaceDescription string `protobuf:"bytes,244,opt,name=interface_description,json=interfaceDescription,proto3" json:"interface_description,omitempty"`
 	// Application id: classification engine (1 octet) and selector; source: IE 95.
 	ApplicationId []byte `protobuf:"bytes,245,opt,name=application_id,json=applicationId,proto3" json:"application_id,omitempty"`
-	// Application name held by the record itself, UTF-8; source: IE 96.
+	// Application name, UTF-8; source: IE 96 of the record, else options data by
+	// application_id.
 	ApplicationName string `protobuf:"bytes,246,opt,name=application_name,json=applicationName,proto3" json:"application_name,omitempty"`
+	// Name of the input interface, UTF-8; source: EXPORTERS_FILE, else options
+	// data by in_if.
+	InIfName string `protobuf:"bytes,247,opt,name=in_if_name,json=inIfName,proto3" json:"in_if_name,omitempty"`
+	// Name of the output interface, UTF-8; source: EXPORTERS_FILE, else options
+	// data by out_if.
+	OutIfName string `protobuf:"bytes,248,opt,name=out_if_name,json=outIfName,proto3" json:"out_if_name,omitempty"`
+	// Name of the ingress VRF, UTF-8; source: options data by ingress_vrf_id.
+	IngressVrfName string `protobuf:"bytes,249,opt,name=ingress_vrf_name,json=ingressVrfName,proto3" json:"ingress_vrf_name,omitempty"`
+	// Name of the egress VRF, UTF-8; source: options data by egress_vrf_id.
+	EgressVrfName string `protobuf:"bytes,252,opt,name=egress_vrf_name,json=egressVrfName,proto3" json:"egress_vrf_name,omitempty"`
 	// Where sampling_rate comes from.
 	SamplingSource SamplingSource `protobuf:"varint,250,opt,name=sampling_source,json=samplingSource,proto3,enum=weir.v1.SamplingSource" json:"sampling_source,omitempty"`
 	// Sampler or selector that applied; source: IE 302, else 48.
@@ -1278,6 +1289,34 @@ func (x *FlowMessage) GetApplicationName() string {
 	return ""
 }
 
+func (x *FlowMessage) GetInIfName() string {
+	if x != nil {
+		return x.InIfName
+	}
+	return ""
+}
+
+func (x *FlowMessage) GetOutIfName() string {
+	if x != nil {
+		return x.OutIfName
+	}
+	return ""
+}
+
+func (x *FlowMessage) GetIngressVrfName() string {
+	if x != nil {
+		return x.IngressVrfName
+	}
+	return ""
+}
+
+func (x *FlowMessage) GetEgressVrfName() string {
+	if x != nil {
+		return x.EgressVrfName
+	}
+	return ""
+}
+
 func (x *FlowMessage) GetSamplingSource() SamplingSource {
 	if x != nil {
 		return x.SamplingSource
@@ -1395,7 +1434,7 @@ var File_weir_v1_flow_proto protoreflect.FileDescriptor
 
 const file_weir_v1_flow_proto_rawDesc = "" +
 	"\n" +
-	"\x12weir/v1/flow.proto\x12\aweir.v1\"\xf7\x1c\n" +
+	"\x12weir/v1/flow.proto\x12\aweir.v1\"\x8b\x1e\n" +
 	"\vFlowMessage\x121\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1d.weir.v1.FlowMessage.FlowTypeR\x04type\x12#\n" +
 	"\rsampling_rate\x18\x03 \x01(\x04R\fsamplingRate\x12!\n" +
@@ -1489,7 +1528,12 @@ const file_weir_v1_flow_proto_rawDesc = "" +
 	"\x0einterface_name\x18\xf3\x01 \x01(\tR\rinterfaceName\x124\n" +
 	"\x15interface_description\x18\xf4\x01 \x01(\tR\x14interfaceDescription\x12&\n" +
 	"\x0eapplication_id\x18\xf5\x01 \x01(\fR\rapplicationId\x12*\n" +
-	"\x10application_name\x18\xf6\x01 \x01(\tR\x0fapplicationName\x12A\n" +
+	"\x10application_name\x18\xf6\x01 \x01(\tR\x0fapplicationName\x12\x1d\n" +
+	"\n" +
+	"in_if_name\x18\xf7\x01 \x01(\tR\binIfName\x12\x1f\n" +
+	"\vout_if_name\x18\xf8\x01 \x01(\tR\toutIfName\x12)\n" +
+	"\x10ingress_vrf_name\x18\xf9\x01 \x01(\tR\x0eingressVrfName\x12'\n" +
+	"\x0fegress_vrf_name\x18\xfc\x01 \x01(\tR\regressVrfName\x12A\n" +
 	"\x0fsampling_source\x18\xfa\x01 \x01(\x0e2\x17.weir.v1.SamplingSourceR\x0esamplingSource\x12\x1e\n" +
 	"\n" +
 	"sampler_id\x18\xfb\x01 \x01(\x04R\tsamplerId\x12$\n" +

@@ -1,0 +1,160 @@
+package decode
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"weir/pkg/flowpb"
+)
+
+// wireFlows decodes datagrams in order on the wire path and reads the messages.
+func wireFlows(t *testing.T, d *Decoder, pkts ...[]byte) (flows []*flowpb.FlowMessage) {
+	t.Helper()
+	var r Result
+	for _, p := range pkts {
+		d.Wire(p, &testMeta, &r)
+		for _, s := range r.Flows {
+			m := &flowpb.FlowMessage{}
+			if err := proto.Unmarshal(r.Buf[s.Start:s.ValueEnd], m); err != nil {
+				t.Fatal(err)
+			}
+			flows = append(flows, m)
+		}
+	}
+	return flows
+}
+
+// ipfixRecord is a datagram of a template of (element, octets) pairs and one record.
+func ipfixRecord(t *testing.T, record string, pairs ...uint16) []byte {
+	tmpl := fixed(pairs...)
+	return datagram(10, tmpl, fromHex(t, record))
+}
+
+func v5With(t *testing.T, sampling string) []byte {
+	const record = "0a0000010a00000200000000000100020000000100000040000000010000000200500051000006000000000000000000"
+	return fromHex(t, "0005000100000001000000010000000100000001"+"0000"+sampling+record)
+}
+
+// The order is that of the declaration of SamplingSource in flow.proto.
+func TestTheSamplingRateIsTheStrongestOneSaid(t *testing.T) {
+	// Addresses, then samplingInterval 34.
+	record := ipfixRecord(t, "0a0000010a00000200000064", 8, 4, 12, 4, 34, 4)
+	zero := ipfixRecord(t, "0a0000010a00000200000000", 8, 4, 12, 4, 34, 4)
+	plain := ipfixRecord(t, "0a0000010a000002", 8, 4, 12, 4)
+	type want struct {
+		rate   uint64
+		source flowpb.SamplingSource
+	}
+	for _, tt := range []struct {
+		name     string
+		exporter *Exporter
+		options  bool // options data has said 1 in 200
+		pkt      []byte
+		want     want
+	}{
+		{"nothing said", nil, false, plain, want{}},
+		{"the operator's default", &Exporter{SamplingDefault: 10}, false, plain, want{10, flowpb.SamplingSource_SAMPLING_SOURCE_DEFAULT}},
+		{"v5's header before the default", &Exporter{SamplingDefault: 10}, false, v5With(t, "4064"), want{100, flowpb.SamplingSource_SAMPLING_SOURCE_HEADER}},
+		{"v5's mode is not part of it", nil, false, v5With(t, "c001"), want{1, flowpb.SamplingSource_SAMPLING_SOURCE_HEADER}},
+		{"options data before the default", &Exporter{SamplingDefault: 10}, true, plain, want{200, flowpb.SamplingSource_SAMPLING_SOURCE_OPTIONS}},
+		{"the record before options data", &Exporter{SamplingDefault: 10}, true, record, want{100, flowpb.SamplingSource_SAMPLING_SOURCE_RECORD}},
+		{"a record's zero gives way", nil, true, zero, want{200, flowpb.SamplingSource_SAMPLING_SOURCE_OPTIONS}},
+		{"the operator's override before all", &Exporter{SamplingDefault: 10, SamplingOverride: 7}, true, record, want{7, flowpb.SamplingSource_SAMPLING_SOURCE_OVERRIDE}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			state := newMemory()
+			d := &Decoder{State: state, Exporter: func(netip.Addr) *Exporter { return tt.exporter }}
+			if tt.options {
+				k := TemplateKey{Exporter: Map16(testMeta.Exporter), Domain: 256, Version: 10}
+				state.LearnFact(&k, &testMeta, &Header{}, Fact{What: flowpb.Fact_WHAT_SAMPLER, Number: 200})
+			}
+			m := wireFlows(t, d, tt.pkt)[0]
+			if got := (want{m.SamplingRate, m.SamplingSource}); got != tt.want {
+				t.Errorf("want %v, got %v", tt.want, got)
+			}
+		})
+	}
+}
+
+func TestWhatTheOperatorSaysIsInEveryFlow(t *testing.T) {
+	d := &Decoder{State: newMemory(), Exporter: func(a netip.Addr) *Exporter {
+		if a != testMeta.Exporter {
+			t.Errorf("asked for %v", a)
+		}
+		return &Exporter{Name: "edge-1", Site: "fra", Interfaces: map[uint32]string{1: "ge-0/0/1"}}
+	}}
+	m := wireFlows(t, d, v5With(t, "0000"))[0]
+	if m.ExporterName != "edge-1" || m.Site != "fra" || m.InIfName != "ge-0/0/1" || m.OutIfName != "" {
+		t.Errorf("want edge-1, fra, ge-0/0/1 in, nothing out; got %q, %q, %q, %q", m.ExporterName, m.Site, m.InIfName, m.OutIfName)
+	}
+}
+
+// An options template of interface (scope 10) and its name (82), data that names
+// 5 and 6, then a flow from 5 to 6 with an application that has a name too.
+func TestNamesOfOptionsDataAreInLaterFlows(t *testing.T) {
+	d := &Decoder{State: newMemory()}
+	header := func(octets string) []byte {
+		n := len(octets)/2 + ipfixHeader
+		return append([]byte{0, 10, byte(n >> 8), byte(n), 0x68, 0xe7, 0x78, 0, 0, 0, 0, 1, 0, 0, 1, 0}, fromHex(t, octets)...)
+	}
+	m := wireFlows(t, d,
+		header("00030012"+"0190"+"0002"+"0001"+"000a0004"+"00520004"),
+		header("00030012"+"0191"+"0002"+"0001"+"005f0004"+"00600004"),
+		header("01900014"+"0000000567653000"+"0000000667653100"), // "ge0", "ge1"
+		header("0191000c"+"0d0000c868747470"),                    // 13:200 "http"
+		ipfixRecord(t, "0a0000010a00000200000005000000060d0000c8", 8, 4, 12, 4, 10, 4, 14, 4, 95, 4),
+	)[0]
+	if m.InIfName != "ge0" || m.OutIfName != "ge1" || m.ApplicationName != "http" {
+		t.Errorf("want ge0, ge1, http; got %q, %q, %q", m.InIfName, m.OutIfName, m.ApplicationName)
+	}
+}
+
+// Each record holds an element that gives way to another one: it is kept raw.
+func TestWhatGivesWayIsKeptRaw(t *testing.T) {
+	pair := []uint16{8, 4, 12, 4}
+	for _, tt := range []struct {
+		name   string
+		fields []uint16
+		record string
+		want   map[uint32]string // element → octets
+	}{
+		{"initiator's octets beside plain ones", []uint16{1, 4, 231, 4}, "0000000a0000000b", map[uint32]string{231: "0000000b"}},
+		{"a sampler beside a selector", []uint16{302, 1, 48, 1}, "0102", map[uint32]string{48: "02"}},
+		{"half of a rate", []uint16{305, 4}, "00000009", map[uint32]string{305: "00000009"}},
+		{"a duration beside start and end", []uint16{152, 8, 153, 8, 161, 4}, "0000018bcfe56800" + "0000018bcfe56801" + "00000001", map[uint32]string{161: "00000001"}},
+		{"seconds beside milliseconds", []uint16{150, 4, 152, 8}, "65531000" + "0000018bcfe56800", map[uint32]string{150: "65531000", 152: "0000018bcfe56800"}},
+		{"an init time without uptimes", []uint16{160, 8}, "0000018bcfe56800", map[uint32]string{160: "0000018bcfe56800"}},
+		{"IPv6 addresses beside IPv4 ones", []uint16{27, 16}, "20010db8000000000000000000000001", map[uint32]string{27: "20010db8000000000000000000000001"}},
+		{"IPv6 addresses that are not set", []uint16{27, 16}, "00000000000000000000000000000000", nil},
+		{"two ways to state a rate", []uint16{34, 1, 50, 1}, "0a0b", map[uint32]string{34: "0a", 50: "0b"}},
+		{"ICMP in one beside type and code", []uint16{4, 1, 32, 2, 176, 1, 177, 1}, "01" + "0800" + "0800", map[uint32]string{32: "0800"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := wireFlows(t, &Decoder{State: newMemory()}, ipfixRecord(t, "0a0000010a000002"+tt.record, append(pair[:4:4], tt.fields...)...))[0]
+			var want []*flowpb.Element
+			for i := 0; i < len(tt.fields); i += 2 {
+				if v, ok := tt.want[uint32(tt.fields[i])]; ok {
+					want = append(want, &flowpb.Element{Id: uint32(tt.fields[i]), Value: fromHex(t, v)})
+				}
+			}
+			if d := cmp.Diff(want, m.Elements, protocmp.Transform()); d != "" {
+				t.Errorf("elements (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+// The µs of 154 are Unix' instead of NTP's; 309/310 is 5 out of 0.
+func TestWhatIsMisencodedOrAbsurdIsCounted(t *testing.T) {
+	d := &Decoder{State: newMemory()}
+	var r Result
+	pkt := ipfixRecord(t, "0a0000010a000002"+"000640b5eece0000"+"00000005"+"00000000", 8, 4, 12, 4, 154, 8, 309, 4, 310, 4)
+	d.Wire(pkt, &testMeta, &r) // export time 0x68e77800 = 1760000000 s; the value 1760000000 s in µs
+	if r.Misencoded != 1 || r.BadRates != 1 || len(r.Flows) != 1 {
+		t.Errorf("want 1 misencoded time and 1 bad rate of 1 flow, got %d, %d of %d", r.Misencoded, r.BadRates, len(r.Flows))
+	}
+}
