@@ -67,6 +67,21 @@ func (m *memory) LearnFact(k *TemplateKey, _ *Meta, _ *Header, f Fact) {
 // captured returns the UDP payloads of a pcap file.
 func captured(t testing.TB, path string) [][]byte {
 	t.Helper()
+	var all [][]byte
+	for _, p := range packets(t, path) {
+		all = append(all, p.payload)
+	}
+	return all
+}
+
+// A udpPacket is a datagram of a pcap file.
+type udpPacket struct {
+	src     string
+	payload []byte
+}
+
+func packets(t testing.TB, path string) (all []udpPacket) {
+	t.Helper()
 	f, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -75,15 +90,14 @@ func captured(t testing.TB, path string) [][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out [][]byte
 	for {
 		data, _, err := rd.ReadPacketData()
 		if err != nil {
-			return out
+			return all
 		}
 		p := gopacket.NewPacket(data, rd.LinkType(), gopacket.NoCopy)
 		if u, ok := p.Layer(layers.LayerTypeUDP).(*layers.UDP); ok {
-			out = append(out, u.Payload)
+			all = append(all, udpPacket{p.NetworkLayer().NetworkFlow().Src().String(), u.Payload})
 		}
 	}
 }
