@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"encoding/csv"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A tuple is source and destination address and port, protocol, octets, packets;
+// what is 0 or not there is "".
+type tuple [7]string
+
+// fits tells whether u says nothing else than t where t says something: tshark
+// has no column for totals (IE 85, 86), initiator's counters (231, 298), the
+// protocol that ICMP fields imply, and IPv6 addresses beside IPv4 ones.
+func (t tuple) fits(u tuple) bool {
+	for i := range t {
+		if t[i] != "" && t[i] != u[i] {
+			return false
+		}
+	}
+	return true
+}
+
+const (
+	early = "data before its template, which tshark does not decode"
+	count = "tshark stops after as many v9 sets as the header counts records"
+	vary  = "tshark does not resolve this template of variable-length fields"
+)
+
+// tsharksFaults are captures in which Weir finds more flows than tshark (more),
+// or tshark shows a tuple where there is no such flow (less).
+var tsharksFaults = map[string]struct {
+	more, less int
+	why        string
+}{
+	"akvorado__data_templates":                                              {11, 0, early},
+	"graylog__data_datatemplate":                                            {3, 0, early},
+	"opennms__juniper_data_before_template":                                 {15, 0, early},
+	"softflowdpy__v9_data_before_template":                                  {36, 0, early},
+	"softflowdpy__v9_template_mixed":                                        {8, 0, early},
+	"vflow__decoder_test__TestDecodeDataTpl":                                {4, 0, early},
+	"logstash__Netflow_9_H3C":                                               {15, 0, count},
+	"logstash__Netflow_9_invalid_01":                                        {2, 0, count},
+	"logstash__netflow9_old":                                                {2, 0, count},
+	"vermont__correct_variable_length_template_and_data":                    {3, 0, vary},
+	"vermont__variable_length_template_and_data_exceeding_message_boundary": {1, 0, vary},
+	"pmacct__112_IPFIXv10_CISCO_options_map_reassignment_t00":               {9, 0, "templates and data come from different source ports, by which tshark keeps templates"},
+	"sav__scenario1":                                                        {1, 1, "the address is one of a subTemplateList's records, not the flow's"},
+	"scapy__netflow__top":                                                   {0, 1, "the tuple is of options data"},
+}
+
+func TestFlowsOfTheCorpusAreThoseOfTshark(t *testing.T) {
+	list, _ := filepath.Glob(filepath.Join(filepath.Dir(shared(t, "corpus/INDEX.tsv")), "flows", "*.tsv"))
+	equal := 0
+	for _, path := range list {
+		name := strings.TrimSuffix(filepath.Base(path), ".tsv")
+		t.Run(name, func(t *testing.T) {
+			theirs := tsharkTuples(t, path)
+			ours := ourTuples(t, filepath.Join(filepath.Dir(path), "..", "pcap", name+".pcap"))
+			more, less := compare(theirs, ours)
+			want := tsharksFaults[name]
+			if len(more) != want.more || len(less) != want.less {
+				t.Errorf("flows that tshark does not show: want %d (%s), got %d: %q\nof tshark alone: want %d, got %d: %q",
+					want.more, want.why, len(more), more[:min(3, len(more))], want.less, len(less), less[:min(3, len(less))])
+			}
+			if len(more)+len(less) == 0 {
+				equal++
+			}
+		})
+	}
+	t.Logf("%d of %d captures agree with tshark, %d differ by a named fault of it", equal, len(list), len(tsharksFaults))
+}
+
+// compare takes what is equal away, then what fits, then tshark's empty rows,
+// which are options data (or flows without addresses).
+func compare(theirs, ours []tuple) (more, less []tuple) {
+	more = ours
+	for _, same := range []func(a, b tuple) bool{func(a, b tuple) bool { return a == b }, tuple.fits} {
+		less = nil
+		for _, row := range theirs {
+			if i := slices.IndexFunc(more, func(u tuple) bool { return same(row, u) }); i >= 0 && (row != tuple{} || more[i][0]+more[i][1] == "") {
+				more = slices.Delete(more, i, i+1)
+				continue
+			}
+			less = append(less, row)
+		}
+		theirs = less
+	}
+	return more, slices.DeleteFunc(theirs, func(row tuple) bool { return row == tuple{} })
+}
+
+func tsharkTuples(t *testing.T, path string) (all []tuple) {
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	r := csv.NewReader(f)
+	r.Comma, r.LazyQuotes = '\t', true
+	rows, err := r.ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range rows[1:] {
+		var u tuple
+		for i := range u {
+			u[i] = set(row[i])
+		}
+		all = append(all, u)
+	}
+	return all
+}
+
+func ourTuples(t *testing.T, path string) (all []tuple) {
+	for _, m := range linesOf(t, run(t, "", "decode", "--json", path).out) {
+		if m["record"] != "flow" {
+			continue
+		}
+		var u tuple
+		for i, k := range []string{"src_addr", "dst_addr", "src_port", "dst_port", "proto", "bytes", "packets"} {
+			if v, ok := m[k]; ok {
+				u[i] = set(fmt.Sprint(v))
+			}
+		}
+		all = append(all, u)
+	}
+	return all
+}
+
+// set is s, "" for what is not set.
+func set(s string) string {
+	switch s {
+	case "0", "0.0.0.0", "::":
+		return ""
+	}
+	return s
+}
