@@ -3,7 +3,11 @@ package cli
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"strconv"
+
+	"weir/internal/decode"
+	"weir/internal/exporters"
 )
 
 const decodeAbout = `Prints what export datagrams hold: flows, options data, templates and errors, one
@@ -21,14 +25,14 @@ what is whole); 1 it could not; 2 wrong usage`
 
 // runDecode is the verb decode.
 func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("decode", "[--json] [--hex HEX]... [--port N] [FILE]...", decodeAbout)
+	f := newFlags("decode", "[--json] [--hex HEX]... [--port N] [--exporters FILE] [FILE]...", decodeAbout)
 	asJSON := f.Bool("json", false, "print JSON Lines; keys of a flow are the names of FlowMessage's fields")
 	var hexes []string
 	f.Func("hex", "decode `HEX`, one datagram, before any FILE; may be repeated", func(s string) error {
 		hexes = append(hexes, s)
 		return nil
 	})
-	port := portFlag(f)
+	port, named := portFlag(f), exportersFlag(f)
 	files, code, ok := f.parse(args, stdout, stderr)
 	if !ok {
 		return code
@@ -42,9 +46,35 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	o := newOffline("decode", stdin, stderr, out)
 	o.port = *port
+	if named.table != nil {
+		o.decoder.Exporter = named.of
+	}
 	code = o.run(hexes, files)
 	tell(stderr, "%s", o.summary())
 	return code
+}
+
+// A namedExporters is what --exporters says.
+type namedExporters struct{ table *exporters.Table }
+
+// exportersFlag adds --exporters. Who is allowed does not matter by hand.
+func exportersFlag(f *verbFlags) *namedExporters {
+	n := &namedExporters{}
+	f.Func("exporters", "take names, sites, sampling rates and interfaces of exporters from the YAML `FILE` (EXPORTERS_FILE of ingest)", func(path string) error {
+		file, err := exporters.Open(path)
+		if err == nil {
+			n.table = file.Table()
+		}
+		return err
+	})
+	return n
+}
+
+func (n *namedExporters) of(a netip.Addr) *decode.Exporter {
+	if e := n.table.Lookup(a); e != nil {
+		return &e.Exporter
+	}
+	return nil
 }
 
 // portFlag adds --port.

@@ -47,6 +47,7 @@ type live struct {
 type liveOptions struct {
 	kafka       string            // host:port of the broker; port 0: a free one
 	environ     map[string]string // settings of enrich: PAIR_*, DNS_*
+	exporters   string            // file of exporters; empty: none
 	commitEvery time.Duration     // between enrich's transactions
 	log         *slog.Logger
 	metrics     *prometheus.Registry       // of all parts, told apart by the label part
@@ -114,7 +115,7 @@ func (l *live) start(ctx context.Context, o liveOptions) error {
 	}
 	for i := range l.replicas {
 		name := fmt.Sprintf("ingest-%d", i+1)
-		ic, err := settings.Parse[ingest.Config](map[string]string{"KAFKA_BROKERS": l.broker.Addr(), "REPLICA": name})
+		ic, err := settings.Parse[ingest.Config](map[string]string{"KAFKA_BROKERS": l.broker.Addr(), "REPLICA": name, "EXPORTERS_FILE": o.exporters})
 		if err != nil {
 			return err
 		}

@@ -32,6 +32,7 @@ func runUp(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f.StringVar(&o.kafka, "kafka", "127.0.0.1:9092", "`HOST:PORT` of the embedded broker (default 127.0.0.1:9092)")
 	listen := f.String("listen", ":2055,:4739", "comma-separated `LIST` of UDP addresses to receive on (default :2055,:4739)")
 	f.StringVar(&o.metrics, "metrics", "127.0.0.1:9108", "`HOST:PORT` of /metrics, /healthz and /readyz (default 127.0.0.1:9108); empty: none")
+	f.StringVar(&o.exporters, "exporters", os.Getenv("EXPORTERS_FILE"), "YAML `FILE` of exporters: names, sites, sampling rates, interfaces, who is allowed (default $EXPORTERS_FILE); read again when it changes")
 	f.BoolVar(&o.json, "json", false, "print connections as JSON Lines")
 	rest, code, ok := f.parse(args, stdout, stderr)
 	if !ok {
@@ -55,12 +56,13 @@ func runUp(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 }
 
 type upOptions struct {
-	kafka   string   // host:port of the broker
-	listen  []string // UDP addresses
-	metrics string   // host:port, empty: none
-	json    bool
-	environ map[string]string
-	started func(udp []net.Addr, kafka string) // told when it listens; may be nil
+	kafka     string   // host:port of the broker
+	listen    []string // UDP addresses
+	metrics   string   // host:port, empty: none
+	json      bool
+	exporters string // file of exporters; empty: none
+	environ   map[string]string
+	started   func(udp []net.Addr, kafka string) // told when it listens; may be nil
 }
 
 // up runs until ctx ends.
@@ -84,7 +86,7 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 	}
 	out, reg := newLivePrinter(stdout, o.json), telemetry.NewRegistry()
 	l, err := startLive(ctx, liveOptions{
-		kafka: o.kafka, environ: o.environ, commitEvery: 500 * time.Millisecond,
+		kafka: o.kafka, environ: o.environ, exporters: o.exporters, commitEvery: 500 * time.Millisecond,
 		log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: untimed})),
 		metrics:   reg,
 		committed: out.print,

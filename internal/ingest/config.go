@@ -26,6 +26,7 @@ type Config struct {
 	Compression   string           `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
 	ParkMax       int              `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held until their template comes; more are dropped and counted"`
 	ParkFor       time.Duration    `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits for its template"`
+	ExportersFile string           `env:"EXPORTERS_FILE" unit:"path" help:"YAML file of exporters: names, sites, sampling rates, interfaces, who is allowed; read again when it changes"`
 	Kafka         kafka.Config     `envPrefix:"KAFKA_"`
 	Topics        kafka.TopicConfig
 }

@@ -27,6 +27,8 @@ type metrics struct {
 	options     prometheus.Counter
 	errors      *prometheus.CounterVec // cause
 	oddities    *prometheus.CounterVec // what
+	denied      prometheus.Counter
+	reloads     *prometheus.CounterVec // result
 	dropped     *prometheus.CounterVec // exporter, reason
 	sets        *prometheus.CounterVec // reason
 	ownExport   *prometheus.CounterVec // exporter
@@ -77,6 +79,8 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		options:     counter("options_records_total", "records of options data").WithLabelValues(),
 		errors:      counter("errors_total", "parts of datagrams that could not be decoded, by cause", "cause"),
 		oddities:    counter("oddities_total", "values decoded in spite of their form (time_misencoded: Unix time where NTP's is asked for) or taken as unknown (sampling_unusable: a rate of zero or absurd operands)", "what"),
+		denied:      counter("denied_datagrams_total", "datagrams dropped because the exporters file does not allow their source").WithLabelValues(),
+		reloads:     counter("exporters_file_reloads_total", "changes of the exporters file that were taken (ok) or refused (failed: the old one stays in force)", "result"),
 		dropped:     counter("dropped_flows_total", "flows that were not published", "exporter", "reason"),
 		sets:        counter("undecoded_sets_total", "data sets dropped because their template did not come", "reason"),
 		ownExport:   counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),
@@ -100,8 +104,8 @@ type exporter struct {
 	warnedOwnExport atomic.Bool
 }
 
-// exporters are those seen, bounded.
-type exporters struct {
+// seen are the exporters that sent something, bounded.
+type seen struct {
 	mu      sync.Mutex
 	all     map[netip.Addr]*exporter
 	labels  int
@@ -112,7 +116,7 @@ type exporters struct {
 const maxSeen = 65536
 
 // get returns the exporter at addr; first tells whether it was not seen before.
-func (e *exporters) get(addr netip.Addr) (x *exporter, first bool) {
+func (e *seen) get(addr netip.Addr) (x *exporter, first bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if x := e.all[addr]; x != nil {
@@ -127,7 +131,7 @@ func (e *exporters) get(addr netip.Addr) (x *exporter, first bool) {
 }
 
 // name returns the label value of x, one of which a set was decoded.
-func (e *exporters) name(x *exporter) string {
+func (e *seen) name(x *exporter) string {
 	if l := x.label.Load(); l != nil {
 		return *l
 	}

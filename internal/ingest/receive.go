@@ -64,6 +64,11 @@ func (r *Replica) dropped(x *exporter, err error) {
 func (w *worker) datagram(pkt []byte, from netip.AddrPort, at time.Time) {
 	r := w.r
 	addr := from.Addr().Unmap().WithZone("")
+	if e := r.file.Table().Lookup(addr); e != nil && e.Denied {
+		r.stats.denied.Add(1)
+		r.metrics.denied.Inc()
+		return
+	}
 	m := decode.Meta{Exporter: addr, Port: from.Port(), Received: at.UnixNano()}
 	b := r.batches.Get().(*batch) // the pool's own
 	w.res.Buf = b.buf

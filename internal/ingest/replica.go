@@ -16,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"weir/internal/decode"
+	"weir/internal/exporters"
 	"weir/internal/kafka"
 	"weir/internal/templates"
 )
@@ -33,11 +34,13 @@ type Replica struct {
 	deps Deps
 	log  *slog.Logger
 
+	file      *exporters.File
+	fileError string // the last failure to read it again; reread's
 	store     *templates.Store
 	tlog      *kafka.TemplateLog
 	producer  atomic.Pointer[kafka.Producer]
 	metrics   *metrics
-	exporters exporters
+	exporters seen
 	watch     *watch
 	park      parking
 	batches   sync.Pool // of *batch
@@ -59,13 +62,13 @@ type Replica struct {
 	ending  bool
 
 	stats struct {
-		datagrams, flows, options, learnt, published, fromOthers, errors, dropped, parked atomic.Uint64
+		datagrams, flows, options, learnt, published, fromOthers, errors, dropped, parked, denied atomic.Uint64
 	}
 }
 
 var errStarting = errors.New("starting: kafka is not reached yet")
 
-// New returns a Replica; it is inert until Run.
+// New returns a Replica; it is inert until Run. It reads the exporters file.
 func New(c Config, d Deps) (*Replica, error) {
 	if c.Replica == "" {
 		c.Replica = replicaName()
@@ -79,14 +82,18 @@ func New(c Config, d Deps) (*Replica, error) {
 	if d.Metrics == nil {
 		d.Metrics = prometheus.NewRegistry()
 	}
+	file, err := exporters.Open(c.ExportersFile)
+	if err != nil {
+		return nil, err
+	}
 	c.Kafka.Log, c.Kafka.Metrics = d.Log, d.Metrics
 	tlog, err := kafka.NewTemplateLog(c.Kafka, c.Topics.Name(kafka.Templates), c.Replica)
 	if err != nil {
 		return nil, err
 	}
 	r := &Replica{
-		c: c, deps: d, log: d.Log.With("replica", c.Replica), tlog: tlog, waiting: errStarting,
-		exporters: exporters{all: map[netip.Addr]*exporter{}}, park: parking{max: c.ParkMax, wait: c.ParkFor},
+		c: c, deps: d, log: d.Log.With("replica", c.Replica), file: file, tlog: tlog, waiting: errStarting,
+		exporters: seen{all: map[netip.Addr]*exporter{}}, park: parking{max: c.ParkMax, wait: c.ParkFor},
 		ports: map[uint16]bool{}, started: make(chan struct{}),
 		publishNow: make(chan struct{}, 1), parkNow: make(chan struct{}, 1),
 		errorLog: rate.NewLimiter(0.2, 10), dropLog: rate.NewLimiter(0.1, 1),
@@ -107,7 +114,7 @@ func New(c Config, d Deps) (*Replica, error) {
 }
 
 func (r *Replica) worker() worker {
-	return worker{r: r, dec: decode.Decoder{State: r.store, Replica: r.c.Replica}}
+	return worker{r: r, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter}}
 }
 
 // Receive takes one datagram as if it had come from a socket; it waits for Run
@@ -194,6 +201,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	guard(func(c context.Context) error { return r.shared(c, failed) })
 	guard(r.publisher)
 	guard(r.parkingLoop)
+	guard(r.rereader)
 	var readers errgroup.Group
 	for _, s := range sockets {
 		readers.Go(func() error { return r.read(failed, s) })
@@ -231,6 +239,43 @@ func (r *Replica) shared(ctx, starting context.Context) error {
 	r.waiting = nil
 	r.mu.Unlock()
 	return r.tlog.Run(ctx, r.apply)
+}
+
+// reread is how often the exporters file is looked at.
+const reread = 10 * time.Second
+
+// rereader looks at the exporters file until ctx ends.
+func (r *Replica) rereader(ctx context.Context) error {
+	if r.c.ExportersFile == "" {
+		return nil
+	}
+	t := time.NewTicker(reread)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			r.reread()
+		}
+	}
+}
+
+// reread takes the exporters file if it has changed. The same failure is told once.
+func (r *Replica) reread() {
+	changed, err := r.file.Reload()
+	switch {
+	case err != nil && err.Error() != r.fileError:
+		r.metrics.reloads.WithLabelValues("failed").Inc()
+		r.log.Error("the exporters file is wrong: what it said before stays in force", "err", err)
+	case changed:
+		r.metrics.reloads.WithLabelValues("ok").Inc()
+		r.log.Info("the exporters file has changed", "entries", r.file.Table().Len())
+	}
+	r.fileError = ""
+	if err != nil {
+		r.fileError = err.Error()
+	}
 }
 
 // parkingLoop looks after parked sets, and after silence.
@@ -280,5 +325,5 @@ func (r *Replica) finish(producer *kafka.Producer) {
 	}
 	producer.Close() // what is left is counted as dropped
 	s := r.Stats()
-	r.log.Info("ended", "datagrams", s.Datagrams, "flows", s.Flows, "errors", s.Errors, "dropped", s.Dropped)
+	r.log.Info("ended", "datagrams", s.Datagrams, "flows", s.Flows, "errors", s.Errors, "dropped", s.Dropped, "denied", r.stats.denied.Load())
 }
