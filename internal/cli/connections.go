@@ -157,7 +157,7 @@ func writeConnectionsJSON(w io.Writer, list []*flowpb.Connection) error {
 	for _, c := range list {
 		line = line[:0]
 		line.open('{')
-		line.fields(c.ProtoReflect())
+		line.fields(c.ProtoReflect(), nil)
 		line.close('}')
 		if _, err := b.Write(append(line, '\n')); err != nil {
 			return err

@@ -40,11 +40,11 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(files) == 0 && len(hexes) == 0 {
 		return f.wrong(stderr, "no FILE and no --hex")
 	}
-	var out sink = &decodeText{lines: newLines(stdout)}
+	o := newOffline("decode", stdin, stderr, nil)
+	o.out = &decodeText{lines: newLines(stdout), of: o.template}
 	if *asJSON {
-		out = &decodeJSON{lines: newLines(stdout)}
+		o.out = &decodeJSON{lines: newLines(stdout), of: o.template}
 	}
-	o := newOffline("decode", stdin, stderr, out)
 	o.port = *port
 	if named.table != nil {
 		o.decoder.Exporter = named.of

@@ -41,8 +41,9 @@ var forms = map[protoreflect.FullName]form{
 }
 
 // fields writes the fields of m that are present as JSON members: proto names,
-// addresses as text, enums by name, absent fields absent.
-func (j *jsonLine) fields(m protoreflect.Message) {
+// addresses as text, enums by name, absent fields absent. Lists within a flow
+// are read with the templates that of gives; of may be nil.
+func (j *jsonLine) fields(m protoreflect.Message, of templatesOf) {
 	list := m.Descriptor().Fields()
 	for i := range list.Len() {
 		fd := list.Get(i)
@@ -52,25 +53,25 @@ func (j *jsonLine) fields(m protoreflect.Message) {
 		j.key(string(fd.Name()))
 		v := m.Get(fd)
 		if !fd.IsList() {
-			j.field(m, fd, v)
+			j.field(m, fd, v, of)
 			continue
 		}
 		j.open('[')
 		for k := range v.List().Len() {
-			j.field(m, fd, v.List().Get(k))
+			j.field(m, fd, v.List().Get(k), of)
 		}
 		j.close(']')
 	}
 }
 
-func (j *jsonLine) field(m protoreflect.Message, fd protoreflect.FieldDescriptor, v protoreflect.Value) {
+func (j *jsonLine) field(m protoreflect.Message, fd protoreflect.FieldDescriptor, v protoreflect.Value, of templatesOf) {
 	switch fd.Kind() {
 	case protoreflect.MessageKind:
 		j.open('{')
 		if e, ok := v.Message().Interface().(*flowpb.Element); ok {
-			j.element(e, isV9(m))
+			j.element(e.GetPen(), uint16(e.GetId()), e.GetValue(), of.flow(m))
 		} else {
-			j.fields(v.Message())
+			j.fields(v.Message(), of)
 		}
 		j.close('}')
 	case protoreflect.BoolKind:
@@ -127,19 +128,22 @@ func isV9(m protoreflect.Message) bool {
 
 // element writes an element's number, name, octets as hex text, and what they
 // say by its type.
-func (j *jsonLine) element(e *flowpb.Element, v9 bool) {
+func (j *jsonLine) element(pen uint32, id uint16, octets []byte, r listReader) {
 	j.key("pen")
-	j.uint(uint64(e.GetPen()))
+	j.uint(uint64(pen))
 	j.key("id")
-	j.uint(uint64(e.GetId()))
-	x := lookup(v9, e.GetPen(), uint16(e.GetId()))
+	j.uint(uint64(id))
+	x := lookup(r.v9, pen, id)
 	if x.known {
 		j.key("name")
 		j.text(x.name)
 	}
 	j.key("value")
-	j.text(hex.EncodeToString(e.GetValue()))
-	if v := readValue(x.typ, e.GetValue()); !v.raw {
+	j.text(hex.EncodeToString(octets))
+	if l := r.read(x, id, octets); l != nil {
+		j.key("decoded")
+		j.list(l, r.deeper())
+	} else if v := readValue(x.typ, octets); !v.raw {
 		j.key("decoded")
 		v.json(j)
 	}
@@ -147,7 +151,7 @@ func (j *jsonLine) element(e *flowpb.Element, v9 bool) {
 
 // pairs appends the fields of m that are present as " name=value" for people,
 // but those whose names are in shown. Times are instants.
-func pairs(b []byte, m protoreflect.Message, shown map[protoreflect.Name]bool) []byte {
+func pairs(b []byte, m protoreflect.Message, shown map[protoreflect.Name]bool, of templatesOf) []byte {
 	list := m.Descriptor().Fields()
 	for i := range list.Len() {
 		fd := list.Get(i)
@@ -163,9 +167,7 @@ func pairs(b []byte, m protoreflect.Message, shown map[protoreflect.Name]bool) [
 		if fd.Kind() == protoreflect.MessageKind {
 			for k := range v.List().Len() {
 				if e, ok := v.List().Get(k).Message().Interface().(*flowpb.Element); ok {
-					x := lookup(isV9(m), e.GetPen(), uint16(e.GetId()))
-					b = append(append(b, ' '), x.name...)
-					b = append(append(b, '='), readValue(x.typ, e.GetValue()).String()...)
+					b = of.flow(m).appendPair(append(b, ' '), e.GetPen(), uint16(e.GetId()), e.GetValue())
 				}
 			}
 			continue

@@ -67,6 +67,14 @@ func newOffline(verb string, stdin io.Reader, stderr io.Writer, out sink) *offli
 	return o
 }
 
+// template returns a template that is known by now.
+func (o *offline) template(k *decode.TemplateKey, port uint16) *decode.Template {
+	if p := o.store.Plan(k, port); p != nil {
+		return p.Template()
+	}
+	return nil
+}
+
 // run decodes the hex datagrams, then the inputs; "-" is standard input. It
 // returns the exit code: an input that cannot be read is told and does not keep
 // the others from being read; one that is cut is told, and what is whole counts.

@@ -49,6 +49,7 @@ type decodeJSON struct {
 	lines
 	parts []part
 	line  jsonLine
+	of    templatesOf
 }
 
 func (d *decodeJSON) take(from origin, r *decode.Result) error {
@@ -64,7 +65,7 @@ func (d *decodeJSON) take(from origin, r *decode.Result) error {
 			d.options(from, &r.Options[p.index])
 		case aFlow:
 			d.line.text("flow")
-			d.line.fields(r.Messages[p.index].ProtoReflect())
+			d.line.fields(r.Messages[p.index].ProtoReflect(), d.of)
 		case anError:
 			e := r.Errors[p.index]
 			d.line.text("error")

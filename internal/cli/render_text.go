@@ -18,6 +18,7 @@ type decodeText struct {
 	lines
 	parts []part
 	line  []byte
+	of    templatesOf
 }
 
 func (d *decodeText) take(from origin, r *decode.Result) error {
@@ -30,7 +31,7 @@ func (d *decodeText) take(from origin, r *decode.Result) error {
 		case anOptionsRecord:
 			d.options(from, &r.Options[p.index])
 		case aFlow:
-			d.line = appendFlow(d.line, r.Messages[p.index])
+			d.line = appendFlow(d.line, r.Messages[p.index], d.of)
 		case anError:
 			d.line = fmt.Appendf(d.line, "error    %s, datagram %d%s", r.Errors[p.index].Error(), from.datagram, of(from))
 		}
@@ -96,7 +97,7 @@ var inHead = map[protoreflect.Name]bool{
 
 // appendFlow appends a flow as one line: when, who to whom, how much, then all
 // other fields by name.
-func appendFlow(b []byte, m *flowpb.FlowMessage) []byte {
+func appendFlow(b []byte, m *flowpb.FlowMessage, of templatesOf) []byte {
 	kind, ok := flowTypes[m.GetType()]
 	if !ok {
 		kind = m.GetType().String()
@@ -105,7 +106,7 @@ func appendFlow(b []byte, m *flowpb.FlowMessage) []byte {
 		timeSpan(m.GetTimeFlowStartNs(), m.GetTimeFlowEndNs()), protocolName(m.GetProto()),
 		endpointText(m.GetSrcAddr(), m.GetSrcPort(), m.GetProto()), endpointText(m.GetDstAddr(), m.GetDstPort(), m.GetProto()),
 		known(m.GetPackets()), known(m.GetBytes()))
-	return pairs(b, m.ProtoReflect(), inHead)
+	return pairs(b, m.ProtoReflect(), inHead, of)
 }
 
 // known is a counter, "-" for one that is not reported.

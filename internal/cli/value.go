@@ -141,6 +141,8 @@ func (v value) instant() (t time.Time, ok bool) {
 	return time.Time{}, false
 }
 
+func hexText(b []byte) string { return hex.EncodeToString(b) }
+
 func bigEndian(b []byte) (n uint64) {
 	for _, c := range b {
 		n = n<<8 | uint64(c)

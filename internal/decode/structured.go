@@ -1,0 +1,129 @@
+package decode
+
+import (
+	"weir/internal/wire"
+)
+
+// Elements that hold structured data, RFC 6313 section 4.1.
+const (
+	BasicList            = 291
+	SubTemplateList      = 292
+	SubTemplateMultiList = 293
+)
+
+// MaxListDepth is how many lists within lists are read; what lies deeper stays
+// octets.
+const MaxListDepth = 4
+
+// A List is structured data: a basicList has Element and Values, the others have
+// Records. Octets alias what was read.
+type List struct {
+	Semantic uint8 // RFC 6313 section 4.4: 0 noneOf, 1 exactlyOneOf, 2 oneOrMoreOf, 3 allOf, 4 ordered, 255 undefined
+	Element  Field
+	Values   [][]byte
+	Records  []ListRecord
+}
+
+// A ListRecord is a record of a subTemplateList or subTemplateMultiList. Of a
+// template that is not known, Values is nil and Octets holds all its records.
+type ListRecord struct {
+	TemplateID uint16
+	Values     []Value // in record order
+	Octets     []byte
+}
+
+// ReadList reads the content of element id (BasicList, SubTemplateList or
+// SubTemplateMultiList). template returns a template of the exporter and domain,
+// nil when it is not known. There are no more values and records than octets. A
+// *wire.Error names the place in b.
+func ReadList(id uint16, b []byte, template func(id uint16) *Template) (*List, error) {
+	r := wire.NewReader(b)
+	l := &List{Semantic: r.Uint8("semantic")}
+	switch id {
+	case BasicList:
+		return l, l.basic(&r)
+	case SubTemplateList:
+		tid := r.Uint16("template id")
+		if e, bad := r.Failure(); bad {
+			return l, &e
+		}
+		return l, l.records(tid, &r, template(tid))
+	case SubTemplateMultiList:
+		for r.Len() > 0 {
+			tid, n := r.Uint16("template id"), int(r.Uint16("length of the data records"))
+			if e, bad := r.Failure(); bad {
+				return l, &e
+			}
+			if n < 4 { // it counts itself and the template id: section 4.5.3
+				return l, &wire.Error{Off: r.Off() - 2, What: "length of the data records", Cause: wire.BadLength}
+			}
+			part := r.Sub(n-4, "data records")
+			if e, bad := r.Failure(); bad {
+				return l, &e
+			}
+			if err := l.records(tid, &part, template(tid)); err != nil {
+				return l, err
+			}
+		}
+	}
+	if e, bad := r.Failure(); bad {
+		return l, &e
+	}
+	return l, nil
+}
+
+// basic reads a basicList: RFC 6313 section 4.5.1.
+func (l *List) basic(r *wire.Reader) error {
+	l.Element = Field{ID: r.Uint16("element id"), Length: r.Uint16("element length")}
+	if l.Element.ID&enterpriseBit != 0 {
+		l.Element.ID &^= enterpriseBit
+		l.Element.PEN = r.Uint32("enterprise number")
+	}
+	if e, bad := r.Failure(); bad {
+		return &e
+	}
+	if l.Element.Length == 0 && r.Len() > 0 {
+		return &wire.Error{Off: r.Off(), What: "element length", Cause: wire.BadLength}
+	}
+	st := step{length: l.Element.Length}
+	for off, b := r.Off(), r.Rest(); len(b) > 0; {
+		value, rest, ok := st.next(b)
+		if !ok {
+			return &wire.Error{Off: off, What: "value of a list", Cause: wire.Truncated}
+		}
+		l.Values = append(l.Values, value)
+		off, b = off+len(b)-len(rest), rest
+	}
+	return nil
+}
+
+// records reads all of r as records of a template.
+func (l *List) records(id uint16, r *wire.Reader, t *Template) error {
+	off, b := r.Off(), r.Rest()
+	if t == nil {
+		if len(b) > 0 {
+			l.Records = append(l.Records, ListRecord{TemplateID: id, Octets: b})
+		}
+		return nil
+	}
+	for len(b) > 0 {
+		rec := ListRecord{TemplateID: id, Octets: b}
+		rest := b
+		for _, f := range t.Fields {
+			st := step{length: f.Length}
+			var field []byte
+			var ok bool
+			if field, rest, ok = st.next(rest); !ok {
+				return &wire.Error{Off: off, What: "record of a list", Cause: wire.Truncated}
+			}
+			rec.Values = append(rec.Values, Value{PEN: f.PEN, ID: f.ID, Octets: field})
+		}
+		if len(rest) == len(b) {
+			return &wire.Error{Off: off, What: "record of a list without octets", Cause: wire.BadTemplate}
+		}
+		rec.Octets = b[:len(b)-len(rest)]
+		l.Records = append(l.Records, rec)
+		off, b = off+len(b)-len(rest), rest
+	}
+	return nil
+}
