@@ -44,7 +44,7 @@ var layers = [][]string{
 	{"weir/cmd/ingest", "weir/cmd/enrich", "weir/cmd/weir"},
 	{"weir/internal/cli"},
 	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/broker", "weir/internal/capture", "weir/testdata"},
-	{"weir/internal/kafka", "weir/internal/names", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters"},
+	{"weir/internal/kafka", "weir/internal/names", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements"},
 	{"weir/internal/templates"},
 	{"weir/internal/decode", "weir/internal/pair"},
 	{"weir/internal/ie", "weir/internal/flowkey"},

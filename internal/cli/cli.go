@@ -4,8 +4,10 @@ package cli
 import (
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
+	"weir/internal/elements"
 	"weir/internal/settings"
 )
 
@@ -49,6 +51,10 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	for _, v := range verbs {
 		if v.name == name {
+			if err := elements.Load(os.Getenv("ELEMENTS_FILE")); err != nil {
+				tell(stderr, "weir %s: ELEMENTS_FILE: %v", name, err)
+				return exitUsage
+			}
 			return v.run(args, stdin, stdout, stderr)
 		}
 	}
@@ -61,7 +67,7 @@ func help(w io.Writer) {
 	for _, v := range verbs {
 		tell(w, "  %-12s  %s", v.name, v.about)
 	}
-	tell(w, "\nweir VERB --help explains a verb.")
+	tell(w, "\nweir VERB --help explains a verb. ELEMENTS_FILE, a variable, names a file of Information Elements of your own.")
 }
 
 // tell prints a line of which nobody can be told that it could not be printed.

@@ -62,6 +62,10 @@ func (j *jsonLine) fields(m protoreflect.Message, of templatesOf) {
 		}
 		j.close(']')
 	}
+	eachOwn(m, func(name string, v ownValue) {
+		j.key(name)
+		v.json(j)
+	})
 }
 
 func (j *jsonLine) field(m protoreflect.Message, fd protoreflect.FieldDescriptor, v protoreflect.Value, of templatesOf) {
@@ -181,6 +185,9 @@ func pairs(b []byte, m protoreflect.Message, shown map[protoreflect.Name]bool, o
 			b = append(append(b, separator), pairText(fd, v.List().Get(k))...)
 		}
 	}
+	eachOwn(m, func(name string, v ownValue) {
+		b = append(append(append(append(b, ' '), name...), '='), v.String()...)
+	})
 	return b
 }
 

@@ -83,17 +83,18 @@ const (
 type op uint8
 
 const (
-	opSkip    op = iota // nothing
-	opUint              // an integer straight to a field
-	opPlain             // the same, without anything to look at: of a compiled step only
-	opSlot              // an integer to a slot
-	opFloat             // a float to a slot, as IEEE 754 bits
-	opAddr              // 4 or 16 octets to an address of the record
-	opBytes             // 4 or 16 octets straight to a field
-	opOctets            // any octets straight to a field
-	opString            // UTF-8 text straight to a field
-	opMPLS              // a label stack entry of 3 octets
-	opElement           // raw, to elements
+	opSkip     op = iota // nothing
+	opUint               // an integer straight to a field
+	opPlain              // the same, without anything to look at: of a compiled step only
+	opSlot               // an integer to a slot
+	opFloat              // a float to a slot, as IEEE 754 bits
+	opAddr               // 4 or 16 octets to an address of the record
+	opBytes              // 4 or 16 octets straight to a field
+	opOctets             // any octets straight to a field
+	opString             // UTF-8 text straight to a field
+	opMPLS               // a label stack entry of 3 octets
+	opElement            // raw, to elements
+	opExtended           // to a field of the operator's, by type
 )
 
 // Addresses of a record, indices of record.addr: IPv4 ones and, one up, IPv6 ones.
@@ -200,6 +201,9 @@ func meaningOf(version uint8, f Field) action {
 	}
 	a, ok := actions[id]
 	if !ok {
+		if x, ok := ie.Extended(f.PEN, f.ID); ok && x.Field != 0 && extends(&x, f.Length) {
+			return action{op: opExtended}
+		}
 		return action{op: opElement}
 	}
 	n := f.Length

@@ -175,7 +175,7 @@ func (f *fastPlan) add(p *Plan, st *step, off uint16) bool {
 // three times its octets where it is no UTF-8.
 func (f *fastPlan) addRest(st *step, off uint16) {
 	f.rest = append(f.rest, restStep{st, off})
-	f.inOrder = f.inOrder || st.once != 0 || st.op == opUint
+	f.inOrder = f.inOrder || st.once != 0 || st.op == opUint || st.op == opExtended
 	f.maxOut += 16 + 3*int(st.length)
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"weir/internal/ie"
 	"weir/internal/wire"
 )
 
@@ -18,6 +19,8 @@ type step struct {
 	id     uint16
 	pen    uint32
 	name   nameKind // ≠ 0: there may be a name for its value
+
+	extension *ie.Extension // opExtended
 }
 
 // A Plan is a template compiled for decoding: what to do with each field in
@@ -92,6 +95,10 @@ func compile(version uint8, t *Template) *Plan {
 			st.once = onces[st.to]
 		}
 		st.name = nameOf(&st)
+		if st.op == opExtended {
+			x, _ := ie.Extended(f.PEN, f.ID)
+			st.extension = &x
+		}
 		if st.op == opUint && st.once == 0 && st.to >= 16 && st.to != fDirection && st.to != fBiflowDirection {
 			st.op, st.tag = opPlain, tagOf(protowire.Number(st.to))
 		}

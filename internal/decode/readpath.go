@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"weir/internal/ie"
 	"weir/pkg/flowpb"
 )
 
@@ -49,6 +50,13 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 			}
 		case opElement:
 			keepRaw(m, st, field)
+		case opExtended:
+			if st.extension.Type == ie.Boolean && field[0] != 1 && field[0] != 2 {
+				keepRaw(m, st, field)
+				break
+			}
+			to := m.ProtoReflect()
+			to.SetUnknown(appendExtended(to.GetUnknown(), st, field))
 		default:
 			r.set(m, st, field)
 		}

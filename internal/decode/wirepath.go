@@ -176,6 +176,8 @@ func (r *record) step(dst []byte, st *step, field []byte) []byte {
 		return dst
 	case opElement:
 		return appendElement(dst, st, field)
+	case opExtended:
+		return appendExtended(dst, st, field)
 	}
 	if st.once != 0 {
 		if empty(st.op, field) {

@@ -45,9 +45,13 @@ type Element struct {
 }
 
 // Lookup returns the element (pen, id); ok is false for one that is not known.
+// What Extend added comes first.
 // Reverse elements have the forward element's type and units and a name that
 // begins with "reverse".
 func Lookup(pen uint32, id uint16) (e Element, ok bool) {
+	if x, ok := Extended(pen, id); ok {
+		return x.Element, true
+	}
 	if pen == Reverse {
 		if e, ok = Lookup(0, id); ok {
 			e.PEN = pen
@@ -89,6 +93,9 @@ var ownV9 = map[uint16]Element{
 // LookupV9 is Lookup for NetFlow v9 field types: IANA's where it has one, else
 // vendors' own.
 func LookupV9(typ uint16) (Element, bool) {
+	if x, ok := Extended(0, typ); ok {
+		return x.Element, true
+	}
 	if e, ok := ownV9[typ]; ok {
 		return e, true
 	}

@@ -46,3 +46,16 @@ func TestV9TypesAreIANAsElseTheirOwn(t *testing.T) {
 		t.Errorf("PAN-OS application, type 56701: got %+v %v", e, ok)
 	}
 }
+
+func FuzzParseExtensions(f *testing.F) {
+	f.Add("55555\t7\tqueueDepth\tunsigned32\t1001\n# remark\n0\t40000\tuser\tstring\r\n")
+	f.Add("1\t2\t\t\t")
+	f.Fuzz(func(t *testing.T, text string) {
+		list, err := ParseExtensions(text)
+		for _, x := range list {
+			if err == nil && (x.ID == 0 || x.Name == "" || x.Field != 0 && x.Field < FirstField) {
+				t.Errorf("accepted: %+v", x)
+			}
+		}
+	})
+}

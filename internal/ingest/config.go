@@ -27,6 +27,7 @@ type Config struct {
 	ParkMax       int              `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held until their template comes; more are dropped and counted"`
 	ParkFor       time.Duration    `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits for its template"`
 	ExportersFile string           `env:"EXPORTERS_FILE" unit:"path" help:"YAML file of exporters: names, sites, sampling rates, interfaces, who is allowed; read again when it changes"`
+	ElementsFile  string           `env:"ELEMENTS_FILE" unit:"path" help:"TSV file of Information Elements: names and types of those that Weir does not know, and fields of your own for them; read at the start"`
 	Kafka         kafka.Config     `envPrefix:"KAFKA_"`
 	Topics        kafka.TopicConfig
 }

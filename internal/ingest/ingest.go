@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"weir/internal/elements"
 	"weir/internal/telemetry"
 )
 
@@ -15,6 +16,9 @@ import (
 func Run(ctx context.Context, c Config) error {
 	if len(c.Listen) == 0 {
 		return errors.New("LISTEN_UDP is empty: want at least one host:port to receive on")
+	}
+	if err := elements.Load(c.ElementsFile); err != nil {
+		return err
 	}
 	reg := telemetry.NewRegistry()
 	r, err := New(c, Deps{Log: slog.Default(), Now: time.Now, Metrics: reg})

@@ -1,0 +1,100 @@
+package decode
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"weir/internal/ie"
+)
+
+// CheckExtensions refuses elements that FlowMessage has a field for: they would
+// be in two places. All are reported at once.
+func CheckExtensions(list []ie.Extension) error {
+	var errs []error
+	for _, x := range list {
+		if a, ok := actions[elementID{x.PEN, x.ID}]; ok && a.op != opSkip {
+			errs = append(errs, fmt.Errorf("element %d/%d (%s): FlowMessage has a field for it", x.PEN, x.ID, x.Name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// extends tells whether octets of this length are a value of x's type. Others
+// are kept raw.
+func extends(x *ie.Extension, length uint16) bool {
+	switch x.Type {
+	case ie.Unsigned, ie.Signed, ie.Seconds, ie.Milliseconds:
+		return length >= 1 && length <= 8
+	case ie.Float:
+		return length == 4 || length == 8
+	case ie.Boolean:
+		return length == 1
+	case ie.MacAddress:
+		return length == mac
+	case ie.IPv4:
+		return length == 4
+	case ie.IPv6:
+		return length == 16
+	case ie.Microseconds, ie.Nanoseconds:
+		return length == 8
+	case ie.OctetArray, ie.String:
+		return true
+	case ie.List:
+	}
+	return false
+}
+
+// appendExtended appends the value of an element as the operator's field, typed:
+// uint64 (unsigned, MAC as src_mac, dateTimes in ns since the epoch), int64,
+// double, bool, string or bytes. Nothing is left out: 0 and empty are written. A
+// boolean of neither 1 nor 2 (RFC 7011 section 6.1.5) is kept raw.
+func appendExtended(b []byte, st *step, field []byte) []byte {
+	x := st.extension
+	n := protowire.Number(x.Field)
+	varint := func(v uint64) []byte {
+		return protowire.AppendVarint(protowire.AppendTag(b, n, protowire.VarintType), v)
+	}
+	switch x.Type {
+	case ie.Unsigned, ie.MacAddress:
+		return varint(uintOf(field))
+	case ie.Signed:
+		shift := 64 - 8*len(field)
+		return varint(uint64(int64(uintOf(field)<<shift) >> shift))
+	case ie.Seconds, ie.Milliseconds, ie.Microseconds, ie.Nanoseconds:
+		return varint(uint64(max(0, dateTime(x.Type, uintOf(field)))))
+	case ie.Boolean:
+		if field[0] != 1 && field[0] != 2 {
+			return appendElement(b, st, field)
+		}
+		return varint(uint64(2 - field[0]))
+	case ie.Float:
+		b = protowire.AppendTag(b, n, protowire.Fixed64Type)
+		return binary.LittleEndian.AppendUint64(b, floatBits(field))
+	case ie.String:
+		field = bytes.TrimRight(field, "\x00")
+		if !utf8.Valid(field) {
+			field = bytes.ToValidUTF8(field, []byte("\uFFFD"))
+		}
+	case ie.IPv4, ie.IPv6, ie.OctetArray, ie.List:
+	}
+	return protowire.AppendBytes(protowire.AppendTag(b, n, protowire.BytesType), field)
+}
+
+// dateTime reads a dateTime as ns since the epoch.
+func dateTime(t ie.Type, v uint64) int64 {
+	var c context
+	switch t {
+	case ie.Milliseconds:
+		return c.instant(tStartMs, v)
+	case ie.Microseconds:
+		return c.instant(tStartUs, v)
+	case ie.Nanoseconds:
+		return c.instant(tStartNs, v)
+	}
+	return c.instant(tStartS, min(v, 1<<32))
+}
