@@ -113,10 +113,18 @@ type Learnt struct {
 // An OptionsRecord is one record of options data.
 type OptionsRecord struct {
 	TemplateID uint16
-	Off        int     // offset of the record in the datagram, octets
-	Values     []Value // in record order, scopes first
-	Facts      []Fact  // what it says about the exporter
-	badRate    bool    // it states a sampling rate that cannot be
+	Off        int      // offset of the record in the datagram, octets
+	Values     []Value  // in record order, scopes first
+	Facts      []Fact   // what it says about the exporter
+	Exported   Exported // what it says of the exporting process
+	badRate    bool     // it states a sampling rate that cannot be
+}
+
+// Exported are totals that an exporting process reports of itself (IE 40, 41,
+// 42), since it began to.
+type Exported struct {
+	Has                       bool // any of them
+	Octets, Messages, Records uint64
 }
 
 // A Value is one field of a record, raw.
@@ -163,6 +171,8 @@ type Decoder struct {
 	// Exporter returns what the operator says of an exporter, nil for nothing. It
 	// is called once a datagram; nil: nothing is said of any.
 	Exporter func(netip.Addr) *Exporter
+	// DropElements leaves out what has no field of its own.
+	DropElements bool
 
 	tmpl    Template // scratch for template records
 	k       TemplateKey

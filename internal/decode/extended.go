@@ -51,13 +51,13 @@ func extends(x *ie.Extension, length uint16) bool {
 
 // appendExtended appends the value of an element as the operator's field, typed:
 // uint64 (unsigned, MAC as src_mac, dateTimes in ns since the epoch), int64,
-// double, bool, string or bytes. Nothing is left out: 0 and empty are written. A
-// boolean of neither 1 nor 2 (RFC 7011 section 6.1.5) is kept raw.
-func appendExtended(b []byte, st *step, field []byte) []byte {
+// double, bool, string or bytes. Nothing is left out: 0 and empty are written. ok
+// is false for a boolean of neither 1 nor 2 (RFC 7011 section 6.1.5).
+func appendExtended(b []byte, st *step, field []byte) (out []byte, ok bool) {
 	x := st.extension
 	n := protowire.Number(x.Field)
-	varint := func(v uint64) []byte {
-		return protowire.AppendVarint(protowire.AppendTag(b, n, protowire.VarintType), v)
+	varint := func(v uint64) ([]byte, bool) {
+		return protowire.AppendVarint(protowire.AppendTag(b, n, protowire.VarintType), v), true
 	}
 	switch x.Type {
 	case ie.Unsigned, ie.MacAddress:
@@ -69,12 +69,12 @@ func appendExtended(b []byte, st *step, field []byte) []byte {
 		return varint(uint64(max(0, dateTime(x.Type, uintOf(field)))))
 	case ie.Boolean:
 		if field[0] != 1 && field[0] != 2 {
-			return appendElement(b, st, field)
+			return b, false
 		}
 		return varint(uint64(2 - field[0]))
 	case ie.Float:
 		b = protowire.AppendTag(b, n, protowire.Fixed64Type)
-		return binary.LittleEndian.AppendUint64(b, floatBits(field))
+		return binary.LittleEndian.AppendUint64(b, floatBits(field)), true
 	case ie.String:
 		field = bytes.TrimRight(field, "\x00")
 		if !utf8.Valid(field) {
@@ -82,7 +82,7 @@ func appendExtended(b []byte, st *step, field []byte) []byte {
 		}
 	case ie.IPv4, ie.IPv6, ie.OctetArray, ie.List:
 	}
-	return protowire.AppendBytes(protowire.AppendTag(b, n, protowire.BytesType), field)
+	return protowire.AppendBytes(protowire.AppendTag(b, n, protowire.BytesType), field), true
 }
 
 // dateTime reads a dateTime as ns since the epoch.

@@ -224,8 +224,10 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 		n += 3
 	}
 	n = f.putAddrs(in, w, n)
-	for i := range f.elements {
-		n = f.elements[i].put(in, w, n)
+	if !d.DropElements {
+		for i := range f.elements {
+			n = f.elements[i].put(in, w, n)
+		}
 	}
 	if len(f.rest) > 0 {
 		n = f.putRest(in, w, n, &d.rec)

@@ -158,3 +158,31 @@ func TestWhatIsMisencodedOrAbsurdIsCounted(t *testing.T) {
 		t.Errorf("want 1 misencoded time and 1 bad rate of 1 flow, got %d, %d of %d", r.Misencoded, r.BadRates, len(r.Flows))
 	}
 }
+
+// An element without a field, one that gives way, a direction that cannot be.
+func TestElementsCanBeLeftOut(t *testing.T) {
+	pkt := ipfixRecord(t, "0a0000010a000002"+"07"+"00000001"+"09", 8, 4, 12, 4, 500, 1, 231, 4, 61, 1)
+	ds := newDecoders()
+	for _, d := range []*Decoder{ds.wire, ds.plain, ds.read} {
+		d.DropElements = true
+	}
+	same(t, ds, pkt)
+	if m := wireFlows(t, &Decoder{State: newMemory(), DropElements: true}, pkt)[0]; len(m.Elements) != 0 {
+		t.Errorf("want no elements, got %v", m.Elements)
+	}
+	if m := wireFlows(t, &Decoder{State: newMemory()}, pkt)[0]; len(m.Elements) != 2 {
+		t.Errorf("want elements 500 and 61, got %v", m.Elements)
+	}
+}
+
+// An options template of an exporting process (scope 144) with its octets (40),
+// messages (41) and flow records (42).
+func TestTotalsOfAnExportingProcessAreRead(t *testing.T) {
+	d := &Decoder{State: newMemory()}
+	var r Result
+	d.Wire(ipfixOf(3, fromHex(t, "0190"+"0004"+"0001"+"00900004"+"00280008"+"00290002"+"002a0004")), &testMeta, &r)
+	d.Wire(ipfixOf(400, fromHex(t, "00000001"+"0000000000010000"+"0102"+"00000203")), &testMeta, &r)
+	if want := (Exported{true, 65536, 258, 515}); len(r.Options) != 1 || r.Options[0].Exported != want {
+		t.Errorf("want %+v, got %+v", want, r.Options)
+	}
+}

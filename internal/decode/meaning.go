@@ -29,6 +29,7 @@ type record struct {
 	addr [nAddrs][16]byte // IPv4 ones v4-mapped
 	once uint64           // fields that a step with once has written
 
+	drop     bool           // elements are not wanted
 	named    [nNames]uint64 // values that may have names
 	nameable uint16         // which of them the record has, a bit each
 }

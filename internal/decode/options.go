@@ -63,6 +63,11 @@ func (rec *OptionsRecord) findFacts(version uint8) {
 	if ms, ok := rec.number(version, 160); ok && ms != 0 {
 		add(flowpb.Fact_WHAT_INIT_TIME, 0, ms, "")
 	}
+	for id, to := range map[uint16]*uint64{40: &rec.Exported.Octets, 41: &rec.Exported.Messages, 42: &rec.Exported.Records} {
+		if n, ok := rec.number(version, id); ok {
+			*to, rec.Exported.Has = n, true
+		}
+	}
 	index, hasIndex := rec.number(version, 10, 14, 252, 253)
 	for i := range rec.Values {
 		if v := &rec.Values[i]; version == 9 && v.Scope && v.ID == scopeInterface && len(v.Octets) > 0 && len(v.Octets) <= 8 {

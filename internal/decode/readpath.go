@@ -6,7 +6,6 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"weir/internal/ie"
 	"weir/pkg/flowpb"
 )
 
@@ -49,14 +48,14 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 				m.MplsLabel = append(m.MplsLabel, uint32(v>>4))
 			}
 		case opElement:
-			keepRaw(m, st, field)
+			r.keepRaw(m, st, field)
 		case opExtended:
-			if st.extension.Type == ie.Boolean && field[0] != 1 && field[0] != 2 {
-				keepRaw(m, st, field)
-				break
-			}
 			to := m.ProtoReflect()
-			to.SetUnknown(appendExtended(to.GetUnknown(), st, field))
+			if out, ok := appendExtended(to.GetUnknown(), st, field); ok {
+				to.SetUnknown(out)
+			} else {
+				r.keepRaw(m, st, field)
+			}
 		default:
 			r.set(m, st, field)
 		}
@@ -66,12 +65,15 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 	o.set(m)
 	r.setNames(m, c)
 	for _, l := range r.lost(&o) {
-		keepRaw(m, &step{id: l.id}, l.octets)
+		r.keepRaw(m, &step{id: l.id}, l.octets)
 	}
 	return m, b, true
 }
 
-func keepRaw(m *flowpb.FlowMessage, st *step, field []byte) {
+func (r *record) keepRaw(m *flowpb.FlowMessage, st *step, field []byte) {
+	if r.drop {
+		return
+	}
 	e := &flowpb.Element{Pen: st.pen, Id: uint32(st.id)}
 	if len(field) > 0 {
 		e.Value = bytes.Clone(field)
@@ -86,7 +88,7 @@ func (r *record) set(m *flowpb.FlowMessage, st *step, field []byte) {
 			return
 		}
 		if r.once>>st.once&1 == 1 {
-			keepRaw(m, st, field)
+			r.keepRaw(m, st, field)
 			return
 		}
 		r.once |= 1 << st.once
@@ -107,7 +109,7 @@ func (r *record) set(m *flowpb.FlowMessage, st *step, field []byte) {
 	case fd.Kind() == protoreflect.EnumKind:
 		v := uintOf(field)
 		if v > 255 || fd.Enum().Values().ByNumber(protoreflect.EnumNumber(v+1)) == nil {
-			keepRaw(m, st, field)
+			r.keepRaw(m, st, field)
 			return
 		}
 		to.Set(fd, protoreflect.ValueOfEnum(protoreflect.EnumNumber(v+1)))

@@ -226,7 +226,7 @@ func (d *Decoder) data(b []byte, off int, p *Plan, r *Result, onWire bool) {
 		d.options(b, off+len(b), p, r)
 		return
 	}
-	d.rec.plan = p
+	d.rec.plan, d.rec.drop = p, d.DropElements
 	switch {
 	case !onWire:
 		d.readRecords(b, off, p, r)

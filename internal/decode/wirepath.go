@@ -175,33 +175,48 @@ func (r *record) step(dst []byte, st *step, field []byte) []byte {
 		}
 		return dst
 	case opElement:
-		return appendElement(dst, st, field)
+		return r.keep(dst, st, field)
 	case opExtended:
-		return appendExtended(dst, st, field)
+		if out, ok := appendExtended(dst, st, field); ok {
+			return out
+		}
+		return r.keep(dst, st, field)
 	}
 	if st.once != 0 {
 		if empty(st.op, field) {
 			return dst
 		}
 		if r.once>>st.once&1 == 1 {
-			return appendElement(dst, st, field)
+			return r.keep(dst, st, field)
 		}
 		r.once |= 1 << st.once
 	}
-	return appendField(dst, st, field)
+	if out, ok := appendField(dst, st, field); ok {
+		return out
+	}
+	return r.keep(dst, st, field)
+}
+
+// keep appends what has no field of its own, unless that is not wanted.
+func (r *record) keep(dst []byte, st *step, field []byte) []byte {
+	if r.drop {
+		return dst
+	}
+	return appendElement(dst, st, field)
 }
 
 // appendLost appends the pair of addresses that gave way to the other family's,
 // though it is not zero: as elements, behind all others.
 func (r *record) appendLost(dst []byte, o *outcome) []byte {
 	for _, l := range r.lost(o) {
-		dst = appendElement(dst, &step{id: l.id}, l.octets)
+		dst = r.keep(dst, &step{id: l.id}, l.octets)
 	}
 	return dst
 }
 
-// appendField appends a field that needs no rule.
-func appendField(dst []byte, st *step, field []byte) []byte {
+// appendField appends a field that needs no rule; ok is false for a value that
+// the field cannot hold.
+func appendField(dst []byte, st *step, field []byte) (out []byte, ok bool) {
 	f := protowire.Number(st.to)
 	switch st.op {
 	case opUint:
@@ -209,11 +224,11 @@ func appendField(dst []byte, st *step, field []byte) []byte {
 		switch f {
 		case fDirection, fBiflowDirection: // enums here: one more than the element
 			if v > 3 || f == fDirection && v > 1 {
-				return appendElement(dst, st, field)
+				return dst, false
 			}
 			v++
 		}
-		return number(dst, f, v)
+		return number(dst, f, v), true
 	case opString:
 		field = bytes.TrimRight(field, "\x00")
 		if !utf8.Valid(field) {
@@ -222,10 +237,10 @@ func appendField(dst []byte, st *step, field []byte) []byte {
 	case opBytes:
 		if f == 82 { // repeated: an empty one is still one
 			dst = protowire.AppendTag(dst, f, protowire.BytesType)
-			return protowire.AppendBytes(dst, field)
+			return protowire.AppendBytes(dst, field), true
 		}
 	}
-	return octets(dst, f, field)
+	return octets(dst, f, field), true
 }
 
 // empty tells whether a field that shares its place with others holds nothing.

@@ -28,6 +28,7 @@ type Config struct {
 	ParkFor       time.Duration    `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits for its template"`
 	ExportersFile string           `env:"EXPORTERS_FILE" unit:"path" help:"YAML file of exporters: names, sites, sampling rates, interfaces, who is allowed; read again when it changes"`
 	ElementsFile  string           `env:"ELEMENTS_FILE" unit:"path" help:"TSV file of Information Elements: names and types of those that Weir does not know, and fields of your own for them; read at the start"`
+	Elements      bool             `env:"ELEMENTS" envDefault:"true" help:"write what has no field of its own into elements; false saves space on the topic and loses it"`
 	Kafka         kafka.Config     `envPrefix:"KAFKA_"`
 	Topics        kafka.TopicConfig
 }

@@ -43,7 +43,7 @@ func (l *logged) String() string {
 
 func config(addr, name string) Config {
 	return Config{
-		Replica: name, Drain: 200 * time.Millisecond, Flush: 3 * time.Second, Linger: time.Millisecond, Receivers: 1,
+		Elements: true, Replica: name, Drain: 200 * time.Millisecond, Flush: 3 * time.Second, Linger: time.Millisecond, Receivers: 1,
 		Kafka:  kafka.Config{Brokers: []string{addr}, ClientID: "test", SessionTimeout: 10 * time.Second},
 		Topics: kafka.TopicConfig{Prefix: "t.", Mode: "create", Partitions: 3, Replication: 1, FlowsRetention: time.Hour, ConnRetention: time.Hour},
 	}

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -25,6 +26,7 @@ type metrics struct {
 	datagrams   *prometheus.CounterVec // version
 	flows       *prometheus.CounterVec // exporter
 	options     prometheus.Counter
+	exported    *prometheus.GaugeVec   // exporter, domain, what
 	errors      *prometheus.CounterVec // cause
 	oddities    *prometheus.CounterVec // what
 	denied      prometheus.Counter
@@ -73,7 +75,12 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	fromStore("template_conflicts_total", "template ids whose layout differs between source ports of an exporter", func(s templates.Stats) uint64 { return s.Conflicts })
 	fromStore("templates_evicted_total", "definitions and facts that went at a limit", func(s templates.Stats) uint64 { return s.Evicted })
 	fromStore("templates_refused_total", "definitions and facts refused at a limit", func(s templates.Stats) uint64 { return s.Refused })
+	exported := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "weir_ingest_exporter_reported", Help: "totals that an exporting process reports of itself (IE 40, 41, 42), the last ones received",
+	}, []string{"exporter", "domain", "what"})
+	reg.MustRegister(exported)
 	return &metrics{
+		exported:    exported,
 		datagrams:   counter("datagrams_total", "datagrams received, by version of the export protocol", "version"),
 		flows:       counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),
 		options:     counter("options_records_total", "records of options data").WithLabelValues(),
@@ -109,7 +116,34 @@ type seen struct {
 	mu      sync.Mutex
 	all     map[netip.Addr]*exporter
 	labels  int
-	unnamed exporter // all beyond the bound
+	domains map[domainOf]string // label values of domains, of those that reported totals
+	unnamed exporter            // all beyond the bound
+}
+
+type domainOf struct {
+	x  *exporter
+	id uint32
+}
+
+// maxDomains bounds the pairs of exporter and domain with totals of their own.
+const maxDomains = 4096
+
+// domain returns the label value of x's domain, "other" beyond the bound.
+func (e *seen) domain(x *exporter, id uint32) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	k := domainOf{x, id}
+	if s, ok := e.domains[k]; ok {
+		return s
+	}
+	if len(e.domains) >= maxDomains {
+		return "other"
+	}
+	if e.domains == nil {
+		e.domains = map[domainOf]string{}
+	}
+	e.domains[k] = strconv.FormatUint(uint64(id), 10)
+	return e.domains[k]
 }
 
 // maxSeen bounds the addresses that are remembered.

@@ -105,6 +105,7 @@ func (w *worker) outcome(x *exporter, at time.Time) {
 	if n := len(res.Options); n > 0 {
 		r.stats.options.Add(uint64(n))
 		r.metrics.options.Add(float64(n))
+		w.exported(x)
 	}
 	for i := range res.Templates {
 		r.stats.learnt.Add(1)
@@ -112,6 +113,20 @@ func (w *worker) outcome(x *exporter, at time.Time) {
 		r.watch.found(decode.TemplateKey{
 			Exporter: decode.Map16(x.addr), Domain: res.Header.Domain, ID: res.Templates[i].Template.ID, Version: uint8(res.Header.Version),
 		})
+	}
+}
+
+// exported shows what exporting processes report of themselves.
+func (w *worker) exported(x *exporter) {
+	for i := range w.res.Options {
+		e := &w.res.Options[i].Exported
+		if !e.Has {
+			continue
+		}
+		name, domain := w.r.exporters.name(x), w.r.exporters.domain(x, w.res.Header.Domain)
+		for what, n := range map[string]uint64{"octets": e.Octets, "messages": e.Messages, "records": e.Records} {
+			w.r.metrics.exported.WithLabelValues(name, domain, what).Set(float64(n))
+		}
 	}
 }
 

@@ -114,7 +114,7 @@ func New(c Config, d Deps) (*Replica, error) {
 }
 
 func (r *Replica) worker() worker {
-	return worker{r: r, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter}}
+	return worker{r: r, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements}}
 }
 
 // Receive takes one datagram as if it had come from a socket; it waits for Run

@@ -104,7 +104,8 @@ func feed(ctx context.Context, t *testing.T, addr, prefix string) {
 	ended := make(chan error, len(rs))
 	for i := range rs {
 		r, err := ingest.New(ingest.Config{
-			Replica: fmt.Sprintf("r%d", i), Drain: time.Second, Flush: 10 * time.Second, Linger: 5 * time.Millisecond,
+			Elements: true,
+			Replica:  fmt.Sprintf("r%d", i), Drain: time.Second, Flush: 10 * time.Second, Linger: 5 * time.Millisecond,
 			Kafka:  kafka.Config{Brokers: []string{addr}, ClientID: "e2e", SessionTimeout: 15 * time.Second},
 			Topics: topics(prefix),
 		}, ingest.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
