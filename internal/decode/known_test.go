@@ -186,3 +186,23 @@ func TestTotalsOfAnExportingProcessAreRead(t *testing.T) {
 		t.Errorf("want %+v, got %+v", want, r.Options)
 	}
 }
+
+// One exporter, two domains, one template id: protocol 6 in domain 256, octets
+// 6 in domain 257.
+func TestATemplateIDMeansAnotherThingInEachDomain(t *testing.T) {
+	ofDomain := func(pkt []byte, domain byte) []byte { pkt[15] = domain; return pkt }
+	d := &Decoder{State: newMemory()}
+	for _, p := range [][]byte{
+		ofDomain(ipfixOf(2, fromHex(t, "0100"+"0001"+"00040001")), 0),
+		ofDomain(ipfixOf(2, fromHex(t, "0100"+"0001"+"00010001")), 1),
+	} {
+		if got := wireFlows(t, d, p); len(got) != 0 {
+			t.Fatalf("flows of templates: %v", got)
+		}
+	}
+	a := wireFlows(t, d, ofDomain(ipfixOf(256, []byte{6}), 0))[0]
+	b := wireFlows(t, d, ofDomain(ipfixOf(256, []byte{6}), 1))[0]
+	if a.Proto != 6 || a.Bytes != 0 || b.Proto != 0 || b.Bytes != 6 {
+		t.Errorf("want protocol 6, then 6 octets; got %d and %d, then %d and %d", a.Proto, a.Bytes, b.Proto, b.Bytes)
+	}
+}

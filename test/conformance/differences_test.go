@@ -1,0 +1,152 @@
+package conformance
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"weir/internal/cli"
+)
+
+// The rules by which other decoders count otherwise.
+const (
+	early     = "data before its template is decoded, others have dropped it by then"
+	ports     = "templates are kept without the source port, so templates and data may come from different ports"
+	beyond    = "whole records of a set that ends beyond the datagram are decoded"
+	noScope   = "an options template without a scope is refused (RFC 7011 section 3.4.2.2)"
+	stops     = "tshark stops after as many v9 sets as the header counts records"
+	odd4      = "tshark drops the rest of a datagram at an IPv4 element whose length is not 4"
+	keeps     = "tshark keeps the first definition of a template"
+	v9Sets    = "tshark reads set ids 0 and 1, reserved in IPFIX (RFC 7011 section 3.3.2), as NetFlow v9's"
+	cut       = "tshark counts a record that is cut"
+	unknown   = "nfdump leaves out records without any element that it knows"
+	tooMany   = "nfdump drops a v5 datagram whose count is beyond its octets"
+	varOnly   = "others do not find a template all of whose fields are of variable length"
+	malformed = "libfixbuf gives a malformed message up as a whole"
+)
+
+// because says why another decoder's count differs, by capture.
+var because = map[string]map[string]string{
+	"reference": {
+		"pmacct__112_IPFIXv10_CISCO_options_map_reassignment_t00":               ports,
+		"vermont__variable_length_template_and_data_exceeding_message_boundary": beyond,
+		"libnetflow9__case_malformed_2":                                         beyond,
+		"telegraf__issue_14370":                                                 beyond,
+		"calmh__parser_test__TestBadEncodingError":                              beyond,
+		"netflowpl__Net_Flow__top":                                              noScope,
+	},
+	"tshark": {
+		"logstash__Netflow_9_invalid_01": stops, "logstash__netflow9_old": stops, "logstash__Netflow_9_H3C": odd4,
+		"opennms__juniper_data_before_template": early, "akvorado__data_templates": early, "graylog__data_datatemplate": early,
+		"softflowdpy__v9_template_mixed": early, "softflowdpy__v9_data_before_template": early, "vflow__decoder_test__TestDecodeDataTpl": early,
+		"pmacct__112_IPFIXv10_CISCO_options_map_reassignment_t00": ports,
+		"vermont__correct_variable_length_template_and_data":      varOnly, "vermont__variable_length_template_and_data_exceeding_message_boundary": varOnly,
+		"netflowparser__tests__it_parses_ipfix_with_v9_options_template_packet": v9Sets, "scapy__netflow__top": v9Sets,
+		"netgauze__netflow__test_records_len_larger_than_count": keeps, "calmh__parser_test__TestBadEncodingError": cut,
+	},
+	"libfixbuf": {
+		"graylog__data_datatemplate": early, "vflow__decoder_test__TestDecodeDataTpl": early,
+		"pmacct__112_IPFIXv10_CISCO_options_map_reassignment_t00": ports,
+		"vermont__correct_variable_length_template_and_data":      varOnly, "vermont__variable_length_template_and_data_exceeding_message_boundary": varOnly,
+		"telegraf__issue_14370": beyond, "netflowparser__tests__it_parses_ipfix_with_v9_options_template_packet": malformed,
+	},
+	"nfdump": {
+		"logstash__Netflow_5_invalid_02":        tooMany,
+		"opennms__juniper_data_before_template": early, "akvorado__data_templates": early, "graylog__data_datatemplate": early,
+		"softflowdpy__v9_template_mixed": early, "softflowdpy__v9_data_before_template": early, "vflow__decoder_test__TestDecodeDataTpl": early,
+		"akvorado__eompls_cw": unknown, "akvorado__ipfix_srv6": unknown, "akvorado__juniper_cpid": unknown, "graylog__basiclist": unknown,
+		"vermont__correct_variable_length_template_and_data": unknown, "vermont__variable_length_template_and_data_exceeding_message_boundary": unknown,
+		"sav__scenario1": unknown, "netflowparser__tests__it_parses_ipfix_enterprise_bit_template_and_data": unknown,
+		"netflowparser__tests__ipfix_repeated_information_elements_parse_template_and_data": unknown, "netflowparser__tests__it_parses_ipfix_multiple_flow_records": unknown,
+		"netgauze__ipfix__test_with_unknown_pen": unknown, "calmh__parser_test__testParseDataSet": unknown,
+		"calmh__parser_test__TestBadEncodingError": unknown, "goipfix__ipv4": unknown, "netflowpl__Net_Flow__top": unknown,
+	},
+}
+
+var summary = regexp.MustCompile(`flows=(\d+) options=(\d+)`)
+
+// counts is what weir decode finds in a capture.
+func counts(t *testing.T, path string) (flows, options int) {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	if code := cli.Main([]string{"decode", "--json", path}, strings.NewReader(""), &out, &errOut); code != 0 {
+		t.Fatalf("%s: exit code %d: %s", path, code, &errOut)
+	}
+	m := summary.FindStringSubmatch(errOut.String())
+	flows, _ = strconv.Atoi(m[1])
+	options, _ = strconv.Atoi(m[2])
+	return flows, options
+}
+
+func TestEachDifferenceToOtherDecodersHasItsRule(t *testing.T) {
+	const index = "../../../shared/corpus/INDEX.tsv"
+	if _, err := os.Stat(index); err != nil {
+		t.Skipf("SKIPPED: no corpus: %v", err)
+	}
+	head, list := rows(t, index)
+	var table strings.Builder
+	used, agree, most := map[string]int{}, map[string]int{}, map[string]int{}
+	for _, r := range list {
+		name := strings.TrimSuffix(filepath.Base(r[head["file"]]), ".pcap")
+		flows, options := counts(t, filepath.Join(filepath.Dir(index), r[head["file"]]))
+		number := func(column string) (n int, ok bool) {
+			n, err := strconv.Atoi(r[head[column]])
+			return n, err == nil
+		}
+		late, _ := number("late_records_ref")
+		var cells, rules []string
+		for _, other := range []struct {
+			name, column string
+			ours, more   int
+		}{
+			{"reference", "records_ref", flows + options, late}, {"tshark", "records_tshark", flows + options, 0},
+			{"libfixbuf", "records_fixbuf", flows + options, 0}, {"nfdump", "flows_nfdump", flows, 0},
+		} {
+			n, ok := number(other.column)
+			if !ok {
+				cells = append(cells, "")
+				continue
+			}
+			n += other.more
+			most[other.name]++
+			why := because[other.name][name]
+			cells = append(cells, strconv.Itoa(n))
+			switch {
+			case n == other.ours && why != "":
+				t.Errorf("%s: %s agrees, though it is said that %s", name, other.name, why)
+			case n == other.ours:
+				agree[other.name]++
+			case why == "":
+				t.Errorf("%s: %s counts %d, Weir %d: no rule says why", name, other.name, n, other.ours)
+			default:
+				used[other.name+name]++
+				rules = append(rules, why)
+			}
+		}
+		if rules != nil {
+			slices.Sort(rules)
+			rules = slices.Compact(rules)
+			fmt.Fprintf(&table, "| %s | %d + %d | %s | %s |\n", name, flows, options, strings.Join(cells, " | "), strings.Join(rules, "<br>"))
+		}
+	}
+	for other, names := range because {
+		for name := range names {
+			if used[other+name] == 0 {
+				t.Errorf("%s, %s: no such difference", other, name)
+			}
+		}
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "\n%d captures; the counts agree", len(list))
+	for i, other := range []string{"reference", "tshark", "libfixbuf", "nfdump"} {
+		fmt.Fprintf(&text, "%s with %s in %d of %d", map[bool]string{true: "", false: ","}[i == 0], other, agree[other], most[other])
+	}
+	text.WriteString(". The others are these:\n\n| capture | Weir: flows + options records | reference | tshark | libfixbuf | nfdump (flows) | why |\n|---|---|---|---|---|---|---|\n")
+	between(t, differencesMark, text.String()+table.String()+"\n")
+}
