@@ -174,16 +174,18 @@ type Decoder struct {
 	// DropElements leaves out what has no field of its own.
 	DropElements bool
 
-	tmpl    Template // scratch for template records
-	k       TemplateKey
-	rec     record
-	out     outcome
-	head    []byte // what all messages of a datagram begin with
-	pending []Set  // data sets met before their template
-	ctx     context
-	fast    fastSet
-	slack   []byte // a set with octets around it, see behind
-	plain   bool   // appending path only: the second oracle of tests
+	tmpl     Template // scratch for template records
+	k        TemplateKey
+	rec      record
+	out      outcome
+	head     []byte // what all messages of a datagram begin with
+	pending  []Set  // data sets met before their template
+	ctx      context
+	fast     fastSet
+	packed   window   // of a record with fields of variable length: the others
+	variable [][]byte // and those, in record order
+	slack    []byte   // a set with octets around it, see behind
+	plain    bool     // appending path only: the second oracle of tests
 }
 
 // Map16 gives an address as 16 octets, IPv4 v4-mapped.

@@ -7,8 +7,9 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// The fast shape: records of fixed length with one pair of addresses, which is
-// nearly all traffic. The fields are grouped by width when the template is
+// The fast shape: records with one pair of addresses, which is nearly all
+// traffic. Where fields are of variable length the fixed ones are packed, and
+// offsets are those in the packed record. The fields are grouped by width when the template is
 // compiled, and values are written without a branch on how long their varint
 // is: real counters vary, and every such branch is mispredicted. What needs a
 // rule beyond that goes through the same functions as on the appending path,
@@ -57,6 +58,7 @@ type copyStep struct {
 type restStep struct {
 	step *step
 	off  uint16
+	nth  int16 // of the record's fields of variable length; -1: of fixed length
 }
 
 // A fastPlan is a plan arranged for the fast shape. It is immutable.
@@ -66,9 +68,11 @@ type fastPlan struct {
 	addrs6       []addrStep // IPv6 ones
 	elements     []copyStep // raw ones, in record order
 	rest         []restStep
-	inOrder      bool   // a step of rest may make an element: later ones go there too
-	loads        []load // what the rules beyond this shape look at
-	maxOut       int    // octets of the fields of a record and its key, at most
+	tail         []restStep // from the first field of variable length on
+	segments     []uint16   // octets of fixed length before each field of variable length
+	inOrder      bool       // a step of rest may make an element: later ones go there too
+	loads        []load     // what the rules beyond this shape look at
+	maxOut       int        // octets of the fields of a record and its key, at most
 	v6           bool
 	src, dst     uint16 // offsets of the addresses
 	sport, dport load
@@ -95,15 +99,23 @@ func maskOf(octets uint16) uint64 { return ^uint64(0) >> (64 - 8*octets) }
 // arrange returns p for the fast shape, nil when it does not fit.
 func (p *Plan) arrange() *fastPlan {
 	const v4Pair, v6Pair = 1<<aSrc4 | 1<<aDst4, 1<<aSrc6 | 1<<aDst6
-	if !p.fixed || p.min > maxFastRecord || p.addrs != v4Pair && p.addrs != v6Pair ||
+	if p.min > maxFastRecord || p.addrs != v4Pair && p.addrs != v6Pair ||
 		p.has[sEtherType] || p.has[sPostSrcPort] || p.has[sPostDstPort] || !p.has[sProto] && (p.icmp4() || p.icmp6()) {
 		return nil
 	}
 	f := &fastPlan{v6: p.addrs == v6Pair, direction: -1}
 	f.maxOut = 2*18 + 8*11 + 64 // the pair of addresses, fields of rules, the key
-	off := uint16(0)
+	off, packed := uint16(0), uint16(0)
 	for i := range p.steps {
 		st := &p.steps[i]
+		if st.length == VarLen {
+			if st.op != opSkip {
+				f.tail = append(f.tail, restStep{st, 0, int16(len(f.segments))})
+			}
+			f.segments = append(f.segments, off-packed)
+			packed = off
+			continue
+		}
 		if st.once == again {
 			off -= st.length
 		}
@@ -127,7 +139,7 @@ func (f *fastPlan) add(p *Plan, st *step, off uint16) bool {
 		at.mask = maskOf(st.length)
 	}
 	if st.name != noName {
-		f.names = append(f.names, restStep{st, off})
+		f.names = append(f.names, restStep{st, off, -1})
 	}
 	switch st.op {
 	case opSkip:
@@ -140,7 +152,7 @@ func (f *fastPlan) add(p *Plan, st *step, off uint16) bool {
 			f.dst = off
 		}
 	case opElement:
-		if f.inOrder {
+		if f.inOrder || len(f.tail) > 0 {
 			f.addRest(st, off)
 			break
 		}
@@ -174,7 +186,11 @@ func (f *fastPlan) add(p *Plan, st *step, off uint16) bool {
 // addRest keeps a step for the appending path's functions. Text may grow to
 // three times its octets where it is no UTF-8.
 func (f *fastPlan) addRest(st *step, off uint16) {
-	f.rest = append(f.rest, restStep{st, off})
+	if len(f.tail) > 0 {
+		f.tail = append(f.tail, restStep{st, off, -1})
+		return
+	}
+	f.rest = append(f.rest, restStep{st, off, -1})
 	f.inOrder = f.inOrder || st.once != 0 || st.op == opUint || st.op == opExtended
 	f.maxOut += 16 + 3*int(st.length)
 }

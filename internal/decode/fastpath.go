@@ -81,7 +81,7 @@ func (d *Decoder) fastRecords(b []byte, off int, p *Plan, r *Result) {
 			continue
 		}
 		if named {
-			more := d.insertNames(p, r, n+int(key), n+int(end), b[at:])
+			more := d.insert(p, r, n+int(key), n+int(end), b[at:], true)
 			r.Buf = slices.Grow(r.Buf, (count-i)*room+len(outWindow{}))
 			key, end = key+more, end+more
 		}
@@ -91,20 +91,93 @@ func (d *Decoder) fastRecords(b []byte, off int, p *Plan, r *Result) {
 	r.Buf = r.Buf[:n]
 }
 
-// insertNames puts the names of the values of the record that rec begins with
-// between its message, which ends at key of r.Buf, and its key, which ends at
-// end. It returns how many octets that are.
-func (d *Decoder) insertNames(p *Plan, r *Result, key, end int, rec []byte) uint {
-	d.rec.nameable = 0
-	for i := range p.fast.names {
-		t := &p.fast.names[i]
-		d.rec.note(t.step.name, rec[t.off:][:t.step.length])
+// variableRecords is fastRecords for records with fields of variable length.
+func (d *Decoder) variableRecords(b []byte, off int, p *Plan, r *Result) {
+	s := d.beginSet(p)
+	room := len(s.head) + p.fast.maxOut
+	if room > maxFastOut {
+		d.appendRecords(b, off, p, r)
+		return
 	}
+	named := p.names && d.ctx.named()
+	for end := off + len(b); len(b) >= p.min; {
+		at, before := end-len(b), d.ctx.counts
+		size, ok := d.pack(p.fast, p.min-len(p.fast.segments), b)
+		if !ok {
+			r.Errors = append(r.Errors, recordError(at))
+			return
+		}
+		n := len(r.Buf)
+		r.Buf = slices.Grow(r.Buf, room+len(outWindow{}))
+		w := (*outWindow)(r.Buf[n : n+len(outWindow{})])
+		key, to := d.fastRecord(p, s, &d.packed, w, uint64(at))
+		if to == 0 {
+			d.ctx.counts = before
+			d.appendRecords(b[:size], at, p, r)
+		} else {
+			r.Buf = r.Buf[:n+int(to)]
+			more := d.insert(p, r, n+int(key), n+int(to), d.packed[8:], named)
+			r.Flows = append(r.Flows, Span{n, n + int(key+more), n + int(to+more)})
+		}
+		b = b[size:]
+	}
+}
+
+// pack copies the fields of fixed length of the record that b begins with into
+// the window d.packed, and keeps the others in d.variable. fixed is how many
+// octets those of fixed length have. It returns the record's octets; ok is false
+// when b ends before.
+func (d *Decoder) pack(f *fastPlan, fixed int, b []byte) (size int, ok bool) {
+	d.variable = d.variable[:0]
+	variable, rest, to := step{length: VarLen}, b, d.packed[8:8]
+	for _, n := range f.segments {
+		if len(rest) < int(n) {
+			return 0, false
+		}
+		to = append(to, rest[:n]...)
+		var field []byte
+		if field, rest, ok = variable.next(rest[n:]); !ok {
+			return 0, false
+		}
+		d.variable = append(d.variable, field)
+	}
+	last := fixed - len(to)
+	if len(rest) < last {
+		return 0, false
+	}
+	_ = append(to, rest[:last]...) // into d.packed: there is room
+	return len(b) - len(rest) + last, true
+}
+
+// insert puts what has no place in the window between a record's message, which
+// ends at key of r.Buf, and its key, which ends at end: the steps from the first
+// field of variable length on, and names. rec are the fields of fixed length. It
+// returns how many octets that are.
+func (d *Decoder) insert(p *Plan, r *Result, key, end int, rec []byte, named bool) uint {
 	var k [64]byte
 	n := copy(k[:], r.Buf[key:end])
-	r.Buf = d.rec.appendNames(r.Buf[:key], &d.ctx)
-	more := len(r.Buf) - key
-	r.Buf = append(r.Buf, k[:n]...)
+	b := r.Buf[:key]
+	if len(p.fast.rest) == 0 {
+		d.rec.once = 0
+	}
+	for i := range p.fast.tail {
+		t := &p.fast.tail[i]
+		if t.nth >= 0 {
+			b = d.rec.step(b, t.step, d.variable[t.nth])
+		} else {
+			b = d.rec.step(b, t.step, rec[t.off:][:t.step.length])
+		}
+	}
+	if named {
+		d.rec.nameable = 0
+		for i := range p.fast.names {
+			t := &p.fast.names[i]
+			d.rec.note(t.step.name, rec[t.off:][:t.step.length])
+		}
+		b = d.rec.appendNames(b, &d.ctx)
+	}
+	more := len(b) - key
+	r.Buf = append(b, k[:n]...)
 	return uint(more)
 }
 

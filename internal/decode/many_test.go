@@ -46,3 +46,30 @@ func BenchmarkWireMany(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/flow")
 }
+
+// BenchmarkWireVariable is the wire path with a text of variable length in the
+// middle of a record, on the fast shape and on the appending path.
+func BenchmarkWireVariable(b *testing.B) {
+	tmpl := fixed(8, 4, 12, 4, 7, 2, 11, 2, 4, 1, 96, VarLen, 1, 4, 2, 4, 10, 4, 14, 4, 6, 1, 152, 8, 153, 8)
+	var data []byte
+	for i := range 20 {
+		data = append(data, 10, 0, 0, byte(i), 192, 0, 2, byte(i), 0x80, byte(i), 1, 0xbb, 6, 5, 'h', 't', 't', 'p', 's')
+		data = append(data, 0, 0, byte(i), 99, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 2, 0x1b)
+		data = append(data, 0, 0, 1, 0x8b, 0xcf, 0xe5, 0x68, byte(i), 0, 0, 1, 0x8b, 0xcf, 0xe5, 0x69, byte(i))
+	}
+	first, pkt := datagram(10, tmpl, nil), ipfixOf(int(tmpl.ID), data)
+	for _, plain := range []bool{false, true} {
+		b.Run(map[bool]string{false: "fast", true: "appending"}[plain], func(b *testing.B) {
+			d := &Decoder{State: newMemory(), plain: plain}
+			var res Result
+			d.Wire(first, &testMeta, &res)
+			b.ReportAllocs()
+			n := 0
+			for b.Loop() {
+				d.Wire(pkt, &testMeta, &res)
+				n += len(res.Flows)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/flow")
+		})
+	}
+}

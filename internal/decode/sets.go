@@ -230,10 +230,12 @@ func (d *Decoder) data(b []byte, off int, p *Plan, r *Result, onWire bool) {
 	switch {
 	case !onWire:
 		d.readRecords(b, off, p, r)
-	case p.fast != nil && !d.plain && len(b) >= p.min:
+	case p.fast == nil || d.plain || len(b) < p.min:
+		d.appendRecords(b, off, p, r)
+	case p.fixed:
 		d.fastRecords(b, off, p, r)
 	default:
-		d.appendRecords(b, off, p, r)
+		d.variableRecords(b, off, p, r)
 	}
 }
 
