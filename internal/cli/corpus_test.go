@@ -24,24 +24,30 @@ var otherwise = map[string]struct {
 	"netflowpl__Net_Flow__top.pcap":                                              {1, 0, "an options template without a scope is refused"},
 }
 
-func TestCountsOfTheCorpus(t *testing.T) {
-	index := shared(t, "corpus/INDEX.tsv")
-	f, err := os.Open(index)
+// readTable reads tab-separated text: its columns by name, and its rows.
+func readTable(t *testing.T, path string) (column map[string]int, rows [][]string) {
+	t.Helper()
+	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
 	r := csv.NewReader(f)
 	r.Comma, r.LazyQuotes = '\t', true
-	rows, err := r.ReadAll()
-	if err != nil {
+	if rows, err = r.ReadAll(); err != nil {
 		t.Fatal(err)
 	}
-	column := map[string]int{}
+	column = map[string]int{}
 	for i, name := range rows[0] {
 		column[name] = i
 	}
-	for _, row := range rows[1:] {
+	return column, rows[1:]
+}
+
+func TestCountsOfTheCorpus(t *testing.T) {
+	index := shared(t, "corpus/INDEX.tsv")
+	column, rows := readTable(t, index)
+	for _, row := range rows {
 		number := func(name string) int {
 			n, err := strconv.Atoi(row[column[name]])
 			if err != nil {

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"encoding/binary"
-	"encoding/csv"
 	"maps"
 	"net/netip"
 	"os"
@@ -48,25 +47,11 @@ func perSource(t *testing.T, path string) (head []byte, by map[string][][]byte) 
 
 func TestMalformedCasesKeepTheirBoundsAndSpareTheirSurvivor(t *testing.T) {
 	dir := shared(t, "corpus/malformed")
-	f, err := os.Open(filepath.Join(dir, "cases.tsv"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	r := csv.NewReader(f)
-	r.Comma, r.LazyQuotes = '\t', true
-	rows, err := r.ReadAll()
-	if err != nil {
-		t.Fatal(err)
-	}
-	column := map[string]int{}
-	for i, name := range rows[0] {
-		column[name] = i
-	}
+	column, rows := readTable(t, filepath.Join(dir, "cases.tsv"))
 	head, packets := perSource(t, filepath.Join(dir, "malformed.pcap"))
 	kept := 0
 	var setUp []string
-	for _, row := range rows[1:] {
+	for _, row := range rows {
 		t.Run(row[column["name"]], func(t *testing.T) {
 			number := func(name string) int {
 				n, err := strconv.Atoi(row[column[name]])
@@ -116,7 +101,7 @@ func TestMalformedCasesKeepTheirBoundsAndSpareTheirSurvivor(t *testing.T) {
 			}
 		})
 	}
-	t.Logf("%d of %d malformed cases keep their bounds and their survivor", kept, len(rows)-1)
+	t.Logf("%d of %d malformed cases keep their bounds and their survivor", kept, len(rows))
 	slices.Sort(setUp)
 	if d := cmp.Diff(slices.Sorted(maps.Keys(setUpHoldsRecords)), setUp); d != "" {
 		t.Errorf("cases that would leave their bounds with their set-up (-want +got):\n%s", d)

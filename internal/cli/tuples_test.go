@@ -1,9 +1,6 @@
 package cli
 
 import (
-	"encoding/csv"
-	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -95,18 +92,8 @@ func compare(theirs, ours []tuple) (more, less []tuple) {
 }
 
 func tsharkTuples(t *testing.T, path string) (all []tuple) {
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	r := csv.NewReader(f)
-	r.Comma, r.LazyQuotes = '\t', true
-	rows, err := r.ReadAll()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, row := range rows[1:] {
+	_, rows := readTable(t, path)
+	for _, row := range rows {
 		var u tuple
 		for i := range u {
 			u[i] = set(row[i])
@@ -121,13 +108,7 @@ func ourTuples(t *testing.T, path string) (all []tuple) {
 		if m["record"] != "flow" {
 			continue
 		}
-		var u tuple
-		for i, k := range []string{"src_addr", "dst_addr", "src_port", "dst_port", "proto", "bytes", "packets"} {
-			if v, ok := m[k]; ok {
-				u[i] = set(fmt.Sprint(v))
-			}
-		}
-		all = append(all, u)
+		all = append(all, flowTuple(m))
 	}
 	return all
 }
