@@ -383,7 +383,7 @@ func (f *fastPlan) times(s *fastSet, in *window) (start, end int64, ok bool) {
 	if f.mul == 0 {
 		start, end = s.export-ageOf(s.uptime, uint32(a))*1e6, s.export-ageOf(s.uptime, uint32(b))*1e6
 	} else {
-		if (a|b)>>53 != 0 && f.mul == 1e6 && (a > math.MaxInt64/1_000_000 || b > math.MaxInt64/1_000_000) {
+		if (a|b)>>43 != 0 && f.mul == 1e6 && (a > math.MaxInt64/1_000_000 || b > math.MaxInt64/1_000_000) {
 			return 0, 0, false
 		}
 		start, end = int64(a*f.mul), int64(b*f.mul)

@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"math"
 	"net/netip"
 	"testing"
 
@@ -156,6 +157,29 @@ func TestWhatIsMisencodedOrAbsurdIsCounted(t *testing.T) {
 	d.Wire(pkt, &testMeta, &r) // export time 0x68e77800 = 1760000000 s; the value 1760000000 s in µs
 	if r.Misencoded != 1 || r.BadRates != 1 || len(r.Flows) != 1 {
 		t.Errorf("want 1 misencoded time and 1 bad rate of 1 flow, got %d, %d of %d", r.Misencoded, r.BadRates, len(r.Flows))
+	}
+}
+
+// 2^43 ms is before the end of the range of ns, 2^44 and what a 64 bit number
+// can hold are after it (found by FuzzRecords: the fast shape wrapped around).
+func TestMillisecondsBeyondTheRangeAreItsEnd(t *testing.T) {
+	for _, tt := range []struct {
+		name, times string
+		start, end  uint64
+	}{
+		{"the last that fits, and one more", "000008637bd05af6" + "000008637bd05af7", 9_223_372_036_854_000_000, math.MaxInt64},
+		{"2^43", "0000080000000000" + "0000080000000000", 8_796_093_022_208_000_000, 8_796_093_022_208_000_000},
+		{"2^44", "0000100000000000" + "0000100000000000", math.MaxInt64, math.MaxInt64},
+		{"all bits", "ffffffffffffffff" + "ffffffffffffffff", math.MaxInt64, math.MaxInt64},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			pkt := ipfixRecord(t, "0a0000010a000002"+"06"+tt.times, 8, 4, 12, 4, 4, 1, 152, 8, 153, 8)
+			same(t, newDecoders(), pkt)
+			m := wireFlows(t, &Decoder{State: newMemory()}, pkt)[0]
+			if m.TimeFlowStartNs != tt.start || m.TimeFlowEndNs != tt.end {
+				t.Errorf("want %d to %d, got %d to %d", tt.start, tt.end, m.TimeFlowStartNs, m.TimeFlowEndNs)
+			}
+		})
 	}
 }
 

@@ -296,7 +296,10 @@ func (k *kafkaClient) waitCommitted(ctx context.Context, prefix string, n int64)
 }
 
 // settled waits until all flows are taken and no more connections come, and
-// returns the connections, in order, without names and their status.
+// returns the connections, in order, without names and their status. Silence
+// means the end once there are as many as there must be; before that it may be
+// an enrich that waits for the session of a killed one to end, on a busy
+// machine.
 func (k *kafkaClient) settled(ctx context.Context, prefix string) (out []string) {
 	k.t.Helper()
 	k.waitCommitted(ctx, prefix, captureFlows)
@@ -306,7 +309,11 @@ func (k *kafkaClient) settled(ctx context.Context, prefix string) (out []string)
 		if n != before {
 			before, since = n, time.Now()
 		}
-		return time.Since(since) > 5*time.Second // more than twice PAIR_IDLE
+		quiet := 5 * time.Second // more than twice PAIR_IDLE
+		if n < captureFlows/2 {  // softflowd exports two flows of a connection
+			quiet = time.Minute
+		}
+		return time.Since(since) > quiet
 	})
 	for _, r := range k.read(ctx, prefix+"connections") {
 		var c flowpb.Connection
