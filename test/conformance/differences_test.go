@@ -29,7 +29,28 @@ const (
 	tooMany   = "nfdump drops a v5 datagram whose count is beyond its octets"
 	varOnly   = "others do not find a template all of whose fields are of variable length"
 	malformed = "libfixbuf gives a malformed message up as a whole"
+	pythonPad = "netflow (Python) reads a record in the padding of a v9 set"
 )
+
+// refuses says why the Python package refuses a datagram as a whole, by the
+// error it raises.
+var refuses = map[string]string{
+	"PaddingCalculationError": "netflow (Python) takes the length of a variable field, 65535, for octets, and what is left of the set for bad padding",
+	"struct.error":            ends,
+	"IndexError":              ends,
+	"IPFIXMalformedPacket":    ends,
+	"AttributeError":          "netflow (Python) gives a datagram up for a private element",
+	"ValueError":              "netflow (Python) gives a datagram up for a length it cannot use in an options template or a record",
+	"taken for hex":           "netflow (Python) takes a datagram whose octets are UTF-8 for a line of hex",
+	"IPFIXRFCError":           "netflow (Python) gives a datagram up for a reserved set id",
+	"IPFIXTemplateError":      "netflow (Python) gives a datagram up for one template",
+	"RuntimeError":            "netflow (Python) fails at a withdrawal",
+	"UnknownExportVersion":    "netflow (Python) does not know v7",
+	"no template":             "netflow (Python) gives a datagram up when the template of one set is not known",
+	"endless":                 "netflow (Python) does not end on a set of length 0",
+}
+
+const ends = "netflow (Python) gives a datagram up that ends before its counts or lengths say"
 
 // because says why another decoder's count differs, by capture.
 var because = map[string]map[string]string{
@@ -55,6 +76,9 @@ var because = map[string]map[string]string{
 		"pmacct__112_IPFIXv10_CISCO_options_map_reassignment_t00": ports,
 		"vermont__correct_variable_length_template_and_data":      varOnly, "vermont__variable_length_template_and_data_exceeding_message_boundary": varOnly,
 		"telegraf__issue_14370": beyond, "netflowparser__tests__it_parses_ipfix_with_v9_options_template_packet": malformed,
+	},
+	"netflow": {
+		"netflowparser__tests__it_parses_v9_template_and_data_packet": pythonPad, "local__softflowd_v9": pythonPad,
 	},
 	"nfdump": {
 		"logstash__Netflow_5_invalid_02":        tooMany,
@@ -90,17 +114,41 @@ func TestEachDifferenceToOtherDecodersHasItsRule(t *testing.T) {
 		t.Skipf("SKIPPED: no corpus: %v", err)
 	}
 	head, list := rows(t, index)
+	theirs := ofPython(t)
 	var table strings.Builder
 	used, agree, most := map[string]int{}, map[string]int{}, map[string]int{}
 	for _, r := range list {
 		name := strings.TrimSuffix(filepath.Base(r[head["file"]]), ".pcap")
-		flows, options := counts(t, filepath.Join(filepath.Dir(index), r[head["file"]]))
+		path := filepath.Join(filepath.Dir(index), r[head["file"]])
+		flows, options := counts(t, path)
 		number := func(column string) (n int, ok bool) {
 			n, err := strconv.Atoi(r[head[column]])
 			return n, err == nil
 		}
 		late, _ := number("late_records_ref")
 		var cells, rules []string
+		compare := func(other string, ours, n int, cell string, known bool, why ...string) {
+			if !known {
+				cells = append(cells, "")
+				return
+			}
+			if said := because[other][name]; said != "" {
+				why = append(why, said)
+			}
+			most[other]++
+			cells = append(cells, cell)
+			switch {
+			case n == ours && because[other][name] != "":
+				t.Errorf("%s: %s agrees, though it is said that %s", name, other, why)
+			case n == ours:
+				agree[other]++
+			case len(why) == 0:
+				t.Errorf("%s: %s counts %d, Weir %d: no rule says why", name, other, n, ours)
+			default:
+				used[other+name]++
+				rules = append(rules, why...)
+			}
+		}
 		for _, other := range []struct {
 			name, column string
 			ours, more   int
@@ -109,26 +157,10 @@ func TestEachDifferenceToOtherDecodersHasItsRule(t *testing.T) {
 			{"libfixbuf", "records_fixbuf", flows + options, 0}, {"nfdump", "flows_nfdump", flows, 0},
 		} {
 			n, ok := number(other.column)
-			if !ok {
-				cells = append(cells, "")
-				continue
-			}
-			n += other.more
-			most[other.name]++
-			why := because[other.name][name]
-			cells = append(cells, strconv.Itoa(n))
-			switch {
-			case n == other.ours && why != "":
-				t.Errorf("%s: %s agrees, though it is said that %s", name, other.name, why)
-			case n == other.ours:
-				agree[other.name]++
-			case why == "":
-				t.Errorf("%s: %s counts %d, Weir %d: no rule says why", name, other.name, n, other.ours)
-			default:
-				used[other.name+name]++
-				rules = append(rules, why)
-			}
+			compare(other.name, other.ours, n+other.more, strconv.Itoa(n+other.more), ok)
 		}
+		p, ok := theirs[name]
+		compare("netflow", asPythonCounts(decoded(t, captured(t, path))), p.flows, p.String(), ok, p.rules()...)
 		if rules != nil {
 			slices.Sort(rules)
 			rules = slices.Compact(rules)
@@ -144,9 +176,9 @@ func TestEachDifferenceToOtherDecodersHasItsRule(t *testing.T) {
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "\n%d captures; the counts agree", len(list))
-	for i, other := range []string{"reference", "tshark", "libfixbuf", "nfdump"} {
+	for i, other := range []string{"reference", "tshark", "libfixbuf", "nfdump", "netflow"} {
 		fmt.Fprintf(&text, "%s with %s in %d of %d", map[bool]string{true: "", false: ","}[i == 0], other, agree[other], most[other])
 	}
-	text.WriteString(". The others are these:\n\n| capture | Weir: flows + options records | reference | tshark | libfixbuf | nfdump (flows) | why |\n|---|---|---|---|---|---|---|\n")
+	text.WriteString(". The others are these:\n\n| capture | Weir: flows + options records | reference | tshark | libfixbuf | nfdump (flows) | netflow (Python) | why |\n|---|---|---|---|---|---|---|---|\n")
 	between(t, differencesMark, text.String()+table.String()+"\n")
 }
