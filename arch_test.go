@@ -48,7 +48,7 @@ var layers = [][]string{
 	{"weir/internal/templates"},
 	{"weir/internal/decode", "weir/internal/pair"},
 	{"weir/internal/ie", "weir/internal/flowkey"},
-	{"weir/internal/wire", "weir/pkg/flowpb"},
+	{"weir/internal/wire", "weir/internal/proxyproto", "weir/pkg/flowpb"},
 }
 
 func layerOf(path string) int {
@@ -75,7 +75,7 @@ func TestImportsGoOneWay(t *testing.T) {
 
 func TestPurePackagesDoNoIO(t *testing.T) {
 	forbidden := []string{"os", "net", "net/http", "context", "log", "log/slog", "io/fs", "os/exec", "syscall"}
-	for _, p := range list(t, "./internal/wire", "./internal/ie", "./internal/flowkey", "./internal/decode", "./internal/pair") {
+	for _, p := range list(t, "./internal/wire", "./internal/ie", "./internal/flowkey", "./internal/decode", "./internal/pair", "./internal/proxyproto") {
 		for _, i := range p.Imports {
 			if slices.Contains(forbidden, i) {
 				t.Errorf("%s imports %s", p.ImportPath, i)

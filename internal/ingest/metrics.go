@@ -30,6 +30,7 @@ type metrics struct {
 	errors      *prometheus.CounterVec // cause
 	oddities    *prometheus.CounterVec // what
 	denied      prometheus.Counter
+	proxied     *prometheus.CounterVec // reason
 	reloads     *prometheus.CounterVec // result
 	dropped     *prometheus.CounterVec // exporter, reason
 	sets        *prometheus.CounterVec // reason
@@ -87,6 +88,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		errors:      counter("errors_total", "parts of datagrams that could not be decoded, by cause", "cause"),
 		oddities:    counter("oddities_total", "values decoded in spite of their form (time_misencoded: Unix time where NTP's is asked for) or taken as unknown (sampling_unusable: a rate of zero or absurd operands)", "what"),
 		denied:      counter("denied_datagrams_total", "datagrams dropped because the exporters file does not allow their source").WithLabelValues(),
+		proxied:     counter("proxy_dropped_datagrams_total", "datagrams of trusted proxies that were dropped: without a header that says whose they are", "reason"),
 		reloads:     counter("exporters_file_reloads_total", "changes of the exporters file that were taken (ok) or refused (failed: the old one stays in force)", "result"),
 		dropped:     counter("dropped_flows_total", "flows that were not published", "exporter", "reason"),
 		sets:        counter("undecoded_sets_total", "data sets dropped because their template did not come", "reason"),

@@ -63,7 +63,14 @@ func (r *Replica) dropped(x *exporter, err error) {
 // datagram takes one datagram.
 func (w *worker) datagram(pkt []byte, from netip.AddrPort, at time.Time) {
 	r := w.r
-	addr := from.Addr().Unmap().WithZone("")
+	from = netip.AddrPortFrom(from.Addr().Unmap().WithZone(""), from.Port())
+	pkt, from, reason := r.proxies.unwrap(pkt, from, at)
+	if reason != "" {
+		r.metrics.proxied.WithLabelValues(reason).Inc()
+		r.watch.proxied(from, reason, at)
+		return
+	}
+	addr := from.Addr()
 	if e := r.file.Table().Lookup(addr); e != nil && e.Denied {
 		r.stats.denied.Add(1)
 		r.metrics.denied.Inc()

@@ -41,6 +41,7 @@ type Replica struct {
 	producer  atomic.Pointer[kafka.Producer]
 	metrics   *metrics
 	exporters seen
+	proxies   *proxies
 	watch     *watch
 	park      parking
 	batches   sync.Pool // of *batch
@@ -93,6 +94,7 @@ func New(c Config, d Deps) (*Replica, error) {
 	}
 	r := &Replica{
 		c: c, deps: d, log: d.Log.With("replica", c.Replica), file: file, tlog: tlog, waiting: errStarting,
+		proxies:   newProxies(c.TrustedProxies),
 		exporters: seen{all: map[netip.Addr]*exporter{}}, park: parking{max: c.ParkMax, wait: c.ParkFor},
 		ports: map[uint16]bool{}, started: make(chan struct{}),
 		publishNow: make(chan struct{}, 1), parkNow: make(chan struct{}, 1),

@@ -33,6 +33,7 @@ type watch struct {
 	missing  map[decode.TemplateKey]*missing
 	newcomer *rate.Limiter
 	unknown  *rate.Limiter
+	proxyLog *rate.Limiter
 }
 
 // A missing is a template that data waits for.
@@ -44,7 +45,7 @@ type missing struct {
 func newWatch(log *slog.Logger, now time.Time, listen func() []string) *watch {
 	return &watch{
 		log: log, listen: listen, started: now, missing: map[decode.TemplateKey]*missing{},
-		newcomer: rate.NewLimiter(1, 100), unknown: rate.NewLimiter(1, 20),
+		newcomer: rate.NewLimiter(1, 100), unknown: rate.NewLimiter(1, 20), proxyLog: rate.NewLimiter(0.1, 1),
 	}
 }
 
@@ -56,6 +57,17 @@ func (w *watch) datagram(from netip.AddrPort, h *decode.Header, first bool, now 
 	if first && w.newcomer.AllowN(now, 1) {
 		w.log.Info("first datagram of an exporter", "exporter", from.Addr(), "port", from.Port(), "version", h.Version, "domain", h.Domain)
 	}
+}
+
+// proxied tells of a datagram that a trusted proxy sent and nobody can be charged
+// with. Its own traffic, health checks say, is no news.
+func (w *watch) proxied(from netip.AddrPort, reason string, now time.Time) {
+	if reason == proxyLocal || reason == proxyEmpty || !w.proxyLog.AllowN(now, 1) {
+		return
+	}
+	w.log.Warn("a datagram of a trusted proxy is dropped: nothing says which exporter it is from. Let the balancer put a PROXY protocol header "+
+		"in front of each datagram (nginx: proxy_protocol on; proxy_responses 0;), or take it out of TRUSTED_PROXIES if it keeps the source address",
+		"proxy", from, "reason", reason)
 }
 
 // dropped notes that a data set was dropped since nobody knows its template.

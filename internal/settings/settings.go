@@ -303,6 +303,9 @@ func (f field) want() string {
 	if f.typ.String() == "[]netip.AddrPort" {
 		return "addresses with ports, comma separated, like 0.0.0.0:2055 or [::]:2055"
 	}
+	if f.typ.String() == "[]netip.Prefix" {
+		return "addresses with prefix lengths, comma separated, like 10.0.0.0/8, 192.0.2.7/32 or fd00::/8"
+	}
 	switch f.typ.Kind() {
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		return "a whole number" + of(f.unit)

@@ -1,0 +1,132 @@
+package ingest
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	header1 = "PROXY TCP4 192.0.2.1 198.51.100.2 40000 2055\r\n"
+	header6 = "PROXY TCP6 2001:db8::1 2001:db8::2 40000 2055\r\n"
+	local2  = "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
+)
+
+func TestWhoseADatagramIsBehindABalancer(t *testing.T) {
+	const balancer, other, stranger = "10.0.0.1:7000", "[fd00::1]:7001", "203.0.113.5:9"
+	begin := time.Unix(1_700_000_000, 0)
+	type datagram struct {
+		after            time.Duration // since the one before
+		from, pkt        string
+		exporter, reason string
+		rest             string
+	}
+	for _, tt := range []struct {
+		name string
+		in   []datagram
+	}{
+		{"each has a header", []datagram{
+			{0, balancer, header1 + "a", "192.0.2.1:40000", "", "a"},
+			{0, balancer, header6 + "b", "[2001:db8::1]:40000", "", "b"},
+		}},
+		{"only the first has one: its stream lives from datagram to datagram", []datagram{
+			{0, balancer, header1 + "a", "192.0.2.1:40000", "", "a"},
+			{5 * time.Minute, balancer, "b", "192.0.2.1:40000", "", "b"},
+			{5 * time.Minute, balancer, "c", "192.0.2.1:40000", "", "c"},
+			{5*time.Minute + 1, balancer, "d", balancer, proxyMissing, ""},
+		}},
+		{"another port of the balancer is another stream", []datagram{
+			{0, balancer, header1 + "a", "192.0.2.1:40000", "", "a"},
+			{0, "10.0.0.1:7002", "b", "10.0.0.1:7002", proxyMissing, ""},
+		}},
+		{"a new header on the port replaces the exporter", []datagram{
+			{0, balancer, header1 + "a", "192.0.2.1:40000", "", "a"},
+			{0, balancer, header6 + "b", "[2001:db8::1]:40000", "", "b"},
+			{0, balancer, "c", "[2001:db8::1]:40000", "", "c"},
+		}},
+		{"an IPv6 balancer", []datagram{{0, other, header6 + "a", "[2001:db8::1]:40000", "", "a"}}},
+		{"who is not trusted speaks for himself, header or not", []datagram{
+			{0, stranger, header1 + "a", stranger, "", header1 + "a"},
+			{0, stranger, "b", stranger, "", "b"},
+		}},
+		{"what cannot be charged to anyone", []datagram{
+			{0, balancer, "PROXY TCP4 router\r\na", balancer, proxyBad, ""},
+			{0, balancer, "PROXY UNKNOWN\r\na", balancer, proxyLocal, ""},
+			{0, balancer, local2, balancer, proxyLocal, ""},
+			{0, balancer, "a", balancer, proxyMissing, ""},
+		}},
+		{"a header alone names the exporter of what follows", []datagram{
+			{0, balancer, header1, "192.0.2.1:40000", proxyEmpty, ""},
+			{0, balancer, "a", "192.0.2.1:40000", "", "a"},
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newProxies([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")})
+			at := begin
+			for i, d := range tt.in {
+				at = at.Add(d.after)
+				rest, exporter, reason := p.unwrap([]byte(d.pkt), netip.MustParseAddrPort(d.from), at)
+				if string(rest) != d.rest || exporter.String() != d.exporter || reason != d.reason {
+					t.Errorf("datagram %d: want %q of %s, reason %q; got %q of %s, %q", i, d.rest, d.exporter, d.reason, rest, exporter, reason)
+				}
+			}
+		})
+	}
+}
+
+// More streams than are remembered: those that are over go first.
+func TestStreamsOfProxiesAreBounded(t *testing.T) {
+	p := newProxies([]netip.Prefix{netip.MustParsePrefix("::/0")})
+	at := time.Unix(1_700_000_000, 0)
+	from := func(i int) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte{0xfd, 1: byte(i >> 24), 2: byte(i >> 16)}), uint16(i))
+	}
+	for i := range maxProxyStreams {
+		p.unwrap([]byte(header1+"a"), from(i), at)
+	}
+	p.unwrap([]byte(header1+"a"), from(maxProxyStreams), at.Add(proxyMemory))
+	if n := len(p.streams); n != maxProxyStreams-maxProxyStreams/8+1 {
+		t.Errorf("streams at the limit: want an eighth gone and one new, got %d", n)
+	}
+	for i := range maxProxyStreams / 8 {
+		p.unwrap([]byte(header1+"a"), from(2*maxProxyStreams+i), at.Add(proxyMemory+1))
+	}
+	if n := len(p.streams); n != 1+maxProxyStreams/8 {
+		t.Errorf("want those gone whose time is over, got %d", n)
+	}
+}
+
+func TestFlowsBehindABalancerAreTheExporters(t *testing.T) {
+	b := embedded(t)
+	var log logged
+	c := config(b.Addr(), "r")
+	c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	r, stop := start(t, c, &log)
+	eventually(t, "ready", func() bool { return r.Ready() == nil })
+	balancer, stranger := netip.MustParseAddrPort("[::ffff:10.0.0.1]:7000"), netip.MustParseAddrPort("192.0.2.77:7000")
+	v5 := string(packet(t, "v5_30.hex"))
+	r.Receive([]byte(header1+v5), balancer, time.Now())
+	r.Receive([]byte(v5), balancer, time.Now())                                 // its stream's
+	r.Receive([]byte(v5), netip.MustParseAddrPort("10.0.0.2:7000"), time.Now()) // nobody's
+	r.Receive([]byte(header1+v5), stranger, time.Now())                         // no NetFlow
+	if err := stop(); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+	if s := r.Stats(); s.Flows != 60 || s.Errors != 1 {
+		t.Errorf("want 60 flows and 1 error (unknown version), got %+v", s)
+	}
+	hashes := map[uint64]int{}
+	for _, m := range flows(t, b.Addr(), 60) {
+		if a, _ := netip.AddrFromSlice(m.SamplerAddress); a != netip.MustParseAddr("192.0.2.1") || m.ExporterPort != 40000 {
+			t.Fatalf("want the exporter 192.0.2.1:40000, got %v:%d", a, m.ExporterPort)
+		}
+		hashes[m.DatagramHash]++
+	}
+	if len(hashes) != 1 {
+		t.Errorf("the same datagram with and without a header: want the same identity, got %d", len(hashes))
+	}
+	if !strings.Contains(log.String(), "reason=proxy_header_missing") {
+		t.Errorf("want a line for the datagram without a header, got\n%s", log.String())
+	}
+}
