@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,9 @@ type SessionConfig struct {
 	ByNumber   []string // topics whose records carry their partition's number; others go by key
 	MaxRecords int      // a transaction ends after so many records
 	Every      time.Duration
+	Passes     bool             // read in passes, see Session.Pass
+	Rebalance  time.Duration    // how long a rebalance waits for a member; 0: up to 10 s
+	Timeout    time.Duration    // of a transaction whose member died; 0: 45 s
 	Now        func() time.Time // measures how long a partition is quiet
 	Log        *slog.Logger
 }
@@ -77,12 +81,13 @@ type Session struct {
 	sc SessionConfig
 
 	mu     sync.Mutex
-	reason error // why it is not working; nil when it is
+	reason error          // why it is not working; nil when it is
+	asked  map[int32]bool // passes
 }
 
 // NewSession returns a Session; it is inert until Run.
 func NewSession(c Config, sc SessionConfig) *Session {
-	return &Session{c: c, sc: sc, reason: errors.New("kafka is not reached yet")}
+	return &Session{c: c, sc: sc, reason: errors.New("kafka is not reached yet"), asked: map[int32]bool{}}
 }
 
 // Ready returns nil while the session is a working member of its group.
@@ -143,6 +148,7 @@ type progress struct {
 	next      int64     // offset after the last record seen
 	since     time.Time // quiet since
 	touched   bool      // in this transaction
+	until     int64     // end of the pass that is under way; 0: none is
 }
 
 // transactionTimeout: a transaction must outlive a session timeout and a
@@ -152,7 +158,7 @@ const transactionTimeout = 45 * time.Second
 // rebalanceTimeout is how long a rebalance waits for a member: for the end of
 // its transaction, and for one that is dead.
 func (s *Session) rebalanceTimeout() time.Duration {
-	return min(10*time.Second, max(2*s.c.SessionTimeout, s.sc.Every+2*time.Second))
+	return cmp.Or(s.sc.Rebalance, min(10*time.Second, max(2*s.c.SessionTimeout, s.sc.Every+2*time.Second)))
 }
 
 func (s *Session) once(ctx context.Context, h Handler) (err error) {
@@ -172,7 +178,7 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.BlockRebalanceOnPoll(),
 		kgo.SessionTimeout(s.c.SessionTimeout), kgo.HeartbeatInterval(heartbeat), kgo.RebalanceTimeout(s.rebalanceTimeout()),
-		kgo.TransactionalID(s.sc.Group+"-"+s.sc.Member), kgo.TransactionTimeout(transactionTimeout),
+		kgo.TransactionalID(s.sc.Group+"-"+s.sc.Member), kgo.TransactionTimeout(cmp.Or(s.sc.Timeout, transactionTimeout)),
 		kgo.RecordPartitioner(partitioner{byNumber: s.sc.ByNumber}),
 		kgo.ProducerLinger(2*time.Millisecond), kgo.ProducerBatchCompression(kgo.SnappyCompression()),
 		kgo.FetchMaxWait(200*time.Millisecond),
@@ -183,6 +189,9 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 	}
 	defer l.gts.Client().CloseAllowingRebalance()
 	defer l.dropAll()
+	if s.sc.Passes {
+		l.hold()
+	}
 	return l.work(ctx)
 }
 
@@ -226,6 +235,7 @@ func (l *life) fetched(ctx context.Context, _ *kgo.Client, resp *kmsg.OffsetFetc
 	}
 	for _, pos := range at {
 		l.owned[pos.Partition] = &progress{committed: pos, next: max(pos.Offset, 0), since: l.sc.Now()}
+		l.Pass(pos.Partition)
 	}
 	if len(at) > 0 {
 		l.sc.Log.Info("partitions assigned", "group", l.sc.Group, "topic", l.sc.Input, "partitions", len(at))
@@ -244,6 +254,9 @@ func (l *life) revoked(_ context.Context, _ *kgo.Client, lost map[string][]int32
 		}
 	}
 	if len(gone) > 0 {
+		if l.sc.Passes { // whoever gets them back begins with a pass
+			l.gts.Client().PauseFetchPartitions(map[string][]int32{l.sc.Input: gone})
+		}
 		l.h.Lost(gone)
 	}
 }
@@ -266,6 +279,7 @@ func (l *life) work(ctx context.Context) error {
 	lastIdle := l.sc.Now()
 	for ctx.Err() == nil {
 		tx := &Tx{l: l, ctx: context.WithoutCancel(ctx)}
+		l.beginPasses(ctx)
 		err := l.gather(ctx, tx)
 		if err == nil && tx.records == 0 {
 			// Nothing came: look after partitions that are quiet.
@@ -360,6 +374,7 @@ func (l *life) take(tx *Tx, partition int32, records []*kgo.Record) {
 	}
 	tx.touch(partition, p)
 	l.h.Records(tx, partition, tx.buf)
+	l.passed(partition, p)
 }
 
 // end finishes a transaction: all or nothing.
@@ -446,6 +461,9 @@ func (l *life) restore(ctx context.Context) error {
 	defer l.mu.Unlock()
 	var at []Position
 	for _, p := range l.owned {
+		if p.until == 0 && p.touched {
+			l.Pass(p.committed.Partition) // its pass had ended in what was aborted
+		}
 		p.touched, p.next, p.since = false, max(p.committed.Offset, 0), l.sc.Now()
 		at = append(at, p.committed)
 	}

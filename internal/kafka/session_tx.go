@@ -60,12 +60,20 @@ func (tx *Tx) failure() error {
 	return tx.err
 }
 
-// Produce adds a record to the transaction; partition counts for the topics of
-// SessionConfig.ByNumber. acked (may be nil) is told its offset, before the
-// transaction commits. Key and value are not to be changed any more. A failure
-// aborts the transaction.
+// Produce adds a record to the transaction, stamped with the wall clock;
+// partition counts for the topics of SessionConfig.ByNumber. acked (may be nil)
+// is told its offset, before the transaction commits. Key and value are not to
+// be changed any more; an empty key is none. A failure aborts the transaction.
 func (tx *Tx) Produce(topic string, partition int32, key, value []byte, acked func(offset int64)) {
-	r := &kgo.Record{Topic: topic, Partition: partition, Key: key, Value: value, Timestamp: time.Now()}
+	tx.ProduceAt(topic, partition, key, value, time.Now(), acked)
+}
+
+// ProduceAt is Produce with a timestamp.
+func (tx *Tx) ProduceAt(topic string, partition int32, key, value []byte, at time.Time, acked func(offset int64)) {
+	if len(key) == 0 {
+		key = nil
+	}
+	r := &kgo.Record{Topic: topic, Partition: partition, Key: key, Value: value, Timestamp: at}
 	tx.l.gts.Produce(tx.ctx, r, func(r *kgo.Record, err error) {
 		if err != nil {
 			tx.fail(fmt.Errorf("record for %s: %w", r.Topic, err))
