@@ -24,14 +24,23 @@ type Config struct {
 	MaxRecords     int              `env:"PRODUCE_MAX_RECORDS" envDefault:"1048576" unit:"flows" help:"flows held while Kafka is away; more are dropped and counted"`
 	MaxOctets      int              `env:"PRODUCE_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"octets of flows held while Kafka is away, memory is about six times that; more are dropped and counted"`
 	Compression    string           `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
-	ParkMax        int              `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held until their template comes; more are dropped and counted"`
-	ParkFor        time.Duration    `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits for its template"`
-	TrustedProxies []netip.Prefix   `env:"TRUSTED_PROXIES" unit:"CIDR list" help:"balancers whose PROXY protocol header (version 1 or 2) in front of datagrams is believed; their network has to be private, a UDP source can be forged"`
-	ExportersFile  string           `env:"EXPORTERS_FILE" unit:"path" help:"YAML file of exporters: names, sites, sampling rates, interfaces, who is allowed; read again when it changes"`
-	ElementsFile   string           `env:"ELEMENTS_FILE" unit:"path" help:"TSV file of Information Elements: names and types of those that Weir does not know, and fields of your own for them; read at the start"`
-	Elements       bool             `env:"ELEMENTS" envDefault:"true" help:"write what has no field of its own into elements; false saves space on the topic and loses it"`
-	Kafka          kafka.Config     `envPrefix:"KAFKA_"`
+	ParkMax        int              `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held in memory until their template comes; more go to the undecoded topic at once"`
+	ParkFor        time.Duration    `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits in memory for its template; then it waits on the undecoded topic"`
+	Undecoded      UndecodedConfig
+	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" unit:"CIDR list" help:"balancers whose PROXY protocol header (version 1 or 2) in front of datagrams is believed; their network has to be private, a UDP source can be forged"`
+	ExportersFile  string         `env:"EXPORTERS_FILE" unit:"path" help:"YAML file of exporters: names, sites, sampling rates, interfaces, who is allowed; read again when it changes"`
+	ElementsFile   string         `env:"ELEMENTS_FILE" unit:"path" help:"TSV file of Information Elements: names and types of those that Weir does not know, and fields of your own for them; read at the start"`
+	Elements       bool           `env:"ELEMENTS" envDefault:"true" help:"write what has no field of its own into elements; false saves space on the topic and loses it"`
+	Kafka          kafka.Config   `envPrefix:"KAFKA_"`
 	Topics         kafka.TopicConfig
+}
+
+// UndecodedConfig bounds the topic of data sets whose template is late.
+type UndecodedConfig struct {
+	Keep     time.Duration `env:"UNDECODED_KEEP" envDefault:"24h" help:"how long a data set waits on the undecoded topic for its template; then it is dropped and counted"`
+	Rate     int           `env:"UNDECODED_RATE" envDefault:"1048576" unit:"octets per second" help:"what this replica may append to the undecoded topic, so that forged data cannot fill it; more is dropped and counted"`
+	Burst    int           `env:"UNDECODED_BURST" envDefault:"67108864" unit:"octets" help:"what it may append at once"`
+	Exporter int           `env:"UNDECODED_PER_EXPORTER" envDefault:"16777216" unit:"octets per hour" help:"what it may append of one exporter"`
 }
 
 // Validate reports every mistake of ingest's own settings at once.
@@ -61,6 +70,14 @@ func (c Config) Validate() error {
 			bad("%s=%d: want 0 (the default) or more", name, n)
 		}
 	}
+	if c.Undecoded.Keep < 0 || c.Undecoded.Keep > maxUndecodedKeep {
+		bad("UNDECODED_KEEP=%v: want 0s to %v, the topic keeps no longer", c.Undecoded.Keep, maxUndecodedKeep)
+	}
+	for name, n := range map[string]int{"UNDECODED_RATE": c.Undecoded.Rate, "UNDECODED_BURST": c.Undecoded.Burst, "UNDECODED_PER_EXPORTER": c.Undecoded.Exporter} {
+		if n < 0 {
+			bad("%s=%d: want 0 (nothing is appended) or more octets", name, n)
+		}
+	}
 	switch c.Compression {
 	case "", "none", "snappy", "lz4", "zstd":
 	default:
@@ -68,6 +85,9 @@ func (c Config) Validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// maxUndecodedKeep is below the topic's retention.
+const maxUndecodedKeep = 47 * time.Hour
 
 // replicaName is the name of this replica where none is set.
 func replicaName() string {

@@ -43,7 +43,8 @@ func (l *logged) String() string {
 
 func config(addr, name string) Config {
 	return Config{
-		Elements: true, Replica: name, Drain: 200 * time.Millisecond, Flush: 3 * time.Second, Linger: time.Millisecond, Receivers: 1,
+		Elements: true, Replica: name, Undecoded: UndecodedConfig{Keep: 24 * time.Hour, Rate: 1 << 20, Burst: 64 << 20, Exporter: 16 << 20},
+		Drain: 200 * time.Millisecond, Flush: 3 * time.Second, Linger: time.Millisecond, Receivers: 1,
 		Kafka:  kafka.Config{Brokers: []string{addr}, ClientID: "test", SessionTimeout: 10 * time.Second},
 		Topics: kafka.TopicConfig{Prefix: "t.", Mode: "create", Partitions: 3, Replication: 1, FlowsRetention: time.Hour, ConnRetention: time.Hour},
 	}
@@ -94,7 +95,17 @@ func packet(t *testing.T, name string) []byte {
 
 func flows(t *testing.T, addr string, n int) (out []*flowpb.FlowMessage) {
 	t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.ConsumeTopics("t.flows"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()))
+	return readFlows(t, addr, n)
+}
+
+func committedFlows(t *testing.T, addr string, n int) (out []*flowpb.FlowMessage) {
+	t.Helper()
+	return readFlows(t, addr, n, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+}
+
+func readFlows(t *testing.T, addr string, n int, opts ...kgo.Opt) (out []*flowpb.FlowMessage) {
+	t.Helper()
+	cl, err := kgo.NewClient(append(opts, kgo.SeedBrokers(addr), kgo.ConsumeTopics("t.flows"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,12 +286,12 @@ func TestLines(t *testing.T) {
 
 	s := &decode.Set{Meta: decode.Meta{Exporter: exporterAt.Addr()}, Header: decode.Header{Version: 9, Domain: 7}, ID: 300}
 	for i := range 100 {
-		w.dropped(s, at.Add(time.Duration(i)*100*time.Millisecond))
+		w.waiting(s, at.Add(time.Duration(i)*100*time.Millisecond))
 	}
 	if count("unknown template") != 1 || count("template=300") != 1 || count("domain=7") != 1 || count("waiting_since=2023-11-14T22:13:20Z") != 1 {
 		t.Errorf("want one line for the missing template, got\n%s", log.String())
 	}
-	w.dropped(s, at.Add(2*time.Minute))
+	w.dropped(s, lateExpired, at.Add(2*time.Minute))
 	if count("unknown template") != 2 {
 		t.Error("want it again after a minute")
 	}

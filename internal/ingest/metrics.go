@@ -13,11 +13,11 @@ import (
 
 // Reasons for which flows or sets are dropped, a closed set.
 const (
-	reasonBufferFull = "buffer_full"
-	reasonClosed     = "shutdown"
-	reasonKafka      = "kafka"
-	reasonUnknown    = "template_unknown"
-	reasonOverflow   = "parking_full"
+	reasonBufferFull     = "buffer_full"
+	reasonClosed         = "shutdown"
+	reasonKafka          = "kafka"
+	reasonExporterLimit  = "exporter_limit"
+	reasonUndecodedLimit = "undecoded_limit"
 )
 
 // metrics are ingest's counters. Label values come from closed sets, and of
@@ -34,6 +34,7 @@ type metrics struct {
 	reloads     *prometheus.CounterVec // result
 	dropped     *prometheus.CounterVec // exporter, reason
 	sets        *prometheus.CounterVec // reason
+	late        *prometheus.CounterVec // what
 	ownExport   *prometheus.CounterVec // exporter
 	learnt      prometheus.Counter
 	published   *prometheus.CounterVec // result
@@ -59,6 +60,12 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	})
 	gauge("parked_sets", "data sets that wait for their template", func() float64 { n, _ := r.park.held(); return float64(n) })
 	gauge("parked_octets", "octets of data sets that wait for their template", func() float64 { _, n := r.park.held(); return float64(n) })
+	gauge("undecoded_templates", "templates that data sets on the undecoded topic wait for, of partitions that this replica owns", func() float64 {
+		if u := r.undecoded.Load(); u != nil {
+			return float64(u.templates())
+		}
+		return 0
+	})
 	gauge("templates", "template definitions known", func() float64 { return float64(r.store.Stats().Definitions) })
 	gauge("exporters", "exporters known by their templates", func() float64 { return float64(r.store.Stats().Exporters) })
 	gauge("buffered_flows", "flows that Kafka has not acknowledged", func() float64 {
@@ -91,7 +98,8 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		proxied:     counter("proxy_dropped_datagrams_total", "datagrams of trusted proxies that were dropped: without a header that says whose they are", "reason"),
 		reloads:     counter("exporters_file_reloads_total", "changes of the exporters file that were taken (ok) or refused (failed: the old one stays in force)", "result"),
 		dropped:     counter("dropped_flows_total", "flows that were not published", "exporter", "reason"),
-		sets:        counter("undecoded_sets_total", "data sets dropped because their template did not come", "reason"),
+		sets:        counter("undecoded_sets_total", "data sets dropped whose template was not known: beyond a limit, or Kafka away", "reason"),
+		late:        counter("late_sets_total", "data sets on the undecoded topic: appended, decoded once their template came, passed over again, expired", "what"),
 		ownExport:   counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),
 		learnt:      counter("templates_learnt_total", "template records accepted from datagrams").WithLabelValues(),
 		published:   counter("templates_published_total", "definitions and facts written to the templates topic", "result"),

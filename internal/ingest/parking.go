@@ -70,6 +70,12 @@ func (p *parking) take(ready func(*decode.Set) bool, now, since time.Time) (know
 	return known, expired
 }
 
+// all removes and returns all sets.
+func (p *parking) all() []decode.Set {
+	known, _ := p.take(func(*decode.Set) bool { return true }, time.Time{}, time.Time{})
+	return known
+}
+
 // held is what waits now.
 func (p *parking) held() (sets, octets int) {
 	p.mu.Lock()

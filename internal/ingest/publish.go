@@ -35,6 +35,7 @@ func (r *Replica) passBarrier() {
 	}
 	r.backlog = nil
 	r.barrierAt.Store(r.deps.Now().UnixNano())
+	close(r.passed)
 	r.log.Info("the templates topic is read to its end", "definitions", r.store.Stats().Definitions)
 	r.wakeParking()
 	r.wakePublisher()

@@ -183,19 +183,25 @@ func (r *Replica) isOwnExport(key []byte, exporter netip.Addr) bool {
 	return r.ports[hiPort] && string(lo) == string(want) || r.ports[loPort] && string(hi) == string(want)
 }
 
-// putAside keeps a data set until its template comes.
+// putAside keeps a data set until its template comes: in memory for a moment,
+// or else on the topic of undecoded sets.
 func (r *Replica) putAside(s *decode.Set, at time.Time) {
 	if r.park.put(s, at) {
 		r.stats.parked.Add(1)
 		r.wakeParking()
 		return
 	}
-	r.metrics.sets.WithLabelValues(reasonOverflow).Inc()
-	r.watch.dropped(s, at)
+	r.undecoded.Load().put(s, at)
 }
 
-// unpark decodes the sets whose template has come and drops those whose time
-// is over.
+// lostSet counts a set that is dropped.
+func (r *Replica) lostSet(s *decode.Set, reason string, at time.Time) {
+	r.metrics.sets.WithLabelValues(reason).Inc()
+	r.watch.dropped(s, reason, at)
+}
+
+// unpark decodes the sets whose template has come and hands on those whose time
+// in memory is over.
 func (r *Replica) unpark(w *worker, now time.Time) {
 	since := time.Time{}
 	if ns := r.barrierAt.Load(); ns != 0 {
@@ -223,8 +229,7 @@ func (r *Replica) unpark(w *worker, now time.Time) {
 		r.watch.found(k)
 	}
 	for i := range expired {
-		r.metrics.sets.WithLabelValues(reasonUnknown).Inc()
-		r.watch.dropped(&expired[i], now)
+		r.undecoded.Load().put(&expired[i], now)
 	}
 }
 

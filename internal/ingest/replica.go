@@ -44,10 +44,12 @@ type Replica struct {
 	proxies   *proxies
 	watch     *watch
 	park      parking
-	batches   sync.Pool // of *batch
+	undecoded atomic.Pointer[undecoded] // from Run on
+	batches   sync.Pool                 // of *batch
 	ports     map[uint16]bool
 	direct    worker // Receive's
 	started   chan struct{}
+	passed    chan struct{} // closed once the barrier has passed
 
 	publishNow, parkNow chan struct{}
 	publishing          atomic.Int64
@@ -96,13 +98,16 @@ func New(c Config, d Deps) (*Replica, error) {
 		c: c, deps: d, log: d.Log.With("replica", c.Replica), file: file, tlog: tlog, waiting: errStarting,
 		proxies:   newProxies(c.TrustedProxies),
 		exporters: seen{all: map[netip.Addr]*exporter{}}, park: parking{max: c.ParkMax, wait: c.ParkFor},
-		ports: map[uint16]bool{}, started: make(chan struct{}),
+		ports: map[uint16]bool{}, started: make(chan struct{}), passed: make(chan struct{}),
 		publishNow: make(chan struct{}, 1), parkNow: make(chan struct{}, 1),
 		errorLog: rate.NewLimiter(0.2, 10), dropLog: rate.NewLimiter(0.1, 1),
 	}
 	r.store = templates.New(templates.Options{Replica: c.Replica, Now: d.Now, Changed: func() {
 		r.wakePublisher()
 		r.wakeParking()
+		if u := r.undecoded.Load(); u != nil {
+			wake(u.checkNow)
+		}
 	}})
 	tlog.Renewed = r.store.Republish
 	r.metrics = newMetrics(d.Metrics, r)
@@ -168,8 +173,9 @@ func (r *Replica) listening() []string {
 }
 
 // Run works until ctx ends, then shuts down: unready; reading goes on for Drain
-// or until nothing comes; what waits for a template is decoded or counted;
-// templates, then flows are flushed for at most Flush; what is left is counted.
+// or until nothing comes; what waits for a template is decoded or goes to the topic
+// of undecoded sets; templates, flows and those are flushed for at most Flush;
+// what is left is counted.
 func (r *Replica) Run(ctx context.Context) error {
 	sockets, err := r.listen(ctx)
 	if err != nil {
@@ -183,6 +189,13 @@ func (r *Replica) Run(ctx context.Context) error {
 		return err
 	}
 	r.producer.Store(producer)
+	late, err := r.newUndecoded()
+	if err != nil {
+		closeAll(sockets)
+		producer.Close()
+		return err
+	}
+	r.undecoded.Store(late)
 	close(r.started)
 
 	// What reads ends first; what the readers need goes on until they have.
@@ -204,6 +217,14 @@ func (r *Replica) Run(ctx context.Context) error {
 	guard(r.publisher)
 	guard(r.parkingLoop)
 	guard(r.rereader)
+	guard(func(ctx context.Context) error {
+		select { // what is known by then is decoded in memory
+		case <-r.passed:
+			return late.run(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	var readers errgroup.Group
 	for _, s := range sockets {
 		readers.Go(func() error { return r.read(failed, s) })
@@ -217,7 +238,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	}
 	err = readers.Wait()
 	closeAll(sockets)
-	r.finish(producer)
+	r.finish(producer, late)
 	stop()
 	return errors.Join(err, group.Wait())
 }
@@ -230,7 +251,7 @@ func (r *Replica) shared(ctx, starting context.Context) error {
 		r.waiting = fmt.Errorf("kafka: %w", why)
 		r.mu.Unlock()
 		r.log.Warn("waiting for kafka", "brokers", r.c.Kafka.Brokers, "err", why)
-	}, kafka.Flows, kafka.Templates)
+	}, kafka.Flows, kafka.Templates, kafka.Undecoded)
 	if starting.Err() != nil {
 		return nil
 	}
@@ -300,14 +321,13 @@ func (r *Replica) parkingLoop(ctx context.Context) error {
 }
 
 // finish decodes what can still be decoded, and flushes.
-func (r *Replica) finish(producer *kafka.Producer) {
+func (r *Replica) finish(producer *kafka.Producer, late *undecoded) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.c.Flush)
 	defer cancel()
 	w := r.worker()
 	r.unpark(&w, r.deps.Now())
-	if sets, _ := r.park.held(); sets > 0 {
-		r.metrics.sets.WithLabelValues(reasonClosed).Add(float64(sets))
-		r.log.Warn("data sets are lost whose template did not come", "sets", sets)
+	for _, s := range r.park.all() {
+		late.put(&s, r.deps.Now())
 	}
 	if r.barrierAt.Load() != 0 {
 		r.publishDue()
@@ -326,6 +346,11 @@ func (r *Replica) finish(producer *kafka.Producer) {
 		r.log.Warn("flows are lost that kafka did not take", "flows", n, "octets", octets, "err", err)
 	}
 	producer.Close() // what is left is counted as dropped
+	if err := late.producer.Flush(ctx); err != nil {
+		n, octets := late.producer.Buffered()
+		r.log.Warn("data sets are lost whose template did not come and that kafka did not take", "sets", n, "octets", octets, "err", err)
+	}
+	late.producer.Close()
 	s := r.Stats()
 	r.log.Info("ended", "datagrams", s.Datagrams, "flows", s.Flows, "errors", s.Errors, "dropped", s.Dropped, "denied", r.stats.denied.Load())
 }

@@ -38,8 +38,9 @@ type watch struct {
 
 // A missing is a template that data waits for.
 type missing struct {
-	since, told time.Time
-	sets        uint64
+	since        time.Time
+	waits, drops time.Time // last told
+	sets         uint64
 }
 
 func newWatch(log *slog.Logger, now time.Time, listen func() []string) *watch {
@@ -70,28 +71,49 @@ func (w *watch) proxied(from netip.AddrPort, reason string, now time.Time) {
 		"proxy", from, "reason", reason)
 }
 
+// waiting notes that a data set went to the topic of undecoded sets, since nobody
+// knows its template yet.
+func (w *watch) waiting(s *decode.Set, now time.Time) {
+	if m := w.lacks(s, now, func(m *missing) *time.Time { return &m.waits }); m != nil {
+		w.tell(m, s, "data of an unknown template waits on the undecoded topic: no replica got the template yet. It comes with the exporter's "+
+			"next template refresh; shorten that (1 min is usual), restart the export, or send a datagram with the template to any replica by hand")
+	}
+}
+
 // dropped notes that a data set was dropped since nobody knows its template.
-func (w *watch) dropped(s *decode.Set, now time.Time) {
+func (w *watch) dropped(s *decode.Set, reason string, now time.Time) {
+	if m := w.lacks(s, now, func(m *missing) *time.Time { return &m.drops }); m != nil {
+		w.tell(m, s, "data of an unknown template is dropped", "reason", reason)
+	}
+}
+
+// lacks counts a set that lacks its template; it returns what is known of that
+// when it is time to tell, again.
+func (w *watch) lacks(s *decode.Set, now time.Time, told func(*missing) *time.Time) *missing {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	k := s.Key()
 	m := w.missing[k]
 	if m == nil {
 		if len(w.missing) >= maxMissing {
-			return
+			return nil
 		}
 		m = &missing{since: now}
 		w.missing[k] = m
 	}
 	m.sets++
-	if now.Sub(m.told) < repeatMissing || !w.unknown.AllowN(now, 1) {
-		return
+	last := told(m)
+	if now.Sub(*last) < repeatMissing || !w.unknown.AllowN(now, 1) {
+		return nil
 	}
-	m.told = now
-	w.log.Warn("data of an unknown template is dropped: no replica got the template yet. It comes with the exporter's next template refresh; "+
-		"shorten that (1 min is usual), restart the export, or send a datagram with the template to any replica by hand",
-		"exporter", s.Meta.Exporter, "version", s.Header.Version, "domain", s.Header.Domain, "template", s.ID,
-		"waiting_since", m.since.UTC().Format(time.RFC3339), "sets", m.sets)
+	*last = now
+	is := *m
+	return &is
+}
+
+func (w *watch) tell(m *missing, s *decode.Set, text string, more ...any) {
+	w.log.Warn(text, append(more, "exporter", s.Meta.Exporter, "version", s.Header.Version, "domain", s.Header.Domain, "template", s.ID,
+		"waiting_since", m.since.UTC().Format(time.RFC3339), "sets", m.sets)...)
 }
 
 // found forgets a template that came, and tells if it was missed.
@@ -100,7 +122,7 @@ func (w *watch) found(k decode.TemplateKey) {
 	defer w.mu.Unlock()
 	if m := w.missing[k]; m != nil {
 		delete(w.missing, k)
-		w.log.Info("a missing template came", "exporter", netip.AddrFrom16(k.Exporter).Unmap(), "domain", k.Domain, "template", k.ID, "sets_dropped", m.sets)
+		w.log.Info("a missing template came", "exporter", netip.AddrFrom16(k.Exporter).Unmap(), "domain", k.Domain, "template", k.ID, "sets", m.sets)
 	}
 }
 

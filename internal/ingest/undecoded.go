@@ -1,0 +1,334 @@
+package ingest
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"weir/internal/decode"
+	"weir/internal/kafka"
+)
+
+// What happens to sets on the topic of undecoded ones, a closed set.
+const (
+	lateAppended = "appended"
+	lateDecoded  = "decoded"
+	lateAgain    = "again"   // passed over: its template is not known yet
+	lateExpired  = "expired" // nobody got its template in time
+)
+
+const (
+	undecodedGroup = "ingest"
+	// passSets is how many sets one transaction takes.
+	passSets = 1000
+	// passEvery is how often what waits is passed over without a reason, so that
+	// what is over is dropped and counted.
+	passEvery = 10 * time.Minute
+	// checkEvery is how often, at most, a new definition makes what waits be
+	// looked through.
+	checkEvery = 50 * time.Millisecond
+	// maxWaitingKeys bounds how many templates are remembered that something
+	// waits for. Beyond it any new definition is a reason for a pass.
+	maxWaitingKeys = 100_000
+)
+
+// undecoded looks after data sets whose template did not come while they were in
+// memory: on a topic of their own, passed over by whichever replica owns the
+// partition until the template is there. Each set is decoded once, or expires.
+//
+// It implements kafka.Handler.
+type undecoded struct {
+	r            *Replica
+	topic, flows string
+	keep         time.Duration
+	session      *kafka.Session
+	follower     *kafka.Follower
+	producer     *kafka.Producer
+	checkNow     chan struct{}
+	worker       worker // of the session
+	budget       *budget
+
+	mu      sync.Mutex // guards what follows
+	owned   map[int32]*waitingFor
+	keys    int // of all partitions
+	pending map[string]float64
+	made    map[*exporter]int // flows of the open transaction
+}
+
+// waitingFor is what the sets of a partition wait for.
+type waitingFor struct {
+	templates map[decode.TemplateKey]int64 // the last offset of a set of it
+	more      bool                         // not all are remembered
+	done      int64                        // committed up to here
+	seen      int64                        // read up to here in the open transaction
+}
+
+func (r *Replica) newUndecoded() (*undecoded, error) {
+	u := &undecoded{
+		r: r, topic: r.c.Topics.Name(kafka.Undecoded), flows: r.c.Topics.Name(kafka.Flows), keep: r.c.Undecoded.Keep,
+		checkNow: make(chan struct{}, 1), worker: r.worker(),
+		budget: newBudget(r.c.Undecoded),
+		owned:  map[int32]*waitingFor{}, pending: map[string]float64{}, made: map[*exporter]int{},
+	}
+	producer, err := kafka.NewProducer(r.c.Kafka, u.topic, kafka.ProducerConfig{Linger: r.c.Linger, MaxOctets: max(r.c.Undecoded.Burst, 1), Compression: "snappy"})
+	if err != nil {
+		return nil, err
+	}
+	u.producer = producer
+	// The open transaction of a killed owner holds up whoever reads the flows:
+	// short times end it soon.
+	c := r.c.Kafka
+	c.SessionTimeout = min(c.SessionTimeout, 6*time.Second)
+	u.session = kafka.NewSession(c, kafka.SessionConfig{
+		Group: r.c.Topics.Prefix + undecodedGroup, Member: r.c.Replica, Input: u.topic, ByNumber: []string{u.topic},
+		MaxRecords: passSets, Every: 100 * time.Millisecond, Passes: true,
+		Rebalance: 3 * time.Second, Timeout: 10 * time.Second, Now: r.deps.Now, Log: r.log,
+	})
+	u.follower = kafka.NewFollower(r.c.Kafka, u.topic)
+	return u, nil
+}
+
+// run passes over the topic until ctx ends.
+func (u *undecoded) run(ctx context.Context) error {
+	ended := make(chan error, 1)
+	go func() { ended <- u.follower.Run(ctx, u.follow) }()
+	go u.watch(ctx)
+	err := u.session.Run(ctx, u)
+	if e := <-ended; err == nil {
+		err = e
+	}
+	return err
+}
+
+// watch asks for passes: when a definition came that something waits for, and
+// every now and then.
+func (u *undecoded) watch(ctx context.Context) {
+	t := time.NewTicker(passEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			u.askFor(func(w *waitingFor) bool { return len(w.templates) > 0 || w.more })
+		case <-u.checkNow:
+			u.askFor(func(w *waitingFor) bool { return w.more || u.anyKnown(w) })
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(checkEvery):
+			}
+		}
+	}
+}
+
+func (u *undecoded) askFor(is func(*waitingFor) bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for p, w := range u.owned {
+		if is(w) {
+			u.session.Pass(p)
+		}
+	}
+}
+
+func (u *undecoded) anyKnown(w *waitingFor) bool {
+	for k := range w.templates {
+		if u.r.store.Plan(&k, 0) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// templates is how many templates are waited for, of owned partitions.
+func (u *undecoded) templates() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.keys
+}
+
+// put appends a set, whose octets are the caller's again afterwards. What is
+// beyond the budgets, so that forged sets cannot fill the topic, is dropped and
+// counted.
+func (u *undecoded) put(s *decode.Set, now time.Time) {
+	value, err := proto.Marshal(rawSet(s))
+	if err != nil {
+		u.r.lostSet(s, reasonKafka, now) // never: it holds no text
+		return
+	}
+	if reason := u.budget.spend(s.Meta.Exporter, len(value), now); reason != "" {
+		u.r.lostSet(s, reason, now)
+		return
+	}
+	k := s.Key()
+	u.producer.Produce(undecodedKey(&k), value, now, func(err error) {
+		if err != nil {
+			u.r.metrics.sets.WithLabelValues(reasonKafka).Inc()
+			return
+		}
+		u.r.metrics.late.WithLabelValues(lateAppended).Inc()
+	})
+	u.r.watch.waiting(s, now)
+}
+
+// follow notes what a set on the topic waits for.
+func (u *undecoded) follow(partition int32, rec kafka.Record) {
+	k, err := parseUndecodedKey(rec.Key)
+	if err != nil {
+		return // the pass counts it
+	}
+	u.mu.Lock()
+	w := u.owned[partition]
+	if w == nil || rec.Offset < w.done {
+		u.mu.Unlock()
+		return
+	}
+	if _, is := w.templates[k]; !is {
+		if u.keys >= maxWaitingKeys {
+			w.more = true
+			u.mu.Unlock()
+			return
+		}
+		u.keys++
+	}
+	w.templates[k] = rec.Offset
+	u.mu.Unlock()
+	if u.r.store.Plan(&k, 0) != nil {
+		u.session.Pass(partition)
+	}
+}
+
+// Assigned implements kafka.Handler.
+func (u *undecoded) Assigned(_ context.Context, _ int, at []kafka.Position) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, p := range at {
+		if u.owned[p.Partition] == nil {
+			u.owned[p.Partition] = &waitingFor{templates: map[decode.TemplateKey]int64{}, done: p.Offset}
+			u.follower.Add(p.Partition, p.Offset)
+		}
+	}
+	clear(u.pending)
+	clear(u.made)
+	return nil
+}
+
+// Lost implements kafka.Handler.
+func (u *undecoded) Lost(partitions []int32) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, p := range partitions {
+		if w := u.owned[p]; w != nil {
+			u.keys -= len(w.templates)
+			delete(u.owned, p)
+			u.follower.Remove(p)
+		}
+	}
+}
+
+// Due implements kafka.Handler: silence means nothing here.
+func (u *undecoded) Due(int32, time.Duration) bool { return false }
+
+// Quiet implements kafka.Handler.
+func (u *undecoded) Quiet(*kafka.Tx, int32, time.Duration) {}
+
+// Finish implements kafka.Handler.
+func (u *undecoded) Finish(*kafka.Tx, []int32) {}
+
+// Metadata implements kafka.Handler.
+func (u *undecoded) Metadata(int32) string { return "" }
+
+// Records implements kafka.Handler: each set is decoded, or appended again as it
+// is, or expires.
+func (u *undecoded) Records(tx *kafka.Tx, partition int32, records []kafka.Record) {
+	now := u.r.deps.Now()
+	for _, rec := range records {
+		s, err := parseRawSet(rec.Value)
+		if err != nil {
+			u.count(partition, rec.Offset, "")
+			u.r.metrics.poison.Inc()
+			if u.r.errorLog.AllowN(now, 1) {
+				u.r.log.Warn("a record of the topic of undecoded sets is skipped", "partition", partition, "offset", rec.Offset, "err", err)
+			}
+			continue
+		}
+		k := s.Key()
+		p := u.r.store.Plan(&k, s.Meta.Port)
+		switch {
+		case p != nil:
+			u.decode(tx, s, p)
+			u.count(partition, rec.Offset, lateDecoded)
+		case now.UnixNano()-s.Meta.Received > int64(u.keep):
+			u.r.watch.dropped(s, lateExpired, now)
+			u.count(partition, rec.Offset, lateExpired)
+		default:
+			tx.Produce(u.topic, partition, rec.Key, rec.Value, nil)
+			u.count(partition, rec.Offset, lateAgain)
+		}
+	}
+}
+
+// count notes the outcome of a set; it counts when the transaction commits.
+func (u *undecoded) count(partition int32, offset int64, what string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if w := u.owned[partition]; w != nil {
+		w.seen = offset + 1
+	}
+	if what != "" {
+		u.pending[what]++
+	}
+}
+
+// decode adds the flows of a set to the transaction.
+func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
+	w := &u.worker
+	w.res.Buf = nil // the client keeps what it is given
+	w.dec.WireSet(s, p, &w.res)
+	at := time.Unix(0, s.Meta.Received)
+	x, _ := u.r.exporters.get(s.Meta.Exporter)
+	w.outcome(x, at)
+	for _, span := range w.res.Flows {
+		b := w.res.Buf
+		tx.ProduceAt(u.flows, 0, b[span.ValueEnd:span.KeyEnd:span.KeyEnd], b[span.Start:span.ValueEnd:span.ValueEnd], at, nil)
+	}
+	u.mu.Lock()
+	u.made[x] += len(w.res.Flows)
+	u.mu.Unlock()
+	u.r.watch.found(s.Key())
+}
+
+// Committed implements kafka.Handler.
+func (u *undecoded) Committed(partitions []int32) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, p := range partitions {
+		w := u.owned[p]
+		if w == nil {
+			continue
+		}
+		w.done = max(w.done, w.seen)
+		for k, last := range w.templates {
+			if last < w.done {
+				delete(w.templates, k)
+				u.keys--
+			}
+		}
+		w.more = w.more && u.keys >= maxWaitingKeys
+	}
+	for what, n := range u.pending {
+		u.r.metrics.late.WithLabelValues(what).Add(n)
+	}
+	for x, n := range u.made {
+		u.r.stats.flows.Add(uint64(n))
+		u.r.metrics.flows.WithLabelValues(u.r.exporters.name(x)).Add(float64(n))
+	}
+	if n := u.pending[lateDecoded]; n > 0 {
+		u.r.log.Info("data sets were decoded whose template came late", "sets", n)
+	}
+	clear(u.pending)
+	clear(u.made)
+}

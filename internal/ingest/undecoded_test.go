@@ -1,0 +1,204 @@
+package ingest
+
+import (
+	"bytes"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/protobuf/proto"
+
+	"weir/internal/decode"
+)
+
+func counted(c prometheus.Counter) float64 {
+	var m dto.Metric
+	_ = c.Write(&m) // of a counter of our own
+	return m.GetCounter().GetValue()
+}
+
+func (r *Replica) lateSets(what string) float64 {
+	return counted(r.metrics.late.WithLabelValues(what))
+}
+
+// The data comes to one replica; when its time in memory is over nobody knows
+// the template. All replicas are restarted before another one gets it.
+func TestDataWhoseTemplateComesAfterARestartIsDecodedOnce(t *testing.T) {
+	b := embedded(t)
+	var log logged
+	impatient := func(name string) Config {
+		c := config(b.Addr(), name)
+		c.ParkFor = 20 * time.Millisecond
+		return c
+	}
+	first, stop := start(t, impatient("first"), &log)
+	eventually(t, "ready", func() bool { return first.Ready() == nil })
+	at := time.Now().Add(-time.Minute)
+	first.Receive(packet(t, "v9_data.hex"), exporterAt, at)
+	eventually(t, "the set is passed over", func() bool {
+		first.undecoded.Load().session.Pass(0)
+		first.undecoded.Load().session.Pass(1)
+		first.undecoded.Load().session.Pass(2)
+		return first.lateSets(lateAppended) == 1 && first.lateSets(lateAgain) >= 1
+	})
+	// What waits in memory at the end goes to the topic too.
+	first.park.wait = time.Hour
+	first.Receive(packet(t, "v9_data.hex"), netip.MustParseAddrPort("192.0.2.10:50001"), at)
+	eventually(t, "the second set is in memory", func() bool { n, _ := first.park.held(); return n == 1 })
+	if err := stop(); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+
+	second, _ := start(t, impatient("second"), &log)
+	third, stop := start(t, impatient("third"), &log)
+	for _, r := range []*Replica{second, third} {
+		eventually(t, "ready", func() bool { return r.Ready() == nil })
+	}
+	second.Receive(packet(t, "v9_template.hex"), exporterAt, time.Now())
+	second.Receive(packet(t, "v9_template.hex"), netip.MustParseAddrPort("192.0.2.10:50001"), time.Now())
+	eventually(t, "whoever owns the sets decoded them", func() bool { return second.lateSets(lateDecoded)+third.lateSets(lateDecoded) == 2 })
+	if err := stop(); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+	// read_committed, and no more than these come.
+	var records []string
+	for _, m := range committedFlows(t, b.Addr(), 48) {
+		if int64(m.TimeReceivedNs) != at.UnixNano() {
+			t.Errorf("receive time: want %d, got %d", at.UnixNano(), m.TimeReceivedNs)
+		}
+		a, _ := netip.AddrFromSlice(m.SamplerAddress)
+		records = append(records, a.String()+" "+string(rune(m.RecordOffset)))
+	}
+	slices.Sort(records)
+	if n := len(slices.Compact(records)); n != 48 {
+		t.Errorf("want 48 records, each once, got %d different ones", n)
+	}
+	if !strings.Contains(log.String(), "waits on the undecoded topic") || !strings.Contains(log.String(), "whose template came late") {
+		t.Errorf("want lines for what waits and for what was decoded, got\n%s", log.String())
+	}
+}
+
+func TestSetsThatNobodyCanDecodeExpireAndPoisonIsSkipped(t *testing.T) {
+	b := embedded(t)
+	var log logged
+	c := config(b.Addr(), "r")
+	c.ParkFor = 20 * time.Millisecond
+	r, _ := start(t, c, &log)
+	eventually(t, "ready", func() bool { return r.Ready() == nil })
+	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Addr()), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: "t.undecoded", Value: []byte("poison")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	r.Receive(packet(t, "v9_data.hex"), exporterAt, time.Now().Add(-24*time.Hour-time.Second))
+	eventually(t, "the old set is over", func() bool {
+		for p := range int32(3) {
+			r.undecoded.Load().session.Pass(p)
+		}
+		return r.lateSets(lateExpired) == 1 && counted(r.metrics.poison) == 1
+	})
+	eventually(t, "nothing is waited for", func() bool { return r.undecoded.Load().templates() == 0 })
+	if !strings.Contains(log.String(), "is dropped") || !strings.Contains(log.String(), "reason=expired") {
+		t.Errorf("want a line for the set that is over, got\n%s", log.String())
+	}
+}
+
+func TestBudgetsBoundWhatIsAppended(t *testing.T) {
+	at := time.Unix(1_700_000_000, 0)
+	a, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	b := newBudget(UndecodedConfig{Rate: 10, Burst: 1000, Exporter: 600})
+	for i, step := range []struct {
+		after    time.Duration
+		exporter netip.Addr
+		octets   int
+		want     string
+	}{
+		{0, a, 600, ""},
+		{0, a, 1, reasonExporterLimit},
+		{0, other, 401, reasonUndecodedLimit},
+		{0, other, 400, ""}, // what was refused took nothing off its own
+		{time.Second, other, 11, reasonUndecodedLimit},
+		{0, other, 10, ""},
+		{time.Hour, a, 600, ""},
+	} {
+		at = at.Add(step.after)
+		if got := b.spend(step.exporter, step.octets, at); got != step.want {
+			t.Errorf("step %d: want %q, got %q", i, step.want, got)
+		}
+	}
+	for i := range 2 * maxBudgets {
+		b.spend(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1, at)
+	}
+	if n := len(b.exporters); n > maxBudgets {
+		t.Errorf("budgets: want at most %d, got %d", maxBudgets, n)
+	}
+}
+
+func someSet() *decode.Set {
+	return &decode.Set{
+		Meta:   decode.Meta{Exporter: netip.MustParseAddr("2001:db8::1"), Port: 50001, Received: 1_700_000_000_000_000_001},
+		Header: decode.Header{Version: 9, Uptime: 7, Export: 1_700_000_000_000_000_000, Sequence: 8, Domain: 1 << 31},
+		Hash:   1 << 63, ID: 256, Off: 24, Data: []byte{1, 2, 3, 4},
+	}
+}
+
+func TestASetComesBackFromTheTopicAsItWas(t *testing.T) {
+	s := someSet()
+	got := backAgain(t, s)
+	if d := cmp.Diff(s, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	k := s.Key()
+	if back, err := parseUndecodedKey(undecodedKey(&k)); err != nil || back != k {
+		t.Errorf("key: want %v, got %v, %v", k, back, err)
+	}
+	if _, err := parseUndecodedKey([]byte("x")); err == nil {
+		t.Error("a key of one octet: want an error")
+	}
+}
+
+func backAgain(t testing.TB, s *decode.Set) *decode.Set {
+	t.Helper()
+	b, err := proto.Marshal(rawSet(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := parseRawSet(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// Any octets: an error, or a set that is within a datagram and survives being
+// written again.
+func FuzzParseRawSet(f *testing.F) {
+	b, err := proto.Marshal(rawSet(someSet()))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte{})
+	f.Add([]byte{8, 1, 18, 4, 1, 2, 3, 4})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := parseRawSet(b)
+		if err != nil {
+			return
+		}
+		if s.ID < 256 || s.Header.Version != 9 && s.Header.Version != 10 || !s.Meta.Exporter.IsValid() || s.Off < 0 || s.Off+len(s.Data) > 2*maxDatagram {
+			t.Errorf("accepted: %+v", s)
+		}
+		if again := backAgain(t, s); !bytes.Equal(again.Data, s.Data) || again.Key() != s.Key() || again.Meta != s.Meta {
+			t.Errorf("want %+v again, got %+v", s, again)
+		}
+	})
+}
