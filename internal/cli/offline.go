@@ -69,7 +69,7 @@ func newOffline(verb string, stdin io.Reader, stderr io.Writer, out sink) *offli
 
 // template returns a template that is known by now.
 func (o *offline) template(k *decode.TemplateKey, port uint16) *decode.Template {
-	if p := o.store.Plan(k, port); p != nil {
+	if p := o.store.Known(k, port); p != nil {
 		return p.Template()
 	}
 	return nil
@@ -269,7 +269,7 @@ func (o *offline) late(ready []waiting) error {
 	slices.SortFunc(ready, func(a, b waiting) int { return cmp.Compare(a.order, b.order) })
 	for _, w := range ready {
 		k := w.set.Key()
-		plan := o.store.Plan(&k, w.set.Meta.Port)
+		plan := o.store.Known(&k, w.set.Meta.Port)
 		if plan == nil {
 			o.waiting[k] = append(o.waiting[k], w)
 			continue

@@ -57,9 +57,10 @@ type Template struct {
 // A State is what is known about exporters: the template store, seen from the
 // decoder. Calls come from several goroutines.
 type State interface {
-	// Plan returns the definition in force for a datagram from k's exporter and
-	// port, or nil when none is known. It takes no lock and allocates nothing.
-	Plan(k *TemplateKey, port uint16) *Plan
+	// Plan returns the definition in force for a datagram from k's exporter, or
+	// nil when none is known, or when it is worth to wait for a fresher one or
+	// for a fact. It takes no lock and allocates nothing.
+	Plan(k *TemplateKey, m *Meta, h *Header) *Plan
 	// Learn takes a definition found in a datagram: it is in force from now on
 	// for that exporter and port. It compiles what it does not know yet and
 	// returns an error when Compile refuses the template. t is the caller's

@@ -311,7 +311,7 @@ func TestRecordCountsOfTheCorpus(t *testing.T) {
 		gotLate := 0
 		for i := range waiting {
 			k := waiting[i].Key()
-			if p := d.State.Plan(&k, 0); p != nil {
+			if p := d.State.Plan(&k, nil, nil); p != nil {
 				var r Result
 				d.ReadSet(&waiting[i], p, &r)
 				gotLate += len(r.Messages) + len(r.Options)

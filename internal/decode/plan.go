@@ -7,6 +7,7 @@ import (
 
 	"weir/internal/ie"
 	"weir/internal/wire"
+	"weir/pkg/flowpb"
 )
 
 // A step is what to do with one field.
@@ -27,27 +28,32 @@ type step struct {
 // record order, with neighbouring unwanted fields folded into one skip. It is
 // immutable and safe for concurrent use.
 type Plan struct {
-	template Template
-	version  uint8
-	min      int // octets; the exact record length when fixed
-	fixed    bool
-	steps    []step
-	has      [nSlots]bool
-	addrs    uint8 // bit per address
-	times    timeRule
-	reverse  timeRule // of the reverse direction
-	biflow   bool
-	sampled  bool // records may state a sampling rate
-	rates    int  // in how many ways
-	clocks   int  // kinds of times
-	names    bool // there may be names for values of the records
-	picks    picks
-	fast     *fastPlan // nil: records take the appending path
+	template  Template
+	version   uint8
+	min       int // octets; the exact record length when fixed
+	fixed     bool
+	steps     []step
+	has       [nSlots]bool
+	addrs     uint8 // bit per address
+	times     timeRule
+	reverse   timeRule // of the reverse direction
+	biflow    bool
+	needsInit bool // see NeedsInit
+	sampled   bool // records may state a sampling rate
+	rates     int  // in how many ways
+	clocks    int  // kinds of times
+	names     bool // there may be names for values of the records
+	picks     picks
+	fast      *fastPlan // nil: records take the appending path
 }
 
 // Template returns the definition that the plan was compiled from. The caller
 // does not change it.
 func (p *Plan) Template() *Template { return &p.template }
+
+// NeedsInit reports whether times of the records count from the exporter's start
+// and no element says when that was: options data has to.
+func (p *Plan) NeedsInit() bool { return p.needsInit }
 
 // Compile builds the plan of a template of version 9 or 10. It refuses (a
 // *wire.Error with BadTemplate) what no record can have: no fields, a record of
@@ -111,6 +117,7 @@ func compile(version uint8, t *Template) *Plan {
 			p.steps = append(p.steps, step{op: opElement, length: st.length, id: st.id, pen: st.pen, once: again})
 		}
 	}
+	p.needsInit = p.version == 10 && p.times.source == flowpb.TimeSource_TIME_SOURCE_UPTIME && !p.has[sInit]
 	p.names = p.nameKinds()
 	p.fast = p.arrange()
 	return p

@@ -155,7 +155,7 @@ func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result, onWire bool) {
 	}
 	for i := range d.pending {
 		s := &d.pending[i]
-		if p := d.State.Plan(d.key(s.ID), s.Meta.Port); p != nil && len(r.Templates) > 0 {
+		if p := d.State.Plan(d.key(s.ID), &s.Meta, &s.Header); p != nil && len(r.Templates)+len(r.Options) > 0 {
 			d.data(s.Data, s.Off, p, r, onWire)
 			continue
 		}
@@ -212,7 +212,7 @@ func (r *Result) learnt(t *Template, off int) {
 func (d *Decoder) dataSet(id uint16, set *wire.Reader, r *Result, onWire bool) {
 	off := set.Off()
 	b := set.Rest()
-	if p := d.State.Plan(d.key(id), d.ctx.meta.Port); p != nil {
+	if p := d.State.Plan(d.key(id), &d.ctx.meta, &d.ctx.header); p != nil {
 		d.data(b, off, p, r, onWire)
 		return
 	}

@@ -26,7 +26,7 @@ func newMemory() *memory {
 	return &memory{map[TemplateKey]*Plan{}, map[TemplateKey]*Facts{}}
 }
 
-func (m *memory) Plan(k *TemplateKey, _ uint16) *Plan { return m.plans[*k] }
+func (m *memory) Plan(k *TemplateKey, _ *Meta, _ *Header) *Plan { return m.plans[*k] }
 
 func (m *memory) Learn(k *TemplateKey, _ *Meta, _ *Header, t *Template) (*Plan, error) {
 	p, err := Compile(k.Version, t)

@@ -80,6 +80,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 			func() float64 { return float64(of(r.store.Stats())) }))
 	}
 	fromStore("templates_redefined_total", "template ids that got another layout", func(s templates.Stats) uint64 { return s.Redefined })
+	fromStore("template_stale_sets_total", "data sets decoded with a definition from before their exporter's restart, since no other came within PARK_FOR", func(s templates.Stats) uint64 { return s.Stale })
 	fromStore("template_conflicts_total", "template ids whose layout differs between source ports of an exporter", func(s templates.Stats) uint64 { return s.Conflicts })
 	fromStore("templates_evicted_total", "definitions and facts that went at a limit", func(s templates.Stats) uint64 { return s.Evicted })
 	fromStore("templates_refused_total", "definitions and facts refused at a limit", func(s templates.Stats) uint64 { return s.Refused })

@@ -207,30 +207,41 @@ func (r *Replica) unpark(w *worker, now time.Time) {
 	if ns := r.barrierAt.Load(); ns != 0 {
 		since = time.Unix(0, ns)
 	}
-	known, expired := r.park.take(func(s *decode.Set) bool {
+	ready, over := r.park.take(func(s *decode.Set) bool {
 		k := s.Key()
-		return r.store.Plan(&k, s.Meta.Port) != nil
+		return r.store.Plan(&k, &s.Meta, &s.Header) != nil
 	}, now, since)
-	for i := range known {
-		s := &known[i]
+	for i := range ready {
+		s := &ready[i]
 		k := s.Key()
-		p := r.store.Plan(&k, s.Meta.Port)
-		if p == nil { // gone in this moment
+		if p := r.store.Plan(&k, &s.Meta, &s.Header); p != nil {
+			w.parked(s, p, now)
+		} else { // gone in this moment
 			r.putAside(s, now)
-			continue
 		}
-		b := r.batches.Get().(*batch) // the pool's own
-		w.res.Buf = b.buf
-		w.dec.WireSet(s, p, &w.res)
-		b.buf = w.res.Buf
-		x, _ := r.exporters.get(s.Meta.Exporter)
-		w.outcome(x, now)
-		w.produce(b, x, time.Unix(0, s.Meta.Received))
-		r.watch.found(k)
 	}
-	for i := range expired {
-		r.undecoded.Load().put(&expired[i], now)
+	for i := range over {
+		s := &over[i]
+		k := s.Key()
+		if p := r.store.Settle(&k, &s.Meta, &s.Header); p != nil {
+			w.parked(s, p, now)
+		} else {
+			r.undecoded.Load().put(s, now)
+		}
 	}
+}
+
+// parked decodes a set that waited in memory.
+func (w *worker) parked(s *decode.Set, p *decode.Plan, now time.Time) {
+	r := w.r
+	b := r.batches.Get().(*batch) // the pool's own
+	w.res.Buf = b.buf
+	w.dec.WireSet(s, p, &w.res)
+	b.buf = w.res.Buf
+	x, _ := r.exporters.get(s.Meta.Exporter)
+	w.outcome(x, now)
+	w.produce(b, x, time.Unix(0, s.Meta.Received))
+	r.watch.found(s.Key())
 }
 
 // version is the label value of a version: those decoded, v8, or other.

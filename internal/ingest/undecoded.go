@@ -136,7 +136,7 @@ func (u *undecoded) askFor(is func(*waitingFor) bool) {
 
 func (u *undecoded) anyKnown(w *waitingFor) bool {
 	for k := range w.templates {
-		if u.r.store.Plan(&k, 0) != nil {
+		if u.r.store.Known(&k, 0) != nil {
 			return true
 		}
 	}
@@ -196,7 +196,7 @@ func (u *undecoded) follow(partition int32, rec kafka.Record) {
 	}
 	w.templates[k] = rec.Offset
 	u.mu.Unlock()
-	if u.r.store.Plan(&k, 0) != nil {
+	if u.r.store.Known(&k, 0) != nil {
 		u.session.Pass(partition)
 	}
 }
@@ -256,7 +256,7 @@ func (u *undecoded) Records(tx *kafka.Tx, partition int32, records []kafka.Recor
 			continue
 		}
 		k := s.Key()
-		p := u.r.store.Plan(&k, s.Meta.Port)
+		p := u.r.store.Settle(&k, &s.Meta, &s.Header)
 		switch {
 		case p != nil:
 			u.decode(tx, s, p)

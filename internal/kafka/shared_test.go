@@ -77,7 +77,7 @@ func (r *replica) learn(t *testing.T, id uint16, octets uint16) {
 }
 
 func (r *replica) octets(id uint16) uint16 {
-	p := r.Plan(templateKey(id), 1)
+	p := r.Known(templateKey(id), 1)
 	if p == nil {
 		return 0
 	}

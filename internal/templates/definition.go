@@ -17,10 +17,12 @@ type definition struct {
 	plan    *decode.Plan
 	sources []source // newest first, at most maxSources
 
-	received  atomic.Int64 // greatest receive time, ns; read without lock
-	first     int64        // least receive time, ns
-	local     int64        // receive time of this replica's last own reception, ns; 0: none
-	removed   int64        // removed by an operator at, ns; counts only if received later
+	life      atomic.Pointer[life] // of the exporter, when it sent this last; nil: not v9
+	settled   atomic.Bool          // used in doubt
+	received  atomic.Int64         // greatest receive time, ns; read without lock
+	first     int64                // least receive time, ns
+	local     int64                // receive time of this replica's last own reception, ns; 0: none
+	removed   int64                // removed by an operator at, ns; counts only if received later
 	confirmed bool
 	origin    origin
 }

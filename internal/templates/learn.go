@@ -84,6 +84,10 @@ func (d *definition) receivedAt(at, first int64, o origin) {
 	if at >= d.received.Load() {
 		d.received.Store(at)
 		d.origin = o
+		if d.domain.scope.version == 9 {
+			d.settled.Store(false)
+			d.life.Store(&life{o.uptime, o.sequence, at})
+		}
 	}
 	if d.first == 0 || first < d.first {
 		d.first = first

@@ -34,14 +34,14 @@ func TestAtItsLimitAnExportersOldestDefinitionGoes(t *testing.T) {
 	}
 	var got []uint16
 	for id := range uint16(6) {
-		if s.Plan(keyOf(exporterA, 7, 300+id), 1) != nil {
+		if s.Known(keyOf(exporterA, 7, 300+id), 1) != nil {
 			got = append(got, 300+id)
 		}
 	}
 	if d := cmp.Diff([]uint16{302, 303, 304, 305}, got); d != "" {
 		t.Errorf("known (-want +got):\n%s", d)
 	}
-	if s.Plan(keyOf(other, 7, 300), 1) == nil {
+	if s.Known(keyOf(other, 7, 300), 1) == nil {
 		t.Error("another exporter's definition went")
 	}
 	if st := s.Stats(); st.Evicted != 2 || st.Definitions != 5 {
@@ -65,7 +65,7 @@ func TestAtTheLimitInTotalNewExportersAreRefusedAndKnownOnesReplaceTheirOwn(t *t
 	if err := learnID(s, exporterA, t0+11, 310); err != nil {
 		t.Errorf("a known exporter's new template: %v", err)
 	}
-	if s.Plan(keyOf(exporterA, 7, 300), 1) != nil || s.Plan(keyOf(exporterA, 7, 310), 1) == nil {
+	if s.Known(keyOf(exporterA, 7, 300), 1) != nil || s.Known(keyOf(exporterA, 7, 310), 1) == nil {
 		t.Error("want the oldest gone and the newest known")
 	}
 	if st := s.Stats(); st.Refused != 1 || st.Evicted != 1 || st.Definitions != 3 {

@@ -152,8 +152,8 @@ func TestReadersAndWritersWorkAtOnce(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					s.Plan(key300, 1)
-					s.Plan(key300, 99)
+					s.Known(key300, 1)
+					s.Known(key300, 99)
 					s.Facts(key300)
 				}
 			}
@@ -178,7 +178,7 @@ func TestReadersAndWritersWorkAtOnce(t *testing.T) {
 	writers.Wait()
 	close(stop)
 	readers.Wait()
-	if p := s.Plan(key300, 0); p == nil {
+	if p := s.Known(key300, 0); p == nil {
 		t.Error("nothing is known after all that")
 	}
 	for range 3 { // what was changed while under way
@@ -217,7 +217,7 @@ func FuzzMerge(f *testing.F) {
 		if err != nil {
 			t.Fatalf("merged a key that cannot be parsed: %v", err)
 		}
-		s.Plan(key300, 1)
+		s.Known(key300, 1)
 		s.Due()
 		if id.definition != nil {
 			tk := &decode.TemplateKey{Exporter: id.scope.exporter, Domain: id.scope.domain, ID: id.definition.template, Version: id.scope.version}
@@ -246,7 +246,7 @@ func BenchmarkPlan(b *testing.B) {
 	k := keyOf(exporterA, 7, 300)
 	b.ReportAllocs()
 	for b.Loop() {
-		if s.Plan(k, 1) == nil {
+		if s.Known(k, 1) == nil {
 			b.Fatal("no plan")
 		}
 	}

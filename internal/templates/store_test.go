@@ -68,7 +68,7 @@ func learn(t *testing.T, s *Store, at int64, port uint16, octets uint16) {
 
 func wantLayout(t *testing.T, s *Store, port uint16, want uint16) {
 	t.Helper()
-	if got := lengthOf(s.Plan(key300, port)); got != want {
+	if got := lengthOf(s.Known(key300, port)); got != want {
 		t.Errorf("layout in force for port %d: want that of %d octets, got %d", port, want, got)
 	}
 }
@@ -112,7 +112,7 @@ func TestADatagramUsesTheNewestDefinitionOfItsOwnPortElseTheNewestOfAll(t *testi
 		keyOf(exporterA, 7, 301), keyOf(exporterA, 8, 300), keyOf(netip.MustParseAddr("192.0.2.2"), 7, 300),
 		{Exporter: key300.Exporter, Domain: 7, ID: 300, Version: 10},
 	} {
-		if p := s.Plan(k, 1); p != nil {
+		if p := s.Known(k, 1); p != nil {
 			t.Errorf("%+v has a plan of another's", k)
 		}
 	}
@@ -184,8 +184,8 @@ func TestLookingUpAPlanAllocatesNothing(t *testing.T) {
 	var p *decode.Plan
 	var f *decode.Facts
 	if n := testing.AllocsPerRun(100, func() {
-		p = s.Plan(key300, 1)
-		p = s.Plan(key300, 3)
+		p = s.Known(key300, 1)
+		p = s.Known(key300, 3)
 		f = s.Facts(key300)
 	}); n != 0 {
 		t.Errorf("allocations: want 0, got %v", n)
@@ -264,7 +264,7 @@ func TestRecordsInAnyOrderGiveTheSameActiveDefinitions(t *testing.T) {
 			merge(t, s, log...)
 			inForce := map[uint16]uint16{}
 			for _, p := range append(ports, 9) {
-				inForce[p] = lengthOf(s.Plan(key300, p))
+				inForce[p] = lengthOf(s.Known(key300, p))
 			}
 			got := fmt.Sprint(s.Facts(key300).Samplers, inForce)
 			if i == 0 {

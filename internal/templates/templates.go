@@ -28,6 +28,10 @@ type Options struct {
 	Now     func() time.Time // wall clock; nil: time.Now
 	Changed func()           // called (without locks) when a definition or a fact became known; may be nil
 
+	// Patient: Plan gives nothing for a moment where what is known may be wrong
+	// soon, see Settle.
+	Patient bool
+
 	MaxPerExporter int // definitions, and facts, of one exporter address; 0: 4 096
 	MaxTotal       int // definitions and facts of all; 0: 1 000 000
 }
@@ -83,6 +87,7 @@ type domain struct {
 	view      atomic.Pointer[view]
 	templates map[uint16]*layouts
 	facts     map[factID]*fact
+	settled   atomic.Bool // no set waits for an init time any more
 }
 
 // A view is what readers see of a domain. It is immutable.
@@ -119,19 +124,6 @@ func (s *Store) shardOf(exporter *[16]byte) *shard {
 	return &s.shard[maphash.Bytes(s.seed, exporter[:])%shards]
 }
 
-// Plan implements decode.State: the newest definition received from this port,
-// else the newest of all from this exporter.
-func (s *Store) Plan(k *decode.TemplateKey, port uint16) *decode.Plan {
-	d := s.shardOf(&k.Exporter).all()[scopeOf(k)]
-	if d == nil {
-		return nil
-	}
-	if def := d.view.Load().choices[k.ID].of(port); def != nil {
-		return def.plan
-	}
-	return nil
-}
-
 // Facts implements decode.State.
 func (s *Store) Facts(k *decode.TemplateKey) *decode.Facts {
 	d := s.shardOf(&k.Exporter).all()[scopeOf(k)]
@@ -155,7 +147,7 @@ func (s *Store) changed(is bool) {
 
 // counters are totals since the start.
 type counters struct {
-	evicted, refused, redefined, conflicts atomic.Uint64
+	evicted, refused, redefined, conflicts, stale atomic.Uint64
 }
 
 // Stats counts what the store holds, and what happened since the start.
@@ -166,6 +158,7 @@ type Stats struct {
 	Evicted   uint64 // dropped for a newer one at the limit per exporter or template id
 	Refused   uint64 // not taken at the limit in total
 	Redefined uint64 // a source port changed to another layout of a template id
+	Stale     uint64 // data sets decoded with a definition from before their exporter's restart
 	Conflicts uint64 // one template id had different layouts from different ports
 }
 
@@ -179,6 +172,7 @@ func (s *Store) Stats() Stats {
 		Evicted:     s.count.evicted.Load(),
 		Refused:     s.count.refused.Load(),
 		Redefined:   s.count.redefined.Load(),
+		Stale:       s.count.stale.Load(),
 		Conflicts:   s.count.conflicts.Load(),
 	}
 }

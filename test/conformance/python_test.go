@@ -152,7 +152,7 @@ func decoded(t *testing.T, in []capture.Datagram) (out []datagram) {
 	for i, sets := range late {
 		for _, s := range sets {
 			k := decode.TemplateKey{Exporter: decode.Map16(s.Meta.Exporter), Domain: s.Header.Domain, ID: s.ID, Version: uint8(s.Header.Version)}
-			if p := store.Plan(&k, s.Meta.Port); p != nil {
+			if p := store.Known(&k, s.Meta.Port); p != nil {
 				var r decode.Result
 				d.ReadSet(&s, p, &r)
 				out[i].flows, out[i].options = append(out[i].flows, r.Messages...), out[i].options+len(r.Options)

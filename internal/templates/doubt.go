@@ -1,0 +1,101 @@
+package templates
+
+import "weir/internal/decode"
+
+// A definition that is known may be the wrong one still, or lack a fact: then a
+// data set is worth a moment's wait, see Options.Patient.
+//
+//   - A v9 exporter that has restarted may use its template ids for other layouts
+//     now. Its definitions are in doubt until they come again.
+//   - IPFIX times that count from the exporter's start (IE 21, 22) mean little
+//     without its init time (IE 160), which may come in options data.
+//
+// After the wait Settle takes what there is, and no further set waits for it.
+
+// restartMs is how much lower than before an uptime is after a restart: less may
+// be datagrams out of order.
+const restartMs = 60_000
+
+// A life is where an exporter's clock and count stood when it sent a definition.
+type life struct {
+	uptime, sequence uint32
+	received         int64 // ns
+}
+
+// over reports whether the exporter has restarted since: its uptime is lower and
+// has not wrapped (2^32 ms are 49.7 days), and its sequence is lower.
+func (l *life) over(m *decode.Meta, h *decode.Header) bool {
+	if h.Version != 9 || int64(h.Uptime)+restartMs >= int64(l.uptime) || h.Sequence >= l.sequence {
+		return false
+	}
+	passed := (m.Received - l.received) / 1e6 // ms
+	return int64(l.uptime)+passed+restartMs < 1<<32
+}
+
+// doubtful reports whether the plan of d may be the wrong one for a datagram.
+func (d *definition) doubtful(m *decode.Meta, h *decode.Header) bool {
+	l := d.life.Load()
+	return l != nil && l.over(m, h)
+}
+
+// lacksInit reports whether times of the definition's records need an init time
+// that nobody has said yet.
+func (dom *domain) lacksInit(p *decode.Plan) bool {
+	return p.NeedsInit() && dom.view.Load().facts.InitMs == 0
+}
+
+// Plan implements decode.State: the newest definition received from the port of
+// the datagram, else the newest of all from its exporter; nil while a Patient
+// Store doubts it.
+func (s *Store) Plan(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) *decode.Plan {
+	dom, def := s.find(k, m.Port)
+	if def == nil {
+		return nil
+	}
+	if s.o.Patient {
+		switch {
+		case def.doubtful(m, h):
+			if !def.settled.Load() {
+				return nil
+			}
+			s.count.stale.Add(1)
+		case dom.lacksInit(def.plan) && !dom.settled.Load():
+			return nil
+		}
+	}
+	return def.plan
+}
+
+// Settle is Plan for a set that has waited: what is known is good enough, for
+// this set and for those to come, until a definition comes or an exporter's next
+// restart. nil: nothing is known.
+func (s *Store) Settle(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) *decode.Plan {
+	dom, def := s.find(k, m.Port)
+	if def == nil {
+		return nil
+	}
+	if def.doubtful(m, h) {
+		def.settled.Store(true)
+		s.count.stale.Add(1)
+	} else if dom.lacksInit(def.plan) {
+		dom.settled.Store(true)
+	}
+	return def.plan
+}
+
+// Known returns the newest definition received from a port, else the newest of
+// all from this exporter, in doubt or not; nil when there is none.
+func (s *Store) Known(k *decode.TemplateKey, port uint16) *decode.Plan {
+	if _, def := s.find(k, port); def != nil {
+		return def.plan
+	}
+	return nil
+}
+
+func (s *Store) find(k *decode.TemplateKey, port uint16) (*domain, *definition) {
+	dom := s.shardOf(&k.Exporter).all()[scopeOf(k)]
+	if dom == nil {
+		return nil, nil
+	}
+	return dom, dom.view.Load().choices[k.ID].of(port)
+}
