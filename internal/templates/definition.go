@@ -2,6 +2,7 @@ package templates
 
 import (
 	"cmp"
+	"container/list"
 	"slices"
 	"sync/atomic"
 
@@ -17,14 +18,19 @@ type definition struct {
 	plan    *decode.Plan
 	sources []source // newest first, at most maxSources
 
-	life      atomic.Pointer[life] // of the exporter, when it sent this last; nil: not v9
-	settled   atomic.Bool          // used in doubt
-	received  atomic.Int64         // greatest receive time, ns; read without lock
-	first     int64                // least receive time, ns
-	local     int64                // receive time of this replica's last own reception, ns; 0: none
-	removed   int64                // removed by an operator at, ns; counts only if received later
-	confirmed bool
-	origin    origin
+	life           atomic.Pointer[life] // of the exporter, when it sent this last; nil: not v9
+	settled        atomic.Bool          // used in doubt
+	received       atomic.Int64         // greatest receive time, ns; read without lock
+	first          int64                // least receive time, ns
+	local          int64                // receive time of this replica's last own reception, ns; 0: none
+	removed        int64                // removed by an operator at, ns; counts only if received later
+	confirmed      bool                 // a replica decoded a data set with it
+	used           atomic.Bool          // this replica did, or knows that another did
+	unconfirmed    *list.Element        // in trust; nil: confirmed, or gone
+	topicConfirmed bool                 // the topic says that it is confirmed
+	say            bool                 // it is time to say so there
+	sayAt          int64
+	origin         origin
 }
 
 // A source is a port that a definition came from.
@@ -219,6 +225,10 @@ func (d *definition) needed() bool {
 	switch {
 	case l == nil || l.byHash(d.id.hash) != d || !d.inForce():
 		return false // gone since
+	case d.held():
+		return false
+	case d.confirmed && !d.topicConfirmed && d.say:
+		return true
 	case d.onTopic == 0, d.received.Load() >= d.refreshAt:
 		return true
 	}

@@ -63,6 +63,7 @@ func (s *Store) Plan(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) *d
 			return nil
 		}
 	}
+	s.use(def)
 	return def.plan
 }
 
@@ -80,6 +81,7 @@ func (s *Store) Settle(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) 
 	} else if dom.lacksInit(def.plan) {
 		dom.settled.Store(true)
 	}
+	s.use(def)
 	return def.plan
 }
 

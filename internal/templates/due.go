@@ -26,6 +26,15 @@ type published struct {
 
 func (p *published) state() *published { return p }
 
+// held reports whether nothing of the entry's exporter is published. The shard's
+// lock is held.
+func (p *published) held() bool {
+	var address [16]byte
+	copy(address[:], p.key[1:]) // see key.go
+	e := p.shard.exporters[address]
+	return e != nil && e.held
+}
+
 // seen notes that the topic's last record of the entry has this receive time.
 func (p *published) seen(at int64, replica string) {
 	p.onTopic = at
@@ -95,6 +104,7 @@ func (q *queue) pending() int {
 // received for its lifetime. Each is marked as under way until
 // Published is called with the outcome; until then it is not returned again.
 func (s *Store) Due() []Record {
+	s.confirmUsed()
 	out := s.expired()
 	for _, p := range s.due.take() {
 		st := p.state()

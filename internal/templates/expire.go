@@ -25,11 +25,15 @@ func (s *Store) expired() []Record {
 	if now-last < int64(sweepEvery) || !s.swept.CompareAndSwap(last, now) {
 		return nil
 	}
+	doubted := now - int64(lifetime) // of unconfirmed definitions
+	if s.unconfirmed() > unconfirmedFew {
+		doubted = now - int64(unconfirmedLife)
+	}
 	var out []Record
 	for i := range s.shard {
 		sh := &s.shard[i]
 		sh.mu.Lock()
-		for _, p := range sh.unseen(now-int64(lifetime), s.o.Replica) {
+		for _, p := range sh.unseen(now-int64(lifetime), doubted, s.o.Replica) {
 			switch {
 			case p.state().onTopic == 0:
 				s.remove(sh, p)
@@ -42,9 +46,10 @@ func (s *Store) expired() []Record {
 	return out
 }
 
-// unseen returns what was last received before a time, ns.
-func (sh *shard) unseen(before int64, replica string) (out []publishable) {
-	old := func(p publishable, received int64) {
+// unseen returns what was last received before a time, and definitions that are
+// not confirmed before another, ns.
+func (sh *shard) unseen(before, doubted int64, replica string) (out []publishable) {
+	old := func(p publishable, received, before int64) {
 		if received < before && received+int64(xxhash.Sum64(append([]byte(replica), p.state().key...))%uint64(expirySpread)) < before {
 			out = append(out, p)
 		}
@@ -52,11 +57,15 @@ func (sh *shard) unseen(before int64, replica string) (out []publishable) {
 	for _, d := range sh.all() {
 		for _, l := range d.templates {
 			for _, def := range l.defs {
-				old(def, def.received.Load())
+				if def.confirmed {
+					old(def, def.received.Load(), before)
+				} else {
+					old(def, def.received.Load(), doubted)
+				}
 			}
 		}
 		for _, f := range d.facts {
-			old(f, f.received)
+			old(f, f.received, before)
 		}
 	}
 	return out

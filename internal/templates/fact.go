@@ -51,6 +51,9 @@ func (f *fact) needed() bool {
 	if f.domain.facts[f.id] != f {
 		return false // gone since
 	}
+	if f.held() {
+		return false
+	}
 	return f.topic == nil || *f.topic != f.is || f.received >= f.refreshAt
 }
 

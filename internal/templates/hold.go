@@ -22,11 +22,13 @@ func (s *Store) definition(sh *shard, sc scope, id definitionID, t *decode.Templ
 		}
 	}
 	own := decode.Template{ID: id.template, Options: t.Options, Scopes: t.Scopes, Fields: slices.Clone(t.Fields)}
-	plan, err := decode.Compile(sc.version, &own)
+	pk := planKey{sc.version, id.template, id.hash}
+	plan, err := s.plans.get(pk, &own)
 	if err != nil {
 		return nil, err
 	}
 	if !s.makeRoom(sh, sc.exporter, func(e *exporter) int { return e.definitions }, (*domain).eachDefinition) {
+		s.plans.put(pk, plan)
 		return nil, errFull()
 	}
 	dom := s.domain(sh, sc)
@@ -43,6 +45,7 @@ func (s *Store) definition(sh *shard, sc scope, id definitionID, t *decode.Templ
 		id:        id, domain: dom, plan: plan,
 	}
 	l.defs = append(l.defs, d)
+	s.doubted(d)
 	sh.exporters[sc.exporter].definitions++
 	s.held.definitions.Add(1)
 	return d, nil
@@ -164,6 +167,8 @@ func (s *Store) removeDefinition(sh *shard, d *definition) {
 		delete(d.domain.templates, d.id.template)
 	}
 	d.domain.choose(d.id.template)
+	s.forgotten(d)
+	s.plans.put(planKey{d.domain.scope.version, d.id.template, d.id.hash}, d.plan)
 	sh.exporters[d.domain.scope.exporter].definitions--
 	s.held.definitions.Add(-1)
 	s.tidy(sh, d.domain)

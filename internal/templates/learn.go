@@ -24,9 +24,15 @@ func (s *Store) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t
 
 func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t *decode.Template) (d *definition, changed bool, err error) {
 	id := definitionID{k.ID, decode.DefinitionHash(t)}
+	isNew := sh.exporters[k.Exporter] == nil
 	d, err = s.definition(sh, scopeOf(k), id, t)
 	if err != nil {
 		return nil, false, err
+	}
+	if isNew {
+		s.newcomer(sh.exporters[k.Exporter], m.Received)
+	} else {
+		s.again(sh, k.Exporter, m.Received)
 	}
 	l := d.domain.templates[id.template]
 	before := d.domain.view.Load().choices[id.template]

@@ -127,7 +127,10 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 	}
 	d.receivedAt(st.GetReceivedNs(), firstOf(st), originOf(st))
 	d.removed = max(d.removed, st.GetRemovedNs())
-	d.confirmed = d.confirmed || st.GetConfirmed()
+	if st.GetConfirmed() && !d.confirmed {
+		s.confirm(d)
+	}
+	d.topicConfirmed = st.GetConfirmed()
 	d.seen(st.GetReceivedNs(), s.o.Replica)
 	if st.GetRemovedNs() >= st.GetReceivedNs() {
 		d.forget() // what the topic has is that it is removed
@@ -183,7 +186,7 @@ func (s *Store) bury(sh *shard, id key) {
 	}
 	switch d := l.byHash(id.definition.hash); {
 	case d == nil:
-	case d.local > since && d.inForce():
+	case d.local > since && d.inForce() && (d.confirmed || d.local > s.now()-int64(unconfirmedLife)):
 		d.forget()
 		s.due.add(d)
 	default:

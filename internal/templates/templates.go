@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"weir/internal/decode"
 )
 
@@ -34,6 +36,7 @@ type Options struct {
 
 	MaxPerExporter int // definitions, and facts, of one exporter address; 0: 4 096
 	MaxTotal       int // definitions and facts of all; 0: 1 000 000
+	MaxUnconfirmed int // definitions with which no replica has decoded yet; 0: 65 536
 }
 
 const (
@@ -62,6 +65,8 @@ type Store struct {
 	seed  maphash.Seed
 	held  struct{ exporters, definitions, facts atomic.Int64 }
 	due   queue
+	trust trust
+	plans plans
 	swept atomic.Int64 // wall clock of the last sweep, ns
 	count counters
 	shard [shards]shard
@@ -79,6 +84,8 @@ type shard struct {
 type exporter struct {
 	definitions, facts int
 	domains            map[*domain]struct{}
+	held               bool  // nothing of it is published: many are new
+	heldAt             int64 // receive time of its first datagram
 }
 
 // A domain is one exporter, version and observation domain.
@@ -106,7 +113,10 @@ func New(o Options) *Store {
 	o.MaxPerExporter = cmp.Or(o.MaxPerExporter, 4096)
 	o.MaxTotal = cmp.Or(o.MaxTotal, 1_000_000)
 	o.Replica = strings.ToValidUTF8(o.Replica, "\uFFFD") // protobuf carries nothing else
+	o.MaxUnconfirmed = cmp.Or(o.MaxUnconfirmed, 65_536)
 	s := &Store{o: o, seed: maphash.MakeSeed()}
+	s.trust.newcomers = rate.NewLimiter(newcomersASecond, newcomersBurst)
+	s.plans.all = map[planKey]*sharedPlan{}
 	s.swept.Store(s.now())
 	s.due.underWay = map[string]publishable{}
 	return s
@@ -140,6 +150,7 @@ func (s *Store) now() int64 { return s.o.Now().UnixNano() }
 
 // changed tells that something became known; no lock is held.
 func (s *Store) changed(is bool) {
+	s.trim()
 	if is && s.o.Changed != nil {
 		s.o.Changed()
 	}
@@ -153,6 +164,7 @@ type counters struct {
 // Stats counts what the store holds, and what happened since the start.
 type Stats struct {
 	Exporters, Definitions, Facts int
+	Unconfirmed                   int // definitions with which no replica has decoded yet
 	Pending                       int // due or under way to the shared log
 
 	Evicted   uint64 // dropped for a newer one at the limit per exporter or template id
@@ -168,6 +180,7 @@ func (s *Store) Stats() Stats {
 		Exporters:   int(s.held.exporters.Load()),
 		Definitions: int(s.held.definitions.Load()),
 		Facts:       int(s.held.facts.Load()),
+		Unconfirmed: s.unconfirmed(),
 		Pending:     s.due.pending(),
 		Evicted:     s.count.evicted.Load(),
 		Refused:     s.count.refused.Load(),
