@@ -26,6 +26,7 @@ type Config struct {
 	Compression    string           `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
 	ParkMax        int              `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held in memory until their template comes; more go to the undecoded topic at once"`
 	ParkFor        time.Duration    `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits in memory for its template; then it waits on the undecoded topic"`
+	Templates      TemplatesConfig
 	Undecoded      UndecodedConfig
 	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" unit:"CIDR list" help:"balancers whose PROXY protocol header (version 1 or 2) in front of datagrams is believed; their network has to be private, a UDP source can be forged"`
 	ExportersFile  string         `env:"EXPORTERS_FILE" unit:"path" help:"YAML file of exporters: names, sites, sampling rates, interfaces, who is allowed; read again when it changes"`
@@ -33,6 +34,13 @@ type Config struct {
 	Elements       bool           `env:"ELEMENTS" envDefault:"true" help:"write what has no field of its own into elements; false saves space on the topic and loses it"`
 	Kafka          kafka.Config   `envPrefix:"KAFKA_"`
 	Topics         kafka.TopicConfig
+}
+
+// TemplatesConfig bounds what is known of exporters, forged ones among them.
+type TemplatesConfig struct {
+	PerExporter int `env:"TEMPLATES_PER_EXPORTER" envDefault:"4096" unit:"definitions" help:"template definitions kept of one exporter, and as many facts of options data; beyond that its oldest go"`
+	Max         int `env:"TEMPLATES_MAX" envDefault:"1000000" unit:"definitions and facts" help:"kept of all exporters; beyond that new exporters are refused"`
+	Unconfirmed int `env:"TEMPLATES_MAX_UNCONFIRMED" envDefault:"65536" unit:"definitions" help:"kept of those with which no replica has decoded data yet, forged ones say; beyond that the oldest go"`
 }
 
 // UndecodedConfig bounds the topic of data sets whose template is late.
@@ -76,6 +84,11 @@ func (c Config) Validate() error {
 	for name, n := range map[string]int{"UNDECODED_RATE": c.Undecoded.Rate, "UNDECODED_BURST": c.Undecoded.Burst, "UNDECODED_PER_EXPORTER": c.Undecoded.Exporter} {
 		if n < 0 {
 			bad("%s=%d: want 0 (nothing is appended) or more octets", name, n)
+		}
+	}
+	for name, n := range map[string]int{"TEMPLATES_PER_EXPORTER": c.Templates.PerExporter, "TEMPLATES_MAX": c.Templates.Max, "TEMPLATES_MAX_UNCONFIRMED": c.Templates.Unconfirmed} {
+		if n < 0 {
+			bad("%s=%d: want 0 (the default) or more", name, n)
 		}
 	}
 	switch c.Compression {

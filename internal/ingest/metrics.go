@@ -67,6 +67,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		return 0
 	})
 	gauge("templates", "template definitions known", func() float64 { return float64(r.store.Stats().Definitions) })
+	gauge("templates_unconfirmed", "of these, definitions with which no replica has decoded data yet", func() float64 { return float64(r.store.Stats().Unconfirmed) })
 	gauge("exporters", "exporters known by their templates", func() float64 { return float64(r.store.Stats().Exporters) })
 	gauge("buffered_flows", "flows that Kafka has not acknowledged", func() float64 {
 		if p := r.producer.Load(); p != nil {
