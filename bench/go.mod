@@ -8,6 +8,9 @@ require (
 	weir v0.0.0
 )
 
-require github.com/cespare/xxhash/v2 v2.3.0 // indirect
+require (
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	golang.org/x/time v0.16.0 // indirect
+)
 
 replace weir => ../

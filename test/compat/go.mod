@@ -13,6 +13,7 @@ require (
 	github.com/gopacket/gopacket v1.7.7 // indirect
 	golang.org/x/net v0.62.0 // indirect
 	golang.org/x/sys v0.50.0 // indirect
+	golang.org/x/time v0.16.0 // indirect
 )
 
 replace weir => ../..
