@@ -83,6 +83,7 @@ type fastPlan struct {
 	linear       bool        // times are those of start and end, by mul
 	exportTime   bool        // no times: that of export
 	icmp         [2]icmpRule // ICMP, ICMPv6
+	stray        []load      // what only records of a protocol have a use for
 	names        []restStep  // values that may have names
 	direction    int         // offset of IE 61, one octet; -1 = absent
 }
@@ -276,6 +277,9 @@ func (f *fastPlan) arrangeICMP(p *Plan) {
 			}
 		}
 		return l
+	}
+	for _, s := range p.stray {
+		f.stray = append(f.stray, at(s.slot))
 	}
 	f.icmp[0] = icmpRule{at(p.picks.icmp4), at(sTypeV4), at(sCodeV4), p.has[sTypeV4] || p.has[sCodeV4]}
 	f.icmp[1] = icmpRule{at(p.picks.icmp6), at(sTypeV6), at(sCodeV6), p.has[sTypeV6] || p.has[sCodeV6]}

@@ -243,6 +243,9 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 
 	proto := in[(f.proto+7)&inMask] & f.protoMask
 	sport, dport := in.integer(f.sport.end)&f.sport.mask&portMask[proto], in.integer(f.dport.end)&f.dport.mask&portMask[proto]
+	if len(f.stray) > 0 && f.strays(p, in, proto) {
+		return 0, 0
+	}
 	if proto == flowkey.ICMP || proto == flowkey.ICMPv6 {
 		if p.biflow {
 			return 0, 0
@@ -430,6 +433,17 @@ func (d *Decoder) fastRules(p *Plan, s *fastSet, in *window, w *outWindow, n uin
 		dst = number(number(dst, fRevStart, uint64(start)), fRevEnd, uint64(end))
 	}
 	return uint(len(dst))
+}
+
+// strays reports whether a record holds something that its protocol has no use for.
+func (f *fastPlan) strays(p *Plan, in *window, proto uint8) bool {
+	for i := range f.stray {
+		l := &f.stray[i]
+		if in.integer(l.end)&l.mask != 0 && !p.takes(l.slot, uint32(proto), f.v6) {
+			return true
+		}
+	}
+	return false
 }
 
 // icmpOf returns ICMP type and code.

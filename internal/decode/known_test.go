@@ -133,9 +133,16 @@ func TestWhatGivesWayIsKeptRaw(t *testing.T) {
 		{"IPv6 addresses that are not set", []uint16{27, 16}, "00000000000000000000000000000000", nil},
 		{"two ways to state a rate", []uint16{34, 1, 50, 1}, "0a0b", map[uint32]string{34: "0a", 50: "0b"}},
 		{"ICMP in one beside type and code", []uint16{4, 1, 32, 2, 176, 1, 177, 1}, "01" + "0800" + "0800", map[uint32]string{32: "0800"}},
+		{"ICMP type and code of a TCP record", []uint16{4, 1, 32, 2}, "06" + "0800", map[uint32]string{32: "0800"}},
+		{"the same in an element each", []uint16{4, 1, 176, 1, 177, 1}, "06" + "08" + "00", map[uint32]string{176: "08"}},
+		{"ICMPv6's of an ICMP record", []uint16{4, 1, 32, 2, 139, 2}, "01" + "0800" + "8000", map[uint32]string{139: "8000"}},
+		{"ICMP's in four octets", []uint16{4, 1, 32, 4}, "11" + "00010203", map[uint32]string{32: "0000000000010203"}},
+		{"an IPv6 prefix length of an IPv4 flow", []uint16{27, 16, 9, 1, 29, 1}, "00000000000000000000000000000000" + "18" + "40", map[uint32]string{29: "40"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			m := wireFlows(t, &Decoder{State: newMemory()}, ipfixRecord(t, "0a0000010a000002"+tt.record, append(pair[:4:4], tt.fields...)...))[0]
+			pkt := ipfixRecord(t, "0a0000010a000002"+tt.record, append(pair[:4:4], tt.fields...)...)
+			same(t, newDecoders(), pkt)
+			m := wireFlows(t, &Decoder{State: newMemory()}, pkt)[0]
 			var want []*flowpb.Element
 			for i := 0; i < len(tt.fields); i += 2 {
 				if v, ok := tt.want[uint32(tt.fields[i])]; ok {

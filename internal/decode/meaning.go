@@ -91,30 +91,6 @@ func (r *record) pair(a, b int) (x, y address) {
 	return x, y
 }
 
-// A lostAddr is an address that has no place in the message.
-type lostAddr struct {
-	id     uint16
-	octets []byte
-}
-
-// lost returns the IPv6 addresses that gave way to IPv4 ones in the same record
-// though they are not zero.
-func (r *record) lost(o *outcome) (all []lostAddr) {
-	const v4, v6 = 1<<aSrc4 | 1<<aDst4, 1<<aSrc6 | 1<<aDst6
-	if p := r.plan.addrs; p&v4 == 0 || p&v6 == 0 || o.src.v6 || o.dst.v6 {
-		return nil
-	}
-	for _, a := range []struct {
-		at int
-		id uint16
-	}{{aSrc6, 27}, {aDst6, 28}} {
-		if r.plan.addrs>>a.at&1 == 1 && r.addr[a.at] != [16]byte{} {
-			all = append(all, lostAddr{a.id, r.addr[a.at][:]})
-		}
-	}
-	return all
-}
-
 func zero4(a *[16]byte) bool { return a[12]|a[13]|a[14]|a[15] == 0 }
 
 // derive applies the rules that look at several elements.

@@ -42,6 +42,7 @@ type Plan struct {
 	sampled   bool // records may state a sampling rate
 	rates     int  // in how many ways
 	clocks    int  // kinds of times
+	stray     []stray
 	names     bool // there may be names for values of the records
 	picks     picks
 	fast      *fastPlan // nil: records take the appending path
@@ -90,6 +91,7 @@ func compile(version uint8, t *Template) *Plan {
 	for s := range p.has {
 		p.has[s] = p.has[s] && p.uses(slot(s))
 	}
+	p.stray = p.strays()
 	onces := map[uint16]uint8{}
 	for i, f := range t.Fields {
 		st := step{op: acts[i].op, to: acts[i].to, length: f.Length, id: f.ID, pen: f.PEN}

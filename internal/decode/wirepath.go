@@ -205,8 +205,8 @@ func (r *record) keep(dst []byte, st *step, field []byte) []byte {
 	return appendElement(dst, st, field)
 }
 
-// appendLost appends the pair of addresses that gave way to the other family's,
-// though it is not zero: as elements, behind all others.
+// appendLost appends what has no place in the message, as elements, behind all
+// others.
 func (r *record) appendLost(dst []byte, o *outcome) []byte {
 	for _, l := range r.lost(o) {
 		dst = r.keep(dst, &step{id: l.id}, l.octets)

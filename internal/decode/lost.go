@@ -1,0 +1,88 @@
+package decode
+
+import (
+	"encoding/binary"
+
+	"weir/internal/flowkey"
+)
+
+// A lostValue is a value of a record that has no place in its message. It is
+// kept as an element.
+type lostValue struct {
+	id     uint16
+	octets []byte
+}
+
+// A stray is a slot that some records of a plan have no use for: another
+// protocol's, or the other address family's.
+type stray struct {
+	slot slot
+	id   uint16
+	size int // octets of the element, as its type has
+}
+
+// strays returns those of a template.
+func (p *Plan) strays() (all []stray) {
+	const v4, v6 = 1<<aSrc4 | 1<<aDst4, 1<<aSrc6 | 1<<aDst6
+	icmp := p.has[sProto] || p.icmp4() && p.icmp6()
+	prefix := p.addrs&v4 != 0 && p.addrs&v6 != 0
+	for _, s := range []struct {
+		stray
+		may bool
+	}{
+		{stray{sICMPv4, 32, 2}, icmp}, {stray{sTypeV4, 176, 1}, icmp}, {stray{sCodeV4, 177, 1}, icmp},
+		{stray{sICMPv6, 139, 2}, icmp}, {stray{sTypeV6, 178, 1}, icmp}, {stray{sCodeV6, 179, 1}, icmp},
+		{stray{sSrcNet4, 9, 1}, prefix}, {stray{sDstNet4, 13, 1}, prefix}, {stray{sSrcNet6, 29, 1}, prefix}, {stray{sDstNet6, 30, 1}, prefix},
+	} {
+		if s.may && p.has[s.slot] {
+			all = append(all, s.stray)
+		}
+	}
+	return all
+}
+
+// takes reports whether a record of this protocol and family has a use for a
+// slot of strays.
+func (p *Plan) takes(s slot, proto uint32, v6 bool) bool {
+	k := &p.picks
+	switch s {
+	case sTypeV4, sCodeV4:
+		return proto == flowkey.ICMP
+	case sTypeV6, sCodeV6:
+		return proto == flowkey.ICMPv6
+	case sICMPv4, sICMPv6:
+		return proto == flowkey.ICMP && s == k.icmp4 && !p.has[sTypeV4] && !p.has[sCodeV4] ||
+			proto == flowkey.ICMPv6 && s == k.icmp6 && !p.has[sTypeV6] && !p.has[sCodeV6]
+	}
+	if v6 {
+		return s == k.src6Net || s == k.dst6Net
+	}
+	return s == k.src4Net || s == k.dst4Net
+}
+
+// lost returns the values of a record that are not zero and have no place in its
+// message: IPv6 addresses that gave way to IPv4 ones, and strays.
+func (r *record) lost(o *outcome) (all []lostValue) {
+	const v4, v6 = 1<<aSrc4 | 1<<aDst4, 1<<aSrc6 | 1<<aDst6
+	is6 := o.src.v6 || o.dst.v6
+	if p := r.plan.addrs; p&v4 != 0 && p&v6 != 0 && !is6 {
+		for _, a := range []struct {
+			at int
+			id uint16
+		}{{aSrc6, 27}, {aDst6, 28}} {
+			if p>>a.at&1 == 1 && r.addr[a.at] != [16]byte{} {
+				all = append(all, lostValue{a.id, r.addr[a.at][:]})
+			}
+		}
+	}
+	for _, s := range r.plan.stray {
+		if v := r.v[s.slot]; v != 0 && !r.plan.takes(s.slot, o.proto, is6) {
+			octets := binary.BigEndian.AppendUint64(nil, v)
+			if v>>(8*s.size) == 0 {
+				octets = octets[8-s.size:]
+			}
+			all = append(all, lostValue{s.id, octets})
+		}
+	}
+	return all
+}
