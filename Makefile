@@ -46,7 +46,7 @@ bench:
 	cd bench && go run ./table ../.cache/decode.txt ../docs/performance.md
 
 # Real Kafka: three nodes from Maven Central (Java 17 and Maven).
-integration:
+integration: # and, for the balancer tests, nginx-light and libnginx-mod-stream of Debian
 	go test -tags integration -count 1 -timeout 20m -v ./test/integration/...
 
 up:

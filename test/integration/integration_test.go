@@ -29,6 +29,7 @@ import (
 	"weir/internal/capture"
 	"weir/internal/kafka"
 	"weir/pkg/flowpb"
+	kafkatest "weir/test/kafka"
 )
 
 const partitions = 6
@@ -36,49 +37,29 @@ const partitions = 6
 // The services as they are shipped, on three Kafka nodes, from Kafka not being
 // there to a broker killed under enrich.
 func TestTheServicesOnRealKafka(t *testing.T) {
-	for _, tool := range []string{"java", "mvn"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("SKIPPED: no real Kafka without %s: %v", tool, err)
-		}
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
-	dir := t.TempDir()
-	bin := build(ctx, t, dir)
-	c, err := newCluster(ctx, dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		for i := range c.nodes {
-			c.kill(i)
-		}
-		if t.Failed() {
-			for i := range c.nodes {
-				b, _ := os.ReadFile(filepath.Join(dir, fmt.Sprintf("n%d.log", i+1)))
-				t.Logf("node %d:\n%.3000s", i+1, b)
-			}
-		}
-	})
+	bin := build(ctx, t, t.TempDir())
+	c := kafkatest.New(ctx, t)
 	w := &world{t: t, c: c, bin: bin}
 
 	// Kafka away at start: said, and waited for.
 	first := w.ingest(ctx, "first")
-	poll(ctx, t, "ingest says why it is not ready", func() bool {
+	kafkatest.Poll(ctx, t, "ingest says why it is not ready", func() bool {
 		code, body := first.ready()
 		return code == http.StatusServiceUnavailable && strings.Contains(body, "does not answer")
 	})
-	for i := range c.nodes {
-		if err := c.start(i); err != nil {
+	for i := range kafkatest.Nodes {
+		if err := c.StartNode(i); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c.waitUp(ctx, t, 3)
-	poll(ctx, t, "ingest is ready once Kafka is there", func() bool { code, _ := first.ready(); return code == http.StatusOK })
+	c.WaitUp(ctx, t, 3)
+	kafkatest.Poll(ctx, t, "ingest is ready once Kafka is there", func() bool { code, _ := first.ready(); return code == http.StatusOK })
 
 	t.Run("topics are made and verified, a mismatch is named", w.topics)
 	second := w.ingest(ctx, "second")
-	poll(ctx, t, "the second replica is ready", func() bool { code, _ := second.ready(); return code == http.StatusOK })
+	kafkatest.Poll(ctx, t, "the second replica is ready", func() bool { code, _ := second.ready(); return code == http.StatusOK })
 	t.Run("a replica decodes data whose template only the other received", func(t *testing.T) { w.shared(ctx, t, first, second) })
 	t.Run("connections stay exactly once when enrich and a broker are killed", func(t *testing.T) { w.killed(ctx, t, second) })
 	for _, p := range []*process{first, second} {
@@ -88,7 +69,7 @@ func TestTheServicesOnRealKafka(t *testing.T) {
 
 type world struct {
 	t   *testing.T
-	c   *cluster
+	c   *kafkatest.Cluster
 	bin string
 }
 
@@ -127,13 +108,13 @@ func (o *output) String() string {
 
 func (w *world) start(name string, env ...string) *process {
 	w.t.Helper()
-	ports, err := freePorts(1)
+	ports, err := kafkatest.FreePorts(1)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	p := &process{cmd: exec.Command(filepath.Join(w.bin, name)), out: &output{}, metrics: fmt.Sprintf("127.0.0.1:%d", ports[0])}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
-	p.cmd.Env = append(os.Environ(), "KAFKA_BROKERS="+strings.Join(w.c.brokers(), ","), "METRICS_LISTEN="+p.metrics, fmt.Sprintf("TOPIC_PARTITIONS=%d", partitions))
+	p.cmd.Env = append(os.Environ(), "KAFKA_BROKERS="+strings.Join(w.c.Brokers(), ","), "METRICS_LISTEN="+p.metrics, fmt.Sprintf("TOPIC_PARTITIONS=%d", partitions))
 	p.cmd.Env = append(p.cmd.Env, env...)
 	if err := p.cmd.Start(); err != nil {
 		w.t.Fatal(err)
@@ -160,7 +141,7 @@ func (w *world) ingest(ctx context.Context, name string) *process {
 	l.Close()
 	p := w.start("ingest", "LISTEN_UDP="+udp, "REPLICA="+name)
 	p.udp = udp
-	poll(ctx, w.t, "ingest listens", func() bool { return strings.Contains(p.out.String(), "msg=listening") })
+	kafkatest.Poll(ctx, w.t, "ingest listens", func() bool { return strings.Contains(p.out.String(), "msg=listening") })
 	return p
 }
 
@@ -201,7 +182,7 @@ var all = []kafka.Topic{kafka.Flows, kafka.Templates, kafka.Undecoded, kafka.Exp
 func (w *world) topics(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	kc := kafka.Config{Brokers: w.c.brokers()}
+	kc := kafka.Config{Brokers: w.c.Brokers()}
 	for _, mode := range []string{"create", "verify"} {
 		tc := config("table.", 4)
 		tc.Mode = mode
@@ -262,7 +243,7 @@ func (w *world) shared(ctx context.Context, t *testing.T, first, second *process
 // consume reads a topic from its start, read_committed, until enough.
 func (w *world) consume(ctx context.Context, t *testing.T, topic string, enough func(*kgo.Record) bool) {
 	t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(w.c.brokers()...), kgo.ConsumeTopics(topic), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.c.Brokers()...), kgo.ConsumeTopics(topic), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +262,7 @@ func (w *world) consume(ctx context.Context, t *testing.T, topic string, enough 
 // with it. Each has its own copy of the flows.
 func (w *world) killed(ctx context.Context, t *testing.T, in *process) {
 	calm, kill := "calm.", "kill."
-	kc := kafka.Config{Brokers: w.c.brokers()}
+	kc := kafka.Config{Brokers: w.c.Brokers()}
 	for _, prefix := range []string{calm, kill} {
 		if err := kafka.Ensure(ctx, kc, config(prefix, partitions), nil, kafka.Flows); err != nil {
 			t.Fatal(err)
@@ -301,15 +282,15 @@ func (w *world) killed(ctx context.Context, t *testing.T, in *process) {
 	for i := range 2 {
 		p := w.start("enrich", settings(kill)...)
 		some := 0
-		poll(ctx, t, "enrich works", func() bool { code, _ := p.ready(); return code == http.StatusOK })
+		kafkatest.Poll(ctx, t, "enrich works", func() bool { code, _ := p.ready(); return code == http.StatusOK })
 		w.consume(ctx, t, kill+"connections", func(*kgo.Record) bool { some++; return some > 300*(i+1) })
 		p.kill()
 		if i == 0 {
-			w.c.kill(2)
+			w.c.Kill(2)
 		}
 	}
 	last := w.start("enrich", settings(kill)...)
-	if err := w.c.start(2); err != nil {
+	if err := w.c.StartNode(2); err != nil {
 		t.Fatal(err)
 	}
 	got := w.connections(ctx, t, kill, n/2)
@@ -323,6 +304,29 @@ func (w *world) killed(ctx context.Context, t *testing.T, in *process) {
 	t.Logf("%d connections of %d flows", len(got), n)
 }
 
+// capturedMessages are the export messages of the capture.
+func capturedMessages(t *testing.T) (all [][]byte) {
+	t.Helper()
+	f, err := os.Open(filepath.Join("..", "..", "testdata", "captures", "softflowd_v10_big.pcap"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, err := capture.Open(f, capture.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		var d capture.Datagram
+		if err := r.Next(&d); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, bytes.Clone(d.Payload))
+	}
+}
+
 // replay sends a capture through ingest and copies its flows to both prefixes,
 // record by record in the same order, spread over time so that some connections
 // end while enrich works.
@@ -334,25 +338,10 @@ func (w *world) replay(ctx context.Context, t *testing.T, in *process, prefixes 
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	f, err := os.Open(filepath.Join("..", "..", "testdata", "captures", "softflowd_v10_big.pcap"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	r, err := capture.Open(f, capture.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	pause := time.NewTicker(time.Millisecond) // slower than the socket's buffer fills
 	defer pause.Stop()
-	for {
-		var d capture.Datagram
-		if err := r.Next(&d); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := conn.Write(d.Payload); err != nil {
+	for _, m := range capturedMessages(t) {
+		if _, err := conn.Write(m); err != nil {
 			t.Fatal(err)
 		}
 		<-pause.C
@@ -362,7 +351,7 @@ func (w *world) replay(ctx context.Context, t *testing.T, in *process, prefixes 
 		records = append(records, r)
 		return len(records) == flows+24
 	})
-	cl, err := kgo.NewClient(kgo.SeedBrokers(w.c.brokers()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.c.Brokers()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -397,7 +386,7 @@ func (w *world) replay(ctx context.Context, t *testing.T, in *process, prefixes 
 // connections reads until at least least have come and no more do.
 func (w *world) connections(ctx context.Context, t *testing.T, prefix string, least int) (out []string) {
 	t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(w.c.brokers()...), kgo.ConsumeTopics(prefix+"connections"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.c.Brokers()...), kgo.ConsumeTopics(prefix+"connections"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.UnknownTopicRetries(-1), kgo.MetadataMinAge(250*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)

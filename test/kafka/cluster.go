@@ -1,6 +1,7 @@
-//go:build integration
-
-package integration
+// Package kafka starts a real Apache Kafka of three nodes for tests, from Maven
+// Central's artefacts, on free ports of the loopback interface. KAFKA_BROKERS
+// names one that runs already instead; its nodes are nobody's to kill.
+package kafka
 
 import (
 	"context"
@@ -30,19 +31,24 @@ const pom = `<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.
 const log4j = `<Configuration><Appenders><Console name="C"><PatternLayout pattern="%d %p %c %m%n"/></Console></Appenders>
 <Loggers><Root level="warn"><AppenderRef ref="C"/></Root></Loggers></Configuration>`
 
-// A cluster is three combined broker and controller nodes.
-type cluster struct {
+// Nodes is how many nodes a Cluster has.
+const Nodes = 3
+
+// A Cluster is three combined broker and controller nodes.
+type Cluster struct {
 	dir, lib string
-	broker   [3]int // ports
-	nodes    [3]*exec.Cmd
+	ports    [Nodes]int // of the brokers
+	nodes    [Nodes]*exec.Cmd
+	brokers  []string
 }
 
 // jars fetches Kafka once and returns the folder.
 func jars(ctx context.Context) (string, error) {
-	cache, err := filepath.Abs("../../.cache/kafka")
+	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "weir").Output()
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("go list: %w", err)
 	}
+	cache := filepath.Join(strings.TrimSpace(string(root)), ".cache", "kafka")
 	lib := filepath.Join(cache, "lib")
 	if found, _ := filepath.Glob(filepath.Join(lib, "kafka_2.13-*.jar")); len(found) > 0 {
 		return lib, nil
@@ -60,7 +66,8 @@ func jars(ctx context.Context) (string, error) {
 	return lib, nil
 }
 
-func freePorts(n int) (ports []int, err error) {
+// FreePorts returns TCP ports of the loopback interface that nobody listens on.
+func FreePorts(n int) (ports []int, err error) {
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -72,25 +79,73 @@ func freePorts(n int) (ports []int, err error) {
 	return ports, nil
 }
 
-// newCluster formats three nodes; they are started by start.
-func newCluster(ctx context.Context, dir string) (*cluster, error) {
+// New formats three nodes; StartNode starts one. They end with the test, and
+// what they said is shown if it failed. Without Java and Maven it skips the test.
+func New(ctx context.Context, t testing.TB) *Cluster {
+	t.Helper()
+	for _, tool := range []string{"java", "mvn"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("SKIPPED: no real Kafka without %s: %v", tool, err)
+		}
+	}
+	c, err := format(ctx, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for i := range c.nodes {
+			c.Kill(i)
+		}
+		if t.Failed() {
+			for i := range c.nodes {
+				b, _ := os.ReadFile(c.log(i)) // nothing to show if it is not there
+				t.Logf("node %d:\n%.3000s", i+1, b)
+			}
+		}
+	})
+	return c
+}
+
+// Start returns a Cluster that answers: that of KAFKA_BROKERS, or one of its own.
+func Start(ctx context.Context, t testing.TB) *Cluster {
+	t.Helper()
+	if list := os.Getenv("KAFKA_BROKERS"); list != "" {
+		return &Cluster{brokers: strings.Split(list, ",")}
+	}
+	c := New(ctx, t)
+	for i := range Nodes {
+		if err := c.StartNode(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.WaitUp(ctx, t, Nodes)
+	return c
+}
+
+// Own reports whether the nodes may be killed.
+func (c *Cluster) Own() bool { return c.lib != "" }
+
+func format(ctx context.Context, dir string) (*Cluster, error) {
 	lib, err := jars(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(6)
+	ports, err := FreePorts(2 * Nodes)
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{dir: dir, lib: lib, broker: [3]int(ports[:3])}
+	c := &Cluster{dir: dir, lib: lib, ports: [Nodes]int(ports[:Nodes])}
+	for _, p := range c.ports {
+		c.brokers = append(c.brokers, fmt.Sprintf("127.0.0.1:%d", p))
+	}
 	if err := os.WriteFile(filepath.Join(dir, "log4j2.xml"), []byte(log4j), 0o644); err != nil {
 		return nil, err
 	}
 	var voters []string
-	for i := range 3 {
-		voters = append(voters, fmt.Sprintf("%d@127.0.0.1:%d", i+1, ports[3+i]))
+	for i := range Nodes {
+		voters = append(voters, fmt.Sprintf("%d@127.0.0.1:%d", i+1, ports[Nodes+i]))
 	}
-	for i := range 3 {
+	for i := range Nodes {
 		properties := fmt.Sprintf(`process.roles=broker,controller
 node.id=%d
 controller.quorum.voters=%s
@@ -114,7 +169,7 @@ group.min.session.timeout.ms=1000
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 unclean.leader.election.enable=false
-`, i+1, strings.Join(voters, ","), ports[i], ports[3+i], ports[i], filepath.Join(dir, fmt.Sprintf("d%d", i+1)))
+`, i+1, strings.Join(voters, ","), ports[i], ports[Nodes+i], ports[i], filepath.Join(dir, fmt.Sprintf("d%d", i+1)))
 		if err := os.WriteFile(c.properties(i), []byte(properties), 0o644); err != nil {
 			return nil, err
 		}
@@ -123,7 +178,7 @@ unclean.leader.election.enable=false
 	if err != nil {
 		return nil, fmt.Errorf("cluster id: %w", err)
 	}
-	for i := range 3 {
+	for i := range Nodes {
 		if out, err := c.java(ctx, "kafka.tools.StorageTool", "format", "-t", strings.TrimSpace(string(id)), "-c", c.properties(i)).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("format: %w\n%s", err, out)
 		}
@@ -131,19 +186,19 @@ unclean.leader.election.enable=false
 	return c, nil
 }
 
-func (c *cluster) properties(i int) string {
+func (c *Cluster) properties(i int) string {
 	return filepath.Join(c.dir, fmt.Sprintf("n%d.properties", i+1))
 }
 
-func (c *cluster) java(ctx context.Context, args ...string) *exec.Cmd {
+func (c *Cluster) java(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "java", append([]string{
 		"-Xms128m", "-Xmx640m", "-XX:+UseSerialGC", "-Dlog4j2.configurationFile=" + filepath.Join(c.dir, "log4j2.xml"), "-cp", c.lib + "/*",
 	}, args...)...)
 }
 
-// start starts node i; its output goes to a file.
-func (c *cluster) start(i int) error {
-	out, err := os.OpenFile(filepath.Join(c.dir, fmt.Sprintf("n%d.log", i+1)), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+// StartNode starts node i, again after Kill.
+func (c *Cluster) StartNode(i int) error {
+	out, err := os.OpenFile(c.log(i), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
@@ -154,8 +209,10 @@ func (c *cluster) start(i int) error {
 	return cmd.Start()
 }
 
-// kill ends node i at once.
-func (c *cluster) kill(i int) {
+func (c *Cluster) log(i int) string { return filepath.Join(c.dir, fmt.Sprintf("n%d.log", i+1)) }
+
+// Kill ends node i at once.
+func (c *Cluster) Kill(i int) {
 	if cmd := c.nodes[i]; cmd != nil {
 		_ = cmd.Process.Signal(syscall.SIGKILL) // gone already: as wanted
 		_ = cmd.Wait()
@@ -163,22 +220,18 @@ func (c *cluster) kill(i int) {
 	}
 }
 
-func (c *cluster) brokers() (list []string) {
-	for _, p := range c.broker {
-		list = append(list, fmt.Sprintf("127.0.0.1:%d", p))
-	}
-	return list
-}
+// Brokers are the addresses of all nodes.
+func (c *Cluster) Brokers() []string { return c.brokers }
 
-// waitUp waits until n brokers are registered.
-func (c *cluster) waitUp(ctx context.Context, t *testing.T, n int) {
+// WaitUp waits until n brokers are registered.
+func (c *Cluster) WaitUp(ctx context.Context, t testing.TB, n int) {
 	t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.brokers()...), kgo.MetadataMinAge(100*time.Millisecond))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.brokers...), kgo.MetadataMinAge(100*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	poll(ctx, t, fmt.Sprintf("%d brokers are up", n), func() bool {
+	Poll(ctx, t, fmt.Sprintf("%d brokers are up", n), func() bool {
 		try, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
 		brokers, err := kadm.NewClient(cl).ListBrokers(try)
@@ -186,8 +239,8 @@ func (c *cluster) waitUp(ctx context.Context, t *testing.T, n int) {
 	})
 }
 
-// poll waits for what another process brings about.
-func poll(ctx context.Context, t *testing.T, what string, is func() bool) {
+// Poll waits for what another process brings about.
+func Poll(ctx context.Context, t testing.TB, what string, is func() bool) {
 	t.Helper()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

@@ -1,0 +1,377 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/protobuf/proto"
+
+	"weir/internal/decode"
+	"weir/internal/templates"
+	"weir/pkg/flowpb"
+	kafkatest "weir/test/kafka"
+)
+
+// nginxModule is where Debian has nginx' stream module (libnginx-mod-stream).
+const nginxModule = "/usr/lib/nginx/modules/ngx_stream_module.so"
+
+const replicas = 3
+
+// A farm is some ingest replicas behind nginx, which deals out datagrams one by
+// one and puts a PROXY header in front of each.
+type farm struct {
+	w        *world
+	prefix   string
+	ports    []string
+	in       [replicas]*process
+	balancer *net.UDPConn
+}
+
+func (w *world) farm(ctx context.Context, t *testing.T, prefix string) *farm {
+	t.Helper()
+	f := &farm{w: w, prefix: prefix}
+	for range replicas + 1 {
+		f.ports = append(f.ports, freeUDP(t))
+	}
+	for i := range replicas {
+		f.start(ctx, t, i)
+	}
+	f.ready(ctx, t)
+	dir := t.TempDir()
+	var servers strings.Builder
+	for _, p := range f.ports[:replicas] {
+		fmt.Fprintf(&servers, "server %s max_fails=0; ", p)
+	}
+	conf := filepath.Join(dir, "nginx.conf")
+	if err := os.WriteFile(conf, []byte(fmt.Sprintf(`load_module %s;
+daemon off; worker_processes 1; pid %s/pid; error_log stderr error;
+events { worker_connections 4096; }
+stream {
+  upstream ingest { %s }
+  server { listen %s udp; proxy_pass ingest; proxy_protocol on; proxy_responses 0; proxy_timeout 1s; }
+}
+`, nginxModule, dir, &servers, f.ports[replicas])), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := &output{}
+	nginx := exec.Command("nginx", "-p", dir, "-c", conf)
+	nginx.Stdout, nginx.Stderr = out, out
+	if err := nginx.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = nginx.Process.Signal(os.Interrupt) // ends its worker too
+		_ = nginx.Wait()
+		if t.Failed() {
+			t.Logf("nginx:\n%.2000s", out)
+		}
+	})
+	to, err := net.ResolveUDPAddr("udp", f.ports[replicas])
+	if err != nil {
+		t.Fatal(err)
+	}
+	kafkatest.Poll(ctx, t, "nginx listens", func() bool { // its port is taken
+		l, err := net.ListenUDP("udp", to)
+		if err == nil {
+			_ = l.Close()
+		}
+		return err != nil
+	})
+	if f.balancer, err = net.DialUDP("udp", nil, to); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.balancer.Close() })
+	return f
+}
+
+func freeUDP(t *testing.T) string {
+	t.Helper()
+	l, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.LocalAddr().String()
+}
+
+func (f *farm) start(ctx context.Context, t *testing.T, i int) {
+	t.Helper()
+	f.in[i] = f.w.start("ingest", "LISTEN_UDP="+f.ports[i], "TRUSTED_PROXIES=127.0.0.0/8", "TOPIC_PREFIX="+f.prefix,
+		fmt.Sprintf("REPLICA=r%d", i), "KAFKA_SESSION_TIMEOUT=3s")
+	kafkatest.Poll(ctx, t, "ingest listens", func() bool { return strings.Contains(f.in[i].out.String(), "msg=listening") })
+}
+
+func (f *farm) ready(ctx context.Context, t *testing.T) {
+	t.Helper()
+	for _, p := range f.in {
+		kafkatest.Poll(ctx, t, "the replica is ready", func() bool { code, _ := p.ready(); return code == http.StatusOK })
+	}
+}
+
+// written waits until nothing is in a replica's memory any more.
+func (f *farm) written(ctx context.Context, t *testing.T, i int) {
+	t.Helper()
+	kafkatest.Poll(ctx, t, "all is acknowledged", func() bool {
+		resp, err := http.Get("http://" + f.in[i].metrics + "/metrics")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(resp.Body)
+		return strings.Contains(string(b), "weir_ingest_buffered_flows 0\n") && strings.Contains(string(b), "weir_ingest_parked_sets 0\n")
+	})
+}
+
+func (f *farm) send(t *testing.T, pkts ...[]byte) {
+	t.Helper()
+	pace := time.NewTicker(2 * time.Millisecond) // the sockets' buffers are not what is tested
+	defer pace.Stop()
+	for _, p := range pkts {
+		if _, err := f.balancer.Write(p); err != nil {
+			t.Fatal(err)
+		}
+		<-pace.C
+	}
+}
+
+func (f *farm) terminate(t *testing.T) {
+	t.Helper()
+	for _, p := range f.in {
+		p.terminate(t)
+	}
+}
+
+// split takes an IPFIX capture's templates and options data out of its messages:
+// what is left is flow records, and they come once, in a message of their own.
+func split(t *testing.T, messages [][]byte) (first []byte, data [][]byte) {
+	t.Helper()
+	const header = 16
+	var once []byte
+	seen := map[string]bool{}
+	optionsIDs := map[uint16]bool{}
+	for _, m := range messages {
+		rest := append([]byte(nil), m[:header]...)
+		for b := m[header:]; len(b) >= 4; {
+			id, n := binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint16(b[2:]))
+			set := b[:n]
+			b = b[n:]
+			if id == 3 {
+				optionsIDs[binary.BigEndian.Uint16(set[4:])] = true
+			}
+			if id >= 256 && !optionsIDs[id] {
+				rest = append(rest, set...)
+				continue
+			}
+			if key := string(set); !seen[key] && (id < 256 || len(seen) < 8) {
+				seen[key] = true
+				once = append(once, set...)
+			}
+		}
+		if len(rest) > header {
+			binary.BigEndian.PutUint16(rest[2:], uint16(len(rest)))
+			data = append(data, rest)
+		}
+	}
+	first = append(append([]byte(nil), messages[0][:header]...), once...)
+	binary.BigEndian.PutUint16(first[2:], uint16(len(first)))
+	return first, data
+}
+
+// identity names a record: the datagram's hash and the record's offset in it.
+func identity(m *flowpb.FlowMessage) string {
+	return fmt.Sprintf("%016x %d", m.DatagramHash, m.RecordOffset)
+}
+
+// records are the identities of what messages hold, by message, as the decoder
+// finds them.
+func records(t *testing.T, first []byte, data [][]byte) (byMessage [][]string) {
+	t.Helper()
+	d := decode.Decoder{State: templates.New(templates.Options{})}
+	meta := &decode.Meta{Exporter: netip.MustParseAddr("127.0.0.1"), Port: 1, Received: 1}
+	var r decode.Result
+	d.Read(first, meta, &r)
+	n := 0
+	for _, m := range data {
+		d.Read(m, meta, &r)
+		var ids []string
+		for _, f := range r.Messages {
+			ids = append(ids, identity(f))
+		}
+		n += len(ids)
+		byMessage = append(byMessage, ids)
+	}
+	if n < 10_000 {
+		t.Fatalf("the capture holds %d flows: too few to prove anything", n)
+	}
+	return byMessage
+}
+
+// arrived reads the topic of flows, read_committed, until want records are there
+// and no more come for 3 s, or nothing comes for 20 s.
+func (f *farm) arrived(ctx context.Context, t *testing.T, want int) (got map[string]int) {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(f.w.c.Brokers()...), kgo.ConsumeTopics(f.prefix+"flows"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	got = map[string]int{}
+	for last := time.Now(); ; {
+		try, cancel := context.WithTimeout(ctx, time.Second)
+		fetches := cl.PollFetches(try)
+		cancel()
+		fetches.EachRecord(func(r *kgo.Record) {
+			last = time.Now()
+			var m flowpb.FlowMessage
+			if err := proto.Unmarshal(r.Value, &m); err != nil {
+				t.Fatal(err)
+			}
+			if a, _ := netip.AddrFromSlice(m.SamplerAddress); a != netip.MustParseAddr("127.0.0.1") || int(m.ExporterPort) != f.balancer.LocalAddr().(*net.UDPAddr).Port {
+				t.Fatalf("exporter %v:%d: want the one that the header names", a, m.ExporterPort)
+			}
+			got[identity(&m)]++
+		})
+		if quiet := time.Since(last); quiet > 20*time.Second || len(got) >= want && quiet > 3*time.Second || ctx.Err() != nil {
+			return got
+		}
+	}
+}
+
+// exactlyOnce holds that each record is there once; may says of a message that it
+// may be missing.
+func exactlyOnce(t *testing.T, want [][]string, got map[string]int, may func(message int) bool) {
+	t.Helper()
+	n, missing, lost, twice := 0, 0, 0, 0
+	for i, ids := range want {
+		for _, id := range ids {
+			n++
+			switch k := got[id]; {
+			case k == 1:
+			case k > 1:
+				twice++
+			case may != nil && may(i):
+				lost++
+			default:
+				missing++
+			}
+			delete(got, id)
+		}
+	}
+	if missing > 0 || twice > 0 || len(got) > 0 {
+		t.Errorf("of %d flows: %d are missing, %d are there more than once, and %d more are nobody's", n, missing, twice, len(got))
+	}
+	t.Logf("%d flows, each once; %d were lost with a killed process", n-missing-lost, lost)
+}
+
+func count(want [][]string) (n int) {
+	for _, ids := range want {
+		n += len(ids)
+	}
+	return n
+}
+
+// What the balancer deals to whom, and when which replica is there, does not
+// matter: three replicas behind nginx, on three Kafka nodes.
+func TestReplicasBehindAUDPBalancer(t *testing.T) {
+	if _, err := exec.LookPath("nginx"); err != nil {
+		t.Skipf("SKIPPED: no balancer: %v (Debian: nginx-light libnginx-mod-stream)", err)
+	}
+	if _, err := os.Stat(nginxModule); err != nil {
+		t.Skipf("SKIPPED: no balancer for UDP: %v (Debian: libnginx-mod-stream)", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	w := &world{t: t, bin: build(ctx, t, t.TempDir()), c: kafkatest.Start(ctx, t)}
+	first, data := split(t, capturedMessages(t))
+	want := records(t, first, data)
+
+	t.Run("templates once, before the data", func(t *testing.T) {
+		f := w.farm(ctx, t, "early.")
+		f.send(t, first)
+		f.send(t, data...)
+		exactlyOnce(t, want, f.arrived(ctx, t, count(want)), nil)
+		for i, p := range f.in {
+			if n := strings.Count(p.out.String(), "first datagram of an exporter"); n != 1 {
+				t.Errorf("replica %d saw %d exporters: want one, and a part of its datagrams", i, n)
+			}
+		}
+		f.terminate(t)
+	})
+	t.Run("each replica killed and started again meanwhile", func(t *testing.T) {
+		f := w.farm(ctx, t, "killed.")
+		f.send(t, first)
+		for i, m := range data {
+			if n := len(data) / (replicas + 1); i > 0 && i%n == 0 && i/n <= replicas {
+				f.written(ctx, t, i/n-1)
+				f.in[i/n-1].kill()
+				f.start(ctx, t, i/n-1)
+			}
+			f.send(t, m)
+		}
+		exactlyOnce(t, want, f.arrived(ctx, t, count(want)), nil)
+		f.terminate(t)
+	})
+	t.Run("each replica killed in the middle of its work", func(t *testing.T) {
+		f := w.farm(ctx, t, "middle.")
+		f.send(t, first)
+		// What was dealt to a replica before it was killed may have been in its
+		// memory. nginx deals in turn; the templates were first.
+		killed := map[int]int{} // replica → the next message
+		for i, m := range data {
+			if n := len(data) / (replicas + 1); i > 0 && i%n == 0 && i/n <= replicas {
+				killed[i/n-1] = i
+				f.in[i/n-1].kill()
+				f.start(ctx, t, i/n-1)
+			}
+			f.send(t, m)
+		}
+		exactlyOnce(t, want, f.arrived(ctx, t, count(want)), func(i int) bool { return i < killed[(i+1)%replicas] })
+		f.terminate(t)
+	})
+	t.Run("templates after the data, and all replicas restarted in between", func(t *testing.T) {
+		f := w.farm(ctx, t, "late.")
+		f.send(t, data...)
+		time.Sleep(2 * time.Second) // the time in memory is over for some, not for all
+		f.terminate(t)
+		for i := range replicas {
+			f.start(ctx, t, i)
+		}
+		f.ready(ctx, t)
+		if n := len(f.arrived(ctx, t, 0)); n != 0 {
+			t.Errorf("%d flows before their templates", n)
+		}
+		f.send(t, first)
+		exactlyOnce(t, want, f.arrived(ctx, t, count(want)), nil)
+		f.terminate(t)
+	})
+	t.Run("a replica killed in the middle of a pass", func(t *testing.T) {
+		f := w.farm(ctx, t, "pass.")
+		f.send(t, data...)
+		time.Sleep(2500 * time.Millisecond) // all of it waits on the topic
+		f.send(t, first)
+		for i := range replicas - 1 {
+			time.Sleep(40 * time.Millisecond)
+			f.in[i].kill()
+		}
+		for i := range replicas - 1 {
+			f.start(ctx, t, i)
+		}
+		exactlyOnce(t, want, f.arrived(ctx, t, count(want)), nil)
+		f.terminate(t)
+	})
+}
