@@ -30,6 +30,7 @@ var verbs = []verb{
 	{"up", "run everything in one process, with an embedded broker", runUp},
 	{"demo", "show the whole pipeline at work on captures of real exporters", runDemo},
 	{"decode", "print what the datagrams of a capture or of hex text hold", runDecode},
+	{"templates", "show and change the templates that the replicas share", runTemplates},
 	{"connections", "pair the flows of a capture into connections", runConnections},
 }
 

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"strconv"
 
 	"weir/internal/decode"
 	"weir/internal/exporters"
+	"weir/internal/templatetext"
 )
 
 const decodeAbout = `Prints what export datagrams hold: flows, options data, templates and errors, one
@@ -25,7 +27,7 @@ what is whole); 1 it could not; 2 wrong usage`
 
 // runDecode is the verb decode.
 func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("decode", "[--json] [--hex HEX]... [--port N] [--exporters FILE] [FILE]...", decodeAbout)
+	f := newFlags("decode", "[--json] [--hex HEX]... [--port N] [--exporters FILE] [--templates FILE] [FILE]...", decodeAbout)
 	asJSON := f.Bool("json", false, "print JSON Lines; keys of a flow are the names of FlowMessage's fields")
 	var hexes []string
 	f.Func("hex", "decode `HEX`, one datagram, before any FILE; may be repeated", func(s string) error {
@@ -33,6 +35,17 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return nil
 	})
 	port, named := portFlag(f), exportersFlag(f)
+	var static []templatetext.Entry
+	f.Func("templates", "use the templates of `FILE` where the input has none of that id (TEMPLATES_FILE of ingest; the form is that of this verb's output)", func(path string) error {
+		in, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = in.Close() }() // read only
+		all, err := templatetext.Parse(in)
+		static = append(static, all...)
+		return err
+	})
 	files, code, ok := f.parse(args, stdout, stderr)
 	if !ok {
 		return code
@@ -46,6 +59,12 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		o.out = &decodeJSON{lines: newLines(stdout), of: o.template}
 	}
 	o.port = *port
+	for i := range static {
+		e := &static[i]
+		if err := o.store.AddStatic(e.Exporter, e.Version, e.Domain, &e.Template); err != nil {
+			return f.wrong(stderr, fmt.Sprintf("--templates: template %d: %v", e.Template.ID, err))
+		}
+	}
 	if named.table != nil {
 		o.decoder.Exporter = named.of
 	}

@@ -5,6 +5,7 @@ import (
 
 	"weir/internal/decode"
 	"weir/internal/ie"
+	"weir/internal/templatetext"
 )
 
 // A named element is how a field is called and read.
@@ -30,16 +31,13 @@ func lookup(v9 bool, pen uint32, id uint16) named {
 	return named{e.Name, e.Type, true}
 }
 
-// v9Scopes are the scope field types of RFC 3954 section 6.1.
-var v9Scopes = map[uint16]string{1: "system", 2: "interface", 3: "lineCard", 4: "cache", 5: "template"}
-
 // lookupScope is lookup for a scope field: NetFlow v9 has scope types of its
 // own, IPFIX takes any element.
 func lookupScope(v9 bool, pen uint32, id uint16) named {
 	if !v9 {
 		return lookup(v9, pen, id)
 	}
-	name, ok := v9Scopes[id]
+	name, ok := templatetext.V9Scope(id)
 	if !ok {
 		name = fmt.Sprintf("scope/%d", id)
 	}

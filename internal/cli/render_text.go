@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"weir/internal/decode"
+	"weir/internal/templatetext"
 	"weir/pkg/flowpb"
 )
 
@@ -52,28 +53,9 @@ func of(from origin) string {
 }
 
 func (d *decodeText) template(from origin, t *decode.Template) {
-	v9, kind := from.header.Version == 9, ""
-	if t.Options {
-		kind = " of options"
-	}
-	d.line = fmt.Appendf(d.line, "template %d%s, version %d, domain %d%s", t.ID, kind, from.header.Version, from.header.Domain, of(from))
-	for i, f := range t.Fields {
-		x, id, length, scope := fieldName(v9, t, i), strconv.Itoa(int(f.ID)), strconv.Itoa(int(f.Length)), ""
-		if f.PEN != 0 {
-			id = fmt.Sprintf("%d/%d", f.PEN, f.ID)
-		}
-		if f.Length == decode.VarLen {
-			length = "variable"
-		}
-		if i < t.Scopes {
-			scope = "  scope"
-		}
-		name := x.name
-		if !x.known {
-			name = "?"
-		}
-		d.line = fmt.Appendf(d.line, "\n         %-11s %8s  %s%s", id, length, name, scope)
-	}
+	d.line = templatetext.Append(d.line, &templatetext.Entry{
+		Exporter: from.meta.Exporter, Version: uint8(from.header.Version), Domain: from.header.Domain, Template: *t,
+	})
 }
 
 func (d *decodeText) options(from origin, rec *decode.OptionsRecord) {

@@ -30,6 +30,7 @@ type Config struct {
 	Undecoded      UndecodedConfig
 	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" unit:"CIDR list" help:"balancers whose PROXY protocol header (version 1 or 2) in front of datagrams is believed; their network has to be private, a UDP source can be forged"`
 	ExportersFile  string         `env:"EXPORTERS_FILE" unit:"path" help:"YAML file of exporters: names, sites, sampling rates, interfaces, who is allowed; read again when it changes"`
+	TemplatesFile  string         `env:"TEMPLATES_FILE" unit:"path" help:"file of templates, in the form that weir decode prints, for exporters whose templates never arrive; read at the start"`
 	ElementsFile   string         `env:"ELEMENTS_FILE" unit:"path" help:"TSV file of Information Elements: names and types of those that Weir does not know, and fields of your own for them; read at the start"`
 	Elements       bool           `env:"ELEMENTS" envDefault:"true" help:"write what has no field of its own into elements; false saves space on the topic and loses it"`
 	Kafka          kafka.Config   `envPrefix:"KAFKA_"`

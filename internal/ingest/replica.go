@@ -109,6 +109,9 @@ func New(c Config, d Deps) (*Replica, error) {
 			wake(u.checkNow)
 		}
 	}})
+	if err := r.addStatic(); err != nil {
+		return nil, err
+	}
 	tlog.Renewed = r.store.Republish
 	r.metrics = newMetrics(d.Metrics, r)
 	r.watch = newWatch(r.log, d.Now(), r.listening)

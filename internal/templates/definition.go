@@ -23,6 +23,7 @@ type definition struct {
 	received       atomic.Int64         // greatest receive time, ns; read without lock
 	first          int64                // least receive time, ns
 	local          int64                // receive time of this replica's last own reception, ns; 0: none
+	static         bool                 // an operator's, not received
 	removed        int64                // removed by an operator at, ns; counts only if received later
 	confirmed      bool                 // a replica decoded a data set with it
 	used           atomic.Bool          // this replica did, or knows that another did
@@ -102,6 +103,12 @@ func (l *layouts) newest() *definition {
 // oldest returns the definition that was received the longest ago.
 func (l *layouts) oldest() *definition {
 	return slices.MinFunc(l.defs, func(a, b *definition) int {
+		if a.static != b.static { // an operator's go last
+			if a.static {
+				return 1
+			}
+			return -1
+		}
 		if newer(b.received.Load(), b, a.received.Load(), a) {
 			return -1
 		}
@@ -225,7 +232,7 @@ func (d *definition) needed() bool {
 	switch {
 	case l == nil || l.byHash(d.id.hash) != d || !d.inForce():
 		return false // gone since
-	case d.held():
+	case d.held(), d.static && d.local == 0:
 		return false
 	case d.confirmed && !d.topicConfirmed && d.say:
 		return true

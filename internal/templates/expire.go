@@ -57,6 +57,9 @@ func (sh *shard) unseen(before, doubted int64, replica string) (out []publishabl
 	for _, d := range sh.all() {
 		for _, l := range d.templates {
 			for _, def := range l.defs {
+				if def.static {
+					continue
+				}
 				if def.confirmed {
 					old(def, def.received.Load(), before)
 				} else {

@@ -122,6 +122,9 @@ type aged struct {
 func (d *domain) eachDefinition(yield func(aged)) {
 	for _, l := range d.templates {
 		for _, def := range l.defs {
+			if def.static {
+				continue
+			}
 			yield(aged{def.received.Load(), func(s *Store, sh *shard) { s.removeDefinition(sh, def) }})
 		}
 	}
@@ -153,7 +156,7 @@ func (s *Store) makeRoom(sh *shard, address [16]byte, count func(*exporter) int,
 		each(d, func(a aged) { all = append(all, a) })
 	}
 	slices.SortFunc(all, func(a, b aged) int { return cmp.Compare(a.received, b.received) })
-	for _, a := range all[:max(1, len(all)/16)] {
+	for _, a := range all[:min(len(all), max(1, len(all)/16))] {
 		a.remove(s, sh)
 		s.count.evicted.Add(1)
 	}

@@ -189,6 +189,8 @@ func (s *Store) bury(sh *shard, id key) {
 	case d.local > since && d.inForce() && (d.confirmed || d.local > s.now()-int64(unconfirmedLife)):
 		d.forget()
 		s.due.add(d)
+	case d.static:
+		d.forget()
 	default:
 		s.removeDefinition(sh, d)
 	}

@@ -1,0 +1,385 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/signal"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"weir/internal/kafka"
+	"weir/internal/settings"
+	"weir/internal/templates"
+	"weir/internal/templatetext"
+	"weir/pkg/flowpb"
+)
+
+const templatesAbout = `Shows and changes what the replicas share of exporters: template definitions and
+the facts of options data, on the topic PREFIXtemplates.
+
+  list             one line each
+  show             as weir decode prints templates, with remarks: a file of templates
+  add FILE         publish the templates of FILE ("-": standard input), as if they
+                   had been received now; each line "template …" has to end in
+                   "of ADDRESS"
+  remove ADDRESS   take back what is known of an exporter; it counts again once it
+                   is received again
+
+Kafka is reached as by ingest: KAFKA_BROKERS, KAFKA_TLS…, TOPIC_PREFIX.
+
+exit code: 0 done; 1 Kafka, or what was asked for is not there; 2 wrong usage`
+
+// templatesFlags narrow what list, show and remove are about.
+type templatesFlags struct {
+	exporter netip.Addr
+	domain   *uint64
+	template *uint64
+	all      bool // what does not count too
+	facts    bool
+	json     bool
+	dry      bool
+}
+
+func (o *templatesFlags) take(e *templates.Entry) bool {
+	return (!o.exporter.IsValid() || e.Exporter == o.exporter) &&
+		(o.domain == nil || uint64(e.State.GetDomain()) == *o.domain) &&
+		(o.template == nil || e.Template != nil && uint64(e.Template.ID) == *o.template) &&
+		(o.all || e.InForce())
+}
+
+// runTemplates is the verb templates.
+func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	f := newFlags("templates", "list|show|add FILE|remove ADDRESS [flag]...", templatesAbout)
+	o := &templatesFlags{}
+	f.Func("exporter", "only those of the exporter at `ADDRESS` (list, show)", func(s string) (err error) {
+		o.exporter, err = exporterAddress(s)
+		return err
+	})
+	number := func(name, usage string, to **uint64) {
+		f.Func(name, usage, func(s string) error {
+			n, err := strconv.ParseUint(s, 10, 32)
+			if err != nil {
+				return fmt.Errorf("%q: want a number", s)
+			}
+			*to = &n
+			return nil
+		})
+	}
+	number("domain", "only those of the observation domain `N`", &o.domain)
+	number("template", "only the template `ID`", &o.template)
+	f.BoolVar(&o.all, "all", false, "what was removed and not received since, too")
+	f.BoolVar(&o.facts, "facts", false, "facts of options data too (list)")
+	f.BoolVar(&o.json, "json", false, "print JSON Lines (list)")
+	f.BoolVar(&o.dry, "dry-run", false, "say what would be published or removed, and do nothing (add, remove)")
+	rest, code, ok := f.parse(args, stdout, stderr)
+	if !ok {
+		return code
+	}
+	if len(rest) == 0 {
+		return f.wrong(stderr, "no word: want list, show, add or remove")
+	}
+	word, rest := rest[0], rest[1:]
+	want := map[string]int{"list": 0, "show": 0, "add": 1, "remove": 1}
+	n, known := want[word]
+	switch {
+	case !known:
+		return f.wrong(stderr, fmt.Sprintf("no word %q: want list, show, add or remove", word))
+	case len(rest) != n:
+		return f.wrong(stderr, fmt.Sprintf("%s: want %d arguments, got %d", word, n, len(rest)))
+	}
+	if word == "remove" {
+		var err error
+		if o.exporter, err = exporterAddress(rest[0]); err != nil {
+			return f.wrong(stderr, err.Error())
+		}
+	}
+	topic, err := openTemplatesTopic()
+	if err != nil {
+		tell(stderr, "weir templates: settings:\n%v", err)
+		return exitUsage
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	switch word {
+	case "list":
+		err = topic.list(ctx, o, stdout, stderr)
+	case "show":
+		err = topic.show(ctx, o, stdout, stderr)
+	case "add":
+		err = topic.add(ctx, o, rest[0], stdin, stdout)
+	case "remove":
+		err = topic.remove(ctx, o, stdout)
+	}
+	if err != nil {
+		tell(stderr, "weir templates %s: %v", word, err)
+		return exitFailed
+	}
+	return exitDone
+}
+
+func exporterAddress(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return a, fmt.Errorf("%q: want an address", s)
+	}
+	return a.Unmap().WithZone(""), nil
+}
+
+// A templatesTopic is the topic of exporter state, for an operator.
+type templatesTopic struct {
+	c        kafka.Config
+	topic    string
+	operator string
+}
+
+func openTemplatesTopic() (*templatesTopic, error) {
+	c, err := settings.Parse[struct {
+		Kafka  kafka.Config `envPrefix:"KAFKA_"`
+		Topics kafka.TopicConfig
+	}](settingsOf(os.Environ(), "KAFKA_", "TOPIC_"))
+	if err != nil {
+		return nil, err
+	}
+	name := "operator"
+	if u, err := user.Current(); err == nil {
+		name += " " + u.Username
+	}
+	return &templatesTopic{c.Kafka, c.Topics.Name(kafka.Templates), name}, nil
+}
+
+// entries are what the topic says now, in order of exporter, domain, template.
+// It tells how many records could not be read.
+func (t *templatesTopic) entries(ctx context.Context, o *templatesFlags, stderr io.Writer) ([]*templates.Entry, error) {
+	byKey := map[string]*templates.Entry{}
+	bad := 0
+	err := kafka.ReadWhole(ctx, t.c, t.topic, func(r kafka.Record) {
+		if r.Value == nil {
+			delete(byKey, string(r.Key))
+			return
+		}
+		switch e, ok, err := templates.Read(r.Key, r.Value); {
+		case err != nil:
+			bad++
+		case ok:
+			byKey[string(r.Key)] = &e
+		}
+	})
+	if bad > 0 {
+		tell(stderr, "weir templates: %d records of %s cannot be read", bad, t.topic)
+	}
+	var all []*templates.Entry
+	for _, e := range byKey {
+		if o.take(e) {
+			all = append(all, e)
+		}
+	}
+	slices.SortFunc(all, func(a, b *templates.Entry) int {
+		id := func(e *templates.Entry) int {
+			if e.Template == nil {
+				return 1 << 16
+			}
+			return int(e.Template.ID)
+		}
+		return cmp.Or(a.Exporter.Compare(b.Exporter), cmp.Compare(a.State.GetVersion(), b.State.GetVersion()),
+			cmp.Compare(a.State.GetDomain(), b.State.GetDomain()), cmp.Compare(id(a), id(b)),
+			cmp.Compare(a.State.GetFact().GetWhat(), b.State.GetFact().GetWhat()), cmp.Compare(a.State.GetFact().GetId(), b.State.GetFact().GetId()),
+			cmp.Compare(b.State.GetReceivedNs(), a.State.GetReceivedNs()))
+	})
+	return all, err
+}
+
+// A listed is a line of list.
+type listed struct {
+	Exporter  string   `json:"exporter"`
+	Version   uint32   `json:"version"`
+	Domain    uint32   `json:"domain"`
+	Template  uint16   `json:"template,omitempty"`
+	Options   bool     `json:"options,omitempty"`
+	Fields    int      `json:"fields,omitempty"`
+	Ports     []uint32 `json:"ports,omitempty"`
+	Fact      string   `json:"fact,omitempty"`
+	First     string   `json:"first_received"`
+	Received  string   `json:"received"`
+	Confirmed bool     `json:"confirmed,omitempty"`
+	Removed   string   `json:"removed,omitempty"`
+	Replica   string   `json:"replica"`
+}
+
+func listedOf(e *templates.Entry) listed {
+	s := e.State
+	l := listed{
+		Exporter: e.Exporter.String(), Version: s.GetVersion(), Domain: s.GetDomain(), Confirmed: s.GetConfirmed(), Replica: s.GetReplica(),
+		First: instant(s.GetFirstReceivedNs()), Received: instant(s.GetReceivedNs()), Removed: instant(s.GetRemovedNs()),
+	}
+	if e.Template == nil {
+		l.Fact = factText(s.GetFact())
+		return l
+	}
+	l.Template, l.Options, l.Fields = e.Template.ID, e.Template.Options, len(e.Template.Fields)
+	for _, src := range s.GetDefinition().GetSources() {
+		l.Ports = append(l.Ports, src.GetPort())
+	}
+	return l
+}
+
+func instant(ns int64) string {
+	if ns == 0 {
+		return ""
+	}
+	return time.Unix(0, ns).UTC().Format(time.RFC3339)
+}
+
+func factText(f *flowpb.Fact) string {
+	what := strings.ToLower(strings.TrimPrefix(f.GetWhat().String(), "WHAT_"))
+	if f.GetText() != "" {
+		return fmt.Sprintf("%s %d: %q", what, f.GetId(), f.GetText())
+	}
+	return fmt.Sprintf("%s %d: %d", what, f.GetId(), f.GetNumber())
+}
+
+func (t *templatesTopic) list(ctx context.Context, o *templatesFlags, stdout, stderr io.Writer) error {
+	all, err := t.entries(ctx, o, stderr)
+	if err != nil {
+		return err
+	}
+	definitions, facts := 0, 0
+	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
+	lines := json.NewEncoder(stdout)
+	if !o.json {
+		_, _ = fmt.Fprintln(w, "EXPORTER\tVERSION\tDOMAIN\tTEMPLATE\tFIELDS\tPORTS\tRECEIVED\tCONFIRMED\tREPLICA") // told by Flush
+	}
+	for _, e := range all {
+		if e.Template == nil {
+			facts++
+			if !o.facts {
+				continue
+			}
+		} else {
+			definitions++
+		}
+		l := listedOf(e)
+		if o.json {
+			if err := lines.Encode(l); err != nil {
+				return err
+			}
+			continue
+		}
+		what, fields, confirmed := l.Fact, "", ""
+		if e.Template != nil {
+			what, fields = strconv.Itoa(int(l.Template)), strconv.Itoa(l.Fields)
+			if l.Options {
+				what += " of options"
+			}
+		}
+		if l.Confirmed {
+			confirmed = "yes"
+		}
+		if !e.InForce() {
+			confirmed = "removed"
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Exporter, l.Version, l.Domain, what, fields,
+			strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Ports), " ", ","), "[]"), l.Received, confirmed, l.Replica)
+	}
+	if o.json {
+		return nil
+	}
+	tell(stderr, "%d definitions, %d facts", definitions, facts)
+	return w.Flush()
+}
+
+func (t *templatesTopic) show(ctx context.Context, o *templatesFlags, stdout, stderr io.Writer) error {
+	all, err := t.entries(ctx, o, stderr)
+	if err != nil {
+		return err
+	}
+	found := 0
+	for _, e := range all {
+		l := listedOf(e)
+		if e.Template == nil {
+			continue
+		}
+		found++
+		text := templatetext.Append(nil, &templatetext.Entry{Exporter: e.Exporter, Version: uint8(l.Version), Domain: l.Domain, Template: *e.Template})
+		if _, err := fmt.Fprintf(stdout, "# received %s, first %s, from ports %v, by %s\n%s\n", l.Received, l.First, l.Ports, l.Replica, text); err != nil {
+			return err
+		}
+	}
+	if found == 0 {
+		return errors.New("no such template on the topic; weir templates list shows what there is")
+	}
+	return nil
+}
+
+func (t *templatesTopic) add(ctx context.Context, o *templatesFlags, path string, stdin io.Reader, stdout io.Writer) error {
+	in := stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }() // read only
+		in = f
+	}
+	all, err := templatetext.Parse(in)
+	if err != nil {
+		return fmt.Errorf("%s:\n%w", inputName(path), err)
+	}
+	var records []kafka.Record
+	for i := range all {
+		e := &all[i]
+		if !e.Exporter.IsValid() {
+			return fmt.Errorf("%s: template %d, version %d, domain %d: whose? want its line to end in of ADDRESS", inputName(path), e.Template.ID, e.Version, e.Domain)
+		}
+		r, err := templates.Added(t.operator, time.Now(), e.Exporter, e.Version, e.Domain, &e.Template)
+		if err != nil {
+			return fmt.Errorf("%s: template %d of %s: %w", inputName(path), e.Template.ID, e.Exporter, err)
+		}
+		records = append(records, kafka.Record{Key: r.Key, Value: r.Value})
+	}
+	if len(records) == 0 {
+		return fmt.Errorf("%s: no template in it", inputName(path))
+	}
+	return t.write(ctx, o, records, "published", stdout)
+}
+
+func (t *templatesTopic) remove(ctx context.Context, o *templatesFlags, stdout io.Writer) error {
+	all, err := t.entries(ctx, o, io.Discard)
+	if err != nil {
+		return err
+	}
+	var records []kafka.Record
+	for _, e := range all {
+		r, err := templates.Removed(t.operator, time.Now(), e.Key, e.State)
+		if err != nil {
+			return err
+		}
+		records = append(records, kafka.Record{Key: r.Key, Value: r.Value})
+	}
+	if len(records) == 0 {
+		return errors.New("nothing of that exporter, domain and template on the topic; weir templates list shows what there is")
+	}
+	return t.write(ctx, o, records, "removed", stdout)
+}
+
+func (t *templatesTopic) write(ctx context.Context, o *templatesFlags, records []kafka.Record, done string, stdout io.Writer) error {
+	if o.dry {
+		tell(stdout, "%d entries of %s would be %s", len(records), t.topic, done)
+		return nil
+	}
+	if err := kafka.Write(ctx, t.c, t.topic, records); err != nil {
+		return err
+	}
+	tell(stdout, "%d entries of %s are %s", len(records), t.topic, done)
+	return nil
+}

@@ -1,0 +1,41 @@
+package ingest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"weir/internal/templatetext"
+)
+
+// addStatic reads TEMPLATES_FILE. Its error names every line that is wrong.
+func (r *Replica) addStatic() error {
+	if r.c.TemplatesFile == "" {
+		return nil
+	}
+	f, err := os.Open(r.c.TemplatesFile)
+	if err != nil {
+		return fmt.Errorf("TEMPLATES_FILE: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	all, err := templatetext.Parse(f)
+	if err != nil {
+		return fmt.Errorf("TEMPLATES_FILE %s:\n%w", r.c.TemplatesFile, err)
+	}
+	var errs []error
+	for i := range all {
+		e := &all[i]
+		if !e.Exporter.IsValid() {
+			errs = append(errs, fmt.Errorf("template %d, version %d, domain %d: whose? want its line to end in of ADDRESS", e.Template.ID, e.Version, e.Domain))
+			continue
+		}
+		if err := r.store.AddStatic(e.Exporter, e.Version, e.Domain, &e.Template); err != nil {
+			errs = append(errs, fmt.Errorf("template %d of %s: %w", e.Template.ID, e.Exporter, err))
+		}
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("TEMPLATES_FILE %s:\n%w", r.c.TemplatesFile, errors.Join(errs...))
+	}
+	r.log.Info("templates of the file are in force", "file", r.c.TemplatesFile, "templates", len(all))
+	return nil
+}
