@@ -131,7 +131,7 @@ func (w *world) start(name string, env ...string) *process {
 	return p
 }
 
-func (w *world) ingest(ctx context.Context, name string) *process {
+func (w *world) ingest(ctx context.Context, name string, env ...string) *process {
 	w.t.Helper()
 	l, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -139,7 +139,7 @@ func (w *world) ingest(ctx context.Context, name string) *process {
 	}
 	udp := l.LocalAddr().String()
 	l.Close()
-	p := w.start("ingest", "LISTEN_UDP="+udp, "REPLICA="+name)
+	p := w.start("ingest", append(env, "LISTEN_UDP="+udp, "REPLICA="+name)...)
 	p.udp = udp
 	kafkatest.Poll(ctx, w.t, "ingest listens", func() bool { return strings.Contains(p.out.String(), "msg=listening") })
 	return p

@@ -168,6 +168,7 @@ group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
+log.cleaner.backoff.ms=500
 unclean.leader.election.enable=false
 `, i+1, strings.Join(voters, ","), ports[i], ports[Nodes+i], ports[i], filepath.Join(dir, fmt.Sprintf("d%d", i+1)))
 		if err := os.WriteFile(c.properties(i), []byte(properties), 0o644); err != nil {
