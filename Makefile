@@ -4,7 +4,7 @@ FUZZTIME ?= 20s
 TOOL := go tool -modfile=tools/go.mod
 LINTER := .cache/golangci-lint
 
-.PHONY: all gen lint test race fuzz bench integration up
+.PHONY: all gen lint test race fuzz bench sim integration up
 
 all: gen lint test
 
@@ -44,6 +44,10 @@ bench:
 	mkdir -p .cache && cd bench && go test -run '^$$' -bench Decode -cpu 1 -count 6 . | tee ../.cache/decode.txt
 	$(TOOL) benchstat .cache/decode.txt
 	cd bench && go run ./table ../.cache/decode.txt ../docs/performance.md
+
+# How the shared state scales: docs/scaling.md.
+sim:
+	go run ./test/sim docs/scaling.md
 
 # Real Kafka: three nodes from Maven Central (Java 17 and Maven).
 integration: # and, for the balancer tests, nginx-light and libnginx-mod-stream of Debian

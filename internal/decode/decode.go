@@ -172,6 +172,9 @@ type Decoder struct {
 	// Exporter returns what the operator says of an exporter, nil for nothing. It
 	// is called once a datagram; nil: nothing is said of any.
 	Exporter func(netip.Addr) *Exporter
+	// ExporterOfRecord takes the exporter that a record names (IE 130, 131) for
+	// the flow's.
+	ExporterOfRecord bool
 	// DropElements leaves out what has no field of its own.
 	DropElements bool
 

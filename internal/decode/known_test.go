@@ -206,6 +206,50 @@ func TestElementsCanBeLeftOut(t *testing.T) {
 	}
 }
 
+// A mediator relays records of 198.51.100.7, of 2001:db8::7, of nobody it knows.
+func TestARecordMayNameItsExporter(t *testing.T) {
+	file := func(a netip.Addr) *Exporter {
+		switch a.String() {
+		case "192.0.2.7":
+			return &Exporter{Name: "mediator", Site: "here"}
+		case "198.51.100.7":
+			return &Exporter{Name: "edge"}
+		}
+		return nil
+	}
+	for _, tt := range []struct {
+		name, octets, exporter, called, site string
+		fields                               []uint16
+	}{
+		{"IPv4", "c6336407", "198.51.100.7", "edge", "", []uint16{130, 4}},
+		{"IPv6, which the file does not know", "20010db8000000000000000000000007", "2001:db8::7", "", "", []uint16{131, 16}},
+		{"not set", "00000000", "192.0.2.7", "mediator", "here", []uint16{130, 4}},
+		{"both, one of them set", "00000000" + "20010db8000000000000000000000007", "2001:db8::7", "", "", []uint16{130, 4, 131, 16}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			pkt := ipfixRecord(t, "0a0000010a000002"+tt.octets, append([]uint16{8, 4, 12, 4}, tt.fields...)...)
+			ds := newDecoders()
+			for _, d := range []*Decoder{ds.wire, ds.plain, ds.read} {
+				d.ExporterOfRecord, d.Exporter = true, file
+			}
+			same(t, ds, pkt)
+			m := wireFlows(t, ds.wire, pkt)[0]
+			if got := addrOf(m.SamplerAddress); got != tt.exporter || m.ExporterName != tt.called || m.Site != tt.site {
+				t.Errorf("want %s %q %q, got %s %q %q", tt.exporter, tt.called, tt.site, got, m.ExporterName, m.Site)
+			}
+			off := wireFlows(t, &Decoder{State: newMemory(), Exporter: file}, pkt)[0]
+			if got := addrOf(off.SamplerAddress); got != "192.0.2.7" || off.ExporterName != "mediator" {
+				t.Errorf("without the option: want the sender, got %s %q", got, off.ExporterName)
+			}
+		})
+	}
+}
+
+func addrOf(b []byte) string {
+	a, _ := netip.AddrFromSlice(b)
+	return a.String()
+}
+
 // An options template of an exporting process (scope 144) with its octets (40),
 // messages (41) and flow records (42).
 func TestTotalsOfAnExportingProcessAreRead(t *testing.T) {

@@ -2,6 +2,7 @@ package decode
 
 import (
 	"math"
+	"net/netip"
 
 	"weir/internal/flowkey"
 	"weir/pkg/flowpb"
@@ -29,6 +30,9 @@ type record struct {
 	addr [nAddrs][16]byte // IPv4 ones v4-mapped
 	once uint64           // fields that a step with once has written
 
+	relay    bool       // the record may say whose it is, and that counts
+	by       netip.Addr // whose it is; not valid: not said
+	who      func(netip.Addr) *Exporter
 	drop     bool           // elements are not wanted
 	named    [nNames]uint64 // values that may have names
 	nameable uint16         // which of them the record has, a bit each

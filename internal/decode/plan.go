@@ -19,6 +19,7 @@ type step struct {
 	to     uint16 // field number, slot or address
 	id     uint16
 	pen    uint32
+	whose  bool     // see ofExporter
 	name   nameKind // ≠ 0: there may be a name for its value
 
 	extension *ie.Extension // opExtended
@@ -42,6 +43,7 @@ type Plan struct {
 	sampled   bool // records may state a sampling rate
 	rates     int  // in how many ways
 	clocks    int  // kinds of times
+	relayed   bool // records may say whose they are
 	stray     []stray
 	names     bool // there may be names for values of the records
 	picks     picks
@@ -102,7 +104,8 @@ func compile(version uint8, t *Template) *Plan {
 			}
 			st.once = onces[st.to]
 		}
-		st.name = nameOf(&st)
+		st.name, st.whose = nameOf(&st), ofExporter(f)
+		p.relayed = p.relayed || st.whose
 		if st.op == opExtended {
 			x, _ := ie.Extended(f.PEN, f.ID)
 			st.extension = &x

@@ -2,6 +2,7 @@ package decode
 
 import (
 	"bytes"
+	"net/netip"
 	"slices"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -14,7 +15,7 @@ var flowFields = (*flowpb.FlowMessage)(nil).ProtoReflect().Descriptor().Fields()
 // read returns the FlowMessage of the record that b begins with, as append does
 // on the wire path: the plain way, field by field.
 func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.FlowMessage, rest []byte, ok bool) {
-	r.once, r.nameable = 0, 0
+	r.once, r.nameable, r.by = 0, 0, netip.Addr{}
 	m = &flowpb.FlowMessage{
 		Type: c.flowType, SequenceNum: c.header.Sequence, ObservationDomainId: c.header.Domain,
 		TimeReceivedNs: uint64(c.meta.Received), TimeExportNs: uint64(c.header.Export), DatagramHash: c.hash,
@@ -31,6 +32,9 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 			if field, b, ok = st.next(b); !ok {
 				return nil, nil, false
 			}
+		}
+		if st.whose && r.relay {
+			r.relayedBy(field)
 		}
 		if st.name != noName {
 			r.note(st.name, field)
@@ -64,6 +68,7 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 	c.derive(r, &o)
 	o.set(m)
 	r.setNames(m, c)
+	r.setExporter(m)
 	for _, l := range r.lost(&o) {
 		r.keepRaw(m, &step{id: l.id}, l.octets)
 	}

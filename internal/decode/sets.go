@@ -227,10 +227,11 @@ func (d *Decoder) data(b []byte, off int, p *Plan, r *Result, onWire bool) {
 		return
 	}
 	d.rec.plan, d.rec.drop = p, d.DropElements
+	d.rec.relay, d.rec.who = p.relayed && d.ExporterOfRecord, d.Exporter
 	switch {
 	case !onWire:
 		d.readRecords(b, off, p, r)
-	case p.fast == nil || d.plain || len(b) < p.min:
+	case p.fast == nil || d.plain || d.rec.relay || len(b) < p.min:
 		d.appendRecords(b, off, p, r)
 	case p.fixed:
 		d.fastRecords(b, off, p, r)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
+	"net/netip"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -129,7 +130,7 @@ func text(b []byte, f protowire.Number, v string) []byte {
 // record's offset in the datagram. ok is false when b ends before the record.
 func (r *record) append(dst []byte, c *context, head, b []byte, off int, o *outcome) (out, rest []byte, ok bool) {
 	p := r.plan
-	r.once, r.nameable = 0, 0
+	r.once, r.nameable, r.by = 0, 0, netip.Addr{}
 	dst = append(dst, head...)
 	dst = number(dst, fRecordOffset, uint64(off))
 	var field []byte
@@ -139,6 +140,9 @@ func (r *record) append(dst []byte, c *context, head, b []byte, off int, o *outc
 			if field, b, ok = st.next(b); !ok {
 				return dst, nil, false
 			}
+		}
+		if st.whose && r.relay {
+			r.relayedBy(field)
 		}
 		if st.name != noName {
 			r.note(st.name, field)
@@ -160,7 +164,7 @@ func (r *record) append(dst []byte, c *context, head, b []byte, off int, o *outc
 	if p.names && c.named() {
 		dst = r.appendNames(dst, c)
 	}
-	return r.appendLost(dst, o), b, true
+	return r.appendLost(r.appendExporter(dst, c), o), b, true
 }
 
 // step appends a field that needs no rule over several elements.

@@ -13,28 +13,29 @@ import (
 
 // Config is ingest's settings.
 type Config struct {
-	Listen         []netip.AddrPort `env:"LISTEN_UDP" envDefault:"[::]:2055" unit:"host:port list" help:"UDP addresses to receive on, all versions on each; [::] takes IPv4 too"`
-	Receivers      int              `env:"RECEIVERS" envDefault:"0" unit:"sockets" help:"sockets per address, each with a goroutine of its own; 0: one per CPU, at most 4"`
-	RcvBuf         int              `env:"RCVBUF" envDefault:"8388608" unit:"octets" help:"receive buffer per socket; the kernel may grant less"`
-	MetricsListen  string           `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
-	Replica        string           `env:"REPLICA" help:"name of this replica, unique among those that run; default: host name and pid"`
-	Drain          time.Duration    `env:"DRAIN" envDefault:"5s" help:"how long reading goes on after SIGTERM, unless nothing comes for 1 s"`
-	Flush          time.Duration    `env:"FLUSH" envDefault:"5s" help:"how long SIGTERM waits for Kafka after that"`
-	Linger         time.Duration    `env:"PRODUCE_LINGER" envDefault:"10ms" help:"how long a flow waits for others to share its batch"`
-	MaxRecords     int              `env:"PRODUCE_MAX_RECORDS" envDefault:"1048576" unit:"flows" help:"flows held while Kafka is away; more are dropped and counted"`
-	MaxOctets      int              `env:"PRODUCE_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"octets of flows held while Kafka is away, memory is about six times that; more are dropped and counted"`
-	Compression    string           `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
-	ParkMax        int              `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held in memory until their template comes; more go to the undecoded topic at once"`
-	ParkFor        time.Duration    `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits in memory for its template; then it waits on the undecoded topic"`
-	Templates      TemplatesConfig
-	Undecoded      UndecodedConfig
-	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" unit:"CIDR list" help:"balancers whose PROXY protocol header (version 1 or 2) in front of datagrams is believed; their network has to be private, a UDP source can be forged"`
-	ExportersFile  string         `env:"EXPORTERS_FILE" unit:"path" help:"YAML file of exporters: names, sites, sampling rates, interfaces, who is allowed; read again when it changes"`
-	TemplatesFile  string         `env:"TEMPLATES_FILE" unit:"path" help:"file of templates, in the form that weir decode prints, for exporters whose templates never arrive; read at the start"`
-	ElementsFile   string         `env:"ELEMENTS_FILE" unit:"path" help:"TSV file of Information Elements: names and types of those that Weir does not know, and fields of your own for them; read at the start"`
-	Elements       bool           `env:"ELEMENTS" envDefault:"true" help:"write what has no field of its own into elements; false saves space on the topic and loses it"`
-	Kafka          kafka.Config   `envPrefix:"KAFKA_"`
-	Topics         kafka.TopicConfig
+	Listen           []netip.AddrPort `env:"LISTEN_UDP" envDefault:"[::]:2055" unit:"host:port list" help:"UDP addresses to receive on, all versions on each; [::] takes IPv4 too"`
+	Receivers        int              `env:"RECEIVERS" envDefault:"0" unit:"sockets" help:"sockets per address, each with a goroutine of its own; 0: one per CPU, at most 4"`
+	RcvBuf           int              `env:"RCVBUF" envDefault:"8388608" unit:"octets" help:"receive buffer per socket; the kernel may grant less"`
+	MetricsListen    string           `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
+	Replica          string           `env:"REPLICA" help:"name of this replica, unique among those that run; default: host name and pid"`
+	Drain            time.Duration    `env:"DRAIN" envDefault:"5s" help:"how long reading goes on after SIGTERM, unless nothing comes for 1 s"`
+	Flush            time.Duration    `env:"FLUSH" envDefault:"5s" help:"how long SIGTERM waits for Kafka after that"`
+	Linger           time.Duration    `env:"PRODUCE_LINGER" envDefault:"10ms" help:"how long a flow waits for others to share its batch"`
+	MaxRecords       int              `env:"PRODUCE_MAX_RECORDS" envDefault:"1048576" unit:"flows" help:"flows held while Kafka is away; more are dropped and counted"`
+	MaxOctets        int              `env:"PRODUCE_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"octets of flows held while Kafka is away, memory is about six times that; more are dropped and counted"`
+	Compression      string           `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
+	ParkMax          int              `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held in memory until their template comes; more go to the undecoded topic at once"`
+	ParkFor          time.Duration    `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits in memory for its template; then it waits on the undecoded topic"`
+	Templates        TemplatesConfig
+	Undecoded        UndecodedConfig
+	TrustedProxies   []netip.Prefix `env:"TRUSTED_PROXIES" unit:"CIDR list" help:"balancers whose PROXY protocol header (version 1 or 2) in front of datagrams is believed; their network has to be private, a UDP source can be forged"`
+	ExporterOfRecord bool           `env:"EXPORTER_OF_RECORD" envDefault:"false" help:"take the exporter that a record names (exporterIPv4Address, exporterIPv6Address: IE 130, 131) for the flow's, for mediators that relay others' records"`
+	ExportersFile    string         `env:"EXPORTERS_FILE" unit:"path" help:"YAML file of exporters: names, sites, sampling rates, interfaces, who is allowed; read again when it changes"`
+	TemplatesFile    string         `env:"TEMPLATES_FILE" unit:"path" help:"file of templates, in the form that weir decode prints, for exporters whose templates never arrive; read at the start"`
+	ElementsFile     string         `env:"ELEMENTS_FILE" unit:"path" help:"TSV file of Information Elements: names and types of those that Weir does not know, and fields of your own for them; read at the start"`
+	Elements         bool           `env:"ELEMENTS" envDefault:"true" help:"write what has no field of its own into elements; false saves space on the topic and loses it"`
+	Kafka            kafka.Config   `envPrefix:"KAFKA_"`
+	Topics           kafka.TopicConfig
 }
 
 // TemplatesConfig bounds what is known of exporters, forged ones among them.

@@ -124,7 +124,7 @@ func New(c Config, d Deps) (*Replica, error) {
 }
 
 func (r *Replica) worker() worker {
-	return worker{r: r, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements}}
+	return worker{r: r, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord}}
 }
 
 // Receive takes one datagram as if it had come from a socket; it waits for Run

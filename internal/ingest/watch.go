@@ -31,6 +31,7 @@ type watch struct {
 	last     time.Time // of any datagram
 	told     time.Time // silence was last told
 	missing  map[decode.TemplateKey]*missing
+	streams  map[streamKey]*stream
 	newcomer *rate.Limiter
 	unknown  *rate.Limiter
 	proxyLog *rate.Limiter
@@ -45,7 +46,7 @@ type missing struct {
 
 func newWatch(log *slog.Logger, now time.Time, listen func() []string) *watch {
 	return &watch{
-		log: log, listen: listen, started: now, missing: map[decode.TemplateKey]*missing{},
+		log: log, listen: listen, started: now, missing: map[decode.TemplateKey]*missing{}, streams: map[streamKey]*stream{},
 		newcomer: rate.NewLimiter(1, 100), unknown: rate.NewLimiter(1, 20), proxyLog: rate.NewLimiter(0.1, 1),
 	}
 }
@@ -55,6 +56,7 @@ func (w *watch) datagram(from netip.AddrPort, h *decode.Header, first bool, now 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.last = now
+	w.hidden(from, h, now)
 	if first && w.newcomer.AllowN(now, 1) {
 		w.log.Info("first datagram of an exporter", "exporter", from.Addr(), "port", from.Port(), "version", h.Version, "domain", h.Domain)
 	}

@@ -1,0 +1,52 @@
+package ingest
+
+import (
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"weir/internal/decode"
+)
+
+func TestExportersHiddenBehindOneAddressAndPortAreToldOf(t *testing.T) {
+	at := time.Unix(1_700_000_000, 0)
+	const far = 1 << 30
+	for _, tt := range []struct {
+		name     string
+		sequence func(i int) uint32
+		version  uint16
+		every    time.Duration
+		told     int
+	}{
+		{"one exporter", func(i int) uint32 { return uint32(30 * i) }, 5, time.Second, 0},
+		{"one of many replicas: gaps", func(i int) uint32 { return uint32(5000 * i) }, 10, time.Second, 0},
+		{"out of order, around 2^32", func(i int) uint32 { return uint32(i^1) - 20 }, 9, time.Second, 0},
+		{"a restart", func(i int) uint32 { return uint32(i) + far/uint32(1+i/50*far) }, 9, time.Second, 0},
+		{"two that take turns", func(i int) uint32 { return uint32(i/2 + i%2*far) }, 9, time.Second, 1},
+		{"three that take turns", func(i int) uint32 { return uint32(i/3 + i%3*far) }, 5, time.Second, 1},
+		{"two, hardly ever", func(i int) uint32 { return uint32(i/2 + i%2*far) }, 9, 20 * time.Second, 0},
+		{"v1 has no sequence", func(i int) uint32 { return uint32(i % 2 * far) }, 1, time.Second, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var log logged
+			w := newWatch(slog.New(slog.NewTextHandler(&log, nil)), at, func() []string { return nil })
+			for i := range 100 {
+				h := &decode.Header{Version: tt.version, Sequence: tt.sequence(i)}
+				w.datagram(exporterAt, h, false, at.Add(time.Duration(i)*tt.every))
+			}
+			if n := strings.Count(log.String(), "more than one exporter"); n != tt.told {
+				t.Errorf("want it told %d times, got %d:\n%s", tt.told, n, log.String())
+			}
+		})
+	}
+	var log logged
+	w := newWatch(slog.New(slog.NewTextHandler(&log, nil)), at, func() []string { return nil })
+	for i := range 2 * maxStreams {
+		w.datagram(netip.AddrPortFrom(exporterAt.Addr(), uint16(i)), &decode.Header{Version: 9, Domain: uint32(i >> 16)}, false, at)
+	}
+	if n := len(w.streams); n != maxStreams {
+		t.Errorf("streams: want at most %d, got %d", maxStreams, n)
+	}
+}
