@@ -36,16 +36,17 @@ const replicas = 3
 type farm struct {
 	w        *world
 	prefix   string
-	ports    []string
+	ip       string   // of all of it, and of the exporter
+	ports    []string // addresses with ports: the replicas', then the balancer's
 	in       [replicas]*process
 	balancer *net.UDPConn
 }
 
-func (w *world) farm(ctx context.Context, t *testing.T, prefix string) *farm {
+func (w *world) farm(ctx context.Context, t *testing.T, prefix, ip string) *farm {
 	t.Helper()
-	f := &farm{w: w, prefix: prefix}
+	f := &farm{w: w, prefix: prefix, ip: ip}
 	for range replicas + 1 {
-		f.ports = append(f.ports, freeUDP(t))
+		f.ports = append(f.ports, freeUDP(t, ip))
 	}
 	for i := range replicas {
 		f.start(ctx, t, i)
@@ -98,9 +99,9 @@ stream {
 	return f
 }
 
-func freeUDP(t *testing.T) string {
+func freeUDP(t *testing.T, ip string) string {
 	t.Helper()
-	l, err := net.ListenPacket("udp", "127.0.0.1:0")
+	l, err := net.ListenPacket("udp", net.JoinHostPort(ip, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +111,7 @@ func freeUDP(t *testing.T) string {
 
 func (f *farm) start(ctx context.Context, t *testing.T, i int) {
 	t.Helper()
-	f.in[i] = f.w.start("ingest", "LISTEN_UDP="+f.ports[i], "TRUSTED_PROXIES=127.0.0.0/8", "TOPIC_PREFIX="+f.prefix,
+	f.in[i] = f.w.start("ingest", "LISTEN_UDP="+f.ports[i], "TRUSTED_PROXIES=127.0.0.0/8,::1/128", "TOPIC_PREFIX="+f.prefix,
 		fmt.Sprintf("REPLICA=r%d", i), "KAFKA_SESSION_TIMEOUT=3s")
 	kafkatest.Poll(ctx, t, "ingest listens", func() bool { return strings.Contains(f.in[i].out.String(), "msg=listening") })
 }
@@ -241,7 +242,7 @@ func (f *farm) arrived(ctx context.Context, t *testing.T, want int) (got map[str
 			if err := proto.Unmarshal(r.Value, &m); err != nil {
 				t.Fatal(err)
 			}
-			if a, _ := netip.AddrFromSlice(m.SamplerAddress); a != netip.MustParseAddr("127.0.0.1") || int(m.ExporterPort) != f.balancer.LocalAddr().(*net.UDPAddr).Port {
+			if a, _ := netip.AddrFromSlice(m.SamplerAddress); a != netip.MustParseAddr(f.ip) || int(m.ExporterPort) != f.balancer.LocalAddr().(*net.UDPAddr).Port {
 				t.Fatalf("exporter %v:%d: want the one that the header names", a, m.ExporterPort)
 			}
 			got[identity(&m)]++
@@ -301,7 +302,7 @@ func TestReplicasBehindAUDPBalancer(t *testing.T) {
 	want := records(t, first, data)
 
 	t.Run("templates once, before the data", func(t *testing.T) {
-		f := w.farm(ctx, t, "early.")
+		f := w.farm(ctx, t, "early.", "127.0.0.1")
 		f.send(t, first)
 		f.send(t, data...)
 		exactlyOnce(t, want, f.arrived(ctx, t, count(want)), nil)
@@ -312,8 +313,20 @@ func TestReplicasBehindAUDPBalancer(t *testing.T) {
 		}
 		f.terminate(t)
 	})
+	t.Run("the same with IPv6 only", func(t *testing.T) {
+		if l, err := net.ListenPacket("udp", "[::1]:0"); err != nil {
+			t.Skipf("SKIPPED: no IPv6 here: %v", err)
+		} else {
+			_ = l.Close()
+		}
+		f := w.farm(ctx, t, "six.", "::1")
+		f.send(t, first)
+		f.send(t, data...)
+		exactlyOnce(t, want, f.arrived(ctx, t, count(want)), nil)
+		f.terminate(t)
+	})
 	t.Run("each replica killed and started again meanwhile", func(t *testing.T) {
-		f := w.farm(ctx, t, "killed.")
+		f := w.farm(ctx, t, "killed.", "127.0.0.1")
 		f.send(t, first)
 		for i, m := range data {
 			if n := len(data) / (replicas + 1); i > 0 && i%n == 0 && i/n <= replicas {
@@ -327,7 +340,7 @@ func TestReplicasBehindAUDPBalancer(t *testing.T) {
 		f.terminate(t)
 	})
 	t.Run("each replica killed in the middle of its work", func(t *testing.T) {
-		f := w.farm(ctx, t, "middle.")
+		f := w.farm(ctx, t, "middle.", "127.0.0.1")
 		f.send(t, first)
 		// What was dealt to a replica before it was killed may have been in its
 		// memory. nginx deals in turn; the templates were first.
@@ -344,7 +357,7 @@ func TestReplicasBehindAUDPBalancer(t *testing.T) {
 		f.terminate(t)
 	})
 	t.Run("templates after the data, and all replicas restarted in between", func(t *testing.T) {
-		f := w.farm(ctx, t, "late.")
+		f := w.farm(ctx, t, "late.", "127.0.0.1")
 		f.send(t, data...)
 		time.Sleep(2 * time.Second) // the time in memory is over for some, not for all
 		f.terminate(t)
@@ -360,7 +373,7 @@ func TestReplicasBehindAUDPBalancer(t *testing.T) {
 		f.terminate(t)
 	})
 	t.Run("a replica killed in the middle of a pass", func(t *testing.T) {
-		f := w.farm(ctx, t, "pass.")
+		f := w.farm(ctx, t, "pass.", "127.0.0.1")
 		f.send(t, data...)
 		time.Sleep(2500 * time.Millisecond) // all of it waits on the topic
 		f.send(t, first)
