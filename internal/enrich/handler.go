@@ -139,6 +139,7 @@ func (w handler) observe(p *partition, r *kafka.Record, limit int64) {
 		return
 	}
 	p.counts.flows++
+	w.rates.complete(&m)
 	f, ok := pair.FromMessage(&m, &w.c.Pair)
 	if !ok {
 		p.counts.notPairable++

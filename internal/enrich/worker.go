@@ -35,6 +35,7 @@ type Worker struct {
 	log     *slog.Logger
 	session *kafka.Session
 	names   *names.Resolver
+	rates   *rates
 	metrics *metrics
 
 	mu      sync.Mutex
@@ -72,7 +73,7 @@ func New(c Config, d Deps) (*Worker, error) {
 		return nil, err
 	}
 	w := &Worker{
-		c: c, deps: d, log: d.Log.With("instance", c.Instance), names: resolver,
+		c: c, deps: d, log: d.Log.With("instance", c.Instance), names: resolver, rates: newRates(),
 		waiting: errors.New("starting: kafka is not reached yet"), partitions: map[int32]*partition{},
 	}
 	w.session = kafka.NewSession(c.Kafka, kafka.SessionConfig{
@@ -107,7 +108,14 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.names.Run(ctx) })
-	group.Go(func() error { return w.session.Run(ctx, handler{w}) })
+	known := make(chan struct{})
+	group.Go(func() error {
+		return w.rates.follow(ctx, w.c.Kafka, w.c.Topics.Name(kafka.Templates), func() { close(known) })
+	})
+	group.Go(func() error {
+		<-known // soon, whatever happens
+		return w.session.Run(ctx, handler{w})
+	})
 	err = group.Wait()
 	s := w.Stats()
 	w.log.Info("ended", "flows", s.Flows, "connections", s.Connections, "commits", s.Commits, "aborts", s.Aborts)

@@ -2,10 +2,12 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -95,6 +97,20 @@ func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record
 		case <-time.After(backoff(try)):
 			try++
 		}
+		if errors.Is(fetches.Err(), kerr.UnknownTopicID) {
+			f.again(cl)
+		}
 	}
 	return nil
+}
+
+// again begins anew: the topic was deleted and made again, its id is another.
+func (f *Follower) again(cl *kgo.Client) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	cl.PurgeTopicsFromClient(f.topic)
+	for p := range f.at {
+		f.at[p] = -1
+		cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{f.topic: {p: begin(-1)}})
+	}
 }

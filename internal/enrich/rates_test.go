@@ -1,0 +1,69 @@
+package enrich
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"weir/internal/decode"
+	"weir/internal/kafka"
+	"weir/internal/templates"
+	"weir/pkg/flowpb"
+)
+
+// facts are the records that ingest shares of options data.
+func facts(t *testing.T, exporter netip.Addr, domain uint32, all map[uint64]uint64) (out []kafka.Record) {
+	t.Helper()
+	s := templates.New(templates.Options{Replica: "ingest"})
+	k := &decode.TemplateKey{Exporter: decode.Map16(exporter), Domain: domain, Version: 9}
+	for id, rate := range all {
+		s.LearnFact(k, &decode.Meta{Exporter: exporter, Port: 1, Received: time.Now().UnixNano()}, &decode.Header{Version: 9, Domain: domain},
+			decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, ID: id, Number: rate})
+	}
+	for _, r := range s.Due() {
+		out = append(out, kafka.Record{Key: r.Key, Value: r.Value})
+	}
+	if len(out) != len(all) {
+		t.Fatalf("want %d records, got %d", len(all), len(out))
+	}
+	return out
+}
+
+func TestAFlowWithoutARateGetsThatOfItsExporter(t *testing.T) {
+	one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	r := newRates()
+	single := facts(t, one, 7, map[uint64]uint64{0: 100})
+	for _, rec := range append(single, facts(t, two, 0, map[uint64]uint64{1: 10, 2: 20})...) {
+		r.take(rec)
+	}
+	r.take(kafka.Record{Key: []byte("poison"), Value: []byte("poison")})
+	for _, tt := range []struct {
+		name   string
+		m      *flowpb.FlowMessage
+		rate   uint64
+		source flowpb.SamplingSource
+	}{
+		{"the only one", &flowpb.FlowMessage{ObservationDomainId: 7, SamplerAddress: one.AsSlice()}, 100, 3},
+		{"a flow that says its own", &flowpb.FlowMessage{ObservationDomainId: 7, SamplerAddress: one.AsSlice(), SamplingRate: 5, SamplingSource: 5}, 5, 5},
+		{"another domain", &flowpb.FlowMessage{SamplerAddress: one.AsSlice()}, 0, 0},
+		{"the sampler that it names", &flowpb.FlowMessage{SamplerAddress: two.AsSlice(), SamplerId: 2}, 20, 3},
+		{"of two, none named", &flowpb.FlowMessage{SamplerAddress: two.AsSlice()}, 0, 0},
+		{"one that is not known", &flowpb.FlowMessage{SamplerAddress: two.AsSlice(), SamplerId: 3}, 0, 0},
+		{"no address", &flowpb.FlowMessage{}, 0, 0},
+	} {
+		tt.m.Type = flowpb.FlowMessage_NETFLOW_V9
+		r.complete(tt.m)
+		if tt.m.SamplingRate != tt.rate || tt.m.SamplingSource != tt.source {
+			t.Errorf("%s: want 1 in %d by %v, got %d by %v", tt.name, tt.rate, tt.source, tt.m.SamplingRate, tt.m.SamplingSource)
+		}
+	}
+	v5 := &flowpb.FlowMessage{Type: flowpb.FlowMessage_NETFLOW_V5, ObservationDomainId: 7, SamplerAddress: one.AsSlice()}
+	if r.complete(v5); v5.SamplingRate != 0 {
+		t.Errorf("v5 has no options data: want no rate, got %d", v5.SamplingRate)
+	}
+	r.take(kafka.Record{Key: single[0].Key})
+	gone := &flowpb.FlowMessage{Type: flowpb.FlowMessage_NETFLOW_V9, ObservationDomainId: 7, SamplerAddress: one.AsSlice()}
+	if r.complete(gone); gone.SamplingRate != 0 || len(r.of) != 1 {
+		t.Errorf("after its tombstone: want no rate, got %d", gone.SamplingRate)
+	}
+}
