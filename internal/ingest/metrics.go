@@ -168,12 +168,28 @@ func (e *seen) get(addr netip.Addr) (x *exporter, first bool) {
 	if x := e.all[addr]; x != nil {
 		return x, false
 	}
-	if len(e.all) >= maxSeen {
+	if len(e.all) >= maxSeen && !e.makeRoom() {
 		return &e.unnamed, false
 	}
 	x = &exporter{addr: addr}
 	e.all[addr] = x
 	return x, true
+}
+
+// makeRoom forgets an address that nothing was decoded of, a forged one say; false
+// when it is not easily found. mu is held.
+func (e *seen) makeRoom() bool {
+	n := 0
+	for a, x := range e.all {
+		if x.label.Load() == nil {
+			delete(e.all, a)
+			return true
+		}
+		if n++; n >= 64 {
+			return false
+		}
+	}
+	return false
 }
 
 // name returns the label value of x, one of which a set was decoded.
