@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -247,24 +248,62 @@ func TestATakenPortIsAClearError(t *testing.T) {
 
 func TestParking(t *testing.T) {
 	at := time.Unix(1_700_000_000, 0)
-	set := func(id uint16, n int) *decode.Set { return &decode.Set{ID: id, Data: make([]byte, n)} }
-	p := parking{max: 2 * (100 + overhead), wait: time.Second}
-	if !p.put(set(256, 100), at) || !p.put(set(257, 100), at.Add(time.Millisecond)) || p.put(set(258, 1), at) {
-		t.Fatal("want room for two sets of 100 octets, not for more")
+	one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	set := func(from netip.Addr, id uint16, n int) *decode.Set {
+		return &decode.Set{Meta: decode.Meta{Exporter: from}, ID: id, Data: make([]byte, n)}
 	}
-	none := func(*decode.Set) bool { return false }
-	if _, expired := p.take(none, at.Add(time.Hour), time.Time{}); len(expired) != 0 {
-		t.Error("before the barrier nothing expires")
+	ids := func(sets []decode.Set) (out []uint16) {
+		for _, s := range sets {
+			out = append(out, s.ID)
+		}
+		return out
 	}
-	if _, expired := p.take(none, at.Add(1500*time.Millisecond), at.Add(time.Second)); len(expired) != 0 {
-		t.Error("the time counts from the barrier")
+	want := func(what string, got []decode.Set, want ...uint16) {
+		t.Helper()
+		if !slices.Equal(ids(got), want) {
+			t.Errorf("%s: want sets %v, got %v", what, want, ids(got))
+		}
 	}
-	known, expired := p.take(func(s *decode.Set) bool { return s.ID == 257 }, at.Add(time.Second), at)
-	if len(known) != 1 || known[0].ID != 257 || len(expired) != 1 || expired[0].ID != 256 {
-		t.Errorf("want 257 known and 256 expired, got %v %v", known, expired)
+	any := func(*decode.Set) bool { return true }
+	p := parking{max: 4 * (100 + overhead), wait: time.Second}
+	for i, s := range []*decode.Set{set(one, 256, 100), set(two, 257, 100), set(one, 258, 100), set(two, 259, 100)} {
+		if !p.put(s, at.Add(time.Duration(i)*time.Millisecond)) {
+			t.Fatalf("set %d: want room for four sets of 100 octets", s.ID)
+		}
 	}
-	if sets, octets := p.held(); sets != 0 || octets != 0 {
+	if p.put(set(one, 260, 1), at) {
+		t.Error("want no room for more")
+	}
+	want("before the barrier nothing is over", p.over(at.Add(time.Hour), time.Time{}))
+	want("the time counts from the barrier", p.over(at.Add(1500*time.Millisecond), at.Add(time.Second)))
+	want("of an exporter of whom nothing came", p.ready([][16]byte{{1}}, false, any))
+	want("that is accepted", p.ready([][16]byte{decode.Map16(one)}, false, func(s *decode.Set) bool { return s.ID == 258 }), 258)
+	want("over: in order, what was taken is not there", p.over(at.Add(time.Second+time.Millisecond), at), 256, 257)
+	if sets, octets := p.held(); sets != 1 || octets != 100+overhead {
+		t.Errorf("want one set held, got %d sets, %d octets", sets, octets)
+	}
+	want("of all", p.ready(nil, true, any), 259)
+	want("over: nothing is left", p.over(at.Add(time.Hour), at))
+	if sets, octets := p.held(); sets != 0 || octets != 0 || len(p.by) != 0 || len(p.fifo) != 0 {
 		t.Errorf("want nothing held, got %d sets, %d octets", sets, octets)
+	}
+}
+
+func TestChangesAreTakenOnceAndBounded(t *testing.T) {
+	var c changes
+	c.add([16]byte{1})
+	c.add([16]byte{1})
+	if got, all := c.take(); len(got) != 1 || all {
+		t.Errorf("want one exporter, got %d, all %v", len(got), all)
+	}
+	if got, all := c.take(); len(got) != 0 || all {
+		t.Errorf("taken already: want none, got %d, all %v", len(got), all)
+	}
+	for i := range maxChanges + 1 {
+		c.add([16]byte{byte(i), byte(i >> 8)})
+	}
+	if got, all := c.take(); len(got) != maxChanges || !all {
+		t.Errorf("want %d and all, got %d, all %v", maxChanges, len(got), all)
 	}
 }
 

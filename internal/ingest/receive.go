@@ -188,7 +188,10 @@ func (r *Replica) isOwnExport(key []byte, exporter netip.Addr) bool {
 func (r *Replica) putAside(s *decode.Set, at time.Time) {
 	if r.park.put(s, at) {
 		r.stats.parked.Add(1)
-		r.wakeParking()
+		if k := s.Key(); r.store.Plan(&k, &s.Meta, &s.Header) != nil { // it came in this moment
+			r.changed.add(k.Exporter)
+			r.wakeParking()
+		}
 		return
 	}
 	r.undecoded.Load().put(s, at)
@@ -207,10 +210,12 @@ func (r *Replica) unpark(w *worker, now time.Time) {
 	if ns := r.barrierAt.Load(); ns != 0 {
 		since = time.Unix(0, ns)
 	}
-	ready, over := r.park.take(func(s *decode.Set) bool {
+	exporters, all := r.changed.take()
+	ready := r.park.ready(exporters, all, func(s *decode.Set) bool {
 		k := s.Key()
 		return r.store.Plan(&k, &s.Meta, &s.Header) != nil
-	}, now, since)
+	})
+	over := r.park.over(now, since)
 	for i := range ready {
 		s := &ready[i]
 		k := s.Key()

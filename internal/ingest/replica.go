@@ -44,6 +44,7 @@ type Replica struct {
 	proxies   *proxies
 	watch     *watch
 	park      parking
+	changed   changes                   // for parking
 	undecoded atomic.Pointer[undecoded] // from Run on
 	batches   sync.Pool                 // of *batch
 	ports     map[uint16]bool
@@ -102,10 +103,12 @@ func New(c Config, d Deps) (*Replica, error) {
 		publishNow: make(chan struct{}, 1), parkNow: make(chan struct{}, 1),
 		errorLog: rate.NewLimiter(0.2, 10), dropLog: rate.NewLimiter(0.1, 1),
 	}
-	r.store = templates.New(templates.Options{Replica: c.Replica, Patient: true, MaxPerExporter: c.Templates.PerExporter, MaxTotal: c.Templates.Max, MaxUnconfirmed: c.Templates.Unconfirmed, Now: d.Now, Changed: func() {
+	r.store = templates.New(templates.Options{Replica: c.Replica, Patient: true, MaxPerExporter: c.Templates.PerExporter, MaxTotal: c.Templates.Max, MaxUnconfirmed: c.Templates.Unconfirmed, Now: d.Now, Changed: func(exporter [16]byte) {
+		r.changed.add(exporter)
 		r.wakePublisher()
 		r.wakeParking()
 		if u := r.undecoded.Load(); u != nil {
+			u.changed.add(exporter)
 			wake(u.checkNow)
 		}
 	}})

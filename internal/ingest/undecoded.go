@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,6 +48,7 @@ type undecoded struct {
 	follower     *kafka.Follower
 	producer     *kafka.Producer
 	checkNow     chan struct{}
+	changed      changes
 	worker       worker // of the session
 	budget       *budget
 
@@ -59,10 +61,10 @@ type undecoded struct {
 
 // waitingFor is what the sets of a partition wait for.
 type waitingFor struct {
-	templates map[decode.TemplateKey]int64 // the last offset of a set of it
-	more      bool                         // not all are remembered
-	done      int64                        // committed up to here
-	seen      int64                        // read up to here in the open transaction
+	templates map[[16]byte]map[decode.TemplateKey]int64 // by exporter; the last offset of a set of it
+	more      bool                                      // not all are remembered
+	done      int64                                     // committed up to here
+	seen      int64                                     // read up to here in the open transaction
 }
 
 func (r *Replica) newUndecoded() (*undecoded, error) {
@@ -114,7 +116,8 @@ func (u *undecoded) watch(ctx context.Context) {
 		case <-t.C:
 			u.askFor(func(w *waitingFor) bool { return len(w.templates) > 0 || w.more })
 		case <-u.checkNow:
-			u.askFor(func(w *waitingFor) bool { return w.more || u.anyKnown(w) })
+			exporters, all := u.changed.take()
+			u.askFor(func(w *waitingFor) bool { return w.more || u.anyKnown(w, exporters, all) })
 			select {
 			case <-ctx.Done():
 				return
@@ -134,13 +137,26 @@ func (u *undecoded) askFor(is func(*waitingFor) bool) {
 	}
 }
 
-func (u *undecoded) anyKnown(w *waitingFor) bool {
-	for k := range w.templates {
-		if u.r.store.Known(&k, 0) != nil {
-			return true
+// anyKnown reports whether a template is known that a partition waits for, of some
+// exporters or of all. mu is held.
+func (u *undecoded) anyKnown(w *waitingFor, exporters [][16]byte, all bool) bool {
+	known := func(keys map[decode.TemplateKey]int64) bool {
+		for k := range keys {
+			if u.r.store.Known(&k, 0) != nil {
+				return true
+			}
 		}
+		return false
 	}
-	return false
+	if all {
+		for _, keys := range w.templates {
+			if known(keys) {
+				return true
+			}
+		}
+		return false
+	}
+	return slices.ContainsFunc(exporters, func(e [16]byte) bool { return known(w.templates[e]) })
 }
 
 // templates is how many templates are waited for, of owned partitions.
@@ -186,7 +202,7 @@ func (u *undecoded) follow(partition int32, rec kafka.Record) {
 		u.mu.Unlock()
 		return
 	}
-	if _, is := w.templates[k]; !is {
+	if _, is := w.templates[k.Exporter][k]; !is {
 		if u.keys >= maxWaitingKeys {
 			w.more = true
 			u.mu.Unlock()
@@ -194,7 +210,10 @@ func (u *undecoded) follow(partition int32, rec kafka.Record) {
 		}
 		u.keys++
 	}
-	w.templates[k] = rec.Offset
+	if w.templates[k.Exporter] == nil {
+		w.templates[k.Exporter] = map[decode.TemplateKey]int64{}
+	}
+	w.templates[k.Exporter][k] = rec.Offset
 	u.mu.Unlock()
 	if u.r.store.Known(&k, 0) != nil {
 		u.session.Pass(partition)
@@ -207,7 +226,7 @@ func (u *undecoded) Assigned(_ context.Context, _ int, at []kafka.Position) erro
 	defer u.mu.Unlock()
 	for _, p := range at {
 		if u.owned[p.Partition] == nil {
-			u.owned[p.Partition] = &waitingFor{templates: map[decode.TemplateKey]int64{}, done: p.Offset}
+			u.owned[p.Partition] = &waitingFor{templates: map[[16]byte]map[decode.TemplateKey]int64{}, done: p.Offset}
 			u.follower.Add(p.Partition, p.Offset)
 		}
 	}
@@ -222,7 +241,9 @@ func (u *undecoded) Lost(partitions []int32) {
 	defer u.mu.Unlock()
 	for _, p := range partitions {
 		if w := u.owned[p]; w != nil {
-			u.keys -= len(w.templates)
+			for _, keys := range w.templates {
+				u.keys -= len(keys)
+			}
 			delete(u.owned, p)
 			u.follower.Remove(p)
 		}
@@ -311,10 +332,15 @@ func (u *undecoded) Committed(partitions []int32) {
 			continue
 		}
 		w.done = max(w.done, w.seen)
-		for k, last := range w.templates {
-			if last < w.done {
-				delete(w.templates, k)
-				u.keys--
+		for e, keys := range w.templates {
+			for k, last := range keys {
+				if last < w.done {
+					delete(keys, k)
+					u.keys--
+				}
+			}
+			if len(keys) == 0 {
+				delete(w.templates, e)
 			}
 		}
 		w.more = w.more && u.keys >= maxWaitingKeys

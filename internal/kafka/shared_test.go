@@ -21,7 +21,7 @@ type replica struct {
 func startReplica(ctx context.Context, t *testing.T, addr, name string) *replica {
 	t.Helper()
 	r := &replica{ctx: ctx, change: make(chan struct{}, 1)}
-	r.Store = templates.New(templates.Options{Replica: name, Now: time.Now, Changed: func() {
+	r.Store = templates.New(templates.Options{Replica: name, Now: time.Now, Changed: func([16]byte) {
 		select {
 		case r.change <- struct{}{}:
 		default:

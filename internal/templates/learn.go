@@ -15,7 +15,7 @@ func (s *Store) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t
 	sh.mu.Lock()
 	d, changed, err := s.learn(sh, k, m, h, t)
 	sh.mu.Unlock()
-	s.changed(changed)
+	s.changed(k.Exporter, changed)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ func (s *Store) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Heade
 	sh.mu.Lock()
 	changed := s.learnFact(sh, k, m, h, f)
 	sh.mu.Unlock()
-	s.changed(changed)
+	s.changed(k.Exporter, changed)
 }
 
 // known reports whether what is among the facts of this version.

@@ -42,7 +42,7 @@ func (s *Store) Merge(k, value []byte) error {
 		changed, err = s.mergeFact(sh, id, st)
 	}
 	sh.mu.Unlock()
-	s.changed(changed)
+	s.changed(id.scope.exporter, changed)
 	return err
 }
 

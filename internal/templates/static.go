@@ -31,7 +31,7 @@ func (s *Store) AddStatic(exporter netip.Addr, version uint8, domain uint32, t *
 		d.domain.choose(t.ID)
 	}
 	sh.mu.Unlock()
-	s.changed(err == nil)
+	s.changed(sc.exporter, err == nil)
 	return err
 }
 

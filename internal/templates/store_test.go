@@ -340,7 +340,7 @@ func TestChangedIsToldWhenSomethingBecameKnown(t *testing.T) {
 	told := 0
 	c := &clock{t0}
 	var s *Store
-	s = New(Options{Now: c.now, Changed: func() { told++; s.Republish() }}) // which locks: nothing may be locked already
+	s = New(Options{Now: c.now, Changed: func([16]byte) { told++; s.Republish() }}) // which locks: nothing may be locked already
 	want := func(why string, n int) {
 		t.Helper()
 		if told != n {

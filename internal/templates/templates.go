@@ -28,7 +28,9 @@ type Record struct{ Key, Value []byte }
 type Options struct {
 	Replica string           // written into what is shared
 	Now     func() time.Time // wall clock; nil: time.Now
-	Changed func()           // called (without locks) when a definition or a fact became known; may be nil
+	// Changed is called (without locks) when a definition or a fact of an exporter
+	// became known; may be nil.
+	Changed func(exporter [16]byte)
 
 	// Patient: Plan gives nothing for a moment where what is known may be wrong
 	// soon, see Settle.
@@ -149,10 +151,10 @@ var _ decode.State = (*Store)(nil)
 func (s *Store) now() int64 { return s.o.Now().UnixNano() }
 
 // changed tells that something became known; no lock is held.
-func (s *Store) changed(is bool) {
+func (s *Store) changed(exporter [16]byte, is bool) {
 	s.trim()
 	if is && s.o.Changed != nil {
-		s.o.Changed()
+		s.o.Changed(exporter)
 	}
 }
 

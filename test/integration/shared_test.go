@@ -340,7 +340,7 @@ func (w *world) replica(ctx context.Context, t *testing.T, kc kafka.Config, pref
 		t.Fatal(err)
 	}
 	wake := make(chan struct{}, 1)
-	store := templates.New(templates.Options{Replica: name, Changed: func() {
+	store := templates.New(templates.Options{Replica: name, Changed: func([16]byte) {
 		for _, c := range []chan struct{}{changed, wake} {
 			select {
 			case c <- struct{}{}:

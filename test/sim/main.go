@@ -125,7 +125,7 @@ func (w *world) start(ctx context.Context) (*replica, error) {
 	w.started++
 	name := fmt.Sprintf("r%d", w.started)
 	r := &replica{ended: make(chan error, 1), changed: make(chan struct{}, 1)}
-	r.Store = templates.New(templates.Options{Replica: name, Now: w.now, MaxUnconfirmed: 1_000_000, Changed: func() {
+	r.Store = templates.New(templates.Options{Replica: name, Now: w.now, MaxUnconfirmed: 1_000_000, Changed: func([16]byte) {
 		select {
 		case r.changed <- struct{}{}:
 		default:
