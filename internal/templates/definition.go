@@ -18,18 +18,18 @@ type definition struct {
 	plan    *decode.Plan
 	sources []source // newest first, at most maxSources
 
-	life           atomic.Pointer[life] // of the exporter, when it sent this last; nil: not v9
-	settled        atomic.Bool          // used in doubt
-	received       atomic.Int64         // greatest receive time, ns; read without lock
-	first          int64                // least receive time, ns
-	local          int64                // receive time of this replica's last own reception, ns; 0: none
-	static         bool                 // an operator's, not received
-	removed        int64                // removed by an operator at, ns; counts only if received later
-	confirmed      bool                 // a replica decoded a data set with it
-	used           atomic.Bool          // this replica did, or knows that another did
-	unconfirmed    *list.Element        // in trust; nil: confirmed, or gone
-	topicConfirmed bool                 // the topic says that it is confirmed
-	say            bool                 // it is time to say so there
+	lives          atomic.Pointer[[]life] // of its exporters when they sent this last, newest first; nil: not v9
+	settled        atomic.Bool            // used in doubt
+	received       atomic.Int64           // greatest receive time, ns; read without lock
+	first          int64                  // least receive time, ns
+	local          int64                  // receive time of this replica's last own reception, ns; 0: none
+	static         bool                   // an operator's, not received
+	removed        int64                  // removed by an operator at, ns; counts only if received later
+	confirmed      bool                   // a replica decoded a data set with it
+	used           atomic.Bool            // this replica did, or knows that another did
+	unconfirmed    *list.Element          // in trust; nil: confirmed, or gone
+	topicConfirmed bool                   // the topic says that it is confirmed
+	say            bool                   // it is time to say so there
 	sayAt          int64
 	origin         origin
 }

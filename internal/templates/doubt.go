@@ -16,8 +16,10 @@ import "weir/internal/decode"
 // be datagrams out of order.
 const restartMs = 60_000
 
-// A life is where an exporter's clock and count stood when it sent a definition.
+// A life is where an exporter's clock and count stood when it sent a definition
+// from a port: several exporters may be behind one address.
 type life struct {
+	port             uint16
 	uptime, sequence uint32
 	received         int64 // ns
 }
@@ -34,8 +36,37 @@ func (l *life) over(m *decode.Meta, h *decode.Header) bool {
 
 // doubtful reports whether the plan of d may be the wrong one for a datagram.
 func (d *definition) doubtful(m *decode.Meta, h *decode.Header) bool {
-	l := d.life.Load()
-	return l != nil && l.over(m, h)
+	all := d.lives.Load()
+	if all == nil {
+		return false
+	}
+	for i := range *all {
+		if l := &(*all)[i]; l.port == m.Port {
+			return l.over(m, h)
+		}
+	}
+	return false
+}
+
+// lived notes a reception of a v9 definition: it is in no doubt any more. The
+// shard's lock is held.
+func (d *definition) lived(port uint16, at int64, uptime, sequence uint32) {
+	if d.domain.scope.version != 9 {
+		return
+	}
+	now := []life{{port, uptime, sequence, at}}
+	if all := d.lives.Load(); all != nil {
+		for _, l := range *all {
+			switch {
+			case l.port != port && len(now) < maxSources:
+				now = append(now, l)
+			case l.port == port && l.received > at:
+				return // an older one, from the topic
+			}
+		}
+	}
+	d.lives.Store(&now)
+	d.settled.Store(false)
 }
 
 // lacksInit reports whether times of the definition's records need an init time

@@ -136,3 +136,32 @@ func patient() *Store {
 	c := &clock{t0}
 	return New(Options{Now: c.now, Patient: true})
 }
+
+// Two exporters behind one address, with one layout: the uptime of one says
+// nothing of the other.
+func TestARestartIsOfOnePort(t *testing.T) {
+	s := patient()
+	at := t0
+	learnFrom := func(port uint16, uptime, sequence uint32) {
+		t.Helper()
+		at++
+		if _, err := s.Learn(key300, &decode.Meta{Exporter: exporterA, Port: port, Received: at}, &decode.Header{Version: 9, Uptime: uptime, Sequence: sequence}, layout(4)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waits := func(port uint16, uptime, sequence uint32) bool {
+		return s.Plan(key300, &decode.Meta{Exporter: exporterA, Port: port, Received: at + 1}, &decode.Header{Version: 9, Uptime: uptime, Sequence: sequence}) == nil
+	}
+	learnFrom(1, 900_000_000, 5000)
+	learnFrom(2, 100_000, 10)
+	learnFrom(1, 900_001_000, 5001)
+	if waits(2, 101_000, 11) || waits(3, 1, 1) {
+		t.Error("an exporter that runs on, and one that is not known: want no wait")
+	}
+	if !waits(2, 1_000, 1) {
+		t.Error("the second one restarts: want a wait")
+	}
+	if waits(1, 900_002_000, 5002) {
+		t.Error("the first one runs on: want no wait")
+	}
+}

@@ -46,6 +46,7 @@ func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decod
 	}
 	d.local = max(d.local, at)
 	d.receivedAt(at, at, origin{h.Export, h.Uptime, h.Sequence})
+	d.lived(m.Port, at, h.Uptime, h.Sequence)
 
 	was := before.fromPort(m.Port)
 	if was == d {
@@ -90,10 +91,6 @@ func (d *definition) receivedAt(at, first int64, o origin) {
 	if at >= d.received.Load() {
 		d.received.Store(at)
 		d.origin = o
-		if d.domain.scope.version == 9 {
-			d.settled.Store(false)
-			d.life.Store(&life{o.uptime, o.sequence, at})
-		}
 	}
 	if d.first == 0 || first < d.first {
 		d.first = first

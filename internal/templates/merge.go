@@ -126,6 +126,11 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 		}
 	}
 	d.receivedAt(st.GetReceivedNs(), firstOf(st), originOf(st))
+	for _, is := range st.GetDefinition().GetSources() {
+		if is.GetReceivedNs() == st.GetReceivedNs() { // whose header it is
+			d.lived(uint16(is.GetPort()), st.GetReceivedNs(), st.GetUptimeMs(), st.GetSequence()) // checked by parse
+		}
+	}
 	d.removed = max(d.removed, st.GetRemovedNs())
 	if st.GetConfirmed() && !d.confirmed {
 		s.confirm(d)

@@ -307,7 +307,12 @@ func (w *world) killed(ctx context.Context, t *testing.T, in *process) {
 // capturedMessages are the export messages of the capture.
 func capturedMessages(t *testing.T) (all [][]byte) {
 	t.Helper()
-	f, err := os.Open(filepath.Join("..", "..", "testdata", "captures", "softflowd_v10_big.pcap"))
+	return messagesOf(t, filepath.Join("..", "..", "testdata", "captures", "softflowd_v10_big.pcap"))
+}
+
+func messagesOf(t *testing.T, path string) (all [][]byte) {
+	t.Helper()
+	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
