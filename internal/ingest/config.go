@@ -85,7 +85,7 @@ func (c Config) Validate() error {
 	}
 	for name, n := range map[string]int{"UNDECODED_RATE": c.Undecoded.Rate, "UNDECODED_BURST": c.Undecoded.Burst, "UNDECODED_PER_EXPORTER": c.Undecoded.Exporter} {
 		if n < 0 {
-			bad("%s=%d: want 0 (nothing is appended) or more octets", name, n)
+			bad("%s=%d: want 0 or more octets", name, n)
 		}
 	}
 	for name, n := range map[string]int{"TEMPLATES_PER_EXPORTER": c.Templates.PerExporter, "TEMPLATES_MAX": c.Templates.Max, "TEMPLATES_MAX_UNCONFIRMED": c.Templates.Unconfirmed} {
