@@ -27,6 +27,11 @@ const (
 	// passEvery is how often what waits is passed over without a reason, so that
 	// what is over is dropped and counted.
 	passEvery = 10 * time.Minute
+	// passRest is how long a partition is left alone for each set that a pass
+	// appended again, at most passRestMost: forged templates cannot make replicas
+	// write what waits over and over.
+	passRest     = time.Millisecond
+	passRestMost = 10 * time.Second
 	// checkEvery is how often, at most, a new definition makes what waits be
 	// looked through.
 	checkEvery = 50 * time.Millisecond
@@ -63,6 +68,9 @@ type undecoded struct {
 type waitingFor struct {
 	templates map[[16]byte]map[decode.TemplateKey]int64 // by exporter; the last offset of a set of it
 	more      bool                                      // not all are remembered
+	again     int                                       // sets that were passed over since the last commit
+	notBefore time.Time                                 // of the next pass
+	wanted    bool                                      // a pass, then
 	done      int64                                     // committed up to here
 	seen      int64                                     // read up to here in the open transaction
 }
@@ -107,12 +115,15 @@ func (u *undecoded) run(ctx context.Context) error {
 // watch asks for passes: when a definition came that something waits for, and
 // every now and then.
 func (u *undecoded) watch(ctx context.Context) {
-	t := time.NewTicker(passEvery)
+	t, rested := time.NewTicker(passEvery), time.NewTicker(passRestMost/40)
 	defer t.Stop()
+	defer rested.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-rested.C:
+			u.askFor(func(w *waitingFor) bool { return w.wanted })
 		case <-t.C:
 			u.askFor(func(w *waitingFor) bool { return len(w.templates) > 0 || w.more })
 		case <-u.checkNow:
@@ -132,8 +143,16 @@ func (u *undecoded) askFor(is func(*waitingFor) bool) {
 	defer u.mu.Unlock()
 	for p, w := range u.owned {
 		if is(w) {
-			u.session.Pass(p)
+			u.pass(p, w)
 		}
+	}
+}
+
+// pass asks for a pass, as soon as the partition has rested from the last one.
+// mu is held.
+func (u *undecoded) pass(partition int32, w *waitingFor) {
+	if w.wanted = u.r.deps.Now().Before(w.notBefore); !w.wanted {
+		u.session.Pass(partition)
 	}
 }
 
@@ -157,6 +176,16 @@ func (u *undecoded) anyKnown(w *waitingFor, exporters [][16]byte, all bool) bool
 		return false
 	}
 	return slices.ContainsFunc(exporters, func(e [16]byte) bool { return known(w.templates[e]) })
+}
+
+// rest leaves the partition alone for what was appended again; a pass may take
+// several transactions.
+func (w *waitingFor) rest(now time.Time) {
+	if w.notBefore.Before(now) {
+		w.notBefore = now
+	}
+	w.notBefore = earlier(w.notBefore.Add(time.Duration(w.again)*passRest), now.Add(passRestMost))
+	w.again = 0
 }
 
 // templates is how many templates are waited for, of owned partitions.
@@ -214,10 +243,10 @@ func (u *undecoded) follow(partition int32, rec kafka.Record) {
 		w.templates[k.Exporter] = map[decode.TemplateKey]int64{}
 	}
 	w.templates[k.Exporter][k] = rec.Offset
-	u.mu.Unlock()
 	if u.r.store.Known(&k, 0) != nil {
-		u.session.Pass(partition)
+		u.pass(partition, w)
 	}
+	u.mu.Unlock()
 }
 
 // Assigned implements kafka.Handler.
@@ -225,7 +254,9 @@ func (u *undecoded) Assigned(_ context.Context, _ int, at []kafka.Position) erro
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, p := range at {
-		if u.owned[p.Partition] == nil {
+		if w := u.owned[p.Partition]; w != nil {
+			w.again = 0
+		} else {
 			u.owned[p.Partition] = &waitingFor{templates: map[[16]byte]map[decode.TemplateKey]int64{}, done: p.Offset}
 			u.follower.Add(p.Partition, p.Offset)
 		}
@@ -298,6 +329,9 @@ func (u *undecoded) count(partition int32, offset int64, what string) {
 	defer u.mu.Unlock()
 	if w := u.owned[partition]; w != nil {
 		w.seen = offset + 1
+		if what == lateAgain {
+			w.again++
+		}
 	}
 	if what != "" {
 		u.pending[what]++
@@ -332,6 +366,7 @@ func (u *undecoded) Committed(partitions []int32) {
 			continue
 		}
 		w.done = max(w.done, w.seen)
+		w.rest(u.r.deps.Now())
 		for e, keys := range w.templates {
 			for k, last := range keys {
 				if last < w.done {

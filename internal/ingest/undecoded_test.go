@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -109,6 +110,43 @@ func TestSetsThatNobodyCanDecodeExpireAndPoisonIsSkipped(t *testing.T) {
 	eventually(t, "nothing is waited for", func() bool { return r.undecoded.Load().templates() == 0 })
 	if !strings.Contains(log.String(), "is dropped") || !strings.Contains(log.String(), "reason=expired") {
 		t.Errorf("want a line for the set that is over, got\n%s", log.String())
+	}
+}
+
+// Ten thousand sets were passed over: the partition is left alone for 10 s, and a
+// pass that is asked for meanwhile comes after that.
+func TestAPartitionRestsFromAPassThatAppendedMuchAgain(t *testing.T) {
+	b := embedded(t)
+	r, err := New(config(b.Addr(), "r"), Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Unix(1_700_000_000, 0)
+	r.deps.Now = func() time.Time { return at }
+	u, err := r.newUndecoded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.producer.Close()
+	w := &waitingFor{templates: map[[16]byte]map[decode.TemplateKey]int64{}}
+	u.owned[0] = w
+	for i := range 10_001 {
+		u.count(0, int64(i), lateAgain)
+	}
+	u.Committed([]int32{0})
+	u.askFor(func(*waitingFor) bool { return true })
+	if !w.wanted || w.notBefore != at.Add(10*time.Second) {
+		t.Errorf("want a pass wanted at %v, got %v, %v", at.Add(10*time.Second), w.wanted, w.notBefore)
+	}
+	at = at.Add(10 * time.Second)
+	u.askFor(func(w *waitingFor) bool { return w.wanted })
+	if w.wanted {
+		t.Error("rested: want the pass asked for")
+	}
+	u.count(0, 20_000, lateDecoded)
+	u.Committed([]int32{0})
+	if w.notBefore.After(at) {
+		t.Errorf("nothing was appended again: want no rest, got %v", w.notBefore.Sub(at))
 	}
 }
 
