@@ -2,6 +2,8 @@ package templates
 
 import (
 	"bytes"
+	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -249,6 +251,30 @@ func BenchmarkPlan(b *testing.B) {
 		if s.Known(k, 1) == nil {
 			b.Fatal("no plan")
 		}
+	}
+}
+
+// Plans of many exporters in turn: what a lookup costs as the store grows.
+func BenchmarkPlanOfMany(b *testing.B) {
+	for _, exporters := range []int{1000, 20_000, 100_000} {
+		b.Run(strconv.Itoa(exporters), func(b *testing.B) {
+			s := New(Options{MaxUnconfirmed: 2 * 100_000})
+			keys := make([]*decode.TemplateKey, exporters)
+			for i, at := range rand.Perm(exporters) {
+				a := spoofed(at)
+				keys[i] = keyOf(a, 7, 300)
+				if err := learnID(s, a, t0, 300); err != nil {
+					b.Fatal(err)
+				}
+			}
+			m, h := &decode.Meta{Port: 1, Received: t0}, &decode.Header{Version: 9}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if s.Plan(keys[i%exporters], m, h) == nil {
+					b.Fatal("want a plan")
+				}
+			}
+		})
 	}
 }
 

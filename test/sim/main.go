@@ -71,7 +71,7 @@ func run(ctx context.Context, replicas, exporters, path string, out io.Writer) e
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %d CPUs; %d templates an exporter, each sent once a minute to any replica.\n\n", runtime.Version(), runtime.NumCPU(), perExporter)
 	b.WriteString("| replicas | exporters | a new template known everywhere, p50 / max | a replica's start until it knows all | rolling restart of all: sets that lacked a template | " +
-		"writes a template in the first hour | in each later hour | heap octets a template and replica | lookup of a plan, ns |\n|---|---|---|---|---|---|---|---|---|\n")
+		"writes a template in the first hour | in each later hour | heap octets a template and replica |\n|---|---|---|---|---|---|---|---|\n")
 	for _, r := range rs {
 		for _, e := range es {
 			log.Printf("%d replicas, %d exporters", r, e)
@@ -319,27 +319,10 @@ func simulate(ctx context.Context, replicas, exporters int) (row string, err err
 	}
 	slices.Sort(everywhere)
 
-	lookup := w.lookup(exporters)
 	octets := heap(w, exporters)
-	return fmt.Sprintf("| %d | %d | %v / %v | %v | %d | %.2f | %.2f | %d | %.0f |\n", replicas, exporters,
+	return fmt.Sprintf("| %d | %d | %v / %v | %v | %d | %.2f | %.2f | %d |\n", replicas, exporters,
 		everywhere[len(everywhere)/2].Round(100*time.Microsecond), everywhere[len(everywhere)-1].Round(100*time.Microsecond), bootstrap.Round(time.Millisecond), lacking,
-		float64(hours[0])/float64(all), float64(hours[1])/float64(all), octets, lookup), nil
-}
-
-// lookup is what finding a plan costs, ns.
-func (w *world) lookup(exporters int) float64 {
-	const n = 1_000_000
-	keys := make([]*decode.TemplateKey, 4096)
-	for i := range keys {
-		keys[i] = key(rand.IntN(exporters), rand.IntN(perExporter))
-	}
-	m, h := &decode.Meta{Port: 2055, Received: w.ns.Load()}, &decode.Header{Version: 9, Uptime: uint32(w.ns.Load() / 1e6), Sequence: 2}
-	r := w.replicas[0]
-	began := time.Now()
-	for i := range n {
-		r.Plan(keys[i%len(keys)], m, h)
-	}
-	return float64(time.Since(began).Nanoseconds()) / n
+		float64(hours[0])/float64(all), float64(hours[1])/float64(all), octets), nil
 }
 
 // heap is what a store of its own with all templates takes, octets a template.
