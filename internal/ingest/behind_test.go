@@ -156,6 +156,28 @@ func TestARestartedExportersDataWaitsForItsNewLayout(t *testing.T) {
 	}
 }
 
+// A set that waits, and for which the old layout is settled meanwhile, counts once
+// however often it is asked whether it is ready.
+func TestAStaleSetCountsOnce(t *testing.T) {
+	b := embedded(t)
+	var log logged
+	r, _ := start(t, config(b.Addr(), "r"), &log)
+	eventually(t, "ready", func() bool { return r.Ready() == nil })
+	r.park.wait = time.Hour
+	r.Receive(v9(500_000, 100, layoutA), exporterAt, time.Now())
+	r.Receive(v9(1_000, 0, dataA), exporterAt, time.Now())
+	k := decode.TemplateKey{Exporter: decode.Map16(exporterAt.Addr()), Domain: 7, ID: 256, Version: 9}
+	m, h := &decode.Meta{Exporter: exporterAt.Addr(), Port: exporterAt.Port(), Received: time.Now().UnixNano()}, &decode.Header{Version: 9, Uptime: 900, Domain: 7}
+	if r.store.Settle(&k, m, h) == nil || r.store.Stats().Stale != 1 {
+		t.Fatal("want the old layout settled for another set")
+	}
+	r.Receive(v9(1_100, 1, v9Set(0, 300, 1, 8, 4)), exporterAt, time.Now()) // something came of the exporter
+	eventually(t, "the set is decoded", func() bool { return r.Stats().Flows == 1 })
+	if n := r.store.Stats().Stale; n != 2 {
+		t.Errorf("stale sets: want 2, got %d", n)
+	}
+}
+
 // A flood of forged templates and of data of unknown templates, from many
 // addresses: what is kept is bounded, and an honest exporter's flows all come.
 func TestAFloodLeavesHonestExportersAlone(t *testing.T) {

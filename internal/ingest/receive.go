@@ -188,7 +188,7 @@ func (r *Replica) isOwnExport(key []byte, exporter netip.Addr) bool {
 func (r *Replica) putAside(s *decode.Set, at time.Time) {
 	if r.park.put(s, at) {
 		r.stats.parked.Add(1)
-		if k := s.Key(); r.store.Plan(&k, &s.Meta, &s.Header) != nil { // it came in this moment
+		if k := s.Key(); r.store.Ready(&k, &s.Meta, &s.Header) { // it came in this moment
 			r.changed.add(k.Exporter)
 			r.wakeParking()
 		}
@@ -213,7 +213,7 @@ func (r *Replica) unpark(w *worker, now time.Time) {
 	exporters, all := r.changed.take()
 	ready := r.park.ready(exporters, all, func(s *decode.Set) bool {
 		k := s.Key()
-		return r.store.Plan(&k, &s.Meta, &s.Header) != nil
+		return r.store.Ready(&k, &s.Meta, &s.Header)
 	})
 	over := r.park.over(now, since)
 	for i := range ready {

@@ -75,27 +75,43 @@ func (dom *domain) lacksInit(p *decode.Plan) bool {
 	return p.NeedsInit() && dom.view.Load().facts.InitMs == 0
 }
 
-// Plan implements decode.State: the newest definition received from the port of
-// the datagram, else the newest of all from its exporter; nil while a Patient
-// Store doubts it.
-func (s *Store) Plan(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) *decode.Plan {
+// judge finds the definition for a datagram: the newest received from its port,
+// else the newest of all from its exporter. nil: none is known, or a Patient
+// Store doubts it; stale: it is doubted, and settled for.
+func (s *Store) judge(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) (def *definition, stale bool) {
 	dom, def := s.find(k, m.Port)
+	switch {
+	case def == nil || !s.o.Patient:
+		return def, false
+	case def.doubtful(m, h):
+		if !def.settled.Load() {
+			return nil, false
+		}
+		return def, true
+	case dom.lacksInit(def.plan) && !dom.settled.Load():
+		return nil, false
+	}
+	return def, false
+}
+
+// Plan implements decode.State. A set is taken to be decoded with it: Ready is
+// for whoever only asks.
+func (s *Store) Plan(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) *decode.Plan {
+	def, stale := s.judge(k, m, h)
 	if def == nil {
 		return nil
 	}
-	if s.o.Patient {
-		switch {
-		case def.doubtful(m, h):
-			if !def.settled.Load() {
-				return nil
-			}
-			s.count.stale.Add(1)
-		case dom.lacksInit(def.plan) && !dom.settled.Load():
-			return nil
-		}
+	if stale {
+		s.count.stale.Add(1)
 	}
 	s.use(def)
 	return def.plan
+}
+
+// Ready reports whether Plan has a definition for a datagram.
+func (s *Store) Ready(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) bool {
+	def, _ := s.judge(k, m, h)
+	return def != nil
 }
 
 // Settle is Plan for a set that has waited: what is known is good enough, for
