@@ -305,10 +305,10 @@ func (t *templatesTopic) show(ctx context.Context, o *templatesFlags, stdout, st
 	}
 	found := 0
 	for _, e := range all {
-		l := listedOf(e)
 		if e.Template == nil {
 			continue
 		}
+		l := listedOf(e)
 		found++
 		text := templatetext.Append(nil, &templatetext.Entry{Exporter: e.Exporter, Version: uint8(l.Version), Domain: l.Domain, Template: *e.Template})
 		if _, err := fmt.Fprintf(stdout, "# received %s, first %s, from ports %v, by %s\n%s\n", l.Received, l.First, l.Ports, l.Replica, text); err != nil {
@@ -338,8 +338,8 @@ func (t *templatesTopic) add(ctx context.Context, o *templatesFlags, path string
 	var records []kafka.Record
 	for i := range all {
 		e := &all[i]
-		if !e.Exporter.IsValid() {
-			return fmt.Errorf("%s: template %d, version %d, domain %d: whose? want its line to end in of ADDRESS", inputName(path), e.Template.ID, e.Version, e.Domain)
+		if err := e.Owned(); err != nil {
+			return fmt.Errorf("%s: %w", inputName(path), err)
 		}
 		r, err := templates.Added(t.operator, time.Now(), e.Exporter, e.Version, e.Domain, &e.Template)
 		if err != nil {

@@ -25,8 +25,8 @@ func (r *Replica) addStatic() error {
 	var errs []error
 	for i := range all {
 		e := &all[i]
-		if !e.Exporter.IsValid() {
-			errs = append(errs, fmt.Errorf("template %d, version %d, domain %d: whose? want its line to end in of ADDRESS", e.Template.ID, e.Version, e.Domain))
+		if err := e.Owned(); err != nil {
+			errs = append(errs, err)
 			continue
 		}
 		if err := r.store.AddStatic(e.Exporter, e.Version, e.Domain, &e.Template); err != nil {

@@ -228,18 +228,17 @@ func (l *layouts) onTopic(port uint16) *definition {
 // needed reports whether the topic lacks something of d: d itself, that d is
 // in force for a port, or a sign that it is still received.
 func (d *definition) needed() bool {
-	l := d.domain.templates[d.id.template]
 	switch {
-	case l == nil || l.byHash(d.id.hash) != d || !d.inForce():
+	case !d.known() || !d.inForce():
 		return false // gone since
-	case d.held(), d.static && d.local == 0:
+	case d.shard.holds(d.domain.scope.exporter), d.static && d.local == 0:
 		return false
 	case d.confirmed && !d.topicConfirmed && d.say:
 		return true
 	case d.onTopic == 0, d.received.Load() >= d.refreshAt:
 		return true
 	}
-	c := d.domain.view.Load().choices[d.id.template]
+	l, c := d.domain.templates[d.id.template], d.domain.view.Load().choices[d.id.template]
 	for _, p := range c.ports {
 		if p.def == d && l.onTopic(p.port) != d {
 			return true

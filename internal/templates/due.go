@@ -2,6 +2,7 @@ package templates
 
 import (
 	"sync"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -26,24 +27,21 @@ type published struct {
 
 func (p *published) state() *published { return p }
 
-// held reports whether nothing of the entry's exporter is published. The shard's
-// lock is held.
-func (p *published) held() bool {
-	var address [16]byte
-	copy(address[:], p.key[1:]) // see key.go
-	e := p.shard.exporters[address]
-	return e != nil && e.held
-}
-
 // seen notes that the topic's last record of the entry has this receive time.
 func (p *published) seen(at int64, replica string) {
 	p.onTopic = at
+	const vary = refreshInterval / 5
+	p.refreshAt = at + int64(refreshInterval-vary) + p.spread(replica, 2*vary)
+}
+
+// spread is a time up to within, ns, that differs by entry and replica: when all
+// replicas could do a thing, one does it and the others see that it is done.
+func (p *published) spread(replica string, within time.Duration) int64 {
 	var h xxhash.Digest
 	h.Reset()
 	_, _ = h.Write(p.key)
 	_, _ = h.WriteString(replica)
-	const spread = int64(refreshInterval / 5)
-	p.refreshAt = at + int64(refreshInterval) - spread + int64(h.Sum64()%uint64(2*spread))
+	return int64(h.Sum64() % uint64(within))
 }
 
 // A queue holds what may be due, in order. Its lock is taken inside a shard's.

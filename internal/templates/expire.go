@@ -1,10 +1,6 @@
 package templates
 
-import (
-	"time"
-
-	"github.com/cespare/xxhash/v2"
-)
+import "time"
 
 const (
 	// sweepEvery is how often what nobody receives any more is looked for.
@@ -50,7 +46,7 @@ func (s *Store) expired() []Record {
 // not confirmed before another, ns.
 func (sh *shard) unseen(before, doubted int64, replica string) (out []publishable) {
 	old := func(p publishable, received, before int64) {
-		if received < before && received+int64(xxhash.Sum64(append([]byte(replica), p.state().key...))%uint64(expirySpread)) < before {
+		if received < before && received+p.state().spread(replica, expirySpread) < before {
 			out = append(out, p)
 		}
 	}

@@ -51,7 +51,7 @@ func (f *fact) needed() bool {
 	if f.domain.facts[f.id] != f {
 		return false // gone since
 	}
-	if f.held() {
+	if f.shard.holds(f.domain.scope.exporter) {
 		return false
 	}
 	return f.topic == nil || *f.topic != f.is || f.received >= f.refreshAt

@@ -170,7 +170,7 @@ func (s *Store) removeDefinition(sh *shard, d *definition) {
 		delete(d.domain.templates, d.id.template)
 	}
 	d.domain.choose(d.id.template)
-	s.forgotten(d)
+	s.settleAccount(d)
 	s.plans.put(planKey{d.domain.scope.version, d.id.template, d.id.hash}, d.plan)
 	sh.exporters[d.domain.scope.exporter].definitions--
 	s.held.definitions.Add(-1)

@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	"golang.org/x/time/rate"
 )
 
@@ -60,16 +59,12 @@ func (s *Store) use(d *definition) {
 func (s *Store) confirm(d *definition) {
 	d.confirmed = true
 	d.used.Store(true)
-	s.trust.mu.Lock()
-	if d.unconfirmed != nil {
-		s.trust.unconfirmed.Remove(d.unconfirmed)
-		d.unconfirmed = nil
-	}
-	s.trust.mu.Unlock()
+	s.settleAccount(d)
 }
 
-// forgotten ends the account of a definition that goes. The shard's lock is held.
-func (s *Store) forgotten(d *definition) {
+// settleAccount ends the account of a definition that is confirmed, or goes. The
+// shard's lock is held.
+func (s *Store) settleAccount(d *definition) {
 	s.trust.mu.Lock()
 	if d.unconfirmed != nil {
 		s.trust.unconfirmed.Remove(d.unconfirmed)
@@ -123,7 +118,7 @@ func (s *Store) confirmUsed() {
 			s.confirm(d)
 			s.publishHeld(d.shard, d.domain.scope.exporter)
 		}
-		d.sayAt = now + int64(xxhash.Sum64(append([]byte(s.o.Replica), d.key...))%uint64(confirmWithin))
+		d.sayAt = now + d.spread(s.o.Replica, confirmWithin)
 		d.shard.mu.Unlock()
 	}
 	wait := later[:0]
@@ -150,6 +145,12 @@ func (s *Store) newcomer(e *exporter, at int64) {
 	if !s.trust.newcomers.AllowN(s.o.Now(), 1) {
 		e.held, e.heldAt = true, at
 	}
+}
+
+// holds reports whether nothing of an exporter is published. mu is held.
+func (sh *shard) holds(address [16]byte) bool {
+	e := sh.exporters[address]
+	return e != nil && e.held
 }
 
 // again takes a further datagram of an exporter: one that says a second time

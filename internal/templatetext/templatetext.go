@@ -33,6 +33,14 @@ type Entry struct {
 	Template decode.Template
 }
 
+// Owned returns an error when e does not say whose it is.
+func (e *Entry) Owned() error {
+	if e.Exporter.IsValid() {
+		return nil
+	}
+	return fmt.Errorf("template %d, version %d, domain %d: whose? want its line to end in of ADDRESS", e.Template.ID, e.Version, e.Domain)
+}
+
 // Append appends the text of e, without an end of line at its end.
 func Append(b []byte, e *Entry) []byte {
 	t, kind, of := &e.Template, "", ""
