@@ -1,12 +1,11 @@
 package cli
 
 import (
-	"encoding/csv"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
+
+	"weir/test/tsv"
 )
 
 // otherwise are captures where the corpus' reference decoder, which keys
@@ -24,40 +23,12 @@ var otherwise = map[string]struct {
 	"netflowpl__Net_Flow__top.pcap":                                              {1, 0, "an options template without a scope is refused"},
 }
 
-// readTable reads tab-separated text: its columns by name, and its rows.
-func readTable(t *testing.T, path string) (column map[string]int, rows [][]string) {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	r := csv.NewReader(f)
-	r.Comma, r.LazyQuotes = '\t', true
-	if rows, err = r.ReadAll(); err != nil {
-		t.Fatal(err)
-	}
-	column = map[string]int{}
-	for i, name := range rows[0] {
-		column[name] = i
-	}
-	return column, rows[1:]
-}
-
 func TestCountsOfTheCorpus(t *testing.T) {
 	index := shared(t, "corpus/INDEX.tsv")
-	column, rows := readTable(t, index)
-	for _, row := range rows {
-		number := func(name string) int {
-			n, err := strconv.Atoi(row[column[name]])
-			if err != nil {
-				t.Fatal(err)
-			}
-			return n
-		}
-		file := row[column["file"]]
-		flows, options := number("flows_ref"), number("option_records_ref")
-		records := flows + options + number("late_records_ref")
+	for _, row := range tsv.Read(t, index) {
+		file := row.At("file")
+		flows, options := row.Int(t, "flows_ref"), row.Int(t, "option_records_ref")
+		records := flows + options + row.Int(t, "late_records_ref")
 		other, is := otherwise[filepath.Base(file)]
 		if is {
 			flows, options, records = other.flows, other.options, other.flows+other.options
@@ -72,7 +43,7 @@ func TestCountsOfTheCorpus(t *testing.T) {
 		if n["flow"] < flows || n["options"] < options || n["flow"]+n["options"] != records {
 			t.Errorf("%s: want %d flows, %d options records, %d in all; got %d and %d", file, flows, options, records, n["flow"], n["options"])
 		}
-		if d := "datagrams=" + row[column["datagrams"]] + " "; !strings.HasPrefix(got.errout, d) || got.code != 0 {
+		if d := "datagrams=" + row.At("datagrams") + " "; !strings.HasPrefix(got.errout, d) || got.code != 0 {
 			t.Errorf("%s: want %s, got %s (exit code %d)", file, d, got.errout, got.code)
 		}
 		all.match(t, got.last())

@@ -7,10 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"weir/test/tsv"
 )
 
 // setUpHoldsRecords are the cases that would leave their bounds if their set-up
@@ -47,20 +48,13 @@ func perSource(t *testing.T, path string) (head []byte, by map[string][][]byte) 
 
 func TestMalformedCasesKeepTheirBoundsAndSpareTheirSurvivor(t *testing.T) {
 	dir := shared(t, "corpus/malformed")
-	column, rows := readTable(t, filepath.Join(dir, "cases.tsv"))
+	rows := tsv.Read(t, filepath.Join(dir, "cases.tsv"))
 	head, packets := perSource(t, filepath.Join(dir, "malformed.pcap"))
 	kept := 0
 	var setUp []string
 	for _, row := range rows {
-		t.Run(row[column["name"]], func(t *testing.T) {
-			number := func(name string) int {
-				n, err := strconv.Atoi(row[column[name]])
-				if err != nil {
-					t.Fatal(err)
-				}
-				return n
-			}
-			all := packets[row[column["source"]]]
+		t.Run(row.At("name"), func(t *testing.T) {
+			all := packets[row.At("source")]
 			// count decodes the first n datagrams with fresh state.
 			count := func(n int) (records int, flows []tuple) {
 				got := run(t, string(slices.Concat(append([][]byte{head}, all[:n]...)...)), "decode", "--json", "-")
@@ -80,17 +74,17 @@ func TestMalformedCasesKeepTheirBoundsAndSpareTheirSurvivor(t *testing.T) {
 				}
 				return records, flows
 			}
-			if want := number("setup") + 2; len(all) != want {
+			if want := row.Int(t, "setup") + 2; len(all) != want {
 				t.Fatalf("%d datagrams, want %d: set-up, the malformed one, the survivor", len(all), want)
 			}
-			before, _ := count(number("setup"))
+			before, _ := count(row.Int(t, "setup"))
 			with, earlier := count(len(all) - 1)
-			lo, hi := number("min_records"), number("max_records")
+			lo, hi := row.Int(t, "min_records"), row.Int(t, "max_records")
 			if n := with - before; n < lo || n > hi {
-				t.Errorf("%s\nwant %d to %d records, got %d", row[column["description"]], lo, hi, n)
+				t.Errorf("%s\nwant %d to %d records, got %d", row.At("description"), lo, hi, n)
 			}
 			if with < lo || with > hi {
-				setUp = append(setUp, row[column["name"]])
+				setUp = append(setUp, row.At("name"))
 			}
 			total, flows := count(len(all))
 			if last := flows[len(earlier):]; total != with+1 || len(last) != 1 || last[0] != survivor {

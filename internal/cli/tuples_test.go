@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"weir/test/tsv"
 )
 
 // A tuple is source and destination address and port, protocol, octets, packets;
@@ -92,11 +94,10 @@ func compare(theirs, ours []tuple) (more, less []tuple) {
 }
 
 func tsharkTuples(t *testing.T, path string) (all []tuple) {
-	_, rows := readTable(t, path)
-	for _, row := range rows {
+	for _, row := range tsv.Read(t, path) {
 		var u tuple
 		for i := range u {
-			u[i] = set(row[i])
+			u[i] = set(row.Cells[i])
 		}
 		all = append(all, u)
 	}

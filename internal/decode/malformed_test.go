@@ -1,47 +1,30 @@
 package decode
 
 import (
-	"encoding/csv"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
+
+	"weir/test/tsv"
 )
 
 // Each case is datagrams of one source: those that set it up, the malformed
 // one, and last a sound v5 datagram of one record that has to come through.
 func TestMalformedDatagramsKeepTheirBoundsAndSpareTheNext(t *testing.T) {
 	const dir = "../../../shared/corpus/malformed"
-	f, err := os.Open(filepath.Join(dir, "cases.tsv"))
-	if err != nil {
+	cases := filepath.Join(dir, "cases.tsv")
+	if _, err := os.Stat(cases); err != nil {
 		t.Skipf("SKIPPED: no malformed datagrams: %v", err)
 	}
-	defer func() { _ = f.Close() }()
-	r := csv.NewReader(f)
-	r.Comma, r.LazyQuotes = '\t', true
-	rows, err := r.ReadAll()
-	if err != nil {
-		t.Fatal(err)
-	}
-	column := map[string]int{}
-	for i, name := range rows[0] {
-		column[name] = i
-	}
+	rows := tsv.Read(t, cases)
 	bySource := map[string][][]byte{}
 	for _, p := range packets(t, filepath.Join(dir, "malformed.pcap")) {
 		bySource[p.src] = append(bySource[p.src], p.payload)
 	}
 	kept := 0
-	for _, row := range rows[1:] {
-		t.Run(row[column["name"]], func(t *testing.T) {
-			number := func(name string) int {
-				n, err := strconv.Atoi(row[column[name]])
-				if err != nil {
-					t.Fatal(err)
-				}
-				return n
-			}
-			pkts, setup := bySource[row[column["source"]]], number("setup")
+	for _, row := range rows {
+		t.Run(row.At("name"), func(t *testing.T) {
+			pkts, setup := bySource[row.At("source")], row.Int(t, "setup")
 			if len(pkts) < setup+2 {
 				t.Fatalf("%d datagrams: want %d to set up, the malformed ones, the survivor", len(pkts), setup)
 			}
@@ -62,13 +45,13 @@ func TestMalformedDatagramsKeepTheirBoundsAndSpareTheNext(t *testing.T) {
 					records += len(res.Flows) + len(res.Options)
 				}
 			}
-			if lo, hi := number("min_records"), number("max_records"); records < lo || records > hi {
-				t.Errorf("records: want %d to %d, got %d (%s)", lo, hi, records, row[column["description"]])
+			if lo, hi := row.Int(t, "min_records"), row.Int(t, "max_records"); records < lo || records > hi {
+				t.Errorf("records: want %d to %d, got %d (%s)", lo, hi, records, row.At("description"))
 			}
 			if !t.Failed() {
 				kept++
 			}
 		})
 	}
-	t.Logf("%d of %d malformed cases keep their bounds and their survivor", kept, len(rows)-1)
+	t.Logf("%d of %d malformed cases keep their bounds and their survivor", kept, len(rows))
 }

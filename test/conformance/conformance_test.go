@@ -4,7 +4,6 @@
 package conformance
 
 import (
-	"encoding/csv"
 	"flag"
 	"fmt"
 	"os"
@@ -13,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"weir/test/tsv"
 )
 
 var update = flag.Bool("update", false, "rewrite docs/conformance.md")
@@ -25,26 +26,6 @@ const (
 	differencesMark  = "<!-- differences: written by go test ./test/conformance -update -->"
 	endMark          = "<!-- end -->"
 )
-
-func rows(t *testing.T, path string) (head map[string]int, all [][]string) {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	r := csv.NewReader(f)
-	r.Comma, r.LazyQuotes = '\t', true
-	all, err = r.ReadAll()
-	if err != nil {
-		t.Fatal(err)
-	}
-	head = map[string]int{}
-	for i, name := range all[0] {
-		head[name] = i
-	}
-	return head, all[1:]
-}
 
 // between holds that the part of the document at mark is text, or writes it.
 func between(t *testing.T, mark, text string) {
@@ -71,7 +52,7 @@ func between(t *testing.T, mark, text string) {
 }
 
 func TestEachRequirementIsHeldByATestThatExists(t *testing.T) {
-	_, list := rows(t, "testdata/requirements.tsv")
+	list := tsv.Read(t, "testdata/requirements.tsv")
 	tests := regexp.MustCompile(`\b([a-z]+)\.((?:Test|Fuzz)\w+)(?:/([^;)]+))?`)
 	sources := map[string]string{}
 	source := func(pkg string) string {
@@ -93,7 +74,8 @@ func TestEachRequirementIsHeldByATestThatExists(t *testing.T) {
 	var text strings.Builder
 	held, not := 0, 0
 	rfc := ""
-	for _, r := range list {
+	for _, row := range list {
+		r := row.Cells
 		if r[0] != rfc {
 			rfc = r[0]
 			fmt.Fprintf(&text, "\n### RFC %s\n\n| section | level | requirement | held by |\n|---|---|---|---|\n", rfc)
@@ -123,7 +105,7 @@ func TestEachRequirementIsHeldByATestThatExists(t *testing.T) {
 		}
 	}
 	between(t, requirementsMark, fmt.Sprintf("\n%d requirements are held by tests, %d are not, each with its reason.\n%s\n", held, not, text.String()))
-	if levels := []string{"MUST", "MUST NOT", "SHOULD", "SHOULD NOT", "MAY", "rule"}; slices.ContainsFunc(list, func(r []string) bool { return !slices.Contains(levels, r[2]) }) {
+	if levels := []string{"MUST", "MUST NOT", "SHOULD", "SHOULD NOT", "MAY", "rule"}; slices.ContainsFunc(list, func(r tsv.Row) bool { return !slices.Contains(levels, r.At("level")) }) {
 		t.Errorf("a level that is none of %v", levels)
 	}
 }

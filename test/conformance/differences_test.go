@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"weir/internal/cli"
+	"weir/test/tsv"
 )
 
 // The rules by which other decoders count otherwise.
@@ -113,16 +114,16 @@ func TestEachDifferenceToOtherDecodersHasItsRule(t *testing.T) {
 	if _, err := os.Stat(index); err != nil {
 		t.Skipf("SKIPPED: no corpus: %v", err)
 	}
-	head, list := rows(t, index)
+	list := tsv.Read(t, index)
 	theirs := ofPython(t)
-	var table strings.Builder
+	var lines strings.Builder
 	used, agree, most := map[string]int{}, map[string]int{}, map[string]int{}
 	for _, r := range list {
-		name := strings.TrimSuffix(filepath.Base(r[head["file"]]), ".pcap")
-		path := filepath.Join(filepath.Dir(index), r[head["file"]])
+		name := strings.TrimSuffix(filepath.Base(r.At("file")), ".pcap")
+		path := filepath.Join(filepath.Dir(index), r.At("file"))
 		flows, options := counts(t, path)
 		number := func(column string) (n int, ok bool) {
-			n, err := strconv.Atoi(r[head[column]])
+			n, err := strconv.Atoi(r.At(column))
 			return n, err == nil
 		}
 		late, _ := number("late_records_ref")
@@ -164,7 +165,7 @@ func TestEachDifferenceToOtherDecodersHasItsRule(t *testing.T) {
 		if rules != nil {
 			slices.Sort(rules)
 			rules = slices.Compact(rules)
-			fmt.Fprintf(&table, "| %s | %d + %d | %s | %s |\n", name, flows, options, strings.Join(cells, " | "), strings.Join(rules, "<br>"))
+			fmt.Fprintf(&lines, "| %s | %d + %d | %s | %s |\n", name, flows, options, strings.Join(cells, " | "), strings.Join(rules, "<br>"))
 		}
 	}
 	for other, names := range because {
@@ -180,5 +181,5 @@ func TestEachDifferenceToOtherDecodersHasItsRule(t *testing.T) {
 		fmt.Fprintf(&text, "%s with %s in %d of %d", map[bool]string{true: "", false: ","}[i == 0], other, agree[other], most[other])
 	}
 	text.WriteString(". The others are these:\n\n| capture | Weir: flows + options records | reference | tshark | libfixbuf | nfdump (flows) | netflow (Python) | why |\n|---|---|---|---|---|---|---|---|\n")
-	between(t, differencesMark, text.String()+table.String()+"\n")
+	between(t, differencesMark, text.String()+lines.String()+"\n")
 }

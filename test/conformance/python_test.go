@@ -27,6 +27,7 @@ import (
 	"weir/internal/decode"
 	"weir/internal/templates"
 	"weir/pkg/flowpb"
+	"weir/test/tsv"
 )
 
 var python = flag.String("python", "", "a Python with netflow 0.12.2: decode the corpus with it and compare each value")
@@ -315,22 +316,22 @@ const pythonCounts = "testdata/netflow_python.tsv"
 // written them.
 func ofPython(t *testing.T) map[string]pythonCount {
 	t.Helper()
-	head, list := rows(t, pythonCounts)
+	list := tsv.Read(t, pythonCounts)
 	out := map[string]pythonCount{}
 	for _, r := range list {
 		c := pythonCount{refused: map[string]int{}}
 		var err error
-		if c.flows, err = strconv.Atoi(r[head["flows"]]); err != nil {
-			t.Fatalf("%s: %s: %v", pythonCounts, r[0], err)
+		if c.flows, err = strconv.Atoi(r.At("flows")); err != nil {
+			t.Fatalf("%s: %s: %v", pythonCounts, r.At("capture"), err)
 		}
-		for part := range strings.SplitSeq(r[head["refused"]], ", ") {
+		for part := range strings.SplitSeq(r.At("refused"), ", ") {
 			if e, n, ok := strings.Cut(part, " × "); ok {
 				if c.refused[e], err = strconv.Atoi(n); err != nil || refuses[e] == "" {
-					t.Fatalf("%s: %s: %q: want an error with a rule and a number", pythonCounts, r[0], part)
+					t.Fatalf("%s: %s: %q: want an error with a rule and a number", pythonCounts, r.At("capture"), part)
 				}
 			}
 		}
-		out[r[0]] = c
+		out[r.At("capture")] = c
 	}
 	return out
 }
@@ -356,13 +357,13 @@ func TestEachValueOfTheCorpusIsThatOfThePythonPackage(t *testing.T) {
 	if _, err := os.Stat(index); err != nil || *python == "" {
 		t.Skipf("SKIPPED: wants the corpus and -python")
 	}
-	head, list := rows(t, index)
-	var table strings.Builder
-	table.WriteString("capture\tflows\trefused\n")
+	list := tsv.Read(t, index)
+	var text strings.Builder
+	text.WriteString("capture\tflows\trefused\n")
 	values, flows := 0, 0
 	for _, r := range list {
-		name := strings.TrimSuffix(filepath.Base(r[head["file"]]), ".pcap")
-		in := captured(t, filepath.Join(filepath.Dir(index), r[head["file"]]))
+		name := strings.TrimSuffix(filepath.Base(r.At("file")), ".pcap")
+		in := captured(t, filepath.Join(filepath.Dir(index), r.At("file")))
 		ours := decoded(t, in)
 		count := pythonCount{refused: map[string]int{}}
 		var all []string
@@ -388,13 +389,13 @@ func TestEachValueOfTheCorpusIsThatOfThePythonPackage(t *testing.T) {
 			t.Errorf("%s: all values are equal, though it is said that %s", name, why)
 		}
 		total, refused, _ := strings.Cut(count.String(), ", ")
-		fmt.Fprintf(&table, "%s\t%s\t%s\n", name, total, refused)
+		fmt.Fprintf(&text, "%s\t%s\t%s\n", name, total, refused)
 	}
 	t.Logf("%d values of %d flows were compared", values, flows)
 	was, err := os.ReadFile(pythonCounts)
 	if *update {
-		err = os.WriteFile(pythonCounts, []byte(table.String()), 0o644)
-	} else if d := cmp.Diff(string(was), table.String()); d != "" {
+		err = os.WriteFile(pythonCounts, []byte(text.String()), 0o644)
+	} else if d := cmp.Diff(string(was), text.String()); d != "" {
 		t.Errorf("%s (-want +got):\n%s", pythonCounts, d)
 	}
 	if err != nil {
