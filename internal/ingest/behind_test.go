@@ -55,12 +55,7 @@ func allRight(t *testing.T, all []*flowpb.FlowMessage) {
 // other ports. Templates reach one replica, data the other.
 func TestTwoExportersBehindOneAddressAreToldApartByTheirPorts(t *testing.T) {
 	b := embedded(t)
-	var log logged
-	first, _ := start(t, config(b.Addr(), "first"), &log)
-	second, stop := start(t, config(b.Addr(), "second"), &log)
-	for _, r := range []*Replica{first, second} {
-		eventually(t, "ready", func() bool { return r.Ready() == nil })
-	}
+	first, second, stop := startTwo(t, b.Addr())
 	one, two := exporterAt, netip.AddrPortFrom(exporterAt.Addr(), 50002)
 	first.Receive(v9(100_000, 1, layoutA), one, time.Now())
 	first.Receive(v9(900_000, 1, layoutB), two, time.Now())
@@ -79,12 +74,7 @@ func TestTwoExportersBehindOneAddressAreToldApartByTheirPorts(t *testing.T) {
 // A → B → A within a minute, each sent to one replica: all are on A in the end.
 func TestALayoutThatComesBackIsInForceEverywhere(t *testing.T) {
 	b := embedded(t)
-	var log logged
-	first, _ := start(t, config(b.Addr(), "first"), &log)
-	second, stop := start(t, config(b.Addr(), "second"), &log)
-	for _, r := range []*Replica{first, second} {
-		eventually(t, "ready", func() bool { return r.Ready() == nil })
-	}
+	first, second, stop := startTwo(t, b.Addr())
 	n := uint64(0)
 	for i, step := range []struct {
 		at             *Replica

@@ -66,6 +66,19 @@ func start(t *testing.T, c Config, log *logged) (r *Replica, stop func() error) 
 	return r, stop
 }
 
+// startTwo runs two replicas, and returns them when they are ready; stop is the
+// second one's.
+func startTwo(t *testing.T, addr string) (first, second *Replica, stop func() error) {
+	t.Helper()
+	var log logged
+	first, _ = start(t, config(addr, "first"), &log)
+	second, stop = start(t, config(addr, "second"), &log)
+	for _, r := range []*Replica{first, second} {
+		eventually(t, "replicas are ready", func() bool { return r.Ready() == nil })
+	}
+	return first, second, stop
+}
+
 // eventually waits for a condition that another goroutine brings about.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
@@ -145,12 +158,7 @@ var exporterAt = netip.MustParseAddrPort("192.0.2.9:50001")
 
 func TestASecondReplicaDecodesDataWhoseTemplateOnlyTheFirstReceived(t *testing.T) {
 	b := embedded(t)
-	var log logged
-	first, _ := start(t, config(b.Addr(), "first"), &log)
-	second, stop := start(t, config(b.Addr(), "second"), &log)
-	for _, r := range []*Replica{first, second} {
-		eventually(t, "replicas are ready", func() bool { return r.Ready() == nil })
-	}
+	first, second, stop := startTwo(t, b.Addr())
 	// The data comes first: it waits in memory until the template is shared.
 	second.Receive(packet(t, "v9_data.hex"), exporterAt, time.Now())
 	first.Receive(packet(t, "v9_template.hex"), exporterAt, time.Now())

@@ -32,6 +32,7 @@ import (
 	"weir/internal/ingest"
 	"weir/internal/kafka"
 	"weir/pkg/flowpb"
+	kafkatest "weir/test/kafka"
 )
 
 const (
@@ -116,7 +117,7 @@ func feed(ctx context.Context, t *testing.T, addr, prefix string) {
 		go func() { ended <- r.Run(ctx) }()
 	}
 	for _, r := range rs {
-		poll(ctx, t, "a replica is ready", func() bool { return r.Ready() == nil })
+		kafkatest.Poll(ctx, t, "a replica is ready", func() bool { return r.Ready() == nil })
 	}
 	began := time.Now()
 	from := netip.MustParseAddrPort("192.0.2.1:40000")
@@ -127,7 +128,7 @@ func feed(ctx context.Context, t *testing.T, addr, prefix string) {
 		}
 		to.Receive(pkt, from, began.Add(time.Duration(n)*time.Millisecond))
 	}
-	poll(ctx, t, "all flows are decoded", func() bool { return rs[0].Stats().Flows+rs[1].Stats().Flows == captureFlows })
+	kafkatest.Poll(ctx, t, "all flows are decoded", func() bool { return rs[0].Stats().Flows+rs[1].Stats().Flows == captureFlows })
 	if s := rs[1].Stats(); s.TemplatesLearnt != 0 || s.Flows < captureFlows/2 {
 		t.Fatalf("the second replica saw %d templates itself and decoded %d flows: want none, and most", s.TemplatesLearnt, s.Flows)
 	}
@@ -292,7 +293,7 @@ func (k *kafkaClient) committed(ctx context.Context, prefix string) (n int64) {
 
 func (k *kafkaClient) waitCommitted(ctx context.Context, prefix string, n int64) {
 	k.t.Helper()
-	poll(ctx, k.t, fmt.Sprintf("%d flows are taken", n), func() bool { return k.committed(ctx, prefix) >= n })
+	kafkatest.Poll(ctx, k.t, fmt.Sprintf("%d flows are taken", n), func() bool { return k.committed(ctx, prefix) >= n })
 }
 
 // settled waits until all flows are taken and no more connections come, and
@@ -304,7 +305,7 @@ func (k *kafkaClient) settled(ctx context.Context, prefix string) (out []string)
 	k.t.Helper()
 	k.waitCommitted(ctx, prefix, captureFlows)
 	before, since := -1, time.Now()
-	poll(ctx, k.t, "no more connections come", func() bool {
+	kafkatest.Poll(ctx, k.t, "no more connections come", func() bool {
 		n := len(k.read(ctx, prefix+"connections"))
 		if n != before {
 			before, since = n, time.Now()
@@ -327,18 +328,4 @@ func (k *kafkaClient) settled(ctx context.Context, prefix string) (out []string)
 	}
 	slices.Sort(out)
 	return out
-}
-
-// poll waits for what another process brings about.
-func poll(ctx context.Context, t *testing.T, what string, is func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !is() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("not in time: %s", what)
-		}
-	}
 }

@@ -243,7 +243,7 @@ func (c *Cluster) WaitUp(ctx context.Context, t testing.TB, n int) {
 // Poll waits for what another process brings about.
 func Poll(ctx context.Context, t testing.TB, what string, is func() bool) {
 	t.Helper()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !is() {
 		select {
