@@ -60,8 +60,8 @@ func (d *definition) lived(port uint16, at int64, uptime, sequence uint32) {
 			switch {
 			case l.port != port && len(now) < maxSources:
 				now = append(now, l)
-			case l.port == port && l.received > at:
-				return // an older one, from the topic
+			case l.port == port && l.received >= at:
+				return // from the topic: known already, or older
 			}
 		}
 	}

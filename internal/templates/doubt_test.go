@@ -137,6 +137,32 @@ func patient() *Store {
 	return New(Options{Now: c.now, Patient: true})
 }
 
+// What comes back from the topic is the reception that is known: it is no fresh
+// definition, and a doubt that was settled stays so.
+func TestARecordThatComesBackSettlesNothingAnew(t *testing.T) {
+	s := patient()
+	learn(t, s, t0, 1, 4) // at uptime 11, sequence 12
+	all := s.Due()
+	m, h := &decode.Meta{Exporter: exporterA, Port: 1, Received: t0 + 1}, &decode.Header{Version: 9, Uptime: 500_000, Sequence: 100}
+	if _, err := s.Learn(key300, m, h, layout(4)); err != nil {
+		t.Fatal(err)
+	}
+	restarted := &decode.Header{Version: 9, Uptime: 1_000, Sequence: 1}
+	if s.Ready(key300, m, restarted) || s.Settle(key300, m, restarted) == nil || !s.Ready(key300, m, restarted) {
+		t.Fatal("want a wait, and none once it is settled")
+	}
+	for _, r := range all {
+		s.Published(r, nil)
+	}
+	s.Republish()
+	for _, r := range s.Due() {
+		s.Published(r, nil)
+	}
+	if !s.Ready(key300, m, restarted) {
+		t.Error("its own records came back: want it settled still")
+	}
+}
+
 // Two exporters behind one address, with one layout: the uptime of one says
 // nothing of the other.
 func TestARestartIsOfOnePort(t *testing.T) {
