@@ -141,8 +141,11 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 		d.forget() // what the topic has is that it is removed
 	}
 	changed = d.domain.choose(id.definition.template)
-	if d.needed() {
-		s.due.add(d)
+	// What the topic says of one layout may leave another one's port unsaid.
+	for _, o := range d.domain.templates[id.definition.template].defs {
+		if o.needed() {
+			s.due.add(o)
+		}
 	}
 	return changed, nil
 }

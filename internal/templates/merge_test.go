@@ -254,6 +254,47 @@ func BenchmarkPlan(b *testing.B) {
 	}
 }
 
+// Port 2 sends the layout that is the newest on the topic: that needs no record,
+// until another layout is newer there. Then whoever knows the topic alone would
+// take that one for port 2, and the replica that knows better says so.
+func TestAPortThatNeededNoRecordGetsOneWhenAnotherLayoutIsNewer(t *testing.T) {
+	a, _ := newStore("a")
+	b, _ := newStore("b")
+	c, _ := newStore("c")
+	share := func(from *Store) (n int) {
+		t.Helper()
+		for _, r := range publish(t, from) {
+			n++
+			for _, s := range []*Store{a, b, c} {
+				if err := s.Merge(r.Key, r.Value); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		return n
+	}
+	learn(t, a, t0, 1, 4)
+	share(a)
+	learn(t, a, t0+1, 2, 4)
+	if n := share(a); n != 0 {
+		t.Errorf("the same layout from another port: want no record, got %d", n)
+	}
+	wantLayout(t, c, 2, 4)
+	learn(t, b, t0+2, 3, 8)
+	share(b)
+	if n := share(a); n != 1 {
+		t.Errorf("another layout is newer: want one record for port 2, got %d", n)
+	}
+	for _, s := range []*Store{a, b, c} {
+		wantLayout(t, s, 1, 4)
+		wantLayout(t, s, 2, 4)
+		wantLayout(t, s, 3, 8)
+	}
+	if n := share(a) + share(b) + share(c); n != 0 {
+		t.Errorf("all agree: want no further record, got %d", n)
+	}
+}
+
 // Plans of many exporters in turn: what a lookup costs as the store grows.
 func BenchmarkPlanOfMany(b *testing.B) {
 	for _, exporters := range []int{1000, 20_000, 100_000} {
