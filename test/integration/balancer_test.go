@@ -7,12 +7,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -253,9 +255,49 @@ func records(t *testing.T, first []byte, data [][]byte) (byMessage [][]string) {
 	return byMessage
 }
 
-// arrived reads the topic of flows, read_committed, until want records are there
-// and no more come for 3 s, or nothing comes for 20 s.
+// number gives IPFIX messages the sequence numbers of RFC 7011 section 3.1: how
+// many records were sent before. softflowd's count the message's own as well.
+func number(t *testing.T, first []byte, data [][]byte) {
+	t.Helper()
+	sent := uint32(0)
+	for i, ids := range records(t, first, data) {
+		binary.BigEndian.PutUint32(data[i][8:], sent)
+		sent += uint32(len(ids))
+	}
+}
+
+// gaps is how many flows the sequence numbers on the topic say are not there:
+// between datagrams, and within one.
+func gaps(flows []*flowpb.FlowMessage) (lost int) {
+	there := map[uint32]int{}
+	for _, m := range flows {
+		there[m.SequenceNum]++
+	}
+	next := uint32(0)
+	for _, at := range slices.Sorted(maps.Keys(there)) {
+		lost += int(int32(at - next))
+		next = at + uint32(there[at])
+	}
+	return lost
+}
+
+// arrived is the identities of what all reads.
 func (f *farm) arrived(ctx context.Context, t *testing.T, want int) (got map[string]int) {
+	t.Helper()
+	return identities(f.all(ctx, t, want))
+}
+
+func identities(flows []*flowpb.FlowMessage) map[string]int {
+	got := map[string]int{}
+	for _, m := range flows {
+		got[identity(m)]++
+	}
+	return got
+}
+
+// all reads the topic of flows, read_committed, until want records are there
+// and no more come for 3 s, or nothing comes for 20 s.
+func (f *farm) all(ctx context.Context, t *testing.T, want int) (flows []*flowpb.FlowMessage) {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(f.w.c.Brokers()...), kgo.ConsumeTopics(f.prefix+"flows"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()))
@@ -263,7 +305,7 @@ func (f *farm) arrived(ctx context.Context, t *testing.T, want int) (got map[str
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	got = map[string]int{}
+	different := map[string]bool{}
 	for last := time.Now(); ; {
 		try, cancel := context.WithTimeout(ctx, time.Second)
 		fetches := cl.PollFetches(try)
@@ -277,19 +319,20 @@ func (f *farm) arrived(ctx context.Context, t *testing.T, want int) (got map[str
 			if a, _ := netip.AddrFromSlice(m.SamplerAddress); a != netip.MustParseAddr(f.ip) || !f.anyPort && int(m.ExporterPort) != f.balancer.LocalAddr().(*net.UDPAddr).Port {
 				t.Fatalf("exporter %v:%d: want the one that the header names", a, m.ExporterPort)
 			}
-			got[identity(&m)]++
+			flows = append(flows, &m)
+			different[identity(&m)] = true
 		})
-		if quiet := time.Since(last); quiet > 20*time.Second || len(got) >= want && quiet > 3*time.Second || ctx.Err() != nil {
-			return got
+		if quiet := time.Since(last); quiet > 20*time.Second || len(different) >= want && quiet > 3*time.Second || ctx.Err() != nil {
+			return flows
 		}
 	}
 }
 
 // exactlyOnce holds that each record is there once; may says of a message that it
-// may be missing.
-func exactlyOnce(t *testing.T, want [][]string, got map[string]int, may func(message int) bool) {
+// may be missing, and returns how many flows are.
+func exactlyOnce(t *testing.T, want [][]string, got map[string]int, may func(message int) bool) (lost int) {
 	t.Helper()
-	n, missing, lost, twice := 0, 0, 0, 0
+	n, missing, twice := 0, 0, 0
 	times := map[string]int{} // a datagram may be in two captures
 	for _, ids := range want {
 		for _, id := range ids {
@@ -319,6 +362,7 @@ func exactlyOnce(t *testing.T, want [][]string, got map[string]int, may func(mes
 		t.Errorf("of %d flows: %d are missing, %d are there more than once, and %d more are nobody's", n, missing, twice, len(got))
 	}
 	t.Logf("%d flows, each once; %d were lost with a killed process", n-missing-lost, lost)
+	return lost
 }
 
 func distinct(want [][]string) int {
@@ -351,6 +395,7 @@ func TestReplicasBehindAUDPBalancer(t *testing.T) {
 	defer cancel()
 	w := &world{t: t, bin: build(ctx, t, t.TempDir()), c: kafkatest.Start(ctx, t)}
 	first, data := split(t, capturedMessages(t))
+	number(t, first, data)
 	want := records(t, first, data)
 	if n := count(want); n < 10_000 {
 		t.Fatalf("the capture holds %d flows: too few to prove anything", n)
@@ -435,7 +480,11 @@ func TestReplicasBehindAUDPBalancer(t *testing.T) {
 			}
 			f.send(t, m)
 		}
-		exactlyOnce(t, want, f.arrived(ctx, t, count(want)), func(i int) bool { return i < killed[(i+1)%replicas] })
+		flows := f.all(ctx, t, count(want))
+		lost := exactlyOnce(t, want, identities(flows), func(i int) bool { return i < killed[(i+1)%replicas] })
+		if n := gaps(flows); n != lost {
+			t.Errorf("%d flows were lost with a killed process: the sequence numbers on the topic say %d", lost, n)
+		}
 		f.terminate(t)
 	})
 	t.Run("templates after the data, and all replicas restarted in between", func(t *testing.T) {
