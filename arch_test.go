@@ -44,7 +44,7 @@ var layers = [][]string{
 	{"weir/cmd/ingest", "weir/cmd/enrich", "weir/cmd/weir"},
 	{"weir/internal/cli"},
 	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/broker", "weir/internal/capture", "weir/testdata"},
-	{"weir/internal/kafka", "weir/internal/names", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements"},
+	{"weir/internal/kafka", "weir/internal/names", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/geo", "weir/internal/cryptopan"},
 	{"weir/internal/templates", "weir/internal/templatetext"},
 	{"weir/internal/decode", "weir/internal/pair"},
 	{"weir/internal/ie", "weir/internal/flowkey"},
@@ -75,7 +75,7 @@ func TestImportsGoOneWay(t *testing.T) {
 
 func TestPurePackagesDoNoIO(t *testing.T) {
 	forbidden := []string{"os", "net", "net/http", "context", "log", "log/slog", "io/fs", "os/exec", "syscall"}
-	for _, p := range list(t, "./internal/wire", "./internal/ie", "./internal/flowkey", "./internal/decode", "./internal/pair", "./internal/proxyproto", "./internal/templatetext") {
+	for _, p := range list(t, "./internal/wire", "./internal/ie", "./internal/flowkey", "./internal/decode", "./internal/pair", "./internal/proxyproto", "./internal/templatetext", "./internal/cryptopan") {
 		for _, i := range p.Imports {
 			if slices.Contains(forbidden, i) {
 				t.Errorf("%s imports %s", p.ImportPath, i)

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/caarlos0/env/v11"
+	"google.golang.org/protobuf/proto"
 
 	"weir/internal/decode"
 	"weir/internal/pair"
@@ -130,10 +131,10 @@ func (p *pairing) flush() error { return nil }
 func (p *pairing) connections() []*flowpb.Connection {
 	var out []*flowpb.Connection
 	place := map[string]int{}
-	m := pair.New(p.config, 1, func(c *flowpb.Connection) {
-		if c.GetService() == "" {
-			c.Service = services.Name(uint8(c.GetProtocol()), uint16(c.GetResponder().GetPort()))
-		}
+	m := pair.New(p.config, 1, func(e *pair.Emission) {
+		c := proto.CloneOf(e.Connection)
+		c.CommunityId = pair.CommunityID(c)
+		c.Service = services.Name(uint8(c.GetProtocol()), uint16(c.GetResponder().GetPort()))
 		id := string(c.GetConnectionId())
 		if i, again := place[id]; again {
 			out[i] = c

@@ -133,7 +133,11 @@ func produce(t *testing.T, c *kfake.Cluster, n int) (want []string) {
 	if err := results.FirstErr(); err != nil {
 		t.Fatal(err)
 	}
-	out := func(c *flowpb.Connection) { want = append(want, plain(c)) }
+	out := func(e *pair.Emission) {
+		c := proto.CloneOf(e.Connection)
+		c.CommunityId = pair.CommunityID(c)
+		want = append(want, plain(c))
+	}
 	slices.SortFunc(records, func(a, b *kgo.Record) int { return int(a.Offset - b.Offset) })
 	for _, r := range records {
 		m := machines[r.Partition]

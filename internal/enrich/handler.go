@@ -12,7 +12,6 @@ import (
 
 	"weir/internal/kafka"
 	"weir/internal/pair"
-	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
 
@@ -21,8 +20,8 @@ type partition struct {
 	machine *pair.Machine
 	heard   int64 // stream time as of the last record, or the restore: silence counts from there
 
-	out     []*flowpb.Connection // emitted, not produced yet
-	sent    []*flowpb.Connection // produced in the open transaction
+	tx      *kafka.Tx            // the open transaction
+	sent    []*flowpb.Connection // in the open transaction, when someone wants to be told
 	offsets []int64              // of the pieces of state in the open transaction
 	restore restorePoint         // as of the last Metadata
 	kept    restorePoint         // committed
@@ -30,7 +29,14 @@ type partition struct {
 }
 
 // counts are what a transaction adds to the totals once it is committed.
-type counts struct{ flows, notPairable, duplicates, poison, ahead uint64 }
+type counts struct {
+	flows, notPairable, duplicates, poison, ahead uint64
+	connections                                   [reasons]uint64
+	tally                                         tally
+}
+
+// reasons are how many reasons of emissions there are.
+const reasons = int(flowpb.EmitReason_EMIT_REASON_LATE) + 1
 
 // handler is the Worker as its session sees it.
 type handler struct{ *Worker }
@@ -54,7 +60,7 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 	for _, pos := range at {
 		aborted = aborted || w.partitions[pos.Partition] != nil
 		p := &partition{heard: math.MinInt64}
-		p.machine = pair.New(w.c.Pair, partitions, func(c *flowpb.Connection) { p.out = append(p.out, c) })
+		p.machine = w.machine(p, partitions)
 		w.partitions[pos.Partition] = p
 		if pos.Metadata == "" {
 			if pos.Offset > 0 {
@@ -91,7 +97,7 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 		w.log.Error("the pairing state is gone; going on without it", "err", err)
 		for n := range parts {
 			p := w.partitions[n]
-			p.machine = pair.New(w.c.Pair, partitions, func(c *flowpb.Connection) { p.out = append(p.out, c) })
+			p.machine = w.machine(p, partitions)
 		}
 	} else if err != nil {
 		return err
@@ -99,17 +105,24 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 	for n, point := range points {
 		p := w.partitions[n]
 		p.machine.Restored(point.streamTime)
-		p.out, p.heard = nil, point.streamTime
+		p.heard = point.streamTime
 	}
 	if aborted {
 		w.stats.aborts.Add(1)
 	}
 	if len(at) > 0 {
 		w.stats.restores.Add(1)
+		w.stats.restoring.Add(int64(time.Since(began)))
 		w.log.Info("state restored", "partitions", len(at), "pieces", pieces, "took", time.Since(began).Round(time.Millisecond))
 	}
 	w.count()
 	return nil
+}
+
+// machine returns a machine that emits into a partition's transaction.
+func (w handler) machine(p *partition, partitions int) *pair.Machine {
+	topic := w.c.Topics.Name(kafka.Connections)
+	return pair.New(w.c.Pair, partitions, func(e *pair.Emission) { w.publish(topic, p, e) })
 }
 
 // Lost implements kafka.Handler.
@@ -123,12 +136,12 @@ func (w handler) Lost(partitions []int32) {
 // Records implements kafka.Handler.
 func (w handler) Records(tx *kafka.Tx, n int32, records []kafka.Record) {
 	p := w.partitions[n]
+	p.tx = tx
 	limit := w.deps.Now().Add(maxAhead).UnixNano()
 	for i := range records {
 		w.observe(p, &records[i], limit)
 	}
 	p.heard = p.machine.StreamTime()
-	w.produce(tx, p)
 }
 
 // observe takes one flow.
@@ -139,7 +152,8 @@ func (w handler) observe(p *partition, r *kafka.Record, limit int64) {
 		return
 	}
 	p.counts.flows++
-	w.rates.complete(&m)
+	w.facts.complete(&m)
+	w.learned.take(&m)
 	f, ok := pair.FromMessage(&m, &w.c.Pair)
 	if !ok {
 		p.counts.notPairable++
@@ -153,42 +167,43 @@ func (w handler) observe(p *partition, r *kafka.Record, limit int64) {
 			f.Received = limit
 		}
 	}
-	switch p.machine.Observe(&f) {
-	case pair.Duplicate:
+	outcome := p.machine.Observe(&f)
+	switch {
+	case outcome == pair.Duplicate:
 		p.counts.duplicates++
-	case pair.Opened: // names have until the connection ends
+		return
+	case outcome == pair.Opened && w.hide == nil: // names have until the connection ends
 		w.names.Want(netip.AddrFrom16(f.Key.Lo).Unmap())
 		w.names.Want(netip.AddrFrom16(f.Key.Hi).Unmap())
-	case pair.Joined:
 	}
+	p.counts.tally.flow(&m)
 }
 
-// produce publishes what the machine emitted.
-func (w handler) produce(tx *kafka.Tx, p *partition) {
-	topic := w.c.Topics.Name(kafka.Connections)
-	for _, c := range p.out {
-		w.name(c.Initiator)
-		w.name(c.Responder)
-		c.Service = services.Name(uint8(c.Protocol), uint16(c.Responder.Port))
-		value, err := proto.Marshal(c)
-		if err != nil {
-			w.log.Error("a connection cannot be encoded", "err", err) // all strings are sanitised: not met
-			continue
-		}
-		tx.Produce(topic, 0, c.ConnectionId, value, nil)
-		p.sent = append(p.sent, c)
+// publish produces one report of a connection.
+func (w handler) publish(topic string, p *partition, e *pair.Emission) {
+	c := e.Connection
+	w.finish(c)
+	if cap(w.buf)-len(w.buf) < 4096 {
+		w.buf = make([]byte, 0, 1<<18)
 	}
-	p.out = p.out[:0]
-}
-
-// name sets what is known of the name now.
-func (w handler) name(e *flowpb.Endpoint) {
-	a, ok := netip.AddrFromSlice(e.Address)
-	if !ok {
+	start := len(w.buf)
+	buf := append(w.buf, c.ConnectionId...)
+	key := buf[start:len(buf):len(buf)]
+	buf, err := proto.MarshalOptions{}.MarshalAppend(buf, c)
+	if err != nil {
+		w.log.Error("a connection cannot be encoded", "err", err) // all strings are sanitised: not met
 		return
 	}
-	n := w.names.Peek(a)
-	e.Name, e.NameStatus, e.NameVerified, e.NameSource = n.Name, n.Status, n.Verified, n.Source
+	value := buf[start+len(key) : len(buf) : len(buf)]
+	if len(value) <= cap(w.buf)-start { // else it has a buffer of its own
+		w.buf = buf
+	}
+	p.tx.Produce(topic, 0, key, value, nil)
+	p.counts.connections[c.EmitReason]++
+	p.counts.tally.connection(c, e.More)
+	if w.deps.Committed != nil {
+		p.sent = append(p.sent, proto.CloneOf(c))
+	}
 }
 
 // Due implements kafka.Handler: a quiet partition's stream time goes on with the
@@ -201,8 +216,8 @@ func (w handler) Due(n int32, quiet time.Duration) bool {
 // Quiet implements kafka.Handler.
 func (w handler) Quiet(tx *kafka.Tx, n int32, quiet time.Duration) {
 	p := w.partitions[n]
+	p.tx = tx
 	p.machine.Advance(p.heard + int64(quiet))
-	w.produce(tx, p)
 }
 
 // Finish implements kafka.Handler: writes what changed of the state, even when
@@ -214,6 +229,7 @@ func (w handler) Finish(tx *kafka.Tx, partitions []int32) {
 		pieces := p.machine.Deltas(maxPiece)
 		p.offsets = make([]int64, len(pieces))
 		for i, piece := range pieces {
+			w.stats.logged.Add(uint64(len(piece)))
 			tx.Produce(topic, n, nil, piece, func(offset int64) { p.offsets[i] = offset })
 		}
 	}
@@ -249,11 +265,16 @@ func (w handler) Committed(partitions []int32) {
 		if p.counts.poison > 0 {
 			w.log.Warn("records of the flows topic are skipped: they are no flow messages", "partition", n, "records", p.counts.poison)
 		}
-		p.counts = counts{}
-		for _, c := range p.sent {
-			w.metrics.connections.WithLabelValues(reason(c)).Inc()
+		for r, n := range p.counts.connections {
+			if n > 0 {
+				w.metrics.connections.WithLabelValues(reason(flowpb.EmitReason(r))).Add(float64(n))
+				w.stats.connections.Add(n)
+			}
 		}
-		w.stats.connections.Add(uint64(len(p.sent)))
+		t := p.counts.tally
+		w.traffic.add(&t, w.learned)
+		t.clear()
+		p.counts = counts{tally: t}
 		all = append(all, p.sent...)
 		p.sent = nil
 	}
@@ -292,11 +313,12 @@ func (w handler) truncate() {
 
 // count refreshes the gauges.
 func (w handler) count() {
-	var open, grace int
+	var open, grace, octets int
 	for _, p := range w.partitions {
 		o, g := p.machine.Held()
-		open, grace = open+o, grace+g
+		open, grace, octets = open+o, grace+g, octets+p.machine.Octets()
 	}
+	w.stats.octets.Store(int64(octets))
 	w.stats.open.Store(int64(open))
 	w.stats.grace.Store(int64(grace))
 }

@@ -3,6 +3,7 @@ package enrich
 import (
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -30,9 +31,14 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	total("commits_total", "transactions committed", &s.commits)
 	total("aborts_total", "transactions aborted; their flows were taken again", &s.aborts)
 	total("restores_total", "times that state was restored", &s.restores)
+	total("state_written_octets_total", "octets of state written to the pairing topic", &s.logged)
 	total("state_lost_total", "times that work went on without lost state", &s.stateLost)
 	gauge("connections_open", "connections held open", func() float64 { return float64(s.open.Load()) })
 	gauge("connections_grace", "emitted connections that a late record can still correct", func() float64 { return float64(s.grace.Load()) })
+	gauge("state_octets", "memory of the pairing's state", func() float64 { return float64(s.octets.Load()) })
+	gauge("lag", "flows on the topic that are not taken yet, of the partitions owned", func() float64 { return float64(w.session.Lag()) })
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "weir_enrich_restore_seconds_total", Help: "time that restores took"},
+		func() float64 { return time.Duration(s.restoring.Load()).Seconds() }))
 	gauge("ready", "1 when /readyz is 200", func() float64 {
 		if w.Ready() == nil {
 			return 1
@@ -53,6 +59,6 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 }
 
 // reason is the label value of an emission's reason.
-func reason(c *flowpb.Connection) string {
-	return strings.ToLower(strings.TrimPrefix(c.EmitReason.String(), "EMIT_REASON_"))
+func reason(r flowpb.EmitReason) string {
+	return strings.ToLower(strings.TrimPrefix(r.String(), "EMIT_REASON_"))
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"weir/internal/cryptopan"
+	"weir/internal/geo"
 	"weir/internal/kafka"
 	"weir/internal/names"
 	"weir/internal/services"
@@ -35,20 +37,26 @@ type Worker struct {
 	log     *slog.Logger
 	session *kafka.Session
 	names   *names.Resolver
-	rates   *rates
+	facts   *facts
+	geo     *geo.Files
+	hide    *cryptopan.Map // nil: nothing is hidden
 	metrics *metrics
+	traffic *traffic
 
 	mu      sync.Mutex
 	waiting error // why the topics are not there yet
 
 	// Of the session's goroutine, one call at a time:
 	partitions map[int32]*partition
+	learned    *learned
+	buf        []byte    // of records: what is produced is a part of it
 	truncated  time.Time // old state was last deleted
 
 	truncating atomic.Bool
 	stats      struct {
 		flows, notPairable, duplicates, connections, commits, aborts, restores, poison, ahead, stateLost atomic.Uint64
-		open, grace                                                                                      atomic.Int64
+		open, grace, octets, restoring                                                                   atomic.Int64
+		logged                                                                                           atomic.Uint64
 	}
 }
 
@@ -72,8 +80,16 @@ func New(c Config, d Deps) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	places, err := geo.Open(c.MaxMindFiles)
+	if err != nil {
+		return nil, fmt.Errorf("MAXMIND_FILES: %w", err)
+	}
+	hide, err := hider(c.AnonymizeKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("ANONYMIZE_KEY_FILE: %w", err)
+	}
 	w := &Worker{
-		c: c, deps: d, log: d.Log.With("instance", c.Instance), names: resolver, rates: newRates(),
+		c: c, deps: d, log: d.Log.With("instance", c.Instance), names: resolver, facts: newFacts(),
 		waiting: errors.New("starting: kafka is not reached yet"), partitions: map[int32]*partition{},
 	}
 	w.session = kafka.NewSession(c.Kafka, kafka.SessionConfig{
@@ -81,8 +97,53 @@ func New(c Config, d Deps) (*Worker, error) {
 		ByNumber: []string{c.Topics.Name(kafka.Pairing)}, MaxRecords: c.CommitRecords, Every: c.CommitEvery,
 		Now: d.Now, Log: w.log,
 	})
+	w.geo, w.hide, w.learned = places, hide, newLearned(w.facts)
 	w.metrics = newMetrics(d.Metrics, w)
+	w.traffic = newTraffic(c.MetricsSeries, d.Metrics)
 	return w, nil
+}
+
+// hider reads the key of anonymisation; nil without a file.
+func hider(path string) (*cryptopan.Map, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	key, err := cryptopan.ParseKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cryptopan.New(key)
+}
+
+// rereadEvery is how often files are looked at for changes.
+const rereadEvery = 10 * time.Second
+
+// reread follows the MaxMind files. The same failure is told once.
+func (w *Worker) reread(ctx context.Context) error {
+	t := time.NewTicker(rereadEvery)
+	defer t.Stop()
+	told := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		changed, err := w.geo.Reload()
+		for _, path := range changed {
+			w.log.Info("a MaxMind file has changed", "path", path)
+		}
+		if err == nil {
+			told = ""
+		} else if told != err.Error() {
+			told = err.Error()
+			w.log.Error("a MaxMind file is wrong: what it said before stays in force", "err", err)
+		}
+	}
 }
 
 // Run works until ctx ends: the open transaction is committed, the group left.
@@ -102,15 +163,18 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.mu.Lock()
 	w.waiting = nil
 	w.mu.Unlock()
-	if w.c.DNS.Enabled {
+	if w.c.DNS.Enabled && w.hide == nil {
 		public, private := w.names.Servers()
 		w.log.Info("names", "servers", public, "servers_for_private_addresses", private)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.names.Run(ctx) })
+	if len(w.c.MaxMindFiles) > 0 {
+		group.Go(func() error { return w.reread(ctx) })
+	}
 	known := make(chan struct{})
 	group.Go(func() error {
-		return w.rates.follow(ctx, w.c.Kafka, w.c.Topics.Name(kafka.Templates), func() { close(known) })
+		return w.facts.follow(ctx, w.c.Kafka, w.c.Topics.Name(kafka.Templates), func() { close(known) })
 	})
 	group.Go(func() error {
 		<-known // soon, whatever happens

@@ -141,16 +141,16 @@ func (k *Key) OneWay() bool {
 func Inside(orig, post *Tuple) (k Key, srcIsLo, swapped bool) {
 	a, aLo := orig.Canon()
 	b, bLo := post.Canon()
-	ap, bp := private(&a.Lo) || private(&a.Hi), private(&b.Lo) || private(&b.Hi)
+	ap, bp := Private(&a.Lo) || Private(&a.Hi), Private(&b.Lo) || Private(&b.Hi)
 	if bp && !ap || ap == bp && b.less(&a) {
 		return b, bLo, true
 	}
 	return a, aLo, false
 }
 
-// private tells whether a is a private (RFC 1918), shared (RFC 6598) or unique
+// Private tells whether a is a private (RFC 1918), shared (RFC 6598) or unique
 // local (RFC 4193) address.
-func private(a *[16]byte) bool {
+func Private(a *[16]byte) bool {
 	if !IsV4(a) {
 		return a[0]&0xfe == 0xfc
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -80,6 +81,7 @@ type Session struct {
 	c  Config
 	sc SessionConfig
 
+	lag    atomic.Int64
 	mu     sync.Mutex
 	reason error          // why it is not working; nil when it is
 	asked  map[int32]bool // passes
@@ -96,6 +98,10 @@ func (s *Session) Ready() error {
 	defer s.mu.Unlock()
 	return s.reason
 }
+
+// Lag is how many records of the owned partitions are not taken yet, as of the
+// last answer of their brokers.
+func (s *Session) Lag() int64 { return s.lag.Load() }
 
 func (s *Session) note(err error) {
 	s.mu.Lock()
@@ -148,6 +154,7 @@ type progress struct {
 	next      int64     // offset after the last record seen
 	since     time.Time // quiet since
 	touched   bool      // in this transaction
+	end       int64     // offset after the last record there is
 	until     int64     // end of the pass that is under way; 0: none is
 }
 
@@ -316,6 +323,7 @@ func (l *life) gather(ctx context.Context, tx *Tx) error {
 			return err
 		}
 		if fetches.NumRecords() == 0 {
+			l.measure(fetches)
 			if tx.records == 0 {
 				return nil
 			}
@@ -327,8 +335,25 @@ func (l *life) gather(ctx context.Context, tx *Tx) error {
 		l.mu.Lock()
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) { l.take(tx, p.Partition, p.Records) })
 		l.mu.Unlock()
+		l.measure(fetches)
 	}
 	return nil
+}
+
+// measure notes how far the owned partitions are behind.
+func (l *life) measure(fetches kgo.Fetches) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
+		if p := l.owned[f.Partition]; p != nil && f.HighWatermark > p.end {
+			p.end = f.HighWatermark
+		}
+	})
+	lag := int64(0)
+	for _, p := range l.owned {
+		lag += max(0, p.end-p.next)
+	}
+	l.lag.Store(lag)
 }
 
 func (l *life) failures(ctx context.Context, fetches kgo.Fetches) error {

@@ -72,14 +72,14 @@ func record(t *testing.T, a map[string]string, n uint64) step {
 		}
 		return f
 	}
-	f := Flow{Ident: n, Resolution: ms, Rate: 1, Exporter: [16]byte{15: 1}}
+	f := Flow{Ident: n, Resolution: ms, Rate: 1, vantage: vantage{exporter: [16]byte{15: 1}}}
 	if id := a["id"]; id != "" {
 		f.Ident = 1000 + uint64(id[0])
 	}
 	if x := a["x"]; x != "" {
-		f.Exporter[15] = x[1]
+		f.exporter[15] = x[1]
 	}
-	f.Interface = map[string]uint8{"in": 1, "out": 2}[a["dir"]]
+	f.iface = map[string]uint8{"in": 1, "out": 2}[a["dir"]]
 	if a["ts"] == "v9" {
 		f.Resolution = 1000 * ms
 	}
@@ -114,7 +114,8 @@ func record(t *testing.T, a map[string]string, n uint64) step {
 func play(steps []step) string {
 	var out strings.Builder
 	names := map[string]string{}
-	m := New(testConfig, 1, func(c *flowpb.Connection) {
+	m := New(testConfig, 1, func(e *Emission) {
+		c := e.Connection
 		id := string(c.ConnectionId)
 		if names[id] == "" {
 			names[id] = fmt.Sprintf("c%d", len(names)+1)

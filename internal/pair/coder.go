@@ -99,62 +99,94 @@ func (c *coder) endpoint(e *endpoint) {
 	c.u16(&e.port)
 }
 
-// code writes or reads the value of an entry.
-func (e *entry) code(c *coder) {
-	c.key(&e.key)
-	c.bytes(e.id[:])
+func (c *coder) state(k *stateKey) {
+	c.key(&k.Key)
+	c.u64(&k.scope)
+}
+
+// code writes or reads the value of an entry, whose sides and link are m's.
+func (m *Machine) code(c *coder, e *entry) {
+	c.state(&e.key)
+	c.u64(&e.origin)
 	c.i64(&e.deadline)
 	c.u64(&e.seq)
 	c.u32(&e.version)
 	c.i64(&e.first)
-	c.i64(&e.told)
+	c.u32(&e.told)
+	c.u64(&e.reported)
 	q, i := uint16(e.quality), uint8(e.initiator)
 	c.u16(&q)
 	c.u8(&i)
 	e.quality, e.initiator = quality(q), int8(i)
 	c.u8(&e.icmpCode)
-	nat := e.natLo != endpoint{} || e.natHi != endpoint{}
-	if c.flag(&nat); nat {
-		c.endpoint(&e.natLo)
-		c.endpoint(&e.natHi)
-	}
-	link := e.macLo|e.macHi != 0 || e.asLo|e.asHi != 0
-	if c.flag(&link); link {
-		c.u64(&e.macLo)
-		c.u64(&e.macHi)
-		c.u32(&e.asLo)
-		c.u32(&e.asHi)
+	c.u32(&e.asLo)
+	c.u32(&e.asHi)
+	linked := e.link != 0
+	if c.flag(&linked); linked {
+		if c.reading {
+			e.link = m.links.alloc()
+			*m.links.at(e.link) = link{}
+		}
+		l := m.links.at(e.link)
+		c.endpoint(&l.natLo)
+		c.endpoint(&l.natHi)
+		c.u64(&l.macLo)
+		c.u64(&l.macHi)
+		for _, v := range []*uint32{&l.toHi.in, &l.toHi.out, &l.toLo.in, &l.toLo.out} {
+			c.u32(v)
+		}
+		c.u64(&l.app.id)
+		c.u8(&l.app.n)
 	}
 	c.u8(&e.identN)
 	for i := range min(int(e.identN), keptIdents) {
 		c.u64(&e.idents[i])
 	}
-	n := uint16(len(e.sides))
+	if !c.reading {
+		n := uint16(0)
+		for i := e.sides; i != 0; i = m.sides.at(i).next {
+			n++
+		}
+		c.u16(&n)
+		for i := e.sides; i != 0; i = m.sides.at(i).next {
+			s := m.sides.at(i)
+			v := m.vantages.of.at(s.vantage).vantage
+			c.vantage(&v)
+			s.code(c)
+		}
+		return
+	}
+	var n uint16
 	c.u16(&n)
-	for i := range int(n) {
-		if c.short {
+	for range n {
+		var v vantage
+		if c.vantage(&v); c.short {
 			return
 		}
-		if c.reading {
-			e.sides = append(e.sides, side{})
-		}
-		e.sides[i].code(c)
+		m.newSide(e, v).code(c)
 	}
+}
+
+func (c *coder) vantage(v *vantage) {
+	c.bytes(v.exporter[:])
+	c.u32(&v.domain)
+	c.u8(&v.iface)
 }
 
 func (s *side) code(c *coder) {
 	c.flag(&s.toHi)
-	c.bytes(s.exporter[:])
-	c.u32(&s.domain)
-	c.u8(&s.iface)
-	for _, v := range []*uint64{&s.octets, &s.packets, &s.octetsE, &s.packsE, &s.rateMin, &s.rateMax} {
-		c.u64(v)
-	}
+	c.u64(&s.octets)
+	c.u64(&s.packets)
+	c.u64(&s.octetsE)
+	c.u64(&s.packsE)
+	c.u32(&s.rateMin)
+	c.u32(&s.rateMax)
 	c.u32(&s.records)
 	c.u16(&s.flags)
-	for _, v := range []*int64{&s.start, &s.end, &s.resolution, &s.fine} {
-		c.i64(v)
-	}
+	c.i64(&s.start)
+	c.i64(&s.end)
+	c.u16((*uint16)(&s.resolution))
+	c.u16((*uint16)(&s.fine))
 	c.u64(&s.datagram)
 	c.u8(&s.reason)
 	c.u8((*uint8)(&s.state))

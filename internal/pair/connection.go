@@ -2,200 +2,262 @@ package pair
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/binary"
 	"slices"
 
 	"weir/internal/flowkey"
 	"weir/pkg/flowpb"
 )
 
+// An Emission is one report of a connection. It has no Community ID: CommunityID
+// gives it.
+type Emission struct {
+	*flowpb.Connection
+	// More is by how many octets, estimated, it reports more than the version
+	// before it, or than nothing.
+	More uint64
+}
+
+// A report is what a connection is reported with; it is used again for the next.
+type report struct {
+	e                    Emission
+	c                    flowpb.Connection
+	initiator, responder flowpb.Endpoint
+	forward, reverse     flowpb.Traffic
+	icmpType, icmpCode   uint32
+	id                   [16]byte
+	app                  [8]byte
+	octets               []byte  // of addresses
+	sides, in            []*side // of a direction, while it is summed
+	quality              []flowpb.Quality
+}
+
 // A direction is what is reported of one direction: the sum over vantages that
 // do not overlap, of those that do the strongest.
 type direction struct {
-	toHi         bool
-	t            *flowpb.Traffic
-	best         *side // the strongest vantage; nil: not seen
-	start, end   int64
-	flags        uint16
-	resolution   int64
-	datagram     uint64 // in which the first record came
-	fine         int64  // for ordering inside it
-	sampled      bool
-	rateUnknown  bool
-	multiVantage bool
+	toHi             bool
+	octets, packets  uint64
+	octetsE, packsE  uint64
+	records          uint32
+	rateMin, rateMax uint32
+	vantages         uint32
+	best             *side // the strongest vantage; nil: not seen
+	start, end       int64
+	reason           uint8
+	flags            uint16
+	resolution       int64
+	datagram         uint64 // in which the first record came
+	fine             int64  // for ordering inside it
 }
 
 // direction sums e's sides of one direction.
 func (m *Machine) direction(e *entry, toHi bool) direction {
 	d := direction{toHi: toHi}
-	var sides []*side
-	for i := range e.sides {
-		if e.sides[i].toHi == toHi {
-			sides = append(sides, &e.sides[i])
+	sides, in := m.report.sides[:0], m.report.in[:0]
+	for i := e.sides; i != 0; i = m.sides.at(i).next {
+		if s := m.sides.at(i); s.toHi == toHi {
+			sides = append(sides, s)
 		}
 	}
+	m.report.sides = sides
 	if len(sides) == 0 {
 		return d
 	}
-	slices.SortFunc(sides, stronger)
-	d.multiVantage = len(sides) > 1
-	d.best = sides[0]
-	var in []*side
+	if len(sides) > 1 {
+		slices.SortFunc(sides, m.stronger)
+	}
 	skew := int64(m.c.ClockSkew)
+	b := sides[0]
+	last := b
+	d.best, d.vantages = b, uint32(len(sides))
+	d.start, d.end, d.rateMin = b.start, b.end, b.rateMin
 	for _, s := range sides {
 		d.flags |= s.flags
 		if slices.ContainsFunc(in, func(o *side) bool { return max(s.start-o.end, o.start-s.end) <= skew }) {
 			continue // sees the same packets
 		}
 		in = append(in, s)
-	}
-	b := d.best
-	d.t = &flowpb.Traffic{
-		SamplingRateMin: b.rateMin, InputIf: b.inIf, OutputIf: b.outIf, Tos: uint32(b.tos), Vlan: uint32(b.vlan),
-		Exporter: octets(&b.exporter), Domain: b.domain, Vantages: uint32(len(sides)),
-	}
-	last := b
-	d.start, d.end = b.start, b.end
-	for _, s := range in {
-		d.t.Octets += s.octets
-		d.t.Packets += s.packets
-		d.t.OctetsEst += s.octetsE
-		d.t.PacketsEst += s.packsE
-		d.t.Records += s.records
-		d.t.SamplingRateMin = min(d.t.SamplingRateMin, s.rateMin)
-		d.t.SamplingRateMax = max(d.t.SamplingRateMax, s.rateMax)
+		d.octets += s.octets
+		d.packets += s.packets
+		d.octetsE += s.octetsE
+		d.packsE += s.packsE
+		d.records += s.records
+		d.rateMin = min(d.rateMin, s.rateMin)
+		d.rateMax = max(d.rateMax, s.rateMax)
 		if s.start <= d.start {
-			d.start, d.datagram, d.fine = s.start, s.datagram, s.fine
+			d.start, d.datagram, d.fine = s.start, s.datagram, s.fine.ns()
 		}
 		d.end = max(d.end, s.end)
-		d.resolution = max(d.resolution, s.resolution)
-		d.sampled = d.sampled || s.rateMax > 1
-		d.rateUnknown = d.rateUnknown || s.rateMin == 0
+		d.resolution = max(d.resolution, s.resolution.ns())
 		if s.end > last.end {
 			last = s
 		}
 	}
-	d.t.TcpFlags = uint32(d.flags)
-	d.t.StartUnixNs, d.t.EndUnixNs, d.t.EndReason = d.start, d.end, uint32(last.reason)
+	d.reason = last.reason
+	m.report.in = in
 	return d
+}
+
+// traffic sets t to what is reported of d; nil when d was not seen.
+func (m *Machine) traffic(t *flowpb.Traffic, d *direction) *flowpb.Traffic {
+	b := d.best
+	if b == nil {
+		return nil
+	}
+	v := &m.vantages.of.at(b.vantage).vantage
+	t.Reset()
+	t.Octets, t.Packets, t.OctetsEst, t.PacketsEst, t.Records = d.octets, d.packets, d.octetsE, d.packsE, d.records
+	t.SamplingRateMin, t.SamplingRateMax, t.TcpFlags = uint64(d.rateMin), uint64(d.rateMax), uint32(d.flags)
+	t.StartUnixNs, t.EndUnixNs, t.EndReason = d.start, d.end, uint32(d.reason)
+	t.InputIf, t.OutputIf, t.Tos, t.Vlan = b.inIf, b.outIf, uint32(b.tos), uint32(b.vlan)
+	t.Domain, t.Vantages = v.domain, d.vantages
+	if v.exporter != [16]byte{} {
+		t.Exporter = m.report.address(&v.exporter)
+	}
+	return t
+}
+
+// address returns the 4 or 16 octets of a, good until the next report.
+func (r *report) address(a *[16]byte) []byte {
+	n := len(r.octets)
+	if flowkey.IsV4(a) {
+		r.octets = append(r.octets, a[12:]...)
+	} else {
+		r.octets = append(r.octets, a[:]...)
+	}
+	return r.octets[n:len(r.octets):len(r.octets)]
 }
 
 // stronger puts the vantage with the most packets first; then by octets, start
 // and name, so that arrival order does not matter.
-func stronger(a, b *side) int {
-	switch {
-	case a.packsE != b.packsE:
-		return -cmpU(a.packsE, b.packsE)
-	case a.octetsE != b.octetsE:
-		return -cmpU(a.octetsE, b.octetsE)
-	case a.start != b.start:
-		return cmpInt(a.start, b.start)
-	}
-	if c := bytes.Compare(a.exporter[:], b.exporter[:]); c != 0 {
+func (m *Machine) stronger(a, b *side) int {
+	if c := cmp.Or(cmp.Compare(b.packsE, a.packsE), cmp.Compare(b.octetsE, a.octetsE), cmp.Compare(a.start, b.start)); c != 0 {
 		return c
 	}
-	if a.domain != b.domain {
-		return cmpU(uint64(a.domain), uint64(b.domain))
-	}
-	return cmpU(uint64(a.iface), uint64(b.iface))
+	x, y := &m.vantages.of.at(a.vantage).vantage, &m.vantages.of.at(b.vantage).vantage
+	return cmp.Or(bytes.Compare(x.exporter[:], y.exporter[:]), cmp.Compare(x.domain, y.domain), cmp.Compare(x.iface, y.iface))
 }
 
-func cmpU(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
-// octets are the 4 or 16 octets of an address; nil for the zero value.
-func octets(a *[16]byte) []byte {
-	switch {
-	case *a == [16]byte{}:
-		return nil
-	case flowkey.IsV4(a):
-		return bytes.Clone(a[12:])
-	}
-	return bytes.Clone(a[:])
-}
-
-// connection is e as it is reported at the instant at.
+// connection is e as it is reported at the instant at, good until the next.
 func (m *Machine) connection(e *entry, at int64, final bool) *flowpb.Connection {
+	r := &m.report
+	if r.octets == nil {
+		r.octets = make([]byte, 0, 8*16) // never grows: what was given out stays
+	}
+	r.octets = r.octets[:0]
 	loHi, hiLo := m.direction(e, true), m.direction(e, false)
 	method, loInitiates := m.initiator(e, &loHi, &hiLo)
 	there, back := &loHi, &hiLo
 	if !loInitiates {
 		there, back = back, there
 	}
-	c := &flowpb.Connection{
-		ConnectionId: bytes.Clone(e.id[:]), Version: e.version, Final: final, CommunityId: e.key.CommunityID(0),
-		FirstReceivedUnixNs: e.first, EmittedUnixNs: at, Protocol: uint32(e.key.Proto), IpVersion: 4,
-		DirectionMethod: method, ConnState: connState(e, there, back),
-	}
+	c := &r.c
+	c.Reset()
+	r.id = e.id()
+	c.ConnectionId, c.Version, c.Final = r.id[:], e.version, final
+	c.FirstReceivedUnixNs, c.EmittedUnixNs, c.Protocol, c.IpVersion = e.first, at, uint32(e.key.Proto), 4
 	if e.key.V6 {
 		c.IpVersion = 6
 	}
+	c.DirectionMethod, c.ConnState = method, connState(e, there, back)
 	switch {
 	case !final:
 		c.EmitReason = flowpb.EmitReason_EMIT_REASON_INTERIM
 	case e.quality&bit(flowpb.Quality_QUALITY_LATE) != 0:
 		c.EmitReason = flowpb.EmitReason_EMIT_REASON_LATE
-	case e.complete():
+	case m.complete(e):
 		c.EmitReason = flowpb.EmitReason_EMIT_REASON_COMPLETE
 	default:
 		c.EmitReason = flowpb.EmitReason_EMIT_REASON_IDLE
 	}
 	c.StartUnixNs, c.EndUnixNs = interval(there, back)
-	if there.best != nil {
-		c.Forward = there.t
+	c.Forward, c.Reverse = m.traffic(&r.forward, there), m.traffic(&r.reverse, back)
+	var l link
+	if e.link != 0 {
+		l = *m.links.at(e.link)
+		for _, d := range []struct {
+			t *flowpb.Traffic
+			v vrfs
+		}{{m.trafficOf(true, loInitiates), l.toHi}, {m.trafficOf(false, loInitiates), l.toLo}} {
+			d.t.InputVrf, d.t.OutputVrf = d.v.in, d.v.out
+		}
+		if n := l.app.n; n != 0 {
+			binary.BigEndian.PutUint64(r.app[:], l.app.id)
+			c.ApplicationId = r.app[8-n:]
+		}
 	}
-	if back.best != nil {
-		c.Reverse = back.t
-	}
-	lo := party{&e.key.Lo, e.key.LoPort, &e.natLo, e.macLo, e.asLo}.endpoint()
-	hi := party{&e.key.Hi, e.key.HiPort, &e.natHi, e.macHi, e.asHi}.endpoint()
-	c.Initiator, c.Responder = lo, hi
+	c.Initiator, c.Responder = &r.initiator, &r.responder
+	lo, hi := c.Initiator, c.Responder
 	if !loInitiates {
-		c.Initiator, c.Responder = hi, lo
+		lo, hi = hi, lo
 	}
+	r.party(lo, &e.key.Lo, e.key.LoPort, &l.natLo, l.macLo, e.asLo)
+	r.party(hi, &e.key.Hi, e.key.HiPort, &l.natHi, l.macHi, e.asHi)
 	if e.key.Proto == flowkey.ICMP || e.key.Proto == flowkey.ICMPv6 {
-		typ, code := c.Initiator.Port, uint32(e.icmpCode)
-		c.IcmpType, c.IcmpCode = &typ, &code
+		r.icmpType, r.icmpCode = c.Initiator.Port, uint32(e.icmpCode)
+		c.IcmpType, c.IcmpCode = &r.icmpType, &r.icmpCode
 		if e.key.OneWay() { // the key has the code in the port's place
 			c.Responder.Port = 0
 		}
 	}
-	c.Quality = e.qualities(there, back, c.ConnState)
+	c.Quality = e.qualities(r.quality[:0], there, back, c.ConnState)
+	r.quality = c.Quality
 	return c
 }
 
-// party is one end of a connection.
-type party struct {
-	addr *[16]byte
-	port uint16
-	nat  *endpoint
-	mac  uint64
-	as   uint32
+// emission gives a report to emit.
+func (r *report) emission(e *entry, c *flowpb.Connection, emit func(*Emission)) {
+	total := c.GetForward().GetOctetsEst() + c.GetReverse().GetOctetsEst()
+	r.e = Emission{Connection: c}
+	if total > e.reported { // less, when vantages turn out to overlap
+		r.e.More, e.reported = total-e.reported, total
+	}
+	emit(&r.e)
 }
 
-func (x party) endpoint() *flowpb.Endpoint {
-	p := &flowpb.Endpoint{Address: address(x.addr), Port: uint32(x.port), Asn: x.as}
-	if *x.nat != (endpoint{}) {
-		p.NatAddress, p.NatPort = octets(&x.nat.addr), uint32(x.nat.port)
-	}
-	if m := x.mac; m != 0 {
-		p.Mac = []byte{byte(m >> 40), byte(m >> 32), byte(m >> 24), byte(m >> 16), byte(m >> 8), byte(m)}
-	}
-	return p
+// octets are what is reported of e now, estimated; at least what was before.
+func (m *Machine) octets(e *entry) uint64 {
+	toHi, toLo := m.direction(e, true), m.direction(e, false)
+	return max(e.reported, toHi.octetsE+toLo.octetsE)
 }
 
-// address is octets, but :: is an address here.
-func address(a *[16]byte) []byte {
-	if flowkey.IsV4(a) {
-		return bytes.Clone(a[12:])
+// trafficOf is the Traffic that a direction is reported in.
+func (m *Machine) trafficOf(toHi, loInitiates bool) *flowpb.Traffic {
+	if toHi == loInitiates {
+		return &m.report.forward
 	}
-	return bytes.Clone(a[:])
+	return &m.report.reverse
+}
+
+// party sets one end of a connection.
+func (r *report) party(p *flowpb.Endpoint, addr *[16]byte, port uint16, nat *endpoint, mac uint64, as uint32) {
+	p.Reset()
+	p.Address, p.Port, p.Asn = r.address(addr), uint32(port), as
+	if *nat != (endpoint{}) {
+		p.NatPort = uint32(nat.port)
+		if nat.addr != [16]byte{} {
+			p.NatAddress = r.address(&nat.addr)
+		}
+	}
+	if mac != 0 {
+		n := len(r.octets)
+		r.octets = append(r.octets, byte(mac>>40), byte(mac>>32), byte(mac>>24), byte(mac>>16), byte(mac>>8), byte(mac))
+		p.Mac = r.octets[n:len(r.octets):len(r.octets)]
+	}
+}
+
+// CommunityID is the Community ID v1 of a connection, seed 0.
+func CommunityID(c *flowpb.Connection) string {
+	a, b := c.GetInitiator(), c.GetResponder()
+	t := flowkey.Tuple{
+		SrcPort: uint16(a.GetPort()), DstPort: uint16(b.GetPort()), Proto: uint8(c.GetProtocol()),
+		ICMPType: uint8(c.GetIcmpType()), ICMPCode: uint8(c.GetIcmpCode()),
+	}
+	t.Src, _ = addr16(a.GetAddress())
+	t.Dst, _ = addr16(b.GetAddress())
+	k, _ := t.Canon()
+	return k.CommunityID(0)
 }
 
 func interval(a, b *direction) (start, end int64) {
@@ -208,8 +270,8 @@ func interval(a, b *direction) (start, end int64) {
 	return min(a.start, b.start), max(a.end, b.end)
 }
 
-// qualities lists what to know before relying on the connection.
-func (e *entry) qualities(there, back *direction, state flowpb.ConnState) (list []flowpb.Quality) {
+// qualities appends to list what to know before relying on the connection.
+func (e *entry) qualities(list []flowpb.Quality, there, back *direction, state flowpb.ConnState) []flowpb.Quality {
 	q := e.quality
 	set := func(is bool, x flowpb.Quality) {
 		if is {
@@ -219,9 +281,9 @@ func (e *entry) qualities(there, back *direction, state flowpb.ConnState) (list 
 	oneSided := there.best == nil || back.best == nil
 	set(oneSided && !e.key.OneWay() && !group(&e.key.Lo) && !group(&e.key.Hi), flowpb.Quality_QUALITY_ONE_SIDED)
 	set(e.key.Proto == flowkey.TCP && (there.flags|back.flags)&syn == 0 && state != flowpb.ConnState_CONN_STATE_UNKNOWN, flowpb.Quality_QUALITY_MIDSTREAM)
-	set(there.sampled || back.sampled, flowpb.Quality_QUALITY_SAMPLED)
-	set(there.rateUnknown || back.rateUnknown, flowpb.Quality_QUALITY_SAMPLING_UNKNOWN)
-	set(there.multiVantage || back.multiVantage, flowpb.Quality_QUALITY_MULTI_VANTAGE)
+	set(there.rateMax > 1 || back.rateMax > 1, flowpb.Quality_QUALITY_SAMPLED)
+	set(there.best != nil && there.rateMin == 0 || back.best != nil && back.rateMin == 0, flowpb.Quality_QUALITY_SAMPLING_UNKNOWN)
+	set(there.vantages > 1 || back.vantages > 1, flowpb.Quality_QUALITY_MULTI_VANTAGE)
 	for i := flowpb.Quality(1); i < 16; i++ {
 		if q&bit(i) != 0 {
 			list = append(list, i)

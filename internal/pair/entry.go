@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"math"
 	"slices"
+	"time"
 
 	"weir/internal/flowkey"
 	"weir/pkg/flowpb"
@@ -14,89 +16,159 @@ import (
 const keptIdents = 8
 
 // An entry is one connection that is held: open, or emitted and in grace. lo
-// and hi are its key's ends; a side is one direction as one vantage saw it.
+// and hi are its key's ends. No pointers: what it does not always have is in
+// pools of its own, by number, 0 for none.
 type entry struct {
-	key      flowkey.Key
-	id       [16]byte
-	deadline int64  // emitted iff deadline <= stream time
-	seq      uint64 // order of the last change among all entries
-	version  uint32 // of the next emission, or of the last when emitted
-	first    int64  // receive time of the first record
-	told     int64  // stream time of the last interim, else first
-	quality  quality
-
+	key       stateKey
 	initiator int8 // the exporter says: 1 lo, -1 hi, 0 nothing
 	icmpCode  uint8
-	natLo     endpoint
-	natHi     endpoint
-	macLo     uint64
-	macHi     uint64
+	quality   quality
+	identN    uint8 // records seen, modulo 256
+	in        queueName
+	marks     mark
+	origin    uint64 // identity of the record that opened it: with the key, the connection's id
+	deadline  int64  // emitted iff deadline <= stream time
+	seq       uint64 // order of the last change among all entries
+	first     int64  // receive time of the first record
+	reported  uint64 // octets, estimated, as of the last emission
+	idents    [keptIdents]uint64
+	version   uint32 // of the next emission, or of the last when emitted
 	asLo      uint32
 	asHi      uint32
-	idents    [keptIdents]uint64
-	identN    uint8 // records seen, modulo 256
-	sides     []side
+	sides     int32  // the first of its sides
+	link      int32  // its link, when there is one
+	told      uint32 // stream time of the last interim or reopening: ticks after first
 
-	// Not part of the value:
-	next   int32 // entry of the same key, -1 none
-	gen    uint32
-	held   bool
-	dirty  bool
-	logged bool  // the log holds a value of it
-	delta  int32 // which delta, as long as it is counted there; -1 none
+	// Not part of the value, nor are in and marks:
+	chain         int32 // the next entry of the bucket
+	before, after int32 // in its queue
+	delta         int32 // which delta of the log, as long as it is counted there; 0 none
+}
+
+// A mark is what is so of an entry, and not part of its value.
+type mark uint8
+
+const (
+	isHeld   mark = 1 << iota
+	isDirty       // changed since the last delta
+	isLogged      // the log holds a value of it
+)
+
+// tick is how exactly an entry knows when it was last told of: 8 years fit.
+const tick = int64(time.Second) / 16
+
+// tell notes that e is told of at the instant now; toldAt is when it last was, to
+// a tick.
+func (e *entry) tell(now int64) {
+	e.told = uint32(min(max(now-e.first, 0)/tick, math.MaxUint32))
+}
+
+func (e *entry) toldAt() int64 { return e.first + int64(e.told)*tick }
+
+// A link is what few connections have: the other side of a NAT, MAC addresses,
+// VRFs, an application.
+type link struct {
+	natLo, natHi endpoint
+	macLo, macHi uint64
+	toHi, toLo   vrfs // of the records of a direction
+	app          application
+}
+
+// vrfs are the VRFs of a record's input and output interface; 0 = none.
+type vrfs struct{ in, out uint32 }
+
+// An application is an application id (IE 95) of up to 8 octets.
+type application struct {
+	id uint64
+	n  uint8 // octets; 0 = none
 }
 
 // A side is one direction as one vantage saw it.
 type side struct {
-	toHi             bool // lo to hi
-	exporter         [16]byte
-	domain           uint32
-	iface            uint8
 	octets, packets  uint64
 	octetsE, packsE  uint64 // times the sampling rate
-	records          uint32
-	rateMin, rateMax uint64
-	flags            uint16
 	start, end       int64
-	resolution, fine int64
 	datagram         uint64 // of the record that began first
-	reason           uint8
-	state            end // of the record that ended last
+	vantage          int32
+	next             int32  // another side of the entry
+	rateMin, rateMax uint32 // the greatest stands for all beyond
+	records          uint32
 	inIf, outIf      uint32
-	tos              uint8
+	resolution, fine span
+	flags            uint16
 	vlan             uint16
+	tos              uint8
+	reason           uint8
+	state            end  // of the record that ended last
+	toHi             bool // lo to hi
 }
 
-// newID is the connection's id: equal on replay.
-func newID(k *flowkey.Key, ident uint64) (id [16]byte) {
-	b := k.Append(make([]byte, 0, 64))
-	b = binary.BigEndian.AppendUint64(b, ident)
+// A span is a clock's resolution: microseconds, from 1<<15 on milliseconds;
+// rounded up.
+type span uint16
+
+const inMillis span = 1 << 15
+
+func spanOf(ns int64) span {
+	const us, ms = int64(time.Microsecond), int64(time.Millisecond)
+	switch n := (ns + us - 1) / us; {
+	case ns <= 1:
+		return 0
+	case n < int64(inMillis):
+		return span(n)
+	}
+	return inMillis | span(min((ns+ms-1)/ms, int64(inMillis)-1))
+}
+
+// ns is at least 1: two equal times are no order.
+func (s span) ns() int64 {
+	switch {
+	case s == 0:
+		return 1
+	case s&inMillis != 0:
+		return int64(s&^inMillis) * int64(time.Millisecond)
+	}
+	return int64(s) * int64(time.Microsecond)
+}
+
+// newID is the id of the connection that a record opened: equal on replay.
+func newID(k *flowkey.Key, origin uint64) (id [16]byte) {
+	var buf [64]byte
+	b := binary.BigEndian.AppendUint64(k.Append(buf[:0]), origin)
 	sum := sha256.Sum256(b)
 	copy(id[:], sum[:])
 	return id
 }
 
-// span is the interval of all that the entry holds.
-func (e *entry) span() (start, end int64) {
-	for i := range e.sides {
-		s := &e.sides[i]
-		if i == 0 || s.start < start {
-			start = s.start
-		}
-		if i == 0 || s.end > end {
-			end = s.end
-		}
-	}
-	return start, end
+func (e *entry) id() [16]byte { return newID(&e.key.Key, e.origin) }
+
+// A summary is what all sides of an entry say together.
+type summary struct {
+	start, end int64
+	flags      uint16
+	closed     bool // a hard end in one direction
+	clock      bool // a record of the vantage's exporter and domain is in
 }
 
-// flags is the OR over both directions; closed tells of a hard end in one.
-func (e *entry) flags() (flags uint16, closed bool) {
-	for i := range e.sides {
-		flags |= e.sides[i].flags
-		closed = closed || e.sides[i].state == endHard
+// summary sums up e's sides, for a record of v.
+func (m *Machine) summary(e *entry, v *vantage) (u summary) {
+	for i := e.sides; i != 0; {
+		s := m.sides.at(i)
+		if i == e.sides || s.start < u.start {
+			u.start = s.start
+		}
+		if i == e.sides || s.end > u.end {
+			u.end = s.end
+		}
+		u.flags |= s.flags
+		u.closed = u.closed || s.state == endHard
+		if !u.clock {
+			x := &m.vantages.of.at(s.vantage).vantage
+			u.clock = x.exporter == v.exporter && x.domain == v.domain
+		}
+		i = s.next
 	}
-	return flags, closed
+	return u
 }
 
 func (e *entry) knows(ident uint64) bool {
@@ -110,37 +182,26 @@ func (e *entry) remember(ident uint64) {
 	}
 }
 
-// knowsClock tells whether a record of the same exporter and domain is in.
-func (e *entry) knowsClock(f *Flow) bool {
-	for i := range e.sides {
-		if s := &e.sides[i]; s.exporter == f.Exporter && s.domain == f.Domain {
-			return true
-		}
-	}
-	return false
-}
-
 // distance returns how far f is from e in time, ns; ok is false when it is of
 // another connection.
-func (e *entry) distance(f *Flow, c *Config) (gap int64, ok bool) {
-	start, end := e.span()
-	gap = max(0, f.Start-end, start-f.End)
-	tol := int64(c.ClockSkew)
-	if e.knowsClock(f) {
+func (m *Machine) distance(e *entry, f *Flow) (gap int64, ok bool) {
+	u := m.summary(e, &f.vantage)
+	gap = max(0, f.Start-u.end, u.start-f.End)
+	tol := int64(m.c.ClockSkew)
+	if u.clock {
 		tol = f.Resolution
 	}
-	flags, closed := e.flags()
-	limit := int64(c.Idle)
-	if closed && f.Start > end {
-		limit = int64(c.Linger)
+	limit := int64(m.c.Idle)
+	if u.closed && f.Start > u.end {
+		limit = int64(m.c.Linger)
 	}
 	if gap > limit+tol {
 		return 0, false
 	}
 	if f.Key.Proto == flowkey.TCP {
 		all := f.There.Flags | f.Back.Flags
-		fClosed := f.endOf(c, all) == endHard
-		if closed && all&syn != 0 && f.Start > end+tol || fClosed && flags&syn != 0 && start > f.End+tol {
+		fClosed := f.endOf(&m.c, all) == endHard
+		if u.closed && all&syn != 0 && f.Start > u.end+tol || fClosed && u.flags&syn != 0 && u.start > f.End+tol {
 			return 0, false
 		}
 	}
@@ -148,7 +209,7 @@ func (e *entry) distance(f *Flow, c *Config) (gap int64, ok bool) {
 }
 
 // add accumulates a record.
-func (e *entry) add(f *Flow, c *Config) {
+func (m *Machine) add(e *entry, f *Flow) {
 	e.remember(f.Ident)
 	e.quality |= f.quality
 	if e.initiator == 0 && f.Initiator != 0 {
@@ -156,22 +217,38 @@ func (e *entry) add(f *Flow, c *Config) {
 			e.initiator = -e.initiator
 		}
 	}
-	lo, hi := &e.natLo, &e.natHi
-	macLo, macHi, asLo, asHi := &e.macLo, &e.macHi, &e.asLo, &e.asHi
+	asLo, asHi := &e.asLo, &e.asHi
 	if !f.SrcIsLo {
-		lo, hi, macLo, macHi, asLo, asHi = hi, lo, macHi, macLo, asHi, asLo
+		asLo, asHi = asHi, asLo
 	}
+	keep(asLo, f.SrcAS)
+	keep(asHi, f.DstAS)
+	keep(&e.icmpCode, f.ICMPCode)
+	if f.SrcMAC|f.DstMAC != 0 || f.NATSrc != (endpoint{}) || f.NATDst != (endpoint{}) || f.vrfs != (vrfs{}) || f.app.n != 0 {
+		m.addLink(e, f)
+	}
+	m.side(e, f, f.SrcIsLo).add(f, &f.There, &m.c)
+	if f.Biflow && f.Back.Octets|f.Back.Packets != 0 {
+		m.side(e, f, !f.SrcIsLo).add(f, &f.Back, &m.c)
+	}
+}
+
+func (m *Machine) addLink(e *entry, f *Flow) {
+	if e.link == 0 {
+		e.link = m.links.alloc()
+		*m.links.at(e.link) = link{}
+	}
+	l := m.links.at(e.link)
+	lo, hi, macLo, macHi, of := &l.natLo, &l.natHi, &l.macLo, &l.macHi, &l.toHi
+	if !f.SrcIsLo {
+		lo, hi, macLo, macHi, of = hi, lo, macHi, macLo, &l.toLo
+	}
+	keep(of, f.vrfs)
+	keep(&l.app, f.app)
 	keep(lo, f.NATSrc)
 	keep(hi, f.NATDst)
 	keep(macLo, f.SrcMAC)
 	keep(macHi, f.DstMAC)
-	keep(asLo, f.SrcAS)
-	keep(asHi, f.DstAS)
-	keep(&e.icmpCode, f.ICMPCode)
-	e.side(f, f.SrcIsLo).add(f, &f.There, c)
-	if f.Biflow && f.Back.Octets|f.Back.Packets != 0 {
-		e.side(f, !f.SrcIsLo).add(f, &f.Back, c)
-	}
 }
 
 // keep sets *to unless it is set.
@@ -183,17 +260,43 @@ func keep[T comparable](to *T, v T) {
 }
 
 // side returns f's vantage of a direction.
-func (e *entry) side(f *Flow, toHi bool) *side {
-	for i := range e.sides {
-		if s := &e.sides[i]; s.toHi == toHi && s.exporter == f.Exporter && s.domain == f.Domain && s.iface == f.Interface {
-			return s
+func (m *Machine) side(e *entry, f *Flow, toHi bool) *side {
+	if v := m.vantages.find(f.vantage); v != 0 {
+		for i := e.sides; i != 0; {
+			s := m.sides.at(i)
+			if s.vantage == v && s.toHi == toHi {
+				return s
+			}
+			i = s.next
 		}
 	}
-	e.sides = append(e.sides, side{
-		toHi: toHi, exporter: f.Exporter, domain: f.Domain, iface: f.Interface,
-		inIf: f.InIf, outIf: f.OutIf, tos: f.ToS, vlan: f.VLAN,
-	})
-	return &e.sides[len(e.sides)-1]
+	s := m.newSide(e, f.vantage)
+	s.toHi, s.inIf, s.outIf, s.tos, s.vlan = toHi, f.InIf, f.OutIf, f.ToS, f.VLAN
+	return s
+}
+
+// newSide gives e one more side, without records.
+func (m *Machine) newSide(e *entry, v vantage) *side {
+	i := m.sides.alloc()
+	s := m.sides.at(i)
+	*s = side{vantage: m.vantages.take(v), next: e.sides}
+	e.sides = i
+	return s
+}
+
+// strip frees what e has in other pools.
+func (m *Machine) strip(e *entry) {
+	for i := e.sides; i != 0; {
+		s := m.sides.at(i)
+		next := s.next
+		m.vantages.drop(s.vantage)
+		m.sides.release(i)
+		i = next
+	}
+	if e.link != 0 {
+		m.links.release(e.link)
+	}
+	e.sides, e.link = 0, 0
 }
 
 func (s *side) add(f *Flow, n *counts, c *Config) {
@@ -206,10 +309,11 @@ func (s *side) add(f *Flow, n *counts, c *Config) {
 	s.packets += n.Packets
 	s.octetsE += n.Octets * rate
 	s.packsE += n.Packets * rate
-	if s.records == 0 || f.Rate < s.rateMin {
-		s.rateMin = f.Rate
+	shown := uint32(min(f.Rate, math.MaxUint32))
+	if s.records == 0 || shown < s.rateMin {
+		s.rateMin = shown
 	}
-	s.rateMax = max(s.rateMax, f.Rate)
+	s.rateMax = max(s.rateMax, shown)
 	s.flags |= n.Flags
 	state := f.endOf(c, n.Flags)
 	switch {
@@ -222,50 +326,59 @@ func (s *side) add(f *Flow, n *counts, c *Config) {
 		s.state = max(s.state, state)
 	}
 	if s.records == 0 || start < s.start {
-		s.start, s.datagram, s.fine = start, f.Datagram, f.Fine
+		s.start, s.datagram, s.fine = start, f.Datagram, spanOf(f.Fine)
 	}
 	if s.records == 0 || stop > s.end {
 		s.end = stop
 	}
-	s.resolution = max(s.resolution, f.Resolution)
+	s.resolution = max(s.resolution, spanOf(f.Resolution))
 	s.records++
 }
 
-// ended tells whether a direction is seen and has ended (in every vantage's
-// best knowledge), and whether it goes on by its newest record.
-func (e *entry) ended(toHi bool) (seen, ended, open bool) {
-	best, latest := endUnknown, int64(0)
-	for i := range e.sides {
-		s := &e.sides[i]
-		if s.toHi != toHi {
-			continue
-		}
-		if !seen || s.state == endHard || best != endHard && (s.end > latest || s.end == latest && s.state > best) {
-			best = s.state
-		}
-		latest = max(latest, s.end)
-		seen = true
-	}
-	return seen, best >= endSoft, best == endOpen
+// A course is how a direction stands, in every vantage's best knowledge.
+type course struct {
+	seen   bool
+	state  end // of its newest record; a hard one stays
+	latest int64
 }
+
+func (c *course) take(s *side) {
+	if !c.seen || s.state == endHard || c.state != endHard && (s.end > c.latest || s.end == c.latest && s.state > c.state) {
+		c.state = s.state
+	}
+	c.latest = max(c.latest, s.end)
+	c.seen = true
+}
+
+func (c *course) ended() bool { return c.state >= endSoft }
 
 // complete tells whether nothing more is expected: both directions ended, or no
 // reply is possible.
-func (e *entry) complete() bool {
-	flags, _ := e.flags()
+func (m *Machine) complete(e *entry) bool {
+	var toHi, toLo course
+	flags := uint16(0)
+	for i := e.sides; i != 0; {
+		s := m.sides.at(i)
+		flags |= s.flags
+		if s.toHi {
+			toHi.take(s)
+		} else {
+			toLo.take(s)
+		}
+		i = s.next
+	}
 	reset := e.key.Proto == flowkey.TCP && flags&rst != 0 // anywhere closes both
-	loSeen, loEnded, loOpen := e.ended(true)
-	hiSeen, hiEnded, hiOpen := e.ended(false)
-	if loSeen && hiSeen && (reset || loEnded && hiEnded) {
+	if toHi.seen && toLo.seen && (reset || toHi.ended() && toLo.ended()) {
 		return true
 	}
-	return e.noReply() && !loOpen && !hiOpen
+	return e.noReply() && toHi.state != endOpen && toLo.state != endOpen
 }
 
 // noReply tells whether no further record is to be waited for: multicast and
-// broadcast, one-way ICMP, a biflow.
+// broadcast, one-way ICMP, a biflow, what a firewall denied.
 func (e *entry) noReply() bool {
-	return e.key.OneWay() || group(&e.key.Lo) || group(&e.key.Hi) || e.quality&bit(flowpb.Quality_QUALITY_BIFLOW) != 0
+	return e.key.OneWay() || group(&e.key.Lo) || group(&e.key.Hi) ||
+		e.quality&(bit(flowpb.Quality_QUALITY_BIFLOW)|bit(flowpb.Quality_QUALITY_DENIED)) != 0
 }
 
 // group tells whether a is a multicast address or the limited broadcast.
@@ -277,6 +390,7 @@ func group(a *[16]byte) bool {
 }
 
 // oneSidedAndSmall marks what is given up first at capacity: scans.
-func (e *entry) oneSidedAndSmall() bool {
-	return len(e.sides) == 1 && e.sides[0].packets <= 2
+func (m *Machine) oneSidedAndSmall(e *entry) bool {
+	s := m.sides.at(e.sides)
+	return s.next == 0 && s.packets <= 2
 }

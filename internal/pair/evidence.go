@@ -62,7 +62,7 @@ func (m *Machine) earlier(loHi, hiLo *direction) (lo, decided bool) {
 	if loHi.datagram != 0 && loHi.datagram == hiLo.datagram {
 		tol = max(loHi.fine, hiLo.fine) // one header clock for both
 	}
-	if loHi.best.exporter != hiLo.best.exporter || loHi.best.domain != hiLo.best.domain {
+	if a, b := m.vantages.of.at(loHi.best.vantage), m.vantages.of.at(hiLo.best.vantage); a.exporter != b.exporter || a.domain != b.domain {
 		tol += int64(m.c.ClockSkew)
 	}
 	d := hiLo.start - loHi.start
@@ -97,6 +97,9 @@ func request(proto uint8, typ uint16) bool {
 // connState is the TCP state by the OR of the flags, in Zeek's words; o is the
 // initiator's direction.
 func connState(e *entry, o, r *direction) flowpb.ConnState {
+	if e.quality&bit(flowpb.Quality_QUALITY_DENIED) != 0 && o.packets|r.packets|o.octets|r.octets == 0 {
+		return flowpb.ConnState_CONN_STATE_REJ
+	}
 	if e.key.Proto != flowkey.TCP {
 		return flowpb.ConnState_CONN_STATE_UNSPECIFIED
 	}

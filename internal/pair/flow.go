@@ -31,9 +31,9 @@ type Flow struct {
 	SrcIsLo bool
 	Ident   uint64 // identity: exporter, datagram hash, record offset
 
-	Exporter   [16]byte
-	Domain     uint32
-	Interface  uint8 // flowDirection: ingress and egress metering are two vantages
+	Scope uint64 // whose address plan: see PAIR_SCOPE; 0 = the one of all
+
+	vantage
 	Received   int64
 	Start, End int64
 	Export     int64 // 0 = unknown
@@ -54,6 +54,8 @@ type Flow struct {
 	SrcMAC, DstMAC uint64
 	SrcAS, DstAS   uint32
 	NATSrc, NATDst endpoint // the other side of a NAT, zero = none
+	vrfs           vrfs
+	app            application
 	quality        quality
 }
 
@@ -77,12 +79,13 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 	if !srcOK || !dstOK {
 		return f, false
 	}
-	event := m.NatEvent != 0 || m.FirewallEvent != 0
-	if event && m.Bytes|m.Packets|m.ReverseBytes|m.ReversePackets == 0 {
+	empty := m.Bytes|m.Packets|m.ReverseBytes|m.ReversePackets == 0
+	denied := empty && m.FirewallEvent == eventDenied
+	if empty && !denied && (m.NatEvent != 0 || m.FirewallEvent != 0) {
 		return f, false
 	}
-	f.Exporter, _ = addr16(m.SamplerAddress)
-	f.Domain, f.Interface = m.ObservationDomainId, uint8(m.FlowDirection)
+	f.exporter, _ = addr16(m.SamplerAddress)
+	f.domain, f.iface = m.ObservationDomainId, uint8(m.FlowDirection)
 	f.Received, f.Start, f.End, f.Export = int64(m.TimeReceivedNs), int64(m.TimeFlowStartNs), int64(m.TimeFlowEndNs), int64(m.TimeExportNs)
 	f.Resolution = max(int64(m.TimeResolutionUs)*1000, 1)
 	f.Fine, f.Datagram = f.Resolution, m.DatagramHash
@@ -103,8 +106,17 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 		f.Initiator = 1
 	case m.BiflowDirection == flowpb.BiflowDirection_BIFLOW_DIRECTION_REVERSE_INITIATOR:
 		f.Initiator = -1
-	case m.FirewallEvent != 0 && m.Biflow: // initiator and responder counters: the source is the initiator
+	case denied || m.FirewallEvent != 0 && m.Biflow: // initiator and responder counters: the source is the initiator
 		f.Initiator = 1
+	}
+	switch {
+	case denied:
+		f.quality |= bit(flowpb.Quality_QUALITY_DENIED)
+	case f.Reason != 0:
+	case m.FirewallEvent == eventUpdated:
+		f.Reason = reasonActive
+	case m.FirewallEvent == eventDeleted:
+		f.Reason = reasonEnd
 	}
 	f.ICMPCode = uint8(m.IcmpCode)
 	if reversed := f.Biflow && f.There.Octets|f.There.Packets == 0 && f.Back.Octets|f.Back.Packets != 0; reversed {
@@ -120,10 +132,74 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 		f.VLAN = uint16(m.VlanId)
 	}
 	f.SrcMAC, f.DstMAC, f.SrcAS, f.DstAS = m.SrcMac, m.DstMac, m.SrcAs, m.DstAs
-	f.Ident = ident(&f.Exporter, m.DatagramHash, m.RecordOffset)
+	f.vrfs = vrfs{m.IngressVrfId, m.EgressVrfId}
+	if n := len(m.ApplicationId); n <= 8 {
+		for _, b := range m.ApplicationId {
+			f.app.id = f.app.id<<8 | uint64(b)
+		}
+		f.app.n = uint8(n)
+	}
+	if c.DedupContent {
+		f.Ident = f.content(m)
+	} else {
+		f.Ident = ident(&f.exporter, m.DatagramHash, m.RecordOffset)
+	}
 	f.conversation(m, src, dst)
+	f.Scope = f.scope(m, c.Scope)
 	f.clocks(m, c)
 	return f, true
+}
+
+// Firewall events (IE 233) and flow end reasons (IE 136).
+const (
+	eventDeleted = 2
+	eventDenied  = 3
+	eventUpdated = 5
+
+	reasonActive = 2
+	reasonEnd    = 3
+)
+
+// The values of PAIR_SCOPE: where an address names one host.
+const (
+	ScopeGlobal   = "global"
+	ScopeExporter = "exporter"
+	ScopeVRF      = "vrf"
+)
+
+// scope is a hash of whose address plan f's addresses are of, 0 for the one of
+// all. Private addresses are those of the exporter's site.
+func (f *Flow) scope(m *flowpb.FlowMessage, by string) uint64 {
+	var b []byte
+	switch by {
+	case ScopeExporter:
+		b = append(append(b, 'e'), f.exporter[:]...)
+	case ScopeVRF:
+		b = binary.BigEndian.AppendUint32(append(b, 'v'), min(f.vrfs.in, f.vrfs.out))
+		b = binary.BigEndian.AppendUint32(b, max(f.vrfs.in, f.vrfs.out))
+	}
+	if m.Site != "" && (flowkey.Private(&f.Key.Lo) || flowkey.Private(&f.Key.Hi)) {
+		b = append(append(b, 's'), m.Site...)
+	}
+	if b == nil {
+		return 0
+	}
+	return max(xxhash.Sum64(b), 1)
+}
+
+// content is the identity of a record by what it says, for exporters that meter
+// a flow twice without saying so (PAIR_DEDUP_CONTENT).
+func (f *Flow) content(m *flowpb.FlowMessage) uint64 {
+	b := make([]byte, 0, 160)
+	b = append(append(b, f.exporter[:]...), f.iface, byte(m.Proto), byte(m.IpTos))
+	b = append(append(b, m.SrcAddr...), m.DstAddr...)
+	for _, v := range []uint64{
+		uint64(f.domain), uint64(m.SrcPort)<<16 | uint64(m.DstPort), m.TimeFlowStartNs, m.TimeFlowEndNs, m.Bytes, m.Packets,
+		m.ReverseBytes, m.ReversePackets, uint64(m.TcpFlags)<<32 | uint64(m.ReverseTcpFlags), uint64(m.InIf)<<32 | uint64(m.OutIf), uint64(m.IcmpType)<<8 | uint64(m.IcmpCode),
+	} {
+		b = binary.BigEndian.AppendUint64(b, v)
+	}
+	return xxhash.Sum64(b)
 }
 
 // swapped is m seen from the other end: what conversation looks at.
@@ -132,6 +208,8 @@ func swapped(m *flowpb.FlowMessage) *flowpb.FlowMessage {
 		Proto: m.Proto, IcmpType: m.IcmpType, IcmpCode: m.IcmpCode, TimeSource: m.TimeSource, OutIf: m.InIf, InIf: m.OutIf, IpTos: m.ReverseIpTos,
 		SrcPort: m.DstPort, DstPort: m.SrcPort, SrcMac: m.DstMac, DstMac: m.SrcMac, SrcAs: m.DstAs, DstAs: m.SrcAs,
 		SrcVlan: m.DstVlan, VlanId: m.VlanId, DatagramHash: m.DatagramHash, RecordOffset: m.RecordOffset,
+		IngressVrfId: m.EgressVrfId, EgressVrfId: m.IngressVrfId, ApplicationId: m.ApplicationId, Site: m.Site, SrcAddr: m.DstAddr, DstAddr: m.SrcAddr,
+		TimeFlowStartNs: m.TimeFlowStartNs, TimeFlowEndNs: m.TimeFlowEndNs, Bytes: m.ReverseBytes, Packets: m.ReversePackets, TcpFlags: m.ReverseTcpFlags,
 		PostNatSrcAddr: m.PostNatDstAddr, PostNatDstAddr: m.PostNatSrcAddr, PostNatSrcPort: m.PostNatDstPort, PostNatDstPort: m.PostNatSrcPort,
 	}
 }

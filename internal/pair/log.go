@@ -1,34 +1,27 @@
 package pair
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
-
-	"weir/internal/flowkey"
 )
 
 // A deltaLog is a machine's side of the log of its state: what changed since
 // the last piece, and which pieces still hold the newest value of an entry.
 type deltaLog struct {
-	dirty   []handle
+	dirty   []int32 // entries that changed; some may be gone, or others by now
 	removed []removal
-	pieces  [][]handle // of the last Deltas, waiting for Logged
-	deltas  []delta    // by number - base
-	base    int32
-}
-
-// A handle is an entry that may be gone meanwhile.
-type handle struct {
-	i   int32
-	gen uint32
+	pieces  [][]int32 // of the last Deltas, waiting for Logged: nothing may be observed between
+	deltas  []delta   // by number - base
+	base    int32     // at least 1: 0 is none
 }
 
 // A removal says that an entry is gone before its deadlines would tell.
 type removal struct {
-	key flowkey.Key
-	id  [16]byte
+	key    stateKey
+	origin uint64
 }
 
 // A delta is one piece in the log.
@@ -38,39 +31,39 @@ type delta struct {
 }
 
 func (l *deltaLog) changed(i int32, e *entry) {
-	if !e.dirty {
-		e.dirty = true
-		l.dirty = append(l.dirty, handle{i, e.gen})
+	if e.marks&isDirty == 0 {
+		e.marks |= isDirty
+		l.dirty = append(l.dirty, i)
 	}
 }
 
 // evicted notes that e is given up before its time: the log's value of it, if
 // any, would come back to life in a restore.
 func (l *deltaLog) evicted(e *entry) {
-	if e.logged && !e.dirty { // a dirty one is noted by forgotten
-		l.removed = append(l.removed, removal{e.key, e.id})
+	if e.marks&(isLogged|isDirty) == isLogged { // a dirty one is noted by forgotten
+		l.removed = append(l.removed, removal{e.key, e.origin})
 	}
 }
 
 // forgotten notes that e is gone. When it changed in this very transaction, the
 // value in the log is an older one, whose deadline can lie later.
 func (l *deltaLog) forgotten(e *entry) {
-	if e.logged && e.dirty {
-		l.removed = append(l.removed, removal{e.key, e.id})
+	if e.marks&(isLogged|isDirty) == isLogged|isDirty {
+		l.removed = append(l.removed, removal{e.key, e.origin})
 	}
 	l.unlive(e)
 }
 
 func (l *deltaLog) unlive(e *entry) {
-	if n := e.delta - l.base; e.delta >= 0 && n >= 0 {
+	if n := e.delta - l.base; e.delta != 0 && n >= 0 {
 		l.deltas[n].live--
 	}
-	e.delta = -1
+	e.delta = 0
 }
 
-// Form of a piece: format (1), removals (4), each a key and an id; then the
+// Form of a piece: format (1), removals (4), each a key and an origin; then the
 // values of entries, each with its length (4) before it.
-const format = 1
+const format = 2
 
 // Deltas packs what changed by records since the last call: removals, then the
 // full values of changed entries, in pieces of at most limit octets (an entry
@@ -81,7 +74,7 @@ func (m *Machine) Deltas(limit int) [][]byte {
 	l.pieces = l.pieces[:0]
 	var out [][]byte
 	piece := append([]byte{format}, 0, 0, 0, 0)
-	var held []handle
+	var held []int32
 	flush := func() {
 		out = append(out, piece)
 		l.pieces = append(l.pieces, held)
@@ -94,21 +87,21 @@ func (m *Machine) Deltas(limit int) [][]byte {
 			n = 0
 		}
 		c := coder{b: piece}
-		c.key(&l.removed[i].key)
-		c.bytes(l.removed[i].id[:])
+		c.state(&l.removed[i].key)
+		c.u64(&l.removed[i].origin)
 		piece = c.b
 		n++
 		binary.BigEndian.PutUint32(piece[1:], n)
 	}
 	var value []byte
-	for _, h := range l.dirty {
-		e := &m.slab[h.i]
-		if !e.held || e.gen != h.gen {
+	for _, i := range l.dirty {
+		e := m.table.entries.at(i)
+		if e.marks&isDirty == 0 { // gone; or another's now, that stands here too
 			continue
 		}
-		e.dirty = false
+		e.marks &^= isDirty
 		c := coder{b: value[:0]}
-		e.code(&c)
+		m.code(&c, e)
 		value = c.b
 		if len(piece)+4+len(value) > limit && (len(held) > 0 || n > 0) {
 			flush()
@@ -116,7 +109,7 @@ func (m *Machine) Deltas(limit int) [][]byte {
 		}
 		piece = binary.BigEndian.AppendUint32(piece, uint32(len(value)))
 		piece = append(piece, value...)
-		held = append(held, h)
+		held = append(held, i)
 	}
 	flush()
 	l.dirty, l.removed = l.dirty[:0], l.removed[:0]
@@ -124,9 +117,10 @@ func (m *Machine) Deltas(limit int) [][]byte {
 }
 
 // removalLen is at most the octets of a removal.
-const removalLen = 54
+const removalLen = 56
 
 // Logged says at which log offsets the pieces of the last Deltas call stand.
+// Between the two, the machine observes nothing and does not advance.
 func (m *Machine) Logged(offsets []int64) {
 	l := &m.log
 	for p, held := range l.pieces {
@@ -134,12 +128,8 @@ func (m *Machine) Logged(offsets []int64) {
 			break
 		}
 		n := l.add(offsets[p])
-		for _, h := range held {
-			e := &m.slab[h.i]
-			if !e.held || e.gen != h.gen {
-				continue
-			}
-			l.holds(e, n)
+		for _, i := range held {
+			l.holds(m.table.entries.at(i), n)
 		}
 	}
 	l.pieces = l.pieces[:0]
@@ -147,6 +137,7 @@ func (m *Machine) Logged(offsets []int64) {
 }
 
 func (l *deltaLog) add(offset int64) int32 {
+	l.base = max(l.base, 1)
 	l.deltas = append(l.deltas, delta{offset: offset})
 	return l.base + int32(len(l.deltas)) - 1
 }
@@ -154,7 +145,7 @@ func (l *deltaLog) add(offset int64) int32 {
 // holds notes that delta n has e's newest value.
 func (l *deltaLog) holds(e *entry, n int32) {
 	l.unlive(e)
-	e.logged, e.delta = true, n
+	e.marks, e.delta = e.marks|isLogged, n
 	l.deltas[n-l.base].live++
 }
 
@@ -192,12 +183,12 @@ func (m *Machine) Apply(offset int64, piece []byte) error {
 	c := coder{b: piece[5:], reading: true}
 	for range binary.BigEndian.Uint32(piece[1:]) {
 		var r removal
-		c.key(&r.key)
-		c.bytes(r.id[:])
+		c.state(&r.key)
+		c.u64(&r.origin)
 		if c.short {
 			return fmt.Errorf("%w: offset %d: removals cut", errPiece, offset)
 		}
-		if i := m.find(&r.key, r.id); i >= 0 {
+		if i := m.find(&r.key, r.origin); i != 0 {
 			m.drop(i)
 		}
 	}
@@ -210,33 +201,32 @@ func (m *Machine) Apply(offset int64, piece []byte) error {
 		v := coder{b: c.b[:size], reading: true}
 		c.b = c.b[size:]
 		var e entry
-		e.code(&v)
+		m.code(&v, &e)
 		if v.short || len(v.b) > 0 {
 			return fmt.Errorf("%w: offset %d: entry of %d octets", errPiece, offset, size)
 		}
-		e.delta = -1
-		if i := m.find(&e.key, e.id); i >= 0 {
+		if i := m.find(&e.key, e.origin); i != 0 {
 			m.drop(i)
 		}
-		i := m.insert(e)
-		m.log.holds(&m.slab[i], n)
+		i := m.table.insert(&e)
+		m.log.holds(m.table.entries.at(i), n)
 	}
 	return nil
 }
 
-// find returns the entry with this key and id, -1 when there is none.
-func (m *Machine) find(k *flowkey.Key, id [16]byte) int32 {
-	for i := m.head(k); i >= 0; i = m.slab[i].next {
-		if m.slab[i].id == id {
+// find returns the entry with this key and origin, 0 when there is none.
+func (m *Machine) find(k *stateKey, origin uint64) int32 {
+	for i := m.table.first(k); i != 0; i = m.table.next(i) {
+		if m.table.entries.at(i).origin == origin {
 			return i
 		}
 	}
-	return -1
+	return 0
 }
 
 // drop takes an entry out during a restore.
 func (m *Machine) drop(i int32) {
-	m.forget(i, &m.slab[i])
+	m.forget(i)
 	m.log.removed = m.log.removed[:0]
 }
 
@@ -244,50 +234,41 @@ func (m *Machine) drop(i int32) {
 // queues. The machine then continues as the one that wrote the log.
 func (m *Machine) Restored(streamTime int64) {
 	m.now = streamTime
-	var held []ref
-	for i := range m.slab {
-		e := &m.slab[i]
+	type place struct {
+		at  int64
+		seq uint64
+		i   int32
+	}
+	held := make([]place, 0, m.table.entries.used())
+	for i := int32(1); i <= m.table.entries.n; i++ {
+		e := m.table.entries.at(i)
 		switch {
-		case !e.held:
+		case e.marks&isHeld == 0:
 		case e.deadline+int64(m.c.LateGrace) <= streamTime:
-			m.drop(int32(i))
+			m.drop(i)
 		default:
-			held = append(held, ref{at: e.deadline, seq: e.seq, i: int32(i), gen: e.gen})
+			held = append(held, place{at: e.deadline, seq: e.seq, i: i})
 			m.seq = max(m.seq, e.seq)
 		}
 	}
-	slices.SortFunc(held, func(a, b ref) int {
-		if a.at != b.at {
-			return cmpInt(a.at, b.at)
-		}
-		return cmpInt(int64(a.seq), int64(b.seq))
-	})
-	for _, r := range held {
-		e := &m.slab[r.i]
+	slices.SortFunc(held, func(a, b place) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.seq, b.seq)) })
+	for _, p := range held {
+		e := m.table.entries.at(p.i)
 		if m.emitted(e) {
+			e.reported = m.octets(e) // emissions are not logged
 			m.grace++
-			m.late.push(r)
+			m.push(queueLate, p.i)
 			continue
 		}
 		m.open++
 		switch {
-		case e.complete():
-			m.linger.push(r)
-		case e.oneSidedAndSmall():
-			m.small.push(r)
+		case m.complete(e):
+			m.push(queueLinger, p.i)
+		case m.oneSidedAndSmall(e):
+			m.push(queueSmall, p.i)
 		default:
-			m.idle.push(r)
+			m.push(queueIdle, p.i)
 		}
 	}
 	m.log.trim()
-}
-
-func cmpInt(a, b int64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }

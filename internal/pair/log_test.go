@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/proto"
 
 	"weir/internal/flowkey"
 	"weir/pkg/flowpb"
@@ -31,8 +33,8 @@ func traffic(seed uint64, n int) []Flow {
 			t.Src, t.Dst, t.SrcPort, t.DstPort = t.Dst, t.Src, t.DstPort, t.SrcPort
 		}
 		f := Flow{
-			Ident: uint64(i) + 1, Exporter: [16]byte{15: byte(rng.IntN(2))}, Received: now, Resolution: ms, Rate: uint64(rng.IntN(3)),
-			Start: now - rng.Int64N(30_000)*ms, Reason: uint8(rng.IntN(4)), Interface: uint8(rng.IntN(2)),
+			Ident: uint64(i) + 1, vantage: vantage{exporter: [16]byte{15: byte(rng.IntN(2))}, iface: uint8(rng.IntN(2))}, Received: now, Resolution: ms, Rate: uint64(rng.IntN(3)),
+			Start: now - rng.Int64N(30_000)*ms, Reason: uint8(rng.IntN(4)),
 			There: counts{Octets: rng.Uint64N(5000), Packets: 1 + rng.Uint64N(9), Flags: uint16(rng.IntN(32))},
 		}
 		f.End = f.Start + rng.Int64N(10_000)*ms
@@ -53,7 +55,9 @@ func traffic(seed uint64, n int) []Flow {
 
 // undisturbed is what one machine makes of flows, and then of a long silence.
 func undisturbed(c Config, flows []Flow) (out []string) {
-	m := New(c, 1, func(x *flowpb.Connection) { out = append(out, prototext.Format(x)) })
+	m := New(c, 1, func(x *Emission) {
+		out = append(out, (prototext.Format(x.Connection) + strconv.FormatUint(x.More, 10)))
+	})
 	for i := range flows {
 		m.Observe(&flows[i])
 	}
@@ -69,7 +73,9 @@ func disturbed(t *testing.T, c Config, flows []Flow, batch, limit int, seed uint
 	rng := rand.New(rand.NewPCG(seed, 2))
 	var pieces [][]byte
 	var void []string
-	emit := func(x *flowpb.Connection) { void = append(void, prototext.Format(x)) }
+	emit := func(x *Emission) {
+		void = append(void, (prototext.Format(x.Connection) + strconv.FormatUint(x.More, 10)))
+	}
 	m := New(c, 1, emit)
 	committed, streamTime, from := 0, m.StreamTime(), int64(-1)
 	for committed < len(flows) {
@@ -139,17 +145,17 @@ func TestARestoredMachineContinuesAsTheOneThatWroteTheLog(t *testing.T) {
 }
 
 func TestWhatEndsHeldIsCounted(t *testing.T) {
-	m := New(testConfig, 1, func(*flowpb.Connection) {})
+	m := New(testConfig, 1, func(*Emission) {})
 	flows := traffic(1, 500)
 	for i := range flows {
 		m.Observe(&flows[i])
-		if open, grace := m.Held(); open < 0 || grace < 0 || open+grace != len(m.slab)-len(m.free) {
-			t.Fatalf("after %d records: %d open, %d in grace, %d in the table", i, open, grace, len(m.slab)-len(m.free))
+		if open, grace := m.Held(); open < 0 || grace < 0 || open+grace != m.table.entries.used() {
+			t.Fatalf("after %d records: %d open, %d in grace, %d in the table", i, open, grace, m.table.entries.used())
 		}
 	}
 	m.Advance(m.StreamTime() + int64(time.Hour))
-	if open, grace := m.Held(); open+grace+len(m.first) != 0 {
-		t.Errorf("after an hour: %d open, %d in grace, %d keys", open, grace, len(m.first))
+	if open, grace := m.Held(); open+grace+m.table.entries.used()+m.sides.used()+m.links.used()+len(m.vantages.at) != 0 {
+		t.Errorf("after an hour: %d open, %d in grace, %d entries, %d sides, %d links, %d vantages", open, grace, m.table.entries.used(), m.sides.used(), m.links.used(), len(m.vantages.at))
 	}
 	m.Deltas(1 << 20)
 	if from := m.RestoreFrom(); from != -1 {
@@ -161,7 +167,7 @@ func TestAtCapacityScansGoFirstAndAreReported(t *testing.T) {
 	c := testConfig
 	c.MaxOpen = 2
 	var out []*flowpb.Connection
-	m := New(c, 1, func(x *flowpb.Connection) { out = append(out, x) })
+	m := New(c, 1, func(x *Emission) { out = append(out, proto.CloneOf(x.Connection)) })
 	put := func(port uint16, packets uint64, at int64) {
 		f := Flow{Ident: uint64(port), Received: at, Start: at, End: at, Resolution: ms, There: counts{Octets: 40, Packets: packets}}
 		tuple := flowkey.Tuple{Src: netip.MustParseAddr("10.0.0.1").As16(), Dst: netip.MustParseAddr("10.0.0.2").As16(), SrcPort: port, DstPort: 80, Proto: 17}
@@ -181,7 +187,7 @@ func TestAtCapacityScansGoFirstAndAreReported(t *testing.T) {
 }
 
 func FuzzApplyRefusesWhatIsNoPiece(f *testing.F) {
-	m := New(testConfig, 1, func(*flowpb.Connection) {})
+	m := New(testConfig, 1, func(*Emission) {})
 	flows := traffic(3, 40)
 	for i := range flows {
 		m.Observe(&flows[i])
@@ -191,49 +197,10 @@ func FuzzApplyRefusesWhatIsNoPiece(f *testing.F) {
 	}
 	f.Add([]byte{format, 0, 0, 0, 1})
 	f.Fuzz(func(t *testing.T, piece []byte) {
-		m := New(testConfig, 1, func(*flowpb.Connection) {})
+		m := New(testConfig, 1, func(*Emission) {})
 		if m.Apply(0, piece) == nil {
 			m.Restored(0)
 			m.Advance(1 << 62)
 		}
 	})
-}
-
-// BenchmarkObserve is one record among a million held connections.
-func BenchmarkObserve(b *testing.B) {
-	c := testConfig
-	c.MaxOpen = 1 << 30
-	m := New(c, 1, func(*flowpb.Connection) {})
-	const held = 1_000_000
-	now := int64(1_700_000_000) * int64(time.Second)
-	n := uint32(0)
-	next := func(f *Flow) {
-		n++
-		now += int64(75*time.Second) / held
-		conn := n / 2
-		t := flowkey.Tuple{Src: [16]byte{10: 0xff, 11: 0xff, 12: 10, 13: byte(conn >> 16), 14: byte(conn >> 8), 15: byte(conn)}, Dst: [16]byte{10: 0xff, 11: 0xff, 12: 192, 15: 1}, SrcPort: 40000, DstPort: 443, Proto: 17}
-		if n%2 == 1 {
-			t.Src, t.Dst, t.SrcPort, t.DstPort = t.Dst, t.Src, t.DstPort, t.SrcPort
-		}
-		*f = Flow{Ident: uint64(n), Received: now, Start: now, End: now, Resolution: ms, There: counts{Octets: 100, Packets: 1}}
-		f.Key, f.SrcIsLo = t.Canon()
-	}
-	var f Flow
-	for range held * 2 {
-		next(&f)
-		m.Observe(&f)
-		if len(m.log.dirty) >= 20000 {
-			m.Deltas(900_000)
-		}
-	}
-	open, grace := m.Held()
-	b.ReportAllocs()
-	for b.Loop() {
-		next(&f)
-		m.Observe(&f)
-		if len(m.log.dirty) >= 20000 {
-			m.Deltas(900_000)
-		}
-	}
-	b.ReportMetric(float64(open+grace), "held")
 }

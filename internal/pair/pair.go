@@ -25,6 +25,8 @@ type Config struct {
 	ActiveTimeout   time.Duration `env:"ACTIVE_TIMEOUT" envDefault:"60s" help:"the exporters' active timeout"`
 	InactiveTimeout time.Duration `env:"INACTIVE_TIMEOUT" envDefault:"15s" help:"the exporters' inactive timeout"`
 	MaxOpen         int           `env:"MAX_OPEN" envDefault:"4000000" unit:"connections" help:"connections held, of the whole topic; each partition has its share"`
+	Scope           string        `env:"SCOPE" envDefault:"global" unit:"global, exporter or vrf" help:"where an address names one host: everywhere, at one exporter, in one pair of VRFs. Private addresses are told apart by the exporter's site anyway (EXPORTERS_FILE)"`
+	DedupContent    bool          `env:"DEDUP_CONTENT" envDefault:"false" help:"take records of equal content (vantage, times, counters, flags, interfaces, ToS) for one: for exporters that meter a flow at both interfaces without saying so"`
 
 	// Service tells whether a port is a known service; ports below 1024 are
 	// services anyway. May be nil.
@@ -61,6 +63,11 @@ func (c Config) Validate() error {
 	}
 	if c.MaxOpen < 1 {
 		bad("PAIR_MAX_OPEN=%d: want at least 1", c.MaxOpen)
+	}
+	switch c.Scope {
+	case "", ScopeGlobal, ScopeExporter, ScopeVRF:
+	default:
+		bad("PAIR_SCOPE=%q: want %s, %s or %s", c.Scope, ScopeGlobal, ScopeExporter, ScopeVRF)
 	}
 	return errors.Join(errs...)
 }

@@ -185,7 +185,7 @@ const (
 	ConnState_CONN_STATE_S3 ConnState = 4
 	// Both SYN, both FIN.
 	ConnState_CONN_STATE_SF ConnState = 5
-	// SYN, answered by RST without SYN.
+	// SYN, answered by RST without SYN; any protocol: denied by a firewall.
 	ConnState_CONN_STATE_REJ ConnState = 6
 	// Established, RST from the originator.
 	ConnState_CONN_STATE_RSTO ConnState = 7
@@ -359,6 +359,8 @@ const (
 	Quality_QUALITY_TIME_FALLBACK Quality = 10
 	// Some record came after a final emission.
 	Quality_QUALITY_LATE Quality = 11
+	// A firewall denied it (firewall event 3).
+	Quality_QUALITY_DENIED Quality = 12
 )
 
 // Enum value maps for Quality.
@@ -376,6 +378,7 @@ var (
 		9:  "QUALITY_TIME_CORRECTED",
 		10: "QUALITY_TIME_FALLBACK",
 		11: "QUALITY_LATE",
+		12: "QUALITY_DENIED",
 	}
 	Quality_value = map[string]int32{
 		"QUALITY_UNSPECIFIED":      0,
@@ -390,6 +393,7 @@ var (
 		"QUALITY_TIME_CORRECTED":   9,
 		"QUALITY_TIME_FALLBACK":    10,
 		"QUALITY_LATE":             11,
+		"QUALITY_DENIED":           12,
 	}
 )
 
@@ -607,9 +611,13 @@ type Connection struct {
 	// IANA service name of the responder's port.
 	Service string `protobuf:"bytes,21,opt,name=service,proto3" json:"service,omitempty"`
 	// What to know before relying on the record.
-	Quality       []Quality `protobuf:"varint,22,rep,packed,name=quality,proto3,enum=weir.v1.Quality" json:"quality,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Quality []Quality `protobuf:"varint,22,rep,packed,name=quality,proto3,enum=weir.v1.Quality" json:"quality,omitempty"`
+	// Application id by the exporter: classification engine (1 octet) and selector.
+	ApplicationId []byte `protobuf:"bytes,23,opt,name=application_id,json=applicationId,proto3" json:"application_id,omitempty"`
+	// Name of the application, UTF-8; source: options data by application_id.
+	ApplicationName string `protobuf:"bytes,24,opt,name=application_name,json=applicationName,proto3" json:"application_name,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Connection) Reset() {
@@ -794,6 +802,20 @@ func (x *Connection) GetQuality() []Quality {
 		return x.Quality
 	}
 	return nil
+}
+
+func (x *Connection) GetApplicationId() []byte {
+	if x != nil {
+		return x.ApplicationId
+	}
+	return nil
+}
+
+func (x *Connection) GetApplicationName() string {
+	if x != nil {
+		return x.ApplicationName
+	}
+	return ""
 }
 
 // An Endpoint is one end of a connection.
@@ -985,7 +1007,15 @@ type Traffic struct {
 	// Observation domain of the strongest vantage.
 	Domain uint32 `protobuf:"varint,19,opt,name=domain,proto3" json:"domain,omitempty"`
 	// Vantages that saw the direction.
-	Vantages      uint32 `protobuf:"varint,20,opt,name=vantages,proto3" json:"vantages,omitempty"`
+	Vantages uint32 `protobuf:"varint,20,opt,name=vantages,proto3" json:"vantages,omitempty"`
+	// VRF of the input interface; source: exporter.
+	InputVrf uint32 `protobuf:"varint,21,opt,name=input_vrf,json=inputVrf,proto3" json:"input_vrf,omitempty"`
+	// Name of the input VRF; source: exporter.
+	InputVrfName string `protobuf:"bytes,22,opt,name=input_vrf_name,json=inputVrfName,proto3" json:"input_vrf_name,omitempty"`
+	// VRF of the output interface; source: exporter.
+	OutputVrf uint32 `protobuf:"varint,23,opt,name=output_vrf,json=outputVrf,proto3" json:"output_vrf,omitempty"`
+	// Name of the output VRF; source: exporter.
+	OutputVrfName string `protobuf:"bytes,24,opt,name=output_vrf_name,json=outputVrfName,proto3" json:"output_vrf_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1160,11 +1190,39 @@ func (x *Traffic) GetVantages() uint32 {
 	return 0
 }
 
+func (x *Traffic) GetInputVrf() uint32 {
+	if x != nil {
+		return x.InputVrf
+	}
+	return 0
+}
+
+func (x *Traffic) GetInputVrfName() string {
+	if x != nil {
+		return x.InputVrfName
+	}
+	return ""
+}
+
+func (x *Traffic) GetOutputVrf() uint32 {
+	if x != nil {
+		return x.OutputVrf
+	}
+	return 0
+}
+
+func (x *Traffic) GetOutputVrfName() string {
+	if x != nil {
+		return x.OutputVrfName
+	}
+	return ""
+}
+
 var File_weir_v1_connection_proto protoreflect.FileDescriptor
 
 const file_weir_v1_connection_proto_rawDesc = "" +
 	"\n" +
-	"\x18weir/v1/connection.proto\x12\aweir.v1\"\xb6\a\n" +
+	"\x18weir/v1/connection.proto\x12\aweir.v1\"\x88\b\n" +
 	"\n" +
 	"Connection\x12#\n" +
 	"\rconnection_id\x18\x01 \x01(\fR\fconnectionId\x12\x18\n" +
@@ -1192,7 +1250,9 @@ const file_weir_v1_connection_proto_rawDesc = "" +
 	"conn_state\x18\x13 \x01(\x0e2\x12.weir.v1.ConnStateR\tconnState\x12F\n" +
 	"\x11network_direction\x18\x14 \x01(\x0e2\x19.weir.v1.NetworkDirectionR\x10networkDirection\x12\x18\n" +
 	"\aservice\x18\x15 \x01(\tR\aservice\x12*\n" +
-	"\aquality\x18\x16 \x03(\x0e2\x10.weir.v1.QualityR\aqualityB\f\n" +
+	"\aquality\x18\x16 \x03(\x0e2\x10.weir.v1.QualityR\aquality\x12%\n" +
+	"\x0eapplication_id\x18\x17 \x01(\fR\rapplicationId\x12)\n" +
+	"\x10application_name\x18\x18 \x01(\tR\x0fapplicationNameB\f\n" +
 	"\n" +
 	"_icmp_typeB\f\n" +
 	"\n" +
@@ -1213,7 +1273,7 @@ const file_weir_v1_connection_proto_rawDesc = "" +
 	"\acountry\x18\n" +
 	" \x01(\tR\acountry\x12\x17\n" +
 	"\ais_home\x18\v \x01(\bR\x06isHome\x12\x10\n" +
-	"\x03mac\x18\f \x01(\fR\x03mac\"\xe5\x04\n" +
+	"\x03mac\x18\f \x01(\fR\x03mac\"\xef\x05\n" +
 	"\aTraffic\x12\x16\n" +
 	"\x06octets\x18\x01 \x01(\x04R\x06octets\x12\x18\n" +
 	"\apackets\x18\x02 \x01(\x04R\apackets\x12\x1d\n" +
@@ -1238,7 +1298,12 @@ const file_weir_v1_connection_proto_rawDesc = "" +
 	"\x04vlan\x18\x11 \x01(\rR\x04vlan\x12\x1a\n" +
 	"\bexporter\x18\x12 \x01(\fR\bexporter\x12\x16\n" +
 	"\x06domain\x18\x13 \x01(\rR\x06domain\x12\x1a\n" +
-	"\bvantages\x18\x14 \x01(\rR\bvantages*\xa1\x01\n" +
+	"\bvantages\x18\x14 \x01(\rR\bvantages\x12\x1b\n" +
+	"\tinput_vrf\x18\x15 \x01(\rR\binputVrf\x12$\n" +
+	"\x0einput_vrf_name\x18\x16 \x01(\tR\finputVrfName\x12\x1d\n" +
+	"\n" +
+	"output_vrf\x18\x17 \x01(\rR\toutputVrf\x12&\n" +
+	"\x0foutput_vrf_name\x18\x18 \x01(\tR\routputVrfName*\xa1\x01\n" +
 	"\n" +
 	"EmitReason\x12\x1b\n" +
 	"\x17EMIT_REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
@@ -1280,7 +1345,7 @@ const file_weir_v1_connection_proto_rawDesc = "" +
 	"\x19NETWORK_DIRECTION_INBOUND\x10\x01\x12\x1e\n" +
 	"\x1aNETWORK_DIRECTION_OUTBOUND\x10\x02\x12\x1e\n" +
 	"\x1aNETWORK_DIRECTION_INTERNAL\x10\x03\x12\x1e\n" +
-	"\x1aNETWORK_DIRECTION_EXTERNAL\x10\x04*\xa2\x02\n" +
+	"\x1aNETWORK_DIRECTION_EXTERNAL\x10\x04*\xb6\x02\n" +
 	"\aQuality\x12\x17\n" +
 	"\x13QUALITY_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11QUALITY_ONE_SIDED\x10\x01\x12\x15\n" +
@@ -1294,7 +1359,8 @@ const file_weir_v1_connection_proto_rawDesc = "" +
 	"\x16QUALITY_TIME_CORRECTED\x10\t\x12\x19\n" +
 	"\x15QUALITY_TIME_FALLBACK\x10\n" +
 	"\x12\x10\n" +
-	"\fQUALITY_LATE\x10\v*\xa3\x02\n" +
+	"\fQUALITY_LATE\x10\v\x12\x12\n" +
+	"\x0eQUALITY_DENIED\x10\f*\xa3\x02\n" +
 	"\n" +
 	"NameStatus\x12\x1b\n" +
 	"\x17NAME_STATUS_UNSPECIFIED\x10\x00\x12\x12\n" +

@@ -11,8 +11,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// facts are the records that ingest shares of options data.
-func facts(t *testing.T, exporter netip.Addr, domain uint32, all map[uint64]uint64) (out []kafka.Record) {
+// shared are the records that ingest shares of options data.
+func shared(t *testing.T, exporter netip.Addr, domain uint32, all map[uint64]uint64) (out []kafka.Record) {
 	t.Helper()
 	s := templates.New(templates.Options{Replica: "ingest"})
 	k := &decode.TemplateKey{Exporter: decode.Map16(exporter), Domain: domain, Version: 9}
@@ -31,9 +31,9 @@ func facts(t *testing.T, exporter netip.Addr, domain uint32, all map[uint64]uint
 
 func TestAFlowWithoutARateGetsThatOfItsExporter(t *testing.T) {
 	one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
-	r := newRates()
-	single := facts(t, one, 7, map[uint64]uint64{0: 100})
-	for _, rec := range append(single, facts(t, two, 0, map[uint64]uint64{1: 10, 2: 20})...) {
+	r := newFacts()
+	single := shared(t, one, 7, map[uint64]uint64{0: 100})
+	for _, rec := range append(single, shared(t, two, 0, map[uint64]uint64{1: 10, 2: 20})...) {
 		r.take(rec)
 	}
 	r.take(kafka.Record{Key: []byte("poison"), Value: []byte("poison")})
@@ -63,7 +63,7 @@ func TestAFlowWithoutARateGetsThatOfItsExporter(t *testing.T) {
 	}
 	r.take(kafka.Record{Key: single[0].Key})
 	gone := &flowpb.FlowMessage{Type: flowpb.FlowMessage_NETFLOW_V9, ObservationDomainId: 7, SamplerAddress: one.AsSlice()}
-	if r.complete(gone); gone.SamplingRate != 0 || len(r.of) != 1 {
+	if r.complete(gone); gone.SamplingRate != 0 || len(r.rates) != 1 {
 		t.Errorf("after its tombstone: want no rate, got %d", gone.SamplingRate)
 	}
 }

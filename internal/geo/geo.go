@@ -1,0 +1,116 @@
+// Package geo says the AS and the country of an address, from files in MaxMind's
+// format that are read again when they change.
+package geo
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/oschwald/maxminddb-golang/v2"
+)
+
+// Files are some databases; what one does not know, the next may. Lookup may be
+// called at any time; Reload by one goroutine at a time.
+type Files struct {
+	files   []*file
+	readers atomic.Pointer[[]*maxminddb.Reader]
+}
+
+type file struct {
+	path   string
+	size   int64
+	mtime  time.Time
+	text   []byte
+	reader *maxminddb.Reader
+}
+
+// Open reads the files at paths. Errors name the file.
+func Open(paths []string) (*Files, error) {
+	f := &Files{}
+	for _, p := range paths {
+		f.files = append(f.files, &file{path: p})
+	}
+	f.readers.Store(&[]*maxminddb.Reader{})
+	_, err := f.Reload()
+	return f, err
+}
+
+// Reload reads files again that have changed. changed names them; on an error,
+// which names the file, the old one stays in force.
+func (f *Files) Reload() (changed []string, err error) {
+	var errs []error
+	for _, x := range f.files {
+		again, err := x.reload()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("MaxMind file %s: %w", x.path, err))
+		} else if again {
+			changed = append(changed, x.path)
+		}
+	}
+	if len(changed) > 0 {
+		var all []*maxminddb.Reader
+		for _, x := range f.files {
+			if x.reader != nil {
+				all = append(all, x.reader)
+			}
+		}
+		f.readers.Store(&all)
+	}
+	return changed, errors.Join(errs...)
+}
+
+// reload takes the whole file into memory: one that is written over in place
+// would change, or end, under a memory map.
+func (x *file) reload() (changed bool, err error) {
+	info, err := os.Stat(x.path)
+	if err != nil {
+		return false, errors.Unwrap(err)
+	}
+	if info.Size() == x.size && info.ModTime().Equal(x.mtime) {
+		return false, nil
+	}
+	text, err := os.ReadFile(x.path)
+	if err != nil {
+		return false, errors.Unwrap(err)
+	}
+	if bytes.Equal(text, x.text) {
+		x.size, x.mtime = info.Size(), info.ModTime()
+		return false, nil
+	}
+	r, err := maxminddb.OpenBytes(text)
+	if err != nil {
+		return false, err
+	}
+	// A file of another kind has neither.
+	if kind := r.Metadata.DatabaseType; !bytes.Contains(text, []byte("autonomous_system_number")) && !bytes.Contains(text, []byte("iso_code")) {
+		return false, fmt.Errorf("a database of type %q, which knows neither ASNs nor countries", kind)
+	}
+	x.size, x.mtime, x.text, x.reader = info.Size(), info.ModTime(), text, r
+	return true, nil
+}
+
+// Lookup returns the AS number of an address, 0 when it is not known, and the ISO
+// 3166-1 alpha-2 code of its country, "" when that is not.
+func (f *Files) Lookup(a netip.Addr) (asn uint32, country string) {
+	for _, r := range *f.readers.Load() {
+		found := r.Lookup(a.Unmap().WithZone(""))
+		if !found.Found() {
+			continue
+		}
+		if asn == 0 {
+			_ = found.DecodePath(&asn, "autonomous_system_number") // not there: stays 0
+		}
+		if country == "" {
+			_ = found.DecodePath(&country, "country", "iso_code")
+		}
+		if country == "" {
+			_ = found.DecodePath(&country, "registered_country", "iso_code")
+		}
+	}
+	return asn, country
+}
