@@ -321,10 +321,11 @@ func TestRestorePoints(t *testing.T) {
 		want     restorePoint
 		ok       bool
 	}{
-		{"as written", "weir/1 1700000000000000000 5 9", restorePoint{1_700_000_000_000_000_000, 5, 9}, true},
-		{"a later form", "weir/2 1 5 9", noState, false},
+		{"as written", "weir/2 1700000000000000000 5 9", restorePoint{1_700_000_000_000_000_000, 5, 9}, true},
+		{"an earlier form", "weir/1 1 5 9", noState, false},
+		{"a later form", "weir/3 1 5 9", noState, false},
 		{"something else", "consumer metadata", noState, false},
-		{"more than it should be", "weir/1 1 5 9 7", noState, false},
+		{"more than it should be", "weir/2 1 5 9 7", noState, false},
 		{"empty", "", noState, false},
 	} {
 		got, err := parsePoint(tt.in)

@@ -14,8 +14,8 @@ type restorePoint struct {
 
 var noState = restorePoint{streamTime: math.MinInt64, from: 0, tip: -1}
 
-// pointFormat is the version of the metadata's form.
-const pointFormat = 1
+// pointFormat is the version of the metadata's form and of the state that it is of.
+const pointFormat = 2
 
 // String is the metadata of a commit.
 func (r restorePoint) String() string {

@@ -40,17 +40,23 @@ func traffic(seed uint64, n int) []Flow {
 		f.End = f.Start + rng.Int64N(10_000)*ms
 		if rng.IntN(10) == 0 {
 			f.Biflow, f.Back = true, counts{Octets: 1, Packets: 1}
+			f.quality |= bit(flowpb.Quality_QUALITY_BIFLOW)
 			f.NATSrc = endpoint{port: 7}
 			f.SrcMAC = 1
 		}
 		if i > 0 && rng.IntN(20) == 0 {
-			f = out[rng.IntN(len(out))] // delivered again
+			f = out[len(out)-1-rng.IntN(min(30, len(out)))] // delivered again
 			f.Received = now
 		}
 		f.Key, f.SrcIsLo = t.Canon()
 		out = append(out, f)
 	}
 	return out
+}
+
+// printed is all that an emission says.
+func printed(e *Emission) string {
+	return prototext.Format(e.Connection) + strconv.FormatUint(e.More, 10)
 }
 
 // undisturbed is what one machine makes of flows, and then of a long silence.

@@ -1,0 +1,457 @@
+package pair
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+
+	"weir/internal/flowkey"
+	"weir/pkg/flowpb"
+)
+
+// The reference is pairing as pairing_dns.md sections 4 and 5 say it, over plain
+// lists: no table, no queue, no stored deadline, no running sums. It knows neither
+// evictions nor interim reports.
+type reference struct {
+	c     Config
+	now   int64
+	conns []*refConn
+}
+
+// A refConn is the records of a connection, with the stream times of their arrival.
+type refConn struct {
+	flows []Flow
+	at    []int64
+	late  []bool // the record reopened it
+}
+
+// A refPart is one direction of one record.
+type refPart struct {
+	f          *Flow
+	n          counts
+	start, end int64
+	toHi       bool
+	state      int // 0 unknown, 1 open, 2 soft, 3 hard
+}
+
+func (r *reference) stateOf(f *Flow, flags uint16) int {
+	tcp := f.Key.Proto == 6
+	switch {
+	case tcp && flags&0x05 != 0, f.Reason == 3, f.Reason == 4: // FIN 1, RST 4
+		return 3
+	case f.Reason == 1:
+		return 2
+	case f.Reason == 2:
+		return 1
+	case f.Reason == 0 && f.Export != 0 && f.Export-f.End >= int64(r.c.InactiveTimeout)-int64(time.Second):
+		return 2
+	case float64(f.End-f.Start) >= 0.95*float64(r.c.ActiveTimeout):
+		return 1
+	}
+	return 0
+}
+
+func (r *reference) parts(c *refConn) (all []refPart) {
+	for i := range c.flows {
+		f := &c.flows[i]
+		all = append(all, refPart{f, f.There, f.Start, f.End, f.SrcIsLo, r.stateOf(f, f.There.Flags)})
+		if f.Biflow && (f.Back.Octets > 0 || f.Back.Packets > 0) {
+			p := refPart{f, f.Back, f.Start, f.End, !f.SrcIsLo, r.stateOf(f, f.Back.Flags)}
+			if f.Back.End != 0 {
+				p.start, p.end = f.Back.Start, f.Back.End
+			}
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// state is how a direction stands: a hard end stays, else by what ended last.
+func refState(parts []refPart, toHi bool) (state int, seen bool) {
+	last := int64(0)
+	for _, p := range parts {
+		if p.toHi != toHi {
+			continue
+		}
+		if p.state == 3 {
+			return 3, true
+		}
+		if !seen || p.end > last || p.end == last && p.state > state {
+			state, last = p.state, p.end
+		}
+		seen = true
+	}
+	return state, seen
+}
+
+func (r *reference) complete(c *refConn) bool {
+	parts := r.parts(c)
+	a, aSeen := refState(parts, true)
+	b, bSeen := refState(parts, false)
+	reset, biflow := false, false
+	for _, p := range parts {
+		reset = reset || p.f.Key.Proto == 6 && p.n.Flags&4 != 0
+		biflow = biflow || p.f.Biflow
+	}
+	if aSeen && bSeen && (reset || a >= 2 && b >= 2) {
+		return true
+	}
+	k := c.flows[0].Key
+	noReply := biflow || k.Lo[12]>>4 == 14 || k.Hi[12]>>4 == 14 // 224.0.0.0/4
+	return noReply && a != 1 && b != 1
+}
+
+// deadline is when c is reported, by its first n records.
+func (r *reference) deadline(c *refConn, n int) int64 {
+	head := &refConn{flows: c.flows[:n], at: c.at[:n]}
+	if r.complete(head) {
+		return c.at[n-1] + int64(r.c.Linger)
+	}
+	return c.at[n-1] + int64(r.c.Idle)
+}
+
+// observe returns false for a duplicate.
+func (r *reference) observe(f Flow) bool {
+	r.now = max(r.now, f.Received)
+	var best *refConn
+	var bestGap, bestStart int64
+	for _, c := range r.conns {
+		deadline := r.deadline(c, len(c.flows))
+		if c.flows[0].Key != f.Key || deadline+int64(r.c.LateGrace) <= r.now {
+			continue
+		}
+		for i := max(0, len(c.flows)-8); i < len(c.flows); i++ {
+			if c.flows[i].Ident == f.Ident {
+				return false
+			}
+		}
+		parts := r.parts(c)
+		start, end, tol, closed, hasSyn := parts[0].start, parts[0].end, int64(r.c.ClockSkew), false, false
+		for _, p := range parts {
+			start, end = min(start, p.start), max(end, p.end)
+			if p.f.exporter == f.exporter && p.f.domain == f.domain {
+				tol = f.Resolution
+			}
+			closed = closed || p.state == 3
+			hasSyn = hasSyn || p.n.Flags&2 != 0
+		}
+		gap := int64(0)
+		if f.Start > end {
+			gap = f.Start - end
+		} else if f.End < start {
+			gap = start - f.End
+		}
+		most := int64(r.c.Idle)
+		if closed && f.Start > end {
+			most = int64(r.c.Linger)
+		}
+		flags := f.There.Flags | f.Back.Flags
+		if gap > most+tol ||
+			f.Key.Proto == 6 && closed && flags&2 != 0 && f.Start > end+tol ||
+			f.Key.Proto == 6 && r.stateOf(&f, flags) == 3 && hasSyn && start > f.End+tol {
+			continue
+		}
+		better := best == nil || gap < bestGap || gap == bestGap && start > bestStart
+		if best != nil && gap == bestGap && start == bestStart {
+			a, b := newID(&f.Key, c.flows[0].Ident), newID(&f.Key, best.flows[0].Ident)
+			better = bytes.Compare(a[:], b[:]) < 0
+		}
+		if better {
+			best, bestGap, bestStart = c, gap, start
+		}
+	}
+	if best == nil {
+		best = &refConn{}
+		r.conns = append(r.conns, best)
+	}
+	n := len(best.flows)
+	best.late = append(best.late, n > 0 && r.deadline(best, n) <= r.now)
+	best.flows, best.at = append(best.flows, f), append(best.at, r.now)
+	return true
+}
+
+// refDirection is what is reported of a direction.
+type refDirection struct {
+	Seen                               bool
+	Octets, Packets, OctetsE, PacketsE uint64
+	Records, Vantages                  uint32
+	Flags                              uint16
+	Start, End                         int64
+}
+
+func (r *reference) direction(parts []refPart, toHi bool) (d refDirection) {
+	type seen struct {
+		v vantage
+		d refDirection
+	}
+	var all []seen
+	for _, p := range parts {
+		if p.toHi != toHi {
+			continue
+		}
+		i := slices.IndexFunc(all, func(s seen) bool { return s.v == p.f.vantage })
+		if i < 0 {
+			i = len(all)
+			all = append(all, seen{v: p.f.vantage, d: refDirection{Start: p.start, End: p.end}})
+		}
+		s := &all[i].d
+		rate := max(p.f.Rate, 1)
+		s.Octets, s.Packets, s.OctetsE, s.PacketsE = s.Octets+p.n.Octets, s.Packets+p.n.Packets, s.OctetsE+p.n.Octets*rate, s.PacketsE+p.n.Packets*rate
+		s.Records++
+		s.Start, s.End = min(s.Start, p.start), max(s.End, p.end)
+		d.Flags |= p.n.Flags
+	}
+	slices.SortFunc(all, func(a, b seen) int {
+		return cmp.Or(cmp.Compare(b.d.PacketsE, a.d.PacketsE), cmp.Compare(b.d.OctetsE, a.d.OctetsE), cmp.Compare(a.d.Start, b.d.Start),
+			bytes.Compare(a.v.exporter[:], b.v.exporter[:]), cmp.Compare(a.v.domain, b.v.domain), cmp.Compare(a.v.iface, b.v.iface))
+	})
+	var taken []refDirection
+	for _, s := range all {
+		skew := int64(r.c.ClockSkew)
+		if slices.ContainsFunc(taken, func(o refDirection) bool { return s.d.Start <= o.End+skew && o.Start <= s.d.End+skew }) {
+			continue
+		}
+		taken = append(taken, s.d)
+		if len(taken) == 1 {
+			d.Start, d.End = s.d.Start, s.d.End
+		}
+		d.Octets, d.Packets, d.OctetsE, d.PacketsE = d.Octets+s.d.Octets, d.Packets+s.d.Packets, d.OctetsE+s.d.OctetsE, d.PacketsE+s.d.PacketsE
+		d.Records += s.d.Records
+		d.Start, d.End = min(d.Start, s.d.Start), max(d.End, s.d.End)
+	}
+	d.Seen, d.Vantages = len(all) > 0, uint32(len(all))
+	return d
+}
+
+// A refReport is one emission, by what both can say of it.
+type refReport struct {
+	ID, Reason string
+	At         int64
+	Version    int
+	ToHi, ToLo refDirection
+	First      int64
+}
+
+// reports are all emissions, after a long silence.
+func (r *reference) reports() (out []refReport) {
+	for _, c := range r.conns {
+		version, late := 0, false
+		for n := 1; n <= len(c.flows); n++ {
+			late = late || c.late[n-1]
+			deadline := r.deadline(c, n)
+			if n < len(c.flows) && !c.late[n] {
+				continue
+			}
+			version++
+			head := &refConn{flows: c.flows[:n], at: c.at[:n]}
+			reason := "IDLE"
+			switch {
+			case late:
+				reason = "LATE"
+			case r.complete(head):
+				reason = "COMPLETE"
+			}
+			id := newID(&c.flows[0].Key, c.flows[0].Ident)
+			parts := r.parts(head)
+			out = append(out, refReport{
+				ID: fmt.Sprintf("%x", id), Reason: reason, At: deadline, Version: version,
+				ToHi: r.direction(parts, true), ToLo: r.direction(parts, false), First: c.flows[0].Received,
+			})
+		}
+	}
+	slices.SortFunc(out, byIDAndVersion)
+	return out
+}
+
+func byIDAndVersion(a, b refReport) int {
+	return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Version, b.Version), cmp.Compare(a.At, b.At)) // a record that comes again after the grace opens its connection again
+}
+
+// reported is a machine's emission as a refReport.
+func reported(c *flowpb.Connection) refReport {
+	r := refReport{
+		ID: fmt.Sprintf("%x", c.ConnectionId), Reason: c.EmitReason.String()[len("EMIT_REASON_"):],
+		At: c.EmittedUnixNs, Version: int(c.Version), First: c.FirstReceivedUnixNs,
+	}
+	lo, hi := c.Forward, c.Reverse
+	a, _ := addr16(c.Initiator.Address)
+	b, _ := addr16(c.Responder.Address)
+	if x := bytes.Compare(a[:], b[:]); x > 0 || x == 0 && c.Initiator.Port > c.Responder.Port {
+		lo, hi = hi, lo
+	}
+	for to, t := range map[*refDirection]*flowpb.Traffic{&r.ToHi: lo, &r.ToLo: hi} {
+		if t != nil {
+			*to = refDirection{
+				true, t.Octets, t.Packets, t.OctetsEst, t.PacketsEst, t.Records, t.Vantages, uint16(t.TcpFlags), t.StartUnixNs, t.EndUnixNs,
+			}
+		}
+	}
+	return r
+}
+
+func TestTheMachineGivesWhatTheReferenceGives(t *testing.T) {
+	c := testConfig
+	c.UpdateInterval = 0
+	total, versions, duplicates := 0, 0, 0
+	for seed := range uint64(40) {
+		flows := traffic(seed, 700)
+		ref := &reference{c: c, now: flows[0].Received}
+		var got []refReport
+		m := New(c, 1, func(e *Emission) { got = append(got, reported(e.Connection)) })
+		for i := range flows {
+			fresh, outcome := ref.observe(flows[i]), m.Observe(&flows[i])
+			if fresh == (outcome == Duplicate) {
+				t.Fatalf("seed %d, record %d: a duplicate by one of the two alone", seed, i)
+			}
+			if !fresh {
+				duplicates++
+			}
+		}
+		m.Close()
+		slices.SortFunc(got, byIDAndVersion)
+		want := ref.reports()
+		if d := gocmp.Diff(want, got); d != "" {
+			t.Fatalf("seed %d: %d reports, want %d (-reference +machine):\n%.3000s", seed, len(got), len(want), d)
+		}
+		total += len(want)
+		for _, r := range want {
+			versions = max(versions, r.Version)
+		}
+	}
+	if total < 5000 || versions < 3 || duplicates < 100 {
+		t.Errorf("%d reports, up to version %d, %d duplicates: they prove little", total, versions, duplicates)
+	}
+	t.Logf("%d reports, up to version %d, %d duplicates", total, versions, duplicates)
+}
+
+// sessions makes conversations that are far apart, each of records that are close
+// together: what belongs together is certain.
+func sessions(rng *rand.Rand) (flows []Flow) {
+	at := int64(1_700_000_000) * int64(time.Second)
+	for s := range 3 {
+		at += int64(10 * time.Minute)
+		t := flowkey.Tuple{Src: [16]byte{10: 0xff, 11: 0xff, 12: 10, 15: 1}, Dst: [16]byte{10: 0xff, 11: 0xff, 12: 192, 15: 2}, SrcPort: 40000, DstPort: 443, Proto: []uint8{6, 17}[rng.IntN(2)]}
+		for i := range 2 + rng.IntN(6) {
+			x := t
+			if rng.IntN(2) == 0 {
+				x.Src, x.Dst, x.SrcPort, x.DstPort = x.Dst, x.Src, x.DstPort, x.SrcPort
+			}
+			f := Flow{
+				Ident: uint64(s*100+i) + 1, vantage: vantage{exporter: [16]byte{15: byte(rng.IntN(2))}}, Resolution: ms, Rate: 1 + rng.Uint64N(2),
+				Start: at + rng.Int64N(20_000)*ms, Reason: uint8(rng.IntN(3)), There: counts{Octets: rng.Uint64N(5000), Packets: 1 + rng.Uint64N(9), Flags: uint16(rng.IntN(32)) &^ 5},
+			}
+			f.End = f.Start + rng.Int64N(30_000)*ms
+			f.Key, f.SrcIsLo = x.Canon()
+			flows = append(flows, f)
+		}
+	}
+	return flows
+}
+
+func TestTheOrderOfArrivalDoesNotMatter(t *testing.T) {
+	c := testConfig
+	c.UpdateInterval = 0
+	outcome := func(flows []Flow) (out []string) {
+		m := New(c, 1, func(e *Emission) {
+			x := proto.CloneOf(e.Connection)
+			x.ConnectionId, x.FirstReceivedUnixNs, x.EmittedUnixNs = nil, 0, 0 // follow arrival
+			out = append(out, fmt.Sprint(reported(x), x.Initiator.Port, x.DirectionMethod, x.ConnState, x.Quality))
+		})
+		for i := range flows {
+			flows[i].Received = 1_700_010_000*int64(time.Second) + int64(i)*ms
+			m.Observe(&flows[i])
+		}
+		m.Close()
+		slices.Sort(out)
+		return out
+	}
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		flows := sessions(rng)
+		want := outcome(slices.Clone(flows))
+		if len(want) != 3 {
+			t.Fatalf("seed %d: %d connections of 3 conversations: %s", seed, len(want), want)
+		}
+		for range 20 {
+			order := slices.Clone(flows)
+			rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+			if d := gocmp.Diff(want, outcome(order)); d != "" {
+				t.Fatalf("seed %d: another order (-as made +shuffled):\n%s", seed, d)
+			}
+		}
+	}
+}
+
+// Of one vantage and without duplicates, what comes in goes out: evictions, late
+// records and interim reports included.
+func TestOctetsInAreOctetsOut(t *testing.T) {
+	small := testConfig
+	small.MaxOpen, small.UpdateInterval = 60, 10*time.Second
+	for name, c := range map[string]Config{"as usual": testConfig, "with evictions and interim reports": small} {
+		evicted, late := 0, 0
+		for seed := range uint64(20) {
+			var in, packets, more uint64
+			last := map[string]*flowpb.Connection{}
+			m := New(c, 1, func(e *Emission) {
+				more += e.More
+				if e.EmitReason == flowpb.EmitReason_EMIT_REASON_EVICTED {
+					evicted++
+				}
+				if e.EmitReason == flowpb.EmitReason_EMIT_REASON_LATE {
+					late++
+				}
+				if old := last[string(e.ConnectionId)]; old != nil && old.Version+1 != e.Version {
+					t.Fatalf("version %d after %d", e.Version, old.Version)
+				}
+				last[string(e.ConnectionId)] = proto.CloneOf(e.Connection)
+			})
+			for i, f := range traffic(seed, 900) {
+				f.vantage, f.Ident, f.Rate = vantage{}, uint64(i)+1, 1
+				in += f.There.Octets + f.Back.Octets
+				packets += f.There.Packets + f.Back.Packets
+				m.Observe(&f)
+			}
+			m.Close()
+			var out, outPackets uint64
+			for _, x := range last {
+				out += x.GetForward().GetOctets() + x.GetReverse().GetOctets()
+				outPackets += x.GetForward().GetPackets() + x.GetReverse().GetPackets()
+			}
+			if in != out || packets != outPackets || more != in {
+				t.Fatalf("%s, seed %d: %d octets, %d packets in; %d, %d out; %d by what versions add", name, seed, in, packets, out, outPackets, more)
+			}
+		}
+		if late == 0 || evicted == 0 && c.MaxOpen == small.MaxOpen {
+			t.Errorf("%s: %d evicted, %d late: proves nothing", name, evicted, late)
+		}
+	}
+}
+
+// However often the clock is moved on between records, the same comes out in the
+// same order: only stream time counts.
+func TestAReplayGivesTheSame(t *testing.T) {
+	for seed := range uint64(5) {
+		flows := traffic(seed, 900)
+		want := undisturbed(testConfig, flows)
+		rng := rand.New(rand.NewPCG(seed, 5))
+		var got []string
+		m := New(testConfig, 1, func(e *Emission) { got = append(got, printed(e)) })
+		for i := range flows {
+			if now := m.StreamTime(); i > 0 && flows[i].Received > now {
+				m.Advance(now + rng.Int64N(flows[i].Received-now))
+			}
+			m.Observe(&flows[i])
+		}
+		m.Advance(m.StreamTime() + int64(time.Hour))
+		if d := gocmp.Diff(want, got); d != "" {
+			t.Fatalf("seed %d (-fast +slow):\n%.3000s", seed, d)
+		}
+	}
+}
