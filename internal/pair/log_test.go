@@ -38,6 +38,7 @@ func traffic(seed uint64, n int) []Flow {
 			There: counts{Octets: rng.Uint64N(5000), Packets: 1 + rng.Uint64N(9), Flags: uint16(rng.IntN(32))},
 		}
 		f.End = f.Start + rng.Int64N(10_000)*ms
+		f.Key, f.SrcIsLo = t.Canon()
 		if rng.IntN(10) == 0 {
 			f.Biflow, f.Back = true, counts{Octets: 1, Packets: 1}
 			f.quality |= bit(flowpb.Quality_QUALITY_BIFLOW)
@@ -48,7 +49,6 @@ func traffic(seed uint64, n int) []Flow {
 			f = out[len(out)-1-rng.IntN(min(30, len(out)))] // delivered again
 			f.Received = now
 		}
-		f.Key, f.SrcIsLo = t.Canon()
 		out = append(out, f)
 	}
 	return out
