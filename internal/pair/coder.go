@@ -2,70 +2,98 @@ package pair
 
 import (
 	"encoding/binary"
+	"math"
 
 	"weir/internal/flowkey"
 )
 
 // A coder writes or reads an entry's value, field by field in one order for
-// both: fixed width, network order.
+// both. Numbers are varints, times relative to the entry's first record, hashes
+// and addresses octets.
 type coder struct {
 	b       []byte
 	reading bool
-	short   bool // reading: ran out
+	short   bool // reading: ran out, or a number is too large
+	base    int64
 }
 
-// take returns the next n octets to read, or n new ones to write.
-func (c *coder) take(n int) []byte {
-	if c.reading {
-		if len(c.b) < n {
-			c.short = true
-			c.b = nil
-			return make([]byte, n)
-		}
-		b := c.b[:n]
-		c.b = c.b[n:]
-		return b
+// octets writes or reads len(v) octets.
+func (c *coder) octets(v []byte) {
+	if !c.reading {
+		c.b = append(c.b, v...)
+		return
 	}
-	c.b = append(c.b, make([]byte, n)...)
-	return c.b[len(c.b)-n:]
+	if len(c.b) < len(v) {
+		c.short, c.b = true, nil
+		return
+	}
+	copy(v, c.b)
+	c.b = c.b[len(v):]
+}
+
+// number writes v, or reads a number of at most most.
+func (c *coder) number(v, most uint64) uint64 {
+	if !c.reading {
+		c.b = binary.AppendUvarint(c.b, v)
+		return v
+	}
+	v, n := binary.Uvarint(c.b)
+	if n <= 0 || v > most {
+		c.short, c.b = true, nil
+		return 0
+	}
+	c.b = c.b[n:]
+	return v
 }
 
 func (c *coder) u64(v *uint64) {
-	if b := c.take(8); c.reading {
-		*v = binary.BigEndian.Uint64(b)
-	} else {
-		binary.BigEndian.PutUint64(b, *v)
+	if !c.small(*v) {
+		*v = c.number(*v, math.MaxUint64)
 	}
 }
 
 func (c *coder) u32(v *uint32) {
-	if b := c.take(4); c.reading {
-		*v = binary.BigEndian.Uint32(b)
-	} else {
-		binary.BigEndian.PutUint32(b, *v)
+	if !c.small(uint64(*v)) {
+		*v = uint32(c.number(uint64(*v), math.MaxUint32))
 	}
 }
 
 func (c *coder) u16(v *uint16) {
-	if b := c.take(2); c.reading {
-		*v = binary.BigEndian.Uint16(b)
-	} else {
-		binary.BigEndian.PutUint16(b, *v)
+	if !c.small(uint64(*v)) {
+		*v = uint16(c.number(uint64(*v), math.MaxUint16))
 	}
 }
 
 func (c *coder) u8(v *uint8) {
-	if b := c.take(1); c.reading {
-		*v = b[0]
-	} else {
-		b[0] = *v
+	if !c.small(uint64(*v)) {
+		*v = uint8(c.number(uint64(*v), math.MaxUint8))
 	}
 }
 
-func (c *coder) i64(v *int64) {
-	u := uint64(*v)
+// small writes a number of one octet, in place: the usual case.
+func (c *coder) small(v uint64) bool {
+	if c.reading || v >= 0x80 || len(c.b) == cap(c.b) {
+		return false
+	}
+	c.b = c.b[:len(c.b)+1]
+	c.b[len(c.b)-1] = byte(v)
+	return true
+}
+
+// time is a number of ns relative to base, either sign.
+func (c *coder) time(v *int64) {
+	d := *v - c.base
+	u := uint64(d)<<1 ^ uint64(d>>63)
 	c.u64(&u)
-	*v = int64(u)
+	*v = c.base + (int64(u>>1) ^ -int64(u&1))
+}
+
+// hash is 8 octets.
+func (c *coder) hash(v *uint64) {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], *v)
+	c.octets(b[:])
+	*v = binary.BigEndian.Uint64(b[:])
 }
 
 func (c *coder) flag(v *bool) {
@@ -77,41 +105,53 @@ func (c *coder) flag(v *bool) {
 	*v = u != 0
 }
 
-func (c *coder) bytes(v []byte) {
-	if b := c.take(len(v)); c.reading {
-		copy(v, b)
-	} else {
-		copy(b, v)
+// address is 16 octets, or 4 when v4.
+func (c *coder) address(a *[16]byte, v4 bool) {
+	if v4 {
+		if c.reading {
+			a[10], a[11] = 0xff, 0xff
+		}
+		c.octets(a[12:])
+		return
 	}
+	c.octets(a[:])
 }
 
-func (c *coder) key(k *flowkey.Key) {
-	c.bytes(k.Lo[:])
-	c.bytes(k.Hi[:])
-	c.u16(&k.LoPort)
-	c.u16(&k.HiPort)
-	c.u8(&k.Proto)
-	c.flag(&k.V6)
-}
-
-func (c *coder) endpoint(e *endpoint) {
-	c.bytes(e.addr[:])
-	c.u16(&e.port)
+// anyAddress is an address and of which kind it is.
+func (c *coder) anyAddress(a *[16]byte) {
+	v4 := flowkey.IsV4(a)
+	c.flag(&v4)
+	c.address(a, v4)
 }
 
 func (c *coder) state(k *stateKey) {
-	c.key(&k.Key)
-	c.u64(&k.scope)
+	c.flag(&k.V6)
+	c.address(&k.Lo, !k.V6)
+	c.address(&k.Hi, !k.V6)
+	c.u16(&k.LoPort)
+	c.u16(&k.HiPort)
+	c.u8(&k.Proto)
+	scoped := k.scope != 0
+	if c.flag(&scoped); scoped {
+		c.hash(&k.scope)
+	}
+}
+
+func (c *coder) endpoint(e *endpoint) {
+	c.anyAddress(&e.addr)
+	c.u16(&e.port)
 }
 
 // code writes or reads the value of an entry, whose sides and link are m's.
 func (m *Machine) code(c *coder, e *entry) {
 	c.state(&e.key)
-	c.u64(&e.origin)
-	c.i64(&e.deadline)
+	c.base = 0
+	c.time(&e.first)
+	c.base = e.first
+	c.hash(&e.origin)
+	c.time(&e.deadline)
 	c.u64(&e.seq)
 	c.u32(&e.version)
-	c.i64(&e.first)
 	c.u32(&e.told)
 	c.u64(&e.reported)
 	q, i := uint16(e.quality), uint8(e.initiator)
@@ -127,50 +167,51 @@ func (m *Machine) code(c *coder, e *entry) {
 			e.link = m.links.alloc()
 			*m.links.at(e.link) = link{}
 		}
-		l := m.links.at(e.link)
-		c.endpoint(&l.natLo)
-		c.endpoint(&l.natHi)
-		c.u64(&l.macLo)
-		c.u64(&l.macHi)
-		for _, v := range []*uint32{&l.toHi.in, &l.toHi.out, &l.toLo.in, &l.toLo.out} {
-			c.u32(v)
-		}
-		c.u64(&l.app.id)
-		c.u8(&l.app.n)
+		m.links.at(e.link).code(c)
 	}
 	c.u8(&e.identN)
 	for i := range min(int(e.identN), keptIdents) {
-		c.u64(&e.idents[i])
+		c.hash(&e.idents[i])
 	}
-	if !c.reading {
-		n := uint16(0)
-		for i := e.sides; i != 0; i = m.sides.at(i).next {
-			n++
-		}
-		c.u16(&n)
-		for i := e.sides; i != 0; i = m.sides.at(i).next {
-			s := m.sides.at(i)
-			v := m.vantages.of.at(s.vantage).vantage
-			c.vantage(&v)
-			s.code(c)
+	n := uint16(0)
+	for i := e.sides; i != 0; i = m.sides.at(i).next {
+		n++
+	}
+	c.u16(&n)
+	if c.reading {
+		for range n {
+			var v vantage
+			if c.vantage(&v); c.short {
+				return
+			}
+			m.newSide(e, v).code(c)
 		}
 		return
 	}
-	var n uint16
-	c.u16(&n)
-	for range n {
-		var v vantage
-		if c.vantage(&v); c.short {
-			return
-		}
-		m.newSide(e, v).code(c)
+	for i := e.sides; i != 0; i = m.sides.at(i).next {
+		s := m.sides.at(i)
+		v := m.vantages.of.at(s.vantage).vantage
+		c.vantage(&v)
+		s.code(c)
 	}
 }
 
 func (c *coder) vantage(v *vantage) {
-	c.bytes(v.exporter[:])
+	c.anyAddress(&v.exporter)
 	c.u32(&v.domain)
 	c.u8(&v.iface)
+}
+
+func (l *link) code(c *coder) {
+	c.endpoint(&l.natLo)
+	c.endpoint(&l.natHi)
+	c.u64(&l.macLo)
+	c.u64(&l.macHi)
+	for _, v := range [...]*uint32{&l.toHi.in, &l.toHi.out, &l.toLo.in, &l.toLo.out} {
+		c.u32(v)
+	}
+	c.u64(&l.app.id)
+	c.u8(&l.app.n)
 }
 
 func (s *side) code(c *coder) {
@@ -183,11 +224,11 @@ func (s *side) code(c *coder) {
 	c.u32(&s.rateMax)
 	c.u32(&s.records)
 	c.u16(&s.flags)
-	c.i64(&s.start)
-	c.i64(&s.end)
+	c.time(&s.start)
+	c.time(&s.end)
 	c.u16((*uint16)(&s.resolution))
 	c.u16((*uint16)(&s.fine))
-	c.u64(&s.datagram)
+	c.hash(&s.datagram)
 	c.u8(&s.reason)
 	c.u8((*uint8)(&s.state))
 	c.u32(&s.inIf)

@@ -23,26 +23,26 @@ type entry struct {
 	initiator int8 // the exporter says: 1 lo, -1 hi, 0 nothing
 	icmpCode  uint8
 	quality   quality
-	identN    uint8 // records seen, modulo 256
-	in        queueName
+	identN    uint8     // records seen, modulo 256
+	in        queueName // not part of the value, nor are marks
 	marks     mark
-	origin    uint64 // identity of the record that opened it: with the key, the connection's id
 	deadline  int64  // emitted iff deadline <= stream time
 	seq       uint64 // order of the last change among all entries
-	first     int64  // receive time of the first record
-	reported  uint64 // octets, estimated, as of the last emission
-	idents    [keptIdents]uint64
-	version   uint32 // of the next emission, or of the last when emitted
-	asLo      uint32
-	asHi      uint32
-	sides     int32  // the first of its sides
-	link      int32  // its link, when there is one
-	told      uint32 // stream time of the last interim or reopening: ticks after first
 
-	// Not part of the value, nor are in and marks:
+	// Not part of the value:
 	chain         int32 // the next entry of the bucket
 	before, after int32 // in its queue
 	delta         int32 // which delta of the log, as long as it is counted there; 0 none
+
+	sides      int32  // the first of its sides
+	link       int32  // its link, when there is one
+	version    uint32 // of the next emission, or of the last when emitted
+	told       uint32 // stream time of the last interim or reopening: ticks after first
+	asLo, asHi uint32
+	first      int64  // receive time of the first record
+	origin     uint64 // identity of the record that opened it: with the key, the connection's id
+	reported   uint64 // octets, estimated, as of the last emission
+	idents     [keptIdents]uint64
 }
 
 // A mark is what is so of an entry, and not part of its value.

@@ -16,6 +16,7 @@ type deltaLog struct {
 	pieces  [][]int32 // of the last Deltas, waiting for Logged: nothing may be observed between
 	deltas  []delta   // by number - base
 	base    int32     // at least 1: 0 is none
+	size    int       // octets that a piece of late had
 }
 
 // A removal says that an entry is gone before its deadlines would tell.
@@ -61,9 +62,12 @@ func (l *deltaLog) unlive(e *entry) {
 	e.delta = 0
 }
 
-// Form of a piece: format (1), removals (4), each a key and an origin; then the
-// values of entries, each with its length (4) before it.
+// Form of a piece: format (1), number of removals (4), each a key and an origin;
+// then the values of entries, each with its length (4) before it.
 const format = 2
+
+// pieceHead is the octets of a piece before its removals.
+const pieceHead = 5
 
 // Deltas packs what changed by records since the last call: removals, then the
 // full values of changed entries, in pieces of at most limit octets (an entry
@@ -73,42 +77,49 @@ func (m *Machine) Deltas(limit int) [][]byte {
 	l := &m.log
 	l.pieces = l.pieces[:0]
 	var out [][]byte
-	piece := append([]byte{format}, 0, 0, 0, 0)
+	var piece []byte
 	var held []int32
+	begin := func() {
+		piece = append(make([]byte, 0, min(limit, l.size+l.size/8)+4*pieceHead), format, 0, 0, 0, 0)
+		held = nil
+	}
 	flush := func() {
 		out = append(out, piece)
 		l.pieces = append(l.pieces, held)
-		piece, held = append([]byte{format}, 0, 0, 0, 0), nil
+		l.size = max(len(piece), l.size*3/4)
 	}
+	begin()
 	n := uint32(0)
 	for i := range l.removed {
 		if n > 0 && len(piece)+removalLen > limit {
 			flush()
+			begin()
 			n = 0
 		}
 		c := coder{b: piece}
 		c.state(&l.removed[i].key)
-		c.u64(&l.removed[i].origin)
+		c.hash(&l.removed[i].origin)
 		piece = c.b
 		n++
 		binary.BigEndian.PutUint32(piece[1:], n)
 	}
-	var value []byte
 	for _, i := range l.dirty {
 		e := m.table.entries.at(i)
 		if e.marks&isDirty == 0 { // gone; or another's now, that stands here too
 			continue
 		}
 		e.marks &^= isDirty
-		c := coder{b: value[:0]}
+		start := len(piece)
+		c := coder{b: append(piece, 0, 0, 0, 0)}
 		m.code(&c, e)
-		value = c.b
-		if len(piece)+4+len(value) > limit && (len(held) > 0 || n > 0) {
+		if size := len(c.b) - start; len(c.b) > limit && start > pieceHead {
 			flush()
-			n = 0
+			begin()
+			start = len(piece)
+			c.b = append(piece, c.b[len(c.b)-size:]...)
 		}
-		piece = binary.BigEndian.AppendUint32(piece, uint32(len(value)))
-		piece = append(piece, value...)
+		piece = c.b
+		binary.BigEndian.PutUint32(piece[start:], uint32(len(piece)-start-4))
 		held = append(held, i)
 	}
 	flush()
@@ -116,8 +127,8 @@ func (m *Machine) Deltas(limit int) [][]byte {
 	return out
 }
 
-// removalLen is at most the octets of a removal.
-const removalLen = 56
+// removalLen is at least the octets of a removal.
+const removalLen = 64
 
 // Logged says at which log offsets the pieces of the last Deltas call stand.
 // Between the two, the machine observes nothing and does not advance.
@@ -184,7 +195,7 @@ func (m *Machine) Apply(offset int64, piece []byte) error {
 	for range binary.BigEndian.Uint32(piece[1:]) {
 		var r removal
 		c.state(&r.key)
-		c.u64(&r.origin)
+		c.hash(&r.origin)
 		if c.short {
 			return fmt.Errorf("%w: offset %d: removals cut", errPiece, offset)
 		}
@@ -193,9 +204,11 @@ func (m *Machine) Apply(offset int64, piece []byte) error {
 		}
 	}
 	for len(c.b) > 0 {
-		var size uint32
-		c.u32(&size)
-		if c.short || int(size) > len(c.b) {
+		if len(c.b) < 4 {
+			return fmt.Errorf("%w: offset %d: entry cut", errPiece, offset)
+		}
+		size := binary.BigEndian.Uint32(c.b)
+		if c.b = c.b[4:]; uint64(size) > uint64(len(c.b)) {
 			return fmt.Errorf("%w: offset %d: entry cut", errPiece, offset)
 		}
 		v := coder{b: c.b[:size], reading: true}
@@ -208,7 +221,7 @@ func (m *Machine) Apply(offset int64, piece []byte) error {
 		if i := m.find(&e.key, e.origin); i != 0 {
 			m.drop(i)
 		}
-		i := m.table.insert(&e)
+		i := m.table.insert(&e, e.key.hash())
 		m.log.holds(m.table.entries.at(i), n)
 	}
 	return nil
@@ -216,7 +229,7 @@ func (m *Machine) Apply(offset int64, piece []byte) error {
 
 // find returns the entry with this key and origin, 0 when there is none.
 func (m *Machine) find(k *stateKey, origin uint64) int32 {
-	for i := m.table.first(k); i != 0; i = m.table.next(i) {
+	for i := m.table.first(k, k.hash()); i != 0; i = m.table.next(i) {
 		if m.table.entries.at(i).origin == origin {
 			return i
 		}

@@ -52,8 +52,9 @@ func (m *Machine) Octets() int {
 func (m *Machine) Observe(f *Flow) Outcome {
 	m.Advance(f.Received)
 	k := stateKey{f.Key, f.Scope}
+	hash := k.hash()
 	best, bestGap := int32(0), int64(0)
-	for i := m.table.first(&k); i != 0; i = m.table.next(i) {
+	for i := m.table.first(&k, hash); i != 0; i = m.table.next(i) {
 		e := m.table.entries.at(i)
 		if e.knows(f.Ident) {
 			return Duplicate
@@ -64,7 +65,7 @@ func (m *Machine) Observe(f *Flow) Outcome {
 	}
 	outcome := Joined
 	if best == 0 {
-		best, outcome = m.create(f), Opened
+		best, outcome = m.create(f, hash), Opened
 	}
 	e := m.table.entries.at(best)
 	if m.emitted(e) {
@@ -103,13 +104,13 @@ func (m *Machine) closer(gap int64, a *entry, bGap int64, b *entry) bool {
 func (m *Machine) emitted(e *entry) bool { return e.deadline <= m.now }
 
 // create makes an entry for f's conversation, giving up others at capacity.
-func (m *Machine) create(f *Flow) int32 {
+func (m *Machine) create(f *Flow, hash uint64) int32 {
 	for m.open+m.grace >= m.share && m.evict() {
 	}
 	m.open++
 	return m.table.insert(&entry{
 		key: stateKey{f.Key, f.Scope}, origin: f.Ident, deadline: math.MaxInt64, version: 1, first: f.Received,
-	})
+	}, hash)
 }
 
 // schedule sets e's deadline after a record.

@@ -20,7 +20,7 @@ const (
 // pointer from at stays good until the value is freed, and growing copies nothing.
 // T has no pointers: the collector does not look into chunks.
 type pool[T any] struct {
-	chunks [][]T
+	chunks []*[chunkLen]T
 	n      int32 // numbers given out so far
 	unused []int32
 }
@@ -36,7 +36,7 @@ func (p *pool[T]) alloc() int32 {
 	}
 	p.n++
 	if int(p.n>>chunkBits) == len(p.chunks) {
-		p.chunks = append(p.chunks, make([]T, chunkLen))
+		p.chunks = append(p.chunks, new([chunkLen]T))
 	}
 	return p.n
 }
@@ -61,6 +61,11 @@ type stateKey struct {
 // seed makes which conversations share a bucket unknown to who chooses addresses.
 var seed = rand.Uint64()
 
+// is compares words; == of the whole would call for it.
+func (k *stateKey) is(o *stateKey) bool {
+	return k.Lo == o.Lo && k.Hi == o.Hi && k.LoPort == o.LoPort && k.HiPort == o.HiPort && k.Proto == o.Proto && k.V6 == o.V6 && k.scope == o.scope
+}
+
 func (k *stateKey) hash() uint64 {
 	var b [56]byte
 	copy(b[:], k.Lo[:])
@@ -71,9 +76,9 @@ func (k *stateKey) hash() uint64 {
 	return xxhash.Sum64(b[:])
 }
 
-// A table holds entries by key: chains in buckets, of which there are as many as
-// entries. Adding an entry adds a bucket and splits one (linear hashing), so that
-// there is no pause for a whole new table.
+// A table holds entries by key: chains in buckets, of which there are three for
+// two entries. Adding entries adds buckets by splitting one at a time (linear
+// hashing), so that there is no pause for a whole new table.
 type table struct {
 	entries pool[entry]
 	heads   pool[int32] // bucket b at number b
@@ -93,12 +98,13 @@ func (t *table) bucket(h uint64) *int32 {
 	return t.heads.at(int32(b))
 }
 
-// first returns the first entry of a key, 0 for none; next the one after i.
-func (t *table) first(k *stateKey) int32 {
+// first returns the first entry of a key with this hash, 0 for none; next the one
+// after i.
+func (t *table) first(k *stateKey, hash uint64) int32 {
 	if t.buckets == 0 {
 		return 0
 	}
-	return t.same(*t.bucket(k.hash()), k)
+	return t.same(*t.bucket(hash), k)
 }
 
 func (t *table) next(i int32) int32 {
@@ -107,27 +113,29 @@ func (t *table) next(i int32) int32 {
 }
 
 func (t *table) same(i int32, k *stateKey) int32 {
-	for ; i != 0; i = t.entries.at(i).chain {
-		if t.entries.at(i).key == *k {
+	for i != 0 {
+		e := t.entries.at(i)
+		if e.key.is(k) {
 			return i
 		}
+		i = e.chain
 	}
 	return 0
 }
 
-// insert puts a copy of e in.
-func (t *table) insert(e *entry) int32 {
+// insert puts a copy of e in, whose key has this hash.
+func (t *table) insert(e *entry, hash uint64) int32 {
 	t.grow()
 	i := t.entries.alloc()
 	x := t.entries.at(i)
 	*x = *e
 	x.marks |= isHeld
-	head := t.bucket(x.key.hash())
+	head := t.bucket(hash)
 	x.chain, *head = *head, i
 	return i
 }
 
-// grow makes buckets for one more entry.
+// grow makes buckets enough for one more entry.
 func (t *table) grow() {
 	if t.buckets == 0 {
 		t.heads.alloc() // number 0 is a bucket here, as alloc's first is 1
@@ -136,9 +144,13 @@ func (t *table) grow() {
 		}
 		t.buckets, t.round = minBuckets, minBuckets
 	}
-	if uint64(t.entries.used()) < t.buckets {
-		return
+	for 3*uint64(t.entries.used()) >= 2*t.buckets {
+		t.split()
 	}
+}
+
+// split makes one more bucket, of a part of another.
+func (t *table) split() {
 	from := t.heads.at(int32(t.buckets - t.round))
 	to := t.heads.at(t.heads.alloc() - 1)
 	mask := t.round<<1 - 1
@@ -168,7 +180,7 @@ func (t *table) remove(i int32) {
 		at = &t.entries.at(*at).chain
 	}
 	*at = e.chain
-	*e = entry{}
+	e.marks = 0 // the rest is written over
 	t.entries.release(i)
 }
 
