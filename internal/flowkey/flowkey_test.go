@@ -1,8 +1,12 @@
 package flowkey
 
 import (
+	"encoding/base64"
 	"encoding/hex"
 	"net/netip"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -45,6 +49,53 @@ func TestCommunityIDs(t *testing.T) {
 				t.Errorf("want %s, got %s", tt.want, got)
 			}
 		})
+	}
+}
+
+// Scenario 25: all rows of the specification's baseline.
+func TestScenario25CommunityIDsOfTheBaseline(t *testing.T) {
+	text, err := os.ReadFile("testdata/community_id.tsv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		f := strings.Split(strings.TrimSpace(line), "\t")
+		number := func(s string) uint16 {
+			n, err := strconv.ParseUint(s, 10, 16)
+			if err != nil && s != "-" {
+				t.Fatal(err)
+			}
+			return uint16(n)
+		}
+		proto := uint8(number(f[0]))
+		in := tuple(f[1], f[2], proto, number(f[3]), number(f[4]))
+		if _, answered := Counterpart(proto, in.ICMPType); answered {
+			in.ICMPCode = 0 // the column has the type that answers
+		}
+		seed, isHex := uint16(0), f[5] == "hex"
+		if !isHex {
+			seed = number(f[5])
+		}
+		k, _ := in.Canon()
+		got := k.CommunityID(seed)
+		if isHex {
+			sum, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(got, "1:"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = "1:" + hex.EncodeToString(sum)
+		}
+		if got != f[6] {
+			t.Errorf("%s: got %s", strings.TrimSpace(line), got)
+		}
+		rows++
+	}
+	if rows != 69 {
+		t.Errorf("want 69 rows, got %d", rows)
 	}
 }
 

@@ -162,7 +162,7 @@ func text(c *flowpb.Connection, name string) string {
 		strings.TrimPrefix(c.DirectionMethod.String(), "DIRECTION_METHOD_"), state, f.GetRecords(), r.GetRecords(), q)
 }
 
-func TestCases(t *testing.T) {
+func TestScenario1CasesOfTheDesign(t *testing.T) {
 	cases := 0
 	datadriven.RunTest(t, "testdata/cases", func(t *testing.T, d *datadriven.TestData) string {
 		cases++

@@ -129,9 +129,16 @@ func (r *report) address(a *[16]byte) []byte {
 	return r.octets[n:len(r.octets):len(r.octets)]
 }
 
-// stronger puts the vantage with the most packets first; then by octets, start
-// and name, so that arrival order does not matter.
+// stronger puts a vantage that counted every packet first, then the one with the
+// most packets; then by octets, start and name, so that arrival order does not
+// matter. What a sampling vantage estimates is no better for being more.
 func (m *Machine) stronger(a, b *side) int {
+	if exact := a.rateMin == 1 && a.rateMax == 1; exact != (b.rateMin == 1 && b.rateMax == 1) {
+		if exact {
+			return -1
+		}
+		return 1
+	}
 	if c := cmp.Or(cmp.Compare(b.packsE, a.packsE), cmp.Compare(b.octetsE, a.octetsE), cmp.Compare(a.start, b.start)); c != 0 {
 		return c
 	}

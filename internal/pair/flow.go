@@ -232,11 +232,13 @@ func (f *Flow) conversation(m *flowpb.FlowMessage, src, dst [16]byte) {
 	}
 	replace(&post.Src, m.PostNatSrcAddr)
 	replace(&post.Dst, m.PostNatDstAddr)
-	if p := uint16(m.PostNatSrcPort); p != 0 && p != post.SrcPort {
-		post.SrcPort, translated = p, true
-	}
-	if p := uint16(m.PostNatDstPort); p != 0 && p != post.DstPort {
-		post.DstPort, translated = p, true
+	if flowkey.HasPorts(t.Proto) { // of ICMP some exporters tell the identifier there
+		if p := uint16(m.PostNatSrcPort); p != 0 && p != post.SrcPort {
+			post.SrcPort, translated = p, true
+		}
+		if p := uint16(m.PostNatDstPort); p != 0 && p != post.DstPort {
+			post.DstPort, translated = p, true
+		}
 	}
 	if !translated {
 		f.Key, f.SrcIsLo = t.Canon()
