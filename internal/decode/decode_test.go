@@ -169,7 +169,7 @@ func TestDatagrams(t *testing.T) {
 }
 
 // Vectors checked by hand. Base: export 1700000000.500 s.
-func TestInstants(t *testing.T) {
+func TestScenario11Instants(t *testing.T) {
 	const base = int64(1_700_000_000_500_000_000)
 	ms := int64(1e6)
 	for _, tt := range []struct {
@@ -209,7 +209,7 @@ func TestInstants(t *testing.T) {
 
 // Init 1699999000000 ms, uptime at start 999000 and at end 1000000 ms: the flow
 // ends with the export, 1700000000 s; wrapped by 2^32 ms both ways.
-func TestIPFIXUptimesUseTheInitTime(t *testing.T) {
+func TestScenario11IPFIXUptimesUseTheInitTime(t *testing.T) {
 	const export = int64(1_700_000_000) * second
 	for _, tt := range []struct {
 		name   string

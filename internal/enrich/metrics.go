@@ -51,11 +51,28 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	questions("questions_total", "questions put to name servers", func() uint64 { return w.names.Stats().Questions })
 	questions("failures_total", "questions without a usable reply", func() uint64 { return w.names.Stats().Failures })
 	questions("dropped_total", "addresses not asked because the queue was full", func() uint64 { return w.names.Stats().Dropped })
+	reg.MustRegister(dnsAnswers{w})
+	gauge("dns_servers_down", "name servers that are asked once a second only, since half of the questions failed", func() float64 { return float64(w.names.Stats().Down) })
 	gauge("dns_pending", "addresses queued or being asked", func() float64 { return float64(w.names.Stats().Pending) })
 	gauge("dns_cached", "addresses whose name or failure is remembered", func() float64 { return float64(w.names.Stats().Cached) })
 	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weir_enrich_connections_total", Help: "connections published, by reason"}, []string{"reason"})
 	reg.MustRegister(c)
 	return &metrics{connections: c}
+}
+
+// dnsAnswers is what became of the addresses that were asked for, by status.
+type dnsAnswers struct{ w *Worker }
+
+var dnsAnswersDesc = prometheus.NewDesc("weir_enrich_dns_answers_total", "addresses that were asked for, by what came of it", []string{"status"}, nil)
+
+// Describe implements prometheus.Collector.
+func (dnsAnswers) Describe(out chan<- *prometheus.Desc) { out <- dnsAnswersDesc }
+
+// Collect implements prometheus.Collector.
+func (d dnsAnswers) Collect(out chan<- prometheus.Metric) {
+	for status, n := range d.w.names.Stats().Answers {
+		out <- prometheus.MustNewConstMetric(dnsAnswersDesc, prometheus.CounterValue, float64(n), strings.ToLower(strings.TrimPrefix(status.String(), "NAME_STATUS_")))
+	}
 }
 
 // reason is the label value of an emission's reason.

@@ -75,6 +75,8 @@ func Counterpart(proto, typ uint8) (answer uint8, ok bool) {
 		return 0, false
 	}
 	switch typ {
+	case 0: // reserved (RFC 4443 section 2.1): exporters that tell no type
+		return 0, true
 	case 128, 130, 133, 135, 139, 144:
 		return typ + 1, true
 	case 129, 131, 134, 136, 140, 145:

@@ -118,7 +118,7 @@ func unverified() Config {
 	return c
 }
 
-func TestAThousandWantsAreOneQuestion(t *testing.T) {
+func TestScenario24AThousandWantsAreOneQuestion(t *testing.T) {
 	s := &script{answer: func(string, uint16, string) (*dns.Msg, error) { return zone(hostArpa + " 300 PTR www.example.com.") }}
 	with(t, unverified(), s, func(t *testing.T, r *Resolver) {
 		expect(t, r, host, unnamed)
@@ -136,7 +136,7 @@ func TestAThousandWantsAreOneQuestion(t *testing.T) {
 	})
 }
 
-func TestANameIsAskedAnewOnlyWhenItsTTLIsOverAndItIsWanted(t *testing.T) {
+func TestScenario24ANameIsAskedAnewOnlyWhenItsTTLIsOverAndItIsWanted(t *testing.T) {
 	s := &script{answer: func(string, uint16, string) (*dns.Msg, error) { return zone(hostArpa + " 300 PTR www.example.com.") }}
 	with(t, unverified(), s, func(t *testing.T, r *Resolver) {
 		r.Want(host)
@@ -160,7 +160,7 @@ func TestANameIsAskedAnewOnlyWhenItsTTLIsOverAndItIsWanted(t *testing.T) {
 	})
 }
 
-func TestHowLongAnAnswerIsInForce(t *testing.T) {
+func TestScenario24HowLongAnAnswerIsInForce(t *testing.T) {
 	tests := []struct {
 		name  string
 		reply func() (*dns.Msg, error)
@@ -213,7 +213,7 @@ func TestHowLongAnAnswerIsInForce(t *testing.T) {
 	}
 }
 
-func TestFailuresAreAskedAgainEverLater(t *testing.T) {
+func TestScenario24FailuresAreAskedAgainEverLater(t *testing.T) {
 	s := &script{answer: func(string, uint16, string) (*dns.Msg, error) { return rcode(dns.RcodeServerFailure) }}
 	with(t, unverified(), s, func(t *testing.T, r *Resolver) {
 		// RFC 9520: a failure is remembered; 30 s, doubling, 5 min at most. Each
@@ -235,7 +235,7 @@ func TestFailuresAreAskedAgainEverLater(t *testing.T) {
 	})
 }
 
-func TestAnOldNameStandsInForADay(t *testing.T) {
+func TestScenario24AnOldNameStandsInForADay(t *testing.T) {
 	silent := false
 	s := &script{}
 	s.answer = func(string, uint16, string) (*dns.Msg, error) {
@@ -281,7 +281,7 @@ func TestTheSecondServerIsAskedWhenTheFirstFails(t *testing.T) {
 	})
 }
 
-func TestASilentServerIsAskedOnceASecondUntilItAnswers(t *testing.T) {
+func TestScenario22ASilentServerIsAskedOnceASecondUntilItAnswers(t *testing.T) {
 	var mu sync.Mutex
 	silent := true
 	s := &script{}
@@ -361,7 +361,7 @@ func TestQuestionsAreLimitedByRate(t *testing.T) {
 	})
 }
 
-func TestSpecialUseAddressesAreAskedOfPrivateServersOnly(t *testing.T) {
+func TestScenario25SpecialUseAddressesAreAskedOfPrivateServersOnly(t *testing.T) {
 	answer := func(name string, _ uint16, _ string) (*dns.Msg, error) {
 		return zone(name + " 300 PTR nas.example.test.")
 	}

@@ -117,7 +117,7 @@ func hostileZone(w dns.ResponseWriter, m *dns.Msg) {
 	_ = w.WriteMsg(reply)
 }
 
-func TestOnlyHostNamesLeaveAHostileZone(t *testing.T) {
+func TestScenario23OnlyHostNamesLeaveAHostileZone(t *testing.T) {
 	ok := func(name string) Answer {
 		return Answer{Name: name, Status: flowpb.NameStatus_NAME_STATUS_OK, Source: flowpb.NameSource_NAME_SOURCE_PTR}
 	}

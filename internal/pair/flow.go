@@ -168,7 +168,8 @@ const (
 )
 
 // scope is a hash of whose address plan f's addresses are of, 0 for the one of
-// all. Private addresses are those of the exporter's site.
+// all. Private addresses are those of the exporter's site, and a firewall's events
+// are of its flow (IE 148).
 func (f *Flow) scope(m *flowpb.FlowMessage, by string) uint64 {
 	var b []byte
 	switch by {
@@ -177,6 +178,9 @@ func (f *Flow) scope(m *flowpb.FlowMessage, by string) uint64 {
 	case ScopeVRF:
 		b = binary.BigEndian.AppendUint32(append(b, 'v'), min(f.vrfs.in, f.vrfs.out))
 		b = binary.BigEndian.AppendUint32(b, max(f.vrfs.in, f.vrfs.out))
+	}
+	if m.FirewallEvent != 0 && m.FlowId != 0 { // events of one flow, complete in themselves
+		b = binary.BigEndian.AppendUint64(append(append(b, 'f'), f.exporter[:]...), m.FlowId)
 	}
 	if m.Site != "" && (flowkey.Private(&f.Key.Lo) || flowkey.Private(&f.Key.Hi)) {
 		b = append(append(b, 's'), m.Site...)

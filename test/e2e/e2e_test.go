@@ -46,7 +46,7 @@ const (
 // The whole path, disturbed: templates reach one ingest replica and data the
 // other, and enrich is killed again and again while it works. What consumers
 // read then is what an undisturbed enrich makes of the same flows.
-func TestConnectionsAreThoseOfAnUndisturbedRunWhenEnrichIsKilled(t *testing.T) {
+func TestScenario5ConnectionsAreThoseOfAnUndisturbedRunWhenEnrichIsKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: starts and kills processes")
 	}

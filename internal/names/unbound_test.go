@@ -1,0 +1,123 @@
+package names
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
+
+	"weir/pkg/flowpb"
+)
+
+// unbound starts Debian's resolver with the zone of TestScenario23, on loopback
+// and without rights, until the test ends.
+func unbound(t *testing.T) (addr string) {
+	t.Helper()
+	bin, err := exec.LookPath("unbound")
+	if err != nil {
+		bin = "/usr/sbin/unbound"
+	}
+	if _, err := os.Stat(bin); err != nil {
+		t.Skipf("SKIPPED: no resolver: %v (Debian: unbound)", err)
+	}
+	l, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.LocalAddr().(*net.UDPAddr).Port
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var conf strings.Builder
+	fmt.Fprintf(&conf, `server:
+  interface: 127.0.0.1
+  port: %d
+  username: ""
+  chroot: ""
+  pidfile: ""
+  directory: %q
+  do-daemonize: no
+  use-syslog: no
+  module-config: "iterator"
+  rrset-roundrobin: yes
+  local-zone: "2.0.192.in-addr.arpa." static
+  local-data: "2.0.192.in-addr.arpa. 3600 IN SOA ns.test. host.test. 1 3600 600 86400 90"
+  local-data: "17.2.0.192.in-addr.arpa. 45 IN TXT nothing"
+  local-data: "18.2.0.192.in-addr.arpa. 0 IN PTR zero.example.test."
+`, port, t.TempDir())
+	for address, names := range hostile {
+		arpa, _ := dns.ReverseAddr(address)
+		for _, n := range names {
+			fmt.Fprintf(&conf, "  local-data: '%s 45 IN PTR %s'\n", arpa, n)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "unbound.conf")
+	if err := os.WriteFile(path, []byte(conf.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	cmd := exec.CommandContext(t.Context(), bin, "-c", path)
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, time.Second
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Log(out.String())
+		}
+	})
+	addr = fmt.Sprintf("127.0.0.1:%d", port)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for range 250 {
+		c := dns.Client{Timeout: time.Second}
+		if _, _, err := c.Exchange(new(dns.Msg).SetQuestion("10.2.0.192.in-addr.arpa.", dns.TypePTR), addr); err == nil {
+			return addr
+		}
+		<-tick.C
+	}
+	t.Fatal("unbound does not answer in 5 s")
+	return ""
+}
+
+// The zone of pairing_dns.md section 7.3 in a real resolver, which is given for
+// private addresses: names, statuses and what rotates.
+func TestScenario23NamesAndStatusesOfARealResolver(t *testing.T) {
+	addr := unbound(t)
+	ok := func(name string) Answer {
+		return Answer{Name: name, Status: flowpb.NameStatus_NAME_STATUS_OK, Source: flowpb.NameSource_NAME_SOURCE_PTR}
+	}
+	want := map[string]Answer{
+		"192.0.2.10":        ok("web.example.test"),
+		"::ffff:192.0.2.10": ok("web.example.test"),
+		"192.0.2.11":        status(flowpb.NameStatus_NAME_STATUS_INVALID),
+		"192.0.2.12":        status(flowpb.NameStatus_NAME_STATUS_INVALID),
+		"192.0.2.13":        status(flowpb.NameStatus_NAME_STATUS_INVALID),
+		"192.0.2.14":        status(flowpb.NameStatus_NAME_STATUS_INVALID),
+		"192.0.2.15":        ok("xn--80ak6aa92e.com"),
+		"192.0.2.16":        ok("beta.example.test"),
+		"192.0.2.17":        status(flowpb.NameStatus_NAME_STATUS_NODATA),
+		"192.0.2.18":        ok("zero.example.test"),
+		"192.0.2.99":        status(flowpb.NameStatus_NAME_STATUS_NXDOMAIN),
+		"10.1.2.3":          status(flowpb.NameStatus_NAME_STATUS_NXDOMAIN),
+		"203.0.113.9":       status(flowpb.NameStatus_NAME_STATUS_NXDOMAIN),
+	}
+	var addrs []string
+	for a := range want {
+		addrs = append(addrs, a)
+	}
+	for range 3 { // the order of two PTRs rotates from question to question
+		if d := cmp.Diff(want, ask(t, addr, false, addrs...)); d != "" {
+			t.Errorf("(-want +got)\n%s", d)
+		}
+	}
+}
