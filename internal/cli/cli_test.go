@@ -64,7 +64,11 @@ func TestUsage(t *testing.T) {
 		{"a flag without its value", []string{"decode", "x", "--hex"}, 2, "", "weir decode: flag needs an argument: -hex; see weir decode --help\n"},
 		{"no input", []string{"decode", "--json"}, 2, "", "weir decode: no FILE and no --hex; see weir decode --help\n"},
 		{"a port that is none", []string{"decode", "--port", "65536", "x"}, 2, "", "weir decode: invalid value \"65536\" for flag -port: \"65536\" is no port, want 1 to 65535; see weir decode --help\n"},
-		{"no capture", []string{"connections"}, 2, "", "weir connections: no --pcap FILE; see weir connections --help\n"},
+		{"neither capture nor broker", []string{"connections"}, 2, "", "weir connections: no file, and for the topic the settings are wrong:\nKAFKA_BROKERS is not set: want host:port list (brokers to start from, comma separated)\n"},
+		{"a flag for the topic with a file", []string{"connections", "--once", "x"}, 2, "", "weir connections: --once is for the topic, not for files; see weir connections --help\n"},
+		{"a flag for files without one", []string{"connections", "--udp-port", "2055"}, 2, "", "weir connections: --udp-port is for files; --port is a connection's; see weir connections --help\n"},
+		{"a host that is none", []string{"connections", "--host", "10.0.0.300"}, 2, "", "weir connections: invalid value \"10.0.0.300\" for flag -host: \"10.0.0.300\": want an address or a prefix (192.0.2.0/24); see weir connections --help\n"},
+		{"a protocol that is none", []string{"connections", "--proto", "tpc"}, 2, "", "weir connections: invalid value \"tpc\" for flag -proto: \"tpc\" is no protocol, want a name as in the table or a number up to 255; see weir connections --help\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

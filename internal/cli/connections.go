@@ -4,10 +4,10 @@ import (
 	"bufio"
 	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -21,42 +21,56 @@ import (
 	"weir/pkg/flowpb"
 )
 
-const connectionsAbout = `Decodes captures and pairs their flows into connections, offline. At the end of
-the input all that is open is emitted. Of a connection that was reported several
-times the last report is printed. Records are taken in the order of their capture
-times, whatever the order of the files. JSON Lines are in the order in which
-connections end, the table in that of their starts.
+const connectionsAbout = `Without a file, follows the topic PREFIXconnections (only what is committed) and
+prints connections as they are reported; a correction by a late record is printed
+again. With --once it reads what is there and prints the newest report of each.
+Kafka is reached as by the services: KAFKA_BROKERS, KAFKA_TLS…, TOPIC_PREFIX.
 
-The pairing's times are those of the environment variables PAIR_* (enrich -h).
+With files, decodes captures and pairs their flows into connections, offline. At
+the end of the input all that is open is emitted. Of a connection that was
+reported several times the last report is printed. Records are taken in the order
+of their capture times, whatever the order of the files. JSON Lines are in the
+order in which connections end, the table in that of their starts. The pairing's
+times are those of the environment variables PAIR_* (enrich -h).
 
 exit code: 0 the input could be read, whatever it held (of a capture that is cut,
 what is whole); 1 it could not; 2 wrong usage`
 
 // runConnections is the verb connections.
 func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("connections", "[--json] [-p N] [--port N] --pcap FILE...", connectionsAbout)
+	f := newFlags("connections", "[flag]... [--pcap] [FILE]...", connectionsAbout)
 	var files []string
 	f.Func("pcap", "read the capture `FILE`; may be repeated, further arguments are files too", func(s string) error {
 		files = append(files, s)
 		return nil
 	})
 	asJSON := f.Bool("json", false, "print JSON Lines; keys are the names of Connection's fields")
-	least := uint64(10)
-	f.Func("p", "leave out connections of fewer than `N` packets; default 0 with --json, else 10", func(s string) (err error) {
-		least, err = strconv.ParseUint(s, 10, 64)
-		return err
-	})
-	port := portFlag(f)
+	filter := filterFlags(f)
+	topic := connectionsTopicFlags(f)
+	port := udpPortFlag(f, "udp-port")
 	rest, code, ok := f.parse(args, stdout, stderr)
 	if !ok {
 		return code
 	}
 	files = append(files, rest...)
-	if len(files) == 0 {
-		return f.wrong(stderr, "no --pcap FILE")
+	if (*asJSON || len(files) == 0) && !f.given("p") {
+		filter.least = 0
 	}
-	if *asJSON && !f.given("p") {
-		least = 0
+	if len(files) == 0 {
+		switch {
+		case *port != 0:
+			return f.wrong(stderr, "--udp-port is for files; --port is a connection's")
+		case topic.start && topic.since != 0:
+			return f.wrong(stderr, "--from-start and --since: want one of them")
+		case topic.since < 0:
+			return f.wrong(stderr, fmt.Sprintf("--since %v: want more than 0", topic.since))
+		}
+		return followConnections(*topic, filter, *asJSON, stdout, stderr)
+	}
+	for _, name := range []string{"once", "from-start", "since", "interim"} {
+		if f.given(name) {
+			return f.wrong(stderr, "--"+name+" is for the topic, not for files")
+		}
 	}
 	config, err := pairConfig(os.Environ())
 	if err != nil {
@@ -67,22 +81,25 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	o.port = *port
 	code = o.run(nil, files)
 
-	all := c.connections()
-	shown := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return packets(c) < least })
+	all := slices.DeleteFunc(c.connections(), func(c *flowpb.Connection) bool { return !filter.is(c) })
+	shown := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return packets(c) < filter.least })
 	write := writeConnectionsJSON
 	if !*asJSON {
 		write = writeTable
 		slices.SortStableFunc(shown, func(a, b *flowpb.Connection) int { return cmp.Compare(a.GetStartUnixNs(), b.GetStartUnixNs()) })
 	}
-	if err := write(stdout, shown); err != nil && !errors.Is(err, syscall.EPIPE) {
+	if err := write(stdout, shown); err != nil && !brokenPipe(err) {
 		o.say("standard output: %v", err)
 		code = exitFailed
 	}
 	tell(stderr, "%s", o.summary())
 	tell(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable",
-		len(shown), len(all)-len(shown), least, c.notPairable)
+		len(shown), len(all)-len(shown), filter.least, c.notPairable)
 	return code
 }
+
+// brokenPipe tells of a reader that has seen enough.
+func brokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }
 
 // pairConfig is the pairing's configuration by the environment.
 func pairConfig(environ []string) (pair.Config, error) {

@@ -34,7 +34,7 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		hexes = append(hexes, s)
 		return nil
 	})
-	port, named := portFlag(f), exportersFlag(f)
+	port, named := udpPortFlag(f, "port"), exportersFlag(f)
 	var static []templatetext.Entry
 	f.Func("templates", "use the templates of `FILE` where the input has none of that id (TEMPLATES_FILE of ingest; the form is that of this verb's output)", func(path string) error {
 		in, err := os.Open(path)
@@ -96,10 +96,10 @@ func (n *namedExporters) of(a netip.Addr) *decode.Exporter {
 	return nil
 }
 
-// portFlag adds --port.
-func portFlag(f *verbFlags) *uint16 {
+// udpPortFlag adds a flag for the port that datagrams are sent to.
+func udpPortFlag(f *verbFlags, name string) *uint16 {
 	port := new(uint16)
-	f.Func("port", "decode UDP datagrams to port `N` only", func(s string) error {
+	f.Func(name, "decode UDP datagrams to port `N` only", func(s string) error {
 		n, err := strconv.ParseUint(s, 10, 16)
 		if err != nil || n == 0 {
 			return fmt.Errorf("%q is no port, want 1 to 65535", s)

@@ -10,7 +10,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"weir/internal/capture"
@@ -91,7 +90,7 @@ func (o *offline) run(hexes, inputs []string) int {
 		switch {
 		case err == nil:
 			continue
-		case errors.As(err, &output) && errors.Is(err, syscall.EPIPE):
+		case errors.As(err, &output) && brokenPipe(err):
 			stopped = true // whoever reads has seen enough
 		case errors.As(err, &output):
 			o.say("standard output: %v", output.error)
@@ -107,7 +106,7 @@ func (o *offline) run(hexes, inputs []string) int {
 		}
 	}
 	if !stopped {
-		if err := o.finish(); err != nil && !errors.Is(err, syscall.EPIPE) {
+		if err := o.finish(); err != nil && !brokenPipe(err) {
 			o.say("standard output: %v", err)
 			code = exitFailed
 		}

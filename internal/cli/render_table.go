@@ -19,10 +19,10 @@ type table struct {
 	widths [columns]int
 }
 
-const columns = 11
+const columns = 12
 
 var tableHead = [columns]string{
-	"start (UTC)", "initiator", "", "responder", "proto/service", "packets", "octets", "packets back", "octets back", "state", "direction by",
+	"start (UTC)", "initiator", "", "responder", "proto/service", "packets", "octets", "packets back", "octets back", "state", "direction by", "",
 }
 
 // numeric columns are aligned to the right.
@@ -97,7 +97,19 @@ func row(c *flowpb.Connection) [columns]string {
 		endCell(c.GetInitiator(), c.GetProtocol()), "→", endCell(c.GetResponder(), c.GetProtocol()),
 		serviceCell(c), there, thereOctets, back, backOctets,
 		short(c.GetConnState().String(), "CONN_STATE_"), short(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"),
+		reportCell(c),
 	}
+}
+
+// reportCell says when a report is not the first and last of its connection.
+func reportCell(c *flowpb.Connection) string {
+	switch {
+	case c.GetEmitReason() == flowpb.EmitReason_EMIT_REASON_INTERIM:
+		return fmt.Sprintf("goes on, report %d", c.GetVersion())
+	case c.GetVersion() > 1:
+		return fmt.Sprintf("report %d", c.GetVersion())
+	}
+	return ""
 }
 
 // endCell is an endpoint and, where there is one, its name.

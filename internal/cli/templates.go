@@ -143,11 +143,19 @@ type templatesTopic struct {
 	operator string
 }
 
+// kafkaSettings say where the topics are.
+type kafkaSettings struct {
+	Kafka  kafka.Config `envPrefix:"KAFKA_"`
+	Topics kafka.TopicConfig
+}
+
+// kafkaFromEnvironment reads them as the services do.
+func kafkaFromEnvironment() (kafkaSettings, error) {
+	return settings.Parse[kafkaSettings](settingsOf(os.Environ(), "KAFKA_", "TOPIC_"))
+}
+
 func openTemplatesTopic() (*templatesTopic, error) {
-	c, err := settings.Parse[struct {
-		Kafka  kafka.Config `envPrefix:"KAFKA_"`
-		Topics kafka.TopicConfig
-	}](settingsOf(os.Environ(), "KAFKA_", "TOPIC_"))
+	c, err := kafkaFromEnvironment()
 	if err != nil {
 		return nil, err
 	}

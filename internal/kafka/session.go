@@ -189,6 +189,7 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 		kgo.RecordPartitioner(partitioner{byNumber: s.sc.ByNumber}),
 		kgo.ProducerLinger(2*time.Millisecond), kgo.ProducerBatchCompression(kgo.SnappyCompression()),
 		kgo.FetchMaxWait(200*time.Millisecond),
+		kgo.FetchMaxPartitionBytes(256<<10), // a poll empties one partition's share before the next: small ones keep all moving
 		kgo.OnOffsetsFetched(l.fetched), kgo.OnPartitionsRevoked(l.revoked), kgo.OnPartitionsLost(l.revoked),
 	)...)
 	if err != nil {
@@ -198,6 +199,11 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 	defer l.dropAll()
 	if s.sc.Passes {
 		l.hold()
+	}
+	// Ends a transaction that a killed process of this name left open, now and not
+	// at the first record: until then nobody gets the offsets of its partitions.
+	if _, _, err := l.gts.Client().ProducerID(ctx); err != nil {
+		return fmt.Errorf("transactional id %s: %w", s.sc.Group+"-"+s.sc.Member, err)
 	}
 	return l.work(ctx)
 }

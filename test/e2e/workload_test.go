@@ -1,0 +1,118 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/protobuf/proto"
+
+	"weir/internal/broker"
+	"weir/internal/kafka"
+	"weir/pkg/flowpb"
+	kafkatest "weir/test/kafka"
+	"weir/test/workload"
+)
+
+// As test/integration's million connections on real Kafka, smaller: three workers
+// on the embedded broker, killed in turn while late records come.
+func TestScenario5ManyConnectionsExactlyOnceWhileWorkersAreKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: starts and kills processes")
+	}
+	const (
+		connections = 150_000 // 150 s of receive time: late records fit
+		kills       = 4
+		workers     = 3
+		prefix      = "many."
+	)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	bin := filepath.Join(t.TempDir(), "enrich")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", bin, "weir/cmd/enrich").CombinedOutput(); err != nil {
+		t.Fatalf("building enrich: %v\n%s", err, out)
+	}
+	b, err := broker.Start("127.0.0.1:0", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	k := newKafka(t, b.Addr())
+	if err := kafka.Ensure(ctx, kafka.Config{Brokers: []string{b.Addr()}}, topics(prefix), nil, kafka.Flows); err != nil {
+		t.Fatal(err)
+	}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Addr()), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), kgo.UnknownTopicRetries(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	undisturbed, flows := workload.NewUndisturbed(partitions), int64(0)
+	workload.Flows(connections, time.Now().Add(-30*time.Minute), 1, func(_ int, key []byte, m *flowpb.FlowMessage) {
+		value, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flows++
+		cl.Produce(ctx, &kgo.Record{Topic: prefix + "flows", Key: key, Value: value, Timestamp: time.Unix(0, int64(m.TimeReceivedNs))}, func(r *kgo.Record, err error) {
+			if err != nil {
+				t.Errorf("producing: %v", err)
+				return
+			}
+			undisturbed.Take(r.Partition, m)
+		})
+	})
+	if err := cl.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+
+	launch := func(i int) *process {
+		p := &process{t: t, cmd: exec.CommandContext(ctx, bin), out: &bytes.Buffer{}}
+		p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+		p.cmd.Env = append(os.Environ(), "KAFKA_BROKERS="+b.Addr(), "TOPIC_PREFIX="+prefix, fmt.Sprintf("TOPIC_PARTITIONS=%d", partitions), "METRICS_LISTEN=",
+			fmt.Sprintf("INSTANCE=w%d", i), "KAFKA_SESSION_TIMEOUT=1500ms", "COMMIT_RECORDS=2000", "COMMIT_INTERVAL=50ms", "DNS_ENABLED=false")
+		if err := p.cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	var members [workers]*process
+	for i := range members {
+		members[i] = launch(i)
+	}
+	for i := range kills {
+		k.waitCommitted(ctx, prefix, flows*int64(i+1)/(kills+2))
+		members[i%workers].kill()
+		members[i%workers] = launch(i % workers)
+	}
+	k.waitCommitted(ctx, prefix, flows)
+	want, got := undisturbed.Reports, workload.Reports{}
+	last, quiet := -1, time.Now()
+	kafkatest.Poll(ctx, t, "all connections are there", func() bool {
+		n := len(k.read(ctx, prefix+"connections"))
+		if n != last {
+			last, quiet = n, time.Now()
+		}
+		return n >= len(want) && time.Since(quiet) > time.Second || time.Since(quiet) > 20*time.Second
+	})
+	for _, r := range k.read(ctx, prefix+"connections") {
+		var c flowpb.Connection
+		if err := proto.Unmarshal(r.Value, &c); err != nil {
+			t.Fatal(err)
+		}
+		got.Add(&c)
+	}
+	for _, p := range members {
+		p.stop()
+	}
+	missing, duplicate, wrong := workload.Compare(want, got)
+	if missing+duplicate+wrong > 0 || len(want) < connections || undisturbed.Versions[2] == 0 {
+		t.Errorf("%d reports, want %d (%d second versions): %d missing, %d duplicate, %d wrong", len(got), len(want), undisturbed.Versions[2], missing, duplicate, wrong)
+	}
+	t.Logf("%d flows, %d reports of connections, %d of them second versions: missing %d, duplicate %d, wrong %d after %d kills", flows, len(want), undisturbed.Versions[2], missing, duplicate, wrong, kills)
+}
