@@ -6,7 +6,7 @@ FUZZTIME ?= 100000x
 TOOL := go tool -modfile=tools/go.mod
 LINTER := .cache/golangci-lint
 
-.PHONY: all gen lint test race fuzz bench sim integration up
+.PHONY: all gen lint test race fuzz bench bench-enrich sim integration up
 
 all: gen lint test
 
@@ -46,6 +46,10 @@ bench:
 	mkdir -p .cache && cd bench && go test -run '^$$' -bench Decode -cpu 1 -count 6 . | tee ../.cache/decode.txt
 	$(TOOL) benchstat .cache/decode.txt
 	cd bench && go run ./table ../.cache/decode.txt ../docs/performance.md
+
+# enrich against a bare transactional copy, on the embedded broker and on real Kafka.
+bench-enrich:
+	cd bench && go test -count 1 -timeout 60m -run TestEnrichTable -v . -enrich ../docs/performance.md
 
 # How the shared state scales: docs/scaling.md.
 sim:

@@ -146,15 +146,15 @@ func (w handler) Records(tx *kafka.Tx, n int32, records []kafka.Record) {
 
 // observe takes one flow.
 func (w handler) observe(p *partition, r *kafka.Record, limit int64) {
-	var m flowpb.FlowMessage
-	if err := proto.Unmarshal(r.Value, &m); err != nil || m.Type == flowpb.FlowMessage_FLOWUNKNOWN {
+	m := &w.flow
+	if err := readFlow(r.Value, m); err != nil || m.Type == flowpb.FlowMessage_FLOWUNKNOWN {
 		p.counts.poison++
 		return
 	}
 	p.counts.flows++
-	w.facts.complete(&m)
-	w.learned.take(&m)
-	f, ok := pair.FromMessage(&m, &w.c.Pair)
+	w.facts.complete(m)
+	w.learned.take(m)
+	f, ok := pair.FromMessage(m, &w.c.Pair)
 	if !ok {
 		p.counts.notPairable++
 		return
@@ -176,7 +176,7 @@ func (w handler) observe(p *partition, r *kafka.Record, limit int64) {
 		w.names.Want(netip.AddrFrom16(f.Key.Lo).Unmap())
 		w.names.Want(netip.AddrFrom16(f.Key.Hi).Unmap())
 	}
-	p.counts.tally.flow(&m)
+	p.counts.tally.flow(m)
 }
 
 // publish produces one report of a connection.

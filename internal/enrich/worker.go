@@ -49,6 +49,7 @@ type Worker struct {
 	// Of the session's goroutine, one call at a time:
 	partitions map[int32]*partition
 	learned    *learned
+	flow       flowpb.FlowMessage // the one that is taken
 	buf        []byte    // of records: what is produced is a part of it
 	truncated  time.Time // old state was last deleted
 
