@@ -197,10 +197,10 @@ func (l *TemplateLog) Ready() error {
 	switch {
 	case l.ready:
 		return nil
+	case l.cl == nil: // first: its first connection may have failed before it is here
+		return fmt.Errorf("topic %s is not read to its end yet: not started", l.topic)
 	case l.reason != nil:
 		return fmt.Errorf("topic %s is not read to its end yet: %w", l.topic, l.reason)
-	case l.cl == nil:
-		return fmt.Errorf("topic %s is not read to its end yet: not started", l.topic)
 	default:
 		return fmt.Errorf("topic %s is not read to its end yet", l.topic)
 	}
