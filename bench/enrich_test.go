@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
@@ -188,14 +189,23 @@ func (b *bed) measure(ctx context.Context, prefix string, flows int64, command f
 	return rate, cpu, log.String()
 }
 
-// subjects measures them in turn: enrich as it is, enrich whose name server
-// swallows all questions, and the copying worker.
-func (b *bed) subjects(ctx context.Context, enrich string) (weir, silent, bare figures) {
+// subjects measures them in turn: enrich without names, enrich with a name server
+// that answers and with one that swallows all questions, and the copying worker.
+func (b *bed) subjects(ctx context.Context, enrich string) (weir, named, silent, bare figures) {
 	hole, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	defer hole.Close()
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	server := &dns.Server{PacketConn: socket, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, m *dns.Msg) {
+		_ = w.WriteMsg(new(dns.Msg).SetRcode(m, dns.RcodeNameError))
+	})}
+	go func() { _ = server.ActivateAndServe() }()
+	defer func() { _ = server.Shutdown() }()
 	self, err := os.Executable()
 	if err != nil {
 		b.t.Fatal(err)
@@ -208,11 +218,15 @@ func (b *bed) subjects(ctx context.Context, enrich string) (weir, silent, bare f
 				return c
 			}
 		}
-		prefix := fmt.Sprintf("silent%d.", run)
+		asking := func(name string, at net.PacketConn) (rate, cpu float64) {
+			prefix := fmt.Sprintf("%s%d.", name, run)
+			rate, cpu, _ = b.measure(ctx, prefix, b.fill(ctx, prefix), with("DNS_PRIVATE_SERVERS="+at.LocalAddr().String(), "DNS_SERVERS="+at.LocalAddr().String()))
+			return rate, cpu
+		}
+		namedRate, namedCPU := asking("named", socket)
+		silentRate, silentCPU := asking("silent", hole)
+		prefix := fmt.Sprintf("weir%d.", run)
 		flows := b.fill(ctx, prefix)
-		silentRate, silentCPU, _ := b.measure(ctx, prefix, flows, with("DNS_PRIVATE_SERVERS="+hole.LocalAddr().String(), "DNS_SERVERS="+hole.LocalAddr().String()))
-		prefix = fmt.Sprintf("weir%d.", run)
-		flows = b.fill(ctx, prefix)
 		rate, cpu, _ := b.measure(ctx, prefix, flows, with("DNS_ENABLED=false"))
 		state := b.octets(ctx, prefix+"pairing") / float64(flows)
 		prefix = fmt.Sprintf("copy%d.", run)
@@ -222,15 +236,17 @@ func (b *bed) subjects(ctx context.Context, enrich string) (weir, silent, bare f
 			c.Env = []string{copyRole + "=1", fmt.Sprintf("%s=%f", stateOctets, state)}
 			return c
 		})
-		b.t.Logf("weir %.0f flows/s, %.2f µs CPU, %.0f octets of state a flow; silent name server %.0f flows/s, %.2f µs; copying %.0f flows/s, %.2f µs", rate, cpu, state, silentRate, silentCPU, bareRate, bareCPU)
+		b.t.Logf("weir %.0f flows/s, %.2f µs CPU, %.0f octets of state a flow; with names %.0f flows/s, %.2f µs; silent name server %.0f flows/s, %.2f µs; copying %.0f flows/s, %.2f µs",
+			rate, cpu, state, namedRate, namedCPU, silentRate, silentCPU, bareRate, bareCPU)
 		if run == 0 {
 			continue // warms the brokers
 		}
 		weir.rate, weir.cpu, weir.state = append(weir.rate, rate), append(weir.cpu, cpu), append(weir.state, state)
+		named.rate, named.cpu = append(named.rate, namedRate), append(named.cpu, namedCPU)
 		silent.rate, silent.cpu = append(silent.rate, silentRate), append(silent.cpu, silentCPU)
 		bare.rate, bare.cpu = append(bare.rate, bareRate), append(bare.cpu, bareCPU)
 	}
-	return weir, silent, bare
+	return weir, named, silent, bare
 }
 
 // octets are the octets of the records of a topic, before compression.
@@ -421,14 +437,14 @@ func TestEnrichTable(t *testing.T) {
 		}
 		defer cl.Close()
 		b := &bed{t: t, brokers: brokers, cl: cl}
-		weir, silent, bare := b.subjects(ctx, enrich)
+		weir, named, silent, bare := b.subjects(ctx, enrich)
 		study := "measured in this run"
 		if proto == 0 {
 			proto, study = quoted, "as measured earlier"
 		}
 		bound := proto + (a.decode+a.machine+a.encode/2)/1000
-		fmt.Fprintf(&rows, "| %s | %.0f | %.0f | %.0f %% | %.2f | %.2f | %.2f (prototype %.2f, %s) | %.0f | %.0f %% |\n", name, middle(weir.rate), middle(bare.rate),
-			100*middle(weir.rate)/middle(bare.rate), middle(weir.cpu), middle(bare.cpu), bound, proto, study, middle(weir.state), 100*middle(silent.rate)/middle(weir.rate))
+		fmt.Fprintf(&rows, "| %s | %.0f | %.0f | %.0f %% | %.2f | %.2f | %.2f (prototype %.2f, %s) | %.0f | %.0f | %.0f %% |\n", name, middle(weir.rate), middle(bare.rate),
+			100*middle(weir.rate)/middle(bare.rate), middle(weir.cpu), middle(bare.cpu), bound, proto, study, middle(weir.state), middle(named.rate), 100*middle(silent.rate)/middle(named.rate))
 	}
 	b, err := broker.Start("127.0.0.1:0", false)
 	if err != nil {
@@ -449,8 +465,8 @@ func TestEnrichTable(t *testing.T) {
 | the machine, times that | %.1f |
 | Connection to protobuf, Community ID included (one for about two flows) | %.0f |
 
-| two workers | flows/s | copying, flows/s | of it | CPU, µs a flow | copying, µs | bound, µs | state, octets a flow | rate with a silent name server |
-|---|---|---|---|---|---|---|---|---|
+| two workers | flows/s | copying, flows/s | of it | CPU, µs a flow | copying, µs | bound, µs | state, octets a flow | with a name server, flows/s | with a silent one, of that |
+|---|---|---|---|---|---|---|---|---|---|
 %s`, cmp.Or(model(), "unknown CPU"), runtime.Version(), enrichRuns, heldConnections, a.decode, a.machine, a.mapped, a.machine/a.mapped, a.encode, rows.String())
 	fmt.Print(text)
 	doc, err := os.ReadFile(*enrichTable)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weir/internal/kafka"
@@ -19,6 +20,8 @@ type facts struct {
 	rates map[rateScope]map[uint64]uint64
 	names map[nameKey]string
 	at    map[string]any // by record key, for tombstones: a sampler or a nameKey
+
+	named atomic.Int64 // how many names there are
 }
 
 // A rateScope is whose samplers have ids of their own.
@@ -76,6 +79,7 @@ func (f *facts) take(rec kafka.Record) {
 	if named {
 		k := nameKey{e.Exporter.As16(), e.State.GetDomain(), fact.GetWhat(), fact.GetId()}
 		f.names[k], f.at[string(rec.Key)] = fact.GetText(), k
+		f.named.Store(int64(len(f.names)))
 		return
 	}
 	s := sampler{rateScope{e.Exporter, e.State.GetVersion(), e.State.GetDomain()}, fact.GetId()}
@@ -96,12 +100,16 @@ func (f *facts) drop(key string) {
 		}
 	case nameKey:
 		delete(f.names, s)
+		f.named.Store(int64(len(f.names)))
 	}
 	delete(f.at, key)
 }
 
 // name returns a name, "" when there is none.
 func (f *facts) name(k nameKey) string {
+	if f.named.Load() == 0 {
+		return ""
+	}
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	return f.names[k]

@@ -37,6 +37,9 @@ func (w *Worker) finish(c *flowpb.Connection) {
 
 // interfaces names a direction's interfaces and VRFs.
 func (w *Worker) interfaces(t *flowpb.Traffic) {
+	if !w.learned.any() {
+		return
+	}
 	k := nameKey{addr16(t.Exporter), t.Domain, flowpb.Fact_WHAT_INTERFACE_NAME, uint64(t.InputIf)}
 	t.InputIfName = w.learned.name(k)
 	k.id = uint64(t.OutputIf)

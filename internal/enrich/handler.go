@@ -189,11 +189,7 @@ func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 	start := len(w.buf)
 	buf := append(w.buf, c.ConnectionId...)
 	key := buf[start:len(buf):len(buf)]
-	buf, err := proto.MarshalOptions{}.MarshalAppend(buf, c)
-	if err != nil {
-		w.log.Error("a connection cannot be encoded", "err", err) // all strings are sanitised: not met
-		return
-	}
+	buf = appendConnection(buf, c)
 	value := buf[start+len(key) : len(buf) : len(buf)]
 	if len(value) <= cap(w.buf)-start { // else it has a buffer of its own
 		w.buf = buf

@@ -49,11 +49,16 @@ func (l *learned) put(k nameKey, name string) {
 
 // name is what flows said last, else what the topic of templates says.
 func (l *learned) name(k nameKey) string {
-	if s := l.names[k]; s != "" {
-		return s
+	if len(l.names) > 0 {
+		if s := l.names[k]; s != "" {
+			return s
+		}
 	}
 	return l.facts.name(k)
 }
+
+// any tells whether anything has a name.
+func (l *learned) any() bool { return len(l.names) > 0 || l.facts.named.Load() > 0 }
 
 // exporter is an exporter's name, else its address.
 func (l *learned) exporter(a [16]byte) string {

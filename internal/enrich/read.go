@@ -17,13 +17,31 @@ var errFlow = errors.New("not a flow message")
 func readFlow(b []byte, m *flowpb.FlowMessage) error {
 	m.Reset()
 	for len(b) > 0 {
-		number, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
+		var number protowire.Number
+		var kind protowire.Type
+		if len(b) > 1 && b[0] < 0x80 { // a field below 16, and what most look like below 2048
+			number, kind = protowire.Number(b[0]>>3), protowire.Type(b[0]&7)
+			b = b[1:]
+		} else if len(b) > 2 && b[1] < 0x80 {
+			number, kind = protowire.Number(b[1])<<4|protowire.Number(b[0]&0x7f)>>3, protowire.Type(b[0]&7)
+			b = b[2:]
+		} else {
+			var n int
+			if number, kind, n = protowire.ConsumeTag(b); n < 0 {
+				return errFlow
+			}
+			b = b[n:]
+		}
+		if number < 1 {
 			return errFlow
 		}
-		b = b[n:]
 		switch kind {
 		case protowire.VarintType:
+			if len(b) > 0 && b[0] < 0x80 {
+				readNumber(number, uint64(b[0]), m)
+				b = b[1:]
+				continue
+			}
 			v, n := protowire.ConsumeVarint(b)
 			if n < 0 {
 				return errFlow
@@ -49,7 +67,8 @@ func readFlow(b []byte, m *flowpb.FlowMessage) error {
 				m.DatagramHash = v
 			}
 		default:
-			if n = protowire.ConsumeFieldValue(number, kind, b); n < 0 {
+			n := protowire.ConsumeFieldValue(number, kind, b)
+			if n < 0 {
 				return errFlow
 			}
 			b = b[n:]

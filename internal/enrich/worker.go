@@ -50,8 +50,8 @@ type Worker struct {
 	partitions map[int32]*partition
 	learned    *learned
 	flow       flowpb.FlowMessage // the one that is taken
-	buf        []byte    // of records: what is produced is a part of it
-	truncated  time.Time // old state was last deleted
+	buf        []byte             // of records: what is produced is a part of it
+	truncated  time.Time          // old state was last deleted
 
 	truncating atomic.Bool
 	stats      struct {

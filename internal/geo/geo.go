@@ -97,8 +97,13 @@ func (x *file) reload() (changed bool, err error) {
 // Lookup returns the AS number of an address, 0 when it is not known, and the ISO
 // 3166-1 alpha-2 code of its country, "" when that is not.
 func (f *Files) Lookup(a netip.Addr) (asn uint32, country string) {
-	for _, r := range *f.readers.Load() {
-		found := r.Lookup(a.Unmap().WithZone(""))
+	readers := *f.readers.Load()
+	if len(readers) == 0 {
+		return 0, ""
+	}
+	a = a.Unmap().WithZone("")
+	for _, r := range readers {
+		found := r.Lookup(a)
 		if !found.Found() {
 			continue
 		}

@@ -188,6 +188,7 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 		kgo.TransactionalID(s.sc.Group+"-"+s.sc.Member), kgo.TransactionTimeout(cmp.Or(s.sc.Timeout, transactionTimeout)),
 		kgo.RecordPartitioner(partitioner{byNumber: s.sc.ByNumber}),
 		kgo.ProducerLinger(2*time.Millisecond), kgo.ProducerBatchCompression(kgo.SnappyCompression()),
+		kgo.MaxBufferedRecords(100_000), // a transaction's, so that taking records does not wait for the broker
 		kgo.FetchMaxWait(200*time.Millisecond),
 		kgo.FetchMaxPartitionBytes(256<<10), // a poll empties one partition's share before the next: small ones keep all moving
 		kgo.OnOffsetsFetched(l.fetched), kgo.OnPartitionsRevoked(l.revoked), kgo.OnPartitionsLost(l.revoked),

@@ -50,6 +50,8 @@ type Resolver struct {
 	pending map[[16]byte]struct{} // waits in a queue or is being asked
 
 	wanted, hits, dropped, suppressed atomic.Uint64
+	recorded                          atomic.Uint64 // answers so far
+	lastDrop                          atomic.Int64  // ns since start, plus 1; 0: never
 	answers                           [int(flowpb.NameStatus_NAME_STATUS_DISABLED) + 1]atomic.Uint64
 	counters                          counters
 }
@@ -151,14 +153,22 @@ func (r *Resolver) Want(a netip.Addr) {
 		r.hits.Add(1)
 		return
 	}
+	if len(l.queue) == cap(l.queue) { // no need to hold up others for it
+		r.mu.RLock()
+		_, pending := r.pending[key]
+		r.mu.RUnlock()
+		if !pending {
+			r.drop()
+		}
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, ok := r.pending[key]; ok {
 		return
 	}
 	// An answer may have come between the look above and the lock.
-	e, known := r.cache.GetIfPresent(key)
-	if known && e.fresh > r.now() {
+	if e, ok := r.cache.GetIfPresent(key); ok && e.fresh > r.now() {
 		r.hits.Add(1)
 		return
 	}
@@ -166,11 +176,13 @@ func (r *Resolver) Want(a netip.Addr) {
 	case l.queue <- a:
 		r.pending[key] = struct{}{}
 	default:
-		r.dropped.Add(1)
-		if !known {
-			r.cache.Set(key, entry{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_DROPPED}, life: droppedLife})
-		}
+		r.drop()
 	}
+}
+
+func (r *Resolver) drop() {
+	r.dropped.Add(1)
+	r.lastDrop.Store(int64(r.now()) + 1)
 }
 
 // Peek returns what is known of a now. It never waits.
@@ -183,8 +195,9 @@ func (r *Resolver) Peek(a netip.Addr) Answer {
 		return Answer{Status: flowpb.NameStatus_NAME_STATUS_SUPPRESSED}
 	}
 	key := a.As16()
+	before := r.recorded.Load()
 	e, known := r.cache.GetIfPresent(key)
-	if known && e.answer.Status != flowpb.NameStatus_NAME_STATUS_DROPPED {
+	if known {
 		return e.answer
 	}
 	r.mu.RLock()
@@ -194,8 +207,15 @@ func (r *Resolver) Peek(a netip.Addr) Answer {
 		return Answer{Status: flowpb.NameStatus_NAME_STATUS_PENDING}
 	}
 	// Between the two looks an answer may have replaced pending.
-	if e, known = r.cache.GetIfPresent(key); known {
-		return e.answer
+	if r.recorded.Load() != before {
+		if e, known = r.cache.GetIfPresent(key); known {
+			return e.answer
+		}
+	}
+	// Nothing tells which addresses were dropped: what is not known while the queue
+	// is, or was of late, full.
+	if at := r.lastDrop.Load(); at > 0 && r.now()-time.Duration(at) < droppedLife {
+		return Answer{Status: flowpb.NameStatus_NAME_STATUS_DROPPED}
 	}
 	return Answer{}
 }
@@ -236,6 +256,7 @@ func (r *Resolver) record(a netip.Addr, res result) {
 	}
 	r.answers[res.answer.Status].Add(1)
 	r.cache.Set(key, e)
+	r.recorded.Add(1)
 	r.mu.Lock()
 	delete(r.pending, key)
 	r.mu.Unlock()
