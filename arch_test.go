@@ -4,8 +4,13 @@ package weir_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -103,6 +108,27 @@ func TestTheServicesDoNotLinkTheEmbeddedBroker(t *testing.T) {
 			if d == "weir/internal/broker" || strings.HasSuffix(d, "/kfake") {
 				t.Errorf("%s links %s", p.ImportPath, d)
 			}
+		}
+	}
+}
+
+// The pairing's design lists 25 scenarios; each is a test that has its number.
+func TestEachScenarioOfThePairingIsATest(t *testing.T) {
+	var all strings.Builder
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		all.Write(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= 25; n++ {
+		if !regexp.MustCompile(fmt.Sprintf(`(?m)^func TestScenario%d[A-Z]`, n)).MatchString(all.String()) {
+			t.Errorf("scenario %d has no test", n)
 		}
 	}
 }
