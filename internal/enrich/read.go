@@ -19,13 +19,14 @@ func readFlow(b []byte, m *flowpb.FlowMessage) error {
 	for len(b) > 0 {
 		var number protowire.Number
 		var kind protowire.Type
-		if len(b) > 1 && b[0] < 0x80 { // a field below 16, and what most look like below 2048
+		switch { // a field below 16, one below 2048, any
+		case len(b) > 1 && b[0] < 0x80:
 			number, kind = protowire.Number(b[0]>>3), protowire.Type(b[0]&7)
 			b = b[1:]
-		} else if len(b) > 2 && b[1] < 0x80 {
+		case len(b) > 2 && b[1] < 0x80:
 			number, kind = protowire.Number(b[1])<<4|protowire.Number(b[0]&0x7f)>>3, protowire.Type(b[0]&7)
 			b = b[2:]
-		} else {
+		default:
 			var n int
 			if number, kind, n = protowire.ConsumeTag(b); n < 0 {
 				return errFlow
