@@ -5,6 +5,7 @@ package integration
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -143,8 +144,7 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 	began := time.Now()
 	next <- struct{}{}
 	flows := <-produced
-	var slowest time.Duration
-	over := 0 // kills after which it took longer than wanted
+	var restarts []time.Duration // from each kill until all partitions moved
 	for k := range kills {
 		// The share is being worked on; the next one is on its way, so that every
 		// partition has something to move on to.
@@ -169,10 +169,7 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 		})
 		took := time.Since(killed)
 		flows = <-produced
-		slowest = max(slowest, took)
-		if took > session+6*time.Second {
-			over++
-		}
+		restarts = append(restarts, took)
 		t.Logf("kill %d: all partitions moved again after %v", k+1, took.Round(100*time.Millisecond))
 		if k == kills/2 {
 			if err := c.StartNode(2); err != nil {
@@ -180,9 +177,12 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 			}
 		}
 	}
-	// Seven nodes, workers and this test share two cores, with who knows what beside.
-	if bound := session + 6*time.Second; over > 1 || slowest > 2*bound {
-		t.Errorf("%d times all partitions moved again only after more than %v, once after %v", over, bound, slowest)
+	// Seven processes share two cores, with who knows what beside: the median holds
+	// the bound, and none waits for a transaction to time out.
+	slices.Sort(restarts)
+	median, slowest := restarts[len(restarts)/2], restarts[len(restarts)-1]
+	if median > session+6*time.Second || slowest > 40*time.Second {
+		t.Errorf("all partitions moved again after %v in the median, %v at most; want %v", median, slowest, session+6*time.Second)
 	}
 	kafkatest.Poll(ctx, t, "all flows are taken", func() bool { return sum(committed()) >= int64(flows) })
 	want := undisturbed.Reports
@@ -202,8 +202,8 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 	if missing+duplicate+wrong > 0 || len(want) < connections || undisturbed.Versions[2] < connections/100 {
 		t.Errorf("%d reports, want %d (%d second versions): %d missing, %d duplicate, %d wrong", len(got), len(want), undisturbed.Versions[2], missing, duplicate, wrong)
 	}
-	t.Logf("%d flows, %d reports of connections, %d of them second versions: missing %d, duplicate %d, wrong %d after %d kills of workers and one of a node; slowest restart %v; %v in all",
-		flows, len(want), undisturbed.Versions[2], missing, duplicate, wrong, kills, slowest.Round(100*time.Millisecond), took.Round(time.Second))
+	t.Logf("%d flows, %d reports of connections, %d of them second versions: missing %d, duplicate %d, wrong %d after %d kills of workers and one of a node; all partitions moved again after %v in the median, %v at most; %v in all",
+		flows, len(want), undisturbed.Versions[2], missing, duplicate, wrong, kills, median.Round(100*time.Millisecond), slowest.Round(100*time.Millisecond), took.Round(time.Second))
 	for _, p := range members {
 		p.terminate(t)
 	}
