@@ -115,7 +115,6 @@ type bed struct {
 	t       *testing.T
 	brokers []string
 	cl      *kgo.Client
-	dir     string
 }
 
 // fill makes the topics of prefix, with the workload's flows.
@@ -144,7 +143,7 @@ func (b *bed) fill(ctx context.Context, prefix string) (flows int64) {
 
 // measure lets two workers take the flows of prefix: flows a second from the first
 // commit to the last, and the CPU of both, µs a flow.
-func (b *bed) measure(ctx context.Context, prefix string, flows int64, command func(i int) *exec.Cmd) (rate, cpu float64, out string) {
+func (b *bed) measure(ctx context.Context, prefix string, flows int64, command func(i int) *exec.Cmd) (rate, cpu float64) {
 	b.t.Helper()
 	var workers [2]*exec.Cmd
 	var log bytes.Buffer
@@ -186,7 +185,7 @@ func (b *bed) measure(ctx context.Context, prefix string, flows int64, command f
 		}
 		cpu += (w.ProcessState.UserTime() + w.ProcessState.SystemTime()).Seconds() * 1e6 / float64(flows)
 	}
-	return rate, cpu, log.String()
+	return rate, cpu
 }
 
 // subjects measures them in turn: enrich without names, enrich with a name server
@@ -220,18 +219,18 @@ func (b *bed) subjects(ctx context.Context, enrich string) (weir, named, silent,
 		}
 		asking := func(name string, at net.PacketConn) (rate, cpu float64) {
 			prefix := fmt.Sprintf("%s%d.", name, run)
-			rate, cpu, _ = b.measure(ctx, prefix, b.fill(ctx, prefix), with("DNS_PRIVATE_SERVERS="+at.LocalAddr().String(), "DNS_SERVERS="+at.LocalAddr().String()))
+			rate, cpu = b.measure(ctx, prefix, b.fill(ctx, prefix), with("DNS_PRIVATE_SERVERS="+at.LocalAddr().String(), "DNS_SERVERS="+at.LocalAddr().String()))
 			return rate, cpu
 		}
 		namedRate, namedCPU := asking("named", socket)
 		silentRate, silentCPU := asking("silent", hole)
 		prefix := fmt.Sprintf("weir%d.", run)
 		flows := b.fill(ctx, prefix)
-		rate, cpu, _ := b.measure(ctx, prefix, flows, with("DNS_ENABLED=false"))
+		rate, cpu := b.measure(ctx, prefix, flows, with("DNS_ENABLED=false"))
 		state := b.octets(ctx, prefix+"pairing") / float64(flows)
 		prefix = fmt.Sprintf("copy%d.", run)
 		flows = b.fill(ctx, prefix)
-		bareRate, bareCPU, _ := b.measure(ctx, prefix, flows, func(int) *exec.Cmd {
+		bareRate, bareCPU := b.measure(ctx, prefix, flows, func(int) *exec.Cmd {
 			c := exec.CommandContext(ctx, self)
 			c.Env = []string{copyRole + "=1", fmt.Sprintf("%s=%f", stateOctets, state)}
 			return c

@@ -17,13 +17,14 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/kafka"
+	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
 
 // A connectionFilter is which connections are shown.
 type connectionFilter struct {
 	hosts    []netip.Prefix // either end, or its other address by NAT, is in one of them
-	port     uint16         // of either end; 0: any
+	port     *uint16        // of either end; 0: any
 	protocol int            // -1: any
 	least    uint64         // packets of both directions
 }
@@ -44,17 +45,10 @@ func filterFlags(f *verbFlags) *connectionFilter {
 		o.hosts = append(o.hosts, p.Masked())
 		return nil
 	})
-	f.Func("port", "only connections with port `N` at either end", func(s string) error {
-		n, err := strconv.ParseUint(s, 10, 16)
-		if err != nil || n == 0 {
-			return fmt.Errorf("%q is no port, want 1 to 65535", s)
-		}
-		o.port = uint16(n)
-		return nil
-	})
+	o.port = portFlag(f, "port", "only connections with port `N` at either end")
 	f.Func("proto", "only connections of the protocol `NAME` or number", func(s string) error {
 		for n := range 256 {
-			if strings.EqualFold(protocolName(uint32(n)), s) || strconv.Itoa(n) == s {
+			if strings.EqualFold(services.Protocol(uint32(n)), s) || strconv.Itoa(n) == s {
 				o.protocol = n
 				return nil
 			}
@@ -71,7 +65,7 @@ func filterFlags(f *verbFlags) *connectionFilter {
 // is tells whether c is one of those that are asked for, whatever its packets.
 func (o *connectionFilter) is(c *flowpb.Connection) bool {
 	a, z := c.GetInitiator(), c.GetResponder()
-	if o.protocol >= 0 && int(c.GetProtocol()) != o.protocol || o.port != 0 && a.GetPort() != uint32(o.port) && z.GetPort() != uint32(o.port) {
+	if o.protocol >= 0 && int(c.GetProtocol()) != o.protocol || *o.port != 0 && a.GetPort() != uint32(*o.port) && z.GetPort() != uint32(*o.port) {
 		return false
 	}
 	return len(o.hosts) == 0 || slices.ContainsFunc([][]byte{a.GetAddress(), z.GetAddress(), a.GetNatAddress(), z.GetNatAddress()}, func(b []byte) bool {

@@ -98,8 +98,13 @@ func (n *namedExporters) of(a netip.Addr) *decode.Exporter {
 
 // udpPortFlag adds a flag for the port that datagrams are sent to.
 func udpPortFlag(f *verbFlags, name string) *uint16 {
+	return portFlag(f, name, "decode UDP datagrams to port `N` only")
+}
+
+// portFlag adds a flag for a port, 0 when it is not given.
+func portFlag(f *verbFlags, name, usage string) *uint16 {
 	port := new(uint16)
-	f.Func(name, "decode UDP datagrams to port `N` only", func(s string) error {
+	f.Func(name, usage, func(s string) error {
 		n, err := strconv.ParseUint(s, 10, 16)
 		if err != nil || n == 0 {
 			return fmt.Errorf("%q is no port, want 1 to 65535", s)

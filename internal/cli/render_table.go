@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
 
@@ -123,7 +124,7 @@ func endCell(e *flowpb.Endpoint, proto uint32) string {
 
 // serviceCell is the protocol and the service; ICMP's is its type and code.
 func serviceCell(c *flowpb.Connection) string {
-	s := protocolName(c.GetProtocol())
+	s := services.Protocol(c.GetProtocol())
 	switch {
 	case c.GetService() != "":
 		s += "/" + quoted(c.GetService())

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"weir/internal/decode"
+	"weir/internal/services"
 	"weir/internal/templatetext"
 	"weir/pkg/flowpb"
 )
@@ -85,7 +86,7 @@ func appendFlow(b []byte, m *flowpb.FlowMessage, of templatesOf) []byte {
 		kind = m.GetType().String()
 	}
 	b = fmt.Appendf(b, "flow     %-5s  %s  %s  %s → %s  packets=%s octets=%s", kind,
-		timeSpan(m.GetTimeFlowStartNs(), m.GetTimeFlowEndNs()), protocolName(m.GetProto()),
+		timeSpan(m.GetTimeFlowStartNs(), m.GetTimeFlowEndNs()), services.Protocol(m.GetProto()),
 		endpointText(m.GetSrcAddr(), m.GetSrcPort(), m.GetProto()), endpointText(m.GetDstAddr(), m.GetDstPort(), m.GetProto()),
 		known(m.GetPackets()), known(m.GetBytes()))
 	return pairs(b, m.ProtoReflect(), inHead, of)
@@ -128,17 +129,4 @@ func hasPorts(proto uint32) bool {
 		return true
 	}
 	return false
-}
-
-// protocols are IANA's keywords of the protocols that exporters commonly see.
-var protocols = map[uint32]string{
-	1: "icmp", 2: "igmp", 4: "ipv4", 6: "tcp", 17: "udp", 33: "dccp", 41: "ipv6", 46: "rsvp", 47: "gre", 50: "esp", 51: "ah",
-	58: "ipv6-icmp", 88: "eigrp", 89: "ospf", 94: "ipip", 103: "pim", 112: "vrrp", 115: "l2tp", 132: "sctp", 136: "udplite",
-}
-
-func protocolName(proto uint32) string {
-	if s, ok := protocols[proto]; ok {
-		return s
-	}
-	return "proto-" + strconv.FormatUint(uint64(proto), 10)
 }

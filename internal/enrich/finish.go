@@ -37,9 +37,6 @@ func (w *Worker) finish(c *flowpb.Connection) {
 
 // interfaces names a direction's interfaces and VRFs.
 func (w *Worker) interfaces(t *flowpb.Traffic) {
-	if !w.learned.any() {
-		return
-	}
 	k := nameKey{addr16(t.Exporter), t.Domain, flowpb.Fact_WHAT_INTERFACE_NAME, uint64(t.InputIf)}
 	t.InputIfName = w.learned.name(k)
 	k.id = uint64(t.OutputIf)
@@ -92,7 +89,7 @@ func (w *Worker) host(e *flowpb.Endpoint) {
 }
 
 // anonymize maps all addresses of c, and takes away what would tell of them. The
-// connection's id is of the mapped addresses, and the same on every replica.
+// connection's id becomes its tag, the same on every replica.
 func anonymize(c *flowpb.Connection, m *cryptopan.Map) {
 	for _, e := range []*flowpb.Endpoint{c.Initiator, c.Responder} {
 		e.Address, e.NatAddress, e.Mac = mapped(m, e.Address), mapped(m, e.NatAddress), nil

@@ -17,6 +17,7 @@ import (
 	"weir/internal/decode"
 	"weir/internal/kafka"
 	"weir/internal/pair"
+	"weir/internal/services"
 	"weir/internal/templates"
 	"weir/pkg/flowpb"
 )
@@ -198,7 +199,7 @@ func TestSumsOfTrafficStayExactBeyondTheBound(t *testing.T) {
 			ty.flow(m)
 			rate := float64(max(round, 1))
 			octets, packets = octets+(float64(i)+1)*rate, packets+2*rate
-			ty.connection(&flowpb.Connection{Version: uint32(round + 1), Service: protocolName(uint8(i))}, uint64(i))
+			ty.connection(&flowpb.Connection{Version: uint32(round + 1), Service: services.Protocol(uint32(uint8(i)))}, uint64(i))
 			bytes += float64(i)
 			if round == 0 {
 				connections++

@@ -191,9 +191,7 @@ func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 	key := buf[start:len(buf):len(buf)]
 	buf = appendConnection(buf, c)
 	value := buf[start+len(key) : len(buf) : len(buf)]
-	if len(value) <= cap(w.buf)-start { // else it has a buffer of its own
-		w.buf = buf
-	}
+	w.buf = buf
 	p.tx.Produce(topic, 0, key, value, nil)
 	p.counts.connections[c.EmitReason]++
 	p.counts.tally.connection(c, e.More)

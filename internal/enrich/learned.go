@@ -3,6 +3,7 @@ package enrich
 import (
 	"net/netip"
 
+	"weir/internal/flowkey"
 	"weir/pkg/flowpb"
 )
 
@@ -49,16 +50,11 @@ func (l *learned) put(k nameKey, name string) {
 
 // name is what flows said last, else what the topic of templates says.
 func (l *learned) name(k nameKey) string {
-	if len(l.names) > 0 {
-		if s := l.names[k]; s != "" {
-			return s
-		}
+	if s := l.names[k]; s != "" {
+		return s
 	}
 	return l.facts.name(k)
 }
-
-// any tells whether anything has a name.
-func (l *learned) any() bool { return len(l.names) > 0 || l.facts.named.Load() > 0 }
 
 // exporter is an exporter's name, else its address.
 func (l *learned) exporter(a [16]byte) string {
@@ -68,13 +64,10 @@ func (l *learned) exporter(a [16]byte) string {
 	return netip.AddrFrom16(a).Unmap().String()
 }
 
-// addr16 is an address of 4 or 16 octets, IPv4 v4-mapped; zero when it is none.
+// addr16 is flowkey.Address, zero for what is none.
 func addr16(b []byte) [16]byte {
-	a, ok := netip.AddrFromSlice(b)
-	if !ok {
-		return [16]byte{}
-	}
-	return a.As16()
+	a, _ := flowkey.Address(b)
+	return a
 }
 
 // number is an application id as it is the key of its name.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
 
@@ -88,7 +89,7 @@ func (t *traffic) add(of *tally, names *learned) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for k, v := range of.crossings {
-		exporter, protocol := names.exporter(k.exporter), protocolName(k.proto)
+		exporter, protocol := names.exporter(k.exporter), services.Protocol(uint32(k.proto))
 		for _, d := range []struct {
 			direction string
 			index     uint32
@@ -126,29 +127,6 @@ func series[K comparable, V any](t *traffic, all map[K]*V, k, rest K) *V {
 		all[k] = s
 	}
 	return s
-}
-
-// protocolName is the label value of an IANA protocol number.
-func protocolName(n uint8) string {
-	switch n {
-	case 1:
-		return "icmp"
-	case 6:
-		return "tcp"
-	case 17:
-		return "udp"
-	case 47:
-		return "gre"
-	case 50:
-		return "esp"
-	case 58:
-		return "icmpv6"
-	case 89:
-		return "ospf"
-	case 132:
-		return "sctp"
-	}
-	return strconv.Itoa(int(n))
 }
 
 var (

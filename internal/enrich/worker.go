@@ -90,7 +90,7 @@ func New(c Config, d Deps) (*Worker, error) {
 		return nil, fmt.Errorf("ANONYMIZE_KEY_FILE: %w", err)
 	}
 	w := &Worker{
-		c: c, deps: d, log: d.Log.With("instance", c.Instance), names: resolver, facts: newFacts(),
+		c: c, deps: d, log: d.Log.With("instance", c.Instance), names: resolver, facts: newFacts(), geo: places, hide: hide,
 		waiting: errors.New("starting: kafka is not reached yet"), partitions: map[int32]*partition{},
 	}
 	w.session = kafka.NewSession(c.Kafka, kafka.SessionConfig{
@@ -98,7 +98,7 @@ func New(c Config, d Deps) (*Worker, error) {
 		ByNumber: []string{c.Topics.Name(kafka.Pairing)}, MaxRecords: c.CommitRecords, Every: c.CommitEvery,
 		Now: d.Now, Log: w.log,
 	})
-	w.geo, w.hide, w.learned = places, hide, newLearned(w.facts)
+	w.learned = newLearned(w.facts)
 	w.metrics = newMetrics(d.Metrics, w)
 	w.traffic = newTraffic(c.MetricsSeries, d.Metrics)
 	return w, nil

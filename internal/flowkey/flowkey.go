@@ -44,6 +44,20 @@ var v4Prefix = [12]byte{10: 0xff, 11: 0xff}
 // IsV4 tells whether a is an IPv4 address in its v4-mapped form.
 func IsV4(a *[16]byte) bool { return [12]byte(a[:12]) == v4Prefix }
 
+// Address reads 4 or 16 octets, IPv4 v4-mapped; ok is false for any other number.
+func Address(b []byte) (a [16]byte, ok bool) {
+	switch len(b) {
+	case 4:
+		copy(a[:], v4Prefix[:])
+		copy(a[12:], b)
+	case 16:
+		copy(a[:], b)
+	default:
+		return a, false
+	}
+	return a, true
+}
+
 // HasPorts tells whether proto has 16-bit ports.
 func HasPorts(proto uint8) bool {
 	switch proto {

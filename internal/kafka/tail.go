@@ -29,36 +29,9 @@ func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Rec
 	case !t.Since.IsZero():
 		from = kgo.NewOffset().AfterMilli(t.Since.UnixMilli())
 	}
-	first, err := kgo.NewClient(append(c.as("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
+	left, err := t.unread(ctx, c, topic)
 	if err != nil {
-		return fmt.Errorf("kafka client: %w", err)
-	}
-	defer first.Close()
-	adm := kadm.NewClient(first)
-	starts, err := adm.ListStartOffsets(ctx, topic)
-	if err == nil {
-		err = starts.Error()
-	}
-	if err != nil {
-		return fmt.Errorf("topic %s at %v: %w", topic, c.Brokers, err)
-	}
-	ends, err := adm.ListCommittedOffsets(ctx, topic) // ends of what is decided
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		return fmt.Errorf("topic %s at %v: %w", topic, c.Brokers, err)
-	}
-	if t.Once && !t.Start && !t.Since.IsZero() {
-		if starts, err = adm.ListOffsetsAfterMilli(ctx, t.Since.UnixMilli(), topic); err != nil {
-			return fmt.Errorf("topic %s at %v: %w", topic, c.Brokers, err)
-		}
-	}
-	left := map[int32]int64{}
-	for p, end := range ends[topic] {
-		if end.Offset > starts[topic][p].Offset {
-			left[p] = end.Offset
-		}
+		return err
 	}
 	if t.Once && len(left) == 0 {
 		return nil
@@ -101,4 +74,22 @@ func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Rec
 			return nil
 		}
 	}
+}
+
+// unread is unread of what is decided, from where t begins. Its client is of its
+// own: it gives up soon, one that follows a topic does not.
+func (t Tail) unread(ctx context.Context, c Config, topic string) (map[int32]int64, error) {
+	cl, err := kgo.NewClient(append(c.as("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka client: %w", err)
+	}
+	defer cl.Close()
+	adm := kadm.NewClient(cl)
+	start := offsets(adm.ListStartOffsets)
+	if t.Once && !t.Start && !t.Since.IsZero() {
+		start = func(ctx context.Context, topics ...string) (kadm.ListedOffsets, error) {
+			return adm.ListOffsetsAfterMilli(ctx, t.Since.UnixMilli(), topics...)
+		}
+	}
+	return unread(ctx, c, topic, start, adm.ListCommittedOffsets)
 }

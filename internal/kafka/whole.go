@@ -30,25 +30,9 @@ func ReadWhole(ctx context.Context, c Config, topic string, apply func(r Record)
 	}
 	defer cl.Close()
 	adm := kadm.NewClient(cl)
-	starts, err := adm.ListStartOffsets(ctx, topic)
-	if err == nil {
-		err = starts.Error()
-	}
+	left, err := unread(ctx, c, topic, adm.ListStartOffsets, adm.ListEndOffsets)
 	if err != nil {
-		return fmt.Errorf("topic %s at %v: %w", topic, c.Brokers, err)
-	}
-	ends, err := adm.ListEndOffsets(ctx, topic)
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		return fmt.Errorf("topic %s at %v: %w", topic, c.Brokers, err)
-	}
-	left := map[int32]int64{}
-	for p, end := range ends[topic] {
-		if end.Offset > starts[topic][p].Offset {
-			left[p] = end.Offset
-		}
+		return err
 	}
 	for len(left) > 0 {
 		try, cancel := context.WithTimeout(ctx, silent)
@@ -71,6 +55,30 @@ func ReadWhole(ctx context.Context, c Config, topic string, apply func(r Record)
 		})
 	}
 	return nil
+}
+
+// offsets lists offsets of a topic's partitions.
+type offsets func(ctx context.Context, topics ...string) (kadm.ListedOffsets, error)
+
+// unread is up to where a topic is to be read, by partition; those that have
+// nothing from start on are not in it.
+func unread(ctx context.Context, c Config, topic string, start, end offsets) (left map[int32]int64, err error) {
+	var at [2]kadm.ListedOffsets
+	for i, list := range []offsets{start, end} {
+		if at[i], err = list(ctx, topic); err == nil {
+			err = at[i].Error()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("topic %s at %v: %w", topic, c.Brokers, err)
+		}
+	}
+	left = map[int32]int64{}
+	for p, end := range at[1][topic] {
+		if end.Offset > at[0][topic][p].Offset {
+			left[p] = end.Offset
+		}
+	}
+	return left, nil
 }
 
 // Write publishes records to a topic and waits until all are acknowledged.

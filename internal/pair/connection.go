@@ -261,8 +261,8 @@ func CommunityID(c *flowpb.Connection) string {
 		SrcPort: uint16(a.GetPort()), DstPort: uint16(b.GetPort()), Proto: uint8(c.GetProtocol()),
 		ICMPType: uint8(c.GetIcmpType()), ICMPCode: uint8(c.GetIcmpCode()),
 	}
-	t.Src, _ = addr16(a.GetAddress())
-	t.Dst, _ = addr16(b.GetAddress())
+	t.Src, _ = flowkey.Address(a.GetAddress())
+	t.Dst, _ = flowkey.Address(b.GetAddress())
 	k, _ := t.Canon()
 	return k.CommunityID(0)
 }

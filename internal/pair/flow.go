@@ -74,8 +74,8 @@ type endpoint struct {
 // FromMessage makes a Flow of a FlowMessage; ok is false for what cannot be
 // paired (no address pair, an event without counters).
 func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
-	src, srcOK := addr16(m.SrcAddr)
-	dst, dstOK := addr16(m.DstAddr)
+	src, srcOK := flowkey.Address(m.SrcAddr)
+	dst, dstOK := flowkey.Address(m.DstAddr)
 	if !srcOK || !dstOK {
 		return f, false
 	}
@@ -84,7 +84,7 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 	if empty && !denied && (m.NatEvent != 0 || m.FirewallEvent != 0) {
 		return f, false
 	}
-	f.exporter, _ = addr16(m.SamplerAddress)
+	f.exporter, _ = flowkey.Address(m.SamplerAddress)
 	f.domain, f.iface = m.ObservationDomainId, uint8(m.FlowDirection)
 	f.Received, f.Start, f.End, f.Export = int64(m.TimeReceivedNs), int64(m.TimeFlowStartNs), int64(m.TimeFlowEndNs), int64(m.TimeExportNs)
 	f.Resolution = max(int64(m.TimeResolutionUs)*1000, 1)
@@ -230,7 +230,7 @@ func (f *Flow) conversation(m *flowpb.FlowMessage, src, dst [16]byte) {
 	post := t
 	translated := false
 	replace := func(a *[16]byte, by []byte) {
-		if x, ok := addr16(by); ok && !unset(&x) && x != *a {
+		if x, ok := flowkey.Address(by); ok && !unset(&x) && x != *a {
 			*a, translated = x, true
 		}
 	}
@@ -298,20 +298,6 @@ func ident(exporter *[16]byte, hash uint64, off uint32) uint64 {
 	binary.BigEndian.PutUint64(b[16:], hash)
 	binary.BigEndian.PutUint32(b[24:], off)
 	return xxhash.Sum64(b[:])
-}
-
-// addr16 reads 4 or 16 octets, IPv4 v4-mapped.
-func addr16(b []byte) (a [16]byte, ok bool) {
-	switch len(b) {
-	case 4:
-		a = [16]byte{10: 0xff, 11: 0xff}
-		copy(a[12:], b)
-	case 16:
-		copy(a[:], b)
-	default:
-		return a, false
-	}
-	return a, true
 }
 
 func unset(a *[16]byte) bool {

@@ -286,8 +286,8 @@ func reported(c *flowpb.Connection) refReport {
 		At: c.EmittedUnixNs, Version: int(c.Version), First: c.FirstReceivedUnixNs,
 	}
 	lo, hi := c.Forward, c.Reverse
-	a, _ := addr16(c.Initiator.Address)
-	b, _ := addr16(c.Responder.Address)
+	a, _ := flowkey.Address(c.Initiator.Address)
+	b, _ := flowkey.Address(c.Responder.Address)
 	if x := bytes.Compare(a[:], b[:]); x > 0 || x == 0 && c.Initiator.Port > c.Responder.Port {
 		lo, hi = hi, lo
 	}

@@ -52,13 +52,7 @@ func TestScenario5ConnectionsAreThoseOfAnUndisturbedRunWhenEnrichIsKilled(t *tes
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	bin := filepath.Join(t.TempDir(), "enrich")
-	if runtime.GOOS == "windows" {
-		bin += ".exe"
-	}
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", bin, "weir/cmd/enrich").CombinedOutput(); err != nil {
-		t.Fatalf("building enrich: %v\n%s", err, out)
-	}
+	bin := build(ctx, t)
 	b, err := broker.Start("127.0.0.1:0", false)
 	if err != nil {
 		t.Fatal(err)
@@ -68,17 +62,17 @@ func TestScenario5ConnectionsAreThoseOfAnUndisturbedRunWhenEnrichIsKilled(t *tes
 	feed(ctx, t, b.Addr(), "calm.")
 	k.copyFlows(ctx, "calm.flows", "kill.flows")
 
-	calm := start(ctx, t, bin, b.Addr(), "calm.")
+	calm := start(ctx, t, bin, b.Addr(), "calm.", quick...)
 	want := k.settled(ctx, "calm.")
 	calm.stop()
 
 	const kills = 3
 	for i := range kills {
-		p := start(ctx, t, bin, b.Addr(), "kill.")
+		p := start(ctx, t, bin, b.Addr(), "kill.", quick...)
 		k.waitCommitted(ctx, "kill.", captureFlows*int64(i+1)/(kills+2))
 		p.kill()
 	}
-	last := start(ctx, t, bin, b.Addr(), "kill.")
+	last := start(ctx, t, bin, b.Addr(), "kill.", quick...)
 	got := k.settled(ctx, "kill.")
 	last.stop()
 
@@ -171,13 +165,30 @@ type process struct {
 	out *bytes.Buffer
 }
 
-func start(ctx context.Context, t *testing.T, bin, addr, prefix string) *process {
+func build(ctx context.Context, t *testing.T) (bin string) {
+	t.Helper()
+	bin = filepath.Join(t.TempDir(), "enrich")
+	if runtime.GOOS == "windows" {
+		bin += ".exe"
+	}
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", bin, "weir/cmd/enrich").CombinedOutput(); err != nil {
+		t.Fatalf("building enrich: %v\n%s", err, out)
+	}
+	return bin
+}
+
+// quick are settings of an enrich that is alone and ends connections soon.
+var quick = []string{
+	"INSTANCE=one", "COMMIT_RECORDS=300", "COMMIT_INTERVAL=20ms", "PAIR_IDLE=2s", "PAIR_ACTIVE_TIMEOUT=1s", "PAIR_LINGER=500ms", "PAIR_LATE_GRACE=1s",
+}
+
+func start(ctx context.Context, t *testing.T, bin, addr, prefix string, env ...string) *process {
 	t.Helper()
 	p := &process{t: t, cmd: exec.CommandContext(ctx, bin), out: &bytes.Buffer{}}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	p.cmd.Env = append(os.Environ(), "KAFKA_BROKERS="+addr, "TOPIC_PREFIX="+prefix, fmt.Sprintf("TOPIC_PARTITIONS=%d", partitions), "METRICS_LISTEN=",
-		"INSTANCE=one", "KAFKA_SESSION_TIMEOUT=1500ms", "COMMIT_RECORDS=300", "COMMIT_INTERVAL=20ms", "DNS_ENABLED=false",
-		"PAIR_IDLE=2s", "PAIR_ACTIVE_TIMEOUT=1s", "PAIR_LINGER=500ms", "PAIR_LATE_GRACE=1s")
+		"KAFKA_SESSION_TIMEOUT=1500ms", "DNS_ENABLED=false")
+	p.cmd.Env = append(p.cmd.Env, env...)
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

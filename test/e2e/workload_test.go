@@ -1,12 +1,8 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -34,10 +30,7 @@ func TestScenario5ManyConnectionsExactlyOnceWhileWorkersAreKilled(t *testing.T) 
 	)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	bin := filepath.Join(t.TempDir(), "enrich")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", bin, "weir/cmd/enrich").CombinedOutput(); err != nil {
-		t.Fatalf("building enrich: %v\n%s", err, out)
-	}
+	bin := build(ctx, t)
 	b, err := broker.Start("127.0.0.1:0", false)
 	if err != nil {
 		t.Fatal(err)
@@ -54,32 +47,15 @@ func TestScenario5ManyConnectionsExactlyOnceWhileWorkersAreKilled(t *testing.T) 
 	defer cl.Close()
 	undisturbed, flows := workload.NewUndisturbed(partitions), int64(0)
 	workload.Flows(connections, time.Now().Add(-30*time.Minute), 1, func(_ int, key []byte, m *flowpb.FlowMessage) {
-		value, err := proto.Marshal(m)
-		if err != nil {
-			t.Fatal(err)
-		}
 		flows++
-		cl.Produce(ctx, &kgo.Record{Topic: prefix + "flows", Key: key, Value: value, Timestamp: time.Unix(0, int64(m.TimeReceivedNs))}, func(r *kgo.Record, err error) {
-			if err != nil {
-				t.Errorf("producing: %v", err)
-				return
-			}
-			undisturbed.Take(r.Partition, m)
-		})
+		undisturbed.Publish(ctx, t, cl, prefix+"flows", key, m)
 	})
 	if err := cl.Flush(ctx); err != nil {
 		t.Fatal(err)
 	}
 
 	launch := func(i int) *process {
-		p := &process{t: t, cmd: exec.CommandContext(ctx, bin), out: &bytes.Buffer{}}
-		p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
-		p.cmd.Env = append(os.Environ(), "KAFKA_BROKERS="+b.Addr(), "TOPIC_PREFIX="+prefix, fmt.Sprintf("TOPIC_PARTITIONS=%d", partitions), "METRICS_LISTEN=",
-			fmt.Sprintf("INSTANCE=w%d", i), "KAFKA_SESSION_TIMEOUT=1500ms", "COMMIT_RECORDS=2000", "COMMIT_INTERVAL=50ms", "DNS_ENABLED=false")
-		if err := p.cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		return p
+		return start(ctx, t, bin, b.Addr(), prefix, fmt.Sprintf("INSTANCE=w%d", i), "COMMIT_RECORDS=2000", "COMMIT_INTERVAL=50ms")
 	}
 	var members [workers]*process
 	for i := range members {

@@ -63,18 +63,8 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 				share = part
 				<-next
 			}
-			value, err := proto.Marshal(m)
-			if err != nil {
-				t.Error(err)
-			}
 			flows++
-			cl.Produce(ctx, &kgo.Record{Topic: prefix + "flows", Key: key, Value: value, Timestamp: time.Unix(0, int64(m.TimeReceivedNs))}, func(r *kgo.Record, err error) {
-				if err != nil {
-					t.Errorf("producing: %v", err)
-					return
-				}
-				undisturbed.Take(r.Partition, m)
-			})
+			undisturbed.Publish(ctx, t, cl, prefix+"flows", key, m)
 		})
 		if err := cl.Flush(ctx); err != nil {
 			t.Errorf("producing: %v", err)

@@ -4,11 +4,14 @@
 package workload
 
 import (
+	"context"
 	"encoding/binary"
 	"math/rand/v2"
+	"testing"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/flowkey"
@@ -88,10 +91,8 @@ func Flows(n int, base time.Time, parts int, yield func(part int, key []byte, m 
 // key is the record key of a flow.
 func key(m *flowpb.FlowMessage) []byte {
 	t := flowkey.Tuple{SrcPort: uint16(m.SrcPort), DstPort: uint16(m.DstPort), Proto: uint8(m.Proto)}
-	for to, a := range map[*[16]byte][]byte{&t.Src: m.SrcAddr, &t.Dst: m.DstAddr} {
-		to[10], to[11] = 0xff, 0xff
-		copy(to[12:], a)
-	}
+	t.Src, _ = flowkey.Address(m.SrcAddr)
+	t.Dst, _ = flowkey.Address(m.DstAddr)
 	k, _ := t.Canon()
 	return k.Append(nil)
 }
@@ -164,6 +165,21 @@ type Undisturbed struct {
 // NewUndisturbed returns one for a topic of so many partitions.
 func NewUndisturbed(partitions int) *Undisturbed {
 	return &Undisturbed{partitions: partitions, machines: map[int32]*pair.Machine{}, Reports: Reports{}, Versions: map[uint32]int{}}
+}
+
+// Publish puts a flow on a topic, and takes it once it is there.
+func (u *Undisturbed) Publish(ctx context.Context, t testing.TB, cl *kgo.Client, topic string, key []byte, m *flowpb.FlowMessage) {
+	value, err := proto.Marshal(m)
+	if err != nil {
+		t.Error(err)
+	}
+	cl.Produce(ctx, &kgo.Record{Topic: topic, Key: key, Value: value, Timestamp: time.Unix(0, int64(m.TimeReceivedNs))}, func(r *kgo.Record, err error) {
+		if err != nil {
+			t.Errorf("producing: %v", err)
+			return
+		}
+		u.Take(r.Partition, m)
+	})
 }
 
 // Take takes a flow of a partition, in the order of the partition.
