@@ -24,5 +24,5 @@ func (k *Key) CommunityID(seed uint16) string {
 		buf = binary.BigEndian.AppendUint16(buf, k.HiPort)
 	}
 	sum := sha1.Sum(buf)
-	return "1:" + base64.StdEncoding.EncodeToString(sum[:])
+	return string(base64.StdEncoding.AppendEncode(append(buf[:0], "1:"...), sum[:]))
 }

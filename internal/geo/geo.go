@@ -101,6 +101,11 @@ func (f *Files) Lookup(a netip.Addr) (asn uint32, country string) {
 	if len(readers) == 0 {
 		return 0, ""
 	}
+	return lookup(readers, a)
+}
+
+// lookup is apart from Lookup, since its results are on the heap.
+func lookup(readers []*maxminddb.Reader, a netip.Addr) (asn uint32, country string) {
 	a = a.Unmap().WithZone("")
 	for _, r := range readers {
 		found := r.Lookup(a)

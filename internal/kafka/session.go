@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -142,6 +143,7 @@ type life struct {
 	gts        *kgo.GroupTransactSession
 	partitions int
 	inputID    [16]byte // Kafka's id of the input topic
+	buf        []Record // of the fetch that is taken
 
 	mu    sync.Mutex // callbacks of the client come from its own goroutines
 	owned map[int32]*progress
@@ -293,6 +295,7 @@ func (l *life) work(ctx context.Context) error {
 	lastIdle := l.sc.Now()
 	for ctx.Err() == nil {
 		tx := &Tx{l: l, ctx: context.WithoutCancel(ctx)}
+		tx.produced = tx.refused
 		l.beginPasses(ctx)
 		err := l.gather(ctx, tx)
 		if err == nil && tx.records == 0 {
@@ -393,19 +396,19 @@ func (l *life) take(tx *Tx, partition int32, records []*kgo.Record) {
 	if p == nil || len(records) == 0 {
 		return
 	}
-	tx.buf = tx.buf[:0]
+	l.buf = slices.Grow(l.buf[:0], len(records))
 	for _, r := range records {
 		p.next = r.Offset + 1
 		if !r.Attrs.IsControl() {
-			tx.buf = append(tx.buf, Record{Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp})
+			l.buf = append(l.buf, Record{Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp})
 		}
 	}
 	tx.records += len(records)
-	if len(tx.buf) > 0 {
+	if len(l.buf) > 0 {
 		p.since = l.sc.Now()
 	}
 	tx.touch(partition, p)
-	l.h.Records(tx, partition, tx.buf)
+	l.h.Records(tx, partition, l.buf)
 	l.passed(partition, p)
 }
 

@@ -20,8 +20,9 @@ type Tx struct {
 	began      bool
 	quiet      bool // holds no input records
 	records    int
-	partitions []int32 // touched, in order of appearance
-	buf        []Record
+	partitions []int32                  // touched, in order of appearance
+	slab       []kgo.Record             // of records to produce
+	produced   func(*kgo.Record, error) // refused
 
 	mu  sync.Mutex
 	err error // the first failed record
@@ -73,16 +74,30 @@ func (tx *Tx) ProduceAt(topic string, partition int32, key, value []byte, at tim
 	if len(key) == 0 {
 		key = nil
 	}
-	r := &kgo.Record{Topic: topic, Partition: partition, Key: key, Value: value, Timestamp: at}
+	if len(tx.slab) == cap(tx.slab) {
+		tx.slab = make([]kgo.Record, 0, slabLen)
+	}
+	tx.slab = append(tx.slab, kgo.Record{Topic: topic, Partition: partition, Key: key, Value: value, Timestamp: at})
+	r := &tx.slab[len(tx.slab)-1]
+	if acked == nil {
+		tx.l.gts.Produce(tx.ctx, r, tx.produced)
+		return
+	}
 	tx.l.gts.Produce(tx.ctx, r, func(r *kgo.Record, err error) {
-		if err != nil {
-			tx.fail(fmt.Errorf("record for %s: %w", r.Topic, err))
-			return
-		}
-		if acked != nil {
+		if tx.produced(r, err); err == nil {
 			acked(r.Offset)
 		}
 	})
+}
+
+// slabLen is how many records are made at a time.
+const slabLen = 64
+
+// refused fails the transaction for a record that Kafka did not take.
+func (tx *Tx) refused(r *kgo.Record, err error) {
+	if err != nil {
+		tx.fail(fmt.Errorf("record for %s: %w", r.Topic, err))
+	}
 }
 
 // A partitioner takes the record's own partition for some topics; for others

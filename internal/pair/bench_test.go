@@ -126,7 +126,7 @@ func BenchmarkHeld(b *testing.B) {
 
 // The sizes behind the bound of 400 octets for a connection of two sides.
 func TestAConnectionOfTwoSidesTakesAtMost400Octets(t *testing.T) {
-	if n := unsafe.Sizeof(entry{}) + 2*unsafe.Sizeof(side{}) + unsafe.Sizeof(int32(0)); n > 400 {
+	if n := unsafe.Sizeof(entry{}) + unsafe.Sizeof(node{}) + 2*unsafe.Sizeof(side{}) + unsafe.Sizeof(int32(0)); n > 400 {
 		t.Errorf("%d octets: an entry %d, a side %d, a bucket 4", n, unsafe.Sizeof(entry{}), unsafe.Sizeof(side{}))
 	}
 }

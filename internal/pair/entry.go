@@ -29,11 +29,6 @@ type entry struct {
 	deadline  int64  // emitted iff deadline <= stream time
 	seq       uint64 // order of the last change among all entries
 
-	// Not part of the value:
-	chain         int32 // the next entry of the bucket
-	before, after int32 // in its queue
-	delta         int32 // which delta of the log, as long as it is counted there; 0 none
-
 	sides      int32  // the first of its sides
 	link       int32  // its link, when there is one
 	version    uint32 // of the next emission, or of the last when emitted

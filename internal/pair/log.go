@@ -16,7 +16,7 @@ type deltaLog struct {
 	pieces  [][]int32 // of the last Deltas, waiting for Logged: nothing may be observed between
 	deltas  []delta   // by number - base
 	base    int32     // at least 1: 0 is none
-	size    int       // octets that a piece of late had
+	buf     []byte    // of the pieces of the last Deltas
 }
 
 // A removal says that an entry is gone before its deadlines would tell.
@@ -48,18 +48,18 @@ func (l *deltaLog) evicted(e *entry) {
 
 // forgotten notes that e is gone. When it changed in this very transaction, the
 // value in the log is an older one, whose deadline can lie later.
-func (l *deltaLog) forgotten(e *entry) {
+func (l *deltaLog) forgotten(e *entry, n *node) {
 	if e.marks&(isLogged|isDirty) == isLogged|isDirty {
 		l.removed = append(l.removed, removal{e.key, e.origin})
 	}
-	l.unlive(e)
+	l.unlive(n)
 }
 
-func (l *deltaLog) unlive(e *entry) {
-	if n := e.delta - l.base; e.delta != 0 && n >= 0 {
-		l.deltas[n].live--
+func (l *deltaLog) unlive(n *node) {
+	if d := n.delta - l.base; n.delta != 0 && d >= 0 {
+		l.deltas[d].live--
 	}
-	e.delta = 0
+	n.delta = 0
 }
 
 // Form of a piece: format (1), number of removals (4), each a key and an origin;
@@ -72,36 +72,34 @@ const pieceHead = 5
 // Deltas packs what changed by records since the last call: removals, then the
 // full values of changed entries, in pieces of at most limit octets (an entry
 // larger than that has a piece of its own). At least one piece, possibly empty
-// of entries.
+// of entries. The pieces are good until the next call.
 func (m *Machine) Deltas(limit int) [][]byte {
 	l := &m.log
 	l.pieces = l.pieces[:0]
 	var out [][]byte
-	var piece []byte
 	var held []int32
-	begin := func() {
-		piece = append(make([]byte, 0, min(limit, l.size+l.size/8)+4*pieceHead), format, 0, 0, 0, 0)
-		held = nil
+	c := coder{b: l.buf[:0]}
+	begin := 0 // of the piece, in c.b
+	head := func() {
+		begin, held = len(c.b), nil
+		c.b = append(c.b, format, 0, 0, 0, 0)
 	}
-	flush := func() {
-		out = append(out, piece)
+	flush := func(to int) {
+		out = append(out, c.b[begin:to:to])
 		l.pieces = append(l.pieces, held)
-		l.size = max(len(piece), l.size*3/4)
 	}
-	begin()
+	head()
 	n := uint32(0)
 	for i := range l.removed {
-		if n > 0 && len(piece)+removalLen > limit {
-			flush()
-			begin()
+		if n > 0 && len(c.b)-begin+removalLen > limit {
+			flush(len(c.b))
+			head()
 			n = 0
 		}
-		c := coder{b: piece}
 		c.state(&l.removed[i].key)
 		c.hash(&l.removed[i].origin)
-		piece = c.b
 		n++
-		binary.BigEndian.PutUint32(piece[1:], n)
+		binary.BigEndian.PutUint32(c.b[begin+1:], n)
 	}
 	for _, i := range l.dirty {
 		e := m.table.entries.at(i)
@@ -109,20 +107,20 @@ func (m *Machine) Deltas(limit int) [][]byte {
 			continue
 		}
 		e.marks &^= isDirty
-		start := len(piece)
-		c := coder{b: append(piece, 0, 0, 0, 0)}
+		start := len(c.b)
+		c.b = append(c.b, 0, 0, 0, 0)
 		m.code(&c, e)
-		if size := len(c.b) - start; len(c.b) > limit && start > pieceHead {
-			flush()
-			begin()
-			start = len(piece)
-			c.b = append(piece, c.b[len(c.b)-size:]...)
+		if len(c.b)-begin > limit && start-begin > pieceHead {
+			flush(start)
+			c.b = slices.Insert(c.b, start, format, 0, 0, 0, 0)
+			begin, held = start, nil
+			start += pieceHead
 		}
-		piece = c.b
-		binary.BigEndian.PutUint32(piece[start:], uint32(len(piece)-start-4))
+		binary.BigEndian.PutUint32(c.b[start:], uint32(len(c.b)-start-4))
 		held = append(held, i)
 	}
-	flush()
+	flush(len(c.b))
+	l.buf = c.b
 	l.dirty, l.removed = l.dirty[:0], l.removed[:0]
 	return out
 }
@@ -140,7 +138,7 @@ func (m *Machine) Logged(offsets []int64) {
 		}
 		n := l.add(offsets[p])
 		for _, i := range held {
-			l.holds(m.table.entries.at(i), n)
+			l.holds(m.table.entries.at(i), m.table.nodes.at(i), n)
 		}
 	}
 	l.pieces = l.pieces[:0]
@@ -153,11 +151,12 @@ func (l *deltaLog) add(offset int64) int32 {
 	return l.base + int32(len(l.deltas)) - 1
 }
 
-// holds notes that delta n has e's newest value.
-func (l *deltaLog) holds(e *entry, n int32) {
-	l.unlive(e)
-	e.marks, e.delta = e.marks|isLogged, n
-	l.deltas[n-l.base].live++
+// holds notes that delta d has e's newest value.
+func (l *deltaLog) holds(e *entry, n *node, d int32) {
+	l.unlive(n)
+	e.marks |= isLogged
+	n.delta = d
+	l.deltas[d-l.base].live++
 }
 
 // trim forgets leading deltas that hold nothing any more.
@@ -222,7 +221,7 @@ func (m *Machine) Apply(offset int64, piece []byte) error {
 			m.drop(i)
 		}
 		i := m.table.insert(&e, e.key.hash())
-		m.log.holds(m.table.entries.at(i), n)
+		m.log.holds(m.table.entries.at(i), m.table.nodes.at(i), n)
 	}
 	return nil
 }

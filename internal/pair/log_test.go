@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -112,7 +113,7 @@ func disturbed(t *testing.T, c Config, flows []Flow, batch, limit int, seed uint
 				t.Fatalf("a piece of %d octets, limit %d", len(p), limit)
 			}
 			offsets = append(offsets, int64(len(pieces)))
-			pieces = append(pieces, p)
+			pieces = append(pieces, slices.Clone(p))
 		}
 		m.Logged(offsets)
 		out, void = append(out, void...), nil

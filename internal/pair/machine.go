@@ -22,6 +22,7 @@ type Machine struct {
 	links    pool[link]
 	vantages vantages
 	queues   [queueCount]queue
+	warmth   uint64 // of no meaning: what warm read
 
 	log    deltaLog
 	report report
@@ -45,7 +46,7 @@ func (m *Machine) Held() (open, grace int) { return m.open, m.grace }
 
 // Octets is the memory that the machine takes, without what it gives out.
 func (m *Machine) Octets() int {
-	return m.table.entries.octets() + m.table.heads.octets() + m.sides.octets() + m.links.octets()
+	return m.table.entries.octets() + m.table.nodes.octets() + m.table.heads.octets() + m.sides.octets() + m.links.octets()
 }
 
 // Observe advances stream time to f's receive time, then takes f.
@@ -104,7 +105,7 @@ func (m *Machine) closer(gap int64, a *entry, bGap int64, b *entry) bool {
 func (m *Machine) emitted(e *entry) bool { return e.deadline <= m.now }
 
 // create makes an entry for f's conversation, giving up others at capacity.
-func (m *Machine) create(f *Flow, hash uint64) int32 {
+func (m *Machine) create(f *Flow, hash uint32) int32 {
 	for m.open+m.grace >= m.share && m.evict() {
 	}
 	m.open++
@@ -139,6 +140,7 @@ func (m *Machine) Advance(t int64) {
 			break
 		}
 		e := m.table.entries.at(i)
+		m.warm(e.in)
 		m.report.emission(e, m.connection(e, e.deadline, true), m.emit)
 		m.open--
 		m.grace++
@@ -153,6 +155,7 @@ func (m *Machine) Advance(t int64) {
 		if e := m.table.entries.at(i); e.deadline+int64(m.c.LateGrace) > t {
 			return
 		}
+		m.warm(queueLate)
 		m.grace--
 		m.forget(i)
 	}
@@ -185,7 +188,7 @@ func (m *Machine) evict() bool {
 // forget takes an entry out of the table.
 func (m *Machine) forget(i int32) {
 	e := m.table.entries.at(i)
-	m.log.forgotten(e)
+	m.log.forgotten(e, m.table.nodes.at(i))
 	m.unqueue(i)
 	m.strip(e)
 	m.table.remove(i)

@@ -15,19 +15,62 @@ const (
 )
 
 // A queue is a list through its entries, by deadline.
-type queue struct{ front, back int32 }
+type queue struct {
+	front, back int32
+	warmed      int // entries at the front that were warmed
+}
+
+// warmAhead is how many entries are warmed at a time.
+const warmAhead = 16
+
+// warm is called when the front of a queue is going to be taken. Entries come to
+// the front long after they were last used, when no cache holds them any more.
+// Read one after the other, each waits for memory; warm reads the first few of the
+// queue in one go, whose waits overlap.
+func (m *Machine) warm(q queueName) {
+	l := &m.queues[q]
+	if l.warmed > 0 {
+		l.warmed--
+		return
+	}
+	var at [warmAhead]int32
+	n, i := 0, l.front
+	for ; n < warmAhead && i != 0; n++ {
+		at[n] = i
+		i = m.table.nodes.at(i).after
+	}
+	l.warmed = max(n-1, 0)
+	sum := uint64(0)
+	for j, i := range at[:n] {
+		e := m.table.entries.at(i)
+		sum += e.key.scope + e.seq + e.origin + e.idents[keptIdents-1]
+		at[j] = e.sides
+	}
+	for more := true; more; {
+		more = false
+		for j, i := range at[:n] {
+			if i != 0 {
+				s := m.sides.at(i)
+				sum += s.octets + uint64(s.flags)
+				at[j], more = s.next, more || s.next != 0
+			}
+		}
+	}
+	m.warmth = sum
+}
 
 // push puts entry i at the back of a queue, and out of the one that it is in.
 func (m *Machine) push(q queueName, i int32) {
 	m.unqueue(i)
-	e, l := m.table.entries.at(i), &m.queues[q]
-	e.in, e.before, e.after = q, l.back, 0
+	n, l := m.table.nodes.at(i), &m.queues[q]
+	n.before, n.after = l.back, 0
 	if l.back != 0 {
-		m.table.entries.at(l.back).after = i
+		m.table.nodes.at(l.back).after = i
 	} else {
 		l.front = i
 	}
 	l.back = i
+	m.table.entries.at(i).in = q
 }
 
 // unqueue takes entry i out of its queue.
@@ -36,18 +79,18 @@ func (m *Machine) unqueue(i int32) {
 	if e.in == queueNone {
 		return
 	}
-	l := &m.queues[e.in]
-	if e.before != 0 {
-		m.table.entries.at(e.before).after = e.after
+	n, l := m.table.nodes.at(i), &m.queues[e.in]
+	if n.before != 0 {
+		m.table.nodes.at(n.before).after = n.after
 	} else {
-		l.front = e.after
+		l.front = n.after
 	}
-	if e.after != 0 {
-		m.table.entries.at(e.after).before = e.before
+	if n.after != 0 {
+		m.table.nodes.at(n.after).before = n.before
 	} else {
-		l.back = e.before
+		l.back = n.before
 	}
-	e.in, e.before, e.after = queueNone, 0, 0
+	e.in = queueNone
 }
 
 // due returns which of the fronts of queues is due next; 0 when none is by t.

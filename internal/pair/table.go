@@ -66,72 +66,89 @@ func (k *stateKey) is(o *stateKey) bool {
 	return k.Lo == o.Lo && k.Hi == o.Hi && k.LoPort == o.LoPort && k.HiPort == o.HiPort && k.Proto == o.Proto && k.V6 == o.V6 && k.scope == o.scope
 }
 
-func (k *stateKey) hash() uint64 {
+func (k *stateKey) hash() uint32 {
 	var b [56]byte
 	copy(b[:], k.Lo[:])
 	copy(b[16:], k.Hi[:])
 	binary.LittleEndian.PutUint64(b[32:], uint64(k.LoPort)|uint64(k.HiPort)<<16|uint64(k.Proto)<<32)
 	binary.LittleEndian.PutUint64(b[40:], k.scope)
 	binary.LittleEndian.PutUint64(b[48:], seed)
-	return xxhash.Sum64(b[:])
+	return uint32(xxhash.Sum64(b[:]))
 }
 
 // A table holds entries by key: chains in buckets, of which there are three for
 // two entries. Adding entries adds buckets by splitting one at a time (linear
-// hashing), so that there is no pause for a whole new table.
+// hashing), so that there is no pause for a whole new table. What walks from entry
+// to entry reads nodes, nine of which are in the memory of one entry.
 type table struct {
 	entries pool[entry]
+	nodes   pool[node]  // one of each entry, at its number
 	heads   pool[int32] // bucket b at number b
 	buckets uint64      // in use
 	round   uint64      // power of two: buckets at the start of this round of splits
+}
+
+// A node is an entry's place among others.
+type node struct {
+	hash          uint32 // of the key: its low bits
+	chain         int32  // the next entry of the bucket
+	before, after int32  // in its queue
+	delta         int32  // which delta of the log, as long as it is counted there; 0 none
 }
 
 // minBuckets is where a table starts; a power of two.
 const minBuckets = 64
 
 // bucket returns the head of the chain for a hash.
-func (t *table) bucket(h uint64) *int32 {
-	b := h & (t.round - 1)
+func (t *table) bucket(h uint32) *int32 {
+	b := uint64(h) & (t.round - 1)
 	if b < t.buckets-t.round { // split in this round already
-		b = h & (t.round<<1 - 1)
+		b = uint64(h) & (t.round<<1 - 1)
 	}
 	return t.heads.at(int32(b))
 }
 
 // first returns the first entry of a key with this hash, 0 for none; next the one
 // after i.
-func (t *table) first(k *stateKey, hash uint64) int32 {
+func (t *table) first(k *stateKey, hash uint32) int32 {
 	if t.buckets == 0 {
 		return 0
 	}
-	return t.same(*t.bucket(hash), k)
+	return t.same(*t.bucket(hash), k, hash)
 }
 
 func (t *table) next(i int32) int32 {
-	e := t.entries.at(i)
-	return t.same(e.chain, &e.key)
+	n := t.nodes.at(i)
+	if n.chain == 0 {
+		return 0
+	}
+	return t.same(n.chain, &t.entries.at(i).key, n.hash)
 }
 
-func (t *table) same(i int32, k *stateKey) int32 {
+func (t *table) same(i int32, k *stateKey, hash uint32) int32 {
 	for i != 0 {
-		e := t.entries.at(i)
-		if e.key.is(k) {
+		n := t.nodes.at(i)
+		if n.hash == hash && t.entries.at(i).key.is(k) {
 			return i
 		}
-		i = e.chain
+		i = n.chain
 	}
 	return 0
 }
 
 // insert puts a copy of e in, whose key has this hash.
-func (t *table) insert(e *entry, hash uint64) int32 {
+func (t *table) insert(e *entry, hash uint32) int32 {
 	t.grow()
 	i := t.entries.alloc()
+	for t.nodes.n < i {
+		t.nodes.alloc()
+	}
 	x := t.entries.at(i)
 	*x = *e
 	x.marks |= isHeld
 	head := t.bucket(hash)
-	x.chain, *head = *head, i
+	*t.nodes.at(i) = node{hash: hash, chain: *head}
+	*head = i
 	return i
 }
 
@@ -157,12 +174,12 @@ func (t *table) split() {
 	t.buckets++
 	stay, move := int32(0), int32(0)
 	for i := *from; i != 0; {
-		e := t.entries.at(i)
-		next := e.chain
-		if e.key.hash()&mask >= t.round {
-			e.chain, move = move, i
+		n := t.nodes.at(i)
+		next := n.chain
+		if uint64(n.hash)&mask >= t.round {
+			n.chain, move = move, i
 		} else {
-			e.chain, stay = stay, i
+			n.chain, stay = stay, i
 		}
 		i = next
 	}
@@ -174,13 +191,13 @@ func (t *table) split() {
 
 // remove takes i out; its number may be given to another entry.
 func (t *table) remove(i int32) {
-	e := t.entries.at(i)
-	at := t.bucket(e.key.hash())
+	n := t.nodes.at(i)
+	at := t.bucket(n.hash)
 	for *at != i {
-		at = &t.entries.at(*at).chain
+		at = &t.nodes.at(*at).chain
 	}
-	*at = e.chain
-	e.marks = 0 // the rest is written over
+	*at = n.chain
+	t.entries.at(i).marks = 0 // the rest is written over
 	t.entries.release(i)
 }
 
