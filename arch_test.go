@@ -50,7 +50,7 @@ var layers = [][]string{
 	{"weir/internal/cli"},
 	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/broker", "weir/internal/capture", "weir/testdata"},
 	{"weir/internal/kafka", "weir/internal/names", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/geo", "weir/internal/cryptopan"},
-	{"weir/internal/templates", "weir/internal/templatetext"},
+	{"weir/internal/templates", "weir/internal/templatetext", "weir/internal/framing"},
 	{"weir/internal/decode", "weir/internal/pair"},
 	{"weir/internal/ie", "weir/internal/flowkey"},
 	{"weir/internal/wire", "weir/internal/proxyproto", "weir/pkg/flowpb"},

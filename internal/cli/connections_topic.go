@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/framing"
 	"weir/internal/kafka"
 	"weir/internal/services"
 	"weir/pkg/flowpb"
@@ -150,7 +151,8 @@ func (o *topicConnections) take(records []kafka.Record) error {
 	var list []*flowpb.Connection
 	for _, r := range records {
 		c := &flowpb.Connection{}
-		if err := proto.Unmarshal(r.Value, c); err != nil || len(c.ConnectionId) == 0 {
+		value, _, err := framing.Connections.Next(r.Value)
+		if err != nil || proto.Unmarshal(value, c) != nil || len(c.ConnectionId) == 0 {
 			o.poison++
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"weir/internal/framing"
 	"weir/internal/kafka"
 	"weir/internal/names"
 	"weir/internal/pair"
@@ -22,8 +23,9 @@ type Config struct {
 	HomeNets         []netip.Prefix `env:"HOME_NETS" unit:"CIDR list" help:"networks that are at home, comma separated: gives is_home and network_direction"`
 	MaxMindFiles     []string       `env:"MAXMIND_FILES" unit:"paths" help:"databases in MaxMind's format for ASN and country, comma separated; read again when they change"`
 	AnonymizeKeyFile string         `env:"ANONYMIZE_KEY_FILE" unit:"path" help:"map all addresses of the output by Crypto-PAn under the key in this file (32 octets or 64 hexadecimal digits), the same on every replica; no names are asked"`
-	MetricsSeries    int            `env:"METRICS_SERIES" envDefault:"10000" unit:"series" help:"series of traffic metrics at most; what goes beyond is counted as other"`
-	Kafka            kafka.Config   `envPrefix:"KAFKA_"`
+	Form             framing.Config
+	MetricsSeries    int          `env:"METRICS_SERIES" envDefault:"10000" unit:"series" help:"series of traffic metrics at most; what goes beyond is counted as other"`
+	Kafka            kafka.Config `envPrefix:"KAFKA_"`
 	Topics           kafka.TopicConfig
 	Pair             pair.Config  `envPrefix:"PAIR_"`
 	DNS              names.Config `envPrefix:"DNS_"`

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/framing"
 	"weir/internal/kafka"
 	"weir/internal/names"
 	"weir/internal/pair"
@@ -101,6 +102,13 @@ func eventually(t *testing.T, what string, is func() bool) {
 // each partition.
 func produce(t *testing.T, c *kfake.Cluster, n int) (want []string) {
 	t.Helper()
+	return produceAs(t, c, n, 1)
+}
+
+// produceAs is produce in records of each form in turn, pack flows of a partition
+// in those that can have several.
+func produceAs(t *testing.T, c *kfake.Cluster, n, pack int) (want []string) {
+	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -129,9 +137,12 @@ func produce(t *testing.T, c *kfake.Cluster, n int) (want []string) {
 		}
 		records = append(records, &kgo.Record{Topic: "t.flows", Key: key, Value: b, Timestamp: time.Unix(0, at)})
 	}
-	results := cl.ProduceSync(t.Context(), records...)
-	if err := results.FirstErr(); err != nil {
-		t.Fatal(err)
+	if pack == 1 {
+		if err := cl.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		produceInForms(t, c, records, pack)
 	}
 	out := func(e *pair.Emission) {
 		c := proto.CloneOf(e.Connection)
@@ -158,6 +169,57 @@ func produce(t *testing.T, c *kfake.Cluster, n int) (want []string) {
 	}
 	slices.Sort(want)
 	return want
+}
+
+// produceInForms produces packs of flows of a key, each in another form, and notes
+// partition and order in records.
+func produceInForms(t *testing.T, c *kfake.Cluster, records []*kgo.Record, pack int) {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	send := func(partition int32, at time.Time, value []byte) int64 {
+		r := &kgo.Record{Topic: "t.flows", Partition: partition, Value: value, Timestamp: at}
+		if err := cl.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		return r.Offset
+	}
+	place := kgo.StickyKeyPartitioner(nil).ForTopic("t.flows")
+	packs := map[int32][]*kgo.Record{}
+	turn := 0
+	flush := func(p int32) {
+		form := []framing.Config{{}, {Format: "json"}, {Framing: "delimited"}, {Framing: "delimited"}}[turn%4]
+		several, record := turn%4 == 3, []byte(nil)
+		for _, r := range packs[p] {
+			var err error
+			if record, err = form.Append(record, framing.Flows, r.Value); err != nil {
+				t.Fatal(err)
+			}
+			if r.Partition = p; !several {
+				r.Offset, record = send(p, r.Timestamp, record)<<16, nil
+			}
+		}
+		if several {
+			offset := send(p, packs[p][0].Timestamp, record)
+			for i, r := range packs[p] {
+				r.Offset = offset<<16 | int64(i)
+			}
+		}
+		turn++
+		delete(packs, p)
+	}
+	for _, r := range records {
+		p := int32(place.Partition(r, partitions))
+		if packs[p] = append(packs[p], r); len(packs[p]) == pack {
+			flush(p)
+		}
+	}
+	for p := range packs {
+		flush(p)
+	}
 }
 
 // plain is a connection without names and their status.
@@ -190,8 +252,9 @@ func published(t *testing.T, c *kfake.Cluster) (out []string) {
 		quiet = 0
 		f.EachRecord(func(r *kgo.Record) {
 			var m flowpb.Connection
-			if err := proto.Unmarshal(r.Value, &m); err != nil {
-				t.Fatal(err)
+			value, left, err := framing.Connections.Next(r.Value)
+			if err != nil || len(left) > 0 || proto.Unmarshal(value, &m) != nil {
+				t.Fatalf("record %x: %v, %d octets left", r.Value, err, len(left))
 			}
 			if string(r.Key) != string(m.ConnectionId) {
 				t.Errorf("key: want the connection's id %x, got %x", m.ConnectionId, r.Key)
@@ -226,6 +289,28 @@ func TestConnectionsAreThoseOfTheMachineAlone(t *testing.T) {
 	eventually(t, "silence ends what is open", func() bool { return w.Stats().Connections == uint64(len(want)) })
 	stop()
 	same(t, want, published(t, c))
+}
+
+// Flows come in records of all forms, and connections leave in each.
+func TestTheFormOfRecords(t *testing.T) {
+	for _, form := range []framing.Config{{Framing: "delimited"}, {Format: "json"}} {
+		t.Run(form.Framing+form.Format, func(t *testing.T) {
+			c := cluster(t)
+			want := produceAs(t, c, 3000, 20)
+			var now clock
+			conf := config(c, "a")
+			conf.Form = form
+			w, stop := start(t, conf, now.now)
+			eventually(t, "all flows are taken", func() bool { return w.Stats().Flows == 3000 })
+			now.ahead.Store(int64(10 * time.Minute))
+			eventually(t, "silence ends what is open", func() bool { return w.Stats().Connections == uint64(len(want)) })
+			if s := w.Stats(); s.Poison != 0 {
+				t.Errorf("%d records were no flows", s.Poison)
+			}
+			stop()
+			same(t, want, published(t, c))
+		})
+	}
 }
 
 // Workers come and go, transactions fail at their end and while offsets are

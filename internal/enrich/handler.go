@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/framing"
 	"weir/internal/kafka"
 	"weir/internal/pair"
 	"weir/pkg/flowpb"
@@ -138,16 +139,28 @@ func (w handler) Records(tx *kafka.Tx, n int32, records []kafka.Record) {
 	p := w.partitions[n]
 	p.tx = tx
 	limit := w.deps.Now().Add(maxAhead).UnixNano()
+	more := 0
 	for i := range records {
-		w.observe(p, &records[i], limit)
+		left := records[i].Value
+		for n := 0; n == 0 || len(left) > 0; n++ {
+			flow, rest, err := framing.Flows.Next(left)
+			if err != nil {
+				p.counts.poison++
+				break
+			}
+			w.observe(p, flow, limit)
+			left = rest
+			more += min(n, 1)
+		}
 	}
+	tx.Count(more)
 	p.heard = p.machine.StreamTime()
 }
 
 // observe takes one flow.
-func (w handler) observe(p *partition, r *kafka.Record, limit int64) {
+func (w handler) observe(p *partition, flow []byte, limit int64) {
 	m := &w.flow
-	if err := readFlow(r.Value, m); err != nil || m.Type == flowpb.FlowMessage_FLOWUNKNOWN {
+	if err := readFlow(flow, m); err != nil || m.Type == flowpb.FlowMessage_FLOWUNKNOWN {
 		p.counts.poison++
 		return
 	}
@@ -189,7 +202,12 @@ func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 	start := len(w.buf)
 	buf := append(w.buf, c.ConnectionId...)
 	key := buf[start:len(buf):len(buf)]
-	buf = appendConnection(buf, c)
+	if w.c.Form.Plain() {
+		buf = appendConnection(buf, c)
+	} else {
+		w.plain = appendConnection(w.plain[:0], c)
+		buf, _ = w.c.Form.Append(buf, framing.Connections, w.plain) // our own messages are good
+	}
 	value := buf[start+len(key) : len(buf) : len(buf)]
 	w.buf = buf
 	p.tx.Produce(topic, 0, key, value, nil)

@@ -51,6 +51,7 @@ type Worker struct {
 	learned    *learned
 	flow       flowpb.FlowMessage // the one that is taken
 	buf        []byte             // of records: what is produced is a part of it
+	plain      []byte             // a connection on its way into another form
 	truncated  time.Time          // old state was last deleted
 
 	truncating atomic.Bool

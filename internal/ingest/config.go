@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"weir/internal/framing"
 	"weir/internal/kafka"
 )
 
@@ -23,9 +24,11 @@ type Config struct {
 	Linger           time.Duration    `env:"PRODUCE_LINGER" envDefault:"10ms" help:"how long a flow waits for others to share its batch"`
 	MaxRecords       int              `env:"PRODUCE_MAX_RECORDS" envDefault:"1048576" unit:"flows" help:"flows held while Kafka is away; more are dropped and counted"`
 	MaxOctets        int              `env:"PRODUCE_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"octets of flows held while Kafka is away, memory is about six times that; more are dropped and counted"`
-	Compression      string           `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
-	ParkMax          int              `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held in memory until their template comes; more go to the undecoded topic at once"`
-	ParkFor          time.Duration    `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits in memory for its template; then it waits on the undecoded topic"`
+	Form             framing.Config
+	Pack             int           `env:"PACK" envDefault:"1" unit:"flows" help:"with FRAMING=delimited: up to so many flows of one partition in a record; 50 is three to six times as fast as 1"`
+	Compression      string        `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
+	ParkMax          int           `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held in memory until their template comes; more go to the undecoded topic at once"`
+	ParkFor          time.Duration `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits in memory for its template; then it waits on the undecoded topic"`
 	Templates        TemplatesConfig
 	Undecoded        UndecodedConfig
 	TrustedProxies   []netip.Prefix `env:"TRUSTED_PROXIES" unit:"CIDR list" help:"balancers whose PROXY protocol header (version 1 or 2) in front of datagrams is believed; their network has to be private, a UDP source can be forged"`
@@ -93,6 +96,12 @@ func (c Config) Validate() error {
 			bad("%s=%d: want 0 (the default) or more", name, n)
 		}
 	}
+	switch {
+	case c.Pack < 0 || c.Pack > maxPack:
+		bad("PACK=%d: want 1 to %d", c.Pack, maxPack)
+	case c.Pack > 1 && !c.Form.Delimited():
+		bad("PACK=%d: several flows in a record need FRAMING=delimited", c.Pack)
+	}
 	switch c.Compression {
 	case "", "none", "snappy", "lz4", "zstd":
 	default:
@@ -100,6 +109,10 @@ func (c Config) Validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// maxPack is how many flows a record may have: beyond that nothing is gained, and a
+// consumer takes records whole.
+const maxPack = 1000
 
 // maxUndecodedKeep is below the topic's retention.
 const maxUndecodedKeep = 47 * time.Hour

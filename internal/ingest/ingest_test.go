@@ -15,11 +15,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/broker"
 	"weir/internal/decode"
+	"weir/internal/framing"
 	"weir/internal/kafka"
 	"weir/pkg/flowpb"
 )
@@ -140,6 +143,85 @@ func readFlows(t *testing.T, addr string, n int, opts ...kgo.Opt) (out []*flowpb
 	}
 	if len(out) != n {
 		t.Fatalf("flows on the topic: want %d, got %d", n, len(out))
+	}
+	return out
+}
+
+// TestTheFormOfRecords: in each form the same flows come, in the same partitions.
+func TestTheFormOfRecords(t *testing.T) {
+	var want map[string]int32
+	for _, form := range []struct {
+		name, format, framing string
+		pack                  int
+	}{
+		{"single", "protobuf", "single", 1}, {"delimited", "protobuf", "delimited", 1}, {"packed", "protobuf", "delimited", 50}, {"JSON", "json", "single", 1},
+	} {
+		t.Run(form.name, func(t *testing.T) {
+			b := embedded(t)
+			c := config(b.Addr(), "one")
+			c.Form.Format, c.Form.Framing, c.Pack = form.format, form.framing, form.pack
+			r, stop := start(t, c, &logged{})
+			eventually(t, "the replica is ready", func() bool { return r.Ready() == nil })
+			from := netip.MustParseAddrPort("192.0.2.1:5000")
+			at := time.UnixMilli(1_790_000_000_000)
+			for i := range 40 {
+				r.Receive(packet(t, "v5_30.hex"), from, at)
+				if i == 0 {
+					eventually(t, "a flow is acknowledged", func() bool { n, _ := r.producer.Load().Buffered(); return n == 0 && r.Stats().Flows > 0 })
+				}
+			}
+			for _, name := range []string{"v9_template.hex", "v9_data.hex", "ipfix_template.hex", "ipfix_data.hex"} {
+				r.Receive(packet(t, name), from, at)
+			}
+			n := int(r.Stats().Flows)
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			if d := r.Stats().Dropped; d != 0 {
+				t.Errorf("%d flows dropped", d)
+			}
+			got, records := map[string]int32{}, 0
+			cl, err := kgo.NewClient(kgo.SeedBrokers(b.Addr()), kgo.ConsumeTopics("t.flows"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cl.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			for flows := 0; flows < n && ctx.Err() == nil; {
+				cl.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
+					records++
+					for left := r.Value; len(left) > 0; flows++ {
+						message, rest, err := framing.Flows.Next(left)
+						var m flowpb.FlowMessage
+						if err != nil || proto.Unmarshal(message, &m) != nil {
+							t.Fatalf("record %x: %v", r.Value, err)
+						}
+						got[prototext.MarshalOptions{}.Format(&m)], left = r.Partition, rest
+					}
+				})
+			}
+			if n < 41 || len(got) < 3 {
+				t.Fatalf("%d flows, %d different ones prove nothing", n, len(got))
+			}
+			if form.pack > 1 && records > n/4 {
+				t.Errorf("%d records of %d flows", records, n)
+			}
+			if want == nil {
+				want = got
+			}
+			if d := cmp.Diff(normal(want), normal(got)); d != "" {
+				t.Errorf("flows and their partitions (-single +this):\n%s", d)
+			}
+		})
+	}
+}
+
+// normal takes out the space that prototext puts here or there.
+func normal(of map[string]int32) map[string]int32 {
+	out := map[string]int32{}
+	for k, v := range of {
+		out[strings.ReplaceAll(k, "  ", " ")] = v
 	}
 	return out
 }

@@ -118,13 +118,23 @@ const maxExporters = 1000
 // its first decoded set, so that forged addresses make none.
 type exporter struct {
 	addr            netip.Addr
+	seen            *seen
 	label           atomic.Pointer[string]
 	flows, own      atomic.Uint64
 	warnedOwnExport atomic.Bool
 }
 
+// Settled implements kafka.Account.
+func (x *exporter) Settled(flows int, err error) {
+	if err != nil {
+		x.seen.dropped(x, flows, err)
+	}
+}
+
 // seen are the exporters that sent something, bounded.
 type seen struct {
+	dropped func(x *exporter, flows int, err error) // counts
+
 	mu      sync.Mutex
 	all     map[netip.Addr]*exporter
 	labels  int
@@ -171,7 +181,7 @@ func (e *seen) get(addr netip.Addr) (x *exporter, first bool) {
 	if len(e.all) >= maxSeen && !e.makeRoom() {
 		return &e.unnamed, false
 	}
-	x = &exporter{addr: addr}
+	x = &exporter{addr: addr, seen: e}
 	e.all[addr] = x
 	return x, true
 }

@@ -8,20 +8,23 @@ import (
 	"time"
 
 	"weir/internal/decode"
+	"weir/internal/framing"
 	"weir/internal/kafka"
 )
 
 // A worker decodes and produces; one a goroutine.
 type worker struct {
-	r   *Replica
-	dec decode.Decoder
-	res decode.Result
+	r    *Replica
+	dec  decode.Decoder
+	res  decode.Result
+	pack *kafka.Packer // nil: a record per flow
 }
 
 // A batch is the flows of one datagram on their way to Kafka: their octets stay
 // untouched until the last one is acknowledged or given up.
 type batch struct {
 	buf  []byte
+	form []byte // the flows as records, where those are no plain messages
 	left atomic.Int32
 	from *exporter
 	r    *Replica
@@ -37,15 +40,15 @@ func (r *Replica) newBatch() *batch {
 // finished is called for each flow of the batch.
 func (b *batch) finished(err error) {
 	if err != nil {
-		b.r.dropped(b.from, err)
+		b.r.dropped(b.from, 1, err)
 	}
 	if b.left.Add(-1) == 0 {
 		b.r.batches.Put(b)
 	}
 }
 
-// dropped counts a flow that was not published.
-func (r *Replica) dropped(x *exporter, err error) {
+// dropped counts flows that were not published.
+func (r *Replica) dropped(x *exporter, flows int, err error) {
 	reason := reasonKafka
 	switch {
 	case errors.Is(err, kafka.ErrBufferFull):
@@ -53,8 +56,8 @@ func (r *Replica) dropped(x *exporter, err error) {
 	case errors.Is(err, kafka.ErrClosed):
 		reason = reasonClosed
 	}
-	r.stats.dropped.Add(1)
-	r.metrics.dropped.WithLabelValues(r.exporters.name(x), reason).Inc()
+	r.stats.dropped.Add(uint64(flows))
+	r.metrics.dropped.WithLabelValues(r.exporters.name(x), reason).Add(float64(flows))
 	if r.dropLog.AllowN(r.deps.Now(), 1) {
 		r.log.Warn("flows are dropped", "exporter", x.addr, "reason", reason, "err", err, "dropped", r.stats.dropped.Load())
 	}
@@ -145,19 +148,38 @@ func (w *worker) produce(b *batch, x *exporter, at time.Time) {
 		r.batches.Put(b)
 		return
 	}
-	b.from = x
-	b.left.Store(int32(n))
 	r.stats.flows.Add(uint64(n))
 	r.metrics.flows.WithLabelValues(r.exporters.name(x)).Add(float64(n))
-	producer, own := r.producer.Load(), 0
+	x.flows.Add(uint64(n))
+	r.ownExports(b.buf, res.Flows, x)
+	if w.pack != nil {
+		w.pack.Add(b.buf, res.Flows, at, x)
+		r.batches.Put(b)
+		return
+	}
+	b.from = x
+	b.left.Store(int32(n))
+	producer := r.producer.Load()
+	b.form = b.form[:0]
 	for _, s := range res.Flows {
-		key := b.buf[s.ValueEnd:s.KeyEnd:s.KeyEnd]
-		if r.isOwnExport(key, x.addr) {
+		key, value := b.buf[s.ValueEnd:s.KeyEnd:s.KeyEnd], b.buf[s.Start:s.ValueEnd:s.ValueEnd]
+		if !r.c.Form.Plain() {
+			start := len(b.form)
+			b.form, _ = r.c.Form.Append(b.form, framing.Flows, value) // the decoder's own messages are good
+			value = b.form[start:len(b.form):len(b.form)]
+		}
+		producer.Produce(key, value, at, b.done)
+	}
+}
+
+// ownExports counts the flows that are the exporter's own export.
+func (r *Replica) ownExports(buf []byte, flows []decode.Span, x *exporter) {
+	own := 0
+	for _, s := range flows {
+		if r.isOwnExport(buf[s.ValueEnd:s.KeyEnd], x.addr) {
 			own++
 		}
-		producer.Produce(key, b.buf[s.Start:s.ValueEnd:s.ValueEnd], at, b.done)
 	}
-	x.flows.Add(uint64(n))
 	if own > 0 {
 		x.own.Add(uint64(own))
 		r.metrics.ownExport.WithLabelValues(r.exporters.name(x)).Add(float64(own))

@@ -118,8 +118,9 @@ func New(c Config, d Deps) (*Replica, error) {
 	tlog.Renewed = r.store.Republish
 	r.metrics = newMetrics(d.Metrics, r)
 	r.watch = newWatch(r.log, d.Now(), r.listening)
+	r.exporters.dropped = r.dropped
+	r.exporters.unnamed.seen = &r.exporters
 	r.batches.New = func() any { return r.newBatch() }
-	r.direct = r.worker()
 	for _, a := range c.Listen {
 		r.ports[a.Port()] = true
 	}
@@ -127,7 +128,11 @@ func New(c Config, d Deps) (*Replica, error) {
 }
 
 func (r *Replica) worker() worker {
-	return worker{r: r, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord}}
+	w := worker{r: r, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord}}
+	if r.c.Pack > 1 && r.producer.Load() != nil {
+		w.pack = r.producer.Load().Packer(r.c.Pack)
+	}
+	return w
 }
 
 // Receive takes one datagram as if it had come from a socket; it waits for Run
@@ -202,6 +207,7 @@ func (r *Replica) Run(ctx context.Context) error {
 		return err
 	}
 	r.undecoded.Store(late)
+	r.direct = r.worker()
 	close(r.started)
 
 	// What reads ends first; what the readers need goes on until they have.

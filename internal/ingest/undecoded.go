@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/decode"
+	"weir/internal/framing"
 	"weir/internal/kafka"
 )
 
@@ -348,7 +349,11 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 	w.outcome(x, at)
 	for _, span := range w.res.Flows {
 		b := w.res.Buf
-		tx.ProduceAt(u.flows, 0, b[span.ValueEnd:span.KeyEnd:span.KeyEnd], b[span.Start:span.ValueEnd:span.ValueEnd], at, nil)
+		value := b[span.Start:span.ValueEnd:span.ValueEnd]
+		if !u.r.c.Form.Plain() {
+			value, _ = u.r.c.Form.Append(nil, framing.Flows, value) // the decoder's own messages are good
+		}
+		tx.ProduceAt(u.flows, 0, b[span.ValueEnd:span.KeyEnd:span.KeyEnd], value, at, nil)
 	}
 	u.mu.Lock()
 	u.made[x] += len(w.res.Flows)

@@ -44,7 +44,7 @@ func (p *Producer) mend() {
 	p.held, p.mending = nil, false
 	p.mu.Unlock()
 	for _, d := range held {
-		d.rec = kgo.Record{Topic: p.topic, Key: d.rec.Key, Value: d.rec.Value, Timestamp: d.rec.Timestamp, Context: d}
+		d.rec = kgo.Record{Topic: p.topic, Partition: d.rec.Partition, Key: d.rec.Key, Value: d.rec.Value, Timestamp: d.rec.Timestamp, Context: d}
 		p.cl.TryProduce(d, &d.rec, finished)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -32,12 +33,17 @@ type ProducerConfig struct {
 // A Producer publishes records without ever making its caller wait:
 // idempotent, acknowledged by all replicas in sync, retried without end.
 type Producer struct {
-	cl    *kgo.Client
-	topic string
-	max   int       // records
-	pool  sync.Pool // of *pending
+	cl         *kgo.Client
+	topic      string
+	max        int       // records
+	pool       sync.Pool // of *pending
+	linger     time.Duration
+	partitions atomic.Int32 // of the topic; 0: not known yet
+	ended      chan struct{}
+	closing    sync.Once
 
 	mu      sync.Mutex // guards what follows
+	packers []*Packer
 	mending bool       // the topic was deleted and made again
 	held    []*pending // records that failed for that
 	mender  *time.Timer
@@ -49,9 +55,10 @@ type Producer struct {
 type pending struct {
 	context.Context // context.Background()
 
-	rec  kgo.Record
-	done func(error)
-	from *Producer
+	rec    kgo.Record
+	packed bool // rec has its partition already
+	done   func(error)
+	from   *Producer
 }
 
 // NewProducer returns a Producer to topic (full name).
@@ -62,18 +69,18 @@ func NewProducer(c Config, topic string, pc ProducerConfig) (*Producer, error) {
 	}
 	maxRecords := cmp.Or(pc.MaxRecords, 1<<20)
 	role := topic[strings.LastIndexByte(topic, '.')+1:]
-	cl, err := kgo.NewClient(append(c.as(role).opts(), append(producing(&c),
+	p := &Producer{topic: topic, max: maxRecords, linger: pc.Linger, ended: make(chan struct{})}
+	p.pool.New = func() any { return &pending{Context: context.Background(), from: p} }
+	p.cl, err = kgo.NewClient(append(c.as(role).opts(), append(producing(&c),
 		kgo.ProducerLinger(pc.Linger),
 		kgo.MaxBufferedRecords(maxRecords),
 		kgo.MaxBufferedBytes(cmp.Or(pc.MaxOctets, 64<<20)),
 		kgo.ProducerBatchCompression(codec, kgo.NoCompression()),
-		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // murmur2 of the key, as the Java client's
+		kgo.RecordPartitioner(placing{p}),
 	)...)...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka producer of %s: %w", topic, err)
 	}
-	p := &Producer{cl: cl, topic: topic, max: maxRecords}
-	p.pool.New = func() any { return &pending{Context: context.Background(), from: p} }
 	return p, nil
 }
 
@@ -113,12 +120,17 @@ func codec(name string) (kgo.CompressionCodec, error) {
 // goroutine and never waiting: nil when acknowledged, else why not
 // (ErrBufferFull at the limit, ErrClosed at the end). An empty key is none.
 func (p *Producer) Produce(key, value []byte, at time.Time, done func(error)) {
-	d := p.pool.Get().(*pending) // the pool's own
 	if len(key) == 0 {
 		key = nil
 	}
-	d.rec = kgo.Record{Topic: p.topic, Key: key, Value: value, Timestamp: at, Context: d}
-	d.done = done
+	p.produce(kgo.Record{Key: key, Value: value, Timestamp: at}, false, done)
+}
+
+// produce produces a record; packed: to its partition.
+func (p *Producer) produce(r kgo.Record, packed bool, done func(error)) {
+	d := p.pool.Get().(*pending) // the pool's own
+	r.Topic, r.Context = p.topic, d
+	d.rec, d.packed, d.done = r, packed, done
 	p.cl.TryProduce(d, &d.rec, finished)
 }
 
@@ -129,7 +141,7 @@ func finished(r *kgo.Record, err error) {
 		return
 	}
 	done := d.done
-	d.rec, d.done = kgo.Record{}, nil
+	d.rec, d.packed, d.done = kgo.Record{}, false, nil
 	d.from.pool.Put(d)
 	done(ours(err))
 }
@@ -149,6 +161,7 @@ func ours(err error) error {
 }
 
 // Buffered is what waits to be acknowledged; octets are those of keys and values.
+// What a Packer still gathers is not in it.
 func (p *Producer) Buffered() (records, octets int64) {
 	p.mu.Lock()
 	for _, d := range p.held {
@@ -160,6 +173,7 @@ func (p *Producer) Buffered() (records, octets int64) {
 
 // Flush waits until everything is acknowledged or ctx ends.
 func (p *Producer) Flush(ctx context.Context) error {
+	p.flushPackers(true)
 	for {
 		err := p.cl.Flush(ctx)
 		if err == nil {
@@ -177,6 +191,8 @@ func (p *Producer) Flush(ctx context.Context) error {
 
 // Close gives up on what is buffered (done gets ErrClosed) and ends.
 func (p *Producer) Close() {
+	p.closing.Do(func() { close(p.ended) })
+	p.flushPackers(true)
 	p.letGo()
 	p.cl.Close()
 }

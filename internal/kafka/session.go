@@ -144,6 +144,7 @@ type life struct {
 	partitions int
 	inputID    [16]byte // Kafka's id of the input topic
 	buf        []Record // of the fetch that is taken
+	weight     int      // messages of a record, of late
 
 	mu    sync.Mutex // callbacks of the client come from its own goroutines
 	owned map[int32]*progress
@@ -328,7 +329,7 @@ func (l *life) gather(ctx context.Context, tx *Tx) error {
 	until, cancel := context.WithTimeout(ctx, l.sc.Every)
 	defer cancel()
 	for until.Err() == nil && tx.records < l.sc.MaxRecords {
-		fetches := l.gts.PollRecords(until, l.sc.MaxRecords-tx.records)
+		fetches := l.gts.PollRecords(until, max(1, (l.sc.MaxRecords-tx.records)/max(1, l.weight)))
 		if err := l.failures(ctx, fetches); err != nil {
 			return err
 		}
@@ -345,6 +346,7 @@ func (l *life) gather(ctx context.Context, tx *Tx) error {
 		l.mu.Lock()
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) { l.take(tx, p.Partition, p.Records) })
 		l.mu.Unlock()
+		l.weight = tx.records / fetches.NumRecords()
 		l.measure(fetches)
 	}
 	return nil

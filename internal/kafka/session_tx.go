@@ -18,8 +18,8 @@ type Tx struct {
 	l          *life
 	ctx        context.Context // of the client's calls: not ended by shutdown
 	began      bool
-	quiet      bool // holds no input records
-	records    int
+	quiet      bool                     // holds no input records
+	records    int                      // of the input; or messages, when records hold several
 	partitions []int32                  // touched, in order of appearance
 	slab       []kgo.Record             // of records to produce
 	produced   func(*kgo.Record, error) // refused
@@ -45,6 +45,10 @@ func (tx *Tx) touch(n int32, p *progress) {
 		tx.partitions = append(tx.partitions, n)
 	}
 }
+
+// Count says that the input records at hand held so many more messages than one
+// each: SessionConfig.MaxRecords is about messages.
+func (tx *Tx) Count(more int) { tx.records += more }
 
 // fail makes the transaction abort; the first reason is kept.
 func (tx *Tx) fail(err error) {

@@ -1,0 +1,154 @@
+package kafka
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"sync"
+	"testing"
+	"time"
+
+	"weir/internal/decode"
+	"weir/internal/framing"
+)
+
+// settled is an Account that counts.
+type settled struct {
+	mu     sync.Mutex
+	n      int
+	failed map[string]int
+}
+
+func (s *settled) Settled(n int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.n += n
+	if err != nil {
+		if s.failed == nil {
+			s.failed = map[string]int{}
+		}
+		s.failed[err.Error()] += n
+	}
+}
+
+func (s *settled) get() (n int, failed map[string]int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.n, maps.Clone(s.failed)
+}
+
+// packed makes the octets of a message as a decoder leaves them: a message that
+// begins as flows do, then its key.
+func packed(buf []byte, n int) ([]byte, decode.Span) {
+	s := decode.Span{Start: len(buf)}
+	buf = append(buf, 0x08, 0x04, 0x4a, 6, 0, 0) // type, as flows begin, and octets; not 8 in all: a length of 8 looks like a type
+	buf = binary.BigEndian.AppendUint32(buf, uint32(n))
+	s.ValueEnd = len(buf)
+	buf = fmt.Appendf(buf, "key %d", n%37)
+	s.KeyEnd = len(buf)
+	return buf, s
+}
+
+func TestAPackerPutsEachMessageInItsKeysPartition(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	ensure(ctx, t, b.Addr(), Flows)
+	p := newProducer(t, b.Addr(), ProducerConfig{Linger: 10 * time.Second}) // nothing leaves but what is full, or flushed
+	alone := newTally[error]()
+	want := map[string]int32{}
+	for n := range 37 { // where a record of its own goes
+		p.Produce(fmt.Appendf(nil, "key %d", n), []byte{0x08, 0x04, 0x10, byte(n)}, time.Now(), alone.add)
+	}
+	flush(ctx, t, p)
+	for _, r := range consume(ctx, t, b.Addr(), 37) {
+		want[string(r.Key)] = r.Partition
+	}
+	k := p.Packer(10)
+	of := [2]settled{}
+	const messages = 1000
+	for n := 0; n < messages; n += 5 {
+		var buf []byte
+		var spans []decode.Span
+		for i := range 5 {
+			var s decode.Span
+			buf, s = packed(buf, n+i)
+			spans = append(spans, s)
+		}
+		k.Add(buf, spans, time.UnixMilli(1_790_000_000_000+int64(n)), &of[n/5%2])
+		clear(buf) // it is the caller's again
+	}
+	flush(ctx, t, p)
+	for i := range of {
+		if n, failed := of[i].get(); n != messages/2 || failed != nil {
+			t.Errorf("account %d: %d settled, failures %v; want %d", i, n, failed, messages/2)
+		}
+	}
+	got, most, records := map[uint32]bool{}, 0, 0
+	for len(got) < messages {
+		all := consume(ctx, t, b.Addr(), 37+messages/10)
+		records = 0
+		for _, r := range all[min(37, len(all)):] {
+			if len(r.Key) > 0 {
+				continue
+			}
+			records++
+			in := 0
+			for left := r.Value; len(left) > 0; in++ {
+				m, rest, err := framing.Flows.Next(left)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n := binary.BigEndian.Uint32(m[6:])
+				if key := fmt.Sprintf("key %d", n%37); want[key] != r.Partition {
+					t.Fatalf("message %d: partition %d, its key's is %d", n, r.Partition, want[key])
+				}
+				got[n], left = true, rest
+			}
+			most = max(most, in)
+		}
+	}
+	if most != 10 || records > messages/10+3 {
+		t.Errorf("%d records, %d messages at most in one; want 10, and hardly any record that is not full", records, most)
+	}
+}
+
+func TestAPackThatDoesNotFillLeavesAfterTheLinger(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	ensure(ctx, t, b.Addr(), Flows)
+	p := newProducer(t, b.Addr(), ProducerConfig{Linger: time.Millisecond})
+	k := p.Packer(1000)
+	var of settled
+	for n := range 3 { // the first finds out how many partitions there are
+		buf, s := packed(nil, n)
+		k.Add(buf, []decode.Span{s}, time.Now(), &of)
+		consume(ctx, t, b.Addr(), n+1) // without a flush
+	}
+}
+
+func TestWhatAPackerHoldsWithoutKafkaIsSettled(t *testing.T) {
+	b := startBroker(t, "127.0.0.1:0")
+	ctx := testContext(t)
+	ensure(ctx, t, b.Addr(), Flows)
+	p := newProducer(t, b.Addr(), ProducerConfig{Linger: time.Millisecond, MaxRecords: 2})
+	k := p.Packer(10)
+	var of settled
+	buf, s := packed(nil, 0)
+	k.Add(buf, []decode.Span{s}, time.Now(), &of)
+	flush(ctx, t, p)
+	b.Close()
+	for n := range 400 {
+		buf, s := packed(nil, n)
+		k.Add(buf, []decode.Span{s}, time.Now(), &of)
+	}
+	p.Close()
+	n, failed := 0, map[string]int(nil)
+	for n < 401 && ctx.Err() == nil { // the client tells in the background
+		n, failed = of.get()
+		time.Sleep(time.Millisecond)
+	}
+	full, closed := failed[ErrBufferFull.Error()], failed[ErrClosed.Error()]
+	if n != 401 || full == 0 || closed == 0 || full+closed != 400 {
+		t.Errorf("%d settled: %v; want 401, of which 400 failed, at the limit or at the end", n, failed)
+	}
+}
