@@ -105,9 +105,9 @@ func FuzzTemplateSet(f *testing.F) {
 		if len(set) > 60_000 {
 			return
 		}
-		id := ipfixTemplates
+		id := IPFIXTemplates
 		if options {
-			id = ipfixOptions
+			id = IPFIXOptions
 		}
 		var r Result
 		(&Decoder{State: newMemory()}).Wire(ipfixOf(id, set), &testMeta, &r)

@@ -74,6 +74,14 @@ type State interface {
 	LearnFact(k *TemplateKey, m *Meta, h *Header, f Fact)
 }
 
+// A Withdrawer is a State that is scoped to one transport session, where templates
+// are withdrawn (RFC 7011 section 8.1).
+type Withdrawer interface {
+	// Withdraw forgets the definition of k, or all of k's domain when k's id is
+	// IPFIXTemplates or IPFIXOptions. It returns false when it was not known.
+	Withdraw(k *TemplateKey, options bool) bool
+}
+
 // Facts are what options data said about an exporter and domain. A Facts is
 // immutable but for its Names, which grow.
 type Facts struct {

@@ -122,7 +122,7 @@ func datagram(version uint8, tmpl Template, data []byte) []byte {
 	}
 	id := v9Templates
 	if version == 10 {
-		id = ipfixTemplates
+		id = IPFIXTemplates
 	}
 	sets = append(put16(put16(sets, id), len(body)+4), body...)
 	sets = append(put16(put16(sets, int(tmpl.ID)), len(data)+4), data...)

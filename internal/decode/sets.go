@@ -9,9 +9,13 @@ import (
 
 // Set ids with a meaning: RFC 3954 sections 5.2 and 6.1, RFC 7011 section 3.3.2.
 const (
-	v9Templates, v9Options       = 0, 1
-	ipfixTemplates, ipfixOptions = 2, 3
-	firstDataSet                 = 256
+	v9Templates, v9Options = 0, 1
+	firstDataSet           = 256
+
+	// IPFIXTemplates is also the id that withdraws all templates of a domain.
+	IPFIXTemplates = 2
+	// IPFIXOptions is also the id that withdraws all options templates of a domain.
+	IPFIXOptions = 3
 )
 
 // Wire decodes a datagram into protobuf octets and keys: r.Buf and r.Flows. It
@@ -145,9 +149,9 @@ func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result, onWire bool) {
 		switch version := uint8(r.Header.Version); {
 		case id >= firstDataSet:
 			d.dataSet(id, &set, r, onWire)
-		case version == 9 && id == v9Templates, version == 10 && id == ipfixTemplates:
+		case version == 9 && id == v9Templates, version == 10 && id == IPFIXTemplates:
 			d.templates(&set, false, r)
-		case version == 9 && id == v9Options, version == 10 && id == ipfixOptions:
+		case version == 9 && id == v9Options, version == 10 && id == IPFIXOptions:
 			d.templates(&set, true, r)
 		default:
 			r.fail(start, "set id", wire.ReservedSet)
@@ -179,6 +183,9 @@ func (d *Decoder) templates(set *wire.Reader, options bool, r *Result) {
 			return
 		case withdrawn:
 			// RFC 7011 section 8.4: over UDP there are no withdrawals.
+			if w, ok := d.State.(Withdrawer); ok && w.Withdraw(d.key(d.tmpl.ID), options) {
+				continue
+			}
 			r.fail(off, "template withdrawal", wire.Withdrawal)
 			continue
 		}

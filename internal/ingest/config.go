@@ -17,15 +17,16 @@ type Config struct {
 	Listen           []netip.AddrPort `env:"LISTEN_UDP" envDefault:"[::]:2055" unit:"host:port list" help:"UDP addresses to receive on, all versions on each; [::] takes IPv4 too"`
 	Receivers        int              `env:"RECEIVERS" envDefault:"0" unit:"sockets" help:"sockets per address, each with a goroutine of its own; 0: one per CPU, at most 4"`
 	RcvBuf           int              `env:"RCVBUF" envDefault:"8388608" unit:"octets" help:"receive buffer per socket; the kernel may grant less"`
-	MetricsListen    string           `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
-	Replica          string           `env:"REPLICA" help:"name of this replica, unique among those that run; default: host name and pid"`
-	Drain            time.Duration    `env:"DRAIN" envDefault:"5s" help:"how long reading goes on after SIGTERM, unless nothing comes for 1 s"`
-	Flush            time.Duration    `env:"FLUSH" envDefault:"5s" help:"how long SIGTERM waits for Kafka after that"`
-	Linger           time.Duration    `env:"PRODUCE_LINGER" envDefault:"10ms" help:"how long a flow waits for others to share its batch"`
-	MaxRecords       int              `env:"PRODUCE_MAX_RECORDS" envDefault:"1048576" unit:"flows" help:"flows held while Kafka is away; more are dropped and counted"`
-	MaxOctets        int              `env:"PRODUCE_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"octets of flows held while Kafka is away, memory is about six times that; more are dropped and counted"`
+	Streams          StreamConfig
+	MetricsListen    string        `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
+	Replica          string        `env:"REPLICA" help:"name of this replica, unique among those that run; default: host name and pid"`
+	Drain            time.Duration `env:"DRAIN" envDefault:"5s" help:"how long reading goes on after SIGTERM, unless nothing comes for 1 s"`
+	Flush            time.Duration `env:"FLUSH" envDefault:"5s" help:"how long SIGTERM waits for Kafka after that"`
+	Linger           time.Duration `env:"PRODUCE_LINGER" envDefault:"10ms" help:"how long a flow waits for others to share its batch"`
+	MaxRecords       int           `env:"PRODUCE_MAX_RECORDS" envDefault:"1048576" unit:"flows" help:"flows held while Kafka is away; more are dropped and counted"`
+	MaxOctets        int           `env:"PRODUCE_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"octets of flows held while Kafka is away, memory is about six times that; more are dropped and counted"`
 	Form             framing.Config
-	Pack             int           `env:"PACK" envDefault:"1" unit:"flows" help:"with FRAMING=delimited: up to so many flows of one partition in a record; 50 is three to six times as fast as 1"`
+	Pack             int           `env:"PACK" envDefault:"1" unit:"flows" help:"with FRAMING=delimited: up to so many flows of one partition in a record: most of what producing costs is per record"`
 	Compression      string        `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
 	ParkMax          int           `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held in memory until their template comes; more go to the undecoded topic at once"`
 	ParkFor          time.Duration `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits in memory for its template; then it waits on the undecoded topic"`

@@ -14,8 +14,8 @@ import (
 
 // Run is the whole service: cmd/ingest calls it.
 func Run(ctx context.Context, c Config) error {
-	if len(c.Listen) == 0 {
-		return errors.New("LISTEN_UDP is empty: want at least one host:port to receive on")
+	if len(c.Listen)+len(c.Streams.TCP)+len(c.Streams.TLS) == 0 {
+		return errors.New("LISTEN_UDP, LISTEN_TCP and LISTEN_TLS are empty: want at least one host:port to receive on")
 	}
 	if err := elements.Load(c.ElementsFile); err != nil {
 		return err

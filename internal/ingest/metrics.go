@@ -18,6 +18,7 @@ const (
 	reasonKafka          = "kafka"
 	reasonExporterLimit  = "exporter_limit"
 	reasonUndecodedLimit = "undecoded_limit"
+	reasonSession        = "session_without_template"
 )
 
 // metrics are ingest's counters. Label values come from closed sets, and of
@@ -41,6 +42,9 @@ type metrics struct {
 	fromOthers  prometheus.Counter
 	poison      prometheus.Counter
 	kernelDrops *prometheus.CounterVec // address
+	streams     prometheus.Gauge
+	streamEnds  *prometheus.CounterVec // reason
+	streamWaits prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
@@ -89,7 +93,12 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		Name: "weir_ingest_exporter_reported", Help: "totals that an exporting process reports of itself (IE 40, 41, 42), the last ones received",
 	}, []string{"exporter", "domain", "what"})
 	reg.MustRegister(exported)
+	streams := prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_ingest_tcp_connections", Help: "connections of exporters over TCP and TLS"})
+	reg.MustRegister(streams)
 	return &metrics{
+		streams:     streams,
+		streamEnds:  counter("tcp_ended_connections_total", "connections of exporters that ended, by reason", "reason"),
+		streamWaits: counter("tcp_waits_total", "times that reading from a connection waited because Kafka's client had no room").WithLabelValues(),
 		exported:    exported,
 		datagrams:   counter("datagrams_total", "datagrams received, by version of the export protocol", "version"),
 		flows:       counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),

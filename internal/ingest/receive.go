@@ -18,6 +18,8 @@ type worker struct {
 	dec  decode.Decoder
 	res  decode.Result
 	pack *kafka.Packer // nil: a record per flow
+
+	session bool // of a connection: its templates are its own
 }
 
 // A batch is the flows of one datagram on their way to Kafka: their octets stay
@@ -79,6 +81,12 @@ func (w *worker) datagram(pkt []byte, from netip.AddrPort, at time.Time) {
 		r.metrics.denied.Inc()
 		return
 	}
+	w.message(pkt, from, at)
+}
+
+// message takes one export message; from is unmapped and without zone.
+func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
+	r, addr := w.r, from.Addr()
 	m := decode.Meta{Exporter: addr, Port: from.Port(), Received: at.UnixNano()}
 	b := r.batches.Get().(*batch) // the pool's own
 	w.res.Buf = b.buf
@@ -91,6 +99,10 @@ func (w *worker) datagram(pkt []byte, from netip.AddrPort, at time.Time) {
 	w.outcome(x, at)
 	w.produce(b, x, at)
 	for i := range w.res.Unknown {
+		if w.session { // a template of a session comes before its data
+			r.lostSet(&w.res.Unknown[i], reasonSession, at)
+			continue
+		}
 		r.putAside(&w.res.Unknown[i], at)
 	}
 }

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,7 @@ type Replica struct {
 	store     *templates.Store
 	tlog      *kafka.TemplateLog
 	producer  atomic.Pointer[kafka.Producer]
+	pack      *kafka.Packer // from Run on; nil: a record per flow
 	metrics   *metrics
 	exporters seen
 	proxies   *proxies
@@ -83,6 +85,7 @@ func New(c Config, d Deps) (*Replica, error) {
 	if c.ParkFor == 0 {
 		c.ParkFor = time.Second
 	}
+	c.Streams.Max, c.Streams.PerAddress, c.Streams.Idle = cmp.Or(c.Streams.Max, 1024), cmp.Or(c.Streams.PerAddress, 64), cmp.Or(c.Streams.Idle, 30*time.Minute)
 	if d.Metrics == nil {
 		d.Metrics = prometheus.NewRegistry()
 	}
@@ -128,11 +131,7 @@ func New(c Config, d Deps) (*Replica, error) {
 }
 
 func (r *Replica) worker() worker {
-	w := worker{r: r, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord}}
-	if r.c.Pack > 1 && r.producer.Load() != nil {
-		w.pack = r.producer.Load().Packer(r.c.Pack)
-	}
-	return w
+	return worker{r: r, pack: r.pack, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord}}
 }
 
 // Receive takes one datagram as if it had come from a socket; it waits for Run
@@ -192,17 +191,27 @@ func (r *Replica) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	plain, secure, err := r.listenStreams(ctx)
+	if err != nil {
+		closeAll(sockets)
+		return err
+	}
 	producer, err := kafka.NewProducer(r.c.Kafka, r.c.Topics.Name(kafka.Flows), kafka.ProducerConfig{
 		Linger: r.c.Linger, MaxRecords: r.c.MaxRecords, MaxOctets: r.c.MaxOctets, Compression: r.c.Compression,
 	})
 	if err != nil {
 		closeAll(sockets)
+		closeListeners(plain, secure)
 		return err
 	}
 	r.producer.Store(producer)
+	if r.c.Pack > 1 {
+		r.pack = producer.Packer(r.c.Pack)
+	}
 	late, err := r.newUndecoded()
 	if err != nil {
 		closeAll(sockets)
+		closeListeners(plain, secure)
 		producer.Close()
 		return err
 	}
@@ -241,6 +250,11 @@ func (r *Replica) Run(ctx context.Context) error {
 	for _, s := range sockets {
 		readers.Go(func() error { return r.read(failed, s) })
 	}
+	readers.Go(func() error {
+		s := &streams{r: r, log: rate.NewLimiter(0.2, 10), each: map[netip.Addr]int{}}
+		s.run(failed, plain, secure)
+		return nil
+	})
 	<-failed.Done()
 	r.mu.Lock()
 	r.ending = true

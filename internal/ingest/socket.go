@@ -96,6 +96,9 @@ func (r *Replica) listen(ctx context.Context) (ss []*socket, err error) {
 // read takes datagrams until ctx ends and draining is over.
 func (r *Replica) read(ctx context.Context, s *socket) error {
 	w := r.worker()
+	if r.pack != nil { // sockets do not wait for each other
+		w.pack = r.producer.Load().Packer(r.c.Pack)
+	}
 	buf := make([]byte, maxDatagram)
 	oob := make([]byte, 128)
 	drops := r.metrics.kernelDrops.WithLabelValues(s.address)

@@ -35,7 +35,8 @@ type ProducerConfig struct {
 type Producer struct {
 	cl         *kgo.Client
 	topic      string
-	max        int       // records
+	max        int // records
+	maxOctets  int
 	pool       sync.Pool // of *pending
 	linger     time.Duration
 	partitions atomic.Int32 // of the topic; 0: not known yet
@@ -69,12 +70,13 @@ func NewProducer(c Config, topic string, pc ProducerConfig) (*Producer, error) {
 	}
 	maxRecords := cmp.Or(pc.MaxRecords, 1<<20)
 	role := topic[strings.LastIndexByte(topic, '.')+1:]
-	p := &Producer{topic: topic, max: maxRecords, linger: pc.Linger, ended: make(chan struct{})}
+	maxOctets := cmp.Or(pc.MaxOctets, 64<<20)
+	p := &Producer{topic: topic, max: maxRecords, maxOctets: maxOctets, linger: pc.Linger, ended: make(chan struct{})}
 	p.pool.New = func() any { return &pending{Context: context.Background(), from: p} }
 	p.cl, err = kgo.NewClient(append(c.as(role).opts(), append(producing(&c),
 		kgo.ProducerLinger(pc.Linger),
 		kgo.MaxBufferedRecords(maxRecords),
-		kgo.MaxBufferedBytes(cmp.Or(pc.MaxOctets, 64<<20)),
+		kgo.MaxBufferedBytes(maxOctets),
 		kgo.ProducerBatchCompression(codec, kgo.NoCompression()),
 		kgo.RecordPartitioner(placing{p}),
 	)...)...)
@@ -169,6 +171,12 @@ func (p *Producer) Buffered() (records, octets int64) {
 	}
 	p.mu.Unlock()
 	return records + p.cl.BufferedProduceRecords(), octets + p.cl.BufferedProduceBytes()
+}
+
+// Room reports whether a Producer is less than seven eighths full.
+func (p *Producer) Room() bool {
+	records, octets := p.Buffered()
+	return records < int64(p.max)/8*7 && octets < int64(p.maxOctets)/8*7
 }
 
 // Flush waits until everything is acknowledged or ctx ends.

@@ -1,7 +1,7 @@
 // Package proxyproto reads the PROXY protocol header (versions 1 and 2, as the
-// HAProxy project specifies them) that a balancer puts in front of a datagram.
-// It is pure. A datagram holds its header as a whole: unlike on a connection
-// there is nothing to wait for.
+// HAProxy project specifies them) that a balancer puts in front of a datagram, or
+// of a connection's first octets. It is pure. A datagram holds its header as a
+// whole; on a connection Whole says whether to read on.
 package proxyproto
 
 import (
@@ -49,6 +49,19 @@ func Parse(pkt []byte) (source netip.AddrPort, n int, err error) {
 		return parse1(pkt)
 	}
 	return source, 0, bad("neither version 1 nor 2")
+}
+
+// Whole reports whether what came over a connection so far holds all of a header,
+// or none: more octets change nothing.
+func Whole(b []byte) bool {
+	begins := func(s string) bool { n := min(len(b), len(s)); return string(b[:n]) == s[:n] }
+	switch {
+	case begins(begin1):
+		return len(b) >= max1 || bytes.Contains(b, []byte("\r\n"))
+	case begins(begin2):
+		return len(b) >= fixed2 && len(b) >= fixed2+int(binary.BigEndian.Uint16(b[14:]))
+	}
+	return true
 }
 
 // parse1 reads "PROXY TCP4 source destination port port\r\n". There is no word

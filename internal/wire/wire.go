@@ -18,7 +18,7 @@ const (
 	Truncated       Cause = "truncated"        // records or sets cut by the datagram's end
 	Trailing        Cause = "trailing"         // octets beyond the header's count or length
 	ReservedSet     Cause = "reserved_set"     // a set id without meaning
-	Withdrawal      Cause = "withdrawal"       // a template withdrawal over UDP, ignored
+	Withdrawal      Cause = "withdrawal"       // a template withdrawal over UDP, or of what is not known: ignored
 	BadField        Cause = "bad_field"        // a field that does not fit its record
 	BadHex          Cause = "bad_hex"          // hex text that is not octets (command line)
 )

@@ -1,0 +1,427 @@
+package ingest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/binary"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+var anyPort = netip.MustParseAddrPort("127.0.0.1:0")
+
+// streaming runs a replica that listens over TCP, and returns where.
+func streaming(t *testing.T, change func(*Config)) (r *Replica, addr string, stop func() error) {
+	t.Helper()
+	c := config(embedded(t).Addr(), "one")
+	c.Streams.TCP = []netip.AddrPort{anyPort}
+	if change != nil {
+		change(&c)
+	}
+	r, stop = start(t, c, &logged{})
+	eventually(t, "the replica listens", func() bool { return len(r.listening()) > 0 && r.Ready() == nil })
+	return r, strings.TrimPrefix(r.listening()[0], "tcp "), stop
+}
+
+func dial(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func send(t *testing.T, c io.Writer, messages ...[]byte) {
+	t.Helper()
+	for _, m := range messages {
+		if _, err := c.Write(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// ended waits until the other side has closed c.
+func ended(t *testing.T, c net.Conn) {
+	t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if n, err := c.Read(make([]byte, 1)); n > 0 || err == nil || os.IsTimeout(err) {
+		t.Fatalf("%d octets, %v: want the end", n, err)
+	}
+}
+
+func (r *Replica) streamsEnded(why string) int {
+	return int(testutil.ToFloat64(r.metrics.streamEnds.WithLabelValues(why)))
+}
+
+// withdrawal is an IPFIX message of one set that withdraws a template, or all.
+func withdrawal(domain uint32, set, id uint16) []byte {
+	m := binary.BigEndian.AppendUint16(nil, 10)
+	m = binary.BigEndian.AppendUint16(m, 24)
+	m = binary.BigEndian.AppendUint32(m, 1_760_000_000)
+	m = binary.BigEndian.AppendUint32(m, 0)
+	m = binary.BigEndian.AppendUint32(m, domain)
+	m = binary.BigEndian.AppendUint16(m, set)
+	m = binary.BigEndian.AppendUint16(m, 8)
+	return append(binary.BigEndian.AppendUint16(m, id), 0, 0)
+}
+
+// The packets' own numbers: domain 256, templates 256 and 257, 24 flows (ipfix_data).
+func TestTemplatesAreOfTheirConnectionAndWithdrawnThere(t *testing.T) {
+	r, addr, stop := streaming(t, nil)
+	template, data := packet(t, "ipfix_template.hex"), packet(t, "ipfix_data.hex")
+	domain := binary.BigEndian.Uint32(data[12:])
+	ids := []uint16{}
+	for b := template[20:]; len(b) >= 4; { // the ids of the template set's records
+		n := int(binary.BigEndian.Uint16(b[2:]))
+		ids = append(ids, binary.BigEndian.Uint16(b))
+		b = b[4+4*n:]
+	}
+	one, other := dial(t, addr), dial(t, addr)
+	send(t, one, template, data)
+	flows := uint64(0)
+	eventually(t, "the flows are decoded", func() bool { flows = r.Stats().Flows; return flows > 0 })
+	lost := func() int { return int(testutil.ToFloat64(r.metrics.sets.WithLabelValues(reasonSession))) }
+	send(t, other, data) // its connection has no template
+	eventually(t, "data without a template of its connection is counted", func() bool { return lost() > 0 })
+	sets := lost()
+	send(t, one, data)
+	eventually(t, "the first connection goes on", func() bool { return r.Stats().Flows == 2*flows })
+	for _, id := range ids {
+		send(t, one, withdrawal(domain, 2, id))
+	}
+	send(t, one, data)
+	eventually(t, "data of withdrawn templates is counted", func() bool { return lost() == 2*sets })
+	send(t, one, template, data, withdrawal(domain, 2, 2), data)
+	eventually(t, "all are withdrawn at once", func() bool { return lost() == 3*sets && r.Stats().Flows == 3*flows })
+	if n := testutil.ToFloat64(r.metrics.errors.WithLabelValues("withdrawal")); n != 0 {
+		t.Errorf("%v withdrawals were errors", n)
+	}
+	send(t, one, withdrawal(domain, 2, 999))
+	eventually(t, "a withdrawal of what is not known is an error", func() bool {
+		return testutil.ToFloat64(r.metrics.errors.WithLabelValues("withdrawal")) == 1
+	})
+	if n := r.store.Stats().Definitions; n != 0 {
+		t.Errorf("%d templates of connections are in the shared store", n)
+	}
+	_ = one.Close()
+	eventually(t, "its end is counted", func() bool { return r.streamsEnded(endClosed) == 1 })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.streamsEnded(endShutdown); n != 1 {
+		t.Errorf("%d connections ended by the shutdown: want 1", n)
+	}
+	if s := r.Stats(); s.Dropped != 0 {
+		t.Errorf("%d flows dropped", s.Dropped)
+	}
+}
+
+func TestHostileConnections(t *testing.T) {
+	r, addr, _ := streaming(t, func(c *Config) { c.Streams.PerAddress = 20 })
+	template, data := packet(t, "ipfix_template.hex"), packet(t, "ipfix_data.hex")
+	whole := slices.Concat(template, data)
+
+	octets := dial(t, addr)
+	for i := range whole { // one octet at a time
+		send(t, octets, whole[i:i+1])
+	}
+	eventually(t, "octet by octet, the flows are decoded", func() bool { return r.Stats().Flows > 0 })
+	flows := r.Stats().Flows
+	together := dial(t, addr)
+	send(t, together, slices.Concat(whole, data, data, data[:100]))
+	eventually(t, "several messages at once are decoded", func() bool { return r.Stats().Flows == 4*flows })
+
+	_ = together.Close()
+	eventually(t, "half a message is a cut", func() bool { return r.streamsEnded(endCut) == 1 })
+	long := dial(t, addr)
+	send(t, long, []byte{0, 10, 0xff, 0xff}, make([]byte, 65_000)) // states 65 535
+	_ = long.Close()
+	eventually(t, "a length that does not come is a cut", func() bool { return r.streamsEnded(endCut) == 2 })
+	for i, b := range [][]byte{{0, 10, 0, 15, 0}, {0, 9, 0, 20, 0}, []byte("GET / HTTP/1.1\r\n\r\n"), make([]byte, 70_000)} {
+		c := dial(t, addr)
+		_, _ = c.Write(b) // it may be closed in the middle
+		ended(t, c)
+		eventually(t, "what is no IPFIX is closed", func() bool { return r.streamsEnded(endNoIPFIX) == i+1 })
+	}
+	biggest := make([]byte, 65_535) // a set of unknown id: an error, and the connection lives
+	copy(biggest, []byte{0, 10, 0xff, 0xff})
+	binary.BigEndian.PutUint16(biggest[16:], 4)
+	binary.BigEndian.PutUint16(biggest[18:], 65_535-16)
+	send(t, octets, biggest, data)
+	eventually(t, "after the largest message comes the next", func() bool { return r.Stats().Flows == 5*flows })
+
+	// A thousand that say nothing, from one address.
+	for range 1000 {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	eventually(t, "most are closed", func() bool { return r.streamsEnded(endPerSource) == 1000-19 })
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	neighbour, err := d.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer neighbour.Close()
+	send(t, neighbour, whole)
+	eventually(t, "another exporter is served", func() bool { return r.Stats().Flows == 6*flows })
+}
+
+func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
+	r, addr, _ := streaming(t, func(c *Config) { c.Streams.Max = 2 })
+	one, _ := dial(t, addr), dial(t, addr)
+	eventually(t, "two are open", func() bool { return testutil.ToFloat64(r.metrics.streams) == 2 })
+	ended(t, dial(t, addr))
+	if n := r.streamsEnded(endLimit); n != 1 {
+		t.Errorf("%d were over the limit: want 1", n)
+	}
+	_ = one.Close()
+	eventually(t, "one is open", func() bool { return testutil.ToFloat64(r.metrics.streams) == 1 })
+}
+
+func TestAnIdleConnectionIsClosed(t *testing.T) {
+	r, addr, _ := streaming(t, func(c *Config) { c.Streams.Idle = 50 * time.Millisecond })
+	ended(t, dial(t, addr))
+	eventually(t, "it is counted", func() bool { return r.streamsEnded(endIdle) == 1 })
+}
+
+func TestAProxyNamesTheExporterOfAConnection(t *testing.T) {
+	r, addr, _ := streaming(t, func(c *Config) { c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")} })
+	whole := slices.Concat(packet(t, "ipfix_template.hex"), packet(t, "ipfix_data.hex"))
+	first := dial(t, addr)
+	header := []byte("PROXY TCP4 192.0.2.77 198.51.100.1 40000 4739\r\n")
+	for _, b := range header { // in pieces
+		send(t, first, []byte{b})
+	}
+	send(t, first, whole)
+	second := dial(t, addr)
+	v2 := append([]byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c"), 192, 0, 2, 78, 198, 51, 100, 1, 0x9c, 0x40, 0x12, 0x83)
+	send(t, second, slices.Concat(v2, whole))
+	eventually(t, "both exporters' flows are decoded", func() bool {
+		return testutil.CollectAndCount(r.metrics.flows) == 2 && testutil.ToFloat64(r.metrics.flows.WithLabelValues("192.0.2.77")) > 0 &&
+			testutil.ToFloat64(r.metrics.flows.WithLabelValues("192.0.2.78")) > 0
+	})
+	for i, b := range [][]byte{whole, []byte("PROXY UNKNOWN\r\n"), []byte("PROXY TCP4 nonsense\r\n")} {
+		c := dial(t, addr)
+		send(t, c, b)
+		ended(t, c)
+		eventually(t, "who has no exporter is closed", func() bool { return r.streamsEnded(endProxy) == i+1 })
+	}
+}
+
+// authority signs certificates of a test.
+type authority struct {
+	t    *testing.T
+	dir  string
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	a := &authority{t: t, dir: t.TempDir()}
+	a.key, a.cert = a.make("ca", nil)
+	return a
+}
+
+func (a *authority) path(name string) string { return filepath.Join(a.dir, name) }
+
+// make makes name.pem and name.key.
+func (a *authority) make(name string, serial *big.Int) (*ecdsa.PrivateKey, *x509.Certificate) {
+	a.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	c := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
+	}
+	parent, by := a.cert, a.key
+	if a.cert == nil {
+		c.SerialNumber, c.IsCA, parent, by = big.NewInt(1), true, c, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, parent, key.Public(), by)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for file, b := range map[string]*pem.Block{name + ".pem": {Type: "CERTIFICATE", Bytes: der}, name + ".key": {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(a.path(file), pem.EncodeToMemory(b), 0o600); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	c, err = x509.ParseCertificate(der)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return key, c
+}
+
+// client is the TLS of an exporter; name may be empty.
+func (a *authority) client(name string) *tls.Config {
+	a.t.Helper()
+	c := &tls.Config{RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}
+	c.RootCAs.AddCert(a.cert)
+	if name != "" {
+		cert, err := tls.LoadX509KeyPair(a.path(name+".pem"), a.path(name+".key"))
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		c.Certificates = []tls.Certificate{cert}
+	}
+	return c
+}
+
+func TestIPFIXOverTLS(t *testing.T) {
+	ours, others := newAuthority(t), newAuthority(t)
+	ours.make("collector", big.NewInt(2))
+	ours.make("exporter", big.NewInt(3))
+	others.make("stranger", big.NewInt(4))
+	whole := slices.Concat(packet(t, "ipfix_template.hex"), packet(t, "ipfix_data.hex"))
+	for _, mutual := range []bool{false, true} {
+		t.Run(fmt.Sprintf("mutual %v", mutual), func(t *testing.T) {
+			r, addr, _ := streaming(t, func(c *Config) {
+				c.Streams.TCP, c.Streams.TLS = nil, []netip.AddrPort{anyPort}
+				c.Streams.CertFile, c.Streams.KeyFile = ours.path("collector.pem"), ours.path("collector.key")
+				if mutual {
+					c.Streams.ClientCA = ours.path("ca.pem")
+				}
+				if err := c.Streams.Validate(); err != nil {
+					t.Fatal(err)
+				}
+			})
+			c, err := tls.Dial("tcp", addr, ours.client("exporter"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = c.Close() }()
+			send(t, c, whole)
+			eventually(t, "the flows are decoded", func() bool { return r.Stats().Flows > 0 })
+			ours.make("collector", big.NewInt(5)) // renewed
+			renewed, err := tls.Dial("tcp", addr, ours.client("exporter"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = renewed.Close() }()
+			if n := renewed.ConnectionState().PeerCertificates[0].SerialNumber.Int64(); n != 5 {
+				t.Errorf("the certificate shown has serial %d: want the renewed one's, 5", n)
+			}
+			for i, how := range []*tls.Config{ours.client(""), {RootCAs: ours.client("").RootCAs, Certificates: others.client("stranger").Certificates}} {
+				c, err := tls.Dial("tcp", addr, how)
+				if !mutual {
+					if err != nil {
+						t.Fatal(err)
+					}
+					_ = c.Close()
+					continue
+				}
+				if err == nil { // TLS 1.3 tells the client with its first read
+					ended(t, c)
+				}
+				eventually(t, "a stranger is refused", func() bool { return r.streamsEnded(endTLS) == i+1 })
+			}
+			plain := dial(t, addr)
+			send(t, plain, whole)
+			eventually(t, "no TLS is refused", func() bool { return r.streamsEnded(endTLS) == map[bool]int{false: 1, true: 3}[mutual] })
+		})
+	}
+}
+
+// TestABrokerThatIsAwayHoldsUpConnectionsInsteadOfDropping: TCP can wait.
+func TestABrokerThatIsAwayHoldsUpConnectionsInsteadOfDropping(t *testing.T) {
+	b := embedded(t)
+	c := config(b.Addr(), "one")
+	c.Streams.TCP, c.MaxRecords, c.Flush = []netip.AddrPort{anyPort}, 400, 100*time.Millisecond
+	r, stop := start(t, c, &logged{})
+	eventually(t, "the replica listens", func() bool { return len(r.listening()) > 0 && r.Ready() == nil })
+	conn := dial(t, strings.TrimPrefix(r.listening()[0], "tcp "))
+	send(t, conn, packet(t, "ipfix_template.hex"))
+	b.Close()
+	data := packet(t, "ipfix_data.hex")
+	_ = conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+	for range 100_000 { // far more than all buffers on the way hold
+		if _, err := conn.Write(data); err != nil {
+			break
+		}
+	}
+	if s := r.Stats(); s.Dropped != 0 || s.Flows == 0 || s.Flows > 400 || testutil.ToFloat64(r.metrics.streamWaits) == 0 {
+		t.Errorf("%+v, %v waits: want no drop, at most 400 flows and a wait", s, testutil.ToFloat64(r.metrics.streamWaits))
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStreamConfigReportsEveryMistake(t *testing.T) {
+	two := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:4739"), netip.MustParseAddrPort("127.0.0.1:4739")}
+	err := StreamConfig{TCP: two, Max: -1, Idle: time.Millisecond, CertFile: "x.pem"}.Validate()
+	for _, want := range []string{"LISTEN_TCP: 127.0.0.1:4739 is there twice", "TCP_MAX_CONNECTIONS=-1", "TCP_IDLE_TIMEOUT=1ms", "TLS_CERT_FILE=x.pem has no effect without LISTEN_TLS"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q in %v", want, err)
+		}
+	}
+	err = StreamConfig{TLS: two[:1], CertFile: "missing.pem", KeyFile: "missing.key"}.Validate()
+	if err == nil || !strings.Contains(err.Error(), "missing.pem") {
+		t.Error(err)
+	}
+}
+
+// FuzzMessages holds that any octets over a connection, cut anywhere, end in
+// messages and an error, and that messages are what they state.
+func FuzzMessages(f *testing.F) {
+	f.Add([]byte{0, 10, 0, 16, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 10}, uint8(3))
+	f.Fuzz(func(t *testing.T, octets []byte, piece uint8) {
+		a, b := net.Pipe()
+		go func() {
+			for rest := octets; len(rest) > 0; {
+				n := min(int(piece)+1, len(rest))
+				if _, err := a.Write(rest[:n]); err != nil {
+					return
+				}
+				rest = rest[n:]
+			}
+			_ = a.Close()
+		}()
+		m := &messages{conn: b, raw: b, idle: time.Minute, ending: t.Context(), drain: time.Second}
+		var got []byte
+		for {
+			msg, err := m.next()
+			if err != nil {
+				break
+			}
+			if len(msg) != int(binary.BigEndian.Uint16(msg[2:])) {
+				t.Fatalf("a message of %d octets states %d", len(msg), binary.BigEndian.Uint16(msg[2:]))
+			}
+			got = append(got, msg...)
+		}
+		_ = b.Close()
+		if string(octets[:len(got)]) != string(got) {
+			t.Fatalf("%x out of %x", got, octets)
+		}
+	})
+}
