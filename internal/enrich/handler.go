@@ -139,21 +139,14 @@ func (w handler) Records(tx *kafka.Tx, n int32, records []kafka.Record) {
 	p := w.partitions[n]
 	p.tx = tx
 	limit := w.deps.Now().Add(maxAhead).UnixNano()
-	more := 0
+	observe := func(flow []byte) { w.observe(p, flow, limit) }
 	for i := range records {
-		left := records[i].Value
-		for n := 0; n == 0 || len(left) > 0; n++ {
-			flow, rest, err := framing.Flows.Next(left)
-			if err != nil {
-				p.counts.poison++
-				break
-			}
-			w.observe(p, flow, limit)
-			left = rest
-			more += min(n, 1)
+		flows, err := framing.Flows.Each(records[i].Value, observe)
+		if err != nil {
+			p.counts.poison++
 		}
+		tx.Count(max(flows-1, 0))
 	}
-	tx.Count(more)
 	p.heard = p.machine.StreamTime()
 }
 

@@ -88,6 +88,22 @@ var (
 	Connections = Kind{"connection", 1<<3 | byte(protowire.BytesType), func() proto.Message { return &flowpb.Connection{} }}
 )
 
+// Each hands the messages of a record to take, one after the other, and returns how
+// many there were; what follows one that cannot be read is not looked at.
+func (k *Kind) Each(record []byte, take func(message []byte)) (n int, err error) {
+	for {
+		message, left, err := k.Next(record)
+		if err != nil {
+			return n, err
+		}
+		take(message)
+		n++
+		if record = left; len(record) == 0 {
+			return n, nil
+		}
+	}
+}
+
 // Next takes the first message of a record, or of what is left of one, in
 // protobuf's wire format; nothing is left after the last. It does not look into
 // what is no JSON.

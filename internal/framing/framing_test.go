@@ -2,6 +2,7 @@ package framing
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -25,15 +26,11 @@ func marshal(t testing.TB, m proto.Message) []byte {
 
 // messages takes a record apart.
 func messages(k *Kind, record []byte) (out [][]byte, err error) {
-	for {
-		m, left, err := k.Next(record)
-		if err != nil {
-			return out, err
-		}
-		if out, record = append(out, m), left; len(record) == 0 {
-			return out, nil
-		}
+	n, err := k.Each(record, func(m []byte) { out = append(out, m) })
+	if n != len(out) {
+		return nil, fmt.Errorf("%d messages counted, %d given", n, len(out))
 	}
+	return out, err
 }
 
 // TestEveryFormIsReadAgain holds that a record tells its form: all lengths, so

@@ -191,14 +191,17 @@ func TestTheFormOfRecords(t *testing.T) {
 			for flows := 0; flows < n && ctx.Err() == nil; {
 				cl.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
 					records++
-					for left := r.Value; len(left) > 0; flows++ {
-						message, rest, err := framing.Flows.Next(left)
+					n, err := framing.Flows.Each(r.Value, func(message []byte) {
 						var m flowpb.FlowMessage
-						if err != nil || proto.Unmarshal(message, &m) != nil {
+						if err := proto.Unmarshal(message, &m); err != nil {
 							t.Fatalf("record %x: %v", r.Value, err)
 						}
-						got[prototext.MarshalOptions{}.Format(&m)], left = r.Partition, rest
+						got[prototext.MarshalOptions{}.Format(&m)] = r.Partition
+					})
+					if err != nil {
+						t.Fatalf("record %x: %v", r.Value, err)
 					}
+					flows += n
 				})
 			}
 			if n < 41 || len(got) < 3 {

@@ -68,20 +68,30 @@ func (r *Replica) dropped(x *exporter, flows int, err error) {
 // datagram takes one datagram.
 func (w *worker) datagram(pkt []byte, from netip.AddrPort, at time.Time) {
 	r := w.r
-	from = netip.AddrPortFrom(from.Addr().Unmap().WithZone(""), from.Port())
+	from = bare(from)
 	pkt, from, reason := r.proxies.unwrap(pkt, from, at)
 	if reason != "" {
 		r.metrics.proxied.WithLabelValues(reason).Inc()
 		r.watch.proxied(from, reason, at)
 		return
 	}
-	addr := from.Addr()
-	if e := r.file.Table().Lookup(addr); e != nil && e.Denied {
+	if r.denies(from.Addr()) {
 		r.stats.denied.Add(1)
 		r.metrics.denied.Inc()
 		return
 	}
 	w.message(pkt, from, at)
+}
+
+// bare is a without zone, and IPv4 where it is IPv4 in IPv6.
+func bare(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
+
+// denies reports whether the exporters file does not allow an address.
+func (r *Replica) denies(a netip.Addr) bool {
+	e := r.file.Table().Lookup(a)
+	return e != nil && e.Denied
 }
 
 // message takes one export message; from is unmapped and without zone.

@@ -251,7 +251,7 @@ func (s *streams) serve(ctx context.Context, c net.Conn, secure bool) (why strin
 	if err != nil {
 		return endNoIPFIX, err
 	}
-	from = netip.AddrPortFrom(from.Addr().Unmap().WithZone(""), from.Port())
+	from = bare(from)
 	wake := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Now().Add(min(quiet, r.c.Drain))) }) // wakes a read
 	defer wake()
 	in := &messages{conn: c, raw: c, idle: r.c.Streams.Idle, ending: ctx, drain: r.c.Drain}
@@ -261,7 +261,7 @@ func (s *streams) serve(ctx context.Context, c net.Conn, secure bool) (why strin
 			return endProxy, err
 		}
 	}
-	if e := r.file.Table().Lookup(from.Addr()); e != nil && e.Denied {
+	if r.denies(from.Addr()) {
 		return endDenied, nil
 	}
 	if !s.takes(from.Addr()) {

@@ -83,7 +83,6 @@ func withdrawal(domain uint32, set, id uint16) []byte {
 	return append(binary.BigEndian.AppendUint16(m, id), 0, 0)
 }
 
-// The packets' own numbers: domain 256, templates 256 and 257, 24 flows (ipfix_data).
 func TestTemplatesAreOfTheirConnectionAndWithdrawnThere(t *testing.T) {
 	r, addr, stop := streaming(t, nil)
 	template, data := packet(t, "ipfix_template.hex"), packet(t, "ipfix_data.hex")

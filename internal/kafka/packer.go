@@ -177,7 +177,7 @@ func (q *place) Partition(r *kgo.Record, n int) int {
 	switch {
 	case isPacked(r):
 		return int(r.Partition) % n
-	case q.byKey.RequiresConsistency(r): // then n counts all of them
+	case q.byKey.RequiresConsistency(r) && int(q.p.partitions.Load()) != n: // then n counts all of them
 		q.p.partitions.Store(int32(n)) // a topic has few partitions
 	}
 	return q.byKey.Partition(r, n)

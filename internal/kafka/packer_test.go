@@ -3,8 +3,6 @@ package kafka
 import (
 	"encoding/binary"
 	"fmt"
-	"maps"
-	"sync"
 	"testing"
 	"time"
 
@@ -12,29 +10,32 @@ import (
 	"weir/internal/framing"
 )
 
-// settled is an Account that counts.
-type settled struct {
-	mu     sync.Mutex
-	n      int
-	failed map[string]int
+// An outcome is what an account is told.
+type outcome struct {
+	n   int
+	err error
 }
 
-func (s *settled) Settled(n int, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.n += n
-	if err != nil {
-		if s.failed == nil {
-			s.failed = map[string]int{}
+// settled is an Account that keeps what it is told.
+type settled struct{ *tally[outcome] }
+
+func newSettled() settled { return settled{newTally[outcome]()} }
+
+func (s settled) Settled(n int, err error) { s.add(outcome{n, err}) }
+
+// messages are how many were settled, and failed by reason.
+func messages(got []outcome) (n int, failed map[error]int) {
+	failed = map[error]int{}
+	for _, o := range got {
+		if n += o.n; o.err != nil {
+			failed[o.err] += o.n
 		}
-		s.failed[err.Error()] += n
 	}
+	return n, failed
 }
 
-func (s *settled) get() (n int, failed map[string]int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.n, maps.Clone(s.failed)
+func settledAre(n int) func([]outcome) bool {
+	return func(got []outcome) bool { is, _ := messages(got); return is >= n }
 }
 
 // packed makes the octets of a message as a decoder leaves them: a message that
@@ -64,9 +65,9 @@ func TestAPackerPutsEachMessageInItsKeysPartition(t *testing.T) {
 		want[string(r.Key)] = r.Partition
 	}
 	k := p.Packer(10)
-	of := [2]settled{}
-	const messages = 1000
-	for n := 0; n < messages; n += 5 {
+	of := [2]settled{newSettled(), newSettled()}
+	const all = 1000
+	for n := 0; n < all; n += 5 {
 		var buf []byte
 		var spans []decode.Span
 		for i := range 5 {
@@ -74,40 +75,38 @@ func TestAPackerPutsEachMessageInItsKeysPartition(t *testing.T) {
 			buf, s = packed(buf, n+i)
 			spans = append(spans, s)
 		}
-		k.Add(buf, spans, time.UnixMilli(1_790_000_000_000+int64(n)), &of[n/5%2])
+		k.Add(buf, spans, time.UnixMilli(1_790_000_000_000+int64(n)), of[n/5%2])
 		clear(buf) // it is the caller's again
 	}
 	flush(ctx, t, p)
 	for i := range of {
-		if n, failed := of[i].get(); n != messages/2 || failed != nil {
-			t.Errorf("account %d: %d settled, failures %v; want %d", i, n, failed, messages/2)
+		if n, failed := messages(of[i].wait(ctx, t, "outcomes", settledAre(all/2))); n != all/2 || len(failed) > 0 {
+			t.Errorf("account %d: %d settled, failures %v; want %d", i, n, failed, all/2)
 		}
 	}
 	got, most, records := map[uint32]bool{}, 0, 0
-	for len(got) < messages {
-		all := consume(ctx, t, b.Addr(), 37+messages/10)
+	for len(got) < all {
+		read := consume(ctx, t, b.Addr(), 37+all/10)
 		records = 0
-		for _, r := range all[min(37, len(all)):] {
+		for _, r := range read[min(37, len(read)):] {
 			if len(r.Key) > 0 {
 				continue
 			}
 			records++
-			in := 0
-			for left := r.Value; len(left) > 0; in++ {
-				m, rest, err := framing.Flows.Next(left)
-				if err != nil {
-					t.Fatal(err)
-				}
+			in, err := framing.Flows.Each(r.Value, func(m []byte) {
 				n := binary.BigEndian.Uint32(m[6:])
 				if key := fmt.Sprintf("key %d", n%37); want[key] != r.Partition {
 					t.Fatalf("message %d: partition %d, its key's is %d", n, r.Partition, want[key])
 				}
-				got[n], left = true, rest
+				got[n] = true
+			})
+			if err != nil {
+				t.Fatal(err)
 			}
 			most = max(most, in)
 		}
 	}
-	if most != 10 || records > messages/10+3 {
+	if most != 10 || records > all/10+3 {
 		t.Errorf("%d records, %d messages at most in one; want 10, and hardly any record that is not full", records, most)
 	}
 }
@@ -118,10 +117,10 @@ func TestAPackThatDoesNotFillLeavesAfterTheLinger(t *testing.T) {
 	ensure(ctx, t, b.Addr(), Flows)
 	p := newProducer(t, b.Addr(), ProducerConfig{Linger: time.Millisecond})
 	k := p.Packer(1000)
-	var of settled
+	of := newSettled()
 	for n := range 3 { // the first finds out how many partitions there are
 		buf, s := packed(nil, n)
-		k.Add(buf, []decode.Span{s}, time.Now(), &of)
+		k.Add(buf, []decode.Span{s}, time.Now(), of)
 		consume(ctx, t, b.Addr(), n+1) // without a flush
 	}
 }
@@ -132,22 +131,18 @@ func TestWhatAPackerHoldsWithoutKafkaIsSettled(t *testing.T) {
 	ensure(ctx, t, b.Addr(), Flows)
 	p := newProducer(t, b.Addr(), ProducerConfig{Linger: time.Millisecond, MaxRecords: 2})
 	k := p.Packer(10)
-	var of settled
+	of := newSettled()
 	buf, s := packed(nil, 0)
-	k.Add(buf, []decode.Span{s}, time.Now(), &of)
+	k.Add(buf, []decode.Span{s}, time.Now(), of)
 	flush(ctx, t, p)
 	b.Close()
 	for n := range 400 {
 		buf, s := packed(nil, n)
-		k.Add(buf, []decode.Span{s}, time.Now(), &of)
+		k.Add(buf, []decode.Span{s}, time.Now(), of)
 	}
 	p.Close()
-	n, failed := 0, map[string]int(nil)
-	for n < 401 && ctx.Err() == nil { // the client tells in the background
-		n, failed = of.get()
-		time.Sleep(time.Millisecond)
-	}
-	full, closed := failed[ErrBufferFull.Error()], failed[ErrClosed.Error()]
+	n, failed := messages(of.wait(ctx, t, "outcomes", settledAre(401)))
+	full, closed := failed[ErrBufferFull], failed[ErrClosed]
 	if n != 401 || full == 0 || closed == 0 || full+closed != 400 {
 		t.Errorf("%d settled: %v; want 401, of which 400 failed, at the limit or at the end", n, failed)
 	}
