@@ -14,7 +14,8 @@ import (
 // An Entry is what the file says of an address or prefix.
 type Entry struct {
 	decode.Exporter
-	Denied bool // allow: false
+	Denied bool         // allow: false
+	Of     netip.Prefix // whom it is for
 }
 
 // A Table finds the entry of an address: that of the longest prefix that holds
@@ -54,6 +55,7 @@ func (t *Table) add(p netip.Prefix, e *Entry) error {
 	if t.entries == nil {
 		t.entries = map[netip.Prefix]*Entry{}
 	}
+	e.Of = p
 	t.entries[p] = e
 	bits := &t.bits6
 	if p.Addr().Is4() {

@@ -69,23 +69,41 @@ func (s *stream) hides(sequence uint32, now time.Time) bool {
 	return true
 }
 
-// hidden tells of a balancer or NAT that hides exporters. w.mu is held.
-func (w *watch) hidden(from netip.AddrPort, h *decode.Header, now time.Time) {
+// hidden finds exporters that a balancer or NAT hides. The datagrams of one address
+// and port all come to the same socket.
+type hidden struct {
+	streams map[streamKey]*stream // at most maxStreams
+	last    *stream               // of lastOf
+	lastOf  streamKey
+}
+
+// by takes the header of a datagram and reports whether more than one exporter
+// seems to send from its address and port, once.
+func (x *hidden) by(from netip.AddrPort, h *decode.Header, now time.Time) bool {
 	if h.Version == 1 || h.Version == 0 { // no sequence numbers
-		return
+		return false
 	}
 	k := streamKey{from, h.Version, h.Domain}
-	s := w.streams[k]
-	if s == nil {
-		if len(w.streams) >= maxStreams {
-			return
+	if x.last == nil || k != x.lastOf {
+		s := x.streams[k]
+		if s == nil {
+			if len(x.streams) >= maxStreams {
+				return false
+			}
+			if x.streams == nil {
+				x.streams = map[streamKey]*stream{}
+			}
+			s = &stream{}
+			x.streams[k] = s
 		}
-		s = &stream{}
-		w.streams[k] = s
+		x.last, x.lastOf = s, k
 	}
-	if s.hides(h.Sequence, now) {
-		w.log.Warn("more than one exporter seems to send from one address and port: a balancer or NAT in between hides them, and their flows and templates "+
-			"cannot be told apart. Preserve source addresses (IPVS, DSR, externalTrafficPolicy: Local), or let it put a PROXY protocol header in front "+
-			"of datagrams and name it in TRUSTED_PROXIES", "from", from, "version", h.Version, "domain", h.Domain)
-	}
+	return x.last.hides(h.Sequence, now)
+}
+
+// hidden tells of a balancer or NAT that hides exporters.
+func (w *watch) hidden(from netip.AddrPort, h *decode.Header) {
+	w.log.Warn("more than one exporter seems to send from one address and port: a balancer or NAT in between hides them, and their flows and templates "+
+		"cannot be told apart. Preserve source addresses (IPVS, DSR, externalTrafficPolicy: Local), or let it put a PROXY protocol header in front "+
+		"of datagrams and name it in TRUSTED_PROXIES", "from", from, "version", h.Version, "domain", h.Domain)
 }

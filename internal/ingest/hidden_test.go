@@ -32,21 +32,23 @@ func TestExportersHiddenBehindOneAddressAndPortAreToldOf(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var log logged
 			w := newWatch(slog.New(slog.NewTextHandler(&log, nil)), at, func() []string { return nil })
+			var x hidden
 			for i := range 100 {
 				h := &decode.Header{Version: tt.version, Sequence: tt.sequence(i)}
-				w.datagram(exporterAt, h, false, at.Add(time.Duration(i)*tt.every))
+				if x.by(exporterAt, h, at.Add(time.Duration(i)*tt.every)) {
+					w.hidden(exporterAt, h)
+				}
 			}
 			if n := strings.Count(log.String(), "more than one exporter"); n != tt.told {
 				t.Errorf("want it told %d times, got %d:\n%s", tt.told, n, log.String())
 			}
 		})
 	}
-	var log logged
-	w := newWatch(slog.New(slog.NewTextHandler(&log, nil)), at, func() []string { return nil })
+	var x hidden
 	for i := range 2 * maxStreams {
-		w.datagram(netip.AddrPortFrom(exporterAt.Addr(), uint16(i)), &decode.Header{Version: 9, Domain: uint32(i >> 16)}, false, at)
+		x.by(netip.AddrPortFrom(exporterAt.Addr(), uint16(i)), &decode.Header{Version: 9, Domain: uint32(i >> 16)}, at)
 	}
-	if n := len(w.streams); n != maxStreams {
+	if n := len(x.streams); n != maxStreams {
 		t.Errorf("streams: want at most %d, got %d", maxStreams, n)
 	}
 }

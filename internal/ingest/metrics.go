@@ -24,17 +24,18 @@ const (
 // metrics are ingest's counters. Label values come from closed sets, and of
 // exporters only from those that had a set decoded, at most maxExporters.
 type metrics struct {
-	datagrams   *prometheus.CounterVec // version
-	flows       *prometheus.CounterVec // exporter
+	datagrams   map[uint16]prometheus.Counter // by version; 0: others
+	rcvbuf      *prometheus.GaugeVec          // address
+	flows       *prometheus.CounterVec        // exporter
 	options     prometheus.Counter
 	exported    *prometheus.GaugeVec   // exporter, domain, what
-	errors      *prometheus.CounterVec // cause
+	errors      *prometheus.CounterVec // exporter, cause
 	oddities    *prometheus.CounterVec // what
-	denied      prometheus.Counter
+	denied      *prometheus.CounterVec // entry
 	proxied     *prometheus.CounterVec // reason
 	reloads     *prometheus.CounterVec // result
 	dropped     *prometheus.CounterVec // exporter, reason
-	sets        *prometheus.CounterVec // reason
+	sets        *prometheus.CounterVec // exporter, reason
 	late        *prometheus.CounterVec // what
 	ownExport   *prometheus.CounterVec // exporter
 	learnt      prometheus.Counter
@@ -93,23 +94,30 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		Name: "weir_ingest_exporter_reported", Help: "totals that an exporting process reports of itself (IE 40, 41, 42), the last ones received",
 	}, []string{"exporter", "domain", "what"})
 	reg.MustRegister(exported)
+	rcvbuf := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "weir_ingest_socket_buffer_octets", Help: "receive buffer that the kernel granted each socket"}, []string{"address"})
+	reg.MustRegister(rcvbuf)
+	reg.MustRegister(newClusterMetrics(r.accounts.cluster))
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "weir_ingest_accounting_unplaced_datagrams_total", Help: "datagrams in no slot of the exporters topic, since too many waited there: they count as lost there",
+	}, func() float64 { return float64(r.accounts.book.Dropped()) }))
 	streams := prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_ingest_tcp_connections", Help: "connections of exporters over TCP and TLS"})
 	reg.MustRegister(streams)
-	return &metrics{
+	m := &metrics{
 		streams:     streams,
 		streamEnds:  counter("tcp_ended_connections_total", "connections of exporters that ended, by reason", "reason"),
 		streamWaits: counter("tcp_waits_total", "times that reading from a connection waited because Kafka's client had no room").WithLabelValues(),
 		exported:    exported,
-		datagrams:   counter("datagrams_total", "datagrams received, by version of the export protocol", "version"),
+		datagrams:   map[uint16]prometheus.Counter{},
+		rcvbuf:      rcvbuf,
 		flows:       counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),
 		options:     counter("options_records_total", "records of options data").WithLabelValues(),
-		errors:      counter("errors_total", "parts of datagrams that could not be decoded, by cause", "cause"),
+		errors:      counter("errors_total", "parts of datagrams that could not be decoded, by cause", "exporter", "cause"),
 		oddities:    counter("oddities_total", "values decoded in spite of their form (time_misencoded: Unix time where NTP's is asked for) or taken as unknown (sampling_unusable: a rate of zero or absurd operands)", "what"),
-		denied:      counter("denied_datagrams_total", "datagrams dropped because the exporters file does not allow their source").WithLabelValues(),
+		denied:      counter("denied_datagrams_total", "datagrams dropped because the exporters file does not allow their source, by its entry", "entry"),
 		proxied:     counter("proxy_dropped_datagrams_total", "datagrams of trusted proxies that were dropped: without a header that says whose they are", "reason"),
 		reloads:     counter("exporters_file_reloads_total", "changes of the exporters file that were taken (ok) or refused (failed: the old one stays in force)", "result"),
 		dropped:     counter("dropped_flows_total", "flows that were not published", "exporter", "reason"),
-		sets:        counter("undecoded_sets_total", "data sets dropped whose template was not known: beyond a limit, or Kafka away", "reason"),
+		sets:        counter("undecoded_sets_total", "data sets dropped whose template was not known: beyond a limit, or Kafka away", "exporter", "reason"),
 		late:        counter("late_sets_total", "data sets on the undecoded topic: appended, decoded once their template came, passed over again, expired", "what"),
 		ownExport:   counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),
 		learnt:      counter("templates_learnt_total", "template records accepted from datagrams").WithLabelValues(),
@@ -118,6 +126,19 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		poison:      counter("template_records_skipped_total", "records of the templates topic that could not be used").WithLabelValues(),
 		kernelDrops: counter("socket_drops_total", "datagrams that the kernel dropped because the socket's buffer was full", "address"),
 	}
+	datagrams := counter("datagrams_total", "datagrams received, by version of the export protocol", "version")
+	for _, v := range []uint16{0, 1, 5, 7, 8, 9, 10} {
+		m.datagrams[v] = datagrams.WithLabelValues(version(v))
+	}
+	return m
+}
+
+// received counts datagrams of a version.
+func (m *metrics) received(version uint16) prometheus.Counter {
+	if c := m.datagrams[version]; c != nil {
+		return c
+	}
+	return m.datagrams[0]
 }
 
 // maxExporters bounds the values of the exporter label; the rest is "other".
@@ -129,6 +150,7 @@ type exporter struct {
 	addr            netip.Addr
 	seen            *seen
 	label           atomic.Pointer[string]
+	counted         atomic.Pointer[prometheus.Counter] // of its flows; once it has a label
 	flows, own      atomic.Uint64
 	warnedOwnExport atomic.Bool
 }
@@ -140,9 +162,18 @@ func (x *exporter) Settled(flows int, err error) {
 	}
 }
 
+// known is the label value of x, "other" as long as nothing was decoded of it.
+func (x *exporter) known() string {
+	if l := x.label.Load(); l != nil {
+		return *l
+	}
+	return "other"
+}
+
 // seen are the exporters that sent something, bounded.
 type seen struct {
 	dropped func(x *exporter, flows int, err error) // counts
+	flows   *prometheus.CounterVec                  // exporter
 
 	mu      sync.Mutex
 	all     map[netip.Addr]*exporter
@@ -173,9 +204,12 @@ func (e *seen) domain(x *exporter, id uint32) string {
 	if e.domains == nil {
 		e.domains = map[domainOf]string{}
 	}
-	e.domains[k] = strconv.FormatUint(uint64(id), 10)
+	e.domains[k] = domainText(id)
 	return e.domains[k]
 }
+
+// domainText is a domain as a label value.
+func domainText(id uint32) string { return strconv.FormatUint(uint64(id), 10) }
 
 // maxSeen bounds the addresses that are remembered.
 const maxSeen = 65536
@@ -209,6 +243,16 @@ func (e *seen) makeRoom() bool {
 		}
 	}
 	return false
+}
+
+// decoded is the counter of x's flows.
+func (e *seen) decoded(x *exporter) prometheus.Counter {
+	if c := x.counted.Load(); c != nil {
+		return *c
+	}
+	c := e.flows.WithLabelValues(e.name(x))
+	x.counted.Store(&c)
+	return c
 }
 
 // name returns the label value of x, one of which a set was decoded.

@@ -7,17 +7,22 @@ import (
 	"sync/atomic"
 	"time"
 
+	"weir/internal/accounting"
 	"weir/internal/decode"
+	"weir/internal/exporters"
 	"weir/internal/framing"
 	"weir/internal/kafka"
 )
 
 // A worker decodes and produces; one a goroutine.
 type worker struct {
-	r    *Replica
-	dec  decode.Decoder
-	res  decode.Result
-	pack *kafka.Packer // nil: a record per flow
+	r     *Replica
+	dec   decode.Decoder
+	res   decode.Result
+	pack  *kafka.Packer // nil: a record per flow
+	tally *accounting.Tally
+	known map[netip.Addr]*exporter // of r.exporters, at most maxSeen
+	hides hidden
 
 	session bool // of a connection: its templates are its own
 }
@@ -75,9 +80,9 @@ func (w *worker) datagram(pkt []byte, from netip.AddrPort, at time.Time) {
 		r.watch.proxied(from, reason, at)
 		return
 	}
-	if r.denies(from.Addr()) {
+	if e := r.denies(from.Addr()); e != nil {
 		r.stats.denied.Add(1)
-		r.metrics.denied.Inc()
+		r.metrics.denied.WithLabelValues(e.Of.String()).Inc()
 		return
 	}
 	w.message(pkt, from, at)
@@ -88,10 +93,27 @@ func bare(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
-// denies reports whether the exporters file does not allow an address.
-func (r *Replica) denies(a netip.Addr) bool {
-	e := r.file.Table().Lookup(a)
-	return e != nil && e.Denied
+// denies returns the entry of the exporters file that does not allow an address,
+// nil when it is allowed.
+func (r *Replica) denies(a netip.Addr) *exporters.Entry {
+	if e := r.file.Table().Lookup(a); e != nil && e.Denied {
+		return e
+	}
+	return nil
+}
+
+// exporter returns what is counted of an address; first: it was not seen before.
+func (w *worker) exporter(a netip.Addr) (x *exporter, first bool) {
+	if x = w.known[a]; x != nil {
+		return x, false
+	}
+	if x, first = w.r.exporters.get(a); x.addr == a {
+		if len(w.known) >= maxSeen {
+			clear(w.known)
+		}
+		w.known[a] = x
+	}
+	return x, first
 }
 
 // message takes one export message; from is unmapped and without zone.
@@ -103,9 +125,13 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 	w.dec.Wire(pkt, &m, &w.res)
 	b.buf = w.res.Buf
 	r.stats.datagrams.Add(1)
-	r.metrics.datagrams.WithLabelValues(version(w.res.Header.Version)).Inc()
-	x, first := r.exporters.get(addr)
+	r.metrics.received(w.res.Header.Version).Inc()
+	x, first := w.exporter(addr)
 	r.watch.datagram(from, &w.res.Header, first, at)
+	if w.hides.by(from, &w.res.Header, at) {
+		r.watch.hidden(from, &w.res.Header)
+	}
+	w.tallied(addr, m.Received, len(pkt))
 	w.outcome(x, at)
 	w.produce(b, x, at)
 	for i := range w.res.Unknown {
@@ -123,7 +149,7 @@ func (w *worker) outcome(x *exporter, at time.Time) {
 	for i := range res.Errors {
 		e := &res.Errors[i]
 		r.stats.errors.Add(1)
-		r.metrics.errors.WithLabelValues(string(e.Cause)).Inc()
+		r.metrics.errors.WithLabelValues(x.known(), string(e.Cause)).Inc()
 		if r.errorLog.AllowN(at, 1) {
 			r.log.Warn("a part of a datagram could not be decoded", "exporter", x.addr, "version", res.Header.Version, "err", e)
 		}
@@ -171,7 +197,7 @@ func (w *worker) produce(b *batch, x *exporter, at time.Time) {
 		return
 	}
 	r.stats.flows.Add(uint64(n))
-	r.metrics.flows.WithLabelValues(r.exporters.name(x)).Add(float64(n))
+	r.exporters.decoded(x).Add(float64(n))
 	x.flows.Add(uint64(n))
 	r.ownExports(b.buf, res.Flows, x)
 	if w.pack != nil {
@@ -243,8 +269,14 @@ func (r *Replica) putAside(s *decode.Set, at time.Time) {
 
 // lostSet counts a set that is dropped.
 func (r *Replica) lostSet(s *decode.Set, reason string, at time.Time) {
-	r.metrics.sets.WithLabelValues(reason).Inc()
+	r.lostSets(s.Meta.Exporter, reason)
 	r.watch.dropped(s, reason, at)
+}
+
+// lostSets counts a set of an exporter that is dropped.
+func (r *Replica) lostSets(exporter netip.Addr, reason string) {
+	x, _ := r.exporters.get(exporter)
+	r.metrics.sets.WithLabelValues(x.known(), reason).Inc()
 }
 
 // unpark decodes the sets whose template has come and hands on those whose time
@@ -287,8 +319,10 @@ func (w *worker) parked(s *decode.Set, p *decode.Plan, now time.Time) {
 	w.res.Buf = b.buf
 	w.dec.WireSet(s, p, &w.res)
 	b.buf = w.res.Buf
-	x, _ := r.exporters.get(s.Meta.Exporter)
+	x, _ := w.exporter(s.Meta.Exporter)
 	w.outcome(x, now)
+	d := w.talliedLate(s)
+	w.tally.Add(&d)
 	w.produce(b, x, time.Unix(0, s.Meta.Received))
 	r.watch.found(s.Key())
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
+	"weir/internal/accounting"
 	"weir/internal/decode"
 	"weir/internal/exporters"
 	"weir/internal/kafka"
@@ -45,6 +46,7 @@ type Replica struct {
 	exporters seen
 	proxies   *proxies
 	watch     *watch
+	accounts  accounts
 	park      parking
 	changed   changes                   // for parking
 	undecoded atomic.Pointer[undecoded] // from Run on
@@ -119,9 +121,10 @@ func New(c Config, d Deps) (*Replica, error) {
 		return nil, err
 	}
 	tlog.Renewed = r.store.Republish
+	r.accounts.book, r.accounts.cluster = accounting.NewBook(c.Replica, d.Now()), accounting.NewCluster()
 	r.metrics = newMetrics(d.Metrics, r)
 	r.watch = newWatch(r.log, d.Now(), r.listening)
-	r.exporters.dropped = r.dropped
+	r.exporters.dropped, r.exporters.flows = r.dropped, r.metrics.flows
 	r.exporters.unnamed.seen = &r.exporters
 	r.batches.New = func() any { return r.newBatch() }
 	for _, a := range c.Listen {
@@ -130,8 +133,9 @@ func New(c Config, d Deps) (*Replica, error) {
 	return r, nil
 }
 
-func (r *Replica) worker() worker {
-	return worker{r: r, pack: r.pack, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord}}
+// worker returns a worker that counts in a tally.
+func (r *Replica) worker(t *accounting.Tally) worker {
+	return worker{r: r, pack: r.pack, tally: t, known: map[netip.Addr]*exporter{}, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord}}
 }
 
 // Receive takes one datagram as if it had come from a socket; it waits for Run
@@ -187,36 +191,44 @@ func (r *Replica) listening() []string {
 // of undecoded sets; templates, flows and those are flushed for at most Flush;
 // what is left is counted.
 func (r *Replica) Run(ctx context.Context) error {
+	var opened []func()
+	undo := func(err error) error {
+		for _, f := range opened {
+			f()
+		}
+		return err
+	}
 	sockets, err := r.listen(ctx)
 	if err != nil {
 		return err
 	}
+	opened = append(opened, func() { closeAll(sockets) })
 	plain, secure, err := r.listenStreams(ctx)
 	if err != nil {
-		closeAll(sockets)
-		return err
+		return undo(err)
 	}
+	opened = append(opened, func() { closeListeners(plain, secure) })
 	producer, err := kafka.NewProducer(r.c.Kafka, r.c.Topics.Name(kafka.Flows), kafka.ProducerConfig{
 		Linger: r.c.Linger, MaxRecords: r.c.MaxRecords, MaxOctets: r.c.MaxOctets, Compression: r.c.Compression,
 	})
 	if err != nil {
-		closeAll(sockets)
-		closeListeners(plain, secure)
-		return err
+		return undo(err)
 	}
+	opened = append(opened, producer.Close)
 	r.producer.Store(producer)
 	if r.c.Pack > 1 {
 		r.pack = producer.Packer(r.c.Pack)
 	}
 	late, err := r.newUndecoded()
 	if err != nil {
-		closeAll(sockets)
-		closeListeners(plain, secure)
-		producer.Close()
-		return err
+		return undo(err)
 	}
+	opened = append(opened, late.producer.Close)
 	r.undecoded.Store(late)
-	r.direct = r.worker()
+	if err := r.accounts.open(r.c); err != nil {
+		return undo(err)
+	}
+	r.direct = r.worker(r.accounts.tally())
 	close(r.started)
 
 	// What reads ends first; what the readers need goes on until they have.
@@ -238,6 +250,8 @@ func (r *Replica) Run(ctx context.Context) error {
 	guard(r.publisher)
 	guard(r.parkingLoop)
 	guard(r.rereader)
+	guard(r.accountant)
+	guard(r.overlooker)
 	guard(func(ctx context.Context) error {
 		select { // what is known by then is decoded in memory
 		case <-r.passed:
@@ -277,7 +291,7 @@ func (r *Replica) shared(ctx, starting context.Context) error {
 		r.waiting = fmt.Errorf("kafka: %w", why)
 		r.mu.Unlock()
 		r.log.Warn("waiting for kafka", "brokers", r.c.Kafka.Brokers, "err", why)
-	}, kafka.Flows, kafka.Templates, kafka.Undecoded)
+	}, kafka.Flows, kafka.Templates, kafka.Undecoded, kafka.Exporters)
 	if starting.Err() != nil {
 		return nil
 	}
@@ -329,7 +343,7 @@ func (r *Replica) reread() {
 
 // parkingLoop looks after parked sets, and after silence.
 func (r *Replica) parkingLoop(ctx context.Context) error {
-	w := r.worker()
+	w := r.worker(&r.accounts.shared)
 	t := time.NewTicker(50 * time.Millisecond)
 	defer t.Stop()
 	for {
@@ -350,7 +364,7 @@ func (r *Replica) parkingLoop(ctx context.Context) error {
 func (r *Replica) finish(producer *kafka.Producer, late *undecoded) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.c.Flush)
 	defer cancel()
-	w := r.worker()
+	w := r.worker(&r.accounts.shared)
 	r.unpark(&w, r.deps.Now())
 	for _, s := range r.park.all() {
 		late.put(&s, r.deps.Now())
@@ -377,6 +391,11 @@ func (r *Replica) finish(producer *kafka.Producer, late *undecoded) {
 		r.log.Warn("data sets are lost whose template did not come and that kafka did not take", "sets", n, "octets", octets, "err", err)
 	}
 	late.producer.Close()
+	r.accounts.publish(r.deps.Now())
+	if err := r.accounts.producer.Flush(ctx); err != nil {
+		r.log.Warn("what was counted of exporters is not all published: it will seem lost", "err", err)
+	}
+	r.accounts.producer.Close()
 	s := r.Stats()
 	r.log.Info("ended", "datagrams", s.Datagrams, "flows", s.Flows, "errors", s.Errors, "dropped", s.Dropped, "denied", r.stats.denied.Load())
 }

@@ -73,6 +73,7 @@ func (r *Replica) listen(ctx context.Context) (ss []*socket, err error) {
 				}
 			}
 			granted = setBuffer(c, r.c.RcvBuf)
+			r.metrics.rcvbuf.WithLabelValues(at.String()).Set(float64(granted))
 			watchDrops(c)
 			ss = append(ss, &socket{c, at.String()})
 			probe = nil
@@ -95,7 +96,7 @@ func (r *Replica) listen(ctx context.Context) (ss []*socket, err error) {
 
 // read takes datagrams until ctx ends and draining is over.
 func (r *Replica) read(ctx context.Context, s *socket) error {
-	w := r.worker()
+	w := r.worker(r.accounts.tally())
 	if r.pack != nil { // sockets do not wait for each other
 		w.pack = r.producer.Load().Packer(r.c.Pack)
 	}

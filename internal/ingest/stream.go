@@ -261,7 +261,7 @@ func (s *streams) serve(ctx context.Context, c net.Conn, secure bool) (why strin
 			return endProxy, err
 		}
 	}
-	if r.denies(from.Addr()) {
+	if r.denies(from.Addr()) != nil {
 		return endDenied, nil
 	}
 	if !s.takes(from.Addr()) {
@@ -279,7 +279,7 @@ func (s *streams) serve(ctx context.Context, c net.Conn, secure bool) (why strin
 		}
 		in.conn = t
 	}
-	w := r.worker()
+	w := r.worker(&r.accounts.shared)
 	w.dec.State, w.session = r.store.NewSession(), true
 	for {
 		if !r.room(ctx) {

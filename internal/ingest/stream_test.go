@@ -97,7 +97,7 @@ func TestTemplatesAreOfTheirConnectionAndWithdrawnThere(t *testing.T) {
 	send(t, one, template, data)
 	flows := uint64(0)
 	eventually(t, "the flows are decoded", func() bool { flows = r.Stats().Flows; return flows > 0 })
-	lost := func() int { return int(testutil.ToFloat64(r.metrics.sets.WithLabelValues(reasonSession))) }
+	lost := func() int { return int(testutil.ToFloat64(r.metrics.sets.WithLabelValues("127.0.0.1", reasonSession))) }
 	send(t, other, data) // its connection has no template
 	eventually(t, "data without a template of its connection is counted", func() bool { return lost() > 0 })
 	sets := lost()
@@ -110,12 +110,12 @@ func TestTemplatesAreOfTheirConnectionAndWithdrawnThere(t *testing.T) {
 	eventually(t, "data of withdrawn templates is counted", func() bool { return lost() == 2*sets })
 	send(t, one, template, data, withdrawal(domain, 2, 2), data)
 	eventually(t, "all are withdrawn at once", func() bool { return lost() == 3*sets && r.Stats().Flows == 3*flows })
-	if n := testutil.ToFloat64(r.metrics.errors.WithLabelValues("withdrawal")); n != 0 {
+	if n := testutil.ToFloat64(r.metrics.errors.WithLabelValues("127.0.0.1", "withdrawal")); n != 0 {
 		t.Errorf("%v withdrawals were errors", n)
 	}
 	send(t, one, withdrawal(domain, 2, 999))
 	eventually(t, "a withdrawal of what is not known is an error", func() bool {
-		return testutil.ToFloat64(r.metrics.errors.WithLabelValues("withdrawal")) == 1
+		return testutil.ToFloat64(r.metrics.errors.WithLabelValues("127.0.0.1", "withdrawal")) == 1
 	})
 	if n := r.store.Stats().Definitions; n != 0 {
 		t.Errorf("%d templates of connections are in the shared store", n)

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/accounting"
 	"weir/internal/decode"
 	"weir/internal/framing"
 	"weir/internal/kafka"
@@ -62,7 +63,13 @@ type undecoded struct {
 	owned   map[int32]*waitingFor
 	keys    int // of all partitions
 	pending map[string]float64
-	made    map[*exporter]int // flows of the open transaction
+	made    []lateSet // by the open transaction
+}
+
+// A lateSet is a set that was decoded.
+type lateSet struct {
+	of *exporter
+	accounting.Datagram
 }
 
 // waitingFor is what the sets of a partition wait for.
@@ -79,9 +86,9 @@ type waitingFor struct {
 func (r *Replica) newUndecoded() (*undecoded, error) {
 	u := &undecoded{
 		r: r, topic: r.c.Topics.Name(kafka.Undecoded), flows: r.c.Topics.Name(kafka.Flows), keep: r.c.Undecoded.Keep,
-		checkNow: make(chan struct{}, 1), worker: r.worker(),
+		checkNow: make(chan struct{}, 1), worker: r.worker(&r.accounts.shared),
 		budget: newBudget(r.c.Undecoded),
-		owned:  map[int32]*waitingFor{}, pending: map[string]float64{}, made: map[*exporter]int{},
+		owned:  map[int32]*waitingFor{}, pending: map[string]float64{},
 	}
 	producer, err := kafka.NewProducer(r.c.Kafka, u.topic, kafka.ProducerConfig{Linger: r.c.Linger, MaxOctets: max(r.c.Undecoded.Burst, 1), Compression: "snappy"})
 	if err != nil {
@@ -210,9 +217,10 @@ func (u *undecoded) put(s *decode.Set, now time.Time) {
 		return
 	}
 	k := s.Key()
+	exporter := s.Meta.Exporter
 	u.producer.Produce(undecodedKey(&k), value, now, func(err error) {
 		if err != nil {
-			u.r.metrics.sets.WithLabelValues(reasonKafka).Inc()
+			u.r.lostSets(exporter, reasonKafka)
 			return
 		}
 		u.r.metrics.late.WithLabelValues(lateAppended).Inc()
@@ -263,7 +271,7 @@ func (u *undecoded) Assigned(_ context.Context, _ int, at []kafka.Position) erro
 		}
 	}
 	clear(u.pending)
-	clear(u.made)
+	u.made = u.made[:0]
 	return nil
 }
 
@@ -345,7 +353,7 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 	w.res.Buf = nil // the client keeps what it is given
 	w.dec.WireSet(s, p, &w.res)
 	at := time.Unix(0, s.Meta.Received)
-	x, _ := u.r.exporters.get(s.Meta.Exporter)
+	x, _ := w.exporter(s.Meta.Exporter)
 	w.outcome(x, at)
 	for _, span := range w.res.Flows {
 		b := w.res.Buf
@@ -356,7 +364,7 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 		tx.ProduceAt(u.flows, 0, b[span.ValueEnd:span.KeyEnd:span.KeyEnd], value, at, nil)
 	}
 	u.mu.Lock()
-	u.made[x] += len(w.res.Flows)
+	u.made = append(u.made, lateSet{x, w.talliedLate(s)})
 	u.mu.Unlock()
 	u.r.watch.found(s.Key())
 }
@@ -388,13 +396,17 @@ func (u *undecoded) Committed(partitions []int32) {
 	for what, n := range u.pending {
 		u.r.metrics.late.WithLabelValues(what).Add(n)
 	}
-	for x, n := range u.made {
-		u.r.stats.flows.Add(uint64(n))
-		u.r.metrics.flows.WithLabelValues(u.r.exporters.name(x)).Add(float64(n))
+	for i := range u.made {
+		s := &u.made[i]
+		u.worker.tally.Add(&s.Datagram)
+		if n := s.Units[accounting.Flows]; n > 0 {
+			u.r.stats.flows.Add(n)
+			u.r.exporters.decoded(s.of).Add(float64(n))
+		}
 	}
 	if n := u.pending[lateDecoded]; n > 0 {
 		u.r.log.Info("data sets were decoded whose template came late", "sets", n)
 	}
 	clear(u.pending)
-	clear(u.made)
+	u.made = u.made[:0]
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -26,12 +27,12 @@ type watch struct {
 	log    *slog.Logger
 	listen func() []string // what is listened on, for people
 
-	mu       sync.Mutex
+	last atomic.Int64 // when any datagram came, ns since the epoch; 0: none yet
+
+	mu       sync.Mutex // guards what follows
 	started  time.Time
-	last     time.Time // of any datagram
 	told     time.Time // silence was last told
 	missing  map[decode.TemplateKey]*missing
-	streams  map[streamKey]*stream
 	newcomer *rate.Limiter
 	unknown  *rate.Limiter
 	proxyLog *rate.Limiter
@@ -46,17 +47,14 @@ type missing struct {
 
 func newWatch(log *slog.Logger, now time.Time, listen func() []string) *watch {
 	return &watch{
-		log: log, listen: listen, started: now, missing: map[decode.TemplateKey]*missing{}, streams: map[streamKey]*stream{},
+		log: log, listen: listen, started: now, missing: map[decode.TemplateKey]*missing{},
 		newcomer: rate.NewLimiter(1, 100), unknown: rate.NewLimiter(1, 20), proxyLog: rate.NewLimiter(0.1, 1),
 	}
 }
 
 // datagram notes that one came; of a new exporter it tells.
 func (w *watch) datagram(from netip.AddrPort, h *decode.Header, first bool, now time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.last = now
-	w.hidden(from, h, now)
+	w.last.Store(now.UnixNano())
 	if first && w.newcomer.AllowN(now, 1) {
 		w.log.Info("first datagram of an exporter", "exporter", from.Addr(), "port", from.Port(), "version", h.Version, "domain", h.Domain)
 	}
@@ -133,8 +131,8 @@ func (w *watch) tick(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	since := w.started
-	if w.last.After(since) {
-		since = w.last
+	if last := time.Unix(0, w.last.Load()); last.After(since) {
+		since = last
 	}
 	if now.Sub(since) < silence || now.Sub(w.told) < repeatSilence {
 		return

@@ -1,0 +1,143 @@
+package accounting
+
+import "weir/pkg/flowpb"
+
+// A Loss is what sequence numbers say of datagrams that no replica received.
+type Loss struct {
+	// Usable: the sequence numbers count something that is known. Else nothing
+	// else is told.
+	Usable   bool
+	Unit     Unit   // what they count
+	Lost     uint64 // of Unit
+	Received uint64 // of Unit, over the same datagrams
+	Restarts int    // times the exporter began to count anew
+}
+
+const (
+	// proof is in how many slots nothing may be missing by a unit until it is
+	// taken for what sequence numbers count.
+	proof = 3
+	// doubt is how many such slots outweigh one, after the first, in which more came
+	// than was sent: networks repeat a datagram now and then.
+	doubt = 10
+)
+
+// A loss is an account of one stream, from slot to slot, by all units: which one
+// its sequence numbers count is found as it goes.
+type loss struct {
+	has      bool
+	tail     run // the last run, not in what follows
+	restarts int
+
+	missing  [unitsCount]int64
+	received Units
+	whole    [unitsCount]int // slots in which nothing was missing
+	excess   [unitsCount]int // slots of which more was received than sent
+}
+
+// add takes the runs of the next slot.
+func (l *loss) add(rs runs) {
+	next := -1
+	for i := range rs {
+		if l.has && l.follows(&rs[i]) && (next < 0 || int32(rs[i].least-rs[next].least) < 0) {
+			next = i
+		}
+	}
+	if next >= 0 {
+		// The datagrams up to the next slot's first were sent in this one.
+		l.account(int64(rs[next].least-l.tail.least), nil)
+		l.tail = rs[next]
+	}
+	for i := range rs {
+		if i == next {
+			continue
+		}
+		if l.has {
+			l.end()
+			l.restarts++
+		}
+		l.has, l.tail = true, rs[i]
+	}
+}
+
+// follows reports whether a run may be what the exporter of the tail sent next: it
+// is ahead of the tail's begin, and no restart lies between.
+func (l *loss) follows(r *run) bool {
+	ahead := int32(r.least - l.tail.least)
+	return ahead > 0 && ahead < maxGap && l.tail.of(r.boot)
+}
+
+// end takes what is known of the tail, without what was lost after it.
+func (l *loss) end() {
+	if !l.has {
+		return
+	}
+	l.account(int64(l.tail.greatest-l.tail.least), &l.tail.last)
+	l.has = false
+}
+
+// account takes the tail, in which so much was sent, and last more at its end; with
+// last nothing is learnt of what numbers count, a single datagram is always whole.
+func (l *loss) account(sent int64, last *Units) {
+	for u := range unitsCount {
+		missing := sent - int64(l.tail.received[u])
+		if last != nil {
+			missing += int64(last[u])
+		}
+		l.missing[u] += missing
+		switch {
+		case missing < 0:
+			l.excess[u]++
+		case missing == 0 && last == nil:
+			l.whole[u]++
+		}
+	}
+	l.received.add(&l.tail.received)
+}
+
+// late takes a set of a slot that is in the account already.
+func (l *loss) late(s *flowpb.ExporterSlot) {
+	u := unitsFrom(s.Received)
+	l.received.add(&u)
+	for i := range u {
+		l.missing[i] -= int64(u[i])
+	}
+}
+
+// own is what a version's sequence numbers ought to count.
+func own(version uint16) (u Unit, ok bool) {
+	switch version {
+	case 5, 7:
+		return Flows, true
+	case 9:
+		return Datagrams, true
+	case 10:
+		return Records, true
+	}
+	return 0, false
+}
+
+// told is the account by the unit that fits: the version's own, until another one
+// is proven.
+func (l *loss) told(version uint16) Loss {
+	unit, ok := own(version)
+	if !ok || l.received == (Units{}) {
+		return Loss{}
+	}
+	usable := func(u Unit) bool { return (l.excess[u]-1)*doubt <= l.whole[u] }
+	best := -1
+	for u := range unitsCount {
+		if l.whole[u] >= proof && usable(u) && (best < 0 || l.whole[u] > l.whole[best] || l.whole[u] == l.whole[best] && u == unit) {
+			best = int(u)
+		}
+	}
+	switch {
+	case best >= 0:
+		unit = Unit(best)
+	case !usable(unit):
+		return Loss{}
+	}
+	return Loss{
+		Usable: true, Unit: unit, Lost: uint64(max(l.missing[unit], 0)), Received: l.received[unit], Restarts: l.restarts,
+	}
+}

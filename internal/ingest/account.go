@@ -1,0 +1,191 @@
+package ingest
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"weir/internal/accounting"
+	"weir/internal/decode"
+	"weir/internal/kafka"
+)
+
+const (
+	// accountEvery is how often what was received is published.
+	accountEvery = 10 * time.Second
+	// lossFrom is how long before its start a replica reads what the others
+	// published, so that its figures begin with whole slots.
+	lossFrom = 2 * time.Minute
+	// accountOctets bounds the reports that wait for Kafka.
+	accountOctets = 8 << 20
+)
+
+// accounts is what this replica received of each export stream, and what all of
+// them did.
+type accounts struct {
+	book     *accounting.Book
+	cluster  *accounting.Cluster
+	producer *kafka.Producer // from Run on
+
+	mu      sync.Mutex // guards what follows
+	tallies []*accounting.Tally
+	shared  accounting.Tally // of whoever has none of its own
+}
+
+// tally returns a tally for one goroutine, gathered from now on.
+func (a *accounts) tally() *accounting.Tally {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t := &accounting.Tally{}
+	a.tallies = append(a.tallies, t)
+	return t
+}
+
+// open makes the producer.
+func (a *accounts) open(c Config) (err error) {
+	a.producer, err = kafka.NewProducer(c.Kafka, c.Topics.Name(kafka.Exporters), kafka.ProducerConfig{
+		Linger: c.Linger, MaxOctets: accountOctets, Compression: "snappy",
+	})
+	return err
+}
+
+// publish hands what has changed to Kafka's client.
+func (a *accounts) publish(now time.Time) {
+	a.mu.Lock()
+	tallies := append([]*accounting.Tally{&a.shared}, a.tallies...)
+	a.mu.Unlock()
+	for _, r := range a.book.Gather(now, tallies) {
+		a.producer.Produce(r.Key, r.Value, now, func(err error) { a.book.Published(r, err) })
+	}
+}
+
+// accountant publishes until ctx ends.
+func (r *Replica) accountant(ctx context.Context) error {
+	t := time.NewTicker(accountEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			r.accounts.publish(r.deps.Now())
+		}
+	}
+}
+
+// overlooker reads what all replicas published until ctx ends.
+func (r *Replica) overlooker(ctx context.Context) error {
+	tail := kafka.Tail{Since: r.deps.Now().Add(-lossFrom)}
+	take := func(records []kafka.Record) error {
+		for _, rec := range records {
+			if err := r.accounts.cluster.Take(rec.Key, rec.Value); err != nil {
+				r.metrics.poison.Inc()
+				if r.errorLog.AllowN(r.deps.Now(), 1) {
+					r.log.Warn("a record of the exporters topic is skipped", "offset", rec.Offset, "err", err)
+				}
+			}
+		}
+		return nil
+	}
+	for ctx.Err() == nil {
+		// The topic may not be there yet, or Kafka away.
+		if err := tail.Read(ctx, r.c.Kafka, r.c.Topics.Name(kafka.Exporters), take, func(error) {}); err == nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+	return nil
+}
+
+// tallied counts a message, and the sets of it that wait.
+func (w *worker) tallied(from netip.Addr, received int64, octets int) {
+	res := &w.res
+	d := w.units(from, &res.Header)
+	d.Received, d.Octets, d.Errors, d.Undecoded = received, octets, len(res.Errors), len(res.Unknown)
+	d.Units[accounting.Datagrams] = 1
+	w.tally.Add(&d)
+}
+
+// talliedLate is what a set adds whose datagram was counted before.
+func (w *worker) talliedLate(s *decode.Set) accounting.Datagram {
+	d := w.units(s.Meta.Exporter, &s.Header)
+	d.Received, d.Errors = s.Meta.Received, len(w.res.Errors)
+	return d
+}
+
+func (w *worker) units(from netip.Addr, h *decode.Header) accounting.Datagram {
+	res := &w.res
+	flows, records := uint64(len(res.Flows)), uint64(len(res.Flows)+len(res.Options))
+	d := accounting.Datagram{
+		Stream: accounting.Stream{Exporter: from, Version: h.Version, Domain: h.Domain}, Export: h.Export,
+		Sequence: h.Sequence, Sequenced: !w.session && h.Version != 1,
+		Units: accounting.Units{accounting.Flows: flows, accounting.Records: records, accounting.All: records + uint64(len(res.Templates))},
+	}
+	if h.Version != 10 {
+		d.Boot = h.Export/int64(time.Second) - int64(h.Uptime/1000)
+	}
+	if flows > 0 {
+		s := res.Flows[0]
+		d.Flow = res.Buf[s.Start:s.ValueEnd]
+	}
+	return d
+}
+
+// clusterMetrics shows what all replicas together counted: every replica shows the
+// same, so that any of them can be asked.
+type clusterMetrics struct {
+	cluster *accounting.Cluster
+
+	lost, received, last, unusable *prometheus.Desc
+}
+
+func newClusterMetrics(c *accounting.Cluster) *clusterMetrics {
+	of := []string{"exporter", "version", "domain"}
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("weir_exporters_"+name, help, labels, nil)
+	}
+	return &clusterMetrics{
+		cluster: c,
+		lost: desc("lost", "what no replica received, told by sequence numbers over all replicas, since two minutes before this one started; unit: what the exporter's numbers count",
+			append(of, "unit")...),
+		received: desc("received", "what all replicas received of the same datagrams, to compare lost with", append(of, "unit")...),
+		last:     desc("last_received_seconds", "when any replica received the last datagram, seconds since the epoch", of...),
+		unusable: desc("sequence_unusable", "export streams whose sequence numbers tell nothing of loss"),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (m *clusterMetrics) Describe(c chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{m.lost, m.received, m.last, m.unusable} {
+		c <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *clusterMetrics) Collect(c chan<- prometheus.Metric) {
+	unusable := 0
+	for i, row := range m.cluster.View() {
+		if !row.Loss.Usable {
+			unusable++
+		}
+		if i >= maxExporters || !row.Exporter.IsValid() {
+			continue
+		}
+		of := []string{row.Exporter.String(), version(row.Version), domainText(row.Domain)}
+		if !row.Last.IsZero() {
+			c <- prometheus.MustNewConstMetric(m.last, prometheus.GaugeValue, float64(row.Last.UnixMilli())/1000, of...)
+		}
+		if row.Loss.Usable {
+			of = append(of, row.Loss.Unit.String())
+			c <- prometheus.MustNewConstMetric(m.lost, prometheus.GaugeValue, float64(row.Loss.Lost), of...)
+			c <- prometheus.MustNewConstMetric(m.received, prometheus.GaugeValue, float64(row.Loss.Received), of...)
+		}
+	}
+	c <- prometheus.MustNewConstMetric(m.unusable, prometheus.GaugeValue, float64(unusable))
+}
