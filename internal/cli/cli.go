@@ -31,6 +31,7 @@ var verbs = []verb{
 	{"demo", "show the whole pipeline at work on captures of real exporters", runDemo},
 	{"decode", "print what the datagrams of a capture or of hex text hold", runDecode},
 	{"templates", "show and change the templates that the replicas share", runTemplates},
+	{"exporters", "show who sends, and what was lost on the way", runExporters},
 	{"connections", "pair the flows of a capture into connections", runConnections},
 }
 

@@ -1,161 +1,162 @@
 package cli
 
 import (
+	"bytes"
+	"context"
 	"encoding/binary"
+	"encoding/json"
+	"log/slog"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"weir/internal/broker"
+	"weir/internal/ingest"
+	"weir/internal/kafka"
 )
 
-// unordered is a conversation's protocol and ends, whoever opened it.
-func unordered(s string) string {
-	f := strings.Fields(s)
-	return f[0] + " " + min(f[1], f[2]) + " " + max(f[1], f[2])
+// v5 is a v5 datagram of n flows, after Cisco's export format.
+func v5(n int, sequence uint32, export time.Time, boot time.Time) []byte {
+	b := binary.BigEndian.AppendUint16(nil, 5)
+	b = binary.BigEndian.AppendUint16(b, uint16(n))
+	b = binary.BigEndian.AppendUint32(b, uint32(export.Sub(boot).Milliseconds()))
+	b = binary.BigEndian.AppendUint32(b, uint32(export.Unix()))
+	b = binary.BigEndian.AppendUint32(b, 0)
+	b = binary.BigEndian.AppendUint32(b, sequence)
+	b = append(b, 1, 2)               // engine type and id
+	b = append(b, 0x40, 0, 0, 0)[:24] // sampling mode 1, interval below
+	binary.BigEndian.PutUint16(b[22:], 0x4000|100)
+	for i := range n {
+		r := make([]byte, 48)
+		copy(r, []byte{192, 0, 2, byte(i), 198, 51, 100, 7})
+		binary.BigEndian.PutUint32(r[16:], 10)
+		binary.BigEndian.PutUint32(r[20:], 1000)
+		r[38] = 17
+		b = append(b, r...)
+	}
+	return b
 }
 
-// The same traffic through other exporters gives the same connections, up to what
-// each of them does not report.
-func TestScenario9OtherExportersGiveTheSameConnections(t *testing.T) {
-	ipv4Only := map[string]string{
-		"6 2001:db8::10:41000 2001:db8:1::443:443 2/620 2/1020": "",
-		"58 2001:db8::10:0 2001:db8:1::443:0 1/56 1/56":         "",
-	}
-	pmacct := map[string]string{
-		// counts no MPLS labels, and gives both directions one start: the lower port answers
-		"17 10.4.4.4:6000 10.5.5.5:6001 1/136 1/96": "17 10.5.5.5:6001 10.4.4.4:6000 1/88 1/128",
-		// counts a later fragment as the first one's
-		"17 192.0.2.80:7001 10.1.1.10:7000 none 1/1420": "17 192.0.2.80:7001 10.1.1.10:7000 none 2/1640",
-		"17 10.1.1.10:0 192.0.2.80:0 1/220 none":        "",
-	}
-	for _, x := range []struct {
-		name   string
-		differ []map[string]string // "": not reported
-		more   bool                // the capture has other traffic too
-	}{
-		{"pmacct_nfprobe_v5", []map[string]string{pmacct, ipv4Only}, false},
-		{"pmacct_nfprobe_v9", []map[string]string{pmacct}, false},
-		{"pmacct_nfprobe_v10", []map[string]string{pmacct}, false},
-		{"nfreplay_v5", []map[string]string{ipv4Only}, true},
-		{"nfreplay_v9", nil, true},
-	} {
-		path := filepath.Join("..", "..", "..", "shared", "captures", x.name+".pcap")
-		if _, err := os.Stat(path); err != nil {
-			t.Skipf("SKIPPED: no captures in ../shared: %v", err)
-		}
-		var want []string
-		known := map[string]bool{}
-		for _, s := range synth {
-			known[unordered(s)] = true
-			for _, d := range x.differ {
-				if other, is := d[s]; is {
-					s = other
-				}
-			}
-			if s != "" {
-				want = append(want, s)
-			}
-		}
-		slices.Sort(want)
-		list, _ := connectionsOf(t, "--pcap", path)
-		got := texts(list)
-		if x.more {
-			got = slices.DeleteFunc(got, func(s string) bool { return !known[unordered(s)] })
-		}
-		if d := cmp.Diff(want, got); d != "" {
-			t.Errorf("%s (-want +got):\n%s", x.name, d)
-		}
-	}
-}
-
-// synSenders are who sent a SYN without ACK in a pcap file of Ethernet frames:
-// ends of the conversation → its sender.
-func synSenders(t *testing.T, path string) map[string]string {
-	t.Helper()
-	b, err := os.ReadFile(path)
+// Two replicas between which a balancer takes turns see gaps that are not there;
+// what no replica received is told, and nothing else.
+func TestExportersShowsWhatNoReplicaReceived(t *testing.T) {
+	b, err := broker.Start("127.0.0.1:0", false)
 	if err != nil {
-		t.Skipf("SKIPPED: no captures in ../shared: %v", err)
+		t.Fatal(err)
 	}
-	senders := map[string]string{}
-	for b = b[24:]; len(b) >= 16; {
-		n := int(binary.LittleEndian.Uint32(b[8:]))
-		frame := b[16 : 16+n]
-		b = b[16+n:]
-		kind, p := binary.BigEndian.Uint16(frame[12:]), frame[14:]
-		for kind == 0x8100 {
-			kind, p = binary.BigEndian.Uint16(p[2:]), p[4:]
-		}
-		var src, dst netip.Addr
-		switch {
-		case kind == 0x0800 && p[9] == 6 && binary.BigEndian.Uint16(p[6:])&0x1fff == 0:
-			src, dst = netip.AddrFrom4([4]byte(p[12:])), netip.AddrFrom4([4]byte(p[16:]))
-			p = p[4*(p[0]&15):]
-		case kind == 0x86dd && p[6] == 6:
-			src, dst = netip.AddrFrom16([16]byte(p[8:])), netip.AddrFrom16([16]byte(p[24:]))
-			p = p[40:]
-		default:
-			continue
-		}
-		if p[13]&0x12 != 2 {
-			continue
-		}
-		a, z := netip.AddrPortFrom(src, binary.BigEndian.Uint16(p)), netip.AddrPortFrom(dst, binary.BigEndian.Uint16(p[2:]))
-		senders[min(a.String(), z.String())+" "+max(a.String(), z.String())] = a.String()
+	t.Cleanup(b.Close)
+	t.Setenv("KAFKA_BROKERS", b.Addr())
+	t.Setenv("TOPIC_PREFIX", "t.")
+	exporters := func(args ...string) (code int, out, errOut string) {
+		var o, e bytes.Buffer
+		code = Main(append([]string{"exporters"}, args...), nil, &o, &e)
+		return code, o.String(), e.String()
 	}
-	return senders
+	if code, _, errOut := exporters(); code != 1 || !strings.Contains(errOut, "t.exporters") {
+		t.Errorf("without the topic: want code 1 and its name, got %d and %q", code, errOut)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var replicas []*ingest.Replica
+	ended := make(chan error, 2)
+	for _, name := range []string{"one", "two"} {
+		r, err := ingest.New(ingest.Config{
+			Replica: name, Flush: 5 * time.Second, Linger: time.Millisecond,
+			Kafka:  kafka.Config{Brokers: []string{b.Addr()}, ClientID: "test", SessionTimeout: 10 * time.Second},
+			Topics: kafka.TopicConfig{Prefix: "t.", Mode: "create", Partitions: 2, Replication: 1, FlowsRetention: time.Hour, ConnRetention: time.Hour},
+		}, ingest.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		replicas = append(replicas, r)
+		go func() { ended <- r.Run(ctx) }()
+	}
+	now := time.Now().Truncate(10 * time.Second).Add(-time.Minute)
+	boot := now.Add(-time.Hour)
+	router := netip.MustParseAddrPort("192.0.2.254:2055")
+	silent := netip.MustParseAddrPort("[2001:db8::1]:2055")
+	sequence := uint32(4_294_967_290) // wraps
+	for i := range 50 {
+		at := now.Add(time.Duration(i) * time.Second)
+		n := 3 + i%4
+		if i != 17 && i != 30 { // 3+1 and 3+2 flows; the second is the first of a slot
+			replicas[i%2].Receive(v5(n, sequence, at, boot), router, at)
+		}
+		sequence += uint32(n)
+	}
+	at := now.Add(-time.Hour)
+	replicas[0].Receive(v5(1, 7, at, boot), silent, at)
+	cancel()
+	for range replicas {
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	code, out, errOut := exporters()
+	if code != 0 || !strings.Contains(errOut, "2 export streams in the last 1h") {
+		t.Fatalf("exit code %d: %s%s", code, out, errOut)
+	}
+	for _, want := range []string{"9 flows (4.04 %)", "1:100 (header)", "one two"} { // sent: 12 turns of 3+4+5+6, then 3 and 4: 223
+		if !strings.Contains(out, want) {
+			t.Errorf("want %q in\n%s", want, out)
+		}
+	}
+	code, out, errOut = exporters("--json")
+	var got []exporterLine
+	for d := json.NewDecoder(strings.NewReader(out)); d.More(); {
+		var l exporterLine
+		if err := d.Decode(&l); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, l)
+	}
+	lost, none := uint64(9), uint64(0)
+	want := []exporterLine{
+		{Exporter: "192.0.2.254", Datagrams: 48, Flows: 214, Octets: 48*24 + 214*48, Lost: &lost, Of: 223, Replicas: []string{"one", "two"}},
+		{Exporter: "2001:db8::1", Datagrams: 1, Flows: 1, Octets: 72, Lost: &none, Of: 1, Replicas: []string{"one"}},
+	}
+	for i := range want {
+		w := &want[i]
+		w.Version, w.Domain, w.Unit, w.SamplingRate, w.SamplingSource = 5, 258, "flows", 100, "header"
+	}
+	want[0].First, want[0].Last, want[0].FlowsPerSecond = instant(now.UnixNano()), instant(now.Add(49*time.Second).UnixNano()), 0
+	want[1].First, want[1].Last = instant(at.UnixNano()), instant(at.UnixNano())
+	if len(got) == 2 && got[0].FlowsPerSecond != 0 {
+		// 40 s are whole: 10 turns of 18, less 4 and 5.
+		want[0].FlowsPerSecond = (180 - 9) / 40.
+	}
+	if diff := cmp.Diff(want, got, cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".last" || p.Last().String() == ".template" }, cmp.Ignore())); code != 0 || diff != "" {
+		t.Errorf("exit code %d, %s; (-want +got)\n%s", code, errOut, diff)
+	}
+
+	code, out, errOut = exporters("--silent", "30m")
+	if code != 0 || !strings.Contains(out, "2001:db8::1") || strings.Contains(out, "192.0.2.254") || !strings.Contains(errOut, "1 export streams are silent for 30m") {
+		t.Errorf("silent for 30 m: exit code %d\n%s%s", code, out, errOut)
+	}
+	if code, out, errOut = exporters("--silent", "24h"); code != 0 || out != "" || !strings.Contains(errOut, "no exporter is silent") {
+		t.Errorf("silent for a day: exit code %d\n%s%s", code, out, errOut)
+	}
 }
 
-// Of each TCP session of the traffic there is one connection, and its initiator is
-// who sent the SYN.
-func TestScenario9InitiatorsAreTheSendersOfTheSYNs(t *testing.T) {
-	shared := filepath.Join("..", "..", "..", "shared", "captures")
-	for _, x := range []struct {
-		traffic string
-		exports []string
-		v4      bool
+func TestExportersSaysWhatIsWrong(t *testing.T) {
+	t.Setenv("KAFKA_BROKERS", "")
+	for _, tt := range []struct {
+		args []string
+		want string
 	}{
-		{"synth.pcap", []string{"softflowd_v9_synth_adj", "softflowd_v10_synth_adj", "pmacct_nfprobe_v9", "pmacct_nfprobe_v10", "nfreplay_v9"}, false},
-		{"synth.pcap", []string{"softflowd_v1_synth_adj", "softflowd_v5_synth_adj", "pmacct_nfprobe_v5", "nfreplay_v5"}, true},
-		{"big.pcap", []string{"softflowd_v9_big", "softflowd_v10_big"}, false},
+		{[]string{"x"}, "want no arguments"},
+		{[]string{"--silent", "-5m"}, "--silent: want more"},
+		{[]string{"--since", "-5m"}, "--since: want 0s or more"},
+		{[]string{"--silent", "five"}, "five"},
+		{nil, "KAFKA_BROKERS"},
 	} {
-		senders := synSenders(t, filepath.Join(shared, "inputs", x.traffic))
-		if x.v4 {
-			for k := range senders {
-				if strings.Contains(k, "[") {
-					delete(senders, k)
-				}
-			}
-		}
-		if len(senders) < 10 {
-			t.Fatalf("%s: %d TCP sessions with a SYN: too few", x.traffic, len(senders))
-		}
-		for _, name := range x.exports {
-			list, _ := connectionsOf(t, "--pcap", filepath.Join(shared, name+".pcap"))
-			right, seen := 0, map[string]int{}
-			for _, c := range list {
-				if c.Protocol != 6 {
-					continue
-				}
-				a := netip.AddrPortFrom(netip.MustParseAddr(c.Initiator.Address), uint16(c.Initiator.Port)).String()
-				z := netip.AddrPortFrom(netip.MustParseAddr(c.Responder.Address), uint16(c.Responder.Port)).String()
-				k := min(a, z) + " " + max(a, z)
-				if senders[k] == "" {
-					continue // a session that began before the capture
-				}
-				if seen[k]++; senders[k] == a {
-					right++
-				} else {
-					t.Errorf("%s: %s: the SYN is from %s, the initiator %s (%s)", name, k, senders[k], a, c.Method)
-				}
-			}
-			if right != len(senders) || len(seen) != len(senders) {
-				t.Errorf("%s: %d connections with the right initiator for %d sessions, %d of which are there", name, right, len(senders), len(seen))
-			}
-			t.Logf("%s: %d TCP sessions with a SYN, all with the right initiator", name, len(senders))
+		var out, errOut bytes.Buffer
+		if code := Main(append([]string{"exporters"}, tt.args...), nil, &out, &errOut); code != 2 || !strings.Contains(errOut.String(), tt.want) {
+			t.Errorf("weir exporters %v: want code 2 and %q, got %d and %q", tt.args, tt.want, code, errOut.String())
 		}
 	}
 }

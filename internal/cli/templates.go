@@ -138,9 +138,10 @@ func exporterAddress(s string) (netip.Addr, error) {
 
 // A templatesTopic is the topic of exporter state, for an operator.
 type templatesTopic struct {
-	c        kafka.Config
-	topic    string
-	operator string
+	c         kafka.Config
+	topic     string
+	exporters string // the topic of what was received of them
+	operator  string
 }
 
 // kafkaSettings say where the topics are.
@@ -163,7 +164,7 @@ func openTemplatesTopic() (*templatesTopic, error) {
 	if u, err := user.Current(); err == nil {
 		name += " " + u.Username
 	}
-	return &templatesTopic{c.Kafka, c.Topics.Name(kafka.Templates), name}, nil
+	return &templatesTopic{c.Kafka, c.Topics.Name(kafka.Templates), c.Topics.Name(kafka.Exporters), name}, nil
 }
 
 // entries are what the topic says now, in order of exporter, domain, template.

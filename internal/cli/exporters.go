@@ -1,0 +1,257 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"weir/internal/accounting"
+	"weir/internal/kafka"
+)
+
+const exportersAbout = `Shows who sends, what all replicas together received of it, and what they did
+not: one line for each exporter, version and observation domain, from the topics
+PREFIXexporters and PREFIXtemplates.
+
+Lost is told by sequence numbers, in whatever the exporter counts by them. The
+replicas publish every 10 s. Templates: how many are known, and how long ago the
+last one came. Flows per second are those of the last minute.
+
+Kafka is reached as by ingest: KAFKA_BROKERS, KAFKA_TLS…, TOPIC_PREFIX.
+
+exit code: 0 done; 1 Kafka or a topic is not there; 2 wrong usage`
+
+// runExporters is the verb exporters.
+func runExporters(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	f := newFlags("exporters", "[flag]...", exportersAbout)
+	o := &exportersView{stdout: stdout, stderr: stderr}
+	f.DurationVar(&o.silent, "silent", 0, "only those from which nothing came for `DURATION` (5m); reads the whole topic, a week")
+	f.DurationVar(&o.since, "since", time.Hour, "those of the last `DURATION`, and what was lost in it; 0: all that is on the topic")
+	f.BoolVar(&o.json, "json", false, "print JSON Lines")
+	rest, code, ok := f.parse(args, stdout, stderr)
+	switch {
+	case !ok:
+		return code
+	case len(rest) > 0:
+		return f.wrong(stderr, fmt.Sprintf("want no arguments, got %q", rest[0]))
+	case o.silent < 0:
+		return f.wrong(stderr, "--silent: want more than 0s")
+	case o.since < 0:
+		return f.wrong(stderr, "--since: want 0s or more")
+	}
+	if o.silent > 0 && !f.given("since") {
+		o.since = 0
+	}
+	topic, err := openTemplatesTopic()
+	if err != nil {
+		tell(stderr, "weir exporters: settings:\n%v", err)
+		return exitUsage
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := o.run(ctx, topic, time.Now()); err != nil {
+		if brokenPipe(err) {
+			return exitDone
+		}
+		tell(stderr, "weir exporters: %v", err)
+		return exitFailed
+	}
+	return exitDone
+}
+
+// exportersView is what is shown of exporters.
+type exportersView struct {
+	silent, since  time.Duration
+	json           bool
+	stdout, stderr io.Writer
+}
+
+// An exporterLine is a line of output.
+type exporterLine struct {
+	Exporter       string   `json:"exporter"` // "other": all beyond the bound
+	Name           string   `json:"name,omitempty"`
+	Site           string   `json:"site,omitempty"`
+	Version        uint16   `json:"version"`
+	Domain         uint32   `json:"domain"`
+	First          string   `json:"first_seen"`
+	Last           string   `json:"last_seen"`
+	Datagrams      uint64   `json:"datagrams"`
+	Flows          uint64   `json:"flows"`
+	Octets         uint64   `json:"octets"`
+	Errors         uint64   `json:"errors"`
+	Undecoded      uint64   `json:"undecoded_sets"`
+	FlowsPerSecond float64  `json:"flows_per_second"`
+	Lost           *uint64  `json:"lost"` // null: sequence numbers tell nothing
+	Of             uint64   `json:"of,omitempty"`
+	Unit           string   `json:"lost_unit,omitempty"`
+	Restarts       int      `json:"restarts"`
+	Templates      int      `json:"templates"`
+	TemplateAge    *float64 `json:"template_age_seconds,omitempty"`
+	SamplingRate   uint64   `json:"sampling_rate"` // 0: unknown
+	SamplingSource string   `json:"sampling_source,omitempty"`
+	Replicas       []string `json:"replicas"`
+
+	last, template time.Time
+}
+
+// knownTemplates are the definitions of a stream.
+type knownTemplates struct {
+	n    int
+	last time.Time
+}
+
+// run prints what the topics say at the instant now.
+func (o *exportersView) run(ctx context.Context, topic *templatesTopic, now time.Time) error {
+	cluster, bad := accounting.NewCluster(), 0
+	tail := kafka.Tail{Once: true, Start: o.since == 0}
+	if o.since > 0 {
+		tail.Since = now.Add(-o.since)
+	}
+	name := topic.exporters
+	err := tail.Read(ctx, topic.c, name, func(records []kafka.Record) error {
+		for _, r := range records {
+			if cluster.Take(r.Key, r.Value) != nil {
+				bad++
+			}
+		}
+		return nil
+	}, func(err error) { tell(o.stderr, "weir exporters: %v", err) })
+	if err != nil {
+		return err
+	}
+	if bad > 0 {
+		tell(o.stderr, "weir exporters: %d records of %s cannot be read", bad, name)
+	}
+	entries, err := topic.entries(ctx, &templatesFlags{}, o.stderr)
+	if err != nil {
+		return err
+	}
+	known := map[accounting.Stream]knownTemplates{}
+	for _, e := range entries {
+		if e.Template == nil {
+			continue
+		}
+		s := accounting.Stream{Exporter: e.Exporter, Version: uint16(e.State.GetVersion()), Domain: e.State.GetDomain()}
+		k := known[s]
+		k.n++
+		if at := time.Unix(0, e.State.GetReceivedNs()); at.After(k.last) {
+			k.last = at
+		}
+		known[s] = k
+	}
+	var lines []exporterLine
+	for _, r := range cluster.View() {
+		if r.Last.IsZero() || now.Sub(r.Last) < o.silent { // only slots, no summary: it was read from the middle
+			continue
+		}
+		lines = append(lines, exporterLineOf(&r, known[r.Stream], now))
+	}
+	return o.print(lines, now)
+}
+
+func exporterLineOf(r *accounting.Row, known knownTemplates, now time.Time) exporterLine {
+	l := exporterLine{
+		Exporter: "other", Name: r.Name, Site: r.Site, Version: r.Version, Domain: r.Domain, First: instant(r.First.UnixNano()), Last: instant(r.Last.UnixNano()),
+		Datagrams: r.Received[accounting.Datagrams], Flows: r.Received[accounting.Flows], Octets: r.Octets, Errors: r.Errors, Undecoded: r.Undecoded,
+		Restarts: r.Loss.Restarts, Templates: known.n, SamplingRate: r.SamplingRate, Replicas: r.Replicas, last: r.Last, template: known.last,
+	}
+	if r.Exporter.IsValid() {
+		l.Exporter = r.Exporter.String()
+	}
+	if now.Sub(r.Last) < time.Minute {
+		l.FlowsPerSecond = r.FlowsPerSecond
+	}
+	if r.SamplingRate != 0 {
+		l.SamplingSource = strings.ToLower(short(r.SamplingSource.String(), "SAMPLING_SOURCE_"))
+	}
+	if r.Loss.Usable {
+		l.Lost, l.Of, l.Unit = &r.Loss.Lost, r.Loss.Lost+r.Loss.Received, r.Loss.Unit.String()
+	}
+	if known.n > 0 {
+		age := now.Sub(known.last).Seconds()
+		l.TemplateAge = &age
+	}
+	return l
+}
+
+func (o *exportersView) print(lines []exporterLine, now time.Time) error {
+	if o.json {
+		for i := range lines {
+			b, err := json.Marshal(&lines[i])
+			if err != nil {
+				return err
+			}
+			if _, err := fmt.Fprintf(o.stdout, "%s\n", b); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(lines) > 0 {
+		w := tabwriter.NewWriter(o.stdout, 0, 0, 2, ' ', 0)
+		tell(w, "exporter\tname\tversion\tdomain\tfirst seen\tlast seen\tdatagrams\tflows\tflows/s\tlost\ttemplates\tsampling\treplicas")
+		for i := range lines {
+			l := &lines[i]
+			tell(w, "%s\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%.1f\t%s\t%s\t%s\t%s", l.Exporter, dash(l.Name), l.Version, l.Domain, l.First, ago(now, l.last),
+				l.Datagrams, l.Flows, l.FlowsPerSecond, l.lostCell(), l.templatesCell(now), l.samplingCell(), strings.Join(l.Replicas, " "))
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case o.silent > 0 && len(lines) == 0:
+		tell(o.stderr, "no exporter is silent for %v", o.silent)
+	case o.silent > 0:
+		tell(o.stderr, "%d export streams are silent for %v or longer", len(lines), o.silent)
+	case o.since > 0:
+		tell(o.stderr, "%d export streams in the last %v", len(lines), o.since)
+	default:
+		tell(o.stderr, "%d export streams", len(lines))
+	}
+	return nil
+}
+
+func (l *exporterLine) lostCell() string {
+	switch {
+	case l.Lost == nil:
+		return "unknown"
+	case *l.Lost == 0:
+		return "0"
+	}
+	return fmt.Sprintf("%d %s (%.2f %%)", *l.Lost, l.Unit, 100*float64(*l.Lost)/float64(l.Of))
+}
+
+func (l *exporterLine) templatesCell(now time.Time) string {
+	if l.Templates == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d, %s", l.Templates, ago(now, l.template))
+}
+
+func (l *exporterLine) samplingCell() string {
+	if l.SamplingRate == 0 {
+		return "unknown"
+	}
+	return fmt.Sprintf("1:%d (%s)", l.SamplingRate, l.SamplingSource)
+}
+
+// dash is a text from outside for a cell.
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return quoted(s)
+}
+
+// ago is how long ago something was.
+func ago(now, at time.Time) string {
+	return now.Sub(at).Round(time.Second).String() + " ago"
+}
