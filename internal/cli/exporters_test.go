@@ -74,6 +74,17 @@ func TestExportersShowsWhatNoReplicaReceived(t *testing.T) {
 		replicas = append(replicas, r)
 		go func() { ended <- r.Run(ctx) }()
 	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for _, r := range replicas {
+		for r.Ready() != nil {
+			select {
+			case <-tick.C:
+			case <-t.Context().Done():
+				t.Fatal(r.Ready())
+			}
+		}
+	}
 	now := time.Now().Truncate(10 * time.Second).Add(-time.Minute)
 	boot := now.Add(-time.Hour)
 	router := netip.MustParseAddrPort("192.0.2.254:2055")
