@@ -52,13 +52,19 @@ func (a *accounts) open(c Config) (err error) {
 	return err
 }
 
-// publish hands what has changed to Kafka's client.
-func (a *accounts) publish(now time.Time) {
+// account hands what has changed to Kafka's client.
+func (r *Replica) account(now time.Time) {
+	a := &r.accounts
 	a.mu.Lock()
 	tallies := append([]*accounting.Tally{&a.shared}, a.tallies...)
 	a.mu.Unlock()
-	for _, r := range a.book.Gather(now, tallies) {
-		a.producer.Produce(r.Key, r.Value, now, func(err error) { a.book.Published(r, err) })
+	for _, rep := range a.book.Gather(now, tallies) {
+		a.producer.Produce(rep.Key, rep.Value, now, func(err error) {
+			a.book.Published(rep, err)
+			if err != nil && r.errorLog.AllowN(r.deps.Now(), 1) {
+				r.log.Warn("what was counted of an exporter could not be published; it will be tried again", "err", err)
+			}
+		})
 	}
 }
 
@@ -71,7 +77,7 @@ func (r *Replica) accountant(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			r.accounts.publish(r.deps.Now())
+			r.account(r.deps.Now())
 		}
 	}
 }

@@ -391,7 +391,7 @@ func (r *Replica) finish(producer *kafka.Producer, late *undecoded) {
 		r.log.Warn("data sets are lost whose template did not come and that kafka did not take", "sets", n, "octets", octets, "err", err)
 	}
 	late.producer.Close()
-	r.accounts.publish(r.deps.Now())
+	r.account(r.deps.Now())
 	if err := r.accounts.producer.Flush(ctx); err != nil {
 		r.log.Warn("what was counted of exporters is not all published: it will seem lost", "err", err)
 	}

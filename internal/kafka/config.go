@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 	"golang.org/x/time/rate"
@@ -32,10 +33,11 @@ type Config struct {
 	TLSKeyFile    string `env:"TLS_KEY_FILE" unit:"path" help:"PEM key of KAFKA_TLS_CERT_FILE"`
 	TLSServerName string `env:"TLS_SERVER_NAME" help:"name expected in the brokers' certificates; default: the host dialled"`
 
-	SASLMechanism      string `env:"SASL_MECHANISM" help:"plain, scram-sha-256 or scram-sha-512; empty: none"`
+	SASLMechanism      string `env:"SASL_MECHANISM" help:"plain, scram-sha-256, scram-sha-512 or oauthbearer; empty: none"`
 	SASLUsername       string `env:"SASL_USERNAME" help:"user of the SASL mechanism"`
 	SASLPasswordFile   string `env:"SASL_PASSWORD_FILE" unit:"path" help:"file that holds the password; read anew for each connection"`
-	SASLPlaintextAllow bool   `env:"SASL_ALLOW_PLAINTEXT" envDefault:"false" help:"let SASL plain send the password without TLS"`
+	SASLTokenFile      string `env:"SASL_TOKEN_FILE" unit:"path" help:"file that holds the token of oauthbearer; read anew for each connection, and whenever the broker asks for a new one"`
+	SASLPlaintextAllow bool   `env:"SASL_ALLOW_PLAINTEXT" envDefault:"false" help:"let SASL plain and oauthbearer send the password or token without TLS"`
 
 	// Metrics, when set, gets the clients' own metrics (weir_kafka_*), one
 	// client_id label value per client.
@@ -69,8 +71,22 @@ func (c Config) Validate() error {
 func (c *Config) validateSASL() (errs []error) {
 	switch strings.ToLower(c.SASLMechanism) {
 	case "", "none":
+		if c.SASLUsername != "" || c.SASLPasswordFile != "" || c.SASLTokenFile != "" {
+			errs = append(errs, errors.New("KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD_FILE or KAFKA_SASL_TOKEN_FILE is set, KAFKA_SASL_MECHANISM is not: want "+mechanisms))
+		}
+		return errs
+	case "oauthbearer":
+		if !c.TLS && !c.SASLPlaintextAllow {
+			errs = append(errs, errors.New("KAFKA_SASL_MECHANISM=oauthbearer without TLS shows the token on the network: set KAFKA_TLS=true, or KAFKA_SASL_ALLOW_PLAINTEXT=true if that is meant"))
+		}
 		if c.SASLUsername != "" || c.SASLPasswordFile != "" {
-			errs = append(errs, errors.New("KAFKA_SASL_USERNAME or KAFKA_SASL_PASSWORD_FILE is set, KAFKA_SASL_MECHANISM is not: want plain, scram-sha-256 or scram-sha-512"))
+			errs = append(errs, errors.New("KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD_FILE have no effect with KAFKA_SASL_MECHANISM=oauthbearer: the token says who it is"))
+		}
+		if c.SASLTokenFile == "" {
+			return append(errs, errors.New("KAFKA_SASL_TOKEN_FILE is empty: KAFKA_SASL_MECHANISM=oauthbearer needs the path of a file with the token"))
+		}
+		if _, err := secret("KAFKA_SASL_TOKEN_FILE", c.SASLTokenFile, "token"); err != nil {
+			errs = append(errs, err)
 		}
 		return errs
 	case "plain":
@@ -79,37 +95,44 @@ func (c *Config) validateSASL() (errs []error) {
 		}
 	case "scram-sha-256", "scram-sha-512":
 	default:
-		errs = append(errs, fmt.Errorf("KAFKA_SASL_MECHANISM=%q: want plain, scram-sha-256 or scram-sha-512", c.SASLMechanism))
+		errs = append(errs, fmt.Errorf("KAFKA_SASL_MECHANISM=%q: want %s", c.SASLMechanism, mechanisms))
+	}
+	if c.SASLTokenFile != "" {
+		errs = append(errs, fmt.Errorf("KAFKA_SASL_TOKEN_FILE has no effect with KAFKA_SASL_MECHANISM=%s: want KAFKA_SASL_PASSWORD_FILE", c.SASLMechanism))
 	}
 	if c.SASLUsername == "" {
 		errs = append(errs, fmt.Errorf("KAFKA_SASL_USERNAME is empty: KAFKA_SASL_MECHANISM=%s needs one", c.SASLMechanism))
 	}
 	if c.SASLPasswordFile == "" {
 		errs = append(errs, fmt.Errorf("KAFKA_SASL_PASSWORD_FILE is empty: KAFKA_SASL_MECHANISM=%s needs the path of a file with the password", c.SASLMechanism))
-	} else if _, err := c.password(); err != nil {
+	} else if _, err := secret("KAFKA_SASL_PASSWORD_FILE", c.SASLPasswordFile, "password"); err != nil {
 		errs = append(errs, err)
 	}
 	return errs
 }
 
-// password reads the password file; a line end at its end is not part of it.
-func (c *Config) password() (string, error) {
-	b, err := os.ReadFile(c.SASLPasswordFile)
+// secret reads the file that a variable names; a line end at its end is not part of
+// it.
+func secret(variable, path, what string) (string, error) {
+	b, err := os.ReadFile(path)
 	if err != nil {
-		return "", fmt.Errorf("KAFKA_SASL_PASSWORD_FILE: %w", err)
+		return "", fmt.Errorf("%s: %w", variable, err)
 	}
-	p := strings.TrimRight(string(b), "\r\n")
-	if p == "" {
-		return "", fmt.Errorf("KAFKA_SASL_PASSWORD_FILE: %s is empty: want the password", c.SASLPasswordFile)
+	s := strings.TrimRight(string(b), "\r\n")
+	if s == "" {
+		return "", fmt.Errorf("%s: %s is empty: want the %s", variable, path, what)
 	}
-	return p, nil
+	return s, nil
 }
 
-// mechanism returns the SASL mechanism, nil for none. The password is read for
-// each connection, so that it can be changed without a restart.
+// mechanisms are those of SASL.
+const mechanisms = "plain, scram-sha-256, scram-sha-512 or oauthbearer"
+
+// mechanism returns the SASL mechanism, nil for none. The password or token is
+// read for each connection, so that it can be changed without a restart.
 func (c *Config) mechanism() sasl.Mechanism {
 	auth := func(context.Context) (user, password string, err error) {
-		password, err = c.password()
+		password, err = secret("KAFKA_SASL_PASSWORD_FILE", c.SASLPasswordFile, "password")
 		return c.SASLUsername, password, err
 	}
 	scramAuth := func(ctx context.Context) (scram.Auth, error) {
@@ -126,6 +149,11 @@ func (c *Config) mechanism() sasl.Mechanism {
 		return scram.Sha256(scramAuth)
 	case "scram-sha-512":
 		return scram.Sha512(scramAuth)
+	case "oauthbearer":
+		return oauth.Oauth(func(context.Context) (oauth.Auth, error) {
+			token, err := secret("KAFKA_SASL_TOKEN_FILE", c.SASLTokenFile, "token")
+			return oauth.Auth{Token: token}, err
+		})
 	default:
 		return nil
 	}

@@ -82,6 +82,15 @@ func TestAMistakeInTheConfigIsNamedByVariableAndValue(t *testing.T) {
 		{"a key without certificate", func(c *Config) { c.TLS, c.TLSKeyFile = true, noPEM }, []string{"KAFKA_TLS_CERT_FILE"}},
 		{"a certificate that is no PEM", func(c *Config) { c.TLS, c.TLSCertFile, c.TLSKeyFile = true, noPEM, noPEM }, []string{"KAFKA_TLS_CERT_FILE=" + noPEM}},
 		{"an unknown mechanism", func(c *Config) { c.SASLMechanism = "gssapi" }, []string{`KAFKA_SASL_MECHANISM="gssapi"`, "scram-sha-512", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD_FILE"}},
+		{"oauthbearer without TLS", func(c *Config) { c.SASLMechanism, c.SASLTokenFile = "oauthbearer", noPEM }, []string{"token on the network", "KAFKA_TLS=true", "KAFKA_SASL_ALLOW_PLAINTEXT"}},
+		{"oauthbearer without token", func(c *Config) { c.TLS, c.SASLMechanism = true, "OAUTHBEARER" }, []string{"KAFKA_SASL_TOKEN_FILE is empty"}},
+		{"an empty token, and a user", func(c *Config) {
+			c.TLS, c.SASLMechanism, c.SASLTokenFile, c.SASLUsername = true, "oauthbearer", empty, "weir"
+		}, []string{empty, "want the token", "KAFKA_SASL_USERNAME"}},
+		{"a token for another mechanism", func(c *Config) {
+			c.SASLMechanism, c.SASLUsername, c.SASLPasswordFile, c.SASLTokenFile = "scram-sha-256", "weir", noPEM, noPEM
+		}, []string{"KAFKA_SASL_TOKEN_FILE has no effect"}},
+		{"a token without mechanism", func(c *Config) { c.SASLTokenFile = noPEM }, []string{"KAFKA_SASL_MECHANISM is not", "oauthbearer"}},
 		{"a user without mechanism", func(c *Config) { c.SASLUsername = "weir" }, []string{"KAFKA_SASL_MECHANISM"}},
 		{"plain without TLS", func(c *Config) { c.SASLMechanism, c.SASLUsername, c.SASLPasswordFile = "plain", "weir", noPEM }, []string{"KAFKA_TLS=true", "KAFKA_SASL_ALLOW_PLAINTEXT"}},
 		{"a password file that is empty", func(c *Config) { c.SASLMechanism, c.SASLUsername, c.SASLPasswordFile = "SCRAM-SHA-256", "weir", empty }, []string{"KAFKA_SASL_PASSWORD_FILE", empty}},

@@ -92,7 +92,10 @@ func (e *ensurer) pass(ctx context.Context) (wait, err error) {
 		return nil, nil
 	}
 	found, err := e.adm.ListTopics(ctx, names...)
-	if err != nil {
+	switch {
+	case errors.Is(err, kerr.TopicAuthorizationFailed):
+		return fmt.Errorf("kafka lets this user not see (Describe) or not create topics among %s: %w", strings.Join(names, ", "), err), nil
+	case err != nil:
 		return fmt.Errorf("kafka at %s does not answer: %w", strings.Join(e.c.Brokers, ","), err), nil
 	}
 	var waits, errs []error

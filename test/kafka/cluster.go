@@ -36,10 +36,14 @@ const Nodes = 3
 
 // A Cluster is three combined broker and controller nodes.
 type Cluster struct {
+	// CAFile is what signed the brokers' certificates, of a cluster that wants TLS.
+	CAFile string
+
 	dir, lib string
 	ports    [Nodes]int // of the brokers
 	nodes    [Nodes]*exec.Cmd
 	brokers  []string
+	admin    []kgo.Opt // how its administrator reaches it
 }
 
 // jars fetches Kafka once and returns the folder.
@@ -83,12 +87,25 @@ func FreePorts(n int) (ports []int, err error) {
 // what they said is shown if it failed. Without Java and Maven it skips the test.
 func New(ctx context.Context, t testing.TB) *Cluster {
 	t.Helper()
+	return start(ctx, t, nil)
+}
+
+// NewSecure is New for nodes that only take TLS with SCRAM-SHA-512 or OAUTHBEARER
+// (unsigned tokens), and let nobody but the user admin do what no ACL allows.
+// users are the names and passwords of SCRAM; admin has to be among them.
+func NewSecure(ctx context.Context, t testing.TB, users map[string]string) *Cluster {
+	t.Helper()
+	return start(ctx, t, users)
+}
+
+func start(ctx context.Context, t testing.TB, users map[string]string) *Cluster {
+	t.Helper()
 	for _, tool := range []string{"java", "mvn"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("SKIPPED: no real Kafka without %s: %v", tool, err)
 		}
 	}
-	c, err := format(ctx, t.TempDir())
+	c, err := format(ctx, t.TempDir(), users)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +142,7 @@ func Start(ctx context.Context, t testing.TB) *Cluster {
 // Own reports whether the nodes may be killed.
 func (c *Cluster) Own() bool { return c.lib != "" }
 
-func format(ctx context.Context, dir string) (*Cluster, error) {
+func format(ctx context.Context, dir string, users map[string]string) (*Cluster, error) {
 	lib, err := jars(ctx)
 	if err != nil {
 		return nil, err
@@ -146,15 +163,27 @@ func format(ctx context.Context, dir string) (*Cluster, error) {
 		voters = append(voters, fmt.Sprintf("%d@127.0.0.1:%d", i+1, ports[Nodes+i]))
 	}
 	for i := range Nodes {
+		listener, guarded := "PLAINTEXT", ""
+		if users != nil {
+			listener = "SASL_SSL"
+			if guarded, err = c.guard(users["admin"]); err != nil {
+				return nil, err
+			}
+		}
+		controllers := "PLAINTEXT"
+		if users != nil {
+			controllers = "SSL"
+		}
 		properties := fmt.Sprintf(`process.roles=broker,controller
-node.id=%d
-controller.quorum.voters=%s
-listeners=PLAINTEXT://127.0.0.1:%d,CONTROLLER://127.0.0.1:%d
-advertised.listeners=PLAINTEXT://127.0.0.1:%d
+node.id=%[1]d
+controller.quorum.voters=%[2]s
+listeners=%[7]s://127.0.0.1:%[3]d,CONTROLLER://127.0.0.1:%[4]d
+advertised.listeners=%[7]s://127.0.0.1:%[3]d
 controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
-log.dirs=%s
+inter.broker.listener.name=%[7]s
+listener.security.protocol.map=CONTROLLER:%[8]s,%[7]s:%[7]s
+%[6]s
+log.dirs=%[5]s
 auto.create.topics.enable=false
 default.replication.factor=3
 min.insync.replicas=2
@@ -170,7 +199,7 @@ broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 log.cleaner.backoff.ms=500
 unclean.leader.election.enable=false
-`, i+1, strings.Join(voters, ","), ports[i], ports[Nodes+i], ports[i], filepath.Join(dir, fmt.Sprintf("d%d", i+1)))
+`, i+1, strings.Join(voters, ","), ports[i], ports[Nodes+i], filepath.Join(dir, fmt.Sprintf("d%d", i+1)), guarded, listener, controllers)
 		if err := os.WriteFile(c.properties(i), []byte(properties), 0o644); err != nil {
 			return nil, err
 		}
@@ -180,7 +209,11 @@ unclean.leader.election.enable=false
 		return nil, fmt.Errorf("cluster id: %w", err)
 	}
 	for i := range Nodes {
-		if out, err := c.java(ctx, "kafka.tools.StorageTool", "format", "-t", strings.TrimSpace(string(id)), "-c", c.properties(i)).CombinedOutput(); err != nil {
+		args := []string{"kafka.tools.StorageTool", "format", "-t", strings.TrimSpace(string(id)), "-c", c.properties(i)}
+		for name, password := range users {
+			args = append(args, "--add-scram", fmt.Sprintf("SCRAM-SHA-512=[name=%s,password=%s]", name, password))
+		}
+		if out, err := c.java(ctx, args...).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("format: %w\n%s", err, out)
 		}
 	}
@@ -227,7 +260,7 @@ func (c *Cluster) Brokers() []string { return c.brokers }
 // WaitUp waits until n brokers are registered.
 func (c *Cluster) WaitUp(ctx context.Context, t testing.TB, n int) {
 	t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.brokers...), kgo.MetadataMinAge(100*time.Millisecond))
+	cl, err := kgo.NewClient(append(c.admin, kgo.SeedBrokers(c.brokers...), kgo.MetadataMinAge(100*time.Millisecond))...)
 	if err != nil {
 		t.Fatal(err)
 	}
