@@ -1,6 +1,7 @@
 package accounting
 
 import (
+	"slices"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
@@ -145,9 +146,9 @@ func floor(seconds int64) int64 {
 
 // slot returns the slot that begins at begin, nil when there are too many.
 func (a *account) slot(begin int64) *slot {
-	for i := len(a.slots) - 1; i >= 0; i-- { // mostly the last one
-		if a.slots[i].begin == begin {
-			return a.slots[i]
+	for _, s := range slices.Backward(a.slots) { // mostly the last one
+		if s.begin == begin {
+			return s
 		}
 	}
 	if len(a.slots) >= maxTallySlots {
