@@ -6,7 +6,7 @@ FUZZTIME ?= 100000x
 TOOL := go tool -modfile=tools/go.mod
 LINTER := .cache/golangci-lint
 
-.PHONY: all gen lint test race fuzz bench bench-enrich sim integration up
+.PHONY: all gen lint test race fuzz bench bench-enrich bench-ingest sim integration up
 
 all: gen lint test
 
@@ -50,6 +50,10 @@ bench:
 # enrich against a bare transactional copy, on the embedded broker and on real Kafka.
 bench-enrich:
 	cd bench && go test -count 1 -timeout 60m -run TestEnrichTable -v . -enrich ../docs/performance.md
+
+# ingest beside goflow2 and nfcapd (Debian: nfdump), without Kafka and on real Kafka.
+bench-ingest:
+	cd bench && go test -count 1 -timeout 60m -run TestReceiveTable -v . -receive ../docs/performance.md
 
 # How the shared state scales: docs/scaling.md.
 sim:

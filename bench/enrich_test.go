@@ -50,6 +50,10 @@ func TestMain(m *testing.M) {
 		copier()
 		return
 	}
+	if role := os.Getenv(receiveRole); role != "" {
+		receiveRoles[role](strings.Fields(os.Getenv(receiveArgs)))
+		return
+	}
 	os.Exit(m.Run())
 }
 
@@ -468,17 +472,22 @@ func TestEnrichTable(t *testing.T) {
 |---|---|---|---|---|---|---|---|---|---|
 %s`, cmp.Or(model(), "unknown CPU"), runtime.Version(), enrichRuns, heldConnections, a.decode, a.machine, a.mapped, a.machine/a.mapped, a.encode, rows.String())
 	fmt.Print(text)
-	doc, err := os.ReadFile(*enrichTable)
+	document(t, *enrichTable, "<!-- pairing: written by make bench-enrich -->", "<!-- pairing: end -->", text)
+}
+
+// document writes a text into a document, between two lines.
+func document(t *testing.T, path, begin, end, text string) {
+	t.Helper()
+	doc, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	const begin, end = "<!-- pairing: written by make bench-enrich -->", "<!-- pairing: end -->"
 	head, rest, ok := strings.Cut(string(doc), begin)
 	_, tail, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		t.Fatalf("%s: want the lines %q and %q around the table", *enrichTable, begin, end)
+		t.Fatalf("%s: want the lines %q and %q around the table", path, begin, end)
 	}
-	if err := os.WriteFile(*enrichTable, []byte(head+begin+"\n"+text+end+tail), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(head+begin+"\n"+text+end+tail), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -30,6 +30,7 @@ type Config struct {
 	Compression      string        `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
 	ParkMax          int           `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held in memory until their template comes; more go to the undecoded topic at once"`
 	ParkFor          time.Duration `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits in memory for its template; then it waits on the undecoded topic"`
+	MemoryMax        int           `env:"MEMORY_MAX" envDefault:"0" unit:"octets" help:"memory that the process may take; what PRODUCE_MAX_OCTETS, PARK_MAX_OCTETS, UNDECODED_BURST, TEMPLATES_MAX and TCP_MAX_CONNECTIONS allow has to fit into it; 0: as much as they come to"`
 	Templates        TemplatesConfig
 	Undecoded        UndecodedConfig
 	TrustedProxies   []netip.Prefix `env:"TRUSTED_PROXIES" unit:"CIDR list" help:"balancers whose PROXY protocol header (version 1 or 2) in front of datagrams is believed; their network has to be private, a UDP source can be forged"`
@@ -108,7 +109,7 @@ func (c Config) Validate() error {
 	default:
 		bad("PRODUCE_COMPRESSION=%q: want none, snappy, lz4 or zstd", c.Compression)
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.validateMemory())...)
 }
 
 // maxPack is how many flows a record may have: beyond that nothing is gained, and a

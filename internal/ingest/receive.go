@@ -200,6 +200,10 @@ func (w *worker) produce(b *batch, x *exporter, at time.Time) {
 	r.exporters.decoded(x).Add(float64(n))
 	x.flows.Add(uint64(n))
 	r.ownExports(b.buf, res.Flows, x)
+	if r.deps.Discard {
+		r.batches.Put(b)
+		return
+	}
 	if w.pack != nil {
 		w.pack.Add(b.buf, res.Flows, at, x)
 		r.batches.Put(b)

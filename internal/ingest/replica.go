@@ -28,6 +28,7 @@ type Deps struct {
 	Log     *slog.Logger
 	Now     func() time.Time
 	Metrics prometheus.Registerer // nil: metrics are kept but shown nowhere
+	Discard bool                  // flows are decoded, counted and thrown away: to measure receiving alone
 }
 
 // A Replica is one running ingest.

@@ -254,6 +254,20 @@ func (c *Cluster) Kill(i int) {
 	}
 }
 
+// Pause stops all nodes where they are: they take connections, and answer nothing.
+func (c *Cluster) Pause() { c.signal(syscall.SIGSTOP) }
+
+// Resume lets them go on.
+func (c *Cluster) Resume() { c.signal(syscall.SIGCONT) }
+
+func (c *Cluster) signal(s syscall.Signal) {
+	for _, cmd := range c.nodes {
+		if cmd != nil {
+			_ = cmd.Process.Signal(s) // gone already: it answers nothing
+		}
+	}
+}
+
 // Brokers are the addresses of all nodes.
 func (c *Cluster) Brokers() []string { return c.brokers }
 
