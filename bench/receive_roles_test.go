@@ -154,17 +154,15 @@ func decoder(args []string) {
 	fmt.Println((cpuTime() - before).Nanoseconds())
 }
 
-// bareProducer is franz-go alone, with what ingest sets: BROKER TOPIC, flows per
-// second, milliseconds. It produces the octets that ingest would and prints the CPU
-// time and how many.
+// bareProducer is franz-go alone, with what ingest sets: BROKER TOPIC FLOWS. It
+// produces the octets that ingest would and prints the CPU time and how many.
 func bareProducer(args []string) {
-	rate, lasts := float64(number(args[2])), time.Duration(number(args[3]))*time.Millisecond
 	var keys, values [][]byte
 	decoded(512*v9Flows, func(k, v []byte) {
 		keys, values = append(keys, append([]byte(nil), k...)), append(values, append([]byte(nil), v...))
 	})
 	cl, err := kgo.NewClient(kgo.SeedBrokers(args[0]), kgo.ProducerLinger(10*time.Millisecond), kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.MaxBufferedRecords(1<<20), kgo.MaxBufferedBytes(64<<20), kgo.ProducerBatchCompression(kgo.SnappyCompression()))
+		kgo.MaxBufferedRecords(4_000_000), kgo.MaxBufferedBytes(1_000_000_000), kgo.ProducerBatchCompression(kgo.SnappyCompression()))
 	if err != nil {
 		panic(err)
 	}
@@ -180,13 +178,8 @@ func bareProducer(args []string) {
 		pool.Put(r)
 	}
 	before, sent := cpuTime(), 0
-	for began := time.Now(); ; {
-		after := time.Since(began)
-		if after >= lasts {
-			break
-		}
-		n := int(rate*after.Seconds()) - sent
-		if n < v9Flows {
+	for began := time.Now(); sent < number(args[2]); {
+		if float64(sent) > kafkaRate*time.Since(began).Seconds() {
 			time.Sleep(100 * time.Microsecond)
 			continue
 		}
