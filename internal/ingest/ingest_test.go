@@ -462,7 +462,7 @@ func TestOwnExportTrafficIsKnownByItsKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := r.isOwnExport(key, ex); got != tt.want {
+		if got := r.isOwnExport(key, ex.AsSlice()); got != tt.want {
 			t.Errorf("%s: want %v, got %v", tt.name, tt.want, got)
 		}
 	}

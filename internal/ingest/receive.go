@@ -1,6 +1,8 @@
 package ingest
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"net/netip"
 	"strconv"
@@ -32,6 +34,7 @@ type worker struct {
 type batch struct {
 	buf  []byte
 	form []byte // the flows as records, where those are no plain messages
+	slab kafka.Slab
 	left atomic.Int32
 	from *exporter
 	r    *Replica
@@ -213,22 +216,28 @@ func (w *worker) produce(b *batch, x *exporter, at time.Time) {
 	b.left.Store(int32(n))
 	producer := r.producer.Load()
 	b.form = b.form[:0]
-	for _, s := range res.Flows {
+	b.slab.Grow(n)
+	for i, s := range res.Flows {
 		key, value := b.buf[s.ValueEnd:s.KeyEnd:s.KeyEnd], b.buf[s.Start:s.ValueEnd:s.ValueEnd]
 		if !r.c.Form.Plain() {
 			start := len(b.form)
 			b.form, _ = r.c.Form.Append(b.form, framing.Flows, value) // the decoder's own messages are good
 			value = b.form[start:len(b.form):len(b.form)]
 		}
-		producer.Produce(key, value, at, b.done)
+		producer.ProduceIn(&b.slab, i, key, value, at, b.done)
 	}
 }
 
 // ownExports counts the flows that are the exporter's own export.
 func (r *Replica) ownExports(buf []byte, flows []decode.Span, x *exporter) {
+	as16 := x.addr.As16()
+	addr := as16[:]
+	if x.addr.Is4() {
+		addr = as16[12:]
+	}
 	own := 0
 	for _, s := range flows {
-		if r.isOwnExport(buf[s.ValueEnd:s.KeyEnd], x.addr) {
+		if r.isOwnExport(buf[s.ValueEnd:s.KeyEnd], addr) {
 			own++
 		}
 	}
@@ -240,21 +249,16 @@ func (r *Replica) ownExports(buf []byte, flows []decode.Span, x *exporter) {
 }
 
 // isOwnExport tells whether a record key is that of the exporter's export to
-// this replica: UDP between its address and one of the ports listened on.
-func (r *Replica) isOwnExport(key []byte, exporter netip.Addr) bool {
-	if len(key) < 13 || key[0] != 17 {
+// this replica: UDP between its address, of 4 or 16 octets, and one of the ports
+// listened on.
+func (r *Replica) isOwnExport(key, exporter []byte) bool {
+	n := len(exporter)
+	if len(key) != 5+2*n || key[0] != 17 {
 		return false
 	}
-	n := (len(key) - 5) / 2
 	lo, hi, ports := key[1:1+n], key[1+n:1+2*n], key[1+2*n:]
-	loPort, hiPort := uint16(ports[0])<<8|uint16(ports[1]), uint16(ports[2])<<8|uint16(ports[3])
-	var want []byte
-	if v4 := exporter.As16(); exporter.Is4() {
-		want = v4[12:]
-	} else {
-		want = v4[:]
-	}
-	return r.ports[hiPort] && string(lo) == string(want) || r.ports[loPort] && string(hi) == string(want)
+	return bytes.Equal(lo, exporter) && r.ports[binary.BigEndian.Uint16(ports[2:])] ||
+		bytes.Equal(hi, exporter) && r.ports[binary.BigEndian.Uint16(ports)]
 }
 
 // putAside keeps a data set until its template comes: in memory for a moment,

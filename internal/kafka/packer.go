@@ -105,7 +105,7 @@ func (k *Packer) Add(buf []byte, spans []decode.Span, at time.Time, of Account) 
 // send hands a record to the client; the pack is empty then. mu is held.
 func (k *Packer) send(partition int32, x *pack) {
 	buf, whose := x.buf, x.whose
-	k.p.produce(kgo.Record{Partition: partition, Value: *buf, Timestamp: x.at}, true, func(err error) {
+	k.p.producePacked(partition, *buf, x.at, func(err error) {
 		for _, w := range whose {
 			w.of.Settled(w.n, err)
 		}

@@ -58,6 +58,7 @@ type pending struct {
 
 	rec    kgo.Record
 	packed bool // rec has its partition already
+	slab   bool // it is part of a Slab
 	done   func(error)
 	from   *Producer
 }
@@ -122,17 +123,41 @@ func codec(name string) (kgo.CompressionCodec, error) {
 // goroutine and never waiting: nil when acknowledged, else why not
 // (ErrBufferFull at the limit, ErrClosed at the end). An empty key is none.
 func (p *Producer) Produce(key, value []byte, at time.Time, done func(error)) {
+	p.produce(p.pool.Get().(*pending), key, value, at, done) // the pool's own
+}
+
+// A Slab is room for records that are produced together: one after the other in
+// memory, and used again once done has been called for all of them.
+type Slab struct{ all []pending }
+
+// Grow makes room for n records; none of the slab may be on its way.
+func (s *Slab) Grow(n int) {
+	if n > len(s.all) {
+		s.all = make([]pending, n)
+	}
+}
+
+// ProduceIn is Produce with place i of a slab.
+func (p *Producer) ProduceIn(s *Slab, i int, key, value []byte, at time.Time, done func(error)) {
+	d := &s.all[i]
+	d.Context, d.from, d.slab = context.Background(), p, true
+	p.produce(d, key, value, at, done)
+}
+
+func (p *Producer) produce(d *pending, key, value []byte, at time.Time, done func(error)) {
 	if len(key) == 0 {
 		key = nil
 	}
-	p.produce(kgo.Record{Key: key, Value: value, Timestamp: at}, false, done)
+	d.rec = kgo.Record{Topic: p.topic, Context: d, Key: key, Value: value, Timestamp: at}
+	d.done = done
+	p.cl.TryProduce(d, &d.rec, finished)
 }
 
-// produce produces a record; packed: to its partition.
-func (p *Producer) produce(r kgo.Record, packed bool, done func(error)) {
+// producePacked produces a record to its partition.
+func (p *Producer) producePacked(partition int32, value []byte, at time.Time, done func(error)) {
 	d := p.pool.Get().(*pending) // the pool's own
-	r.Topic, r.Context = p.topic, d
-	d.rec, d.packed, d.done = r, packed, done
+	d.rec = kgo.Record{Topic: p.topic, Context: d, Partition: partition, Value: value, Timestamp: at}
+	d.packed, d.done = true, done
 	p.cl.TryProduce(d, &d.rec, finished)
 }
 
@@ -143,8 +168,10 @@ func finished(r *kgo.Record, err error) {
 		return
 	}
 	done := d.done
-	d.rec, d.packed, d.done = kgo.Record{}, false, nil
-	d.from.pool.Put(d)
+	if !d.slab {
+		d.rec, d.packed, d.done = kgo.Record{}, false, nil
+		d.from.pool.Put(d)
+	}
 	done(ours(err))
 }
 
