@@ -178,11 +178,7 @@ func bareProducer(args []string) {
 		pool.Put(r)
 	}
 	before, sent := cpuTime(), 0
-	for began := time.Now(); sent < number(args[2]); {
-		if float64(sent) > kafkaRate*time.Since(began).Seconds() {
-			time.Sleep(100 * time.Microsecond)
-			continue
-		}
+	for flows := number(args[2]); sent < flows; {
 		now := time.Now()
 		for range v9Flows {
 			r := pool.Get().(*kgo.Record)

@@ -254,6 +254,16 @@ func (c *Cluster) Kill(i int) {
 	}
 }
 
+// PIDs are the process ids of the nodes that run, of a cluster of its own.
+func (c *Cluster) PIDs() (all []int) {
+	for _, cmd := range c.nodes {
+		if cmd != nil {
+			all = append(all, cmd.Process.Pid)
+		}
+	}
+	return all
+}
+
 // Pause stops all nodes where they are: they take connections, and answer nothing.
 func (c *Cluster) Pause() { c.signal(syscall.SIGSTOP) }
 
