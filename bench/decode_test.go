@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,7 +38,11 @@ func templatePacket(b testing.TB, version string) []byte {
 type subject func(pkt []byte, emit func(msg []byte)) (flows int)
 
 func weir(b testing.TB, version string) subject {
-	d := decode.Decoder{State: templates.New(templates.Options{})}
+	return weirWith(b, version, templates.New(templates.Options{}))
+}
+
+func weirWith(b testing.TB, version string, store *templates.Store) subject {
+	d := decode.Decoder{State: store}
 	m := decode.Meta{Exporter: exporter.Addr(), Port: exporter.Port(), Received: received.UnixNano()}
 	var r decode.Result
 	if t := templatePacket(b, version); t != nil {
@@ -180,6 +185,26 @@ func BenchmarkDecode(b *testing.B) {
 				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(flows), "ns/flow")
 			})
 		}
+	}
+}
+
+// BenchmarkDecodeParallel is as many goroutines as there are cores, each with a
+// decoder of its own; they share the template store.
+func BenchmarkDecodeParallel(b *testing.B) {
+	for _, version := range versions {
+		b.Run(version, func(b *testing.B) {
+			store, pkts := templates.New(templates.Options{}), vary(b, version, 512)
+			var flows atomic.Int64
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				run, n := weirWith(b, version, store), 0
+				for i := 0; pb.Next(); i++ {
+					n += run(pkts[i%len(pkts)], nil)
+				}
+				flows.Add(int64(n))
+			})
+			b.ReportMetric(float64(flows.Load())/b.Elapsed().Seconds()/1e6, "Mflows/s")
+		})
 	}
 }
 
