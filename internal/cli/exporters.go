@@ -33,7 +33,7 @@ func runExporters(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f := newFlags("exporters", "[flag]...", exportersAbout)
 	o := &exportersView{stdout: stdout, stderr: stderr}
 	f.DurationVar(&o.silent, "silent", 0, "only those from which nothing came for `DURATION` (5m); reads the whole topic, a week")
-	f.DurationVar(&o.since, "since", time.Hour, "those of the last `DURATION`, and what was lost in it; 0: all that is on the topic")
+	f.DurationVar(&o.since, "since", time.Hour, "those of the last `DURATION`, and what was lost in it; default 1h; 0: all that is on the topic")
 	f.BoolVar(&o.json, "json", false, "print JSON Lines")
 	rest, code, ok := f.parse(args, stdout, stderr)
 	switch {

@@ -101,7 +101,7 @@ func (l *live) start(ctx context.Context, o liveOptions) error {
 	l.config = c
 	// Made here once: an embedded broker's small topics are set otherwise than
 	// the services would have them, of which each of them would warn.
-	if err := kafka.Ensure(ctx, c.Kafka, c.Topics, nil, kafka.Flows, kafka.Templates, kafka.Pairing, kafka.Connections); err != nil {
+	if err := kafka.Ensure(ctx, c.Kafka, c.Topics, nil, kafka.Flows, kafka.Templates, kafka.Undecoded, kafka.Exporters, kafka.Pairing, kafka.Connections); err != nil {
 		return err
 	}
 	c.Topics.Mode = "off"

@@ -98,6 +98,9 @@ func TestUpPrintsConnectionsAsTheyClose(t *testing.T) {
 			t.Errorf("%q is not in:\n%s", want, stderr.String())
 		}
 	}
+	if strings.Contains(stderr.String(), "UNKNOWN_TOPIC") {
+		t.Errorf("a topic is missing:\n%s", stderr.String())
+	}
 }
 
 func TestUpSaysWhichFlagATakenPortBelongsTo(t *testing.T) {
