@@ -141,14 +141,14 @@ func TestLossIsCountedOverAllReplicasByWhateverTheNumbersCount(t *testing.T) {
 func TestLossStaysRightWhenSlotsAreSettled(t *testing.T) {
 	w := newWorld(t, 2, 10, Records)
 	want := uint64(0)
-	w.slots(openSlots*3, func(i int) bool {
+	w.slots(50, func(i int) bool {
 		lost := i%50 == 49
 		if lost {
 			want += uint64(20 + i%3 + i%7/6)
 		}
 		return lost
 	})
-	// The last of all is lost: nothing tells of it.
+	// The last of all, datagram 499, is lost: nothing tells of it.
 	want -= uint64(20 + (w.sent-1)%3 + (w.sent-1)%7/6)
 	if got := w.row(); got.Loss.Lost != want || got.Loss.Unit != Records || len(got.Replicas) != 2 {
 		t.Errorf("want %d records lost, seen by 2, got %+v", want, got)
@@ -205,12 +205,12 @@ func TestALateSetIsNotLost(t *testing.T) {
 	late.Units, late.Undecoded = Units{0, 25, 25, 25}, 0
 	for range openSlots * 2 { // early enough, and when its slot is settled
 		w.slots(1, nil)
-		if w.now.Sub(at) == 20*time.Second || w.now.Sub(at) == 500*time.Second {
+		if w.now.Sub(at) == 20*time.Second || w.now.Sub(at) == 300*time.Second {
 			if got := w.row().Loss.Lost; got != 25 && w.now.Sub(at) == 20*time.Second {
 				t.Errorf("want 25 records missing before, got %d", got)
 			}
 		}
-		if w.now.Sub(at) == 500*time.Second {
+		if w.now.Sub(at) == 300*time.Second {
 			w.replicas[1].Add(&late)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"google.golang.org/protobuf/proto"
 
 	"weir/pkg/flowpb"
@@ -16,7 +17,7 @@ import (
 
 const (
 	// openSlots is how many slots of a stream may still change.
-	openSlots = 30
+	openSlots = 18
 	// maxBack is how many slots in a row may lie before those that are settled,
 	// until the exporter's clock is taken to have been set back.
 	maxBack = 3
@@ -49,14 +50,29 @@ type life struct {
 	started int64
 }
 
-// A gathered slot is what the replicas said of it, by key.
+// A gathered slot is what the replicas said of it.
 type gathered struct {
 	begin int64
-	parts map[string]*flowpb.ExporterSlot
+	parts []part
 }
 
-// Take takes a record of the topic; key and value are the caller's afterwards. A
-// tombstone is nothing.
+// A part is what one replica said of a slot, under one key.
+type part struct {
+	key   uint64 // hash of the record's
+	flows uint64
+	runs  runs
+}
+
+func partOf(key []byte, s *flowpb.ExporterSlot) part {
+	p := part{key: xxhash.Sum64(key), flows: s.GetReceived().GetFlows()}
+	for _, r := range s.Runs {
+		p.runs = append(p.runs, run{least: r.Least, greatest: r.Greatest, last: unitsFrom(r.Last), received: unitsFrom(r.Received), boot: r.Boot})
+	}
+	return p
+}
+
+// Take takes a record of the topic; key and value are the caller's again afterwards.
+// A tombstone is nothing. An error says why a record is no report of this schema.
 func (c *Cluster) Take(key, value []byte) error {
 	if len(value) == 0 {
 		return nil
@@ -87,14 +103,14 @@ func (c *Cluster) Take(key, value []byte) error {
 	case *flowpb.ExporterReport_Summary:
 		h.lives[life{m.Replica, m.StartedNs}] = r.Summary
 	case *flowpb.ExporterReport_Slot:
-		h.slot(string(key), r.Slot)
+		h.slot(key, r.Slot)
 	default:
 		return errors.New("exporter report of nothing")
 	}
 	return nil
 }
 
-func (h *history) slot(key string, s *flowpb.ExporterSlot) {
+func (h *history) slot(key []byte, s *flowpb.ExporterSlot) {
 	if h.settled != 0 && s.Begin <= h.settled {
 		if s.GetReceived().GetDatagrams() == 0 { // sets that were decoded late
 			h.loss.late(s)
@@ -110,9 +126,14 @@ func (h *history) slot(key string, s *flowpb.ExporterSlot) {
 	h.back = 0
 	i, found := slices.BinarySearchFunc(h.slots, s.Begin, func(g *gathered, begin int64) int { return cmp.Compare(g.begin, begin) })
 	if !found {
-		h.slots = slices.Insert(h.slots, i, &gathered{begin: s.Begin, parts: map[string]*flowpb.ExporterSlot{}})
+		h.slots = slices.Insert(h.slots, i, &gathered{begin: s.Begin})
 	}
-	h.slots[i].parts[key] = s
+	g, p := h.slots[i], partOf(key, s)
+	if j := slices.IndexFunc(g.parts, func(q part) bool { return q.key == p.key }); j >= 0 {
+		g.parts[j] = p
+	} else {
+		g.parts = append(g.parts, p)
+	}
 	h.settle(openSlots)
 }
 
@@ -129,10 +150,8 @@ func (h *history) settle(open int) {
 // makes no difference.
 func (g *gathered) runs() (rs runs) {
 	var all runs
-	for _, s := range g.parts {
-		for _, r := range s.Runs {
-			all = append(all, run{least: r.Least, greatest: r.Greatest, last: unitsFrom(r.Last), received: unitsFrom(r.Received), boot: r.Boot})
-		}
+	for i := range g.parts {
+		all = append(all, g.parts[i].runs...)
 	}
 	slices.SortFunc(all, func(a, b run) int { return cmp.Or(cmp.Compare(a.least, b.least), cmp.Compare(a.greatest, b.greatest)) })
 	for i := range all {
@@ -218,8 +237,8 @@ func (h *history) rate() float64 {
 	}
 	flows := uint64(0)
 	for _, g := range slots {
-		for _, s := range g.parts {
-			flows += s.GetReceived().GetFlows()
+		for i := range g.parts {
+			flows += g.parts[i].flows
 		}
 	}
 	return float64(flows) / float64(slots[len(slots)-1].begin-slots[0].begin+slotSeconds)

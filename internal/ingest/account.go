@@ -84,7 +84,6 @@ func (r *Replica) accountant(ctx context.Context) error {
 
 // overlooker reads what all replicas published until ctx ends.
 func (r *Replica) overlooker(ctx context.Context) error {
-	tail := kafka.Tail{Since: r.deps.Now().Add(-lossFrom)}
 	take := func(records []kafka.Record) error {
 		for _, rec := range records {
 			if err := r.accounts.cluster.Take(rec.Key, rec.Value); err != nil {
@@ -97,10 +96,12 @@ func (r *Replica) overlooker(ctx context.Context) error {
 		return nil
 	}
 	for ctx.Err() == nil {
-		// The topic may not be there yet, or Kafka away.
-		if err := tail.Read(ctx, r.c.Kafka, r.c.Topics.Name(kafka.Exporters), take, func(error) {}); err == nil {
-			continue
-		}
+		// The topic may not be there yet, or be made anew, or Kafka away: it is read
+		// again from a little before on, which changes nothing.
+		tail := kafka.Tail{Since: r.deps.Now().Add(-lossFrom)}
+		reading, failed := context.WithCancel(ctx)
+		_ = tail.Read(reading, r.c.Kafka, r.c.Topics.Name(kafka.Exporters), take, func(error) { failed() }) // every Kafka client tells of it
+		failed()
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):

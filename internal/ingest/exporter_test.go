@@ -55,11 +55,19 @@ func TestARealExporterOverTCPAndTLS(t *testing.T) {
 	}
 	through := free.Addr().(*net.TCPAddr)
 	_ = free.Close()
-	tunnel := exec.CommandContext(t.Context(), "socat", fmt.Sprintf("TCP-LISTEN:%d,bind=127.0.0.1,reuseaddr", through.Port), fmt.Sprintf("OPENSSL:%s,cafile=%s,cert=%s,key=%s", at[2], ca.path("ca.pem"), ca.path("router.pem"), ca.path("router.key")))
+	tunnel := exec.CommandContext(t.Context(), "socat", fmt.Sprintf("TCP-LISTEN:%d,bind=127.0.0.1,reuseaddr,fork", through.Port), fmt.Sprintf("OPENSSL:%s,cafile=%s,cert=%s,key=%s", at[2], ca.path("ca.pem"), ca.path("router.pem"), ca.path("router.key")))
 	if err := tunnel.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = tunnel.Process.Kill(); _ = tunnel.Wait() })
+
+	eventually(t, "socat listens", func() bool {
+		c, err := net.Dial("tcp", through.String())
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	})
 
 	export := func(protocol, to string) {
 		t.Helper()
