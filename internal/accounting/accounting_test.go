@@ -327,6 +327,23 @@ func TestWhatAFlowSaysOfItsExporterIsInTheSummary(t *testing.T) {
 	}
 }
 
+func TestProcessesThatEndedLongAgoAreForgotten(t *testing.T) {
+	c := NewCluster()
+	for i := range maxLives + 5 {
+		at := start.Add(time.Duration(i) * time.Hour)
+		r := &replica{book: NewBook("a", at)}
+		r.Add(&Datagram{Stream: Stream{router, 9, 7}, Received: at.UnixNano(), Export: at.UnixNano(), Units: Units{1, 1, 1, 1}})
+		for _, rep := range r.book.Gather(at, []*Tally{&r.Tally}) {
+			if err := c.Take(rep.Key, rep.Value); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got := c.View()[0]; got.Received[Flows] != maxLives || !got.First.Equal(start.Add(5*time.Hour)) {
+		t.Errorf("want the last %d processes, got %+v", maxLives, got)
+	}
+}
+
 func FuzzTake(f *testing.F) {
 	w := &world{cluster: NewCluster(), now: start, version: 9, replicas: []*replica{{book: NewBook("a", start)}}}
 	w.send(0, 3, 1)

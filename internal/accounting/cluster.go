@@ -21,6 +21,9 @@ const (
 	// maxBack is how many slots in a row may lie before those that are settled,
 	// until the exporter's clock is taken to have been set back.
 	maxBack = 3
+	// maxLives bounds the processes that are remembered of a stream: replicas that are
+	// named anew at each start are many in a week.
+	maxLives = 1000
 	// rateSlots is over how many slots flows per second are told.
 	rateSlots = 6
 )
@@ -101,13 +104,28 @@ func (c *Cluster) Take(key, value []byte) error {
 	}
 	switch r := m.Report.(type) {
 	case *flowpb.ExporterReport_Summary:
-		h.lives[life{m.Replica, m.StartedNs}] = r.Summary
+		h.summary(life{m.Replica, m.StartedNs}, r.Summary)
 	case *flowpb.ExporterReport_Slot:
 		h.slot(key, r.Slot)
 	default:
 		return errors.New("exporter report of nothing")
 	}
 	return nil
+}
+
+// summary takes what a process counted in its life; of too many the one that ended
+// first is forgotten.
+func (h *history) summary(l life, s *flowpb.ExporterSummary) {
+	if _, known := h.lives[l]; !known && len(h.lives) >= maxLives {
+		oldest := l
+		for o, is := range h.lives {
+			if oldest == l || is.LastReceivedNs < h.lives[oldest].LastReceivedNs {
+				oldest = o
+			}
+		}
+		delete(h.lives, oldest)
+	}
+	h.lives[l] = s
 }
 
 func (h *history) slot(key []byte, s *flowpb.ExporterSlot) {
