@@ -309,6 +309,23 @@ func TestForgedExportersAreBounded(t *testing.T) {
 	}
 }
 
+func TestForgedExportersKeepNoRealOneOut(t *testing.T) {
+	w := newWorld(t, 1, 9, Datagrams)
+	for i := range 2 * maxUnproven {
+		a := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+		w.replicas[0].Add(&Datagram{Stream: Stream{a, 9, 0}, Received: 1, Sequenced: true, Units: Units{Datagrams: 1}})
+	}
+	w.publish()
+	w.send(0, 1, 0)
+	w.publish()
+	if got := w.row(); got.Exporter != router || got.Received[Flows] != 1 {
+		t.Errorf("want the exporter of which something was decoded, got %+v", got)
+	}
+	if n := len(w.replicas[0].book.streams); n > maxUnproven+1 {
+		t.Errorf("%d streams", n)
+	}
+}
+
 func TestWhatAFlowSaysOfItsExporterIsInTheSummary(t *testing.T) {
 	flow, err := proto.Marshal(&flowpb.FlowMessage{SamplingRate: 512, SamplingSource: flowpb.SamplingSource_SAMPLING_SOURCE_OPTIONS, ExporterName: "edge-1", Site: "ams"})
 	if err != nil {

@@ -98,7 +98,7 @@ func (b *Book) Dropped() uint64 {
 
 // merge adds what a tally counted of a stream.
 func (b *Book) merge(s Stream, more *account) {
-	a := b.account(s)
+	a := b.account(s, more.received[Records] > 0)
 	if a == nil { // nothing was decoded of it, of many
 		return
 	}
@@ -149,16 +149,17 @@ func (b *Book) mergeSlot(a *account, o *slot) {
 	a.slots = append(a.slots, o)
 }
 
-// account returns what a stream's datagrams are counted in, nil for nothing.
-func (b *Book) account(s Stream) *account {
+// account returns what a stream's datagrams are counted in, nil for nothing: it is
+// one more of which nothing was decoded.
+func (b *Book) account(s Stream, decoded bool) *account {
 	a := b.streams[s]
 	if a != nil {
 		return a
 	}
 	if len(b.streams) >= maxStreams && s != (Stream{}) {
-		return b.account(Stream{})
+		return b.account(Stream{}, decoded)
 	}
-	if b.unproven >= maxUnproven {
+	if !decoded && b.unproven >= maxUnproven {
 		return nil
 	}
 	b.unproven++

@@ -126,7 +126,7 @@ func (a *account) add(d *Datagram) {
 	a.undecoded += uint64(d.Undecoded)
 	s := a.slot(floor(d.Export / 1e9))
 	if s == nil {
-		a.unplaced++
+		a.unplaced += d.Units[Datagrams] // a late set is of a datagram that was counted
 		return
 	}
 	if d.Flow != nil && s.received[Flows] == 0 { // once a slot
