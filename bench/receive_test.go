@@ -87,7 +87,7 @@ func receive(t *testing.T, command func(addr string, port int) *exec.Cmd) *recei
 	t.Cleanup(r.stop)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	kafkatest.Poll(ctx, t, r.cmd.Path+" listens", func() bool { _, ok := r.drops(); return ok })
+	kafkatest.Poll(ctx, t, r.cmd.Path+" listens", func() bool { _, _, ok := r.socket(); return ok })
 	time.Sleep(time.Second) // it has begun to read
 	return r
 }
@@ -99,37 +99,31 @@ func (r *receiver) stop() {
 	}
 }
 
-// drops is what the kernel dropped at its socket; ok: there is one.
-func (r *receiver) drops() (n int, ok bool) {
+// socket is how many octets its socket holds, and how many datagrams the kernel
+// dropped at it; ok: there is one.
+func (r *receiver) socket() (waiting, drops int64, ok bool) {
+	r.t.Helper()
 	text, err := os.ReadFile("/proc/net/udp")
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
-		if len(f) > 12 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", r.port)) {
-			d, err := strconv.Atoi(f[len(f)-1])
-			if err != nil {
-				r.t.Fatal(err)
-			}
-			n, ok = n+d, true
+		if len(f) <= 12 || !strings.HasSuffix(f[1], fmt.Sprintf(":%04X", r.port)) {
+			continue
 		}
-	}
-	return n, ok
-}
-
-// waiting is how many octets its socket holds.
-func (r *receiver) waiting() (n int64) {
-	text, _ := os.ReadFile("/proc/net/udp")
-	for line := range strings.Lines(string(text)) {
-		f := strings.Fields(line)
-		if len(f) > 12 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", r.port)) {
-			_, rx, _ := strings.Cut(f[4], ":")
-			v, _ := strconv.ParseInt(rx, 16, 64)
-			n += v
+		_, queue, _ := strings.Cut(f[4], ":")
+		w, err := strconv.ParseInt(queue, 16, 64)
+		if err != nil {
+			r.t.Fatal(err)
 		}
+		d, err := strconv.ParseInt(f[len(f)-1], 10, 64)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		waiting, drops, ok = waiting+w, drops+d, true
 	}
-	return n
+	return waiting, drops, ok
 }
 
 // cpu is what it has used, s.
@@ -159,18 +153,19 @@ func (r *receiver) rss() float64 {
 // CPU time that the receiver used for it, s.
 func (r *receiver) blast(flowsPerSecond float64, lasts time.Duration) (sent, dropped, cpu float64) {
 	r.t.Helper()
-	before, _ := r.drops()
+	_, before, _ := r.socket()
 	used := r.cpu()
 	out, err := role(r.t.Context(), 0, "send", r.addr, int(flowsPerSecond/v9Flows), lasts.Milliseconds()).Output()
 	sent = numbers(r.t, out, err)[0]
 	for idle := 0; idle < 3; { // until it has read everything, and has nothing to do
 		at := r.cpu()
 		time.Sleep(150 * time.Millisecond)
-		if idle++; r.cpu() > at+0.02 || r.waiting() > 0 {
+		waiting, _, _ := r.socket()
+		if idle++; r.cpu() > at+0.02 || waiting > 0 {
 			idle = 0
 		}
 	}
-	after, _ := r.drops()
+	_, after, _ := r.socket()
 	return sent, float64(after - before), r.cpu() - used
 }
 

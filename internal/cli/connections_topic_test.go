@@ -15,7 +15,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/broker"
 	"weir/internal/kafka"
 	"weir/pkg/flowpb"
 )
@@ -37,13 +36,7 @@ func reported(id string, version uint32, from, to string, port, protocol uint32,
 // one in a transaction that was aborted, and a record that is none.
 func theTopic(t *testing.T) *kgo.Client {
 	t.Helper()
-	b, err := broker.Start("127.0.0.1:0", false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(b.Close)
-	t.Setenv("KAFKA_BROKERS", b.Addr())
-	t.Setenv("TOPIC_PREFIX", "t.")
+	b := onBroker(t)
 	tc := kafka.TopicConfig{Prefix: "t.", Mode: "create", Partitions: 2, Replication: 1, FlowsRetention: time.Hour, ConnRetention: time.Hour}
 	if err := kafka.Ensure(t.Context(), kafka.Config{Brokers: []string{b.Addr()}}, tc, nil, kafka.Connections); err != nil {
 		t.Fatal(err)

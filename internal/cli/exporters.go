@@ -49,14 +49,14 @@ func runExporters(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	if o.silent > 0 && !f.given("since") {
 		o.since = 0
 	}
-	topic, err := openTemplatesTopic()
+	settings, err := kafkaFromEnvironment()
 	if err != nil {
 		tell(stderr, "weir exporters: settings:\n%v", err)
 		return exitUsage
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := o.run(ctx, topic, time.Now()); err != nil {
+	if err := o.run(ctx, settings, time.Now()); err != nil {
 		if brokenPipe(err) {
 			return exitDone
 		}
@@ -108,14 +108,14 @@ type knownTemplates struct {
 }
 
 // run prints what the topics say at the instant now.
-func (o *exportersView) run(ctx context.Context, topic *templatesTopic, now time.Time) error {
+func (o *exportersView) run(ctx context.Context, settings kafkaSettings, now time.Time) error {
 	cluster, bad := accounting.NewCluster(), 0
 	tail := kafka.Tail{Once: true, Start: o.since == 0}
 	if o.since > 0 {
 		tail.Since = now.Add(-o.since)
 	}
-	name := topic.exporters
-	err := tail.Read(ctx, topic.c, name, func(records []kafka.Record) error {
+	name := settings.Topics.Name(kafka.Exporters)
+	err := tail.Read(ctx, settings.Kafka, name, func(records []kafka.Record) error {
 		for _, r := range records {
 			if cluster.Take(r.Key, r.Value) != nil {
 				bad++
@@ -129,7 +129,7 @@ func (o *exportersView) run(ctx context.Context, topic *templatesTopic, now time
 	if bad > 0 {
 		tell(o.stderr, "weir exporters: %d records of %s cannot be read", bad, name)
 	}
-	entries, err := topic.entries(ctx, &templatesFlags{}, o.stderr)
+	entries, err := templatesTopicOf(settings).entries(ctx, &templatesFlags{}, o.stderr)
 	if err != nil {
 		return err
 	}

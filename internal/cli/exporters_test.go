@@ -13,7 +13,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"weir/internal/broker"
 	"weir/internal/ingest"
 	"weir/internal/kafka"
 )
@@ -43,13 +42,7 @@ func v5(n int, sequence uint32, export time.Time, boot time.Time) []byte {
 // Two replicas between which a balancer takes turns see gaps that are not there;
 // what no replica received is told, and nothing else.
 func TestExportersShowsWhatNoReplicaReceived(t *testing.T) {
-	b, err := broker.Start("127.0.0.1:0", false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(b.Close)
-	t.Setenv("KAFKA_BROKERS", b.Addr())
-	t.Setenv("TOPIC_PREFIX", "t.")
+	b := onBroker(t)
 	exporters := func(args ...string) (code int, out, errOut string) {
 		var o, e bytes.Buffer
 		code = Main(append([]string{"exporters"}, args...), nil, &o, &e)

@@ -138,10 +138,9 @@ func exporterAddress(s string) (netip.Addr, error) {
 
 // A templatesTopic is the topic of exporter state, for an operator.
 type templatesTopic struct {
-	c         kafka.Config
-	topic     string
-	exporters string // the topic of what was received of them
-	operator  string
+	c        kafka.Config
+	topic    string
+	operator string
 }
 
 // kafkaSettings say where the topics are.
@@ -160,11 +159,15 @@ func openTemplatesTopic() (*templatesTopic, error) {
 	if err != nil {
 		return nil, err
 	}
+	return templatesTopicOf(c), nil
+}
+
+func templatesTopicOf(c kafkaSettings) *templatesTopic {
 	name := "operator"
 	if u, err := user.Current(); err == nil {
 		name += " " + u.Username
 	}
-	return &templatesTopic{c.Kafka, c.Topics.Name(kafka.Templates), c.Topics.Name(kafka.Exporters), name}, nil
+	return &templatesTopic{c.Kafka, c.Topics.Name(kafka.Templates), name}
 }
 
 // entries are what the topic says now, in order of exporter, domain, template.

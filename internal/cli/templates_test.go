@@ -29,7 +29,9 @@ func weirTemplates(t *testing.T, stdin string, args ...string) (code int, out, e
 	return code, o.String(), e.String()
 }
 
-func TestAnOperatorAddsShowsAndRemovesTemplates(t *testing.T) {
+// onBroker starts an embedded broker that the environment names.
+func onBroker(t *testing.T) *broker.Broker {
+	t.Helper()
 	b, err := broker.Start("127.0.0.1:0", false)
 	if err != nil {
 		t.Fatal(err)
@@ -37,6 +39,11 @@ func TestAnOperatorAddsShowsAndRemovesTemplates(t *testing.T) {
 	t.Cleanup(b.Close)
 	t.Setenv("KAFKA_BROKERS", b.Addr())
 	t.Setenv("TOPIC_PREFIX", "t.")
+	return b
+}
+
+func TestAnOperatorAddsShowsAndRemovesTemplates(t *testing.T) {
+	b := onBroker(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	tc := kafka.TopicConfig{Prefix: "t.", Mode: "create", Partitions: 1, Replication: 1, FlowsRetention: time.Hour, ConnRetention: time.Hour}

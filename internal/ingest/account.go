@@ -70,16 +70,7 @@ func (r *Replica) account(now time.Time) {
 
 // accountant publishes until ctx ends.
 func (r *Replica) accountant(ctx context.Context) error {
-	t := time.NewTicker(accountEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-			r.account(r.deps.Now())
-		}
-	}
+	return every(ctx, accountEvery, func() { r.account(r.deps.Now()) })
 }
 
 // overlooker reads what all replicas published until ctx ends.

@@ -21,9 +21,9 @@ type share struct {
 	octets    int
 }
 
-// shares are the parts' shares.
-func (c *Config) shares() []share {
-	s := []share{
+// shares are the parts' shares, and what they come to, octets.
+func (c *Config) shares() (s []share, sum int) {
+	s = []share{
 		{"PRODUCE_MAX_OCTETS", perBufferedOctet * cmp.Or(c.MaxOctets, 64<<20)},
 		{"PARK_MAX_OCTETS", perParkedOctet * cmp.Or(c.ParkMax, 64<<20)},
 		{"UNDECODED_BURST", perParkedOctet * c.Undecoded.Burst},
@@ -32,7 +32,11 @@ func (c *Config) shares() []share {
 	if len(c.Streams.TCP)+len(c.Streams.TLS) > 0 {
 		s = append(s, share{"TCP_MAX_CONNECTIONS", perConnection * cmp.Or(c.Streams.Max, 1024)})
 	}
-	return append(s, share{"everything else", always})
+	s = append(s, share{"everything else", always})
+	for _, part := range s {
+		sum += part.octets
+	}
+	return s, sum
 }
 
 // memory is what the process may take, octets: MEMORY_MAX, or what the parts come to.
@@ -40,10 +44,7 @@ func (c *Config) memory() int {
 	if c.MemoryMax > 0 {
 		return c.MemoryMax
 	}
-	sum := 0
-	for _, s := range c.shares() {
-		sum += s.octets
-	}
+	_, sum := c.shares()
 	return sum
 }
 
@@ -52,13 +53,13 @@ func (c *Config) validateMemory() error {
 	if c.MemoryMax < 0 {
 		return fmt.Errorf("MEMORY_MAX=%d: want 0 (what the parts come to) or more octets", c.MemoryMax)
 	}
-	sum, parts := 0, []string{}
-	for _, s := range c.shares() {
-		sum += s.octets
-		parts = append(parts, fmt.Sprintf("%s %d MiB", s.variables, s.octets>>20))
-	}
+	shares, sum := c.shares()
 	if c.MemoryMax == 0 || sum <= c.MemoryMax {
 		return nil
+	}
+	var parts []string
+	for _, s := range shares {
+		parts = append(parts, fmt.Sprintf("%s %d MiB", s.variables, s.octets>>20))
 	}
 	return fmt.Errorf("MEMORY_MAX=%d (%d MiB): its parts may need %d MiB: lower them or raise it (%s)", c.MemoryMax, c.MemoryMax>>20, sum>>20, strings.Join(parts, ", "))
 }

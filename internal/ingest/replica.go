@@ -313,14 +313,19 @@ func (r *Replica) rereader(ctx context.Context) error {
 	if r.c.ExportersFile == "" {
 		return nil
 	}
-	t := time.NewTicker(reread)
+	return every(ctx, reread, r.reread)
+}
+
+// every calls f again and again until ctx ends.
+func every(ctx context.Context, d time.Duration, f func()) error {
+	t := time.NewTicker(d)
 	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			r.reread()
+			f()
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -142,13 +141,8 @@ func (f *farm) ready(ctx context.Context, t *testing.T) {
 func (f *farm) written(ctx context.Context, t *testing.T, i int) {
 	t.Helper()
 	kafkatest.Poll(ctx, t, "all is acknowledged", func() bool {
-		resp, err := http.Get("http://" + f.in[i].metrics + "/metrics")
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		b, _ := io.ReadAll(resp.Body)
-		return strings.Contains(string(b), "weir_ingest_buffered_flows 0\n") && strings.Contains(string(b), "weir_ingest_parked_sets 0\n")
+		text, ok := f.in[i].shown()
+		return ok && strings.Contains(text, "weir_ingest_buffered_flows 0\n") && strings.Contains(text, "weir_ingest_parked_sets 0\n")
 	})
 }
 

@@ -156,21 +156,28 @@ func (p *process) ready() (code int, body string) {
 	return resp.StatusCode, string(b)
 }
 
-// metric is the value of a metric as it is shown, 0 when it is not.
-func (p *process) metric(name string) float64 {
+// shown is what a process shows at /metrics; ok: it answers.
+func (p *process) shown() (text string, ok bool) {
 	resp, err := http.Get("http://" + p.metrics + "/metrics")
 	if err != nil {
-		return 0
+		return "", false
 	}
 	defer resp.Body.Close()
-	b, _ := io.ReadAll(resp.Body)
-	for line := range strings.Lines(string(b)) {
-		if value, is := strings.CutPrefix(line, name+" "); is {
-			v, _ := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			return v
+	b, err := io.ReadAll(resp.Body)
+	return string(b), err == nil
+}
+
+// sum adds the samples of a metric, of those whose labels contain part.
+func (p *process) sum(name, part string) (sum float64) {
+	text, _ := p.shown()
+	for line := range strings.Lines(text) {
+		labels, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if rest, is := strings.CutPrefix(labels, name); ok && is && (rest == "" || rest[0] == '{') && strings.Contains(rest, part) {
+			v, _ := strconv.ParseFloat(value, 64)
+			sum += v
 		}
 	}
-	return 0
+	return sum
 }
 
 func (p *process) kill() {
