@@ -98,6 +98,21 @@ func TestVerifyCreatesNothingAndSaysHow(t *testing.T) {
 	}
 }
 
+func TestATopicIsMissingOnlyOnceItWasMissedSeveralTimes(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	tc := topicConfig()
+	tc.Mode = "verify"
+	var once sync.Once
+	err := Ensure(ctx, config(b.Addr()), tc, func(err error) { // as of a node that lags: it hears of the topic later
+		wantNamed(t, err, []string{"t.flows does not exist"})
+		once.Do(func() { ensure(ctx, t, b.Addr(), Flows) })
+	}, Flows)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAWrongModeOrTopicIsAnError(t *testing.T) {
 	tc := topicConfig()
 	wantNamed(t, Ensure(t.Context(), config("127.0.0.1:1"), tc, nil, Topic("flow")), []string{`"flow"`})
