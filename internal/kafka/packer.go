@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -24,21 +25,23 @@ type Packer struct {
 	p     *Producer
 	most  int                  // messages of a record
 	place kgo.TopicPartitioner // which partition a key belongs to
-	space sync.Pool            // of *[]byte: messages of records
+	packs sync.Pool            // of *pack: empty ones
+	room  atomic.Int64         // octets of the largest record so far, a little more
 
-	mu    sync.Mutex // guards what follows
-	packs []pack     // by partition, as many as are known
-	turn  int        // where messages without a key go
-	key   kgo.Record // scratch
+	mu      sync.Mutex // guards what follows
+	filling []*pack    // by partition, as many as are known; nil: nothing there
+	turn    int        // where messages without a key go
+	key     kgo.Record // scratch
 }
 
-// A pack is a record that is being filled.
+// A pack is a record that is being filled, or on its way.
 type pack struct {
-	buf   *[]byte
+	buf   []byte
 	at    time.Time // of the first message
 	n     int
 	aged  bool // there at the last tick already
 	whose []share
+	done  func(error)
 }
 
 // A share is how many messages of a record are whose.
@@ -55,7 +58,12 @@ const packOctets = 128 << 10
 // not fill leaves after the producer's linger, twice that at most.
 func (p *Producer) Packer(most int) *Packer {
 	k := &Packer{p: p, most: most, place: kgo.StickyKeyPartitioner(nil).ForTopic(p.topic)}
-	k.space.New = func() any { b := make([]byte, 0, 8<<10); return &b }
+	k.room.Store(4 << 10)
+	k.packs.New = func() any {
+		x := &pack{buf: make([]byte, 0, k.room.Load())}
+		x.done = func(err error) { k.settled(x, err) }
+		return x
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.packers == nil {
@@ -71,8 +79,8 @@ func (k *Packer) Add(buf []byte, spans []decode.Span, at time.Time, of Account) 
 	n := int(k.p.partitions.Load())
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.packs) < n {
-		k.packs = append(k.packs, make([]pack, n-len(k.packs))...)
+	if len(k.filling) < n {
+		k.filling = append(k.filling, make([]*pack, n-len(k.filling))...)
 	}
 	for _, s := range spans {
 		message, key := buf[s.Start:s.ValueEnd], buf[s.ValueEnd:s.KeyEnd]
@@ -85,47 +93,57 @@ func (k *Packer) Add(buf []byte, spans []decode.Span, at time.Time, of Account) 
 			k.key.Key = key
 			to = k.place.Partition(&k.key, n)
 		}
-		x := &k.packs[to]
-		if x.n == 0 {
-			x.buf, x.at = k.space.Get().(*[]byte), at // the pool's own
+		x := k.filling[to]
+		if x == nil {
+			x = k.packs.Get().(*pack) // the pool's own
+			x.at, k.filling[to] = at, x
 		}
-		*x.buf = framing.AppendDelimited(*x.buf, message)
+		x.buf = framing.AppendDelimited(x.buf, message)
 		x.n++
 		if last := len(x.whose) - 1; last >= 0 && x.whose[last].of == of {
 			x.whose[last].n++
 		} else {
 			x.whose = append(x.whose, share{of, 1})
 		}
-		if x.n >= k.most || len(*x.buf) >= packOctets {
-			k.send(int32(to), x)
+		if x.n >= k.most || len(x.buf) >= packOctets {
+			k.send(to)
 		}
 	}
 }
 
-// send hands a record to the client; the pack is empty then. mu is held.
-func (k *Packer) send(partition int32, x *pack) {
-	buf, whose := x.buf, x.whose
-	k.p.producePacked(partition, *buf, x.at, func(err error) {
-		for _, w := range whose {
-			w.of.Settled(w.n, err)
-		}
-		*buf = (*buf)[:0]
-		k.space.Put(buf)
-	})
-	*x = pack{}
+// send hands the record of a partition to the client. mu is held.
+func (k *Packer) send(to int) {
+	x := k.filling[to]
+	k.filling[to] = nil
+	if n := int64(len(x.buf)); n > k.room.Load() {
+		k.room.Store(n + n/16) // a new one need not grow
+	}
 	k.turn++
+	k.p.producePacked(int32(to), x.buf, x.at, x.done) // a topic has few partitions
+}
+
+// settled tells whose the messages of a record are, and keeps its room.
+func (k *Packer) settled(x *pack, err error) {
+	for _, w := range x.whose {
+		w.of.Settled(w.n, err)
+	}
+	clear(x.whose) // a closed exporter's account is not kept
+	x.buf, x.n, x.aged, x.whose = x.buf[:0], 0, false, x.whose[:0]
+	k.packs.Put(x)
 }
 
 // flush sends what was there at the last flush already, or everything.
 func (k *Packer) flush(everything bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for i := range k.packs {
-		x := &k.packs[i]
-		if x.n > 0 && (x.aged || everything) {
-			k.send(int32(i), x)
+	for i, x := range k.filling {
+		switch {
+		case x == nil:
+		case x.aged || everything:
+			k.send(i)
+		default:
+			x.aged = true
 		}
-		x.aged = x.n > 0
 	}
 }
 
