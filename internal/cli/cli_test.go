@@ -12,6 +12,11 @@ import (
 	"weir/internal/settings"
 )
 
+func TestMain(m *testing.M) {
+	_ = os.Setenv("DNS_ENABLED", "false") // nobody outside is asked; fails for impossible names only
+	os.Exit(m.Run())
+}
+
 // A ran is what one run of weir gave.
 type ran struct {
 	code        int
@@ -68,6 +73,12 @@ func TestUsage(t *testing.T) {
 		{"a flag for the topic with a file", []string{"connections", "--once", "x"}, 2, "", "weir connections: --once is for the topic, not for files; see weir connections --help\n"},
 		{"a flag for files without one", []string{"connections", "--udp-port", "2055"}, 2, "", "weir connections: --udp-port is for files; --port is a connection's; see weir connections --help\n"},
 		{"a host that is none", []string{"connections", "--host", "10.0.0.300"}, 2, "", "weir connections: invalid value \"10.0.0.300\" for flag -host: \"10.0.0.300\": want an address or a prefix (192.0.2.0/24); see weir connections --help\n"},
+		{"two forms", []string{"connections", "--json", "--csv", "x"}, 2, "", "weir connections: --json, --csv and -v: want one of them; see weir connections --help\n"},
+		{"an order that is none", []string{"connections", "--sort", "size", "x"}, 2, "", "weir connections: invalid value \"size\" for flag -sort: \"size\": want start, octets, packets or duration; see weir connections --help\n"},
+		{"top and limit", []string{"connections", "--top", "3", "--limit", "3", "x"}, 2, "", "weir connections: --top N is --sort octets --limit N: want one of them; see weir connections --help\n"},
+		{"top of what never ends", []string{"connections", "--top", "3"}, 2, "", "weir connections: --sort and --top want all there is: files, or --once; see weir connections --help\n"},
+		{"a limit that is none", []string{"connections", "--limit", "0", "x"}, 2, "", "weir connections: invalid value \"0\" for flag -limit: \"0\": want a number, 1 or more; see weir connections --help\n"},
+		{"packets that are none", []string{"connections", "-p", "few", "x"}, 2, "", "weir connections: invalid value \"few\" for flag -p: \"few\": want a number of packets, 0 or more; see weir connections --help\n"},
 		{"a protocol that is none", []string{"connections", "--proto", "tpc"}, 2, "", "weir connections: invalid value \"tpc\" for flag -proto: \"tpc\" is no protocol, want a name as in the table or a number up to 255; see weir connections --help\n"},
 	}
 	for _, tt := range tests {

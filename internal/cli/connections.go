@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"bufio"
 	"cmp"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -26,51 +24,64 @@ prints connections as they are reported; a correction by a late record is printe
 again. With --once it reads what is there and prints the newest report of each.
 Kafka is reached as by the services: KAFKA_BROKERS, KAFKA_TLS…, TOPIC_PREFIX.
 
-With files, decodes captures and pairs their flows into connections, offline. At
-the end of the input all that is open is emitted. Of a connection that was
-reported several times the last report is printed. Records are taken in the order
-of their capture times, whatever the order of the files. JSON Lines are in the
-order in which connections end, the table in that of their starts. The pairing's
-times are those of the environment variables PAIR_* (enrich -h).
+With files, pairs their flows into connections, offline. A file is a capture
+(pcap, pcapng), flows as JSON Lines (of weir collect or weir decode --json), or
+what the collector of the Python package netflow writes; each may be compressed
+with gzip or zstd, and "-" is standard input. At the end of the input all that is
+open is emitted. Of a connection that was reported several times the last report
+is printed. Records are taken in the order of their times of receipt, whatever the
+order of the files. The pairing's times are those of the environment variables
+PAIR_* (enrich -h). Names are asked of DNS for what is printed, as DNS_* says
+(enrich -h); -n asks for none.
 
-exit code: 0 the input could be read, whatever it held (of a capture that is cut,
+The table has a line for each connection: when it began, its service, the octets
+and packets of both directions, how long it took, and who opened it to whom. -v
+tells the directions apart, and says by what the initiator was found. A terminal
+gets colours (unless NO_COLOR is set) and lines of its width; what goes to a file
+or pipe is neither cut nor coloured.
+
+exit code: 0 the input could be read, whatever it held (of a file that is cut,
 what is whole); 1 it could not; 2 wrong usage`
 
 // runConnections is the verb connections.
 func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	f := newFlags("connections", "[flag]... [--pcap] [FILE]...", connectionsAbout)
 	var files []string
-	f.Func("pcap", "read the capture `FILE`; may be repeated, further arguments are files too", func(s string) error {
+	f.Func("pcap", "read `FILE`, as an argument; may be repeated", func(s string) error {
 		files = append(files, s)
 		return nil
 	})
-	asJSON := f.Bool("json", false, "print JSON Lines; keys are the names of Connection's fields")
-	filter := filterFlags(f)
-	topic := connectionsTopicFlags(f)
+	form, noNames := formFlags(f), false
+	f.BoolVar(&noNames, "n", false, "ask for no names, print none")
+	f.BoolVar(&noNames, "no-dns", false, "the same")
+	filter, choice := filterFlags(f), choiceFlags(f)
+	topic := topicFlagsOf(f, "print the newest report of each connection")
+	f.BoolVar(&topic.interim, "interim", false, "print reports of connections that go on too")
 	port := udpPortFlag(f, "udp-port")
 	rest, code, ok := f.parse(args, stdout, stderr)
 	if !ok {
 		return code
 	}
 	files = append(files, rest...)
-	if (*asJSON || len(files) == 0) && !f.given("p") {
+	printed, err := form.of()
+	if err == nil {
+		err = choice.check(f, len(files) > 0 || topic.once)
+	}
+	if err == nil {
+		err = topic.check(f, len(files) > 0, "once", "from-start", "since", "interim")
+	}
+	if err != nil {
+		return f.wrong(stderr, err.Error())
+	}
+	if (printed == asJSONLines || printed == asCSV || len(files) == 0) && !f.given("p") && !f.given("packets") {
 		filter.least = 0
 	}
+	out := newLivePrinter(stdout, printed)
 	if len(files) == 0 {
-		switch {
-		case *port != 0:
+		if *port != 0 {
 			return f.wrong(stderr, "--udp-port is for files; --port is a connection's")
-		case topic.start && topic.since != 0:
-			return f.wrong(stderr, "--from-start and --since: want one of them")
-		case topic.since < 0:
-			return f.wrong(stderr, fmt.Sprintf("--since %v: want more than 0", topic.since))
 		}
-		return followConnections(*topic, filter, *asJSON, stdout, stderr)
-	}
-	for _, name := range []string{"once", "from-start", "since", "interim"} {
-		if f.given(name) {
-			return f.wrong(stderr, "--"+name+" is for the topic, not for files")
-		}
+		return followConnections(&topicConnections{topicFlags: *topic, filter: filter, choice: choice, noNames: noNames, stderr: stderr, print: out})
 	}
 	config, err := pairConfig(os.Environ())
 	if err != nil {
@@ -82,19 +93,22 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	code = o.run(nil, files)
 
 	all := slices.DeleteFunc(c.connections(), func(c *flowpb.Connection) bool { return !filter.is(c) })
-	shown := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return packets(c) < filter.least })
-	write := writeConnectionsJSON
-	if !*asJSON {
-		write = writeTable
-		slices.SortStableFunc(shown, func(a, b *flowpb.Connection) int { return cmp.Compare(a.GetStartUnixNs(), b.GetStartUnixNs()) })
+	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return packets(c) < filter.least })
+	shown := choice.of(enough)
+	if !noNames {
+		if err := nameThem(shown, os.Environ(), stderr); err != nil {
+			return f.wrong(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
+		}
 	}
-	if err := write(stdout, shown); err != nil && !brokenPipe(err) {
-		o.say("standard output: %v", err)
+	out.write(shown)
+	if err := out.err(); err != nil && !brokenPipe(err) {
+		o.say("%v", err)
 		code = exitFailed
 	}
 	tell(stderr, "%s", o.summary())
+	tell(stderr, "%s", totals(shown, len(enough)))
 	tell(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable",
-		len(shown), len(all)-len(shown), filter.least, c.notPairable)
+		len(shown), len(all)-len(enough), filter.least, c.notPairable)
 	return code
 }
 
@@ -108,11 +122,6 @@ func pairConfig(environ []string) (pair.Config, error) {
 	}](env.ToMap(environ))
 	c.Pair.Service = func(proto uint8, port uint16) bool { return services.Name(proto, port) != "" }
 	return c.Pair, err
-}
-
-// packets is how many packets a connection has in both directions.
-func packets(c *flowpb.Connection) uint64 {
-	return c.GetForward().GetPackets() + c.GetReverse().GetPackets()
 }
 
 // A pairing collects flows and pairs them when all are there: inputs may
@@ -166,20 +175,4 @@ func (p *pairing) connections() []*flowpb.Connection {
 	}
 	m.Close()
 	return out
-}
-
-// writeConnectionsJSON writes JSON Lines.
-func writeConnectionsJSON(w io.Writer, list []*flowpb.Connection) error {
-	b := bufio.NewWriterSize(w, 1<<16)
-	var line jsonLine
-	for _, c := range list {
-		line = line[:0]
-		line.open('{')
-		line.fields(c.ProtoReflect(), nil)
-		line.close('}')
-		if _, err := b.Write(append(line, '\n')); err != nil {
-			return err
-		}
-	}
-	return b.Flush()
 }

@@ -266,12 +266,14 @@ func (s *connections) list() []*flowpb.Connection {
 func (d *demo) report(asJSON bool, stdout, stderr io.Writer) error {
 	all := d.seen.list()
 	d.did.look(all)
-	write, w := writeTable, stdout
+	form, w := asWide, stdout
 	if asJSON {
-		write, w = writeConnectionsJSON, stderr
+		form, w = asJSONLines, stderr
 	}
-	if err := write(stdout, all); err != nil {
-		return fmt.Errorf("standard output: %w", err)
+	out := newLivePrinter(stdout, form)
+	out.write(all)
+	if err := out.err(); err != nil {
+		return err
 	}
 	d.did.write(w)
 	return d.did.check(len(all))

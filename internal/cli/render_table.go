@@ -1,105 +1,75 @@
 package cli
 
 import (
-	"bufio"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
 
-// A table prints connections for people, one a line. Columns are as wide as
-// their widest cell so far.
-type table struct {
-	w      io.Writer
-	widths [columns]int
+// briefColumns are what most people ask of a connection.
+var briefColumns = []column{
+	{name: "start (UTC)", colour: dim}, {name: "service", colour: cyan}, {name: "size", numeric: true, colour: green}, {name: "duration", numeric: true},
+	{name: "packets", numeric: true}, {name: "hosts"}, {name: "", colour: dim},
 }
 
-const columns = 12
-
-var tableHead = [columns]string{
-	"start (UTC)", "initiator", "", "responder", "proto/service", "packets", "octets", "packets back", "octets back", "state", "direction by", "",
-}
-
-// numeric columns are aligned to the right.
-var numeric = [columns]bool{5: true, 6: true, 7: true, 8: true}
-
-// newTable returns a table whose columns fit what it is made for.
-func newTable(w io.Writer, list []*flowpb.Connection) *table {
-	t := &table{w: w}
-	t.widen(&tableHead)
-	for _, c := range list {
-		cells := row(c)
-		t.widen(&cells)
-	}
-	return t
-}
-
-func (t *table) widen(cells *[columns]string) {
-	for i, s := range cells {
-		t.widths[i] = max(t.widths[i], utf8.RuneCountInString(s))
+// brief is a connection as cells of briefColumns.
+func brief(c *flowpb.Connection) []string {
+	return []string{
+		timeCell(c.GetStartUnixNs()), serviceCell(c), octetsText(octets(c)), durationCell(c), strconv.FormatUint(packets(c), 10),
+		hostCell(c.GetInitiator()) + " to " + hostCell(c.GetResponder()), remarkCell(c),
 	}
 }
 
-// head prints the columns' names.
-func (t *table) head() error { return t.line(tableHead) }
-
-// row prints one connection.
-func (t *table) row(c *flowpb.Connection) error { return t.line(row(c)) }
-
-func (t *table) line(cells [columns]string) error {
-	t.widen(&cells)
-	var b strings.Builder
-	for i, s := range cells {
-		pad := strings.Repeat(" ", t.widths[i]-utf8.RuneCountInString(s))
-		if i > 0 {
-			b.WriteString("  ")
-		}
-		if numeric[i] {
-			b.WriteString(pad + s)
-		} else {
-			b.WriteString(s + pad)
-		}
-	}
-	_, err := fmt.Fprintln(t.w, strings.TrimRight(b.String(), " "))
-	return err
+// wideColumns are what shows how a connection came about.
+var wideColumns = []column{
+	{name: "start (UTC)", colour: dim}, {name: "initiator"}, {name: ""}, {name: "responder"}, {name: "proto/service", colour: cyan},
+	{name: "packets", numeric: true}, {name: "octets", numeric: true}, {name: "packets back", numeric: true}, {name: "octets back", numeric: true},
+	{name: "duration", numeric: true}, {name: "state"}, {name: "direction by"}, {name: "", colour: dim},
 }
 
-// writeTable writes all of list with its head.
-func writeTable(w io.Writer, list []*flowpb.Connection) error {
-	b := bufio.NewWriterSize(w, 1<<16)
-	t := newTable(b, list)
-	if err := t.head(); err != nil {
-		return err
-	}
-	for _, c := range list {
-		if err := t.row(c); err != nil {
-			return err
-		}
-	}
-	return b.Flush()
-}
-
-// row is a connection as cells.
-func row(c *flowpb.Connection) [columns]string {
-	start := "-"
-	if ns := c.GetStartUnixNs(); ns != 0 {
-		start = time.Unix(0, ns).UTC().Format("2006-01-02 15:04:05.000")
-	}
+// wide is a connection as cells of wideColumns.
+func wide(c *flowpb.Connection) []string {
 	there, thereOctets := trafficCells(c.GetForward())
 	back, backOctets := trafficCells(c.GetReverse())
-	return [columns]string{
-		start,
+	return []string{
+		timeCell(c.GetStartUnixNs()),
 		endCell(c.GetInitiator(), c.GetProtocol()), "→", endCell(c.GetResponder(), c.GetProtocol()),
-		serviceCell(c), there, thereOctets, back, backOctets,
+		protocolCell(c), there, thereOctets, back, backOctets, durationCell(c),
 		short(c.GetConnState().String(), "CONN_STATE_"), short(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"),
 		reportCell(c),
 	}
+}
+
+func timeCell(ns int64) string {
+	if ns == 0 {
+		return "-"
+	}
+	return time.Unix(0, ns).UTC().Format("2006-01-02 15:04:05.000")
+}
+
+func durationCell(c *flowpb.Connection) string {
+	if c.GetStartUnixNs() == 0 {
+		return "-"
+	}
+	return durationText(duration(c))
+}
+
+func duration(c *flowpb.Connection) time.Duration {
+	return time.Duration(c.GetEndUnixNs() - c.GetStartUnixNs())
+}
+
+// packets is how many packets a connection has in both directions.
+func packets(c *flowpb.Connection) uint64 {
+	return c.GetForward().GetPackets() + c.GetReverse().GetPackets()
+}
+
+// octets is how many octets a connection has in both directions.
+func octets(c *flowpb.Connection) uint64 {
+	return c.GetForward().GetOctets() + c.GetReverse().GetOctets()
 }
 
 // reportCell says when a report is not the first and last of its connection.
@@ -113,6 +83,33 @@ func reportCell(c *flowpb.Connection) string {
 	return ""
 }
 
+// remarkCell is what a reader of the brief form has to know besides.
+func remarkCell(c *flowpb.Connection) string {
+	var all []string
+	switch {
+	case c.GetForward() == nil:
+		all = append(all, "answers only")
+	case c.GetReverse() == nil:
+		all = append(all, "no answer seen")
+	}
+	if c.GetDirectionMethod() == flowpb.DirectionMethod_DIRECTION_METHOD_ARBITRARY {
+		all = append(all, "direction unknown")
+	}
+	if s := reportCell(c); s != "" {
+		all = append(all, s)
+	}
+	return strings.Join(all, ", ")
+}
+
+// hostCell is an address and, where there is one, its name.
+func hostCell(e *flowpb.Endpoint) string {
+	s := endpointText(e.GetAddress(), 0, 0)
+	if n := e.GetName(); n != "" {
+		s += " (" + quoted(n) + ")"
+	}
+	return s
+}
+
 // endCell is an endpoint and, where there is one, its name.
 func endCell(e *flowpb.Endpoint, proto uint32) string {
 	s := endpointText(e.GetAddress(), e.GetPort(), proto)
@@ -122,8 +119,16 @@ func endCell(e *flowpb.Endpoint, proto uint32) string {
 	return s
 }
 
-// serviceCell is the protocol and the service; ICMP's is its type and code.
+// serviceCell is protocolCell with the port that answers where no service is known.
 func serviceCell(c *flowpb.Connection) string {
+	if port := c.GetResponder().GetPort(); c.GetService() == "" && c.IcmpType == nil && port != 0 {
+		return fmt.Sprintf("%s/%d", services.Protocol(c.GetProtocol()), port)
+	}
+	return protocolCell(c)
+}
+
+// protocolCell is the protocol and the service; ICMP's is its type and code.
+func protocolCell(c *flowpb.Connection) string {
 	s := services.Protocol(c.GetProtocol())
 	switch {
 	case c.GetService() != "":

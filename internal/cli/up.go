@@ -84,7 +84,11 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 		}
 		_ = ml.Close()
 	}
-	out, reg := newLivePrinter(stdout, o.json), telemetry.NewRegistry()
+	form := asWide
+	if o.json {
+		form = asJSONLines
+	}
+	out, reg := newLivePrinter(stdout, form), telemetry.NewRegistry()
 	l, err := startLive(ctx, liveOptions{
 		kafka: o.kafka, environ: o.environ, exporters: o.exporters, commitEvery: 500 * time.Millisecond,
 		log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: untimed})),

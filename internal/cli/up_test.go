@@ -142,6 +142,7 @@ func TestUpSaysWhichFlagATakenPortBelongsTo(t *testing.T) {
 
 func TestUpNamesWrongSettings(t *testing.T) {
 	t.Setenv("PAIR_IDLE", "soon")
+	t.Setenv("DNS_ENABLED", "true")
 	t.Setenv("DNS_SERVERS", "nowhere")
 	var stdout, stderr bytes.Buffer
 	if code := runUp([]string{"--listen", "127.0.0.1:0", "--kafka", "127.0.0.1:0"}, nil, &stdout, &stderr); code != exitUsage {

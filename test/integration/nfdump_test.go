@@ -86,7 +86,7 @@ func TestScenario10TotalsAreThoseOfNfdump(t *testing.T) {
 		want = append(want, way(f[0], f[1], f[2], f[3], f[4], f[5], f[6]), way(f[0], f[3], f[4], f[1], f[2], f[7], f[8]))
 	}
 
-	out, err := exec.CommandContext(ctx, "go", "run", "weir/cmd/weir", "connections", "--json", "--pcap", capture).Output()
+	out, err := exec.CommandContext(ctx, "go", "run", "weir/cmd/weir", "connections", "--json", "-n", "--pcap", capture).Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,133 @@
+package cli
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"weir/pkg/flowpb"
+)
+
+// A formFlag says how connections are printed.
+type formFlag struct{ json, csv, wide bool }
+
+func formFlags(f *verbFlags) *formFlag {
+	o := &formFlag{}
+	f.BoolVar(&o.json, "json", false, "print JSON Lines; keys are the names of Connection's fields")
+	f.BoolVar(&o.csv, "csv", false, "print CSV with a line of column names")
+	f.BoolVar(&o.wide, "v", false, "print both directions, the state, and by what the initiator was found")
+	return o
+}
+
+func (o *formFlag) of() (outputForm, error) {
+	switch {
+	case o.json && o.csv || o.json && o.wide || o.csv && o.wide:
+		return 0, errors.New("--json, --csv and -v: want one of them")
+	case o.json:
+		return asJSONLines, nil
+	case o.csv:
+		return asCSV, nil
+	case o.wide:
+		return asWide, nil
+	}
+	return asBrief, nil
+}
+
+// A choice is which of the connections that are asked for are printed, and in
+// what order.
+type choice struct {
+	by    string
+	limit int // 0: all
+	top   int // 0: not asked for
+}
+
+// The orders of connections.
+const (
+	byStart    = "start"
+	byOctets   = "octets"
+	byPackets  = "packets"
+	byDuration = "duration"
+)
+
+func choiceFlags(f *verbFlags) *choice {
+	o := &choice{by: byStart}
+	f.Func("sort", "print in the order of `KEY`: start (default), octets, packets, duration; the largest first", func(s string) error {
+		switch s {
+		case byStart, byOctets, byPackets, byDuration:
+			o.by = s
+			return nil
+		}
+		return fmt.Errorf("%q: want start, octets, packets or duration", s)
+	})
+	count := func(to *int) func(string) error {
+		return func(s string) (err error) {
+			if *to, err = strconv.Atoi(s); err != nil || *to < 1 {
+				return fmt.Errorf("%q: want a number, 1 or more", s)
+			}
+			return nil
+		}
+	}
+	f.Func("limit", "print the first `N` only", count(&o.limit))
+	f.Func("top", "print the `N` with the most octets (--sort octets --limit N)", count(&o.top))
+	return o
+}
+
+// check says what is wrong with the flags; whole is false for a topic that is
+// followed.
+func (o *choice) check(f *verbFlags, whole bool) error {
+	if o.top > 0 {
+		if f.given("sort") || f.given("limit") {
+			return errors.New("--top N is --sort octets --limit N: want one of them")
+		}
+		o.by, o.limit = byOctets, o.top
+	}
+	if !whole && (o.top > 0 || f.given("sort")) {
+		return errors.New("--sort and --top want all there is: files, or --once")
+	}
+	return nil
+}
+
+// of returns what of list is printed, in its order.
+func (o *choice) of(list []*flowpb.Connection) []*flowpb.Connection {
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b *flowpb.Connection) int {
+		var n int
+		switch o.by {
+		case byOctets:
+			n = cmp.Compare(octets(b), octets(a))
+		case byPackets:
+			n = cmp.Compare(packets(b), packets(a))
+		case byDuration:
+			n = cmp.Compare(duration(b), duration(a))
+		}
+		return cmp.Or(n, cmp.Compare(a.GetStartUnixNs(), b.GetStartUnixNs()))
+	})
+	if o.limit > 0 && len(list) > o.limit {
+		list = list[:o.limit]
+	}
+	return list
+}
+
+// totals sums up what is printed, of how many.
+func totals(list []*flowpb.Connection, of int) string {
+	var size, count uint64
+	var first, last int64
+	for _, c := range list {
+		size, count = size+octets(c), count+packets(c)
+		if s := c.GetStartUnixNs(); s != 0 && (first == 0 || s < first) {
+			first = s
+		}
+		last = max(last, c.GetEndUnixNs())
+	}
+	parts := []string{fmt.Sprintf("total: %s in %d packets", octetsText(size), count)}
+	if first != 0 && last >= first {
+		parts = append(parts, fmt.Sprintf("%s to %s (UTC)", timeCell(first), timeCell(last)))
+	}
+	if of > len(list) {
+		parts = append(parts, fmt.Sprintf("%d of %d connections", len(list), of))
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+)
+
+// A grid prints rows of cells, one a line. Columns are as wide as their widest
+// cell so far.
+type grid struct {
+	w       io.Writer
+	columns []column
+	widths  []int
+	look    look
+}
+
+// A column is one of a grid's.
+type column struct {
+	name    string
+	numeric bool   // aligned to the right
+	colour  string // of the cells, on a terminal
+}
+
+// A look is what of the output depends on where it goes. Its zero value is that
+// of a file or pipe.
+type look struct {
+	width   int  // of a line, characters; 0: any
+	colours bool // of a terminal
+}
+
+// Colours of a terminal (ECMA-48, select graphic rendition).
+const (
+	bold   = "\x1b[1m"
+	dim    = "\x1b[2m"
+	green  = "\x1b[32m"
+	cyan   = "\x1b[36m"
+	normal = "\x1b[0m"
+)
+
+func newGrid(w io.Writer, columns []column, l look) *grid {
+	g := &grid{w: w, columns: columns, widths: make([]int, len(columns)), look: l}
+	g.widen(g.names())
+	return g
+}
+
+func (g *grid) names() []string {
+	cells := make([]string, len(g.columns))
+	for i, c := range g.columns {
+		cells[i] = c.name
+	}
+	return cells
+}
+
+// widen makes the columns as wide as cells.
+func (g *grid) widen(cells []string) {
+	for i, s := range cells {
+		g.widths[i] = max(g.widths[i], utf8.RuneCountInString(s))
+	}
+}
+
+// head prints the columns' names.
+func (g *grid) head() error { return g.line(g.names(), true) }
+
+// row prints cells.
+func (g *grid) row(cells []string) error { return g.line(cells, false) }
+
+func (g *grid) line(cells []string, head bool) error {
+	g.widen(cells)
+	var b strings.Builder
+	room := g.look.width
+	for i, s := range cells {
+		pad := strings.Repeat(" ", g.widths[i]-utf8.RuneCountInString(s))
+		if g.columns[i].numeric {
+			s = pad + s
+		} else {
+			s += pad
+		}
+		if i > 0 {
+			s = "  " + s
+		}
+		if i == len(cells)-1 {
+			s = strings.TrimRight(s, " ")
+		}
+		if g.look.width > 0 {
+			s = clip(s, room)
+			room -= utf8.RuneCountInString(s)
+		}
+		switch colour := g.columns[i].colour; {
+		case !g.look.colours || strings.TrimSpace(s) == "":
+			b.WriteString(s)
+		case head:
+			b.WriteString(bold + s + normal)
+		case colour == "":
+			b.WriteString(s)
+		default:
+			b.WriteString(colour + s + normal)
+		}
+	}
+	_, err := fmt.Fprintln(g.w, strings.TrimRight(b.String(), " "))
+	return err
+}
+
+// clip is s in at most n characters; that something is missing is shown.
+func clip(s string, n int) string {
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	if n <= 0 {
+		return ""
+	}
+	r := []rune(s)
+	return string(r[:n-1]) + "…"
+}
