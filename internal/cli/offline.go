@@ -14,6 +14,7 @@ import (
 
 	"weir/internal/capture"
 	"weir/internal/decode"
+	"weir/internal/flowfile"
 	"weir/internal/templates"
 	"weir/internal/wire"
 )
@@ -95,7 +96,7 @@ func (o *offline) run(hexes, inputs []string) int {
 		case errors.As(err, &output):
 			o.say("standard output: %v", output.error)
 			code, stopped = exitFailed, true
-		case errors.Is(err, capture.ErrCut): // all that is whole was read
+		case errors.Is(err, capture.ErrCut), errors.Is(err, flowfile.ErrCut): // all that is whole was read
 			o.say("%s: %v", inputName(name), reason(err))
 		default:
 			o.say("%s: %v", inputName(name), reason(err))
@@ -162,7 +163,14 @@ func (o *offline) input(name string) error {
 		defer func() { _ = f.Close() }()
 		in = f
 	}
-	r, err := capture.Open(in, capture.Options{Port: o.port, Hex: name == "-"})
+	content, err := flowfile.Open(in)
+	if err != nil {
+		return err
+	}
+	if flowfile.IsLines(content) {
+		return o.flowLines(name, flowfile.NewLines(content))
+	}
+	r, err := capture.Open(content, capture.Options{Port: o.port, Hex: name == "-"})
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ const (
 	Withdrawal      Cause = "withdrawal"       // a template withdrawal over UDP, or of what is not known: ignored
 	BadField        Cause = "bad_field"        // a field that does not fit its record
 	BadHex          Cause = "bad_hex"          // hex text that is not octets (command line)
+	BadLine         Cause = "bad_line"         // a line of JSON that is no flow (command line)
 )
 
 // Error makes a Cause an error, so that errors.Is finds it in an Error.

@@ -1,0 +1,102 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"weir/internal/capture"
+	"weir/internal/decode"
+	"weir/internal/flowfile"
+	"weir/internal/pynetflow"
+	"weir/internal/wire"
+	"weir/pkg/flowpb"
+)
+
+// flowLines reads a file of flows as JSON Lines: those that jsonLine writes, and
+// those of the Python collector. A line that is neither is an error, and the others
+// are read.
+func (o *offline) flowLines(name string, lines *flowfile.Lines) error {
+	var leftOut []string
+	defer func() {
+		if leftOut != nil {
+			o.say("%s: fields that are not known were left out: %s", inputName(name), strings.Join(leftOut, ", "))
+		}
+	}()
+	for {
+		line, err := lines.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		at := fmt.Sprintf("line %d of %s", lines.Number(), inputName(name))
+		if pynetflow.Is(line) {
+			e, err := pynetflow.Parse(line)
+			if err != nil {
+				if err := o.badLine(at, err); err != nil {
+					return err
+				}
+				continue
+			}
+			for _, field := range e.LeftOut {
+				if !slices.Contains(leftOut, field) {
+					leftOut = append(leftOut, field)
+				}
+			}
+			for _, payload := range e.Datagrams {
+				if err := o.datagram(&capture.Datagram{Src: e.From, Time: e.Received.UnixNano(), Payload: payload}); err != nil {
+					return errOutput{err}
+				}
+			}
+			continue
+		}
+		if err := o.flowLine(at, line); err != nil {
+			return err
+		}
+	}
+}
+
+// flowLine takes a line of ours; those of templates, options data and errors say
+// nothing that the flows do not.
+func (o *offline) flowLine(at string, line []byte) error {
+	var members map[string]any
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.UseNumber()
+	err := d.Decode(&members)
+	if kind, ok := members["record"]; err == nil && ok && kind != "flow" {
+		return nil
+	}
+	m := &flowpb.FlowMessage{}
+	if err == nil {
+		err = setFields(m.ProtoReflect(), members)
+	}
+	if err == nil && m.GetType() == flowpb.FlowMessage_FLOWUNKNOWN {
+		err = errors.New(`it has no "type": is this a file of flows?`)
+	}
+	if err != nil {
+		return o.badLine(at, err)
+	}
+	o.now = max(o.now, int64(m.GetTimeReceivedNs()))
+	if err := o.take(origin{}, &decode.Result{Messages: []*flowpb.FlowMessage{m}}); err != nil {
+		return errOutput{err}
+	}
+	return nil
+}
+
+// badLine counts a line that is no flow.
+func (o *offline) badLine(at string, why error) error {
+	r := decode.Result{Errors: []wire.Error{{Cause: wire.BadLine, What: at + ": " + why.Error()}}}
+	if o.count.errors == 0 {
+		o.say("%s: %v", at, why)
+	}
+	if err := o.take(origin{}, &r); err != nil {
+		return errOutput{err}
+	}
+	return nil
+}
