@@ -29,10 +29,11 @@ type verb struct {
 var verbs = []verb{
 	{"up", "run everything in one process, with an embedded broker", runUp},
 	{"demo", "show the whole pipeline at work on captures of real exporters", runDemo},
+	{"collect", "receive flows into a file, without Kafka", runCollect},
 	{"decode", "print what the datagrams of a capture or of hex text hold", runDecode},
 	{"templates", "show and change the templates that the replicas share", runTemplates},
 	{"exporters", "show who sends, and what was lost on the way", runExporters},
-	{"connections", "pair the flows of a capture into connections", runConnections},
+	{"connections", "who talked to whom: of the topic, or of captures and files of flows", runConnections},
 }
 
 // Main runs one verb and returns the process's exit code: 0 done, 1 failed, 2

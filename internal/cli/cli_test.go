@@ -12,8 +12,14 @@ import (
 	"weir/internal/settings"
 )
 
+// asWeir is the variable that makes the test's program weir.
+const asWeir = "WEIR_TEST_AS_WEIR"
+
 func TestMain(m *testing.M) {
 	_ = os.Setenv("DNS_ENABLED", "false") // nobody outside is asked; fails for impossible names only
+	if os.Getenv(asWeir) != "" {          // a process of its own, that can be killed
+		os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
 	os.Exit(m.Run())
 }
 
@@ -79,6 +85,10 @@ func TestUsage(t *testing.T) {
 		{"top of what never ends", []string{"connections", "--top", "3"}, 2, "", "weir connections: --sort and --top want all there is: files, or --once; see weir connections --help\n"},
 		{"a limit that is none", []string{"connections", "--limit", "0", "x"}, 2, "", "weir connections: invalid value \"0\" for flag -limit: \"0\": want a number, 1 or more; see weir connections --help\n"},
 		{"packets that are none", []string{"connections", "-p", "few", "x"}, 2, "", "weir connections: invalid value \"few\" for flag -p: \"few\": want a number of packets, 0 or more; see weir connections --help\n"},
+		{"collect without a file", []string{"collect"}, 2, "", "weir collect: no --out FILE; see weir collect --help\n"},
+		{"a size that is none", []string{"collect", "--out", "x", "--rotate-size", "-1GB"}, 2, "", "weir collect: invalid value \"-1GB\" for flag -rotate-size: \"-1GB\": want octets with a unit, as 500MB or 2GiB; see weir collect --help\n"},
+		{"an age that is none", []string{"collect", "--out", "x", "--rotate-every", "-1s"}, 2, "", "weir collect: --rotate-every -1s: want 0 or more; see weir collect --help\n"},
+		{"collect into no directory", []string{"collect", "--listen", "127.0.0.1:0", "--out", "/nowhere/x.jsonl"}, 1, "", "weir collect: --out: open /nowhere/x.jsonl: no such file or directory\n"},
 		{"a protocol that is none", []string{"connections", "--proto", "tpc"}, 2, "", "weir connections: invalid value \"tpc\" for flag -proto: \"tpc\" is no protocol, want a name as in the table or a number up to 255; see weir connections --help\n"},
 	}
 	for _, tt := range tests {

@@ -50,7 +50,9 @@ type offline struct {
 	result  decode.Result
 	now     int64 // capture time of the newest datagram, ns since the epoch
 	waiting map[decode.TemplateKey][]waiting
-	count   struct{ datagrams, flows, options, templates, undecoded, errors int }
+	// waitingMost bounds the octets that wait, 0: no bound. More are given up.
+	waitingMost, waitingNow int
+	count                   struct{ datagrams, flows, options, templates, undecoded, errors int }
 }
 
 // A waiting set is a data set whose template has not come yet.
@@ -266,9 +268,31 @@ func (o *offline) finish() error {
 // wait keeps s, whose octets are the datagram's.
 func (o *offline) wait(from origin, s *decode.Set) {
 	w := waiting{order: o.count.datagrams<<16 | s.Off, from: from, set: *s}
+	if o.waitingMost > 0 && o.waitingNow+len(s.Data) > o.waitingMost {
+		o.count.undecoded++
+		return
+	}
 	w.set.Data = slices.Clone(s.Data)
+	o.waitingNow += len(s.Data)
 	k := s.Key()
 	o.waiting[k] = append(o.waiting[k], w)
+}
+
+// expire gives up what waits since before the instant at, ns since the epoch.
+func (o *offline) expire(at int64) {
+	for k, list := range o.waiting {
+		list = slices.DeleteFunc(list, func(w waiting) bool {
+			old := w.from.meta.Received < at
+			if old {
+				o.count.undecoded++
+				o.waitingNow -= len(w.set.Data)
+			}
+			return old
+		})
+		if o.waiting[k] = list; len(list) == 0 {
+			delete(o.waiting, k)
+		}
+	}
 }
 
 // late decodes sets that waited, in the order of their arrival.
@@ -281,6 +305,7 @@ func (o *offline) late(ready []waiting) error {
 			o.waiting[k] = append(o.waiting[k], w)
 			continue
 		}
+		o.waitingNow -= len(w.set.Data)
 		o.decoder.ReadSet(&w.set, plan, &o.result)
 		if err := o.take(w.from, &o.result); err != nil {
 			return err
