@@ -33,6 +33,7 @@ var verbs = []verb{
 	{"decode", "print what the datagrams of a capture or of hex text hold", runDecode},
 	{"templates", "show and change the templates that the replicas share", runTemplates},
 	{"exporters", "show who sends, and what was lost on the way", runExporters},
+	{"flows", "what exporters report: of the topic, or of captures and files of flows", runFlows},
 	{"connections", "who talked to whom: of the topic, or of captures and files of flows", runConnections},
 }
 

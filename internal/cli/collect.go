@@ -151,7 +151,7 @@ type collector struct {
 	w       *flowfile.Writer
 	stderr  io.Writer
 	show    *progress
-	line    jsonLine
+	line    []byte
 	causes  map[wire.Cause]int
 	told    string // why the file does not take flows
 	newest  int    // datagram
@@ -184,12 +184,7 @@ func (c *collector) receive(b []byte, from netip.AddrPort, at time.Time) {
 // stop receiving.
 func (c *collector) take(from origin, r *decode.Result) error {
 	for _, m := range r.Messages {
-		c.line = c.line[:0]
-		c.line.open('{')
-		c.line.key("record")
-		c.line.text("flow")
-		c.line.fields(m.ProtoReflect(), c.in.template)
-		c.line.close('}')
+		c.line = appendFlowJSON(c.line[:0], m, c.in.template)
 		c.written(c.w.Write(c.line))
 	}
 	for _, e := range r.Errors {

@@ -53,8 +53,8 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	})
 	form, noNames := formFlags(f), false
 	f.BoolVar(&noNames, "n", false, "ask for no names, print none")
-	f.BoolVar(&noNames, "no-dns", false, "the same")
-	filter, choice := filterFlags(f), choiceFlags(f)
+	f.BoolVar(&noNames, "no-dns", false, "as -n")
+	filter, choice := filterFlags(f, "connections", 10, "default 10 in the table of a file, else 0"), choiceFlags(f)
 	topic := topicFlagsOf(f, "print the newest report of each connection")
 	f.BoolVar(&topic.interim, "interim", false, "print reports of connections that go on too")
 	port := udpPortFlag(f, "udp-port")

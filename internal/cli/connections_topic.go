@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/signal"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -19,81 +17,8 @@ import (
 
 	"weir/internal/framing"
 	"weir/internal/kafka"
-	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
-
-// A connectionFilter is which connections are shown.
-type connectionFilter struct {
-	hosts    []netip.Prefix // either end, or its other address by NAT, is in one of them
-	port     *uint16        // of either end; 0: any
-	protocol int            // -1: any
-	least    uint64         // packets of both directions
-}
-
-// filterFlags adds the flags of a filter.
-func filterFlags(f *verbFlags) *connectionFilter {
-	o := &connectionFilter{protocol: -1, least: 10}
-	host := func(s string) error {
-		p, err := hostPrefix(s)
-		o.hosts = append(o.hosts, p)
-		return err
-	}
-	f.Func("host", "only connections of the `ADDRESS`, in any of its textual forms, or prefix; may be repeated", host)
-	f.Func("match-host", "the same", host)
-	o.port = portFlag(f, "port", "only connections with port `N` at either end")
-	f.Func("proto", "only connections of the protocol `NAME` or number", func(s string) error {
-		for n := range 256 {
-			if strings.EqualFold(services.Protocol(uint32(n)), s) || strconv.Itoa(n) == s {
-				o.protocol = n
-				return nil
-			}
-		}
-		return fmt.Errorf("%q is no protocol, want a name as in the table or a number up to 255", s)
-	})
-	least := func(s string) (err error) {
-		if o.least, err = strconv.ParseUint(s, 10, 64); err != nil {
-			return fmt.Errorf("%q: want a number of packets, 0 or more", s)
-		}
-		return nil
-	}
-	f.Func("p", "leave out connections of fewer than `N` packets; default 10 in the table of a file, else 0", least)
-	f.Func("packets", "the same", least)
-	return o
-}
-
-// hostPrefix reads an address or a prefix; an IPv4 one may be written as IPv6, any
-// may stand in brackets, and a zone does not count.
-func hostPrefix(s string) (netip.Prefix, error) {
-	text := s
-	if inner, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(inner, "]") {
-		text = strings.TrimSuffix(inner, "]")
-	}
-	if a, err := netip.ParseAddr(text); err == nil {
-		a = a.Unmap().WithZone("")
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(text)
-	switch {
-	case err != nil:
-		return p, fmt.Errorf("%q: want an address or a prefix (192.0.2.0/24)", s)
-	case p.Addr().Is4In6() && p.Bits() >= 96:
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p.Masked(), nil
-}
-
-// is tells whether c is one of those that are asked for, whatever its packets.
-func (o *connectionFilter) is(c *flowpb.Connection) bool {
-	a, z := c.GetInitiator(), c.GetResponder()
-	if o.protocol >= 0 && int(c.GetProtocol()) != o.protocol || *o.port != 0 && a.GetPort() != uint32(*o.port) && z.GetPort() != uint32(*o.port) {
-		return false
-	}
-	return len(o.hosts) == 0 || slices.ContainsFunc([][]byte{a.GetAddress(), z.GetAddress(), a.GetNatAddress(), z.GetNatAddress()}, func(b []byte) bool {
-		addr, ok := netip.AddrFromSlice(b)
-		return ok && slices.ContainsFunc(o.hosts, func(p netip.Prefix) bool { return p.Contains(addr.Unmap()) })
-	})
-}
 
 // topicFlags say how a topic is read.
 type topicFlags struct {
@@ -141,7 +66,7 @@ var errEnough = errors.New("enough")
 // topicConnections prints the connections of the topic.
 type topicConnections struct {
 	topicFlags
-	filter   *connectionFilter
+	filter   *trafficFilter
 	choice   *choice
 	noNames  bool
 	stderr   io.Writer
@@ -202,31 +127,16 @@ func (o *topicConnections) run(ctx context.Context, settings kafkaSettings) erro
 func (o *topicConnections) take(records []kafka.Record) error {
 	var list []*flowpb.Connection
 	for _, r := range records {
-		c := &flowpb.Connection{}
-		value, _, err := framing.Connections.Next(r.Value)
-		if err != nil || proto.Unmarshal(value, c) != nil || len(c.ConnectionId) == 0 {
+		_, err := framing.Connections.Each(r.Value, func(value []byte) {
+			c := &flowpb.Connection{}
+			if proto.Unmarshal(value, c) != nil || len(c.ConnectionId) == 0 {
+				o.poison++
+				return
+			}
+			list = o.report(list, c)
+		})
+		if err != nil {
 			o.poison++
-			continue
-		}
-		id := string(c.ConnectionId)
-		if o.versions[id] >= c.Version {
-			continue
-		}
-		if len(o.versions) >= maxVersions && !o.once {
-			clear(o.versions)
-		}
-		o.versions[id] = c.Version
-		if o.noNames {
-			c.GetInitiator().Name, c.GetResponder().Name = "", ""
-		}
-		shown := o.filter.is(c) && packets(c) >= o.filter.least && (c.Final || o.interim || o.once)
-		switch {
-		case o.once && shown:
-			o.newest[id] = c
-		case o.once:
-			delete(o.newest, id) // an older report was shown, the newest is not asked for
-		case shown:
-			list = append(list, c)
 		}
 	}
 	if n := o.choice.limit; n > 0 && !o.once {
@@ -237,6 +147,32 @@ func (o *topicConnections) take(records []kafka.Record) error {
 		return errEnough
 	}
 	return o.print.err()
+}
+
+// report takes a report of a connection, and adds it to list when it is to be
+// printed now.
+func (o *topicConnections) report(list []*flowpb.Connection, c *flowpb.Connection) []*flowpb.Connection {
+	id := string(c.ConnectionId)
+	if o.versions[id] >= c.Version {
+		return list
+	}
+	if len(o.versions) >= maxVersions && !o.once {
+		clear(o.versions)
+	}
+	o.versions[id] = c.Version
+	if o.noNames {
+		c.GetInitiator().Name, c.GetResponder().Name = "", ""
+	}
+	shown := o.filter.is(c) && packets(c) >= o.filter.least && (c.Final || o.interim || o.once)
+	switch {
+	case o.once && shown:
+		o.newest[id] = c
+	case o.once:
+		delete(o.newest, id) // an older report was shown, the newest is not asked for
+	case shown:
+		list = append(list, c)
+	}
+	return list
 }
 
 // followConnections is the verb connections without files.

@@ -147,7 +147,7 @@ func TestFollowingTheTopicOfConnections(t *testing.T) {
 	}
 	follow := func(flags topicFlags) (out *syncBuffer, stop func()) {
 		out = &syncBuffer{}
-		f := &topicConnections{topicFlags: flags, filter: &connectionFilter{port: new(uint16), protocol: -1}, choice: &choice{}, stderr: &bytes.Buffer{}, print: newLivePrinter(out, asJSONLines)}
+		f := &topicConnections{topicFlags: flags, filter: &trafficFilter{port: new(uint16), protocol: -1}, choice: &choice{}, stderr: &bytes.Buffer{}, print: newLivePrinter(out, asJSONLines)}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- f.run(ctx, settings) }()

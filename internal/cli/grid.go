@@ -21,6 +21,7 @@ type column struct {
 	name    string
 	numeric bool   // aligned to the right
 	colour  string // of the cells, on a terminal
+	least   int    // width, for what is printed as it comes
 }
 
 // A look is what of the output depends on where it goes. Its zero value is that
@@ -41,6 +42,9 @@ const (
 
 func newGrid(w io.Writer, columns []column, l look) *grid {
 	g := &grid{w: w, columns: columns, widths: make([]int, len(columns)), look: l}
+	for i, c := range columns {
+		g.widths[i] = c.least
+	}
 	g.widen(g.names())
 	return g
 }

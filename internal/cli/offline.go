@@ -93,7 +93,7 @@ func (o *offline) run(hexes, inputs []string) int {
 		switch {
 		case err == nil:
 			continue
-		case errors.As(err, &output) && brokenPipe(err):
+		case errors.As(err, &output) && (brokenPipe(err) || errors.Is(err, errEnough)):
 			stopped = true // whoever reads has seen enough
 		case errors.As(err, &output):
 			o.say("standard output: %v", output.error)

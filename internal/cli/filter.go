@@ -1,0 +1,95 @@
+package cli
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"weir/internal/services"
+	"weir/pkg/flowpb"
+)
+
+// A trafficFilter is which connections or flows are shown.
+type trafficFilter struct {
+	hosts    []netip.Prefix // either end, or its other address by NAT, is in one of them
+	port     *uint16        // of either end; 0: any
+	protocol int            // -1: any
+	least    uint64         // packets of both directions
+}
+
+// filterFlags adds the flags of a filter of what (connections); usage says what -p
+// is without being given.
+func filterFlags(f *verbFlags, what string, least uint64, usage string) *trafficFilter {
+	o := &trafficFilter{protocol: -1, least: least}
+	host := func(s string) error {
+		p, err := hostPrefix(s)
+		o.hosts = append(o.hosts, p)
+		return err
+	}
+	f.Func("host", "only "+what+" of the `ADDRESS`, in any of its textual forms, or prefix; may be repeated", host)
+	f.Func("match-host", "as --host `ADDRESS`", host)
+	o.port = portFlag(f, "port", "only "+what+" with port `N` at either end")
+	f.Func("proto", "only "+what+" of the protocol `NAME` or number", func(s string) error {
+		for n := range 256 {
+			if strings.EqualFold(services.Protocol(uint32(n)), s) || strconv.Itoa(n) == s {
+				o.protocol = n
+				return nil
+			}
+		}
+		return fmt.Errorf("%q is no protocol, want a name as in the table or a number up to 255", s)
+	})
+	packets := func(s string) (err error) {
+		if o.least, err = strconv.ParseUint(s, 10, 64); err != nil {
+			return fmt.Errorf("%q: want a number of packets, 0 or more", s)
+		}
+		return nil
+	}
+	f.Func("p", "leave out "+what+" of fewer than `N` packets; "+usage, packets)
+	f.Func("packets", "as -p `N`", packets)
+	return o
+}
+
+// hostPrefix reads an address or a prefix; an IPv4 one may be written as IPv6, any
+// may stand in brackets, and a zone does not count.
+func hostPrefix(s string) (netip.Prefix, error) {
+	text := s
+	if inner, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(inner, "]") {
+		text = strings.TrimSuffix(inner, "]")
+	}
+	if a, err := netip.ParseAddr(text); err == nil {
+		a = a.Unmap().WithZone("")
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		return p, fmt.Errorf("%q: want an address or a prefix (192.0.2.0/24)", s)
+	case p.Addr().Is4In6() && p.Bits() >= 96:
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p.Masked(), nil
+}
+
+// is tells whether c is one of those that are asked for, whatever its packets.
+func (o *trafficFilter) is(c *flowpb.Connection) bool {
+	a, z := c.GetInitiator(), c.GetResponder()
+	return o.matches(c.GetProtocol(), a.GetPort(), z.GetPort(), a.GetAddress(), z.GetAddress(), a.GetNatAddress(), z.GetNatAddress())
+}
+
+// flow tells whether m is one of those that are asked for.
+func (o *trafficFilter) flow(m *flowpb.FlowMessage) bool {
+	return m.GetPackets()+m.GetReversePackets() >= o.least &&
+		o.matches(m.GetProto(), m.GetSrcPort(), m.GetDstPort(), m.GetSrcAddr(), m.GetDstAddr(), m.GetPostNatSrcAddr(), m.GetPostNatDstAddr())
+}
+
+func (o *trafficFilter) matches(proto, port1, port2 uint32, addresses ...[]byte) bool {
+	if o.protocol >= 0 && int(proto) != o.protocol || *o.port != 0 && port1 != uint32(*o.port) && port2 != uint32(*o.port) {
+		return false
+	}
+	return len(o.hosts) == 0 || slices.ContainsFunc(addresses, func(b []byte) bool {
+		addr, ok := netip.AddrFromSlice(b)
+		return ok && slices.ContainsFunc(o.hosts, func(p netip.Prefix) bool { return p.Contains(addr.Unmap()) })
+	})
+}
