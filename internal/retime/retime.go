@@ -1,0 +1,156 @@
+// Package retime moves the times in export datagrams: those of the header, and the
+// absolute ones in data records. Times that count from the exporter's start move
+// with the header.
+package retime
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"weir/internal/decode"
+	"weir/internal/ie"
+)
+
+// A Mover moves the times of datagrams, which it has to see all and in order: it
+// learns the templates from them. It is for one goroutine.
+type Mover struct {
+	decoder   decode.Decoder
+	result    decode.Result
+	templates map[decode.TemplateKey][]decode.Field
+}
+
+// New returns a Mover; state is its decoder's own.
+func New(state decode.State) *Mover {
+	return &Mover{decoder: decode.Decoder{State: state}, templates: map[decode.TemplateKey][]decode.Field{}}
+}
+
+// Move adds seconds to the times in b, in place. What cannot be read stays as it
+// is, as do data records whose template has not come.
+func (m *Mover) Move(b []byte, from netip.AddrPort, received, seconds int64) {
+	if len(b) < 16 {
+		return
+	}
+	k := decode.TemplateKey{Exporter: decode.Map16(from.Addr()), Version: uint8(binary.BigEndian.Uint16(b))}
+	switch binary.BigEndian.Uint16(b) {
+	case 1, 5, 7: // unix_secs follows version, count and sysUptime
+		addSeconds(b[8:], seconds)
+	case 9: // RFC 3954 section 5.1
+		if len(b) < 20 {
+			return
+		}
+		k.Domain = binary.BigEndian.Uint32(b[16:])
+		m.learn(b, from, received, k)
+		m.sets(b[20:], k, seconds)
+		addSeconds(b[8:], seconds)
+	case 10: // RFC 7011 section 3.1
+		k.Domain = binary.BigEndian.Uint32(b[12:])
+		m.learn(b, from, received, k)
+		end := max(16, int(binary.BigEndian.Uint16(b[2:])))
+		m.sets(b[16:min(len(b), end)], k, seconds)
+		addSeconds(b[4:], seconds)
+	}
+}
+
+// learn takes the datagram's templates.
+func (m *Mover) learn(b []byte, from netip.AddrPort, received int64, k decode.TemplateKey) {
+	m.decoder.Read(b, &decode.Meta{Exporter: from.Addr(), Port: from.Port(), Received: received}, &m.result)
+	for i := range m.result.Templates {
+		t := &m.result.Templates[i].Template
+		k.ID = t.ID
+		m.templates[k] = slices.Clone(t.Fields)
+	}
+}
+
+// sets moves the times of all data sets in b.
+func (m *Mover) sets(b []byte, k decode.TemplateKey, seconds int64) {
+	for len(b) >= 4 {
+		id, n := binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint16(b[2:]))
+		if n < 4 || n > len(b) {
+			return
+		}
+		k.ID = id
+		if fields := m.templates[k]; id >= 256 && len(fields) > 0 {
+			for rest := b[4:n]; len(rest) > 0; {
+				size, ok := record(rest, fields, nil)
+				if !ok || size == 0 {
+					break // padding
+				}
+				record(rest, fields, func(f decode.Field, octets []byte) { moveField(k.Version, f, octets, seconds) })
+				rest = rest[size:]
+			}
+		}
+		b = b[n:]
+	}
+}
+
+// record hands the fields of the record that b begins with to each, which may be
+// nil, and returns its length; ok is false when b is shorter.
+func record(b []byte, fields []decode.Field, each func(decode.Field, []byte)) (size int, ok bool) {
+	at := 0
+	for _, f := range fields {
+		n := int(f.Length)
+		if f.Length == decode.VarLen { // RFC 7011 section 7
+			if at >= len(b) {
+				return 0, false
+			}
+			n = int(b[at])
+			if at++; n == 255 {
+				if at+2 > len(b) {
+					return 0, false
+				}
+				n = int(binary.BigEndian.Uint16(b[at:]))
+				at += 2
+			}
+		}
+		if at+n > len(b) {
+			return 0, false
+		}
+		if each != nil {
+			each(f, b[at:at+n])
+		}
+		at += n
+	}
+	return at, true
+}
+
+// moveField moves a field that is an absolute time, RFC 7011 sections 6.1.7 to
+// 6.1.10.
+func moveField(version uint8, f decode.Field, octets []byte, seconds int64) {
+	e, ok := ie.Lookup(f.PEN, f.ID)
+	if version == 9 {
+		e, ok = ie.LookupV9(f.ID)
+	}
+	switch {
+	case !ok:
+	case e.Type == ie.Seconds && len(octets) == 4:
+		addSeconds(octets, seconds)
+	case e.Type == ie.Milliseconds && len(octets) == 8:
+		add(octets, seconds*1000)
+	case (e.Type == ie.Microseconds || e.Type == ie.Nanoseconds) && len(octets) == 8:
+		switch v := binary.BigEndian.Uint64(octets); {
+		case v == 0:
+		case v >= ntp1970<<32: // seconds since 1900 and their fraction
+			addSeconds(octets, seconds)
+		case v >= 1e17: // some exporters write Unix time: ns,
+			add(octets, seconds*1e9)
+		default: // or µs
+			add(octets, seconds*1e6)
+		}
+	}
+}
+
+// ntp1970 is 1970 in seconds since 1900.
+const ntp1970 = 2_208_988_800
+
+func addSeconds(b []byte, seconds int64) {
+	if v := binary.BigEndian.Uint32(b); v != 0 { // 0: no time
+		binary.BigEndian.PutUint32(b, uint32(int64(v)+seconds))
+	}
+}
+
+func add(b []byte, n int64) {
+	if v := binary.BigEndian.Uint64(b); v != 0 { // 0: no time
+		binary.BigEndian.PutUint64(b, uint64(int64(v)+n))
+	}
+}
