@@ -29,6 +29,7 @@ type verb struct {
 var verbs = []verb{
 	{"up", "run everything in one process, with an embedded broker", runUp},
 	{"demo", "show the whole pipeline at work on captures of real exporters", runDemo},
+	{"replay", "send the datagrams of captures again", runReplay},
 	{"collect", "receive flows into a file, without Kafka", runCollect},
 	{"decode", "print what the datagrams of a capture or of hex text hold", runDecode},
 	{"templates", "show and change the templates that the replicas share", runTemplates},
