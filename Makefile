@@ -30,11 +30,11 @@ test:
 	cd test/compat && go test ./...
 
 race:
-	go test -race -timeout 20m ./internal/... ./test/...
+	go test -race -timeout 20m ./internal/... ./pkg/... ./test/...
 
 # Every fuzz target, FUZZTIME executions of each.
 fuzz:
-	@for pkg in $$(go list ./internal/...); do \
+	@for pkg in $$(go list ./internal/... ./pkg/...); do \
 	  for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 	    echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$pkg || exit 1; \
 	  done; \

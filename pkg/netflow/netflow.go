@@ -1,0 +1,232 @@
+// Package netflow decodes NetFlow v1, v5, v7, v9 and IPFIX export datagrams.
+//
+// A Parser turns datagrams into Packets: flows as flowpb.FlowMessage, whatever the
+// version, with the templates, options data and errors that came with them. Templates
+// of NetFlow v9 and IPFIX are kept in Templates, by exporter and observation domain:
+// a datagram whose template has not come yet leaves its data sets in
+// Packet.Undecoded, which decode once it has.
+package netflow
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"weir/internal/decode"
+	"weir/internal/ie"
+	"weir/internal/templates"
+	"weir/internal/wire"
+	"weir/pkg/flowpb"
+)
+
+// Templates holds what exporters said of their data: templates, and what of options
+// data gives records meaning (sampling rates, interface names, system init times).
+// It is safe for use by several goroutines, each with a Parser of its own.
+type Templates struct{ store *templates.Store }
+
+// NewTemplates returns an empty Templates. now tells the time by which templates
+// expire; nil is time.Now.
+func NewTemplates(now func() time.Time) *Templates {
+	if now == nil {
+		now = time.Now
+	}
+	return &Templates{templates.New(templates.Options{Now: now})}
+}
+
+// A Parser parses datagrams, one at a time.
+type Parser struct {
+	decoder decode.Decoder
+	result  decode.Result
+}
+
+// NewParser returns a Parser that uses and fills t; nil is a Templates of its own.
+func NewParser(t *Templates) *Parser {
+	if t == nil {
+		t = NewTemplates(nil)
+	}
+	return &Parser{decoder: decode.Decoder{State: t.store}}
+}
+
+// A Packet is what an export datagram holds. Nothing in it aliases the datagram.
+type Packet struct {
+	Version  uint16        // 1, 5, 7, 9, 10 (IPFIX)
+	Count    uint16        // records as the header states; IPFIX: the message's length, octets
+	Uptime   time.Duration // sysUptime, whole ms; 0 for IPFIX
+	Exported time.Time
+	Sequence uint32 // 0 for v1
+	Domain   uint32 // v9 source id, IPFIX observation domain id, v5 engine type * 256 + engine id
+
+	Flows     []*flowpb.FlowMessage // in record order
+	Options   []OptionsRecord
+	Templates []Template
+	Undecoded []DataSet
+	Errors    []*Error // parts that were left out, in datagram order
+}
+
+// An Error is a part of a datagram that could not be decoded.
+type Error struct {
+	Offset int    // octets from the start of the datagram
+	What   string // what was being read
+	Cause  string // one of few words: short, bad_length, bad_template, missing_template, …
+}
+
+// Error implements error.
+func (e *Error) Error() string { return fmt.Sprintf("%s at octet %d: %s", e.What, e.Offset, e.Cause) }
+
+// A Template is a template or options template, in force from its datagram on.
+type Template struct {
+	ID      uint16
+	Options bool
+	Scopes  int // the first Scopes fields are scopes
+	Fields  []Field
+}
+
+// A Field is one field of a template.
+type Field struct {
+	PEN    uint32 // private enterprise number, 0: IANA's
+	ID     uint16
+	Name   string // "" where it is not known
+	Length uint16 // octets; 65535: of variable length (RFC 7011 section 7)
+}
+
+// An OptionsRecord is one record of options data.
+type OptionsRecord struct {
+	TemplateID uint16
+	Values     []Value // in record order, scopes first
+}
+
+// A Value is one field of an options record.
+type Value struct {
+	PEN    uint32 // private enterprise number, 0: IANA's
+	ID     uint16
+	Name   string // "" where it is not known
+	Scope  bool
+	Octets []byte // as exported, network byte order
+}
+
+// Uint is the value as an unsigned number; ok is false for more than 8 octets.
+func (v *Value) Uint() (n uint64, ok bool) {
+	if len(v.Octets) == 0 || len(v.Octets) > 8 {
+		return 0, false
+	}
+	for _, c := range v.Octets {
+		n = n<<8 | uint64(c)
+	}
+	return n, true
+}
+
+// Text is the value as a string, without the octets 0 that pad it.
+func (v *Value) Text() string {
+	return strings.ToValidUTF8(string(bytes.TrimRight(v.Octets, "\x00")), "\uFFFD")
+}
+
+// A DataSet is a set of data records whose template is not known yet.
+type DataSet struct {
+	TemplateID uint16
+	parser     *Parser
+	set        decode.Set
+}
+
+// Parse decodes a datagram that came from an exporter at a time; a zero source or
+// time is one that is not known, and templates then belong to no address. The error
+// says why nothing of it could be decoded; Packet.Errors says what else was left
+// out.
+func (p *Parser) Parse(datagram []byte, from netip.AddrPort, at time.Time) (*Packet, error) {
+	m := decode.Meta{Exporter: from.Addr().Unmap().WithZone(""), Port: from.Port()}
+	if !at.IsZero() {
+		m.Received = at.UnixNano()
+	}
+	p.decoder.Read(datagram, &m, &p.result)
+	packet := p.packet()
+	for i := range p.result.Unknown {
+		s := p.result.Unknown[i]
+		s.Data = slices.Clone(s.Data)
+		packet.Undecoded = append(packet.Undecoded, DataSet{s.ID, p, s})
+	}
+	h := &p.result.Header
+	packet.Version, packet.Count, packet.Uptime = h.Version, h.Count, time.Duration(h.Uptime)*time.Millisecond
+	packet.Exported, packet.Sequence, packet.Domain = time.Unix(0, h.Export), h.Sequence, h.Domain
+	nothing := len(packet.Flows)+len(packet.Options)+len(packet.Templates)+len(packet.Undecoded) == 0
+	if nothing && len(packet.Errors) > 0 {
+		return packet, fmt.Errorf("nothing in the datagram could be decoded: %w", packet.Errors[0])
+	}
+	return packet, nil
+}
+
+// ParseHex is Parse for hex text; white space does not count.
+func (p *Parser) ParseHex(text string, from netip.AddrPort, at time.Time) (*Packet, error) {
+	b, err := hex.DecodeString(strings.Join(strings.Fields(text), ""))
+	if err != nil {
+		return nil, fmt.Errorf("hex text of a datagram: %w", err)
+	}
+	return p.Parse(b, from, at)
+}
+
+// ErrNoTemplate is that the template of a DataSet has still not come.
+var ErrNoTemplate = errors.New("the template is not known yet")
+
+// Decode decodes the set, once its template has come; ErrNoTemplate says that it has
+// not. The Packet holds the set's records alone, and has the header of its datagram.
+func (d *DataSet) Decode() (*Packet, error) {
+	store, ok := d.parser.decoder.State.(*templates.Store)
+	k := d.set.Key()
+	if !ok {
+		return nil, ErrNoTemplate
+	}
+	plan := store.Known(&k, d.set.Meta.Port)
+	if plan == nil {
+		return nil, ErrNoTemplate
+	}
+	d.parser.decoder.ReadSet(&d.set, plan, &d.parser.result)
+	packet := d.parser.packet()
+	h := &d.set.Header
+	packet.Version, packet.Count, packet.Uptime = h.Version, h.Count, time.Duration(h.Uptime)*time.Millisecond
+	packet.Exported, packet.Sequence, packet.Domain = time.Unix(0, h.Export), h.Sequence, h.Domain
+	return packet, nil
+}
+
+// packet copies the result, but its header and its unknown sets.
+func (p *Parser) packet() *Packet {
+	r, v9 := &p.result, p.result.Header.Version == 9
+	out := &Packet{Flows: slices.Clone(r.Messages)}
+	for i := range r.Errors {
+		if e := &r.Errors[i]; e.Cause != wire.MissingTemplate { // its set is in Undecoded
+			out.Errors = append(out.Errors, &Error{e.Off, e.What, string(e.Cause)})
+		}
+	}
+	for i := range r.Templates {
+		t := &r.Templates[i].Template
+		fields := make([]Field, len(t.Fields))
+		for i, f := range t.Fields {
+			fields[i] = Field{f.PEN, f.ID, name(v9, f.PEN, f.ID, i < t.Scopes), f.Length}
+		}
+		out.Templates = append(out.Templates, Template{t.ID, t.Options, t.Scopes, fields})
+	}
+	for i := range r.Options {
+		o := OptionsRecord{TemplateID: r.Options[i].TemplateID}
+		for _, v := range r.Options[i].Values {
+			o.Values = append(o.Values, Value{v.PEN, v.ID, name(v9, v.PEN, v.ID, v.Scope), v.Scope, slices.Clone(v.Octets)})
+		}
+		out.Options = append(out.Options, o)
+	}
+	return out
+}
+
+// scopes are the scope field types of NetFlow v9, RFC 3954 section 6.1.
+var scopes = map[uint16]string{1: "System", 2: "Interface", 3: "Line Card", 4: "Cache", 5: "Template"}
+
+func name(v9 bool, pen uint32, id uint16, scope bool) string {
+	if v9 && scope {
+		return scopes[id]
+	}
+	e, _ := ie.Lookup(pen, id) // no name for what is not known
+	if v9 {
+		e, _ = ie.LookupV9(id)
+	}
+	return e.Name
+}
