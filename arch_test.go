@@ -46,11 +46,11 @@ func list(t *testing.T, patterns ...string) (out []pkg) {
 // layers, outermost first: a package may import those of its own layer and of
 // later ones.
 var layers = [][]string{
-	{"weir/cmd/ingest", "weir/cmd/enrich", "weir/cmd/weir"},
+	{"weir/cmd/ingest", "weir/cmd/enrich", "weir/cmd/weir", "weir/cmd/weir-sqlite"},
 	{"weir/internal/cli"},
-	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/broker", "weir/internal/capture", "weir/internal/flowfile", "weir/pkg/netflow", "weir/testdata"},
+	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/broker", "weir/internal/capture", "weir/internal/flowfile", "weir/pkg/netflow", "weir/internal/sink/sqlite", "weir/testdata"},
 	{"weir/internal/kafka", "weir/internal/names", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/geo", "weir/internal/cryptopan"},
-	{"weir/internal/templates", "weir/internal/templatetext", "weir/internal/framing", "weir/internal/accounting", "weir/internal/pynetflow", "weir/internal/retime"},
+	{"weir/internal/templates", "weir/internal/templatetext", "weir/internal/framing", "weir/internal/accounting", "weir/internal/pynetflow", "weir/internal/retime", "weir/internal/sink"},
 	{"weir/internal/decode", "weir/internal/pair"},
 	{"weir/internal/ie", "weir/internal/flowkey"},
 	{"weir/internal/wire", "weir/internal/proxyproto", "weir/pkg/flowpb"},
@@ -98,6 +98,16 @@ func TestOnlyKafkaAndTheBrokerKnowFranzGo(t *testing.T) {
 			if strings.HasPrefix(i, "github.com/twmb/") {
 				t.Errorf("%s imports %s", p.ImportPath, i)
 			}
+		}
+	}
+}
+
+// The database takes as long to build as all the rest.
+func TestOnlyItsOwnProgramLinksTheDatabase(t *testing.T) {
+	for _, p := range list(t, "./cmd/...") {
+		linked := slices.Contains(p.Deps, "modernc.org/sqlite")
+		if linked != (p.ImportPath == "weir/cmd/weir-sqlite") {
+			t.Errorf("%s links the database: %v", p.ImportPath, linked)
 		}
 	}
 }

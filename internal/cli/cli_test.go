@@ -95,6 +95,8 @@ func TestUsage(t *testing.T) {
 		{"a target that is none", []string{"replay", "--to", "2055", "x"}, 2, "", "weir replay: --to 2055: want host:port of a collector; see weir replay --help\n"},
 		{"a target without a host", []string{"replay", "--to", ":2055", "x"}, 2, "", "weir replay: --to :2055: want host:port of a collector; see weir replay --help\n"},
 		{"replay of a file that is not there", []string{"replay", "nowhere.pcap"}, 1, "", "0 datagrams sent, 0 B in 0.0 s; 0 of something else left out\nweir replay: nowhere.pcap: no such file or directory\n"},
+		{"help of the sinks", []string{"sink"}, 0, "usage: weir sink sqlite FILE", ""},
+		{"a sink that is none", []string{"sink", "postgres"}, 2, "", "weir sink: no sink \"postgres\", want sqlite; see weir sink --help\n"},
 		{"collect without a file", []string{"collect"}, 2, "", "weir collect: no --out FILE; see weir collect --help\n"},
 		{"a size that is none", []string{"collect", "--out", "x", "--rotate-size", "-1GB"}, 2, "", "weir collect: invalid value \"-1GB\" for flag -rotate-size: \"-1GB\": want octets with a unit, as 500MB or 2GiB; see weir collect --help\n"},
 		{"an age that is none", []string{"collect", "--out", "x", "--rotate-every", "-1s"}, 2, "", "weir collect: --rotate-every -1s: want 0 or more; see weir collect --help\n"},

@@ -180,7 +180,7 @@ func (c *collector) receive(b []byte, from netip.AddrPort, at time.Time) {
 	_ = c.in.datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // take fails never
 }
 
-// take implements sink. What the file does not take is told of, and no reason to
+// take implements output. What the file does not take is told of, and no reason to
 // stop receiving.
 func (c *collector) take(from origin, r *decode.Result) error {
 	for _, m := range r.Messages {

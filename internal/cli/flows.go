@@ -127,7 +127,7 @@ func (p *flowPrinter) to(w io.Writer) {
 	}
 }
 
-// take implements sink.
+// take implements output.
 func (p *flowPrinter) take(_ origin, r *decode.Result) error { return p.print(r.Messages) }
 
 func (p *flowPrinter) flush() error { return p.buf.Flush() }

@@ -26,13 +26,13 @@ type origin struct {
 	datagram int // 1 for the first of the input
 }
 
-// A sink takes what datagrams hold, in input order. r is valid during the call.
-type sink interface {
+// An output takes what datagrams hold, in input order. r is valid during the call.
+type output interface {
 	take(o origin, r *decode.Result) error
 	flush() error
 }
 
-// errOutput is a failure of the sink, which ends the reading of all inputs.
+// errOutput is a failure of the output, which ends the reading of all inputs.
 type errOutput struct{ error }
 
 func (e errOutput) Unwrap() error { return e.error }
@@ -44,7 +44,7 @@ type offline struct {
 	port    uint16
 	stdin   io.Reader
 	stderr  io.Writer
-	out     sink
+	out     output
 	store   *templates.Store
 	decoder decode.Decoder
 	result  decode.Result
@@ -62,7 +62,7 @@ type waiting struct {
 	set   decode.Set // its octets are its own
 }
 
-func newOffline(verb string, stdin io.Reader, stderr io.Writer, out sink) *offline {
+func newOffline(verb string, stdin io.Reader, stderr io.Writer, out output) *offline {
 	o := &offline{verb: verb, stdin: stdin, stderr: stderr, out: out, waiting: map[decode.TemplateKey][]waiting{}}
 	o.store = templates.New(templates.Options{Now: func() time.Time { return time.Unix(0, o.now) }})
 	o.decoder.State = o.store

@@ -44,6 +44,7 @@ type Record struct {
 	Key, Value []byte
 	Offset     int64
 	Time       time.Time
+	Partition  int32 // of those that a Tail reads
 }
 
 // A Handler is what a Session works for. Its methods are never called

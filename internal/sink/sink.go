@@ -1,0 +1,46 @@
+// Package sink is what a program gives the messages of a topic to, that keeps them
+// with the offsets up to which it has them.
+package sink
+
+import (
+	"context"
+	"time"
+)
+
+// Options are what a Sink is opened with.
+type Options struct {
+	Path  string
+	Rows  string // what the messages are: flows or connections
+	Topic string // full name
+
+	Keep    time.Duration // rows, since their records' time; 0: for ever
+	MaxSize int64         // of the file, octets; 0: any
+}
+
+// A Record is one of the topic's.
+type Record struct {
+	Partition int32
+	Offset    int64
+	Time      time.Time
+	Messages  [][]byte // protobuf
+}
+
+// A Beginning is where a topic is to be read from.
+type Beginning struct {
+	From   map[int32]int64 // the next offset, by partition
+	Missed int64           // records that the topic lost before they were read
+	Anew   bool            // it is another topic of the same name
+}
+
+// A Sink keeps the messages of one topic. It is for one goroutine.
+type Sink interface {
+	// Begin tells where the topic is to be read from. id is the topic's own, and
+	// first where each partition begins. It comes before Write.
+	Begin(ctx context.Context, id string, first map[int32]int64) (Beginning, error)
+	// Write keeps records and their offsets, all or none. bad are messages that are
+	// none of the topic's.
+	Write(ctx context.Context, records []Record) (rows, bad int, err error)
+	// Trim deletes what is too old or too much, and returns how many rows.
+	Trim(ctx context.Context, now time.Time) (deleted int64, err error)
+	Close() error
+}

@@ -1,0 +1,193 @@
+package sqlite
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"weir/internal/services"
+	"weir/pkg/flowpb"
+)
+
+// A kind is what the rows of a table are.
+type kind struct {
+	name   string
+	age    string // the column that tells it
+	insert string
+	row    func(message []byte, at time.Time) (values []any, ok bool)
+}
+
+var kinds = map[string]*kind{
+	"flows":       {"flows", "published", insertOf("flows", flowColumns) + ")", flowRow},
+	"connections": {"connections", "published", upsertOf(connectionColumns), connectionRow},
+}
+
+// A column is one of a table's, with its declaration.
+type column struct{ name, declared string }
+
+const (
+	number  = "INTEGER"
+	text    = "TEXT"
+	neither = "INTEGER NOT NULL"
+)
+
+// Times are ns since 1970, as in the messages; NULL is what is not known.
+var flowColumns = []column{
+	{"published", neither}, {"received", number}, {"start", number}, {`"end"`, number},
+	{"exporter", text}, {"exporter_name", text}, {"domain", number}, {"type", text}, {"sampling_rate", number},
+	{"protocol", text}, {"src", text}, {"src_port", number}, {"dst", text}, {"dst_port", number}, {"icmp_type", number}, {"icmp_code", number},
+	{"octets", number}, {"packets", number}, {"reverse_octets", number}, {"reverse_packets", number}, {"tcp_flags", number}, {"tos", number},
+	{"in_if", number}, {"in_if_name", text}, {"out_if", number}, {"out_if_name", text}, {"src_as", number}, {"dst_as", number}, {"vlan", number},
+	{"src_mac", text}, {"dst_mac", text}, {"next_hop", text}, {"post_nat_src", text}, {"post_nat_dst", text}, {"application", text},
+}
+
+var connectionColumns = []column{
+	{"id", "BLOB NOT NULL UNIQUE"}, {"version", neither}, {"published", neither}, {"final", neither}, {"emit_reason", text}, {"community_id", text},
+	{"start", number}, {`"end"`, number}, {"protocol", text}, {"service", text}, {"icmp_type", number}, {"icmp_code", number},
+	{"initiator", text}, {"initiator_port", number}, {"initiator_name", text}, {"initiator_as", number}, {"initiator_country", text},
+	{"responder", text}, {"responder_port", number}, {"responder_name", text}, {"responder_as", number}, {"responder_country", text},
+	{"octets", number}, {"packets", number}, {"octets_back", number}, {"packets_back", number}, {"octets_est", number}, {"octets_back_est", number},
+	{"state", text}, {"direction_by", text}, {"network_direction", text}, {"quality", text}, {"application", text},
+	{"exporter", text}, {"in_if_name", text}, {"out_if_name", text},
+}
+
+// create makes the tables of this version.
+var create = []string{
+	"CREATE TABLE offsets (topic TEXT NOT NULL, partition INTEGER NOT NULL, topic_id TEXT NOT NULL, next INTEGER NOT NULL, PRIMARY KEY (topic, partition)) WITHOUT ROWID",
+	tableOf("flows", flowColumns),
+	tableOf("connections", connectionColumns),
+	"CREATE INDEX flows_published ON flows (published)",
+	"CREATE INDEX flows_start ON flows (start)",
+	"CREATE INDEX flows_src ON flows (src, start)",
+	"CREATE INDEX flows_dst ON flows (dst, start)",
+	"CREATE INDEX connections_published ON connections (published)",
+	"CREATE INDEX connections_start ON connections (start)",
+	"CREATE INDEX connections_initiator ON connections (initiator, start)",
+	"CREATE INDEX connections_responder ON connections (responder, start)",
+	// For people: times as text, seconds, and hosts with their names.
+	`CREATE VIEW talks AS SELECT strftime('%Y-%m-%d %H:%M:%f', start / 1e9, 'unixepoch') AS began, ("end" - start) / 1e9 AS seconds, ` +
+		`coalesce(service, protocol || coalesce('/' || responder_port, '')) AS service, ` +
+		`initiator || coalesce(' (' || initiator_name || ')', '') AS initiator, responder || coalesce(' (' || responder_name || ')', '') AS responder, ` +
+		`coalesce(octets, 0) + coalesce(octets_back, 0) AS octets, coalesce(packets, 0) + coalesce(packets_back, 0) AS packets FROM connections`,
+}
+
+func tableOf(name string, columns []column) string {
+	var all []string
+	for _, c := range columns {
+		all = append(all, c.name+" "+c.declared)
+	}
+	return "CREATE TABLE " + name + " (" + strings.Join(all, ", ") + ")"
+}
+
+func insertOf(table string, columns []column) string {
+	var all []string
+	for _, c := range columns {
+		all = append(all, c.name)
+	}
+	return "INSERT INTO " + table + " (" + strings.Join(all, ", ") + ") VALUES (?" + strings.Repeat(", ?", len(columns)-1)
+}
+
+// upsertOf keeps the newest version of each connection.
+func upsertOf(columns []column) string {
+	var all []string
+	for _, c := range columns[1:] {
+		all = append(all, c.name+" = excluded."+c.name)
+	}
+	return insertOf("connections", columns) + ") ON CONFLICT (id) DO UPDATE SET " + strings.Join(all, ", ") + " WHERE excluded.version > version"
+}
+
+func flowRow(message []byte, at time.Time) ([]any, bool) {
+	m := &flowpb.FlowMessage{}
+	if proto.Unmarshal(message, m) != nil || m.GetType() == flowpb.FlowMessage_FLOWUNKNOWN {
+		return nil, false
+	}
+	icmp := m.GetProto() == 1 || m.GetProto() == 58
+	return []any{
+		at.UnixNano(), orNull(m.GetTimeReceivedNs()), orNull(m.GetTimeFlowStartNs()), orNull(m.GetTimeFlowEndNs()),
+		address(m.GetSamplerAddress()), textOrNull(m.GetExporterName()), m.GetObservationDomainId(), m.GetType().String(), orNull(m.GetSamplingRate()),
+		services.Protocol(m.GetProto()), address(m.GetSrcAddr()), unless(icmp, m.GetSrcPort()), address(m.GetDstAddr()), unless(icmp, m.GetDstPort()),
+		unless(!icmp, m.GetIcmpType()), unless(!icmp, m.GetIcmpCode()),
+		int64(m.GetBytes()), int64(m.GetPackets()), unless(!m.GetBiflow(), m.GetReverseBytes()), unless(!m.GetBiflow(), m.GetReversePackets()), m.GetTcpFlags(), m.GetIpTos(),
+		m.GetInIf(), textOrNull(m.GetInIfName()), m.GetOutIf(), textOrNull(m.GetOutIfName()), orNull(uint64(m.GetSrcAs())), orNull(uint64(m.GetDstAs())), orNull(uint64(m.GetVlanId())),
+		mac(m.GetSrcMac()), mac(m.GetDstMac()), address(m.GetNextHop()), address(m.GetPostNatSrcAddr()), address(m.GetPostNatDstAddr()), textOrNull(m.GetApplicationName()),
+	}, true
+}
+
+func connectionRow(message []byte, at time.Time) ([]any, bool) {
+	c := &flowpb.Connection{}
+	if proto.Unmarshal(message, c) != nil || len(c.GetConnectionId()) == 0 {
+		return nil, false
+	}
+	a, z, there, back := c.GetInitiator(), c.GetResponder(), c.GetForward(), c.GetReverse()
+	seen := there
+	if seen == nil {
+		seen = back
+	}
+	var quality []string
+	for _, q := range c.GetQuality() {
+		quality = append(quality, short(q.String(), "QUALITY_"))
+	}
+	icmp := c.IcmpType != nil
+	count := func(t *flowpb.Traffic, n uint64) any { return unless(t == nil, n) }
+	return []any{
+		c.GetConnectionId(), c.GetVersion(), at.UnixNano(), c.GetFinal(), enum(c.GetEmitReason().String(), "EMIT_REASON_"), textOrNull(c.GetCommunityId()),
+		orNull(uint64(c.GetStartUnixNs())), orNull(uint64(c.GetEndUnixNs())), services.Protocol(c.GetProtocol()), textOrNull(c.GetService()),
+		unless(!icmp, c.GetIcmpType()), unless(!icmp, c.GetIcmpCode()),
+		address(a.GetAddress()), unless(icmp, a.GetPort()), textOrNull(a.GetName()), orNull(uint64(a.GetAsn())), textOrNull(a.GetCountry()),
+		address(z.GetAddress()), unless(icmp, z.GetPort()), textOrNull(z.GetName()), orNull(uint64(z.GetAsn())), textOrNull(z.GetCountry()),
+		count(there, there.GetOctets()), count(there, there.GetPackets()), count(back, back.GetOctets()), count(back, back.GetPackets()),
+		count(there, there.GetOctetsEst()), count(back, back.GetOctetsEst()),
+		enum(c.GetConnState().String(), "CONN_STATE_"), enum(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"), enum(c.GetNetworkDirection().String(), "NETWORK_DIRECTION_"),
+		textOrNull(strings.Join(quality, ",")), textOrNull(c.GetApplicationName()),
+		address(seen.GetExporter()), textOrNull(seen.GetInputIfName()), textOrNull(seen.GetOutputIfName()),
+	}, true
+}
+
+// orNull is a number of which 0 is not known.
+func orNull(n uint64) any {
+	if n == 0 {
+		return nil
+	}
+	return int64(n) // SQLite's numbers are signed: more than 2^63 is not counted
+}
+
+func unless[N uint32 | uint64](absent bool, n N) any {
+	if absent {
+		return nil
+	}
+	return int64(n) // as above
+}
+
+func textOrNull(s string) any {
+	if s == "" {
+		return nil
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
+
+func address(b []byte) any {
+	a, ok := netip.AddrFromSlice(b)
+	if !ok {
+		return nil
+	}
+	return a.Unmap().String()
+}
+
+func mac(n uint64) any {
+	if n == 0 {
+		return nil
+	}
+	return net.HardwareAddr{byte(n >> 40), byte(n >> 32), byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}.String()
+}
+
+func enum(name, prefix string) any {
+	if s := short(name, prefix); s != "UNSPECIFIED" {
+		return s
+	}
+	return nil
+}
+
+func short(name, prefix string) string { return strings.TrimPrefix(name, prefix) }

@@ -1,0 +1,233 @@
+// Package sqlite keeps the messages of a topic as rows of an SQLite database, with the
+// offsets up to which they were read: in one transaction, so that each is there
+// exactly once, whenever the process ends.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	_ "modernc.org/sqlite" // registers the driver "sqlite"
+
+	"weir/internal/sink"
+)
+
+// schema is the version of the tables below; PRAGMA user_version of the file. A
+// change of theirs is a step in upgrade.
+const schema = 1
+
+// applicationID marks the file as ours (PRAGMA application_id): "Weir".
+const applicationID = 0x57656972
+
+// A Table is what is kept of a topic.
+type Table struct {
+	db      *sql.DB
+	kind    *kind
+	topic   string
+	maxSize int64
+	keep    time.Duration
+	next    map[int32]int64 // offsets, as they are in the file
+}
+
+// Open opens or makes a file.
+func Open(ctx context.Context, o sink.Options) (*Table, error) {
+	k, ok := kinds[o.Rows]
+	if !ok {
+		return nil, fmt.Errorf("%q: want flows or connections", o.Rows)
+	}
+	// A transaction takes the lock for writing when it begins, and waits for it;
+	// readers are never waited for (write-ahead log).
+	dsn := "file:" + strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(o.Path) +
+		"?_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=auto_vacuum(incremental)&_pragma=journal_mode(wal)&_pragma=synchronous(normal)&_pragma=journal_size_limit(67108864)&_pragma=cache_size(-32768)"
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", o.Path, err)
+	}
+	db.SetMaxOpenConns(1) // there is one writer
+	t := &Table{db: db, kind: k, topic: o.Topic, maxSize: o.MaxSize, keep: o.Keep}
+	if err := t.upgrade(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", o.Path, err), db.Close())
+	}
+	return t, nil
+}
+
+// upgrade makes the tables, or brings an older file up to date.
+func (t *Table) upgrade(ctx context.Context) error {
+	return t.within(ctx, func(tx *sql.Tx) error {
+		var version, application, tables int
+		err := tx.QueryRowContext(ctx, "SELECT (SELECT user_version FROM pragma_user_version), (SELECT application_id FROM pragma_application_id), (SELECT count(*) FROM sqlite_schema)").Scan(&version, &application, &tables)
+		switch {
+		case err != nil:
+			return err
+		case application == applicationID && version > schema:
+			return fmt.Errorf("its schema is of version %d, this program knows %d: take a newer one", version, schema)
+		case application == applicationID && version == schema:
+			return nil
+		case tables > 0:
+			return errors.New("it is a database of something else")
+		}
+		for _, statement := range append(create, fmt.Sprintf("PRAGMA user_version = %d", schema), fmt.Sprintf("PRAGMA application_id = %d", applicationID)) {
+			if _, err := tx.ExecContext(ctx, statement); err != nil {
+				return fmt.Errorf("making the tables: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+func (t *Table) within(ctx context.Context, do func(*sql.Tx) error) error {
+	tx, err := t.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := do(tx); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	return tx.Commit()
+}
+
+// Begin implements sink.Sink: a topic is read from after what is there already.
+func (t *Table) Begin(ctx context.Context, id string, first map[int32]int64) (b sink.Beginning, err error) {
+	t.next = map[int32]int64{}
+	err = t.within(ctx, func(tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, "SELECT topic_id, partition, next FROM offsets WHERE topic = ?", t.topic)
+		if err != nil {
+			return err
+		}
+		known := map[int32]int64{}
+		for rows.Next() {
+			var was string
+			var p int32
+			var next int64
+			if err := rows.Scan(&was, &p, &next); err != nil {
+				return errors.Join(err, rows.Close())
+			}
+			if b.Anew = b.Anew || was != id; was == id {
+				known[p] = next
+			}
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		for p, o := range first {
+			if next, ok := known[p]; ok {
+				b.Missed += max(0, o-next)
+				o = max(o, next)
+			}
+			t.next[p] = o
+			_, err := tx.ExecContext(ctx, "INSERT INTO offsets (topic, partition, topic_id, next) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET topic_id = excluded.topic_id, next = excluded.next", t.topic, p, id, o)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	b.From = maps.Clone(t.next)
+	return b, err
+}
+
+// ErrOther is that somebody else wrote the same topic into the same file meanwhile.
+var ErrOther = errors.New("another process writes this topic into this file: end one of them")
+
+// Write implements sink.Sink.
+func (t *Table) Write(ctx context.Context, records []sink.Record) (rows, bad int, err error) {
+	next := map[int32]int64{}
+	err = t.within(ctx, func(tx *sql.Tx) error {
+		insert, err := tx.PrepareContext(ctx, t.kind.insert)
+		if err != nil {
+			return err
+		}
+		for _, r := range records {
+			next[r.Partition] = r.Offset + 1
+			for _, m := range r.Messages {
+				values, ok := t.kind.row(m, r.Time)
+				if !ok {
+					bad++
+					continue
+				}
+				if _, err := insert.ExecContext(ctx, values...); err != nil {
+					return err
+				}
+				rows++
+			}
+		}
+		for p, o := range next {
+			done, err := tx.ExecContext(ctx, "UPDATE offsets SET next = ? WHERE topic = ? AND partition = ? AND next = ?", o, t.topic, p, t.next[p])
+			if err != nil {
+				return err
+			}
+			if n, err := done.RowsAffected(); err != nil || n != 1 {
+				return errors.Join(ErrOther, err)
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		maps.Copy(t.next, next)
+	}
+	return rows, bad, err
+}
+
+// some is how many rows are deleted at a time.
+const some = 5000
+
+// Trim implements sink.Sink: the oldest rows go, until the file is as small and its
+// rows as young as they are to be.
+func (t *Table) Trim(ctx context.Context, now time.Time) (deleted int64, err error) {
+	for more := true; more; {
+		more = false
+		if t.keep > 0 {
+			n, err := t.delete(ctx, "DELETE FROM "+t.kind.name+" WHERE rowid IN (SELECT rowid FROM "+t.kind.name+" WHERE "+t.kind.age+" < ? ORDER BY "+t.kind.age+" LIMIT ?)", now.Add(-t.keep).UnixNano(), some)
+			if deleted += n; err != nil {
+				return deleted, err
+			}
+			more = n == some
+		}
+		if t.maxSize > 0 {
+			var size int64
+			if err := t.db.QueryRowContext(ctx, "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size").Scan(&size); err != nil {
+				return deleted, err
+			}
+			if size > t.maxSize {
+				n, err := t.delete(ctx, "DELETE FROM "+t.kind.name+" WHERE rowid IN (SELECT rowid FROM "+t.kind.name+" ORDER BY "+t.kind.age+" LIMIT ?)", some)
+				if deleted += n; err != nil {
+					return deleted, err
+				}
+				more = more || n > 0
+			}
+		}
+	}
+	if deleted > 0 {
+		rows, err := t.db.QueryContext(ctx, "PRAGMA incremental_vacuum")
+		if err != nil {
+			return deleted, err
+		}
+		for rows.Next() { // a page a step
+			continue
+		}
+		return deleted, errors.Join(rows.Err(), rows.Close())
+	}
+	return deleted, nil
+}
+
+func (t *Table) delete(ctx context.Context, statement string, args ...any) (n int64, err error) {
+	err = t.within(ctx, func(tx *sql.Tx) error {
+		done, err := tx.ExecContext(ctx, statement, args...)
+		if err == nil {
+			n, err = done.RowsAffected()
+		}
+		return err
+	})
+	return n, err
+}
+
+// Close writes the log back and closes the file.
+func (t *Table) Close() error {
+	_, err := t.db.Exec("PRAGMA wal_checkpoint(TRUNCATE)")
+	return errors.Join(err, t.db.Close())
+}
