@@ -6,7 +6,7 @@ FUZZTIME ?= 100000x
 TOOL := go tool -modfile=tools/go.mod
 LINTER := .cache/golangci-lint
 
-.PHONY: all gen lint test race fuzz bench bench-enrich bench-ingest sim integration up
+.PHONY: all gen lint test test-page race fuzz bench bench-enrich bench-ingest sim integration up
 
 all: gen lint test
 
@@ -28,6 +28,10 @@ lint: $(LINTER)
 test:
 	go test ./...
 	cd test/compat && go test ./...
+
+# The page of weir up in a headless Chromium (Debian: chromium).
+test-page:
+	cd test/page && go vet ./... && go test -count=1 -v ./...
 
 race:
 	go test -race -timeout 20m ./internal/... ./pkg/... ./test/...

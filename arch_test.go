@@ -48,7 +48,7 @@ func list(t *testing.T, patterns ...string) (out []pkg) {
 var layers = [][]string{
 	{"weir/cmd/ingest", "weir/cmd/enrich", "weir/cmd/weir", "weir/cmd/weir-sqlite"},
 	{"weir/internal/cli"},
-	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/broker", "weir/internal/capture", "weir/internal/flowfile", "weir/pkg/netflow", "weir/internal/sink/sqlite", "weir/testdata"},
+	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/broker", "weir/internal/capture", "weir/internal/flowfile", "weir/pkg/netflow", "weir/internal/page", "weir/internal/sink/sqlite", "weir/testdata"},
 	{"weir/internal/kafka", "weir/internal/names", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/geo", "weir/internal/cryptopan"},
 	{"weir/internal/templates", "weir/internal/templatetext", "weir/internal/framing", "weir/internal/accounting", "weir/internal/pynetflow", "weir/internal/retime", "weir/internal/sink"},
 	{"weir/internal/decode", "weir/internal/pair"},

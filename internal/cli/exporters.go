@@ -109,6 +109,15 @@ type knownTemplates struct {
 
 // run prints what the topics say at the instant now.
 func (o *exportersView) run(ctx context.Context, settings kafkaSettings, now time.Time) error {
+	lines, err := o.lines(ctx, settings, now)
+	if err != nil {
+		return err
+	}
+	return o.print(lines, now)
+}
+
+// lines are what the topics say at the instant now.
+func (o *exportersView) lines(ctx context.Context, settings kafkaSettings, now time.Time) ([]exporterLine, error) {
 	cluster, bad := accounting.NewCluster(), 0
 	tail := kafka.Tail{Once: true, Start: o.since == 0}
 	if o.since > 0 {
@@ -124,14 +133,14 @@ func (o *exportersView) run(ctx context.Context, settings kafkaSettings, now tim
 		return nil
 	}, func(err error) { tell(o.stderr, "weir exporters: %v", err) })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if bad > 0 {
 		tell(o.stderr, "weir exporters: %d records of %s cannot be read", bad, name)
 	}
 	entries, err := templatesTopicOf(settings).entries(ctx, &templatesFlags{}, o.stderr)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	known := map[accounting.Stream]knownTemplates{}
 	for _, e := range entries {
@@ -153,7 +162,7 @@ func (o *exportersView) run(ctx context.Context, settings kafkaSettings, now tim
 		}
 		lines = append(lines, exporterLineOf(&r, known[r.Stream], now))
 	}
-	return o.print(lines, now)
+	return lines, nil
 }
 
 func exporterLineOf(r *accounting.Row, known knownTemplates, now time.Time) exporterLine {

@@ -14,13 +14,16 @@ import (
 	"syscall"
 	"time"
 
+	"weir/internal/page"
 	"weir/internal/telemetry"
+	"weir/pkg/flowpb"
 )
 
 const upAbout = `Runs everything in one process: an embedded broker, two ingest replicas that
 share the datagrams turn by turn, and enrich. Connections are printed on stdout
 as they close, everything else on stderr. SIGINT ends it; what is open then is
-closed and printed.
+closed and printed. A page on --page shows what goes on: rates, talkers, services,
+the newest connections, exporters.
 
 It is for trying out and for development: the broker keeps little, in memory.
 The environment variables PAIR_* and DNS_* work as for enrich.`
@@ -33,6 +36,7 @@ func runUp(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	listen := f.String("listen", ":2055,:4739", "comma-separated `LIST` of UDP addresses to receive on (default :2055,:4739)")
 	f.StringVar(&o.metrics, "metrics", "127.0.0.1:9108", "`HOST:PORT` of /metrics, /healthz and /readyz (default 127.0.0.1:9108); empty: none")
 	f.StringVar(&o.exporters, "exporters", os.Getenv("EXPORTERS_FILE"), "YAML `FILE` of exporters: names, sites, sampling rates, interfaces, who is allowed (default $EXPORTERS_FILE); read again when it changes")
+	f.StringVar(&o.page, "page", "127.0.0.1:8055", "`HOST:PORT` of the page for browsers (default 127.0.0.1:8055); empty: none")
 	f.BoolVar(&o.json, "json", false, "print connections as JSON Lines")
 	rest, code, ok := f.parse(args, stdout, stderr)
 	if !ok {
@@ -59,6 +63,7 @@ type upOptions struct {
 	kafka     string   // host:port of the broker
 	listen    []string // UDP addresses
 	metrics   string   // host:port, empty: none
+	page      string   // host:port, empty: none
 	json      bool
 	exporters string // file of exporters; empty: none
 	environ   map[string]string
@@ -84,16 +89,28 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 		}
 		_ = ml.Close()
 	}
+	var pages net.Listener
+	if o.page != "" {
+		if pages, err = listenPage(o.page); err != nil {
+			return err
+		}
+		defer func() { _ = pages.Close() }() // a second time, if it was served
+	}
 	form := asWide
 	if o.json {
 		form = asJSONLines
 	}
 	out, reg := newLivePrinter(stdout, form), telemetry.NewRegistry()
+	committed, board := out.print, (*page.Board)(nil)
+	if pages != nil {
+		board = page.NewBoard(time.Now)
+		committed = func(list []*flowpb.Connection) { out.print(list); board.Connections(list) }
+	}
 	l, err := startLive(ctx, liveOptions{
 		kafka: o.kafka, environ: o.environ, exporters: o.exporters, commitEvery: 500 * time.Millisecond,
 		log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: untimed})),
 		metrics:   reg,
-		committed: out.print,
+		committed: committed,
 	})
 	if unable := (errBroker{}); errors.As(err, &unable) {
 		return fmt.Errorf("--kafka %s: %w", o.kafka, err)
@@ -118,6 +135,21 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 				cancel(fmt.Errorf("--metrics %s: %w", o.metrics, err))
 			}
 		})
+	}
+	if pages != nil {
+		settings := kafkaSettings{Kafka: l.config.Kafka, Topics: l.config.Topics}
+		host, _, _ := net.SplitHostPort(o.page) // it listens there
+		wg.Go(func() {
+			if err := page.NewServer(board, host, time.Second).Serve(ctx, pages); err != nil {
+				cancel(fmt.Errorf("--page %s: %w", o.page, err))
+			}
+		})
+		wg.Go(func() {
+			if err := feedFlows(ctx, settings, board); err != nil {
+				cancel(fmt.Errorf("--page: %w", err))
+			}
+		})
+		wg.Go(func() { feedExporters(ctx, settings, board) })
 	}
 	greet(stderr, o, conns, l)
 	silence := time.AfterFunc(silenceAfter, func() { l.silent(stderr, conns) })
@@ -216,6 +248,9 @@ func greet(w io.Writer, o upOptions, conns []*net.UDPConn, l *live) {
 	fmt.Fprintf(w, "weir up: receiving NetFlow and IPFIX on UDP %s; Kafka on %s", addresses(conns), l.broker.Addr())
 	if o.metrics != "" {
 		fmt.Fprintf(w, "; http://%s/metrics", o.metrics)
+	}
+	if o.page != "" {
+		fmt.Fprintf(w, "; the page: http://%s/", o.page)
 	}
 	fmt.Fprintf(w, `
 

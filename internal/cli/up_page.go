@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"weir/internal/framing"
+	"weir/internal/kafka"
+	"weir/internal/page"
+	"weir/pkg/flowpb"
+)
+
+// exportersEvery is how often the page's list of exporters is made; they publish
+// every 10 s.
+const exportersEvery = 5 * time.Second
+
+// silentAfter is when an exporter is shown as silent.
+const silentAfter = time.Minute
+
+// listenPage opens the page's address.
+func listenPage(addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("--page %s: the port is taken, by another weir up perhaps: choose another address, or '' for none", addr)
+	case err != nil:
+		return nil, fmt.Errorf("--page %s: want host:port, or '' for none: %w", addr, err)
+	}
+	return l, nil
+}
+
+// feedFlows adds the flows on the topic to the board until ctx ends.
+func feedFlows(ctx context.Context, settings kafkaSettings, b *page.Board) error {
+	return kafka.Tail{Start: true}.Read(ctx, settings.Kafka, settings.Topics.Name(kafka.Flows), func(records []kafka.Record) error {
+		var list []*flowpb.FlowMessage
+		for _, r := range records {
+			_, _ = framing.Flows.Each(r.Value, func(value []byte) { // ours wrote them
+				m := &flowpb.FlowMessage{}
+				if proto.Unmarshal(value, m) == nil {
+					list = append(list, m)
+				}
+			})
+		}
+		b.Flows(list)
+		return nil
+	}, func(error) {}) // the broker is in this process
+}
+
+// feedExporters brings the board's exporters up to date until ctx ends.
+func feedExporters(ctx context.Context, settings kafkaSettings, b *page.Board) {
+	tick := time.NewTicker(exportersEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := time.Now()
+		lines, err := (&exportersView{stderr: nothing{}}).lines(ctx, settings, now)
+		if err != nil {
+			continue // the next may do
+		}
+		list := make([]page.Exporter, len(lines))
+		for i := range lines {
+			l := &lines[i]
+			list[i] = page.Exporter{
+				Exporter: l.Exporter, Name: l.Name, Version: l.Version, Domain: l.Domain, Flows: l.Flows, PerSecond: l.FlowsPerSecond,
+				Lost: l.lostCell(), Templates: l.templatesCell(now), LastSeen: ago(now, l.last), Silent: now.Sub(l.last) >= silentAfter,
+			}
+		}
+		b.Exporters(list)
+	}
+}
+
+// nothing takes what nobody is to read.
+type nothing struct{}
+
+// Write implements io.Writer.
+func (nothing) Write(b []byte) (int, error) { return len(b), nil }

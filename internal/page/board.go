@@ -1,0 +1,271 @@
+// Package page is the page of weir up: what goes on now, in a browser. A Board
+// gathers it from flows and connections as they come, a server shows it.
+package page
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"weir/internal/services"
+	"weir/pkg/flowpb"
+)
+
+// Bounds of what a Board keeps.
+const (
+	seriesSeconds  = 600
+	newestShown    = 25
+	topShown       = 10
+	maxHosts       = 50_000  // and services; of more the smallest are forgotten
+	maxConnections = 200_000 // of which a later report is recognised
+)
+
+// A Board is what the page shows. It is safe for use by several goroutines.
+type Board struct {
+	now func() time.Time
+
+	mu          sync.Mutex // guards what follows
+	seconds     [seriesSeconds]second
+	began       int64 // s since the epoch
+	totals      Totals
+	hosts       map[netip.Addr]*Share
+	services    map[string]*Share
+	connections map[string]counted
+	newest      []Connection // the last one first
+	exporters   []Exporter
+}
+
+// A second is what came within one.
+type second struct {
+	at            int64 // s since the epoch
+	flows, octets uint64
+}
+
+// Totals are sums since the start.
+type Totals struct {
+	Flows       uint64 `json:"flows"`
+	Octets      uint64 `json:"octets"` // as exported, times the sampling rate where one is known
+	Packets     uint64 `json:"packets"`
+	Connections uint64 `json:"connections"`
+}
+
+// A Share is what one host or service has of the connections.
+type Share struct {
+	Name        string `json:"name"`           // address, or service
+	Host        string `json:"host,omitempty"` // DNS name
+	Octets      uint64 `json:"octets"`
+	Connections uint64 `json:"connections"`
+}
+
+// A Connection is one as the page lists it.
+type Connection struct {
+	ID            string  `json:"-"`
+	Start         int64   `json:"start"` // ms since the epoch, 0: unknown
+	Seconds       float64 `json:"seconds"`
+	Service       string  `json:"service"`
+	Initiator     string  `json:"initiator"`
+	InitiatorName string  `json:"initiator_name,omitempty"`
+	Responder     string  `json:"responder"`
+	ResponderName string  `json:"responder_name,omitempty"`
+	Octets        uint64  `json:"octets"`
+	Packets       uint64  `json:"packets"`
+	Via           string  `json:"via,omitempty"` // interfaces
+	Answered      bool    `json:"answered"`
+	Final         bool    `json:"final"`
+	Direction     string  `json:"direction"` // by what the initiator was found
+}
+
+// An Exporter is an export stream as the page lists it.
+type Exporter struct {
+	Exporter  string  `json:"exporter"`
+	Name      string  `json:"name,omitempty"`
+	Version   uint16  `json:"version"`
+	Domain    uint32  `json:"domain"`
+	Flows     uint64  `json:"flows"`
+	PerSecond float64 `json:"flows_per_second"`
+	Lost      string  `json:"lost"` // as text: what exporters count differs
+	Templates string  `json:"templates"`
+	LastSeen  string  `json:"last_seen"`
+	Silent    bool    `json:"silent"`
+}
+
+// counted is what of a connection is in the totals.
+type counted struct {
+	version         uint32
+	octets, packets uint64
+}
+
+// NewBoard returns an empty Board.
+func NewBoard(now func() time.Time) *Board {
+	return &Board{
+		now: now, began: now().Unix(),
+		hosts: map[netip.Addr]*Share{}, services: map[string]*Share{}, connections: map[string]counted{},
+	}
+}
+
+// Flows adds flows that came now.
+func (b *Board) Flows(list []*flowpb.FlowMessage) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.second(b.now().Unix())
+	for _, m := range list {
+		octets := (m.GetBytes() + m.GetReverseBytes()) * max(1, m.GetSamplingRate())
+		s.flows++
+		s.octets += octets
+		b.totals.Flows++
+		b.totals.Octets += octets
+		b.totals.Packets += (m.GetPackets() + m.GetReversePackets()) * max(1, m.GetSamplingRate())
+	}
+}
+
+// second is that of an instant, emptied when it was another one's.
+func (b *Board) second(at int64) *second {
+	s := &b.seconds[at%seriesSeconds]
+	if s.at != at {
+		*s = second{at: at}
+	}
+	return s
+}
+
+// Connections adds reports of connections. A later report of one replaces the
+// earlier; an older one is nothing new.
+func (b *Board) Connections(list []*flowpb.Connection) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range list {
+		id := string(c.GetConnectionId())
+		was, again := b.connections[id]
+		if again && was.version >= c.GetVersion() {
+			continue
+		}
+		is := counted{
+			version: c.GetVersion(),
+			octets:  estimated(c.GetForward()) + estimated(c.GetReverse()),
+			packets: c.GetForward().GetPackets() + c.GetReverse().GetPackets(),
+		}
+		if len(b.connections) >= maxConnections && !again {
+			clear(b.connections) // a later report of one of them counts it twice
+		}
+		b.connections[id] = is
+		if !again {
+			b.totals.Connections++
+		}
+		more := is.octets - min(was.octets, is.octets)
+		for _, e := range []*flowpb.Endpoint{c.GetInitiator(), c.GetResponder()} {
+			if a, ok := netip.AddrFromSlice(e.GetAddress()); ok {
+				h := share(b.hosts, a, a.String())
+				h.Host = cmp.Or(e.GetName(), h.Host)
+				h.add(more, again)
+			}
+		}
+		share(b.services, serviceOf(c), serviceOf(c)).add(more, again)
+		b.list(row(c), again)
+	}
+}
+
+func estimated(t *flowpb.Traffic) uint64 { return max(t.GetOctets(), t.GetOctetsEst()) }
+
+// share is that of a key, made when there is none. The smallest are forgotten when
+// there are too many.
+func share[K comparable](m map[K]*Share, key K, name string) *Share {
+	s, ok := m[key]
+	if ok {
+		return s
+	}
+	if len(m) >= maxHosts {
+		all := make([]uint64, 0, len(m))
+		for _, s := range m {
+			all = append(all, s.Octets)
+		}
+		slices.Sort(all)
+		middle := all[len(all)/2]
+		for k, s := range m {
+			if s.Octets <= middle {
+				delete(m, k)
+			}
+		}
+	}
+	s = &Share{Name: name}
+	m[key] = s
+	return s
+}
+
+func (s *Share) add(octets uint64, again bool) {
+	s.Octets += octets
+	if !again {
+		s.Connections++
+	}
+}
+
+// list puts a connection at the head of the newest.
+func (b *Board) list(c Connection, again bool) {
+	if again {
+		b.newest = slices.DeleteFunc(b.newest, func(o Connection) bool { return o.ID == c.ID })
+	}
+	b.newest = slices.Insert(b.newest, 0, c)
+	b.newest = b.newest[:min(len(b.newest), newestShown)]
+}
+
+// serviceOf is the service as in weir connections: protocol and name or port.
+func serviceOf(c *flowpb.Connection) string {
+	s := services.Protocol(c.GetProtocol())
+	switch port := c.GetResponder().GetPort(); {
+	case c.GetService() != "":
+		return s + "/" + c.GetService()
+	case c.IcmpType != nil || port == 0:
+		return s
+	default:
+		return s + "/" + number(port)
+	}
+}
+
+// Exporters replaces the list of exporters.
+func (b *Board) Exporters(list []Exporter) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.exporters = list
+}
+
+// A Snapshot is what the page is told.
+type Snapshot struct {
+	Now         int64        `json:"now"`    // s since the epoch
+	Series      [][3]uint64  `json:"series"` // s since the epoch, flows, octets: whole seconds, in order
+	Totals      Totals       `json:"totals"`
+	Talkers     []Share      `json:"talkers"`
+	Services    []Share      `json:"services"`
+	Connections []Connection `json:"connections"`
+	Exporters   []Exporter   `json:"exporters"`
+}
+
+// Snapshot is how it stands, with the last seconds that are over.
+func (b *Board) Snapshot(seconds int) Snapshot {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now().Unix()
+	s := Snapshot{
+		Now: now, Series: [][3]uint64{}, Totals: b.totals, Talkers: top(b.hosts), Services: top(b.services),
+		Connections: append([]Connection{}, b.newest...), Exporters: append([]Exporter{}, b.exporters...),
+	}
+	for at := max(now-int64(min(seconds, seriesSeconds-1)), b.began); at < now; at++ {
+		p := [3]uint64{uint64(at)}
+		if x := b.seconds[at%seriesSeconds]; x.at == at {
+			p[1], p[2] = x.flows, x.octets
+		}
+		s.Series = append(s.Series, p)
+	}
+	return s
+}
+
+// top are the largest.
+func top[K comparable](m map[K]*Share) []Share {
+	all := make([]Share, 0, len(m))
+	for _, s := range m {
+		all = append(all, *s)
+	}
+	slices.SortFunc(all, func(a, b Share) int {
+		return cmp.Or(cmp.Compare(b.Octets, a.Octets), cmp.Compare(b.Connections, a.Connections), cmp.Compare(a.Name, b.Name))
+	})
+	return all[:min(len(all), topShown)]
+}

@@ -1,0 +1,128 @@
+package page
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+//go:embed assets
+var assets embed.FS
+
+// mostStreams bounds the pages that are kept up to date at a time.
+const mostStreams = 64
+
+// A Server shows a Board.
+type Server struct {
+	board   *Board
+	host    string // that it listens on, as it was named
+	every   time.Duration
+	streams atomic.Int32
+}
+
+// NewServer returns a Server of a board; host is the name or address that it is
+// reached by, and every the time between two events.
+func NewServer(b *Board, host string, every time.Duration) *Server {
+	return &Server{board: b, host: host, every: every}
+}
+
+// Serve serves until ctx ends.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(l) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		_ = srv.Close() // streams have no end of their own
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	}
+}
+
+// Handler is the page, its files and its events.
+func (s *Server) Handler() http.Handler {
+	files, err := fs.Sub(assets, "assets")
+	if err != nil {
+		panic(err) // they are embedded
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /", http.FileServerFS(files))
+	mux.HandleFunc("GET /events", s.events)
+	mux.HandleFunc("GET /snapshot.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(s.board.Snapshot(seriesSeconds)) // whoever asked is gone else
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cache-Control", "no-store")
+		if !s.allowed(r.Host) {
+			http.Error(w, fmt.Sprintf("%q is not what this page is called: use http://%s or an address", r.Host, s.host), http.StatusMisdirectedRequest)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// allowed tells whether a Host header names this host: an address, localhost, or what
+// the server was told to listen on. Any other name may be one that a page elsewhere
+// had point here (DNS rebinding).
+func (s *Server) allowed(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.Trim(host, "[]")
+	if a, err := netip.ParseAddr(host); err == nil {
+		own, err := netip.ParseAddr(s.host)
+		return err != nil || !own.IsLoopback() || a.IsLoopback()
+	}
+	return strings.EqualFold(host, "localhost") || host != "" && strings.EqualFold(host, s.host)
+}
+
+// events streams snapshots: the first with the whole series, each later one with what
+// came since.
+func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+	if s.streams.Add(1) > mostStreams {
+		s.streams.Add(-1)
+		http.Error(w, "too many pages are open", http.StatusServiceUnavailable)
+		return
+	}
+	defer s.streams.Add(-1)
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	out := http.NewResponseController(w)
+	tick := time.NewTicker(s.every)
+	defer tick.Stop()
+	for seconds := seriesSeconds; ; seconds = 5 { // a page that missed one finds it in the next
+		b, err := json.Marshal(s.board.Snapshot(seconds))
+		if err != nil {
+			return
+		}
+		_ = out.SetWriteDeadline(time.Now().Add(10 * time.Second)) // where the connection knows deadlines
+		if _, err := fmt.Fprintf(w, "data: %s\n\n", b); err != nil || out.Flush() != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

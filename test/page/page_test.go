@@ -1,0 +1,403 @@
+// Package page opens the page of weir up in a browser. It is a module of its own,
+// below weir, so that the browser's driver is no dependency of the product.
+package page
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+	"github.com/miekg/dns"
+)
+
+var pictures = flag.String("pictures", "", "a directory for pictures of the page")
+
+// hostile is a name that becomes an element where it is taken for HTML.
+const hostile = `<img src=x onerror=alert(1)>`
+
+// A program is weir up.
+type program struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	weir string
+	udp  string
+	url  string
+	err  *locked
+}
+
+// locked is a buffer for two goroutines.
+type locked struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *locked) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *locked) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// free is an address on which nothing listens.
+func free(t *testing.T, network string) string {
+	t.Helper()
+	if network == "udp" {
+		c, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		return c.LocalAddr().String()
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// start starts weir up with a name server and a file of exporters.
+func start(t *testing.T) *program {
+	t.Helper()
+	dir := t.TempDir()
+	p := &program{t: t, weir: filepath.Join(dir, "weir"), udp: free(t, "udp"), url: "http://" + free(t, "tcp") + "/", err: &locked{}}
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", p.weir, "./cmd/weir")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	exporters := filepath.Join(dir, "exporters.yaml")
+	if err := os.WriteFile(exporters, []byte("exporters:\n  - address: 127.0.0.1\n    name: \""+hostile+"\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	server := nameServer(t)
+	p.cmd = exec.CommandContext(t.Context(), p.weir, "up", "--listen", p.udp, "--kafka", free(t, "tcp"), "--metrics", "", "--page", strings.TrimSuffix(strings.TrimPrefix(p.url, "http://"), "/"), "--exporters", exporters)
+	p.cmd.Env = append(os.Environ(), "DNS_SERVERS="+server, "DNS_PRIVATE_SERVERS="+server, "PAIR_IDLE=4s", "PAIR_LINGER=1s", "PAIR_ACTIVE_TIMEOUT=2s")
+	p.cmd.Stderr = p.err
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.end)
+	for began := time.Now(); !strings.Contains(p.err.String(), "the page: "+p.url); time.Sleep(20 * time.Millisecond) {
+		if time.Since(began) > 30*time.Second {
+			t.Fatalf("weir up does not start: %s", p.err.String())
+		}
+	}
+	return p
+}
+
+func (p *program) end() {
+	if p.cmd.ProcessState == nil {
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		_ = p.cmd.Wait()
+	}
+}
+
+// replay sends a capture.
+func (p *program) replay(name string) {
+	p.t.Helper()
+	cmd := exec.CommandContext(p.t.Context(), p.weir, "replay", "--rewrite-time", "--to", p.udp, "../../testdata/captures/"+name)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		p.t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// nameServer gives 192.0.2.80 a name, and 192.0.2.53 a hostile one.
+func nameServer(t *testing.T) string {
+	t.Helper()
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]string{"80.2.0.192.in-addr.arpa.": "www.example.net.", "53.2.0.192.in-addr.arpa.": `\<img\032src=x\032onerror=alert\(1\)\>.example.`}
+	s := &dns.Server{PacketConn: pc, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, m *dns.Msg) {
+		r := new(dns.Msg).SetReply(m)
+		q := m.Question[0]
+		if name := names[strings.ToLower(q.Name)]; name != "" && q.Qtype == dns.TypePTR {
+			r.Answer = append(r.Answer, &dns.PTR{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypePTR, Class: dns.ClassINET, Ttl: 300}, Ptr: name})
+		} else if names[strings.ToLower(q.Name)] == "" {
+			r.Rcode = dns.RcodeNameError
+		}
+		_ = w.WriteMsg(r)
+	})}
+	go func() { _ = s.ActivateAndServe() }()
+	t.Cleanup(func() { _ = s.Shutdown() })
+	return pc.LocalAddr().String()
+}
+
+// hostileExport is a v9 datagram (RFC 3954): an options template and data that call
+// interface 1 hostile, a template, and a flow that came in by it.
+func hostileExport() []byte {
+	words := func(b []byte, list ...uint16) []byte {
+		for _, w := range list {
+			b = binary.BigEndian.AppendUint16(b, w)
+		}
+		return b
+	}
+	now := uint32(time.Now().Unix())
+	b := words(nil, 9, 4, 0, 60000, uint16(now>>16), uint16(now), 0, 7, 0, 99)
+	b = words(b, 1, 20, 257, 4, 4, 2, 4, 82, 32, 0) // scope Interface of 4 octets, IF_NAME of 32; 2 octets of padding
+	name := make([]byte, 32)
+	copy(name, hostile)
+	b = append(words(b, 257, 40, 0, 1), name...)
+	b = words(b, 0, 52, 256, 11, 8, 4, 12, 4, 7, 2, 11, 2, 4, 1, 6, 1, 1, 4, 2, 4, 10, 4, 22, 4, 21, 4)
+	b = append(words(b, 256, 40), 10, 77, 0, 1, 10, 77, 0, 2, 0x9c, 0x40, 0x01, 0xbb, 6, 0x1b)
+	for _, v := range []uint32{1 << 30, 77, 1, 50000, 59000} { // octets, packets, interface, first, last
+		b = binary.BigEndian.AppendUint32(b, v)
+	}
+	return append(b, 0, 0)
+}
+
+// A browser is a tab of Chromium with what it complained of.
+type browser struct {
+	t          *testing.T
+	ctx        context.Context
+	mu         sync.Mutex
+	complaints []string
+}
+
+func open(t *testing.T) *browser {
+	t.Helper()
+	path := ""
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if found, err := exec.LookPath(name); err == nil {
+			path = found
+			break
+		}
+	}
+	if path == "" {
+		t.Skip("SKIPPED: no Chromium (Debian: chromium), the page is not looked at")
+	}
+	alloc, stop := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.Flag("host-resolver-rules", "MAP evil.example 127.0.0.1"))...)
+	t.Cleanup(stop)
+	ctx, cancel := chromedp.NewContext(alloc)
+	t.Cleanup(cancel)
+	b := &browser{t: t, ctx: ctx}
+	b.do() // starts the browser
+	exceptions, entries := chromedp.Events(ctx, runtime.ExceptionThrown), chromedp.Events(ctx, log.EntryAdded)
+	go func() {
+		for e, err := range exceptions {
+			if err == nil {
+				b.complain(fmt.Sprintf("%+v", e.ExceptionDetails))
+			}
+		}
+	}()
+	go func() {
+		for e, err := range entries {
+			if err == nil {
+				b.complain(fmt.Sprintf("%s: %s %s", e.Entry.Level, e.Entry.Text, e.Entry.URL))
+			}
+		}
+	}()
+	for _, command := range []cdp.Command[cdp.Empty, cdp.Empty]{log.Enable, runtime.Enable} {
+		if _, err := chromedp.Call(ctx, command, cdp.Empty{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.do(chromedp.EmulateViewport(1300, 900))
+	return b
+}
+
+func (b *browser) complain(s string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.complaints = append(b.complaints, s)
+}
+
+func (b *browser) do(steps ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	if err := chromedp.Do(b.ctx, steps...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// evaluate is what an expression gives in the page.
+func evaluate[T any](b *browser, expression string) T {
+	b.t.Helper()
+	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](expression))
+	if err != nil {
+		b.t.Fatalf("%s: %v", expression, err)
+	}
+	return v
+}
+
+// text is what a person reads at a selector.
+func (b *browser) text(selector string) string {
+	b.t.Helper()
+	return evaluate[string](b, "document.querySelector("+strconv.Quote(selector)+")?.innerText ?? 'nothing there'")
+}
+
+// becomes waits for a text.
+func (b *browser) becomes(selector, want string) {
+	b.t.Helper()
+	is := ""
+	for range 1500 {
+		if is = b.text(selector); is == want {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	b.t.Fatalf("%s: want %q, it is %q", selector, want, is)
+}
+
+func (b *browser) number(expression string) float64 {
+	b.t.Helper()
+	return evaluate[float64](b, expression)
+}
+
+// rows are the rows of a table, their cells joined.
+func (b *browser) rows(id string) []string {
+	b.t.Helper()
+	return evaluate[[]string](b, `[...document.querySelectorAll("#`+id+` tbody tr")].map(r => [...r.cells].map(c => c.innerText.replaceAll("\n", " ")).join("|"))`)
+}
+
+func (b *browser) picture(name string, dark bool, width, height int64) {
+	b.t.Helper()
+	if *pictures == "" {
+		return
+	}
+	scheme := "light"
+	if dark {
+		scheme = "dark"
+	}
+	media := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
+	if _, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia, media); err != nil {
+		b.t.Fatal(err)
+	}
+	b.do(chromedp.EmulateViewport(width, height))
+	time.Sleep(1500 * time.Millisecond) // an event
+	png, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(*pictures, name), png, 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// What is on the page is what was replayed: the synthetic traffic is 25 connections
+// and 34 flows (internal/cli's tests count them from its packets), the big capture
+// 6 000 connections of two flows each with 2 packets of 60 octets there and 2 of 90 back.
+func TestThePageShowsWhatWasReplayed(t *testing.T) {
+	p, b := start(t), open(t)
+	b.do(chromedp.Navigate(p.url))
+	b.becomes("#status", "live")
+	if got := b.rows("newest"); len(got) != 1 || !strings.HasPrefix(got[0], "none yet") {
+		t.Errorf("before anything: %q", got)
+	}
+	p.replay("softflowd_v9_synth_adj.pcap")
+	b.becomes("#total-flows", "34")
+	b.becomes("#total-connections", "25")
+	// The name of 192.0.2.80 is there; that of 192.0.2.53 is no name, and is not.
+	named, nameless := false, false
+	for _, r := range b.rows("newest") {
+		c := strings.Split(r, "|")
+		named = named || c[4] == "192.0.2.80:443 www.example.net"
+		nameless = nameless || c[4] == "192.0.2.53:53"
+	}
+	if !named || !nameless {
+		t.Errorf("names: %v, %v: %q", named, nameless, b.rows("newest"))
+	}
+	p.replay("softflowd_v10_big.pcap")
+	b.becomes("#total-flows", "12,034")
+	b.becomes("#total-connections", "6,025")
+	c, err := net.Dial("udp", p.udp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := c.Write(hostileExport()); err != nil {
+		t.Fatal(err)
+	}
+	b.becomes("#total-flows", "12,035")
+	b.becomes("#total-connections", "6,026")
+	// 17 736 octets of the synthetic traffic, counted from its packets; 1 800 000; 2^30.
+	b.becomes("#total-octets", "1.08 GB")
+	if got := b.rows("talkers"); len(got) != 10 || got[0] != "10.77.0.1|1.07 GB|1" || got[1] != "10.77.0.2|1.07 GB|1" || got[2] != "198.51.100.1|90.0 kB|300" {
+		t.Errorf("talkers: %q", got)
+	}
+	if got := b.rows("services"); got[0] != "tcp/https|1.07 GB|1,203" {
+		t.Errorf("services: %q", got)
+	}
+	newest := strings.Split(b.rows("newest")[0], "|")
+	if newest[1] != "tcp/https" || newest[2] != "10.77.0.1:40000" || newest[4] != "10.77.0.2:443" || newest[5] != "1.07 GB" || newest[6] != "77" || newest[7] != "9.0 s" || newest[9] != "one side only" {
+		t.Errorf("newest: %q", newest)
+	}
+	if !strings.Contains(newest[8], hostile) {
+		t.Errorf("the interface's name: %q", newest[8])
+	}
+	b.becomes("#exporters tbody tr:nth-child(3) td:nth-child(4)", "12,000")
+	for i, want := range []string{"v9|0|34|", "v9|99|1|", "IPFIX|0|12,000|"} {
+		if got := b.rows("exporters")[i]; !strings.HasPrefix(got, "127.0.0.1 "+hostile+"|"+want) || i != 1 && !strings.Contains(got, "|0|5, ") {
+			t.Errorf("exporter %d: %q", i, got)
+		}
+	}
+	// Names from the network are text.
+	if n := b.number(`document.querySelectorAll("main img, main script, main b").length`); n != 0 {
+		t.Errorf("%v elements came from names", n)
+	}
+	// The chart has the flows, in their seconds.
+	if s := evaluate[string](b, `document.querySelector("#chart").ariaLabel`); !strings.Contains(s, " flows a second now, 12,0") || b.number(`document.querySelectorAll("#chart canvas").length`) != 1 {
+		t.Errorf("the chart: %q", s)
+	}
+	b.picture("page-light.png", false, 1300, 900)
+	b.picture("page-dark.png", true, 1300, 900)
+	b.picture("page-narrow.png", false, 390, 800)
+	b.do(chromedp.EmulateViewport(390, 800))
+	if over := b.number("document.documentElement.scrollWidth - innerWidth"); over > 0 {
+		t.Errorf("a narrow window scrolls sideways by %v px", over)
+	}
+	// By keyboard: the first stop skips to the connections, the second pauses.
+	b.do(chromedp.Evaluate[chromedp.Void]("document.activeElement.blur()"), chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent(kb.Enter))
+	b.becomes("#status", "paused")
+	p.replay("softflowd_v5_synth_adj.pcap")
+	time.Sleep(2500 * time.Millisecond) // two events
+	if got := b.text("#total-flows"); got != "12,035" {
+		t.Errorf("paused, it shows %s", got)
+	}
+	b.do(chromedp.KeyEvent(kb.Enter))
+	b.becomes("#status", "live")
+	if got := b.text("#total-flows"); got == "12,035" {
+		b.becomes("#total-flows", "12,065")
+	}
+	b.mu.Lock()
+	if len(b.complaints) > 0 {
+		t.Errorf("the browser complains: %q", b.complaints)
+	}
+	b.mu.Unlock()
+	p.end()
+	b.becomes("#status", "weir does not answer; trying again")
+}
+
+// A page of somebody else whose name was pointed at this host gets nothing.
+func TestAnotherNameIsRefused(t *testing.T) {
+	p, b := start(t), open(t)
+	b.do(chromedp.Navigate(strings.Replace(p.url, "127.0.0.1", "evil.example", 1)))
+	if got := b.text("body"); !strings.Contains(got, "is not what this page is called") {
+		t.Errorf("got %q", got)
+	}
+}
