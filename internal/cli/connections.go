@@ -37,8 +37,8 @@ PAIR_* (enrich -h). Names are asked of DNS for what is printed, as DNS_* says
 The table has a line for each connection: when it began, its service, the octets
 and packets of both directions, how long it took, and who opened it to whom. -v
 tells the directions apart, and says by what the initiator was found. A terminal
-gets colours (unless NO_COLOR is set) and lines of its width; what goes to a file
-or pipe is neither cut nor coloured.
+gets colours (unless NO_COLOR is set) and, from 110 characters on, lines of its
+width; what goes to a file or pipe is neither cut nor coloured.
 
 exit code: 0 the input could be read, whatever it held (of a file that is cut,
 what is whole); 1 it could not; 2 wrong usage`

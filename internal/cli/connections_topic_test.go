@@ -129,6 +129,12 @@ func TestTheNewestReportOfEachConnectionOnTheTopic(t *testing.T) {
 			t.Errorf("%s: the record that is none is not told of: %q", tt.name, got.errout)
 		}
 	}
+	if got := run(t, "", "connections", "--from-start", "--interim", "--limit", "2", "--json"); len(idsOf(t, got.out)) != 2 || got.code != 0 {
+		t.Errorf("two of those that come: %s%s", got.out, got.errout)
+	}
+	if got := run(t, "", "connections", "--once", "--top", "1", "--csv"); strings.Count(got.out, "\n") != 2 || !strings.Contains(got.errout, ", 1 of 4 connections\n") {
+		t.Errorf("the greatest: %s%s", got.out, got.errout)
+	}
 	table := run(t, "", "connections", "--once")
 	if lines := strings.Split(strings.TrimSpace(table.out), "\n"); len(lines) != 5 || !strings.Contains(lines[1], "report 2") || !strings.Contains(lines[4], "goes on, report 1") {
 		t.Errorf("the table:\n%s", table.out)

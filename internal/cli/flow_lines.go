@@ -59,6 +59,11 @@ func (o *offline) flowLines(name string, lines *flowfile.Lines) error {
 		if err := o.flowLine(at, line); err != nil {
 			return err
 		}
+		if name == "-" { // someone may watch the lines as they come
+			if err := o.out.flush(); err != nil {
+				return errOutput{err}
+			}
+		}
 	}
 }
 

@@ -18,11 +18,15 @@ func lookOf(w io.Writer) look {
 		return look{}
 	}
 	width, _, err := term.GetSize(int(f.Fd()))
-	if err != nil {
+	if err != nil || width < narrow {
 		width = 0
 	}
 	return look{width: width, colours: os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
 }
+
+// narrow is a terminal that is better left to break lines than to cut what is in
+// their last column, characters.
+const narrow = 110
 
 // octetsText is a number of octets for people: three digits, powers of 1000.
 func octetsText(n uint64) string {

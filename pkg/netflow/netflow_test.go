@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/encoding/prototext"
+
 	"weir/pkg/netflow"
 )
 
@@ -125,6 +127,19 @@ func TestAPacketDoesNotAliasItsDatagram(t *testing.T) {
 	clear(b)
 	if _, err := p.ParseHex(template, router, time.Now()); err != nil {
 		t.Fatal(err)
+	}
+	again, err := hex.DecodeString(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packet, err := p.Parse(again, router, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := prototext.Format(packet.Flows[0])
+	clear(again)
+	if is := prototext.Format(packet.Flows[0]); is != was {
+		t.Errorf("a flow changed with its datagram:\n%s\n%s", was, is)
 	}
 	late, err := early.Undecoded[0].Decode()
 	if err != nil || len(late.Flows) != 24 || late.Flows[0].GetBytes() == 0 {
