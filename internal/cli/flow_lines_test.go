@@ -4,7 +4,6 @@ import (
 	"bufio"
 	order "cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -22,7 +21,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/capture"
 	"weir/internal/decode"
 	"weir/internal/flowfile"
 	"weir/pkg/flowpb"
@@ -211,56 +209,47 @@ func pythonCollects(t *testing.T, python, file, captured string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	processed := make(chan struct{}, 1<<16)
-	listens := make(chan struct{})
+	processed, listens := make(chan struct{}, 1<<16), make(chan struct{}, 1<<16)
 	go func() {
 		defer close(processed)
 		for s := bufio.NewScanner(logged); s.Scan(); {
 			switch {
-			case strings.Contains(s.Text(), "Starting the NetFlow listener"):
-				close(listens)
+			case strings.Contains(s.Text(), "ignoring the packet"):
+				listens <- struct{}{}
 			case strings.Contains(s.Text(), "Processed a"):
 				processed <- struct{}{}
 			}
 		}
 	}()
-	select {
-	case <-listens:
-	case <-time.After(20 * time.Second):
-		t.Fatal("the collector does not start")
-	}
 	c, err := net.DialUDP("udp4", nil, to)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	f, err := os.Open(captured)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	r, err := capture.Open(f, capture.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 1
-	for ; ; n++ {
-		var d capture.Datagram
-		if err := r.Next(&d); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			t.Fatal(err)
+	// It says that it starts before it listens: what it has to ignore tells when.
+	for began, up := time.Now(), false; !up; {
+		if time.Since(began) > 30*time.Second {
+			t.Fatal("the collector does not start")
 		}
-		if _, err := c.Write(d.Payload); err != nil {
+		_, _ = c.Write([]byte{0xff, 0xff, 0, 0}) // refused until then
+		select {
+		case <-listens:
+			up = true
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	sent := payloads(t, captured)
+	for i, d := range sent {
+		if _, err := c.Write(d); err != nil {
 			t.Fatal(err)
 		}
 		select {
 		case <-processed:
 		case <-time.After(10 * time.Second):
-			t.Fatalf("datagram %d is not processed", n)
+			t.Fatalf("datagram %d is not processed", i)
 		}
 	}
-	for stored := 0; stored < n-1; stored = storedLines(file) { // it is killed in the middle of a line else
+	for stored := 0; stored < len(sent); stored = storedLines(file) { // it is killed in the middle of a line else
 		select {
 		case <-t.Context().Done():
 			t.Fatal("not everything is stored")
