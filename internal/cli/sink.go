@@ -172,26 +172,34 @@ func (s *sinking) run(ctx context.Context, settings kafkaSettings) error {
 	return err
 }
 
-// take writes the records of a fetch in one transaction.
+// transactionMessages are how many messages a transaction has at least, where there
+// are so many: what a kill in the middle of it takes back.
+const transactionMessages = 5000
+
+// take writes the records of a fetch.
 func (s *sinking) take(ctx context.Context, records []kafka.Record) error {
 	kind := &framing.Connections
 	if s.o.Rows == string(kafka.Flows) {
 		kind = &framing.Flows
 	}
-	list := make([]sink.Record, len(records))
+	var list []sink.Record
+	messages := 0
 	for i, r := range records {
-		list[i] = sink.Record{Partition: r.Partition, Offset: r.Offset, Time: r.Time}
-		_, err := kind.Each(r.Value, func(m []byte) { list[i].Messages = append(list[i].Messages, m) })
+		x := sink.Record{Partition: r.Partition, Offset: r.Offset, Time: r.Time}
+		n, err := kind.Each(r.Value, func(m []byte) { x.Messages = append(x.Messages, m) })
 		if err != nil {
 			s.bad++
 		}
-	}
-	if len(list) > 0 {
-		rows, bad, err := s.sink.Write(ctx, list)
-		if err != nil {
-			return fmt.Errorf("%s: %w", s.o.Path, err)
+		list, messages = append(list, x), messages+n
+		if messages >= transactionMessages || i == len(records)-1 {
+			rows, bad, err := s.sink.Write(ctx, list)
+			if err != nil {
+				return fmt.Errorf("%s: %w", s.o.Path, err)
+			}
+			s.rows, s.bad = s.rows+rows, s.bad+bad
+			s.show.count("%d rows written, %d deleted", s.rows, s.deleted)
+			list, messages = list[:0], 0
 		}
-		s.rows, s.bad = s.rows+rows, s.bad+bad
 	}
 	if now := time.Now(); now.Sub(s.trimmed) >= trimEvery || s.once {
 		s.trimmed = now

@@ -95,7 +95,7 @@ func (l *locked) String() string {
 func TestEachFlowIsARowOnceWheneverItIsKilled(t *testing.T) {
 	cl := onBroker(t)
 	path := filepath.Join(t.TempDir(), "flows.db")
-	const kills, batches, each = 5, 60, 50
+	const kills, batches, each = 5, 60, 20
 	stop, produced := make(chan struct{}), make(chan int)
 	go func() { // a batch every few ms, until the last kill
 		n := 0
@@ -118,7 +118,7 @@ func TestEachFlowIsARowOnceWheneverItIsKilled(t *testing.T) {
 			if commit {
 				n += each
 			}
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond)
 		}
 	}()
 	rows := func() int {

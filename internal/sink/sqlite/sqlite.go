@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"strings"
 	"time"
 
-	_ "modernc.org/sqlite" // registers the driver "sqlite"
+	driver "modernc.org/sqlite"
+	lib "modernc.org/sqlite/lib"
 
 	"weir/internal/sink"
 )
@@ -41,9 +43,14 @@ func Open(ctx context.Context, o sink.Options) (*Table, error) {
 		return nil, fmt.Errorf("%q: want flows or connections", o.Rows)
 	}
 	// A transaction takes the lock for writing when it begins, and waits for it;
-	// readers are never waited for (write-ahead log).
+	// readers are never waited for (write-ahead log). Only a new file can be told that
+	// it is to give space back; to say it again would want that lock.
+	vacuum := ""
+	if s, err := os.Stat(o.Path); err != nil || s.Size() == 0 {
+		vacuum = "&_pragma=auto_vacuum(incremental)"
+	}
 	dsn := "file:" + strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(o.Path) +
-		"?_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=auto_vacuum(incremental)&_pragma=journal_mode(wal)&_pragma=synchronous(normal)&_pragma=journal_size_limit(67108864)&_pragma=cache_size(-32768)"
+		"?_txlock=immediate&_pragma=busy_timeout(10000)" + vacuum + "&_pragma=journal_mode(wal)&_pragma=synchronous(normal)&_pragma=journal_size_limit(67108864)&_pragma=cache_size(-32768)"
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Path, err)
@@ -58,18 +65,12 @@ func Open(ctx context.Context, o sink.Options) (*Table, error) {
 
 // upgrade makes the tables, or brings an older file up to date.
 func (t *Table) upgrade(ctx context.Context) error {
+	if ready, err := ready(ctx, t.db); ready || err != nil { // a look takes no lock
+		return err
+	}
 	return t.within(ctx, func(tx *sql.Tx) error {
-		var version, application, tables int
-		err := tx.QueryRowContext(ctx, "SELECT (SELECT user_version FROM pragma_user_version), (SELECT application_id FROM pragma_application_id), (SELECT count(*) FROM sqlite_schema)").Scan(&version, &application, &tables)
-		switch {
-		case err != nil:
+		if ready, err := ready(ctx, tx); ready || err != nil { // another one was first
 			return err
-		case application == applicationID && version > schema:
-			return fmt.Errorf("its schema is of version %d, this program knows %d: take a newer one", version, schema)
-		case application == applicationID && version == schema:
-			return nil
-		case tables > 0:
-			return errors.New("it is a database of something else")
 		}
 		for _, statement := range append(create, fmt.Sprintf("PRAGMA user_version = %d", schema), fmt.Sprintf("PRAGMA application_id = %d", applicationID)) {
 			if _, err := tx.ExecContext(ctx, statement); err != nil {
@@ -80,8 +81,35 @@ func (t *Table) upgrade(ctx context.Context) error {
 	})
 }
 
+// ready tells whether the tables of this version are there; false: the file is empty.
+func ready(ctx context.Context, db interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+},
+) (bool, error) {
+	var version, application, tables int
+	err := db.QueryRowContext(ctx, "SELECT (SELECT user_version FROM pragma_user_version), (SELECT application_id FROM pragma_application_id), (SELECT count(*) FROM sqlite_schema)").Scan(&version, &application, &tables)
+	switch {
+	case err != nil:
+		return false, err
+	case application == applicationID && version > schema:
+		return false, fmt.Errorf("its schema is of version %d, this program knows %d: take a newer one", version, schema)
+	case application == applicationID && version == schema:
+		return true, nil
+	case tables > 0:
+		return false, errors.New("it is a database of something else")
+	}
+	return false, nil
+}
+
+// patience is how often the lock for writing is asked for, ten seconds each: another
+// process that writes without a pause leaves few moments.
+const patience = 6
+
 func (t *Table) within(ctx context.Context, do func(*sql.Tx) error) error {
 	tx, err := t.db.BeginTx(ctx, nil)
+	for try := 1; try < patience && isLocked(err); try++ {
+		tx, err = t.db.BeginTx(ctx, nil)
+	}
 	if err != nil {
 		return err
 	}
@@ -89,6 +117,11 @@ func (t *Table) within(ctx context.Context, do func(*sql.Tx) error) error {
 		return errors.Join(err, tx.Rollback())
 	}
 	return tx.Commit()
+}
+
+func isLocked(err error) bool {
+	e, ok := errors.AsType[*driver.Error](err)
+	return ok && e.Code()&0xff == lib.SQLITE_BUSY
 }
 
 // Begin implements sink.Sink: a topic is read from after what is there already.

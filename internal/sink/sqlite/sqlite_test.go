@@ -183,6 +183,21 @@ func TestReadingGoesOnWhereItEnded(t *testing.T) {
 	}
 }
 
+// Whoever opens a file that is written looks at it without waiting.
+func TestAFileThatIsWrittenOpensAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	a := open(t, path, "connections", sink.Options{})
+	tx, err := a.db.BeginTx(t.Context(), nil) // holds the lock
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	b := open(t, path, "flows", sink.Options{})
+	if got := query(t, b, "SELECT (SELECT auto_vacuum FROM pragma_auto_vacuum), (SELECT journal_mode FROM pragma_journal_mode)"); !cmp.Equal(got, []string{"2|wal"}) {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestTwoThatWriteTheSame(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.db")
 	a, b := open(t, path, "connections", sink.Options{}), open(t, path, "connections", sink.Options{})
