@@ -132,15 +132,20 @@ type Slab struct{ all []pending }
 
 // Grow makes room for n records; none of the slab may be on its way.
 func (s *Slab) Grow(n int) {
-	if n > len(s.all) {
-		s.all = make([]pending, n)
+	if n <= len(s.all) {
+		return
+	}
+	s.all = make([]pending, n)
+	for i := range s.all {
+		// Written once: the client may look at the context of a record that is done.
+		s.all[i].Context = context.Background()
 	}
 }
 
 // ProduceIn is Produce with place i of a slab.
 func (p *Producer) ProduceIn(s *Slab, i int, key, value []byte, at time.Time, done func(error)) {
 	d := &s.all[i]
-	d.Context, d.from, d.slab = context.Background(), p, true
+	d.from, d.slab = p, true
 	p.produce(d, key, value, at, done)
 }
 
