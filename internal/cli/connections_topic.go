@@ -161,7 +161,11 @@ func (o *topicConnections) report(list []*flowpb.Connection, c *flowpb.Connectio
 	}
 	o.versions[id] = c.Version
 	if o.noNames {
-		c.GetInitiator().Name, c.GetResponder().Name = "", ""
+		for _, e := range []*flowpb.Endpoint{c.GetInitiator(), c.GetResponder()} {
+			if e != nil {
+				e.Name = ""
+			}
+		}
 	}
 	shown := o.filter.is(c) && packets(c) >= o.filter.least && (c.Final || o.interim || o.once)
 	switch {

@@ -186,3 +186,15 @@ func TestFollowingTheTopicOfConnections(t *testing.T) {
 	stopWhole()
 	stopFinal()
 }
+
+// Another producer's connection may have an id and nothing else.
+func TestAConnectionWithoutEndsIsPrinted(t *testing.T) {
+	cl := theTopic(t)
+	publish(t, cl, true, &flowpb.Connection{ConnectionId: []byte("f without ends  "), Version: 1, Final: true})
+	for _, form := range []string{"--json", "--csv", "-v", "-n"} {
+		got := run(t, "", "connections", "--once", "-n", form)
+		if got.code != 0 || !strings.Contains(got.errout, "5 connections shown") {
+			t.Errorf("%s: exit code %d, %s%s", form, got.code, got.out, got.errout)
+		}
+	}
+}
