@@ -1,11 +1,14 @@
 package accounting
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/decode"
 	"weir/pkg/flowpb"
 )
 
@@ -23,6 +26,21 @@ type Datagram struct {
 	Errors    int    // parts that could not be decoded
 	Undecoded int    // sets whose template is not known yet
 	Flow      []byte // one of its flows, plain protobuf; nil: none
+}
+
+// Of is what a message under a header says to an account: its flows, options
+// records and templates. What else a Datagram has its receiver adds.
+func Of(exporter netip.Addr, h *decode.Header, flows, options, templates int) Datagram {
+	records := uint64(flows + options)
+	d := Datagram{
+		Stream: Stream{Exporter: exporter, Version: h.Version, Domain: h.Domain}, Export: h.Export,
+		Sequence: h.Sequence, Sequenced: h.Version != 1,
+		Units: Units{Flows: uint64(flows), Records: records, All: records + uint64(templates)},
+	}
+	if h.Version != 10 {
+		d.Boot = h.Export/int64(time.Second) - int64(h.Uptime/1000)
+	}
+	return d
 }
 
 const (

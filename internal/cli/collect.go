@@ -202,15 +202,8 @@ func (c *collector) account(from origin, r *decode.Result) {
 	if h.Version == 0 {
 		return
 	}
-	flows, records := uint64(len(r.Messages)), uint64(len(r.Messages)+len(r.Options))
-	d := accounting.Datagram{
-		Stream:   accounting.Stream{Exporter: from.meta.Exporter, Version: h.Version, Domain: h.Domain},
-		Received: from.meta.Received, Export: h.Export, Sequence: h.Sequence, Sequenced: h.Version != 1,
-		Units: accounting.Units{accounting.Flows: flows, accounting.Records: records, accounting.All: records + uint64(len(r.Templates))},
-	}
-	if h.Version != 10 {
-		d.Boot = h.Export/int64(time.Second) - int64(h.Uptime/1000)
-	}
+	d := accounting.Of(from.meta.Exporter, h, len(r.Messages), len(r.Options), len(r.Templates))
+	d.Received = from.meta.Received
 	if from.datagram > c.newest {
 		c.newest = from.datagram
 		d.Units[accounting.Datagrams] = 1

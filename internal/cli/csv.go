@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"io"
 	"strconv"
+	"time"
 
 	"weir/internal/services"
 	"weir/pkg/flowpb"
@@ -98,7 +99,7 @@ func csvTime(ns int64) string {
 	if ns == 0 {
 		return ""
 	}
-	return timeText(unixTime(ns))
+	return timeText(time.Unix(0, ns))
 }
 
 func csvEnum(name, prefix string) string {

@@ -5,10 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -54,16 +51,7 @@ func runExporters(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		tell(stderr, "weir exporters: settings:\n%v", err)
 		return exitUsage
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := o.run(ctx, settings, time.Now()); err != nil {
-		if brokenPipe(err) {
-			return exitDone
-		}
-		tell(stderr, "weir exporters: %v", err)
-		return exitFailed
-	}
-	return exitDone
+	return untilEnd("exporters", stderr, func(ctx context.Context) error { return o.run(ctx, settings, time.Now()) })
 }
 
 // exportersView is what is shown of exporters.

@@ -66,5 +66,3 @@ func durationText(d time.Duration) string {
 	}
 	return fmt.Sprintf("%d d %d:%02d h", s/86400, s/3600%24, s/60%60)
 }
-
-func unixTime(ns int64) time.Time { return time.Unix(0, ns) }

@@ -119,16 +119,9 @@ func (w *worker) talliedLate(s *decode.Set) accounting.Datagram {
 
 func (w *worker) units(from netip.Addr, h *decode.Header) accounting.Datagram {
 	res := &w.res
-	flows, records := uint64(len(res.Flows)), uint64(len(res.Flows)+len(res.Options))
-	d := accounting.Datagram{
-		Stream: accounting.Stream{Exporter: from, Version: h.Version, Domain: h.Domain}, Export: h.Export,
-		Sequence: h.Sequence, Sequenced: !w.session && h.Version != 1,
-		Units: accounting.Units{accounting.Flows: flows, accounting.Records: records, accounting.All: records + uint64(len(res.Templates))},
-	}
-	if h.Version != 10 {
-		d.Boot = h.Export/int64(time.Second) - int64(h.Uptime/1000)
-	}
-	if flows > 0 {
+	d := accounting.Of(from, h, len(res.Flows), len(res.Options), len(res.Templates))
+	d.Sequenced = d.Sequenced && !w.session
+	if len(res.Flows) > 0 {
 		s := res.Flows[0]
 		d.Flow = res.Buf[s.Start:s.ValueEnd]
 	}

@@ -260,12 +260,16 @@ func (b *Board) Snapshot(seconds int) Snapshot {
 
 // top are the largest.
 func top[K comparable](m map[K]*Share) []Share {
-	all := make([]Share, 0, len(m))
-	for _, s := range m {
-		all = append(all, *s)
-	}
-	slices.SortFunc(all, func(a, b Share) int {
+	best := make([]Share, 0, topShown+1)
+	larger := func(a, b Share) int {
 		return cmp.Or(cmp.Compare(b.Octets, a.Octets), cmp.Compare(b.Connections, a.Connections), cmp.Compare(a.Name, b.Name))
-	})
-	return all[:min(len(all), topShown)]
+	}
+	for _, s := range m {
+		i, _ := slices.BinarySearchFunc(best, *s, larger)
+		if i < topShown {
+			best = slices.Insert(best, i, *s)
+			best = best[:min(len(best), topShown)]
+		}
+	}
+	return best
 }

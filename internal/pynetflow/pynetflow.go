@@ -4,6 +4,7 @@
 package pynetflow
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -33,6 +34,12 @@ type Entry struct {
 // Is reports whether line may be one of the collector's: its only member is called
 // by a number, and holds an object.
 func Is(line []byte) bool {
+	// Other lines are told apart without reading them.
+	name, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte{'{'})
+	name, quoted := bytes.CutPrefix(bytes.TrimSpace(name), []byte{'"'})
+	if !ok || !quoted || len(name) == 0 || name[0] < '0' || name[0] > '9' {
+		return false
+	}
 	var one map[string]json.RawMessage
 	if json.Unmarshal(line, &one) != nil || len(one) != 1 {
 		return false

@@ -142,15 +142,12 @@ func (p *Parser) Parse(datagram []byte, from netip.AddrPort, at time.Time) (*Pac
 		m.Received = at.UnixNano()
 	}
 	p.decoder.Read(datagram, &m, &p.result)
-	packet := p.packet()
+	packet := p.packet(&p.result.Header)
 	for i := range p.result.Unknown {
 		s := p.result.Unknown[i]
 		s.Data = slices.Clone(s.Data)
 		packet.Undecoded = append(packet.Undecoded, DataSet{s.ID, p, s})
 	}
-	h := &p.result.Header
-	packet.Version, packet.Count, packet.Uptime = h.Version, h.Count, time.Duration(h.Uptime)*time.Millisecond
-	packet.Exported, packet.Sequence, packet.Domain = time.Unix(0, h.Export), h.Sequence, h.Domain
 	nothing := len(packet.Flows)+len(packet.Options)+len(packet.Templates)+len(packet.Undecoded) == 0
 	if nothing && len(packet.Errors) > 0 {
 		return packet, fmt.Errorf("nothing in the datagram could be decoded: %w", packet.Errors[0])
@@ -183,17 +180,17 @@ func (d *DataSet) Decode() (*Packet, error) {
 		return nil, ErrNoTemplate
 	}
 	d.parser.decoder.ReadSet(&d.set, plan, &d.parser.result)
-	packet := d.parser.packet()
-	h := &d.set.Header
-	packet.Version, packet.Count, packet.Uptime = h.Version, h.Count, time.Duration(h.Uptime)*time.Millisecond
-	packet.Exported, packet.Sequence, packet.Domain = time.Unix(0, h.Export), h.Sequence, h.Domain
-	return packet, nil
+	return d.parser.packet(&d.set.Header), nil
 }
 
-// packet copies the result, but its header and its unknown sets.
-func (p *Parser) packet() *Packet {
-	r, v9 := &p.result, p.result.Header.Version == 9
-	out := &Packet{Flows: slices.Clone(r.Messages)}
+// packet copies the result of what came under a header, but its unknown sets.
+func (p *Parser) packet(h *decode.Header) *Packet {
+	r, v9 := &p.result, h.Version == 9
+	out := &Packet{
+		Version: h.Version, Count: h.Count, Uptime: time.Duration(h.Uptime) * time.Millisecond,
+		Exported: time.Unix(0, h.Export), Sequence: h.Sequence, Domain: h.Domain,
+		Flows: slices.Clone(r.Messages),
+	}
 	for i := range r.Errors {
 		if e := &r.Errors[i]; e.Cause != wire.MissingTemplate { // its set is in Undecoded
 			out.Errors = append(out.Errors, &Error{e.Off, e.What, string(e.Cause)})

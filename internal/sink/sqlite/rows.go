@@ -21,7 +21,7 @@ type kind struct {
 }
 
 var kinds = map[string]*kind{
-	"flows":       {"flows", "published", insertOf("flows", flowColumns) + ")", flowRow},
+	"flows":       {"flows", "published", insertOf("flows", flowColumns), flowRow},
 	"connections": {"connections", "published", upsertOf(connectionColumns), connectionRow},
 }
 
@@ -87,7 +87,7 @@ func insertOf(table string, columns []column) string {
 	for _, c := range columns {
 		all = append(all, c.name)
 	}
-	return "INSERT INTO " + table + " (" + strings.Join(all, ", ") + ") VALUES (?" + strings.Repeat(", ?", len(columns)-1)
+	return "INSERT INTO " + table + " (" + strings.Join(all, ", ") + ") VALUES (?" + strings.Repeat(", ?", len(columns)-1) + ")"
 }
 
 // upsertOf keeps the newest version of each connection.
@@ -96,7 +96,7 @@ func upsertOf(columns []column) string {
 	for _, c := range columns[1:] {
 		all = append(all, c.name+" = excluded."+c.name)
 	}
-	return insertOf("connections", columns) + ") ON CONFLICT (id) DO UPDATE SET " + strings.Join(all, ", ") + " WHERE excluded.version > version"
+	return insertOf("connections", columns) + " ON CONFLICT (id) DO UPDATE SET " + strings.Join(all, ", ") + " WHERE excluded.version > version"
 }
 
 func flowRow(message []byte, at time.Time) ([]any, bool) {
@@ -128,7 +128,7 @@ func connectionRow(message []byte, at time.Time) ([]any, bool) {
 	}
 	var quality []string
 	for _, q := range c.GetQuality() {
-		quality = append(quality, short(q.String(), "QUALITY_"))
+		quality = append(quality, strings.TrimPrefix(q.String(), "QUALITY_"))
 	}
 	icmp := c.IcmpType != nil
 	count := func(t *flowpb.Traffic, n uint64) any { return unless(t == nil, n) }
@@ -184,10 +184,8 @@ func mac(n uint64) any {
 }
 
 func enum(name, prefix string) any {
-	if s := short(name, prefix); s != "UNSPECIFIED" {
+	if s := strings.TrimPrefix(name, prefix); s != "UNSPECIFIED" {
 		return s
 	}
 	return nil
 }
-
-func short(name, prefix string) string { return strings.TrimPrefix(name, prefix) }
