@@ -1,9 +1,7 @@
 package cli
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -21,30 +19,9 @@ import (
 	"weir/internal/capture"
 	"weir/internal/flowfile"
 	"weir/pkg/flowpb"
+	"weir/test/locked"
+	"weir/test/payloads"
 )
-
-// payloads are the datagrams of a capture.
-func payloads(t *testing.T, file string) (all [][]byte) {
-	t.Helper()
-	f, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	r, err := capture.Open(f, capture.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		var d capture.Datagram
-		if err := r.Next(&d); errors.Is(err, io.EOF) {
-			return all
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, bytes.Clone(d.Payload))
-	}
-}
 
 // send sends datagrams, slowly enough for a receiver with a small buffer.
 func send(t *testing.T, to net.Addr, datagrams [][]byte) {
@@ -67,11 +44,11 @@ func send(t *testing.T, to net.Addr, datagrams [][]byte) {
 func TestWhatIsCollectedIsWhatTheCaptureHolds(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "flows.jsonl.zst")
 	file := captureFile("softflowd_v9_big.pcap")
-	sent := payloads(t, file)
+	sent := payloads.Of(t, file)
 	lost := append(append([][]byte{}, sent[:100]...), sent[102:]...) // two datagrams of flows
 	ctx, cancel := context.WithCancel(t.Context())
 	listens := make(chan net.Addr, 1)
-	errout := &syncBuffer{}
+	errout := &locked.Buffer{}
 	ended := make(chan error, 1)
 	go func() {
 		ended <- collect(ctx, collectOptions{listen: []string{"127.0.0.1:0"}, path: path, file: flowfile.Options{Octets: 20_000}, started: func(a []net.Addr) { listens <- a[0] }}, errout)
@@ -161,7 +138,7 @@ func TestAKilledCollectorsFileReadsUpToItsLastBlock(t *testing.T) {
 		_ = l.Close()
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "collect", "--listen", to.String(), "--out", path)
 		cmd.Env = append(os.Environ(), asWeir+"=1")
-		errout := &syncBuffer{}
+		errout := &locked.Buffer{}
 		cmd.Stderr = errout
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -176,7 +153,7 @@ func TestAKilledCollectorsFileReadsUpToItsLastBlock(t *testing.T) {
 		}
 		wait("listening", func() bool { return strings.Contains(errout.String(), "receiving") })
 		// The first datagrams are the templates.
-		sent := payloads(t, captureFile("softflowd_v9_big.pcap"))
+		sent := payloads.Of(t, captureFile("softflowd_v9_big.pcap"))
 		flows := func() int {
 			c := &collecting{}
 			newOffline("test", nil, io.Discard, c).run(nil, []string{path})
@@ -215,7 +192,7 @@ func TestAKilledCollectorsFileReadsUpToItsLastBlock(t *testing.T) {
 func TestWhatWaitsHasItsLimits(t *testing.T) {
 	o := newOffline("test", nil, io.Discard, &collecting{})
 	o.waitingMost = 3000
-	sent := payloads(t, captureFile("softflowd_v9_big.pcap"))
+	sent := payloads.Of(t, captureFile("softflowd_v9_big.pcap"))
 	for i, d := range sent[1:] { // without the first, which brings the templates
 		if hasTemplates(d) {
 			break

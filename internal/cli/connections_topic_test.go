@@ -17,6 +17,7 @@ import (
 
 	"weir/internal/kafka"
 	"weir/pkg/flowpb"
+	"weir/test/locked"
 )
 
 // reported is a report of a connection.
@@ -151,8 +152,8 @@ func TestFollowingTheTopicOfConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	follow := func(flags topicFlags) (out *syncBuffer, stop func()) {
-		out = &syncBuffer{}
+	follow := func(flags topicFlags) (out *locked.Buffer, stop func()) {
+		out = &locked.Buffer{}
 		f := &topicConnections{topicFlags: flags, filter: &trafficFilter{port: new(uint16), protocol: -1}, choice: &choice{}, stderr: &bytes.Buffer{}, print: newLivePrinter(out, asJSONLines)}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
@@ -164,7 +165,7 @@ func TestFollowingTheTopicOfConnections(t *testing.T) {
 			}
 		}
 	}
-	wait := func(out *syncBuffer, want ...string) {
+	wait := func(out *locked.Buffer, want ...string) {
 		t.Helper()
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()

@@ -24,6 +24,7 @@ import (
 	"weir/internal/decode"
 	"weir/internal/flowfile"
 	"weir/pkg/flowpb"
+	"weir/test/payloads"
 )
 
 func temporary(t *testing.T, name, content string) string {
@@ -238,7 +239,7 @@ func pythonCollects(t *testing.T, python, file, captured string) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	sent := payloads(t, captured)
+	sent := payloads.Of(t, captured)
 	for i, d := range sent {
 		if _, err := c.Write(d); err != nil {
 			t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"weir/internal/framing"
 	"weir/internal/kafka"
 	"weir/pkg/flowpb"
+	"weir/test/locked"
 )
 
 func TestFlowsOfAFile(t *testing.T) {
@@ -115,7 +116,7 @@ func TestFlowsOfTheTopic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := &syncBuffer{}
+	out := &locked.Buffer{}
 	p := &flowPrinter{stderr: &bytes.Buffer{}, json: true, filter: &trafficFilter{port: new(uint16), protocol: -1}}
 	p.to(out)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -7,28 +7,11 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"weir/test/locked"
 )
-
-// A syncBuffer is a buffer that one goroutine writes and another reads.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
 
 func TestUpPrintsConnectionsAsTheyClose(t *testing.T) {
 	if testing.Short() {
@@ -42,7 +25,7 @@ func TestUpPrintsConnectionsAsTheyClose(t *testing.T) {
 		environ: map[string]string{"DNS_ENABLED": "false", "PAIR_IDLE": "2s", "PAIR_LINGER": "200ms", "PAIR_ACTIVE_TIMEOUT": "1s"},
 		started: func(udp []net.Addr, _ string) { listening <- udp },
 	}
-	var stdout, stderr syncBuffer
+	var stdout, stderr locked.Buffer
 	ended := make(chan error, 1)
 	go func() { ended <- up(ctx, o, &stdout, &stderr) }()
 	var addrs []net.Addr

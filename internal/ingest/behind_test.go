@@ -9,6 +9,7 @@ import (
 
 	"weir/internal/decode"
 	"weir/pkg/flowpb"
+	"weir/test/locked"
 )
 
 // A v9 set, and a datagram of sets (RFC 3954 section 5).
@@ -106,7 +107,7 @@ func TestALayoutThatComesBackIsInForceEverywhere(t *testing.T) {
 // decoded with the old layout, and counted.
 func TestARestartedExportersDataWaitsForItsNewLayout(t *testing.T) {
 	b := embedded(t)
-	var log logged
+	var log locked.Buffer
 	r, stop := start(t, config(b.Addr(), "r"), &log)
 	eventually(t, "ready", func() bool { return r.Ready() == nil })
 	r.Receive(v9(500_000, 100, layoutA), exporterAt, time.Now())
@@ -150,7 +151,7 @@ func TestARestartedExportersDataWaitsForItsNewLayout(t *testing.T) {
 // however often it is asked whether it is ready.
 func TestAStaleSetCountsOnce(t *testing.T) {
 	b := embedded(t)
-	var log logged
+	var log locked.Buffer
 	r, _ := start(t, config(b.Addr(), "r"), &log)
 	eventually(t, "ready", func() bool { return r.Ready() == nil })
 	r.park.wait = time.Hour
@@ -172,7 +173,7 @@ func TestAStaleSetCountsOnce(t *testing.T) {
 // addresses: what is kept is bounded, and an honest exporter's flows all come.
 func TestAFloodLeavesHonestExportersAlone(t *testing.T) {
 	b := embedded(t)
-	var log logged
+	var log locked.Buffer
 	c := config(b.Addr(), "r")
 	c.Templates.Unconfirmed, c.ParkMax, c.Undecoded.Rate, c.Undecoded.Burst = 1000, 1<<20, 1000, 100_000
 	r, stop := start(t, c, &log)

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"weir/pkg/flowpb"
+	"weir/test/locked"
 )
 
 // A real exporter over TCP, and through TLS, says what it says over UDP.
@@ -42,7 +43,7 @@ func TestARealExporterOverTCPAndTLS(t *testing.T) {
 	c.Listen = []netip.AddrPort{anyPort}
 	c.Streams.TCP, c.Streams.TLS = []netip.AddrPort{anyPort}, []netip.AddrPort{anyPort}
 	c.Streams.CertFile, c.Streams.KeyFile, c.Streams.ClientCA = ca.path("server.pem"), ca.path("server.key"), ca.path("ca.pem")
-	r, _ := start(t, c, &logged{})
+	r, _ := start(t, c, &locked.Buffer{})
 	eventually(t, "the replica is ready", func() bool { return len(r.listening()) == 3 && r.Ready() == nil })
 	at := r.listening()
 	for i := range at {

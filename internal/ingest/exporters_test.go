@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"weir/pkg/flowpb"
+	"weir/test/locked"
 )
 
 func TestTheExportersFileNamesAllowsAndIsReadAgain(t *testing.T) {
@@ -22,7 +23,7 @@ func TestTheExportersFileNamesAllowsAndIsReadAgain(t *testing.T) {
 	write("exporters:\n- {address: 192.0.2.1, name: edge-1, site: fra, sampling_override: 7}\n- {address: 192.0.2.2, allow: false}\n")
 	c := config(b.Addr(), "r1")
 	c.ExportersFile = path
-	log := &logged{}
+	log := &locked.Buffer{}
 	r, stop := start(t, c, log)
 	receive := func(from string) { r.Receive(packet(t, "v5_30.hex"), netip.MustParseAddrPort(from), time.Now()) }
 	receive("192.0.2.1:5000")

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"weir/internal/decode"
+	"weir/test/locked"
 )
 
 func TestExportersHiddenBehindOneAddressAndPortAreToldOf(t *testing.T) {
@@ -30,7 +31,7 @@ func TestExportersHiddenBehindOneAddressAndPortAreToldOf(t *testing.T) {
 		{"v1 has no sequence", func(i int) uint32 { return uint32(i % 2 * far) }, 1, time.Second, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var log logged
+			var log locked.Buffer
 			w := newWatch(slog.New(slog.NewTextHandler(&log, nil)), at, func() []string { return nil })
 			var x hidden
 			for i := range 100 {

@@ -1,7 +1,6 @@
 package ingest
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"log/slog"
@@ -25,25 +24,8 @@ import (
 	"weir/internal/framing"
 	"weir/internal/kafka"
 	"weir/pkg/flowpb"
+	"weir/test/locked"
 )
-
-// logged is a log that tests read.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 func config(addr, name string) Config {
 	return Config{
@@ -55,7 +37,7 @@ func config(addr, name string) Config {
 }
 
 // start runs a replica until stop is called, which returns Run's error.
-func start(t *testing.T, c Config, log *logged) (r *Replica, stop func() error) {
+func start(t *testing.T, c Config, log *locked.Buffer) (r *Replica, stop func() error) {
 	t.Helper()
 	r, err := New(c, Deps{Log: slog.New(slog.NewTextHandler(log, nil)), Now: time.Now})
 	if err != nil {
@@ -73,7 +55,7 @@ func start(t *testing.T, c Config, log *logged) (r *Replica, stop func() error) 
 // second one's.
 func startTwo(t *testing.T, addr string) (first, second *Replica, stop func() error) {
 	t.Helper()
-	var log logged
+	var log locked.Buffer
 	first, _ = start(t, config(addr, "first"), &log)
 	second, stop = start(t, config(addr, "second"), &log)
 	for _, r := range []*Replica{first, second} {
@@ -160,7 +142,7 @@ func TestTheFormOfRecords(t *testing.T) {
 			b := embedded(t)
 			c := config(b.Addr(), "one")
 			c.Form.Format, c.Form.Framing, c.Pack = form.format, form.framing, form.pack
-			r, stop := start(t, c, &logged{})
+			r, stop := start(t, c, &locked.Buffer{})
 			eventually(t, "the replica is ready", func() bool { return r.Ready() == nil })
 			from := netip.MustParseAddrPort("192.0.2.1:5000")
 			at := time.UnixMilli(1_790_000_000_000)
@@ -263,7 +245,7 @@ func TestASecondReplicaDecodesDataWhoseTemplateOnlyTheFirstReceived(t *testing.T
 
 func TestDatagramsComeOverSocketsOfBothFamilies(t *testing.T) {
 	b := embedded(t)
-	var log logged
+	var log locked.Buffer
 	c := config(b.Addr(), "r")
 	c.Listen = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0"), netip.MustParseAddrPort("[::1]:0")}
 	if l, err := net.ListenPacket("udp", "[::1]:0"); err != nil {
@@ -303,7 +285,7 @@ func TestKafkaAwayAtStartIsToldAndNothingIsLost(t *testing.T) {
 	probe := embedded(t)
 	addr := probe.Addr()
 	probe.Close() // its port is free now, nobody answers
-	var log logged
+	var log locked.Buffer
 	r, stop := start(t, config(addr, "r"), &log)
 	r.Receive(packet(t, "v5_30.hex"), exporterAt, time.Now())
 	eventually(t, "the wait is told", func() bool { return strings.Contains(log.String(), "waiting for kafka") })
@@ -402,7 +384,7 @@ func TestChangesAreTakenOnceAndBounded(t *testing.T) {
 
 func TestLines(t *testing.T) {
 	at := time.Unix(1_700_000_000, 0)
-	var log logged
+	var log locked.Buffer
 	w := newWatch(slog.New(slog.NewTextHandler(&log, nil)), at, func() []string { return []string{"[::]:2055"} })
 	count := func(s string) int { return strings.Count(log.String(), s) }
 

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"weir/test/locked"
 )
 
 const (
@@ -99,7 +101,7 @@ func TestStreamsOfProxiesAreBounded(t *testing.T) {
 
 func TestFlowsBehindABalancerAreTheExporters(t *testing.T) {
 	b := embedded(t)
-	var log logged
+	var log locked.Buffer
 	c := config(b.Addr(), "r")
 	c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	r, stop := start(t, c, &log)

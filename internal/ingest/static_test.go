@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"log/slog"
+
+	"weir/test/locked"
 )
 
 func TestATemplatesFileDecodesWhatComesWithoutTemplates(t *testing.T) {
@@ -21,7 +23,7 @@ func TestATemplatesFileDecodesWhatComesWithoutTemplates(t *testing.T) {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var log logged
+	var log locked.Buffer
 	c := config(b.Addr(), "r")
 	c.TemplatesFile = file
 	r, stop := start(t, c, &log)

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"weir/test/locked"
 )
 
 var anyPort = netip.MustParseAddrPort("127.0.0.1:0")
@@ -34,7 +36,7 @@ func streaming(t *testing.T, change func(*Config)) (r *Replica, addr string, sto
 	if change != nil {
 		change(&c)
 	}
-	r, stop = start(t, c, &logged{})
+	r, stop = start(t, c, &locked.Buffer{})
 	eventually(t, "the replica listens", func() bool { return len(r.listening()) > 0 && r.Ready() == nil })
 	return r, strings.TrimPrefix(r.listening()[0], "tcp "), stop
 }
@@ -356,7 +358,7 @@ func TestABrokerThatIsAwayHoldsUpConnectionsInsteadOfDropping(t *testing.T) {
 	b := embedded(t)
 	c := config(b.Addr(), "one")
 	c.Streams.TCP, c.MaxRecords, c.Flush = []netip.AddrPort{anyPort}, 400, 100*time.Millisecond
-	r, stop := start(t, c, &logged{})
+	r, stop := start(t, c, &locked.Buffer{})
 	eventually(t, "the replica listens", func() bool { return len(r.listening()) > 0 && r.Ready() == nil })
 	conn := dial(t, strings.TrimPrefix(r.listening()[0], "tcp "))
 	send(t, conn, packet(t, "ipfix_template.hex"))

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/decode"
+	"weir/test/locked"
 )
 
 func counted(c prometheus.Counter) float64 {
@@ -32,7 +33,7 @@ func (r *Replica) lateSets(what string) float64 {
 // the template. All replicas are restarted before another one gets it.
 func TestDataWhoseTemplateComesAfterARestartIsDecodedOnce(t *testing.T) {
 	b := embedded(t)
-	var log logged
+	var log locked.Buffer
 	impatient := func(name string) Config {
 		c := config(b.Addr(), name)
 		c.ParkFor = 20 * time.Millisecond
@@ -87,7 +88,7 @@ func TestDataWhoseTemplateComesAfterARestartIsDecodedOnce(t *testing.T) {
 
 func TestSetsThatNobodyCanDecodeExpireAndPoisonIsSkipped(t *testing.T) {
 	b := embedded(t)
-	var log logged
+	var log locked.Buffer
 	c := config(b.Addr(), "r")
 	c.ParkFor = 20 * time.Millisecond
 	r, _ := start(t, c, &log)

@@ -7,9 +7,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -28,11 +26,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/broker"
-	"weir/internal/capture"
 	"weir/internal/ingest"
 	"weir/internal/kafka"
 	"weir/pkg/flowpb"
 	kafkatest "weir/test/kafka"
+	"weir/test/payloads"
 )
 
 const (
@@ -115,7 +113,7 @@ func feed(ctx context.Context, t *testing.T, addr, prefix string) {
 	}
 	began := time.Now()
 	from := netip.MustParseAddrPort("192.0.2.1:40000")
-	for n, pkt := range datagrams(t) {
+	for n, pkt := range payloads.Of(t, capturePath) {
 		to := rs[1]
 		if set := binary.BigEndian.Uint16(pkt[16:]); set == 2 || set == 3 { // RFC 7011 section 3.3.2
 			to = rs[0]
@@ -131,30 +129,6 @@ func feed(ctx context.Context, t *testing.T, addr, prefix string) {
 		if err := <-ended; err != nil {
 			t.Fatalf("ingest: %v", err)
 		}
-	}
-}
-
-func datagrams(t *testing.T) (out [][]byte) {
-	t.Helper()
-	f, err := os.Open(capturePath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	r, err := capture.Open(f, capture.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		var d capture.Datagram
-		err := r.Next(&d)
-		if errors.Is(err, io.EOF) {
-			return out
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, bytes.Clone(d.Payload))
 	}
 }
 

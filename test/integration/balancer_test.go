@@ -25,6 +25,8 @@ import (
 	"weir/internal/templates"
 	"weir/pkg/flowpb"
 	kafkatest "weir/test/kafka"
+	"weir/test/locked"
+	"weir/test/payloads"
 )
 
 // nginxModule is where Debian has nginx' stream module (libnginx-mod-stream).
@@ -70,7 +72,7 @@ stream {
 `, nginxModule, dir, &servers, f.ports[replicas])), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out := &output{}
+	out := &locked.Buffer{}
 	nginx := exec.Command("nginx", "-p", dir, "-c", conf)
 	nginx.Stdout, nginx.Stderr = out, out
 	if err := nginx.Start(); err != nil {
@@ -417,7 +419,7 @@ func TestReplicasBehindAUDPBalancer(t *testing.T) {
 		var all [][]string
 		var later []func()
 		for _, path := range files {
-			first, data := split(t, messagesOf(t, path))
+			first, data := split(t, payloads.Of(t, path))
 			all = append(all, records(t, first, data)...)
 			f.exporter(t) // each capture's has a port of its own, all have one address
 			if first != nil {

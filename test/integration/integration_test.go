@@ -3,10 +3,8 @@
 package integration
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,7 +15,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,10 +24,11 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/capture"
 	"weir/internal/kafka"
 	"weir/pkg/flowpb"
 	kafkatest "weir/test/kafka"
+	"weir/test/locked"
+	"weir/test/payloads"
 )
 
 const partitions = 6
@@ -85,26 +83,9 @@ func build(ctx context.Context, t *testing.T, dir string) string {
 // A process is a running service.
 type process struct {
 	cmd     *exec.Cmd
-	out     *output
+	out     *locked.Buffer
 	udp     string
 	metrics string
-}
-
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
 }
 
 func (w *world) start(name string, env ...string) *process {
@@ -113,7 +94,7 @@ func (w *world) start(name string, env ...string) *process {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	p := &process{cmd: exec.Command(filepath.Join(w.bin, name)), out: &output{}, metrics: fmt.Sprintf("127.0.0.1:%d", ports[0])}
+	p := &process{cmd: exec.Command(filepath.Join(w.bin, name)), out: &locked.Buffer{}, metrics: fmt.Sprintf("127.0.0.1:%d", ports[0])}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	p.cmd.Env = append(os.Environ(), "KAFKA_BROKERS="+strings.Join(w.c.Brokers(), ","), "METRICS_LISTEN="+p.metrics, fmt.Sprintf("TOPIC_PARTITIONS=%d", partitions))
 	p.cmd.Env = append(p.cmd.Env, env...)
@@ -332,29 +313,7 @@ func (w *world) killed(ctx context.Context, t *testing.T, in *process) {
 // capturedMessages are the export messages of the capture.
 func capturedMessages(t *testing.T) (all [][]byte) {
 	t.Helper()
-	return messagesOf(t, filepath.Join("..", "..", "testdata", "captures", "softflowd_v10_big.pcap"))
-}
-
-func messagesOf(t *testing.T, path string) (all [][]byte) {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	r, err := capture.Open(f, capture.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		var d capture.Datagram
-		if err := r.Next(&d); errors.Is(err, io.EOF) {
-			return all
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, bytes.Clone(d.Payload))
-	}
+	return payloads.Of(t, filepath.Join("..", "..", "testdata", "captures", "softflowd_v10_big.pcap"))
 }
 
 // replay sends a capture through ingest and copies its flows to both prefixes,

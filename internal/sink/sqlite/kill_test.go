@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"weir/internal/kafka"
 	"weir/internal/sink"
 	"weir/pkg/flowpb"
+	"weir/test/locked"
 )
 
 // asProgram makes the test's program weir-sqlite, which can be killed.
@@ -73,24 +73,6 @@ func transaction(t *testing.T, cl *kgo.Client, commit bool, records ...*kgo.Reco
 	}
 }
 
-// A locked buffer is written and read at once.
-type locked struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *locked) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *locked) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // The program is killed again and again while flows come; each flow is a row once.
 func TestEachFlowIsARowOnceWheneverItIsKilled(t *testing.T) {
 	cl := onBroker(t)
@@ -135,7 +117,7 @@ func TestEachFlowIsARowOnceWheneverItIsKilled(t *testing.T) {
 	}
 	last := 0
 	for kill := range kills {
-		out := &locked{}
+		out := &locked.Buffer{}
 		cmd := exec.CommandContext(t.Context(), os.Args[0], path, "--topic", "flows")
 		cmd.Env = append(os.Environ(), asProgram+"=1")
 		cmd.Stderr = out
