@@ -81,6 +81,12 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		}
 		return 0
 	})
+	gauge("buffer_used_ratio", "how full the room for flows that Kafka has not acknowledged is: at 1 flows are dropped", func() float64 {
+		if p := r.producer.Load(); p != nil {
+			return p.Used()
+		}
+		return 0
+	})
 	fromStore := func(name, help string, of func(templates.Stats) uint64) {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "weir_ingest_" + name, Help: help},
 			func() float64 { return float64(of(r.store.Stats())) }))

@@ -191,7 +191,7 @@ func (c *Config) opts() []kgo.Opt {
 		o = append(o, kgo.WithLogger(clientLog{c.Log, rate.NewLimiter(0.1, 5)}))
 	}
 	if c.Metrics != nil {
-		o = append(o, kgo.WithHooks(clientMetrics(c.Metrics)))
+		o = append(o, kgo.WithHooks(clientMetrics(c.Metrics, c.ClientID)...))
 	}
 	return o
 }

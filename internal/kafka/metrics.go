@@ -5,16 +5,43 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/plugin/kprom"
 )
 
-// clientMetrics returns the hook that counts what a client does.
-func clientMetrics(reg prometheus.Registerer) kgo.Hook {
-	return kprom.NewMetrics("weir_kafka",
+// clientMetrics returns the hooks that count and time what the client of an id does.
+func clientMetrics(reg prometheus.Registerer, id string) []kgo.Hook {
+	took := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "weir_kafka_produce_duration_seconds", Help: "from a produce request being written to its acknowledgement by all replicas in sync",
+		ConstLabels: prometheus.Labels{"client_id": id}, Buckets: prometheus.ExponentialBuckets(0.001, 2, 14), // 1 ms to 8 s
+	})
+	replacing{reg}.MustRegister(took)
+	return []kgo.Hook{produceTime{took}, kprom.NewMetrics("weir_kafka",
 		kprom.Registerer(replacing{reg}),
 		kprom.WithClientLabel(),
 		kprom.FetchAndProduceDetail(kprom.ByTopic, kprom.Batches, kprom.Records, kprom.CompressedBytes, kprom.UncompressedBytes),
-	)
+	)}
+}
+
+// produceTime observes how long produce requests take.
+type produceTime struct{ took prometheus.Histogram }
+
+// OnBrokerE2E implements kgo.HookBrokerE2E.
+func (p produceTime) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, e2e kgo.BrokerE2E) {
+	if key == int16(kmsg.Produce) && e2e.Err() == nil {
+		p.took.Observe(e2e.DurationE2E().Seconds())
+	}
+}
+
+// DescribeMetrics registers what every client registers, of one that reaches
+// nothing: for lists of what there is.
+func DescribeMetrics(reg prometheus.Registerer) error {
+	cl, err := kgo.NewClient((&Config{ClientID: "weir", Brokers: []string{"127.0.0.1:9092"}, Metrics: reg}).opts()...)
+	if err != nil {
+		return err
+	}
+	cl.Close()
+	return nil
 }
 
 // replacing is a Registerer to which a client that takes another's place (same

@@ -205,11 +205,14 @@ func (p *Producer) Buffered() (records, octets int64) {
 	return records + p.cl.BufferedProduceRecords(), octets + p.cl.BufferedProduceBytes()
 }
 
-// Room reports whether a Producer is less than seven eighths full.
-func (p *Producer) Room() bool {
+// Used is how full a Producer is, from 0 to 1.
+func (p *Producer) Used() float64 {
 	records, octets := p.Buffered()
-	return records < int64(p.max)/8*7 && octets < int64(p.maxOctets)/8*7
+	return max(float64(records)/float64(p.max), float64(octets)/float64(p.maxOctets))
 }
+
+// Room reports whether a Producer is less than seven eighths full.
+func (p *Producer) Room() bool { return p.Used() < 7./8 }
 
 // Flush waits until everything is acknowledged or ctx ends.
 func (p *Producer) Flush(ctx context.Context) error {

@@ -80,14 +80,14 @@ func explain(err error, fs []field, environ map[string]string) (errs []error, na
 		switch {
 		case errors.As(e, &parse):
 			i := slices.IndexFunc(fs, func(f field) bool {
-				return f.member == parse.Name && f.typ == parse.Type && !named[f.name] && environ[f.name] != ""
+				return f.member == parse.Name && f.typ == parse.Type && !named[f.Name] && environ[f.Name] != ""
 			})
 			if i < 0 {
 				errs = append(errs, e)
 				continue
 			}
-			named[fs[i].name] = true
-			errs = append(errs, fmt.Errorf("%s=%q: want %s", fs[i].name, environ[fs[i].name], fs[i].want()))
+			named[fs[i].Name] = true
+			errs = append(errs, fmt.Errorf("%s=%q: want %s", fs[i].Name, environ[fs[i].Name], fs[i].want()))
 		case errors.As(e, &unset):
 			named[unset.Key] = true
 			errs = append(errs, missing(fs, unset.Key))
@@ -103,8 +103,8 @@ func explain(err error, fs []field, environ map[string]string) (errs []error, na
 
 func missing(fs []field, name string) error {
 	for _, f := range fs {
-		if f.name == name {
-			return fmt.Errorf("%s is not set: want %s (%s)", name, f.want(), f.help)
+		if f.Name == name {
+			return fmt.Errorf("%s is not set: want %s (%s)", name, f.want(), f.Help)
 		}
 	}
 	return fmt.Errorf("%s is not set", name)
@@ -131,7 +131,7 @@ func validate(v reflect.Value) (lines []string) {
 func Unknown[T any](environ map[string]string) (warnings []string) {
 	var known []string
 	for _, f := range fields[T]() {
-		known = append(known, f.name)
+		known = append(known, f.Name)
 	}
 	for name := range environ {
 		if slices.Contains(known, name) {
@@ -212,8 +212,8 @@ func service[T any](ctx context.Context, program, about string, run func(context
 		case "-h", "-help", "--help", "help":
 			Usage[T](stdout, program, about)
 			return exitDone
-		case "healthcheck":
-			return healthcheck[T](ctx, program, environ, stderr)
+		case "health":
+			return health[T](ctx, program, environ, stderr)
 		}
 		fmt.Fprintf(stderr, "%s takes no arguments (%q): its settings are environment variables, see %s -h\n", program, args[0], program)
 		return exitUsage
@@ -239,13 +239,13 @@ func service[T any](ctx context.Context, program, about string, run func(context
 	return exitDone
 }
 
-// healthcheck asks the service that runs with these settings whether it is
+// health asks the service that runs with these settings whether it is
 // ready: for container engines, whose images here hold nothing else that could.
-func healthcheck[T any](ctx context.Context, program string, environ map[string]string, stderr io.Writer) int {
+func health[T any](ctx context.Context, program string, environ map[string]string, stderr io.Writer) int {
 	addr := environ["METRICS_LISTEN"]
 	for _, f := range fields[T]() {
-		if _, set := environ[f.name]; f.name == "METRICS_LISTEN" && !set {
-			addr = f.def
+		if _, set := environ[f.Name]; f.Name == "METRICS_LISTEN" && !set {
+			addr = f.Default
 		}
 	}
 	if err := telemetry.Check(ctx, addr); err != nil {
@@ -266,20 +266,20 @@ func newLog(l logging, w io.Writer) *slog.Logger {
 // Usage prints every variable of T with its default, unit and meaning, from the
 // struct tags env, envDefault, unit and help.
 func Usage[T any](w io.Writer, program, about string) {
-	fmt.Fprintf(w, "%s: %s\n\n%s healthcheck asks the one that runs with the same METRICS_LISTEN whether it is ready (exit code 0).\n\nSettings are environment variables:\n\n", program, about, program)
-	fs := append(fields[T](), fields[logging]()...)
+	fmt.Fprintf(w, "%s: %s\n\n%s health asks the one that runs with the same METRICS_LISTEN whether it is ready (exit code 0).\n\nSettings are environment variables:\n\n", program, about, program)
+	fs := Variables[T]()
 	width := 0
 	for _, f := range fs {
-		width = max(width, len(f.name))
+		width = max(width, len(f.Name))
 	}
 	for _, f := range fs {
-		fmt.Fprintf(w, "  %-*s  %s", width, f.name, f.help)
-		fmt.Fprintf(w, "\n  %-*s  (%s", width, "", f.unit)
+		fmt.Fprintf(w, "  %-*s  %s", width, f.Name, f.Help)
+		fmt.Fprintf(w, "\n  %-*s  (%s", width, "", f.Unit)
 		switch {
-		case f.required:
+		case f.Required:
 			fmt.Fprint(w, "; required")
-		case f.def != "":
-			fmt.Fprintf(w, "; default %s", f.def)
+		case f.Default != "":
+			fmt.Fprintf(w, "; default %s", f.Default)
 		default:
 			fmt.Fprint(w, "; default: empty")
 		}
@@ -287,12 +287,27 @@ func Usage[T any](w io.Writer, program, about string) {
 	}
 }
 
+// A Variable is one setting, as it is written for people.
+type Variable struct {
+	Name, Default, Unit, Help string
+	Required                  bool
+}
+
+// Variables are the settings of a service whose settings are a T, in their order;
+// those that all services share come last.
+func Variables[T any]() (list []Variable) {
+	for _, f := range append(fields[T](), fields[logging]()...) {
+		list = append(list, f.Variable)
+	}
+	return list
+}
+
 // A field is one variable of a settings struct.
 type field struct {
-	name, member    string // of the variable, of the struct field
-	typ             reflect.Type
-	def, unit, help string
-	required        bool
+	Variable
+
+	member string // of the struct
+	typ    reflect.Type
 }
 
 // want says what a value looks like.
@@ -308,15 +323,15 @@ func (f field) want() string {
 	}
 	switch f.typ.Kind() {
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		return "a whole number" + of(f.unit)
+		return "a whole number" + of(f.Unit)
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		return "a whole number, 0 or more" + of(f.unit)
+		return "a whole number, 0 or more" + of(f.Unit)
 	case reflect.Bool:
 		return "true or false"
 	case reflect.Float32, reflect.Float64:
-		return "a number" + of(f.unit)
+		return "a number" + of(f.Unit)
 	}
-	return cmp.Or(f.unit, "text")
+	return cmp.Or(f.Unit, "text")
 }
 
 func of(unit string) string {
@@ -347,11 +362,14 @@ func walk(t reflect.Type, prefix string, list *[]field) {
 		}
 		name, options, _ := strings.Cut(tag, ",")
 		f := field{
-			name: prefix + name, member: sf.Name, typ: sf.Type, def: sf.Tag.Get("envDefault"),
-			unit: sf.Tag.Get("unit"), help: sf.Tag.Get("help"), required: strings.Contains(options, "required"),
+			member: sf.Name, typ: sf.Type,
+			Variable: Variable{
+				Name: prefix + name, Default: sf.Tag.Get("envDefault"), Unit: sf.Tag.Get("unit"),
+				Help: sf.Tag.Get("help"), Required: strings.Contains(options, "required"),
+			},
 		}
-		if f.unit == "" {
-			f.unit = unitOf(sf.Type)
+		if f.Unit == "" {
+			f.Unit = unitOf(sf.Type)
 		}
 		*list = append(*list, f)
 	}

@@ -1,0 +1,112 @@
+package telemetry
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// A Metric is what is known of a metric before it has a value.
+type Metric struct {
+	Name, Help string
+	Type       string // counter, gauge or histogram
+	Labels     []string
+}
+
+// An Inventory is a Registerer that only writes down what is registered.
+type Inventory struct{ all map[string]Metric }
+
+// Metrics are those that were registered, by name.
+func (i *Inventory) Metrics() (list []Metric) {
+	for _, m := range i.all {
+		list = append(list, m)
+	}
+	slices.SortFunc(list, func(a, b Metric) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// description is how a Desc shows itself: it has no other way.
+var description = regexp.MustCompile(`^Desc\{fqName: ("(?:[^"\\]|\\.)*"), help: ("(?:[^"\\]|\\.)*"), (?:unit: "[^"]*", )?constLabels: \{(.*?)\}, variableLabels: \{(.*)\}\}$`)
+
+// Register implements prometheus.Registerer.
+func (i *Inventory) Register(c prometheus.Collector) error {
+	descs := make(chan *prometheus.Desc)
+	go func() { defer close(descs); c.Describe(descs) }()
+	var err error
+	for d := range descs {
+		if e := i.add(c, d.String()); e != nil {
+			err = e
+		}
+	}
+	return err
+}
+
+func (i *Inventory) add(c prometheus.Collector, desc string) error {
+	parts := description.FindStringSubmatch(desc)
+	if parts == nil {
+		return fmt.Errorf("%s: not in the form that is known", desc)
+	}
+	m := Metric{}
+	for p, to := range map[int]*string{1: &m.Name, 2: &m.Help} {
+		s, err := strconv.Unquote(parts[p])
+		if err != nil {
+			return fmt.Errorf("%s: %w", desc, err)
+		}
+		*to = s
+	}
+	for _, label := range slices.Concat(strings.Split(parts[3], ","), strings.Split(parts[4], ",")) {
+		if name, _, _ := strings.Cut(label, "="); name != "" {
+			m.Labels = append(m.Labels, name)
+		}
+	}
+	m.Type = typeOf(c, m.Name)
+	if i.all == nil {
+		i.all = map[string]Metric{}
+	}
+	i.all[m.Name] = m
+	return nil
+}
+
+// typeOf asks the collector where it can tell; else the name does.
+func typeOf(c prometheus.Collector, name string) string {
+	switch c := c.(type) {
+	case *prometheus.CounterVec:
+		return "counter"
+	case *prometheus.GaugeVec:
+		return "gauge"
+	case *prometheus.HistogramVec:
+		return "histogram"
+	case prometheus.Metric:
+		var m dto.Metric
+		switch err := c.Write(&m); {
+		case err != nil:
+		case m.Counter != nil:
+			return "counter"
+		case m.Histogram != nil:
+			return "histogram"
+		default:
+			return "gauge"
+		}
+	}
+	if strings.HasSuffix(name, "_total") {
+		return "counter"
+	}
+	return "gauge"
+}
+
+// MustRegister implements prometheus.Registerer.
+func (i *Inventory) MustRegister(cs ...prometheus.Collector) {
+	for _, c := range cs {
+		if err := i.Register(c); err != nil {
+			panic(err)
+		}
+	}
+}
+
+// Unregister implements prometheus.Registerer; what was there stays written down.
+func (i *Inventory) Unregister(prometheus.Collector) bool { return true }
