@@ -13,6 +13,7 @@ all: gen lint test
 gen:
 	$(TOOL) buf generate
 	go generate ./...
+	go test ./test/docs -update >/dev/null || go test ./test/docs
 
 $(LINTER): tools/lint/go.mod
 	cd tools/lint && go build -o ../../$(LINTER) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
@@ -28,6 +29,7 @@ lint: $(LINTER)
 test:
 	go test ./...
 	cd test/compat && go test ./...
+	cd test/kubernetes && go test -count=1 ./...
 
 # The page of weir up in a headless Chromium (Debian: chromium).
 test-page:

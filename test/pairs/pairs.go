@@ -1,0 +1,276 @@
+// Package pairs sends numbered conversations as IPFIX and keeps a ledger of what
+// became of each on the topics: for tests that kill things meanwhile.
+package pairs
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"weir/pkg/flowpb"
+)
+
+// Responder is the address that all conversations go to, and Port its port.
+var (
+	Responder = [4]byte{192, 0, 2, 9}
+	Port      = uint16(443)
+)
+
+// PerDatagram is how many flows a datagram has: half of them open conversations,
+// half answer those of the datagram before.
+const PerDatagram = 20
+
+const (
+	templateID    = 300
+	templateEvery = 10 * time.Second
+	initiatorPort = 40000
+)
+
+// fields are those of the template: Information Elements and their lengths.
+var fields = [][2]uint16{{8, 4}, {12, 4}, {7, 2}, {11, 2}, {4, 1}, {6, 1}, {136, 1}, {1, 4}, {2, 4}, {152, 8}, {153, 8}}
+
+// A Ledger knows what was sent, and what was seen of it. The zero value is ready.
+type Ledger struct {
+	mu       sync.Mutex
+	pairs    []pair
+	reports  map[report]bool
+	problems []string
+	flows    int
+}
+
+// A pair is one conversation: what was sent and seen of its two directions.
+type pair struct {
+	sent    [2]int64 // ns; 0: not yet
+	seen    [2]uint8
+	id      [16]byte // of its connection
+	version uint32   // greatest
+	records [2]uint32
+}
+
+// A report is one version of one connection.
+type report struct {
+	id      [16]byte
+	version uint32
+}
+
+// A Source is one exporter: the domain tells it from others.
+type Source struct {
+	to       io.Writer
+	domain   uint32
+	ledger   *Ledger
+	sequence uint32
+	template time.Time // when it was last sent
+	open     []int     // opened by the last datagram
+	buf      []byte
+}
+
+// NewSource returns a Source that writes datagrams to to.
+func NewSource(to io.Writer, domain uint32, l *Ledger) *Source {
+	return &Source{to: to, domain: domain, ledger: l}
+}
+
+// Send sends one datagram.
+func (s *Source) Send(now time.Time) error {
+	if now.Sub(s.template) >= templateEvery {
+		s.template = now
+		if err := s.message(now, s.templateSet()); err != nil {
+			return err
+		}
+	}
+	set := binary.BigEndian.AppendUint16(nil, templateID)
+	set = append(set, 0, 0)
+	l := s.ledger
+	l.mu.Lock()
+	records := uint32(0)
+	record := func(i, direction int) {
+		l.pairs[i].sent[direction] = now.UnixNano()
+		set = appendRecord(set, i, direction, now)
+		records++
+	}
+	for _, i := range s.open {
+		record(i, 1)
+	}
+	s.open = s.open[:0]
+	for range PerDatagram / 2 {
+		i := len(l.pairs)
+		l.pairs = append(l.pairs, pair{})
+		s.open = append(s.open, i)
+		record(i, 0)
+	}
+	l.mu.Unlock()
+	binary.BigEndian.PutUint16(set[2:], uint16(len(set)))
+	err := s.message(now, set)
+	s.sequence += records
+	return err
+}
+
+// Finish answers what is open.
+func (s *Source) Finish(now time.Time) error {
+	set := binary.BigEndian.AppendUint16(nil, templateID)
+	set = append(set, 0, 0)
+	s.ledger.mu.Lock()
+	for _, i := range s.open {
+		s.ledger.pairs[i].sent[1] = now.UnixNano()
+		set = appendRecord(set, i, 1, now)
+	}
+	s.ledger.mu.Unlock()
+	binary.BigEndian.PutUint16(set[2:], uint16(len(set)))
+	err := s.message(now, set)
+	s.sequence += uint32(len(s.open))
+	s.open = nil
+	return err
+}
+
+// message sends one IPFIX message (RFC 7011 section 3.1) with one set.
+func (s *Source) message(now time.Time, set []byte) error {
+	b := binary.BigEndian.AppendUint16(s.buf[:0], 10)
+	b = binary.BigEndian.AppendUint16(b, uint16(16+len(set)))
+	b = binary.BigEndian.AppendUint32(b, uint32(now.Unix()))
+	b = binary.BigEndian.AppendUint32(b, s.sequence)
+	b = binary.BigEndian.AppendUint32(b, s.domain)
+	s.buf = append(b, set...)
+	_, err := s.to.Write(s.buf)
+	return err
+}
+
+func (s *Source) templateSet() []byte {
+	set := []byte{0, 2, 0, byte(8 + 4*len(fields)), templateID >> 8, templateID & 0xff, 0, byte(len(fields))}
+	for _, f := range fields {
+		set = binary.BigEndian.AppendUint16(set, f[0])
+		set = binary.BigEndian.AppendUint16(set, f[1])
+	}
+	return set
+}
+
+// initiator is the address of a conversation's initiator.
+func initiator(i int) [4]byte { return [4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)} }
+
+func appendRecord(b []byte, i, direction int, now time.Time) []byte {
+	src, dst, srcPort, dstPort := initiator(i), Responder, initiatorPort+uint16(i>>24), Port
+	octets, packets := uint32(1000+i%500), uint32(10)
+	if direction == 1 {
+		src, dst, srcPort, dstPort = dst, src, dstPort, srcPort
+		octets, packets = 9000, 12
+	}
+	b = append(append(b, src[:]...), dst[:]...)
+	b = binary.BigEndian.AppendUint16(b, srcPort)
+	b = binary.BigEndian.AppendUint16(b, dstPort)
+	b = append(b, 6, 0x1b, 3) // TCP, SYN PSH ACK FIN, end of flow detected
+	b = binary.BigEndian.AppendUint32(b, octets)
+	b = binary.BigEndian.AppendUint32(b, packets)
+	start := now.Add(-2 * time.Second).UnixMilli()
+	b = binary.BigEndian.AppendUint64(b, uint64(start+int64(direction)*3))
+	return binary.BigEndian.AppendUint64(b, uint64(start+1000))
+}
+
+// number is which conversation addresses are of, and in which direction.
+func number(src, dst []byte) (i, direction int, ok bool) {
+	if len(src) != 4 || len(dst) != 4 {
+		return 0, 0, false
+	}
+	if [4]byte(src) == Responder {
+		src, dst, direction = dst, src, 1
+	}
+	if [4]byte(dst) != Responder || src[0] != 10 {
+		return 0, 0, false
+	}
+	return int(src[1])<<16 | int(src[2])<<8 | int(src[3]), direction, true
+}
+
+// Flow takes one message of the flows topic; others' are passed over.
+func (l *Ledger) Flow(m *flowpb.FlowMessage) {
+	i, d, ok := number(m.SrcAddr, m.DstAddr)
+	if !ok {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i >= len(l.pairs) {
+		l.problem("flow %d was never sent", i)
+		return
+	}
+	l.flows++
+	if l.pairs[i].seen[d]++; l.pairs[i].seen[d] > 1 {
+		l.problem("flow %d, direction %d, is on the topic %d times", i, d, l.pairs[i].seen[d])
+	}
+}
+
+// Connection takes one message of the connections topic; others' are passed over.
+func (l *Ledger) Connection(m *flowpb.Connection) {
+	i, d, ok := number(m.GetInitiator().GetAddress(), m.GetResponder().GetAddress())
+	if !ok {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i >= len(l.pairs) || len(m.ConnectionId) != 16 {
+		l.problem("connection %x of conversation %d, which was never sent", m.ConnectionId, i)
+		return
+	}
+	r := report{[16]byte(m.ConnectionId), m.Version}
+	if l.reports == nil {
+		l.reports = map[report]bool{}
+	}
+	if l.reports[r] {
+		l.problem("connection %x, version %d, is on the topic twice", r.id, r.version)
+	}
+	l.reports[r] = true
+	p := &l.pairs[i]
+	if p.version > 0 && p.id != r.id {
+		l.problem("conversation %d has two connections, %x and %x", i, p.id, r.id)
+	}
+	if r.version > p.version {
+		p.id, p.version = r.id, r.version
+		p.records = [2]uint32{m.GetForward().GetRecords(), m.GetReverse().GetRecords()}
+		if d == 1 { // one-sided: the responder was taken for the initiator
+			p.records[0], p.records[1] = p.records[1], p.records[0]
+		}
+	}
+}
+
+// maxProblems are kept.
+const maxProblems = 20
+
+func (l *Ledger) problem(format string, args ...any) {
+	if len(l.problems) < maxProblems {
+		l.problems = append(l.problems, fmt.Sprintf(format, args...))
+	}
+}
+
+// A Verdict is what the ledger says of what was sent up to a time.
+type Verdict struct {
+	Sent, Flows, Connections int
+	Missing                  []time.Time // when flows were sent that are not on the topic
+	Unreported               int         // conversations with a flow on the topic and no connection, or one that lacks it
+	Problems                 []string    // what must not be, whatever was killed
+}
+
+// Judge says what became of what was sent before a time.
+func (l *Ledger) Judge(before time.Time) Verdict {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := Verdict{Flows: l.flows, Problems: l.problems}
+	for i := range l.pairs {
+		p := &l.pairs[i]
+		late := false
+		for d, at := range p.sent {
+			if at == 0 || at >= before.UnixNano() {
+				late = true
+				continue
+			}
+			v.Sent++
+			if p.seen[d] == 0 {
+				v.Missing = append(v.Missing, time.Unix(0, at))
+			}
+		}
+		if p.version > 0 {
+			v.Connections++
+		}
+		if !late && (p.records[0] != uint32(p.seen[0]) || p.records[1] != uint32(p.seen[1])) {
+			v.Unreported++
+		}
+	}
+	return v
+}
