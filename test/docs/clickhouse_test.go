@@ -1,0 +1,127 @@
+package docs
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"weir/pkg/flowpb"
+)
+
+// A column is one of ClickHouse: as the queue reads it, and as the table keeps it.
+type column struct{ name, queued, kept, expr string }
+
+// addresses are the fields whose octets are an IPv4 or IPv6 address.
+var addresses = map[protoreflect.Name]bool{
+	"src_addr": true, "dst_addr": true, "sampler_address": true, "next_hop": true, "bgp_next_hop": true, "post_nat_src_addr": true, "post_nat_dst_addr": true,
+	"address": true, "nat_address": true, "exporter": true,
+}
+
+// columns are those of a message; prefix is of the message it is in, with its dot.
+func columns(t *testing.T, md protoreflect.MessageDescriptor, prefix string) (list []column) {
+	t.Helper()
+	for i := range md.Fields().Len() {
+		fd := md.Fields().Get(i)
+		c := column{name: prefix + string(fd.Name())}
+		if fd.Kind() == protoreflect.MessageKind {
+			for _, inner := range columns(t, fd.Message(), c.name+".") {
+				if fd.IsList() {
+					inner.queued, inner.kept, inner.expr = "Array("+inner.queued+")", "Array("+inner.queued+")", ""
+				}
+				list = append(list, inner)
+			}
+			continue
+		}
+		switch fd.Kind() {
+		case protoreflect.Uint32Kind:
+			c.queued = "UInt32"
+		case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
+			c.queued = "UInt64"
+		case protoreflect.Int64Kind:
+			c.queued = "Int64"
+		case protoreflect.BoolKind:
+			c.queued = "Bool"
+		case protoreflect.StringKind, protoreflect.EnumKind: // an enumeration by name: it may grow
+			c.queued = "LowCardinality(String)"
+		case protoreflect.BytesKind:
+			c.queued = "String"
+		default:
+			t.Fatalf("%s: no column for %v", fd.FullName(), fd.Kind())
+		}
+		c.kept = c.queued
+		quoted := "`" + c.name + "`"
+		switch name := string(fd.Name()); {
+		case fd.IsList():
+			c.queued, c.kept = "Array("+c.queued+")", "Array("+c.kept+")"
+		case addresses[fd.Name()]:
+			// Octets of IPv4 become ::ffff:192.0.2.1; none become ::.
+			c.kept = "IPv6"
+			c.expr = "CAST(toFixedString(multiIf(length(" + quoted + ") = 4, concat(unhex('00000000000000000000FFFF'), " + quoted + "), length(" + quoted + ") = 16, " + quoted + ", unhex(repeat('00', 16))), 16) AS IPv6)"
+		case strings.HasSuffix(name, "_ns"):
+			c.kept = "DateTime64(9, 'UTC')"
+			c.expr = "fromUnixTimestamp64Nano(toInt64(" + quoted + "), 'UTC')"
+		case fd.Kind() == protoreflect.BytesKind && name == "connection_id":
+			c.kept = "FixedString(16)"
+			c.expr = "toFixedString(" + quoted + ", 16)"
+		}
+		list = append(list, c)
+	}
+	return list
+}
+
+// keptName is what a column is called in the table: times lose the unit that their
+// type says, and dots would make it a nested one.
+func keptName(name string) string {
+	name = strings.TrimSuffix(strings.TrimSuffix(name, "_ns"), "_unix")
+	return strings.ReplaceAll(name, ".", "_")
+}
+
+// ddl is the statements for one topic.
+func ddl(t *testing.T, m protoreflect.ProtoMessage, topic, file, table, engine string) string {
+	t.Helper()
+	md := m.ProtoReflect().Descriptor()
+	list := columns(t, md, "")
+	var queue, keep, view []string
+	for _, c := range list {
+		queue = append(queue, fmt.Sprintf("  `%s` %s", c.name, c.queued))
+		kept := keptName(c.name)
+		nested := strings.HasPrefix(c.queued, "Array") && strings.Contains(c.name, ".")
+		if nested { // elements.pen, elements.id, elements.value stay together
+			kept = c.name
+		}
+		keep = append(keep, fmt.Sprintf("  `%s` %s", kept, c.kept))
+		expr := c.expr
+		if expr == "" {
+			expr = "`" + c.name + "`"
+		}
+		view = append(view, fmt.Sprintf("  %s AS `%s`", expr, kept))
+	}
+	return fmt.Sprintf(`CREATE TABLE IF NOT EXISTS weir.%[1]s_queue (
+%[2]s
+) ENGINE = Kafka SETTINGS
+  kafka_broker_list = 'kafka:9092', kafka_topic_list = '%[3]s', kafka_group_name = 'clickhouse',
+  kafka_format = 'ProtobufSingle', kafka_schema = '%[4]s:%[5]s';
+
+CREATE TABLE IF NOT EXISTS weir.%[1]s (
+%[6]s
+) ENGINE = %[7]s;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS weir.%[1]s_view TO weir.%[1]s AS SELECT
+%[8]s
+FROM weir.%[1]s_queue;
+`, table, strings.Join(queue, ",\n"), topic, file, md.Name(), strings.Join(keep, ",\n"), engine, strings.Join(view, ",\n"))
+}
+
+func TestTheDefinitionsForClickHouse(t *testing.T) {
+	whole(t, "deploy/clickhouse/schema.sql", `-- ClickHouse tables of Weir's topics, written by make gen from proto/weir/v1; docs/consumers.md
+-- explains them. ingest's FRAMING=delimited and PACK want kafka_format = 'Protobuf'.
+CREATE DATABASE IF NOT EXISTS weir;
+
+`+ddl(t, &flowpb.FlowMessage{}, "netflow.flows", "flow.proto", "flows",
+		"MergeTree PARTITION BY toDate(time_received) ORDER BY (sampler_address, time_received) TTL toDateTime(time_received) + INTERVAL 30 DAY")+`
+-- Of a connection the greatest version is in force: ask with FINAL.
+`+ddl(t, &flowpb.Connection{}, "netflow.connections", "connection.proto", "connections",
+		"ReplacingMergeTree(version) ORDER BY connection_id TTL toDateTime(first_received) + INTERVAL 90 DAY"))
+}
