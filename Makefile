@@ -6,7 +6,7 @@ FUZZTIME ?= 100000x
 TOOL := go tool -modfile=tools/go.mod
 LINTER := .cache/golangci-lint
 
-.PHONY: all gen lint test test-page race fuzz bench bench-enrich bench-ingest sim integration up
+.PHONY: all gen lint test test-page race fuzz bench bench-enrich bench-ingest sim integration alerts compose-test soak up
 
 all: gen lint test
 
@@ -67,7 +67,21 @@ sim:
 
 # Real Kafka: three nodes from Maven Central (Java 17 and Maven).
 integration: # and, for the balancer tests, nginx-light and libnginx-mod-stream of Debian
-	go test -tags integration -count 1 -timeout 20m -v ./test/integration/...
+	go test -tags integration -count 1 -timeout 30m -v ./test/integration/...
+
+# Alert rules and their unit tests (Debian: prometheus).
+alerts:
+	promtool check config deploy/prometheus/prometheus.yml
+	promtool check rules deploy/prometheus/rules.yml
+	promtool test rules deploy/prometheus/rules_test.yml
+
+# docker-compose.yml started for real, with an engine of its own: needs root and apt-get.
+compose-test:
+	test/compose/run
+
+# Half an hour on real Kafka, a fault every minute: docs/performance.md.
+soak:
+	go test -tags integration -count 1 -timeout 45m -v -run '^TestSoak$$' ./test/integration -soak 30m -soakdoc ../../docs/performance.md
 
 up:
 	go run ./cmd/weir up

@@ -44,6 +44,7 @@ type farm struct {
 	in       [replicas]*process
 	balancer *net.UDPConn // of the exporter that sends
 	anyPort  bool         // there is more than one
+	nginx    *exec.Cmd
 }
 
 func (w *world) farm(ctx context.Context, t *testing.T, prefix, ip string) *farm {
@@ -56,6 +57,14 @@ func (w *world) farm(ctx context.Context, t *testing.T, prefix, ip string) *farm
 		f.start(ctx, t, i)
 	}
 	f.ready(ctx, t)
+	f.startBalancer(ctx, t)
+	f.exporter(t)
+	return f
+}
+
+// startBalancer starts nginx, again after it was killed.
+func (f *farm) startBalancer(ctx context.Context, t *testing.T) {
+	t.Helper()
 	dir := t.TempDir()
 	var servers strings.Builder
 	for _, p := range f.ports[:replicas] {
@@ -73,14 +82,13 @@ stream {
 		t.Fatal(err)
 	}
 	out := &locked.Buffer{}
-	nginx := exec.Command("nginx", "-p", dir, "-c", conf)
-	nginx.Stdout, nginx.Stderr = out, out
-	if err := nginx.Start(); err != nil {
+	f.nginx = exec.Command("nginx", "-p", dir, "-c", conf)
+	f.nginx.Stdout, f.nginx.Stderr = out, out
+	if err := f.nginx.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = nginx.Process.Signal(os.Interrupt) // ends its worker too
-		_ = nginx.Wait()
+		f.stopBalancer()
 		if t.Failed() {
 			t.Logf("nginx:\n%.2000s", out)
 		}
@@ -96,8 +104,14 @@ stream {
 		}
 		return err != nil
 	})
-	f.exporter(t)
-	return f
+}
+
+// stopBalancer ends nginx and its worker, which holds the socket.
+func (f *farm) stopBalancer() {
+	if f.nginx.ProcessState == nil {
+		_ = f.nginx.Process.Signal(os.Interrupt)
+		_ = f.nginx.Wait()
+	}
 }
 
 // exporter makes another one, that sends from now on.

@@ -10,18 +10,21 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"weir/pkg/flowpb"
 	kafkatest "weir/test/kafka"
+	"weir/test/payloads"
 )
 
 // repo is the root of the module.
@@ -138,4 +141,185 @@ func (w *world) filled(ctx context.Context, t *testing.T, in, out []string) (flo
 	return flows, talks
 }
 
-func (s *sums) add(octets, packets uint64) { s.N, s.Octets, s.Packets = s.N+1, s.Octets+octets, s.Packets+packets }
+func (s *sums) add(octets, packets uint64) {
+	s.N, s.Octets, s.Packets = s.N+1, s.Octets+octets, s.Packets+packets
+}
+
+// send sends a capture's datagrams and returns how many there were.
+func send(t *testing.T, to *process, path string) int {
+	t.Helper()
+	x := newExporter(t)
+	all := payloads.Of(t, path)
+	for _, pkt := range all {
+		x.send(t, to, pkt)
+	}
+	return len(all)
+}
+
+// all reads what a topic holds up to its end as it is now, read_committed.
+func (w *world) all(ctx context.Context, t *testing.T, topic string, take func(value []byte)) {
+	t.Helper()
+	ends, err := w.admin(t).ListCommittedOffsets(ctx, topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := map[int32]int64{}
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Offset > 0 {
+			left[o.Partition] = o.Offset
+		}
+	})
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.c.Brokers()...), kgo.ConsumeTopics(topic), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	for len(left) > 0 {
+		f := cl.PollFetches(ctx)
+		if ctx.Err() != nil {
+			t.Fatalf("reading %s: not in time", topic)
+		}
+		f.EachRecord(func(r *kgo.Record) {
+			if !r.Attrs.IsControl() {
+				take(r.Value)
+			}
+			if r.Offset+1 >= left[r.Partition] {
+				delete(left, r.Partition)
+			}
+		})
+	}
+}
+
+// unframed are the messages of a record, told apart as docs/receiving.md says.
+func unframed(t *testing.T, value []byte, kind func() proto.Message, first byte) (all []proto.Message) {
+	t.Helper()
+	read := func(b []byte, of func([]byte, proto.Message) error) {
+		m := kind()
+		if err := of(b, m); err != nil {
+			t.Fatalf("%x: %v", b, err)
+		}
+		all = append(all, m)
+	}
+	switch {
+	case bytes.HasPrefix(value, []byte(`{"`)):
+		read(value, protojson.Unmarshal)
+	case value[0] == first:
+		read(value, proto.Unmarshal)
+	default:
+		for len(value) > 0 {
+			b, n := protowire.ConsumeBytes(value)
+			if n < 0 {
+				t.Fatalf("%x: no length", value)
+			}
+			read(b, proto.Unmarshal)
+			value = value[n:]
+		}
+	}
+	return all
+}
+
+// consumers runs other people's programs on a broker.
+type consumers struct {
+	broker, python, generated string
+	flows, talks              sums
+}
+
+// run returns a program's standard output.
+func run(ctx context.Context, t *testing.T, env []string, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), env...)
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, &errs)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// added holds what a program printed as JSON.
+func added(t *testing.T, who, out string, n string, want sums) {
+	t.Helper()
+	var v map[string]any
+	if err := json.Unmarshal([]byte(out), &v); err != nil {
+		t.Fatalf("%s: %v\n%s", who, err, out)
+	}
+	number := func(name string) float64 { f, _ := v[name].(float64); return f }
+	got := sums{int(number(n)), uint64(number("octets")), uint64(number("packets"))}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("%s, %s (-on the topic +read):\n%s", who, n, d)
+	}
+}
+
+func (c *consumers) python3(ctx context.Context, t *testing.T) {
+	example := filepath.Join(repo, "docs/examples/consume.py")
+	env := []string{"PYTHONPATH=" + c.generated}
+	added(t, "Python", run(ctx, t, env, c.python, example, c.broker, "netflow.flows"), "flows", c.flows)
+	added(t, "Python", run(ctx, t, env, c.python, example, c.broker, "netflow.connections"), "connections", c.talks)
+}
+
+func (c *consumers) kcat(ctx context.Context, t *testing.T) {
+	lines := run(ctx, t, nil, "kcat", "-b", c.broker, "-C", "-t", "netflow.flows", "-e", "-q", "-X", "isolation.level=read_committed", "-f", `%p %o %T\n`)
+	if n := len(strings.Split(lines, "\n")); n != c.flows.N {
+		t.Errorf("kcat reads %d records of flows, want %d", n, c.flows.N)
+	}
+	one := run(ctx, t, nil, "bash", "-c", "set -o pipefail; kcat -b "+c.broker+" -C -t netflow.connections -o beginning -c 1 -e -q -D '' | protoc -I "+repo+"/proto/weir/v1 --decode weir.v1.Connection connection.proto")
+	if !strings.Contains(one, "initiator {") || !strings.Contains(one, "conn_state: CONN_STATE_") {
+		t.Errorf("protoc decodes a connection as %s", one)
+	}
+}
+
+func (c *consumers) kcatJSON(ctx context.Context, t *testing.T) {
+	lines := strings.Split(run(ctx, t, nil, "kcat", "-b", c.broker, "-C", "-t", "netflow.flows", "-e", "-q"), "\n")
+	var got sums
+	for _, l := range lines {
+		var f struct {
+			Bytes, Packets string // 64-bit numbers are text
+			SrcAddr        []byte `json:"src_addr"`
+		}
+		if err := json.Unmarshal([]byte(l), &f); err != nil || len(f.SrcAddr) == 0 {
+			t.Fatalf("%v: %s", err, l)
+		}
+		octets, _ := strconv.ParseUint(f.Bytes, 10, 64)
+		packets, _ := strconv.ParseUint(f.Packets, 10, 64)
+		got.add(octets, packets)
+	}
+	if d := cmp.Diff(c.flows, got); d != "" {
+		t.Errorf("kcat and JSON (-on the topic +read):\n%s", d)
+	}
+}
+
+func (c *consumers) golang(ctx context.Context, t *testing.T) {
+	added(t, "Go", run(ctx, t, nil, "go", "run", "weir/docs/examples/consume", c.broker), "connections", c.talks)
+}
+
+func (c *consumers) goflow2(ctx context.Context, t *testing.T) {
+	added(t, "goflow2", run(ctx, t, nil, "go", "-C", filepath.Join(repo, "test/compat"), "run", "./consume", c.broker), "flows", c.flows)
+}
+
+func (c *consumers) clickhouse(ctx context.Context, t *testing.T, framing string) {
+	out := run(ctx, t, nil, c.python, filepath.Join(repo, "test/consumers/clickhouse.py"), c.broker, framing)
+	var got struct {
+		Flows, Connections struct {
+			N                           int
+			Octets, Packets             uint64
+			Exporter                    string
+			Undated, Untyped, Stateless int
+		}
+		Queries []int
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if d := cmp.Diff([]sums{c.flows, c.talks}, []sums{{got.Flows.N, got.Flows.Octets, got.Flows.Packets}, {got.Connections.N, got.Connections.Octets, got.Connections.Packets}}); d != "" {
+		t.Errorf("ClickHouse (-on the topic +in its tables):\n%s", d)
+	}
+	if got.Flows.Exporter != "::ffff:127.0.0.1" || got.Flows.Undated+got.Flows.Untyped+got.Connections.Stateless != 0 {
+		t.Errorf("what the view makes of addresses, times and enumerations: %s", out)
+	}
+	if len(got.Queries) != 4 || got.Queries[0] == 0 || got.Queries[1] == 0 || got.Queries[3] == 0 { // 2: scans
+		t.Errorf("rows of the documented queries: %v", got.Queries)
+	}
+}

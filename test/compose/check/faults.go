@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -29,6 +30,9 @@ func (s *stack) faults(ctx context.Context) error {
 		{"ingest", 2 * time.Second, true}, {"enrich", 2 * time.Second, false}, {"balancer", time.Second, true},
 		{"kafka", 5 * time.Second, false}, {"unbound", time.Second, false}, {"prometheus", time.Second, false},
 	} {
+		if len(s.only) > 0 && !slices.Contains(s.only, f.service) {
+			continue
+		}
 		ids, err := containers(ctx, f.service)
 		if err != nil {
 			return err
@@ -41,6 +45,9 @@ func (s *stack) faults(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	if len(s.only) > 0 {
+		return pause(ctx, 5*time.Second)
 	}
 	for _, n := range []int{5, 2} {
 		if err := s.scale(ctx, n); err != nil {

@@ -1,6 +1,7 @@
 // Command check sends datagrams to the balancer of the stack that docker-compose.yml
 // started, kills and scales its services meanwhile, and holds that what was sent came
-// out as connections: test/compose/run calls it.
+// out as connections: test/compose/run calls it. Arguments are services: only these are
+// killed, and nothing is scaled.
 package main
 
 import (
@@ -41,7 +42,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	s := &stack{began: time.Now()}
+	s := &stack{began: time.Now(), only: os.Args[1:]}
 	if err := s.watch(ctx); err != nil {
 		return err
 	}
@@ -68,7 +69,10 @@ func run(ctx context.Context) error {
 // A stack is what is known of the services while they run.
 type stack struct {
 	began  time.Time
+	only   []string // services to kill; empty: all
 	ledger pairs.Ledger
+
+	refused int // datagrams, the sender's
 
 	mu    sync.Mutex
 	lossy []window // when datagrams may have been lost
@@ -123,7 +127,7 @@ func (s *stack) send(to net.Conn, stop chan struct{}) error {
 			return source.Finish(time.Now())
 		case now := <-tick.C:
 			if err := source.Send(now); err != nil {
-				s.say("sending: %v", err) // the balancer's port is closed while it is away: that datagram is lost
+				s.refused++ // the balancer's port is closed while it is away: that datagram is lost
 			}
 		}
 	}
