@@ -18,13 +18,13 @@ USER 65532:65532
 FROM base AS ingest
 COPY --from=build /out/ingest /ingest
 EXPOSE 2055/udp 9108/tcp
-HEALTHCHECK --interval=5s --timeout=3s --start-period=10s CMD ["/ingest", "health"]
+HEALTHCHECK --interval=2s --timeout=3s --start-period=10s CMD ["/ingest", "health"]
 ENTRYPOINT ["/ingest"]
 
 FROM base AS enrich
 COPY --from=build /out/enrich /enrich
 EXPOSE 9108/tcp
-HEALTHCHECK --interval=5s --timeout=3s --start-period=10s CMD ["/enrich", "health"]
+HEALTHCHECK --interval=2s --timeout=3s --start-period=10s CMD ["/enrich", "health"]
 ENTRYPOINT ["/enrich"]
 
 FROM base AS weir

@@ -415,6 +415,9 @@ func (l *life) take(tx *Tx, partition int32, records []*kgo.Record) {
 	l.passed(partition, p)
 }
 
+// endSlack is how much longer than a rebalance the end of a transaction may take.
+const endSlack = 5 * time.Second
+
 // end finishes a transaction: all or nothing.
 func (l *life) end(ctx context.Context, tx *Tx) error {
 	l.mu.Lock()
@@ -428,7 +431,13 @@ func (l *life) end(ctx context.Context, tx *Tx) error {
 		return fmt.Errorf("flush: %w", err)
 	}
 	next := map[int32]Position{}
-	commitCtx := kgo.PreTxnCommitFnContext(tx.ctx, func(req *kmsg.TxnOffsetCommitRequest) error {
+	// The client's End wants a heartbeat, and waits for one without end when the group
+	// put this member out meanwhile: the loop that beats waits in turn for the end of
+	// this transaction (BlockRebalanceOnPoll). A new session then begins where the last
+	// commit was.
+	bounded, cancel := context.WithTimeout(tx.ctx, l.rebalanceTimeout()+endSlack)
+	defer cancel()
+	commitCtx := kgo.PreTxnCommitFnContext(bounded, func(req *kmsg.TxnOffsetCommitRequest) error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for i := range req.Topics {

@@ -76,7 +76,7 @@ daemon off; worker_processes 1; pid %s/pid; error_log stderr error;
 events { worker_connections 4096; }
 stream {
   upstream ingest { %s }
-  server { listen %s udp; proxy_pass ingest; proxy_protocol on; proxy_responses 0; proxy_timeout 1s; }
+  server { listen %s udp rcvbuf=4m; proxy_pass ingest; proxy_protocol on; proxy_responses 0; proxy_timeout 1s; }
 }
 `, nginxModule, dir, &servers, f.ports[replicas])), 0o600); err != nil {
 		t.Fatal(err)

@@ -40,10 +40,8 @@ func (s *stack) faults(ctx context.Context) error {
 		if len(ids) == 0 {
 			return fmt.Errorf("no container of %s runs", f.service)
 		}
-		for _, id := range ids {
-			if err := s.kill(ctx, f.service, id, f.away, f.lossy); err != nil {
-				return err
-			}
+		if err := s.kill(ctx, f.service, ids[0], f.away, f.lossy); err != nil { // one of its containers
+			return err
 		}
 	}
 	if len(s.only) > 0 {
