@@ -266,7 +266,7 @@ func (s *soak) ofCapture(m *flowpb.FlowMessage) bool {
 		return false
 	}
 	if slices.Contains(d.seen, m.RecordOffset) && len(s.problems) < 20 {
-		s.problems = append(s.problems, fmt.Sprintf("a flow of a capture is on the topic twice: %s", identity(m)))
+		s.problems = append(s.problems, "a flow of a capture is on the topic twice: "+identity(m))
 	}
 	d.seen = append(d.seen, m.RecordOffset)
 	s.other++

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -47,6 +48,9 @@ func (s *stack) faults(ctx context.Context) error {
 	if len(s.only) > 0 {
 		return pause(ctx, 5*time.Second)
 	}
+	if err := s.upgrade(ctx); err != nil {
+		return err
+	}
 	for _, n := range []int{5, 2} {
 		if err := s.scale(ctx, n); err != nil {
 			return err
@@ -80,6 +84,38 @@ func (s *stack) lose(from, to time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lossy = append(s.lossy, window{from, to})
+}
+
+// upgrade replaces the containers of both services by those of another image, as
+// docs/operations.md has it.
+func (s *stack) upgrade(ctx context.Context) error {
+	if err := os.Setenv("WEIR_VERSION", "latest"); err != nil {
+		return err
+	}
+	for _, service := range []string{"enrich", "ingest"} {
+		began := time.Now()
+		if _, err := compose(ctx, "up", "-d", "--no-deps", "--no-build", service); err != nil {
+			return err
+		}
+		ids, err := containers(ctx, service)
+		if err != nil {
+			return err
+		}
+		if err := healthy(ctx, ids...); err != nil {
+			return err
+		}
+		for _, id := range ids {
+			image, err := docker(ctx, "inspect", "-f", "{{.Config.Image}}", id)
+			if err != nil || image != "weir-"+service+":latest" {
+				return fmt.Errorf("%s runs %s after its upgrade: %w", service, image, err)
+			}
+		}
+		if service == "ingest" {
+			s.lose(began, time.Now().Add(stale))
+		}
+		s.say("%d containers of %s upgraded in %.1f s", len(ids), service, time.Since(began).Seconds())
+	}
+	return nil
 }
 
 // scale starts replicas or stops them. A stopped one drains; what the balancer deals to

@@ -34,14 +34,14 @@ const (
 func main() {
 	log.SetFlags(0)
 	log.SetPrefix("compose: ")
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
-	defer cancel()
-	if err := run(ctx); err != nil {
+	if err := run(); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context) error {
+func run() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	defer cancel()
 	s := &stack{began: time.Now(), only: os.Args[1:]}
 	if err := s.watch(ctx); err != nil {
 		return err
