@@ -67,7 +67,7 @@ sim:
 
 # Real Kafka: three nodes from Maven Central (Java 17 and Maven).
 integration: # and, for the balancer tests, nginx-light and libnginx-mod-stream of Debian
-	go test -tags integration -count 1 -timeout 30m -v ./test/integration/...
+	go test -tags integration -count 1 -timeout 45m -v ./test/integration/...
 
 # Alert rules and their unit tests (Debian: prometheus).
 alerts:
