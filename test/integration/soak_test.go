@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-	"google.golang.org/protobuf/proto"
 
 	"weir/internal/decode"
 	"weir/internal/retime"
@@ -239,20 +238,8 @@ func (s *soak) read(ctx context.Context, t *testing.T, ended *sync.WaitGroup) {
 		defer cl.Close()
 		for ctx.Err() == nil {
 			cl.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
-				var err error
-				if strings.HasSuffix(r.Topic, "flows") {
-					var m flowpb.FlowMessage
-					if err = proto.Unmarshal(r.Value, &m); err == nil && !s.ofCapture(&m) {
-						s.ledger.Flow(&m)
-					}
-				} else {
-					var m flowpb.Connection
-					if err = proto.Unmarshal(r.Value, &m); err == nil {
-						s.ledger.Connection(&m)
-					}
-				}
-				if err != nil {
-					t.Errorf("%s: %v", r.Topic, err)
+				if err := s.ledger.Take(r.Topic, r.Value, func(m *flowpb.FlowMessage) bool { return !s.ofCapture(m) }); err != nil {
+					t.Error(err)
 				}
 			})
 		}
@@ -282,7 +269,7 @@ func (s *soak) send(t *testing.T, stop chan struct{}) error {
 		if l.conn, err = net.DialUDP("udp", &net.UDPAddr{IP: l.ip}, s.farm.balancer.RemoteAddr().(*net.UDPAddr)); err != nil {
 			return err
 		}
-		defer l.conn.Close()
+		defer func() { _ = l.conn.Close() }() // datagrams are not flushed
 		if l.first != nil {
 			var r decode.Result
 			l.dec.Read(l.first, &decode.Meta{Exporter: netip.MustParseAddr("127.0.0.1"), Port: 1, Received: time.Now().UnixNano()}, &r)

@@ -6,8 +6,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"weir/pkg/flowpb"
 )
@@ -177,6 +180,27 @@ func number(src, dst []byte) (i, direction int, ok bool) {
 		return 0, 0, false
 	}
 	return int(src[1])<<16 | int(src[2])<<8 | int(src[3]), direction, true
+}
+
+// Take takes the value of a record of the topic of flows or connections, in its plain
+// form; mine tells of a flow whether a Source sent it.
+func (l *Ledger) Take(topic string, value []byte, mine func(*flowpb.FlowMessage) bool) error {
+	if strings.HasSuffix(topic, "flows") {
+		var m flowpb.FlowMessage
+		if err := proto.Unmarshal(value, &m); err != nil {
+			return fmt.Errorf("%s: %w", topic, err)
+		}
+		if mine(&m) {
+			l.Flow(&m)
+		}
+		return nil
+	}
+	var m flowpb.Connection
+	if err := proto.Unmarshal(value, &m); err != nil {
+		return fmt.Errorf("%s: %w", topic, err)
+	}
+	l.Connection(&m)
+	return nil
 }
 
 // Flow takes one message of the flows topic; others' are passed over.

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-	"google.golang.org/protobuf/proto"
 
 	"weir/pkg/flowpb"
 	"weir/test/pairs"
@@ -96,20 +95,8 @@ func (s *stack) watch(ctx context.Context) error {
 	go func() {
 		for ctx.Err() == nil {
 			cl.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
-				var err error
-				if strings.HasSuffix(r.Topic, "flows") {
-					var m flowpb.FlowMessage
-					if err = proto.Unmarshal(r.Value, &m); err == nil && m.ObservationDomainId == domain {
-						s.ledger.Flow(&m)
-					}
-				} else {
-					var m flowpb.Connection
-					if err = proto.Unmarshal(r.Value, &m); err == nil {
-						s.ledger.Connection(&m)
-					}
-				}
-				if err != nil {
-					log.Fatalf("%s: %v", r.Topic, err)
+				if err := s.ledger.Take(r.Topic, r.Value, func(m *flowpb.FlowMessage) bool { return m.ObservationDomainId == domain }); err != nil {
+					log.Fatal(err)
 				}
 			})
 		}
