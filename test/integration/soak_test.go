@@ -450,6 +450,9 @@ func (s *soak) settled(ctx context.Context, t *testing.T, flows, talks time.Time
 		// What the kernel drops while the machine is busy with a fault is counted.
 		drops := s.drops(t)
 		if len(lost) <= drops && r.Unreported == 0 {
+			if v.Apart > 0 {
+				t.Logf("%s: %d conversations are not judged: this test stood still in the middle of them", after, v.Apart)
+			}
 			if unexplained > 0 {
 				t.Logf("%s: %d flows of %d datagrams are missing; the kernel dropped %d", after, unexplained, len(lost), drops)
 			}

@@ -52,6 +52,15 @@ type pair struct {
 	records [2]uint32
 }
 
+// tooFar is how far apart the directions of a conversation may be sent to be one
+// connection for certain: less than PAIR_LINGER, since they end with a FIN.
+const tooFar = 4 * time.Second
+
+// apart tells whether the sender stood still between the two directions.
+func (p *pair) apart() bool {
+	return p.sent[0] > 0 && p.sent[1] > 0 && time.Duration(p.sent[1]-p.sent[0]) > tooFar
+}
+
 // A report is one version of one connection.
 type report struct {
 	id      [16]byte
@@ -242,8 +251,8 @@ func (l *Ledger) Connection(m *flowpb.Connection) {
 	}
 	l.reports[r] = true
 	p := &l.pairs[i]
-	if p.version > 0 && p.id != r.id {
-		l.problem("conversation %d has two connections, %x and %x", i, p.id, r.id)
+	if p.version > 0 && p.id != r.id && !p.apart() {
+		l.problem("conversation %d has two connections, %x and %x; its directions were sent %v apart", i, p.id, r.id, time.Duration(p.sent[1]-p.sent[0]))
 	}
 	if r.version > p.version {
 		p.id, p.version = r.id, r.version
@@ -268,6 +277,7 @@ type Verdict struct {
 	Sent, Flows, Connections int
 	Missing                  []time.Time // when flows were sent that are not on the topic
 	Unreported               int         // conversations with a flow on the topic and no connection, or one that lacks it
+	Apart                    int         // conversations that are not judged: the sender stood still in the middle of them
 	Problems                 []string    // what must not be, whatever was killed
 }
 
@@ -291,6 +301,10 @@ func (l *Ledger) Judge(before time.Time) Verdict {
 		}
 		if p.version > 0 {
 			v.Connections++
+		}
+		if p.apart() {
+			v.Apart++
+			continue
 		}
 		if !late && (p.records[0] != uint32(p.seen[0]) || p.records[1] != uint32(p.seen[1])) {
 			v.Unreported++

@@ -71,3 +71,25 @@ func TestTheLedgerSeesWhatIsMissingAndWhatIsTwice(t *testing.T) {
 		t.Errorf("a flow and a report came twice: %+v", v)
 	}
 }
+
+func TestConversationsInWhichTheSenderStoodStillAreNotJudged(t *testing.T) {
+	var sent datagrams
+	var l Ledger
+	s := NewSource(&sent, 7, &l)
+	at := time.Unix(1_700_000_000, 0)
+	if err := s.Send(at); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Finish(at.Add(7 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	report := func(id byte) {
+		a := initiator(0)
+		l.Connection(&flowpb.Connection{ConnectionId: append(make([]byte, 15), id), Version: 1, Initiator: &flowpb.Endpoint{Address: a[:]}, Responder: &flowpb.Endpoint{Address: Responder[:]}, Forward: &flowpb.Traffic{Records: 1}})
+	}
+	report(1)
+	report(2)
+	if v := l.Judge(at.Add(time.Minute)); len(v.Problems) != 0 || v.Apart != PerDatagram/2 || v.Unreported != 0 {
+		t.Errorf("7 s between the directions make two connections: %+v", v)
+	}
+}
