@@ -56,13 +56,19 @@ var layers = [][]string{
 	{"weir/internal/wire", "weir/internal/proxyproto", "weir/pkg/flowpb"},
 }
 
+// beside tells of packages that are no part of the product: tests, and consumers as
+// examples.
+func beside(path string) bool {
+	return strings.HasPrefix(path, "weir/test/") || strings.HasPrefix(path, "weir/docs/examples/")
+}
+
 func layerOf(path string) int {
 	return slices.IndexFunc(layers, func(l []string) bool { return slices.Contains(l, path) })
 }
 
 func TestImportsGoOneWay(t *testing.T) {
 	for _, p := range list(t, "./...") {
-		if strings.HasPrefix(p.ImportPath, "weir/test/") || strings.HasSuffix(p.ImportPath, "/gen") || p.ImportPath == "weir" {
+		if beside(p.ImportPath) || strings.HasSuffix(p.ImportPath, "/gen") || p.ImportPath == "weir" {
 			continue
 		}
 		from := layerOf(p.ImportPath)
@@ -91,7 +97,7 @@ func TestPurePackagesDoNoIO(t *testing.T) {
 
 func TestOnlyKafkaAndTheBrokerKnowFranzGo(t *testing.T) {
 	for _, p := range list(t, "./...") {
-		if p.ImportPath == "weir/internal/kafka" || p.ImportPath == "weir/internal/broker" || strings.HasPrefix(p.ImportPath, "weir/test/") {
+		if p.ImportPath == "weir/internal/kafka" || p.ImportPath == "weir/internal/broker" || beside(p.ImportPath) {
 			continue
 		}
 		for _, i := range p.Imports {
