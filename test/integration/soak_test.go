@@ -33,8 +33,8 @@ import (
 )
 
 var (
-	soakFor = flag.Duration("soak", 5*time.Minute, "how long TestSoak goes on, whole minutes; 0: not at all")
-	soakAt  = flag.Int("soakat", 0, "the number of the first minute's fault, from 0 to 5")
+	soakFor = flag.Duration("soak", 0, "how long TestSoak goes on, whole minutes; 0: not at all")
+	soakAt  = flag.Int("soakat", 0, "number of the first minute's fault, from 0 to 5")
 	soakDoc = flag.String("soakdoc", "", "document whose soak table is written")
 )
 
@@ -48,7 +48,7 @@ const soakPace = 8 * time.Millisecond
 func TestSoak(t *testing.T) {
 	minutes := int(*soakFor / time.Minute)
 	if minutes == 0 {
-		t.Skip("SKIPPED: -soak 0")
+		t.Skip("SKIPPED: make soak is for it")
 	}
 	if _, err := os.Stat(nginxModule); err != nil {
 		t.Skipf("SKIPPED: no balancer for UDP: %v (Debian: nginx-light libnginx-mod-stream)", err)
