@@ -17,7 +17,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -125,7 +124,6 @@ type soak struct {
 	datagrams map[uint64]*datagram
 	problems  []string
 	lossy     [][2]time.Time // when datagrams may have been lost
-	other     int            // flows seen of captures
 }
 
 // soakRow is one minute.
@@ -258,7 +256,6 @@ func (s *soak) ofCapture(m *flowpb.FlowMessage) bool {
 		s.problems = append(s.problems, "a flow of a capture is on the topic twice: "+identity(m))
 	}
 	d.seen = append(d.seen, m.RecordOffset)
-	s.other++
 	return true
 }
 
@@ -461,11 +458,6 @@ func (s *soak) settled(ctx context.Context, t *testing.T, flows, talks time.Time
 		}
 		if time.Now().After(deadline) {
 			for _, p := range s.enrich {
-				if os.Getenv("DUMP") != "" {
-					_ = p.cmd.Process.Signal(syscall.SIGQUIT)
-					_ = p.cmd.Wait()
-					_ = os.WriteFile(fmt.Sprintf("/tmp/dump.%d", p.cmd.Process.Pid), []byte(p.out.String()), 0o644)
-				}
 				t.Logf("enrich: %.0f flows taken, %.0f behind, %.0f open, %.0f transactions committed, %.0f aborted; its last words:\n%s", p.sum("weir_enrich_flows_total", ""), p.sum("weir_enrich_lag", ""),
 					p.sum("weir_enrich_connections_open", ""), p.sum("weir_enrich_commits_total", ""), p.sum("weir_enrich_aborts_total", ""), last(p.out.String(), 2000))
 			}

@@ -91,21 +91,28 @@ func (s *Source) Send(now time.Time) error {
 			return err
 		}
 	}
+	return s.send(now, PerDatagram/2)
+}
+
+// Finish answers what is open.
+func (s *Source) Finish(now time.Time) error { return s.send(now, 0) }
+
+// send answers what is open, and opens so many conversations.
+func (s *Source) send(now time.Time, opens int) error {
 	set := binary.BigEndian.AppendUint16(nil, templateID)
 	set = append(set, 0, 0)
 	l := s.ledger
 	l.mu.Lock()
-	records := uint32(0)
 	record := func(i, direction int) {
 		l.pairs[i].sent[direction] = now.UnixNano()
 		set = appendRecord(set, i, direction, now)
-		records++
 	}
+	records := uint32(len(s.open) + opens)
 	for _, i := range s.open {
 		record(i, 1)
 	}
 	s.open = s.open[:0]
-	for range PerDatagram / 2 {
+	for range opens {
 		i := len(l.pairs)
 		l.pairs = append(l.pairs, pair{})
 		s.open = append(s.open, i)
@@ -115,23 +122,6 @@ func (s *Source) Send(now time.Time) error {
 	binary.BigEndian.PutUint16(set[2:], uint16(len(set)))
 	err := s.message(now, set)
 	s.sequence += records
-	return err
-}
-
-// Finish answers what is open.
-func (s *Source) Finish(now time.Time) error {
-	set := binary.BigEndian.AppendUint16(nil, templateID)
-	set = append(set, 0, 0)
-	s.ledger.mu.Lock()
-	for _, i := range s.open {
-		s.ledger.pairs[i].sent[1] = now.UnixNano()
-		set = appendRecord(set, i, 1, now)
-	}
-	s.ledger.mu.Unlock()
-	binary.BigEndian.PutUint16(set[2:], uint16(len(set)))
-	err := s.message(now, set)
-	s.sequence += uint32(len(s.open))
-	s.open = nil
 	return err
 }
 
