@@ -27,7 +27,7 @@ type SessionConfig struct {
 	Passes     bool             // read in passes, see Session.Pass
 	Rebalance  time.Duration    // how long a rebalance waits for a member; 0: up to 10 s
 	Timeout    time.Duration    // of a transaction whose member died; 0: 45 s
-	Now        func() time.Time // measures how long a partition is quiet
+	Now        func() time.Time // measures how long a partition is quiet, and a transaction takes
 	Log        *slog.Logger
 }
 
@@ -86,6 +86,7 @@ type Session struct {
 	lag    atomic.Int64
 	mu     sync.Mutex
 	reason error          // why it is not working; nil when it is
+	turn   time.Time      // when the last transaction, or search for one, began; zero: not at work
 	asked  map[int32]bool // passes
 }
 
@@ -94,16 +95,30 @@ func NewSession(c Config, sc SessionConfig) *Session {
 	return &Session{c: c, sc: sc, reason: errors.New("kafka is not reached yet"), asked: map[int32]bool{}}
 }
 
-// Ready returns nil while the session is a working member of its group.
+// standsStill is how long a transaction may take: more than one whose end waits for a
+// rebalance.
+const standsStill = 30 * time.Second
+
+// Ready returns nil while the session is a member of its group and its transactions end.
 func (s *Session) Ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if took := s.sc.Now().Sub(s.turn); s.reason == nil && !s.turn.IsZero() && took > standsStill {
+		return fmt.Errorf("a transaction that began %v ago has not ended: is Kafka away, or too slow?", took.Round(time.Second))
+	}
 	return s.reason
 }
 
 // Lag is how many records of the owned partitions are not taken yet, as of the
 // last answer of their brokers.
 func (s *Session) Lag() int64 { return s.lag.Load() }
+
+// turns notes that a transaction begins; with zero, that none does.
+func (s *Session) turns(now time.Time) {
+	s.mu.Lock()
+	s.turn = now
+	s.mu.Unlock()
+}
 
 func (s *Session) note(err error) {
 	s.mu.Lock()
@@ -295,7 +310,9 @@ func (l *life) dropAll() {
 // work runs transactions until ctx ends or something fails.
 func (l *life) work(ctx context.Context) error {
 	lastIdle := l.sc.Now()
+	defer l.turns(time.Time{})
 	for ctx.Err() == nil {
+		l.turns(l.sc.Now())
 		tx := &Tx{l: l, ctx: context.WithoutCancel(ctx)}
 		tx.produced = tx.refused
 		l.beginPasses(ctx)
