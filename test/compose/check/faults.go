@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -18,7 +17,8 @@ const (
 	stale  = 3 * time.Second
 )
 
-// faults kills each service in turn and starts it again, then scales ingest.
+// faults kills each service in turn and starts it again; then services are scaled and
+// upgraded, as the document says.
 func (s *stack) faults(ctx context.Context) error {
 	if err := pause(ctx, 3*time.Second); err != nil {
 		return err
@@ -48,11 +48,11 @@ func (s *stack) faults(ctx context.Context) error {
 	if len(s.only) > 0 {
 		return pause(ctx, 5*time.Second)
 	}
-	if err := s.upgrade(ctx); err != nil {
+	if err := s.walk(ctx, ".", "Scale, kill, upgrade"); err != nil {
 		return err
 	}
-	for _, n := range []int{5, 2} {
-		if err := s.scale(ctx, n); err != nil {
+	for _, service := range []string{"enrich", "ingest"} {
+		if err := upgraded(ctx, service); err != nil {
 			return err
 		}
 	}
@@ -86,71 +86,6 @@ func (s *stack) lose(from, to time.Time) {
 	s.lossy = append(s.lossy, window{from, to})
 }
 
-// upgrade replaces the containers of both services by those of another image, as
-// docs/operations.md has it.
-func (s *stack) upgrade(ctx context.Context) error {
-	if err := os.Setenv("WEIR_VERSION", "latest"); err != nil {
-		return err
-	}
-	for _, service := range []string{"enrich", "ingest"} {
-		began := time.Now()
-		if _, err := compose(ctx, "up", "-d", "--no-deps", "--no-build", service); err != nil {
-			return err
-		}
-		ids, err := containers(ctx, service)
-		if err != nil {
-			return err
-		}
-		if err := healthy(ctx, ids...); err != nil {
-			return err
-		}
-		for _, id := range ids {
-			image, err := docker(ctx, "inspect", "-f", "{{.Config.Image}}", id)
-			if err != nil || image != "weir-"+service+":latest" {
-				return fmt.Errorf("%s runs %s after its upgrade: %w", service, image, err)
-			}
-		}
-		if service == "ingest" {
-			s.lose(began, time.Now().Add(stale))
-		}
-		s.say("%d containers of %s upgraded in %.1f s", len(ids), service, time.Since(began).Seconds())
-	}
-	return nil
-}
-
-// scale starts replicas or stops them. A stopped one drains; what the balancer deals to
-// its address after that is lost.
-func (s *stack) scale(ctx context.Context, n int) error {
-	began := time.Now()
-	before, err := containers(ctx, "ingest")
-	if err != nil {
-		return err
-	}
-	if _, err := compose(ctx, "up", "-d", "--no-recreate", "--no-build", "--scale", fmt.Sprintf("ingest=%d", n)); err != nil {
-		return err
-	}
-	ids, err := containers(ctx, "ingest")
-	if err != nil {
-		return err
-	}
-	if len(ids) != n {
-		return fmt.Errorf("%d containers of ingest, want %d", len(ids), n)
-	}
-	if err := healthy(ctx, ids...); err != nil {
-		return err
-	}
-	s.lose(began, time.Now().Add(stale)) // a new one has its name before its socket
-	s.say("ingest scaled from %d to %d in %.1f s", len(before), n, time.Since(began).Seconds())
-	// All of them take part.
-	return s.until(ctx, fmt.Sprintf("each of %d replicas decodes", n), func() error {
-		got, err := s.query(ctx, `count(rate(weir_ingest_flows_total[15s]) > 0)`)
-		if err == nil && (len(got) != 1 || got[0] != float64(n)) {
-			err = fmt.Errorf("got %v", got)
-		}
-		return err
-	})
-}
-
 // until tries for a minute.
 func (s *stack) until(ctx context.Context, what string, try func() error) error {
 	for deadline := time.Now().Add(time.Minute); ; {
@@ -180,7 +115,7 @@ func (s *stack) lost(ctx context.Context) error {
 	if err := pause(ctx, 12*time.Second); err != nil { // the replicas publish every 10 s
 		return err
 	}
-	out, err := compose(ctx, "run", "--rm", "weir", "exporters", "--json", "--since", "0")
+	out, err := docker(ctx, "compose", "run", "--rm", "weir", "exporters", "--json", "--since", "0")
 	if err != nil {
 		return err
 	}

@@ -1,16 +1,17 @@
-// Command check sends datagrams to the balancer of the stack that docker-compose.yml
-// started, kills and scales its services meanwhile, and holds that what was sent came
-// out as connections: test/compose/run calls it. Arguments are services: only these are
-// killed, and nothing is scaled.
+// Command check starts the stack of docker-compose.yml with the commands of
+// docs/operations.md, sends datagrams to its balancer, kills, scales and upgrades its
+// services meanwhile, again with that document's commands, and holds that what was sent
+// came out as connections: test/compose/run calls it. Arguments are services: only these
+// are killed, and nothing is scaled.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log"
 	"net"
-	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -39,9 +40,14 @@ func main() {
 }
 
 func run() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	from := flag.String("from", ".", "directory of the version that is started, and upgraded to this one")
+	flag.Parse()
+	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
 	defer cancel()
-	s := &stack{began: time.Now(), only: os.Args[1:]}
+	s := &stack{began: time.Now(), only: flag.Args()}
+	if err := s.open(ctx, *from); err != nil {
+		return err
+	}
 	if err := s.watch(ctx); err != nil {
 		return err
 	}
@@ -116,29 +122,28 @@ func (s *stack) send(to net.Conn, stop chan struct{}) error {
 	}
 }
 
-// docker runs a command of the engine and returns its output.
+// docker runs a command of the engine, or of compose, and returns its output.
 func docker(ctx context.Context, args ...string) (string, error) {
-	return output(ctx, "/usr/bin/docker", args...)
+	return output(exec.CommandContext(ctx, "docker", args...))
 }
 
-func compose(ctx context.Context, args ...string) (string, error) {
-	return output(ctx, "docker-compose", args...)
-}
-
-func output(ctx context.Context, name string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
+func output(cmd *exec.Cmd) (string, error) {
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, errs.String())
+		return "", fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, errs.String())
 	}
 	return strings.TrimSpace(string(out)), nil
 }
 
-// containers are those of a service.
+// containers are those of a service that run; of all, if it is empty.
 func containers(ctx context.Context, service string) ([]string, error) {
-	out, err := docker(ctx, "ps", "-q", "--filter", "label=com.docker.compose.project="+os.Getenv("COMPOSE_PROJECT_NAME"), "--filter", "label=com.docker.compose.service="+service)
+	label := "label=com.docker.compose.service"
+	if service != "" {
+		label += "=" + service
+	}
+	out, err := docker(ctx, "ps", "-q", "--filter", label) // the engine has this stack alone
 	return strings.Fields(out), err
 }
 

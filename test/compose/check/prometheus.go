@@ -118,7 +118,12 @@ func (s *stack) targets(ctx context.Context) error {
 		}
 		up[t.Labels["job"]]++
 	}
-	for job, n := range map[string]int{"ingest": 2, "enrich": 2, "prometheus": 1} {
+	for _, job := range []string{"ingest", "enrich", "prometheus"} {
+		ids, err := containers(ctx, job)
+		if err != nil {
+			return err
+		}
+		n := len(ids)
 		if up[job] != n {
 			return fmt.Errorf("targets of %s: %d, want %d", job, up[job], n)
 		}
