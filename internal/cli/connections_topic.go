@@ -113,6 +113,9 @@ func (o *topicConnections) run(ctx context.Context, settings kafkaSettings) erro
 		o.print.write(shown)
 		tell(o.stderr, "%s", totals(shown, len(list)))
 		tell(o.stderr, "%d connections shown", len(shown))
+		if len(o.versions) == 0 {
+			tell(o.stderr, "%s has none: enrich reports a connection once it has ended, after PAIR_IDLE at the latest; weir exporters says who sends", topic)
+		}
 	}
 	if o.poison > 0 {
 		tell(o.stderr, "%d records of %s are no connections", o.poison, topic)

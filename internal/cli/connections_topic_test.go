@@ -126,6 +126,9 @@ func TestTheNewestReportOfEachConnectionOnTheTopic(t *testing.T) {
 		if d := cmp.Diff(tt.want, idsOf(t, got.out)); d != "" || got.code != 0 {
 			t.Errorf("%s: exit code %d, %s (-want +got):\n%s", tt.name, got.code, got.errout, d)
 		}
+		if strings.Contains(got.errout, "has none") {
+			t.Errorf("%s: there are some: %q", tt.name, got.errout)
+		}
 		if !strings.Contains(got.errout, "1 records of t.connections are no connections") {
 			t.Errorf("%s: the record that is none is not told of: %q", tt.name, got.errout)
 		}
@@ -143,6 +146,17 @@ func TestTheNewestReportOfEachConnectionOnTheTopic(t *testing.T) {
 	t.Setenv("TOPIC_PREFIX", "other.")
 	if got := run(t, "", "connections", "--once"); got.code != 1 || !strings.Contains(got.errout, "other.connections") {
 		t.Errorf("a topic that is not there: %d, %q", got.code, got.errout)
+	}
+}
+
+func TestATopicWithoutConnectionsSaysWhenTheyCome(t *testing.T) {
+	b := onBroker(t)
+	tc := kafka.TopicConfig{Prefix: "t.", Mode: "create", Partitions: 2, Replication: 1, FlowsRetention: time.Hour, ConnRetention: time.Hour}
+	if err := kafka.Ensure(t.Context(), kafka.Config{Brokers: []string{b.Addr()}}, tc, nil, kafka.Connections); err != nil {
+		t.Fatal(err)
+	}
+	if got := run(t, "", "connections", "--once"); got.code != 0 || !strings.Contains(got.errout, "t.connections has none: enrich reports a connection once it has ended") {
+		t.Errorf("exit code %d, %q", got.code, got.errout)
 	}
 }
 
