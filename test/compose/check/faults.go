@@ -115,7 +115,7 @@ func (s *stack) lost(ctx context.Context) error {
 	if err := pause(ctx, 12*time.Second); err != nil { // the replicas publish every 10 s
 		return err
 	}
-	out, err := docker(ctx, "compose", "run", "--rm", "weir", "exporters", "--json", "--since", "0")
+	out, err := s.tool(ctx, "exporters", "--json", "--since", "0")
 	if err != nil {
 		return err
 	}

@@ -130,11 +130,38 @@ func docker(ctx context.Context, args ...string) (string, error) {
 func output(cmd *exec.Cmd) (string, error) {
 	var errs strings.Builder
 	cmd.Stderr = &errs
+	cmd.WaitDelay = 5 * time.Second // a plug-in outlives the command and has its output
 	out, err := cmd.Output()
 	if err != nil {
 		return "", fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, errs.String())
 	}
 	return strings.TrimSpace(string(out)), nil
+}
+
+// once is how long a command may take that starts a container for itself. The engine of
+// Debian at times never tells of the end of such a one, and answers nothing about it.
+const once = 40 * time.Second
+
+// again runs such a command, and once more if it took too long.
+func (s *stack) again(ctx context.Context, command func(context.Context) *exec.Cmd) (string, error) {
+	for try := 1; ; try++ {
+		bounded, cancel := context.WithTimeout(ctx, once)
+		cmd := command(bounded)
+		out, err := output(cmd)
+		late := bounded.Err() != nil
+		cancel()
+		if err == nil || !late || try == 3 {
+			return out, err
+		}
+		s.say("%s: no end after %v; again", strings.Join(cmd.Args, " "), once)
+	}
+}
+
+// tool runs weir.
+func (s *stack) tool(ctx context.Context, args ...string) (string, error) {
+	return s.again(ctx, func(ctx context.Context) *exec.Cmd {
+		return exec.CommandContext(ctx, "docker", append([]string{"compose", "run", "--rm", "weir"}, args...)...)
+	})
 }
 
 // containers are those of a service that run; of all, if it is empty.
@@ -143,7 +170,7 @@ func containers(ctx context.Context, service string) ([]string, error) {
 	if service != "" {
 		label += "=" + service
 	}
-	out, err := docker(ctx, "ps", "-q", "--filter", label) // the engine has this stack alone
+	out, err := docker(ctx, "ps", "-q", "--filter", label, "--filter", "label=com.docker.compose.oneoff=False") // the engine has this stack alone
 	return strings.Fields(out), err
 }
 

@@ -45,6 +45,7 @@ var imageless = regexp.MustCompile(`--profile (grafana|clickhouse)`)
 
 var (
 	scales   = regexp.MustCompile(`--scale ingest=(\d+)`)
+	runs     = regexp.MustCompile(`compose run\b`)
 	shows    = regexp.MustCompile(`compose (ps|run)\b`)
 	replaces = regexp.MustCompile(`up .*\bingest\b`) // ingest's containers
 )
@@ -68,9 +69,17 @@ func (s *stack) walk(ctx context.Context, dir, section string) error {
 			continue
 		}
 		began := time.Now()
-		cmd := exec.CommandContext(ctx, "sh", "-ec", line)
-		cmd.Dir = dir
-		out, err := output(cmd)
+		command := func(ctx context.Context) *exec.Cmd {
+			cmd := exec.CommandContext(ctx, "sh", "-ec", line)
+			cmd.Dir = dir
+			return cmd
+		}
+		var out string
+		if runs.MatchString(line) {
+			out, err = s.again(ctx, command)
+		} else {
+			out, err = output(command(ctx))
+		}
 		if err != nil {
 			return err
 		}
@@ -167,7 +176,7 @@ func (s *stack) open(ctx context.Context, dir string) error {
 		}
 	}
 	err := s.until(ctx, "connections of the demo exporter", func() error {
-		out, err := docker(ctx, "compose", "run", "--rm", "weir", "connections", "--once", "--json")
+		out, err := s.tool(ctx, "connections", "--once", "--json")
 		if err != nil {
 			return err
 		}
