@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/broker"
 	"weir/internal/kafka"
 	"weir/pkg/flowpb"
 	"weir/test/locked"
@@ -33,15 +34,22 @@ func reported(id string, version uint32, from, to string, port, protocol uint32,
 	return c
 }
 
-// theTopic is an embedded broker with connections on its topic: some committed,
-// one in a transaction that was aborted, and a record that is none.
-func theTopic(t *testing.T) *kgo.Client {
+// emptyTopic is a broker with the topic of connections, which the verbs are to read.
+func emptyTopic(t *testing.T) *broker.Broker {
 	t.Helper()
 	b := onBroker(t)
 	tc := kafka.TopicConfig{Prefix: "t.", Mode: "create", Partitions: 2, Replication: 1, FlowsRetention: time.Hour, ConnRetention: time.Hour}
 	if err := kafka.Ensure(t.Context(), kafka.Config{Brokers: []string{b.Addr()}}, tc, nil, kafka.Connections); err != nil {
 		t.Fatal(err)
 	}
+	return b
+}
+
+// theTopic is an embedded broker with connections on its topic: some committed,
+// one in a transaction that was aborted, and a record that is none.
+func theTopic(t *testing.T) *kgo.Client {
+	t.Helper()
+	b := emptyTopic(t)
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Addr()), kgo.TransactionalID("test"), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -150,11 +158,7 @@ func TestTheNewestReportOfEachConnectionOnTheTopic(t *testing.T) {
 }
 
 func TestATopicWithoutConnectionsSaysWhenTheyCome(t *testing.T) {
-	b := onBroker(t)
-	tc := kafka.TopicConfig{Prefix: "t.", Mode: "create", Partitions: 2, Replication: 1, FlowsRetention: time.Hour, ConnRetention: time.Hour}
-	if err := kafka.Ensure(t.Context(), kafka.Config{Brokers: []string{b.Addr()}}, tc, nil, kafka.Connections); err != nil {
-		t.Fatal(err)
-	}
+	emptyTopic(t)
 	if got := run(t, "", "connections", "--once"); got.code != 0 || !strings.Contains(got.errout, "t.connections has none: enrich reports a connection once it has ended") {
 		t.Errorf("exit code %d, %q", got.code, got.errout)
 	}

@@ -51,17 +51,7 @@ func TestAMemberThatIsPutOutWhileItCommitsBeginsAnew(t *testing.T) {
 		return resp, nil, true
 	})
 
-	cl, err := kgo.NewClient(kgo.SeedBrokers(addr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cl.Close)
-	put := func(v string) {
-		t.Helper()
-		if err := cl.ProduceSync(ctx, &kgo.Record{Topic: "t.undecoded", Value: []byte(v)}).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	put := putter(ctx, t, addr, "t.undecoded") // the topic has one partition
 	put("a")
 	h := &passer{topic: "t.undecoded", out: "t.flows", passes: newTally[string](), may: func(string) bool { return true }}
 	c := config(addr)

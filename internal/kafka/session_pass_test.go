@@ -43,6 +43,24 @@ func (p *passer) Committed([]int32) {
 	p.seen = nil
 }
 
+// putter returns what publishes values to partition 0 of a topic.
+func putter(ctx context.Context, t *testing.T, addr, topic string) func(values ...string) {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return func(values ...string) {
+		t.Helper()
+		for _, v := range values {
+			if err := cl.ProduceSync(ctx, &kgo.Record{Topic: topic, Value: []byte(v)}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // What is appended again is not read again in the same pass; a pass that is
 // asked for reads it, and what has come meanwhile, once.
 func TestAPassReadsToTheEndAsOfItsStart(t *testing.T) {
@@ -51,19 +69,7 @@ func TestAPassReadsToTheEndAsOfItsStart(t *testing.T) {
 	ensure(ctx, t, b.Addr(), Undecoded, Flows)
 	tc := topicConfig()
 	input, out := tc.Name(Undecoded), tc.Name(Flows)
-	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Addr()), kgo.RecordPartitioner(kgo.ManualPartitioner()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cl.Close)
-	put := func(values ...string) {
-		t.Helper()
-		for _, v := range values {
-			if err := cl.ProduceSync(ctx, &kgo.Record{Topic: input, Value: []byte(v)}).FirstErr(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	put := putter(ctx, t, b.Addr(), input)
 	put("a1", "b1", "a2")
 
 	may := make(chan string, 1) // which letters may be handed on

@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // A session whose transaction does not end says so, and how long it has been: its lag and
@@ -39,17 +37,7 @@ func TestASessionThatStandsStillIsNotReady(t *testing.T) {
 	run, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(run, h) }()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Addr()), kgo.RecordPartitioner(kgo.ManualPartitioner()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cl.Close)
-	put := func(v string) {
-		t.Helper()
-		if err := cl.ProduceSync(ctx, &kgo.Record{Topic: input, Value: []byte(v)}).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	put := putter(ctx, t, b.Addr(), input)
 	put("a")
 	select {
 	case <-taken:

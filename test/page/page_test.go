@@ -254,32 +254,25 @@ func (b *browser) text(selector string) string {
 // becomes waits for a text.
 func (b *browser) becomes(selector, want string) {
 	b.t.Helper()
-	is := ""
-	for range 1500 {
-		if is = b.text(selector); is == want {
+	settles(b, selector, 1500, func() string { return b.text(selector) }, want)
+}
+
+// settles waits until something is as wanted, looking every 20 ms, so many times.
+func settles[T comparable](b *browser, what string, looks int, look func() T, want T) {
+	b.t.Helper()
+	var is T
+	for range looks {
+		if is = look(); is == want {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	b.t.Fatalf("%s: want %q, it is %q", selector, want, is)
+	b.t.Fatalf("%s: want %#v, it is %#v", what, want, is)
 }
 
 func (b *browser) number(expression string) float64 {
 	b.t.Helper()
 	return evaluate[float64](b, expression)
-}
-
-// comesTo waits until an expression has a value.
-func (b *browser) comesTo(expression string, want float64) {
-	b.t.Helper()
-	is := 0.
-	for range 250 {
-		if is = b.number(expression); is == want {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	b.t.Fatalf("%s: want %v, it is %v", expression, want, is)
 }
 
 // rows are the rows of a table, their cells joined.
@@ -382,7 +375,8 @@ func TestThePageShowsWhatWasReplayed(t *testing.T) {
 	b.picture("page-narrow.png", false, 390, 800)
 	b.do(chromedp.EmulateViewport(390, 800))
 	// The chart follows the window a frame later.
-	b.comesTo("Math.max(0, document.documentElement.scrollWidth - innerWidth)", 0)
+	const over = "Math.max(0, document.documentElement.scrollWidth - innerWidth)"
+	settles(b, over, 250, func() float64 { return b.number(over) }, 0)
 	if w := b.number("innerWidth"); w != 390 {
 		t.Errorf("the window is %v px wide", w)
 	}
