@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"encoding/binary"
+	"math"
 	"net"
 	"net/netip"
 	"syscall"
@@ -39,6 +40,7 @@ func setBuffer(c *net.UDPConn, n int) (granted int) {
 	if err != nil || n == 0 {
 		return 0
 	}
+	n = min(n, math.MaxInt32)         // the socket option is an int of C
 	_ = rc.Control(func(fd uintptr) { // what was granted tells how it went
 		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n) != nil {
 			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, n)

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -28,7 +29,7 @@ type Validator interface{ Validate() error }
 // missing variable at once, each with its value and what would be right: what
 // the types say, and what Validate of T and of each struct in it says.
 func Parse[T any](environ map[string]string) (T, error) {
-	c, err := env.ParseAsWithOptions[T](env.Options{Environment: environ})
+	c, err := env.ParseAsWithOptions[T](env.Options{Environment: environ, FuncMap: wideIntegers})
 	empty(reflect.ValueOf(&c).Elem(), "", environ)
 	var errs []error
 	bad := map[string]bool{}
@@ -46,6 +47,13 @@ func Parse[T any](environ map[string]string) (T, error) {
 		return zero, errors.Join(errs...)
 	}
 	return c, nil
+}
+
+// wideIntegers replaces the library's parsers of int and uint, which refuse values
+// beyond 32 bits: 2 GiB and more would be no number of octets.
+var wideIntegers = map[reflect.Type]env.ParserFunc{
+	reflect.TypeFor[int]():  func(v string) (any, error) { return strconv.Atoi(v) },
+	reflect.TypeFor[uint](): func(v string) (any, error) { n, err := strconv.ParseUint(v, 10, strconv.IntSize); return uint(n), err },
 }
 
 // empty sets what is set to nothing: for a text that means none, where the
@@ -322,9 +330,13 @@ func (f field) want() string {
 		return "addresses with prefix lengths, comma separated, like 10.0.0.0/8, 192.0.2.7/32 or fd00::/8"
 	}
 	switch f.typ.Kind() {
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+	case reflect.Int, reflect.Int64:
 		return "a whole number" + of(f.Unit)
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+	case reflect.Int8, reflect.Int16, reflect.Int32:
+		return fmt.Sprintf("a whole number up to %d", 1<<(f.typ.Bits()-1)-1) + of(f.Unit)
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32:
+		return fmt.Sprintf("a whole number, 0 to %d", 1<<f.typ.Bits()-1) + of(f.Unit)
+	case reflect.Uint, reflect.Uint64:
 		return "a whole number, 0 or more" + of(f.Unit)
 	case reflect.Bool:
 		return "true or false"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +62,40 @@ func TestParse(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestIntegersAreAsWideAsTheirType(t *testing.T) {
+	type integers struct {
+		Octets  int   `env:"OCTETS" envDefault:"1"`
+		Count   uint  `env:"COUNT" envDefault:"1"`
+		Long    int64 `env:"LONG" envDefault:"1"`
+		Medium  int32 `env:"MEDIUM" envDefault:"1"`
+		Short   int16 `env:"SHORT" envDefault:"1"`
+		Octet   uint8 `env:"OCTET" envDefault:"1"`
+		Several []int `env:"SEVERAL"`
+	}
+	for _, tt := range []struct {
+		env  map[string]string
+		want integers
+		err  string
+	}{
+		{map[string]string{"OCTETS": "3221225472"}, integers{3 << 30, 1, 1, 1, 1, 1, nil}, ""},
+		{map[string]string{"OCTETS": "1099511627776"}, integers{1 << 40, 1, 1, 1, 1, 1, nil}, ""},
+		{map[string]string{"OCTETS": "-3221225472"}, integers{-3 << 30, 1, 1, 1, 1, 1, nil}, ""},
+		{map[string]string{"COUNT": "1099511627776"}, integers{1, 1 << 40, 1, 1, 1, 1, nil}, ""},
+		{map[string]string{"LONG": "1099511627776"}, integers{1, 1, 1 << 40, 1, 1, 1, nil}, ""},
+		{map[string]string{"SEVERAL": "3221225472,2"}, integers{1, 1, 1, 1, 1, 1, []int{3 << 30, 2}}, ""},
+		{map[string]string{"OCTETS": "9223372036854775808"}, integers{}, `OCTETS="9223372036854775808": want a whole number`},
+		{map[string]string{"COUNT": "-1"}, integers{}, `COUNT="-1": want a whole number, 0 or more`},
+		{map[string]string{"MEDIUM": "3221225472"}, integers{}, `MEDIUM="3221225472": want a whole number up to 2147483647`},
+		{map[string]string{"SHORT": "32768"}, integers{}, `SHORT="32768": want a whole number up to 32767`},
+		{map[string]string{"OCTET": "256"}, integers{}, `OCTET="256": want a whole number, 0 to 255`},
+	} {
+		got, err := Parse[integers](tt.env)
+		if !reflect.DeepEqual(got, tt.want) || (err != nil) != (tt.err != "") || err != nil && err.Error() != tt.err {
+			t.Errorf("%v: want %+v, %q; got %+v, %v", tt.env, tt.want, tt.err, got, err)
+		}
 	}
 }
 

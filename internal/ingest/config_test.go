@@ -1,0 +1,23 @@
+package ingest
+
+import (
+	"strconv"
+	"testing"
+
+	"weir/internal/settings"
+)
+
+func TestSettingsOfMoreThanTwoGiB(t *testing.T) {
+	for _, name := range []string{
+		"PRODUCE_MAX_RECORDS", "PRODUCE_MAX_OCTETS", "PARK_MAX_OCTETS", "MEMORY_MAX", "RCVBUF",
+		"UNDECODED_RATE", "UNDECODED_BURST", "UNDECODED_PER_EXPORTER",
+		"TEMPLATES_PER_EXPORTER", "TEMPLATES_MAX", "TEMPLATES_MAX_UNCONFIRMED", "TCP_MAX_CONNECTIONS", "TCP_MAX_PER_ADDRESS",
+	} {
+		for _, value := range []int{3 << 30, 1 << 40} {
+			env := map[string]string{"KAFKA_BROKERS": "127.0.0.1:9092", name: strconv.Itoa(value)}
+			if _, err := settings.Parse[Config](env); err != nil {
+				t.Errorf("%s=%d: %v", name, value, err)
+			}
+		}
+	}
+}
