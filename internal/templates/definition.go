@@ -238,7 +238,7 @@ func (d *definition) needed() bool {
 	case d.onTopic == 0, d.received.Load() >= d.refreshAt:
 		return true
 	}
-	l, c := d.domain.templates[d.id.template], d.domain.view.Load().choices[d.id.template]
+	l, c := d.domain.templates[d.id.template], d.domain.choice(d.id.template)
 	for _, p := range c.ports {
 		if p.def == d && l.onTopic(p.port) != d {
 			return true

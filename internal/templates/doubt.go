@@ -72,7 +72,7 @@ func (d *definition) lived(port uint16, at int64, uptime, sequence uint32) {
 // lacksInit reports whether times of the definition's records need an init time
 // that nobody has said yet.
 func (dom *domain) lacksInit(p *decode.Plan) bool {
-	return p.NeedsInit() && dom.view.Load().facts.InitMs == 0
+	return p.NeedsInit() && dom.read.Load().InitMs == 0
 }
 
 // judge finds the definition for a datagram: the newest received from its port,
@@ -142,9 +142,9 @@ func (s *Store) Known(k *decode.TemplateKey, port uint16) *decode.Plan {
 }
 
 func (s *Store) find(k *decode.TemplateKey, port uint16) (*domain, *definition) {
-	dom := s.shardOf(&k.Exporter).all()[scopeOf(k)]
+	dom := s.shardOf(&k.Exporter).domain(scopeOf(k))
 	if dom == nil {
 		return nil, nil
 	}
-	return dom, dom.view.Load().choices[k.ID].of(port)
+	return dom, dom.choice(k.ID).of(port)
 }

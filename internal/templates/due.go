@@ -149,7 +149,7 @@ func (s *Store) Republish() {
 	for i := range s.shard {
 		sh := &s.shard[i]
 		sh.mu.Lock()
-		for _, d := range sh.all() {
+		for _, d := range sh.domains.All() {
 			for _, l := range d.templates {
 				for _, def := range l.defs {
 					def.forget()

@@ -50,7 +50,7 @@ func (sh *shard) unseen(before, doubted int64, replica string) (out []publishabl
 			out = append(out, p)
 		}
 	}
-	for _, d := range sh.all() {
+	for _, d := range sh.domains.All() {
 		for _, l := range d.templates {
 			for _, def := range l.defs {
 				if def.static {

@@ -59,8 +59,8 @@ func (f *fact) needed() bool {
 
 // refreshFacts makes what readers see follow what is known of id.
 func (d *domain) refreshFacts(id factID) {
-	was := d.view.Load()
-	facts := &decode.Facts{Names: was.facts.Names}
+	was := d.read.Load()
+	facts := &decode.Facts{Names: was.Names}
 	if id.what != flowpb.Fact_WHAT_INIT_TIME && id.what != flowpb.Fact_WHAT_SAMPLER {
 		name := ""
 		if f := d.facts[id]; f != nil {
@@ -70,10 +70,10 @@ func (d *domain) refreshFacts(id factID) {
 			facts.Names.Set(id.what, id.id, name)
 			return
 		}
-		*facts = *was.facts
+		*facts = *was
 		facts.Names = &decode.Names{}
 		facts.Names.Set(id.what, id.id, name)
-		d.view.Store(&view{choices: was.choices, facts: facts})
+		d.read.Store(facts)
 		return
 	}
 	var init *fact
@@ -93,5 +93,5 @@ func (d *domain) refreshFacts(id factID) {
 	if init != nil {
 		facts.InitMs = init.is.number
 	}
-	d.view.Store(&view{choices: was.choices, facts: facts})
+	d.read.Store(facts)
 }

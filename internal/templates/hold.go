@@ -2,7 +2,6 @@ package templates
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 
 	"weir/internal/decode"
@@ -14,7 +13,7 @@ import (
 
 // definition returns the definition of that id, made from t if it is new.
 func (s *Store) definition(sh *shard, sc scope, id definitionID, t *decode.Template) (*definition, error) {
-	if dom := sh.all()[sc]; dom != nil {
+	if dom := sh.domain(sc); dom != nil {
 		if l := dom.templates[id.template]; l != nil {
 			if d := l.byHash(id.hash); d != nil {
 				return d, nil
@@ -53,7 +52,7 @@ func (s *Store) definition(sh *shard, sc scope, id definitionID, t *decode.Templ
 
 // fact returns the fact of that id, empty if it is new.
 func (s *Store) fact(sh *shard, sc scope, id factID) (*fact, error) {
-	if dom := sh.all()[sc]; dom != nil {
+	if dom := sh.domain(sc); dom != nil {
 		if f := dom.facts[id]; f != nil {
 			return f, nil
 		}
@@ -71,18 +70,15 @@ func (s *Store) fact(sh *shard, sc scope, id factID) (*fact, error) {
 
 // domain returns the domain of sc, made if it is new.
 func (s *Store) domain(sh *shard, sc scope) *domain {
-	all := sh.all()
-	if d := all[sc]; d != nil {
+	if d := sh.domain(sc); d != nil {
 		return d
 	}
 	d := &domain{scope: sc, templates: map[uint16]*layouts{}, facts: map[factID]*fact{}}
-	d.view.Store(&view{choices: map[uint16]*choice{}, facts: noFacts})
-	if all = maps.Clone(all); all == nil {
-		all = map[scope]*domain{}
+	d.read.Store(noFacts)
+	sh.domains.Store(sc, d)
+	if sh.exporters == nil {
 		sh.exporters = map[[16]byte]*exporter{}
 	}
-	all[sc] = d
-	sh.domains.Store(&all)
 	e := sh.exporters[sc.exporter]
 	if e == nil {
 		e = &exporter{domains: map[*domain]struct{}{}}
@@ -95,21 +91,18 @@ func (s *Store) domain(sh *shard, sc scope) *domain {
 
 // choose makes what readers see of a template id follow what is known.
 func (d *domain) choose(template uint16) (changed bool) {
-	v := d.view.Load()
 	var c *choice
 	if l := d.templates[template]; l != nil {
 		c = l.choose()
 	}
-	if c.equal(v.choices[template]) {
+	switch {
+	case c.equal(d.choice(template)):
 		return false
+	case c == nil:
+		d.choices.Delete(template)
+	default:
+		d.choices.Store(template, c)
 	}
-	choices := maps.Clone(v.choices)
-	if c == nil {
-		delete(choices, template)
-	} else {
-		choices[template] = c
-	}
-	d.view.Store(&view{choices: choices, facts: v.facts})
 	return true
 }
 
@@ -190,9 +183,7 @@ func (s *Store) tidy(sh *shard, d *domain) {
 	if len(d.templates) > 0 || len(d.facts) > 0 {
 		return
 	}
-	all := maps.Clone(sh.all())
-	delete(all, d.scope)
-	sh.domains.Store(&all)
+	sh.domains.Delete(d.scope)
 	e := sh.exporters[d.scope.exporter]
 	delete(e.domains, d)
 	if len(e.domains) == 0 {

@@ -35,7 +35,7 @@ func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decod
 		s.again(sh, k.Exporter, m.Received)
 	}
 	l := d.domain.templates[id.template]
-	before := d.domain.view.Load().choices[id.template]
+	before := d.domain.choice(id.template)
 	at := l.receiveTime(d, m)
 	newest := l.newest()
 	inForce := before.of(m.Port)

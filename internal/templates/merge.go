@@ -172,7 +172,7 @@ func (s *Store) mergeFact(sh *shard, id key, st *flowpb.ExporterState) (changed 
 // bury takes a tombstone. What this replica received itself within the lifetime
 // is published again; the rest is forgotten.
 func (s *Store) bury(sh *shard, id key) {
-	dom := sh.all()[id.scope]
+	dom := sh.domain(id.scope)
 	if dom == nil {
 		return
 	}

@@ -33,7 +33,7 @@ func TestAStaticDefinitionCountsUntilOneIsReceived(t *testing.T) {
 	if err := s.Merge(k, nil); err != nil {
 		t.Fatal(err)
 	}
-	if s.shardOf(&key300.Exporter).all()[scopeOf(key300)].templates[300].byHash(decode.DefinitionHash(layout(4))) == nil {
+	if s.shardOf(&key300.Exporter).domain(scopeOf(key300)).templates[300].byHash(decode.DefinitionHash(layout(4))) == nil {
 		t.Error("a tombstone took a static definition away")
 	}
 

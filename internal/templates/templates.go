@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"weir/internal/atomicmap"
 	"weir/internal/decode"
 )
 
@@ -55,8 +56,7 @@ const (
 	maxSources = 8
 	// maxLayouts is how many definitions of one template id are kept.
 	maxLayouts = 8
-	// shards is how many parts the store has, each with a lock for writers. A new
-	// domain costs a copy of its shard's map: with 100 000 exporters 25 entries.
+	// shards is how many parts the store has, each with a lock for writers.
 	shards = 4096
 )
 
@@ -76,9 +76,9 @@ type Store struct {
 
 // A shard holds the exporters whose address hashes to it.
 type shard struct {
-	domains atomic.Pointer[map[scope]*domain] // replaced as a whole; read without lock; nil: none
+	domains atomicmap.Map[scope, *domain] // read without lock
 
-	mu        sync.Mutex // guards what follows and all below the domains but what is atomic
+	mu        sync.Mutex // guards what follows, changes of domains, and all below the domains but what is atomic
 	exporters map[[16]byte]*exporter
 }
 
@@ -92,17 +92,19 @@ type exporter struct {
 
 // A domain is one exporter, version and observation domain.
 type domain struct {
-	scope     scope
-	view      atomic.Pointer[view]
+	scope   scope
+	choices atomicmap.Map[uint16, *choice] // by template id; read without lock
+	read    atomic.Pointer[decode.Facts]   // the facts as decoding reads them
+	settled atomic.Bool                    // no set waits for an init time any more
+
 	templates map[uint16]*layouts
 	facts     map[factID]*fact
-	settled   atomic.Bool // no set waits for an init time any more
 }
 
-// A view is what readers see of a domain. It is immutable.
-type view struct {
-	choices map[uint16]*choice // by template id
-	facts   *decode.Facts
+// choice returns what is in force of a template id, nil if nothing is.
+func (d *domain) choice(template uint16) *choice {
+	c, _ := d.choices.Load(template)
+	return c
 }
 
 var noFacts = &decode.Facts{}
@@ -124,12 +126,10 @@ func New(o Options) *Store {
 	return s
 }
 
-// all returns the domains of the shard; the map is not changed any more.
-func (sh *shard) all() map[scope]*domain {
-	if m := sh.domains.Load(); m != nil {
-		return *m
-	}
-	return nil
+// domain returns the domain of sc, nil if nothing is known of it.
+func (sh *shard) domain(sc scope) *domain {
+	d, _ := sh.domains.Load(sc)
+	return d
 }
 
 func (s *Store) shardOf(exporter *[16]byte) *shard {
@@ -138,11 +138,11 @@ func (s *Store) shardOf(exporter *[16]byte) *shard {
 
 // Facts implements decode.State.
 func (s *Store) Facts(k *decode.TemplateKey) *decode.Facts {
-	d := s.shardOf(&k.Exporter).all()[scopeOf(k)]
+	d := s.shardOf(&k.Exporter).domain(scopeOf(k))
 	if d == nil {
 		return noFacts
 	}
-	return d.view.Load().facts
+	return d.read.Load()
 }
 
 var _ decode.State = (*Store)(nil)

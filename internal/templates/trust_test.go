@@ -187,7 +187,7 @@ func TestEqualTemplatesShareOnePlan(t *testing.T) {
 	for _, x := range []netip.Addr{a, b} {
 		k := definitionKey(scopeOf(keyOf(x, 7, 300)), definitionID{300, decode.DefinitionHash(layout(4))})
 		sh := s.shardOf(&keyOf(x, 7, 300).Exporter)
-		for _, d := range sh.all() {
+		for _, d := range sh.domains.All() {
 			d.templates[300].defs[0].local = 0 // another replica's
 		}
 		if err := s.Merge(k, nil); err != nil {

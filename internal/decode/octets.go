@@ -1,0 +1,43 @@
+package decode
+
+import (
+	"unsafe"
+
+	"weir/internal/ie"
+)
+
+// HeapOctets returns the octets of heap that p holds: the plan, its template,
+// its steps and the tables of the fast shape. The slack that the allocator adds
+// to each block (an eighth at most) is not in it. It costs a walk of the steps:
+// keep the result.
+func (p *Plan) HeapOctets() int {
+	n := int(unsafe.Sizeof(*p)) + sliceOctets(p.template.Fields) + sliceOctets(p.steps) + sliceOctets(p.stray)
+	for i := range p.steps {
+		if p.steps[i].extension != nil {
+			n += int(unsafe.Sizeof(ie.Extension{}))
+		}
+	}
+	if p.fast != nil {
+		n += p.fast.heapOctets()
+	}
+	return n
+}
+
+func (f *fastPlan) heapOctets() int {
+	n := int(unsafe.Sizeof(*f)) + sliceOctets(f.addrs4) + sliceOctets(f.addrs6) + sliceOctets(f.elements) +
+		sliceOctets(f.rest) + sliceOctets(f.tail) + sliceOctets(f.segments) + sliceOctets(f.loads) +
+		sliceOctets(f.stray) + sliceOctets(f.names)
+	for _, ints := range f.ints {
+		n += sliceOctets(ints)
+	}
+	for i := range f.elements {
+		n += cap(f.elements[i].head)
+	}
+	return n
+}
+
+// sliceOctets returns the octets of the array behind s.
+func sliceOctets[E any](s []E) int {
+	var e E
+	return cap(s) * int(unsafe.Sizeof(e))
+}
