@@ -9,6 +9,7 @@
 package accounting
 
 import (
+	"math"
 	"net/netip"
 
 	"weir/pkg/flowpb"
@@ -44,10 +45,20 @@ func (u Unit) String() string { return unitNames[u] }
 // Units are how much was received, by unit.
 type Units [unitsCount]uint64
 
+// add adds v; a sum that would overflow stays at its greatest value.
 func (u *Units) add(v *Units) {
 	for i := range u {
-		u[i] += v[i]
+		u[i] = saturatingSum(u[i], v[i])
 	}
+}
+
+// saturatingSum returns a+b, at most math.MaxInt64, so that a sum also fits the
+// signed differences of a loss.
+func saturatingSum(a, b uint64) uint64 {
+	if sum := a + b; sum >= a && sum <= math.MaxInt64 {
+		return sum
+	}
+	return math.MaxInt64
 }
 
 func (u *Units) most(v *Units) {
@@ -88,7 +99,7 @@ type run struct {
 // of reports whether a datagram or run of an exporter that started then may be of
 // this one.
 func (r *run) of(boot int64) bool {
-	return r.boot-boot <= sameBoot && boot-r.boot <= sameBoot
+	return r.boot-boot <= sameBoot && boot-r.boot <= sameBoot // no overflow: validateSlot bounds both
 }
 
 // takes adds a datagram if its sequence number is of this run.

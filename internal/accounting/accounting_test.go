@@ -367,11 +367,13 @@ func FuzzTake(f *testing.F) {
 	for _, r := range w.replicas[0].book.Gather(start, []*Tally{&w.replicas[0].Tally}) {
 		f.Add(r.Key, r.Value)
 	}
-	f.Fuzz(func(_ *testing.T, key, value []byte) {
+	f.Fuzz(func(t *testing.T, key, value []byte) {
 		c := NewCluster()
-		for range 3 {
-			if c.Take(key, value) == nil {
-				c.View()
+		for i := range 3 {
+			if c.Take(append(key, byte(i)), value) == nil {
+				for _, r := range c.View() {
+					checkRow(t, r)
+				}
 			}
 		}
 	})

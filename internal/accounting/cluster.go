@@ -2,15 +2,12 @@ package accounting
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
-	"google.golang.org/protobuf/proto"
 
 	"weir/pkg/flowpb"
 )
@@ -74,26 +71,16 @@ func partOf(key []byte, s *flowpb.ExporterSlot) part {
 	return p
 }
 
-// Take takes a record of the topic; key and value are the caller's again afterwards.
-// A tombstone is nothing. An error says why a record is no report of this schema.
+// Take reads a record of the topic. The caller may reuse key and value afterwards.
+// A tombstone changes nothing. An error says why the record is no report of this
+// schema; such a record changes nothing either.
 func (c *Cluster) Take(key, value []byte) error {
 	if len(value) == 0 {
 		return nil
 	}
-	var m flowpb.ExporterReport
-	if err := proto.Unmarshal(value, &m); err != nil {
+	m, s, err := parseReport(value)
+	if err != nil {
 		return fmt.Errorf("exporter report: %w", err)
-	}
-	if m.Schema != schema {
-		return fmt.Errorf("exporter report of schema %d: this reader knows %d", m.Schema, schema)
-	}
-	s := Stream{Version: uint16(m.Version), Domain: m.Domain}
-	if len(m.Exporter) > 0 {
-		a, ok := netip.AddrFromSlice(m.Exporter)
-		if !ok {
-			return fmt.Errorf("exporter report: address of %d octets", len(m.Exporter))
-		}
-		s.Exporter = a
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -107,8 +94,6 @@ func (c *Cluster) Take(key, value []byte) error {
 		h.summary(life{m.Replica, m.StartedNs}, r.Summary)
 	case *flowpb.ExporterReport_Slot:
 		h.slot(key, r.Slot)
-	default:
-		return errors.New("exporter report of nothing")
 	}
 	return nil
 }
@@ -218,9 +203,9 @@ func (h *history) row(s Stream) Row {
 		}
 		u := unitsFrom(m.Received)
 		r.Received.add(&u)
-		r.Octets += m.Octets
-		r.Errors += m.Errors
-		r.Undecoded += m.UndecodedSets
+		r.Octets = saturatingSum(r.Octets, m.Octets)
+		r.Errors = saturatingSum(r.Errors, m.Errors)
+		r.Undecoded = saturatingSum(r.Undecoded, m.UndecodedSets)
 		if m.LastReceivedNs >= newest {
 			newest = m.LastReceivedNs
 			r.Last = time.Unix(0, newest)
@@ -256,7 +241,7 @@ func (h *history) rate() float64 {
 	flows := uint64(0)
 	for _, g := range slots {
 		for i := range g.parts {
-			flows += g.parts[i].flows
+			flows = saturatingSum(flows, g.parts[i].flows)
 		}
 	}
 	return float64(flows) / float64(slots[len(slots)-1].begin-slots[0].begin+slotSeconds)

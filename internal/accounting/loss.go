@@ -1,6 +1,10 @@
 package accounting
 
-import "weir/pkg/flowpb"
+import (
+	"math"
+
+	"weir/pkg/flowpb"
+)
 
 // A Loss is what sequence numbers say of datagrams that no replica received.
 type Loss struct {
@@ -80,11 +84,11 @@ func (l *loss) end() {
 // last nothing is learnt of what numbers count, a single datagram is always whole.
 func (l *loss) account(sent int64, last *Units) {
 	for u := range unitsCount {
-		missing := sent - int64(l.tail.received[u])
+		missing := signedSum(sent, -int64(l.tail.received[u]))
 		if last != nil {
-			missing += int64(last[u])
+			missing = signedSum(missing, int64(last[u]))
 		}
-		l.missing[u] += missing
+		l.missing[u] = signedSum(l.missing[u], missing)
 		switch {
 		case missing < 0:
 			l.excess[u]++
@@ -100,8 +104,20 @@ func (l *loss) late(s *flowpb.ExporterSlot) {
 	u := unitsFrom(s.Received)
 	l.received.add(&u)
 	for i := range u {
-		l.missing[i] -= int64(u[i])
+		l.missing[i] = signedSum(l.missing[i], -int64(u[i]))
 	}
+}
+
+// signedSum returns a+b, or the nearest int64 where the sum overflows.
+func signedSum(a, b int64) int64 {
+	sum := a + b
+	switch {
+	case a > 0 && b > 0 && sum < 0:
+		return math.MaxInt64
+	case a < 0 && b < 0 && sum >= 0:
+		return math.MinInt64
+	}
+	return sum
 }
 
 // own is what a version's sequence numbers ought to count.

@@ -4,6 +4,7 @@ package page
 
 import (
 	"cmp"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -221,11 +222,24 @@ func serviceOf(c *flowpb.Connection) string {
 	}
 }
 
-// Exporters replaces the list of exporters.
+// Exporters replaces the list of exporters. A rate that JSON has no number for is
+// shown as 0.
 func (b *Board) Exporters(list []Exporter) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.exporters = list
+	b.exporters = slices.Clone(list)
+	for i := range b.exporters {
+		b.exporters[i].PerSecond = finite(b.exporters[i].PerSecond)
+	}
+}
+
+// finite returns f, or 0 when f is infinite or not a number: encoding/json refuses a
+// whole document for one such value.
+func finite(f float64) float64 {
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		return 0
+	}
+	return f
 }
 
 // A Snapshot is what the page is told.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -132,6 +133,31 @@ func TestTheServer(t *testing.T) {
 	anywhere := NewServer(b, "0.0.0.0", time.Second)
 	if !anywhere.allowed("192.0.2.1:8055") || anywhere.allowed("evil.example") || !NewServer(b, "weir.example", time.Second).allowed("WEIR.example:1") {
 		t.Error("what other servers are called")
+	}
+}
+
+// encoding/json has no text for an infinite number, and one would take the whole page
+// with it.
+func TestNumbersWithoutJSONDoNotBreakThePage(t *testing.T) {
+	b, _ := newBoard()
+	b.Exporters([]Exporter{{Exporter: "192.0.2.1", PerSecond: math.Inf(1)}, {Exporter: "192.0.2.2", PerSecond: math.NaN()}, {Exporter: "192.0.2.3", PerSecond: 2.5}})
+	c := connection("a", 1, "10.0.0.1", "192.0.2.80", 1, 1)
+	c.StartUnixNs, c.EndUnixNs = math.MinInt64, math.MaxInt64
+	b.Connections([]*flowpb.Connection{c})
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest(http.MethodGet, "/snapshot.json", nil)
+	r.Host = "127.0.0.1"
+	NewServer(b, "127.0.0.1", time.Second).Handler().ServeHTTP(w, r)
+	var got Snapshot
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+		t.Fatalf("the snapshot is not JSON: %v: %q", err, w.Body)
+	}
+	rates := []float64{}
+	for _, e := range got.Exporters {
+		rates = append(rates, e.PerSecond)
+	}
+	if want := []float64{0, 0, 2.5}; !slices.Equal(rates, want) {
+		t.Errorf("flows per second: want %v, got %v", want, rates)
 	}
 }
 
