@@ -170,6 +170,8 @@ type Result struct {
 
 	Misencoded int // times that were Unix µs or ns where NTP's form is asked for, and read so
 	BadRates   int // sampling rates that cannot be (zero or absurd operands), taken as unknown
+
+	fields []Field // of Templates
 }
 
 // A Decoder decodes datagrams, one at a time: it holds scratch space. Use one

@@ -41,6 +41,7 @@ func (r *Result) reset() {
 	r.Header, r.Hash, r.Misencoded, r.BadRates = Header{}, 0, 0, 0
 	r.Buf, r.Flows, r.Messages = r.Buf[:0], r.Flows[:0], nil
 	r.Templates, r.Options, r.Unknown, r.Errors = r.Templates[:0], r.Options[:0], r.Unknown[:0], r.Errors[:0]
+	r.fields = r.fields[:0]
 }
 
 func (r *Result) fail(off int, what string, cause wire.Cause) {
@@ -201,18 +202,14 @@ func (d *Decoder) templates(set *wire.Reader, options bool, r *Result) {
 	}
 }
 
-// learnt keeps a copy of t, in space that an earlier datagram left.
+// learnt keeps a copy of t. The fields of all templates of a datagram lie in one
+// slice, so that what they take is bounded by one datagram.
 func (r *Result) learnt(t *Template, off int) {
-	n := len(r.Templates)
-	if n < cap(r.Templates) {
-		r.Templates = r.Templates[:n+1]
-	} else {
-		r.Templates = append(r.Templates, Learnt{})
-	}
-	l := &r.Templates[n]
-	space := l.Template.Fields[:0]
-	*l = Learnt{Template: *t, Off: off}
-	l.Template.Fields = append(space, t.Fields...)
+	n := len(r.fields)
+	r.fields = append(r.fields, t.Fields...)
+	l := Learnt{Template: *t, Off: off}
+	l.Template.Fields = r.fields[n:len(r.fields):len(r.fields)]
+	r.Templates = append(r.Templates, l)
 }
 
 // dataSet decodes a data set, or puts it aside when its template is not known.
