@@ -2,8 +2,7 @@ package decode
 
 import (
 	"encoding/binary"
-
-	"github.com/cespare/xxhash/v2"
+	"slices"
 
 	"weir/internal/wire"
 )
@@ -70,22 +69,33 @@ func (t *Template) check(version uint8) *wire.Error {
 	return nil
 }
 
-// DefinitionHash is the 64-bit hash of a normalised definition: equal for equal
-// layouts, whatever brought them. The template id is not part of it.
-func DefinitionHash(t *Template) uint64 {
-	buf := make([]byte, 0, 8+8*len(t.Fields))
+// SameLayout reports whether t and o lay records out alike: the same kind, scope
+// count and fields in the same order. The template id is not compared.
+func (t *Template) SameLayout(o *Template) bool {
+	return t.Options == o.Options && t.Scopes == o.Scopes && slices.Equal(t.Fields, o.Fields)
+}
+
+// AppendLayout appends the canonical encoding of t's layout, without the template
+// id, integers in network byte order:
+//
+//	1 for an options template, else 0 (1) | scope field count (2) |
+//	per field: enterprise number, 0 for none (4) | element id without enterprise bit (2) | length (2)
+//
+// Two templates that Compile takes have equal encodings if and only if SameLayout
+// holds: Compile limits the scope count to the field count.
+func (t *Template) AppendLayout(b []byte) []byte {
 	kind := byte(0)
 	if t.Options {
 		kind = 1
 	}
-	buf = append(buf, kind)
-	buf = binary.BigEndian.AppendUint16(buf, uint16(t.Scopes))
+	b = append(b, kind)
+	b = binary.BigEndian.AppendUint16(b, uint16(t.Scopes))
 	for _, f := range t.Fields {
-		buf = binary.BigEndian.AppendUint32(buf, f.PEN)
-		buf = binary.BigEndian.AppendUint16(buf, f.ID)
-		buf = binary.BigEndian.AppendUint16(buf, f.Length)
+		b = binary.BigEndian.AppendUint32(b, f.PEN)
+		b = binary.BigEndian.AppendUint16(b, f.ID)
+		b = binary.BigEndian.AppendUint16(b, f.Length)
 	}
-	return xxhash.Sum64(buf)
+	return b
 }
 
 // enterpriseBit marks a field specifier that an enterprise number follows, RFC

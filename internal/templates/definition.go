@@ -1,6 +1,7 @@
 package templates
 
 import (
+	"bytes"
 	"cmp"
 	"container/list"
 	"slices"
@@ -14,6 +15,7 @@ import (
 type definition struct {
 	published
 	id      definitionID
+	digest  digest
 	domain  *domain
 	plan    *decode.Plan
 	sources []source // newest first, at most maxSources
@@ -52,10 +54,10 @@ type origin struct {
 // inForce reports whether d was received after its removal, if any.
 func (d *definition) inForce() bool { return d.received.Load() > d.removed }
 
-// newer orders definitions by time; equal times by hash, so that all replicas
-// agree.
+// newer orders definitions by time, then by hash and digest, so that all replicas
+// agree. Replicas that know no digest agree too, unless the hashes collide.
 func newer(at int64, a *definition, than int64, b *definition) bool {
-	return cmp.Or(cmp.Compare(at, than), cmp.Compare(a.id.hash, b.id.hash)) > 0
+	return cmp.Or(cmp.Compare(at, than), cmp.Compare(a.id.hash, b.id.hash), bytes.Compare(a.digest[:], b.digest[:])) > 0
 }
 
 // from returns d's source for port, adding it if needed. The oldest goes when
@@ -80,9 +82,11 @@ func (d *definition) from(port uint16, at int64) *source {
 // layouts are the definitions of one template id.
 type layouts struct{ defs []*definition }
 
-func (l *layouts) byHash(hash uint64) *definition {
+// byLayout returns the definition with t's layout, nil when there is none. It
+// compares layouts, not hashes.
+func (l *layouts) byLayout(t *decode.Template) *definition {
 	for _, d := range l.defs {
-		if d.id.hash == hash {
+		if d.plan.Template().SameLayout(t) {
 			return d
 		}
 	}

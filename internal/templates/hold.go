@@ -11,17 +11,20 @@ import (
 // one exporter its own oldest go, so that no exporter can push out another's.
 // All of this is called with the shard's lock held.
 
-// definition returns the definition of that id, made from t if it is new.
-func (s *Store) definition(sh *shard, sc scope, id definitionID, t *decode.Template) (*definition, error) {
+// definition returns the definition of a template id with t's layout, made if it
+// is new.
+func (s *Store) definition(sh *shard, sc scope, template uint16, t *decode.Template) (*definition, error) {
 	if dom := sh.domain(sc); dom != nil {
-		if l := dom.templates[id.template]; l != nil {
-			if d := l.byHash(id.hash); d != nil {
+		if l := dom.templates[template]; l != nil {
+			if d := l.byLayout(t); d != nil {
 				return d, nil
 			}
 		}
 	}
-	own := decode.Template{ID: id.template, Options: t.Options, Scopes: t.Scopes, Fields: slices.Clone(t.Fields)}
-	pk := planKey{sc.version, id.template, id.hash}
+	own := *t
+	own.ID = template
+	id := definitionIDOf(&own)
+	pk := planKey{sc.version, template, layoutDigest(t)}
 	plan, err := s.plans.get(pk, &own)
 	if err != nil {
 		return nil, err
@@ -41,7 +44,7 @@ func (s *Store) definition(sh *shard, sc scope, id definitionID, t *decode.Templ
 	}
 	d := &definition{
 		published: published{key: definitionKey(sc, id), shard: sh},
-		id:        id, domain: dom, plan: plan,
+		id:        id, digest: pk.digest, domain: dom, plan: plan,
 	}
 	l.defs = append(l.defs, d)
 	s.doubted(d)
@@ -164,7 +167,7 @@ func (s *Store) removeDefinition(sh *shard, d *definition) {
 	}
 	d.domain.choose(d.id.template)
 	s.settleAccount(d)
-	s.plans.put(planKey{d.domain.scope.version, d.id.template, d.id.hash}, d.plan)
+	s.plans.put(planKey{d.domain.scope.version, d.id.template, d.digest}, d.plan)
 	sh.exporters[d.domain.scope.exporter].definitions--
 	s.held.definitions.Add(-1)
 	s.tidy(sh, d.domain)

@@ -1,9 +1,12 @@
 package templates
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/cespare/xxhash/v2"
 
 	"weir/internal/decode"
 	"weir/pkg/flowpb"
@@ -50,10 +53,30 @@ func readScope(b []byte) scope {
 	return s
 }
 
-// A definitionID is a definition among those of a scope.
+// A definitionID is what a key says of a definition among those of a scope. The
+// hash is not keyed: anybody can make another layout with the same one. It finds
+// candidates; only an equal layout is the same definition.
 type definitionID struct {
 	template uint16
 	hash     uint64
+}
+
+func definitionIDOf(t *decode.Template) definitionID {
+	return definitionID{t.ID, layoutHash(t)}
+}
+
+// layoutHash returns the 64-bit xxHash of the canonical encoding of t's layout.
+func layoutHash(t *decode.Template) uint64 {
+	return xxhash.Sum64(t.AppendLayout(make([]byte, 0, 3+8*len(t.Fields))))
+}
+
+// A digest is the first 16 octets of the SHA-256 of the canonical encoding of a
+// layout (decode.Template.AppendLayout).
+type digest [16]byte
+
+func layoutDigest(t *decode.Template) digest {
+	sum := sha256.Sum256(t.AppendLayout(make([]byte, 0, 3+8*len(t.Fields))))
+	return digest(sum[:16])
 }
 
 func definitionKey(s scope, d definitionID) []byte {

@@ -23,9 +23,8 @@ func (s *Store) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t
 }
 
 func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t *decode.Template) (d *definition, changed bool, err error) {
-	id := definitionID{k.ID, decode.DefinitionHash(t)}
 	isNew := sh.exporters[k.Exporter] == nil
-	d, err = s.definition(sh, scopeOf(k), id, t)
+	d, err = s.definition(sh, scopeOf(k), k.ID, t)
 	if err != nil {
 		return nil, false, err
 	}
@@ -34,8 +33,8 @@ func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decod
 	} else {
 		s.again(sh, k.Exporter, m.Received)
 	}
-	l := d.domain.templates[id.template]
-	before := d.domain.choice(id.template)
+	l := d.domain.templates[k.ID]
+	before := d.domain.choice(k.ID)
 	at := l.receiveTime(d, m)
 	newest := l.newest()
 	inForce := before.of(m.Port)
@@ -60,7 +59,7 @@ func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decod
 		s.count.redefined.Add(1)
 	}
 	changed = inForce != d
-	d.domain.choose(id.template)
+	d.domain.choose(k.ID)
 	if d.needed() {
 		s.due.add(d)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -112,10 +113,10 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 	if err != nil {
 		return false, err
 	}
-	if hash := decode.DefinitionHash(t); t.ID != id.definition.template || hash != id.definition.hash {
-		return false, fmt.Errorf("template %d, hash %016x: the key says %d, %016x", t.ID, hash, id.definition.template, id.definition.hash)
+	if is := definitionIDOf(t); is != *id.definition {
+		return false, fmt.Errorf("template %d, hash %016x: the key says %d, %016x", is.template, is.hash, id.definition.template, id.definition.hash)
 	}
-	d, err := s.definition(sh, id.scope, *id.definition, t)
+	d, err := s.definition(sh, id.scope, t.ID, t)
 	if err != nil {
 		return false, fmt.Errorf("template %d: %w", t.ID, err)
 	}
@@ -192,15 +193,17 @@ func (s *Store) bury(sh *shard, id key) {
 	if l == nil {
 		return
 	}
-	switch d := l.byHash(id.definition.hash); {
-	case d == nil:
-	case d.local > since && d.inForce() && (d.confirmed || d.local > s.now()-int64(unconfirmedLife)):
-		d.forget()
-		s.due.add(d)
-	case d.static:
-		d.forget()
-	default:
-		s.removeDefinition(sh, d)
+	for _, d := range slices.Clone(l.defs) {
+		switch {
+		case d.id != *id.definition:
+		case d.local > since && d.inForce() && (d.confirmed || d.local > s.now()-int64(unconfirmedLife)):
+			d.forget()
+			s.due.add(d)
+		case d.static:
+			d.forget()
+		default:
+			s.removeDefinition(sh, d)
+		}
 	}
 }
 

@@ -99,7 +99,7 @@ func TestAPoisonRecordIsNamedAndChangesNothing(t *testing.T) {
 
 func TestATemplateThatCannotBeCompiledIsPoison(t *testing.T) {
 	empty := &decode.Template{ID: 300} // no fields: RFC 7011 section 3.4.1 knows it as a withdrawal only
-	id := definitionID{300, decode.DefinitionHash(empty)}
+	id := definitionIDOf(empty)
 	v, err := proto.Marshal(&flowpb.ExporterState{
 		Schema: 1, Exporter: []byte{192, 0, 2, 1}, Version: 9, Domain: 7, ReceivedNs: t0,
 		State: &flowpb.ExporterState_Definition{Definition: &flowpb.TemplateDefinition{TemplateId: 300}},

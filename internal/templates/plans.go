@@ -1,7 +1,6 @@
 package templates
 
 import (
-	"slices"
 	"sync"
 
 	"weir/internal/decode"
@@ -17,7 +16,7 @@ type plans struct {
 type planKey struct {
 	version  uint8
 	template uint16
-	hash     uint64
+	digest   digest
 }
 
 type sharedPlan struct {
@@ -29,7 +28,7 @@ type sharedPlan struct {
 func (p *plans) get(k planKey, t *decode.Template) (*decode.Plan, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if sp := p.all[k]; sp != nil && same(sp.plan.Template(), t) {
+	if sp := p.all[k]; sp != nil && sp.plan.Template().SameLayout(t) {
 		sp.uses++
 		return sp.plan, nil
 	}
@@ -37,7 +36,7 @@ func (p *plans) get(k planKey, t *decode.Template) (*decode.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.all[k] == nil { // of two layouts with one hash the second is not shared
+	if p.all[k] == nil { // of two layouts with one digest the second is not shared
 		p.all[k] = &sharedPlan{plan, 1}
 	}
 	return plan, nil
@@ -54,8 +53,4 @@ func (p *plans) put(k planKey, plan *decode.Plan) {
 	if sp.uses--; sp.uses == 0 {
 		delete(p.all, k)
 	}
-}
-
-func same(a, b *decode.Template) bool {
-	return a.ID == b.ID && a.Options == b.Options && a.Scopes == b.Scopes && slices.Equal(a.Fields, b.Fields)
 }

@@ -20,7 +20,6 @@ type sessionKey struct {
 }
 
 type sessionPlan struct {
-	hash uint64
 	plan *decode.Plan
 	data bool // of a template, not of an options template
 }
@@ -39,9 +38,9 @@ func (s *Session) Plan(k *decode.TemplateKey, _ *decode.Meta, _ *decode.Header) 
 // Learn implements decode.State. A definition takes the place of the one that its
 // id had, withdrawn or not: nothing of what follows it is lost then.
 func (s *Session) Learn(k *decode.TemplateKey, _ *decode.Meta, _ *decode.Header, t *decode.Template) (*decode.Plan, error) {
-	at, hash := sessionKey{k.Domain, k.ID}, decode.DefinitionHash(t)
+	at := sessionKey{k.Domain, k.ID}
 	is, known := s.known[at]
-	if known && is.hash == hash {
+	if known && is.plan.Template().SameLayout(t) {
 		return is.plan, nil
 	}
 	if !known && len(s.known) >= s.most {
@@ -51,7 +50,7 @@ func (s *Session) Learn(k *decode.TemplateKey, _ *decode.Meta, _ *decode.Header,
 	if err != nil {
 		return nil, err
 	}
-	s.known[at] = sessionPlan{hash, plan, !t.Options}
+	s.known[at] = sessionPlan{plan, !t.Options}
 	return plan, nil
 }
 

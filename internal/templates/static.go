@@ -22,7 +22,7 @@ func (s *Store) AddStatic(exporter netip.Addr, version uint8, domain uint32, t *
 	}
 	sh := s.shardOf(&sc.exporter)
 	sh.mu.Lock()
-	d, err := s.definition(sh, sc, definitionID{t.ID, decode.DefinitionHash(t)}, t)
+	d, err := s.definition(sh, sc, t.ID, t)
 	if err == nil {
 		d.static = true
 		d.first = max(d.first, 1)
@@ -46,7 +46,7 @@ func Added(operator string, at time.Time, exporter netip.Addr, version uint8, nu
 	if err != nil {
 		return Record{}, err
 	}
-	d := &definition{id: definitionID{t.ID, decode.DefinitionHash(t)}, domain: &domain{scope: sc}, plan: plan, first: at.UnixNano(), confirmed: true}
+	d := &definition{id: definitionIDOf(t), domain: &domain{scope: sc}, plan: plan, first: at.UnixNano(), confirmed: true}
 	d.received.Store(at.UnixNano())
 	value, err := d.value(operator)
 	return Record{Key: definitionKey(sc, d.id), Value: value}, err

@@ -29,11 +29,11 @@ func TestAStaticDefinitionCountsUntilOneIsReceived(t *testing.T) {
 	learn(t, s, c.ns, 1, 8)
 	wantLayout(t, s, 1, 8)
 	wantLayout(t, s, 2, 8)
-	k := definitionKey(scopeOf(key300), definitionID{300, decode.DefinitionHash(layout(4))})
+	k := definitionKey(scopeOf(key300), definitionIDOf(layout(4)))
 	if err := s.Merge(k, nil); err != nil {
 		t.Fatal(err)
 	}
-	if s.shardOf(&key300.Exporter).domain(scopeOf(key300)).templates[300].byHash(decode.DefinitionHash(layout(4))) == nil {
+	if s.shardOf(&key300.Exporter).domain(scopeOf(key300)).templates[300].byLayout(layout(4)) == nil {
 		t.Error("a tombstone took a static definition away")
 	}
 

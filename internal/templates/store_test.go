@@ -216,7 +216,7 @@ func TestAnotherReplicaDecodesWithWhatOneLearnt(t *testing.T) {
 		0, 0, 0, 7,
 		0x01, 0x2c,
 	}
-	wantKey = binary.BigEndian.AppendUint64(wantKey, decode.DefinitionHash(layout(4)))
+	wantKey = binary.BigEndian.AppendUint64(wantKey, layoutHash(layout(4)))
 	if d := cmp.Diff(wantKey, rs[0].Key); d != "" {
 		t.Errorf("key (-want +got):\n%s", d)
 	}

@@ -2,6 +2,7 @@ package templates
 
 import (
 	"container/list"
+	"slices"
 	"sync"
 	"time"
 
@@ -102,7 +103,7 @@ func (s *Store) trim() {
 // known reports whether the store still holds d. The shard's lock is held.
 func (d *definition) known() bool {
 	l := d.domain.templates[d.id.template]
-	return l != nil && l.byHash(d.id.hash) == d
+	return l != nil && slices.Contains(l.defs, d)
 }
 
 // confirmUsed confirms what decoding used, and makes it due to be said.

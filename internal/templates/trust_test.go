@@ -157,7 +157,7 @@ func TestUnconfirmedDefinitionsAreTakenBackWhileThereAreMany(t *testing.T) {
 		for _, r := range s.Due() {
 			if r.Value == nil {
 				tombstones++
-				if string(r.Key) == string(definitionKey(scopeOf(key300), definitionID{300, decode.DefinitionHash(layout(4))})) {
+				if string(r.Key) == string(definitionKey(scopeOf(key300), definitionIDOf(layout(4)))) {
 					t.Error("a confirmed definition is taken back")
 				}
 				s.Published(r, nil)
@@ -185,7 +185,7 @@ func TestEqualTemplatesShareOnePlan(t *testing.T) {
 		t.Error("want the same plan")
 	}
 	for _, x := range []netip.Addr{a, b} {
-		k := definitionKey(scopeOf(keyOf(x, 7, 300)), definitionID{300, decode.DefinitionHash(layout(4))})
+		k := definitionKey(scopeOf(keyOf(x, 7, 300)), definitionIDOf(layout(4)))
 		sh := s.shardOf(&keyOf(x, 7, 300).Exporter)
 		for _, d := range sh.domains.All() {
 			d.templates[300].defs[0].local = 0 // another replica's
