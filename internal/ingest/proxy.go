@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
@@ -41,6 +42,19 @@ type proxied struct {
 
 func newProxies(trusted []netip.Prefix) *proxies {
 	return &proxies{trusted: trusted, streams: map[netip.AddrPort]proxied{}}
+}
+
+// warnWideProxies warns of trusted networks that cannot be private: whoever forges a
+// source address of theirs then names any exporter. The widest private networks are
+// 10.0.0.0/8 (RFC 1918) and fc00::/7 (RFC 4193).
+func warnWideProxies(log *slog.Logger, trusted []netip.Prefix) {
+	for _, p := range trusted {
+		if p.Addr().Is4() && p.Bits() >= 8 || p.Addr().Is6() && p.Bits() >= 7 {
+			continue
+		}
+		log.Warn("TRUSTED_PROXIES holds a network that is not private: whoever sends from it, or forges an address of it, "+
+			"can send flows in the name of any exporter. Name the balancers' own addresses", "network", p)
+	}
 }
 
 func (p *proxies) trusts(a netip.Addr) bool {
@@ -87,21 +101,18 @@ func (p *proxies) unwrap(pkt []byte, from netip.AddrPort, at time.Time) (rest []
 	return pkt[n:], exporter, ""
 }
 
-// makeRoom forgets what is over, or else an eighth. mu is held.
+// makeRoom forgets streams that are over, then others until an eighth of the room is
+// free: the search is not repeated for each new stream. mu is held.
 func (p *proxies) makeRoom(now time.Time) {
 	for from, s := range p.streams {
 		if now.Sub(s.last) > proxyMemory {
 			delete(p.streams, from)
 		}
 	}
-	if len(p.streams) < maxProxyStreams {
-		return
-	}
-	n := 0
 	for from := range p.streams {
-		delete(p.streams, from)
-		if n++; n >= maxProxyStreams/8 {
+		if len(p.streams) <= maxProxyStreams-maxProxyStreams/8 {
 			return
 		}
+		delete(p.streams, from)
 	}
 }

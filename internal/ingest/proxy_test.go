@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -74,6 +75,34 @@ func TestWhoseADatagramIsBehindABalancer(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestNetworksOfProxiesThatAreNotPrivateAreWarnedOf(t *testing.T) {
+	for network, want := range map[string]bool{
+		"0.0.0.0/0": true, "::/0": true, "0.0.0.0/1": true, "8000::/1": true, "10.0.0.0/7": true, "fc00::/6": true,
+		"10.0.0.0/8": false, "fc00::/7": false, "192.0.2.7/32": false, "::1/128": false,
+	} {
+		var log locked.Buffer
+		warnWideProxies(slog.New(slog.NewTextHandler(&log, nil)), []netip.Prefix{netip.MustParsePrefix(network)})
+		if got := strings.Contains(log.String(), "level=WARN") && strings.Contains(log.String(), "network="+network); got != want {
+			t.Errorf("%s: want a warning: %v, got %q", network, want, log.String())
+		}
+	}
+}
+
+// One stream that is over makes room for more than one: a full table is not searched
+// for each new stream.
+func TestRoomForStreamsIsMadeInOneSearch(t *testing.T) {
+	p := newProxies([]netip.Prefix{netip.MustParsePrefix("::/0")})
+	at := time.Unix(1_700_000_000, 0)
+	for i := range maxProxyStreams {
+		a := netip.AddrFrom16([16]byte{0xfd, 1: byte(i >> 8), 2: byte(i)})
+		p.streams[netip.AddrPortFrom(a, 1)] = proxied{last: at.Add(time.Duration(min(i, 1)))}
+	}
+	p.unwrap([]byte(header1+"a"), netip.MustParseAddrPort("[fd00::2]:2"), at.Add(proxyMemory+1)) // one is over
+	if n := len(p.streams); n > maxProxyStreams-maxProxyStreams/8+1 {
+		t.Errorf("want an eighth of %d free, got %d streams", maxProxyStreams, n)
 	}
 }
 

@@ -121,6 +121,7 @@ func New(c Config, d Deps) (*Replica, error) {
 	if err := r.addStatic(); err != nil {
 		return nil, err
 	}
+	warnWideProxies(r.log, c.TrustedProxies)
 	tlog.Renewed = r.store.Republish
 	r.accounts.book, r.accounts.cluster = accounting.NewBook(c.Replica, d.Now()), accounting.NewCluster()
 	r.metrics = newMetrics(d.Metrics, r)

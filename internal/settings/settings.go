@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"reflect"
@@ -36,9 +37,9 @@ func Parse[T any](environ map[string]string) (T, error) {
 	if err != nil {
 		errs, bad = explain(err, fields[T](), environ)
 	}
-	for _, e := range validate(reflect.ValueOf(&c).Elem()) {
-		// What is already named has no value to be judged.
-		if name, _, _ := strings.Cut(e, "="); !bad[name] && !bad[strings.Fields(e + " ")[0]] {
+	for _, e := range append(prefixErrors(reflect.ValueOf(&c).Elem(), ""), validate(reflect.ValueOf(&c).Elem())...) {
+		// A variable that the parser refused has no value to be judged.
+		if !bad[subject(e)] {
 			errs = append(errs, errors.New(e))
 		}
 	}
@@ -118,17 +119,70 @@ func missing(fs []field, name string) error {
 	return fmt.Errorf("%s is not set", name)
 }
 
+// subject is the variable that a line of Validate begins with: it ends at "=", ":"
+// or a space.
+func subject(line string) string {
+	if i := strings.IndexAny(line, "=: "); i >= 0 {
+		return line[:i]
+	}
+	return line
+}
+
 // validate calls Validate of v and of the structs in it, and returns a line for
 // each mistake.
 func validate(v reflect.Value) (lines []string) {
 	if c, ok := reflect.TypeAssert[Validator](v.Addr()); ok {
-		if err := c.Validate(); err != nil {
-			lines = strings.Split(err.Error(), "\n")
-		}
+		lines = errorLines(c.Validate())
 	}
 	for i := range v.NumField() {
 		if f := v.Field(i); f.Kind() == reflect.Struct && v.Type().Field(i).IsExported() {
 			lines = append(lines, validate(f)...)
+		}
+	}
+	return lines
+}
+
+// errorLines returns a line for each error that err joins. A value with line ends in
+// it stays in its line: they are escaped.
+func errorLines(err error) (lines []string) {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only the outermost join is taken apart
+		for _, e := range joined.Unwrap() {
+			lines = append(lines, errorLines(e)...)
+		}
+		return lines
+	}
+	return []string{strings.NewReplacer("\r", `\r`, "\n", `\n`).Replace(err.Error())}
+}
+
+// prefixErrors returns a line for each network of v and of the structs in it that
+// is not written as it is matched: host bits would be ignored, and an IPv4 network
+// written as IPv6 matches no address, since addresses are unmapped.
+func prefixErrors(v reflect.Value, envPrefix string) (lines []string) {
+	for sf, f := range v.Fields() {
+		name, _, _ := strings.Cut(sf.Tag.Get("env"), ",")
+		if !sf.IsExported() || name == "-" {
+			continue
+		}
+		if name == "" && f.Kind() == reflect.Struct {
+			lines = append(lines, prefixErrors(f, envPrefix+sf.Tag.Get("envPrefix"))...)
+			continue
+		}
+		list, ok := reflect.TypeAssert[[]netip.Prefix](f)
+		if !ok {
+			continue
+		}
+		for _, p := range list {
+			want := p.Masked()
+			switch {
+			case p.Addr().Is4In6() && p.Bits() >= 96:
+				want = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96).Masked()
+				lines = append(lines, fmt.Sprintf("%s: %s is an IPv4 network written as IPv6: want %s", envPrefix+name, p, want))
+			case p != want:
+				lines = append(lines, fmt.Sprintf("%s: %s has bits beyond its length: want %s", envPrefix+name, p, want))
+			}
 		}
 	}
 	return lines
