@@ -1,10 +1,7 @@
 package ingest
 
 import (
-	"net/netip"
-	"strconv"
-	"sync"
-	"sync/atomic"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -21,9 +18,11 @@ const (
 	reasonSession        = "session_without_template"
 )
 
-// metrics are ingest's counters. Label values come from closed sets, and of
-// exporters only from those that had a set decoded, at most maxExporters.
+// metrics are ingest's counters. Label values come from closed sets; see seen for
+// those of exporters.
 type metrics struct {
+	perExporter []*prometheus.CounterVec // those with the label exporter
+
 	datagrams   map[uint16]prometheus.Counter // by version; 0: others
 	rcvbuf      *prometheus.GaugeVec          // address
 	flows       *prometheus.CounterVec        // exporter
@@ -49,9 +48,13 @@ type metrics struct {
 }
 
 func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
+	var perExporter []*prometheus.CounterVec
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weir_ingest_" + name, Help: help}, labels)
 		reg.MustRegister(c)
+		if slices.Contains(labels, "exporter") {
+			perExporter = append(perExporter, c)
+		}
 		return c
 	}
 	gauge := func(name, help string, f func() float64) {
@@ -132,6 +135,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		poison:      counter("template_records_skipped_total", "records of the templates topic that could not be used").WithLabelValues(),
 		kernelDrops: counter("socket_drops_total", "datagrams that the kernel dropped because the socket's buffer was full", "address"),
 	}
+	m.perExporter = perExporter
 	datagrams := counter("datagrams_total", "datagrams received, by version of the export protocol", "version")
 	for _, v := range []uint16{0, 1, 5, 7, 8, 9, 10} {
 		m.datagrams[v] = datagrams.WithLabelValues(version(v))
@@ -145,134 +149,4 @@ func (m *metrics) received(version uint16) prometheus.Counter {
 		return c
 	}
 	return m.datagrams[0]
-}
-
-// maxExporters bounds the values of the exporter label; the rest is "other".
-const maxExporters = 1000
-
-// An exporter is what is counted of one source address. Its label appears with
-// its first decoded set, so that forged addresses make none.
-type exporter struct {
-	addr            netip.Addr
-	seen            *seen
-	label           atomic.Pointer[string]
-	counted         atomic.Pointer[prometheus.Counter] // of its flows; once it has a label
-	flows, own      atomic.Uint64
-	warnedOwnExport atomic.Bool
-}
-
-// Settled implements kafka.Account.
-func (x *exporter) Settled(flows int, err error) {
-	if err != nil {
-		x.seen.dropped(x, flows, err)
-	}
-}
-
-// known is the label value of x, "other" as long as nothing was decoded of it.
-func (x *exporter) known() string {
-	if l := x.label.Load(); l != nil {
-		return *l
-	}
-	return "other"
-}
-
-// seen are the exporters that sent something, bounded.
-type seen struct {
-	dropped func(x *exporter, flows int, err error) // counts
-	flows   *prometheus.CounterVec                  // exporter
-
-	mu      sync.Mutex
-	all     map[netip.Addr]*exporter
-	labels  int
-	domains map[domainOf]string // label values of domains, of those that reported totals
-	unnamed exporter            // all beyond the bound
-}
-
-type domainOf struct {
-	x  *exporter
-	id uint32
-}
-
-// maxDomains bounds the pairs of exporter and domain with totals of their own.
-const maxDomains = 4096
-
-// domain returns the label value of x's domain, "other" beyond the bound.
-func (e *seen) domain(x *exporter, id uint32) string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	k := domainOf{x, id}
-	if s, ok := e.domains[k]; ok {
-		return s
-	}
-	if len(e.domains) >= maxDomains {
-		return "other"
-	}
-	if e.domains == nil {
-		e.domains = map[domainOf]string{}
-	}
-	e.domains[k] = domainText(id)
-	return e.domains[k]
-}
-
-// domainText is a domain as a label value.
-func domainText(id uint32) string { return strconv.FormatUint(uint64(id), 10) }
-
-// maxSeen bounds the addresses that are remembered.
-const maxSeen = 65536
-
-// get returns the exporter at addr; first tells whether it was not seen before.
-func (e *seen) get(addr netip.Addr) (x *exporter, first bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if x := e.all[addr]; x != nil {
-		return x, false
-	}
-	if len(e.all) >= maxSeen && !e.makeRoom() {
-		return &e.unnamed, false
-	}
-	x = &exporter{addr: addr, seen: e}
-	e.all[addr] = x
-	return x, true
-}
-
-// makeRoom forgets an address that nothing was decoded of, a forged one say; false
-// when it is not easily found. mu is held.
-func (e *seen) makeRoom() bool {
-	n := 0
-	for a, x := range e.all {
-		if x.label.Load() == nil {
-			delete(e.all, a)
-			return true
-		}
-		if n++; n >= 64 {
-			return false
-		}
-	}
-	return false
-}
-
-// decoded is the counter of x's flows.
-func (e *seen) decoded(x *exporter) prometheus.Counter {
-	if c := x.counted.Load(); c != nil {
-		return *c
-	}
-	c := e.flows.WithLabelValues(e.name(x))
-	x.counted.Store(&c)
-	return c
-}
-
-// name returns the label value of x, one of which a set was decoded.
-func (e *seen) name(x *exporter) string {
-	if l := x.label.Load(); l != nil {
-		return *l
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	label := "other"
-	if x != &e.unnamed && e.labels < maxExporters {
-		e.labels++
-		label = x.addr.String()
-	}
-	x.label.Store(&label)
-	return label
 }

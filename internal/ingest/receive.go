@@ -23,7 +23,7 @@ type worker struct {
 	res   decode.Result
 	pack  *kafka.Packer // nil: a record per flow
 	tally *accounting.Tally
-	known map[netip.Addr]*exporter // of r.exporters, at most maxSeen
+	known map[netip.Addr]*exporter // of r.exporters, at most maxKnown
 	hides hidden
 
 	session bool // of a connection: its templates are its own
@@ -105,13 +105,20 @@ func (r *Replica) denies(a netip.Addr) *exporters.Entry {
 	return nil
 }
 
+// listsAddress reports whether EXPORTERS_FILE has an entry for this very address. A
+// prefix does not count: any address of it can be forged.
+func (r *Replica) listsAddress(a netip.Addr) bool {
+	e := r.file.Table().Lookup(a)
+	return e != nil && !e.Denied && e.Of.IsSingleIP()
+}
+
 // exporter returns what is counted of an address; first: it was not seen before.
 func (w *worker) exporter(a netip.Addr) (x *exporter, first bool) {
-	if x = w.known[a]; x != nil {
+	if x = w.known[a]; x != nil && !x.gone.Load() {
 		return x, false
 	}
 	if x, first = w.r.exporters.get(a); x.addr == a {
-		if len(w.known) >= maxSeen {
+		if len(w.known) >= maxKnown {
 			clear(w.known)
 		}
 		w.known[a] = x

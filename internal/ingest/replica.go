@@ -126,7 +126,8 @@ func New(c Config, d Deps) (*Replica, error) {
 	r.accounts.book, r.accounts.cluster = accounting.NewBook(c.Replica, d.Now()), accounting.NewCluster()
 	r.metrics = newMetrics(d.Metrics, r)
 	r.watch = newWatch(r.log, d.Now(), r.listening)
-	r.exporters.dropped, r.exporters.flows = r.dropped, r.metrics.flows
+	r.exporters.dropped, r.exporters.flows, r.exporters.fold = r.dropped, r.metrics.flows, r.metrics.fold
+	r.exporters.listed = r.listsAddress
 	r.exporters.unnamed.seen = &r.exporters
 	r.batches.New = func() any { return r.newBatch() }
 	for _, a := range c.Listen {
@@ -254,6 +255,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	guard(r.rereader)
 	guard(r.accountant)
 	guard(r.overlooker)
+	guard(func(c context.Context) error { return every(c, rankEvery, r.exporters.rank) })
 	guard(func(ctx context.Context) error {
 		select { // what is known by then is decoded in memory
 		case <-r.passed:

@@ -1,0 +1,383 @@
+package ingest
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// Bounds of what is kept by exporter address. A source address can be forged, and so
+// can a v5 datagram that decodes: only activity over time tells an exporter from a
+// forged address.
+const (
+	// maxSeen bounds the addresses that are remembered.
+	maxSeen = 65536
+	// maxKnown bounds those that a worker caches.
+	maxKnown = 16384
+	// maxExporters bounds the values of the exporter label besides "other".
+	maxExporters = 1000
+	// maxFresh bounds the labels in use up to which an exporter gets one with its
+	// first decoded flow; beyond that it has to be active for provenRanks first.
+	maxFresh = 100
+	// maxDomains bounds the pairs of exporter and domain with gauges of their own,
+	// maxDomainsOf those of one exporter.
+	maxDomains   = 4096
+	maxDomainsOf = 64
+
+	// rankEvery is the time between two calls of rank.
+	rankEvery = 10 * time.Second
+	// provenRanks is the activity after which an exporter counts as proven.
+	provenRanks = int(time.Minute / rankEvery)
+	// maxScore bounds the activity that is remembered.
+	maxScore = int(24 * time.Hour / rankEvery)
+	// freshIdle is the silence after which an exporter that was never proven loses
+	// its label.
+	freshIdle = int(time.Hour / rankEvery)
+	// provenIdle is the silence after which a proven exporter loses its label to one
+	// that needs it.
+	provenIdle = int(10 * time.Minute / rankEvery)
+	// victims is the number of addresses among which room is made for a new one.
+	victims = 16
+)
+
+// otherLabel is the label value of all exporters without a label of their own.
+var otherLabel = "other"
+
+// An exporter holds the counts of one source address.
+type exporter struct {
+	addr            netip.Addr
+	seen            *seen
+	label           atomic.Pointer[string]             // nil: nothing was decoded of it
+	counted         atomic.Pointer[prometheus.Counter] // of its flows; once it has a label
+	flows, own      atomic.Uint64
+	warnedOwnExport atomic.Bool
+	gone            atomic.Bool // no longer in seen.all
+
+	// Guarded by seen.mu:
+	named   bool // has a label of its own, until its series are folded
+	leaving bool // its series are folded by the next rank
+	proven  bool // was active for provenRanks at some time
+	listed  bool // has an entry in EXPORTERS_FILE, as of the last rank
+	score   int  // ranks with flows, less ranks without
+	idle    int  // ranks since the last one with flows
+	last    uint64
+	domains int
+}
+
+// Settled implements kafka.Account.
+func (x *exporter) Settled(flows int, err error) {
+	if err != nil {
+		x.seen.dropped(x, flows, err)
+	}
+}
+
+// known returns the label value of x, "other" as long as nothing was decoded of it.
+func (x *exporter) known() string {
+	if l := x.label.Load(); l != nil {
+		return *l
+	}
+	return otherLabel
+}
+
+// age notes whether x was active since the last rank.
+func (x *exporter) age() {
+	flows := x.flows.Load()
+	if flows == x.last {
+		x.idle++
+		x.score = max(x.score-1, 0)
+		return
+	}
+	x.last, x.idle = flows, 0
+	x.score = min(x.score+1, maxScore)
+	x.proven = x.proven || x.score >= provenRanks
+}
+
+// displaces reports whether x has a better claim to a label than v, which has one.
+func (x *exporter) displaces(v *exporter) bool {
+	if x.listed != v.listed {
+		return x.listed
+	}
+	return v.idle >= provenIdle || x.score >= 2*v.score+provenRanks
+}
+
+// seen holds the exporters that sent something, bounded.
+//
+// At most maxExporters have a label of their own. Exporters that EXPORTERS_FILE lists
+// by a single address come first, then those that are active longest. rank moves
+// labels. It takes one away in two steps, one rank apart, so that no worker still
+// counts under the label when its series are folded into those of "other".
+type seen struct {
+	dropped func(x *exporter, flows int, err error) // counts
+	flows   *prometheus.CounterVec                  // exporter
+	listed  func(netip.Addr) bool                   // by EXPORTERS_FILE; nil: none is
+	fold    func(labels map[string]bool)            // adds their series to those of "other"; nil: there are none
+
+	mu      sync.Mutex // guards what follows
+	all     map[netip.Addr]*exporter
+	labels  int                 // in use, those that are being taken away too
+	leaving []*exporter         // whose label is being taken away
+	domains map[domainOf]string // label values of domains, of those that reported totals
+	unnamed exporter            // all beyond the bound
+}
+
+type domainOf struct {
+	x  *exporter
+	id uint32
+}
+
+// domain returns the label value of x's domain, "other" beyond the bounds.
+func (e *seen) domain(x *exporter, id uint32) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	k := domainOf{x, id}
+	if s, ok := e.domains[k]; ok {
+		return s
+	}
+	if !x.named || x.leaving || len(e.domains) >= maxDomains || x.domains >= maxDomainsOf {
+		return otherLabel
+	}
+	if e.domains == nil {
+		e.domains = map[domainOf]string{}
+	}
+	x.domains++
+	e.domains[k] = domainText(id)
+	return e.domains[k]
+}
+
+// domainText is a domain as a label value.
+func domainText(id uint32) string { return strconv.FormatUint(uint64(id), 10) }
+
+// get returns the exporter at addr; first reports whether it was not seen before.
+func (e *seen) get(addr netip.Addr) (x *exporter, first bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if x := e.all[addr]; x != nil {
+		return x, false
+	}
+	if len(e.all) >= maxSeen && !e.makeRoom() {
+		return &e.unnamed, false
+	}
+	x = &exporter{addr: addr, seen: e}
+	e.all[addr] = x
+	return x, true
+}
+
+// makeRoom forgets the least active of a few addresses without a label; false when
+// all of these are proven. mu is held.
+func (e *seen) makeRoom() bool {
+	var least *exporter
+	n := 0
+	for _, x := range e.all {
+		if !x.named && (least == nil || cmp.Or(cmp.Compare(x.score, least.score), cmp.Compare(least.idle, x.idle)) < 0) {
+			least = x
+		}
+		if n++; n >= victims && least != nil || n >= 4*victims {
+			break
+		}
+	}
+	if least == nil || least.score >= provenRanks {
+		return false
+	}
+	least.gone.Store(true)
+	delete(e.all, least.addr)
+	return true
+}
+
+// decoded returns the counter of x's flows.
+func (e *seen) decoded(x *exporter) prometheus.Counter {
+	if c := x.counted.Load(); c != nil {
+		return *c
+	}
+	c := e.flows.WithLabelValues(e.name(x))
+	if !x.counted.CompareAndSwap(nil, &c) { // rank was faster
+		return *x.counted.Load()
+	}
+	return c
+}
+
+// name returns the label value of x, of which a set was decoded.
+func (e *seen) name(x *exporter) string {
+	if l := x.label.Load(); l != nil {
+		return *l
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case x.label.Load() != nil:
+	case x != &e.unnamed && !x.gone.Load() && (e.labels < maxFresh || e.labels < maxExporters && e.isListed(x.addr)):
+		e.grant(x)
+	default:
+		x.label.Store(&otherLabel)
+	}
+	return *x.label.Load()
+}
+
+func (e *seen) isListed(a netip.Addr) bool { return e.listed != nil && e.listed(a) }
+
+// grant gives x a label of its own. mu is held.
+func (e *seen) grant(x *exporter) {
+	e.labels++
+	x.named = true
+	label := x.addr.String()
+	x.label.Store(&label)
+	if e.flows != nil {
+		c := e.flows.WithLabelValues(label)
+		x.counted.Store(&c)
+	}
+}
+
+// leave lets x count as other from now on; its series are folded by the next rank.
+// mu is held.
+func (e *seen) leave(x *exporter) {
+	x.leaving = true
+	x.label.Store(&otherLabel)
+	if e.flows != nil {
+		c := e.flows.WithLabelValues(otherLabel)
+		x.counted.Store(&c)
+	}
+	e.leaving = append(e.leaving, x)
+}
+
+// rank notes who was active since the last call and moves labels. It is to be called
+// every rankEvery, by one goroutine.
+func (e *seen) rank() {
+	e.release()
+	named, wanting := e.survey()
+	slices.SortFunc(wanting, func(a, b *exporter) int { // the best claim first
+		return cmp.Or(compareBool(b.listed, a.listed), cmp.Compare(b.score, a.score), a.addr.Compare(b.addr))
+	})
+	slices.SortFunc(named, func(a, b *exporter) int { // the weakest claim first
+		return cmp.Or(compareBool(a.listed, b.listed), compareBool(b.idle >= provenIdle, a.idle >= provenIdle), cmp.Compare(a.score, b.score), a.addr.Compare(b.addr))
+	})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, x := range named {
+		if !x.proven && !x.listed && x.idle >= freshIdle {
+			e.leave(x)
+		}
+	}
+	named = slices.DeleteFunc(named, func(x *exporter) bool { return x.leaving })
+	for _, x := range wanting {
+		switch {
+		case x.gone.Load():
+		case e.labels < maxExporters:
+			e.grant(x)
+		case len(named) > 0 && x.displaces(named[0]): // x gets the label at the next rank
+			e.leave(named[0])
+			named = named[1:]
+		default:
+			return
+		}
+	}
+}
+
+// survey ages all exporters. It returns those with a label, and those without that
+// have a claim to one.
+func (e *seen) survey() (named, wanting []*exporter) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := 0
+	for _, x := range e.all {
+		x.age()
+		if x.named || x.score > 0 {
+			x.listed = e.isListed(x.addr)
+		}
+		switch {
+		case x.named:
+			named = append(named, x)
+		case x.score >= provenRanks || x.score > 0 && x.listed:
+			wanting = append(wanting, x)
+		}
+		if n++; n%1024 == 0 { // a datagram of a new address waits for the lock
+			e.mu.Unlock()
+			e.mu.Lock()
+		}
+	}
+	return named, wanting
+}
+
+// release folds the series of the exporters whose label the last rank took away.
+func (e *seen) release() {
+	e.mu.Lock()
+	leaving := e.leaving
+	e.leaving = nil
+	e.mu.Unlock()
+	if len(leaving) == 0 {
+		return
+	}
+	labels := map[string]bool{}
+	for _, x := range leaving {
+		labels[x.addr.String()] = true
+	}
+	if e.fold != nil {
+		e.fold(labels)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, x := range leaving {
+		x.named, x.leaving, x.domains = false, false, 0
+		e.labels--
+	}
+	for k := range e.domains {
+		if !k.x.named {
+			delete(e.domains, k)
+		}
+	}
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// fold adds the series of exporters that have lost their label to the series of
+// "other", and removes them: the sum over all exporters stays the same, and the
+// counters of "other" only grow.
+func (m *metrics) fold(labels map[string]bool) {
+	for _, v := range m.perExporter {
+		foldCounters(v, labels)
+	}
+	for l := range labels {
+		m.exported.DeletePartialMatch(prometheus.Labels{"exporter": l})
+	}
+}
+
+func foldCounters(v *prometheus.CounterVec, labels map[string]bool) {
+	series := make(chan prometheus.Metric, 64)
+	go func() { v.Collect(series); close(series) }()
+	type folded struct {
+		labels prometheus.Labels
+		value  float64
+	}
+	var all []folded
+	for s := range series {
+		var m dto.Metric
+		if s.Write(&m) != nil {
+			continue // never: a counter always writes
+		}
+		f := folded{labels: prometheus.Labels{}, value: m.GetCounter().GetValue()}
+		for _, l := range m.GetLabel() {
+			f.labels[l.GetName()] = l.GetValue()
+		}
+		if labels[f.labels["exporter"]] {
+			all = append(all, f)
+		}
+	}
+	for _, f := range all {
+		v.Delete(f.labels)
+		f.labels["exporter"] = otherLabel
+		v.With(f.labels).Add(f.value)
+	}
+}
