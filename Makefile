@@ -6,7 +6,7 @@ FUZZTIME ?= 100000x
 TOOL := go tool -modfile=tools/go.mod
 LINTER := .cache/golangci-lint
 
-.PHONY: all gen lint test test-page race fuzz bench bench-enrich bench-ingest sim integration alerts compose-test soak up
+.PHONY: all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest sim integration alerts compose-test soak nightly up
 
 all: gen lint test
 
@@ -53,6 +53,13 @@ bench:
 	$(TOOL) benchstat .cache/decode.txt
 	cd bench && go run ./table ../.cache/decode.txt ../docs/performance.md
 
+# The hot paths' CPU per item against an older commit: make bench-against BASE=v1. Fails when a benchmark is
+# certainly more than LIMIT percent slower; an undecided one needs a quieter machine.
+LIMIT ?= 3
+bench-against:
+	@test -n "$(BASE)" || { echo "make bench-against: want BASE=COMMIT" >&2; exit 2; }
+	go run ./test/benchagainst -base $(BASE) -limit $(LIMIT) $(BENCHFLAGS)
+
 # enrich against a bare transactional copy, on the embedded broker and on real Kafka.
 bench-enrich:
 	cd bench && go test -count 1 -timeout 60m -run TestEnrichTable -v . -enrich ../docs/performance.md
@@ -66,8 +73,9 @@ sim:
 	go run ./test/sim docs/scaling.md
 
 # Real Kafka: three nodes from Maven Central (Java 17 and Maven).
+# Each package has its own bound on time.
 integration: # and, for the balancer tests, nginx-light and libnginx-mod-stream of Debian
-	go test -tags integration -count 1 -timeout 45m -v ./test/integration/...
+	go test -tags integration -count 1 -timeout 30m -v ./test/integration
 
 # Alert rules and their unit tests (Debian: prometheus).
 alerts:
@@ -82,6 +90,11 @@ compose-test:
 # Half an hour on real Kafka, a fault every minute: docs/performance.md.
 soak:
 	go test -tags integration -count 1 -timeout 45m -v -run '^TestSoak$$' ./test/integration -soak 30m -soakdoc ../../docs/performance.md
+
+# What is too long for every change; docs/testing.md says when each part last ran. It goes on after a failure,
+# and fails at the end.
+nightly:
+	./tools/nightly
 
 up:
 	go run ./cmd/weir up
