@@ -20,7 +20,8 @@ import (
 const sinkAbout = `Keeps the rows of a topic in a database: weir sink sqlite FILE. It is a program of
 its own, weir-sqlite, since the database is more code than all of weir:
   go build -o bin/ ./cmd/weir ./cmd/weir-sqlite
-puts both in one place, where weir finds it.`
+puts both in one place. weir runs it from beside itself or from PATH, and exits with 2
+when it is in neither.`
 
 // sqliteProgram is the program behind weir sink sqlite.
 const sqliteProgram = "weir-sqlite"
@@ -38,28 +39,25 @@ func runSink(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	program, err := findBeside(sqliteProgram)
 	if err != nil {
 		tell(stderr, "weir sink: %v", err)
-		return exitFailed
+		return exitUsage
 	}
-	err = syscall.Exec(program[0], append(program, args[1:]...), os.Environ())
-	tell(stderr, "weir sink: %s: %v", program[0], err)
+	err = syscall.Exec(program, append([]string{program}, args[1:]...), os.Environ())
+	tell(stderr, "weir sink: %s: %v", program, err)
 	return exitFailed
 }
 
-// findBeside finds a program of ours: beside this one, in PATH, or in the source
-// that is worked on.
-func findBeside(name string) ([]string, error) {
+// findBeside returns the path of a program of ours: beside this one, or in PATH. What
+// lies in the current directory is never run, whatever PATH says.
+func findBeside(name string) (string, error) {
 	if self, err := os.Executable(); err == nil {
 		if beside := filepath.Join(filepath.Dir(self), name); isProgram(beside) {
-			return []string{beside}, nil
+			return beside, nil
 		}
 	}
-	if found, err := exec.LookPath(name); err == nil {
-		return []string{found}, nil
+	if found, err := exec.LookPath(name); err == nil { // exec.ErrDot for the current directory
+		return found, nil
 	}
-	if tool, err := exec.LookPath("go"); err == nil && exec.Command(tool, "list", "weir/cmd/"+name).Run() == nil {
-		return []string{tool, "run", "weir/cmd/" + name}, nil
-	}
-	return nil, fmt.Errorf("%s is neither beside this program nor in PATH: build both with go build -o bin/ ./cmd/weir ./cmd/%s", name, name)
+	return "", fmt.Errorf("%s is neither beside this program nor in PATH: build both in Weir's source with\n  go build -o bin/ ./cmd/weir ./cmd/%s\nand run bin/weir", name, name)
 }
 
 func isProgram(path string) bool {

@@ -77,8 +77,12 @@ func Create(path string, o Options) (*Writer, error) {
 	return w, w.begin()
 }
 
+// fileMode is that of new files: flows are personal data, and none of others' business.
+// The umask may take more.
+const fileMode = 0o640
+
 func (w *Writer) begin() error {
-	f, err := os.OpenFile(w.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	f, err := os.OpenFile(w.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileMode)
 	if err != nil {
 		return err
 	}

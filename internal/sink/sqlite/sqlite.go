@@ -8,6 +8,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"strings"
@@ -51,6 +52,9 @@ func Open(ctx context.Context, o sink.Options) (*Table, error) {
 	}
 	dsn := "file:" + strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(o.Path) +
 		"?_txlock=immediate&_pragma=busy_timeout(10000)" + vacuum + "&_pragma=journal_mode(wal)&_pragma=synchronous(normal)&_pragma=journal_size_limit(67108864)&_pragma=cache_size(-32768)"
+	if err := makePrivate(o.Path); err != nil {
+		return nil, err
+	}
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Path, err)
@@ -61,6 +65,19 @@ func Open(ctx context.Context, o sink.Options) (*Table, error) {
 		return nil, errors.Join(fmt.Errorf("%s: %w", o.Path, err), db.Close())
 	}
 	return t, nil
+}
+
+// makePrivate creates the file of path if there is none, for owner and group only: the
+// rows are personal data. SQLite gives its two other files the mode of the first.
+func makePrivate(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("unable to open database file: %w", err)
+	}
+	return f.Close()
 }
 
 // upgrade makes the tables, or brings an older file up to date.

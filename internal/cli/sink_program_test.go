@@ -1,0 +1,45 @@
+package cli
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// weir sink sqlite is run in a directory of somebody else's: one that has a module
+// weir, and a program of the right name.
+func TestTheSinksProgramIsNeverTakenFromTheCurrentDirectory(t *testing.T) {
+	strange, path := t.TempDir(), t.TempDir()
+	write := func(name, text string, mode os.FileMode) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(filepath.Join(strange, "go.mod"), "module weir\n\ngo 1.26\n", 0o600)
+	write(filepath.Join(strange, "cmd/weir-sqlite/main.go"), "package main\n\nfunc main() { println(\"strange\") }\n", 0o600)
+	write(filepath.Join(strange, "weir-sqlite"), "#!/bin/sh\necho strange >&2\n", 0o700)
+	for _, tt := range []struct {
+		name, path string
+		code       int
+		want       string
+	}{
+		{"no program", os.Getenv("PATH"), 2, "go build -o bin/ ./cmd/weir ./cmd/weir-sqlite"},
+		{"the current directory in PATH", ".:" + os.Getenv("PATH"), 2, "go build -o bin/ ./cmd/weir ./cmd/weir-sqlite"},
+		{"a program in PATH", path, 7, "ours with talks.db --once\n"},
+	} {
+		write(filepath.Join(path, "weir-sqlite"), "#!/bin/sh\necho ours with $* >&2\nexit 7\n", 0o700)
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "sink", "sqlite", "talks.db", "--once")
+		cmd.Dir = strange
+		cmd.Env = append(os.Environ(), asWeir+"=1", "PATH="+tt.path, "GOFLAGS=-mod=mod", "GOWORK=off")
+		out, _ := cmd.CombinedOutput() // the exit code is looked at
+		if code := cmd.ProcessState.ExitCode(); code != tt.code || !strings.Contains(string(out), tt.want) || strings.Contains(string(out), "strange") {
+			t.Errorf("%s: want exit code %d and %q, got %d: %s", tt.name, tt.code, tt.want, code, out)
+		}
+	}
+}
