@@ -82,14 +82,6 @@ type Withdrawer interface {
 	Withdraw(k *TemplateKey, options bool) bool
 }
 
-// Facts are what options data said about an exporter and domain. A Facts is
-// immutable but for its Names, which grow.
-type Facts struct {
-	InitMs   uint64            // system init time, ms since the epoch; 0 = unknown
-	Samplers map[uint64]uint64 // sampler or selector id → rate, 1 in N; id 0: none named
-	Names    *Names            // nil: none
-}
-
 // An Exporter is what the operator says of an exporter. It is immutable.
 type Exporter struct {
 	Name, Site       string            // written into its flows; "" = not said
@@ -126,7 +118,6 @@ type OptionsRecord struct {
 	Values     []Value  // in record order, scopes first
 	Facts      []Fact   // what it says about the exporter
 	Exported   Exported // what it says of the exporting process
-	badRate    bool     // it states a sampling rate that cannot be
 }
 
 // Exported are totals that an exporting process reports of itself (IE 40, 41,
@@ -164,9 +155,12 @@ type Result struct {
 	Flows     []Span                // wire path, in record order
 	Messages  []*flowpb.FlowMessage // readable path, in record order; not reused
 	Templates []Learnt
-	Options   []OptionsRecord
+	Options   []OptionsRecord // readable path, in record order; not reused
 	Unknown   []Set
 	Errors    []wire.Error // in datagram order; parts skipped, not only what ended it
+
+	OptionsRecords int      // records of options data, on either path
+	Exported       Exported // what the last one of those that say it says of the exporting process
 
 	Misencoded int // times that were Unix µs or ns where NTP's form is asked for, and read so
 	BadRates   int // sampling rates that cannot be (zero or absurd operands), taken as unknown
@@ -191,6 +185,7 @@ type Decoder struct {
 	tmpl     Template // scratch for template records
 	k        TemplateKey
 	rec      record
+	said     optionValues // of the options record at hand
 	out      outcome
 	head     []byte // what all messages of a datagram begin with
 	pending  []Set  // data sets met before their template

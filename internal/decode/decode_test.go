@@ -224,7 +224,7 @@ func TestScenario11IPFIXUptimesUseTheInitTime(t *testing.T) {
 		{"without init time the duration is kept", 0, flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME, export - second, export},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := context{header: Header{Version: 10, Export: export}, facts: &Facts{InitMs: tt.initMs}}
+			c := context{header: Header{Version: 10, Export: export}, facts: &noFacts, initMs: tt.initMs}
 			start, end, source, _ := c.uptimes(999_000, 1_000_000, true, true, &record{plan: &Plan{}})
 			if start != tt.start || end != tt.end || source != tt.source {
 				t.Errorf("want %d %d %v, got %d %d %v", tt.start, tt.end, tt.source, start, end, source)

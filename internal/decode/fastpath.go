@@ -25,10 +25,10 @@ type fastSet struct {
 func (d *Decoder) beginSet(p *Plan) *fastSet {
 	f, c, s, o := p.fast, &d.ctx, &d.fast, &d.out
 	s.uptime, s.export = c.header.Uptime, c.header.Export
-	s.linear = f.linear && (p.times.unit != tStartUp || c.facts.InitMs == 0)
+	s.linear = f.linear && (p.times.unit != tStartUp || c.initMs == 0)
 	s.ruleTime = !s.linear && !f.exportTime
 	s.reverse = p.reverse.source != flowpb.TimeSource_TIME_SOURCE_UNSPECIFIED
-	s.sampling = c.exporter.SamplingOverride == 0 && (p.sampled || p.picks.sampler != noSlot && len(c.facts.Samplers) > 0)
+	s.sampling = c.exporter.SamplingOverride == 0 && (p.sampled || p.picks.sampler != noSlot && c.facts.nSamplers.Load() > 0)
 	h := append(s.octets[:0], d.head...)
 	etherType := uint64(0x0800)
 	if f.v6 {

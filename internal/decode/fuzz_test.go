@@ -169,10 +169,15 @@ func FuzzOptionsRecords(f *testing.F) {
 			return
 		}
 		s := Set{Meta: testMeta, Header: Header{Version: uint16(version)}, ID: tmpl.ID, Off: 20, Data: data}
-		var r Result
-		(&Decoder{State: newMemory()}).WireSet(&s, p, &r)
-		if len(r.Flows) != 0 || len(r.Options) > len(data) {
-			t.Fatalf("%d flows, %d options records of %d octets", len(r.Flows), len(r.Options), len(data))
+		var r, w Result
+		(&Decoder{State: newMemory()}).WireSet(&s, p, &w)
+		(&Decoder{State: newMemory()}).ReadSet(&s, p, &r)
+		if len(w.Flows) != 0 || w.OptionsRecords > len(data) {
+			t.Fatalf("%d flows, %d options records of %d octets", len(w.Flows), w.OptionsRecords, len(data))
+		}
+		if len(w.Options) != 0 || len(r.Options) != w.OptionsRecords || r.Exported != w.Exported || r.BadRates != w.BadRates {
+			t.Fatalf("readable: %d records, %+v, %d bad rates; wire: %d (%d kept), %+v, %d bad rates",
+				len(r.Options), r.Exported, r.BadRates, w.OptionsRecords, len(w.Options), w.Exported, w.BadRates)
 		}
 		for i := range r.Options {
 			o := &r.Options[i]

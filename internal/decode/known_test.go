@@ -257,8 +257,8 @@ func TestTotalsOfAnExportingProcessAreRead(t *testing.T) {
 	var r Result
 	d.Wire(ipfixOf(3, fromHex(t, "0190"+"0004"+"0001"+"00900004"+"00280008"+"00290002"+"002a0004")), &testMeta, &r)
 	d.Wire(ipfixOf(400, fromHex(t, "00000001"+"0000000000010000"+"0102"+"00000203")), &testMeta, &r)
-	if want := (Exported{true, 65536, 258, 515}); len(r.Options) != 1 || r.Options[0].Exported != want {
-		t.Errorf("want %+v, got %+v", want, r.Options)
+	if want := (Exported{true, 65536, 258, 515}); r.OptionsRecords != 1 || r.Exported != want {
+		t.Errorf("want 1 record and %+v, got %d and %+v", want, r.OptionsRecords, r.Exported)
 	}
 }
 

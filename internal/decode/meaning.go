@@ -15,6 +15,7 @@ type context struct {
 	hash     uint64
 	flowType flowpb.FlowMessage_FlowType
 	facts    *Facts
+	initMs   uint64 // of facts, for the whole datagram; 0: unknown
 	exporter *Exporter
 	counts
 }
@@ -223,18 +224,17 @@ func (c *context) rate(r *record, sampler uint64) (uint64, flowpb.SamplingSource
 		}
 		c.badRates++
 	}
-	if s := c.facts.Samplers; len(s) > 0 {
+	if c.facts.nSamplers.Load() > 0 {
 		named := r.plan.picks.sampler != noSlot
-		n, ok := s[sampler]
-		if !ok && !named && len(s) == 1 {
-			for _, n = range s {
-				ok = true
-			}
+		n, ok := c.facts.Rate(sampler)
+		switch {
+		case ok:
+		case named:
+			n, ok = c.facts.Rate(0)
+		default:
+			n, ok = c.facts.OnlyRate()
 		}
-		if !ok && named {
-			n, ok = s[0]
-		}
-		if ok && n != 0 {
+		if ok {
 			return n, flowpb.SamplingSource_SAMPLING_SOURCE_OPTIONS
 		}
 	}

@@ -1,9 +1,6 @@
 package decode
 
 import (
-	"maps"
-	"sync/atomic"
-
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"weir/pkg/flowpb"
@@ -22,51 +19,6 @@ const (
 	applicationName
 	nNames
 )
-
-// Names are what options data calls interfaces, VRFs and applications of an
-// exporter and domain. Get may be called at any time; Set by one goroutine at a
-// time. A Set costs a copy of a part of the names, 1 of 64, so that a table of
-// thousands comes in cheaply.
-type Names struct {
-	parts [64]atomic.Pointer[map[nameID]string]
-}
-
-type nameID struct {
-	what flowpb.Fact_What
-	id   uint64
-}
-
-func (n *Names) part(k nameID) *atomic.Pointer[map[nameID]string] {
-	return &n.parts[(k.id+uint64(k.what))*0x9e3779b97f4a7c15>>58]
-}
-
-// Get returns a name, "" when there is none; n may be nil.
-func (n *Names) Get(what flowpb.Fact_What, id uint64) string {
-	if n == nil {
-		return ""
-	}
-	k := nameID{what, id}
-	if m := n.part(k).Load(); m != nil {
-		return (*m)[k]
-	}
-	return ""
-}
-
-// Set sets a name; "" takes it away.
-func (n *Names) Set(what flowpb.Fact_What, id uint64, name string) {
-	k := nameID{what, id}
-	part := n.part(k)
-	next := map[nameID]string{}
-	if m := part.Load(); m != nil {
-		maps.Copy(next, *m)
-	}
-	if name == "" {
-		delete(next, k)
-	} else {
-		next[k] = name
-	}
-	part.Store(&next)
-}
 
 // nameFields are the fields of the names.
 var nameFields = [nNames]protowire.Number{inIfName: 247, outIfName: 248, inVRFName: 249, outVRFName: 252, applicationName: fApplicationName}
@@ -111,7 +63,7 @@ func (p *Plan) nameKinds() (any bool) {
 }
 
 // named tells whether anything has a name.
-func (c *context) named() bool { return c.facts.Names != nil || len(c.exporter.Interfaces) > 0 }
+func (c *context) named() bool { return c.facts.nNames.Load() > 0 || len(c.exporter.Interfaces) > 0 }
 
 // name returns the name of a value, "" when there is none.
 func (c *context) name(k nameKind, v uint64) string {
@@ -128,7 +80,7 @@ func (c *context) name(k nameKind, v uint64) string {
 	default:
 		what = flowpb.Fact_WHAT_APPLICATION_NAME
 	}
-	return c.facts.Names.Get(what, v)
+	return c.facts.Name(what, v)
 }
 
 // appendNames appends the names of a record's values.

@@ -10,37 +10,139 @@ import (
 // v9 scope types, RFC 3954 section 6.1.
 const scopeInterface = 2
 
-// readOptions reads the options record that b begins with. ok is false when b
-// ends before the record.
-func (p *Plan) readOptions(b []byte, off int, rec *OptionsRecord) (rest []byte, ok bool) {
-	*rec = OptionsRecord{TemplateID: p.template.ID, Off: off, Values: rec.Values[:0], Facts: rec.Facts[:0]}
+// An optionKey names an element of an options record that says something about
+// the exporter.
+type optionKey uint8
+
+const (
+	noOption optionKey = iota
+	oInterval34
+	oRandom50
+	oInterval305
+	oSpace306
+	oSize309
+	oPopulation310
+	oProbability311
+	oSelector302
+	oSampler48
+	oInit160
+	oOctets40
+	oMessages41
+	oRecords42
+	oIngress10
+	oEgress14
+	oIngressPhysical252
+	oEgressPhysical253
+	oScopeInterface // v9 scope 2
+	oInterfaceName82
+	oInterfaceDescription83
+	oIngressVRF234
+	oEgressVRF235
+	oVRFName236
+	oApplicationID95
+	oApplicationName96
+	nOptions
+)
+
+var optionKeys = map[uint16]optionKey{
+	34: oInterval34, 50: oRandom50, 305: oInterval305, 306: oSpace306, 309: oSize309, 310: oPopulation310, 311: oProbability311,
+	302: oSelector302, 48: oSampler48, 160: oInit160, 40: oOctets40, 41: oMessages41, 42: oRecords42,
+	10: oIngress10, 14: oEgress14, 252: oIngressPhysical252, 253: oEgressPhysical253,
+	82: oInterfaceName82, 83: oInterfaceDescription83, 234: oIngressVRF234, 235: oEgressVRF235, 236: oVRFName236,
+	95: oApplicationID95, 96: oApplicationName96,
+}
+
+// An optionStep is a field of an options record, or several neighbours that say
+// nothing about the exporter.
+type optionStep struct {
+	length int // octets; VarLen: variable
+	key    optionKey
+}
+
+// optionSteps compiles the fields of an options template. Fields without octets
+// say nothing, so a record costs no more steps than it has octets.
+func (p *Plan) optionSteps() (steps []optionStep) {
 	for i, f := range p.template.Fields {
-		st := step{length: f.Length}
-		var field []byte
-		if field, b, ok = st.next(b); !ok {
+		st := optionStep{length: int(f.Length)}
+		scope := i < p.template.Scopes && p.version == 9
+		switch {
+		case f.Length == 0:
+			continue
+		case scope && f.ID == scopeInterface:
+			st.key = oScopeInterface
+		case !scope && f.PEN == 0:
+			st.key = optionKeys[f.ID]
+		}
+		if n := len(steps); n > 0 && st.key == noOption && steps[n-1].key == noOption &&
+			st.length != VarLen && steps[n-1].length != VarLen && steps[n-1].length+st.length < VarLen {
+			steps[n-1].length += st.length
+			continue
+		}
+		steps = append(steps, st)
+	}
+	return steps
+}
+
+// optionValues holds what the options record at hand says about the exporter.
+type optionValues struct {
+	version uint8
+	has     uint32 // bit per optionKey
+	octets  [nOptions][]byte
+	facts   []Fact
+	total   Exported
+	badRate bool // the record states a sampling rate that cannot be
+}
+
+// readOptions reads the options record that b begins with into v. ok is false
+// when b ends before the record.
+func (p *Plan) readOptions(b []byte, v *optionValues) (rest []byte, ok bool) {
+	v.version, v.has = p.version, 0
+	for i := range p.options {
+		st := &p.options[i]
+		field := step{length: uint16(st.length)} // at most VarLen
+		var octets []byte
+		if octets, b, ok = field.next(b); !ok {
 			return nil, false
 		}
-		rec.Values = append(rec.Values, Value{PEN: f.PEN, ID: f.ID, Scope: i < p.template.Scopes, Octets: field})
+		if st.key == noOption || len(octets) == 0 {
+			continue
+		}
+		// The first field of an element counts; of v9's scopes the last one.
+		if v.has>>st.key&1 == 0 || st.key == oScopeInterface && len(octets) <= 8 {
+			v.has |= 1 << st.key
+			v.octets[st.key] = octets
+		}
 	}
-	rec.findFacts(p.version)
+	v.findFacts()
 	return b, true
 }
 
-// find returns the octets of an element that is not a v9 scope, at most 8.
-func (rec *OptionsRecord) find(version uint8, ids ...uint16) (b []byte, ok bool) {
-	for _, id := range ids {
-		for i := range rec.Values {
-			if v := &rec.Values[i]; v.PEN == 0 && v.ID == id && (!v.Scope || version != 9) && len(v.Octets) > 0 {
-				return v.Octets, true
-			}
+// values appends the fields of the options record that b begins with, which is
+// whole.
+func (p *Plan) values(b []byte) (all []Value) {
+	all = make([]Value, 0, len(p.template.Fields))
+	for i, f := range p.template.Fields {
+		st := step{length: f.Length}
+		field, rest, _ := st.next(b) // the record is whole
+		b = rest
+		all = append(all, Value{PEN: f.PEN, ID: f.ID, Scope: i < p.template.Scopes, Octets: field})
+	}
+	return all
+}
+
+// find returns the octets of the first of the elements that the record has.
+func (v *optionValues) find(keys ...optionKey) (b []byte, ok bool) {
+	for _, k := range keys {
+		if v.has>>k&1 == 1 {
+			return v.octets[k], true
 		}
 	}
 	return nil, false
 }
 
 // number returns the first of the elements as an integer.
-func (rec *OptionsRecord) number(version uint8, ids ...uint16) (n uint64, ok bool) {
-	b, ok := rec.find(version, ids...)
+func (v *optionValues) number(keys ...optionKey) (n uint64, ok bool) {
+	b, ok := v.find(keys...)
 	if !ok || len(b) > 8 {
 		return 0, false
 	}
@@ -50,71 +152,90 @@ func (rec *OptionsRecord) number(version uint8, ids ...uint16) (n uint64, ok boo
 // findFacts lists what the record says about the exporter: sampling rates
 // (elements 34; 50 with 48 or 49; 305/306; 309/310; 311), interface, VRF and
 // application names (82, 83, 236, 96), the system init time (160).
-func (rec *OptionsRecord) findFacts(version uint8) {
-	add := func(what flowpb.Fact_What, id, number uint64, text string) {
-		rec.Facts = append(rec.Facts, Fact{What: what, ID: id, Number: number, Text: text})
+func (v *optionValues) findFacts() {
+	v.facts, v.total, v.badRate = v.facts[:0], Exported{}, false
+	if v.has == 0 {
+		return
 	}
-	n, states := rec.rate(version)
-	rec.badRate = states && n == 0
+	n, states := v.rate()
+	v.badRate = states && n == 0
 	if n != 0 {
-		id, _ := rec.number(version, 302, 48)
-		add(flowpb.Fact_WHAT_SAMPLER, id, n, "")
+		id, _ := v.number(oSelector302, oSampler48)
+		v.facts = append(v.facts, Fact{What: flowpb.Fact_WHAT_SAMPLER, ID: id, Number: n})
 	}
-	if ms, ok := rec.number(version, 160); ok && ms != 0 {
-		add(flowpb.Fact_WHAT_INIT_TIME, 0, ms, "")
+	if ms, ok := v.number(oInit160); ok && ms != 0 {
+		v.facts = append(v.facts, Fact{What: flowpb.Fact_WHAT_INIT_TIME, Number: ms})
 	}
-	for id, to := range map[uint16]*uint64{40: &rec.Exported.Octets, 41: &rec.Exported.Messages, 42: &rec.Exported.Records} {
-		if n, ok := rec.number(version, id); ok {
-			*to, rec.Exported.Has = n, true
-		}
+	v.findTotals()
+	v.findNames()
+}
+
+func (v *optionValues) findTotals() {
+	const totals = 1<<oOctets40 | 1<<oMessages41 | 1<<oRecords42
+	if v.has&totals == 0 {
+		return
 	}
-	index, hasIndex := rec.number(version, 10, 14, 252, 253)
-	for i := range rec.Values {
-		if v := &rec.Values[i]; version == 9 && v.Scope && v.ID == scopeInterface && len(v.Octets) > 0 && len(v.Octets) <= 8 {
-			index, hasIndex = uintOf(v.Octets), true
-		}
+	var a, b, c bool
+	v.total.Octets, a = v.number(oOctets40)
+	v.total.Messages, b = v.number(oMessages41)
+	v.total.Records, c = v.number(oRecords42)
+	v.total.Has = a || b || c
+}
+
+func (v *optionValues) findNames() {
+	const names = 1<<oInterfaceName82 | 1<<oInterfaceDescription83 | 1<<oVRFName236 | 1<<oApplicationName96
+	if v.has&names == 0 {
+		return
 	}
-	if hasIndex {
-		rec.name(version, 82, flowpb.Fact_WHAT_INTERFACE_NAME, index)
-		rec.name(version, 83, flowpb.Fact_WHAT_INTERFACE_DESCRIPTION, index)
+	index, ok := v.number(oScopeInterface)
+	if !ok {
+		index, ok = v.number(oIngress10, oEgress14, oIngressPhysical252, oEgressPhysical253)
 	}
-	if id, ok := rec.number(version, 234, 235); ok {
-		rec.name(version, 236, flowpb.Fact_WHAT_VRF_NAME, id)
+	if ok {
+		v.name(oInterfaceName82, flowpb.Fact_WHAT_INTERFACE_NAME, index)
+		v.name(oInterfaceDescription83, flowpb.Fact_WHAT_INTERFACE_DESCRIPTION, index)
 	}
-	if id, ok := rec.number(version, 95); ok {
-		rec.name(version, 96, flowpb.Fact_WHAT_APPLICATION_NAME, id)
+	if id, ok := v.number(oIngressVRF234, oEgressVRF235); ok {
+		v.name(oVRFName236, flowpb.Fact_WHAT_VRF_NAME, id)
+	}
+	if id, ok := v.number(oApplicationID95); ok {
+		v.name(oApplicationName96, flowpb.Fact_WHAT_APPLICATION_NAME, id)
 	}
 }
 
-func (rec *OptionsRecord) name(version uint8, element uint16, what flowpb.Fact_What, id uint64) {
-	if b, ok := rec.find(version, element); ok {
+func (v *optionValues) name(k optionKey, what flowpb.Fact_What, id uint64) {
+	if b, ok := v.find(k); ok {
 		if s := string(bytes.TrimRight(b, "\x00")); s != "" {
-			rec.Facts = append(rec.Facts, Fact{What: what, ID: id, Text: strings.ToValidUTF8(s, "\uFFFD")})
+			v.facts = append(v.facts, Fact{What: what, ID: id, Text: strings.ToValidUTF8(s, "\uFFFD")})
 		}
 	}
 }
 
 // rate is the sampling rate that the record states, 1 in N; states is false when
 // it says nothing of sampling, n is 0 when what it says cannot be.
-func (rec *OptionsRecord) rate(version uint8) (n uint64, states bool) {
-	for _, id := range []uint16{34, 50} {
-		if v, ok := rec.number(version, id); ok {
-			if states = true; v != 0 {
-				return v, true
+func (v *optionValues) rate() (n uint64, states bool) {
+	const rates = 1<<oInterval34 | 1<<oRandom50 | 1<<oInterval305 | 1<<oSize309 | 1<<oProbability311
+	if v.has&rates == 0 {
+		return 0, false
+	}
+	for _, k := range [...]optionKey{oInterval34, oRandom50} {
+		if n, ok := v.number(k); ok {
+			if states = true; n != 0 {
+				return n, true
 			}
 		}
 	}
-	if in, ok := rec.number(version, 305); ok {
-		if out, ok := rec.number(version, 306); ok {
+	if in, ok := v.number(oInterval305); ok {
+		if out, ok := v.number(oSpace306); ok {
 			return ratio(sum(in, out), in), true
 		}
 	}
-	if size, ok := rec.number(version, 309); ok {
-		if of, ok := rec.number(version, 310); ok {
+	if size, ok := v.number(oSize309); ok {
+		if of, ok := v.number(oPopulation310); ok {
 			return ratio(of, size), true
 		}
 	}
-	if b, ok := rec.find(version, 311); ok && (len(b) == 4 || len(b) == 8) {
+	if b, ok := v.find(oProbability311); ok && (len(b) == 4 || len(b) == 8) {
 		return inverse(float64From(b)), true
 	}
 	return 0, states

@@ -79,9 +79,10 @@ func same(t *testing.T, ds decoders, pkt []byte) (flows int) {
 	if w.Misencoded != r.Misencoded || w.BadRates != r.BadRates || w.Misencoded != plain.Misencoded || w.BadRates != plain.BadRates {
 		t.Fatalf("misencoded times, bad rates: wire %d %d, appended %d %d, readable %d %d", w.Misencoded, w.BadRates, plain.Misencoded, plain.BadRates, r.Misencoded, r.BadRates)
 	}
-	if len(w.Options) != len(r.Options) || len(w.Unknown) != len(r.Unknown) || len(w.Templates) != len(r.Templates) {
+	if w.OptionsRecords != r.OptionsRecords || r.OptionsRecords != len(r.Options) || w.Exported != r.Exported ||
+		len(w.Unknown) != len(r.Unknown) || len(w.Templates) != len(r.Templates) {
 		t.Fatalf("options, unknown sets, templates: wire %d %d %d, readable %d %d %d",
-			len(w.Options), len(w.Unknown), len(w.Templates), len(r.Options), len(r.Unknown), len(r.Templates))
+			w.OptionsRecords, len(w.Unknown), len(w.Templates), len(r.Options), len(r.Unknown), len(r.Templates))
 	}
 	return len(w.Flows)
 }

@@ -48,6 +48,7 @@ type Plan struct {
 	names     bool // there may be names for values of the records
 	picks     picks
 	fast      *fastPlan // nil: records take the appending path
+	options   []optionStep
 }
 
 // Template returns the definition that the plan was compiled from. The caller
@@ -73,6 +74,7 @@ func compile(version uint8, t *Template) *Plan {
 	p := &Plan{template: t.clone(), version: version}
 	p.min, p.fixed = t.minLen()
 	if t.Options {
+		p.options = p.optionSteps()
 		return p
 	}
 	acts := p.meanings()

@@ -3,6 +3,7 @@ package decode
 import (
 	"errors"
 	"math"
+	"slices"
 
 	"weir/internal/wire"
 )
@@ -39,8 +40,9 @@ func (s *Set) Key() TemplateKey {
 // reset makes r empty, keeping its space.
 func (r *Result) reset() {
 	r.Header, r.Hash, r.Misencoded, r.BadRates = Header{}, 0, 0, 0
-	r.Buf, r.Flows, r.Messages = r.Buf[:0], r.Flows[:0], nil
-	r.Templates, r.Options, r.Unknown, r.Errors = r.Templates[:0], r.Options[:0], r.Unknown[:0], r.Errors[:0]
+	r.OptionsRecords, r.Exported = 0, Exported{}
+	r.Buf, r.Flows, r.Messages, r.Options = r.Buf[:0], r.Flows[:0], nil, nil
+	r.Templates, r.Unknown, r.Errors = r.Templates[:0], r.Unknown[:0], r.Errors[:0]
 	r.fields = r.fields[:0]
 }
 
@@ -83,7 +85,7 @@ func (d *Decoder) begin(m *Meta, h *Header, hash uint64, onWire bool) {
 		}
 	}
 	if h.Version >= 9 {
-		d.ctx.facts = d.State.Facts(d.key(0))
+		d.know()
 	}
 	if onWire {
 		d.head = d.ctx.appendHead(d.head[:0], d.Replica)
@@ -160,7 +162,7 @@ func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result, onWire bool) {
 	}
 	for i := range d.pending {
 		s := &d.pending[i]
-		if p := d.State.Plan(d.key(s.ID), &s.Meta, &s.Header); p != nil && len(r.Templates)+len(r.Options) > 0 {
+		if p := d.State.Plan(d.key(s.ID), &s.Meta, &s.Header); p != nil && len(r.Templates)+r.OptionsRecords > 0 {
 			d.data(s.Data, s.Off, p, r, onWire)
 			continue
 		}
@@ -227,7 +229,7 @@ func (d *Decoder) dataSet(id uint16, set *wire.Reader, r *Result, onWire bool) {
 // record is padding, of any content (RFC 7011 section 3.3.1).
 func (d *Decoder) data(b []byte, off int, p *Plan, r *Result, onWire bool) {
 	if p.template.Options {
-		d.options(b, off+len(b), p, r)
+		d.options(b, off+len(b), p, r, onWire)
 		return
 	}
 	d.rec.plan, d.rec.drop = p, d.DropElements
@@ -276,34 +278,46 @@ func (d *Decoder) appendRecords(b []byte, off int, p *Plan, r *Result) {
 	}
 }
 
-// options decodes the records of options data and hands on what they say.
-func (d *Decoder) options(b []byte, end int, p *Plan, r *Result) {
+// options decodes the records of options data and hands on what they say. Only
+// the readable path keeps the records.
+func (d *Decoder) options(b []byte, end int, p *Plan, r *Result, onWire bool) {
+	v, learnt := &d.said, false
+	k := d.key(0)
 	for len(b) >= p.min {
-		n := len(r.Options)
-		if n < cap(r.Options) {
-			r.Options = r.Options[:n+1]
-		} else {
-			r.Options = append(r.Options, OptionsRecord{})
-		}
 		at := end - len(b)
-		rest, ok := p.readOptions(b, at, &r.Options[n])
+		rest, ok := p.readOptions(b, v)
 		if !ok {
-			r.Options = r.Options[:n]
 			r.Errors = append(r.Errors, recordError(at))
-			return
+			break
+		}
+		r.OptionsRecords++
+		if !onWire {
+			r.Options = append(r.Options, OptionsRecord{
+				TemplateID: p.template.ID, Off: at, Values: p.values(b), Facts: slices.Clone(v.facts), Exported: v.total,
+			})
 		}
 		b = rest
-		k := d.key(0)
-		if r.Options[n].badRate {
+		if v.badRate {
 			d.ctx.badRates++
 		}
-		for _, f := range r.Options[n].Facts {
-			d.State.LearnFact(k, &d.ctx.meta, &d.ctx.header, f)
+		if v.total.Has {
+			r.Exported = v.total
 		}
-		if len(r.Options[n].Facts) > 0 {
-			d.ctx.facts = d.State.Facts(k)
+		for _, f := range v.facts {
+			d.State.LearnFact(k, &d.ctx.meta, &d.ctx.header, f)
+			learnt = true
 		}
 	}
+	clear(v.octets[:]) // the datagram is the caller's again
+	if learnt {
+		d.know()
+	}
+}
+
+// know takes what is known of the datagram's exporter from options data.
+func (d *Decoder) know() {
+	d.ctx.facts = d.State.Facts(d.key(0))
+	d.ctx.initMs = d.ctx.facts.InitMs()
 }
 
 // float64From reads a float32 or float64.

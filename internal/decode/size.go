@@ -8,7 +8,7 @@ import (
 
 // Octets returns the memory that p takes, octets: what a bound on plans counts.
 func (p *Plan) Octets() int {
-	n := sizeOf[Plan]() + space(p.template.Fields) + space(p.steps) + space(p.stray)
+	n := sizeOf[Plan]() + space(p.template.Fields) + space(p.steps) + space(p.stray) + space(p.options)
 	for i := range p.steps {
 		if p.steps[i].extension != nil {
 			n += sizeOf[ie.Extension]()

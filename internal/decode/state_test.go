@@ -3,7 +3,6 @@ package decode
 import (
 	"bytes"
 	"encoding/hex"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,8 +11,6 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/gopacket/gopacket/pcapgo"
-
-	"weir/pkg/flowpb"
 )
 
 // memory is the plainest State: the last definition counts.
@@ -44,24 +41,10 @@ func (m *memory) Facts(k *TemplateKey) *Facts {
 }
 
 func (m *memory) LearnFact(k *TemplateKey, _ *Meta, _ *Header, f Fact) {
-	now := Facts{Samplers: map[uint64]uint64{}}
-	if old := m.facts[*k]; old != nil {
-		now.InitMs, now.Names = old.InitMs, old.Names
-		maps.Copy(now.Samplers, old.Samplers)
+	if m.facts[*k] == nil {
+		m.facts[*k] = &Facts{}
 	}
-	switch f.What {
-	case flowpb.Fact_WHAT_INIT_TIME:
-		now.InitMs = f.Number
-	case flowpb.Fact_WHAT_SAMPLER:
-		now.Samplers[f.ID] = f.Number
-	}
-	if f.Text != "" {
-		if now.Names == nil {
-			now.Names = &Names{}
-		}
-		now.Names.Set(f.What, f.ID, f.Text)
-	}
-	m.facts[*k] = &now
+	m.facts[*k].Set(&f)
 }
 
 // captured returns the UDP payloads of a pcap file.

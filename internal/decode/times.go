@@ -207,7 +207,7 @@ func (c *context) uptimes(sv, ev uint64, hasStart, hasEnd bool, rec *record) (st
 	lasted := int64(last-first) * 1e6
 	init := rec.v[sInit]
 	if !rec.plan.has[sInit] {
-		init = c.facts.InitMs
+		init = c.initMs
 	}
 	if known := init != 0 && init <= math.MaxInt64/1_000_000; !known && h.Version == 9 {
 		return h.Export - age(h.Uptime, first)*1e6, h.Export - age(h.Uptime, last)*1e6, flowpb.TimeSource_TIME_SOURCE_UPTIME, 1e6

@@ -119,7 +119,7 @@ func (w *worker) talliedLate(s *decode.Set) accounting.Datagram {
 
 func (w *worker) units(from netip.Addr, h *decode.Header) accounting.Datagram {
 	res := &w.res
-	d := accounting.Of(from, h, len(res.Flows), len(res.Options), len(res.Templates))
+	d := accounting.Of(from, h, len(res.Flows), res.OptionsRecords, len(res.Templates))
 	d.Sequenced = d.Sequenced && !w.session
 	if len(res.Flows) > 0 {
 		s := res.Flows[0]

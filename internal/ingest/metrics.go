@@ -99,6 +99,8 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	fromStore("template_conflicts_total", "template ids whose layout differs between source ports of an exporter", func(s templates.Stats) uint64 { return s.Conflicts })
 	fromStore("templates_evicted_total", "definitions and facts that went at a limit", func(s templates.Stats) uint64 { return s.Evicted })
 	fromStore("templates_refused_total", "definitions and facts refused at a limit", func(s templates.Stats) uint64 { return s.Refused })
+	fromStore("templates_over_budget_total", "new definitions and facts refused because their exporter, or all exporters together, sent too many", func(s templates.Stats) uint64 { return s.OverBudget })
+	gauge("templates_pending", "definitions and facts that are not on the templates topic yet, or not as they are known", func() float64 { return float64(r.store.Stats().Pending) })
 	exported := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "weir_ingest_exporter_reported", Help: "totals that an exporting process reports of itself (IE 40, 41, 42), the last ones received",
 	}, []string{"exporter", "domain", "what"})

@@ -170,7 +170,7 @@ func (w *worker) outcome(x *exporter, at time.Time) {
 	if res.BadRates > 0 {
 		r.metrics.oddities.WithLabelValues("sampling_unusable").Add(float64(res.BadRates))
 	}
-	if n := len(res.Options); n > 0 {
+	if n := res.OptionsRecords; n > 0 {
 		r.stats.options.Add(uint64(n))
 		r.metrics.options.Add(float64(n))
 		w.exported(x)
@@ -184,17 +184,15 @@ func (w *worker) outcome(x *exporter, at time.Time) {
 	}
 }
 
-// exported shows what exporting processes report of themselves.
+// exported shows what an exporting process reports of itself.
 func (w *worker) exported(x *exporter) {
-	for i := range w.res.Options {
-		e := &w.res.Options[i].Exported
-		if !e.Has {
-			continue
-		}
-		name, domain := w.r.exporters.name(x), w.r.exporters.domain(x, w.res.Header.Domain)
-		for what, n := range map[string]uint64{"octets": e.Octets, "messages": e.Messages, "records": e.Records} {
-			w.r.metrics.exported.WithLabelValues(name, domain, what).Set(float64(n))
-		}
+	e := &w.res.Exported
+	if !e.Has {
+		return
+	}
+	name, domain := w.r.exporters.name(x), w.r.exporters.domain(x, w.res.Header.Domain)
+	for what, n := range map[string]uint64{"octets": e.Octets, "messages": e.Messages, "records": e.Records} {
+		w.r.metrics.exported.WithLabelValues(name, domain, what).Set(float64(n))
 	}
 }
 

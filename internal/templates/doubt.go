@@ -72,7 +72,7 @@ func (d *definition) lived(port uint16, at int64, uptime, sequence uint32) {
 // lacksInit reports whether times of the definition's records need an init time
 // that nobody has said yet.
 func (dom *domain) lacksInit(p *decode.Plan) bool {
-	return p.NeedsInit() && dom.read.Load().InitMs == 0
+	return p.NeedsInit() && dom.said.InitMs() == 0
 }
 
 // judge finds the definition for a datagram: the newest received from its port,

@@ -11,6 +11,8 @@ import (
 // Its methods are called with its shard's lock held.
 type publishable interface {
 	state() *published
+	kind() kind
+	exporter() [16]byte
 	needed() bool
 	value(replica string) ([]byte, error)
 }
@@ -48,6 +50,8 @@ func (p *published) spread(replica string, within time.Duration) int64 {
 type queue struct {
 	mu       sync.Mutex
 	waiting  []publishable
+	late     [nKinds][]publishable  // beyond a budget of their own, in order
+	lateAt   int64                  // when late was looked at last, ns
 	underWay map[string]publishable // by key
 }
 
@@ -94,35 +98,128 @@ func (q *queue) end(key []byte) publishable {
 func (q *queue) pending() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.waiting) + len(q.underWay)
+	n := len(q.waiting) + len(q.underWay)
+	for _, late := range q.late {
+		n += len(late)
+	}
+	return n
+}
+
+const (
+	// lateEvery is how often what is beyond a budget is looked at, and lateMost
+	// how much of a kind then.
+	lateEvery = 100 * time.Millisecond
+	lateMost  = 4096
+)
+
+// delay puts p behind what is beyond a budget already.
+func (q *queue) delay(p publishable) {
+	p.state().queued = true
+	q.mu.Lock()
+	q.late[p.kind()] = append(q.late[p.kind()], p)
+	q.mu.Unlock()
+}
+
+// takeLate takes the first of what is beyond a budget, nil if nothing is.
+func (q *queue) takeLate(k kind) publishable {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.late[k]) == 0 {
+		return nil
+	}
+	p := q.late[k][0]
+	q.late[k][0] = nil
+	q.late[k] = q.late[k][1:]
+	return p
+}
+
+// lookLate reports how much of what is beyond a budget is to be looked at now.
+func (q *queue) lookLate(now int64) (most [nKinds]int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if passed := now - q.lateAt; passed >= 0 && passed < int64(lateEvery) {
+		return most
+	}
+	q.lateAt = now
+	for k := range most {
+		most[k] = min(len(q.late[k]), lateMost)
+	}
+	return most
 }
 
 // Due returns what is to be published now: new or changed definitions and
 // facts, refreshes that are due, and tombstones (value nil) of what nobody
-// received for its lifetime. Each is marked as under way until
+// received for its lifetime. What is beyond a budget is returned later. Each is marked as under way until
 // Published is called with the outcome; until then it is not returned again.
 func (s *Store) Due() []Record {
 	s.confirmUsed()
 	out := s.expired()
+	now := s.now()
 	for _, p := range s.due.take() {
-		st := p.state()
-		st.shard.mu.Lock()
-		st.queued = false
-		switch {
-		case !p.needed(): // another replica published it meanwhile, or it is gone
-		case !s.due.start(p):
-			s.due.add(p) // changed while under way: once more after that
-		default:
-			v, err := p.value(s.o.Replica)
-			if err != nil { // not UTF-8 in what came from outside: kept for this replica alone
-				s.due.end(st.key)
+		out, _ = s.appendDue(out, p, now)
+	}
+	for k, n := range s.due.lookLate(now) {
+		for total := false; n > 0 && !total && s.totalLeft(kind(k), now); n-- {
+			p := s.due.takeLate(kind(k))
+			if p == nil {
 				break
 			}
-			out = append(out, Record{Key: st.key, Value: v})
+			out, total = s.appendDue(out, p, now)
+		}
+	}
+	s.trimLate(ofFacts, int(s.held.facts.Load()))
+	s.trimLate(ofDefinitions, int(s.held.definitions.Load()))
+	return out
+}
+
+// trimLate drops what is not needed any more once that may be half of what is
+// beyond a budget. held is how many of the kind the store holds.
+func (s *Store) trimLate(k kind, held int) {
+	s.due.mu.Lock()
+	late := s.due.late[k]
+	if len(late) <= 2*held+lateMost {
+		s.due.mu.Unlock()
+		return
+	}
+	s.due.late[k] = nil
+	s.due.mu.Unlock()
+	for _, p := range late {
+		st := p.state()
+		st.shard.mu.Lock()
+		if st.queued = false; p.needed() {
+			s.due.delay(p)
 		}
 		st.shard.mu.Unlock()
 	}
-	return out
+}
+
+// appendDue appends the record of p, if it is still needed and within the budgets;
+// total says that the total of its kind forbids it. Beyond a budget it stays due.
+func (s *Store) appendDue(out []Record, p publishable, now int64) (_ []Record, total bool) {
+	st := p.state()
+	st.shard.mu.Lock()
+	defer st.shard.mu.Unlock()
+	st.queued = false
+	if !p.needed() { // another replica published it meanwhile, or it is gone
+		return out, false
+	}
+	a := st.shard.allowanceOf(p.exporter())
+	may, total := s.mayPublish(a, p.kind(), now)
+	switch {
+	case !may:
+		s.due.delay(p)
+	case !s.due.start(p):
+		s.due.add(p) // changed while under way: once more after that
+	default:
+		v, err := p.value(s.o.Replica)
+		if err != nil { // not UTF-8 in what came from outside: kept for this replica alone
+			s.due.end(st.key)
+			break
+		}
+		s.publishing(a, p.kind(), int64(len(st.key)+len(v)))
+		out = append(out, Record{Key: st.key, Value: v})
+	}
+	return out, total
 }
 
 // Published tells the outcome of publishing r; after an error it becomes due

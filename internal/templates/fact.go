@@ -4,7 +4,6 @@ import (
 	"cmp"
 
 	"weir/internal/decode"
-	"weir/pkg/flowpb"
 )
 
 // A fact is one thing that options data says of an exporter. It is guarded by
@@ -40,9 +39,19 @@ func (f *fact) receive(v factValue, at, first int64, o origin) bool {
 	changed := f.received == 0 || v != f.is
 	f.is, f.received, f.origin = v, at, o
 	if changed {
-		f.domain.refreshFacts(f.id)
+		f.domain.said.Set(&decode.Fact{What: f.id.what, ID: f.id.id, Number: v.number, Text: v.text})
 	}
 	return changed
+}
+
+// says reports whether v is what is known of a fact.
+func (sh *shard) says(sc scope, id factID, v factValue) bool {
+	dom := sh.domain(sc)
+	if dom == nil {
+		return false
+	}
+	f := dom.facts[id]
+	return f != nil && f.is == v
 }
 
 // needed reports whether the topic lacks f, says something else, or lacks a
@@ -55,43 +64,4 @@ func (f *fact) needed() bool {
 		return false
 	}
 	return f.topic == nil || *f.topic != f.is || f.received >= f.refreshAt
-}
-
-// refreshFacts makes what readers see follow what is known of id.
-func (d *domain) refreshFacts(id factID) {
-	was := d.read.Load()
-	facts := &decode.Facts{Names: was.Names}
-	if id.what != flowpb.Fact_WHAT_INIT_TIME && id.what != flowpb.Fact_WHAT_SAMPLER {
-		name := ""
-		if f := d.facts[id]; f != nil {
-			name = f.is.text
-		}
-		if facts.Names != nil {
-			facts.Names.Set(id.what, id.id, name)
-			return
-		}
-		*facts = *was
-		facts.Names = &decode.Names{}
-		facts.Names.Set(id.what, id.id, name)
-		d.read.Store(facts)
-		return
-	}
-	var init *fact
-	for id, f := range d.facts {
-		switch id.what {
-		case flowpb.Fact_WHAT_INIT_TIME:
-			if init == nil || cmp.Or(cmp.Compare(f.received, init.received), cmp.Compare(id.id, init.id.id)) > 0 {
-				init = f
-			}
-		case flowpb.Fact_WHAT_SAMPLER:
-			if facts.Samplers == nil {
-				facts.Samplers = map[uint64]uint64{}
-			}
-			facts.Samplers[id.id] = f.is.number
-		}
-	}
-	if init != nil {
-		facts.InitMs = init.is.number
-	}
-	d.read.Store(facts)
 }

@@ -20,17 +20,32 @@ func learnFact(s *Store, at int64, f decode.Fact) {
 	s.LearnFact(key300, &decode.Meta{Exporter: exporterA, Received: at}, &decode.Header{Export: at - 5, Uptime: 11, Sequence: 12}, f)
 }
 
-func wantFacts(t *testing.T, s *Store, want *decode.Facts) {
+// ratesOf lists the sampling rates of samplers 0 to 9.
+func ratesOf(f *decode.Facts) map[uint64]uint64 {
+	rates := map[uint64]uint64{}
+	for id := range uint64(10) {
+		if n, ok := f.Rate(id); ok {
+			rates[id] = n
+		}
+	}
+	return rates
+}
+
+func wantFacts(t *testing.T, s *Store, initMs uint64, rates map[uint64]uint64) {
 	t.Helper()
-	if d := cmp.Diff(want, s.Facts(key300), cmpopts.IgnoreFields(decode.Facts{}, "Names")); d != "" {
-		t.Errorf("facts (-want +got):\n%s", d)
+	f := s.Facts(key300)
+	if got := f.InitMs(); got != initMs {
+		t.Errorf("init time: want %d, got %d", initMs, got)
+	}
+	if d := cmp.Diff(rates, ratesOf(f), cmpopts.EquateEmpty()); d != "" {
+		t.Errorf("sampling rates (-want +got):\n%s", d)
 	}
 }
 
 func TestFactsAreThoseOfTheGreatestReceiveTime(t *testing.T) {
 	a, _ := newStore("a")
 	b, _ := newStore("b")
-	wantFacts(t, a, &decode.Facts{})
+	wantFacts(t, a, 0, nil)
 	learnFact(a, t0, sampler(0, 100))
 	learnFact(a, t0, sampler(3, 1000))
 	learnFact(a, t0, decode.Fact{What: flowpb.Fact_WHAT_INIT_TIME, Number: 1_700_000_000_000})
@@ -38,13 +53,13 @@ func TestFactsAreThoseOfTheGreatestReceiveTime(t *testing.T) {
 	old := publish(t, a)
 	learnFact(a, t0+1000, sampler(0, 200))
 	fresh := publish(t, a)
-	want := &decode.Facts{InitMs: 1_700_000_000_000, Samplers: map[uint64]uint64{0: 200, 3: 1000}}
-	wantFacts(t, a, want)
+	want := map[uint64]uint64{0: 200, 3: 1000}
+	wantFacts(t, a, 1_700_000_000_000, want)
 	merge(t, b, fresh...)
 	merge(t, b, old...)
-	wantFacts(t, b, want)
+	wantFacts(t, b, 1_700_000_000_000, want)
 	for _, s := range []*Store{a, b} {
-		if got := s.Facts(key300).Names.Get(flowpb.Fact_WHAT_INTERFACE_NAME, 1); got != "eth0" {
+		if got := s.Facts(key300).Name(flowpb.Fact_WHAT_INTERFACE_NAME, 1); got != "eth0" {
 			t.Errorf("name of interface 1: want eth0, got %q", got)
 		}
 	}
@@ -113,7 +128,7 @@ func TestATombstoneOfAFactForgetsIt(t *testing.T) {
 	rs := publish(t, a)
 	merge(t, b, rs...)
 	merge(t, b, Record{Key: rs[0].Key})
-	wantFacts(t, b, &decode.Facts{})
+	wantFacts(t, b, 0, nil)
 	merge(t, a, Record{Key: rs[0].Key})
 	if got := a.Due(); len(got) != 1 {
 		t.Errorf("due where it was received: want 1, got %d", len(got))

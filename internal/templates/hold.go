@@ -77,7 +77,6 @@ func (s *Store) domain(sh *shard, sc scope) *domain {
 		return d
 	}
 	d := &domain{scope: sc, templates: map[uint16]*layouts{}, facts: map[factID]*fact{}}
-	d.read.Store(noFacts)
 	sh.domains.Store(sc, d)
 	if sh.exporters == nil {
 		sh.exporters = map[[16]byte]*exporter{}
@@ -175,7 +174,7 @@ func (s *Store) removeDefinition(sh *shard, d *definition) {
 
 func (s *Store) removeFact(sh *shard, f *fact) {
 	delete(f.domain.facts, f.id)
-	f.domain.refreshFacts(f.id)
+	f.domain.said.Remove(f.id.what, f.id.id)
 	sh.exporters[f.domain.scope.exporter].facts--
 	s.held.facts.Add(-1)
 	s.tidy(sh, f.domain)

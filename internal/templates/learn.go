@@ -115,11 +115,14 @@ func known(what flowpb.Fact_What) bool {
 }
 
 func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, is decode.Fact) (changed bool) {
-	f, err := s.fact(sh, scopeOf(k), factID{is.What, is.ID})
+	sc, id, v := scopeOf(k), factID{is.What, is.ID}, factValue{is.Number, is.Text}
+	if !sh.says(sc, id, v) && !s.mayChange(sh.allowanceOf(k.Exporter), ofFacts, factOctets(v.text)) {
+		return false // counted
+	}
+	f, err := s.fact(sh, sc, id)
 	if err != nil {
 		return false // counted
 	}
-	v := factValue{is.Number, is.Text}
 	at := max(m.Received, 1)
 	if f.local > 0 {
 		at = max(at, f.local)

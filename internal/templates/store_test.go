@@ -190,7 +190,7 @@ func TestLookingUpAPlanAllocatesNothing(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("allocations: want 0, got %v", n)
 	}
-	if p == nil || f.Samplers[0] != 100 {
+	if n, _ := f.Rate(0); p == nil || n != 100 {
 		t.Error("nothing was looked up")
 	}
 }
@@ -266,7 +266,7 @@ func TestRecordsInAnyOrderGiveTheSameActiveDefinitions(t *testing.T) {
 			for _, p := range append(ports, 9) {
 				inForce[p] = lengthOf(s.Known(key300, p))
 			}
-			got := fmt.Sprint(s.Facts(key300).Samplers, inForce)
+			got := fmt.Sprint(ratesOf(s.Facts(key300)), inForce)
 			if i == 0 {
 				want = got
 			} else if got != want {

@@ -67,6 +67,7 @@ type Store struct {
 	seed  maphash.Seed
 	held  struct{ exporters, definitions, facts atomic.Int64 }
 	due   queue
+	spent budgets
 	trust trust
 	plans plans
 	swept atomic.Int64 // wall clock of the last sweep, ns
@@ -88,13 +89,14 @@ type exporter struct {
 	domains            map[*domain]struct{}
 	held               bool  // nothing of it is published: many are new
 	heldAt             int64 // receive time of its first datagram
+	allowance          allowance
 }
 
 // A domain is one exporter, version and observation domain.
 type domain struct {
 	scope   scope
 	choices atomicmap.Map[uint16, *choice] // by template id; read without lock
-	read    atomic.Pointer[decode.Facts]   // the facts as decoding reads them
+	said    decode.Facts                   // the facts as decoding reads them
 	settled atomic.Bool                    // no set waits for an init time any more
 
 	templates map[uint16]*layouts
@@ -142,7 +144,7 @@ func (s *Store) Facts(k *decode.TemplateKey) *decode.Facts {
 	if d == nil {
 		return noFacts
 	}
-	return d.read.Load()
+	return &d.said
 }
 
 var _ decode.State = (*Store)(nil)
@@ -160,7 +162,7 @@ func (s *Store) changed(exporter [16]byte, is bool) {
 
 // counters are totals since the start.
 type counters struct {
-	evicted, refused, redefined, conflicts, stale atomic.Uint64
+	evicted, refused, overBudget, redefined, conflicts, stale atomic.Uint64
 }
 
 // Stats counts what the store holds, and what happened since the start.
@@ -169,11 +171,14 @@ type Stats struct {
 	Unconfirmed                   int // definitions with which no replica has decoded yet
 	Pending                       int // due or under way to the shared log
 
-	Evicted   uint64 // dropped for a newer one at the limit per exporter or template id
-	Refused   uint64 // not taken at the limit in total
-	Redefined uint64 // a source port changed to another layout of a template id
-	Stale     uint64 // data sets decoded with a definition from before their exporter's restart
-	Conflicts uint64 // one template id had different layouts from different ports
+	Evicted uint64 // dropped for a newer one at the limit per exporter or template id
+	Refused uint64 // not taken at the limit in total
+	// OverBudget counts new definitions and facts that were not taken because
+	// their exporter, or all exporters together, sent too many.
+	OverBudget uint64
+	Redefined  uint64 // a source port changed to another layout of a template id
+	Stale      uint64 // data sets decoded with a definition from before their exporter's restart
+	Conflicts  uint64 // one template id had different layouts from different ports
 }
 
 // Stats returns current counts. It costs little: no search.
@@ -186,6 +191,7 @@ func (s *Store) Stats() Stats {
 		Pending:     s.due.pending(),
 		Evicted:     s.count.evicted.Load(),
 		Refused:     s.count.refused.Load(),
+		OverBudget:  s.count.overBudget.Load(),
 		Redefined:   s.count.redefined.Load(),
 		Stale:       s.count.stale.Load(),
 		Conflicts:   s.count.conflicts.Load(),
