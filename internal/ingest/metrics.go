@@ -45,6 +45,9 @@ type metrics struct {
 	streams     prometheus.Gauge
 	streamEnds  *prometheus.CounterVec // reason
 	streamWaits prometheus.Counter
+
+	streamOctets  prometheus.Gauge
+	streamRefused *prometheus.CounterVec // limit
 }
 
 func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
@@ -113,29 +116,33 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	}, func() float64 { return float64(r.accounts.book.Dropped()) }))
 	streams := prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_ingest_tcp_connections", Help: "connections of exporters over TCP and TLS"})
 	reg.MustRegister(streams)
+	streamOctets := prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_ingest_tcp_template_octets", Help: "memory of the templates of connections, octets; at TCP_MAX_OCTETS templates are refused"})
+	reg.MustRegister(streamOctets)
 	m := &metrics{
-		streams:     streams,
-		streamEnds:  counter("tcp_ended_connections_total", "connections of exporters that ended, by reason", "reason"),
-		streamWaits: counter("tcp_waits_total", "times that reading from a connection waited because Kafka's client had no room").WithLabelValues(),
-		exported:    exported,
-		datagrams:   map[uint16]prometheus.Counter{},
-		rcvbuf:      rcvbuf,
-		flows:       counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),
-		options:     counter("options_records_total", "records of options data").WithLabelValues(),
-		errors:      counter("errors_total", "parts of datagrams that could not be decoded, by cause", "exporter", "cause"),
-		oddities:    counter("oddities_total", "values decoded in spite of their form (time_misencoded: Unix time where NTP's is asked for) or taken as unknown (sampling_unusable: a rate of zero or absurd operands)", "what"),
-		denied:      counter("denied_datagrams_total", "datagrams dropped because the exporters file does not allow their source, by its entry", "entry"),
-		proxied:     counter("proxy_dropped_datagrams_total", "datagrams of trusted proxies that were dropped: without a header that says whose they are", "reason"),
-		reloads:     counter("exporters_file_reloads_total", "changes of the exporters file that were taken (ok) or refused (failed: the old one stays in force)", "result"),
-		dropped:     counter("dropped_flows_total", "flows that were not published", "exporter", "reason"),
-		sets:        counter("undecoded_sets_total", "data sets dropped whose template was not known: beyond a limit, or Kafka away", "exporter", "reason"),
-		late:        counter("late_sets_total", "data sets on the undecoded topic: appended, decoded once their template came, passed over again, expired", "what"),
-		ownExport:   counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),
-		learnt:      counter("templates_learnt_total", "template records accepted from datagrams").WithLabelValues(),
-		published:   counter("templates_published_total", "definitions and facts written to the templates topic", "result"),
-		fromOthers:  counter("templates_shared_total", "definitions learnt from the templates topic").WithLabelValues(),
-		poison:      counter("template_records_skipped_total", "records of the templates topic that could not be used").WithLabelValues(),
-		kernelDrops: counter("socket_drops_total", "datagrams that the kernel dropped because the socket's buffer was full", "address"),
+		streamOctets:  streamOctets,
+		streamRefused: counter("tcp_templates_refused_total", "templates of connections refused at a part of TCP_MAX_OCTETS: of the connection, of its address, of all", "limit"),
+		streams:       streams,
+		streamEnds:    counter("tcp_ended_connections_total", "connections of exporters that ended, by reason", "reason"),
+		streamWaits:   counter("tcp_waits_total", "times that reading from a connection waited because Kafka's client had no room").WithLabelValues(),
+		exported:      exported,
+		datagrams:     map[uint16]prometheus.Counter{},
+		rcvbuf:        rcvbuf,
+		flows:         counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),
+		options:       counter("options_records_total", "records of options data").WithLabelValues(),
+		errors:        counter("errors_total", "parts of datagrams that could not be decoded, by cause", "exporter", "cause"),
+		oddities:      counter("oddities_total", "values decoded in spite of their form (time_misencoded: Unix time where NTP's is asked for) or taken as unknown (sampling_unusable: a rate of zero or absurd operands)", "what"),
+		denied:        counter("denied_datagrams_total", "datagrams dropped because the exporters file does not allow their source, by its entry", "entry"),
+		proxied:       counter("proxy_dropped_datagrams_total", "datagrams of trusted proxies that were dropped: without a header that says whose they are", "reason"),
+		reloads:       counter("exporters_file_reloads_total", "changes of the exporters file that were taken (ok) or refused (failed: the old one stays in force)", "result"),
+		dropped:       counter("dropped_flows_total", "flows that were not published", "exporter", "reason"),
+		sets:          counter("undecoded_sets_total", "data sets dropped whose template was not known: beyond a limit, or Kafka away", "exporter", "reason"),
+		late:          counter("late_sets_total", "data sets on the undecoded topic: appended, decoded once their template came, passed over again, expired", "what"),
+		ownExport:     counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),
+		learnt:        counter("templates_learnt_total", "template records accepted from datagrams").WithLabelValues(),
+		published:     counter("templates_published_total", "definitions and facts written to the templates topic", "result"),
+		fromOthers:    counter("templates_shared_total", "definitions learnt from the templates topic").WithLabelValues(),
+		poison:        counter("template_records_skipped_total", "records of the templates topic that could not be used").WithLabelValues(),
+		kernelDrops:   counter("socket_drops_total", "datagrams that the kernel dropped because the socket's buffer was full", "address"),
 	}
 	m.perExporter = perExporter
 	datagrams := counter("datagrams_total", "datagrams received, by version of the export protocol", "version")

@@ -47,13 +47,28 @@ func (r *Replica) newBatch() *batch {
 	return b
 }
 
+// What a batch keeps for its next datagram, octets and flows. Beyond that it is left
+// to the garbage collector: a batch whose space is large would hold it for a single
+// flow that waits for Kafka.
+const (
+	keptBatch = 256 << 10
+	keptSlab  = 4096
+)
+
+// release gives the batch back.
+func (b *batch) release() {
+	if cap(b.buf) <= keptBatch && cap(b.form) <= keptBatch && b.slab.Len() <= keptSlab {
+		b.r.batches.Put(b)
+	}
+}
+
 // finished is called for each flow of the batch.
 func (b *batch) finished(err error) {
 	if err != nil {
 		b.r.dropped(b.from, 1, err)
 	}
 	if b.left.Add(-1) == 0 {
-		b.r.batches.Put(b)
+		b.release()
 	}
 }
 
@@ -138,7 +153,7 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 	r.metrics.received(w.res.Header.Version).Inc()
 	x, first := w.exporter(addr)
 	r.watch.datagram(from, &w.res.Header, first, at)
-	if w.hides.by(from, &w.res.Header, at) {
+	if !w.session && w.hides.by(from, &w.res.Header, at) {
 		r.watch.hidden(from, &w.res.Header)
 	}
 	w.tallied(addr, m.Received, len(pkt))
@@ -151,6 +166,7 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 		}
 		r.putAside(&w.res.Unknown[i], at)
 	}
+	w.dec.Trim(&w.res)
 }
 
 // outcome counts what the datagram held beside flows.
@@ -201,7 +217,7 @@ func (w *worker) produce(b *batch, x *exporter, at time.Time) {
 	r, res := w.r, &w.res
 	n := len(res.Flows)
 	if n == 0 {
-		r.batches.Put(b)
+		b.release()
 		return
 	}
 	r.stats.flows.Add(uint64(n))
@@ -209,12 +225,12 @@ func (w *worker) produce(b *batch, x *exporter, at time.Time) {
 	x.flows.Add(uint64(n))
 	r.ownExports(b.buf, res.Flows, x)
 	if r.deps.Discard {
-		r.batches.Put(b)
+		b.release()
 		return
 	}
 	if w.pack != nil {
 		w.pack.Add(b.buf, res.Flows, at, x)
-		r.batches.Put(b)
+		b.release()
 		return
 	}
 	b.from = x
@@ -337,6 +353,7 @@ func (w *worker) parked(s *decode.Set, p *decode.Plan, now time.Time) {
 	d := w.talliedLate(s)
 	w.tally.Add(&d)
 	w.produce(b, x, time.Unix(0, s.Meta.Received))
+	w.dec.Trim(&w.res)
 	r.watch.found(s.Key())
 }
 

@@ -89,6 +89,7 @@ func New(c Config, d Deps) (*Replica, error) {
 		c.ParkFor = time.Second
 	}
 	c.Streams.Max, c.Streams.PerAddress, c.Streams.Idle = cmp.Or(c.Streams.Max, 1024), cmp.Or(c.Streams.PerAddress, 64), cmp.Or(c.Streams.Idle, 30*time.Minute)
+	c.Streams.Octets = cmp.Or(c.Streams.Octets, 64<<20)
 	if d.Metrics == nil {
 		d.Metrics = prometheus.NewRegistry()
 	}
@@ -269,8 +270,7 @@ func (r *Replica) Run(ctx context.Context) error {
 		readers.Go(func() error { return r.read(failed, s) })
 	}
 	readers.Go(func() error {
-		s := &streams{r: r, log: rate.NewLimiter(0.2, 10), each: map[netip.Addr]int{}}
-		s.run(failed, plain, secure)
+		r.newStreams().run(failed, plain, secure)
 		return nil
 	})
 	<-failed.Done()

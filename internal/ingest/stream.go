@@ -11,12 +11,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"weir/internal/proxyproto"
+	"weir/internal/templates"
 )
 
 // StreamConfig is how IPFIX comes over TCP and TLS (RFC 7011 sections 10.4, 11).
@@ -27,8 +29,9 @@ type StreamConfig struct {
 	KeyFile    string           `env:"TLS_KEY_FILE" unit:"path" help:"PEM key of TLS_CERT_FILE"`
 	ClientCA   string           `env:"TLS_CLIENT_CA_FILE" unit:"path" help:"PEM certificates that have to have signed those of exporters; empty: exporters need none"`
 	Max        int              `env:"TCP_MAX_CONNECTIONS" envDefault:"1024" help:"connections of exporters at a time; more are closed at once"`
-	PerAddress int              `env:"TCP_MAX_PER_ADDRESS" envDefault:"64" help:"of these, of one exporter address"`
-	Idle       time.Duration    `env:"TCP_IDLE_TIMEOUT" envDefault:"30m" help:"a connection over which no message came for this long is closed"`
+	PerAddress int              `env:"TCP_MAX_PER_ADDRESS" envDefault:"64" help:"of these, of one exporter address (IPv6: of one /64)"`
+	Idle       time.Duration    `env:"TCP_IDLE_TIMEOUT" envDefault:"30m" help:"a connection over which no message came for this long is closed; the first message must begin within 10 s"`
+	Octets     int              `env:"TCP_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"memory for the templates of all connections; one address may take a quarter of it, one connection a sixteenth; templates beyond that are refused and counted"`
 }
 
 // Validate reports every mistake at once. It reads the files that are named.
@@ -47,8 +50,11 @@ func (c StreamConfig) Validate() error {
 	if c.Max < 0 || c.PerAddress < 0 {
 		bad("TCP_MAX_CONNECTIONS=%d, TCP_MAX_PER_ADDRESS=%d: want 0 (the default) or more", c.Max, c.PerAddress)
 	}
-	if c.Idle < 0 || c.Idle > 0 && c.Idle < time.Second {
+	if c.Idle < time.Second {
 		bad("TCP_IDLE_TIMEOUT=%v: want at least 1s", c.Idle)
+	}
+	if c.Octets < 0 {
+		bad("TCP_MAX_OCTETS=%d: want 0 (the default) or more", c.Octets)
 	}
 	if len(c.TLS) == 0 {
 		for name, f := range map[string]string{"TLS_CERT_FILE": c.CertFile, "TLS_KEY_FILE": c.KeyFile, "TLS_CLIENT_CA_FILE": c.ClientCA} {
@@ -93,6 +99,7 @@ const (
 	endClosed    = "closed"     // by the exporter, between two messages
 	endCut       = "cut"        // by the exporter or the network, within a message
 	endIdle      = "idle"       // TCP_IDLE_TIMEOUT
+	endSilent    = "silent"     // no message began within beginWithin
 	endSlow      = "slow"       // a message or handshake that did not come to its end
 	endNoIPFIX   = "no_ipfix"   // octets that are no IPFIX message
 	endTLS       = "tls"        // the handshake failed
@@ -103,8 +110,9 @@ const (
 	endShutdown  = "shutdown"
 )
 
-// beginWithin bounds the handshake and the PROXY header, messageWithin a message
-// that has begun: who sends one octet now and then holds nothing for long.
+// beginWithin bounds the PROXY header, the handshake and the wait for the first
+// message, each; messageWithin bounds a message that has begun. A sender of one
+// octet now and then holds its place no longer than that.
 const (
 	beginWithin   = 10 * time.Second
 	messageWithin = 30 * time.Second
@@ -115,9 +123,99 @@ type streams struct {
 	r   *Replica
 	log *rate.Limiter
 
-	mu   sync.Mutex // guards what follows
-	open int
-	each map[netip.Addr]int
+	// workers are shared: what decoding needs beside a connection's templates is
+	// held once per worker, not once per connection.
+	workers chan *worker
+	drained context.Context // ends DRAIN after run's: nothing waits for Kafka any longer
+
+	mu     sync.Mutex // guards what follows
+	open   int
+	each   map[netip.Addr]*source
+	octets int // of the templates of all
+}
+
+// A source is what the connections of one exporter address hold: of one address of
+// IPv4 or one /64 of IPv6, which is what one sender commonly has.
+type source struct {
+	connections int
+	octets      int // of templates
+}
+
+// sourceOf returns the address by which the connections of a are counted.
+func sourceOf(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return a
+	}
+	p, err := a.Prefix(64)
+	if err != nil {
+		return a // never: a is an address of IPv6
+	}
+	return p.Addr()
+}
+
+func (r *Replica) newStreams() *streams {
+	n := max(4, 2*runtime.GOMAXPROCS(0))
+	s := &streams{r: r, log: rate.NewLimiter(0.2, 10), each: map[netip.Addr]*source{}, workers: make(chan *worker, n)}
+	for range n {
+		w := r.worker(&r.accounts.shared)
+		w.session = true
+		s.workers <- &w
+	}
+	return s
+}
+
+// Parts of TCP_MAX_OCTETS that the templates of one address and of one connection
+// may take.
+const (
+	addressPart    = 4
+	connectionPart = 16
+)
+
+// A streamBudget bounds the octets of the templates of one connection, of its
+// address and of all connections. It implements templates.Budget.
+type streamBudget struct {
+	s      *streams
+	source netip.Addr
+	octets int // of this connection
+}
+
+// Take implements templates.Budget.
+func (b *streamBudget) Take(n int) bool {
+	s := b.s
+	limit := s.r.c.Streams.Octets
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	of := s.each[b.source] // there as long as the connection is
+	refused := ""
+	switch {
+	case b.octets+n > limit/connectionPart:
+		refused = "connection"
+	case of.octets+n > limit/addressPart:
+		refused = "address"
+	case s.octets+n > limit:
+		refused = "all"
+	}
+	if refused != "" {
+		s.r.metrics.streamRefused.WithLabelValues(refused).Inc()
+		return false
+	}
+	b.add(of, n)
+	return true
+}
+
+// Give implements templates.Budget.
+func (b *streamBudget) Give(n int) {
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	b.add(b.s.each[b.source], -n)
+}
+
+// add changes the counts. mu is held.
+func (b *streamBudget) add(of *source, n int) {
+	b.octets += n
+	of.octets += n
+	b.s.octets += n
+	b.s.r.metrics.streamOctets.Set(float64(b.s.octets))
 }
 
 // listenStreams opens the listeners of every address, or none.
@@ -158,6 +256,11 @@ func closeListeners(all ...[]net.Listener) {
 
 // run accepts connections until ctx ends, and then reads on as sockets do.
 func (s *streams) run(ctx context.Context, plain, secure []net.Listener) {
+	drained, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	s.drained = drained
+	draining := context.AfterFunc(ctx, func() { time.AfterFunc(s.r.c.Drain, cancel) })
+	defer draining()
 	stop := context.AfterFunc(ctx, func() { closeListeners(plain, secure) })
 	defer stop()
 	var all sync.WaitGroup
@@ -220,19 +323,28 @@ func (s *streams) leave() {
 func (s *streams) takes(a netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.each[a] >= s.r.c.Streams.PerAddress {
+	a = sourceOf(a)
+	of := s.each[a]
+	if of == nil {
+		of = &source{}
+		s.each[a] = of
+	}
+	if of.connections >= s.r.c.Streams.PerAddress {
 		return false
 	}
-	s.each[a]++
+	of.connections++
 	return true
 }
 
 func (s *streams) gives(a netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.each[a]--; s.each[a] == 0 {
-		delete(s.each, a)
+	a = sourceOf(a)
+	if of := s.each[a]; of.connections > 1 {
+		of.connections--
+		return
 	}
+	delete(s.each, a)
 }
 
 // ended closes a connection and says why.
@@ -279,16 +391,14 @@ func (s *streams) serve(ctx context.Context, c net.Conn, secure bool) (why strin
 		}
 		in.conn = t
 	}
-	w := r.worker(&r.accounts.shared)
-	w.dec.State, w.session = r.store.NewSession(), true
+	session := r.store.NewSession(&streamBudget{s: s, source: sourceOf(from.Addr())})
+	defer session.Close()
 	for {
-		if !r.room(ctx) {
-			return endShutdown, nil
-		}
+		r.room(s.drained)
 		msg, err := in.next()
 		switch {
 		case err == nil:
-			w.message(msg, from, r.deps.Now())
+			s.decode(session, msg, from)
 			continue
 		case ctx.Err() != nil:
 			return endShutdown, err
@@ -296,6 +406,8 @@ func (s *streams) serve(ctx context.Context, c net.Conn, secure bool) (why strin
 			return endNoIPFIX, err
 		case errors.Is(err, os.ErrDeadlineExceeded) && in.partly():
 			return endSlow, err
+		case errors.Is(err, os.ErrDeadlineExceeded) && !in.spoken && in.idle > beginWithin:
+			return endSilent, err
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return endIdle, err
 		case in.partly():
@@ -305,23 +417,34 @@ func (s *streams) serve(ctx context.Context, c net.Conn, secure bool) (why strin
 	}
 }
 
+// decode decodes a message with one of the shared workers. A worker is always
+// given back soon: decoding and producing never wait.
+func (s *streams) decode(session *templates.Session, msg []byte, from netip.AddrPort) {
+	w := <-s.workers
+	w.dec.State = session
+	w.message(msg, from, s.r.deps.Now())
+	w.dec.State = nil
+	s.workers <- w
+}
+
 // room waits until Kafka's client has room for the flows of a message: what comes
-// over TCP can wait at the exporter instead of being dropped here. False when ctx
-// ends first.
-func (r *Replica) room(ctx context.Context) bool {
-	if r.producer.Load().Room() {
-		return true
+// over TCP can wait at the exporter instead of being dropped here. When drained ends
+// nothing waits any longer: what is received is decoded, and dropped where there is
+// no room, so that it is counted.
+func (r *Replica) room(drained context.Context) {
+	if r.producer.Load().Room() || drained.Err() != nil {
+		return
 	}
 	r.metrics.streamWaits.Inc()
 	t := time.NewTicker(5 * time.Millisecond)
 	defer t.Stop()
 	for {
 		select {
-		case <-ctx.Done():
-			return false
+		case <-drained.Done():
+			return
 		case <-t.C:
 			if r.producer.Load().Room() {
-				return true
+				return
 			}
 		}
 	}
@@ -361,6 +484,8 @@ type messages struct {
 	idle   time.Duration
 	ending context.Context // shutting down: what still comes is read for drain
 	drain  time.Duration
+	spoken bool      // a message has come
+	since  time.Time // when waiting for the first message began
 
 	buf        []byte
 	start, end int       // what is read and not yet given out
@@ -392,7 +517,7 @@ func (m *messages) next() ([]byte, error) {
 				return nil, fmt.Errorf("%w: a message of %d octets, its header has %d", errNoIPFIX, length, ipfixHeader)
 			case length <= len(have):
 				m.start += length
-				m.begun = time.Time{}
+				m.begun, m.spoken = time.Time{}, true
 				return have[:length], nil
 			}
 			need = length
@@ -415,14 +540,20 @@ func (m *messages) read(need int) error {
 	if m.partly() && m.begun.IsZero() {
 		m.begun = at
 	}
+	if m.since.IsZero() {
+		m.since = at
+	}
 	deadline := at.Add(m.idle)
-	if m.partly() {
+	switch {
+	case m.partly():
 		deadline = m.begun.Add(messageWithin)
+	case !m.spoken:
+		deadline = earlier(deadline, m.since.Add(beginWithin))
 	}
 	_ = m.raw.SetReadDeadline(deadline)
 	if m.ending.Err() != nil { // also when it ended in this moment, and the deadline above came after the one that it set
 		if m.until.IsZero() {
-			m.until = at.Add(m.drain)
+			m.until = at.Add(m.drain + min(quiet, m.drain))
 		}
 		_ = m.raw.SetReadDeadline(earlier(m.until, at.Add(quiet)))
 	}
@@ -437,7 +568,7 @@ func (m *messages) read(need int) error {
 func (m *messages) proxy() (exporter netip.AddrPort, err error) {
 	within := m.idle
 	m.idle = beginWithin
-	defer func() { m.idle, m.begun = within, time.Time{} }()
+	defer func() { m.idle, m.begun, m.since = within, time.Time{}, time.Time{} }()
 	for !proxyproto.Whole(m.buf[m.start:m.end]) {
 		if err := m.read(m.end - m.start + 1); err != nil {
 			return exporter, fmt.Errorf("no PROXY header: %w", err)

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -16,13 +17,16 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"weir/internal/broker"
 	"weir/test/locked"
 )
 
@@ -312,6 +316,7 @@ func TestIPFIXOverTLS(t *testing.T) {
 				if mutual {
 					c.Streams.ClientCA = ours.path("ca.pem")
 				}
+				c.Streams.Idle = time.Minute
 				if err := c.Streams.Validate(); err != nil {
 					t.Fatal(err)
 				}
@@ -425,4 +430,175 @@ func FuzzMessages(f *testing.F) {
 			t.Fatalf("%x out of %x", got, octets)
 		}
 	})
+}
+
+// ipfixMessage is an IPFIX message of sets of domain 1, exported now.
+func ipfixMessage(sets ...[]byte) []byte {
+	b := binary.BigEndian.AppendUint16(nil, 10)
+	b = binary.BigEndian.AppendUint16(b, uint16(16+len(bytes.Join(sets, nil))))
+	b = binary.BigEndian.AppendUint32(b, uint32(time.Now().Unix()))
+	b = append(b, 0, 0, 0, 0, 0, 0, 0, 1)
+	return append(b, bytes.Join(sets, nil)...)
+}
+
+// wideTemplate is a template set of one template of fields fields of one octet.
+func wideTemplate(id, fields int) []byte {
+	b := binary.BigEndian.AppendUint16(nil, 2)
+	b = binary.BigEndian.AppendUint16(b, uint16(8+4*fields))
+	b = binary.BigEndian.AppendUint16(b, uint16(id))
+	b = binary.BigEndian.AppendUint16(b, uint16(fields))
+	for i := range fields {
+		b = binary.BigEndian.AppendUint16(b, uint16(20_000+i))
+		b = append(b, 0, 1)
+	}
+	return b
+}
+
+// manyOptions is an options template of nine fields in records of one octet, and a
+// message full of those.
+func manyOptions() (template, data []byte) {
+	template = []byte{0, 3, 0, 46, 1, 0, 0, 9, 0, 1, 0, 149, 0, 1}
+	for range 8 {
+		template = append(template, 0, 210, 0, 0)
+	}
+	data = make([]byte, 65_535-16)
+	binary.BigEndian.PutUint16(data, 256)
+	binary.BigEndian.PutUint16(data[2:], uint16(len(data)))
+	return template, data
+}
+
+func liveHeap() int {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
+// TestWhatConnectionsHold: options messages of 64 KB and wide templates take no more
+// than TCP_MAX_OCTETS, and 160 KiB a connection.
+func TestWhatConnectionsHold(t *testing.T) {
+	const connections, budget = 8, 8 << 20
+	r, addr, _ := streaming(t, func(c *Config) { c.Streams.Octets = budget })
+	refused := func(limit string) float64 { return testutil.ToFloat64(r.metrics.streamRefused.WithLabelValues(limit)) }
+	options, records := manyOptions()
+	before := liveHeap()
+	var all []net.Conn
+	learnt := uint64(0)
+	for range connections {
+		c := dial(t, addr)
+		all = append(all, c)
+		send(t, c, ipfixMessage(options), ipfixMessage(records))
+		for id := range 24 { // 12 MiB by what a plan of 4 000 fields takes
+			send(t, c, ipfixMessage(wideTemplate(300+id, 4000)))
+		}
+		learnt += 1 + 24
+		eventually(t, "all is decoded", func() bool {
+			return float64(r.stats.learnt.Load())+refused("connection")+refused("address")+refused("all") == float64(learnt)
+		})
+	}
+	if got := liveHeap() - before; got > budget+connections*perConnection+4<<20 {
+		t.Errorf("%d connections hold %d KiB beside a budget of %d KiB: want at most %d KiB each", connections, got>>10, budget>>10, perConnection>>10)
+	}
+	// 500 KiB a connection: three plans of 164 KB; 2 MiB for the address.
+	if held := testutil.ToFloat64(r.metrics.streamOctets); held > budget/addressPart || held < budget/addressPart*3/4 {
+		t.Errorf("%v octets of templates are held: want nearly %d", held, budget/addressPart)
+	}
+	if refused("connection") == 0 || refused("address") == 0 {
+		t.Errorf("refused for the connection %v, for the address %v: want both", refused("connection"), refused("address"))
+	}
+	for _, c := range all {
+		_ = c.Close()
+	}
+	eventually(t, "their octets are given back", func() bool { return testutil.ToFloat64(r.metrics.streamOctets) == 0 })
+}
+
+// TestShutdownCountsWhatCameOverTCP: with Kafka away a shutdown decodes what was
+// received, and each flow is published or counted as dropped.
+func TestShutdownCountsWhatCameOverTCP(t *testing.T) {
+	b, err := broker.Start("127.0.0.1:0", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := config(b.Addr(), "one")
+	c.Streams.TCP = []netip.AddrPort{anyPort}
+	c.MaxRecords, c.Flush, c.Drain = 8, 200*time.Millisecond, 300*time.Millisecond
+	r, stop := start(t, c, &locked.Buffer{})
+	eventually(t, "the replica listens", func() bool { return len(r.listening()) > 0 && r.Ready() == nil })
+	conn := dial(t, strings.TrimPrefix(r.listening()[0], "tcp "))
+	template := []byte{0, 2, 0, 20, 1, 0, 0, 3, 0, 8, 0, 4, 0, 12, 0, 4, 0, 1, 0, 4}
+	send(t, conn, ipfixMessage(template), ipfixMessage(dataA))
+	eventually(t, "a flow is published", func() bool {
+		n, _ := r.producer.Load().Buffered()
+		return r.Stats().Flows == 1 && n == 0
+	})
+	b.Close()
+	const sent = 201
+	for range sent - 1 {
+		send(t, conn, ipfixMessage(dataA))
+	}
+	eventually(t, "the connection waits for Kafka", func() bool { return testutil.ToFloat64(r.metrics.streamWaits) > 0 })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if s := r.Stats(); s.Flows != sent || s.Dropped != sent-1 {
+		t.Errorf("of %d flows %d are decoded and %d counted as dropped: want all, and all but the published one", sent, s.Flows, s.Dropped)
+	}
+}
+
+// TestAConnectionHasToSpeak: the first message must begin within beginWithin; later
+// ones may be TCP_IDLE_TIMEOUT apart.
+func TestAConnectionHasToSpeak(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		sends [][]byte // one each 5 s
+		want  time.Duration
+	}{
+		{"nothing", nil, beginWithin},
+		{"an octet", [][]byte{{0}}, 5*time.Second + messageWithin},
+		{"a message", [][]byte{ipfixMessage()}, 5*time.Second + 30*time.Minute},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server, client := net.Pipe()
+				defer func() { _ = client.Close() }()
+				in := &messages{conn: server, raw: server, idle: 30 * time.Minute, ending: t.Context(), drain: time.Second}
+				go func() {
+					for _, b := range tt.sends {
+						time.Sleep(5 * time.Second)
+						_, _ = client.Write(b)
+					}
+				}()
+				began := time.Now()
+				for {
+					if _, err := in.next(); err != nil {
+						break
+					}
+				}
+				if got := time.Since(began); got != tt.want {
+					t.Errorf("want the end after %v, got %v", tt.want, got)
+				}
+			})
+		})
+	}
+}
+
+func TestConnectionsOfOneNetworkOfIPv6AreCountedTogether(t *testing.T) {
+	s := &streams{r: &Replica{c: Config{Streams: StreamConfig{PerAddress: 2}}}, each: map[netip.Addr]*source{}}
+	take := func(a string) bool { return s.takes(netip.MustParseAddr(a)) }
+	for _, tt := range []struct {
+		addr string
+		want bool
+	}{
+		{"2001:db8::1", true}, {"2001:db8::2", true}, {"2001:db8::3", false}, {"2001:db8:0:0:ffff::1", false},
+		{"2001:db8:0:1::1", true}, {"192.0.2.1", true}, {"192.0.2.2", true}, {"192.0.2.1", true}, {"192.0.2.1", false},
+	} {
+		if got := take(tt.addr); got != tt.want {
+			t.Errorf("%s: want %v, got %v", tt.addr, tt.want, got)
+		}
+	}
+	s.gives(netip.MustParseAddr("2001:db8::9"))
+	if !take("2001:db8::a") || take("2001:db8::b") {
+		t.Error("a connection that ended still counts, or counts twice")
+	}
 }

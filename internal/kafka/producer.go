@@ -142,6 +142,9 @@ func (s *Slab) Grow(n int) {
 	}
 }
 
+// Len returns the room of the slab, records.
+func (s *Slab) Len() int { return len(s.all) }
+
 // ProduceIn is Produce with place i of a slab.
 func (p *Producer) ProduceIn(s *Slab, i int, key, value []byte, at time.Time, done func(error)) {
 	d := &s.all[i]

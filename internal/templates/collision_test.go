@@ -148,7 +148,7 @@ func TestASessionTellsLayoutsWithOneHashApart(t *testing.T) {
 	honest := &decode.Template{ID: 300, Fields: honestFields()}
 	forged := secondPreimage(t, honest)
 	store, _ := newStore("r1")
-	s := store.NewSession()
+	s := store.NewSession(nil)
 	for _, l := range []*decode.Template{honest, forged, honest} {
 		p, err := s.Learn(ipfix300, &decode.Meta{}, &decode.Header{Version: 10}, l)
 		if err != nil {

@@ -10,9 +10,22 @@ import (
 // decode.State and decode.Withdrawer, for one goroutine.
 type Session struct {
 	shared decode.State
+	budget Budget
 	most   int // definitions
+	places int // of known that are paid for: a map does not shrink
 	known  map[sessionKey]sessionPlan
 }
+
+// A Budget bounds the octets of sessions' definitions.
+type Budget interface {
+	// Take takes n octets; false when they are beyond a bound, and nothing is taken.
+	Take(n int) bool
+	// Give returns n octets.
+	Give(n int)
+}
+
+// sessionPlace is what an entry of a Session takes beside its plan, octets.
+const sessionPlace = 96
 
 type sessionKey struct {
 	domain uint32
@@ -20,14 +33,47 @@ type sessionKey struct {
 }
 
 type sessionPlan struct {
-	plan *decode.Plan
-	data bool // of a template, not of an options template
+	plan   *decode.Plan
+	octets int
+	data   bool // of a template, not of an options template
 }
 
+// unbounded is the Budget of a session that has none.
+type unbounded struct{}
+
+func (unbounded) Take(int) bool { return true }
+func (unbounded) Give(int)      {}
+
 // NewSession returns a Session that keeps at most as many definitions as s does of
-// an exporter.
-func (s *Store) NewSession() *Session {
-	return &Session{shared: s, most: s.o.MaxPerExporter, known: map[sessionKey]sessionPlan{}}
+// an exporter, and takes their octets from a budget; nil: without a bound. It must
+// be closed.
+func (s *Store) NewSession(b Budget) *Session {
+	if b == nil {
+		b = unbounded{}
+	}
+	return &Session{shared: s, budget: b, most: s.o.MaxPerExporter, known: map[sessionKey]sessionPlan{}}
+}
+
+// Close returns what the session took from its budget.
+func (s *Session) Close() {
+	for at := range s.known {
+		s.forget(at)
+	}
+	s.renew()
+}
+
+// forget removes a definition.
+func (s *Session) forget(at sessionKey) {
+	s.budget.Give(s.known[at].octets)
+	delete(s.known, at)
+}
+
+// renew returns the places of a map that became empty.
+func (s *Session) renew() {
+	if len(s.known) == 0 && s.places > 0 {
+		s.budget.Give(s.places * sessionPlace)
+		s.known, s.places = map[sessionKey]sessionPlan{}, 0
+	}
 }
 
 // Plan implements decode.State.
@@ -50,8 +96,28 @@ func (s *Session) Learn(k *decode.TemplateKey, _ *decode.Meta, _ *decode.Header,
 	if err != nil {
 		return nil, err
 	}
-	s.known[at] = sessionPlan{plan, !t.Options}
+	if known { // its data must not be read by the layout that it had
+		s.forget(at)
+	}
+	if err := s.pay(plan.Octets()); err != nil {
+		return nil, err
+	}
+	s.known[at] = sessionPlan{plan, plan.Octets(), !t.Options}
 	return plan, nil
+}
+
+// pay takes the octets of a definition, and of its place, from the budget.
+func (s *Session) pay(octets int) error {
+	place := 0
+	if len(s.known) == s.places {
+		place = 1
+	}
+	if !s.budget.Take(octets + place*sessionPlace) {
+		s.renew()
+		return errFull()
+	}
+	s.places += place
+	return nil
 }
 
 // Withdraw implements decode.Withdrawer: of one template, or, under the id of a set
@@ -64,16 +130,18 @@ func (s *Session) Withdraw(k *decode.TemplateKey, options bool) bool {
 	if k.ID == all {
 		for o, is := range s.known {
 			if o.domain == at.domain && is.data != options {
-				delete(s.known, o)
+				s.forget(o)
 			}
 		}
+		s.renew()
 		return true
 	}
 	is, known := s.known[at]
 	if !known || is.data == options {
 		return false
 	}
-	delete(s.known, at)
+	s.forget(at)
+	s.renew()
 	return true
 }
 
