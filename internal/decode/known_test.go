@@ -1,8 +1,10 @@
 package decode
 
 import (
+	"encoding/binary"
 	"math"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -279,5 +281,65 @@ func TestATemplateIDMeansAnotherThingInEachDomain(t *testing.T) {
 	b := wireFlows(t, d, ofDomain(ipfixOf(256, []byte{6}), 1))[0]
 	if a.Proto != 6 || a.Bytes != 0 || b.Proto != 0 || b.Bytes != 6 {
 		t.Errorf("want protocol 6, then 6 octets; got %d and %d, then %d and %d", a.Proto, a.Bytes, b.Proto, b.Bytes)
+	}
+}
+
+// A v9 exporter that is up for 10 000 s at 1 700 000 000 s sends a flow from 10 s
+// to 5 s before. Its init time is 1 699 990 000 000 ms by the header, to a second.
+func TestAV9InitTimeCountsWhereItAgreesWithTheHeader(t *testing.T) {
+	const export, header = 1_700_000_000, uint64(1_699_990_000_000) // s, ms
+	u4 := func(b []byte, vs ...uint32) []byte {
+		for _, v := range vs {
+			b = binary.BigEndian.AppendUint32(b, v)
+		}
+		return b
+	}
+	datagram := func(set uint16, content []byte) []byte {
+		b := u4([]byte{0, 9, 0, 1}, 10_000_000, export, 1, 256)
+		b = binary.BigEndian.AppendUint16(b, set)
+		b = binary.BigEndian.AppendUint16(b, uint16(4+len(content)))
+		return append(b, content...)
+	}
+	// Addresses (8, 12), start (22) and end (21) as uptimes; 401 with the init time (160), too.
+	templates := datagram(0, fromHex(t, "01900004"+"00080004"+"000c0004"+"00160004"+"00150004"+
+		"01910005"+"00080004"+"000c0004"+"00160004"+"00150004"+"00a00008"))
+	flow := u4(nil, 0x0a000001, 0x0a000002, 9_990_000, 9_995_000)
+	const ms = uint64(1_000_000)
+	for _, tt := range []struct {
+		name   string
+		initMs uint64
+		start  uint64 // ms since the epoch
+		source flowpb.TimeSource
+	}{
+		{"none", 0, header + 9_990_000, flowpb.TimeSource_TIME_SOURCE_UPTIME},
+		{"to the millisecond", header + 123, header + 9_990_123, flowpb.TimeSource_TIME_SOURCE_INIT_UPTIME},
+		{"one wrap of the uptime earlier", header + 123 - 1<<32, header + 9_990_123, flowpb.TimeSource_TIME_SOURCE_INIT_UPTIME},
+		{"2 s later", header + 2000, header + 9_992_000, flowpb.TimeSource_TIME_SOURCE_INIT_UPTIME},
+		{"more than 2 s later", header + 2001, header + 9_990_000, flowpb.TimeSource_TIME_SOURCE_UPTIME},
+		{"2 s earlier", header - 2000, header + 9_988_000, flowpb.TimeSource_TIME_SOURCE_INIT_UPTIME},
+		{"more than 2 s earlier", header - 2001, header + 9_990_000, flowpb.TimeSource_TIME_SOURCE_UPTIME},
+		{"of before a restart 30 days ago", header - 30*86_400_000, header + 9_990_000, flowpb.TimeSource_TIME_SOURCE_UPTIME},
+		{"forged", 1, header + 9_990_000, flowpb.TimeSource_TIME_SOURCE_UPTIME},
+		{"the greatest number", math.MaxUint64, header + 9_990_000, flowpb.TimeSource_TIME_SOURCE_UPTIME},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ds := newDecoders()
+			for _, d := range []*Decoder{ds.wire, ds.plain, ds.read} {
+				k := TemplateKey{Exporter: Map16(testMeta.Exporter), Domain: 256, Version: 9}
+				d.State.LearnFact(&k, &testMeta, &Header{}, Fact{What: flowpb.Fact_WHAT_INIT_TIME, Number: tt.initMs})
+			}
+			same(t, ds, templates)
+			own := binary.BigEndian.AppendUint64(slices.Clone(flow), tt.initMs)
+			for _, pkt := range [][]byte{datagram(400, flow), datagram(401, own)} { // of options data; of the record
+				if n := same(t, ds, pkt); n != 1 {
+					t.Fatalf("flows: want 1, got %d", n)
+				}
+				m := wireFlows(t, ds.wire, pkt)[0]
+				if m.TimeFlowStartNs != tt.start*ms || m.TimeFlowEndNs != (tt.start+5000)*ms || m.TimeSource != tt.source {
+					t.Errorf("want a start at %d ms, 5 s, %v; got %d, %d ns, %v", tt.start, tt.source,
+						m.TimeFlowStartNs/ms, m.TimeFlowEndNs-m.TimeFlowStartNs, m.TimeSource)
+				}
+			}
+		})
 	}
 }

@@ -15,7 +15,7 @@ type context struct {
 	hash     uint64
 	flowType flowpb.FlowMessage_FlowType
 	facts    *Facts
-	initMs   uint64 // of facts, for the whole datagram; 0: unknown
+	initMs   uint64 // of facts, for the whole datagram; 0: unknown, or not believable
 	exporter *Exporter
 	counts
 }

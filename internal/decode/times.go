@@ -189,8 +189,30 @@ func (c *context) ntp(v uint64, unit int64) int64 {
 
 func within(a, b, d int64) bool { return a-b <= d && b-a <= d }
 
+// initTolerance is how far, ms, an init time may lie from what the header of v9
+// says: 1 s, since the header's export time is in whole seconds, and 1 s more for
+// exporters that round it or read their clocks one after the other. Drift does not
+// add up: an exporter computes its init time from both clocks, and one that does
+// not is better read by its header.
+const initTolerance = 2000
+
+// believable returns an init time, ms since the epoch, 0 when it cannot be. The
+// header of v9 gives the init time to a second (export time less uptime): another
+// one is of before a restart, or forged. Uptimes wrap after 2^32 ms.
+func (h *Header) believable(initMs uint64) uint64 {
+	if h.Version != 9 {
+		return initMs
+	}
+	off := int32(uint32(initMs) - (uint32(h.Export/1e6) - h.Uptime)) // modulo 2^32 ms
+	if off < -initTolerance || off > initTolerance {
+		return 0
+	}
+	return initMs
+}
+
 // uptimes reads start and end given as sysUptime ms: against the header (v1,
-// v5, v7), with the system init time, or without that (v9) against the header.
+// v5, v7), with the system init time, or without a believable one (v9) against
+// the header.
 func (c *context) uptimes(sv, ev uint64, hasStart, hasEnd bool, rec *record) (start, end int64, source flowpb.TimeSource, resolutionUs uint32) {
 	first, last := uint32(sv), uint32(ev)
 	if !hasStart {
@@ -205,9 +227,9 @@ func (c *context) uptimes(sv, ev uint64, hasStart, hasEnd bool, rec *record) (st
 		return h.Export - age(h.Uptime, first)*1e6, h.Export - age(h.Uptime, last)*1e6, flowpb.TimeSource_TIME_SOURCE_HEADER_UPTIME, 1000
 	}
 	lasted := int64(last-first) * 1e6
-	init := rec.v[sInit]
-	if !rec.plan.has[sInit] {
-		init = c.initMs
+	init := c.initMs
+	if rec.plan.has[sInit] {
+		init = h.believable(rec.v[sInit])
 	}
 	if known := init != 0 && init <= math.MaxInt64/1_000_000; !known && h.Version == 9 {
 		return h.Export - age(h.Uptime, first)*1e6, h.Export - age(h.Uptime, last)*1e6, flowpb.TimeSource_TIME_SOURCE_UPTIME, 1e6
