@@ -11,6 +11,7 @@ package accounting
 import (
 	"math"
 	"net/netip"
+	"slices"
 
 	"weir/pkg/flowpb"
 )
@@ -79,8 +80,13 @@ const (
 	// sameBoot is how far export time less uptime of one life of an exporter may
 	// drift from slot to slot, s; where the uptime is nonsense it does by a slot.
 	sameBoot = 2 * slotSeconds
-	// near is how far a datagram's sequence number may be from those of its run.
+	// near is how far apart the sequence numbers of two runs of several datagrams each
+	// may be that are joined to one.
 	near = 1 << 20
+	// leap is how far a single datagram's sequence number may be from those of its
+	// run: beyond that it begins a run of its own, which counts once others continue
+	// it. It may be forged.
+	leap = 1 << 10
 	// maxGap is how far the next slot's may be ahead: beyond that the exporter
 	// began anew.
 	maxGap = 1 << 28
@@ -108,12 +114,12 @@ func (r *run) takes(sequence uint32, boot int64, u *Units) bool {
 		return false
 	}
 	switch after, before := int32(sequence-r.greatest), int32(r.least-sequence); {
-	case after > 0 && after < near:
+	case after > 0 && after <= leap:
 		r.greatest, r.last = sequence, *u
 	case after == 0:
 		// One without records has the number of the next one.
 		r.last.most(u)
-	case before > 0 && before < near:
+	case before > 0 && before <= leap:
 		r.least = sequence
 	case before > 0 || after > 0:
 		return false
@@ -122,9 +128,16 @@ func (r *run) takes(sequence uint32, boot int64, u *Units) bool {
 	return true
 }
 
+// single reports whether r is a datagram alone.
+func (r *run) single() bool { return r.received[Datagrams] < 2 }
+
 // joins adds another run if both may be parts of one.
 func (r *run) joins(o *run) bool {
-	if !r.of(o.boot) || int32(o.least-r.greatest) >= near || int32(r.least-o.greatest) >= near {
+	apart := int32(near)
+	if r.single() || o.single() {
+		apart = leap + 1
+	}
+	if !r.of(o.boot) || int32(o.least-r.greatest) >= apart || int32(r.least-o.greatest) >= apart {
 		return false
 	}
 	switch after := int32(o.greatest - r.greatest); {
@@ -143,24 +156,49 @@ func (r *run) joins(o *run) bool {
 // runs are the runs of a slot.
 type runs []run
 
-func (rs *runs) add(sequence uint32, boot int64, u *Units) {
+// extend adds a datagram to the run that it continues; false when there is none.
+func (rs *runs) extend(sequence uint32, boot int64, u *Units) bool {
 	for i := range *rs {
 		if (*rs)[i].takes(sequence, boot, u) {
-			return
+			return true
 		}
 	}
-	if len(*rs) < maxRuns {
-		*rs = append(*rs, run{least: sequence, greatest: sequence, last: *u, received: *u, boot: boot})
-	}
+	return false
 }
 
-func (rs *runs) merge(o *run) {
+// begin adds a datagram that continues no run. Without room it takes the place of the
+// first run of a single datagram, so that forged ones do not keep a run from
+// beginning.
+func (rs *runs) begin(sequence uint32, boot int64, u *Units, room bool) {
+	r := run{least: sequence, greatest: sequence, last: *u, received: *u, boot: boot}
+	if room {
+		*rs = append(*rs, r)
+		return
+	}
+	rs.replaceSingle(&r)
+}
+
+// merge adds a run of another replica or tally; room: for one more. False when it was
+// not added.
+func (rs *runs) merge(o *run, room bool) bool {
 	for i := range *rs {
 		if (*rs)[i].joins(o) {
-			return
+			return true
 		}
 	}
-	if len(*rs) < maxRuns {
+	if room && len(*rs) < maxRuns {
 		*rs = append(*rs, *o)
+		return true
 	}
+	return !o.single() && rs.replaceSingle(o)
+}
+
+func (rs *runs) replaceSingle(r *run) bool {
+	i := slices.IndexFunc(*rs, func(r run) bool { return r.single() })
+	if i < 0 {
+		return false
+	}
+	copy((*rs)[i:], (*rs)[i+1:])
+	(*rs)[len(*rs)-1] = *r
+	return true
 }

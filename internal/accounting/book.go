@@ -1,6 +1,7 @@
 package accounting
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -15,30 +16,55 @@ import (
 const (
 	// slotLife is how many gatherings a slot is kept that nothing comes for.
 	slotLife = 6
-	// maxSlots bounds the slots that a Book keeps, those among them that wait for
-	// Kafka.
-	maxSlots = 200_000
-	// forgetAfter is how long a silent stream is remembered.
-	forgetAfter = 24 * time.Hour
+	// forgetAfter is how long a silent stream is remembered, newcomerAfter one that
+	// never became established.
+	forgetAfter   = 24 * time.Hour
+	newcomerAfter = time.Hour
+	// baseSlots is how many slots each stream can have, whatever others take.
+	baseSlots = 2
+	// bookSlots bounds the octets of slots beyond those; each stream has an equal
+	// part of them.
+	bookSlots = bookMax - maxStreams*(accountOctets+placeOctets+baseSlots*(slotOctets+runOctets))
+	// streamMost bounds the octets of one stream's slots, however few streams there are.
+	streamMost = 64 << 10
 )
 
 // A Book holds what one replica counted, and what of it is to be published. It is
 // safe for use by several goroutines.
 type Book struct {
+	// Listed reports whether an exporter is one that the operator knows: its streams
+	// are established at once. Nil: none is. It must be set before the first use.
+	Listed func(netip.Addr) bool
+
 	replica string
 	started int64
+	reports int // octets of the reports of one Gather, about
+	room    room
 
-	mu       sync.Mutex // guards what follows
-	streams  map[Stream]*account
-	unproven int
-	slots    int
-	turn     uint64 // gatherings
-	dropped  uint64
+	mu         sync.Mutex // guards what follows
+	streams    map[Stream]*account
+	newcomers  int // streams that are not established
+	unproven   int // of these, streams of which nothing was decoded
+	slots      int64
+	turn       uint64 // gatherings
+	dropped    uint64
+	idle       []Stream // newcomers that were not active in this turn, the longest silent last
+	idleAt     uint64   // turn of idle
+	longIdle   []Stream // established streams that were silent for idleTurns
+	longIdleAt uint64
+	noUnproven uint64 // turn in which all streams of which nothing was decoded are active
 }
 
 // NewBook returns the book of a replica that started at the instant at.
 func NewBook(replica string, at time.Time) *Book {
-	return &Book{replica: replica, started: at.UnixNano(), streams: map[Stream]*account{}}
+	return &Book{replica: replica, started: at.UnixNano(), reports: reportsMax, streams: map[Stream]*account{}}
+}
+
+// Attach lets a tally that is not used yet share the book's memory with others.
+func (b *Book) Attach(t *Tally) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.room = &b.room
 }
 
 // A Report is one record of the topic.
@@ -49,33 +75,70 @@ type Report struct {
 }
 
 // Gather empties tallies into the book and returns what has changed since it was
-// published. Each Report is to be given back to Published.
+// published, up to reportsMax octets; the next call returns the rest. It is to be
+// called every 10 s. Each Report is to be given back to Published.
 func (b *Book) Gather(now time.Time, tallies []*Tally) []Report {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.turn++
+	b.takeIn(tallies)
+	var out []Report
+	octets := 0
+	for _, established := range []bool{true, false} {
+		for s, a := range b.streams {
+			if a.established == established && a.proven && octets < b.reports {
+				before := len(out)
+				out = b.due(out, s, a)
+				for _, r := range out[before:] {
+					octets += len(r.Key) + len(r.Value)
+				}
+			}
+		}
+	}
+	for s, a := range b.streams {
+		b.expire(s, a, now)
+	}
+	return out
+}
+
+// takeIn merges what tallies counted: of known streams first, so that those are
+// active when room is made for others.
+func (b *Book) takeIn(tallies []*Tally) {
+	type counted struct {
+		of Stream
+		a  *account
+	}
+	var unknown []counted
 	for _, t := range tallies {
-		for s, a := range t.take() {
+		for s, a := range t.empty() {
+			if b.streams[s] == nil {
+				unknown = append(unknown, counted{s, a})
+				continue
+			}
 			b.merge(s, a)
 		}
 	}
-	var out []Report
-	for s, a := range b.streams {
-		if a.proven {
-			out = b.due(out, s, a)
-		}
-		a.slots = slices.DeleteFunc(a.slots, func(s *slot) bool {
-			old := (!s.dirty || !a.proven) && b.turn-s.touched >= slotLife
-			if old {
-				b.slots--
-			}
-			return old
-		})
-		if len(a.slots) == 0 && now.UnixNano()-a.last > int64(forgetAfter) {
-			b.forget(s, a)
-		}
+	for _, c := range unknown {
+		b.merge(c.of, c.a)
 	}
-	return out
+}
+
+// expire forgets old slots of a stream, and the stream after a long silence.
+func (b *Book) expire(s Stream, a *account, now time.Time) {
+	a.slots = slices.DeleteFunc(a.slots, func(s *slot) bool {
+		old := (!s.dirty || !a.proven) && b.turn-s.touched >= slotLife
+		if old {
+			b.grow(a, -s.size())
+		}
+		return old
+	})
+	keep := forgetAfter
+	if !a.established {
+		keep = newcomerAfter
+	}
+	if len(a.slots) == 0 && now.UnixNano()-a.last > int64(keep) {
+		b.forget(s, a)
+	}
 }
 
 // Published notes the outcome of publishing a report.
@@ -98,33 +161,62 @@ func (b *Book) Dropped() uint64 {
 
 // merge adds what a tally counted of a stream.
 func (b *Book) merge(s Stream, more *account) {
-	a := b.account(s, more.received[Records] > 0)
+	a, s := b.account(s, more.received[Records] > 0)
 	if a == nil { // nothing was decoded of it, of many
 		return
 	}
-	if a.first == 0 || more.first < a.first {
-		a.first = more.first
+	if a.turn != b.turn {
+		a.turn = b.turn
+		a.turns++
 	}
-	a.last = max(a.last, more.last)
-	a.received.add(&more.received)
-	a.octets += more.octets
-	a.errors += more.errors
-	a.undecoded += more.undecoded
-	if more.source != 0 || more.rate != 0 {
-		a.rate, a.source = more.rate, more.source
-	}
-	if more.name != "" || more.site != "" {
+	a.sum(more)
+	if s == (Stream{}) {
+		for _, o := range more.slots {
+			o.runs = nil
+		}
+	} else if more.name != "" || more.site != "" {
 		a.name, a.site = more.name, more.site
 	}
-	a.dirty = true
 	b.dropped += more.unplaced
 	if !a.proven && a.received[Records] > 0 {
 		a.proven = true
 		b.unproven--
 	}
+	b.establish(s, a)
 	for _, o := range more.slots {
 		b.mergeSlot(a, o)
 	}
+}
+
+// sum adds totals.
+func (a *account) sum(more *account) {
+	if a.first == 0 || more.first < a.first {
+		a.first = more.first
+	}
+	a.last = max(a.last, more.last)
+	a.received.add(&more.received)
+	a.octetsReceived += more.octetsReceived
+	a.errors += more.errors
+	a.undecoded += more.undecoded
+	if more.source != 0 || more.rate != 0 {
+		a.rate, a.source = more.rate, more.source
+	}
+	a.dirty = true
+}
+
+func (s *slot) size() int64 { return slotOctets + int64(len(s.runs))*runOctets }
+
+// grow counts octets of a stream's slots.
+func (b *Book) grow(a *account, octets int64) {
+	a.octets += octets
+	b.slots += octets
+}
+
+// fits reports whether a stream may take more octets for slots.
+func (b *Book) fits(a *account, octets int64) bool {
+	const base = baseSlots * (slotOctets + runOctets)
+	most := base + min(int64(bookSlots)/int64(len(b.streams)), streamMost)
+	return a.octets+octets <= base || a.octets+octets <= most && b.slots+octets <= bookSlots
 }
 
 func (b *Book) mergeSlot(a *account, o *slot) {
@@ -134,45 +226,163 @@ func (b *Book) mergeSlot(a *account, o *slot) {
 		}
 		s.received.add(&o.received)
 		s.octets += o.octets
+		before := s.size()
 		for i := range o.runs {
-			s.runs.merge(&o.runs[i])
+			if !s.runs.merge(&o.runs[i], b.fits(a, runOctets)) {
+				b.dropped += o.runs[i].received[Datagrams]
+			}
 		}
+		b.grow(a, s.size()-before)
 		s.touched, s.dirty = b.turn, true
 		return
 	}
-	if b.slots >= maxSlots {
+	if !b.fits(a, o.size()) {
 		b.dropped += o.received[Datagrams]
 		return
 	}
-	b.slots++
 	o.part, o.touched, o.dirty = b.turn, b.turn, true
 	a.slots = append(a.slots, o)
+	b.grow(a, o.size())
 }
 
-// account returns what a stream's datagrams are counted in, nil for nothing: it is
-// one more of which nothing was decoded.
-func (b *Book) account(s Stream, decoded bool) *account {
-	a := b.streams[s]
-	if a != nil {
-		return a
+// account returns what a stream's datagrams are counted in, and of which stream that
+// is: of all beyond the bound, where there is no room. Nil: nothing was decoded of
+// it, of many.
+func (b *Book) account(s Stream, decoded bool) (*account, Stream) {
+	if a := b.streams[s]; a != nil {
+		return a, s
 	}
-	if len(b.streams) >= maxStreams && s != (Stream{}) {
-		return b.account(Stream{}, decoded)
+	if s == (Stream{}) {
+		return b.add(s), s
 	}
-	if !decoded && b.unproven >= maxUnproven {
-		return nil
+	full := b.newcomers >= maxNewcomers || len(b.streams) >= maxStreams || !decoded && b.unproven >= maxUnproven
+	switch {
+	case !full, b.evictNewcomer(!decoded && b.unproven >= maxUnproven):
+		return b.add(s), s
+	case !decoded:
+		return nil, s
 	}
-	b.unproven++
-	a = &account{}
+	return b.account(Stream{}, true)
+}
+
+func (b *Book) add(s Stream) *account {
+	a := &account{}
 	b.streams[s] = a
+	b.newcomers++
+	b.unproven++
 	return a
+}
+
+// evictNewcomer forgets the newcomer that is silent for longest; unproven: one of
+// which nothing was decoded. False when all are active in this turn.
+func (b *Book) evictNewcomer(unproven bool) bool {
+	if b.idleAt != b.turn {
+		b.idleAt = b.turn
+		b.idle = b.silent(b.idle[:0], func(a *account) bool { return !a.established && a.turn < b.turn })
+	}
+	if unproven && b.noUnproven == b.turn {
+		return false
+	}
+	for i := len(b.idle) - 1; i >= 0; i-- {
+		s := b.idle[i]
+		a := b.streams[s]
+		if a == nil || a.turn == b.turn {
+			b.idle = slices.Delete(b.idle, i, i+1)
+			continue
+		}
+		if unproven && a.proven {
+			continue
+		}
+		b.idle = slices.Delete(b.idle, i, i+1)
+		b.forget(s, a)
+		b.unreported(a)
+		return true
+	}
+	if unproven {
+		b.noUnproven = b.turn
+	}
+	return false
+}
+
+// unreported accounts for what was not published yet of a stream that is forgotten.
+func (b *Book) unreported(a *account) {
+	if !a.proven {
+		return
+	}
+	for _, s := range a.slots {
+		if s.dirty {
+			b.dropped += s.received[Datagrams]
+		}
+	}
+	if !a.reported {
+		other, _ := b.account(Stream{}, true)
+		other.sum(a)
+	}
+}
+
+// silent appends the streams that a function chooses, the longest silent last.
+func (b *Book) silent(out []Stream, choose func(*account) bool) []Stream {
+	for s, a := range b.streams {
+		if choose(a) {
+			out = append(out, s)
+		}
+	}
+	slices.SortFunc(out, func(x, y Stream) int { return cmp.Compare(b.streams[y].turn, b.streams[x].turn) })
+	return out
+}
+
+// establish makes a newcomer established when it is proven and there is room.
+func (b *Book) establish(s Stream, a *account) {
+	const most = maxStreams - maxNewcomers
+	if a.established || s != (Stream{}) && !lists(b.Listed, s.Exporter) && (!a.proven || a.turns < provenTurns) {
+		return
+	}
+	if len(b.streams)-b.newcomers >= most && !b.evictEstablished() {
+		return
+	}
+	a.established = true
+	b.newcomers--
+	b.room.established.Store(s, struct{}{})
+}
+
+// evictEstablished forgets the established stream that is silent for longest; false
+// when none is silent for idleTurns.
+func (b *Book) evictEstablished() bool {
+	if b.longIdleAt != b.turn {
+		b.longIdleAt = b.turn
+		b.longIdle = b.silent(b.longIdle[:0], func(a *account) bool { return a.established && b.turn-a.turn >= idleTurns })
+	}
+	for n := len(b.longIdle); n > 0; n = len(b.longIdle) {
+		s := b.longIdle[n-1]
+		b.longIdle = b.longIdle[:n-1]
+		if a := b.streams[s]; a != nil && a.established && s != (Stream{}) && b.turn-a.turn >= idleTurns {
+			b.forget(s, a)
+			b.unreported(a)
+			return true
+		}
+	}
+	return false
 }
 
 func (b *Book) forget(s Stream, a *account) {
 	delete(b.streams, s)
+	b.slots -= a.octets
+	if a.established {
+		b.room.established.Delete(s)
+	} else {
+		b.newcomers--
+	}
 	if !a.proven {
 		b.unproven--
 	}
+}
+
+// Octets returns the memory that the book and its tallies take, by its own account.
+func (b *Book) Octets() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	established := int64(len(b.streams) - b.newcomers)
+	return b.room.used.Load() + b.slots + int64(len(b.streams))*accountOctets + established*placeOctets
 }
 
 // due appends what has changed of a stream.
@@ -196,10 +406,10 @@ func (b *Book) due(out []Report, s Stream, a *account) []Report {
 	if !a.dirty {
 		return out
 	}
-	a.dirty = false
+	a.dirty, a.reported = false, true
 	m := b.report(s)
 	m.Report = &flowpb.ExporterReport_Summary{Summary: &flowpb.ExporterSummary{
-		FirstReceivedNs: a.first, LastReceivedNs: a.last, Received: a.received.proto(), Octets: a.octets, Errors: a.errors,
+		FirstReceivedNs: a.first, LastReceivedNs: a.last, Received: a.received.proto(), Octets: a.octetsReceived, Errors: a.errors,
 		UndecodedSets: a.undecoded, SamplingRate: a.rate, SamplingSource: a.source, Name: a.name, Site: a.site,
 	}}
 	return append(out, b.record(m, &a.dirty, "total %s %d %d %d %s", name(s.Exporter), s.Version, s.Domain, b.started, b.replica))

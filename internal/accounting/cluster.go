@@ -3,6 +3,7 @@ package accounting
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -21,33 +22,109 @@ const (
 	// maxLives bounds the processes that are remembered of a stream: replicas that are
 	// named anew at each start are many in a week.
 	maxLives = 1000
+	// maxParts bounds the reports of one slot.
+	maxParts = 128
+	// streamMaxOctets bounds one stream.
+	streamMaxOctets = 256 << 10
 	// rateSlots is over how many slots flows per second are told.
 	rateSlots = 6
 )
 
-// A Cluster is what all replicas together counted, read from the topic. It is safe
+// keepTurns is the silence, in turns of 10 s, after which a Cluster forgets a stream:
+// the retention of the topic.
+const keepTurns = 7 * 24 * 360
+
+// A Cluster holds what all replicas together counted, read from the topic. It is safe
 // for use by several goroutines.
+//
+// Its memory is bounded. When it is full, the newcomers that were reported longest
+// ago are forgotten as long as they hold more than a quarter of it, else established
+// streams keep fewer open slots. A stream that nobody reports for 7 days is forgotten.
 type Cluster struct {
-	mu      sync.Mutex // guards what follows
-	streams map[Stream]*history
+	// Listed reports whether an exporter is one that the operator knows: its streams
+	// are established at once. Nil: none is. MaxOctets bounds the memory. Both must be
+	// set before the first use.
+	Listed    func(netip.Addr) bool
+	MaxOctets int64
+
+	mu          sync.Mutex // guards what follows
+	streams     map[Stream]*history
+	turn        int64
+	newcomers   list
+	established list
 }
 
 // NewCluster returns a Cluster that has read nothing.
-func NewCluster() *Cluster { return &Cluster{streams: map[Stream]*history{}} }
+func NewCluster() *Cluster { return &Cluster{streams: map[Stream]*history{}, MaxOctets: clusterMax} }
+
+// A list holds the streams of one class, the one reported longest ago first.
+type list struct {
+	first, last *history
+	n           int
+	octets      int64
+}
+
+func (l *list) push(h *history) {
+	h.before, h.after = l.last, nil
+	if l.last == nil {
+		l.first = h
+	} else {
+		l.last.after = h
+	}
+	l.last = h
+	l.n++
+	l.octets += h.octets
+}
+
+func (l *list) remove(h *history) {
+	if h.before == nil {
+		l.first = h.after
+	} else {
+		h.before.after = h.after
+	}
+	if h.after == nil {
+		l.last = h.before
+	} else {
+		h.after.before = h.before
+	}
+	h.before, h.after = nil, nil
+	l.n--
+	l.octets -= h.octets
+}
 
 // A history is one stream.
 type history struct {
-	lives   map[life]*flowpb.ExporterSummary
-	slots   []*gathered // open, by begin
-	settled int64       // slots up to this one are in loss; 0: none
+	of      Stream
+	lives   []lived
+	newest  newest
+	flows   uint64     // of all lives
+	slots   []gathered // open, by begin
+	settled int64      // slots up to this one are in loss; 0: none
 	back    int
 	loss    loss
+
+	octets        int64 // of all this
+	heard         int64 // turn of the last report
+	turns         int   // turns with reports
+	established   bool
+	before, after *history // in the list of its class
 }
 
-// A life is one process of a replica.
-type life struct {
-	replica string
-	started int64
+// lived holds what one process of a replica counted in its life.
+type lived struct {
+	replica                   string
+	started                   int64
+	first, last               int64 // receive times, ns since the epoch
+	received                  Units
+	octets, errors, undecoded uint64
+}
+
+// newest holds what the latest summary says of the stream itself.
+type newest struct {
+	last       int64 // its receive time, ns since the epoch
+	rate       uint64
+	source     flowpb.SamplingSource
+	name, site string
 }
 
 // A gathered slot is what the replicas said of it.
@@ -64,7 +141,7 @@ type part struct {
 }
 
 func partOf(key []byte, s *flowpb.ExporterSlot) part {
-	p := part{key: xxhash.Sum64(key), flows: s.GetReceived().GetFlows()}
+	p := part{key: xxhash.Sum64(key), flows: s.GetReceived().GetFlows(), runs: make(runs, 0, len(s.Runs))}
 	for _, r := range s.Runs {
 		p.runs = append(p.runs, run{least: r.Least, greatest: r.Greatest, last: unitsFrom(r.Last), received: unitsFrom(r.Received), boot: r.Boot})
 	}
@@ -86,67 +163,205 @@ func (c *Cluster) Take(key, value []byte) error {
 	defer c.mu.Unlock()
 	h := c.streams[s]
 	if h == nil {
-		h = &history{lives: map[life]*flowpb.ExporterSummary{}}
+		h = &history{of: s, heard: -1}
 		c.streams[s] = h
+	} else {
+		c.class(h).remove(h)
+	}
+	if h.heard != c.turn {
+		h.heard = c.turn
+		h.turns++
 	}
 	switch r := m.Report.(type) {
 	case *flowpb.ExporterReport_Summary:
-		h.summary(life{m.Replica, m.StartedNs}, r.Summary)
+		h.summary(m, r.Summary)
 	case *flowpb.ExporterReport_Slot:
-		h.slot(key, r.Slot)
+		err = h.slot(key, r.Slot)
 	}
-	return nil
+	h.shrink(streamMaxOctets)
+	h.octets = h.size()
+	c.establish(h)
+	c.class(h).push(h)
+	c.shrink(h)
+	return err
+}
+
+// Turn notes that 10 s have passed. It is to be called that often by whoever goes on
+// reading.
+func (c *Cluster) Turn() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.turn++
+	for _, l := range []*list{&c.newcomers, &c.established} {
+		for l.first != nil && c.turn-l.first.heard > keepTurns {
+			c.forget(l.first)
+		}
+	}
+}
+
+// Octets returns the memory that the cluster takes, by its own account.
+func (c *Cluster) Octets() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.newcomers.octets + c.established.octets
+}
+
+func (c *Cluster) class(h *history) *list {
+	if h.established {
+		return &c.established
+	}
+	return &c.newcomers
+}
+
+func (c *Cluster) forget(h *history) {
+	c.class(h).remove(h)
+	delete(c.streams, h.of)
+}
+
+// establishedOctets is the part of the memory that newcomers cannot take.
+func (c *Cluster) establishedOctets() int64 { return c.MaxOctets / 4 * 3 }
+
+// establish makes a newcomer established, which is in no list now, when it has been
+// reported for long enough and there is room. Streams that were not reported for
+// idleTurns make room.
+func (c *Cluster) establish(h *history) {
+	if h.established || !lists(c.Listed, h.of.Exporter) && h.of != (Stream{}) && h.turns < provenTurns {
+		return
+	}
+	for c.established.octets+h.octets > c.establishedOctets() {
+		if f := c.established.first; f == nil || c.turn-f.heard < idleTurns {
+			return
+		}
+		c.forget(c.established.first)
+	}
+	h.established = true
+}
+
+// shrink makes room after a report of h.
+func (c *Cluster) shrink(h *history) {
+	if h.established && c.established.octets > c.establishedOctets() {
+		c.established.remove(h)
+		h.shrink(c.establishedOctets() / int64(c.established.n+1))
+		h.octets = h.size()
+		c.established.push(h)
+	}
+	for c.newcomers.octets+c.established.octets > c.MaxOctets {
+		if l := &c.newcomers; l.octets > c.MaxOctets-c.establishedOctets() || l.n > 0 && c.established.n == 0 {
+			c.forget(l.first)
+		} else if c.established.first != nil {
+			c.forget(c.established.first)
+		}
+	}
+}
+
+// size returns the octets of h.
+func (h *history) size() int64 {
+	n := int64(historyOctets + len(h.newest.name) + len(h.newest.site))
+	for i := range h.lives {
+		n += int64(lifeOctets + len(h.lives[i].replica))
+	}
+	for i := range h.slots {
+		n += gatheredOctets
+		for j := range h.slots[i].parts {
+			n += partOctets + int64(len(h.slots[i].parts[j].runs))*runOctets
+		}
+	}
+	return n
+}
+
+// shrink settles the oldest slots and forgets the oldest lives until h has at most so
+// many octets. It leaves one of each.
+func (h *history) shrink(most int64) {
+	size := h.size()
+	for size > most && len(h.slots) > 1 {
+		h.settle(max(1, len(h.slots)-1))
+		size = h.size()
+	}
+	for size > most && len(h.lives) > 1 {
+		h.forgetLife()
+		size = h.size()
+	}
 }
 
 // summary takes what a process counted in its life; of too many the one that ended
 // first is forgotten.
-func (h *history) summary(l life, s *flowpb.ExporterSummary) {
-	if _, known := h.lives[l]; !known && len(h.lives) >= maxLives {
-		oldest := l
-		for o, is := range h.lives {
-			if oldest == l || is.LastReceivedNs < h.lives[oldest].LastReceivedNs {
-				oldest = o
-			}
-		}
-		delete(h.lives, oldest)
+func (h *history) summary(m *flowpb.ExporterReport, s *flowpb.ExporterSummary) {
+	l := lived{
+		replica: clip(m.Replica), started: m.StartedNs, first: s.FirstReceivedNs, last: s.LastReceivedNs, received: unitsFrom(s.Received),
+		octets: s.Octets, errors: s.Errors, undecoded: s.UndecodedSets,
 	}
-	h.lives[l] = s
+	i := slices.IndexFunc(h.lives, func(o lived) bool { return o.started == l.started && o.replica == l.replica })
+	switch {
+	case i >= 0:
+		h.lives[i] = l
+	case len(h.lives) >= maxLives:
+		h.forgetLife()
+		fallthrough
+	default:
+		h.lives = append(h.lives, l)
+	}
+	if l.last >= h.newest.last {
+		h.newest = newest{last: l.last, rate: s.SamplingRate, source: s.SamplingSource, name: clip(s.Name), site: clip(s.Site)}
+	}
+	h.flows = 0
+	for i := range h.lives {
+		h.flows = saturatingSum(h.flows, h.lives[i].received[Flows])
+	}
 }
 
-func (h *history) slot(key []byte, s *flowpb.ExporterSlot) {
+func (h *history) forgetLife() {
+	oldest := 0
+	for i := range h.lives {
+		if h.lives[i].last < h.lives[oldest].last {
+			oldest = i
+		}
+	}
+	h.lives = slices.Delete(h.lives, oldest, oldest+1)
+}
+
+// slot takes what a replica counted in a slot. An error says that there are too many
+// reports of the slot.
+func (h *history) slot(key []byte, s *flowpb.ExporterSlot) error {
 	if h.settled != 0 && s.Begin <= h.settled {
 		if s.GetReceived().GetDatagrams() == 0 { // sets that were decoded late
 			h.loss.late(s)
-			return
+			return nil
 		}
 		if h.back++; h.back < maxBack {
-			return
+			return nil
 		}
 		h.settle(0) // the exporter's clock was set back
 		h.loss.end()
 		h.settled = 0
 	}
 	h.back = 0
-	i, found := slices.BinarySearchFunc(h.slots, s.Begin, func(g *gathered, begin int64) int { return cmp.Compare(g.begin, begin) })
+	i, found := slices.BinarySearchFunc(h.slots, s.Begin, func(g gathered, begin int64) int { return cmp.Compare(g.begin, begin) })
 	if !found {
-		h.slots = slices.Insert(h.slots, i, &gathered{begin: s.Begin})
+		h.slots = slices.Insert(h.slots, i, gathered{begin: s.Begin})
 	}
-	g, p := h.slots[i], partOf(key, s)
+	g, p := &h.slots[i], partOf(key, s)
 	if j := slices.IndexFunc(g.parts, func(q part) bool { return q.key == p.key }); j >= 0 {
 		g.parts[j] = p
+	} else if len(g.parts) >= maxParts {
+		return fmt.Errorf("exporter report: the slot at %d has %d reports already", s.Begin, maxParts)
 	} else {
 		g.parts = append(g.parts, p)
 	}
 	h.settle(openSlots)
+	return nil
 }
 
 // settle takes all but the newest slots into the account.
 func (h *history) settle(open int) {
-	for len(h.slots) > open {
-		h.settled = h.slots[0].begin
-		h.loss.add(h.slots[0].runs())
-		h.slots = slices.Delete(h.slots, 0, 1)
+	n := len(h.slots) - open
+	if n <= 0 {
+		return
 	}
+	for i := range h.slots[:n] {
+		h.settled = h.slots[i].begin
+		h.loss.add(h.slots[i].runs())
+	}
+	h.slots = slices.Delete(h.slots, 0, n)
 }
 
 // runs merges what the replicas said, the least first: which replica said what
@@ -156,9 +371,11 @@ func (g *gathered) runs() (rs runs) {
 	for i := range g.parts {
 		all = append(all, g.parts[i].runs...)
 	}
-	slices.SortFunc(all, func(a, b run) int { return cmp.Or(cmp.Compare(a.least, b.least), cmp.Compare(a.greatest, b.greatest)) })
+	slices.SortFunc(all, func(a, b run) int {
+		return cmp.Or(cmp.Compare(a.least, b.least), cmp.Compare(a.greatest, b.greatest))
+	})
 	for i := range all {
-		rs.merge(&all[i])
+		rs.merge(&all[i], true)
 	}
 	return rs
 }
@@ -180,38 +397,90 @@ type Row struct {
 	Loss           Loss
 }
 
-// View returns the rows of all streams, by exporter, version and domain.
+// View returns the rows of all streams, by exporter, version and domain. Others can
+// use the cluster between two rows.
 func (c *Cluster) View() []Row {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	rows := make([]Row, 0, len(c.streams))
-	for s, h := range c.streams {
-		rows = append(rows, h.row(s))
+	all := make([]*history, 0, len(c.streams))
+	for _, h := range c.streams {
+		all = append(all, h)
 	}
+	c.mu.Unlock()
+	rows := c.rows(all)
 	slices.SortFunc(rows, func(a, b Row) int {
 		return cmp.Or(a.Exporter.Compare(b.Exporter), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Domain, b.Domain))
 	})
 	return rows
 }
 
-func (h *history) row(s Stream) Row {
-	r := Row{Stream: s, FlowsPerSecond: h.rate(), Loss: h.lost(s.Version)}
-	newest := int64(0)
-	for l, m := range h.lives {
-		if first := time.Unix(0, m.FirstReceivedNs); r.First.IsZero() || first.Before(r.First) {
+// Top returns the rows of at most so many streams: those of listed exporters first,
+// then those reported longest, then those with most flows. Of newcomers it returns at
+// most fresh.
+func (c *Cluster) Top(most, fresh int) []Row {
+	type ranked struct {
+		h      *history
+		of     netip.Addr
+		listed bool
+		turns  int
+		flows  uint64
+	}
+	c.mu.Lock()
+	all := make([]ranked, 0, len(c.streams))
+	for s, h := range c.streams {
+		if s.Exporter.IsValid() {
+			all = append(all, ranked{h: h, of: s.Exporter, turns: h.turns, flows: h.flows})
+		}
+	}
+	c.mu.Unlock()
+	for i := range all {
+		all[i].listed = lists(c.Listed, all[i].of)
+	}
+	slices.SortFunc(all, func(a, b ranked) int {
+		if a.listed != b.listed {
+			if a.listed {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(b.turns, a.turns), cmp.Compare(b.flows, a.flows), a.of.Compare(b.of))
+	})
+	var chosen []*history
+	for _, r := range all {
+		if len(chosen) == most || len(chosen) >= fresh && !r.listed && r.turns < provenTurns {
+			break
+		}
+		chosen = append(chosen, r.h)
+	}
+	return c.rows(chosen)
+}
+
+// rows computes rows, one at a time under the lock.
+func (c *Cluster) rows(of []*history) []Row {
+	rows := make([]Row, len(of))
+	for i, h := range of {
+		c.mu.Lock()
+		rows[i] = h.row()
+		c.mu.Unlock()
+	}
+	return rows
+}
+
+func (h *history) row() Row {
+	n := &h.newest
+	r := Row{Stream: h.of, FlowsPerSecond: h.rate(), Loss: h.lost(h.of.Version), SamplingRate: n.rate, SamplingSource: n.source, Name: n.name, Site: n.site}
+	for i := range h.lives {
+		m := &h.lives[i]
+		if first := time.Unix(0, m.first); r.First.IsZero() || first.Before(r.First) {
 			r.First = first
 		}
-		u := unitsFrom(m.Received)
-		r.Received.add(&u)
-		r.Octets = saturatingSum(r.Octets, m.Octets)
-		r.Errors = saturatingSum(r.Errors, m.Errors)
-		r.Undecoded = saturatingSum(r.Undecoded, m.UndecodedSets)
-		if m.LastReceivedNs >= newest {
-			newest = m.LastReceivedNs
-			r.Last = time.Unix(0, newest)
-			r.SamplingRate, r.SamplingSource, r.Name, r.Site = m.SamplingRate, m.SamplingSource, m.Name, m.Site
+		if last := time.Unix(0, m.last); last.After(r.Last) {
+			r.Last = last
 		}
-		r.Replicas = append(r.Replicas, l.replica)
+		r.Received.add(&m.received)
+		r.Octets = saturatingSum(r.Octets, m.octets)
+		r.Errors = saturatingSum(r.Errors, m.errors)
+		r.Undecoded = saturatingSum(r.Undecoded, m.undecoded)
+		r.Replicas = append(r.Replicas, m.replica)
 	}
 	slices.Sort(r.Replicas)
 	r.Replicas = slices.Compact(r.Replicas)
@@ -221,8 +490,8 @@ func (h *history) row(s Stream) Row {
 // lost is the account with the slots that are open.
 func (h *history) lost(version uint16) Loss {
 	l := h.loss
-	for _, g := range h.slots {
-		l.add(g.runs())
+	for i := range h.slots {
+		l.add(h.slots[i].runs())
 	}
 	l.end()
 	return l.told(version)
@@ -239,9 +508,9 @@ func (h *history) rate() float64 {
 		return 0
 	}
 	flows := uint64(0)
-	for _, g := range slots {
-		for i := range g.parts {
-			flows = saturatingSum(flows, g.parts[i].flows)
+	for i := range slots {
+		for j := range slots[i].parts {
+			flows = saturatingSum(flows, slots[i].parts[j].flows)
 		}
 	}
 	return float64(flows) / float64(slots[len(slots)-1].begin-slots[0].begin+slotSeconds)

@@ -2,6 +2,7 @@ package accounting
 
 import (
 	"math"
+	"slices"
 
 	"weir/pkg/flowpb"
 )
@@ -31,6 +32,8 @@ const (
 type loss struct {
 	has      bool
 	tail     run // the last run, not in what follows
+	doubts   bool
+	doubt    run // a datagram alone and far from the tail, until the next slot confirms it
 	restarts int
 
 	missing  [unitsCount]int64
@@ -41,27 +44,83 @@ type loss struct {
 
 // add takes the runs of the next slot.
 func (l *loss) add(rs runs) {
+	l.resolve(rs)
+	next := l.nearest(rs)
+	if next >= 0 && !l.doubtful(&rs[next]) {
+		l.enter(&rs[next])
+	}
+	for i := range rs {
+		switch r := &rs[i]; {
+		case l.doubtful(r):
+			l.doubts, l.doubt = true, *r
+		case i != next:
+			l.restart(r)
+		}
+	}
+}
+
+// nearest returns the run that follows the tail first, -1 when none does.
+func (l *loss) nearest(rs runs) int {
 	next := -1
 	for i := range rs {
 		if l.has && l.follows(&rs[i]) && (next < 0 || int32(rs[i].least-rs[next].least) < 0) {
 			next = i
 		}
 	}
-	if next >= 0 {
-		// The datagrams up to the next slot's first were sent in this one.
-		l.account(int64(rs[next].least-l.tail.least), nil)
-		l.tail = rs[next]
+	return next
+}
+
+// doubtful reports whether r is a single datagram that may be forged: something is
+// missing between it and the tail, or it is behind the tail.
+func (l *loss) doubtful(r *run) bool {
+	if !l.has || !r.single() || !l.tail.of(r.boot) {
+		return false
 	}
+	ahead := r.least - l.tail.greatest
+	return !slices.ContainsFunc(l.tail.last[:], func(sent uint64) bool { return sent == uint64(ahead) })
+}
+
+// resolve confirms the doubt if the next slot's runs go on from it. If they go on from
+// the tail below it, it is dropped.
+func (l *loss) resolve(rs runs) {
+	if !l.doubts {
+		return
+	}
+	d := l.doubt
+	l.doubts = false
+	ahead, confirmed := l.follows(&d), false
 	for i := range rs {
-		if i == next {
-			continue
+		r := &rs[i]
+		after := int32(r.least - d.least)
+		continues := after > 0 && after < maxGap && d.of(r.boot)
+		if l.follows(r) && !(ahead && continues) {
+			return
 		}
-		if l.has {
-			l.end()
-			l.restarts++
-		}
-		l.has, l.tail = true, rs[i]
+		confirmed = confirmed || continues
 	}
+	switch {
+	case !confirmed:
+	case ahead:
+		l.enter(&d)
+	default:
+		l.restart(&d)
+	}
+}
+
+// enter takes the run that follows the tail. The datagrams up to its first were sent
+// in the tail's slot.
+func (l *loss) enter(r *run) {
+	l.account(int64(r.least-l.tail.least), nil)
+	l.tail = *r
+}
+
+// restart takes a run that does not follow the tail.
+func (l *loss) restart(r *run) {
+	if l.has {
+		l.end()
+		l.restarts++
+	}
+	l.has, l.tail = true, *r
 }
 
 // follows reports whether a run may be what the exporter of the tail sent next: it
@@ -71,8 +130,10 @@ func (l *loss) follows(r *run) bool {
 	return ahead > 0 && ahead < maxGap && l.tail.of(r.boot)
 }
 
-// end takes what is known of the tail, without what was lost after it.
+// end takes what is known of the tail, without what was lost after it. A doubt that
+// nothing has confirmed is dropped.
 func (l *loss) end() {
+	l.doubts = false
 	if !l.has {
 		return
 	}

@@ -3,6 +3,7 @@ package accounting
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,40 +44,47 @@ func Of(exporter netip.Addr, h *decode.Header, flows, options, templates int) Da
 	return d
 }
 
-const (
-	// maxStreams bounds the streams that are told apart; the rest is one.
-	maxStreams = 10_000
-	// maxUnproven bounds those of which nothing was decoded yet, forged ones say.
-	maxUnproven = 1_000
-	// maxTallySlots bounds what one stream's export times can cost between two
-	// gatherings.
-	maxTallySlots = 16
-)
+// maxTallySlots bounds the slots that one stream's export times can make between two
+// gatherings.
+const maxTallySlots = 16
 
-// A Tally is filled by one goroutine and emptied by a Book.
+// A Tally is filled by one goroutine and emptied by a Book. The zero Tally is ready
+// to use; Book.Attach bounds it together with others.
 type Tally struct {
-	mu      sync.Mutex // guards what follows
-	streams map[Stream]*account
-	last    *account // of lastOf
-	lastOf  Stream
+	mu        sync.Mutex // guards what follows
+	streams   map[Stream]*account
+	last      *account // of lastOf
+	lastOf    Stream
+	room      *room // nil: not used yet
+	octets    int64 // taken from room
+	newcomers int64 // of these
 }
 
 // An account is what was counted of one stream.
 type account struct {
-	first, last int64 // receive times, ns since the epoch
-	received    Units
-	octets      uint64
-	errors      uint64
-	undecoded   uint64
-	rate        uint64
-	source      flowpb.SamplingSource
-	name, site  string
-	slots       []*slot
-	unplaced    uint64 // datagrams that no slot was left for
+	first, last    int64 // receive times, ns since the epoch
+	received       Units
+	octetsReceived uint64
+	errors         uint64
+	undecoded      uint64
+	rate           uint64
+	source         flowpb.SamplingSource
+	name, site     string
+	slots          []*slot
+	unplaced       uint64 // datagrams that no slot was left for
+
+	// A Tally's:
+	newcomer bool
+	shared   bool // of all streams beyond the bound
 
 	// A Book's:
-	proven bool // something was decoded
-	dirty  bool
+	proven      bool // something was decoded
+	dirty       bool
+	reported    bool // a summary was made
+	established bool
+	turn        uint64 // the last gathering in which it was active
+	turns       int    // gatherings in which it was active
+	octets      int64  // of its slots
 }
 
 // A slot is ten seconds of export time.
@@ -101,58 +109,92 @@ func (t *Tally) Add(d *Datagram) {
 		a = t.account(&d.Stream)
 		t.last, t.lastOf = a, d.Stream
 	}
-	a.add(d)
+	t.add(a, d)
 }
 
+// account returns the account of a stream, or that of all streams beyond the bound.
 func (t *Tally) account(s *Stream) *account {
 	a := t.streams[*s]
 	if a != nil {
 		return a
 	}
-	of := *s
-	if len(t.streams) >= maxStreams {
-		of = Stream{}
-		if a = t.streams[of]; a != nil {
-			return a
-		}
+	if t.room == nil {
+		t.room = &room{}
 	}
+	a = &account{newcomer: true}
+	if _, ok := t.room.established.Load(*s); ok {
+		a.newcomer = false
+	}
+	of := *s
+	if len(t.streams) >= maxStreams || !t.take(a, accountOctets+slotOctets+runOctets, true) {
+		of = Stream{}
+		if other := t.streams[of]; other != nil {
+			return other
+		}
+		a = &account{}
+	}
+	a.shared = of == Stream{}
 	if t.streams == nil {
 		t.streams = map[Stream]*account{}
 	}
-	a = &account{}
 	t.streams[of] = a
 	return a
 }
 
-// take empties the tally.
-func (t *Tally) take() map[Stream]*account {
+// take takes octets for a stream from the room; base: for one of its first slots.
+func (t *Tally) take(a *account, octets int64, base bool) bool {
+	n := needExtra
+	switch {
+	case a.newcomer:
+		n = needNewcomer
+	case base:
+		n = needBase
+	}
+	if !t.room.take(octets, n) {
+		return false
+	}
+	t.octets += octets
+	if a.newcomer {
+		t.newcomers += octets
+	}
+	return true
+}
+
+// empty returns what was counted and begins anew.
+func (t *Tally) empty() map[Stream]*account {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	streams := t.streams
-	t.streams, t.last = nil, nil
+	if t.room != nil {
+		t.room.give(t.octets, t.newcomers)
+	}
+	t.streams, t.last, t.octets, t.newcomers = nil, nil, 0, 0
 	return streams
 }
 
-func (a *account) add(d *Datagram) {
+func (t *Tally) add(a *account, d *Datagram) {
 	if a.first == 0 || d.Received < a.first {
 		a.first = d.Received
 	}
 	a.last = max(a.last, d.Received)
 	a.received.add(&d.Units)
-	a.octets += uint64(d.Octets)
+	a.octetsReceived += uint64(d.Octets)
 	a.errors += uint64(d.Errors)
 	a.undecoded += uint64(d.Undecoded)
-	s := a.slot(floor(d.Export / 1e9))
+	s := t.slot(a, floor(d.Export/1e9))
 	if s == nil {
 		a.unplaced += d.Units[Datagrams] // a late set is of a datagram that was counted
 		return
 	}
-	if d.Flow != nil && s.received[Flows] == 0 { // once a slot
+	if d.Flow != nil && s.received[Flows] == 0 && !a.shared { // once a slot
 		a.describe(d.Flow)
 	}
 	s.octets += uint64(d.Octets)
-	if d.Sequenced {
-		s.runs.add(d.Sequence, d.Boot, &d.Units)
+	if d.Sequenced && !a.shared {
+		if !s.runs.extend(d.Sequence, d.Boot, &d.Units) {
+			n := len(s.runs) // the memory of the first run was taken with the slot
+			s.runs.begin(d.Sequence, d.Boot, &d.Units, n == 0 || n < maxRuns && t.take(a, runOctets, false))
+		}
 	}
 	s.received.add(&d.Units)
 }
@@ -162,14 +204,16 @@ func floor(seconds int64) int64 {
 	return seconds - (seconds%slotSeconds+slotSeconds)%slotSeconds
 }
 
-// slot returns the slot that begins at begin, nil when there are too many.
-func (a *account) slot(begin int64) *slot {
+// slot returns the slot of an account that begins at begin, nil when there are too
+// many.
+func (t *Tally) slot(a *account, begin int64) *slot {
 	for _, s := range slices.Backward(a.slots) { // mostly the last one
 		if s.begin == begin {
 			return s
 		}
 	}
-	if len(a.slots) >= maxTallySlots {
+	// The memory of the first slot was taken with the account.
+	if n := len(a.slots); n >= maxTallySlots || n > 0 && !a.shared && !t.take(a, slotOctets+runOctets, n == 1) {
 		return nil
 	}
 	s := &slot{begin: begin}
@@ -183,5 +227,16 @@ func (a *account) describe(flow []byte) {
 	if proto.Unmarshal(flow, &m) != nil {
 		return // never: it is the decoder's own
 	}
-	a.rate, a.source, a.name, a.site = m.GetSamplingRate(), m.GetSamplingSource(), m.GetExporterName(), m.GetSite()
+	a.rate, a.source, a.name, a.site = m.GetSamplingRate(), m.GetSamplingSource(), clip(m.GetExporterName()), clip(m.GetSite())
+}
+
+// maxText bounds names, octets.
+const maxText = 256
+
+// clip returns the first maxText octets of a text at most, a copy where it is cut.
+func clip(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	return strings.Clone(strings.ToValidUTF8(s[:maxText], ""))
 }

@@ -166,6 +166,7 @@ func newCollector(w *flowfile.Writer, stderr io.Writer, now time.Time) *collecto
 		w: w, stderr: stderr, show: newProgress(stderr), causes: map[wire.Cause]int{},
 		book: accounting.NewBook("collect", now), cluster: accounting.NewCluster(), counted: now,
 	}
+	c.book.Attach(&c.tally)
 	c.in = newOffline("collect", nil, stderr, c)
 	c.in.waitingMost = 64 << 20
 	return c
@@ -245,6 +246,7 @@ func (c *collector) count(now time.Time) {
 		_ = c.cluster.Take(r.Key, r.Value) // its own
 		c.book.Published(r, nil)
 	}
+	c.cluster.Turn()
 }
 
 // end decodes what may still be, writes everything, and sums up.

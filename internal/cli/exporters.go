@@ -104,9 +104,14 @@ func (o *exportersView) run(ctx context.Context, settings kafkaSettings, now tim
 	return o.print(lines, now)
 }
 
+// viewOctets bounds the memory for what is read of the topic. Beyond it the streams that
+// were reported longest ago are left out.
+const viewOctets = 256 << 20
+
 // lines are what the topics say at the instant now.
 func (o *exportersView) lines(ctx context.Context, settings kafkaSettings, now time.Time) ([]exporterLine, error) {
 	cluster, bad := accounting.NewCluster(), 0
+	cluster.MaxOctets = viewOctets
 	tail := kafka.Tail{Once: true, Start: o.since == 0}
 	if o.since > 0 {
 		tail.Since = now.Add(-o.since)

@@ -125,6 +125,8 @@ func New(c Config, d Deps) (*Replica, error) {
 	warnWideProxies(r.log, c.TrustedProxies)
 	tlog.Renewed = r.store.Republish
 	r.accounts.book, r.accounts.cluster = accounting.NewBook(c.Replica, d.Now()), accounting.NewCluster()
+	r.accounts.book.Listed, r.accounts.cluster.Listed = r.listsAddress, r.listsAddress
+	r.accounts.book.Attach(&r.accounts.shared)
 	r.metrics = newMetrics(d.Metrics, r)
 	r.watch = newWatch(r.log, d.Now(), r.listening)
 	r.exporters.dropped, r.exporters.flows, r.exporters.fold = r.dropped, r.metrics.flows, r.metrics.fold
