@@ -162,6 +162,14 @@ type Result struct {
 	OptionsRecords int      // records of options data, on either path
 	Exported       Exported // what the last one of those that say it says of the exporting process
 
+	// TooSmall counts the flow records that were not decoded because a datagram
+	// makes at most one flow per MinFlow octets of its data sets; Errors names the
+	// sets, with the cause record_too_small.
+	TooSmall int
+	// Beyond counts the flow records that were not decoded because Buf had reached
+	// Decoder.MaxOctets.
+	Beyond int
+
 	Misencoded int // times that were Unix µs or ns where NTP's form is asked for, and read so
 	BadRates   int // sampling rates that cannot be (zero or absurd operands), taken as unknown
 
@@ -181,6 +189,9 @@ type Decoder struct {
 	ExporterOfRecord bool
 	// DropElements leaves out what has no field of its own.
 	DropElements bool
+	// MaxOctets ends the decoding of flows once Result.Buf holds so many octets;
+	// the last flow may exceed it. 0 means no limit. The readable path ignores it.
+	MaxOctets int
 
 	tmpl     Template // scratch for template records
 	k        TemplateKey
@@ -195,7 +206,23 @@ type Decoder struct {
 	variable [][]byte // and those, in record order
 	slack    []byte   // a set with octets around it, see behind
 	plain    bool     // appending path only: the second oracle of tests
+	limit    int      // MaxOctets, or math.MaxInt
+	credit   int      // octets of data sets that may still make flows of small records
+	last     int      // how many flows r may hold after the set at hand
 }
+
+// MinFlow is the number of octets of data sets, their headers included, that a
+// flow takes at least. Records shorter than that would make a flow of a hundred
+// octets from one.
+const MinFlow = 8
+
+// smallAllowance is how many octets a datagram has beside those of its data sets,
+// so that a few small records are decoded whatever their number.
+const smallAllowance = 8 * MinFlow
+
+// MaxName is the length of the longest name that options data can set, octets.
+// A name is repeated in every flow that refers to it; longer ones are cut.
+const MaxName = 255
 
 // Map16 gives an address as 16 octets, IPv4 v4-mapped.
 func Map16(a netip.Addr) [16]byte { return a.As16() }

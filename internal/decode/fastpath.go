@@ -62,9 +62,39 @@ func (d *Decoder) fastRecords(b []byte, off int, p *Plan, r *Result) {
 		d.appendRecords(b, off, p, r)
 		return
 	}
-	in := d.behind(b)
+	most := room
+	if p.names && d.ctx.named() {
+		most += len(p.fast.names) * (MaxName + 8)
+	}
+	for len(b) >= p.min {
+		count := d.fit(len(b)/p.min, most, r)
+		if count <= 0 {
+			d.leave(b, off, p, r)
+			return
+		}
+		d.fastRun(b, off, count, room, p, r)
+		b, off = b[count*p.min:], off+count*p.min
+	}
+}
+
+// fit returns how many of count records may be decoded next, 0 when a limit is
+// reached. room is the most octets that one of them makes.
+func (d *Decoder) fit(count, room int, r *Result) int {
 	n := len(r.Buf)
-	count := len(b) / p.min
+	if n+count*room > d.limit {
+		count = (d.limit - n) / room
+		if count == 0 && n < d.limit {
+			count = 1
+		}
+	}
+	return min(count, d.last-len(r.Flows))
+}
+
+// fastRun decodes the first count records of b.
+func (d *Decoder) fastRun(b []byte, off, count, room int, p *Plan, r *Result) {
+	s := &d.fast
+	in := d.behind(b[:count*p.min])
+	n := len(r.Buf)
 	named := p.names && d.ctx.named()
 	r.Buf = slices.Grow(r.Buf, count*room+len(outWindow{}))
 	for i := range count {
@@ -102,6 +132,10 @@ func (d *Decoder) variableRecords(b []byte, off int, p *Plan, r *Result) {
 	named := p.names && d.ctx.named()
 	for end := off + len(b); len(b) >= p.min; {
 		at, before := end-len(b), d.ctx.counts
+		if len(r.Buf) >= d.limit || len(r.Flows) >= d.last {
+			d.leave(b, at, p, r)
+			return
+		}
 		size, ok := d.pack(p.fast, p.min-len(p.fast.segments), b)
 		if !ok {
 			r.Errors = append(r.Errors, recordError(at))

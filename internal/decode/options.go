@@ -3,6 +3,7 @@ package decode
 import (
 	"bytes"
 	"strings"
+	"unicode/utf8"
 
 	"weir/pkg/flowpb"
 )
@@ -206,9 +207,22 @@ func (v *optionValues) findNames() {
 func (v *optionValues) name(k optionKey, what flowpb.Fact_What, id uint64) {
 	if b, ok := v.find(k); ok {
 		if s := string(bytes.TrimRight(b, "\x00")); s != "" {
-			v.facts = append(v.facts, Fact{What: what, ID: id, Text: strings.ToValidUTF8(s, "\uFFFD")})
+			v.facts = append(v.facts, Fact{What: what, ID: id, Text: cutName(s)})
 		}
 	}
+}
+
+// cutName returns s as UTF-8 of at most MaxName octets.
+func cutName(s string) string {
+	s = strings.ToValidUTF8(s[:min(len(s), MaxName+utf8.UTFMax)], "\uFFFD")
+	if len(s) <= MaxName {
+		return s
+	}
+	n := MaxName
+	for !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
 
 // rate is the sampling rate that the record states, 1 in N; states is false when

@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"slices"
@@ -39,7 +40,7 @@ func (s *Set) Key() TemplateKey {
 
 // reset makes r empty, keeping its space.
 func (r *Result) reset() {
-	r.Header, r.Hash, r.Misencoded, r.BadRates = Header{}, 0, 0, 0
+	r.Header, r.Hash, r.Misencoded, r.BadRates, r.TooSmall, r.Beyond = Header{}, 0, 0, 0, 0, 0
 	r.OptionsRecords, r.Exported = 0, Exported{}
 	r.Buf, r.Flows, r.Messages, r.Options = r.Buf[:0], r.Flows[:0], nil, nil
 	r.Templates, r.Unknown, r.Errors = r.Templates[:0], r.Unknown[:0], r.Errors[:0]
@@ -84,6 +85,7 @@ func (d *Decoder) begin(m *Meta, h *Header, hash uint64, onWire bool) {
 			d.ctx.exporter = x
 		}
 	}
+	d.credit, d.limit = smallAllowance, cmp.Or(d.MaxOctets, math.MaxInt)
 	if h.Version >= 9 {
 		d.know()
 	}
@@ -225,19 +227,76 @@ func (d *Decoder) dataSet(id uint16, set *wire.Reader, r *Result, onWire bool) {
 	d.pending = append(d.pending, Set{Meta: d.ctx.meta, Header: r.Header, Hash: r.Hash, ID: id, Off: off, Data: b})
 }
 
-// data decodes the records of a data set. What is left and shorter than a
-// record is padding, of any content (RFC 7011 section 3.3.1).
+// data decodes the records of a data set. Octets behind the last record that are
+// fewer than a record needs are padding, of any content (RFC 7011 section 3.3.1).
+// Padding follows records: a set with content and no whole record is an error.
 func (d *Decoder) data(b []byte, off int, p *Plan, r *Result, onWire bool) {
-	if p.template.Options {
+	switch {
+	case len(b) < p.min:
+		if len(b) > 0 {
+			r.fail(off, "data set", wire.NoRecord)
+		}
+	case p.template.Options:
 		d.options(b, off+len(b), p, r, onWire)
+	case p.min < MinFlow:
+		d.smallRecords(b, off, p, r, onWire)
+	default:
+		d.last = math.MaxInt
+		d.records(b, off, p, r, onWire)
+	}
+}
+
+// smallRecords decodes records that may be shorter than MinFlow octets: of all
+// the octets of a datagram's data sets, at most one flow per MinFlow.
+func (d *Decoder) smallRecords(b []byte, off int, p *Plan, r *Result, onWire bool) {
+	const setHeader = 4
+	d.credit += setHeader + len(b)
+	before := len(r.Flows) + len(r.Messages)
+	d.last = before + d.credit/MinFlow
+	d.records(b, off, p, r, onWire)
+	d.credit -= MinFlow * (len(r.Flows) + len(r.Messages) - before)
+}
+
+// leave notes the records of b that are not decoded, since a limit is reached.
+func (d *Decoder) leave(b []byte, off int, p *Plan, r *Result) {
+	n := p.count(b)
+	if n == 0 {
+		r.Errors = append(r.Errors, recordError(off))
 		return
 	}
+	if len(r.Flows)+len(r.Messages) < d.last {
+		r.Beyond += n
+		return
+	}
+	r.TooSmall += n
+	r.fail(off, "records", wire.RecordTooSmall)
+}
+
+// count returns how many whole records b begins with.
+func (p *Plan) count(b []byte) (n int) {
+	if p.fixed {
+		return len(b) / p.min
+	}
+	for ; len(b) >= p.min; n++ {
+		var ok bool
+		for i := range p.template.Fields {
+			st := step{length: p.template.Fields[i].Length}
+			if _, b, ok = st.next(b); !ok {
+				return n
+			}
+		}
+	}
+	return n
+}
+
+// records decodes flow records until b, d.last or d.limit ends them.
+func (d *Decoder) records(b []byte, off int, p *Plan, r *Result, onWire bool) {
 	d.rec.plan, d.rec.drop = p, d.DropElements
 	d.rec.relay, d.rec.who = p.relayed && d.ExporterOfRecord, d.Exporter
 	switch {
 	case !onWire:
 		d.readRecords(b, off, p, r)
-	case p.fast == nil || d.plain || d.rec.relay || len(b) < p.min:
+	case p.fast == nil || d.plain || d.rec.relay:
 		d.appendRecords(b, off, p, r)
 	case p.fixed:
 		d.fastRecords(b, off, p, r)
@@ -249,6 +308,10 @@ func (d *Decoder) data(b []byte, off int, p *Plan, r *Result, onWire bool) {
 func (d *Decoder) readRecords(b []byte, off int, p *Plan, r *Result) {
 	for end := off + len(b); len(b) >= p.min; {
 		at := end - len(b)
+		if len(r.Messages) >= d.last {
+			d.leave(b, at, p, r)
+			return
+		}
 		m, rest, ok := d.rec.read(&d.ctx, d.Replica, b, at)
 		if !ok {
 			r.Errors = append(r.Errors, recordError(at))
@@ -262,6 +325,10 @@ func (d *Decoder) appendRecords(b []byte, off int, p *Plan, r *Result) {
 	for end := off + len(b); len(b) >= p.min; {
 		at := end - len(b)
 		start := len(r.Buf)
+		if start >= d.limit || len(r.Flows) >= d.last {
+			d.leave(b, at, p, r)
+			return
+		}
 		buf, rest, ok := d.rec.append(r.Buf, &d.ctx, d.head, b, at, &d.out)
 		if !ok {
 			r.Buf = buf[:start]

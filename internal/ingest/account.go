@@ -123,7 +123,8 @@ func (w *worker) talliedLate(s *decode.Set) accounting.Datagram {
 
 func (w *worker) units(from netip.Addr, h *decode.Header) accounting.Datagram {
 	res := &w.res
-	d := accounting.Of(from, h, len(res.Flows), res.OptionsRecords, len(res.Templates))
+	// Records that were dropped have been received: the exporter's numbers count them.
+	d := accounting.Of(from, h, len(res.Flows)+res.TooSmall+res.Beyond, res.OptionsRecords, len(res.Templates))
 	d.Sequenced = d.Sequenced && !w.session
 	if len(res.Flows) > 0 {
 		s := res.Flows[0]

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"weir/internal/templates"
+	"weir/internal/wire"
 )
 
 // Reasons for which flows or sets are dropped, a closed set.
@@ -16,6 +17,7 @@ const (
 	reasonExporterLimit  = "exporter_limit"
 	reasonUndecodedLimit = "undecoded_limit"
 	reasonSession        = "session_without_template"
+	reasonTooSmall       = string(wire.RecordTooSmall)
 )
 
 // metrics are ingest's counters. Label values come from closed sets; see seen for
@@ -134,7 +136,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		denied:        counter("denied_datagrams_total", "datagrams dropped because the exporters file does not allow their source, by its entry", "entry"),
 		proxied:       counter("proxy_dropped_datagrams_total", "datagrams of trusted proxies that were dropped: without a header that says whose they are", "reason"),
 		reloads:       counter("exporters_file_reloads_total", "changes of the exporters file that were taken (ok) or refused (failed: the old one stays in force)", "result"),
-		dropped:       counter("dropped_flows_total", "flows that were not published", "exporter", "reason"),
+		dropped:       counter("dropped_flows_total", "flows that were not published: Kafka did not take them, or a datagram held more than its octets allow", "exporter", "reason"),
 		sets:          counter("undecoded_sets_total", "data sets dropped whose template was not known: beyond a limit, or Kafka away", "exporter", "reason"),
 		late:          counter("late_sets_total", "data sets on the undecoded topic: appended, decoded once their template came, passed over again, expired", "what"),
 		ownExport:     counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),

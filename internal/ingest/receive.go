@@ -81,11 +81,16 @@ func (r *Replica) dropped(x *exporter, flows int, err error) {
 	case errors.Is(err, kafka.ErrClosed):
 		reason = reasonClosed
 	}
-	r.stats.dropped.Add(uint64(flows))
-	r.metrics.dropped.WithLabelValues(r.exporters.name(x), reason).Add(float64(flows))
+	r.countDropped(x, flows, reason)
 	if r.dropLog.AllowN(r.deps.Now(), 1) {
 		r.log.Warn("flows are dropped", "exporter", x.addr, "reason", reason, "err", err, "dropped", r.stats.dropped.Load())
 	}
+}
+
+// countDropped counts flows that are not published.
+func (r *Replica) countDropped(x *exporter, flows int, reason string) {
+	r.stats.dropped.Add(uint64(flows))
+	r.metrics.dropped.WithLabelValues(r.exporters.name(x), reason).Add(float64(flows))
 }
 
 // datagram takes one datagram.
@@ -179,6 +184,9 @@ func (w *worker) outcome(x *exporter, at time.Time) {
 		if r.errorLog.AllowN(at, 1) {
 			r.log.Warn("a part of a datagram could not be decoded", "exporter", x.addr, "version", res.Header.Version, "err", e)
 		}
+	}
+	if res.TooSmall > 0 {
+		r.countDropped(x, res.TooSmall, reasonTooSmall)
 	}
 	if res.Misencoded > 0 {
 		r.metrics.oddities.WithLabelValues("time_misencoded").Add(float64(res.Misencoded))

@@ -68,7 +68,8 @@ type undecoded struct {
 
 // A lateSet is a set that was decoded.
 type lateSet struct {
-	of *exporter
+	of    *exporter
+	flows int
 	accounting.Datagram
 }
 
@@ -364,7 +365,7 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 		tx.ProduceAt(u.flows, 0, b[span.ValueEnd:span.KeyEnd:span.KeyEnd], value, at, nil)
 	}
 	u.mu.Lock()
-	u.made = append(u.made, lateSet{x, w.talliedLate(s)})
+	u.made = append(u.made, lateSet{x, len(w.res.Flows), w.talliedLate(s)})
 	u.mu.Unlock()
 	u.r.watch.found(s.Key())
 }
@@ -399,8 +400,8 @@ func (u *undecoded) Committed(partitions []int32) {
 	for i := range u.made {
 		s := &u.made[i]
 		u.worker.tally.Add(&s.Datagram)
-		if n := s.Units[accounting.Flows]; n > 0 {
-			u.r.stats.flows.Add(n)
+		if n := s.flows; n > 0 {
+			u.r.stats.flows.Add(uint64(n))
 			u.r.exporters.decoded(s.of).Add(float64(n))
 		}
 	}

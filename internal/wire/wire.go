@@ -20,6 +20,8 @@ const (
 	ReservedSet     Cause = "reserved_set"     // a set id without meaning
 	Withdrawal      Cause = "withdrawal"       // a template withdrawal over UDP, or of what is not known: ignored
 	BadField        Cause = "bad_field"        // a field that does not fit its record
+	NoRecord        Cause = "no_record"        // a data set with content that is shorter than one record
+	RecordTooSmall  Cause = "record_too_small" // flow records beyond one per 8 octets of data sets: not decoded
 	BadHex          Cause = "bad_hex"          // hex text that is not octets (command line)
 	BadLine         Cause = "bad_line"         // a line of JSON that is no flow (command line)
 )
