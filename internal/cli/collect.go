@@ -232,6 +232,8 @@ func (c *collector) tick(now time.Time) {
 	defer c.mu.Unlock()
 	c.written(c.w.Flush())
 	c.in.expire(now.Add(-waitsAtMost).UnixNano())
+	c.in.now = max(c.in.now, now.UnixNano()) // the store's clock, also when nothing comes
+	c.in.store.Maintain()
 	if now.Sub(c.counted) >= 10*time.Second {
 		c.counted = now
 		c.count(now)

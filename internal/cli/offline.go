@@ -50,8 +50,9 @@ type offline struct {
 	result  decode.Result
 	now     int64 // capture time of the newest datagram, ns since the epoch
 	waiting map[decode.TemplateKey][]waiting
-	// waitingMost bounds the octets that wait, 0: no bound. More are given up.
+	// waitingMost bounds what waiting sets take, octets. More are given up.
 	waitingMost, waitingNow int
+	full                    bool // that they were too many was said
 	count                   struct{ datagrams, flows, options, templates, undecoded, errors int }
 }
 
@@ -62,9 +63,19 @@ type waiting struct {
 	set   decode.Set // its octets are its own
 }
 
+// waitingOverhead is what a waiting set takes beside its octets: itself, in a slice
+// that may be half empty, the list it is in, and what the allocator rounds up.
+const waitingOverhead = 400
+
+// octets is what w takes in memory.
+func (w *waiting) octets() int { return len(w.set.Data) + waitingOverhead }
+
+// waitingInFiles bounds what waits while files are read, octets.
+const waitingInFiles = 256 << 20
+
 func newOffline(verb string, stdin io.Reader, stderr io.Writer, out output) *offline {
-	o := &offline{verb: verb, stdin: stdin, stderr: stderr, out: out, waiting: map[decode.TemplateKey][]waiting{}}
-	o.store = templates.New(templates.Options{Now: func() time.Time { return time.Unix(0, o.now) }})
+	o := &offline{verb: verb, stdin: stdin, stderr: stderr, out: out, waiting: map[decode.TemplateKey][]waiting{}, waitingMost: waitingInFiles}
+	o.store = templates.New(templates.Options{Local: true, Now: func() time.Time { return time.Unix(0, o.now) }})
 	o.decoder.State = o.store
 	return o
 }
@@ -229,6 +240,7 @@ func (o *offline) datagram(d *capture.Datagram) error {
 		return o.take(from, r)
 	}
 	o.decoder.Read(d.Payload, &from.meta, r)
+	o.store.Confirm()
 	from.header = r.Header
 	for i := range r.Unknown {
 		o.wait(from, &r.Unknown[i])
@@ -265,15 +277,22 @@ func (o *offline) finish() error {
 	return errors.Join(err, o.out.flush())
 }
 
-// wait keeps s, whose octets are the datagram's.
+// wait keeps s, whose octets are the datagram's. A set without octets has no records,
+// and is not worth keeping.
 func (o *offline) wait(from origin, s *decode.Set) {
+	if len(s.Data) == 0 {
+		return
+	}
 	w := waiting{order: o.count.datagrams<<16 | s.Off, from: from, set: *s}
-	if o.waitingMost > 0 && o.waitingNow+len(s.Data) > o.waitingMost {
-		o.count.undecoded++
+	if o.waitingNow+w.octets() > o.waitingMost {
+		if o.count.undecoded++; !o.full {
+			o.full = true
+			o.say("data sets that wait for their template take %d MiB: further ones are given up, and counted as undecoded", o.waitingMost>>20)
+		}
 		return
 	}
 	w.set.Data = slices.Clone(s.Data)
-	o.waitingNow += len(s.Data)
+	o.waitingNow += w.octets()
 	k := s.Key()
 	o.waiting[k] = append(o.waiting[k], w)
 }
@@ -285,7 +304,7 @@ func (o *offline) expire(at int64) {
 			old := w.from.meta.Received < at
 			if old {
 				o.count.undecoded++
-				o.waitingNow -= len(w.set.Data)
+				o.waitingNow -= w.octets()
 			}
 			return old
 		})
@@ -300,12 +319,12 @@ func (o *offline) late(ready []waiting) error {
 	slices.SortFunc(ready, func(a, b waiting) int { return cmp.Compare(a.order, b.order) })
 	for _, w := range ready {
 		k := w.set.Key()
-		plan := o.store.Known(&k, w.set.Meta.Port)
+		plan := o.store.Plan(&k, &w.set.Meta, &w.set.Header)
 		if plan == nil {
 			o.waiting[k] = append(o.waiting[k], w)
 			continue
 		}
-		o.waitingNow -= len(w.set.Data)
+		o.waitingNow -= w.octets()
 		o.decoder.ReadSet(&w.set, plan, &o.result)
 		if err := o.take(w.from, &o.result); err != nil {
 			return err

@@ -136,6 +136,7 @@ func (p *replayer) span(name string) (first, last int64, err error) {
 
 func (p *replayer) file(ctx context.Context, name string) error {
 	var mover *retime.Mover
+	var store *templates.Store // the mover's
 	var seconds int64
 	if p.rewrite {
 		first, last, err := p.span(name)
@@ -149,7 +150,8 @@ func (p *replayer) file(ctx context.Context, name string) error {
 		if at != 0 {
 			seconds = p.now().Unix() - at/int64(time.Second)
 		}
-		mover = retime.New(templates.New(templates.Options{Now: p.now}))
+		store = templates.New(templates.Options{Local: true, Now: p.now})
+		mover = retime.New(store)
 	}
 	var first int64
 	start := p.now()
@@ -170,6 +172,7 @@ func (p *replayer) file(ctx context.Context, name string) error {
 		if mover != nil {
 			payload = bytes.Clone(payload)
 			mover.Move(payload, d.Src, d.Time, seconds)
+			store.Confirm()
 		}
 		if err := p.send(d.Src, payload); err != nil {
 			if p.failed++; p.failed == 1 {

@@ -48,6 +48,8 @@ func (p *published) spread(replica string, within time.Duration) int64 {
 
 // A queue holds what may be due, in order. Its lock is taken inside a shard's.
 type queue struct {
+	off bool // nothing is queued; not changed after New
+
 	mu       sync.Mutex
 	waiting  []publishable
 	late     [nKinds][]publishable  // beyond a budget of their own, in order
@@ -57,6 +59,9 @@ type queue struct {
 
 // add queues p once.
 func (q *queue) add(p publishable) {
+	if q.off {
+		return
+	}
 	st := p.state()
 	if st.queued {
 		return

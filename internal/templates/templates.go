@@ -33,6 +33,9 @@ type Options struct {
 	// became known; may be nil.
 	Changed func(exporter [16]byte)
 
+	// Local: the store shares nothing, see Maintain.
+	Local bool
+
 	// Patient: Plan gives nothing for a moment where what is known may be wrong
 	// soon, see Settle.
 	Patient bool
@@ -124,6 +127,7 @@ func New(o Options) *Store {
 	s.trust.newcomers = rate.NewLimiter(newcomersASecond, newcomersBurst)
 	s.plans.all = map[planKey]*sharedPlan{}
 	s.swept.Store(s.now())
+	s.due.off = o.Local
 	s.due.underWay = map[string]publishable{}
 	return s
 }

@@ -126,7 +126,7 @@ func (s *Store) confirmUsed() {
 	for _, d := range append(later, used...) {
 		d.shard.mu.Lock()
 		switch {
-		case !d.known() || d.topicConfirmed:
+		case !d.known() || d.topicConfirmed || s.o.Local:
 		case d.sayAt > now:
 			wait = append(wait, d)
 		default:

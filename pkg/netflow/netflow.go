@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"weir/internal/decode"
@@ -27,7 +28,11 @@ import (
 // Templates holds what exporters said of their data: templates, and what of options
 // data gives records meaning (sampling rates, interface names, system init times).
 // It is safe for use by several goroutines, each with a Parser of its own.
-type Templates struct{ store *templates.Store }
+type Templates struct {
+	store      *templates.Store
+	now        func() time.Time
+	maintained atomic.Int64 // when the store was last brought up to date, ns
+}
 
 // NewTemplates returns an empty Templates. now tells the time by which templates
 // expire; nil is time.Now.
@@ -35,13 +40,25 @@ func NewTemplates(now func() time.Time) *Templates {
 	if now == nil {
 		now = time.Now
 	}
-	return &Templates{templates.New(templates.Options{Now: now})}
+	return &Templates{store: templates.New(templates.Options{Local: true, Now: now}), now: now}
+}
+
+// maintain confirms templates that data was decoded with, which unused ones then cannot
+// push out, and once a second drops what expired.
+func (t *Templates) maintain() {
+	t.store.Confirm()
+	at, last := t.now().UnixNano(), t.maintained.Load()
+	if at-last < int64(time.Second) && at >= last || !t.maintained.CompareAndSwap(last, at) {
+		return
+	}
+	t.store.Maintain()
 }
 
 // A Parser parses datagrams, one at a time.
 type Parser struct {
-	decoder decode.Decoder
-	result  decode.Result
+	templates *Templates
+	decoder   decode.Decoder
+	result    decode.Result
 }
 
 // NewParser returns a Parser that uses and fills t; nil is a Templates of its own.
@@ -49,7 +66,7 @@ func NewParser(t *Templates) *Parser {
 	if t == nil {
 		t = NewTemplates(nil)
 	}
-	return &Parser{decoder: decode.Decoder{State: t.store}}
+	return &Parser{templates: t, decoder: decode.Decoder{State: t.store}}
 }
 
 // A Packet is what an export datagram holds. Nothing in it aliases the datagram.
@@ -142,6 +159,7 @@ func (p *Parser) Parse(datagram []byte, from netip.AddrPort, at time.Time) (*Pac
 		m.Received = at.UnixNano()
 	}
 	p.decoder.Read(datagram, &m, &p.result)
+	p.templates.maintain()
 	packet := p.packet(&p.result.Header)
 	for i := range p.result.Unknown {
 		s := p.result.Unknown[i]
@@ -170,12 +188,8 @@ var ErrNoTemplate = errors.New("the template is not known yet")
 // Decode decodes the set, once its template has come; ErrNoTemplate says that it has
 // not. The Packet holds the set's records alone, and has the header of its datagram.
 func (d *DataSet) Decode() (*Packet, error) {
-	store, ok := d.parser.decoder.State.(*templates.Store)
 	k := d.set.Key()
-	if !ok {
-		return nil, ErrNoTemplate
-	}
-	plan := store.Known(&k, d.set.Meta.Port)
+	plan := d.parser.templates.store.Plan(&k, &d.set.Meta, &d.set.Header)
 	if plan == nil {
 		return nil, ErrNoTemplate
 	}
