@@ -50,9 +50,10 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	}
 	questions("questions_total", "questions put to name servers", func() uint64 { return w.names.Stats().Questions })
 	questions("failures_total", "questions without a usable reply", func() uint64 { return w.names.Stats().Failures })
+	questions("silent_total", "addresses not asked because the servers of their reverse zone do not answer; asked again after 30 s to 5 min", func() uint64 { return w.names.Stats().Silent })
 	questions("dropped_total", "addresses not asked because the queue was full", func() uint64 { return w.names.Stats().Dropped })
 	reg.MustRegister(dnsAnswers{w})
-	gauge("dns_servers_down", "name servers that are asked once a second only, since half of the questions failed", func() float64 { return float64(w.names.Stats().Down) })
+	gauge("dns_servers_down", "name servers that are asked once a second only, since no question was answered for 10 s", func() float64 { return float64(w.names.Stats().Down) })
 	gauge("dns_pending", "addresses queued or being asked", func() float64 { return float64(w.names.Stats().Pending) })
 	gauge("dns_cached", "addresses whose name or failure is remembered", func() float64 { return float64(w.names.Stats().Cached) })
 	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weir_enrich_connections_total", Help: "connections published, by reason"}, []string{"reason"})

@@ -3,6 +3,7 @@ package names
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +21,7 @@ const (
 )
 
 // counters are totals of both lanes.
-type counters struct{ questions, failures, truncated atomic.Uint64 }
+type counters struct{ questions, failures, truncated, silent atomic.Uint64 }
 
 // A lane is the addresses that one group of servers is asked for, so that a
 // silent group does not hold up the other one.
@@ -34,6 +35,8 @@ type lane struct {
 	verify   bool
 	via      transport
 	count    *counters
+	zones    zones
+	asking   atomic.Int64 // questions that wait for an answer
 }
 
 // newLane returns nil when there is nobody to ask.
@@ -74,6 +77,13 @@ func (l *lane) run(ctx context.Context, record func(netip.Addr, result)) {
 		if first == nil {
 			return
 		}
+		if first.probesRoot() {
+			wg.Go(func() {
+				defer func() { <-l.inFlight }()
+				l.probeRoot(ctx, first)
+			})
+			continue
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -111,10 +121,17 @@ func (l *lane) lookup(ctx context.Context, a netip.Addr, first *server) result {
 	if err != nil { // a valid address always has one
 		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_INVALID}, ttl: maxTTL}
 	}
+	asked := time.Now()
+	if !first.down() && l.zones.silent(a, asked, 2*l.timeout) {
+		l.count.silent.Add(1)
+		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_TIMEOUT}}
+	}
 	reply, status := l.ask(ctx, arpa, dns.TypePTR, first)
 	if reply == nil {
+		l.unanswered(a, status, asked)
 		return result{answer: Answer{Status: status}}
 	}
+	l.zones.answered(a)
 	if reply.Rcode == dns.RcodeNameError {
 		return result{Answer{Status: flowpb.NameStatus_NAME_STATUS_NXDOMAIN}, negativeTTL(reply)}
 	}
@@ -131,6 +148,45 @@ func (l *lane) lookup(ctx context.Context, a netip.Addr, first *server) result {
 		Name: name, Status: flowpb.NameStatus_NAME_STATUS_OK, Verified: verified,
 		Source: flowpb.NameSource_NAME_SOURCE_PTR,
 	}, clamp(ttl, maxTTL)}
+}
+
+// unanswered notes that a question failed. It counts against the zone when servers
+// answer other questions and this one was waited for as long as may be.
+func (l *lane) unanswered(a netip.Addr, status flowpb.NameStatus, asked time.Time) {
+	now := time.Now()
+	if status != flowpb.NameStatus_NAME_STATUS_TIMEOUT || now.Sub(asked) < l.timeout {
+		return
+	}
+	if slices.ContainsFunc(l.servers, func(s *server) bool { return s.answers(now) }) {
+		l.zones.failed(a, asked, now)
+	}
+}
+
+// probeRoot asks an open server for the root's servers, which a resolver knows
+// whatever zones are silent. A server that knows only its own zones refuses, and is
+// probed with addresses.
+func (l *lane) probeRoot(ctx context.Context, s *server) {
+	if l.limit.Wait(ctx) != nil {
+		return
+	}
+	reply, err := l.exchange(ctx, ".", dns.TypeNS, s, l.timeout)
+	if ctx.Err() == nil {
+		s.done(time.Now(), err == nil && reply.Rcode == dns.RcodeSuccess)
+	}
+}
+
+// scarce reports whether questions that wait for an answer have more than half of the
+// places: many of them are in silent zones, for example.
+func (l *lane) scarce() bool { return l.asking.Load() > int64(max(1, cap(l.inFlight)/2)) }
+
+// patience returns how long an answer of s is waited for. Questions have half of the
+// places for as long as DNS_TIMEOUT; beyond that they wait as long as answers take, so
+// that silent zones leave places to others.
+func (l *lane) patience(s *server) time.Duration {
+	if l.scarce() {
+		return s.patience(time.Now(), l.timeout)
+	}
+	return l.timeout
 }
 
 // confirm chooses among the names of a: the first whose own addresses contain
@@ -166,6 +222,9 @@ func (l *lane) ask(ctx context.Context, name string, kind uint16, first *server)
 		if s == nil || try > 0 {
 			avoid := s
 			if len(l.servers) == 1 {
+				if try > 0 && l.scarce() {
+					return nil, status
+				}
 				avoid = nil
 			}
 			if s, _ = admit(l.servers, avoid, time.Now()); s == nil {
@@ -175,7 +234,7 @@ func (l *lane) ask(ctx context.Context, name string, kind uint16, first *server)
 		if err := l.limit.Wait(ctx); err != nil {
 			return nil, status
 		}
-		reply, err := l.exchange(ctx, name, kind, s)
+		reply, err := l.exchange(ctx, name, kind, s, l.patience(s))
 		switch {
 		case ctx.Err() != nil:
 			return nil, status // says nothing about the server
@@ -198,17 +257,23 @@ func (l *lane) ask(ctx context.Context, name string, kind uint16, first *server)
 }
 
 // exchange asks s over UDP, and over TCP when the reply was cut.
-func (l *lane) exchange(ctx context.Context, name string, kind uint16, s *server) (*dns.Msg, error) {
+func (l *lane) exchange(ctx context.Context, name string, kind uint16, s *server, timeout time.Duration) (*dns.Msg, error) {
 	addr, err := s.address(ctx, time.Now())
 	if err != nil {
 		return nil, err
 	}
 	m := new(dns.Msg).SetQuestion(name, kind).SetEdns0(maxUDPPayload, false)
 	l.count.questions.Add(1)
-	reply, err := l.via.exchange(ctx, m, "udp", addr, l.timeout)
-	if err == nil && reply.Truncated {
-		l.count.truncated.Add(1)
-		reply, err = l.via.exchange(ctx, m, "tcp", addr, l.timeout)
+	l.asking.Add(1)
+	defer l.asking.Add(-1)
+	began := time.Now()
+	reply, err := l.via.exchange(ctx, m, "udp", addr, timeout)
+	if err == nil {
+		s.succeeded(time.Since(began))
+		if reply.Truncated {
+			l.count.truncated.Add(1)
+			reply, err = l.via.exchange(ctx, m, "tcp", addr, l.timeout)
+		}
 	}
 	return reply, err
 }

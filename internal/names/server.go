@@ -55,7 +55,8 @@ const (
 )
 
 // A server is one resolver and its health. It is open (asked once a second only) from
-// when half of the exchanges of the window failed until one succeeds.
+// when no exchange of the window succeeded until one does. That some questions fail
+// says nothing about a server: the authoritative servers of a zone may be silent.
 type server struct {
 	name string // host:port as configured
 
@@ -66,8 +67,11 @@ type server struct {
 		second   int64
 		ok, fail int
 	}
-	open  bool
-	probe time.Time // when open: the next question may be asked then
+	open   bool
+	probe  time.Time // when open: the next question may be asked then
+	probes int       // questions while open
+
+	latency time.Duration // of successful exchanges, a moving average; 0: none yet
 }
 
 func newServer(name string) *server {
@@ -116,7 +120,57 @@ func (s *server) admit(now time.Time) (wait time.Duration, ok bool) {
 		return wait, false
 	}
 	s.probe = now.Add(probeGap)
+	s.probes++
 	return 0, true
+}
+
+// probesRoot reports whether the question that admit allowed last is to be one for the
+// root zone: every other one of an open server. All addresses that wait may belong to
+// silent zones, which would keep a healthy server open.
+func (s *server) probesRoot() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open && s.probes%2 == 1
+}
+
+// succeeded notes how long an exchange took.
+func (s *server) succeeded(took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.latency > 0 {
+		took = (7*s.latency + took) / 8
+	}
+	s.latency = max(took, 1)
+}
+
+// answers reports whether an exchange of the window succeeded.
+func (s *server) answers(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	good, _ := s.recent(now)
+	return good > 0
+}
+
+// patience returns how long an answer is waited for while places are scarce: four
+// times as long as answers take, an eighth of most at least.
+func (s *server) patience(now time.Time, most time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if good, _ := s.recent(now); good == 0 || s.latency == 0 {
+		return most
+	}
+	return min(max(4*s.latency, most/8), most)
+}
+
+// recent returns the exchanges of the window that succeeded and that failed. mu is
+// held.
+func (s *server) recent(now time.Time) (good, bad int) {
+	for _, b := range s.buckets {
+		if now.Unix()-b.second < window {
+			good, bad = good+b.ok, bad+b.fail
+		}
+	}
+	return good, bad
 }
 
 // done takes the outcome of an exchange.
@@ -136,14 +190,8 @@ func (s *server) done(now time.Time, ok bool) {
 		return
 	}
 	b.fail++
-	good, bad := 0, 0
-	for _, b := range s.buckets {
-		if now.Unix()-b.second < window {
-			good, bad = good+b.ok, bad+b.fail
-		}
-	}
-	if !s.open && good+bad >= enough && bad >= good {
-		s.open, s.probe = true, now.Add(probeGap)
+	if good, bad := s.recent(now); !s.open && bad >= enough && good == 0 {
+		s.open, s.probe, s.probes = true, now.Add(probeGap), 0
 	}
 }
 
