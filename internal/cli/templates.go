@@ -173,25 +173,18 @@ func templatesTopicOf(c kafkaSettings) *templatesTopic {
 // entries are what the topic says now, in order of exporter, domain, template.
 // It tells how many records could not be read.
 func (t *templatesTopic) entries(ctx context.Context, o *templatesFlags, stderr io.Writer) ([]*templates.Entry, error) {
-	byKey := map[string]*templates.Entry{}
+	var onTopic templates.Entries
 	bad := 0
 	err := kafka.ReadWhole(ctx, t.c, t.topic, func(r kafka.Record) {
-		if r.Value == nil {
-			delete(byKey, string(r.Key))
-			return
-		}
-		switch e, ok, err := templates.Read(r.Key, r.Value); {
-		case err != nil:
+		if onTopic.Take(r.Key, r.Value) != nil {
 			bad++
-		case ok:
-			byKey[string(r.Key)] = &e
 		}
 	})
 	if bad > 0 {
 		tell(stderr, "weir templates: %d records of %s cannot be read", bad, t.topic)
 	}
 	var all []*templates.Entry
-	for _, e := range byKey {
+	for _, e := range onTopic.All() {
 		if o.take(e) {
 			all = append(all, e)
 		}
@@ -347,22 +340,22 @@ func (t *templatesTopic) add(ctx context.Context, o *templatesFlags, path string
 	if err != nil {
 		return fmt.Errorf("%s:\n%w", inputName(path), err)
 	}
-	var records []kafka.Record
+	var records []templates.Record
 	for i := range all {
 		e := &all[i]
 		if err := e.Owned(); err != nil {
 			return fmt.Errorf("%s: %w", inputName(path), err)
 		}
-		r, err := templates.Added(t.operator, time.Now(), e.Exporter, e.Version, e.Domain, &e.Template)
+		both, err := templates.Added(t.operator, time.Now(), e.Exporter, e.Version, e.Domain, &e.Template)
 		if err != nil {
 			return fmt.Errorf("%s: template %d of %s: %w", inputName(path), e.Template.ID, e.Exporter, err)
 		}
-		records = append(records, kafka.Record{Key: r.Key, Value: r.Value})
+		records = append(records, both...)
 	}
 	if len(records) == 0 {
 		return fmt.Errorf("%s: no template in it", inputName(path))
 	}
-	return t.write(ctx, o, records, "published", stdout)
+	return t.write(ctx, o, len(all), records, "published", stdout)
 }
 
 func (t *templatesTopic) remove(ctx context.Context, o *templatesFlags, stdout io.Writer) error {
@@ -370,28 +363,33 @@ func (t *templatesTopic) remove(ctx context.Context, o *templatesFlags, stdout i
 	if err != nil {
 		return err
 	}
-	var records []kafka.Record
+	var records []templates.Record
 	for _, e := range all {
-		r, err := templates.Removed(t.operator, time.Now(), e.Key, e.State)
+		both, err := templates.Removed(t.operator, time.Now(), e)
 		if err != nil {
 			return err
 		}
-		records = append(records, kafka.Record{Key: r.Key, Value: r.Value})
+		records = append(records, both...)
 	}
 	if len(records) == 0 {
 		return errors.New("nothing of that exporter, domain and template on the topic; weir templates list shows what there is")
 	}
-	return t.write(ctx, o, records, "removed", stdout)
+	return t.write(ctx, o, len(all), records, "removed", stdout)
 }
 
-func (t *templatesTopic) write(ctx context.Context, o *templatesFlags, records []kafka.Record, done string, stdout io.Writer) error {
+// write publishes the records of so many entries.
+func (t *templatesTopic) write(ctx context.Context, o *templatesFlags, entries int, all []templates.Record, done string, stdout io.Writer) error {
 	if o.dry {
-		tell(stdout, "%d entries of %s would be %s", len(records), t.topic, done)
+		tell(stdout, "%d entries of %s would be %s", entries, t.topic, done)
 		return nil
+	}
+	records := make([]kafka.Record, 0, len(all))
+	for _, r := range all {
+		records = append(records, kafka.Record{Key: r.Key, Value: r.Value})
 	}
 	if err := kafka.Write(ctx, t.c, t.topic, records); err != nil {
 		return err
 	}
-	tell(stdout, "%d entries of %s are %s", len(records), t.topic, done)
+	tell(stdout, "%d entries of %s are %s", entries, t.topic, done)
 	return nil
 }

@@ -45,10 +45,14 @@ type Config struct {
 
 // TemplatesConfig bounds what is known of exporters, forged ones among them.
 type TemplatesConfig struct {
-	PerExporter int `env:"TEMPLATES_PER_EXPORTER" envDefault:"4096" unit:"definitions" help:"template definitions kept of one exporter, and as many facts of options data; beyond that its oldest go"`
-	Max         int `env:"TEMPLATES_MAX" envDefault:"1000000" unit:"definitions and facts" help:"kept of all exporters; beyond that new exporters are refused"`
-	Unconfirmed int `env:"TEMPLATES_MAX_UNCONFIRMED" envDefault:"65536" unit:"definitions" help:"kept of those with which no replica has decoded data yet, forged ones say; beyond that the oldest go"`
+	PerExporter int    `env:"TEMPLATES_PER_EXPORTER" envDefault:"4096" unit:"definitions" help:"template definitions kept of one exporter, and as many facts of options data; beyond that its oldest go"`
+	Max         int    `env:"TEMPLATES_MAX" envDefault:"1000000" unit:"definitions and facts" help:"kept of all exporters; beyond that new exporters are refused"`
+	Unconfirmed int    `env:"TEMPLATES_MAX_UNCONFIRMED" envDefault:"65536" unit:"definitions" help:"kept of those with which no replica has decoded data yet, forged ones say; beyond that the oldest go"`
+	Keys        string `env:"TEMPLATES_KEYS" envDefault:"both" unit:"both or new" help:"records of the templates topic that are written: both kinds, or the new kind alone, which ingest of the versions before cannot read; both are always read"`
 }
+
+// HashKeys reports whether definitions are published under both keys.
+func (c TemplatesConfig) HashKeys() bool { return c.Keys != "new" }
 
 // UndecodedConfig bounds the topic of data sets whose template is late.
 type UndecodedConfig struct {
@@ -97,6 +101,11 @@ func (c Config) Validate() error {
 		if n < 0 {
 			bad("%s=%d: want 0 (the default) or more", name, n)
 		}
+	}
+	switch c.Templates.Keys {
+	case "", "both", "new":
+	default:
+		bad("TEMPLATES_KEYS=%q: want both (while ingests of the version before run) or new", c.Templates.Keys)
 	}
 	switch {
 	case c.Pack < 0 || c.Pack > maxPack:

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"strconv"
+	"strings"
 	"testing"
 
 	"weir/internal/settings"
@@ -19,5 +20,18 @@ func TestSettingsOfMoreThanTwoGiB(t *testing.T) {
 				t.Errorf("%s=%d: %v", name, value, err)
 			}
 		}
+	}
+}
+
+func TestTemplatesKeys(t *testing.T) {
+	for value, want := range map[string]bool{"": true, "both": true, "new": false} {
+		c, err := settings.Parse[Config](map[string]string{"KAFKA_BROKERS": "127.0.0.1:9092", "TEMPLATES_KEYS": value})
+		if err != nil || c.Templates.HashKeys() != want {
+			t.Errorf("TEMPLATES_KEYS=%q: want records by hash %v, got %v, %v", value, want, c.Templates.HashKeys(), err)
+		}
+	}
+	_, err := settings.Parse[Config](map[string]string{"KAFKA_BROKERS": "127.0.0.1:9092", "TEMPLATES_KEYS": "old"})
+	if err == nil || !strings.Contains(err.Error(), `TEMPLATES_KEYS="old": want both`) {
+		t.Errorf("TEMPLATES_KEYS=old: want what it can be, got %v", err)
 	}
 }

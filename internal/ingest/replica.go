@@ -110,7 +110,7 @@ func New(c Config, d Deps) (*Replica, error) {
 		publishNow: make(chan struct{}, 1), parkNow: make(chan struct{}, 1),
 		errorLog: rate.NewLimiter(0.2, 10), dropLog: rate.NewLimiter(0.1, 1),
 	}
-	r.store = templates.New(templates.Options{Replica: c.Replica, Patient: true, MaxPerExporter: c.Templates.PerExporter, MaxTotal: c.Templates.Max, MaxUnconfirmed: c.Templates.Unconfirmed, Now: d.Now, Changed: func(exporter [16]byte) {
+	r.store = templates.New(templates.Options{Replica: c.Replica, Patient: true, HashKeys: c.Templates.HashKeys(), MaxPerExporter: c.Templates.PerExporter, MaxTotal: c.Templates.Max, MaxUnconfirmed: c.Templates.Unconfirmed, Now: d.Now, Changed: func(exporter [16]byte) {
 		r.changed.add(exporter)
 		r.wakePublisher()
 		r.wakeParking()

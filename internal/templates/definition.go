@@ -13,35 +13,36 @@ import (
 // A definition is one layout of a template id. What is not atomic is guarded by
 // its shard's lock.
 type definition struct {
-	published
+	shard   *shard
+	records [recordKinds]definitionRecord
 	id      definitionID
-	digest  digest
 	domain  *domain
 	plan    *decode.Plan
 	sources []source // newest first, at most maxSources
 
-	lives          atomic.Pointer[[]life] // of its exporters when they sent this last, newest first; nil: not v9
-	settled        atomic.Bool            // used in doubt
-	received       atomic.Int64           // greatest receive time, ns; read without lock
-	first          int64                  // least receive time, ns
-	local          int64                  // receive time of this replica's last own reception, ns; 0: none
-	static         bool                   // an operator's, not received
-	removed        int64                  // removed by an operator at, ns; counts only if received later
-	confirmed      bool                   // a replica decoded a data set with it
-	used           atomic.Bool            // this replica did, or knows that another did
-	unconfirmed    *list.Element          // in trust; nil: confirmed, or gone
-	topicConfirmed bool                   // the topic says that it is confirmed
-	say            bool                   // it is time to say so there
-	sayAt          int64
-	origin         origin
+	lives       atomic.Pointer[[]life] // of its exporters when they sent this last, newest first; nil: not v9
+	settled     atomic.Bool            // used in doubt
+	received    atomic.Int64           // greatest receive time, ns; read without lock
+	first       int64                  // least receive time, ns
+	local       int64                  // receive time of this replica's last own reception, ns; 0: none
+	static      bool                   // an operator's, not received
+	removed     int64                  // removed by an operator at, ns; counts only if received later
+	confirmed   bool                   // a replica decoded a data set with it
+	used        atomic.Bool            // this replica did, or knows that another did
+	unconfirmed *list.Element          // in trust; nil: confirmed, or gone
+	say         bool                   // it is time to say so there
+	sayAt       int64
+	origin      origin
 }
 
 // A source is a port that a definition came from.
 type source struct {
 	port     uint16
 	received int64 // ns
-	onTopic  int64 // as the topic's last record says, ns; 0: not there
 	local    int64 // own reception, ns; 0: none
+
+	onTopic  [recordKinds]int64 // as the topic's last record of the kind says, ns; 0: not there
+	recorded [recordKinds]bool  // a record of the kind had it once
 }
 
 // An origin is the header of the datagram that brought something last.
@@ -57,7 +58,7 @@ func (d *definition) inForce() bool { return d.received.Load() > d.removed }
 // newer orders definitions by time, then by hash and digest, so that all replicas
 // agree. Replicas that know no digest agree too, unless the hashes collide.
 func newer(at int64, a *definition, than int64, b *definition) bool {
-	return cmp.Or(cmp.Compare(at, than), cmp.Compare(a.id.hash, b.id.hash), bytes.Compare(a.digest[:], b.digest[:])) > 0
+	return cmp.Or(cmp.Compare(at, than), cmp.Compare(a.id.hash, b.id.hash), bytes.Compare(a.id.digest[:], b.id.digest[:])) > 0
 }
 
 // from returns d's source for port, adding it if needed. The oldest goes when
@@ -207,46 +208,4 @@ func (c *choice) equal(o *choice) bool {
 		return c == o
 	}
 	return slices.Equal(c.defs, o.defs) && slices.Equal(c.ports, o.ports)
-}
-
-// onTopic returns the definition that whoever knows the topic alone uses for port.
-func (l *layouts) onTopic(port uint16) *definition {
-	var own, last *definition
-	var ownAt, lastAt int64
-	for _, d := range l.defs {
-		if d.onTopic > 0 && (last == nil || newer(d.onTopic, d, lastAt, last)) {
-			last, lastAt = d, d.onTopic
-		}
-		for _, s := range d.sources {
-			if s.port == port && s.onTopic > 0 && (own == nil || newer(s.onTopic, d, ownAt, own)) {
-				own, ownAt = d, s.onTopic
-			}
-		}
-	}
-	if own != nil {
-		return own
-	}
-	return last
-}
-
-// needed reports whether the topic lacks something of d: d itself, that d is
-// in force for a port, or a sign that it is still received.
-func (d *definition) needed() bool {
-	switch {
-	case !d.known() || !d.inForce():
-		return false // gone since
-	case d.shard.holds(d.domain.scope.exporter), d.static && d.local == 0:
-		return false
-	case d.confirmed && !d.topicConfirmed && d.say:
-		return true
-	case d.onTopic == 0, d.received.Load() >= d.refreshAt:
-		return true
-	}
-	l, c := d.domain.templates[d.id.template], d.domain.choice(d.id.template)
-	for _, p := range c.ports {
-		if p.def == d && l.onTopic(p.port) != d {
-			return true
-		}
-	}
-	return false
 }

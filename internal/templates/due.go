@@ -173,12 +173,12 @@ func (s *Store) Due() []Record {
 		}
 	}
 	s.trimLate(ofFacts, int(s.held.facts.Load()))
-	s.trimLate(ofDefinitions, int(s.held.definitions.Load()))
+	s.trimLate(ofDefinitions, int(recordKinds)*int(s.held.definitions.Load()))
 	return out
 }
 
 // trimLate drops what is not needed any more once that may be half of what is
-// beyond a budget. held is how many of the kind the store holds.
+// beyond a budget. held is how many records the store may have of the kind.
 func (s *Store) trimLate(k kind, held int) {
 	s.due.mu.Lock()
 	late := s.due.late[k]
@@ -254,9 +254,11 @@ func (s *Store) Republish() {
 		for _, d := range sh.domains.All() {
 			for _, l := range d.templates {
 				for _, def := range l.defs {
-					def.forget()
+					for by := range def.records {
+						def.records[by].lose()
+					}
 					if def.local > since {
-						s.due.add(def)
+						s.publishAgain(def)
 					}
 				}
 			}
@@ -268,13 +270,5 @@ func (s *Store) Republish() {
 			}
 		}
 		sh.mu.Unlock()
-	}
-}
-
-// forget notes that the topic does not have d.
-func (d *definition) forget() {
-	d.onTopic = 0
-	for i := range d.sources {
-		d.sources[i].onTopic = 0
 	}
 }

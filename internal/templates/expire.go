@@ -14,8 +14,8 @@ const (
 
 // expired returns tombstones of what no replica received within its lifetime,
 // at most once per sweepEvery. What the topic does not have goes at once; the
-// rest when its tombstone is published. A replica that did receive it meanwhile
-// answers the tombstone with a publication.
+// rest when its tombstones are published: a definition has up to two records. A
+// replica that did receive it meanwhile answers the tombstone with a publication.
 func (s *Store) expired() []Record {
 	now, last := s.now(), s.swept.Load()
 	if now-last < int64(sweepEvery) || !s.swept.CompareAndSwap(last, now) {
@@ -26,15 +26,31 @@ func (s *Store) expired() []Record {
 		doubted = now - int64(unconfirmedLife)
 	}
 	var out []Record
+	bury := func(p publishable) {
+		if len(out) < sweepMost && s.due.start(p) {
+			out = append(out, Record{Key: p.state().key})
+		}
+	}
 	for i := range s.shard {
 		sh := &s.shard[i]
 		sh.mu.Lock()
-		for _, p := range sh.unseen(now-int64(lifetime), doubted, s.o.Replica) {
-			switch {
-			case p.state().onTopic == 0:
-				s.remove(sh, p)
-			case len(out) < sweepMost && s.due.start(p):
-				out = append(out, Record{Key: p.state().key})
+		old := sh.unseen(now-int64(lifetime), doubted, s.o.Replica)
+		for _, f := range old.facts {
+			if f.onTopic == 0 {
+				s.removeFact(sh, f)
+			} else {
+				bury(f)
+			}
+		}
+		for _, d := range old.definitions {
+			d.bequeath()
+			if !d.onTopic() {
+				s.removeDefinition(sh, d)
+			}
+		}
+		for _, r := range old.records {
+			if r.there {
+				bury(r)
 			}
 		}
 		sh.mu.Unlock()
@@ -42,39 +58,43 @@ func (s *Store) expired() []Record {
 	return out
 }
 
+// An unseen is what nobody received for its lifetime.
+type unseen struct {
+	facts       []*fact
+	definitions []*definition
+	records     []*definitionRecord // of these definitions, and of others that are received but not written any more
+}
+
 // unseen returns what was last received before a time, and definitions that are
 // not confirmed before another, ns.
-func (sh *shard) unseen(before, doubted int64, replica string) (out []publishable) {
-	old := func(p publishable, received, before int64) {
-		if received < before && received+p.state().spread(replica, expirySpread) < before {
-			out = append(out, p)
-		}
+func (sh *shard) unseen(before, doubted int64, replica string) (out unseen) {
+	old := func(p publishable, received, before int64) bool {
+		return received < before && received+p.state().spread(replica, expirySpread) < before
 	}
-	for _, d := range sh.domains.All() {
-		for _, l := range d.templates {
-			for _, def := range l.defs {
-				if def.static {
-					continue
+	for _, dom := range sh.domains.All() {
+		for _, l := range dom.templates {
+			for _, d := range l.defs {
+				since := before
+				if !d.confirmed {
+					since = doubted
 				}
-				if def.confirmed {
-					old(def, def.received.Load(), before)
-				} else {
-					old(def, def.received.Load(), doubted)
+				all := !d.static && old(&d.records[digestRecord], d.received.Load(), since)
+				if all {
+					out.definitions = append(out.definitions, d)
+				}
+				for by := range d.records {
+					r := &d.records[by]
+					if all || !d.static && r.there && old(r, r.latest, before) && !r.needed() {
+						out.records = append(out.records, r)
+					}
 				}
 			}
 		}
-		for _, f := range d.facts {
-			old(f, f.received, before)
+		for _, f := range dom.facts {
+			if old(f, f.received, before) {
+				out.facts = append(out.facts, f)
+			}
 		}
 	}
 	return out
-}
-
-func (s *Store) remove(sh *shard, p publishable) {
-	switch p := p.(type) {
-	case *definition:
-		s.removeDefinition(sh, p)
-	case *fact:
-		s.removeFact(sh, p)
-	}
 }

@@ -24,7 +24,7 @@ func (s *Store) definition(sh *shard, sc scope, template uint16, t *decode.Templ
 	own := *t
 	own.ID = template
 	id := definitionIDOf(&own)
-	pk := planKey{sc.version, template, layoutDigest(t)}
+	pk := planKey{sc.version, template, id.digest}
 	plan, err := s.plans.get(pk, &own)
 	if err != nil {
 		return nil, err
@@ -42,10 +42,8 @@ func (s *Store) definition(sh *shard, sc scope, template uint16, t *decode.Templ
 		s.count.evicted.Add(1)
 		s.removeDefinition(sh, l.oldest())
 	}
-	d := &definition{
-		published: published{key: definitionKey(sc, id), shard: sh},
-		id:        id, digest: pk.digest, domain: dom, plan: plan,
-	}
+	d := &definition{shard: sh, id: id, domain: dom, plan: plan}
+	d.records = s.recordsOf(d)
 	l.defs = append(l.defs, d)
 	s.doubted(d)
 	sh.exporters[sc.exporter].definitions++
@@ -166,7 +164,7 @@ func (s *Store) removeDefinition(sh *shard, d *definition) {
 	}
 	d.domain.choose(d.id.template)
 	s.settleAccount(d)
-	s.plans.put(planKey{d.domain.scope.version, d.id.template, d.digest}, d.plan)
+	s.plans.put(planKey{d.domain.scope.version, d.id.template, d.id.digest}, d.plan)
 	sh.exporters[d.domain.scope.exporter].definitions--
 	s.held.definitions.Add(-1)
 	s.tidy(sh, d.domain)

@@ -14,20 +14,30 @@ import (
 
 // Keys of the shared log, integers in network byte order:
 //
-//	barrier:    0 | replica name
-//	definition: 1 | exporter (16 octets, v4-mapped) | version (1) | domain (4) | template id (2) | definition hash (8)
-//	fact:       2 | exporter (16) | version (1) | domain (4) | what (1) | id (8)
+//	barrier:                0 | replica name
+//	definition by hash:     1 | exporter (16 octets, v4-mapped) | version (1) | domain (4) | template id (2) | layout hash (8)
+//	fact:                   2 | exporter (16) | version (1) | domain (4) | what (1) | id (8)
+//	definition by digest:   3 | exporter (16) | version (1) | domain (4) | template id (2) | layout digest (16)
 //
-// The hash is in the key so that compaction, which keeps the last record of a
-// key, can never replace a newer definition by a delayed older one.
+// The digest is the first 16 octets of the SHA-256, the hash the 64-bit xxHash of
+// the canonical encoding of the layout (decode.Template.AppendLayout). One of them
+// is in the key so that compaction, which keeps the last record of a key, can never
+// replace a newer definition by a delayed older one.
+//
+// Records by hash are there for replicas that do not know kind 3 and skip its
+// records as poison. The hash has no secret key: anybody can make a second layout
+// with the hash of an honest one, whose record then takes the honest one's place
+// on the topic. Both kinds are read, and merged by the layout in the value.
 const (
-	kindBarrier    = 0
-	kindDefinition = 1
-	kindFact       = 2
+	kindBarrier          = 0
+	kindDefinitionHash   = 1
+	kindFact             = 2
+	kindDefinitionDigest = 3
 
-	definitionKeyLen = 1 + scopeLen + 2 + 8
-	factKeyLen       = 1 + scopeLen + 1 + 8
-	scopeLen         = 16 + 1 + 4
+	hashKeyLen   = 1 + scopeLen + 2 + 8
+	digestKeyLen = 1 + scopeLen + 2 + 16
+	factKeyLen   = 1 + scopeLen + 1 + 8
+	scopeLen     = 16 + 1 + 4
 )
 
 // A scope is what template ids and facts are relative to.
@@ -53,16 +63,16 @@ func readScope(b []byte) scope {
 	return s
 }
 
-// A definitionID is what a key says of a definition among those of a scope. The
-// hash is not keyed: anybody can make another layout with the same one. It finds
-// candidates; only an equal layout is the same definition.
+// A definitionID is what the keys of a definition's records say of it among those
+// of a scope. It is always computed from the layout.
 type definitionID struct {
 	template uint16
+	digest   digest
 	hash     uint64
 }
 
 func definitionIDOf(t *decode.Template) definitionID {
-	return definitionID{t.ID, layoutHash(t)}
+	return definitionID{t.ID, layoutDigest(t), layoutHash(t)}
 }
 
 // layoutHash returns the 64-bit xxHash of the canonical encoding of t's layout.
@@ -79,10 +89,50 @@ func layoutDigest(t *decode.Template) digest {
 	return digest(sum[:16])
 }
 
+// recordKey returns the key of one of a definition's two records.
+func recordKey(s scope, d definitionID, by recordKind) []byte {
+	if by == hashRecord {
+		return hashKey(s, d)
+	}
+	return definitionKey(s, d)
+}
+
+// definitionKey returns the key of a definition's record by digest.
 func definitionKey(s scope, d definitionID) []byte {
-	b := s.append(append(make([]byte, 0, definitionKeyLen), kindDefinition))
+	b := s.append(append(make([]byte, 0, digestKeyLen), kindDefinitionDigest))
+	b = binary.BigEndian.AppendUint16(b, d.template)
+	return append(b, d.digest[:]...)
+}
+
+// hashKey returns the key of a definition's record by hash.
+func hashKey(s scope, d definitionID) []byte {
+	b := s.append(append(make([]byte, 0, hashKeyLen), kindDefinitionHash))
 	b = binary.BigEndian.AppendUint16(b, d.template)
 	return binary.BigEndian.AppendUint64(b, d.hash)
+}
+
+// A definitionRef is what the key of one of a definition's records says: the hash
+// or the digest, by kind.
+type definitionRef struct {
+	by       recordKind
+	template uint16
+	digest   digest
+	hash     uint64
+}
+
+// names reports whether r is a key of the definition with that id.
+func (r *definitionRef) names(id *definitionID) bool {
+	if r.by == hashRecord {
+		return r.template == id.template && r.hash == id.hash
+	}
+	return r.template == id.template && r.digest == id.digest
+}
+
+func (r *definitionRef) String() string {
+	if r.by == hashRecord {
+		return fmt.Sprintf("template %d with hash %016x", r.template, r.hash)
+	}
+	return fmt.Sprintf("template %d with digest %x", r.template, r.digest)
 }
 
 // A factID is a fact among those of a scope.
@@ -104,7 +154,7 @@ var errKey = errors.New("key is neither a definition's nor a fact's")
 type key struct {
 	barrier    bool
 	scope      scope
-	definition *definitionID
+	definition *definitionRef
 	fact       *factID
 }
 
@@ -112,10 +162,18 @@ func parseKey(b []byte) (key, error) {
 	switch {
 	case len(b) >= 1 && b[0] == kindBarrier:
 		return key{barrier: true}, nil
-	case len(b) == definitionKeyLen && b[0] == kindDefinition:
-		k := key{scope: readScope(b[1:]), definition: &definitionID{
+	case len(b) == hashKeyLen && b[0] == kindDefinitionHash:
+		k := key{scope: readScope(b[1:]), definition: &definitionRef{
+			by:       hashRecord,
 			template: binary.BigEndian.Uint16(b[1+scopeLen:]),
 			hash:     binary.BigEndian.Uint64(b[1+scopeLen+2:]),
+		}}
+		return k, k.scope.check()
+	case len(b) == digestKeyLen && b[0] == kindDefinitionDigest:
+		k := key{scope: readScope(b[1:]), definition: &definitionRef{
+			by:       digestRecord,
+			template: binary.BigEndian.Uint16(b[1+scopeLen:]),
+			digest:   digest(b[1+scopeLen+2:]),
 		}}
 		return k, k.scope.check()
 	case len(b) == factKeyLen && b[0] == kindFact:

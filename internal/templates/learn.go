@@ -52,7 +52,7 @@ func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decod
 		if newest != d { // another layout came in between, from another port
 			s.count.conflicts.Add(1)
 		}
-		if at < d.refreshAt {
+		if d.quiet(at) {
 			return d, false, nil // as ever: nothing to decide, nothing to publish
 		}
 	} else if was != nil {
@@ -60,9 +60,7 @@ func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decod
 	}
 	changed = inForce != d
 	d.domain.choose(k.ID)
-	if d.needed() {
-		s.due.add(d)
-	}
+	s.publishNeeded(d)
 	return d, changed, nil
 }
 

@@ -113,17 +113,19 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 	if err != nil {
 		return false, err
 	}
-	if is := definitionIDOf(t); is != *id.definition {
-		return false, fmt.Errorf("template %d, hash %016x: the key says %d, %016x", is.template, is.hash, id.definition.template, id.definition.hash)
+	if is := definitionIDOf(t); !id.definition.names(&is) {
+		return false, fmt.Errorf("template %d with hash %016x, digest %x: the key says %v", is.template, is.hash, is.digest, id.definition)
 	}
 	d, err := s.definition(sh, id.scope, t.ID, t)
 	if err != nil {
 		return false, fmt.Errorf("template %d: %w", t.ID, err)
 	}
-	d.forget() // the last record counts for what the topic has
+	by := id.definition.by
+	r := &d.records[by]
+	r.forget() // the last record counts for what the topic has
 	for _, is := range st.GetDefinition().GetSources() {
 		if src := d.from(uint16(is.GetPort()), is.GetReceivedNs()); src != nil { // checked by parse
-			src.onTopic = is.GetReceivedNs()
+			src.onTopic[by], src.recorded[by] = is.GetReceivedNs(), true
 		}
 	}
 	d.receivedAt(st.GetReceivedNs(), firstOf(st), originOf(st))
@@ -136,17 +138,14 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 	if st.GetConfirmed() && !d.confirmed {
 		s.confirm(d)
 	}
-	d.topicConfirmed = st.GetConfirmed()
-	d.seen(st.GetReceivedNs(), s.o.Replica)
+	s.arrived(r, st.GetReceivedNs(), st.GetConfirmed())
 	if st.GetRemovedNs() >= st.GetReceivedNs() {
-		d.forget() // what the topic has is that it is removed
+		r.forget() // what the topic has is that it is removed
 	}
 	changed = d.domain.choose(id.definition.template)
 	// What the topic says of one layout may leave another one's port unsaid.
 	for _, o := range d.domain.templates[id.definition.template].defs {
-		if o.needed() {
-			s.due.add(o)
-		}
+		s.publishNeeded(o)
 	}
 	return changed, nil
 }
@@ -194,13 +193,15 @@ func (s *Store) bury(sh *shard, id key) {
 		return
 	}
 	for _, d := range slices.Clone(l.defs) {
+		r := d.record(id.definition)
+		if r == nil {
+			continue
+		}
+		r.lose()
 		switch {
-		case d.id != *id.definition:
 		case d.local > since && d.inForce() && (d.confirmed || d.local > s.now()-int64(unconfirmedLife)):
-			d.forget()
-			s.due.add(d)
-		case d.static:
-			d.forget()
+			s.due.add(r)
+		case d.static, d.onTopic(): // the other record is there: its tombstone may follow
 		default:
 			s.removeDefinition(sh, d)
 		}

@@ -198,12 +198,13 @@ func FuzzMerge(f *testing.F) {
 	f.Add(def.Key, fact.Value)
 	f.Add(def.Key, []byte{})
 	f.Add([]byte("\x00r1"), []byte("nonce"))
+	f.Add(hashKey(scopeOf(key300), definitionIDOf(layout(4))), def.Value)
 	f.Fuzz(func(t *testing.T, k, v []byte) {
-		s, c := newStore("r1")
+		s, c := newBoth("r1")
 		if _, err := s.Learn(key300, &decode.Meta{Port: 1, Received: t0}, &decode.Header{}, layout(16)); err != nil {
 			t.Fatal(err)
 		}
-		s.Published(s.Due()[0], nil)
+		publish(t, s)
 		before := s.Stats()
 		if err := s.Merge(k, v); err != nil {
 			if d := cmp.Diff(before, s.Stats()); d != "" {

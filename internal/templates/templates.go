@@ -36,6 +36,10 @@ type Options struct {
 	// Local: the store shares nothing, see Maintain.
 	Local bool
 
+	// HashKeys: definitions are published under a 64-bit hash too, for replicas
+	// that do not read the records by digest. See key.go.
+	HashKeys bool
+
 	// Patient: Plan gives nothing for a moment where what is known may be wrong
 	// soon, see Settle.
 	Patient bool

@@ -119,19 +119,19 @@ func (s *Store) confirmUsed() {
 			s.confirm(d)
 			s.publishHeld(d.shard, d.domain.scope.exporter)
 		}
-		d.sayAt = now + d.spread(s.o.Replica, confirmWithin)
+		d.sayAt = now + d.records[digestRecord].spread(s.o.Replica, confirmWithin)
 		d.shard.mu.Unlock()
 	}
 	wait := later[:0]
 	for _, d := range append(later, used...) {
 		d.shard.mu.Lock()
 		switch {
-		case !d.known() || d.topicConfirmed || s.o.Local:
+		case !d.known() || d.saidConfirmed() || s.o.Local:
 		case d.sayAt > now:
 			wait = append(wait, d)
 		default:
 			d.say = true
-			s.due.add(d)
+			s.publishAgain(d)
 		}
 		d.shard.mu.Unlock()
 	}
@@ -172,7 +172,7 @@ func (s *Store) publishHeld(sh *shard, address [16]byte) {
 	for dom := range e.domains {
 		for _, l := range dom.templates {
 			for _, d := range l.defs {
-				s.due.add(d)
+				s.publishAgain(d)
 			}
 		}
 		for _, f := range dom.facts {

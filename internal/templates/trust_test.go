@@ -35,11 +35,15 @@ func confirmed(t *testing.T, r Record) bool {
 // each template once as it is and about once confirmed, however many they are.
 func TestWritesDoNotGrowWithTheNumberOfReplicas(t *testing.T) {
 	const templates = 20
-	for _, replicas := range []int{1, 4, 32} {
+	for _, tt := range []struct {
+		replicas int
+		kinds    int // of records
+	}{{1, 1}, {4, 1}, {32, 1}, {1, 2}, {4, 2}, {32, 2}} {
+		replicas := tt.replicas
 		c := &clock{t0}
 		var ss []*Store
 		for i := range replicas {
-			ss = append(ss, New(Options{Replica: fmt.Sprintf("r%d", i), Now: c.now}))
+			ss = append(ss, New(Options{Replica: fmt.Sprintf("r%d", i), Now: c.now, HashKeys: tt.kinds == 2}))
 		}
 		writes, said := 0, 0
 		for step := range 1200 { // 12 s
@@ -74,9 +78,9 @@ func TestWritesDoNotGrowWithTheNumberOfReplicas(t *testing.T) {
 			}
 			c.ns += int64(10 * time.Millisecond)
 		}
-		if said < templates || writes > 3*templates {
-			t.Errorf("%d replicas, %d templates: want each confirmed and at most 3 writes a template; got %d writes, %d of them confirmed",
-				replicas, templates, writes, said)
+		if said < tt.kinds*templates || writes > 3*tt.kinds*templates {
+			t.Errorf("%d replicas, %d templates, %d kinds of records: want each confirmed and at most 3 writes of a template and kind; got %d writes, %d of them confirmed",
+				replicas, templates, tt.kinds, writes, said)
 		}
 	}
 }

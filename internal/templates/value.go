@@ -55,7 +55,5 @@ func (f *fact) value(replica string) ([]byte, error) {
 	return proto.Marshal(st)
 }
 
-func (d *definition) kind() kind         { return ofDefinitions }
-func (d *definition) exporter() [16]byte { return d.domain.scope.exporter }
-func (f *fact) kind() kind               { return ofFacts }
-func (f *fact) exporter() [16]byte       { return f.domain.scope.exporter }
+func (f *fact) kind() kind         { return ofFacts }
+func (f *fact) exporter() [16]byte { return f.domain.scope.exporter }
