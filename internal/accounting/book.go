@@ -71,7 +71,13 @@ func (b *Book) Attach(t *Tally) {
 type Report struct {
 	Key, Value []byte
 
-	dirty *bool // of what it is of
+	of *mark // of the slot or account that it reports
+}
+
+// A mark says whether a slot or account is to be reported.
+type mark struct {
+	dirty bool // it has changed since it was reported
+	out   bool // its report has no outcome yet
 }
 
 // Gather empties tallies into the book and returns what has changed since it was
@@ -126,7 +132,7 @@ func (b *Book) takeIn(tallies []*Tally) {
 // expire forgets old slots of a stream, and the stream after a long silence.
 func (b *Book) expire(s Stream, a *account, now time.Time) {
 	a.slots = slices.DeleteFunc(a.slots, func(s *slot) bool {
-		old := (!s.dirty || !a.proven) && b.turn-s.touched >= slotLife
+		old := (!s.dirty && !s.out || !a.proven) && b.turn-s.touched >= slotLife
 		if old {
 			b.grow(a, -s.size())
 		}
@@ -143,12 +149,10 @@ func (b *Book) expire(s Stream, a *account, now time.Time) {
 
 // Published notes the outcome of publishing a report.
 func (b *Book) Published(r Report, err error) {
-	if err == nil {
-		return
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	*r.dirty = true
+	r.of.out = false
+	r.of.dirty = r.of.dirty || err != nil
 }
 
 // Dropped is how many datagrams no slot was left for: their sequence numbers count
@@ -215,8 +219,9 @@ func (b *Book) grow(a *account, octets int64) {
 // fits reports whether a stream may take more octets for slots.
 func (b *Book) fits(a *account, octets int64) bool {
 	const base = baseSlots * (slotOctets + runOctets)
-	most := base + min(int64(bookSlots)/int64(len(b.streams)), streamMost)
-	return a.octets+octets <= base || a.octets+octets <= most && b.slots+octets <= bookSlots
+	n := int64(len(b.streams))
+	most := base + min(bookSlots/n, streamMost)
+	return a.octets+octets <= base || a.octets+octets <= most && b.slots+octets <= bookSlots+n*base
 }
 
 func (b *Book) mergeSlot(a *account, o *slot) {
@@ -226,13 +231,13 @@ func (b *Book) mergeSlot(a *account, o *slot) {
 		}
 		s.received.add(&o.received)
 		s.octets += o.octets
-		before := s.size()
 		for i := range o.runs {
+			before := s.size()
 			if !s.runs.merge(&o.runs[i], b.fits(a, runOctets)) {
 				b.dropped += o.runs[i].received[Datagrams]
 			}
+			b.grow(a, s.size()-before)
 		}
-		b.grow(a, s.size()-before)
 		s.touched, s.dirty = b.turn, true
 		return
 	}
@@ -391,7 +396,7 @@ func (b *Book) due(out []Report, s Stream, a *account) []Report {
 		if !o.dirty {
 			continue
 		}
-		o.dirty = false
+		o.mark = mark{out: true}
 		m := b.report(s)
 		slot := &flowpb.ExporterSlot{Begin: o.begin, Received: o.received.proto(), Octets: o.octets}
 		if s != (Stream{}) {
@@ -401,18 +406,18 @@ func (b *Book) due(out []Report, s Stream, a *account) []Report {
 			}
 		}
 		m.Report = &flowpb.ExporterReport_Slot{Slot: slot}
-		out = append(out, b.record(m, &o.dirty, "slot %s %d %d %d %d %d %s", name(s.Exporter), s.Version, s.Domain, o.begin, o.part, b.started, b.replica))
+		out = append(out, b.record(m, &o.mark, "slot %s %d %d %d %d %d %s", name(s.Exporter), s.Version, s.Domain, o.begin, o.part, b.started, b.replica))
 	}
 	if !a.dirty {
 		return out
 	}
-	a.dirty, a.reported = false, true
+	a.mark, a.reported = mark{out: true}, true
 	m := b.report(s)
 	m.Report = &flowpb.ExporterReport_Summary{Summary: &flowpb.ExporterSummary{
 		FirstReceivedNs: a.first, LastReceivedNs: a.last, Received: a.received.proto(), Octets: a.octetsReceived, Errors: a.errors,
 		UndecodedSets: a.undecoded, SamplingRate: a.rate, SamplingSource: a.source, Name: a.name, Site: a.site,
 	}}
-	return append(out, b.record(m, &a.dirty, "total %s %d %d %d %s", name(s.Exporter), s.Version, s.Domain, b.started, b.replica))
+	return append(out, b.record(m, &a.mark, "total %s %d %d %d %s", name(s.Exporter), s.Version, s.Domain, b.started, b.replica))
 }
 
 // name is an exporter in a key.
@@ -434,11 +439,11 @@ const schema = 1
 
 // record makes a record. Its key is text, for people who look at the topic; nobody
 // parses it.
-func (b *Book) record(m *flowpb.ExporterReport, dirty *bool, key string, of ...any) Report {
+func (b *Book) record(m *flowpb.ExporterReport, of *mark, key string, parts ...any) Report {
 	value, err := proto.Marshal(m)
 	if err != nil { // a name that is no UTF-8, which settings refuse
 		m.GetSummary().Name, m.GetSummary().Site = "", ""
 		value, _ = proto.Marshal(m)
 	}
-	return Report{Key: fmt.Appendf(nil, key, of...), Value: value, dirty: dirty}
+	return Report{Key: fmt.Appendf(nil, key, parts...), Value: value, of: of}
 }

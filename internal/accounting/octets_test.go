@@ -354,3 +354,40 @@ func TestForgedRunsDoNotCrowdOutTheExporters(t *testing.T) {
 		t.Errorf("%d were sent and none is lost, got %+v", w.sequence-10_000_000, got)
 	}
 }
+
+// Kafka is away: slots that were not published pile up to the bound, and an exporter
+// with few slots still has room for its own.
+func TestSlotsThatWaitForKafkaAreSharedByAllStreams(t *testing.T) {
+	const streams, turns = 250, 8
+	r := newReplica("r")
+	now := start
+	turn := func(slots, runs int) {
+		for i := range streams {
+			for slot := range slots {
+				for run := range runs {
+					r.add(forged(i), now.Add(time.Duration(10*slot)*time.Second), uint32(run)<<25, int64(1000*run))
+				}
+			}
+		}
+		r.add(router, now, 1, 0)
+		now = now.Add(time.Duration(10*slots) * time.Second)
+		for _, rep := range r.book.Gather(now, []*Tally{&r.Tally}) {
+			r.book.Published(rep, errors.New("away"))
+		}
+	}
+	for range provenTurns {
+		turn(1, 1)
+	}
+	for range turns {
+		turn(16, 8)
+		if n := r.book.Octets(); n > bookMax {
+			t.Fatalf("%d KiB, want at most %d", n>>10, bookMax>>10)
+		}
+	}
+	if r.book.Dropped() == 0 {
+		t.Error("what found no slot is not counted")
+	}
+	if got := len(r.book.streams[Stream{router, 5, 0}].slots); got != provenTurns+turns {
+		t.Errorf("the exporter with one slot each time: want %d slots, got %d", provenTurns+turns, got)
+	}
+}

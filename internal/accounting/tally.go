@@ -78,8 +78,8 @@ type account struct {
 	shared   bool // of all streams beyond the bound
 
 	// A Book's:
+	mark
 	proven      bool // something was decoded
-	dirty       bool
 	reported    bool // a summary was made
 	established bool
 	turn        uint64 // the last gathering in which it was active
@@ -97,7 +97,7 @@ type slot struct {
 	// A Book's:
 	part    uint64 // tells it from earlier ones of the same time
 	touched uint64
-	dirty   bool
+	mark
 }
 
 // Add counts a datagram.

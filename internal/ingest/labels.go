@@ -47,6 +47,22 @@ const (
 	victims = 16
 )
 
+// Heap octets of what is kept by exporter address.
+const (
+	exporterOctets = 256 // an exporter and its entry in seen.all
+	knownOctets    = 96  // an entry of a worker's cache
+	seriesOctets   = 768 // a series of a counter or gauge
+	// seriesOfLabel is about the number of series that one label can have: errors by
+	// cause are most of them.
+	seriesOfLabel = 16
+)
+
+// exportersOctets returns the memory that exporters and their labels take at most,
+// with so many workers.
+func exportersOctets(workers int) int {
+	return maxSeen*exporterOctets + (maxExporters*seriesOfLabel+3*maxDomains)*seriesOctets + workers*maxKnown*knownOctets
+}
+
 // otherLabel is the label value of all exporters without a label of their own.
 var otherLabel = "other"
 

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -217,4 +218,49 @@ func TestAWorkerNoticesThatAnAddressWasForgotten(t *testing.T) {
 	if after == before || !first || r.exporters.all[honestAddr] != after {
 		t.Error("the worker goes on counting for an address that is not ranked")
 	}
+}
+
+// The heap grows by what is accounted, within a factor of 2.
+func TestExportersStayWithinTheirOctets(t *testing.T) {
+	heap := func() int {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	before := heap()
+	l := newLabelled()
+	workers := []worker{{r: &Replica{}, known: map[netip.Addr]*exporter{}}, {r: &Replica{}, known: map[netip.Addr]*exporter{}}}
+	listed := 0
+	l.listed = func(netip.Addr) bool { listed++; return true } // so that all labels are given
+	for i := range maxSeen + 1000 {
+		x, _ := l.get(forged(i))
+		x.flows.Add(1)
+		l.decoded(x).Add(1)
+		for cause := range seriesOfLabel - 1 {
+			if x.known() != otherLabel {
+				l.m.errors.WithLabelValues(x.known(), string(rune('a'+cause))).Inc()
+			}
+		}
+		for domain := range uint32(8) {
+			text := l.domain(x, domain)
+			for _, what := range []string{"octets", "messages", "records"} {
+				l.m.exported.WithLabelValues(x.known(), text, what).Set(1)
+			}
+		}
+	}
+	for i := range workers {
+		workers[i].r.exporters.all = l.all
+		for j := range maxKnown + 1 {
+			workers[i].exporter(forged(1000 + j))
+		}
+	}
+	grown, told := heap()-before, exportersOctets(len(workers))
+	if grown > 2*told || told > 2*grown {
+		t.Errorf("the heap grew by %d KiB, accounted are %d KiB", grown>>10, told>>10)
+	}
+	t.Logf("%d KiB of heap, %d KiB accounted", grown>>10, told>>10)
+	runtime.KeepAlive(l)
+	runtime.KeepAlive(workers)
 }

@@ -143,7 +143,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		learnt:        counter("templates_learnt_total", "template records accepted from datagrams").WithLabelValues(),
 		published:     counter("templates_published_total", "records written to the templates topic: two of a definition, one of a fact", "result"),
 		fromOthers:    counter("templates_shared_total", "definitions learnt from the templates topic").WithLabelValues(),
-		poison:        counter("template_records_skipped_total", "records of the templates topic that could not be used").WithLabelValues(),
+		poison:        counter("template_records_skipped_total", "records of the topics templates, undecoded and exporters that could not be used").WithLabelValues(),
 		kernelDrops:   counter("socket_drops_total", "datagrams that the kernel dropped because the socket's buffer was full", "address"),
 	}
 	m.perExporter = perExporter
