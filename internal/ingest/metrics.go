@@ -81,6 +81,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	})
 	gauge("templates", "template definitions known", func() float64 { return float64(r.store.Stats().Definitions) })
 	gauge("templates_unconfirmed", "of these, definitions with which no replica has decoded data yet", func() float64 { return float64(r.store.Stats().Unconfirmed) })
+	gauge("templates_octets", "heap that template definitions and facts take, as accounted against TEMPLATES_MAX_OCTETS", func() float64 { return float64(r.store.Stats().Octets) })
 	gauge("exporters", "exporters known by their templates", func() float64 { return float64(r.store.Stats().Exporters) })
 	gauge("buffered_flows", "flows that Kafka has not acknowledged", func() float64 {
 		if p := r.producer.Load(); p != nil {
@@ -102,8 +103,8 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	fromStore("templates_redefined_total", "template ids that got another layout", func(s templates.Stats) uint64 { return s.Redefined })
 	fromStore("template_stale_sets_total", "data sets decoded with a definition from before their exporter's restart, since no other came within PARK_FOR", func(s templates.Stats) uint64 { return s.Stale })
 	fromStore("template_conflicts_total", "template ids whose layout differs between source ports of an exporter", func(s templates.Stats) uint64 { return s.Conflicts })
-	fromStore("templates_evicted_total", "definitions and facts that went at a limit", func(s templates.Stats) uint64 { return s.Evicted })
-	fromStore("templates_refused_total", "definitions and facts refused at a limit", func(s templates.Stats) uint64 { return s.Refused })
+	fromStore("templates_evicted_total", "definitions and facts evicted at a limit", func(s templates.Stats) uint64 { return s.Evicted })
+	fromStore("templates_refused_total", "definitions and facts refused: larger than one exporter may have, or no room for a fact", func(s templates.Stats) uint64 { return s.Refused })
 	fromStore("templates_over_budget_total", "new definitions and facts refused because their exporter, or all exporters together, sent too many", func(s templates.Stats) uint64 { return s.OverBudget })
 	gauge("templates_pending", "definitions and facts that are not on the templates topic yet, or not as they are known", func() float64 { return float64(r.store.Stats().Pending) })
 	exported := prometheus.NewGaugeVec(prometheus.GaugeOpts{

@@ -104,7 +104,7 @@ func (s *Store) Plan(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) *d
 	if stale {
 		s.count.stale.Add(1)
 	}
-	s.use(def)
+	s.use(def, m)
 	return def.plan
 }
 
@@ -128,7 +128,7 @@ func (s *Store) Settle(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) 
 	} else if dom.lacksInit(def.plan) {
 		dom.settled.Store(true)
 	}
-	s.use(def)
+	s.use(def, m)
 	return def.plan
 }
 

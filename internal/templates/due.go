@@ -14,6 +14,7 @@ type publishable interface {
 	kind() kind
 	exporter() [16]byte
 	needed() bool
+	known() bool // the store holds it
 	value(replica string) ([]byte, error)
 }
 
@@ -24,7 +25,8 @@ type published struct {
 	shard     *shard
 	onTopic   int64 // receive time in the topic's last record, ns; 0: not there
 	refreshAt int64 // a reception from this time on is published, ns
-	queued    bool
+	line      *line // nil: it does not wait; guarded by the queue's lock, as position
+	position  int   // in line
 }
 
 func (p *published) state() *published { return p }
@@ -46,15 +48,77 @@ func (p *published) spread(replica string, within time.Duration) int64 {
 	return int64(h.Sum64() % uint64(within))
 }
 
-// A queue holds what may be due, in order. Its lock is taken inside a shard's.
+// A line holds entries in order. Those that leave it make a gap.
+type line struct {
+	entries []publishable // nil: a gap
+	head    int           // no entry before it
+	n       int           // entries
+}
+
+func (l *line) push(p publishable) {
+	if len(l.entries) > 2*l.n+64 {
+		l.close()
+	}
+	l.entries = append(l.entries, p)
+	p.state().line, p.state().position = l, len(l.entries)-1
+	l.n++
+}
+
+// close closes the gaps.
+func (l *line) close() {
+	all := make([]publishable, 0, l.n+l.n/2)
+	for _, p := range l.entries[l.head:] {
+		if p != nil {
+			p.state().position = len(all)
+			all = append(all, p)
+		}
+	}
+	l.entries, l.head = all, 0
+}
+
+// remove takes p, which is in l, from it.
+func (l *line) remove(p publishable) {
+	st := p.state()
+	l.entries[st.position] = nil
+	st.line = nil
+	l.n--
+}
+
+// take takes the first entry, nil if there is none.
+func (l *line) take() publishable {
+	for ; l.head < len(l.entries); l.head++ {
+		if p := l.entries[l.head]; p != nil {
+			l.remove(p)
+			return p
+		}
+	}
+	l.entries, l.head = nil, 0
+	return nil
+}
+
+// maxUnderWay and maxUnderWayOctets bound what is under way to the shared log: an
+// entry that waits in the store takes less than a record in a Kafka client.
+const (
+	maxUnderWay       = 16_384
+	maxUnderWayOctets = 16 << 20 // of values
+)
+
+// A queue holds what may be due, in order. What the store does not hold any more
+// leaves it. Its lock is taken inside a shard's.
 type queue struct {
 	off bool // nothing is queued; not changed after New
 
 	mu       sync.Mutex
-	waiting  []publishable
-	late     [nKinds][]publishable  // beyond a budget of their own, in order
-	lateAt   int64                  // when late was looked at last, ns
-	underWay map[string]publishable // by key
+	waiting  line
+	late     [nKinds]line        // beyond a budget of their own
+	lateAt   int64               // when late was looked at last, ns
+	underWay map[string]underWay // by key
+	octets   int                 // of values under way
+}
+
+type underWay struct {
+	entry  publishable
+	octets int // of the value
 }
 
 // add queues p once.
@@ -62,50 +126,88 @@ func (q *queue) add(p publishable) {
 	if q.off {
 		return
 	}
-	st := p.state()
-	if st.queued {
-		return
-	}
-	st.queued = true
 	q.mu.Lock()
-	q.waiting = append(q.waiting, p)
+	if p.state().line == nil {
+		q.waiting.push(p)
+	}
 	q.mu.Unlock()
 }
 
-func (q *queue) take() []publishable {
+// delay puts p behind what is beyond a budget already.
+func (q *queue) delay(p publishable) {
+	q.mu.Lock()
+	if p.state().line == nil {
+		q.late[p.kind()].push(p)
+	}
+	q.mu.Unlock()
+}
+
+// leave takes p from where it waits, if it does.
+func (q *queue) leave(p publishable) {
+	q.mu.Lock()
+	if l := p.state().line; l != nil {
+		l.remove(p)
+	}
+	q.mu.Unlock()
+}
+
+// take takes the next entry, nil if there is none, or no room for one under way.
+func (q *queue) take() publishable {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	w := q.waiting
-	q.waiting = nil
-	return w
+	return q.takeOf(&q.waiting)
+}
+
+// takeLate takes the first of what is beyond a budget, nil if there is none, or no
+// room for one under way.
+func (q *queue) takeLate(k kind) publishable {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.takeOf(&q.late[k])
+}
+
+func (q *queue) takeOf(l *line) publishable {
+	if len(q.underWay) >= maxUnderWay || q.octets >= maxUnderWayOctets {
+		return nil
+	}
+	return l.take()
 }
 
 // start marks p as under way, unless it is already.
-func (q *queue) start(p publishable) bool {
+func (q *queue) start(p publishable, octets int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	k := string(p.state().key)
 	if _, is := q.underWay[k]; is {
 		return false
 	}
-	q.underWay[k] = p
+	q.underWay[k] = underWay{p, octets}
+	q.octets += octets
 	return true
 }
 
 func (q *queue) end(key []byte) publishable {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	p := q.underWay[string(key)]
+	w := q.underWay[string(key)]
 	delete(q.underWay, string(key))
-	return p
+	q.octets -= w.octets
+	return w.entry
+}
+
+// length returns how many entries wait within the budgets.
+func (q *queue) length() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waiting.n
 }
 
 func (q *queue) pending() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := len(q.waiting) + len(q.underWay)
-	for _, late := range q.late {
-		n += len(late)
+	n := q.waiting.n + len(q.underWay)
+	for i := range q.late {
+		n += q.late[i].n
 	}
 	return n
 }
@@ -117,27 +219,6 @@ const (
 	lateMost  = 4096
 )
 
-// delay puts p behind what is beyond a budget already.
-func (q *queue) delay(p publishable) {
-	p.state().queued = true
-	q.mu.Lock()
-	q.late[p.kind()] = append(q.late[p.kind()], p)
-	q.mu.Unlock()
-}
-
-// takeLate takes the first of what is beyond a budget, nil if nothing is.
-func (q *queue) takeLate(k kind) publishable {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.late[k]) == 0 {
-		return nil
-	}
-	p := q.late[k][0]
-	q.late[k][0] = nil
-	q.late[k] = q.late[k][1:]
-	return p
-}
-
 // lookLate reports how much of what is beyond a budget is to be looked at now.
 func (q *queue) lookLate(now int64) (most [nKinds]int) {
 	q.mu.Lock()
@@ -147,20 +228,24 @@ func (q *queue) lookLate(now int64) (most [nKinds]int) {
 	}
 	q.lateAt = now
 	for k := range most {
-		most[k] = min(len(q.late[k]), lateMost)
+		most[k] = min(q.late[k].n, lateMost)
 	}
 	return most
 }
 
 // Due returns what is to be published now: new or changed definitions and
 // facts, refreshes that are due, and tombstones (value nil) of what nobody
-// received for its lifetime. What is beyond a budget is returned later. Each is marked as under way until
+// received for its lifetime. Each is marked as under way until
 // Published is called with the outcome; until then it is not returned again.
 func (s *Store) Due() []Record {
 	s.confirmUsed()
 	out := s.expired()
 	now := s.now()
-	for _, p := range s.due.take() {
+	for range s.due.length() {
+		p := s.due.take()
+		if p == nil {
+			break
+		}
 		out, _ = s.appendDue(out, p, now)
 	}
 	for k, n := range s.due.lookLate(now) {
@@ -172,30 +257,7 @@ func (s *Store) Due() []Record {
 			out, total = s.appendDue(out, p, now)
 		}
 	}
-	s.trimLate(ofFacts, int(s.held.facts.Load()))
-	s.trimLate(ofDefinitions, int(recordKinds)*int(s.held.definitions.Load()))
 	return out
-}
-
-// trimLate drops what is not needed any more once that may be half of what is
-// beyond a budget. held is how many records the store may have of the kind.
-func (s *Store) trimLate(k kind, held int) {
-	s.due.mu.Lock()
-	late := s.due.late[k]
-	if len(late) <= 2*held+lateMost {
-		s.due.mu.Unlock()
-		return
-	}
-	s.due.late[k] = nil
-	s.due.mu.Unlock()
-	for _, p := range late {
-		st := p.state()
-		st.shard.mu.Lock()
-		if st.queued = false; p.needed() {
-			s.due.delay(p)
-		}
-		st.shard.mu.Unlock()
-	}
 }
 
 // appendDue appends the record of p, if it is still needed and within the budgets;
@@ -204,23 +266,21 @@ func (s *Store) appendDue(out []Record, p publishable, now int64) (_ []Record, t
 	st := p.state()
 	st.shard.mu.Lock()
 	defer st.shard.mu.Unlock()
-	st.queued = false
 	if !p.needed() { // another replica published it meanwhile, or it is gone
 		return out, false
 	}
 	a := st.shard.allowanceOf(p.exporter())
 	may, total := s.mayPublish(a, p.kind(), now)
-	switch {
-	case !may:
+	if !may {
 		s.due.delay(p)
-	case !s.due.start(p):
+		return out, total
+	}
+	v, err := p.value(s.o.Replica)
+	switch {
+	case err != nil: // not UTF-8 in what came from outside: kept for this replica alone
+	case !s.due.start(p, len(v)):
 		s.due.add(p) // changed while under way: once more after that
 	default:
-		v, err := p.value(s.o.Replica)
-		if err != nil { // not UTF-8 in what came from outside: kept for this replica alone
-			s.due.end(st.key)
-			break
-		}
 		s.publishing(a, p.kind(), int64(len(st.key)+len(v)))
 		out = append(out, Record{Key: st.key, Value: v})
 	}
@@ -241,7 +301,9 @@ func (s *Store) Published(r Record, err error) {
 	mu := &p.state().shard.mu
 	mu.Lock()
 	defer mu.Unlock()
-	s.due.add(p)
+	if p.known() {
+		s.due.add(p)
+	}
 }
 
 // Republish makes everything due that this replica received itself within its
@@ -264,6 +326,7 @@ func (s *Store) Republish() {
 			}
 			for _, f := range d.facts {
 				f.onTopic, f.topic = 0, nil
+				s.accountFact(f)
 				if f.local > since {
 					s.due.add(f)
 				}

@@ -27,7 +27,7 @@ func (s *Store) expired() []Record {
 	}
 	var out []Record
 	bury := func(p publishable) {
-		if len(out) < sweepMost && s.due.start(p) {
+		if len(out) < sweepMost && s.due.start(p, 0) {
 			out = append(out, Record{Key: p.state().key})
 		}
 	}

@@ -2,6 +2,7 @@ package templates
 
 import (
 	"cmp"
+	"sync/atomic"
 
 	"weir/internal/decode"
 )
@@ -18,7 +19,10 @@ type fact struct {
 	first    int64 // ns
 	local    int64 // own reception, ns; 0: none
 	origin   origin
-	topic    *factValue // what the topic's last record says; nil: not there
+	topic    *factValue   // what the topic's last record says; nil: not there
+	place    place        // in the order of eviction
+	octets   int64        // accounted
+	active   atomic.Int64 // received, read without lock
 }
 
 type factValue struct {
@@ -38,6 +42,7 @@ func (f *fact) receive(v factValue, at, first int64, o origin) bool {
 	}
 	changed := f.received == 0 || v != f.is
 	f.is, f.received, f.origin = v, at, o
+	f.active.Store(at)
 	if changed {
 		f.domain.said.Set(&decode.Fact{What: f.id.what, ID: f.id.id, Number: v.number, Text: v.text})
 	}
@@ -54,10 +59,19 @@ func (sh *shard) says(sc scope, id factID, v factValue) bool {
 	return f != nil && f.is == v
 }
 
+// known implements publishable and evictable.
+func (f *fact) known() bool { return f.domain.facts[f.id] == f }
+
+// activeAt implements evictable.
+func (f *fact) activeAt() int64 { return f.active.Load() }
+
+// home implements evictable.
+func (f *fact) home() *shard { return f.shard }
+
 // needed reports whether the topic lacks f, says something else, or lacks a
 // sign that it is still received.
 func (f *fact) needed() bool {
-	if f.domain.facts[f.id] != f {
+	if !f.known() {
 		return false // gone since
 	}
 	if f.shard.holds(f.domain.scope.exporter) {

@@ -14,17 +14,21 @@ func (s *Store) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t
 	sh := s.shardOf(&k.Exporter)
 	sh.mu.Lock()
 	d, changed, err := s.learn(sh, k, m, h, t)
+	if err == nil {
+		s.accountDefinition(d)
+	}
 	sh.mu.Unlock()
-	s.changed(k.Exporter, changed)
 	if err != nil {
+		s.changed(k.Exporter, false, nil)
 		return nil, err
 	}
+	s.changed(k.Exporter, changed, &d.place)
 	return d.plan, nil
 }
 
 func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t *decode.Template) (d *definition, changed bool, err error) {
 	isNew := sh.exporters[k.Exporter] == nil
-	d, err = s.definition(sh, scopeOf(k), k.ID, t)
+	d, err = s.definition(sh, scopeOf(k), k.ID, t, m.Port)
 	if err != nil {
 		return nil, false, err
 	}
@@ -104,7 +108,7 @@ func (s *Store) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Heade
 	sh.mu.Lock()
 	changed := s.learnFact(sh, k, m, h, f)
 	sh.mu.Unlock()
-	s.changed(k.Exporter, changed)
+	s.changed(k.Exporter, changed, nil)
 }
 
 // known reports whether what is among the facts of this version.
@@ -117,7 +121,7 @@ func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *d
 	if !sh.says(sc, id, v) && !s.mayChange(sh.allowanceOf(k.Exporter), ofFacts, factOctets(v.text)) {
 		return false // counted
 	}
-	f, err := s.fact(sh, sc, id)
+	f, err := s.fact(sh, sc, id, v.text)
 	if err != nil {
 		return false // counted
 	}
@@ -130,13 +134,15 @@ func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *d
 	}
 	f.local = at
 	changed = f.receive(v, at, at, origin{h.Export, h.Uptime, h.Sequence})
+	s.accountFact(f)
 	if f.needed() {
 		s.due.add(f)
 	}
 	return changed
 }
 
-// errFull is what Learn gives at the limit in total. It is the caller's own.
+// errFull is what Learn gives for a template that the limits leave no room for. It
+// is the caller's own.
 func errFull() error {
 	return &wire.Error{What: "template: the store is full", Cause: wire.BadTemplate}
 }

@@ -52,24 +52,26 @@ func TestAtItsLimitAnExportersOldestDefinitionGoes(t *testing.T) {
 	}
 }
 
-func TestAtTheLimitInTotalNewExportersAreRefusedAndKnownOnesReplaceTheirOwn(t *testing.T) {
+func TestAtTheLimitInTotalTheOldestUnconfirmedDefinitionGoesForANewExporter(t *testing.T) {
 	s := limited(100, 3)
 	for i := range uint16(3) {
 		if err := learnID(s, exporterA, t0+int64(i), 300+i); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := learnID(s, netip.MustParseAddr("192.0.2.2"), t0+10, 300); err == nil {
-		t.Error("a new exporter was taken beyond the limit")
+	if err := learnID(s, netip.MustParseAddr("192.0.2.2"), t0+10, 300); err != nil {
+		t.Errorf("a new exporter: %v", err)
 	}
 	if err := learnID(s, exporterA, t0+11, 310); err != nil {
 		t.Errorf("a known exporter's new template: %v", err)
 	}
-	if s.Known(keyOf(exporterA, 7, 300), 1) != nil || s.Known(keyOf(exporterA, 7, 310), 1) == nil {
-		t.Error("want the oldest gone and the newest known")
+	for id, want := range map[uint16]bool{300: false, 301: false, 302: true, 310: true} {
+		if got := s.Known(keyOf(exporterA, 7, id), 1) != nil; got != want {
+			t.Errorf("template %d is known: want %v, got %v", id, want, got)
+		}
 	}
-	if st := s.Stats(); st.Refused != 1 || st.Evicted != 1 || st.Definitions != 3 {
-		t.Errorf("want 1 refused, 1 evicted, 3 known; got %+v", st)
+	if st := s.Stats(); st.Refused != 0 || st.Evicted != 2 || st.Definitions != 3 {
+		t.Errorf("want none refused, 2 evicted, 3 known; got %+v", st)
 	}
 }
 

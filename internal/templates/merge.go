@@ -34,16 +34,17 @@ func (s *Store) Merge(k, value []byte) error {
 	sh := s.shardOf(&id.scope.exporter)
 	sh.mu.Lock()
 	var changed bool
+	var keep *place
 	switch {
 	case st == nil:
 		s.bury(sh, id)
 	case id.definition != nil:
-		changed, err = s.mergeDefinition(sh, id, st)
+		changed, keep, err = s.mergeDefinition(sh, id, st)
 	default:
 		changed, err = s.mergeFact(sh, id, st)
 	}
 	sh.mu.Unlock()
-	s.changed(id.scope.exporter, changed)
+	s.changed(id.scope.exporter, changed, keep)
 	return err
 }
 
@@ -108,17 +109,17 @@ func template(t *flowpb.TemplateDefinition) (*decode.Template, error) {
 	return out, nil
 }
 
-func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (changed bool, err error) {
+func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (changed bool, keep *place, err error) {
 	t, err := template(st.GetDefinition())
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	if is := definitionIDOf(t); !id.definition.names(&is) {
-		return false, fmt.Errorf("template %d with hash %016x, digest %x: the key says %v", is.template, is.hash, is.digest, id.definition)
+		return false, nil, fmt.Errorf("template %d with hash %016x, digest %x: the key says %v", is.template, is.hash, is.digest, id.definition)
 	}
-	d, err := s.definition(sh, id.scope, t.ID, t)
+	d, err := s.definition(sh, id.scope, t.ID, t, portOf(st))
 	if err != nil {
-		return false, fmt.Errorf("template %d: %w", t.ID, err)
+		return false, nil, fmt.Errorf("template %d: %w", t.ID, err)
 	}
 	by := id.definition.by
 	r := &d.records[by]
@@ -128,6 +129,7 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 			src.onTopic[by], src.recorded[by] = is.GetReceivedNs(), true
 		}
 	}
+	again := d.confirmed && st.GetConfirmed() && st.GetReceivedNs() > d.received.Load()
 	d.receivedAt(st.GetReceivedNs(), firstOf(st), originOf(st))
 	for _, is := range st.GetDefinition().GetSources() {
 		if is.GetReceivedNs() == st.GetReceivedNs() { // whose header it is
@@ -139,6 +141,10 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 		s.confirm(d)
 	}
 	s.arrived(r, st.GetReceivedNs(), st.GetConfirmed())
+	if again {
+		s.credit(d)
+	}
+	s.accountDefinition(d)
 	if st.GetRemovedNs() >= st.GetReceivedNs() {
 		r.forget() // what the topic has is that it is removed
 	}
@@ -147,17 +153,28 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 	for _, o := range d.domain.templates[id.definition.template].defs {
 		s.publishNeeded(o)
 	}
-	return changed, nil
+	return changed, &d.place, nil
+}
+
+// portOf returns the port that a definition was received from last, 0 if none.
+func portOf(st *flowpb.ExporterState) uint16 {
+	for _, src := range st.GetDefinition().GetSources() {
+		if src.GetReceivedNs() == st.GetReceivedNs() {
+			return uint16(src.GetPort()) // checked by parse
+		}
+	}
+	return 0
 }
 
 func (s *Store) mergeFact(sh *shard, id key, st *flowpb.ExporterState) (changed bool, err error) {
-	f, err := s.fact(sh, id.scope, *id.fact)
+	f, err := s.fact(sh, id.scope, *id.fact, st.GetFact().GetText())
 	if err != nil {
 		return false, err
 	}
 	v := factValue{st.GetFact().GetNumber(), st.GetFact().GetText()}
 	changed = f.receive(v, st.GetReceivedNs(), firstOf(st), originOf(st))
 	f.topic = &v
+	s.accountFact(f)
 	f.seen(st.GetReceivedNs(), s.o.Replica)
 	if st.GetRemovedNs() >= f.received {
 		s.removeFact(sh, f)

@@ -46,6 +46,9 @@ func (s *Store) recordsOf(d *definition) (all [recordKinds]definitionRecord) {
 func (r *definitionRecord) kind() kind         { return ofDefinitions }
 func (r *definitionRecord) exporter() [16]byte { return r.def.domain.scope.exporter }
 
+// known implements publishable.
+func (r *definitionRecord) known() bool { return r.def.known() }
+
 // value implements publishable.
 func (r *definitionRecord) value(replica string) ([]byte, error) { return r.def.value(replica) }
 
@@ -73,7 +76,7 @@ func (r *definitionRecord) needed() bool {
 	}
 	l, c := d.domain.templates[d.id.template], d.domain.choice(d.id.template)
 	for _, p := range c.ports {
-		if p.def == d && d.heardFrom(p.port, r.by) && l.onTopic(r.by, p.port) != d {
+		if p.def == d && !d.spares(p.port) && d.heardFrom(p.port, r.by) && l.onTopic(r.by, p.port) != d {
 			return true
 		}
 	}

@@ -16,15 +16,16 @@ func (s *Store) AddStatic(exporter netip.Addr, version uint8, domain uint32, t *
 	}
 	sh := s.shardOf(&sc.exporter)
 	sh.mu.Lock()
-	d, err := s.definition(sh, sc, t.ID, t)
+	d, err := s.definition(sh, sc, t.ID, t, 0)
 	if err == nil {
 		d.static = true
 		d.first = max(d.first, 1)
 		d.received.CompareAndSwap(0, 1) // older than anything
 		s.confirm(d)
+		s.unrank(&d.place)
 		d.domain.choose(t.ID)
 	}
 	sh.mu.Unlock()
-	s.changed(sc.exporter, err == nil)
+	s.changed(sc.exporter, err == nil, nil)
 	return err
 }

@@ -44,9 +44,24 @@ type Options struct {
 	// soon, see Settle.
 	Patient bool
 
+	// Limits by number.
 	MaxPerExporter int // definitions, and facts, of one exporter address; 0: 4 096
 	MaxTotal       int // definitions and facts of all; 0: 1 000 000
 	MaxUnconfirmed int // definitions with which no replica has decoded yet; 0: 65 536
+
+	// Limits by octets of heap, as Stats.Octets accounts them; the same entries go
+	// at these limits as at those by number.
+	//
+	// MaxOctets bounds everything the Store keeps. A plan that several exporters
+	// share counts once. 0: 1 GiB.
+	MaxOctets int64
+	// MaxExporterOctets bounds what is kept of one exporter address; facts take at
+	// most half of it. A shared plan counts in full. A definition or fact that is
+	// larger is refused. 0: 32 MiB; never more than MaxOctets.
+	MaxExporterOctets int64
+	// MaxUnconfirmedOctets bounds the definitions with which no replica has decoded
+	// yet. A shared plan counts for the first of them. 0: a quarter of MaxOctets.
+	MaxUnconfirmedOctets int64
 }
 
 const (
@@ -72,7 +87,7 @@ const (
 type Store struct {
 	o     Options
 	seed  maphash.Seed
-	held  struct{ exporters, definitions, facts atomic.Int64 }
+	held  held
 	due   queue
 	spent budgets
 	trust trust
@@ -80,6 +95,15 @@ type Store struct {
 	swept atomic.Int64 // wall clock of the last sweep, ns
 	count counters
 	shard [shards]shard
+}
+
+// A held counts what a Store holds.
+type held struct {
+	exporters, definitions, facts atomic.Int64
+	octets                        atomic.Int64 // without plans
+	factOctets                    atomic.Int64
+	unconfirmed                   atomic.Int64 // definitions
+	unconfirmedOctets             atomic.Int64
 }
 
 // A shard holds the exporters whose address hashes to it.
@@ -93,9 +117,12 @@ type shard struct {
 // An exporter counts what is known of one address.
 type exporter struct {
 	definitions, facts int
+	octets             int64 // accounted, with plans
+	factOctets         int64 // of these, facts
 	domains            map[*domain]struct{}
 	held               bool  // nothing of it is published: many are new
 	heldAt             int64 // receive time of its first datagram
+	established        bool  // with one of its definitions maxSets data sets were decoded
 	allowance          allowance
 }
 
@@ -127,12 +154,15 @@ func New(o Options) *Store {
 	o.MaxTotal = cmp.Or(o.MaxTotal, 1_000_000)
 	o.Replica = strings.ToValidUTF8(o.Replica, "\uFFFD") // protobuf carries nothing else
 	o.MaxUnconfirmed = cmp.Or(o.MaxUnconfirmed, 65_536)
+	o.MaxOctets = cmp.Or(o.MaxOctets, 1<<30)
+	o.MaxExporterOctets = min(cmp.Or(o.MaxExporterOctets, 32<<20), o.MaxOctets)
+	o.MaxUnconfirmedOctets = cmp.Or(o.MaxUnconfirmedOctets, o.MaxOctets/4)
 	s := &Store{o: o, seed: maphash.MakeSeed()}
 	s.trust.newcomers = rate.NewLimiter(newcomersASecond, newcomersBurst)
 	s.plans.all = map[planKey]*sharedPlan{}
 	s.swept.Store(s.now())
 	s.due.off = o.Local
-	s.due.underWay = map[string]publishable{}
+	s.due.underWay = map[string]underWay{}
 	return s
 }
 
@@ -160,9 +190,10 @@ var _ decode.State = (*Store)(nil)
 // now is the wall clock, ns since the epoch.
 func (s *Store) now() int64 { return s.o.Now().UnixNano() }
 
-// changed tells that something became known; no lock is held.
-func (s *Store) changed(exporter [16]byte, is bool) {
-	s.trim()
+// changed tells that something became known, not to be evicted for itself; no lock
+// is held.
+func (s *Store) changed(exporter [16]byte, is bool, keep *place) {
+	s.trim(keep)
 	if is && s.o.Changed != nil {
 		s.o.Changed(exporter)
 	}
@@ -176,11 +207,12 @@ type counters struct {
 // Stats counts what the store holds, and what happened since the start.
 type Stats struct {
 	Exporters, Definitions, Facts int
-	Unconfirmed                   int // definitions with which no replica has decoded yet
-	Pending                       int // due or under way to the shared log
+	Unconfirmed                   int   // definitions with which no replica has decoded yet
+	Pending                       int   // due or under way to the shared log
+	Octets                        int64 // heap that all of it takes, as accounted
 
-	Evicted uint64 // dropped for a newer one at the limit per exporter or template id
-	Refused uint64 // not taken at the limit in total
+	Evicted uint64 // dropped for another at a limit
+	Refused uint64 // not taken: larger than all of an exporter may be, or no room for a fact
 	// OverBudget counts new definitions and facts that were not taken because
 	// their exporter, or all exporters together, sent too many.
 	OverBudget uint64
@@ -197,6 +229,7 @@ func (s *Store) Stats() Stats {
 		Facts:       int(s.held.facts.Load()),
 		Unconfirmed: s.unconfirmed(),
 		Pending:     s.due.pending(),
+		Octets:      s.octets(),
 		Evicted:     s.count.evicted.Load(),
 		Refused:     s.count.refused.Load(),
 		OverBudget:  s.count.overBudget.Load(),

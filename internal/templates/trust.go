@@ -1,9 +1,9 @@
 package templates
 
 import (
-	"container/list"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -28,77 +28,45 @@ const (
 	confirmWithin = 10 * time.Second
 )
 
-// trust keeps account of definitions that nobody has confirmed. Its lock is
-// taken inside a shard's.
+// trust holds the order of eviction, and what is to be said of definitions. Its
+// lock is taken inside a shard's.
 type trust struct {
 	newcomers *rate.Limiter
+	noted     atomic.Int64 // uses not taken yet
 
-	mu          sync.Mutex    // guards what follows
-	unconfirmed list.List     // of *definition, in order of arrival
-	used        []*definition // by decoding, not looked at yet
-	later       []*definition // confirmed here, to be said when it is time
+	mu          sync.Mutex              // guards what follows
+	definitions [levels]order           // by sets decoded; 0: unconfirmed, in order of arrival
+	facts       [2]order                // of exporters that are not established, and of those that are
+	uses        []noted                 // by decoding, not taken yet
+	later       map[int64][]*definition // confirmed here, to be said, by sayAt in steps of sayStep
 }
 
-// doubted takes a new definition, unconfirmed. The shard's lock is held.
-func (s *Store) doubted(d *definition) {
-	s.trust.mu.Lock()
-	d.unconfirmed = s.trust.unconfirmed.PushBack(d)
-	s.trust.mu.Unlock()
-}
+// sayStep is how exactly the time is kept at which a definition is said to be
+// confirmed: a look at those to come costs confirmWithin/sayStep at most.
+const sayStep = int64(100 * time.Millisecond)
 
-// use notes that a data set is being decoded with d. No lock is held.
-func (s *Store) use(d *definition) {
-	if d.used.Load() || !d.used.CompareAndSwap(false, true) {
-		return
+// sayLater takes a definition that was confirmed here.
+func (t *trust) sayLater(d *definition) {
+	t.mu.Lock()
+	if t.later == nil {
+		t.later = map[int64][]*definition{}
 	}
-	s.trust.mu.Lock()
-	s.trust.used = append(s.trust.used, d)
-	s.trust.mu.Unlock()
+	t.later[d.sayAt/sayStep] = append(t.later[d.sayAt/sayStep], d)
+	t.mu.Unlock()
 }
 
 // confirm notes that a replica has decoded with d. The shard's lock is held.
 func (s *Store) confirm(d *definition) {
-	d.confirmed = true
-	d.used.Store(true)
-	s.settleAccount(d)
-}
-
-// settleAccount ends the account of a definition that is confirmed, or goes. The
-// shard's lock is held.
-func (s *Store) settleAccount(d *definition) {
-	s.trust.mu.Lock()
-	if d.unconfirmed != nil {
-		s.trust.unconfirmed.Remove(d.unconfirmed)
-		d.unconfirmed = nil
+	if !d.confirmed {
+		s.held.unconfirmed.Add(-1)
+		s.held.unconfirmedOctets.Add(-d.doubtedOctets())
 	}
-	s.trust.mu.Unlock()
+	d.confirmed = true
+	s.rank(d)
 }
 
 // unconfirmed is how many definitions nobody has confirmed.
-func (s *Store) unconfirmed() int {
-	s.trust.mu.Lock()
-	defer s.trust.mu.Unlock()
-	return s.trust.unconfirmed.Len()
-}
-
-// trim drops the oldest unconfirmed definitions beyond the limit. No lock is held.
-func (s *Store) trim() {
-	for {
-		s.trust.mu.Lock()
-		if s.trust.unconfirmed.Len() <= s.o.MaxUnconfirmed {
-			s.trust.mu.Unlock()
-			return
-		}
-		d := s.trust.unconfirmed.Front().Value.(*definition) // as pushed
-		s.trust.mu.Unlock()
-		d.shard.mu.Lock()
-		if !d.confirmed && d.known() {
-			s.removeDefinition(d.shard, d)
-			s.count.evicted.Add(1)
-		}
-		d.shard.mu.Unlock()
-	}
-}
+func (s *Store) unconfirmed() int { return int(s.held.unconfirmed.Load()) }
 
 // known reports whether the store still holds d. The shard's lock is held.
 func (d *definition) known() bool {
@@ -108,36 +76,25 @@ func (d *definition) known() bool {
 
 // confirmUsed confirms what decoding used, and makes it due to be said.
 func (s *Store) confirmUsed() {
+	s.takeUses()
 	now := s.now()
+	var say []*definition
 	s.trust.mu.Lock()
-	used, later := s.trust.used, s.trust.later
-	s.trust.used, s.trust.later = nil, nil
-	s.trust.mu.Unlock()
-	for _, d := range used {
-		d.shard.mu.Lock()
-		if !d.confirmed && d.known() {
-			s.confirm(d)
-			s.publishHeld(d.shard, d.domain.scope.exporter)
+	for at, all := range s.trust.later {
+		if at < now/sayStep {
+			say = append(say, all...)
+			delete(s.trust.later, at)
 		}
-		d.sayAt = now + d.records[digestRecord].spread(s.o.Replica, confirmWithin)
-		d.shard.mu.Unlock()
 	}
-	wait := later[:0]
-	for _, d := range append(later, used...) {
+	s.trust.mu.Unlock()
+	for _, d := range say {
 		d.shard.mu.Lock()
-		switch {
-		case !d.known() || d.saidConfirmed() || s.o.Local:
-		case d.sayAt > now:
-			wait = append(wait, d)
-		default:
+		if d.known() && !d.saidConfirmed() {
 			d.say = true
 			s.publishAgain(d)
 		}
 		d.shard.mu.Unlock()
 	}
-	s.trust.mu.Lock()
-	s.trust.later = append(s.trust.later, wait...)
-	s.trust.mu.Unlock()
 }
 
 // newcomer decides whether what a new exporter sends is published at once. The

@@ -1,0 +1,86 @@
+package templates
+
+import "unsafe"
+
+// The Store accounts the heap octets of everything it keeps, of each exporter and
+// of all. A plan that several definitions share counts once in all, and in full
+// for each exporter that uses it, which may be the last that does.
+//
+// The constants are what an entry takes beside its own structure. The groups of
+// Go's maps are two thirds full on average, and a small map has one of eight slots.
+const (
+	perDefinition = 32 + 48 + 26 + 24 + 16 + 48 + 8 + 24 + 8 + 2*24  // keys, maps, choice, layouts and queue
+	perSource     = int(unsafe.Sizeof(source{})) + 16                // with its port in the choice
+	perFact       = 32 + 40 + 72 + 24                                // key, map, where decoding reads it, and queue
+	perTopicValue = 24 + 8                                           // the value on the topic
+	perPlan       = 16 + (24+8+1)*3/2                                // a sharedPlan and its entry in plans
+	perText       = 8                                                // mean slack of a text
+	emptyDomain   = int64(unsafe.Sizeof(domain{})) + 2*184 + 64 + 16 // with its maps, and the entries in the others
+	emptyExporter = int64(unsafe.Sizeof(exporter{})) + 120 + 128     // with its map, and the entry in the shard's
+)
+
+// footprint returns the octets of d without its plan. The shard's lock is held.
+func (d *definition) footprint() int64 {
+	n := int(unsafe.Sizeof(*d)) + perDefinition + cap(d.sources)*perSource
+	if l := d.lives.Load(); l != nil {
+		n += int(unsafe.Sizeof(*l)) + cap(*l)*int(unsafe.Sizeof(life{}))
+	}
+	if p := d.pins.Load(); p != nil {
+		n += int(unsafe.Sizeof(*p)) + len(*p)*int(unsafe.Sizeof(&pin{})+unsafe.Sizeof(pin{}))
+	}
+	return int64(n)
+}
+
+// footprint returns the octets of f. The shard's lock is held.
+func (f *fact) footprint() int64 {
+	n := int(unsafe.Sizeof(*f)) + perFact + perText + len(f.is.text)
+	if f.topic != nil {
+		n += perTopicValue + len(f.topic.text)
+	}
+	return int64(n)
+}
+
+// accountDefinition brings the octets accounted of d up to date. The shard's lock
+// is held.
+func (s *Store) accountDefinition(d *definition) {
+	change := d.footprint() - d.octets
+	if change == 0 {
+		return
+	}
+	d.octets += change
+	s.charge(d.shard.exporters[d.domain.scope.exporter], change)
+	if !d.confirmed {
+		s.held.unconfirmedOctets.Add(change)
+	}
+}
+
+// accountFact brings the octets accounted of f up to date. The shard's lock is held.
+func (s *Store) accountFact(f *fact) {
+	change := f.footprint() - f.octets
+	if change == 0 {
+		return
+	}
+	f.octets += change
+	e := f.shard.exporters[f.domain.scope.exporter]
+	e.factOctets += change
+	s.held.factOctets.Add(change)
+	s.charge(e, change)
+}
+
+// charge accounts octets to e, and in all.
+func (s *Store) charge(e *exporter, octets int64) {
+	e.octets += octets
+	s.held.octets.Add(octets)
+}
+
+// doubtedOctets returns the octets of d while it is unconfirmed. A shared plan
+// counts for the definition it was compiled for.
+func (d *definition) doubtedOctets() int64 {
+	if d.compiled {
+		return d.octets + d.planOctets
+	}
+	return d.octets
+}
+
+// octets returns the octets accounted in all.
+func (s *Store) octets() int64 { return s.held.octets.Load() + s.plans.octets.Load() }
