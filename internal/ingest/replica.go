@@ -162,6 +162,11 @@ func (r *Replica) Ready() error {
 	case waiting != nil:
 		return waiting
 	}
+	if u := r.undecoded.Load(); u != nil {
+		if err := u.session.Aborting(); err != nil {
+			return fmt.Errorf("the undecoded topic: %w", err)
+		}
+	}
 	if r.barrierAt.Load() != 0 {
 		return nil
 	}

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ const (
 	lateDecoded  = "decoded"
 	lateAgain    = "again"   // passed over: its template is not known yet
 	lateExpired  = "expired" // nobody got its template in time
+	lateRefused  = "refused" // received in the future, or Kafka refuses its flows
 )
 
 const (
@@ -40,6 +42,9 @@ const (
 	// maxWaitingKeys bounds how many templates are remembered that something
 	// waits for. Beyond it any new definition is a reason for a pass.
 	maxWaitingKeys = 100_000
+	// maxReceivedAhead bounds the receive time of a set, which is the timestamp of its
+	// flows: Kafka's default (message.timestamp.after.max.ms).
+	maxReceivedAhead = time.Hour
 )
 
 // undecoded looks after data sets whose template did not come while they were in
@@ -102,7 +107,7 @@ func (r *Replica) newUndecoded() (*undecoded, error) {
 	c.SessionTimeout = min(c.SessionTimeout, 6*time.Second)
 	u.session = kafka.NewSession(c, kafka.SessionConfig{
 		Group: r.c.Topics.Prefix + undecodedGroup, Member: r.c.Replica, Input: u.topic, ByNumber: []string{u.topic},
-		MaxRecords: passSets, Every: 100 * time.Millisecond, Passes: true,
+		MaxRecords: passSets, Every: 100 * time.Millisecond, Passes: true, SkipRefused: true,
 		Rebalance: 3 * time.Second, Timeout: 10 * time.Second, Now: r.deps.Now, Log: r.log,
 	})
 	u.follower = kafka.NewFollower(r.c.Kafka, u.topic)
@@ -317,6 +322,13 @@ func (u *undecoded) Records(tx *kafka.Tx, partition int32, records []kafka.Recor
 			}
 			continue
 		}
+		if err := refused(rec.Refused, s, now); err != nil {
+			u.count(partition, rec.Offset, lateRefused)
+			if u.r.errorLog.AllowN(now, 1) {
+				u.r.log.Warn("a set on the undecoded topic is dropped", "exporter", s.Meta.Exporter, "partition", partition, "offset", rec.Offset, "err", err)
+			}
+			continue
+		}
 		k := s.Key()
 		p := u.r.store.Settle(&k, &s.Meta, &s.Header)
 		switch {
@@ -331,6 +343,15 @@ func (u *undecoded) Records(tx *kafka.Tx, partition int32, records []kafka.Recor
 			u.count(partition, rec.Offset, lateAgain)
 		}
 	}
+}
+
+// refused returns why a set cannot be published whatever its template is: why is
+// Kafka's reason.
+func refused(why error, s *decode.Set, now time.Time) error {
+	if ahead := time.Duration(s.Meta.Received - now.UnixNano()); why == nil && s.Meta.Received > now.Add(maxReceivedAhead).UnixNano() {
+		return fmt.Errorf("received %v in the future: want at most %v; is the clock of a replica wrong?", ahead, maxReceivedAhead)
+	}
+	return why
 }
 
 // count notes the outcome of a set; it counts when the transaction commits.

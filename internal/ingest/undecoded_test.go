@@ -114,6 +114,52 @@ func TestSetsThatNobodyCanDecodeExpireAndPoisonIsSkipped(t *testing.T) {
 	}
 }
 
+// A set that was received in the future, as a replica whose clock is wrong has it,
+// does not hold up the sets behind it.
+func TestASetReceivedInTheFutureIsDroppedAndCounted(t *testing.T) {
+	b := embedded(t)
+	var log locked.Buffer
+	c := config(b.Addr(), "r")
+	c.Topics.Partitions = 1
+	r, stop := start(t, c, &log)
+	eventually(t, "ready", func() bool { return r.Ready() == nil })
+	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Addr()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	now := time.Now()
+	for _, received := range []time.Time{now.Add(2 * time.Hour), now.Add(200 * 365 * 24 * time.Hour), now.Add(50 * time.Minute), now} {
+		s := &decode.Set{
+			Meta:   decode.Meta{Exporter: exporterAt.Addr(), Port: exporterAt.Port(), Received: received.UnixNano()},
+			Header: decode.Header{Version: 9, Domain: 7, Export: now.UnixNano()}, ID: 256, Off: 24, Data: dataA[4:],
+		}
+		k := s.Key()
+		value, err := proto.Marshal(rawSet(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: "t.undecoded", Key: undecodedKey(&k), Value: value}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.Receive(v9(100_000, 1, layoutA), exporterAt, now)
+	eventually(t, "two are decoded, two are refused", func() bool {
+		r.undecoded.Load().session.Pass(0)
+		return r.lateSets(lateDecoded) == 2 && r.lateSets(lateRefused) == 2
+	})
+	if err := r.Ready(); err != nil {
+		t.Errorf("want the replica ready, got %v", err)
+	}
+	if err := stop(); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+	committedFlows(t, b.Addr(), 2)
+	if strings.Contains(log.String(), "aborted") {
+		t.Errorf("want no transaction aborted, got\n%s", log.String())
+	}
+}
+
 // Ten thousand sets were passed over: the partition is left alone for 10 s, and a
 // pass that is asked for meanwhile comes after that.
 func TestAPartitionRestsFromAPassThatAppendedMuchAgain(t *testing.T) {

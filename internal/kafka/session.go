@@ -19,11 +19,14 @@ type SessionConfig struct {
 	ByNumber   []string // topics whose records carry their partition's number; others go by key
 	MaxRecords int      // a transaction ends after so many records
 	Every      time.Duration
-	Passes     bool             // read in passes, see Session.Pass
-	Rebalance  time.Duration    // how long a rebalance waits for a member; 0: up to 10 s
-	Timeout    time.Duration    // of a transaction whose member died; 0: 45 s
-	Now        func() time.Time // measures how long a partition is quiet, and a transaction takes
-	Log        *slog.Logger
+	Passes     bool // read in passes, see Session.Pass
+	// SkipRefused passes over an input record whose output Kafka refuses for what the
+	// record holds. The output must depend on that record alone. See Record.Refused.
+	SkipRefused bool
+	Rebalance   time.Duration    // how long a rebalance waits for a member; 0: up to 10 s
+	Timeout     time.Duration    // of a transaction whose member died; 0: 45 s
+	Now         func() time.Time // measures how long a partition is quiet, and a transaction takes
+	Log         *slog.Logger
 }
 
 // A Position is where consumption of a partition starts, with what was
@@ -40,6 +43,10 @@ type Record struct {
 	Offset     int64
 	Time       time.Time
 	Partition  int32 // of those that a Tail reads
+	// Refused is why Kafka refused the output of this record in an earlier
+	// transaction; nil: it did not. The Handler must count such a record and produce
+	// nothing of it. Only a Session with SkipRefused sets it.
+	Refused error
 }
 
 // A Handler is what a Session works for. Its methods are never called
@@ -81,6 +88,7 @@ type Session struct {
 	lag    atomic.Int64
 	mu     sync.Mutex
 	reason error          // why it is not working; nil when it is
+	abort  error          // why transactions are aborted; nil when the last one committed
 	turn   time.Time      // when the last transaction, or search for one, began; zero: not at work
 	asked  map[int32]bool // passes
 }
@@ -94,14 +102,32 @@ func NewSession(c Config, sc SessionConfig) *Session {
 // rebalance.
 const standsStill = 30 * time.Second
 
-// Ready returns nil while the session is a member of its group and its transactions end.
+// Ready returns nil while the session is a member of its group and its transactions
+// end and commit.
 func (s *Session) Ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if took := s.sc.Now().Sub(s.turn); s.reason == nil && !s.turn.IsZero() && took > standsStill {
 		return fmt.Errorf("a transaction that began %v ago has not ended: is Kafka away, or too slow?", took.Round(time.Second))
 	}
+	if s.reason == nil && s.abort != nil {
+		return s.abort
+	}
 	return s.reason
+}
+
+// Aborting returns why transactions are aborted over and over, nil while they are
+// not. Their input stays where it is until Kafka takes the output.
+func (s *Session) Aborting() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.abort
+}
+
+func (s *Session) noteAbort(err error) {
+	s.mu.Lock()
+	s.abort = err
+	s.mu.Unlock()
 }
 
 // Lag is how many records of the owned partitions are not taken yet, as of the

@@ -39,7 +39,7 @@ func (l *life) end(ctx context.Context, tx *Tx) error {
 				rp := &req.Topics[i].Partitions[j]
 				p := l.owned[rp.Partition]
 				if p == nil {
-					return fmt.Errorf("partition %d is not owned any more", rp.Partition)
+					return fmt.Errorf("partition %d: %w", rp.Partition, errNotOwned)
 				}
 				metadata := p.committed.Metadata
 				if p.touched {
@@ -67,14 +67,18 @@ func (l *life) end(ctx context.Context, tx *Tx) error {
 		return fmt.Errorf("end of transaction: %w", err)
 	}
 	if !committed {
-		l.sc.Log.Warn("a transaction was aborted; its records are read again", "group", l.sc.Group, "err", tx.failure())
+		l.aborted(tx)
 		return l.restore(ctx)
 	}
+	l.noteAbort(nil)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.aborts = 0
+	l.refusals.committed()
 	for n, pos := range next {
 		if p := l.owned[n]; p != nil {
 			p.committed = pos
+			l.refusals.forget(n, pos.Offset)
 		}
 	}
 	for _, p := range l.owned {
@@ -89,7 +93,7 @@ func (l *life) end(ctx context.Context, tx *Tx) error {
 func (l *life) lost(tx *Tx) error {
 	for _, n := range tx.partitions {
 		if l.owned[n] == nil {
-			return fmt.Errorf("partition %d is not owned any more", n)
+			return fmt.Errorf("partition %d: %w", n, errNotOwned)
 		}
 	}
 	return nil

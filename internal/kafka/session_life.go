@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -22,6 +23,8 @@ type life struct {
 	inputID    [16]byte // Kafka's id of the input topic
 	buf        []Record // of the fetch that is taken
 	weight     int      // messages of a record, of late
+	refusals   refusals
+	aborts     int // transactions in a row that were aborted
 
 	mu    sync.Mutex // callbacks of the client come from its own goroutines
 	owned map[int32]*progress
@@ -76,6 +79,8 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 	if err != nil {
 		return fmt.Errorf("transactional client: %w", err)
 	}
+	l.refusals.max = s.sc.MaxRecords
+	defer s.noteAbort(nil)
 	defer l.gts.Client().CloseAllowingRebalance()
 	defer l.dropAll()
 	if s.sc.Passes {
@@ -144,6 +149,7 @@ func (l *life) revoked(_ context.Context, _ *kgo.Client, lost map[string][]int32
 	for _, p := range lost[l.sc.Input] {
 		if l.owned[p] != nil {
 			delete(l.owned, p)
+			l.refusals.forget(p, math.MaxInt64)
 			gone = append(gone, p)
 		}
 	}
@@ -175,7 +181,6 @@ func (l *life) work(ctx context.Context) error {
 	for ctx.Err() == nil {
 		l.turns(l.sc.Now())
 		tx := &Tx{l: l, ctx: context.WithoutCancel(ctx)}
-		tx.produced = tx.refused
 		l.beginPasses(ctx)
 		err := l.gather(ctx, tx)
 		if err == nil && tx.records == 0 {
@@ -198,6 +203,7 @@ func (l *life) work(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		l.pause(ctx)
 	}
 	return nil
 }
@@ -207,8 +213,9 @@ func (l *life) gather(ctx context.Context, tx *Tx) error {
 	// Cutting a transaction is no matter of correctness: the wall clock does.
 	until, cancel := context.WithTimeout(ctx, l.sc.Every)
 	defer cancel()
-	for until.Err() == nil && tx.records < l.sc.MaxRecords {
-		fetches := l.gts.PollRecords(until, max(1, (l.sc.MaxRecords-tx.records)/max(1, l.weight)))
+	most := l.refusals.most()
+	for until.Err() == nil && tx.records < most {
+		fetches := l.gts.PollRecords(until, max(1, (most-tx.records)/max(1, l.weight)))
 		if err := l.failures(ctx, fetches); err != nil {
 			return err
 		}
@@ -281,10 +288,12 @@ func (l *life) take(tx *Tx, partition int32, records []*kgo.Record) {
 	for _, r := range records {
 		p.next = r.Offset + 1
 		if !r.Attrs.IsControl() {
-			l.buf = append(l.buf, Record{Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp})
+			refused := l.refusals.of(partition, r.Offset)
+			l.buf = append(l.buf, Record{Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp, Refused: refused})
 		}
 	}
 	tx.records += len(records)
+	tx.last = Position{Partition: partition, Offset: p.next - 1}
 	if len(l.buf) > 0 {
 		p.since = l.sc.Now()
 	}

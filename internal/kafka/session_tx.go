@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -18,11 +19,11 @@ type Tx struct {
 	l          *life
 	ctx        context.Context // of the client's calls: not ended by shutdown
 	began      bool
-	quiet      bool                     // holds no input records
-	records    int                      // of the input; or messages, when records hold several
-	partitions []int32                  // touched, in order of appearance
-	slab       []kgo.Record             // of records to produce
-	produced   func(*kgo.Record, error) // refused
+	quiet      bool         // holds no input records
+	records    int          // of the input; or messages, when records hold several
+	partitions []int32      // touched, in order of appearance
+	slab       []kgo.Record // of records to produce
+	last       Position     // of the last input record, without metadata
 
 	mu  sync.Mutex
 	err error // the first failed record
@@ -70,11 +71,17 @@ func (tx *Tx) failure() error {
 // is told its offset, before the transaction commits. Key and value are not to
 // be changed any more; an empty key is none. A failure aborts the transaction.
 func (tx *Tx) Produce(topic string, partition int32, key, value []byte, acked func(offset int64)) {
-	tx.ProduceAt(topic, partition, key, value, time.Now(), acked)
+	tx.produce(topic, partition, key, value, time.Now(), tx.refused, acked)
 }
 
-// ProduceAt is Produce with a timestamp.
+// ProduceAt is Produce with a timestamp of the input record.
 func (tx *Tx) ProduceAt(topic string, partition int32, key, value []byte, at time.Time, acked func(offset int64)) {
+	tx.produce(topic, partition, key, value, at, tx.refusedAt, acked)
+}
+
+func (tx *Tx) produce(
+	topic string, partition int32, key, value []byte, at time.Time, done func(*kgo.Record, error), acked func(offset int64),
+) {
 	if len(key) == 0 {
 		key = nil
 	}
@@ -84,11 +91,11 @@ func (tx *Tx) ProduceAt(topic string, partition int32, key, value []byte, at tim
 	tx.slab = append(tx.slab, kgo.Record{Topic: topic, Partition: partition, Key: key, Value: value, Timestamp: at})
 	r := &tx.slab[len(tx.slab)-1]
 	if acked == nil {
-		tx.l.gts.Produce(tx.ctx, r, tx.produced)
+		tx.l.gts.Produce(tx.ctx, r, done)
 		return
 	}
 	tx.l.gts.Produce(tx.ctx, r, func(r *kgo.Record, err error) {
-		if tx.produced(r, err); err == nil {
+		if done(r, err); err == nil {
 			acked(r.Offset)
 		}
 	})
@@ -99,9 +106,22 @@ const slabLen = 64
 
 // refused fails the transaction for a record that Kafka did not take.
 func (tx *Tx) refused(r *kgo.Record, err error) {
-	if err != nil {
+	switch {
+	case err == nil:
+	case errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) || errors.Is(err, kerr.InvalidRecord):
+		tx.fail(&refusal{r.Topic, err})
+	default:
 		tx.fail(fmt.Errorf("record for %s: %w", r.Topic, err))
 	}
+}
+
+// refusedAt is refused for a record whose timestamp is that of the input.
+func (tx *Tx) refusedAt(r *kgo.Record, err error) {
+	if errors.Is(err, kerr.InvalidTimestamp) {
+		tx.fail(&refusal{r.Topic, fmt.Errorf("timestamp %s: %w", r.Timestamp.UTC().Format(time.RFC3339), err)})
+		return
+	}
+	tx.refused(r, err)
 }
 
 // A partitioner takes the record's own partition for some topics; for others
@@ -186,7 +206,7 @@ func (l *life) commitQuiet(tx *Tx) (at []Position, err error) {
 		p := l.owned[n]
 		if p == nil {
 			l.mu.Unlock()
-			return nil, fmt.Errorf("partition %d is not owned any more", n)
+			return nil, fmt.Errorf("partition %d: %w", n, errNotOwned)
 		}
 		metadata := l.h.Metadata(n)
 		rp := kmsg.NewTxnOffsetCommitRequestTopicPartition()

@@ -1,0 +1,128 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// errNotOwned is why a transaction aborts in a rebalance: that is no failure.
+var errNotOwned = errors.New("not owned any more")
+
+// A refusal is Kafka's error for what a record holds: its size, its form or the
+// timestamp taken from the input. Another try gives the same error.
+type refusal struct {
+	topic string
+	err   error
+}
+
+func (r *refusal) Error() string { return fmt.Sprintf("record for %s: %v", r.topic, r.err) }
+func (r *refusal) Unwrap() error { return r.err }
+
+// refusals finds the input records whose output Kafka refuses. Kafka refuses a
+// whole batch, so a refusal names a transaction, not a record: transactions take
+// half as many records after each refusal, down to one. That one is then given to
+// the Handler with Record.Refused. After it, transactions grow again.
+type refusals struct {
+	max     int                       // records of a transaction
+	limit   int                       // of the next one; 0: max
+	records map[int32]map[int64]error // by partition and offset, until committed
+}
+
+// most returns how many records the next transaction may take.
+func (r *refusals) most() int {
+	if r.limit > 0 {
+		return r.limit
+	}
+	return r.max
+}
+
+// of returns why the output of a record is refused, nil when it is not known to be.
+func (r *refusals) of(partition int32, offset int64) error { return r.records[partition][offset] }
+
+// take notes that a transaction of so many records was refused, of which last is
+// the last one. It returns false when the search ends without a record to pass over.
+func (r *refusals) take(records int, last Position, why error) bool {
+	if records > 1 {
+		r.limit = records / 2
+		return true
+	}
+	r.limit = 1
+	if records == 0 || r.of(last.Partition, last.Offset) != nil {
+		return false
+	}
+	if r.records == nil {
+		r.records = map[int32]map[int64]error{}
+	}
+	if r.records[last.Partition] == nil {
+		r.records[last.Partition] = map[int64]error{}
+	}
+	r.records[last.Partition][last.Offset] = why
+	return true
+}
+
+// committed notes that a transaction was committed.
+func (r *refusals) committed() {
+	if r.limit *= 2; r.limit >= r.max {
+		r.limit = 0
+	}
+}
+
+// forget drops the records of a partition below an offset.
+func (r *refusals) forget(partition int32, below int64) {
+	for offset := range r.records[partition] {
+		if offset < below {
+			delete(r.records[partition], offset)
+		}
+	}
+	if len(r.records[partition]) == 0 {
+		delete(r.records, partition)
+	}
+}
+
+// aborted notes that tx was aborted. Its records are read again: at once when the
+// refusal of a record narrowed the search for it, else after a growing delay.
+func (l *life) aborted(tx *Tx) {
+	err := tx.failure()
+	if why := (*refusal)(nil); l.sc.SkipRefused && errors.As(err, &why) && l.narrow(tx, why) {
+		l.sc.Log.Warn("Kafka refuses the output of a record of the input, which is searched for", "group", l.sc.Group, "records", tx.records, "err", err)
+		return
+	}
+	l.aborts++
+	l.sc.Log.Warn("a transaction was aborted; its records are read again", "group", l.sc.Group, "aborts", l.aborts, "err", err)
+	if err != nil && !errors.Is(err, errNotOwned) {
+		l.noteAbort(fmt.Errorf("%d transactions in a row were aborted: %w", l.aborts, err))
+	}
+}
+
+// narrow reports whether the refusal of tx narrowed the search for a record, or
+// found it.
+func (l *life) narrow(tx *Tx, why error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.refusals.take(tx.records, tx.last, why)
+}
+
+// pause delays the next transaction after aborted ones.
+func (l *life) pause(ctx context.Context) {
+	if l.aborts == 0 {
+		return
+	}
+	l.turns(time.Time{})
+	select {
+	case <-ctx.Done():
+	case <-time.After(abortBackoff(l.aborts - 1)):
+	}
+}
+
+// abortBackoff is the delay after n+1 aborted transactions in a row: 50 ms, twice
+// that for each further one, at most 30 s.
+func abortBackoff(n int) time.Duration {
+	d := 30 * time.Second
+	if n < 9 {
+		d = 50 * time.Millisecond << n
+	}
+	return d - rand.N(d/5)
+}
