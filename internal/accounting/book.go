@@ -288,8 +288,7 @@ func (b *Book) evictNewcomer(unproven bool) bool {
 	if unproven && b.noUnproven == b.turn {
 		return false
 	}
-	for i := len(b.idle) - 1; i >= 0; i-- {
-		s := b.idle[i]
+	for i, s := range slices.Backward(b.idle) {
 		a := b.streams[s]
 		if a == nil || a.turn == b.turn {
 			b.idle = slices.Delete(b.idle, i, i+1)

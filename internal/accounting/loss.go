@@ -93,7 +93,7 @@ func (l *loss) resolve(rs runs) {
 		r := &rs[i]
 		after := int32(r.least - d.least)
 		continues := after > 0 && after < maxGap && d.of(r.boot)
-		if l.follows(r) && !(ahead && continues) {
+		if l.follows(r) && (!ahead || !continues) {
 			return
 		}
 		confirmed = confirmed || continues

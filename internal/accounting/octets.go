@@ -70,11 +70,10 @@ const (
 
 // most is the use of the room up to which a need is met.
 func (n need) most() int64 {
-	switch n {
-	case needNewcomer, needExtra:
-		return tallyMax / 2
+	if n == needBase {
+		return tallyMax
 	}
-	return tallyMax
+	return tallyMax / 2
 }
 
 // take takes octets for a need; false when there is no room for it.

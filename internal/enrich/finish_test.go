@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -215,6 +216,58 @@ func TestSumsOfTrafficStayExactBeyondTheBound(t *testing.T) {
 	if d := cmp.Diff(want, sums); d != "" || series > 100 || series < 90 {
 		t.Errorf("%d series, at most 100; sums (-want +got):\n%s", series, d)
 	}
+}
+
+// Forged flows take all series; those come back once nothing is counted in them, and
+// sums stay exact.
+func TestIdleSeriesOfTrafficComeBack(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	tr := newTraffic(100, reg)
+	now := time.Unix(1_790_000_000, 0)
+	tr.now = func() time.Time { return now }
+	names := newLearned(newFacts())
+	octets := 0.0
+	add := func(exporter ...byte) {
+		var ty tally
+		ty.flow(&flowpb.FlowMessage{SamplerAddress: exporter, InIf: 1, OutIf: 2, Proto: 6, Bytes: 10, Packets: 1})
+		ty.connection(&flowpb.Connection{Version: 1, Service: "https"}, 10)
+		octets += 10
+		tr.add(&ty, names)
+	}
+	has := func(exporter string) bool {
+		return tr.flows[flowLabels{exporter, "1", "in", "tcp"}] != nil
+	}
+	check := func() {
+		t.Helper()
+		sums, series := gathered(t, reg)
+		for _, name := range []string{"weir_traffic_octets_total in", "weir_traffic_octets_total out", "weir_service_octets_total"} {
+			if sums[name] != octets {
+				t.Errorf("%s: want %v, got %v", name, octets, sums[name])
+			}
+		}
+		if series > 100 {
+			t.Errorf("%d series, want at most 100", series)
+		}
+	}
+	add(192, 0, 2, 1)
+	for i := range 200 {
+		add(10, 0, 0, byte(i))
+	}
+	add(192, 0, 2, 2)
+	if !has("192.0.2.1") || has("192.0.2.2") {
+		t.Error("want series of the first exporter and none for the last")
+	}
+	check()
+	for range 61 { // min
+		now = now.Add(time.Minute)
+		add(192, 0, 2, 1)
+		check()
+	}
+	add(192, 0, 2, 2)
+	if !has("192.0.2.1") || !has("192.0.2.2") || has("10.0.0.1") {
+		t.Errorf("want series of both exporters that send, and none of forged ones")
+	}
+	check()
 }
 
 // A late record makes a second version: the service's octets are those of the

@@ -3,6 +3,7 @@ package enrich
 import (
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -64,13 +65,30 @@ func (t *tally) clear() {
 }
 
 // traffic is the traffic metrics: at most a number of series, beyond which all is
-// counted as other, so that sums stay exact.
+// counted as other, so that sums stay exact. When there is no room for a series, those
+// that nothing was counted in for idleFor are added to other: flows can be forged, and
+// must not take the series for good.
 type traffic struct {
-	mu       sync.Mutex
-	left     int // series that may still be made
-	flows    map[flowLabels]*volume
-	services map[string]*served
+	now func() time.Time // nil: no series is given up
+
+	mu        sync.Mutex
+	left      int // series that may still be made
+	flows     map[flowLabels]*series[volume]
+	services  map[string]*series[served]
+	at        time.Time // of the transaction that is being added
+	reclaimed time.Time // when idle series were last looked for
 }
+
+// A series is one pair of series with the same labels.
+type series[V any] struct {
+	v    V
+	last time.Time // something was counted
+}
+
+const (
+	idleFor      = time.Hour
+	reclaimEvery = time.Minute
+)
 
 type flowLabels struct{ exporter, iface, direction, protocol string }
 
@@ -78,8 +96,8 @@ type flowLabels struct{ exporter, iface, direction, protocol string }
 // and packets, and of services.
 const seriesOfOther = 6
 
-func newTraffic(series int, reg prometheus.Registerer) *traffic {
-	t := &traffic{left: max(0, series-seriesOfOther), flows: map[flowLabels]*volume{}, services: map[string]*served{}}
+func newTraffic(most int, reg prometheus.Registerer) *traffic {
+	t := &traffic{left: max(0, most-seriesOfOther), flows: map[flowLabels]*series[volume]{}, services: map[string]*series[served]{}}
 	reg.MustRegister(t)
 	return t
 }
@@ -88,6 +106,9 @@ func newTraffic(series int, reg prometheus.Registerer) *traffic {
 func (t *traffic) add(of *tally, names *learned) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.now != nil {
+		t.at = t.now()
+	}
 	for k, v := range of.crossings {
 		exporter, protocol := names.exporter(k.exporter), services.Protocol(uint32(k.proto))
 		for _, d := range []struct {
@@ -98,35 +119,70 @@ func (t *traffic) add(of *tally, names *learned) {
 			if iface == "" {
 				iface = strconv.FormatUint(uint64(d.index), 10)
 			}
-			s := series(t, t.flows, flowLabels{exporter, iface, d.direction, protocol}, flowLabels{other, other, d.direction, other})
-			s.octets += v.octets
-			s.packets += v.packets
+			k := flowLabels{exporter, iface, d.direction, protocol}
+			seriesOf(t, t.flows, k, k.rest()).add(v)
 		}
 	}
 	for name, v := range of.services {
 		if name == "" {
 			name = "none"
 		}
-		s := series(t, t.services, name, other)
-		s.connections += v.connections
-		s.octets += v.octets
+		seriesOf(t, t.services, name, other).add(v)
 	}
 }
 
-// series returns the two series of k, or those of what has none.
-func series[K comparable, V any](t *traffic, all map[K]*V, k, rest K) *V {
+// rest returns the labels of what has no series of its own.
+func (k flowLabels) rest() flowLabels { return flowLabels{other, other, k.direction, other} }
+
+func (v *volume) add(w volume) {
+	v.octets += w.octets
+	v.packets += w.packets
+}
+
+func (v *served) add(w served) {
+	v.connections += w.connections
+	v.octets += w.octets
+}
+
+// seriesOf returns the two series of k, or those of what has none.
+func seriesOf[K comparable, V any](t *traffic, all map[K]*series[V], k, rest K) *V {
 	s := all[k]
-	if s == nil && k != rest && t.left < 2 {
+	if s == nil && k != rest && t.left < 2 && !t.reclaim() {
 		k = rest
 		s = all[k]
 	}
 	if s == nil {
-		if s = new(V); k != rest {
+		if s = new(series[V]); k != rest {
 			t.left -= 2
 		}
 		all[k] = s
 	}
-	return s
+	s.last = t.at
+	return &s.v
+}
+
+// reclaim adds the idle series to those of what has none; false when none is idle. It
+// looks at all of them once a minute at most.
+func (t *traffic) reclaim() bool {
+	if t.now == nil || t.at.Sub(t.reclaimed) < reclaimEvery {
+		return false
+	}
+	t.reclaimed = t.at
+	for k, s := range t.flows {
+		if r := k.rest(); k != r && t.at.Sub(s.last) >= idleFor {
+			delete(t.flows, k)
+			t.left += 2
+			seriesOf(t, t.flows, r, r).add(s.v)
+		}
+	}
+	for k, s := range t.services {
+		if k != other && t.at.Sub(s.last) >= idleFor {
+			delete(t.services, k)
+			t.left += 2
+			seriesOf(t, t.services, other, other).add(s.v)
+		}
+	}
+	return t.left >= 2
 }
 
 var (
@@ -151,11 +207,13 @@ func (t *traffic) Collect(out chan<- prometheus.Metric) {
 	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
-	for k, v := range t.flows {
+	for k, s := range t.flows {
+		v := &s.v
 		counter(trafficOctets, v.octets, k.exporter, k.iface, k.direction, k.protocol)
 		counter(trafficPackets, v.packets, k.exporter, k.iface, k.direction, k.protocol)
 	}
-	for k, v := range t.services {
+	for k, s := range t.services {
+		v := &s.v
 		counter(serviceCount, v.connections, k)
 		counter(serviceOctets, v.octets, k)
 	}

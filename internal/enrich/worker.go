@@ -102,6 +102,7 @@ func New(c Config, d Deps) (*Worker, error) {
 	w.learned = newLearned(w.facts)
 	w.metrics = newMetrics(d.Metrics, w)
 	w.traffic = newTraffic(c.MetricsSeries, d.Metrics)
+	w.traffic.now = d.Now
 	return w, nil
 }
 

@@ -3,6 +3,7 @@ package ingest
 import (
 	"net/netip"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,14 +26,7 @@ func newLabelled(listed ...netip.Addr) *labelled {
 		exported: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "reported"}, []string{"exporter", "domain", "what"})}
 	m.perExporter = []*prometheus.CounterVec{m.flows, m.errors}
 	l := &labelled{m: m, seen: &seen{all: map[netip.Addr]*exporter{}, flows: m.flows, fold: m.fold}}
-	l.listed = func(a netip.Addr) bool {
-		for _, b := range listed {
-			if a == b {
-				return true
-			}
-		}
-		return false
-	}
+	l.listed = func(a netip.Addr) bool { return slices.Contains(listed, a) }
 	return l
 }
 
