@@ -17,14 +17,52 @@ import (
 	"weir/pkg/flowpb"
 )
 
+// maxFieldNames is how many names of unknown fields are kept of a file.
+const maxFieldNames = 20
+
+// fieldNames are the first names of fields that a file has and nobody knows.
+type fieldNames struct {
+	names []string
+	more  bool // than are kept
+}
+
+// add takes a name; its cost does not depend on how many there were before.
+func (n *fieldNames) add(name string) {
+	switch {
+	case slices.Contains(n.names, name):
+	case len(n.names) < maxFieldNames:
+		n.names = append(n.names, name)
+	default:
+		n.more = true
+	}
+}
+
+// text is the names for people.
+func (n *fieldNames) text() string {
+	var b strings.Builder
+	for i, name := range n.names {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(quoted(clip(name, maxFieldName)))
+	}
+	if n.more {
+		b.WriteString(", and others")
+	}
+	return b.String()
+}
+
+// maxFieldName is how much of a name is shown, characters.
+const maxFieldName = 60
+
 // flowLines reads a file of flows as JSON Lines: those that jsonLine writes, and
 // those of the Python collector. A line that is neither is an error, and the others
 // are read.
 func (o *offline) flowLines(name string, lines *flowfile.Lines) error {
-	var leftOut []string
+	var leftOut fieldNames
 	defer func() {
-		if leftOut != nil {
-			o.say("%s: fields that are not known were left out: %s", inputName(name), strings.Join(leftOut, ", "))
+		if len(leftOut.names) > 0 {
+			o.say("%s: fields that are not known were left out: %s", inputName(name), leftOut.text())
 		}
 	}()
 	for {
@@ -45,9 +83,7 @@ func (o *offline) flowLines(name string, lines *flowfile.Lines) error {
 				continue
 			}
 			for _, field := range e.LeftOut {
-				if !slices.Contains(leftOut, field) {
-					leftOut = append(leftOut, field)
-				}
+				leftOut.add(field)
 			}
 			for _, payload := range e.Datagrams {
 				if err := o.datagram(&capture.Datagram{Src: e.From, Time: e.Received.UnixNano(), Payload: payload}); err != nil {

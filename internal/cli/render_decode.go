@@ -186,6 +186,7 @@ type namedValue struct {
 // record order of the first of each.
 func groups(rec *decode.OptionsRecord, v9, scope bool) [][]namedValue {
 	var out [][]namedValue
+	place := map[string]int{} // in out, by name
 	for _, v := range rec.Values {
 		if v.Scope != scope {
 			continue
@@ -195,9 +196,10 @@ func groups(rec *decode.OptionsRecord, v9, scope bool) [][]namedValue {
 			x = lookupScope(v9, v.PEN, v.ID)
 		}
 		n := namedValue{x, v.Octets}
-		if i := slices.IndexFunc(out, func(g []namedValue) bool { return g[0].name == x.name }); i >= 0 {
+		if i, again := place[x.name]; again {
 			out[i] = append(out[i], n)
 		} else {
+			place[x.name] = len(out)
 			out = append(out, []namedValue{n})
 		}
 	}

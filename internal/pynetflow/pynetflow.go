@@ -329,9 +329,19 @@ func value(version, id uint16, v any) ([]byte, error) {
 	return nil, fmt.Errorf("%v is no value", v)
 }
 
+// maxNumberOctets is the longest number that is read, in octets, and maxDigits its
+// decimal digits. Reading decimal digits takes time that grows with their square.
+const (
+	maxNumberOctets = 1500
+	maxDigits       = 3613 // of 2^(8*1500)
+)
+
 // numberOctets are a number's octets: as many as its type has, else as few as hold
 // it. Addresses, texts and other octets are numbers here too.
 func numberOctets(version, id uint16, text string) ([]byte, error) {
+	if len(text) > maxDigits {
+		return nil, fmt.Errorf("a number of %d digits", len(text))
+	}
 	n, ok := new(big.Int).SetString(text, 10)
 	e, known := ie.Lookup(0, id)
 	if version == 9 {
@@ -344,7 +354,7 @@ func numberOctets(version, id uint16, text string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is no whole number", text)
 	case n.Sign() < 0:
 		return nil, fmt.Errorf("%s is below 0", text)
-	case n.BitLen() > 8*1500:
+	case n.BitLen() > 8*maxNumberOctets:
 		return nil, fmt.Errorf("a number of %d bits", n.BitLen())
 	}
 	least := 4

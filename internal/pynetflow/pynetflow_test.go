@@ -116,3 +116,19 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// A number that is longer than any value is refused by its digits: to read a million of
+// them takes seconds.
+func TestLongNumbersAreNotRead(t *testing.T) {
+	const v9 = `{"version": 9, "count": 1, "uptime": 3, "timestamp": 4, "sequence": 5, "source_id": 6}`
+	for digits, want := range map[int]string{
+		3612:      "",                           // 10^3612 - 1 has 11999 bits
+		3613:      "a number of 12003 bits",     // 10^3613 - 1
+		1_000_000: "a number of 1000000 digits", // not looked at
+	} {
+		_, err := Parse(line(v9, `[{"APPLICATION_NAME": `+strings.Repeat("9", digits)+`}]`))
+		if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%d digits: want %q, got %v", digits, want, err)
+		}
+	}
+}
