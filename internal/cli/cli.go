@@ -76,9 +76,10 @@ func help(w io.Writer) {
 	tell(w, "\nweir VERB --help explains a verb. ELEMENTS_FILE, a variable, names a file of Information Elements of your own.")
 }
 
-// tell prints a line of which nobody can be told that it could not be printed.
+// tell prints a line of which nobody can be told that it could not be printed. What is
+// not to be seen in its arguments is escaped, see message.
 func tell(w io.Writer, format string, args ...any) {
-	_, _ = fmt.Fprintf(w, format+"\n", args...)
+	_, _ = fmt.Fprintln(w, message(format, args))
 }
 
 // suggestion names the verb that a mistyped name is nearest to, "" when none is

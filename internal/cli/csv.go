@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"weir/internal/services"
@@ -64,7 +65,7 @@ func csvColumns() []csvColumn {
 		}},
 		csvColumn{"emit_reason", func(c *flowpb.Connection) string { return csvEnum(c.GetEmitReason().String(), "EMIT_REASON_") }},
 		csvColumn{"version", func(c *flowpb.Connection) string { return number(uint64(c.GetVersion())) }},
-		csvColumn{"community_id", func(c *flowpb.Connection) string { return c.GetCommunityId() }},
+		csvColumn{"community_id", func(c *flowpb.Connection) string { return unformula(c.GetCommunityId()) }},
 		csvColumn{"connection_id", func(c *flowpb.Connection) string { return hex.EncodeToString(c.GetConnectionId()) }},
 	)
 }
@@ -87,6 +88,9 @@ func csvRow(c *flowpb.Connection) []string {
 
 // writeCSV writes one line of CSV (RFC 4180, with a line feed only).
 func writeCSV(w io.Writer, cells []string) error {
+	for i, s := range cells {
+		cells[i] = plain(s)
+	}
 	c := csv.NewWriter(w)
 	if err := c.Write(cells); err != nil {
 		return err
@@ -123,8 +127,16 @@ func harmless(s string) string {
 	if s == "" {
 		return ""
 	}
-	if c := s[0]; c == '=' || c == '+' || c == '-' || c == '@' {
-		return strconv.QuoteToGraphic(s)
+	if u := unformula(s); u != s {
+		return u
 	}
 	return quoted(s)
+}
+
+// unformula is s, quoted when a spreadsheet would take it for a formula.
+func unformula(s string) string {
+	if s != "" && strings.ContainsRune("=+-@", rune(s[0])) {
+		return strconv.QuoteToGraphic(s)
+	}
+	return s
 }

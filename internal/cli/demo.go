@@ -62,7 +62,7 @@ func runDemo(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		err = d.report(*asJSON, stdout, stderr)
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "weir demo: %v\n", err)
+		tell(stderr, "weir demo: %v", err)
 		return exitFailed
 	}
 	return exitDone

@@ -190,7 +190,7 @@ func (o *exportersView) print(lines []exporterLine, now time.Time) error {
 			if err != nil {
 				return err
 			}
-			if _, err := fmt.Fprintf(o.stdout, "%s\n", b); err != nil {
+			if _, err := fmt.Fprintf(o.stdout, "%s\n", plainJSON(b)); err != nil {
 				return err
 			}
 		}
@@ -202,7 +202,7 @@ func (o *exportersView) print(lines []exporterLine, now time.Time) error {
 		for i := range lines {
 			l := &lines[i]
 			tell(w, "%s\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%.1f\t%s\t%s\t%s\t%s", l.Exporter, dash(l.Name), l.Version, l.Domain, l.First, ago(now, l.last),
-				l.Datagrams, l.Flows, l.FlowsPerSecond, l.lostCell(), l.templatesCell(now), l.samplingCell(), strings.Join(l.Replicas, " "))
+				l.Datagrams, l.Flows, l.FlowsPerSecond, l.lostCell(), l.templatesCell(now), l.samplingCell(), replicasCell(l.Replicas))
 		}
 		if err := w.Flush(); err != nil {
 			return err
@@ -243,6 +243,15 @@ func (l *exporterLine) samplingCell() string {
 		return "unknown"
 	}
 	return fmt.Sprintf("1:%d (%s)", l.SamplingRate, l.SamplingSource)
+}
+
+// replicasCell are names of replicas, as they call themselves.
+func replicasCell(names []string) string {
+	cells := make([]string, len(names))
+	for i, n := range names {
+		cells[i] = quoted(n)
+	}
+	return strings.Join(cells, " ")
 }
 
 // dash is a text from outside for a cell.

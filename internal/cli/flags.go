@@ -53,12 +53,12 @@ func (f *verbFlags) given(name string) (yes bool) {
 
 // wrong says in one line what of the usage is wrong and returns the exit code.
 func (f *verbFlags) wrong(stderr io.Writer, what string) int {
-	tell(stderr, "weir %s: %s; see weir %s --help", f.Name(), what, f.Name())
+	tell(stderr, "weir %s: %s; see weir %s --help", f.Name(), literal(what), f.Name())
 	return exitUsage
 }
 
 func (f *verbFlags) help(w io.Writer) {
-	tell(w, "usage: weir %s %s\n\n%s\n\nflags:", f.Name(), f.synopsis, f.about)
+	tell(w, "usage: weir %s %s\n\n%s\n\nflags:", f.Name(), f.synopsis, literal(f.about))
 	f.VisitAll(func(g *flag.Flag) {
 		unit, usage := flag.UnquoteUsage(g)
 		dashes := "--"

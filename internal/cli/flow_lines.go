@@ -130,11 +130,15 @@ func (o *offline) flowLine(at string, line []byte) error {
 	return nil
 }
 
+// maxReason is how much of what is wrong with a line is said, characters.
+const maxReason = 300
+
 // badLine counts a line that is no flow.
 func (o *offline) badLine(at string, why error) error {
-	r := decode.Result{Errors: []wire.Error{{Cause: wire.BadLine, What: at + ": " + why.Error()}}}
+	text := at + ": " + plain(clip(why.Error(), maxReason)) // a value of the line may be in it
+	r := decode.Result{Errors: []wire.Error{{Cause: wire.BadLine, What: text}}}
 	if o.count.errors == 0 {
-		o.say("%s: %v", at, why)
+		o.say("%s", text)
 	}
 	if err := o.take(origin{}, &r); err != nil {
 		return errOutput{err}

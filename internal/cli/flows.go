@@ -172,7 +172,7 @@ func (p *flowPrinter) one(m *flowpb.FlowMessage) error {
 	case p.json:
 		p.line = appendFlowJSON(p.line[:0], m, p.of)
 	case p.wide:
-		p.line = appendFlow(p.line[:0], m, p.of)
+		p.line = append(p.line[:0], plain(string(appendFlow(nil, m, p.of)))...)
 	default:
 		return p.grid.row(flowRow(m))
 	}

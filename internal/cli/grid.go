@@ -71,6 +71,11 @@ func (g *grid) head() error { return g.line(g.names(), true) }
 func (g *grid) row(cells []string) error { return g.line(cells, false) }
 
 func (g *grid) line(cells []string, head bool) error {
+	for i, s := range cells {
+		if !isPlain(s, "") { // what is a cell's own is quoted by who makes it
+			cells[i] = plain(s)
+		}
+	}
 	g.widen(cells)
 	var b strings.Builder
 	room := g.look.width

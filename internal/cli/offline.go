@@ -143,7 +143,7 @@ func inputName(name string) string {
 	if name == "-" {
 		return "standard input"
 	}
-	return name
+	return plain(name)
 }
 
 // reason is err without the file name that the operating system adds.

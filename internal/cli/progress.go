@@ -30,7 +30,7 @@ func newProgress(w io.Writer) *progress {
 func (p *progress) step(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	text := fmt.Sprintf(format, args...)
+	text := plain(message(format, args))
 	if text == p.shown {
 		return
 	}
@@ -49,7 +49,7 @@ func (p *progress) count(format string, args ...any) {
 	if !p.terminal {
 		return
 	}
-	if text := fmt.Sprintf(format, args...); text != p.shown {
+	if text := plain(message(format, args)); text != p.shown {
 		p.over(text)
 		p.shown = text
 	}

@@ -37,6 +37,11 @@ func (d *decodeText) take(from origin, r *decode.Result) error {
 		case anError:
 			d.line = fmt.Appendf(d.line, "error    %s, datagram %d%s", r.Errors[p.index].Error(), from.datagram, of(from))
 		}
+		if p.kind == aTemplate { // of several lines
+			d.line = []byte(printable(string(d.line)))
+		} else {
+			d.line = []byte(plain(string(d.line)))
+		}
 		d.line = append(d.line, '\n')
 		if _, err := d.w.Write(d.line); err != nil {
 			return err

@@ -101,7 +101,7 @@ func (p *replayer) run(ctx context.Context, files []string) error {
 			case errors.Is(err, capture.ErrCut):
 				tell(p.stderr, "weir replay: %s: %v", name, reason(err))
 			default:
-				errs = append(errs, fmt.Errorf("%s: %w", name, reason(err)))
+				errs = append(errs, fmt.Errorf("%s: %w", inputName(name), reason(err)))
 			}
 		}
 		if len(errs) > 0 || p.sent == before {

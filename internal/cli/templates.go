@@ -260,7 +260,6 @@ func (t *templatesTopic) list(ctx context.Context, o *templatesFlags, stdout, st
 	}
 	definitions, facts := 0, 0
 	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
-	lines := json.NewEncoder(stdout)
 	if !o.json {
 		_, _ = fmt.Fprintln(w, "EXPORTER\tVERSION\tDOMAIN\tTEMPLATE\tFIELDS\tPORTS\tRECEIVED\tCONFIRMED\tREPLICA") // told by Flush
 	}
@@ -275,7 +274,11 @@ func (t *templatesTopic) list(ctx context.Context, o *templatesFlags, stdout, st
 		}
 		l := listedOf(e)
 		if o.json {
-			if err := lines.Encode(l); err != nil {
+			b, err := json.Marshal(l)
+			if err != nil {
+				return err
+			}
+			if _, err := fmt.Fprintf(stdout, "%s\n", plainJSON(b)); err != nil {
 				return err
 			}
 			continue
@@ -294,7 +297,7 @@ func (t *templatesTopic) list(ctx context.Context, o *templatesFlags, stdout, st
 			confirmed = "removed"
 		}
 		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Exporter, l.Version, l.Domain, what, fields,
-			strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Ports), " ", ","), "[]"), l.Received, confirmed, l.Replica)
+			strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Ports), " ", ","), "[]"), l.Received, confirmed, dash(l.Replica))
 	}
 	if o.json {
 		return nil
@@ -316,7 +319,7 @@ func (t *templatesTopic) show(ctx context.Context, o *templatesFlags, stdout, st
 		l := listedOf(e)
 		found++
 		text := templatetext.Append(nil, &templatetext.Entry{Exporter: e.Exporter, Version: uint8(l.Version), Domain: l.Domain, Template: *e.Template})
-		if _, err := fmt.Fprintf(stdout, "# received %s, first %s, from ports %v, by %s\n%s\n", l.Received, l.First, l.Ports, l.Replica, text); err != nil {
+		if _, err := fmt.Fprintf(stdout, "# received %s, first %s, from ports %v, by %s\n%s\n", l.Received, l.First, l.Ports, quoted(l.Replica), text); err != nil {
 			return err
 		}
 	}

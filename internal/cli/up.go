@@ -46,14 +46,14 @@ func runUp(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		return f.wrong(stderr, fmt.Sprintf("no argument wanted, got %q", rest[0]))
 	}
 	if _, err := enrichConfig("127.0.0.1:9092", o.environ); err != nil {
-		fmt.Fprintf(stderr, "weir up: settings:\n%v\n", err)
+		tell(stderr, "weir up: settings:\n%v", err)
 		return exitUsage
 	}
 	o.listen = strings.Split(*listen, ",")
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := up(ctx, o, stdout, stderr); err != nil {
-		fmt.Fprintf(stderr, "weir up: %v\n", err)
+		tell(stderr, "weir up: %v", err)
 		return exitFailed
 	}
 	return exitDone

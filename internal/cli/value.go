@@ -175,7 +175,7 @@ func timeText(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.9
 // quoted is s for a terminal and for the eye: as it is when it is one plain
 // word, else quoted, control characters escaped.
 func quoted(s string) string {
-	if s == "" || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '"' || r == '=' || !strconv.IsGraphic(r) }) {
+	if s == "" || strings.ContainsAny(s, ` "=`) || !isPlain(s, "") {
 		return strconv.QuoteToGraphic(s)
 	}
 	return s
