@@ -7,11 +7,15 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Facts holds what options data says about one exporter, version and observation
-// domain. The zero value holds nothing; a Facts must not be copied.
+// Facts holds what options data says about one exporter address, version and
+// observation domain. The zero value holds nothing; a Facts must not be copied.
 //
-// Reading takes no lock and may happen at any time. Set and Remove must be called
-// by one goroutine at a time. A change costs the same however much is known.
+// Several exporters may be behind one address and use different source ports. A
+// port reads what it said itself, else what any port said last.
+//
+// Reading takes no lock and may happen at any time. All methods that change it
+// must be called by one goroutine at a time. A change costs the same however much
+// is known.
 type Facts struct {
 	initMs   atomic.Uint64                     // system init time, ms since the epoch; 0: unknown
 	samplers atomicmap.Map[uint64, uint64]     // sampler or selector id → rate, 1 in N
@@ -19,6 +23,11 @@ type Facts struct {
 
 	nSamplers, nNames atomic.Int64  // entries, for readers
 	samplerIDs        atomic.Uint64 // XOR of the ids of samplers: of one sampler, its id
+
+	own    atomicmap.Map[ownID, ownValue]        // what a port said that differs from the newest
+	nOwn   atomic.Int64                          // entries, for readers
+	ports  atomicmap.Map[uint16, samplersOfPort] // of ports that said a sampling rate
+	nPorts atomic.Int64                          // entries, for readers
 }
 
 type factNameID struct {
@@ -26,8 +35,24 @@ type factNameID struct {
 	id   uint64
 }
 
-// Set takes a fact: a rate, an init time or a name in place of the one before.
-// A number of 0 or an empty name removes it.
+type ownID struct {
+	factNameID
+	port uint16
+}
+
+type ownValue struct {
+	number uint64
+	text   string
+}
+
+// samplersOfPort counts the samplers whose rate a port said.
+type samplersOfPort struct {
+	n   int
+	ids uint64 // XOR: of one sampler, its id
+}
+
+// Set takes the newest of a fact: a rate, an init time or a name in place of the
+// one before. A number of 0 or an empty name removes it.
 func (f *Facts) Set(fact *Fact) {
 	switch fact.What {
 	case flowpb.Fact_WHAT_INIT_TIME:
@@ -41,7 +66,7 @@ func (f *Facts) Set(fact *Fact) {
 	}
 }
 
-// Remove forgets a fact.
+// Remove forgets the newest of a fact.
 func (f *Facts) Remove(what flowpb.Fact_What, id uint64) { f.Set(&Fact{What: what, ID: id}) }
 
 func (f *Facts) setSampler(id, rate uint64) {
@@ -66,23 +91,81 @@ func (f *Facts) setName(k factNameID, name string) {
 	f.nNames.Store(int64(f.names.Len()))
 }
 
-// InitMs returns the exporter's system init time, ms since the epoch; 0: unknown.
-func (f *Facts) InitMs() uint64 { return f.initMs.Load() }
-
-// Rate returns the sampling rate, 1 in N, of a sampler or selector.
-func (f *Facts) Rate(sampler uint64) (n uint64, ok bool) { return f.samplers.Load(sampler) }
-
-// OnlyRate returns the sampling rate of the only sampler; ok is false when there
-// are none or several.
-func (f *Facts) OnlyRate() (n uint64, ok bool) {
-	if f.nSamplers.Load() != 1 {
-		return 0, false
-	}
-	return f.samplers.Load(f.samplerIDs.Load())
+// SetOwn takes what a port said of a fact, for that port alone.
+func (f *Facts) SetOwn(port uint16, fact *Fact) {
+	f.own.Store(ownID{factNameID{fact.What, fact.ID}, port}, ownValue{fact.Number, fact.Text})
+	f.nOwn.Store(int64(f.own.Len()))
 }
 
-// Name returns the name of an interface, VRF or application, "" when there is none.
-func (f *Facts) Name(what flowpb.Fact_What, id uint64) string {
+// RemoveOwn forgets what a port said of a fact: the port reads the newest.
+func (f *Facts) RemoveOwn(port uint16, what flowpb.Fact_What, id uint64) {
+	f.own.Delete(ownID{factNameID{what, id}, port})
+	f.nOwn.Store(int64(f.own.Len()))
+}
+
+// AddPort notes that a port is one of those that said the rate of a sampler, or
+// that it is none of them any more. It must be called once per port and sampler.
+func (f *Facts) AddPort(port uint16, sampler uint64, says bool) {
+	p, _ := f.ports.Load(port)
+	p.ids ^= sampler
+	if says {
+		p.n++
+	} else {
+		p.n--
+	}
+	if p.n == 0 {
+		f.ports.Delete(port)
+	} else {
+		f.ports.Store(port, p)
+	}
+	f.nPorts.Store(int64(f.ports.Len()))
+}
+
+// ownValue returns what a port said of a fact where it differs from the newest.
+func (f *Facts) ownValue(port uint16, what flowpb.Fact_What, id uint64) (v ownValue, ok bool) {
+	if f.nOwn.Load() == 0 {
+		return v, false
+	}
+	return f.own.Load(ownID{factNameID{what, id}, port})
+}
+
+// InitMs returns the system init time for a port, ms since the epoch; 0: unknown.
+func (f *Facts) InitMs(port uint16) uint64 {
+	if v, ok := f.ownValue(port, flowpb.Fact_WHAT_INIT_TIME, 0); ok {
+		return v.number
+	}
+	return f.initMs.Load()
+}
+
+// Rate returns the sampling rate, 1 in N, of a sampler or selector for a port.
+func (f *Facts) Rate(port uint16, sampler uint64) (n uint64, ok bool) {
+	if v, ok := f.ownValue(port, flowpb.Fact_WHAT_SAMPLER, sampler); ok {
+		return v.number, true
+	}
+	return f.samplers.Load(sampler)
+}
+
+// OnlyRate returns the sampling rate for records of a port that name no sampler:
+// of the only one that the port said, else of sampler 0, else of the only one
+// of all. ok is false when there is none of these.
+func (f *Facts) OnlyRate(port uint16) (n uint64, ok bool) {
+	if f.nPorts.Load() > 1 {
+		if p, said := f.ports.Load(port); said && p.n == 1 {
+			return f.Rate(port, p.ids)
+		}
+	}
+	if n, ok = f.Rate(port, 0); ok || f.nSamplers.Load() != 1 {
+		return n, ok
+	}
+	return f.Rate(port, f.samplerIDs.Load())
+}
+
+// Name returns the name of an interface, VRF or application for a port, "" when
+// there is none.
+func (f *Facts) Name(port uint16, what flowpb.Fact_What, id uint64) string {
+	if v, ok := f.ownValue(port, what, id); ok {
+		return v.text
+	}
 	name, _ := f.names.Load(factNameID{what, id}) // "" when there is none
 	return name
 }

@@ -225,14 +225,12 @@ func (c *context) rate(r *record, sampler uint64) (uint64, flowpb.SamplingSource
 		c.badRates++
 	}
 	if c.facts.nSamplers.Load() > 0 {
-		named := r.plan.picks.sampler != noSlot
-		n, ok := c.facts.Rate(sampler)
-		switch {
-		case ok:
-		case named:
-			n, ok = c.facts.Rate(0)
-		default:
-			n, ok = c.facts.OnlyRate()
+		var n uint64
+		var ok bool
+		if r.plan.picks.sampler == noSlot {
+			n, ok = c.facts.OnlyRate(c.meta.Port)
+		} else if n, ok = c.facts.Rate(c.meta.Port, sampler); !ok {
+			n, ok = c.facts.Rate(c.meta.Port, 0)
 		}
 		if ok {
 			return n, flowpb.SamplingSource_SAMPLING_SOURCE_OPTIONS

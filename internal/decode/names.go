@@ -80,7 +80,7 @@ func (c *context) name(k nameKind, v uint64) string {
 	default:
 		what = flowpb.Fact_WHAT_APPLICATION_NAME
 	}
-	return c.facts.Name(what, v)
+	return c.facts.Name(c.meta.Port, what, v)
 }
 
 // appendNames appends the names of a record's values.

@@ -384,7 +384,7 @@ func (d *Decoder) options(b []byte, end int, p *Plan, r *Result, onWire bool) {
 // know takes what is known of the datagram's exporter from options data.
 func (d *Decoder) know() {
 	d.ctx.facts = d.State.Facts(d.key(0))
-	d.ctx.initMs = d.ctx.header.believable(d.ctx.facts.InitMs())
+	d.ctx.initMs = d.ctx.header.believable(d.ctx.facts.InitMs(d.ctx.meta.Port))
 }
 
 // float64From reads a float32 or float64.

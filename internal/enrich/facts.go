@@ -17,7 +17,7 @@ import (
 // names of interfaces, VRFs and applications.
 type facts struct {
 	mu    sync.RWMutex // guards what follows
-	rates map[rateScope]map[uint64]uint64
+	rates map[rateScope]map[uint64]rates
 	names map[nameKey]string
 	at    map[string]any // by record key, for tombstones: a sampler or a nameKey
 
@@ -29,6 +29,33 @@ type rateScope struct {
 	exporter netip.Addr
 	version  uint32
 	domain   uint32
+}
+
+// rates are what the source ports of an exporter address said of a sampler.
+type rates struct {
+	newest uint64
+	own    []*flowpb.FactSource // of ports that said another one; at most 8
+}
+
+func ratesOf(fact *flowpb.Fact) rates {
+	r := rates{newest: fact.GetNumber()}
+	for _, s := range fact.GetSources() {
+		if s.GetNumber() != 0 && s.GetNumber() != r.newest && len(r.own) < 8 {
+			r.own = append(r.own, s)
+		}
+	}
+	return r
+}
+
+// of returns the rate for flows of a source port: what it said itself, else the
+// newest.
+func (r *rates) of(port uint32) uint64 {
+	for _, s := range r.own {
+		if s.GetPort() == port {
+			return s.GetNumber()
+		}
+	}
+	return r.newest
 }
 
 type sampler struct {
@@ -45,7 +72,7 @@ type nameKey struct {
 }
 
 func newFacts() *facts {
-	return &facts{rates: map[rateScope]map[uint64]uint64{}, names: map[nameKey]string{}, at: map[string]any{}}
+	return &facts{rates: map[rateScope]map[uint64]rates{}, names: map[nameKey]string{}, at: map[string]any{}}
 }
 
 // take takes a record of the topic. What is neither a rate nor a name is passed
@@ -84,9 +111,9 @@ func (f *facts) take(rec kafka.Record) {
 	}
 	s := sampler{rateScope{e.Exporter, e.State.GetVersion(), e.State.GetDomain()}, fact.GetId()}
 	if f.rates[s.scope] == nil {
-		f.rates[s.scope] = map[uint64]uint64{}
+		f.rates[s.scope] = map[uint64]rates{}
 	}
-	f.rates[s.scope][s.id] = fact.GetNumber()
+	f.rates[s.scope][s.id] = ratesOf(fact)
 	f.at[string(rec.Key)] = s
 }
 
@@ -137,13 +164,13 @@ func (f *facts) complete(m *flowpb.FlowMessage) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	all := f.rates[rateScope{a.Unmap(), version, m.GetObservationDomainId()}]
-	rate := all[m.GetSamplerId()]
+	of := all[m.GetSamplerId()]
 	if m.GetSamplerId() == 0 && len(all) == 1 {
-		for _, rate = range all {
+		for _, of = range all {
 			break
 		}
 	}
-	if rate != 0 {
+	if rate := of.of(m.GetExporterPort()); rate != 0 {
 		m.SamplingRate, m.SamplingSource = rate, flowpb.SamplingSource_SAMPLING_SOURCE_OPTIONS
 	}
 }

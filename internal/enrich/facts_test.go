@@ -67,3 +67,24 @@ func TestAFlowWithoutARateGetsThatOfItsExporter(t *testing.T) {
 		t.Errorf("after its tombstone: want no rate, got %d", gone.SamplingRate)
 	}
 }
+
+// Two exporters behind one address: each port's flows take what the port said.
+func TestAFlowWithoutARateGetsThatOfItsPort(t *testing.T) {
+	a := netip.MustParseAddr("192.0.2.1")
+	s := templates.New(templates.Options{Replica: "ingest"})
+	k := &decode.TemplateKey{Exporter: decode.Map16(a), Domain: 7, Version: 9}
+	for port, rate := range map[uint16]uint64{40001: 10, 40002: 60_000} {
+		s.LearnFact(k, &decode.Meta{Exporter: a, Port: port, Received: int64(port)}, &decode.Header{Version: 9, Domain: 7},
+			decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, Number: rate})
+	}
+	r := newFacts()
+	for _, rec := range s.Due() {
+		r.take(kafka.Record{Key: rec.Key, Value: rec.Value})
+	}
+	for port, want := range map[uint32]uint64{40001: 10, 40002: 60_000, 40003: 60_000} {
+		m := &flowpb.FlowMessage{Type: flowpb.FlowMessage_NETFLOW_V9, ObservationDomainId: 7, SamplerAddress: a.AsSlice(), ExporterPort: port}
+		if r.complete(m); m.SamplingRate != want {
+			t.Errorf("rate for port %d: want %d, got %d", port, want, m.SamplingRate)
+		}
+	}
+}

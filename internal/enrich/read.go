@@ -175,6 +175,8 @@ func readNumber(number protowire.Number, v uint64, m *flowpb.FlowMessage) {
 		m.SamplingSource = flowpb.SamplingSource(int32(v))
 	case 251:
 		m.SamplerId = v
+	case 260:
+		m.ExporterPort = small
 	}
 }
 

@@ -229,3 +229,30 @@ func TestAnExporterIsNamedThoughManyAddressesWereSeen(t *testing.T) {
 		t.Error("seen again: want the same exporter")
 	}
 }
+
+// Two exporters behind one address: options data of one must not set the sampling
+// rate of the other's flows.
+func TestExportersBehindOneAddressHaveTheirOwnSamplingRates(t *testing.T) {
+	b := embedded(t)
+	var log locked.Buffer
+	r, stop := start(t, config(b.Addr(), "r"), &log)
+	eventually(t, "ready", func() bool { return r.Ready() == nil })
+	// Options template 300: scope system, sampling interval (34).
+	options := v9Set(1, 300, 4, 4, 1, 4, 34, 4, 0)
+	rate := func(n uint16) []byte { return v9Set(300, 0, 0, 0, n) }
+	one, two := exporterAt, netip.AddrPortFrom(exporterAt.Addr(), exporterAt.Port()+1)
+	r.Receive(v9(100_000, 1, layoutA, options, rate(10)), one, time.Now())
+	r.Receive(v9(900_000, 1, options, rate(60_000)), two, time.Now())
+	r.Receive(v9(100_001, 2, dataA), one, time.Now())
+	r.Receive(v9(900_001, 2, dataA), two, time.Now())
+	eventually(t, "both are decoded", func() bool { return r.Stats().Flows == 2 })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	want := map[uint32]uint64{uint32(one.Port()): 10, uint32(two.Port()): 60_000}
+	for _, m := range flows(t, b.Addr(), 2) {
+		if m.SamplingRate != want[m.ExporterPort] {
+			t.Errorf("flow of port %d: want a sampling rate of %d, got %d", m.ExporterPort, want[m.ExporterPort], m.SamplingRate)
+		}
+	}
+}

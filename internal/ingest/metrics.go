@@ -103,6 +103,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	fromStore("templates_redefined_total", "template ids that got another layout", func(s templates.Stats) uint64 { return s.Redefined })
 	fromStore("template_stale_sets_total", "data sets decoded with a definition from before their exporter's restart, since no other came within PARK_FOR", func(s templates.Stats) uint64 { return s.Stale })
 	fromStore("template_conflicts_total", "template ids whose layout differs between source ports of an exporter", func(s templates.Stats) uint64 { return s.Conflicts })
+	fromStore("fact_conflicts_total", "facts of options data that a source port said again after another port of its address had said otherwise: each port's flows use its own", func(s templates.Stats) uint64 { return s.FactConflicts })
 	fromStore("templates_evicted_total", "definitions and facts evicted at a limit", func(s templates.Stats) uint64 { return s.Evicted })
 	fromStore("templates_refused_total", "definitions and facts refused: larger than one exporter may have, or no room for a fact", func(s templates.Stats) uint64 { return s.Refused })
 	fromStore("templates_over_budget_total", "new definitions and facts refused because their exporter, or all exporters together, sent too many", func(s templates.Stats) uint64 { return s.OverBudget })

@@ -113,7 +113,7 @@ func TestNewFactsBeyondTheBudgetOfTheirExporterAreRefused(t *testing.T) {
 	if got := s.Stats().OverBudget; got != 32_000-16_384 {
 		t.Errorf("refused: want %d, got %d", 32_000-16_384, got)
 	}
-	if n, _ := s.Facts(key300).Rate(0); n != 5 { // the last rate that the budget let through
+	if n, _ := s.Facts(key300).Rate(1, 0); n != 5 { // the last rate that the budget let through
 		t.Errorf("rate of sampler 0: want 5, got %d", n)
 	}
 	c.ns += int64(10 * time.Second) // 160 KiB more: 2 560

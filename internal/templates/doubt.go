@@ -71,8 +71,8 @@ func (d *definition) lived(port uint16, at int64, uptime, sequence uint32) {
 
 // lacksInit reports whether times of the definition's records need an init time
 // that nobody has said yet.
-func (dom *domain) lacksInit(p *decode.Plan) bool {
-	return p.NeedsInit() && dom.said.InitMs() == 0
+func (dom *domain) lacksInit(p *decode.Plan, port uint16) bool {
+	return p.NeedsInit() && dom.said.InitMs(port) == 0
 }
 
 // judge finds the definition for a datagram: the newest received from its port,
@@ -88,7 +88,7 @@ func (s *Store) judge(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) (
 			return nil, false
 		}
 		return def, true
-	case dom.lacksInit(def.plan) && !dom.settled.Load():
+	case dom.lacksInit(def.plan, m.Port) && !dom.settled.Load():
 		return nil, false
 	}
 	return def, false
@@ -125,7 +125,7 @@ func (s *Store) Settle(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) 
 	if def.doubtful(m, h) {
 		def.settled.Store(true)
 		s.count.stale.Add(1)
-	} else if dom.lacksInit(def.plan) {
+	} else if dom.lacksInit(def.plan, m.Port) {
 		dom.settled.Store(true)
 	}
 	s.use(def, m)

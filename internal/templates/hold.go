@@ -243,7 +243,7 @@ func (s *Store) removeDefinition(sh *shard, d *definition) {
 
 func (s *Store) removeFact(sh *shard, f *fact) {
 	delete(f.domain.facts, f.id)
-	f.domain.said.Remove(f.id.what, f.id.id)
+	f.hide()
 	s.unrank(&f.place)
 	s.due.leave(f)
 	e := sh.exporters[f.domain.scope.exporter]

@@ -118,7 +118,7 @@ func known(what flowpb.Fact_What) bool {
 
 func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, is decode.Fact) (changed bool) {
 	sc, id, v := scopeOf(k), factID{is.What, is.ID}, factValue{is.Number, is.Text}
-	if !sh.says(sc, id, v) && !s.mayChange(sh.allowanceOf(k.Exporter), ofFacts, factOctets(v.text)) {
+	if !sh.knows(sc, id, m.Port, v) && !s.mayChange(sh.allowanceOf(k.Exporter), ofFacts, factOctets(v.text)) {
 		return false // counted
 	}
 	f, err := s.fact(sh, sc, id, v.text)
@@ -133,7 +133,10 @@ func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *d
 		}
 	}
 	f.local = at
-	changed = f.receive(v, at, at, origin{h.Export, h.Uptime, h.Sequence})
+	if own, ok := f.by(int32(m.Port)); ok && own == v && v != f.is { // another port said otherwise meanwhile
+		s.count.factConflicts.Add(1)
+	}
+	changed = f.receive(factSource{is: v, received: at, port: int32(m.Port)}, at, origin{h.Export, h.Uptime, h.Sequence})
 	s.accountFact(f)
 	if f.needed() {
 		s.due.add(f)

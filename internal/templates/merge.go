@@ -77,6 +77,14 @@ func (s *Store) parse(id key, value []byte) (*flowpb.ExporterState, error) {
 		if !known(f.GetWhat()) || f.GetWhat() != id.fact.what || f.GetId() != id.fact.id {
 			return nil, fmt.Errorf("fact %v %d: unknown, or differs from the key's", f.GetWhat(), f.GetId())
 		}
+		if n := len(f.GetSources()); n > maxSources {
+			return nil, fmt.Errorf("fact %v %d: %d sources: want at most %d", f.GetWhat(), f.GetId(), n, maxSources)
+		}
+		for _, src := range f.GetSources() {
+			if src.GetPort() > math.MaxUint16 || src.GetReceivedNs() <= 0 || src.GetReceivedNs() > st.GetReceivedNs() {
+				return nil, fmt.Errorf("source port %d at %d: want a port, received at or before the fact", src.GetPort(), src.GetReceivedNs())
+			}
+		}
 		return st, nil
 	}
 	for _, src := range st.GetDefinition().GetSources() {
@@ -171,9 +179,12 @@ func (s *Store) mergeFact(sh *shard, id key, st *flowpb.ExporterState) (changed 
 	if err != nil {
 		return false, err
 	}
-	v := factValue{st.GetFact().GetNumber(), st.GetFact().GetText()}
-	changed = f.receive(v, st.GetReceivedNs(), firstOf(st), originOf(st))
-	f.topic = &v
+	newest, others, topic := factSources(st)
+	changed = f.receive(newest, firstOf(st), originOf(st))
+	for _, src := range others {
+		changed = f.receive(src, firstOf(st), originOf(st)) || changed
+	}
+	f.topic = topic
 	s.accountFact(f)
 	f.seen(st.GetReceivedNs(), s.o.Replica)
 	if st.GetRemovedNs() >= f.received {
@@ -184,6 +195,29 @@ func (s *Store) mergeFact(sh *shard, id key, st *flowpb.ExporterState) (changed 
 		s.due.add(f)
 	}
 	return changed, nil
+}
+
+// factSources reads what a record says of a fact, and for which ports.
+func factSources(st *flowpb.ExporterState) (newest factSource, others []factSource, topic *factOnTopic) {
+	fact := st.GetFact()
+	v := factValue{fact.GetNumber(), fact.GetText()}
+	newest = factSource{is: v, received: st.GetReceivedNs(), port: noPort}
+	topic = &factOnTopic{is: v}
+	for _, src := range fact.GetSources() {
+		is := factSource{is: v, received: src.GetReceivedNs(), port: int32(src.GetPort())} // checked by parse
+		if src.GetNumber() != 0 || src.GetText() != "" {
+			is.is = factValue{src.GetNumber(), src.GetText()}
+		}
+		switch {
+		case is.is != v:
+			topic.differs = append(topic.differs, is)
+		case is.received == newest.received && newest.port == noPort:
+			newest.port = is.port
+			continue
+		}
+		others = append(others, is)
+	}
+	return newest, others, topic
 }
 
 // bury takes a tombstone. What this replica received itself within the lifetime

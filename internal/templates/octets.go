@@ -12,7 +12,9 @@ const (
 	perDefinition = 32 + 48 + 26 + 24 + 16 + 48 + 8 + 24 + 8 + 2*24  // keys, maps, choice, layouts and queue
 	perSource     = int(unsafe.Sizeof(source{})) + 16                // with its port in the choice
 	perFact       = 32 + 40 + 72 + 24                                // key, map, where decoding reads it, and queue
-	perTopicValue = 24 + 8                                           // the value on the topic
+	perTopicValue = int(unsafe.Sizeof(factOnTopic{})) + 8            // the value on the topic
+	perFactSource = int(unsafe.Sizeof(factSource{})) + 8             // of a further port
+	perOwnValue   = 64 + 8 + 8                                       // where decoding reads it for one port
 	perPlan       = 16 + (24+8+1)*3/2                                // a sharedPlan and its entry in plans
 	perText       = 8                                                // mean slack of a text
 	emptyDomain   = int64(unsafe.Sizeof(domain{})) + 2*184 + 64 + 16 // with its maps, and the entries in the others
@@ -34,8 +36,21 @@ func (d *definition) footprint() int64 {
 // footprint returns the octets of f. The shard's lock is held.
 func (f *fact) footprint() int64 {
 	n := int(unsafe.Sizeof(*f)) + perFact + perText + len(f.is.text)
+	if f.shown {
+		n += perOwnValue
+	}
+	n += cap(f.others) * perFactSource
+	for i := range f.others {
+		n += len(f.others[i].is.text)
+		if f.others[i].shown {
+			n += perOwnValue
+		}
+	}
 	if f.topic != nil {
-		n += perTopicValue + len(f.topic.text)
+		n += perTopicValue + len(f.topic.is.text) + cap(f.topic.differs)*perFactSource
+		for i := range f.topic.differs {
+			n += len(f.topic.differs[i].is.text)
+		}
 	}
 	return int64(n)
 }

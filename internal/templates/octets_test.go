@@ -160,7 +160,7 @@ func TestFactsAreBoundedByOctetsAndSpareConfirmedDefinitions(t *testing.T) {
 	if st := s.Stats(); st.Octets > most*5/8 || st.Octets < most*3/8 || st.Definitions != 1 || st.Facts+int(st.Evicted) != 4000 {
 		t.Errorf("want half of %d octets used, and the definition known; got %+v", most, st)
 	}
-	if s.Facts(key300).Name(flowpb.Fact_WHAT_INTERFACE_NAME, 3999) == "" {
+	if s.Facts(key300).Name(0, flowpb.Fact_WHAT_INTERFACE_NAME, 3999) == "" {
 		t.Error("the newest fact is not known")
 	}
 }

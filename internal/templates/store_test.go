@@ -189,7 +189,7 @@ func TestLookingUpAPlanAllocatesNothing(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("allocations: want 0, got %v", n)
 	}
-	if n, _ := f.Rate(0); p == nil || n != 100 {
+	if n, _ := f.Rate(0, 0); p == nil || n != 100 {
 		t.Error("nothing was looked up")
 	}
 }
@@ -254,7 +254,7 @@ func TestRecordsInAnyOrderGiveTheSameActiveDefinitions(t *testing.T) {
 			s := replicas[rnd.IntN(len(replicas))]
 			at := t0 + i*int64(rnd.IntN(2))*1000 // equal times, too
 			learn(t, s, at, ports[rnd.IntN(len(ports))], uint16(1+rnd.IntN(5)))
-			s.LearnFact(key300, &decode.Meta{Received: at}, &decode.Header{}, decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, ID: uint64(rnd.IntN(2)), Number: uint64(rnd.IntN(100))})
+			s.LearnFact(key300, &decode.Meta{Port: ports[rnd.IntN(len(ports))], Received: at}, &decode.Header{}, sampler(uint64(rnd.IntN(2)), uint64(1+rnd.IntN(100))))
 			log = append(log, publish(t, s)...)
 		}
 		var want string
@@ -262,11 +262,11 @@ func TestRecordsInAnyOrderGiveTheSameActiveDefinitions(t *testing.T) {
 			s, _ := newStore(fmt.Sprint("reader", i))
 			rnd.Shuffle(len(log), func(i, j int) { log[i], log[j] = log[j], log[i] })
 			merge(t, s, log...)
-			inForce := map[uint16]uint16{}
+			inForce, rates := map[uint16]uint16{}, map[uint16]map[uint64]uint64{}
 			for _, p := range append(ports, 9) {
-				inForce[p] = lengthOf(s.Known(key300, p))
+				inForce[p], rates[p] = lengthOf(s.Known(key300, p)), ratesFor(s.Facts(key300), p)
 			}
-			got := fmt.Sprint(ratesOf(s.Facts(key300)), inForce)
+			got := fmt.Sprint(rates, inForce)
 			if i == 0 {
 				want = got
 			} else if got != want {

@@ -201,7 +201,7 @@ func (s *Store) changed(exporter [16]byte, is bool, keep *place) {
 
 // counters are totals since the start.
 type counters struct {
-	evicted, refused, overBudget, redefined, conflicts, stale atomic.Uint64
+	evicted, refused, overBudget, factConflicts, redefined, conflicts, stale atomic.Uint64
 }
 
 // Stats counts what the store holds, and what happened since the start.
@@ -216,9 +216,12 @@ type Stats struct {
 	// OverBudget counts new definitions and facts that were not taken because
 	// their exporter, or all exporters together, sent too many.
 	OverBudget uint64
-	Redefined  uint64 // a source port changed to another layout of a template id
-	Stale      uint64 // data sets decoded with a definition from before their exporter's restart
-	Conflicts  uint64 // one template id had different layouts from different ports
+	// FactConflicts counts facts that a source port said again after another port
+	// of the same address had said otherwise.
+	FactConflicts uint64
+	Redefined     uint64 // a source port changed to another layout of a template id
+	Stale         uint64 // data sets decoded with a definition from before their exporter's restart
+	Conflicts     uint64 // one template id had different layouts from different ports
 }
 
 // Stats returns current counts. It costs little: no search.
@@ -233,8 +236,11 @@ func (s *Store) Stats() Stats {
 		Evicted:     s.count.evicted.Load(),
 		Refused:     s.count.refused.Load(),
 		OverBudget:  s.count.overBudget.Load(),
-		Redefined:   s.count.redefined.Load(),
-		Stale:       s.count.stale.Load(),
-		Conflicts:   s.count.conflicts.Load(),
+
+		FactConflicts: s.count.factConflicts.Load(),
+
+		Redefined: s.count.redefined.Load(),
+		Stale:     s.count.stale.Load(),
+		Conflicts: s.count.conflicts.Load(),
 	}
 }

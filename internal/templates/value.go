@@ -49,9 +49,19 @@ func (d *definition) value(replica string) ([]byte, error) {
 func (f *fact) value(replica string) ([]byte, error) {
 	st := f.domain.scope.state(replica, f.origin)
 	st.ReceivedNs, st.FirstReceivedNs = f.received, f.first
-	st.State = &flowpb.ExporterState_Fact{Fact: &flowpb.Fact{
-		What: f.id.what, Id: f.id.id, Number: f.is.number, Text: f.is.text,
-	}}
+	fact := &flowpb.Fact{What: f.id.what, Id: f.id.id, Number: f.is.number, Text: f.is.text}
+	var space [maxSources]factSource
+	for _, s := range f.sources(space[:0]) {
+		if s.port == noPort {
+			continue
+		}
+		src := &flowpb.FactSource{Port: uint32(s.port), ReceivedNs: s.received}
+		if s.is != f.is {
+			src.Number, src.Text = s.is.number, s.is.text
+		}
+		fact.Sources = append(fact.Sources, src)
+	}
+	st.State = &flowpb.ExporterState_Fact{Fact: fact}
 	return proto.Marshal(st)
 }
 

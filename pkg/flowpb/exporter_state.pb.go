@@ -520,7 +520,10 @@ type Fact struct {
 	// A number: 1 in N for a sampler, ms since the epoch for the init time.
 	Number uint64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
 	// A name, UTF-8.
-	Text          string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	// The source ports that said it, at most 8, each with what it said last.
+	// number and text above are those of the newest, for any other port.
+	Sources       []*FactSource `protobuf:"bytes,5,rep,name=sources,proto3" json:"sources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -583,6 +586,87 @@ func (x *Fact) GetText() string {
 	return ""
 }
 
+func (x *Fact) GetSources() []*FactSource {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+// A FactSource is what one UDP source port said of a fact: several exporters
+// may be behind one address.
+type FactSource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UDP source port of the exporter.
+	Port uint32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	// Last receive time from this port, ns since the epoch.
+	ReceivedNs int64 `protobuf:"varint,2,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`
+	// The number that it said; 0, and text empty: the same as the fact's.
+	Number uint64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	// The name that it said, UTF-8.
+	Text          string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FactSource) Reset() {
+	*x = FactSource{}
+	mi := &file_weir_v1_exporter_state_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FactSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FactSource) ProtoMessage() {}
+
+func (x *FactSource) ProtoReflect() protoreflect.Message {
+	mi := &file_weir_v1_exporter_state_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FactSource.ProtoReflect.Descriptor instead.
+func (*FactSource) Descriptor() ([]byte, []int) {
+	return file_weir_v1_exporter_state_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *FactSource) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *FactSource) GetReceivedNs() int64 {
+	if x != nil {
+		return x.ReceivedNs
+	}
+	return 0
+}
+
+func (x *FactSource) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *FactSource) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // A Barrier comes back to the replica that wrote it, which then knows that it
 // has read all that was on the topic before.
 type Barrier struct {
@@ -595,7 +679,7 @@ type Barrier struct {
 
 func (x *Barrier) Reset() {
 	*x = Barrier{}
-	mi := &file_weir_v1_exporter_state_proto_msgTypes[5]
+	mi := &file_weir_v1_exporter_state_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +691,7 @@ func (x *Barrier) String() string {
 func (*Barrier) ProtoMessage() {}
 
 func (x *Barrier) ProtoReflect() protoreflect.Message {
-	mi := &file_weir_v1_exporter_state_proto_msgTypes[5]
+	mi := &file_weir_v1_exporter_state_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +704,7 @@ func (x *Barrier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Barrier.ProtoReflect.Descriptor instead.
 func (*Barrier) Descriptor() ([]byte, []int) {
-	return file_weir_v1_exporter_state_proto_rawDescGZIP(), []int{5}
+	return file_weir_v1_exporter_state_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Barrier) GetNonce() []byte {
@@ -665,7 +749,7 @@ type RawSet struct {
 
 func (x *RawSet) Reset() {
 	*x = RawSet{}
-	mi := &file_weir_v1_exporter_state_proto_msgTypes[6]
+	mi := &file_weir_v1_exporter_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +761,7 @@ func (x *RawSet) String() string {
 func (*RawSet) ProtoMessage() {}
 
 func (x *RawSet) ProtoReflect() protoreflect.Message {
-	mi := &file_weir_v1_exporter_state_proto_msgTypes[6]
+	mi := &file_weir_v1_exporter_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +774,7 @@ func (x *RawSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RawSet.ProtoReflect.Descriptor instead.
 func (*RawSet) Descriptor() ([]byte, []int) {
-	return file_weir_v1_exporter_state_proto_rawDescGZIP(), []int{6}
+	return file_weir_v1_exporter_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RawSet) GetSchema() uint32 {
@@ -826,12 +910,13 @@ const file_weir_v1_exporter_state_proto_rawDesc = "" +
 	"\x0eTemplateSource\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1f\n" +
 	"\vreceived_ns\x18\x02 \x01(\x03R\n" +
-	"receivedNs\"\x96\x02\n" +
+	"receivedNs\"\xc5\x02\n" +
 	"\x04Fact\x12&\n" +
 	"\x04what\x18\x01 \x01(\x0e2\x12.weir.v1.Fact.WhatR\x04what\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x12\n" +
-	"\x04text\x18\x04 \x01(\tR\x04text\"\xa9\x01\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x12-\n" +
+	"\asources\x18\x05 \x03(\v2\x13.weir.v1.FactSourceR\asources\"\xa9\x01\n" +
 	"\x04What\x12\x14\n" +
 	"\x10WHAT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fWHAT_SAMPLER\x10\x01\x12\x17\n" +
@@ -839,7 +924,14 @@ const file_weir_v1_exporter_state_proto_rawDesc = "" +
 	"\x1aWHAT_INTERFACE_DESCRIPTION\x10\x03\x12\x11\n" +
 	"\rWHAT_VRF_NAME\x10\x04\x12\x19\n" +
 	"\x15WHAT_APPLICATION_NAME\x10\x05\x12\x12\n" +
-	"\x0eWHAT_INIT_TIME\x10\x06\"\x1f\n" +
+	"\x0eWHAT_INIT_TIME\x10\x06\"m\n" +
+	"\n" +
+	"FactSource\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1f\n" +
+	"\vreceived_ns\x18\x02 \x01(\x03R\n" +
+	"receivedNs\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\"\x1f\n" +
 	"\aBarrier\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"\x87\x03\n" +
 	"\x06RawSet\x12\x16\n" +
@@ -872,7 +964,7 @@ func file_weir_v1_exporter_state_proto_rawDescGZIP() []byte {
 }
 
 var file_weir_v1_exporter_state_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_weir_v1_exporter_state_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_weir_v1_exporter_state_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_weir_v1_exporter_state_proto_goTypes = []any{
 	(Fact_What)(0),             // 0: weir.v1.Fact.What
 	(*ExporterState)(nil),      // 1: weir.v1.ExporterState
@@ -880,21 +972,23 @@ var file_weir_v1_exporter_state_proto_goTypes = []any{
 	(*FieldSpec)(nil),          // 3: weir.v1.FieldSpec
 	(*TemplateSource)(nil),     // 4: weir.v1.TemplateSource
 	(*Fact)(nil),               // 5: weir.v1.Fact
-	(*Barrier)(nil),            // 6: weir.v1.Barrier
-	(*RawSet)(nil),             // 7: weir.v1.RawSet
+	(*FactSource)(nil),         // 6: weir.v1.FactSource
+	(*Barrier)(nil),            // 7: weir.v1.Barrier
+	(*RawSet)(nil),             // 8: weir.v1.RawSet
 }
 var file_weir_v1_exporter_state_proto_depIdxs = []int32{
 	2, // 0: weir.v1.ExporterState.definition:type_name -> weir.v1.TemplateDefinition
 	5, // 1: weir.v1.ExporterState.fact:type_name -> weir.v1.Fact
-	6, // 2: weir.v1.ExporterState.barrier:type_name -> weir.v1.Barrier
+	7, // 2: weir.v1.ExporterState.barrier:type_name -> weir.v1.Barrier
 	3, // 3: weir.v1.TemplateDefinition.fields:type_name -> weir.v1.FieldSpec
 	4, // 4: weir.v1.TemplateDefinition.sources:type_name -> weir.v1.TemplateSource
 	0, // 5: weir.v1.Fact.what:type_name -> weir.v1.Fact.What
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	6, // 6: weir.v1.Fact.sources:type_name -> weir.v1.FactSource
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_weir_v1_exporter_state_proto_init() }
@@ -913,7 +1007,7 @@ func file_weir_v1_exporter_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weir_v1_exporter_state_proto_rawDesc), len(file_weir_v1_exporter_state_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
