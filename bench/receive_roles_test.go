@@ -105,7 +105,7 @@ func discarder(args []string) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	r, err := ingest.New(ingest.Config{
-		Listen: []netip.AddrPort{netip.MustParseAddrPort(args[0])}, Receivers: 1, RcvBuf: number(args[1]), Replica: "bench",
+		Listen: []netip.AddrPort{netip.MustParseAddrPort(args[0])}, Receivers: 1, RcvBuf: number(args[1]), Replica: "bench", ParkFor: time.Second,
 		Kafka:  kafka.Config{Brokers: []string{"127.0.0.1:1"}, ClientID: "bench", SessionTimeout: 10 * time.Second},
 		Topics: kafka.TopicConfig{Prefix: "t.", Mode: "off", Partitions: 12},
 	}, ingest.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now, Discard: true})

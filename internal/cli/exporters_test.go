@@ -57,7 +57,7 @@ func TestExportersShowsWhatNoReplicaReceived(t *testing.T) {
 	ended := make(chan error, 2)
 	for _, name := range []string{"one", "two"} {
 		r, err := ingest.New(ingest.Config{
-			Replica: name, Flush: 5 * time.Second, Linger: time.Millisecond,
+			Replica: name, Flush: 5 * time.Second, Linger: time.Millisecond, ParkFor: time.Second,
 			Kafka:  kafka.Config{Brokers: []string{b.Addr()}, ClientID: "test", SessionTimeout: 10 * time.Second},
 			Topics: kafka.TopicConfig{Prefix: "t.", Mode: "create", Partitions: 2, Replication: 1, FlowsRetention: time.Hour, ConnRetention: time.Hour},
 		}, ingest.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})

@@ -30,7 +30,7 @@ import (
 func config(addr, name string) Config {
 	return Config{
 		Elements: true, Replica: name, Undecoded: UndecodedConfig{Keep: 24 * time.Hour, Rate: 1 << 20, Burst: 64 << 20, Exporter: 16 << 20},
-		Drain: 200 * time.Millisecond, Flush: 3 * time.Second, Linger: time.Millisecond, Receivers: 1,
+		Drain: 200 * time.Millisecond, Flush: 3 * time.Second, Linger: time.Millisecond, Receivers: 1, ParkFor: time.Second,
 		Kafka:  kafka.Config{Brokers: []string{addr}, ClientID: "test", SessionTimeout: 10 * time.Second},
 		Topics: kafka.TopicConfig{Prefix: "t.", Mode: "create", Partitions: 3, Replication: 1, FlowsRetention: time.Hour, ConnRetention: time.Hour},
 	}
@@ -359,7 +359,7 @@ func TestParking(t *testing.T) {
 	}
 	want("of all", p.ready(nil, true, any), 259)
 	want("over: nothing is left", p.over(at.Add(time.Hour), at))
-	if sets, octets := p.held(); sets != 0 || octets != 0 || len(p.by) != 0 || len(p.fifo) != 0 {
+	if sets, octets := p.held(); sets != 0 || octets != 0 || len(p.by) != 0 || p.all.first != nil || p.all.last != nil || p.looks != nil {
 		t.Errorf("want nothing held, got %d sets, %d octets", sets, octets)
 	}
 }

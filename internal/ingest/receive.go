@@ -204,7 +204,7 @@ func (w *worker) outcome(x *exporter, at time.Time) {
 		r.metrics.learnt.Inc()
 		r.watch.found(decode.TemplateKey{
 			Exporter: decode.Map16(x.addr), Domain: res.Header.Domain, ID: res.Templates[i].Template.ID, Version: uint8(res.Header.Version),
-		})
+		}, at)
 	}
 }
 
@@ -290,10 +290,10 @@ func (r *Replica) isOwnExport(key, exporter []byte) bool {
 		bytes.Equal(hi, exporter) && r.ports[binary.BigEndian.Uint16(ports)]
 }
 
-// putAside keeps a data set until its template comes: in memory for a moment,
-// or else on the topic of undecoded sets.
+// putAside keeps a data set until its template comes: in memory for PARK_FOR, or
+// else on the topic of undecoded sets.
 func (r *Replica) putAside(s *decode.Set, at time.Time) {
-	if r.park.put(s, at) {
+	if r.c.ParkFor > 0 && r.park.put(s, at) {
 		r.stats.parked.Add(1)
 		if k := s.Key(); r.store.Ready(&k, &s.Meta, &s.Header) { // it came in this moment
 			r.changed.add(k.Exporter)
@@ -362,7 +362,7 @@ func (w *worker) parked(s *decode.Set, p *decode.Plan, now time.Time) {
 	w.tally.Add(&d)
 	w.produce(b, x, time.Unix(0, s.Meta.Received))
 	w.dec.Trim(&w.res)
-	r.watch.found(s.Key())
+	r.watch.found(s.Key(), now)
 }
 
 // version is the label value of a version: those decoded, v8, or other.

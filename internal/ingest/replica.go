@@ -85,9 +85,6 @@ func New(c Config, d Deps) (*Replica, error) {
 	if c.ParkMax == 0 {
 		c.ParkMax = 64 << 20
 	}
-	if c.ParkFor == 0 {
-		c.ParkFor = time.Second
-	}
 	c.Streams.Max, c.Streams.PerAddress, c.Streams.Idle = cmp.Or(c.Streams.Max, 1024), cmp.Or(c.Streams.PerAddress, 64), cmp.Or(c.Streams.Idle, 30*time.Minute)
 	c.Streams.Octets = cmp.Or(c.Streams.Octets, 64<<20)
 	if d.Metrics == nil {
@@ -382,7 +379,7 @@ func (r *Replica) finish(producer *kafka.Producer, late *undecoded) {
 	defer cancel()
 	w := r.worker(&r.accounts.shared)
 	r.unpark(&w, r.deps.Now())
-	for _, s := range r.park.all() {
+	for _, s := range r.park.drain() {
 		late.put(&s, r.deps.Now())
 	}
 	if r.barrierAt.Load() != 0 {

@@ -39,6 +39,9 @@ const (
 	// checkEvery is how often, at most, a new definition makes what waits be
 	// looked through.
 	checkEvery = 50 * time.Millisecond
+	// checkRest is added to checkEvery for each template that was looked up: about
+	// nine times what that takes.
+	checkRest = 5 * time.Microsecond
 	// maxWaitingKeys bounds how many templates are remembered that something
 	// waits for. Beyond it any new definition is a reason for a pass.
 	maxWaitingKeys = 100_000
@@ -142,11 +145,12 @@ func (u *undecoded) watch(ctx context.Context) {
 			u.askFor(func(w *waitingFor) bool { return len(w.templates) > 0 || w.more })
 		case <-u.checkNow:
 			exporters, all := u.changed.take()
-			u.askFor(func(w *waitingFor) bool { return w.more || u.anyKnown(w, exporters, all) })
+			looked := 0
+			u.askFor(func(w *waitingFor) bool { return w.more || u.anyKnown(w, exporters, all, &looked) })
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(checkEvery):
+			case <-time.After(checkEvery + time.Duration(looked)*checkRest):
 			}
 		}
 	}
@@ -171,10 +175,11 @@ func (u *undecoded) pass(partition int32, w *waitingFor) {
 }
 
 // anyKnown reports whether a template is known that a partition waits for, of some
-// exporters or of all. mu is held.
-func (u *undecoded) anyKnown(w *waitingFor, exporters [][16]byte, all bool) bool {
+// exporters or of all, and counts in looked the templates that it looked up. mu is held.
+func (u *undecoded) anyKnown(w *waitingFor, exporters [][16]byte, all bool, looked *int) bool {
 	known := func(keys map[decode.TemplateKey]int64) bool {
 		for k := range keys {
+			*looked++
 			if u.r.store.Known(&k, 0) != nil {
 				return true
 			}
@@ -388,7 +393,7 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 	u.mu.Lock()
 	u.made = append(u.made, lateSet{x, len(w.res.Flows), w.talliedLate(s)})
 	u.mu.Unlock()
-	u.r.watch.found(s.Key())
+	u.r.watch.found(s.Key(), u.r.deps.Now())
 }
 
 // Committed implements kafka.Handler.

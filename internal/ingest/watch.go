@@ -18,6 +18,8 @@ const (
 	repeatSilence = 10 * time.Minute // and again after this long
 	repeatMissing = time.Minute      // a missing template is named again after this long
 	maxMissing    = 10_000           // missing templates that are remembered
+	missingVictim = 16               // how many of these are compared when one has to go
+	missingIdle   = 10 * time.Minute // one without sets for so long goes first
 	ownExportMin  = 200              // flows before an exporter's own share is judged
 )
 
@@ -34,7 +36,9 @@ type watch struct {
 	told     time.Time // silence was last told
 	missing  map[decode.TemplateKey]*missing
 	newcomer *rate.Limiter
-	unknown  *rate.Limiter
+	unknown  *rate.Limiter // of templates missing for less than repeatMissing
+	lasting  *rate.Limiter // of those missing for longer: forged ones come once
+	came     *rate.Limiter
 	proxyLog *rate.Limiter
 }
 
@@ -42,13 +46,14 @@ type watch struct {
 type missing struct {
 	since        time.Time
 	waits, drops time.Time // last told
+	last         time.Time // last set
 	sets         uint64
 }
 
 func newWatch(log *slog.Logger, now time.Time, listen func() []string) *watch {
 	return &watch{
 		log: log, listen: listen, started: now, missing: map[decode.TemplateKey]*missing{},
-		newcomer: rate.NewLimiter(1, 100), unknown: rate.NewLimiter(1, 20), proxyLog: rate.NewLimiter(0.1, 1),
+		newcomer: rate.NewLimiter(1, 100), unknown: rate.NewLimiter(1, 20), lasting: rate.NewLimiter(1, 20), came: rate.NewLimiter(1, 20), proxyLog: rate.NewLimiter(0.1, 1),
 	}
 }
 
@@ -96,19 +101,44 @@ func (w *watch) lacks(s *decode.Set, now time.Time, told func(*missing) *time.Ti
 	m := w.missing[k]
 	if m == nil {
 		if len(w.missing) >= maxMissing {
-			return nil
+			w.forgetOne(now)
 		}
 		m = &missing{since: now}
 		w.missing[k] = m
 	}
 	m.sets++
-	last := told(m)
-	if now.Sub(*last) < repeatMissing || !w.unknown.AllowN(now, 1) {
+	m.last = now
+	last, limit := told(m), w.unknown
+	if now.Sub(m.since) >= repeatMissing {
+		limit = w.lasting
+	}
+	if now.Sub(*last) < repeatMissing || !limit.AllowN(now, 1) {
 		return nil
 	}
 	*last = now
 	is := *m
 	return &is
+}
+
+// forgetOne forgets one of some missing templates: one that is not asked for any
+// more, else the one with the fewest sets. mu is held.
+func (w *watch) forgetOne(now time.Time) {
+	var victim decode.TemplateKey
+	var least *missing
+	n := 0
+	for k, m := range w.missing {
+		if now.Sub(m.last) >= missingIdle {
+			delete(w.missing, k)
+			return
+		}
+		if least == nil || m.sets < least.sets {
+			victim, least = k, m
+		}
+		if n++; n == missingVictim {
+			break
+		}
+	}
+	delete(w.missing, victim)
 }
 
 func (w *watch) tell(m *missing, s *decode.Set, text string, more ...any) {
@@ -117,11 +147,14 @@ func (w *watch) tell(m *missing, s *decode.Set, text string, more ...any) {
 }
 
 // found forgets a template that came, and tells if it was missed.
-func (w *watch) found(k decode.TemplateKey) {
+func (w *watch) found(k decode.TemplateKey, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if m := w.missing[k]; m != nil {
 		delete(w.missing, k)
+		if !w.came.AllowN(now, 1) {
+			return
+		}
 		w.log.Info("a missing template came", "exporter", netip.AddrFrom16(k.Exporter).Unmap(), "domain", k.Domain, "template", k.ID, "sets", m.sets)
 	}
 }

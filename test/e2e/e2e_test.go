@@ -98,7 +98,7 @@ func feed(ctx context.Context, t *testing.T, addr, prefix string) {
 	for i := range rs {
 		r, err := ingest.New(ingest.Config{
 			Elements: true, Undecoded: ingest.UndecodedConfig{Keep: time.Hour, Rate: 1 << 20, Burst: 64 << 20, Exporter: 16 << 20},
-			Replica: fmt.Sprintf("r%d", i), Drain: time.Second, Flush: 10 * time.Second, Linger: 5 * time.Millisecond,
+			Replica: fmt.Sprintf("r%d", i), Drain: time.Second, Flush: 10 * time.Second, Linger: 5 * time.Millisecond, ParkFor: time.Second,
 			Kafka:  kafka.Config{Brokers: []string{addr}, ClientID: "e2e", SessionTimeout: 15 * time.Second},
 			Topics: topics(prefix),
 		}, ingest.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
