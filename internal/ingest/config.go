@@ -10,6 +10,7 @@ import (
 
 	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/settings"
 )
 
 // Config is ingest's settings.
@@ -30,7 +31,7 @@ type Config struct {
 	Compression      string        `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
 	ParkMax          int           `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held in memory until their template comes; more go to the undecoded topic at once"`
 	ParkFor          time.Duration `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits in memory for its template; then it waits on the undecoded topic; 0s: there at once"`
-	MemoryMax        int           `env:"MEMORY_MAX" envDefault:"0" unit:"octets" help:"memory that the process may take; what PRODUCE_MAX_OCTETS, PARK_MAX_OCTETS, UNDECODED_BURST, TEMPLATES_MAX and TCP_MAX_CONNECTIONS allow has to fit into it; 0: as much as they come to"`
+	MemoryMax        int           `env:"MEMORY_MAX" envDefault:"0" unit:"octets" help:"memory that the process may take; those of PRODUCE_MAX_OCTETS, PARK_MAX_OCTETS, UNDECODED_BURST, TEMPLATES_MAX_OCTETS, TCP_MAX_CONNECTIONS and TCP_MAX_OCTETS that are not set are made to fit into it, those that are set must; 0: as much as they come to"`
 	Templates        TemplatesConfig
 	Undecoded        UndecodedConfig
 	TrustedProxies   []netip.Prefix `env:"TRUSTED_PROXIES" unit:"CIDR list" help:"balancers whose PROXY protocol header (version 1 or 2) in front of datagrams is believed; their network has to be private, a UDP source can be forged"`
@@ -41,10 +42,14 @@ type Config struct {
 	Elements         bool           `env:"ELEMENTS" envDefault:"true" help:"write what has no field of its own into elements; false saves space on the topic and loses it"`
 	Kafka            kafka.Config   `envPrefix:"KAFKA_"`
 	Topics           kafka.TopicConfig
+	// Chosen are the variables that are set; nil where the Config was not read from
+	// the environment.
+	Chosen settings.Chosen `env:"-"`
 }
 
 // TemplatesConfig bounds what is known of exporters, forged ones among them.
 type TemplatesConfig struct {
+	Octets      int    `env:"TEMPLATES_MAX_OCTETS" envDefault:"671088640" unit:"octets" help:"memory for the template definitions and facts of all exporters; beyond that those with which no data was decoded go first"`
 	PerExporter int    `env:"TEMPLATES_PER_EXPORTER" envDefault:"4096" unit:"definitions" help:"template definitions kept of one exporter, and as many facts of options data; beyond that its oldest go"`
 	Max         int    `env:"TEMPLATES_MAX" envDefault:"1000000" unit:"definitions and facts" help:"kept of all exporters; beyond that new exporters are refused"`
 	Unconfirmed int    `env:"TEMPLATES_MAX_UNCONFIRMED" envDefault:"65536" unit:"definitions" help:"kept of those with which no replica has decoded data yet, forged ones say; beyond that the oldest go"`
@@ -53,6 +58,13 @@ type TemplatesConfig struct {
 
 // HashKeys reports whether definitions are published under both keys.
 func (c TemplatesConfig) HashKeys() bool { return c.Keys != "new" }
+
+// perExporter returns the octets that definitions and facts of one exporter may
+// take: enough for thousands of ordinary ones, and an eighth of all where that is
+// little.
+func (c TemplatesConfig) perExporter() int64 {
+	return int64(max(min(c.Octets, 2<<20), min(c.Octets/8, 32<<20)))
+}
 
 // UndecodedConfig bounds the topic of data sets whose template is late.
 type UndecodedConfig struct {
@@ -97,7 +109,7 @@ func (c Config) Validate() error {
 			bad("%s=%d: want 0 or more octets", name, n)
 		}
 	}
-	for name, n := range map[string]int{"TEMPLATES_PER_EXPORTER": c.Templates.PerExporter, "TEMPLATES_MAX": c.Templates.Max, "TEMPLATES_MAX_UNCONFIRMED": c.Templates.Unconfirmed} {
+	for name, n := range map[string]int{"TEMPLATES_MAX_OCTETS": c.Templates.Octets, "TEMPLATES_PER_EXPORTER": c.Templates.PerExporter, "TEMPLATES_MAX": c.Templates.Max, "TEMPLATES_MAX_UNCONFIRMED": c.Templates.Unconfirmed} {
 		if n < 0 {
 			bad("%s=%d: want 0 (the default) or more", name, n)
 		}

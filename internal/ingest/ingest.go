@@ -21,7 +21,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := elements.Load(c.ElementsFile); err != nil {
 		return err
 	}
-	debug.SetMemoryLimit(int64(c.memory())) // garbage makes no more of it
+	debug.SetMemoryLimit(int64(c.heapMax())) // garbage makes no more of it
 	reg := telemetry.NewRegistry()
 	r, err := New(c, Deps{Log: slog.Default(), Now: time.Now, Metrics: reg})
 	if err != nil {

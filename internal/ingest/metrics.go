@@ -48,7 +48,6 @@ type metrics struct {
 	streamEnds  *prometheus.CounterVec // reason
 	streamWaits prometheus.Counter
 
-	streamOctets  prometheus.Gauge
 	streamRefused *prometheus.CounterVec // limit
 }
 
@@ -120,10 +119,8 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	}, func() float64 { return float64(r.accounts.book.Dropped()) }))
 	streams := prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_ingest_tcp_connections", Help: "connections of exporters over TCP and TLS"})
 	reg.MustRegister(streams)
-	streamOctets := prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_ingest_tcp_template_octets", Help: "memory of the templates of connections, octets; at TCP_MAX_OCTETS templates are refused"})
-	reg.MustRegister(streamOctets)
+	reg.MustRegister(newMemoryMetrics(r))
 	m := &metrics{
-		streamOctets:  streamOctets,
 		streamRefused: counter("tcp_templates_refused_total", "templates of connections refused at a part of TCP_MAX_OCTETS: of the connection, of its address, of all", "limit"),
 		streams:       streams,
 		streamEnds:    counter("tcp_ended_connections_total", "connections of exporters that ended, by reason", "reason"),

@@ -59,7 +59,9 @@ type Replica struct {
 
 	publishNow, parkNow chan struct{}
 	publishing          atomic.Int64
-	errorLog, dropLog   *rate.Limiter
+	// streamsOpen counts the connections of exporters, streamOctets what their templates take.
+	streamsOpen, streamOctets atomic.Int64
+	errorLog, dropLog         *rate.Limiter
 
 	logMu     sync.Mutex // guards backlog
 	backlog   []templates.Record
@@ -82,11 +84,8 @@ func New(c Config, d Deps) (*Replica, error) {
 	if c.Replica == "" {
 		c.Replica = replicaName()
 	}
-	if c.ParkMax == 0 {
-		c.ParkMax = 64 << 20
-	}
-	c.Streams.Max, c.Streams.PerAddress, c.Streams.Idle = cmp.Or(c.Streams.Max, 1024), cmp.Or(c.Streams.PerAddress, 64), cmp.Or(c.Streams.Idle, 30*time.Minute)
-	c.Streams.Octets = cmp.Or(c.Streams.Octets, 64<<20)
+	c.fit()
+	c.Streams.PerAddress, c.Streams.Idle = cmp.Or(c.Streams.PerAddress, 64), cmp.Or(c.Streams.Idle, 30*time.Minute)
 	if d.Metrics == nil {
 		d.Metrics = prometheus.NewRegistry()
 	}
@@ -107,7 +106,7 @@ func New(c Config, d Deps) (*Replica, error) {
 		publishNow: make(chan struct{}, 1), parkNow: make(chan struct{}, 1),
 		errorLog: rate.NewLimiter(0.2, 10), dropLog: rate.NewLimiter(0.1, 1),
 	}
-	r.store = templates.New(templates.Options{Replica: c.Replica, Patient: true, HashKeys: c.Templates.HashKeys(), MaxPerExporter: c.Templates.PerExporter, MaxTotal: c.Templates.Max, MaxUnconfirmed: c.Templates.Unconfirmed, Now: d.Now, Changed: func(exporter [16]byte) {
+	r.store = templates.New(templates.Options{Replica: c.Replica, Patient: true, HashKeys: c.Templates.HashKeys(), MaxPerExporter: c.Templates.PerExporter, MaxTotal: c.Templates.Max, MaxUnconfirmed: c.Templates.Unconfirmed, MaxOctets: int64(c.Templates.Octets), MaxExporterOctets: c.Templates.perExporter(), Now: d.Now, Changed: func(exporter [16]byte) {
 		r.changed.add(exporter)
 		r.wakePublisher()
 		r.wakeParking()

@@ -215,7 +215,7 @@ func (b *streamBudget) add(of *source, n int) {
 	b.octets += n
 	of.octets += n
 	b.s.octets += n
-	b.s.r.metrics.streamOctets.Set(float64(b.s.octets))
+	b.s.r.streamOctets.Store(int64(b.s.octets))
 }
 
 // listenStreams opens the listeners of every address, or none.
@@ -309,6 +309,7 @@ func (s *streams) enter() bool {
 	}
 	s.open++
 	s.r.metrics.streams.Set(float64(s.open))
+	s.r.streamsOpen.Store(int64(s.open))
 	return true
 }
 
@@ -317,6 +318,7 @@ func (s *streams) leave() {
 	defer s.mu.Unlock()
 	s.open--
 	s.r.metrics.streams.Set(float64(s.open))
+	s.r.streamsOpen.Store(int64(s.open))
 }
 
 // takes counts a connection of an exporter; false at the limit.

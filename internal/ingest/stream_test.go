@@ -501,7 +501,7 @@ func TestWhatConnectionsHold(t *testing.T) {
 		t.Errorf("%d connections hold %d KiB beside a budget of %d KiB: want at most %d KiB each", connections, got>>10, budget>>10, perConnection>>10)
 	}
 	// 500 KiB a connection: three plans of 164 KB; 2 MiB for the address.
-	if held := testutil.ToFloat64(r.metrics.streamOctets); held > budget/addressPart || held < budget/addressPart*3/4 {
+	if held := r.streamOctets.Load(); held > budget/addressPart || held < budget/addressPart*3/4 {
 		t.Errorf("%v octets of templates are held: want nearly %d", held, budget/addressPart)
 	}
 	if refused("connection") == 0 || refused("address") == 0 {
@@ -510,7 +510,7 @@ func TestWhatConnectionsHold(t *testing.T) {
 	for _, c := range all {
 		_ = c.Close()
 	}
-	eventually(t, "their octets are given back", func() bool { return testutil.ToFloat64(r.metrics.streamOctets) == 0 })
+	eventually(t, "their octets are given back", func() bool { return r.streamOctets.Load() == 0 })
 }
 
 // TestShutdownCountsWhatCameOverTCP: with Kafka away a shutdown decodes what was

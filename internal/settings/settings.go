@@ -32,6 +32,7 @@ type Validator interface{ Validate() error }
 func Parse[T any](environ map[string]string) (T, error) {
 	c, err := env.ParseAsWithOptions[T](env.Options{Environment: environ, FuncMap: wideIntegers})
 	empty(reflect.ValueOf(&c).Elem(), "", environ)
+	choose(reflect.ValueOf(&c).Elem(), fields[T](), environ)
 	var errs []error
 	bad := map[string]bool{}
 	if err != nil {
@@ -55,6 +56,28 @@ func Parse[T any](environ map[string]string) (T, error) {
 var wideIntegers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[int]():  func(v string) (any, error) { return strconv.Atoi(v) },
 	reflect.TypeFor[uint](): func(v string) (any, error) { n, err := strconv.ParseUint(v, 10, strconv.IntSize); return uint(n), err },
+}
+
+// Chosen are the names of the variables that the environment sets, so that a
+// service can tell a value from a default. A field of this type, with the tag
+// env:"-", gets them from Parse: never nil.
+type Chosen map[string]bool
+
+// choose fills the fields of type Chosen in v.
+func choose(v reflect.Value, fs []field, environ map[string]string) {
+	for sf, f := range v.Fields() {
+		switch {
+		case !sf.IsExported():
+		case sf.Type == reflect.TypeFor[Chosen]():
+			c := Chosen{}
+			for _, of := range fs {
+				c[of.Name] = environ[of.Name] != ""
+			}
+			f.Set(reflect.ValueOf(c))
+		case f.Kind() == reflect.Struct:
+			choose(f, fs, environ)
+		}
+	}
 }
 
 // empty sets what is set to nothing: for a text that means none, where the

@@ -167,7 +167,9 @@ func (w *world) compacted(ctx context.Context, t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				all = append(all, kafka.Record{Key: r.Key, Value: r.Value})
+				for _, of := range r {
+					all = append(all, kafka.Record{Key: of.Key, Value: of.Value})
+				}
 			}
 		}
 		if err := kafka.Write(ctx, kc, prefix+"templates", all); err != nil {
