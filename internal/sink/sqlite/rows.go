@@ -110,7 +110,8 @@ func flowRow(message []byte, at time.Time) ([]any, bool) {
 		address(m.GetSamplerAddress()), textOrNull(m.GetExporterName()), m.GetObservationDomainId(), m.GetType().String(), orNull(m.GetSamplingRate()),
 		services.Protocol(m.GetProto()), address(m.GetSrcAddr()), unless(icmp, m.GetSrcPort()), address(m.GetDstAddr()), unless(icmp, m.GetDstPort()),
 		unless(!icmp, m.GetIcmpType()), unless(!icmp, m.GetIcmpCode()),
-		int64(m.GetBytes()), int64(m.GetPackets()), unless(!m.GetBiflow(), m.GetReverseBytes()), unless(!m.GetBiflow(), m.GetReversePackets()), m.GetTcpFlags(), m.GetIpTos(),
+		counter(m.GetBytes()), counter(m.GetPackets()),
+		unless(!m.GetBiflow(), uint64(counter(m.GetReverseBytes()))), unless(!m.GetBiflow(), uint64(counter(m.GetReversePackets()))), m.GetTcpFlags(), m.GetIpTos(),
 		m.GetInIf(), textOrNull(m.GetInIfName()), m.GetOutIf(), textOrNull(m.GetOutIfName()), orNull(uint64(m.GetSrcAs())), orNull(uint64(m.GetDstAs())), orNull(uint64(m.GetVlanId())),
 		mac(m.GetSrcMac()), mac(m.GetDstMac()), address(m.GetNextHop()), address(m.GetPostNatSrcAddr()), address(m.GetPostNatDstAddr()), textOrNull(m.GetApplicationName()),
 	}, true
@@ -131,7 +132,7 @@ func connectionRow(message []byte, at time.Time) ([]any, bool) {
 		quality = append(quality, strings.TrimPrefix(q.String(), "QUALITY_"))
 	}
 	icmp := c.IcmpType != nil
-	count := func(t *flowpb.Traffic, n uint64) any { return unless(t == nil, n) }
+	count := func(t *flowpb.Traffic, n uint64) any { return unless(t == nil, uint64(counter(n))) }
 	return []any{
 		c.GetConnectionId(), c.GetVersion(), at.UnixNano(), c.GetFinal(), enum(c.GetEmitReason().String(), "EMIT_REASON_"), textOrNull(c.GetCommunityId()),
 		orNull(uint64(c.GetStartUnixNs())), orNull(uint64(c.GetEndUnixNs())), services.Protocol(c.GetProtocol()), textOrNull(c.GetService()),
@@ -146,19 +147,27 @@ func connectionRow(message []byte, at time.Time) ([]any, bool) {
 	}, true
 }
 
+// maxCounter is the greatest number of octets or packets that is kept: 9 PB. Exporters
+// may say 2^64-1 of a flow, SQLite's numbers are signed, and its sum() fails where it
+// passes 2^63-1.
+const maxCounter = 1 << 53
+
+// counter is a number of octets or packets.
+func counter(n uint64) int64 { return int64(min(n, maxCounter)) }
+
 // orNull is a number of which 0 is not known.
 func orNull(n uint64) any {
 	if n == 0 {
 		return nil
 	}
-	return int64(n) // SQLite's numbers are signed: more than 2^63 is not counted
+	return int64(n) // a time, or a number of at most 32 bits; a time beyond 2262 is negative
 }
 
 func unless[N uint32 | uint64](absent bool, n N) any {
 	if absent {
 		return nil
 	}
-	return int64(n) // as above
+	return int64(n) // at most maxCounter
 }
 
 func textOrNull(s string) any {

@@ -1,0 +1,27 @@
+package sqlite
+
+import (
+	"math"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"weir/internal/sink"
+	"weir/pkg/flowpb"
+)
+
+// An exporter may report 2^64-1 octets: what is kept is neither negative nor stops sums.
+func TestCountersBeyondAllBoundsAreCut(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "f.db"), "flows", sink.Options{})
+	begin(t, s, "id", map[int32]int64{0: 0})
+	forged := marshal(t, &flowpb.FlowMessage{
+		Type: flowpb.FlowMessage_IPFIX, Bytes: math.MaxUint64, Packets: 1 << 63, Biflow: true, ReverseBytes: math.MaxInt64, ReversePackets: 1<<53 + 1,
+	})
+	write(t, s, sink.Record{Time: at, Messages: [][]byte{forged, forged}})
+	want := []string{"18014398509481984|18014398509481984|18014398509481984|18014398509481984"} // 2^54
+	got := query(t, s, "SELECT sum(octets), sum(packets), sum(reverse_octets), sum(reverse_packets) FROM flows")
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}
