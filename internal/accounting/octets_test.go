@@ -62,7 +62,7 @@ func (c *Cluster) has(a netip.Addr) bool { return c.streams[Stream{a, 5, 0}] != 
 // grows by what is accounted, within a factor of 2, and not beyond the bound.
 func TestAccountingStaysWithinItsOctets(t *testing.T) {
 	for _, tt := range []struct{ streams, slots, runs, turns int }{
-		{2000, 16, 8, 3}, {9000, 2, 1, 7}, {12_000, 1, 1, 2}, {300, 16, 8, 14},
+		{2000, 4, 8, 2}, {4000, 2, 1, 7}, {12_000, 1, 1, 1}, {200, 16, 8, 9},
 	} {
 		t.Run(fmt.Sprint(tt), func(t *testing.T) {
 			before := heap()
@@ -115,9 +115,9 @@ func TestForgedStreamsPushOutNoEstablishedOne(t *testing.T) {
 		r.gather(t, now, c)
 	}
 	forging := 0
-	for range 8 {
-		for range 10_000 { // before the honest exporter's datagram, of everything most
-			for run := range 3 {
+	for range 4 {
+		for range 6000 { // before the honest exporter's datagram, of everything most
+			for run := range 2 {
 				r.add(forged(forging), now, uint32(run)<<25, int64(1000*run))
 			}
 			forging++
@@ -358,7 +358,7 @@ func TestForgedRunsDoNotCrowdOutTheExporters(t *testing.T) {
 // Kafka is away: slots that were not published pile up to the bound, and an exporter
 // with few slots still has room for its own.
 func TestSlotsThatWaitForKafkaAreSharedByAllStreams(t *testing.T) {
-	const streams, turns = 250, 8
+	const streams, turns = 250, 5
 	r := newReplica("r")
 	now := start
 	turn := func(slots, runs int) {
@@ -389,5 +389,37 @@ func TestSlotsThatWaitForKafkaAreSharedByAllStreams(t *testing.T) {
 	}
 	if got := len(r.book.streams[Stream{router, 5, 0}].slots); got != provenTurns+turns {
 		t.Errorf("the exporter with one slot each time: want %d slots, got %d", provenTurns+turns, got)
+	}
+}
+
+// Newcomers have a quarter of the room of tallies, and an established stream has its
+// own account though it comes last.
+func TestForgedStreamsFillNoTally(t *testing.T) {
+	r := newReplica("r")
+	now := start
+	for range provenTurns {
+		r.add(router, now, 1, 0)
+		now = now.Add(10 * time.Second)
+		r.gather(t, now)
+	}
+	const streams = maxStreams + 100
+	for i := range streams {
+		for run := range 2 {
+			r.add(forged(i), now, uint32(run)<<25, int64(1000*run))
+		}
+	}
+	r.add(router, now, 2, 0)
+	if got := r.streams[Stream{router, 5, 0}]; got == nil || got.received[Datagrams] != 1 {
+		t.Error("the established stream has no account of its own")
+	}
+	if n := r.book.room.used.Load(); n > tallyMax/4+(slotOctets+runOctets+accountOctets) {
+		t.Errorf("%d KiB, want at most a quarter of %d", n>>10, tallyMax>>10)
+	}
+	if got := r.streams[Stream{}].received[Datagrams]; got == 0 {
+		t.Error("what has no room is not counted together")
+	}
+	r.gather(t, now)
+	if n := r.book.room.used.Load(); n != 0 {
+		t.Errorf("an emptied tally holds %d octets", n)
 	}
 }
