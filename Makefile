@@ -6,7 +6,7 @@ FUZZTIME ?= 100000x
 TOOL := go tool -modfile=tools/go.mod
 LINTER := .cache/golangci-lint
 
-.PHONY: all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest sim integration alerts compose-test soak nightly up
+.PHONY: all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest sim integration alerts compose-test soak search-cost nightly up
 
 all: gen lint test
 
@@ -90,6 +90,14 @@ compose-test:
 # Half an hour on real Kafka, a fault every minute: docs/performance.md.
 soak:
 	go test -tags integration -count 1 -timeout 45m -v -run '^TestSoak$$' ./test/integration -soak 30m -soakdoc ../../docs/performance.md
+
+# The most expensive input of ingest, by counted statements and octets: docs/testing.md. A bound that is broken ends it
+# with status 1 and the input in .cache/cost.
+SEARCHFLAGS ?= -for 10m
+COUNTED := -cover -covermode=atomic -coverpkg=weir/test/cost,weir/internal/...,weir/pkg/flowpb,slices,maps
+search-cost:
+	go build $(COUNTED) -o .cache/search-cost ./test/cost
+	coverage=$$(mktemp -d) && trap "rm -r $$coverage" EXIT && GOCOVERDIR=$$coverage .cache/search-cost $(SEARCHFLAGS)
 
 # What is too long for every change; docs/testing.md says when each part last ran. It goes on after a failure,
 # and fails at the end.
