@@ -8,10 +8,11 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A budget bounds the octets that a replica appends, in all and of one exporter.
+// A budget bounds the octets that a replica produces, in all and of one exporter.
 type budget struct {
-	perHour rate.Limit // of an exporter
-	atOnce  int        // of an exporter
+	each               rate.Limit // octets a second of an exporter
+	atOnce             int        // of an exporter
+	eachReason, reason string     // why octets are refused: the exporter's bound, that of all
 
 	mu        sync.Mutex // guards what follows
 	all       *rate.Limiter
@@ -23,9 +24,13 @@ type budget struct {
 const maxBudgets = 10_000
 
 func newBudget(c UndecodedConfig) *budget {
+	return makeBudget(float64(c.Exporter)/3600, c.Exporter, float64(c.Rate), c.Burst, reasonExporterLimit, reasonUndecodedLimit)
+}
+
+func makeBudget(each float64, atOnce int, all float64, burst int, eachReason, reason string) *budget {
 	return &budget{
-		perHour: rate.Limit(float64(c.Exporter) / 3600), atOnce: c.Exporter,
-		all: rate.NewLimiter(rate.Limit(c.Rate), c.Burst), exporters: map[netip.Addr]*rate.Limiter{},
+		each: rate.Limit(each), atOnce: atOnce, eachReason: eachReason, reason: reason,
+		all: rate.NewLimiter(rate.Limit(all), burst), exporters: map[netip.Addr]*rate.Limiter{},
 	}
 }
 
@@ -38,14 +43,14 @@ func (b *budget) spend(exporter netip.Addr, octets int, now time.Time) (reason s
 		if len(b.exporters) >= maxBudgets {
 			b.makeRoom(now)
 		}
-		own = rate.NewLimiter(b.perHour, b.atOnce)
+		own = rate.NewLimiter(b.each, b.atOnce)
 		b.exporters[exporter] = own
 	}
 	if own.TokensAt(now) < float64(octets) {
-		return reasonExporterLimit
+		return b.eachReason
 	}
 	if !b.all.AllowN(now, octets) {
-		return reasonUndecodedLimit
+		return b.reason
 	}
 	own.AllowN(now, octets)
 	return ""

@@ -26,6 +26,8 @@ type Config struct {
 	Linger           time.Duration `env:"PRODUCE_LINGER" envDefault:"10ms" help:"how long a flow waits for others to share its batch"`
 	MaxRecords       int           `env:"PRODUCE_MAX_RECORDS" envDefault:"1048576" unit:"flows" help:"flows held while Kafka is away; more are dropped and counted"`
 	MaxOctets        int           `env:"PRODUCE_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"octets of flows held while Kafka is away, memory is about six times that; more are dropped and counted"`
+	OutputExtra      int           `env:"OUTPUT_EXTRA" envDefault:"33554432" unit:"octets per second" help:"what flows of all exporters may take on the flows topic beyond 12 times the octets received: datagrams of small records and long names; more are dropped and counted"`
+	OutputExtraEach  int           `env:"OUTPUT_EXTRA_PER_EXPORTER" envDefault:"4194304" unit:"octets per second" help:"of these, what flows of one exporter may take"`
 	Form             framing.Config
 	Pack             int           `env:"PACK" envDefault:"1" unit:"flows" help:"with FRAMING=delimited: up to so many flows of one partition in a record: most of what producing costs is per record"`
 	Compression      string        `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
@@ -96,7 +98,7 @@ func (c Config) Validate() error {
 			bad("%s=%v: want 0s to 1m", name, d)
 		}
 	}
-	for name, n := range map[string]int{"PRODUCE_MAX_RECORDS": c.MaxRecords, "PRODUCE_MAX_OCTETS": c.MaxOctets, "PARK_MAX_OCTETS": c.ParkMax} {
+	for name, n := range map[string]int{"PRODUCE_MAX_RECORDS": c.MaxRecords, "PRODUCE_MAX_OCTETS": c.MaxOctets, "PARK_MAX_OCTETS": c.ParkMax, "OUTPUT_EXTRA": c.OutputExtra, "OUTPUT_EXTRA_PER_EXPORTER": c.OutputExtraEach} {
 		if n < 0 {
 			bad("%s=%d: want 0 (the default) or more", name, n)
 		}

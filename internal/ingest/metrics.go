@@ -18,6 +18,7 @@ const (
 	reasonUndecodedLimit = "undecoded_limit"
 	reasonSession        = "session_without_template"
 	reasonTooSmall       = string(wire.RecordTooSmall)
+	reasonOutput         = "output_limit"
 )
 
 // metrics are ingest's counters. Label values come from closed sets; see seen for

@@ -152,7 +152,9 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 	m := decode.Meta{Exporter: addr, Port: from.Port(), Received: at.UnixNano()}
 	b := r.batches.Get().(*batch) // the pool's own
 	w.res.Buf = b.buf
+	w.allow(len(pkt))
 	w.dec.Wire(pkt, &m, &w.res)
+	w.charge(addr, len(pkt), at)
 	b.buf = w.res.Buf
 	r.stats.datagrams.Add(1)
 	r.metrics.received(w.res.Header.Version).Inc()
@@ -187,6 +189,12 @@ func (w *worker) outcome(x *exporter, at time.Time) {
 	}
 	if res.TooSmall > 0 {
 		r.countDropped(x, res.TooSmall, reasonTooSmall)
+	}
+	if res.Beyond > 0 {
+		r.countDropped(x, res.Beyond, reasonOutput)
+		if r.dropLog.AllowN(at, 1) {
+			r.log.Warn("flows are dropped: they take too many times the octets received", "exporter", x.addr, "flows", res.Beyond)
+		}
 	}
 	if res.Misencoded > 0 {
 		r.metrics.oddities.WithLabelValues("time_misencoded").Add(float64(res.Misencoded))
@@ -354,7 +362,9 @@ func (w *worker) parked(s *decode.Set, p *decode.Plan, now time.Time) {
 	r := w.r
 	b := r.batches.Get().(*batch) // the pool's own
 	w.res.Buf = b.buf
+	w.allow(setOctets(s))
 	w.dec.WireSet(s, p, &w.res)
+	w.charge(s.Meta.Exporter, setOctets(s), now)
 	b.buf = w.res.Buf
 	x, _ := w.exporter(s.Meta.Exporter)
 	w.outcome(x, now)

@@ -48,6 +48,7 @@ type Replica struct {
 	proxies   *proxies
 	watch     *watch
 	accounts  accounts
+	output    *budget
 	park      parking
 	changed   changes                   // for parking
 	undecoded atomic.Pointer[undecoded] // from Run on
@@ -124,6 +125,7 @@ func New(c Config, d Deps) (*Replica, error) {
 	r.accounts.book.Listed, r.accounts.cluster.Listed = r.listsAddress, r.listsAddress
 	r.accounts.book.Attach(&r.accounts.shared)
 	r.metrics = newMetrics(d.Metrics, r)
+	r.output = newOutputBudget(c)
 	r.watch = newWatch(r.log, d.Now(), r.listening)
 	r.exporters.dropped, r.exporters.flows, r.exporters.fold = r.dropped, r.metrics.flows, r.metrics.fold
 	r.exporters.listed = r.listsAddress

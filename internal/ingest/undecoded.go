@@ -378,7 +378,9 @@ func (u *undecoded) count(partition int32, offset int64, what string) {
 func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 	w := &u.worker
 	w.res.Buf = nil // the client keeps what it is given
+	w.allow(setOctets(s))
 	w.dec.WireSet(s, p, &w.res)
+	w.charge(s.Meta.Exporter, setOctets(s), u.r.deps.Now())
 	at := time.Unix(0, s.Meta.Received)
 	x, _ := w.exporter(s.Meta.Exporter)
 	w.outcome(x, at)
