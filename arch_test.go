@@ -53,7 +53,7 @@ var layers = [][]string{
 	{"weir/internal/templates", "weir/internal/templatetext", "weir/internal/framing", "weir/internal/accounting", "weir/internal/pynetflow", "weir/internal/retime", "weir/internal/sink"},
 	{"weir/internal/decode", "weir/internal/pair"},
 	{"weir/internal/ie", "weir/internal/flowkey"},
-	{"weir/internal/wire", "weir/internal/proxyproto", "weir/internal/atomicmap", "weir/pkg/flowpb"},
+	{"weir/internal/wire", "weir/internal/proxyproto", "weir/internal/atomicmap", "weir/internal/saturating", "weir/pkg/flowpb"},
 }
 
 // beside tells of packages that are no part of the product: tests, and consumers as

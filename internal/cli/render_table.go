@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"weir/internal/saturating"
 	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
@@ -64,12 +65,12 @@ func duration(c *flowpb.Connection) time.Duration {
 
 // packets is how many packets a connection has in both directions.
 func packets(c *flowpb.Connection) uint64 {
-	return c.GetForward().GetPackets() + c.GetReverse().GetPackets()
+	return saturating.Add(c.GetForward().GetPackets(), c.GetReverse().GetPackets())
 }
 
 // octets is how many octets a connection has in both directions.
 func octets(c *flowpb.Connection) uint64 {
-	return c.GetForward().GetOctets() + c.GetReverse().GetOctets()
+	return saturating.Add(c.GetForward().GetOctets(), c.GetReverse().GetOctets())
 }
 
 // reportCell says when a report is not the first and last of its connection.

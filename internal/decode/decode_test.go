@@ -246,6 +246,10 @@ func TestSamplingRates(t *testing.T) {
 		{"probability 0 is none", inverse(0), 0},
 		{"probability above 1 is none", inverse(1.5), 0},
 		{"not a number is none", inverse(math.NaN()), 0},
+		{"the greatest rate", possible(1<<32 - 1), 1<<32 - 1},
+		{"beyond the greatest rate", possible(1 << 32), 0},
+		{"2^33 in 1", ratio(1<<33, 1), 0},
+		{"probability 1e-11", inverse(1e-11), 0},
 	} {
 		if tt.got != tt.want {
 			t.Errorf("%s: want %d, got %d", tt.name, tt.want, tt.got)

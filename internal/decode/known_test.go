@@ -343,3 +343,53 @@ func TestAV9InitTimeCountsWhereItAgreesWithTheHeader(t *testing.T) {
 		})
 	}
 }
+
+// Rates of 2^32 and more, each stated in another way: of a record, then of options
+// data. The flow's rate is unknown, and counted as bad; a field of a record that is
+// longer than its element is no rate, but kept as it is.
+func TestSamplingRatesBeyondTheGreatestAreUnknown(t *testing.T) {
+	const big = "0000000100000000"
+	for _, tt := range []struct {
+		name   string
+		octets string
+		fields []uint16
+		bad    int // of the record
+	}{
+		{"34", big, []uint16{34, 8}, 0},
+		{"50", big, []uint16{50, 8}, 0},
+		{"305 and 306", "00000001" + "ffffffff", []uint16{305, 4, 306, 4}, 1},
+		{"305 and a long 306", "00000001" + big, []uint16{305, 4, 306, 8}, 0},
+		{"309 and 310", "00000001" + big, []uint16{309, 4, 310, 8}, 0},
+		{"311", "3da5fd7fe1796495", []uint16{311, 8}, 1}, // 1e-11
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			check := func(m *flowpb.FlowMessage) {
+				t.Helper()
+				if m.SamplingRate != 0 || m.SamplingSource != 0 {
+					t.Errorf("want no rate, got 1 in %d by %v", m.SamplingRate, m.SamplingSource)
+				}
+			}
+			record := ipfixRecord(t, "0a0000010a000002"+tt.octets, append([]uint16{8, 4, 12, 4}, tt.fields...)...)
+			same(t, newDecoders(), record)
+			d := &Decoder{State: newMemory()}
+			check(wireFlows(t, d, record)[0])
+			var r Result
+			if d.Wire(record, &testMeta, &r); r.BadRates != tt.bad {
+				t.Errorf("bad rates of a record: want %d, got %d", tt.bad, r.BadRates)
+			}
+
+			options := fromHex(t, "0190")
+			options = binary.BigEndian.AppendUint16(options, uint16(1+len(tt.fields)/2))
+			options = append(options, 0, 1, 0, 149, 0, 4) // the scope: observationDomainId
+			for _, v := range tt.fields {
+				options = binary.BigEndian.AppendUint16(options, v)
+			}
+			d = &Decoder{State: newMemory()}
+			d.Wire(ipfixOf(3, options, 400, fromHex(t, "00000007"+tt.octets)), &testMeta, &r)
+			if r.OptionsRecords != 1 || r.BadRates != 1 {
+				t.Errorf("want 1 options record and 1 bad rate, got %d and %d", r.OptionsRecords, r.BadRates)
+			}
+			check(wireFlows(t, d, ipfixRecord(t, "0a0000010a000002", 8, 4, 12, 4))[0])
+		})
+	}
+}

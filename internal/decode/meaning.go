@@ -250,9 +250,9 @@ func (r *record) rate() uint64 {
 	p := r.plan
 	switch {
 	case p.has[sInterval] && r.v[sInterval] != 0:
-		return r.v[sInterval]
+		return possible(r.v[sInterval])
 	case p.has[sRandom] && r.v[sRandom] != 0:
-		return r.v[sRandom]
+		return possible(r.v[sRandom])
 	case p.has[sInterval305] && p.has[sSpace306]:
 		return ratio(sum(r.v[sInterval305], r.v[sSpace306]), r.v[sInterval305])
 	case p.has[sSize309] && p.has[sPopulation310]:
@@ -263,7 +263,19 @@ func (r *record) rate() uint64 {
 	return 0
 }
 
-// ratio is a/b rounded to the nearest integer, at least 1; 0 for b = 0 or a = 0.
+// MaxSamplingRate is the greatest N of a sampling rate of 1 in N that is believed.
+const MaxSamplingRate = math.MaxUint32
+
+// possible returns a sampling rate, 0 when it is beyond MaxSamplingRate.
+func possible(n uint64) uint64 {
+	if n > MaxSamplingRate {
+		return 0
+	}
+	return n
+}
+
+// ratio is a/b rounded to the nearest integer, at least 1; 0 for b = 0, a = 0, or
+// what is no sampling rate.
 func ratio(a, b uint64) uint64 {
 	if a == 0 || b == 0 {
 		return 0
@@ -272,7 +284,7 @@ func ratio(a, b uint64) uint64 {
 	if rest := a % b; rest >= b-rest {
 		n++
 	}
-	return max(1, n)
+	return possible(max(1, n))
 }
 
 // sum is a+b, 0 where that does not fit: an absurd operand.
@@ -288,7 +300,7 @@ func inverse(p float64) uint64 {
 	if !(p > 1e-12 && p <= 1) {
 		return 0
 	}
-	return uint64(math.Round(1 / p))
+	return possible(uint64(math.Round(1 / p)))
 }
 
 // key returns the conversation's key; ok is false without an address pair.

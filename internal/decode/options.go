@@ -235,7 +235,7 @@ func (v *optionValues) rate() (n uint64, states bool) {
 	for _, k := range [...]optionKey{oInterval34, oRandom50} {
 		if n, ok := v.number(k); ok {
 			if states = true; n != 0 {
-				return n, true
+				return possible(n), true
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"weir/internal/decode"
 	"weir/internal/kafka"
 	"weir/internal/templates"
 	"weir/pkg/flowpb"
@@ -40,7 +41,7 @@ type rates struct {
 func ratesOf(fact *flowpb.Fact) rates {
 	r := rates{newest: fact.GetNumber()}
 	for _, s := range fact.GetSources() {
-		if s.GetNumber() != 0 && s.GetNumber() != r.newest && len(r.own) < 8 {
+		if s.GetNumber() != 0 && s.GetNumber() <= decode.MaxSamplingRate && s.GetNumber() != r.newest && len(r.own) < 8 {
 			r.own = append(r.own, s)
 		}
 	}
@@ -100,7 +101,7 @@ func (f *facts) take(rec kafka.Record) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.drop(string(rec.Key))
-	if !e.InForce() || named && fact.GetText() == "" || !named && fact.GetNumber() == 0 {
+	if !e.InForce() || named && fact.GetText() == "" || !named && (fact.GetNumber() == 0 || fact.GetNumber() > decode.MaxSamplingRate) {
 		return
 	}
 	if named {

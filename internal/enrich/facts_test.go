@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"weir/internal/decode"
 	"weir/internal/kafka"
 	"weir/internal/templates"
@@ -73,7 +75,8 @@ func TestAFlowWithoutARateGetsThatOfItsPort(t *testing.T) {
 	a := netip.MustParseAddr("192.0.2.1")
 	s := templates.New(templates.Options{Replica: "ingest"})
 	k := &decode.TemplateKey{Exporter: decode.Map16(a), Domain: 7, Version: 9}
-	for port, rate := range map[uint16]uint64{40001: 10, 40002: 60_000} {
+	for i, rate := range []uint64{10, 60_000} {
+		port := 40001 + uint16(i)
 		s.LearnFact(k, &decode.Meta{Exporter: a, Port: port, Received: int64(port)}, &decode.Header{Version: 9, Domain: 7},
 			decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, Number: rate})
 	}
@@ -86,5 +89,47 @@ func TestAFlowWithoutARateGetsThatOfItsPort(t *testing.T) {
 		if r.complete(m); m.SamplingRate != want {
 			t.Errorf("rate for port %d: want %d, got %d", port, want, m.SamplingRate)
 		}
+	}
+}
+
+func TestAnImpossibleRateOfTheTopicIsNotTaken(t *testing.T) {
+	a := netip.MustParseAddr("192.0.2.1")
+	rec := shared(t, a, 7, map[uint64]uint64{0: 100})[0]
+	var st flowpb.ExporterState
+	if err := proto.Unmarshal(rec.Value, &st); err != nil {
+		t.Fatal(err)
+	}
+	st.GetFact().Number = 1 << 32
+	value, err := proto.Marshal(&st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newFacts()
+	r.take(kafka.Record{Key: rec.Key, Value: value})
+	m := &flowpb.FlowMessage{Type: flowpb.FlowMessage_NETFLOW_V9, ObservationDomainId: 7, SamplerAddress: a.AsSlice()}
+	if r.complete(m); m.SamplingRate != 0 {
+		t.Errorf("want no rate, got %d", m.SamplingRate)
+	}
+}
+
+// Two flows of 1 500 octets at a rate of 2^62 are 2^73 octets.
+func TestEstimatesOfTrafficSaturate(t *testing.T) {
+	const most = 1<<64 - 1
+	var ty tally
+	for range 2 {
+		ty.flow(&flowpb.FlowMessage{Bytes: 1500, Packets: 1, SamplingRate: 1 << 62})
+		ty.connection(&flowpb.Connection{Service: "https"}, most)
+	}
+	for _, v := range ty.crossings {
+		if v.octets != most || v.packets != 1<<63 {
+			t.Errorf("want 2^64-1 octets and 2^63 packets, got %d and %d", v.octets, v.packets)
+		}
+	}
+	if got := ty.services["https"].octets; got != most {
+		t.Errorf("octets of a service: want 2^64-1, got %d", got)
+	}
+	v := volume{octets: most - 10, packets: 5}
+	if v.add(volume{octets: 11, packets: 1}); v != (volume{11, 6}) {
+		t.Errorf("a counter that would overflow: want it to begin again with 11 octets, got %+v", v)
 	}
 }

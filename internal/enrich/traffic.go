@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"weir/internal/saturating"
 	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
@@ -39,10 +40,9 @@ func (t *tally) flow(m *flowpb.FlowMessage) {
 		t.crossings = map[crossing]volume{}
 	}
 	k := crossing{addr16(m.SamplerAddress), m.ObservationDomainId, m.InIf, m.OutIf, uint8(m.Proto)}
-	rate := max(m.SamplingRate, 1)
 	v := t.crossings[k]
-	v.octets += (m.Bytes + m.ReverseBytes) * rate
-	v.packets += (m.Packets + m.ReversePackets) * rate
+	v.octets = saturating.Add(v.octets, saturating.Estimate(saturating.Add(m.Bytes, m.ReverseBytes), m.SamplingRate))
+	v.packets = saturating.Add(v.packets, saturating.Estimate(saturating.Add(m.Packets, m.ReversePackets), m.SamplingRate))
 	t.crossings[k] = v
 }
 
@@ -55,7 +55,7 @@ func (t *tally) connection(c *flowpb.Connection, more uint64) {
 	if c.Version == 1 {
 		v.connections++
 	}
-	v.octets += more
+	v.octets = saturating.Add(v.octets, more)
 	t.services[c.Service] = v
 }
 
@@ -135,13 +135,21 @@ func (t *traffic) add(of *tally, names *learned) {
 func (k flowLabels) rest() flowLabels { return flowLabels{other, other, k.direction, other} }
 
 func (v *volume) add(w volume) {
-	v.octets += w.octets
-	v.packets += w.packets
+	v.octets, v.packets = counterSum(v.octets, w.octets), counterSum(v.packets, w.packets)
 }
 
 func (v *served) add(w served) {
 	v.connections += w.connections
-	v.octets += w.octets
+	v.octets = counterSum(v.octets, w.octets)
+}
+
+// counterSum adds to a counter of Prometheus. A counter that would overflow begins
+// again, as after a restart: at its greatest value it would not count any more.
+func counterSum(counter, more uint64) uint64 {
+	if sum := counter + more; sum >= counter {
+		return sum
+	}
+	return more
 }
 
 // seriesOf returns the two series of k, or those of what has none.

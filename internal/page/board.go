@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"weir/internal/saturating"
 	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
@@ -112,12 +113,13 @@ func (b *Board) Flows(list []*flowpb.FlowMessage) {
 	defer b.mu.Unlock()
 	s := b.second(b.now().Unix())
 	for _, m := range list {
-		octets := (m.GetBytes() + m.GetReverseBytes()) * max(1, m.GetSamplingRate())
+		octets := saturating.Estimate(saturating.Add(m.GetBytes(), m.GetReverseBytes()), m.GetSamplingRate())
+		packets := saturating.Estimate(saturating.Add(m.GetPackets(), m.GetReversePackets()), m.GetSamplingRate())
 		s.flows++
-		s.octets += octets
+		s.octets = saturating.Add(s.octets, octets)
 		b.totals.Flows++
-		b.totals.Octets += octets
-		b.totals.Packets += (m.GetPackets() + m.GetReversePackets()) * max(1, m.GetSamplingRate())
+		b.totals.Octets = saturating.Add(b.totals.Octets, octets)
+		b.totals.Packets = saturating.Add(b.totals.Packets, packets)
 	}
 }
 
@@ -143,8 +145,8 @@ func (b *Board) Connections(list []*flowpb.Connection) {
 		}
 		is := counted{
 			version: c.GetVersion(),
-			octets:  estimated(c.GetForward()) + estimated(c.GetReverse()),
-			packets: c.GetForward().GetPackets() + c.GetReverse().GetPackets(),
+			octets:  saturating.Add(estimated(c.GetForward()), estimated(c.GetReverse())),
+			packets: saturating.Add(c.GetForward().GetPackets(), c.GetReverse().GetPackets()),
 		}
 		if len(b.connections) >= maxConnections && !again {
 			clear(b.connections) // a later report of one of them counts it twice
@@ -194,7 +196,7 @@ func share[K comparable](m map[K]*Share, key K, name string) *Share {
 }
 
 func (s *Share) add(octets uint64, again bool) {
-	s.Octets += octets
+	s.Octets = saturating.Add(s.Octets, octets)
 	if !again {
 		s.Connections++
 	}

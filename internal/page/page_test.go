@@ -58,6 +58,17 @@ func TestSecondsHaveTheFlowsThatCameInThem(t *testing.T) {
 	}
 }
 
+func TestEstimatesSaturate(t *testing.T) {
+	const most = 1<<64 - 1
+	b, c := newBoard()
+	flow := &flowpb.FlowMessage{Bytes: 1500, Packets: 4, SamplingRate: 1 << 62}
+	b.Flows([]*flowpb.FlowMessage{flow, flow})
+	c.now = c.now.Add(2 * time.Second)
+	if got := b.Snapshot(600); got.Series[0] != [3]uint64{1_790_000_000, 2, most} || got.Totals != (Totals{Flows: 2, Octets: most, Packets: most}) {
+		t.Errorf("want 2^64-1 octets and packets, got %v, %+v", got.Series[0], got.Totals)
+	}
+}
+
 func TestALaterReportOfAConnectionReplacesTheEarlier(t *testing.T) {
 	b, _ := newBoard()
 	b.Connections([]*flowpb.Connection{connection("a", 1, "10.0.0.1", "192.0.2.80", 10, 20), connection("b", 1, "10.0.0.2", "192.0.2.80", 1, 1)})

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"weir/internal/flowkey"
+	"weir/internal/saturating"
 	"weir/pkg/flowpb"
 )
 
@@ -78,10 +79,10 @@ func (m *Machine) direction(e *entry, toHi bool) direction {
 			continue // sees the same packets
 		}
 		in = append(in, s)
-		d.octets += s.octets
-		d.packets += s.packets
-		d.octetsE += s.octetsE
-		d.packsE += s.packsE
+		d.octets = saturating.Add(d.octets, s.octets)
+		d.packets = saturating.Add(d.packets, s.packets)
+		d.octetsE = saturating.Add(d.octetsE, s.octetsE)
+		d.packsE = saturating.Add(d.packsE, s.packsE)
 		d.records += s.records
 		d.rateMin = min(d.rateMin, s.rateMin)
 		d.rateMax = max(d.rateMax, s.rateMax)
@@ -215,7 +216,7 @@ func (m *Machine) connection(e *entry, at int64, final bool) *flowpb.Connection 
 
 // emission gives a report to emit.
 func (r *report) emission(e *entry, c *flowpb.Connection, emit func(*Emission)) {
-	total := c.GetForward().GetOctetsEst() + c.GetReverse().GetOctetsEst()
+	total := saturating.Add(c.GetForward().GetOctetsEst(), c.GetReverse().GetOctetsEst())
 	r.e = Emission{Connection: c}
 	if total > e.reported { // less, when vantages turn out to overlap
 		r.e.More, e.reported = total-e.reported, total
@@ -226,7 +227,7 @@ func (r *report) emission(e *entry, c *flowpb.Connection, emit func(*Emission)) 
 // octets are what is reported of e now, estimated; at least what was before.
 func (m *Machine) octets(e *entry) uint64 {
 	toHi, toLo := m.direction(e, true), m.direction(e, false)
-	return max(e.reported, toHi.octetsE+toLo.octetsE)
+	return max(e.reported, saturating.Add(toHi.octetsE, toLo.octetsE))
 }
 
 // trafficOf is the Traffic that a direction is reported in.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"weir/internal/flowkey"
+	"weir/internal/saturating"
 	"weir/pkg/flowpb"
 )
 
@@ -299,11 +300,10 @@ func (s *side) add(f *Flow, n *counts, c *Config) {
 	if n.End != 0 {
 		start, stop = n.Start, n.End
 	}
-	rate := max(f.Rate, 1)
-	s.octets += n.Octets
-	s.packets += n.Packets
-	s.octetsE += n.Octets * rate
-	s.packsE += n.Packets * rate
+	s.octets = saturating.Add(s.octets, n.Octets)
+	s.packets = saturating.Add(s.packets, n.Packets)
+	s.octetsE = saturating.Add(s.octetsE, saturating.Estimate(n.Octets, f.Rate))
+	s.packsE = saturating.Add(s.packsE, saturating.Estimate(n.Packets, f.Rate))
 	shown := uint32(min(f.Rate, math.MaxUint32))
 	if s.records == 0 || shown < s.rateMin {
 		s.rateMin = shown

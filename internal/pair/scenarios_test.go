@@ -132,6 +132,18 @@ func TestScenario14ADuplicateCountsOnce(t *testing.T) {
 	}
 }
 
+func TestEstimatesOfAConnectionSaturate(t *testing.T) {
+	const most = 1<<64 - 1
+	x := converse(t, testConfig)
+	for range 2 {
+		x.flow(func(m *flowpb.FlowMessage) { m.SamplingRate = 1 << 62 })
+	}
+	x.flow(func(m *flowpb.FlowMessage) { m.Bytes, m.Packets = most, 1 })
+	if c := x.ended(1)[0].Forward; c.OctetsEst != most || c.PacketsEst != most || c.Octets != most || c.Packets != 19 {
+		t.Errorf("want all that does not fit to be 2^64-1, and 19 packets; got %v", c)
+	}
+}
+
 func TestScenario15IngressAndEgressCountOnce(t *testing.T) {
 	said := func(x *talk) {
 		for _, d := range []flowpb.FlowDirection{flowpb.FlowDirection_FLOW_DIRECTION_INGRESS, flowpb.FlowDirection_FLOW_DIRECTION_EGRESS} {

@@ -2,6 +2,7 @@ package templates
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -360,5 +361,36 @@ func TestARemovedFactIsReadByNoPort(t *testing.T) {
 	say(s, t0+10, 1, sampler(0, 10))
 	if n, ok := s.Facts(key300).OnlyRate(2); !ok || n != 10 {
 		t.Errorf("the only rate: want 10, got %d", n)
+	}
+}
+
+// A replica of an older version believed any rate.
+func TestAnImpossibleSamplingRateOfTheTopicIsRefused(t *testing.T) {
+	a, _ := newStore("a")
+	say(a, t0, 1, sampler(0, 1<<32-1))
+	say(a, t0, 1, sampler(1, 1<<32))
+	r := publish(t, a)[0]
+	if got := ratesOf(a.Facts(key300)); !cmp.Equal(got, map[uint64]uint64{0: 1<<32 - 1}) {
+		t.Errorf("rates: want that of sampler 0, got %v", got)
+	}
+	for _, fact := range []*flowpb.Fact{
+		{What: flowpb.Fact_WHAT_SAMPLER, Number: 1 << 32},
+		{What: flowpb.Fact_WHAT_SAMPLER, Number: 10, Sources: []*flowpb.FactSource{{Port: 1, ReceivedNs: t0, Number: 1 << 62}}},
+	} {
+		st := &flowpb.ExporterState{}
+		if err := proto.Unmarshal(r.Value, st); err != nil {
+			t.Fatal(err)
+		}
+		st.ReceivedNs, st.State = t0+1, &flowpb.ExporterState_Fact{Fact: fact}
+		value, err := proto.Marshal(st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Merge(r.Key, value); err == nil || !strings.Contains(err.Error(), "sampling rate") {
+			t.Errorf("%v: want an error of the sampling rate, got %v", fact, err)
+		}
+		if n, _ := a.Facts(key300).Rate(1, 0); n != 1<<32-1 {
+			t.Errorf("rate after %v: want 2^32-1, got %d", fact, n)
+		}
 	}
 }

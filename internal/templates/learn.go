@@ -100,7 +100,7 @@ func (d *definition) receivedAt(at, first int64, o origin) {
 
 // LearnFact implements decode.State.
 func (s *Store) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, f decode.Fact) {
-	if !known(f.What) || scopeOf(k).check() != nil {
+	if !known(f.What) || !possible(f.What, f.Number) || scopeOf(k).check() != nil {
 		return
 	}
 	f.Text = strings.ToValidUTF8(f.Text, "\uFFFD") // protobuf carries nothing else
@@ -109,6 +109,12 @@ func (s *Store) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Heade
 	changed := s.learnFact(sh, k, m, h, f)
 	sh.mu.Unlock()
 	s.changed(k.Exporter, changed, nil)
+}
+
+// possible reports whether a fact's number can be: of sampling rates at most
+// decode.MaxSamplingRate.
+func possible(what flowpb.Fact_What, number uint64) bool {
+	return what != flowpb.Fact_WHAT_SAMPLER || number <= decode.MaxSamplingRate
 }
 
 // known reports whether what is among the facts of this version.
