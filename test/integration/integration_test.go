@@ -68,7 +68,7 @@ func TestTheServicesOnRealKafka(t *testing.T) {
 
 type world struct {
 	t   *testing.T
-	c   *kafkatest.Cluster
+	c   *kafkatest.Cluster // nil: KAFKA_BROKERS is given to start
 	bin string
 }
 
@@ -96,7 +96,10 @@ func (w *world) start(name string, env ...string) *process {
 	}
 	p := &process{cmd: exec.Command(filepath.Join(w.bin, name)), out: &locked.Buffer{}, metrics: fmt.Sprintf("127.0.0.1:%d", ports[0])}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
-	p.cmd.Env = append(os.Environ(), "KAFKA_BROKERS="+strings.Join(w.c.Brokers(), ","), "METRICS_LISTEN="+p.metrics, fmt.Sprintf("TOPIC_PARTITIONS=%d", partitions))
+	p.cmd.Env = append(os.Environ(), "METRICS_LISTEN="+p.metrics, fmt.Sprintf("TOPIC_PARTITIONS=%d", partitions))
+	if w.c != nil {
+		p.cmd.Env = append(p.cmd.Env, "KAFKA_BROKERS="+strings.Join(w.c.Brokers(), ","))
+	}
 	p.cmd.Env = append(p.cmd.Env, env...)
 	if err := p.cmd.Start(); err != nil {
 		w.t.Fatal(err)
