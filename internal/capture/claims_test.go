@@ -3,7 +3,10 @@ package capture
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"io"
 	"runtime"
+	"slices"
 	"testing"
 )
 
@@ -43,6 +46,24 @@ func TestClaimedLengthsTakeNoMemory(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		if n := after.TotalAlloc - before.TotalAlloc; err == nil || n > 1<<20 {
 			t.Errorf("%s: %d octets of a file take %d KiB of memory, %v", name, len(b), n>>10, err)
+		}
+	}
+}
+
+// Interfaces cost memory, and 20 octets of a file, of which compression leaves nothing:
+// they are bounded, in one gap between packets and in all.
+func TestInterfacesOfAFileAreBounded(t *testing.T) {
+	head := []byte{0x0a, 0x0d, 0x0d, 0x0a, 28, 0, 0, 0, 0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 28, 0, 0, 0}
+	one := []byte{1, 0, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0}
+	packet := []byte{6, 0, 0, 0, 36, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 1, 2, 3, 4, 36, 0, 0, 0}
+	for n, want := range map[int]error{1: io.EOF, maxInterfaces: io.EOF, maxInterfaces + 1: ErrUnsupported, maxGap/20 + 1: ErrUnsupported} {
+		r, err := Open(bytes.NewReader(slices.Concat(head, bytes.Repeat(one, n), packet)), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d Datagram
+		if err := r.Next(&d); !errors.Is(err, want) {
+			t.Errorf("%d interfaces: want %v, got %v", n, want, err)
 		}
 	}
 }

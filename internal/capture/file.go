@@ -12,15 +12,43 @@ import (
 	"github.com/gopacket/gopacket/pcapgo"
 )
 
+// What a file may hold beside packets is bounded: a few octets compressed may be as many
+// interfaces as memory takes.
+const (
+	maxGap        = 16 << 20 // octets that are read for one packet, blocks before it included
+	maxInterfaces = 65_536
+)
+
 // file is a pcap or pcapng file as a source.
 type file struct {
-	read func() ([]byte, gopacket.CaptureInfo, error)
-	link func(gopacket.CaptureInfo) layers.LinkType
-	port uint16
+	in         *gapReader
+	read       func() ([]byte, gopacket.CaptureInfo, error)
+	link       func(gopacket.CaptureInfo) layers.LinkType
+	interfaces func() int
+	port       uint16
+}
+
+// A gapReader reads at most left octets.
+type gapReader struct {
+	r    io.Reader
+	left int
+}
+
+var errGap = fmt.Errorf("more than %d MiB without a packet: %w", maxGap>>20, ErrUnsupported)
+
+// Read implements io.Reader.
+func (g *gapReader) Read(b []byte) (int, error) {
+	if g.left <= 0 {
+		return 0, errGap
+	}
+	n, err := g.r.Read(b[:min(len(b), g.left)])
+	g.left -= n
+	return n, err
 }
 
 func newPcap(r io.Reader, port uint16) (*file, error) {
-	p, err := pcapgo.NewReader(r)
+	in := &gapReader{r, maxGap}
+	p, err := pcapgo.NewReader(in)
 	if err != nil {
 		return nil, fmt.Errorf("pcap header: %w", cut(err))
 	}
@@ -30,19 +58,22 @@ func newPcap(r io.Reader, port uint16) (*file, error) {
 		return nil, fmt.Errorf("link type %d: %w", uint16(link), ErrUnsupported)
 	}
 	return &file{
-		read: p.ZeroCopyReadPacketData,
-		link: func(gopacket.CaptureInfo) layers.LinkType { return p.LinkType() },
-		port: port,
+		in: in, read: p.ZeroCopyReadPacketData,
+		link:       func(gopacket.CaptureInfo) layers.LinkType { return p.LinkType() },
+		interfaces: func() int { return 1 },
+		port:       port,
 	}, nil
 }
 
 func newPcapng(r io.Reader, port uint16) (*file, error) {
-	p, err := pcapgo.NewNgReader(r, pcapgo.NgReaderOptions{WantMixedLinkType: true, SkipUnknownVersion: true})
+	in := &gapReader{r, maxGap}
+	p, err := pcapgo.NewNgReader(in, pcapgo.NgReaderOptions{WantMixedLinkType: true, SkipUnknownVersion: true})
 	if err != nil {
 		return nil, fmt.Errorf("pcapng section header: %w", cut(err))
 	}
 	return &file{
-		read: p.ZeroCopyReadPacketData,
+		in: in, read: p.ZeroCopyReadPacketData,
+		interfaces: p.NInterfaces,
 		link: func(ci gopacket.CaptureInfo) layers.LinkType {
 			link, _ := ci.AncillaryData[0].(layers.LinkType)
 			return link
@@ -53,7 +84,11 @@ func newPcapng(r io.Reader, port uint16) (*file, error) {
 
 func (f *file) next(d *Datagram, s *Stats) error {
 	for {
+		f.in.left = maxGap
 		b, ci, err := f.read()
+		if n := f.interfaces(); err == nil && n > maxInterfaces {
+			err = fmt.Errorf("%d interfaces, more than %d: %w", n, maxInterfaces, ErrUnsupported)
+		}
 		if err != nil {
 			// pcapgo says EOF too when nothing follows a packet's header.
 			if errors.Is(err, io.EOF) && ci.CaptureLength == 0 {
