@@ -2,7 +2,6 @@ package decode
 
 import (
 	"encoding/binary"
-	"fmt"
 	"runtime"
 	"testing"
 )
@@ -124,7 +123,7 @@ func TestOctetsOfAPlan(t *testing.T) {
 				t.Errorf("%d plans say %d octets, the heap grew by %d", tt.plans, total, grown)
 			}
 			runtime.KeepAlive(plans)
-			t.Log(fmt.Sprintf("%d octets a plan, %d fields", total/tt.plans, len(tt.template.Fields)))
+			t.Logf("%d octets a plan, %d fields", total/tt.plans, len(tt.template.Fields))
 		})
 	}
 }
