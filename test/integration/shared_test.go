@@ -163,12 +163,12 @@ func (w *world) compacted(ctx context.Context, t *testing.T) {
 		var all []kafka.Record
 		for range rounds {
 			for id := range definitions {
-				r, err := templates.Added("test", time.Now(), netip.MustParseAddr("192.0.2.1"), 9, 7, template(id))
+				both, err := templates.Added("test", time.Now(), netip.MustParseAddr("192.0.2.1"), 9, 7, template(id))
 				if err != nil {
 					t.Fatal(err)
 				}
-				for _, of := range r {
-					all = append(all, kafka.Record{Key: of.Key, Value: of.Value})
+				for _, r := range both {
+					all = append(all, kafka.Record{Key: r.Key, Value: r.Value})
 				}
 			}
 		}
@@ -217,7 +217,7 @@ func (w *world) compacted(ctx context.Context, t *testing.T) {
 		}
 		stop()
 		ended.Wait()
-		compacting = records() < 50*definitions/2
+		compacting = records() < 50*2*definitions/2 // two of a definition
 	}
 	t.Logf("compacted to %d records, from offset %d", records(), start())
 }
