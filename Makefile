@@ -6,7 +6,7 @@ FUZZTIME ?= 100000x
 TOOL := go tool -modfile=tools/go.mod
 LINTER := .cache/golangci-lint
 
-.PHONY: all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest sim integration alerts compose-test soak search-cost nightly up
+.PHONY: all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest sim integration alerts compose-test soak search-cost search-cost-proof bench-hostile nightly up
 
 all: gen lint test
 
@@ -98,6 +98,14 @@ COUNTED := -cover -covermode=atomic -coverpkg=weir/test/cost,weir/internal/...,w
 search-cost:
 	go build $(COUNTED) -o .cache/search-cost ./test/cost
 	coverage=$$(mktemp -d) && trap "rm -r $$coverage" EXIT && GOCOVERDIR=$$coverage .cache/search-cost $(SEARCHFLAGS)
+
+# The search must find the faults of a commit that has five: docs/limits.md.
+search-cost-proof:
+	test/cost/proof $(COUNTED)
+
+# What each kind of hostile input costs, against honest datagrams: docs/limits.md.
+bench-hostile:
+	go run ./test/cost -limits docs/limits.md
 
 # What is too long for every change; docs/testing.md says when each part last ran. It goes on after a failure,
 # and fails at the end.

@@ -249,3 +249,40 @@ func TestABucketRefillsWhateverItsCallersInterval(t *testing.T) {
 		})
 	}
 }
+
+// 1 MiB of changes are 14 563 definitions of one field, 72 octets each; the one by which an
+// exporter becomes known is free. What is beyond must be refused without being compiled, and known definitions must stay in force.
+func TestNewDefinitionsBeyondTheBudgetOfTheirExporterAreRefused(t *testing.T) {
+	s, c := newStore("r1")
+	learn := func(domain uint32, id uint16) error {
+		k := keyOf(exporterA, domain, id)
+		_, err := s.Learn(k, &decode.Meta{Exporter: exporterA, Port: 1, Received: c.ns}, &decode.Header{Version: 9}, &decode.Template{
+			ID: id, Fields: []decode.Field{{ID: 8, Length: 4}},
+		})
+		return err
+	}
+	refused := 0
+	for i := range 20_000 {
+		if learn(uint32(i/10_000), uint16(256+i%10_000)) != nil {
+			refused++
+		}
+	}
+	if want := 20_000 - 1<<20/72 - 1; refused != want || s.Stats().OverBudget != uint64(want) {
+		t.Errorf("refused: %d, counted %d, want %d", refused, s.Stats().OverBudget, want)
+	}
+	octets := allocatedBy(func() {
+		for i := range 1000 {
+			_ = learn(9, uint16(256+i))
+		}
+	})
+	if octets > 1000*400 { // a plan of one field takes 800 octets and more
+		t.Errorf("1 000 refused definitions took %d octets: want no more than their errors", octets)
+	}
+	if err := learn(1, uint16(256+14_563-10_000)); err != nil {
+		t.Errorf("the last definition that was learnt, again: %v", err)
+	}
+	c.ns += int64(10 * time.Second) // 160 KiB more
+	if err := learn(9, 300); err != nil {
+		t.Errorf("a new definition 10 s later: %v", err)
+	}
+}

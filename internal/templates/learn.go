@@ -28,6 +28,9 @@ func (s *Store) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t
 
 func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t *decode.Template) (d *definition, changed bool, err error) {
 	isNew := sh.exporters[k.Exporter] == nil
+	if !sh.hasLayout(scopeOf(k), k.ID, t) && !s.mayChange(sh.allowanceOf(k.Exporter), ofDefinitions, definitionOctets(t)) {
+		return nil, false, errOverBudget()
+	}
 	d, err = s.definition(sh, scopeOf(k), k.ID, t, m.Port)
 	if err != nil {
 		return nil, false, err
@@ -148,6 +151,21 @@ func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *d
 		s.due.add(f)
 	}
 	return changed
+}
+
+// hasLayout reports whether a template id has the layout of t. The shard's lock is held.
+func (sh *shard) hasLayout(sc scope, id uint16, t *decode.Template) bool {
+	dom := sh.domain(sc)
+	if dom == nil || dom.templates[id] == nil {
+		return false
+	}
+	return dom.templates[id].byLayout(t) != nil
+}
+
+// errOverBudget is what Learn gives for a template beyond the budget of its exporter, or
+// of all exporters, for new definitions. It is the caller's own.
+func errOverBudget() error {
+	return &wire.Error{What: "template: too many new ones of this exporter, or of all", Cause: wire.BadTemplate}
 }
 
 // errFull is what Learn gives for a template that the limits leave no room for. It

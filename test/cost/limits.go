@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"weir/internal/decode"
 	"weir/internal/templates"
 )
 
@@ -18,7 +19,7 @@ const (
 // newStore returns a store with small limits.
 func newStore(replica string, now func() time.Time) *templates.Store {
 	return templates.New(templates.Options{
-		Replica: replica, Now: now, Patient: true, HashKeys: false,
+		Replica: replica, Now: now, Patient: true,
 		MaxOctets: storeOctets, MaxExporterOctets: exporterOctets, MaxUnconfirmedOctets: storeOctets / 2,
 	})
 }
@@ -58,3 +59,6 @@ func (b *budget) Take(n int) bool {
 func (b *budget) Give(n int) { b.taken -= uint64(n) }
 
 func newSession(t *target) *templates.Session { return t.store.NewSession(&t.budget) }
+
+// optionsRecords returns how many records of options data a datagram had.
+func optionsRecords(r *decode.Result) int { return r.OptionsRecords }

@@ -30,7 +30,14 @@ func run() int {
 	out := flag.String("out", ".cache/cost", "directory for the inputs that break a bound")
 	known := flag.String("known", "", "kinds of cost, with commas, whose bounds are known to be broken: findings do not fail")
 	replay := flag.String("replay", "", "measure the input in this file, and end")
+	limits := flag.String("limits", "", "measure hostile input of every kind, and put the table into this document")
 	flag.Parse()
+	if *limits != "" {
+		if err := writeLimits(*limits); err != nil {
+			return fail(err)
+		}
+		return 0
+	}
 	m, err := newMeter()
 	if err != nil {
 		return fail(err)

@@ -92,7 +92,7 @@ func (t *target) datagram(w *worker, p *packet) {
 	m := decode.Meta{Exporter: p.from.Addr(), Port: p.from.Port(), Received: t.now.UnixNano()}
 	r := &w.result
 	w.decoder.Wire(p.octets, &m, r)
-	d := accounting.Of(p.from.Addr(), &r.Header, len(r.Flows), r.OptionsRecords, len(r.Templates))
+	d := accounting.Of(p.from.Addr(), &r.Header, len(r.Flows), optionsRecords(r), len(r.Templates))
 	d.Received, d.Octets, d.Errors, d.Undecoded = m.Received, len(p.octets), len(r.Errors), len(r.Unknown)
 	d.Units[accounting.Datagrams] = 1
 	if len(r.Flows) > 0 {
