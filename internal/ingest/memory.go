@@ -213,8 +213,8 @@ type memoryMetrics struct {
 func newMemoryMetrics(r *Replica) *memoryMetrics {
 	return &memoryMetrics{
 		r:    r,
-		used: prometheus.NewDesc("weir_ingest_memory_octets", "memory that the parts of the process are reckoned to take, see MEMORY_MAX", []string{"part"}, nil),
-		max:  prometheus.NewDesc("weir_ingest_memory_max_octets", "memory that the parts of the process may take", []string{"part"}, nil),
+		used: prometheus.NewDesc("weir_ingest_memory_octets", "memory that the parts of the process are reckoned to take, see MEMORY_MAX", []string{"area"}, nil),
+		max:  prometheus.NewDesc("weir_ingest_memory_max_octets", "memory that the parts of the process may take", []string{"area"}, nil),
 	}
 }
 
