@@ -53,7 +53,7 @@ type Config struct {
 type TemplatesConfig struct {
 	Octets      int    `env:"TEMPLATES_MAX_OCTETS" envDefault:"671088640" unit:"octets" help:"memory for the template definitions and facts of all exporters; beyond that those with which no data was decoded go first"`
 	PerExporter int    `env:"TEMPLATES_PER_EXPORTER" envDefault:"4096" unit:"definitions" help:"template definitions kept of one exporter, and as many facts of options data; beyond that its oldest go"`
-	Max         int    `env:"TEMPLATES_MAX" envDefault:"1000000" unit:"definitions and facts" help:"kept of all exporters; beyond that new exporters are refused"`
+	Max         int    `env:"TEMPLATES_MAX" envDefault:"1000000" unit:"definitions and facts" help:"kept of all exporters; beyond that those with which the fewest data sets were decoded go"`
 	Unconfirmed int    `env:"TEMPLATES_MAX_UNCONFIRMED" envDefault:"65536" unit:"definitions" help:"kept of those with which no replica has decoded data yet, forged ones say; beyond that the oldest go"`
 	Keys        string `env:"TEMPLATES_KEYS" envDefault:"both" unit:"both or new" help:"records of the templates topic that are written: both kinds, or the new kind alone, which ingest of the versions before cannot read; both are always read"`
 }

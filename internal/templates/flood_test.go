@@ -50,3 +50,36 @@ func TestATemplateCostsTheSameWhateverIsKnownOfItsExporter(t *testing.T) {
 		})
 	}
 }
+
+// New templates after the first are charged to their exporter, by their width; what
+// is received again is free, and other exporters are not kept out.
+func TestNewTemplatesHaveABudget(t *testing.T) {
+	c := &clock{t0}
+	s := New(Options{Now: c.now})
+	k := &decode.TemplateKey{Exporter: decode.Map16(exporterA), Domain: 1, Version: 10}
+	send := func(i int) error {
+		is := wide(uint16(300+i), i, 4000) // 32 064 octets of the budget of 1 MiB
+		k.ID = is.ID
+		_, err := s.Learn(k, &decode.Meta{Exporter: exporterA, Port: 1, Received: c.ns}, &decode.Header{Version: 10}, is)
+		return err
+	}
+	accepted := 0
+	for i := range 100 {
+		if send(i) == nil {
+			accepted++
+		}
+	}
+	if got := s.Stats(); accepted != 33 || got.Definitions != 33 || got.OverBudget != 67 {
+		t.Errorf("want 33 templates of 32 064 octets learnt and 67 over the budget, got %d, %+v", accepted, got)
+	}
+	if err := send(0); err != nil {
+		t.Errorf("a known template: %v", err)
+	}
+	if err := learnID(s, spoofed(1), c.ns, 300); err != nil {
+		t.Errorf("another exporter's template: %v", err)
+	}
+	c.ns += 2e9 // 16 KiB/s
+	if err := send(99); err != nil {
+		t.Errorf("2 s later: %v", err)
+	}
+}
