@@ -105,6 +105,11 @@ func TestMemoryMaxHoldsUnderAttack(t *testing.T) {
 	if max(peak, most) >= hostileMemory {
 		t.Errorf("RSS reached %d MB: want less than MEMORY_MAX, %d MB", max(peak, most)/1_000_000, hostileMemory/1_000_000)
 	}
+	for part, used := range samplesOf(text, "weir_ingest_memory_octets") {
+		if most := samplesOf(text, "weir_ingest_memory_max_octets")[part]; used > most*1.01 {
+			t.Errorf("%s: %.0f octets are accounted, its bound is %.0f", part, used, most)
+		}
+	}
 	if n := seen.count() + honest.lost(p, at(1)); n != honest.sent() {
 		t.Errorf("of %d flows of the honest exporter %d are on the topic or counted", honest.sent(), n)
 	}
@@ -112,6 +117,18 @@ func TestMemoryMaxHoldsUnderAttack(t *testing.T) {
 		t.Errorf("of %d flows of the honest exporter only %d are on the topic", honest.sent(), n)
 	}
 	p.terminate(t)
+}
+
+// samplesOf returns the samples of a metric by their labels.
+func samplesOf(text, metric string) map[string]float64 {
+	all := map[string]float64{}
+	for line := range strings.Lines(text) {
+		labels, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if labels, ok := strings.CutPrefix(labels, metric+"{"); ok {
+			all[labels], _ = strconv.ParseFloat(value, 64)
+		}
+	}
+	return all
 }
 
 // resident is VmRSS, octets; 0 when the process has ended.
