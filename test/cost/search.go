@@ -29,7 +29,7 @@ func (m *metric) score(c *cost) float64 { return m.of(c) / m.may(c) }
 const (
 	timesHonest        = 20   // statements, for each statement of honest datagrams of the same sizes
 	workPerChange      = 2500 // statements, on the replica that receives and on one that reads the topic
-	allocatedPerOctet  = 200  // octets
+	allocatedPerOctet  = 300  // octets
 	allocatedPerChange = 5000
 	kafkaPerOctet      = 12
 	kafkaPerChange     = 150
