@@ -97,7 +97,7 @@ func compare(ctx context.Context, o options) (slower bool, err error) {
 	if o.tmp, err = os.MkdirTemp("", "benchagainst-"); err != nil {
 		return false, err
 	}
-	defer os.RemoveAll(o.tmp)
+	defer func() { err = errors.Join(err, os.RemoveAll(o.tmp)) }()
 	old := filepath.Join(o.tmp, "tree")
 	if _, err := git(ctx, o.tree, "worktree", "add", "--detach", "--force", old, commit); err != nil {
 		return false, err

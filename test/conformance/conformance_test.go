@@ -46,7 +46,7 @@ func between(t *testing.T, mark, text string) {
 		t.Errorf("%s is not what the tests say: run go test ./test/conformance -update", document)
 		return
 	}
-	if err := os.WriteFile(document, []byte(head+mark+"\n"+text+endMark+tail), 0o644); err != nil { //nolint:gosec // a document for everyone
+	if err := os.WriteFile(document, []byte(head+mark+"\n"+text+endMark+tail), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
