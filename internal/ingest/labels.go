@@ -152,11 +152,14 @@ type domainOf struct {
 func (e *seen) domain(x *exporter, id uint32) string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if !x.named || x.leaving { // else each would leave gauges of "other" behind
+		return otherLabel
+	}
 	k := domainOf{x, id}
 	if s, ok := e.domains[k]; ok {
 		return s
 	}
-	if !x.named || x.leaving || len(e.domains) >= maxDomains || x.domains >= maxDomainsOf {
+	if len(e.domains) >= maxDomains || x.domains >= maxDomainsOf {
 		return otherLabel
 	}
 	if e.domains == nil {

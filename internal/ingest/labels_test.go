@@ -258,3 +258,23 @@ func TestExportersStayWithinTheirOctets(t *testing.T) {
 	runtime.KeepAlive(l)
 	runtime.KeepAlive(workers)
 }
+
+// An exporter that loses its label reports its totals under "other" alone: gauges of
+// "other" are never removed.
+func TestAnExporterThatLosesItsLabelHasNoDomains(t *testing.T) {
+	l := newLabelled()
+	x := l.flow(forged(1))
+	if d := l.domain(x, 7); d != "7" {
+		t.Fatalf("with a label: want domain 7, got %s", d)
+	}
+	for !x.leaving {
+		l.rank()
+	}
+	if name, d := l.name(x), l.domain(x, 7); name != otherLabel || d != otherLabel {
+		t.Errorf("while its label is taken away: want other and other, got %s and %s", name, d)
+	}
+	l.rank()
+	if name, d := l.name(x), l.domain(x, 7); name != otherLabel || d != otherLabel || len(l.domains) != 0 {
+		t.Errorf("without a label: want other and other, got %s and %s, %d domains", name, d, len(l.domains))
+	}
+}

@@ -164,7 +164,7 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 		r.watch.hidden(from, &w.res.Header)
 	}
 	w.tallied(addr, m.Received, len(pkt))
-	w.outcome(x, at)
+	w.outcome(&w.res, x, at)
 	w.produce(b, x, at)
 	for i := range w.res.Unknown {
 		if w.session { // a template of a session comes before its data
@@ -176,9 +176,9 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 	w.dec.Trim(&w.res)
 }
 
-// outcome counts what the datagram held beside flows.
-func (w *worker) outcome(x *exporter, at time.Time) {
-	r, res := w.r, &w.res
+// outcome counts what a datagram held beside flows.
+func (w *worker) outcome(res *decode.Result, x *exporter, at time.Time) {
+	r := w.r
 	for i := range res.Errors {
 		e := &res.Errors[i]
 		r.stats.errors.Add(1)
@@ -205,7 +205,7 @@ func (w *worker) outcome(x *exporter, at time.Time) {
 	if n := res.OptionsRecords; n > 0 {
 		r.stats.options.Add(uint64(n))
 		r.metrics.options.Add(float64(n))
-		w.exported(x)
+		w.exported(res, x)
 	}
 	for i := range res.Templates {
 		r.stats.learnt.Add(1)
@@ -217,12 +217,12 @@ func (w *worker) outcome(x *exporter, at time.Time) {
 }
 
 // exported shows what an exporting process reports of itself.
-func (w *worker) exported(x *exporter) {
-	e := &w.res.Exported
+func (w *worker) exported(res *decode.Result, x *exporter) {
+	e := &res.Exported
 	if !e.Has {
 		return
 	}
-	name, domain := w.r.exporters.name(x), w.r.exporters.domain(x, w.res.Header.Domain)
+	name, domain := w.r.exporters.name(x), w.r.exporters.domain(x, res.Header.Domain)
 	for what, n := range map[string]uint64{"octets": e.Octets, "messages": e.Messages, "records": e.Records} {
 		w.r.metrics.exported.WithLabelValues(name, domain, what).Set(float64(n))
 	}
@@ -367,7 +367,7 @@ func (w *worker) parked(s *decode.Set, p *decode.Plan, now time.Time) {
 	w.charge(s.Meta.Exporter, setOctets(s), now)
 	b.buf = w.res.Buf
 	x, _ := w.exporter(s.Meta.Exporter)
-	w.outcome(x, now)
+	w.outcome(&w.res, x, now)
 	d := w.talliedLate(s)
 	w.tally.Add(&d)
 	w.produce(b, x, time.Unix(0, s.Meta.Received))

@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -127,6 +128,7 @@ type streams struct {
 	// held once per worker, not once per connection.
 	workers chan *worker
 	drained context.Context // ends DRAIN after run's: nothing waits for Kafka any longer
+	ending  atomic.Int64    // when run's context ended, ns since the epoch; 0: it has not
 
 	mu     sync.Mutex // guards what follows
 	open   int
@@ -259,7 +261,10 @@ func (s *streams) run(ctx context.Context, plain, secure []net.Listener) {
 	drained, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	s.drained = drained
-	draining := context.AfterFunc(ctx, func() { time.AfterFunc(s.r.c.Drain, cancel) })
+	draining := context.AfterFunc(ctx, func() {
+		s.ending.Store(time.Now().UnixNano())
+		time.AfterFunc(s.r.c.Drain, cancel)
+	})
 	defer draining()
 	stop := context.AfterFunc(ctx, func() { closeListeners(plain, secure) })
 	defer stop()
@@ -351,8 +356,8 @@ func (s *streams) gives(a netip.Addr) {
 
 // ended closes a connection and says why.
 func (s *streams) ended(c net.Conn, why string, err error) {
-	_ = c.Close() // what it held is read
-	s.r.metrics.streamEnds.WithLabelValues(why).Inc()
+	s.r.metrics.streamEnds.WithLabelValues(why).Inc() // before the exporter can notice the end
+	_ = c.Close()                                     // what it held is read
 	if why != endClosed && why != endShutdown && s.log.Allow() {
 		s.r.log.Warn("a connection of an exporter is closed", "from", c.RemoteAddr(), "reason", why, "err", err)
 	}
@@ -368,7 +373,7 @@ func (s *streams) serve(ctx context.Context, c net.Conn, secure bool) (why strin
 	from = bare(from)
 	wake := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Now().Add(min(quiet, r.c.Drain))) }) // wakes a read
 	defer wake()
-	in := &messages{conn: c, raw: c, idle: r.c.Streams.Idle, ending: ctx, drain: r.c.Drain}
+	in := &messages{conn: c, raw: c, idle: r.c.Streams.Idle, ending: ctx, endedAt: &s.ending, drain: r.c.Drain}
 	if r.proxies.trusts(from.Addr()) {
 		if from, err = in.proxy(); err != nil {
 			r.metrics.proxied.WithLabelValues(proxyBad).Inc()
@@ -486,6 +491,10 @@ type messages struct {
 	idle   time.Duration
 	ending context.Context // shutting down: what still comes is read for drain
 	drain  time.Duration
+	// endedAt is when ending ended, ns since the epoch; 0 or nil: in this moment. The time
+	// in which the connection waited for Kafka counts for drain.
+	endedAt *atomic.Int64
+
 	spoken bool      // a message has come
 	since  time.Time // when waiting for the first message began
 
@@ -555,7 +564,7 @@ func (m *messages) read(need int) error {
 	_ = m.raw.SetReadDeadline(deadline)
 	if m.ending.Err() != nil { // also when it ended in this moment, and the deadline above came after the one that it set
 		if m.until.IsZero() {
-			m.until = at.Add(m.drain + min(quiet, m.drain))
+			m.until = m.drainsFrom(at).Add(m.drain + min(quiet, m.drain))
 		}
 		_ = m.raw.SetReadDeadline(earlier(m.until, at.Add(quiet)))
 	}
@@ -564,6 +573,14 @@ func (m *messages) read(need int) error {
 		return nil
 	}
 	return err
+}
+
+// drainsFrom returns when draining began.
+func (m *messages) drainsFrom(now time.Time) time.Time {
+	if m.endedAt == nil || m.endedAt.Load() == 0 {
+		return now
+	}
+	return time.Unix(0, m.endedAt.Load())
 }
 
 // proxy reads the PROXY header that a trusted proxy puts first.

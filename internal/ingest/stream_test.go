@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -20,6 +21,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -194,7 +197,10 @@ func TestHostileConnections(t *testing.T) {
 
 func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
 	r, addr, _ := streaming(t, func(c *Config) { c.Streams.Max = 2 })
-	one, _ := dial(t, addr), dial(t, addr)
+	one, other := dial(t, addr), dial(t, addr)
+	for _, c := range []net.Conn{one, other} { // a silent one does not stay
+		send(t, c, packet(t, "ipfix_template.hex"))
+	}
 	eventually(t, "two are open", func() bool { return testutil.ToFloat64(r.metrics.streams) == 2 })
 	ended(t, dial(t, addr))
 	if n := r.streamsEnded(endLimit); n != 1 {
@@ -544,6 +550,42 @@ func TestShutdownCountsWhatCameOverTCP(t *testing.T) {
 	if s := r.Stats(); s.Flows != sent || s.Dropped != sent-1 {
 		t.Errorf("of %d flows %d are decoded and %d counted as dropped: want all, and all but the published one", sent, s.Flows, s.Dropped)
 	}
+}
+
+// TestAConnectionThatWaitedForKafkaEndsWithTheOthers: the time in which it waited
+// counts for DRAIN, however much its exporter still sends.
+func TestAConnectionThatWaitedForKafkaEndsWithTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server, client := net.Pipe()
+		defer func() { _ = client.Close() }()
+		const drain = 5 * time.Second
+		shutdown, stop := context.WithCancel(t.Context())
+		var endedAt atomic.Int64
+		in := &messages{conn: server, raw: server, idle: time.Hour, ending: shutdown, endedAt: &endedAt, drain: drain}
+		began := time.Now()
+		stop()
+		endedAt.Store(began.UnixNano())
+		time.Sleep(drain) // as room does
+		var exporter sync.WaitGroup
+		exporter.Go(func() {
+			for {
+				if _, err := client.Write(ipfixMessage()); err != nil {
+					return
+				}
+				time.Sleep(quiet / 10)
+			}
+		})
+		for {
+			if _, err := in.next(); err != nil {
+				break
+			}
+		}
+		if got := time.Since(began); got != drain+quiet {
+			t.Errorf("want the end after %v, got %v", drain+quiet, got)
+		}
+		_ = server.Close()
+		exporter.Wait()
+	})
 }
 
 // TestAConnectionHasToSpeak: the first message must begin within beginWithin; later

@@ -74,11 +74,25 @@ type undecoded struct {
 	made    []lateSet // by the open transaction
 }
 
-// A lateSet is a set that was decoded.
+// A lateSet is a set that was decoded. It counts when its transaction commits: after
+// an aborted one it is decoded again.
 type lateSet struct {
 	of    *exporter
 	flows int
+	rest  *decode.Result // what it held beside flows; nil: nothing
 	accounting.Datagram
+}
+
+// besideFlows returns a copy of what res holds beside flows, without its buffers; nil
+// when it holds nothing else.
+func besideFlows(res *decode.Result) *decode.Result {
+	if len(res.Errors) == 0 && res.TooSmall+res.Beyond+res.Misencoded+res.BadRates+res.OptionsRecords == 0 {
+		return nil
+	}
+	return &decode.Result{
+		Header: res.Header, Errors: slices.Clone(res.Errors), TooSmall: res.TooSmall, Beyond: res.Beyond,
+		Misencoded: res.Misencoded, BadRates: res.BadRates, OptionsRecords: res.OptionsRecords, Exported: res.Exported,
+	}
 }
 
 // waitingFor is what the sets of a partition wait for.
@@ -383,7 +397,6 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 	w.charge(s.Meta.Exporter, setOctets(s), u.r.deps.Now())
 	at := time.Unix(0, s.Meta.Received)
 	x, _ := w.exporter(s.Meta.Exporter)
-	w.outcome(x, at)
 	for _, span := range w.res.Flows {
 		b := w.res.Buf
 		value := b[span.Start:span.ValueEnd:span.ValueEnd]
@@ -393,8 +406,9 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 		tx.ProduceAt(u.flows, 0, b[span.ValueEnd:span.KeyEnd:span.KeyEnd], value, at, nil)
 	}
 	u.mu.Lock()
-	u.made = append(u.made, lateSet{x, len(w.res.Flows), w.talliedLate(s)})
+	u.made = append(u.made, lateSet{x, len(w.res.Flows), besideFlows(&w.res), w.talliedLate(s)})
 	u.mu.Unlock()
+	w.dec.Trim(&w.res)
 	u.r.watch.found(s.Key(), u.r.deps.Now())
 }
 
@@ -427,6 +441,9 @@ func (u *undecoded) Committed(partitions []int32) {
 	}
 	for i := range u.made {
 		s := &u.made[i]
+		if s.rest != nil {
+			u.worker.outcome(s.rest, s.of, u.r.deps.Now())
+		}
 		u.worker.tally.Add(&s.Datagram)
 		if n := s.flows; n > 0 {
 			u.r.stats.flows.Add(uint64(n))

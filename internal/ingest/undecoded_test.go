@@ -197,6 +197,44 @@ func TestAPartitionRestsFromAPassThatAppendedMuchAgain(t *testing.T) {
 	}
 }
 
+// A set whose transaction is aborted is decoded again: what it holds beside flows counts
+// once, as its flows do.
+func TestErrorsOfALateSetCountWhenItsTransactionCommits(t *testing.T) {
+	r, err := New(config(embedded(t).Addr(), "r"), Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := r.newUndecoded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.producer.Close()
+	now := time.Now()
+	u.worker.message(v9(100_000, 1, layoutA), exporterAt, now)
+	s := &decode.Set{
+		Meta:   decode.Meta{Exporter: exporterAt.Addr(), Port: exporterAt.Port(), Received: now.UnixNano()},
+		Header: decode.Header{Version: 9, Domain: 7, Export: now.UnixNano()}, ID: 256, Off: 24, Data: dataA[4:7], // less than a record
+	}
+	k := s.Key()
+	p := r.store.Settle(&k, &s.Meta, &s.Header)
+	if p == nil {
+		t.Fatal("the template is not known")
+	}
+	for try := range 3 {
+		if err := u.Assigned(t.Context(), 1, nil); err != nil { // as after an aborted transaction
+			t.Fatal(err)
+		}
+		u.decode(nil, s, p)
+		if n := r.Stats().Errors; n != 0 {
+			t.Fatalf("try %d, not committed: want no error counted, got %d", try, n)
+		}
+	}
+	u.Committed(nil)
+	if n, c := r.Stats().Errors, counted(r.metrics.errors.WithLabelValues(otherLabel, "no_record")); n != 1 || c != 1 {
+		t.Errorf("committed: want 1 error, got %d, %v of its cause", n, c)
+	}
+}
+
 func TestBudgetsBoundWhatIsAppended(t *testing.T) {
 	at := time.Unix(1_700_000_000, 0)
 	a, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
