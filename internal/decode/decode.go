@@ -209,12 +209,19 @@ type Decoder struct {
 	limit    int      // MaxOctets, or math.MaxInt
 	credit   int      // octets of data sets that may still make flows of small records
 	last     int      // how many flows r may hold after the set at hand
+
+	factCredit int // octets of options data that may still make facts
 }
 
 // MinFlow is the number of octets of data sets, their headers included, that a
 // flow takes at least. Records shorter than that would make a flow of a hundred
 // octets from one.
 const MinFlow = 8
+
+// MinFact is the number of octets of options data that a fact takes at least. Records
+// beyond that are counted and not decoded; Errors names the set, with the cause
+// record_too_small.
+const MinFact = 3
 
 // smallAllowance is how many octets a datagram has beside those of its data sets,
 // so that a few small records are decoded whatever their number.

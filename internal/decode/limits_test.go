@@ -177,3 +177,37 @@ func TestNamesOfOptionsDataAreCut(t *testing.T) {
 		}
 	}
 }
+
+// A rate in one octet would change its exporter's state per octet.
+func TestOptionsDataMakesOneFactInThreeOctets(t *testing.T) {
+	tmpl := ipfixOf(3, fromHex(t, "0100"+"0002"+"0001"+"008f0000"+"00220001")) // a sampling interval of one octet
+	rates := bytes.Repeat([]byte{7, 9, 11}, 400)
+	state := &factCounter{State: newMemory()}
+	d := &Decoder{State: state}
+	var r Result
+	for _, read := range []func([]byte, *Meta, *Result){d.Wire, d.Read} {
+		state.n = 0
+		d.Wire(tmpl, &testMeta, &r)
+		read(ipfixOf(256, rates), &testMeta, &r)
+		if want := (1200+64)/3 + 1; state.n != want { // 64 octets are every datagram's
+			t.Errorf("facts of 1 200 octets: want %d, got %d", want, state.n)
+		}
+		if r.OptionsRecords != 1200 {
+			t.Errorf("records: want all 1 200 counted, got %d", r.OptionsRecords)
+		}
+		if len(r.Errors) != 1 || r.Errors[0].Cause != wire.RecordTooSmall {
+			t.Errorf("want one error, %s, got %v", wire.RecordTooSmall, r.Errors)
+		}
+	}
+}
+
+// A factCounter counts the facts that a State is taught.
+type factCounter struct {
+	State
+	n int
+}
+
+func (c *factCounter) LearnFact(k *TemplateKey, m *Meta, h *Header, f Fact) {
+	c.n++
+	c.State.LearnFact(k, m, h, f)
+}

@@ -85,7 +85,7 @@ func (d *Decoder) begin(m *Meta, h *Header, hash uint64, onWire bool) {
 			d.ctx.exporter = x
 		}
 	}
-	d.credit, d.limit = smallAllowance, cmp.Or(d.MaxOctets, math.MaxInt)
+	d.credit, d.factCredit, d.limit = smallAllowance, smallAllowance, cmp.Or(d.MaxOctets, math.MaxInt)
 	if h.Version >= 9 {
 		d.know()
 	}
@@ -195,15 +195,22 @@ func (d *Decoder) templates(set *wire.Reader, options bool, r *Result) {
 			continue
 		}
 		if _, e := d.State.Learn(d.key(d.tmpl.ID), &d.ctx.meta, &d.ctx.header, &d.tmpl); e != nil {
-			what := e.Error()
-			if we := (*wire.Error)(nil); errors.As(e, &we) {
-				what = we.What
-			}
-			r.fail(off, what, wire.BadTemplate)
+			r.fail(off, refusal(e), wire.BadTemplate)
 			continue
 		}
 		r.learnt(&d.tmpl, off)
 	}
+}
+
+// refusal says why a State refused a template. It formats nothing for a *wire.Error.
+func refusal(err error) string {
+	if e, ok := err.(*wire.Error); ok { //nolint:errorlint // what wraps one is looked for below
+		return e.What
+	}
+	if e := (*wire.Error)(nil); errors.As(err, &e) {
+		return e.What
+	}
+	return err.Error()
 }
 
 // learnt keeps a copy of t. The fields of all templates of a datagram lie in one
@@ -350,8 +357,14 @@ func (d *Decoder) appendRecords(b []byte, off int, p *Plan, r *Result) {
 func (d *Decoder) options(b []byte, end int, p *Plan, r *Result, onWire bool) {
 	v, learnt := &d.said, false
 	k := d.key(0)
+	d.factCredit += len(b)
 	for len(b) >= p.min {
 		at := end - len(b)
+		if d.factCredit < 0 {
+			r.OptionsRecords += p.count(b)
+			r.fail(at, "options records", wire.RecordTooSmall)
+			break
+		}
 		rest, ok := p.readOptions(b, v)
 		if !ok {
 			r.Errors = append(r.Errors, recordError(at))
@@ -369,6 +382,9 @@ func (d *Decoder) options(b []byte, end int, p *Plan, r *Result, onWire bool) {
 		}
 		if v.total.Has {
 			r.Exported = v.total
+		}
+		if v.has != 0 {
+			d.factCredit -= MinFact * max(1, len(v.facts))
 		}
 		for _, f := range v.facts {
 			d.State.LearnFact(k, &d.ctx.meta, &d.ctx.header, f)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"weir/internal/exporters"
 	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/wire"
 )
 
 // A worker decodes and produces; one a goroutine.
@@ -25,6 +27,8 @@ type worker struct {
 	tally *accounting.Tally
 	known map[netip.Addr]*exporter // of r.exporters, at most maxKnown
 	hides hidden
+
+	causes []causeCount // of the datagram at hand
 
 	session bool // of a connection: its templates are its own
 }
@@ -179,14 +183,7 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 // outcome counts what a datagram held beside flows.
 func (w *worker) outcome(res *decode.Result, x *exporter, at time.Time) {
 	r := w.r
-	for i := range res.Errors {
-		e := &res.Errors[i]
-		r.stats.errors.Add(1)
-		r.metrics.errors.WithLabelValues(x.known(), string(e.Cause)).Inc()
-		if r.errorLog.AllowN(at, 1) {
-			r.log.Warn("a part of a datagram could not be decoded", "exporter", x.addr, "version", res.Header.Version, "err", e)
-		}
-	}
+	w.countErrors(res, x, at)
 	if res.TooSmall > 0 {
 		r.countDropped(x, res.TooSmall, reasonTooSmall)
 	}
@@ -214,6 +211,38 @@ func (w *worker) outcome(res *decode.Result, x *exporter, at time.Time) {
 			Exporter: decode.Map16(x.addr), Domain: res.Header.Domain, ID: res.Templates[i].Template.ID, Version: uint8(res.Header.Version),
 		}, at)
 	}
+}
+
+// countErrors counts the errors of a datagram by their causes. A datagram may have one
+// in four octets, so that each costs no search for its counter.
+func (w *worker) countErrors(res *decode.Result, x *exporter, at time.Time) {
+	r := w.r
+	if len(res.Errors) == 0 {
+		return
+	}
+	counts, logs := w.causes[:0], true
+	for i := range res.Errors {
+		e := &res.Errors[i]
+		k := slices.IndexFunc(counts, func(c causeCount) bool { return c.cause == e.Cause })
+		if k < 0 {
+			k, counts = len(counts), append(counts, causeCount{cause: e.Cause})
+		}
+		counts[k].n++
+		if logs = logs && r.errorLog.AllowN(at, 1); logs {
+			r.log.Warn("a part of a datagram could not be decoded", "exporter", x.addr, "version", res.Header.Version, "err", e)
+		}
+	}
+	w.causes = counts
+	r.stats.errors.Add(uint64(len(res.Errors)))
+	for _, c := range counts {
+		r.metrics.errors.WithLabelValues(x.known(), string(c.cause)).Add(float64(c.n))
+	}
+}
+
+// A causeCount is how many errors of a datagram have one cause.
+type causeCount struct {
+	cause wire.Cause
+	n     int
 }
 
 // exported shows what an exporting process reports of itself.

@@ -7,7 +7,8 @@ import (
 )
 
 // Budgets bound what the definitions and facts of a sender can cost. A
-// definition or fact that is received again as it is known costs nothing.
+// definition or fact that is received again is charged little, see repeatOctets;
+// beyond the budget it stays as it is, and that it came again is not noted.
 //
 // Learning: what an exporter says that is new is charged to the exporter and to
 // one total. Beyond the budget it is refused and counted; the exporter sends it
@@ -29,6 +30,10 @@ var (
 	// exporterReserve is the part of them that the totals do not bound: 8 facts
 	// or one template of 56 fields, and one fact in 4 s.
 	exporterReserve = limit{burst: 512, perSecond: 16}
+	// sessionChanges bounds the octets of new definitions of one session over TCP. A
+	// definition that is refused is not sent again there, so that it is more than any
+	// exporter sends: 4 096 templates of 120 fields at once.
+	sessionChanges = limit{burst: 4 << 20, perSecond: 64 << 10}
 	// totalChanges bounds those of all exporters beyond their reserves: 16 384
 	// facts without a name a second.
 	totalChanges = [nKinds]limit{
@@ -105,24 +110,36 @@ type budgets struct {
 type allowance struct {
 	changes, reserve bucket
 	records, first   bucket
+	spent            [nKinds]int64 // receive time of the datagram that found nothing left, ns; 0: none
 }
+
+// What a definition or fact costs that is received again: as it was received from its
+// port last, about a µs; else it is decided anew what is in force, a few µs.
+const (
+	repeatOctets  = 8
+	changedOctets = 64
+)
 
 // factOctets and definitionOctets are what learning costs: about what is kept.
 func factOctets(text string) int64 { return 64 + int64(len(text)) }
 
 func definitionOctets(t *decode.Template) int64 { return 64 + 8*int64(len(t.Fields)) }
 
-// mayChange charges an exporter for a new definition or fact of n octets. False
-// means that it must be refused; that is counted here. a is nil for an exporter
-// that is not known yet: charge it once it is. The shard's lock is held.
-func (s *Store) mayChange(a *allowance, k kind, n int64) bool {
+// mayChange charges an exporter for a definition or fact of n octets that a datagram
+// received at a time brings. False means that it must be refused: the rest of that
+// datagram is refused then, without a look at the clock. a is nil for an exporter that is
+// not known yet: charge it once it is. The shard's lock is held.
+func (s *Store) mayChange(a *allowance, k kind, n, received int64) bool {
+	if a != nil && a.spent[k] == received && received != 0 {
+		return false
+	}
 	now := s.now()
 	var fresh allowance
 	if a == nil {
 		a = &fresh
 	}
 	if !a.changes.fits(exporterChanges, now, min(n, exporterChanges.burst)) || !s.takeChange(a, k, now, n) {
-		s.count.overBudget.Add(1)
+		a.spent[k] = received
 		return false
 	}
 	a.changes.taken += n

@@ -118,7 +118,7 @@ func TestNewFactsBeyondTheBudgetOfTheirExporterAreRefused(t *testing.T) {
 		t.Errorf("rate of sampler 0: want 5, got %d", n)
 	}
 	c.ns += int64(10 * time.Second) // 160 KiB more: 2 560
-	receive(s, t0, samplerRecords(0, 4000, 9))
+	receive(s, c.ns, samplerRecords(0, 4000, 9))
 	if got := s.Stats().OverBudget; got != 32_000-16_384+4000-2560 {
 		t.Errorf("refused 10 s later: want %d, got %d", 32_000-16_384+4000-2560, got)
 	}

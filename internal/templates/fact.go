@@ -187,18 +187,22 @@ func (f *fact) by(port int32) (v factValue, ok bool) {
 	return v, false
 }
 
-// knows reports whether v is what a port said of a fact, or the newest is.
-func (sh *shard) knows(sc scope, id factID, port uint16, v factValue) bool {
+// knows reports whether v is what a port said of a fact, or the newest is, and what
+// it costs to receive it again.
+func (sh *shard) knows(sc scope, id factID, port uint16, v factValue) (is bool, repeat int64) {
 	dom := sh.domain(sc)
 	if dom == nil {
-		return false
+		return false, 0
 	}
 	f := dom.facts[id]
 	if f == nil || f.received == 0 {
-		return false
+		return false, 0
+	}
+	if len(f.others) == 0 && f.port == int32(port) {
+		return f.is == v, repeatOctets
 	}
 	own, ok := f.by(int32(port))
-	return own == v && ok || f.is == v
+	return own == v && ok || f.is == v, changedOctets
 }
 
 // known implements publishable and evictable.

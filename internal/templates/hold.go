@@ -33,7 +33,7 @@ func (s *Store) definition(sh *shard, sc scope, template uint16, t *decode.Templ
 	d.place.entry = d
 	if !s.makeRoom(sh, sc.exporter, false, d.footprint()+d.planOctets) {
 		s.plans.put(pk, plan)
-		return nil, errFull()
+		return nil, errFull
 	}
 	d.domain = s.domain(sh, sc)
 	l := d.domain.templates[id.template]
@@ -74,7 +74,7 @@ func (s *Store) fact(sh *shard, sc scope, id factID, text string) (*fact, error)
 	f.published = published{key: factKey(sc, id), shard: sh}
 	f.place.entry = f
 	if !s.makeRoom(sh, sc.exporter, true, f.footprint()+int64(len(text))) {
-		return nil, errFull()
+		return nil, errFull
 	}
 	f.domain = s.domain(sh, sc)
 	if f.domain.facts == nil {

@@ -18,7 +18,10 @@ func (s *Store) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t
 		s.accountDefinition(d)
 	}
 	sh.mu.Unlock()
-	if err != nil {
+	switch {
+	case err == errOverBudget:
+		return nil, err
+	case err != nil:
 		s.changed(k.Exporter, false, nil)
 		return nil, err
 	}
@@ -27,13 +30,20 @@ func (s *Store) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t
 }
 
 func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t *decode.Template) (d *definition, changed bool, err error) {
-	isNew := sh.exporters[k.Exporter] == nil
-	if !sh.hasLayout(scopeOf(k), k.ID, t) && !s.mayChange(sh.allowanceOf(k.Exporter), ofDefinitions, definitionOctets(t)) {
-		return nil, false, errOverBudget()
+	a, sc := sh.allowanceOf(k.Exporter), scopeOf(k)
+	d = sh.withLayout(sc, k.ID, t)
+	switch {
+	case d == nil && !s.mayChange(a, ofDefinitions, definitionOctets(t), m.Received):
+		s.count.overBudget.Add(1)
+		return nil, false, errOverBudget
+	case d != nil && !s.mayChange(a, ofDefinitions, d.repeatCost(m.Port), m.Received):
+		return d, false, nil // known: that it came again is not noted
 	}
-	d, err = s.definition(sh, scopeOf(k), k.ID, t, m.Port)
-	if err != nil {
-		return nil, false, err
+	isNew := a == nil
+	if d == nil {
+		if d, err = s.definition(sh, sc, k.ID, t, m.Port); err != nil {
+			return nil, false, err
+		}
 	}
 	if isNew {
 		s.newcomer(sh.exporters[k.Exporter], m.Received)
@@ -127,8 +137,13 @@ func known(what flowpb.Fact_What) bool {
 
 func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, is decode.Fact) (changed bool) {
 	sc, id, v := scopeOf(k), factID{is.What, is.ID}, factValue{is.Number, is.Text}
-	if !sh.knows(sc, id, m.Port, v) && !s.mayChange(sh.allowanceOf(k.Exporter), ofFacts, factOctets(v.text)) {
-		return false // counted
+	a := sh.allowanceOf(k.Exporter)
+	switch known, repeat := sh.knows(sc, id, m.Port, v); {
+	case known && !s.mayChange(a, ofFacts, repeat, m.Received):
+		return false // that it came again is not noted
+	case !known && !s.mayChange(a, ofFacts, factOctets(v.text), m.Received):
+		s.count.overBudget.Add(1)
+		return false
 	}
 	f, err := s.fact(sh, sc, id, v.text)
 	if err != nil {
@@ -153,23 +168,29 @@ func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *d
 	return changed
 }
 
-// hasLayout reports whether a template id has the layout of t. The shard's lock is held.
-func (sh *shard) hasLayout(sc scope, id uint16, t *decode.Template) bool {
+// repeatCost is what a reception of d from a port costs.
+func (d *definition) repeatCost(port uint16) int64 {
+	if l := d.domain.templates[d.id.template]; len(l.defs) > 1 || len(d.sources) != 1 || d.sources[0].port != port {
+		return changedOctets
+	}
+	return repeatOctets
+}
+
+// withLayout returns the definition of a template id with the layout of t, nil when there
+// is none. The shard's lock is held.
+func (sh *shard) withLayout(sc scope, id uint16, t *decode.Template) *definition {
 	dom := sh.domain(sc)
 	if dom == nil || dom.templates[id] == nil {
-		return false
+		return nil
 	}
-	return dom.templates[id].byLayout(t) != nil
+	return dom.templates[id].byLayout(t)
 }
 
 // errOverBudget is what Learn gives for a template beyond the budget of its exporter, or
-// of all exporters, for new definitions. It is the caller's own.
-func errOverBudget() error {
-	return &wire.Error{What: "template: too many new ones of this exporter, or of all", Cause: wire.BadTemplate}
-}
+// of all exporters, for new definitions. It must not be changed: a flood gets it for each
+// template, and nothing is allocated for it.
+var errOverBudget error = &wire.Error{What: "template: too many new ones of this exporter, or of all", Cause: wire.BadTemplate}
 
-// errFull is what Learn gives for a template that the limits leave no room for. It
-// is the caller's own.
-func errFull() error {
-	return &wire.Error{What: "template: the store is full", Cause: wire.BadTemplate}
-}
+// errFull is what Learn gives for a template that the limits leave no room for. It must
+// not be changed either.
+var errFull error = &wire.Error{What: "template: the store is full", Cause: wire.BadTemplate}

@@ -9,10 +9,12 @@ import (
 // and 8.1); what options data says is of the exporter, and shared. It implements
 // decode.State and decode.Withdrawer, for one goroutine.
 type Session struct {
-	shared decode.State
+	shared *Store
 	budget Budget
-	most   int // definitions
-	places int // of known that are paid for: a map does not shrink
+	rate   bucket // of sessionChanges
+	spent  int64  // receive time of the message that found nothing left of it, ns; 0: none
+	most   int    // definitions
+	places int    // of known that are paid for: a map does not shrink
 	known  map[sessionKey]sessionPlan
 }
 
@@ -81,22 +83,44 @@ func (s *Session) Plan(k *decode.TemplateKey, _ *decode.Meta, _ *decode.Header) 
 	return s.known[sessionKey{k.Domain, k.ID}].plan
 }
 
+// affords charges a new definition; the rest of a message is refused that found nothing
+// left. It counts what is refused.
+func (s *Session) affords(t *decode.Template, received int64) bool {
+	n := definitionOctets(t)
+	if received == 0 || s.spent != received {
+		if now := s.shared.now(); s.rate.fits(sessionChanges, now, n) {
+			s.rate.taken += n
+			return true
+		}
+		s.spent = received
+	}
+	s.shared.count.overBudget.Add(1)
+	return false
+}
+
 // Learn implements decode.State. A definition takes the place of the one that its
 // id had, withdrawn or not: nothing of what follows it is lost then.
-func (s *Session) Learn(k *decode.TemplateKey, _ *decode.Meta, _ *decode.Header, t *decode.Template) (*decode.Plan, error) {
+func (s *Session) Learn(k *decode.TemplateKey, m *decode.Meta, _ *decode.Header, t *decode.Template) (*decode.Plan, error) {
 	at := sessionKey{k.Domain, k.ID}
 	is, known := s.known[at]
 	if known && is.plan.Template().SameLayout(t) {
 		return is.plan, nil
 	}
 	if !known && len(s.known) >= s.most {
-		return nil, errFull()
+		return nil, errFull
+	}
+	if !s.affords(t, m.Received) {
+		if known { // its data must not be read by the layout that it had
+			s.forget(at)
+			s.renew()
+		}
+		return nil, errOverBudget
 	}
 	plan, err := decode.Compile(k.Version, t)
 	if err != nil {
 		return nil, err
 	}
-	if known { // its data must not be read by the layout that it had
+	if known { // as above
 		s.forget(at)
 	}
 	if err := s.pay(plan.Octets()); err != nil {
@@ -114,7 +138,7 @@ func (s *Session) pay(octets int) error {
 	}
 	if !s.budget.Take(octets + place*sessionPlace) {
 		s.renew()
-		return errFull()
+		return errFull
 	}
 	s.places += place
 	return nil
