@@ -262,11 +262,13 @@ func (r *Replica) Run(ctx context.Context) error {
 	guard(r.accountant)
 	guard(r.overlooker)
 	guard(func(c context.Context) error { return every(c, rankEvery, r.exporters.rank) })
-	guard(func(ctx context.Context) error {
+	passes, endPasses := context.WithCancel(groupCtx)
+	defer endPasses()
+	guard(func(context.Context) error {
 		select { // what is known by then is decoded in memory
 		case <-r.passed:
-			return late.run(ctx)
-		case <-ctx.Done():
+			return late.run(passes)
+		case <-passes.Done():
 			return nil
 		}
 	})
@@ -287,6 +289,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	}
 	err = readers.Wait()
 	closeAll(sockets)
+	endPasses() // its open transaction takes up to 7 s to end when Kafka is away, while finish waits too
 	r.finish(producer, late)
 	stop()
 	return errors.Join(err, group.Wait())

@@ -12,8 +12,23 @@ import (
 // endSlack is how much longer than a rebalance the end of a transaction may take.
 const endSlack = 5 * time.Second
 
+// outlive returns a context that ends some time after ctx: a shutdown still commits the
+// open transaction, but does not wait for a Kafka that is away. The next member of this
+// name, or the transaction's timeout, then aborts it.
+func (l *life) outlive(ctx context.Context) (context.Context, func()) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(l.rebalanceTimeout()+commitSlack, cancel) })
+	return longer, func() { stop(); cancel() }
+}
+
+// commitSlack is how much longer than a rebalance a shutdown waits for a commit.
+const commitSlack = 2 * time.Second
+
 // end finishes a transaction: all or nothing.
 func (l *life) end(ctx context.Context, tx *Tx) error {
+	longer, cancel := l.outlive(ctx)
+	defer cancel()
+	tx.ctx = longer
 	l.mu.Lock()
 	if lost := l.lost(tx); lost != nil {
 		tx.fail(lost)
@@ -29,8 +44,8 @@ func (l *life) end(ctx context.Context, tx *Tx) error {
 	// put this member out meanwhile: the loop that beats waits in turn for the end of
 	// this transaction (BlockRebalanceOnPoll). A new session then begins where the last
 	// commit was.
-	bounded, cancel := context.WithTimeout(tx.ctx, l.rebalanceTimeout()+endSlack)
-	defer cancel()
+	bounded, over := context.WithTimeout(tx.ctx, l.rebalanceTimeout()+endSlack)
+	defer over()
 	commitCtx := kgo.PreTxnCommitFnContext(bounded, func(req *kmsg.TxnOffsetCommitRequest) error {
 		l.mu.Lock()
 		defer l.mu.Unlock()

@@ -45,6 +45,10 @@ type progress struct {
 // rebalance that blocks its end.
 const transactionTimeout = 45 * time.Second
 
+// leaveWithin bounds how long leaving the group takes. Without an answer the group
+// notices after the session timeout.
+const leaveWithin = 2 * time.Second
+
 // rebalanceTimeout is how long a rebalance waits for a member: for the end of
 // its transaction, and for one that is dead.
 func (s *Session) rebalanceTimeout() time.Duration {
@@ -58,7 +62,10 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 	}
 	c := s.c.as(s.sc.Group)
 	heartbeat := min(3*time.Second, s.c.SessionTimeout/5)
+	client, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
 	l.gts, err = kgo.NewGroupTransactSession(append(c.opts(),
+		kgo.WithContext(client),
 		kgo.ConsumerGroup(s.sc.Group),
 		kgo.ConsumeTopics(s.sc.Input),
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
@@ -81,7 +88,11 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 	}
 	l.refusals.max = s.sc.MaxRecords
 	defer s.noteAbort(nil)
-	defer l.gts.Client().CloseAllowingRebalance()
+	defer func() {
+		leaving := time.AfterFunc(leaveWithin, giveUp)
+		defer leaving.Stop()
+		l.gts.Client().CloseAllowingRebalance()
+	}()
 	defer l.dropAll()
 	if s.sc.Passes {
 		l.hold()
@@ -154,6 +165,7 @@ func (l *life) revoked(_ context.Context, _ *kgo.Client, lost map[string][]int32
 		}
 	}
 	if len(gone) > 0 {
+		l.noteAbort(nil) // what could not be committed is another member's now
 		if l.sc.Passes { // whoever gets them back begins with a pass
 			l.gts.Client().PauseFetchPartitions(map[string][]int32{l.sc.Input: gone})
 		}

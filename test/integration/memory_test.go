@@ -58,7 +58,8 @@ func TestMemoryMaxHoldsUnderAttack(t *testing.T) {
 	at := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
 	w := &world{t: t, bin: build(ctx, t, t.TempDir())}
 	p := w.start("ingest", "KAFKA_BROKERS="+brokers, fmt.Sprintf("MEMORY_MAX=%d", hostileMemory), "REPLICA=attacked", "LOG_LEVEL=error",
-		"LISTEN_UDP="+at(0)+","+at(1), "LISTEN_TCP="+at(2), "TRUSTED_PROXIES=127.255.0.0/16", "RECEIVERS=2")
+		"LISTEN_UDP="+at(0)+","+at(1), "LISTEN_TCP="+at(2), "TRUSTED_PROXIES=127.255.0.0/16", "RECEIVERS=2",
+		"DRAIN=2s", "FLUSH=5s") // and 1 s: 4 s less than terminate allows, for a process that the attack leaves with a full memory
 	kafkatest.Poll(ctx, t, "ingest is ready", func() bool { code, _ := p.ready(); return code == http.StatusOK })
 
 	attack, stop := context.WithTimeout(ctx, hostileFor)
