@@ -98,20 +98,20 @@ func (p *pair) measure(ctx context.Context, o options) (r result, err error) {
 		items = append(items, float64(cpu[1])/float64(n))
 		slices.Sort(r.ratios)
 	}
-	if len(r.ratios) < 10 {
-		return r, fmt.Errorf("%s: only %d usable rounds: the machine is too busy to compare", p.name, len(r.ratios))
+	if len(items) > 0 {
+		slices.Sort(items)
+		r.item = items[len(items)/2]
 	}
-	slices.Sort(items)
-	r.item = items[len(items)/2]
 	return r, nil
 }
 
 // interval returns the bounds between which the median of the ratios lies with a
 // probability of at least 95 %: order statistics of the binomial distribution, so
-// that single disturbed rounds do not count. It needs 6 rounds.
+// that single disturbed rounds do not count. With fewer than 10 usable rounds,
+// as on a machine that is too busy, nothing is known.
 func (r *result) interval() (low, high float64) {
 	n := len(r.ratios)
-	if n < 6 {
+	if n < 10 {
 		return 0, math.Inf(1)
 	}
 	rank := 0 // of the lower bound, from 0
@@ -145,6 +145,9 @@ func (r *result) verdict(limit float64) string {
 
 func (r *result) line(name string, limit float64) string {
 	low, high := r.interval()
+	if len(r.ratios) == 0 {
+		return fmt.Sprintf("%-40s no usable round  %s", name, undecided)
+	}
 	percent := func(ratio float64) float64 { return 100 * (ratio - 1) }
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%-40s %9.0f ns  %+6.1f %%  (%+.1f to %+.1f, %d rounds)  %s", name, r.item,
