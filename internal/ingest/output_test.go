@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/budget"
 	"weir/test/locked"
 )
 
@@ -51,7 +52,7 @@ func TestOutputIsBoundedByTheOctetsReceived(t *testing.T) {
 			output += s.KeyEnd - s.Start
 		}
 	}
-	if most := 4*freeOutput*len(flows) + 400_000; output > most {
+	if most := 4*budget.FreeOutput*len(flows) + 400_000; output > most {
 		t.Errorf("want at most %d octets of %d, got %d", most, 4*len(flows), output)
 	}
 	if got := r.Stats(); int(got.Flows+got.Dropped) != sent || got.Dropped == 0 || float64(got.Dropped) != droppedFlows(r, reasonOutput) {
@@ -65,7 +66,7 @@ func TestOutputIsBoundedByTheOctetsReceived(t *testing.T) {
 	}
 	decoded = r.Stats().Flows
 	r.Receive(flows, from, at.Add(10*time.Second))
-	if n := int(r.Stats().Flows - decoded); n <= freeOutput*len(flows)/500 || n == records {
+	if n := int(r.Stats().Flows - decoded); n <= budget.FreeOutput*len(flows)/500 || n == records {
 		t.Errorf("10 s later: want the budget to allow some flows more, got %d", n)
 	}
 	if err := stop(); err != nil {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"weir/internal/accounting"
+	"weir/internal/budget"
 	"weir/internal/decode"
 	"weir/internal/exporters"
 	"weir/internal/kafka"
@@ -48,7 +49,7 @@ type Replica struct {
 	proxies   *proxies
 	watch     *watch
 	accounts  accounts
-	output    *budget
+	output    *budget.Budget
 	park      parking
 	changed   changes                   // for parking
 	undecoded atomic.Pointer[undecoded] // from Run on

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/accounting"
+	"weir/internal/budget"
 	"weir/internal/decode"
 	"weir/internal/framing"
 	"weir/internal/kafka"
@@ -65,7 +66,7 @@ type undecoded struct {
 	checkNow     chan struct{}
 	changed      changes
 	worker       worker // of the session
-	budget       *budget
+	budget       *budget.Budget
 
 	mu      sync.Mutex // guards what follows
 	owned   map[int32]*waitingFor
@@ -110,7 +111,7 @@ func (r *Replica) newUndecoded() (*undecoded, error) {
 	u := &undecoded{
 		r: r, topic: r.c.Topics.Name(kafka.Undecoded), flows: r.c.Topics.Name(kafka.Flows), keep: r.c.Undecoded.Keep,
 		checkNow: make(chan struct{}, 1), worker: r.worker(&r.accounts.shared),
-		budget: newBudget(r.c.Undecoded),
+		budget: newUndecodedBudget(r.c.Undecoded),
 		owned:  map[int32]*waitingFor{}, pending: map[string]float64{},
 	}
 	producer, err := kafka.NewProducer(r.c.Kafka, u.topic, kafka.ProducerConfig{Linger: r.c.Linger, MaxOctets: max(r.c.Undecoded.Burst, 1), Compression: "snappy"})
@@ -237,8 +238,12 @@ func (u *undecoded) put(s *decode.Set, now time.Time) {
 		u.r.lostSet(s, reasonKafka, now) // never: it holds no text
 		return
 	}
-	if reason := u.budget.spend(s.Meta.Exporter, len(value), now); reason != "" {
-		u.r.lostSet(s, reason, now)
+	switch u.budget.Spend(s.Meta.Exporter, len(value), now) {
+	case budget.Exporter:
+		u.r.lostSet(s, reasonExporterLimit, now)
+		return
+	case budget.All:
+		u.r.lostSet(s, reasonUndecodedLimit, now)
 		return
 	}
 	k := s.Key()

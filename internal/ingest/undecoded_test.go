@@ -235,37 +235,6 @@ func TestErrorsOfALateSetCountWhenItsTransactionCommits(t *testing.T) {
 	}
 }
 
-func TestBudgetsBoundWhatIsAppended(t *testing.T) {
-	at := time.Unix(1_700_000_000, 0)
-	a, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
-	b := newBudget(UndecodedConfig{Rate: 10, Burst: 1000, Exporter: 600})
-	for i, step := range []struct {
-		after    time.Duration
-		exporter netip.Addr
-		octets   int
-		want     string
-	}{
-		{0, a, 600, ""},
-		{0, a, 1, reasonExporterLimit},
-		{0, other, 401, reasonUndecodedLimit},
-		{0, other, 400, ""}, // what was refused took nothing off its own
-		{time.Second, other, 11, reasonUndecodedLimit},
-		{0, other, 10, ""},
-		{time.Hour, a, 600, ""},
-	} {
-		at = at.Add(step.after)
-		if got := b.spend(step.exporter, step.octets, at); got != step.want {
-			t.Errorf("step %d: want %q, got %q", i, step.want, got)
-		}
-	}
-	for i := range 2 * maxBudgets {
-		b.spend(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1, at)
-	}
-	if n := len(b.exporters); n > maxBudgets {
-		t.Errorf("budgets: want at most %d, got %d", maxBudgets, n)
-	}
-}
-
 func someSet() *decode.Set {
 	return &decode.Set{
 		Meta:   decode.Meta{Exporter: netip.MustParseAddr("2001:db8::1"), Port: 50001, Received: 1_700_000_000_000_000_001},

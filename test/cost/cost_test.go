@@ -141,7 +141,7 @@ func TestCountersAreReadByTheirFormat(t *testing.T) {
 	}
 	data[24] = 1
 	if _, err := c.parse(data); err == nil {
-		t.Error("an unknown flavor is taken")
+		t.Error("an unknown encoding is taken")
 	}
 }
 

@@ -68,10 +68,10 @@ func (c *counter) read() (profile, error) {
 }
 
 const (
-	counterHeader  = 32 // magic, version, hash, flavor, padding
+	counterHeader  = 32 // magic, version, hash, encoding, padding
 	segmentHeader  = 16 // functions, length of string table, length of arguments
-	flavorOffset   = 24
-	flavorULEB     = 2
+	encodingOffset = 24
+	encodingULEB   = 2
 	metaHeader     = 56
 	packageHeader  = 44
 	functionsCount = 40 // in a package header
@@ -82,7 +82,7 @@ var errCoverage = errors.New("coverage data of an unknown format")
 // parse reads counter data of one segment.
 func (c *counter) parse(b []byte) (profile, error) {
 	p := profile{of: map[*function]uint64{}}
-	if len(b) < counterHeader+segmentHeader || b[flavorOffset] != flavorULEB {
+	if len(b) < counterHeader+segmentHeader || b[encodingOffset] != encodingULEB {
 		return p, errCoverage
 	}
 	segment := b[counterHeader:]

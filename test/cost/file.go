@@ -23,10 +23,10 @@ func save(path string, f *finding) error {
 		}
 		fmt.Fprintf(&b, "%s %s %d %x\n", transport, p.from, p.gap, p.octets)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return err
 	}
-	return os.WriteFile(path, []byte(b.String()), 0o644)
+	return os.WriteFile(path, []byte(b.String()), 0o640)
 }
 
 // load reads what save wrote.

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"weir/internal/budget"
 	"weir/internal/decode"
 	"weir/internal/templates"
 )
@@ -34,21 +35,21 @@ const (
 // accounted is what the stores say they hold, octets.
 func accounted(t *target) uint64 {
 	n := uint64(t.store.Stats().Octets + t.tail.Stats().Octets)
-	return n + t.budget.taken + uint64(len(t.sessions))*perSession + uint64(len(t.streams))*perStream
+	return n + t.sessionOctets.taken + uint64(len(t.sessions))*perSession + uint64(len(t.streams))*perStream
 }
 
 // full reports whether a store has no room.
 func full(err error) bool { return strings.Contains(err.Error(), "store is full") }
 
-// sessionOctets bounds the templates of all sessions.
-const sessionOctets = 256 << 10
+// maxSessionOctets bounds the templates of all sessions.
+const maxSessionOctets = 256 << 10
 
-// A budget counts what sessions hold, octets. It implements templates.Budget.
-type budget struct{ taken uint64 }
+// A sessionBudget counts what sessions hold, octets. It implements templates.Budget.
+type sessionBudget struct{ taken uint64 }
 
 // Take implements templates.Budget.
-func (b *budget) Take(n int) bool {
-	if b.taken+uint64(n) > sessionOctets {
+func (b *sessionBudget) Take(n int) bool {
+	if b.taken+uint64(n) > maxSessionOctets {
 		return false
 	}
 	b.taken += uint64(n)
@@ -56,9 +57,28 @@ func (b *budget) Take(n int) bool {
 }
 
 // Give implements templates.Budget.
-func (b *budget) Give(n int) { b.taken -= uint64(n) }
+func (b *sessionBudget) Give(n int) { b.taken -= uint64(n) }
 
-func newSession(t *target) *templates.Session { return t.store.NewSession(&t.budget) }
+func newSession(t *target) *templates.Session { return t.store.NewSession(&t.sessionOctets) }
+
+// extraOutput is what flows may take beyond budget.FreeOutput times the octets received, of an
+// exporter and of all together, octets at once. Ingest's own limits are greater: this one lets
+// a short sequence reach what comes after it.
+const extraOutput = 512
+
+// An outputBudget is the budget for flows.
+type outputBudget = budget.Budget
+
+func newOutputBudget(extra int) *outputBudget {
+	return budget.New(budget.Limit{AtOnce: extra}, budget.Limit{AtOnce: extra})
+}
+
+// decodeWithin decodes a message as ingest does, within the budget for flows.
+func decodeWithin(b *outputBudget, w *worker, octets []byte, m *decode.Meta) {
+	w.decoder.MaxOctets = budget.OutputLimit(len(octets))
+	w.decoder.Wire(octets, m, &w.result)
+	b.ChargeOutput(&w.result, m.Exporter, len(octets), time.Unix(0, m.Received))
+}
 
 // optionsRecords returns how many records of options data a datagram had.
 func optionsRecords(r *decode.Result) int { return r.OptionsRecords }

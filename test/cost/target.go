@@ -31,8 +31,9 @@ type target struct {
 	tally    *accounting.Tally
 	book     *accounting.Book
 
-	streams map[accounting.Stream]struct{}
-	budget  budget // of the templates of sessions
+	streams       map[accounting.Stream]struct{}
+	sessionOctets sessionBudget // of the templates of sessions
+	output        *outputBudget // of flows
 
 	received               uint64 // octets
 	changes                int    // definitions and facts that were taught
@@ -50,6 +51,7 @@ type worker struct {
 func newTarget(udp *worker) *target {
 	t := &target{now: start, udp: udp, sessions: map[netip.AddrPort]*worker{}, tally: &accounting.Tally{}, streams: map[accounting.Stream]struct{}{}}
 	clock := func() time.Time { return t.now }
+	t.output = newOutputBudget(extraOutput)
 	t.store, t.tail = newStore("a", clock), newStore("b", clock)
 	t.book = accounting.NewBook("a", start)
 	udp.decoder.State, udp.decoder.Replica = &counted{t.store, &t.changes}, "a"
@@ -91,7 +93,7 @@ func (t *target) session(from netip.AddrPort) *worker {
 func (t *target) datagram(w *worker, p *packet) {
 	m := decode.Meta{Exporter: p.from.Addr(), Port: p.from.Port(), Received: t.now.UnixNano()}
 	r := &w.result
-	w.decoder.Wire(p.octets, &m, r)
+	decodeWithin(t.output, w, p.octets, &m)
 	d := accounting.Of(p.from.Addr(), &r.Header, len(r.Flows), optionsRecords(r), len(r.Templates))
 	d.Received, d.Octets, d.Errors, d.Undecoded = m.Received, len(p.octets), len(r.Errors), len(r.Unknown)
 	d.Units[accounting.Datagrams] = 1
