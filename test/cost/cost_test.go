@@ -179,7 +179,7 @@ func TestSessionsAreTargetsOfTheirOwn(t *testing.T) {
 }
 
 func TestOnlyUnknownFindingsFail(t *testing.T) {
-	found := map[place]*finding{{"kept", "decode.compile"}: {}}
+	found := map[place]*finding{{metric: "kept", function: "decode.compile"}: {}}
 	for known, want := range map[string]int{"": 1, "work,kafka": 1, "work,kept": 0} {
 		if got := status(found, strings.Split(known, ",")); got != want {
 			t.Errorf("known %q: status %d, want %d", known, got, want)

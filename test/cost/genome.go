@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
@@ -263,6 +264,104 @@ func appendPattern(b []byte, n int, fill uint8, vary bool, at int) []byte {
 		}
 	}
 	return b
+}
+
+// A kind says what most octets of a sequence are.
+type kind struct {
+	of     setKind
+	knows  templateKind // for data: which template it has
+	stream bool
+}
+
+// compare orders kinds.
+func (k kind) compare(o kind) int {
+	if k.stream != o.stream {
+		if k.stream {
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(cmp.Compare(k.of, o.of), cmp.Compare(k.knows, o.knows))
+}
+
+type templateKind uint8
+
+const (
+	noTemplate templateKind = iota
+	flowTemplate
+	optionsTemplate
+)
+
+// A layout is a template that a genome has, as data finds it.
+type layout struct {
+	known  templateKind
+	octets int // of a record; fields of variable length count as 1
+}
+
+// layouts returns the templates of g, by id.
+func (g *genome) layouts() map[uint16]layout {
+	out := map[uint16]layout{}
+	for i := range g.messages {
+		for j := range g.messages[i].sets {
+			s := &g.messages[i].sets[j]
+			if s.kind != templateSet && s.kind != optionsSet || g.messages[i].version == 5 {
+				continue
+			}
+			l := layout{known: flowTemplate}
+			if s.kind == optionsSet {
+				l.known = optionsTemplate
+			}
+			for _, f := range s.fields {
+				if f.length == variable {
+					f.length = 1
+				}
+				l.octets += int(f.length) * max(1, int(s.widen))
+			}
+			out[s.id] = l
+		}
+	}
+	return out
+}
+
+// octets returns about how many octets a set takes.
+func (s *set) octets(known map[uint16]layout) int {
+	record := 4
+	switch {
+	case s.kind == dataSet && s.record != nil:
+		record = len(s.record)
+	case s.kind == dataSet:
+		if record = known[s.id].octets; record == 0 {
+			record = 8
+		}
+	case s.kind != rawSet:
+		record += 4 * len(s.fields) * max(1, int(s.widen))
+	}
+	return 4 + record*int(s.count)
+}
+
+// kind returns what most octets of g are.
+func (g *genome) kind() kind {
+	known := g.layouts()
+	octets := map[kind]int{}
+	var most kind
+	for i := range g.messages {
+		m := &g.messages[i]
+		for j := range m.sets {
+			s := &m.sets[j]
+			k := kind{of: s.kind, stream: m.stream}
+			switch {
+			case m.version == 5:
+				k.of = rawSet
+			case s.kind == dataSet:
+				k.knows = known[s.id].known
+			}
+			octets[k] += min(s.octets(known), maxMessage) * int(m.repeat)
+			if octets[k] > octets[most] {
+				most = k
+			}
+		}
+	}
+	return most
 }
 
 func (g *genome) clone() *genome {

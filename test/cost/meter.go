@@ -11,6 +11,7 @@ import (
 type cost struct {
 	octets                 uint64  // received
 	changes                int     // definitions and facts that were taught
+	due                    int     // reports of streams, one a minute
 	honest                 float64 // statements that honest datagrams of the same sizes take
 	work                   profile
 	allocated              uint64 // octets
@@ -71,8 +72,9 @@ func (m *meter) measure(packets []packet, kept bool) (c cost, err error) {
 	}
 	c.work.exclude("weir/test/cost")
 	c.octets, c.allocated, c.flows, c.shared, c.reports = t.received, after.TotalAlloc-before.TotalAlloc, t.flows, t.shared, t.reports
-	c.accounted, c.changes = accounted(t), t.changes
-	c.honest = m.perMinute * t.now.Sub(start).Minutes()
+	minutes := t.now.Sub(start).Minutes()
+	c.accounted, c.changes, c.due = accounted(t), t.changes, len(t.streams)*(1+int(minutes))
+	c.honest = m.perMinute * minutes
 	for i := range packets {
 		c.honest += m.perDatagram + m.perOctet*float64(len(packets[i].octets))
 	}

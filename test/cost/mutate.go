@@ -25,7 +25,7 @@ func (g *genome) change(r *rand.Rand, other *genome) {
 	}
 	i := r.IntN(len(g.messages))
 	m := &g.messages[i]
-	switch r.IntN(20) {
+	switch r.IntN(22) {
 	case 0: // duplicate
 		if len(g.messages) < 12 {
 			g.messages = slices.Insert(g.messages, i, genomeOf(*m).messages[0])
@@ -49,6 +49,8 @@ func (g *genome) change(r *rand.Rand, other *genome) {
 		}
 	case 5, 6, 7, 8:
 		m.change(r)
+	case 9, 10:
+		g.fill(r)
 	default:
 		if len(m.sets) == 0 {
 			m.sets = append(m.sets, randomSet(r))
@@ -57,6 +59,58 @@ func (g *genome) change(r *rand.Rand, other *genome) {
 			m.sets[j].change(r)
 		} else {
 			m.changeSets(r, j, other)
+		}
+	}
+}
+
+// fill makes one data set one of many records that differ: as many as fit, or twice as many
+// as there are. Its template may lose a field, so that more records fit.
+func (g *genome) fill(r *rand.Rand) {
+	var data []*set
+	for i := range g.messages {
+		for j := range g.messages[i].sets {
+			if s := &g.messages[i].sets[j]; s.kind == dataSet && g.messages[i].version != 5 {
+				data = append(data, s)
+			}
+		}
+	}
+	if len(data) == 0 {
+		return
+	}
+	s := data[r.IntN(len(data))]
+	if r.IntN(3) == 0 {
+		g.narrow(r, s.id)
+	}
+	record := max(1, g.layouts()[s.id].octets)
+	fits := maxMessage * 7 / 8 / record
+	s.record = nil
+	if s.vary == 0 || r.IntN(2) == 0 {
+		s.vary = 1<<64 - 1
+	}
+	if r.IntN(2) == 0 {
+		s.count = uint16(max(1, fits>>r.IntN(3)))
+	} else {
+		s.count = uint16(max(1, min(2*int(s.count), fits)))
+	}
+}
+
+// narrow makes the records of the template with this id shorter.
+func (g *genome) narrow(r *rand.Rand, id uint16) {
+	for i := range g.messages {
+		for j := range g.messages[i].sets {
+			s := &g.messages[i].sets[j]
+			if s.id != id || s.kind != templateSet && s.kind != optionsSet || len(s.fields) == 0 {
+				continue
+			}
+			f := r.IntN(len(s.fields))
+			switch n := s.fields[f].length; {
+			case len(s.fields) > 2 && r.IntN(2) == 0:
+				s.fields = slices.Delete(s.fields, f, f+1)
+			case n == variable:
+				s.fields[f].length = 2
+			default:
+				s.fields[f].length = n / 2
+			}
 		}
 	}
 }

@@ -33,6 +33,7 @@ const (
 	allocatedPerChange = 5000
 	kafkaPerOctet      = 12
 	kafkaPerChange     = 150
+	kafkaPerReport     = 400 // of accounting: one of each stream a minute of its datagrams
 	keptPerOctet       = 16
 	keptPerAccounted   = 2
 	fixed              = 32 << 10 // octets, whatever comes
@@ -57,7 +58,7 @@ var metrics = []metric{
 		name: "kafka", unit: "octets to Kafka",
 		of: func(c *cost) float64 { return float64(c.kafka()) },
 		may: func(c *cost) float64 {
-			return kafkaPerOctet*float64(c.octets) + kafkaPerChange*float64(c.changes) + fixed/16
+			return kafkaPerOctet*float64(c.octets) + kafkaPerChange*float64(c.changes) + kafkaPerReport*float64(c.due) + fixed/16
 		},
 		where: (*cost).topic,
 	},
@@ -86,13 +87,18 @@ func largest(of map[string]uint64) string {
 	return best
 }
 
-// A place is what an elite is the best of: a metric, among the inputs with the same hottest
-// function; or, when metric is empty, the statements of that function per octet.
-type place struct{ metric, function string }
+// A place is what an elite is the best of: a metric, among the inputs of the same kind with
+// the same hottest function; or, when metric is empty, the statements of that function per
+// octet.
+type place struct {
+	metric, function string
+	kind             kind
+}
 
 // An elite is the most expensive input of its place.
 type elite struct {
 	genome *genome
+	kind   kind // of genome
 	score  float64
 }
 
@@ -119,8 +125,7 @@ type search struct {
 	begun    time.Time
 	mutants  int
 	elites   map[place]elite
-	parents  []*genome          // of all elites; nil: to be made anew
-	best     []*genome          // of those that cost most
+	parents  []family           // of all elites, by kind; made anew every parentsEvery mutants
 	recent   []*genome          // of those that were found last
 	findings map[place]*finding // by metric and what is to blame
 	seen     map[place]float64  // greatest score that was explained, by metric and hottest function
@@ -177,11 +182,11 @@ func (s *search) try(g *genome) error {
 	if s.hangs != nil {
 		defer time.AfterFunc(endless, func() { s.hangs(g) }).Stop()
 	}
-	c, err := s.measure(packets)
+	c, err := s.measure(g, packets)
 	if err != nil || c.octets == 0 {
 		return err
 	}
-	hot := c.work.hottest()
+	hot, kind := c.work.hottest(), g.kind()
 	within := true
 	for i := range metrics {
 		m := &metrics[i]
@@ -199,51 +204,52 @@ func (s *search) try(g *genome) error {
 		m := &metrics[i]
 		score := m.score(&c)
 		s.worst[m.name] = max(s.worst[m.name], score)
-		s.keep(place{m.name, hot}, g, score)
+		s.keep(place{m.name, hot, kind}, kind, g, score)
 	}
 	for f, n := range c.work.of {
-		s.keep(place{"", f.name}, g, float64(n)/float64(c.octets+256))
+		s.keep(place{function: f.name}, kind, g, float64(n)/float64(c.octets+256))
 	}
 	return nil
 }
 
 // measure measures the heap as well where that may show a new record: what is kept was
 // allocated. A record is measured twice, the second time with a fresh base.
-func (s *search) measure(packets []packet) (c cost, err error) {
+func (s *search) measure(g *genome, packets []packet) (c cost, err error) {
 	if c, err = s.meter.measure(packets, false); err != nil {
 		return c, err
 	}
 	most := c
 	most.kept = c.allocated
-	if !s.records(&most) || s.random.IntN(3) > 0 {
+	kind := g.kind()
+	if !s.records(kind, &most) || s.random.IntN(3) > 0 {
 		return c, nil
 	}
-	if c, err = s.meter.measure(packets, true); err != nil || !s.records(&c) {
+	if c, err = s.meter.measure(packets, true); err != nil || !s.records(kind, &c) {
 		return c, err
 	}
 	s.meter.rebase()
 	return s.meter.measure(packets, true)
 }
 
-// records reports whether c keeps more heap than any input before it.
-func (s *search) records(c *cost) bool {
+// records reports whether c keeps more heap than any input of its kind before it.
+func (s *search) records(k kind, c *cost) bool {
 	hot := c.work.hottest()
 	return slices.ContainsFunc(metrics, func(m metric) bool {
-		return m.kept && m.score(c) > max(s.elites[place{m.name, hot}].score, s.seen[place{m.name, hot}])
+		return m.kept && m.score(c) > max(s.elites[place{m.name, hot, k}].score, s.seen[place{metric: m.name, function: hot}])
 	})
 }
 
 // found notes a finding. It runs the input again to learn what is to blame.
 func (s *search) found(m *metric, hot string, score float64, g *genome, packets []packet) error {
-	if score <= s.seen[place{m.name, hot}] {
+	if score <= s.seen[place{metric: m.name, function: hot}] {
 		return nil
 	}
-	s.seen[place{m.name, hot}] = score
+	s.seen[place{metric: m.name, function: hot}] = score
 	c, err := s.meter.explain(packets)
 	if err != nil || m.score(&c) <= 1 {
 		return err
 	}
-	p := place{m.name, m.where(&c)}
+	p := place{metric: m.name, function: m.where(&c)}
 	f := s.findings[p]
 	if f == nil {
 		f = &finding{metric: m, where: p.function, mutants: s.mutants, after: time.Since(s.begun)}
@@ -262,44 +268,68 @@ func describe(m *metric, c *cost) string {
 		m.name, m.of(c), m.unit, m.score(c), c.octets, c.changes, m.where(c))
 }
 
-func (s *search) keep(p place, g *genome, score float64) {
+func (s *search) keep(p place, k kind, g *genome, score float64) {
 	if e, is := s.elites[p]; !is || score > e.score {
-		s.elites[p] = elite{g, score}
-		s.parents = nil
+		s.elites[p] = elite{g, k, score}
 		if n := len(s.recent); n == 0 || s.recent[n-1] != g {
 			s.recent = append(s.recent[max(0, n-15):], g)
 		}
 	}
 }
 
-// pick returns a parent: of the elites that were found last, of those of metrics and of the
-// functions with the most statements per octet, or of all.
+// A family is the elites of one kind.
+type family struct {
+	all, best []*genome // best: of metrics, and of the functions with the most statements per octet
+}
+
+const (
+	// functionsOfFamily is how many functions a family has among its best.
+	functionsOfFamily = 16
+	// parentsEvery is after how many mutants new elites become parents, beside those found last.
+	parentsEvery = 32
+)
+
+// pick returns a parent: one of those that were found last, or one of a kind. Each kind has
+// the same chance, however many elites it has, so that kinds that cost little for now are
+// tried as often.
 func (s *search) pick() *genome {
-	if s.parents == nil {
-		places := slices.SortedFunc(maps.Keys(s.elites), func(a, b place) int {
-			return cmp.Or(cmp.Compare(a.metric, b.metric), cmp.Compare(s.elites[b].score, s.elites[a].score), cmp.Compare(a.function, b.function))
-		})
-		functions := 0
-		s.parents, s.best = s.parents[:0], s.best[:0]
-		for _, p := range places { // functions come first: their metric is empty
-			g := s.elites[p].genome
-			s.parents = append(s.parents, g)
-			if p.metric == "" {
-				functions++
-			}
-			if p.metric != "" || functions <= 48 {
-				s.best = append(s.best, g)
-			}
+	if s.parents == nil || s.mutants%parentsEvery == 0 {
+		s.parents = s.families()
+	}
+	if s.random.IntN(4) == 0 {
+		return s.recent[s.random.IntN(len(s.recent))]
+	}
+	f := s.parents[s.random.IntN(len(s.parents))]
+	if len(f.best) > 0 && s.random.IntN(3) > 0 {
+		return f.best[s.random.IntN(len(f.best))]
+	}
+	return f.all[s.random.IntN(len(f.all))]
+}
+
+// families returns all elites by kind.
+func (s *search) families() (out []family) {
+	places := slices.SortedFunc(maps.Keys(s.elites), func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.metric, b.metric), cmp.Compare(s.elites[b].score, s.elites[a].score),
+			cmp.Compare(a.function, b.function), a.kind.compare(b.kind))
+	})
+	at := map[kind]int{}
+	functions := map[kind]int{}
+	for _, p := range places { // functions come first: their metric is empty
+		g, k := s.elites[p].genome, s.elites[p].kind
+		i, is := at[k]
+		if !is {
+			i = len(out)
+			at[k], out = i, append(out, family{})
+		}
+		out[i].all = append(out[i].all, g)
+		if p.metric == "" {
+			functions[k]++
+		}
+		if p.metric != "" || functions[k] <= functionsOfFamily {
+			out[i].best = append(out[i].best, g)
 		}
 	}
-	from := s.parents
-	switch s.random.IntN(4) {
-	case 0:
-		from = s.recent
-	case 1, 2:
-		from = s.best
-	}
-	return from[s.random.IntN(len(from))]
+	return out
 }
 
 // sorted returns the findings in the order in which they were made.

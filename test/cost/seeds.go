@@ -44,6 +44,9 @@ func seeds() []*genome {
 		{id: 2, length: 8}, {id: 152, length: 8}, {id: 153, length: 8}}, widen: 1, count: 1}
 	text := set{kind: templateSet, id: 262, fields: []field{{id: 27, length: 16}, {id: 28, length: 16}, {id: 82, length: variable}, {id: 1, length: 4}}, widen: 1, count: 1}
 	name := set{kind: optionsSet, id: 263, scopes: 1, fields: []field{{id: 10, length: 4}, {id: 82, length: 16}}, widen: 1, count: 1}
+	// The samplers and interfaces that a router tells of: RFC 3954 section 6.1, IE 48, 49, 50 and 10, 82, 83.
+	samplers := set{kind: optionsSet, id: 264, scopes: 1, fields: []field{{id: 1, length: 4}, {id: 48, length: 2}, {id: 49, length: 1}, {id: 50, length: 4}}, widen: 1, count: 1}
+	interfaces := set{kind: optionsSet, id: 265, scopes: 1, fields: []field{{id: 1, length: 4}, {id: 10, length: 4}, {id: 82, length: 32}, {id: 83, length: 64}}, widen: 1, count: 1}
 	return []*genome{
 		honest(24, 2),
 		{messages: []message{with(5, false, set{kind: rawSet, count: 30, fill: 10})}},
@@ -51,5 +54,7 @@ func seeds() []*genome {
 		{messages: []message{with(10, true, ipfix, set{kind: dataSet, id: 261, count: 10, fill: 1})}},
 		{messages: []message{with(10, false, text, set{kind: dataSet, id: 262, count: 4, fill: 9})}},
 		{messages: []message{with(9, false, name, set{kind: dataSet, id: 263, count: 3, fill: 'a', vary: 1})}},
+		{messages: []message{with(9, false, samplers, set{kind: dataSet, id: 264, count: 3, fill: 1, vary: 1 << 1})}},
+		{messages: []message{with(9, false, interfaces, set{kind: dataSet, id: 265, count: 3, fill: 'a', vary: 1 << 1})}},
 	}
 }
