@@ -17,12 +17,88 @@ func (r *Replica) apply(key, value []byte) {
 	r.logMu.Lock()
 	defer r.logMu.Unlock()
 	rec := templates.Record{Key: bytes.Clone(key), Value: bytes.Clone(value)}
-	if r.tlog.Ready() != nil && r.barrierAt.Load() == 0 {
-		r.backlog = append(r.backlog, rec)
-		return
+	if len(key) > 0 && r.barrierAt.Load() == 0 { // without a key it is no record of ours
+		if r.tlog.Ready() != nil {
+			r.wait(rec)
+			return
+		}
+		r.passBarrier()
 	}
-	r.passBarrier()
 	r.merge(rec)
+}
+
+// wait adds a record to the backlog. When its octets are too many the older half of
+// them is merged before the barrier: a definition among these may be decoded with
+// until a later record replaces it. logMu is held.
+func (r *Replica) wait(rec templates.Record) {
+	r.backlog.add(rec)
+	if most := r.c.Templates.Octets / backlogPart; r.backlog.octets > most {
+		if r.errorLog.AllowN(r.deps.Now(), 1) {
+			r.log.Warn("the templates topic is large: a part of it is taken before it is read to its end", "records", len(r.backlog.at), "octets", r.backlog.octets)
+		}
+		r.backlog.take(most/2, r.merge)
+	}
+}
+
+// backlogPart is the part of TEMPLATES_MAX_OCTETS that the backlog may take.
+const backlogPart = 8
+
+// A backlog holds records of the templates topic in their order, of each key the last.
+type backlog struct {
+	records []templates.Record // without a key: replaced by a later one
+	at      map[string]int     // index in records, by key
+	octets  int                // of heap, about
+}
+
+// backlogOctets is the heap that a record takes.
+func backlogOctets(rec *templates.Record) int { return 192 + 2*len(rec.Key) + len(rec.Value) }
+
+// add adds a record, which has a key.
+func (b *backlog) add(rec templates.Record) {
+	if b.at == nil {
+		b.at = map[string]int{}
+	}
+	if i, ok := b.at[string(rec.Key)]; ok {
+		b.octets -= backlogOctets(&b.records[i])
+		b.records[i] = templates.Record{}
+	}
+	b.at[string(rec.Key)] = len(b.records)
+	b.records = append(b.records, rec)
+	b.octets += backlogOctets(&rec)
+	if len(b.records) > 2*len(b.at)+1024 {
+		b.compact()
+	}
+}
+
+// take removes records, the oldest first, until at most so many octets are left; less
+// than 0 means all. It hands each to f.
+func (b *backlog) take(octets int, f func(templates.Record)) {
+	for i := range b.records {
+		if b.octets <= octets {
+			break
+		}
+		rec := b.records[i]
+		if rec.Key == nil {
+			continue
+		}
+		delete(b.at, string(rec.Key))
+		b.octets -= backlogOctets(&rec)
+		b.records[i] = templates.Record{}
+		f(rec)
+	}
+	b.compact()
+}
+
+// compact removes the places of records that are gone.
+func (b *backlog) compact() {
+	kept := make([]templates.Record, 0, len(b.at))
+	for _, rec := range b.records {
+		if rec.Key != nil {
+			b.at[string(rec.Key)] = len(kept)
+			kept = append(kept, rec)
+		}
+	}
+	b.records = kept
 }
 
 // passBarrier merges what waited. logMu is held.
@@ -30,10 +106,8 @@ func (r *Replica) passBarrier() {
 	if r.barrierAt.Load() != 0 {
 		return
 	}
-	for _, rec := range r.backlog {
-		r.merge(rec)
-	}
-	r.backlog = nil
+	r.backlog.take(-1, r.merge)
+	r.backlog = backlog{}
 	r.barrierAt.Store(r.deps.Now().UnixNano())
 	close(r.passed)
 	r.log.Info("the templates topic is read to its end", "definitions", r.store.Stats().Definitions)

@@ -66,7 +66,7 @@ type Replica struct {
 	errorLog, dropLog         *rate.Limiter
 
 	logMu     sync.Mutex // guards backlog
-	backlog   []templates.Record
+	backlog   backlog
 	barrierAt atomic.Int64 // ns since the epoch; 0: the barrier has not passed
 
 	mu      sync.Mutex // guards what follows

@@ -47,11 +47,20 @@ func NewTemplateLog(c Config, topic, replica string) (*TemplateLog, error) {
 	return l, nil
 }
 
+// Bounds of what the client holds, octets: of records that Kafka has not acknowledged,
+// and of an answer to a fetch.
+const (
+	maxTemplatesBuffered = 16 << 20
+	maxTemplatesFetched  = 8 << 20
+)
+
 func (l *TemplateLog) opts() []kgo.Opt {
 	return append(append(l.c.opts(), producing(&l.c)...),
 		kgo.ProducerLinger(0), // whoever waits for a template waits for this
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerBatchMaxBytes(maxTemplateBatch-1024), // the broker counts its own framing, too
+		kgo.MaxBufferedBytes(maxTemplatesBuffered),
+		kgo.FetchMaxBytes(maxTemplatesFetched),
 		kgo.ConsumeTopics(l.topic),
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
@@ -215,7 +224,8 @@ func (l *TemplateLog) note(err error) {
 // Publish writes one record (value nil: tombstone), stamped with the wall
 // clock; key and value stay untouched until done is called, exactly once and
 // from another goroutine, with the outcome. While Kafka is away it waits, up to
-// 10 000 records. Outside Run the outcome is ErrClosed.
+// 10 000 records and 16 MiB; beyond that the outcome is ErrBufferFull. Outside Run
+// the outcome is ErrClosed.
 func (l *TemplateLog) Publish(key, value []byte, done func(error)) {
 	l.mu.Lock()
 	cl := l.cl

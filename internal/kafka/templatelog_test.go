@@ -267,3 +267,28 @@ func TestPublishingToALogThatDoesNotRunFails(t *testing.T) {
 		t.Errorf("want ErrClosed, got %v", err)
 	}
 }
+
+// While Kafka is away the octets that wait for it are bounded, not their records alone.
+func TestATemplateLogHoldsABoundedNumberOfOctets(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	ensure(ctx, t, b.Addr(), Templates)
+	x := runTail(ctx, t, b.Addr(), "r")
+	untilReady(ctx, t, x)
+	b.Close()
+	const size = 64 << 10
+	outcomes := make(chan error, 2*maxTemplatesBuffered/size)
+	for range cap(outcomes) {
+		x.Publish([]byte("\x01k"), make([]byte, size), func(err error) { outcomes <- err })
+	}
+	for range cap(outcomes)/2 - 1 {
+		select {
+		case err := <-outcomes:
+			if !errors.Is(err, ErrBufferFull) {
+				t.Fatalf("want the outcome of what does not fit to be %v, got %v", ErrBufferFull, err)
+			}
+		case <-ctx.Done():
+			t.Fatal("more than its bound waits")
+		}
+	}
+}
