@@ -6,15 +6,17 @@ import (
 	"weir/internal/decode"
 )
 
-// Budgets bound what the definitions and facts of a sender can cost. A
-// definition or fact that is received again is charged little, see repeatOctets;
-// beyond the budget it stays as it is, and that it came again is not noted.
+// Budgets bound what the definitions and facts of a sender can cost.
 //
 // Learning: what an exporter says that is new is charged to the exporter and to
 // one total. Beyond the budget it is refused and counted; the exporter sends it
 // again. Each exporter has a reserve that does not depend on the total, so that
 // a flood from forged addresses does not keep out the first template and
 // sampling rate of an honest exporter.
+//
+// Repeating: what is in force for a port already, and comes from it again, has a
+// budget of its own, so that an exporter with templates in each datagram does not
+// spend that of what is new. Beyond it, it stays in force, and is not noted.
 //
 // Publishing: each record is charged, before it goes to the topic, to the
 // exporter and to a total of its kind. Beyond the budget it stays due.
@@ -30,6 +32,10 @@ var (
 	// exporterReserve is the part of them that the totals do not bound: 8 facts
 	// or one template of 56 fields, and one fact in 4 s.
 	exporterReserve = limit{burst: 512, perSecond: 16}
+	// exporterRepeats bounds how many definitions and facts of one exporter are noted
+	// when they come again: about a µs each. totalRepeats bounds those of all.
+	exporterRepeats = limit{burst: 16_384, perSecond: 2048}
+	totalRepeats    = limit{burst: 131_072, perSecond: 65_536}
 	// sessionChanges bounds the octets of new definitions of one session over TCP. A
 	// definition that is refused is not sent again there, so that it is more than any
 	// exporter sends: 4 096 templates of 120 fields at once.
@@ -52,7 +58,7 @@ var (
 	}
 )
 
-// A limit says how much a bucket holds and how fast it refills, octets.
+// A limit says how much a bucket holds and how fast it refills, octets; of repeats, number.
 type limit struct{ burst, perSecond int64 }
 
 // A bucket counts what was taken of a limit. The zero value is full.
@@ -103,22 +109,24 @@ const (
 type budgets struct {
 	mu      sync.Mutex // guards what follows; taken inside a shard's lock
 	changes [nKinds]bucket
+	repeats bucket
 	records [nKinds]bucket
 }
 
 // An allowance is what one exporter has taken. Its shard's lock guards it.
 type allowance struct {
 	changes, reserve bucket
+	repeats          bucket
 	records, first   bucket
-	spent            [nKinds]int64 // receive time of the datagram that found nothing left, ns; 0: none
+
+	// Receive times of the datagrams that found nothing left, ns; 0: none.
+	spent         [nKinds]int64
+	spentOfRepeat int64
 }
 
-// What a definition or fact costs that is received again: as it was received from its
-// port last, about a µs; else it is decided anew what is in force, a few µs.
-const (
-	repeatOctets  = 8
-	changedOctets = 64
-)
+// turnOctets is what a definition or fact costs that is known, and is another than was in
+// force for its port: what is in force is decided anew.
+const turnOctets = 64
 
 // factOctets and definitionOctets are what learning costs: about what is kept.
 func factOctets(text string) int64 { return 64 + int64(len(text)) }
@@ -144,6 +152,30 @@ func (s *Store) mayChange(a *allowance, k kind, n, received int64) bool {
 	}
 	a.changes.taken += n
 	return true
+}
+
+// mayRepeat charges an exporter for a definition or fact that is in force for its port, and
+// came from it again in a datagram received at a time. False means that it must not be
+// noted. The shard's lock is held.
+func (s *Store) mayRepeat(a *allowance, received int64) bool {
+	if a.spentOfRepeat == received && received != 0 {
+		return false
+	}
+	now := s.now()
+	if a.repeats.fits(exporterRepeats, now, 1) {
+		s.spent.mu.Lock()
+		fits := s.spent.repeats.fits(totalRepeats, now, 1)
+		if fits {
+			s.spent.repeats.taken++
+		}
+		s.spent.mu.Unlock()
+		if fits {
+			a.repeats.taken++
+			return true
+		}
+	}
+	a.spentOfRepeat = received
+	return false
 }
 
 // takeChange takes n octets of an exporter's reserve, else of the total.

@@ -77,7 +77,7 @@ func BenchmarkOctet(b *testing.B) {
 				send(i, p)
 			}
 			var pkts [][]byte
-			for n := range 512 {
+			for n := range 1024 {
 				pkts = append(pkts, c.make(n))
 			}
 			for n, pkt := range pkts { // spends the budget

@@ -187,22 +187,36 @@ func (f *fact) by(port int32) (v factValue, ok bool) {
 	return v, false
 }
 
-// knows reports whether v is what a port said of a fact, or the newest is, and what
-// it costs to receive it again.
-func (sh *shard) knows(sc scope, id factID, port uint16, v factValue) (is bool, repeat int64) {
+// A novelty is how much of a fact is new that a port says.
+type novelty int
+
+const (
+	factNew  novelty = iota // the fact, or its value
+	factTurn                // the port said otherwise, and the newest is so
+	factSame                // what the port reads already
+)
+
+// knows reports how much is new of a fact when a port says v.
+func (sh *shard) knows(sc scope, id factID, port uint16, v factValue) novelty {
 	dom := sh.domain(sc)
 	if dom == nil {
-		return false, 0
+		return factNew
 	}
 	f := dom.facts[id]
 	if f == nil || f.received == 0 {
-		return false, 0
-	}
-	if len(f.others) == 0 && f.port == int32(port) {
-		return f.is == v, repeatOctets
+		return factNew
 	}
 	own, ok := f.by(int32(port))
-	return own == v && ok || f.is == v, changedOctets
+	switch {
+	case !ok:
+		own = f.is
+	case own != v && f.is == v:
+		return factTurn
+	}
+	if own == v {
+		return factSame
+	}
+	return factNew
 }
 
 // known implements publishable and evictable.

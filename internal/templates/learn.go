@@ -32,12 +32,18 @@ func (s *Store) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t
 func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t *decode.Template) (d *definition, changed bool, err error) {
 	a, sc := sh.allowanceOf(k.Exporter), scopeOf(k)
 	d = sh.withLayout(sc, k.ID, t)
+	octets := definitionOctets(t)
+	if d != nil {
+		octets = turnOctets
+	}
 	switch {
-	case d == nil && !s.mayChange(a, ofDefinitions, definitionOctets(t), m.Received):
+	case d != nil && d.domain.choice(k.ID).of(m.Port) == d:
+		if !s.mayRepeat(a, m.Received) {
+			return d, false, nil
+		}
+	case !s.mayChange(a, ofDefinitions, octets, m.Received):
 		s.count.overBudget.Add(1)
 		return nil, false, errOverBudget
-	case d != nil && !s.mayChange(a, ofDefinitions, d.repeatCost(m.Port), m.Received):
-		return d, false, nil // known: that it came again is not noted
 	}
 	isNew := a == nil
 	if d == nil {
@@ -138,10 +144,17 @@ func known(what flowpb.Fact_What) bool {
 func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, is decode.Fact) (changed bool) {
 	sc, id, v := scopeOf(k), factID{is.What, is.ID}, factValue{is.Number, is.Text}
 	a := sh.allowanceOf(k.Exporter)
-	switch known, repeat := sh.knows(sc, id, m.Port, v); {
-	case known && !s.mayChange(a, ofFacts, repeat, m.Received):
-		return false // that it came again is not noted
-	case !known && !s.mayChange(a, ofFacts, factOctets(v.text), m.Received):
+	octets := factOctets(v.text)
+	switch sh.knows(sc, id, m.Port, v) {
+	case factSame:
+		if !s.mayRepeat(a, m.Received) {
+			return false
+		}
+		octets = 0
+	case factTurn:
+		octets = turnOctets
+	}
+	if octets > 0 && !s.mayChange(a, ofFacts, octets, m.Received) {
 		s.count.overBudget.Add(1)
 		return false
 	}
@@ -166,14 +179,6 @@ func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *d
 		s.due.add(f)
 	}
 	return changed
-}
-
-// repeatCost is what a reception of d from a port costs.
-func (d *definition) repeatCost(port uint16) int64 {
-	if l := d.domain.templates[d.id.template]; len(l.defs) > 1 || len(d.sources) != 1 || d.sources[0].port != port {
-		return changedOctets
-	}
-	return repeatOctets
 }
 
 // withLayout returns the definition of a template id with the layout of t, nil when there

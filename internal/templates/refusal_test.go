@@ -33,9 +33,9 @@ func TestATemplateBeyondTheBudgetAllocatesNothing(t *testing.T) {
 	}
 }
 
-// Templates that are known cost their exporter's budget too: eight layouts of an id, in
-// turn from eight ports, are decided anew each time. Beyond the budget they stay known.
-func TestTemplatesThatComeAgainHaveABudget(t *testing.T) {
+// A sender can have known templates decided anew: eight layouts of an id, in turn from
+// eight ports. That has a budget, as new ones have.
+func TestTemplatesThatTakeTurnsHaveABudget(t *testing.T) {
 	s, c := newStore("r1")
 	d := &decode.Decoder{State: s}
 	var r decode.Result
@@ -48,28 +48,56 @@ func TestTemplatesThatComeAgainHaveABudget(t *testing.T) {
 		for range n {
 			for i := range 64 {
 				c.ns++
-				pkt := pkts[i/8]
-				octets += len(pkt)
-				d.Wire(pkt, &decode.Meta{Exporter: exporterA, Port: uint16(i % 8), Received: c.ns}, &r)
-				if len(r.Errors) > 0 || len(r.Templates) != 168 {
-					t.Fatalf("templates that are known: want 168 of them, got %d and errors %v", len(r.Templates), r.Errors)
-				}
+				octets += len(pkts[i/8])
+				d.Wire(pkts[i/8], &decode.Meta{Exporter: exporterA, Port: uint16(i % 8), Received: c.ns}, &r)
 			}
 		}
 	}
-	send(2) // 21 504 templates
+	send(16) // 172 032 templates
 	octets = 0
 	if made := allocatedBy(func() { send(2) }); made > uint64(octets)/10 {
 		t.Errorf("%d octets of known templates beyond the budget allocate %d: want a tenth at most", octets, made)
 	}
-	if got := s.Stats(); got.OverBudget != 0 || got.Definitions != 8*168 {
-		t.Errorf("want 1 344 definitions and none refused, got %+v", got)
+	if got := s.Stats(); got.OverBudget == 0 || got.Definitions != 8*168 {
+		t.Errorf("want 1 344 definitions and some refused, got %+v", got)
 	}
 	// A minute later the exporter has a budget again: its port 1 changes to another layout.
 	c.ns += minute
 	d.Wire(pkts[3], &decode.Meta{Exporter: exporterA, Port: 1, Received: c.ns}, &r)
-	if got := lengthOf(s.Known(keyOf(exporterA, 7, 256), 1)); got != 4 {
-		t.Errorf("layout in force for port 1: want that of 4 octets, got %d", got)
+	if got := lengthOf(s.Known(keyOf(exporterA, 7, 256), 1)); got != 4 || len(r.Errors) > 0 {
+		t.Errorf("layout in force for port 1: want that of 4 octets, got %d and errors %v", got, r.Errors)
+	}
+}
+
+// An exporter that sends its templates in each datagram spends nothing of what it has for
+// new ones, and for another layout of a known one.
+func TestTemplatesInEachDatagramLeaveTheBudgetForNewOnes(t *testing.T) {
+	s, c := newStore("r1")
+	d := &decode.Decoder{State: s}
+	var r decode.Result
+	send := func(n int) {
+		c.ns++
+		d.Wire(oneFieldTemplates(0, n), &decode.Meta{Exporter: exporterA, Port: 1, Received: c.ns}, &r)
+		if len(r.Errors) > 0 || len(r.Templates) != 168 {
+			t.Fatalf("want 168 templates, got %d and errors %v", len(r.Templates), r.Errors)
+		}
+	}
+	send(1)
+	send(0)
+	for range 1000 { // 168 000 templates within a µs
+		send(0)
+	}
+	made := testing.AllocsPerRun(10, func() { _ = oneFieldTemplates(0, 0) })
+	if got := testing.AllocsPerRun(10, func() { send(0) }); got > made {
+		t.Errorf("168 templates that are not noted take %v allocations, and their datagram %v: want no more", got, made)
+	}
+	send(1) // after a restart
+	if got := lengthOf(s.Known(keyOf(exporterA, 7, 256), 1)); got != 2 {
+		t.Errorf("layout in force: want that of 2 octets, got %d", got)
+	}
+	send(2)
+	if got := s.Stats(); got.OverBudget != 0 {
+		t.Errorf("want none refused, got %d", got.OverBudget)
 	}
 }
 
