@@ -13,8 +13,10 @@ import (
 const (
 	storeOctets    = 384 << 10
 	exporterOctets = 256 << 10
-	// keptLimits is what two replicas may keep by their limits.
-	keptLimits = 2 * storeOctets
+	// maxSessionOctets bounds the templates and facts of all sessions.
+	maxSessionOctets = 256 << 10
+	// keptLimits is what two replicas and the sessions may keep by their limits.
+	keptLimits = 2*storeOctets + maxSessionOctets
 )
 
 // newStore returns a store with small limits.
@@ -40,9 +42,6 @@ func accounted(t *target) uint64 {
 
 // full reports whether a store has no room.
 func full(err error) bool { return strings.Contains(err.Error(), "store is full") }
-
-// maxSessionOctets bounds the templates of all sessions.
-const maxSessionOctets = 256 << 10
 
 // A sessionBudget counts what sessions hold, octets. It implements templates.Budget.
 type sessionBudget struct{ taken uint64 }

@@ -13,8 +13,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -27,6 +29,7 @@ func run() int {
 	seed := flag.Uint64("seed", 1, "seed of the random numbers; the same seed makes the same mutants")
 	mutants := flag.Int("mutants", 0, "end after so many mutants; 0: no limit")
 	lasts := flag.Duration("for", 10*time.Minute, "end after this time")
+	processes := flag.Int("processes", 1, "searches at once: each has a seed of its own, from -seed on, and an equal part of the mutants")
 	out := flag.String("out", ".cache/cost", "directory for the inputs that break a bound")
 	known := flag.String("known", "", "kinds of cost, with commas, whose bounds are known to be broken: findings do not fail")
 	replay := flag.String("replay", "", "measure the input in this file, and end")
@@ -37,6 +40,9 @@ func run() int {
 			return fail(err)
 		}
 		return 0
+	}
+	if *processes > 1 {
+		return parallel(*processes, *seed, *mutants / *processes, *out)
 	}
 	m, err := newMeter()
 	if err != nil {
@@ -71,6 +77,33 @@ func run() int {
 		fmt.Printf("BROKEN after %d mutants, %.0f s: %s\n       %s\n", f.mutants, f.after.Seconds(), describe(f.metric, &f.cost), path)
 	}
 	return status(s.findings, strings.Split(*known, ","))
+}
+
+// parallel runs searches in processes of their own: a search measures the whole process. It
+// returns the worst of their statuses.
+func parallel(n int, seed uint64, mutants int, out string) int {
+	running := make([]*exec.Cmd, n)
+	for i := range running {
+		of := strconv.FormatUint(seed+uint64(i), 10)
+		args := append(slices.Clone(os.Args[1:]), "-processes", "1", "-seed", of, "-mutants", strconv.Itoa(mutants), "-out", filepath.Join(out, "seed-"+of))
+		running[i] = exec.Command(os.Args[0], args...)
+		running[i].Stdout, running[i].Stderr = os.Stdout, os.Stderr
+		if err := running[i].Start(); err != nil {
+			running = running[:i]
+			fail(err)
+			break
+		}
+	}
+	worst := 0
+	if len(running) < n {
+		worst = 2
+	}
+	for _, c := range running {
+		if err := c.Wait(); err != nil {
+			worst = max(worst, c.ProcessState.ExitCode(), 1)
+		}
+	}
+	return worst
 }
 
 // status is 1 when a bound is broken that is not known to be.
