@@ -18,7 +18,8 @@ const (
 // replica that did receive it meanwhile answers the tombstone with a publication.
 func (s *Store) expired() []Record {
 	now, last := s.now(), s.swept.Load()
-	if now-last < int64(sweepEvery) || !s.swept.CompareAndSwap(last, now) {
+	passed := now - last // negative: the clock was set back
+	if passed >= 0 && passed < int64(sweepEvery) || !s.swept.CompareAndSwap(last, now) {
 		return nil
 	}
 	doubted := now - int64(lifetime) // of unconfirmed definitions

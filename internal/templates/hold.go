@@ -2,6 +2,7 @@ package templates
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"weir/internal/decode"
@@ -221,7 +222,7 @@ func (s *Store) removeDefinition(sh *shard, d *definition) {
 	l := d.domain.templates[d.id.template]
 	l.defs = slices.DeleteFunc(l.defs, func(o *definition) bool { return o == d })
 	if len(l.defs) == 0 {
-		delete(d.domain.templates, d.id.template)
+		remove(&d.domain.templates, d.id.template, &d.domain.mostTemplates)
 	}
 	d.domain.choose(d.id.template)
 	s.unrank(&d.place)
@@ -242,7 +243,7 @@ func (s *Store) removeDefinition(sh *shard, d *definition) {
 }
 
 func (s *Store) removeFact(sh *shard, f *fact) {
-	delete(f.domain.facts, f.id)
+	remove(&f.domain.facts, f.id, &f.domain.mostFacts)
 	f.hide()
 	s.unrank(&f.place)
 	s.due.leave(f)
@@ -255,6 +256,20 @@ func (s *Store) removeFact(sh *shard, f *fact) {
 	s.tidy(sh, f.domain)
 }
 
+// remove deletes an entry of a map. Maps do not shrink: one that has held many more than
+// it does now is made anew. most is how many it held at most; it is kept here.
+func remove[K comparable, V any](m *map[K]V, k K, most *int) {
+	const few, shrink = 64, 4
+	*most = max(*most, len(*m))
+	delete(*m, k)
+	if *most < few || len(*m) > *most/shrink {
+		return
+	}
+	is := make(map[K]V, len(*m))
+	maps.Copy(is, *m)
+	*m, *most = is, len(is)
+}
+
 // tidy forgets a domain, and its exporter, of which nothing is known any more.
 func (s *Store) tidy(sh *shard, d *domain) {
 	if len(d.templates) > 0 || len(d.facts) > 0 {
@@ -262,7 +277,7 @@ func (s *Store) tidy(sh *shard, d *domain) {
 	}
 	sh.domains.Delete(d.scope)
 	e := sh.exporters[d.scope.exporter]
-	delete(e.domains, d)
+	remove(&e.domains, d, &e.mostDomains)
 	s.charge(e, -emptyDomain)
 	if len(e.domains) == 0 {
 		delete(sh.exporters, d.scope.exporter)

@@ -120,6 +120,7 @@ type exporter struct {
 	octets             int64 // accounted, with plans
 	factOctets         int64 // of these, facts
 	domains            map[*domain]struct{}
+	mostDomains        int   // since that map was made
 	held               bool  // nothing of it is published: many are new
 	heldAt             int64 // receive time of its first datagram
 	established        bool  // with one of its definitions maxSets data sets were decoded
@@ -135,6 +136,8 @@ type domain struct {
 
 	templates map[uint16]*layouts
 	facts     map[factID]*fact
+
+	mostTemplates, mostFacts int // since these maps were made
 }
 
 // choice returns what is in force of a template id, nil if nothing is.
