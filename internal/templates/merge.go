@@ -239,6 +239,7 @@ func (s *Store) bury(sh *shard, id key) {
 		case f == nil:
 		case f.local > since:
 			f.onTopic, f.topic = 0, nil
+			s.accountFact(f)
 			s.due.add(f)
 		default:
 			s.removeFact(sh, f)

@@ -202,6 +202,9 @@ func (q *sequence) check() {
 						if !d.confirmed {
 							unconfirmed++
 						}
+						if d.static {
+							ranked++ // in no order
+						}
 						for by := range d.records {
 							if d.records[by].line != nil {
 								pending++
