@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"fmt"
+	"log/slog"
 	"math"
 	"strings"
 
@@ -145,6 +146,11 @@ func (c *Config) memory() int {
 	if c.MemoryMax > 0 {
 		return c.MemoryMax
 	}
+	return c.allowed()
+}
+
+// allowed is what the parts may take, octets.
+func (c *Config) allowed() int {
 	fitted := *c
 	fitted.fit()
 	sum := always
@@ -154,12 +160,35 @@ func (c *Config) memory() int {
 	return sum
 }
 
-// heapMax is the limit of the Go heap, octets.
+// heapMax is the limit of the Go heap, octets. Below what the parts may take it would
+// make the garbage collector run without end once they are full, so settings that are
+// set to more than the heap's share raise it.
 func (c *Config) heapMax() int {
 	if c.MemoryMax > 0 {
-		return c.MemoryMax / 100 * heapShare
+		return min(c.MemoryMax, max(c.MemoryMax/100*heapShare, c.allowed()))
 	}
 	return c.memory()
+}
+
+// logMemory says how MEMORY_MAX is divided. c is fitted.
+func (c *Config) logMemory(log *slog.Logger) {
+	if c.MemoryMax == 0 {
+		return
+	}
+	parts := c.parts()
+	var made []any
+	for i := range parts {
+		if p := &parts[i]; !p.chosen && *p.setting < p.full {
+			made = append(made, p.variable, *p.setting)
+		}
+	}
+	if len(made) > 0 {
+		log.Info("settings that are not set are made to fit into MEMORY_MAX", append(made, "MEMORY_MAX", c.MemoryMax)...)
+	}
+	if heap := c.MemoryMax / 100 * heapShare; leastMemory(parts) > heap {
+		log.Warn("the settings that are set leave less than a quarter of MEMORY_MAX to the runtime: the process may exceed it; lower them or raise MEMORY_MAX",
+			"set", leastMemory(parts), "heap", heap, "MEMORY_MAX", c.MemoryMax)
+	}
 }
 
 // validateMemory refuses chosen settings that do not fit into MEMORY_MAX.

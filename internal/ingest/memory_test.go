@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"weir/internal/settings"
+	"weir/test/locked"
 )
 
 // parse reads ingest's settings from an environment.
@@ -101,6 +103,37 @@ func TestWhatTheDefaultsComeTo(t *testing.T) {
 	c, err := parse(t, map[string]string{"MEMORY_MAX": "400000000"})
 	if err != nil || c.memory() != 400_000_000 || c.heapMax() != 300_000_000 {
 		t.Errorf("MEMORY_MAX=400000000: %v; want that and three quarters of it for the heap, got %d and %d", err, c.memory(), c.heapMax())
+	}
+}
+
+// TestTheHeapHasRoomForWhatIsSet: settings that take more than three quarters of
+// MEMORY_MAX, which the version before accepted, must not make the garbage collector
+// run all the time, and the operator is told what is made to fit and what does not.
+func TestTheHeapHasRoomForWhatIsSet(t *testing.T) {
+	const mib = 1 << 20
+	var log locked.Buffer
+	for _, tt := range []struct {
+		octets, want int // PRODUCE_MAX_OCTETS and the heap of MEMORY_MAX=1000 MiB
+		warned       bool
+	}{
+		{64 * mib, 750*mib - 750*mib%75, false},                            // 384 and 128
+		{128 * mib, (768 + 128 + 2*512/1024 + 2*512/1024 + 8) * mib, true}, // and 512 KiB twice, 8 MiB for what is not set
+		{145 * mib, 1000 * mib, true},                                      // 870 and 128, which leave 2
+	} {
+		c, err := parse(t, map[string]string{"MEMORY_MAX": strconv.Itoa(1000 * mib), "PRODUCE_MAX_OCTETS": strconv.Itoa(tt.octets)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.heapMax(); got > tt.want || got < tt.want-2*mib {
+			t.Errorf("PRODUCE_MAX_OCTETS=%d: want %d octets of heap, got %d", tt.octets, tt.want, got)
+		}
+		c.fit()
+		before := len(log.String())
+		c.logMemory(slog.New(slog.NewTextHandler(&log, nil)))
+		text := log.String()[before:]
+		if !strings.Contains(text, "TEMPLATES_MAX_OCTETS="+strconv.Itoa(c.Templates.Octets)) || strings.Contains(text, "level=WARN") != tt.warned {
+			t.Errorf("PRODUCE_MAX_OCTETS=%d: want the octets of templates, and a warning %v, got\n%s", tt.octets, tt.warned, text)
+		}
 	}
 }
 

@@ -121,6 +121,7 @@ func New(c Config, d Deps) (*Replica, error) {
 		return nil, err
 	}
 	warnWideProxies(r.log, c.TrustedProxies)
+	c.logMemory(r.log)
 	tlog.Renewed = r.store.Republish
 	r.accounts.book, r.accounts.cluster = accounting.NewBook(c.Replica, d.Now()), accounting.NewCluster()
 	r.accounts.book.Listed, r.accounts.cluster.Listed = r.listsAddress, r.listsAddress

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -410,8 +411,10 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 		}
 		tx.ProduceAt(u.flows, 0, b[span.ValueEnd:span.KeyEnd:span.KeyEnd], value, at, nil)
 	}
+	tallied := w.talliedLate(s)
+	tallied.Flow = bytes.Clone(tallied.Flow) // not all flows of the set, until the commit
 	u.mu.Lock()
-	u.made = append(u.made, lateSet{x, len(w.res.Flows), besideFlows(&w.res), w.talliedLate(s)})
+	u.made = append(u.made, lateSet{x, len(w.res.Flows), besideFlows(&w.res), tallied})
 	u.mu.Unlock()
 	w.dec.Trim(&w.res)
 	u.r.watch.found(s.Key(), u.r.deps.Now())
