@@ -456,6 +456,7 @@ func (u *undecoded) Committed(partitions []int32) {
 		if n := s.flows; n > 0 {
 			u.r.stats.flows.Add(uint64(n))
 			u.r.exporters.decoded(s.of).Add(float64(n))
+			s.of.flows.Add(uint64(n)) // activity, for its label
 		}
 	}
 	if n := u.pending[lateDecoded]; n > 0 {

@@ -67,6 +67,7 @@ func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), // what was deleted is gone
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.FetchMaxWait(time.Second),
+		kgo.FetchMaxPartitionBytes(256<<10), // of a topic that anybody can fill
 	)...)
 	if err != nil {
 		return fmt.Errorf("follower of %s: %w", f.topic, err)
