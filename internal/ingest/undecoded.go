@@ -240,6 +240,7 @@ func (u *undecoded) put(s *decode.Set, now time.Time) {
 		return
 	}
 	switch u.budget.Spend(s.Meta.Exporter, len(value), now) {
+	case budget.None:
 	case budget.Exporter:
 		u.r.lostSet(s, reasonExporterLimit, now)
 		return

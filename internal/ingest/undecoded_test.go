@@ -294,3 +294,26 @@ func FuzzParseRawSet(f *testing.F) {
 		}
 	})
 }
+
+// An exporter whose sets are all decoded late is active: it must get a label, and must
+// not lose it.
+func TestFlowsOfLateSetsAreActivity(t *testing.T) {
+	r, err := New(config(embedded(t).Addr(), "r"), Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := r.newUndecoded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.producer.Close()
+	x, _ := r.exporters.get(exporterAt.Addr())
+	for range freshIdle + provenRanks {
+		u.made = append(u.made, lateSet{of: x, flows: 3})
+		u.Committed(nil)
+		r.exporters.rank()
+	}
+	if name := r.exporters.name(x); name != exporterAt.Addr().String() {
+		t.Errorf("active for an hour: want its label, got %q", name)
+	}
+}
