@@ -18,12 +18,8 @@ func (s *Store) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t
 		s.accountDefinition(d)
 	}
 	sh.mu.Unlock()
-	switch {
-	case err == errOverBudget:
-		return nil, err
-	case err != nil:
-		s.changed(k.Exporter, false, nil)
-		return nil, err
+	if err != nil {
+		return nil, err // nothing was added
 	}
 	s.changed(k.Exporter, changed, &d.place)
 	return d.plan, nil
@@ -153,6 +149,7 @@ func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *d
 		octets = 0
 	case factTurn:
 		octets = turnOctets
+	case factNew:
 	}
 	if octets > 0 && !s.mayChange(a, ofFacts, octets, m.Received) {
 		s.count.overBudget.Add(1)
