@@ -221,7 +221,7 @@ const MinFlow = 8
 // MinFact is the number of octets of options data that a fact takes at least. Records
 // beyond that are counted and not decoded; Errors names the set, with the cause
 // record_too_small.
-const MinFact = 3
+const MinFact = 8
 
 // smallAllowance is how many octets a datagram has beside those of its data sets,
 // so that a few small records are decoded whatever their number.

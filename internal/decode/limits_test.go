@@ -179,7 +179,7 @@ func TestNamesOfOptionsDataAreCut(t *testing.T) {
 }
 
 // A rate in one octet would change its exporter's state per octet.
-func TestOptionsDataMakesOneFactInThreeOctets(t *testing.T) {
+func TestOptionsDataMakesOneFactInEightOctets(t *testing.T) {
 	tmpl := ipfixOf(3, fromHex(t, "0100"+"0002"+"0001"+"008f0000"+"00220001")) // a sampling interval of one octet
 	rates := bytes.Repeat([]byte{7, 9, 11}, 400)
 	state := &factCounter{State: newMemory()}
@@ -189,7 +189,7 @@ func TestOptionsDataMakesOneFactInThreeOctets(t *testing.T) {
 		state.n = 0
 		d.Wire(tmpl, &testMeta, &r)
 		read(ipfixOf(256, rates), &testMeta, &r)
-		if want := (1200+64)/3 + 1; state.n != want { // 64 octets are every datagram's
+		if want := (1200+64)/8 + 1; state.n != want { // 64 octets are every datagram's
 			t.Errorf("facts of 1 200 octets: want %d, got %d", want, state.n)
 		}
 		if r.OptionsRecords != 1200 {

@@ -22,14 +22,15 @@ func v9Datagram(set uint16, content ...byte) []byte {
 }
 
 // samplerTemplate is options template 256: scope system without octets, sampler id
-// (48) of 2 octets, sampling interval (34) of 1.
-var samplerTemplate = v9Datagram(1, 1, 0, 0, 4, 0, 8, 0, 1, 0, 0, 0, 48, 0, 2, 0, 34, 0, 1)
+// (48) of 2 octets, sampling interval (34) of 1, padding (210) of 5: as many octets as
+// a fact takes at least.
+var samplerTemplate = v9Datagram(1, 1, 0, 0, 4, 0, 12, 0, 1, 0, 0, 0, 48, 0, 2, 0, 34, 0, 1, 0, 210, 0, 5)
 
 // samplerRecords is options data of n samplers from an id on, all of one rate.
 func samplerRecords(first, n int, rate byte) []byte {
 	var b []byte
 	for i := range n {
-		b = append(binary.BigEndian.AppendUint16(b, uint16(first+i)), rate)
+		b = append(binary.BigEndian.AppendUint16(b, uint16(first+i)), rate, 0, 0, 0, 0, 0)
 	}
 	return v9Datagram(256, b...)
 }

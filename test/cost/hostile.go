@@ -233,7 +233,7 @@ func kinds() []hostile {
 		{name: "options templates", pays: own, make: datagrams(with(ipfix, small(optionsSet, 134))),
 			not: "a refused template takes about 250 ns, and comes in 8 octets"},
 		{name: "options data, a new sampler each", pays: own, make: datagrams(with(v9, samplers), with(v9, options)),
-			not: "a refused fact takes about 150 ns, and comes in 4 octets; the limit on facts is one for 3 octets"},
+			not: "a refused fact takes about 150 ns, and comes in 8 octets"},
 		{name: "data without a template", pays: "`PARK_MAX_OCTETS`, then `UNDECODED_RATE`", make: datagrams(with(v9, set{kind: dataSet, id: 400, count: 168, fill: 1}))},
 		{name: "data without a template, 112 sets", pays: "`PARK_MAX_OCTETS`, then `UNDECODED_RATE`", make: datagrams(with(v9, many(set{kind: dataSet, id: 400, count: 1, fill: 1}, 112)...)),
 			not: "each set is kept or published by itself, about 300 ns, and comes in 8 octets"},
