@@ -80,13 +80,11 @@ const (
 	// sameBoot is how far export time less uptime of one life of an exporter may
 	// drift from slot to slot, s; where the uptime is nonsense it does by a slot.
 	sameBoot = 2 * slotSeconds
-	// near is how far apart the sequence numbers of two runs of several datagrams each
-	// may be that are joined to one.
+	// near is how far a datagram's sequence number may be from those of its run. A
+	// receiver that is flooded loses that many numbers at once. A single datagram
+	// beyond that may be forged: it begins a run of its own, which counts once others
+	// continue it.
 	near = 1 << 20
-	// leap is how far a single datagram's sequence number may be from those of its
-	// run: beyond that it begins a run of its own, which counts once others continue
-	// it. It may be forged.
-	leap = 1 << 10
 	// maxGap is how far the next slot's may be ahead: beyond that the exporter
 	// began anew.
 	maxGap = 1 << 28
@@ -114,12 +112,12 @@ func (r *run) takes(sequence uint32, boot int64, u *Units) bool {
 		return false
 	}
 	switch after, before := int32(sequence-r.greatest), int32(r.least-sequence); {
-	case after > 0 && after <= leap:
+	case after > 0 && after < near:
 		r.greatest, r.last = sequence, *u
 	case after == 0:
 		// One without records has the number of the next one.
 		r.last.most(u)
-	case before > 0 && before <= leap:
+	case before > 0 && before < near:
 		r.least = sequence
 	case before > 0 || after > 0:
 		return false
@@ -133,11 +131,7 @@ func (r *run) single() bool { return r.received[Datagrams] < 2 }
 
 // joins adds another run if both may be parts of one.
 func (r *run) joins(o *run) bool {
-	apart := int32(near)
-	if r.single() || o.single() {
-		apart = leap + 1
-	}
-	if !r.of(o.boot) || int32(o.least-r.greatest) >= apart || int32(r.least-o.greatest) >= apart {
+	if !r.of(o.boot) || int32(o.least-r.greatest) >= near || int32(r.least-o.greatest) >= near {
 		return false
 	}
 	switch after := int32(o.greatest - r.greatest); {
