@@ -70,7 +70,7 @@ func main() {
 	flag.Parse()
 	var err error
 	if o.only, err = regexp.Compile(*only); err != nil || o.base == "" || o.rounds < 10 || flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "benchagainst: want -base COMMIT, -rounds of 10 or more, and -only a regular expression", err)
+		fmt.Fprintln(os.Stderr, "benchagainst: want -base COMMIT, -rounds of 10 or more, and -only a regular expression")
 		flag.Usage()
 		os.Exit(2)
 	}
