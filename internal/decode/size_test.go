@@ -28,13 +28,13 @@ func (refusing) Learn(*TemplateKey, *Meta, *Header, *Template) (*Plan, error) { 
 
 // kept is the space in d and r, octets.
 func kept(d *Decoder, r *Result) int {
-	n := space(d.tmpl.Fields) + space(d.pending) + space(d.head) + space(d.variable) + space(d.slack)
-	n += space(r.Flows) + space(r.Templates) + space(r.Options) + space(r.Unknown) + space(r.Errors) + space(r.fields)
+	n := sliceOctets(d.tmpl.Fields) + sliceOctets(d.pending) + sliceOctets(d.head) + sliceOctets(d.variable) + sliceOctets(d.slack)
+	n += sliceOctets(r.Flows) + sliceOctets(r.Templates) + sliceOctets(r.Options) + sliceOctets(r.Unknown) + sliceOctets(r.Errors) + sliceOctets(r.fields)
 	for _, l := range r.Templates[:cap(r.Templates)] {
-		n += space(l.Template.Fields)
+		n += sliceOctets(l.Template.Fields)
 	}
 	for _, o := range r.Options[:cap(r.Options)] {
-		n += space(o.Values) + space(o.Facts)
+		n += sliceOctets(o.Values) + sliceOctets(o.Facts)
 	}
 	return n
 }
@@ -86,9 +86,9 @@ func TestTemplatesOfADatagramTakeTheSpaceOfTheirFields(t *testing.T) {
 	}
 	total := 0
 	for _, l := range r.Templates {
-		total += space(l.Template.Fields)
+		total += sliceOctets(l.Template.Fields)
 	}
-	if total += space(r.fields); total > 4*8*4100 { // with what growing left
+	if total += sliceOctets(r.fields); total > 4*8*4100 { // with what growing left
 		t.Errorf("%d octets for 4 099 fields of 8", total)
 	}
 }
@@ -116,7 +116,7 @@ func TestOctetsOfAPlan(t *testing.T) {
 					t.Fatal(err)
 				}
 				plans[i] = p
-				total += p.Octets()
+				total += p.HeapOctets()
 			}
 			grown := int(heap() - before)
 			if total < grown/2 || total > 2*grown {

@@ -123,10 +123,11 @@ func (s *Session) Learn(k *decode.TemplateKey, m *decode.Meta, _ *decode.Header,
 	if known { // as above
 		s.forget(at)
 	}
-	if err := s.pay(plan.Octets()); err != nil {
+	octets := plan.HeapOctets() // a walk of the plan: once
+	if err := s.pay(octets); err != nil {
 		return nil, err
 	}
-	s.known[at] = sessionPlan{plan, plan.Octets(), !t.Options}
+	s.known[at] = sessionPlan{plan, octets, !t.Options}
 	return plan, nil
 }
 
