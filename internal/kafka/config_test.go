@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -212,6 +214,57 @@ func TestAClientConnectsWithMutualTLSAndEachMechanism(t *testing.T) {
 			defer stranger.Close()
 			if err := stranger.Ping(testContext(t)); err == nil || !strings.Contains(err.Error(), "certificate") {
 				t.Errorf("a broker signed by nobody known: want a certificate error, got %v", err)
+			}
+		})
+	}
+}
+
+// Dial opens the connections with and without TLS; under TLS the certificate is checked
+// against the host that was dialled.
+func TestDialOpensConnections(t *testing.T) {
+	cert, certFile, _ := selfSigned(t)
+	for _, tt := range []struct {
+		name string
+		tls  bool
+		addr string // that of the bootstrap broker, which only Dial can reach
+		want string // part of the error; "": none
+	}{
+		{"plain", false, "broker.invalid:9092", ""},
+		{"TLS", true, "127.0.0.1:1", ""},
+		{"TLS, a name that the certificate lacks", true, "broker.invalid:9092", "certificate"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			opts := []kfake.Opt{kfake.NumBrokers(1)}
+			if tt.tls {
+				opts = append(opts, kfake.TLS(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}))
+			}
+			b, err := kfake.NewCluster(opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			c := config(tt.addr)
+			if c.TLS = tt.tls; tt.tls {
+				c.TLSCAFile = certFile
+			}
+			var dialled atomic.Int64
+			c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if addr == tt.addr {
+					dialled.Add(1)
+				}
+				return new(net.Dialer).DialContext(ctx, network, b.ListenAddrs()[0])
+			}
+			cl, err := kgo.NewClient(append(c.opts(), kgo.RequestRetries(0))...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cl.Close()
+			err = cl.Ping(testContext(t))
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("ping: %v, want an error with %q", err, tt.want)
+			}
+			if dialled.Load() == 0 {
+				t.Errorf("Dial was not asked for %s", tt.addr)
 			}
 		})
 	}

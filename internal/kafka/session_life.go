@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -26,10 +25,20 @@ type life struct {
 	refusals   refusals
 	aborts     int // transactions in a row that were aborted
 
-	mu    sync.Mutex // callbacks of the client come from its own goroutines
+	mu    chanMutex // callbacks of the client come from its own goroutines
 	owned map[int32]*progress
 	fatal error
 }
+
+// A chanMutex is a mutex that is held while a Handler reads from Kafka. A goroutine that
+// waits for a channel is durably blocked in a testing/synctest bubble, one that waits for
+// a sync.Mutex is not: the bubble's clock would stand still.
+type chanMutex chan struct{}
+
+func newChanMutex() chanMutex { return make(chanMutex, 1) }
+
+func (m chanMutex) Lock()   { m <- struct{}{} }
+func (m chanMutex) Unlock() { <-m }
 
 // progress is where an owned partition stands.
 type progress struct {
@@ -56,7 +65,7 @@ func (s *Session) rebalanceTimeout() time.Duration {
 }
 
 func (s *Session) once(ctx context.Context, h Handler) (err error) {
-	l := &life{Session: s, h: h, owned: map[int32]*progress{}}
+	l := &life{Session: s, h: h, owned: map[int32]*progress{}, mu: newChanMutex()}
 	if l.partitions, l.inputID, err = s.inputTopic(ctx); err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ func TestASessionEndsWhileKafkaIsAway(t *testing.T) {
 // was aborted before must not keep it unready.
 func TestAMemberWithoutPartitionsIsReady(t *testing.T) {
 	s, h, input := stampSession(t, refusingBroker(t, func(time.Time) int16 { return 0 }), &locked.Buffer{})
-	l := &life{Session: s, h: h, owned: map[int32]*progress{0: {}, 1: {}}}
+	l := &life{Session: s, h: h, owned: map[int32]*progress{0: {}, 1: {}}, mu: newChanMutex()}
 	s.note(nil) // a member of its group
 	s.noteAbort(errors.New("the broker is read-only"))
 	if s.Ready() == nil || s.Aborting() == nil {

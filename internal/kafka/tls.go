@@ -70,9 +70,36 @@ func (c *Config) certificates() ([]tls.Certificate, error) {
 	return []tls.Certificate{cert}, nil
 }
 
-// dialTLS connects to a broker. It reads the files each time, so that renewed
-// certificates are taken up without a restart.
-func (c *Config) dialTLS(ctx context.Context, network, host string) (net.Conn, error) {
+// dial connects to a broker, with TLS where it is set. It is the one place where
+// connections to Kafka are opened.
+func (c *Config) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	open := c.Dial
+	if open == nil {
+		open = new(net.Dialer).DialContext
+	}
+	if !c.TLS {
+		return open(ctx, network, addr)
+	}
+	conf, err := c.clientTLS(addr)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := open(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(plain, conf)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, plain.Close())
+	}
+	return conn, nil
+}
+
+// clientTLS returns the TLS settings of a connection to addr, host:port. It reads the
+// files each time, so that renewed certificates are used without a restart.
+func (c *Config) clientTLS(addr string) (*tls.Config, error) {
 	roots, err := c.roots()
 	if err != nil {
 		return nil, err
@@ -81,13 +108,11 @@ func (c *Config) dialTLS(ctx context.Context, network, host string) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	d := tls.Dialer{Config: &tls.Config{
-		MinVersion:   tls.VersionTLS12,
-		RootCAs:      roots,
-		Certificates: certs,
-		ServerName:   c.TLSServerName,
-	}}
-	return d.DialContext(ctx, network, host)
+	name := c.TLSServerName
+	if name == "" {
+		if name, _, err = net.SplitHostPort(addr); err != nil {
+			return nil, fmt.Errorf("broker address %q: %w", addr, err)
+		}
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: certs, ServerName: name}, nil
 }
