@@ -20,15 +20,15 @@ const keptIdents = 8
 // and hi are its key's ends. No pointers: what it does not always have is in
 // pools of its own, by number, 0 for none.
 type entry struct {
-	key       stateKey
-	initiator int8 // the exporter says: 1 lo, -1 hi, 0 nothing
-	icmpCode  uint8
-	quality   quality
-	identN    uint8     // records seen, modulo 256
-	in        queueName // not part of the value, nor are marks
-	marks     mark
-	deadline  int64  // emitted iff deadline <= stream time
-	seq       uint64 // order of the last change among all entries
+	key      stateKey
+	opener   opener
+	icmpCode uint8
+	quality  quality
+	identN   uint8     // records seen, modulo 256
+	in       queueName // not part of the value, nor are marks
+	marks    mark
+	deadline int64  // emitted iff deadline <= stream time
+	seq      uint64 // order of the last change among all entries
 
 	sides      int32  // the first of its sides
 	link       int32  // its link, when there is one
@@ -208,10 +208,8 @@ func (m *Machine) distance(e *entry, f *Flow) (gap int64, ok bool) {
 func (m *Machine) add(e *entry, f *Flow) {
 	e.remember(f.Ident)
 	e.quality |= f.quality
-	if e.initiator == 0 && f.Initiator != 0 {
-		if e.initiator = f.Initiator; !f.SrcIsLo {
-			e.initiator = -e.initiator
-		}
+	if exporter, answered := f.evidence(); exporter|answered != 0 {
+		e.opener = e.opener.with(exporter, answered)
 	}
 	asLo, asHi := &e.asLo, &e.asHi
 	if !f.SrcIsLo {

@@ -12,8 +12,8 @@ func (m *Machine) initiator(e *entry, loHi, hiLo *direction) (method flowpb.Dire
 	if loGroup != hiGroup {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_MULTICAST, hiGroup
 	}
-	if e.initiator != 0 {
-		return flowpb.DirectionMethod_DIRECTION_METHOD_EXPORTER, e.initiator > 0
+	if word := e.opener.exporter(); word != 0 {
+		return flowpb.DirectionMethod_DIRECTION_METHOD_EXPORTER, word > 0
 	}
 	if k.Proto == flowkey.ICMP || k.Proto == flowkey.ICMPv6 {
 		if k.OneWay() {
@@ -27,12 +27,16 @@ func (m *Machine) initiator(e *entry, loHi, hiLo *direction) (method flowpb.Dire
 		if a, b := loHi.flags&(syn|ack) == syn, hiLo.flags&(syn|ack) == syn; a != b {
 			return flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, a
 		}
+		if answered := e.opener.answered(); answered == loAnswered || answered == hiAnswered {
+			return flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, answered == hiAnswered
+		}
 	}
-	// Without a SYN the connection began before what is seen of it, and the
-	// first record says little.
+	// Without a SYN the connection began before the first record. A sampled
+	// direction starts with the first packet that was sampled, which can be any.
 	midstream := k.Proto == flowkey.TCP && (loHi.flags|hiLo.flags)&syn == 0
+	sampled := sampled(loHi, hiLo)
 	earlier, decided := m.earlier(loHi, hiLo)
-	if decided && !midstream {
+	if decided && !midstream && !sampled {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, earlier
 	}
 	if flowkey.HasPorts(k.Proto) {
@@ -40,16 +44,86 @@ func (m *Machine) initiator(e *entry, loHi, hiLo *direction) (method flowpb.Dire
 			return flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT, b
 		}
 	}
-	if decided {
+	if decided && !sampled {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, earlier
 	}
 	if flowkey.HasPorts(k.Proto) && k.LoPort != k.HiPort {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT, k.LoPort > k.HiPort
 	}
+	if decided {
+		return flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, earlier
+	}
 	if (loHi.best == nil) != (hiLo.best == nil) {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER, loHi.best != nil
 	}
 	return flowpb.DirectionMethod_DIRECTION_METHOD_ARBITRARY, true
+}
+
+// sampled reports whether a record of either direction counts one packet of several.
+func sampled(a, b *direction) bool { return a.rateMax > 1 || b.rateMax > 1 }
+
+// An opener is the evidence of single records of who opened a connection. Its sign
+// is that of the initiator, positive for lo: of the exporter's word, else of the
+// answer. Bit 0 of the magnitude is set where an exporter says so, bits 1 and 2 are
+// the sides that answered. Zero: no evidence. Versions that know no answers read
+// every opener as the exporter's word.
+type opener int8
+
+// The sides that sent a SYN+ACK in a record of one packet: of more packets the OR of
+// the flags is the same for both sides.
+const (
+	loAnswered = 1 << iota
+	hiAnswered
+)
+
+// exporter returns the initiator that an exporter names: 1 lo, -1 hi, 0 none.
+func (o opener) exporter() int8 {
+	switch {
+	case o > 0:
+		return int8(o & 1)
+	default:
+		return -int8(-o & 1)
+	}
+}
+
+// answered returns the sides that sent a SYN+ACK in a record of one packet.
+func (o opener) answered() int8 { return int8(max(o, -o) >> 1) }
+
+// with returns o with one more record's evidence. The first exporter's word stays.
+func (o opener) with(exporter, answered int8) opener {
+	if word := o.exporter(); word != 0 {
+		exporter = word
+	}
+	answered |= o.answered()
+	sign := exporter
+	if sign == 0 {
+		if sign = 1; answered == loAnswered {
+			sign = -1
+		}
+	}
+	return opener(sign) * opener(exporter*exporter|answered<<1)
+}
+
+// answer reports whether n is one packet with SYN and ACK, without data.
+func (n *counts) answer() bool { return n.Packets == 1 && n.Flags&(fin|syn|rst|psh|ack) == syn|ack }
+
+// evidence returns f's evidence of who opened the connection: the exporter's word,
+// and the sides that answered.
+func (f *Flow) evidence() (exporter, answered int8) {
+	exporter = f.Initiator
+	src, dst := int8(loAnswered), int8(hiAnswered)
+	if !f.SrcIsLo {
+		exporter, src, dst = -exporter, dst, src
+	}
+	if f.Key.Proto == flowkey.TCP {
+		if f.There.answer() {
+			answered |= src
+		}
+		if f.Biflow && f.Back.answer() {
+			answered |= dst
+		}
+	}
+	return exporter, answered
 }
 
 // earlier tells whether the lo to hi direction started first, and whether that
@@ -95,9 +169,31 @@ func request(proto uint8, typ uint16) bool {
 }
 
 // connState is the TCP state by the OR of the flags, in Zeek's words; o is the
-// initiator's direction.
+// initiator's direction. A state that rests on a packet that was not seen is unknown
+// where packets are sampled.
 func connState(e *entry, o, r *direction) flowpb.ConnState {
-	if e.quality&bit(flowpb.Quality_QUALITY_DENIED) != 0 && o.packets|r.packets|o.octets|r.octets == 0 {
+	state := connStateOfAll(e, o, r)
+	if !sampled(o, r) || e.key.Proto != flowkey.TCP {
+		return state
+	}
+	switch state {
+	case flowpb.ConnState_CONN_STATE_SF, flowpb.ConnState_CONN_STATE_RSTO, flowpb.ConnState_CONN_STATE_RSTR, flowpb.ConnState_CONN_STATE_OTH:
+		return state
+	}
+	if denied(e, o, r) {
+		return state
+	}
+	return flowpb.ConnState_CONN_STATE_UNKNOWN
+}
+
+// denied reports whether a firewall denied the connection: no packet passed.
+func denied(e *entry, o, r *direction) bool {
+	return e.quality&bit(flowpb.Quality_QUALITY_DENIED) != 0 && o.packets|r.packets|o.octets|r.octets == 0
+}
+
+// connStateOfAll is connState where every packet is counted.
+func connStateOfAll(e *entry, o, r *direction) flowpb.ConnState {
+	if denied(e, o, r) {
 		return flowpb.ConnState_CONN_STATE_REJ
 	}
 	if e.key.Proto != flowkey.TCP {

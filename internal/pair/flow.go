@@ -15,7 +15,7 @@ const (
 	fin = 1 << iota
 	syn
 	rst
-	_
+	psh
 	ack
 )
 

@@ -21,17 +21,36 @@ type talk struct {
 	n        uint64
 	out      []*flowpb.Connection
 	outcomes []Outcome
+	log      [][]byte // the pieces of state of all restarts
 }
 
 func converse(t *testing.T, c Config) *talk {
 	t.Helper()
 	x := &talk{t: t, c: c}
-	x.m = New(c, 1, func(e *Emission) {
-		r := proto.CloneOf(e.Connection)
-		r.CommunityId = CommunityID(r)
-		x.out = append(x.out, r)
-	})
+	x.m = New(c, 1, x.emitted)
 	return x
+}
+
+func (x *talk) emitted(e *Emission) {
+	r := proto.CloneOf(e.Connection)
+	r.CommunityId = CommunityID(r)
+	x.out = append(x.out, r)
+}
+
+// restart commits the machine's state and goes on with one that is restored from it.
+func (x *talk) restart() {
+	x.t.Helper()
+	for _, piece := range x.m.Deltas(900_000) {
+		x.log = append(x.log, slices.Clone(piece))
+	}
+	now := x.m.StreamTime()
+	x.m = New(x.c, 1, x.emitted)
+	for i, piece := range x.log {
+		if err := x.m.Apply(int64(i), piece); err != nil {
+			x.t.Fatal(err)
+		}
+	}
+	x.m.Restored(now)
 }
 
 // flow tells of 900 octets in 9 packets, 10.0.0.5:40000 → 192.0.2.80:443, TCP with

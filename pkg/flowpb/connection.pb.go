@@ -100,9 +100,9 @@ const (
 	DirectionMethod_DIRECTION_METHOD_EXPORTER DirectionMethod = 2
 	// The ICMP request's sender, one-way: the sender.
 	DirectionMethod_DIRECTION_METHOD_ICMP DirectionMethod = 3
-	// Exactly one direction has SYN and no ACK.
+	// Exactly one direction has SYN and no ACK, else exactly one has a record of one packet with SYN and ACK (the responder's).
 	DirectionMethod_DIRECTION_METHOD_TCP_SYN DirectionMethod = 4
-	// One direction starts earlier than the clocks' tolerance.
+	// One direction starts earlier than the clocks' tolerance. Of sampled records only where no port decides.
 	DirectionMethod_DIRECTION_METHOD_FIRST_SEEN DirectionMethod = 5
 	// Exactly one port is a known service.
 	DirectionMethod_DIRECTION_METHOD_SERVICE_PORT DirectionMethod = 6
@@ -201,7 +201,7 @@ const (
 	ConnState_CONN_STATE_SHR ConnState = 12
 	// No SYN seen.
 	ConnState_CONN_STATE_OTH ConnState = 13
-	// The exporter reports no flags.
+	// The exporter reports no flags, or packets were sampled and the state would rest on one that was not seen.
 	ConnState_CONN_STATE_UNKNOWN ConnState = 14
 )
 
