@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -82,25 +84,8 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 		}
 	}
 	began := time.Now()
-	pieces := 0
-	err := w.session.ReadLog(ctx, w.c.Topics.Name(kafka.Pairing), parts, func(n int32, offset int64, value []byte) error {
-		pieces++
-		if err := w.partitions[n].machine.Apply(offset, value); err != nil {
-			return fmt.Errorf("%w: %s partition %d: %w", kafka.ErrFatal, w.c.Topics.Name(kafka.Pairing), n, err)
-		}
-		return nil
-	})
-	if errors.Is(err, kafka.ErrTruncated) {
-		if w.c.StateLost != "continue" {
-			return fmt.Errorf("%w: the pairing state is gone: %w. With STATE_LOST=continue it is left behind: connections open then are reported in parts", kafka.ErrFatal, err)
-		}
-		w.stats.stateLost.Add(1)
-		w.log.Error("the pairing state is gone; going on without it", "err", err)
-		for n := range parts {
-			p := w.partitions[n]
-			p.machine = w.machine(p, partitions)
-		}
-	} else if err != nil {
+	pieces, err := w.restoreState(ctx, partitions, parts, at)
+	if err != nil {
 		return err
 	}
 	for n, point := range points {
@@ -118,6 +103,73 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 	}
 	w.count()
 	return nil
+}
+
+// restoreState reads the state of the partitions in parts into their machines and returns
+// how many pieces it had. The state of a partition that the pairing topic no longer holds
+// is left behind if STATE_LOST allows it; the other partitions keep theirs.
+func (w handler) restoreState(ctx context.Context, partitions int, parts map[int32]kafka.Range, at []kafka.Position) (pieces int, err error) {
+	topic := w.c.Topics.Name(kafka.Pairing)
+	for {
+		pieces = 0
+		err := w.session.ReadLog(ctx, topic, parts, func(n int32, offset int64, value []byte) error {
+			pieces++
+			if err := w.partitions[n].machine.Apply(offset, value); err != nil {
+				return fmt.Errorf("%w: %s partition %d: %w", kafka.ErrFatal, topic, n, err)
+			}
+			return nil
+		})
+		gone, truncated := errors.AsType[*kafka.TruncatedError](err)
+		if !truncated {
+			return pieces, err
+		}
+		if err := w.current(ctx, gone, at); err != nil {
+			return 0, err
+		}
+		if w.c.StateLost != "continue" {
+			return 0, fmt.Errorf("%w: the pairing state is gone: %w. With STATE_LOST=continue the state of these partitions is left behind: "+
+				"connections open then are reported in parts", kafka.ErrFatal, gone)
+		}
+		for n := range parts { // what was read of them is read again
+			p := w.partitions[n]
+			p.machine = w.machine(p, partitions)
+		}
+		w.leave(gone, parts)
+	}
+}
+
+// current returns an error unless the positions in at are still the committed ones. A
+// member that the group put out restores what its successor has passed and truncated: its
+// positions are stale, nothing is lost, and it has to join again.
+func (w handler) current(ctx context.Context, gone *kafka.TruncatedError, at []kafka.Position) error {
+	committed, err := w.session.Committed(ctx, slices.Collect(maps.Keys(gone.Partitions)))
+	if err != nil {
+		return fmt.Errorf("is the state gone, or is this position stale? %w; %w", gone, err)
+	}
+	for _, pos := range at {
+		now, asked := committed[pos.Partition]
+		if asked && (now.Offset != pos.Offset || now.Metadata != pos.Metadata) {
+			return fmt.Errorf("partition %d has another owner: position %d was restored, %d is committed", pos.Partition, pos.Offset, now.Offset)
+		}
+	}
+	return nil
+}
+
+// leave goes on without the state of the partitions in gone and takes them out of parts.
+// A loss counts once, however often the same position is restored.
+func (w handler) leave(gone *kafka.TruncatedError, parts map[int32]kafka.Range) {
+	for n := range gone.Partitions {
+		delete(parts, n)
+		p := w.partitions[n]
+		p.restore = restorePoint{streamTime: p.kept.streamTime, from: 0, tip: -1}
+		if w.left[n] != p.kept {
+			w.left[n] = p.kept
+			w.stats.stateLost.Add(1)
+			w.log.Error("pairing state is gone; the partition goes on without it: connections open then are reported in parts",
+				"partition", n, "err", gone)
+		}
+		p.kept = p.restore
+	}
 }
 
 // machine returns a machine that emits into a partition's transaction.

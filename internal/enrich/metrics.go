@@ -32,7 +32,7 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	total("aborts_total", "transactions aborted; their flows were taken again", &s.aborts)
 	total("restores_total", "times that state was restored", &s.restores)
 	total("state_written_octets_total", "octets of state written to the pairing topic", &s.logged)
-	total("state_lost_total", "times that work went on without lost state", &s.stateLost)
+	total("state_lost_total", "partitions that went on without their state, which the pairing topic no longer held", &s.stateLost)
 	gauge("connections_open", "connections held open", func() float64 { return float64(s.open.Load()) })
 	gauge("connections_grace", "emitted connections that a late record can still correct", func() float64 { return float64(s.grace.Load()) })
 	gauge("state_octets", "memory of the pairing's state", func() float64 { return float64(s.octets.Load()) })

@@ -49,10 +49,11 @@ type Worker struct {
 	// Of the session's goroutine, one call at a time:
 	partitions map[int32]*partition
 	learned    *learned
-	flow       flowpb.FlowMessage // the one that is taken
-	buf        []byte             // of records: what is produced is a part of it
-	plain      []byte             // a connection on its way into another form
-	truncated  time.Time          // old state was last deleted
+	flow       flowpb.FlowMessage     // the one that is taken
+	buf        []byte                 // of records: what is produced is a part of it
+	plain      []byte                 // a connection on its way into another form
+	truncated  time.Time              // old state was last deleted
+	left       map[int32]restorePoint // whose state was gone, by partition
 
 	truncating atomic.Bool
 	stats      struct {
@@ -92,7 +93,7 @@ func New(c Config, d Deps) (*Worker, error) {
 	}
 	w := &Worker{
 		c: c, deps: d, log: d.Log.With("instance", c.Instance), names: resolver, facts: newFacts(), geo: places, hide: hide,
-		waiting: errors.New("starting: kafka is not reached yet"), partitions: map[int32]*partition{},
+		waiting: errors.New("starting: kafka is not reached yet"), partitions: map[int32]*partition{}, left: map[int32]restorePoint{},
 	}
 	w.session = kafka.NewSession(c.Kafka, kafka.SessionConfig{
 		Group: c.Group, Member: c.Instance, Input: c.Topics.Name(kafka.Flows), Twin: c.Topics.Name(kafka.Pairing),

@@ -1,10 +1,13 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -12,8 +15,43 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// ErrTruncated is why a part of a log cannot be read: it begins later.
-var ErrTruncated = errors.New("the log begins later")
+// ErrTruncated is wrapped by every TruncatedError.
+var ErrTruncated = errors.New("the log no longer holds wanted records")
+
+// A TruncatedError names the partitions of a topic that no longer hold a wanted range of
+// records: retention or DeleteRecords removed its beginning, or the end of the log lies
+// before the end of the range (brokers lost records, or the topic was made anew).
+type TruncatedError struct {
+	Topic      string
+	Partitions map[int32]Truncation
+}
+
+// A Truncation is a range of records that a partition no longer holds as a whole.
+type Truncation struct {
+	Want  Range
+	First int64 // first offset of the log; -1: not known
+	End   int64 // offset after the last record of the log; -1: not known
+}
+
+// Error implements error.
+func (e *TruncatedError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v: topic %s", ErrTruncated, e.Topic)
+	for i, n := range slices.Sorted(maps.Keys(e.Partitions)) {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		t := e.Partitions[n]
+		fmt.Fprintf(&b, " partition %d from offset %d to %d", n, t.Want.From, t.Want.To)
+		if t.First >= 0 && t.End >= 0 {
+			fmt.Fprintf(&b, " (it begins at %d and ends before %d)", t.First, t.End)
+		}
+	}
+	return b.String()
+}
+
+// Unwrap returns ErrTruncated.
+func (e *TruncatedError) Unwrap() error { return ErrTruncated }
 
 // inputTopic returns how many partitions the input has, and its id. A twin with
 // another number is fatal: both are fixed for life, together.
@@ -51,8 +89,8 @@ func (s *Session) inputTopic(ctx context.Context) (partitions int, id [16]byte, 
 type Range struct{ From, To int64 }
 
 // ReadLog reads parts of a topic, read_committed, and hands every record to
-// apply, in order within a partition. The error wraps ErrTruncated when a part
-// is not there any more.
+// apply, in order within a partition. It returns a *TruncatedError when partitions do not
+// hold their part: before the first record, unless the records went while they were read.
 func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Range, apply func(partition int32, offset int64, value []byte) error) error {
 	start := map[int32]kgo.Offset{}
 	for p, r := range parts {
@@ -72,6 +110,9 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 		return fmt.Errorf("kafka client: %w", err)
 	}
 	defer cl.Close()
+	if err := whole(ctx, kadm.NewClient(cl), topic, parts); err != nil {
+		return err
+	}
 	left := maps.Clone(parts)
 	for len(left) > 0 {
 		fetches := cl.PollFetches(ctx)
@@ -80,7 +121,7 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 		}
 		for _, e := range fetches.Errors() {
 			if errors.Is(e.Err, kerr.OffsetOutOfRange) {
-				return fmt.Errorf("%w: %s partition %d is wanted from offset %d", ErrTruncated, topic, e.Partition, parts[e.Partition].From)
+				return &TruncatedError{topic, map[int32]Truncation{e.Partition: {Want: parts[e.Partition], First: -1, End: -1}}}
 			}
 			return fmt.Errorf("reading %s partition %d: %w", topic, e.Partition, e.Err)
 		}
@@ -102,6 +143,64 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 		}
 	}
 	return nil
+}
+
+// whole returns a *TruncatedError when partitions of a topic do not hold their part. The
+// end is that of the log, not of its decided transactions: the records of a committed
+// transaction are there before its marker is.
+func whole(ctx context.Context, adm *kadm.Client, topic string, parts map[int32]Range) error {
+	starts, err := adm.ListStartOffsets(ctx, topic)
+	if err != nil {
+		return fmt.Errorf("offsets of %s: %w", topic, err)
+	}
+	ends, err := adm.ListEndOffsets(ctx, topic)
+	if err != nil {
+		return fmt.Errorf("offsets of %s: %w", topic, err)
+	}
+	gone := map[int32]Truncation{}
+	for n, want := range parts {
+		start, end := starts[topic][n], ends[topic][n]
+		if start.Topic == "" || end.Topic == "" {
+			return fmt.Errorf("offsets of %s: the answer has no partition %d", topic, n)
+		}
+		if err := cmp.Or(start.Err, end.Err); err != nil {
+			return fmt.Errorf("offsets of %s partition %d: %w", topic, n, err)
+		}
+		if start.Offset > want.From || end.Offset <= want.To {
+			gone[n] = Truncation{want, start.Offset, end.Offset}
+		}
+	}
+	if len(gone) > 0 {
+		return &TruncatedError{topic, gone}
+	}
+	return nil
+}
+
+// Committed returns the committed positions of partitions of the input as of now, by
+// partition. It waits for transactions that are being committed.
+func (s *Session) Committed(ctx context.Context, partitions []int32) (map[int32]Position, error) {
+	cl, err := kgo.NewClient(append(s.c.as("offsets").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka client: %w", err)
+	}
+	defer cl.Close()
+	all, err := kadm.NewClient(cl).FetchOffsets(kadm.RequireStable(ctx), s.sc.Group)
+	if err != nil {
+		return nil, fmt.Errorf("committed offsets of group %s: %w", s.sc.Group, err)
+	}
+	at := map[int32]Position{}
+	for _, n := range partitions {
+		o, ok := all.Lookup(s.sc.Input, n)
+		switch {
+		case !ok:
+			at[n] = Position{Partition: n, Offset: -1}
+		case o.Err != nil:
+			return nil, fmt.Errorf("committed offset of group %s, partition %d: %w", s.sc.Group, n, o.Err)
+		default:
+			at[n] = Position{Partition: n, Offset: o.At, Metadata: o.Metadata}
+		}
+	}
+	return at, nil
 }
 
 // Truncate deletes the records of a topic before the offsets given, by
