@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -186,19 +187,35 @@ func (e *ensurer) verifyConfigs(ctx context.Context, name string, should spec) (
 	case err != nil:
 		return fmt.Errorf("settings of topic %s: %w", name, err), nil
 	}
+	var errs []error
 	for _, is := range r.Configs {
 		want, ok := should.configs[is.Key]
 		got := is.MaybeValue()
 		switch {
 		case !ok || want == "0" || sameList(want, got):
 		case is.Key == cleanupPolicy:
-			return nil, fmt.Errorf("topic %s has %s=%s, want %s: kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s=[%s]",
-				name, is.Key, got, want, name, is.Key, want)
+			errs = append(errs, mismatch(name, is.Key, got, want, "["+want+"]"))
+		case should.deletesTooEarly(is.Key, got):
+			errs = append(errs, fmt.Errorf("%w (Kafka would delete pairing state that enrich still needs)", mismatch(name, is.Key, got, want, want)))
 		default:
 			e.warn("a topic is set otherwise than Weir would", "topic", name, "setting", is.Key, "is", got, "should", want)
 		}
 	}
-	return nil, nil
+	return nil, errors.Join(errs...)
+}
+
+// mismatch returns an error that names a setting and the command that mends it; value
+// is what that command sets.
+func mismatch(topic, key, got, want, value string) error {
+	return fmt.Errorf("topic %s has %s=%s, want %s: kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s=%s",
+		topic, key, got, want, topic, key, value)
+}
+
+// deletesTooEarly reports whether a setting is a limit below the least one of s.
+func (s *spec) deletesTooEarly(key, value string) bool {
+	least, ok := s.least[key]
+	n, err := strconv.ParseInt(value, 10, 64)
+	return ok && err == nil && n >= 0 && n < least
 }
 
 // sameList compares comma-separated lists in any order.

@@ -83,6 +83,40 @@ func TestTopicsThatAreNotAsTheyShouldBeAreNamedTogether(t *testing.T) {
 	}
 }
 
+// A pairing topic made by hand gets the broker's retention, or somebody's guess. Kafka
+// then deletes state while the flows after it are still there.
+func TestAPairingTopicThatLosesStateIsRefused(t *testing.T) {
+	const command = "kafka-configs.sh --alter --entity-type topics --entity-name t.pairing --add-config "
+	for _, tt := range []struct {
+		name, key, value string
+		refused          bool
+	}{
+		{"an hour, flows are kept 24 h", "retention.ms", "3600000", true},
+		{"one ms less than the flows", "retention.ms", "86399999", true},
+		{"as long as the flows", "retention.ms", "86400000", false},
+		{"the broker's default of a week", "retention.ms", "604800000", false},
+		{"without limit", "retention.ms", "-1", false},
+		{"1 GiB", "retention.bytes", "1073741824", true},
+		{"no limit of octets", "retention.bytes", "-1", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx := testContext(t)
+			b := startBroker(t, "127.0.0.1:0")
+			policy := "delete"
+			configs := map[string]*string{"cleanup.policy": &policy, tt.key: &tt.value}
+			if _, err := admin(t, b.Addr()).CreateTopic(ctx, 3, -1, configs, "t.pairing"); err != nil {
+				t.Fatal(err)
+			}
+			err := Ensure(ctx, config(b.Addr()), topicConfig(), nil, Pairing)
+			if tt.refused {
+				wantNamed(t, err, []string{"t.pairing has " + tt.key + "=" + tt.value + ", want -1", command + tt.key + "=-1"})
+			} else if err != nil {
+				t.Errorf("want it accepted, got %v", err)
+			}
+		})
+	}
+}
+
 func TestVerifyCreatesNothingAndSaysHow(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")

@@ -1,8 +1,10 @@
 package kafka
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"strconv"
 	"time"
@@ -79,7 +81,13 @@ const cleanupPolicy = "cleanup.policy"
 type spec struct {
 	partitions int32
 	configs    map[string]string
+	// least holds settings that must be -1 (unlimited) or at least this: with less,
+	// Kafka deletes records that are still needed. A topic with less is refused.
+	least map[string]int64
 }
+
+// defaultFlowsRetention is the default of TOPIC_FLOWS_RETENTION.
+const defaultFlowsRetention = 24 * time.Hour
 
 // keep is what an unlimited retention is called.
 const keep = "-1"
@@ -114,6 +122,12 @@ func (c *TopicConfig) spec(t Topic) (spec, error) {
 		s.configs["retention.bytes"] = keep
 		s.configs["segment.bytes"] = strconv.Itoa(16 << 20)
 		s.configs["unclean.leader.election.enable"] = "false"
+		// State must outlive the flows after it: a member that was down for less than
+		// their retention goes on with both. No limit of octets says how long that is.
+		s.least = map[string]int64{
+			"retention.ms":    cmp.Or(c.FlowsRetention, defaultFlowsRetention).Milliseconds(),
+			"retention.bytes": math.MaxInt64,
+		}
 	case Templates:
 		// One partition: one order for all replicas, one barrier. Rolled hourly
 		// since the newest segment is never compacted; tombstones stay a day, so
