@@ -106,9 +106,16 @@ func (r *run) of(boot int64) bool {
 	return r.boot-boot <= sameBoot && boot-r.boot <= sameBoot // no overflow: validateSlot bounds both
 }
 
+// endsBefore reports whether r and numbers from least to greatest lie on both sides of
+// 2^32. Where no start of the exporter is known (IPFIX) a run ends there: the next
+// may be that of a restarted exporter.
+func (r *run) endsBefore(least, greatest uint32) bool {
+	return r.boot == 0 && (crossesZero(r.least, greatest) || crossesZero(least, r.greatest))
+}
+
 // takes adds a datagram if its sequence number is of this run.
 func (r *run) takes(sequence uint32, boot int64, u *Units) bool {
-	if !r.of(boot) {
+	if !r.of(boot) || r.endsBefore(sequence, sequence) {
 		return false
 	}
 	switch after, before := int32(sequence-r.greatest), int32(r.least-sequence); {
@@ -131,7 +138,7 @@ func (r *run) single() bool { return r.received[Datagrams] < 2 }
 
 // joins adds another run if both may be parts of one.
 func (r *run) joins(o *run) bool {
-	if !r.of(o.boot) || int32(o.least-r.greatest) >= near || int32(r.least-o.greatest) >= near {
+	if !r.of(o.boot) || r.endsBefore(o.least, o.greatest) || int32(o.least-r.greatest) >= near || int32(r.least-o.greatest) >= near {
 		return false
 	}
 	switch after := int32(o.greatest - r.greatest); {

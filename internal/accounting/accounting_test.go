@@ -1,6 +1,7 @@
 package accounting
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"testing"
@@ -377,4 +378,105 @@ func FuzzTake(f *testing.F) {
 			}
 		}
 	})
+}
+
+// One datagram of 100 is lost in each slot, so that no slot is whole by any unit. The
+// expected numbers are those of the records that the test does not hand over.
+func TestWithALossInEverySlotTheUnitWithTheLeastMissingIsTaken(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		version        uint16
+		counts         Unit
+		flows, options int
+	}{
+		{"v9 that counts flows", 9, Flows, 30, 0},
+		{"v9 that counts datagrams", 9, Datagrams, 30, 0},
+		{"v9 that counts records", 9, Records, 25, 5},
+		{"IPFIX that counts datagrams", 10, Datagrams, 30, 1},
+		{"IPFIX that counts records", 10, Records, 25, 5},
+		{"v5", 5, Flows, 30, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, 2, tt.version, tt.counts)
+			const slots = 25 // some are settled
+			for range slots {
+				for i := range 100 {
+					to := i % 2
+					if i == 50 {
+						to = -1
+					}
+					w.send(to, tt.flows, tt.options)
+					w.now = w.now.Add(slotSeconds * time.Second / 100)
+				}
+				w.publish()
+			}
+			unit := map[Unit]int{Datagrams: 1, Flows: tt.flows, Records: tt.flows + tt.options}[tt.counts]
+			want := uint64(slots * unit)
+			if got := w.row().Loss; !got.Usable || got.Unit != tt.counts || got.Lost != want {
+				t.Errorf("want %d %v lost of %d, got %+v", want, tt.counts, slots*100*unit, got)
+			}
+		})
+	}
+}
+
+// A datagram that the network repeats makes the only slot so far one with more than was
+// sent. By datagrams nearly everything would be missing.
+func TestARepeatedDatagramIsNoReasonForAnotherUnit(t *testing.T) {
+	w := newWorld(t, 1, 10, Records)
+	for range 5 {
+		w.send(0, 25, 0)
+		w.now = w.now.Add(time.Second)
+	}
+	w.sequence -= 25
+	w.send(0, 25, 0)
+	w.now = w.now.Add(slotSeconds * time.Second)
+	w.send(0, 25, 0)
+	w.publish()
+	if got := w.row().Loss; got.Unit != Records || got.Lost != 0 {
+		t.Errorf("want no records lost, got %+v", got)
+	}
+}
+
+// RFC 7011 section 3.1: the sequence number is modulo 2^32, and an exporting process
+// that starts counts from 0. IPFIX states no uptime that would tell the two apart.
+func TestAnIPFIXRestartShortlyBefore2To32IsNoLoss(t *testing.T) {
+	for name, before := range map[string]uint32{"2 000 records": 2_000, "a million": 1_000_000, "200 million": 200_000_000} {
+		for _, within := range []bool{false, true} { // a slot
+			w := newWorld(t, 2, 10, Records)
+			w.now = w.now.Truncate(slotSeconds * time.Second)
+			w.sequence = -before - 5*10*21
+			for range 5 {
+				w.slots(1, nil)
+			}
+			if within {
+				w.now = w.now.Add(-5 * time.Second)
+			}
+			w.sequence = 0
+			w.slots(5, nil)
+			if got := w.row().Loss; !got.Usable || got.Lost != 0 || got.Restarts != 1 {
+				t.Errorf("%s before 2^32, within a slot: %v: want nothing lost and one restart, got %+v", name, within, got)
+			}
+		}
+	}
+}
+
+func TestSequenceNumbersThatPass2To32AreNoRestart(t *testing.T) {
+	for _, version := range []uint16{9, 10} {
+		for _, lost := range []bool{false, true} { // the datagrams at 2^32
+			w := newWorld(t, 3, version, Records)
+			w.sequence = math.MaxUint32 - 450 // 2^32 is passed in the third slot
+			w.slots(2, nil)
+			want := uint64(0)
+			w.slots(4, func(i int) bool {
+				is := lost && i >= 20 && i < 23
+				if is {
+					want += uint64(20 + i%3 + i%7/6)
+				}
+				return is
+			})
+			if got := w.row().Loss; !got.Usable || got.Lost != want || got.Restarts != 0 {
+				t.Errorf("version %d: want %d records lost and no restart, got %+v", version, want, got)
+			}
+		}
+	}
 }

@@ -53,6 +53,8 @@ func (l *loss) add(rs runs) {
 		switch r := &rs[i]; {
 		case l.doubtful(r):
 			l.doubts, l.doubt = true, *r
+		case i != next && crossesZero(l.tail.least, r.least) && l.follows(r):
+			l.enter(r) // a run ends at 2^32
 		case i != next:
 			l.restart(r)
 		}
@@ -127,8 +129,28 @@ func (l *loss) restart(r *run) {
 // is ahead of the tail's begin, and no restart lies between.
 func (l *loss) follows(r *run) bool {
 	ahead := int32(r.least - l.tail.least)
-	return ahead > 0 && ahead < maxGap && l.tail.of(r.boot)
+	return ahead > 0 && ahead < maxGap && l.tail.of(r.boot) && !l.restartedAtZero(r)
 }
+
+// restartedAtZero reports whether a run behind the tail, across sequence number 2^32,
+// is that of a restarted exporter, which counts from 0, rather than the tail's after
+// a loss. IPFIX states no uptime that would tell. A loss across 2^32 ends anywhere
+// behind it. A restart begins at it, with a gap before it that is long by comparison.
+func (l *loss) restartedAtZero(r *run) bool {
+	if l.tail.boot != 0 || !crossesZero(l.tail.greatest, r.least) {
+		return false
+	}
+	datagram := slices.Max(l.tail.last[:])
+	before := uint64(-l.tail.greatest) // numbers from the tail's last datagram to 2^32
+	return before > restartGap*max(datagram, 1) && before > restartGap*uint64(r.least)
+}
+
+// restartGap is how many times longer than a datagram, and than what is missing
+// after 2^32, the gap before 2^32 is of an exporter that was restarted.
+const restartGap = 8
+
+// crossesZero reports whether sequence numbers pass 2^32 on the way from a to b.
+func crossesZero(a, b uint32) bool { return b < a && int32(b-a) > 0 }
 
 // end takes what is known of the tail, without what was lost after it. A doubt that
 // nothing has confirmed is dropped.
@@ -194,27 +216,57 @@ func own(version uint16) (u Unit, ok bool) {
 	return 0, false
 }
 
-// told is the account by the unit that fits: the version's own, until another one
-// is proven.
+// told is the account by the unit that fits: one that is proven, else the one that
+// leaves the smallest share missing.
 func (l *loss) told(version uint16) Loss {
 	unit, ok := own(version)
 	if !ok || l.received == (Units{}) {
 		return Loss{}
 	}
-	usable := func(u Unit) bool { return (l.excess[u]-1)*doubt <= l.whole[u] }
-	best := -1
-	for u := range unitsCount {
-		if l.whole[u] >= proof && usable(u) && (best < 0 || l.whole[u] > l.whole[best] || l.whole[u] == l.whole[best] && u == unit) {
-			best = int(u)
-		}
-	}
-	switch {
-	case best >= 0:
-		unit = Unit(best)
-	case !usable(unit):
+	if u, ok := l.proven(unit); ok {
+		unit = u
+	} else if unit, ok = l.likeliest(unit); !ok {
 		return Loss{}
 	}
 	return Loss{
 		Usable: true, Unit: unit, Lost: uint64(max(l.missing[unit], 0)), Received: l.received[unit], Restarts: l.restarts,
 	}
+}
+
+// usable reports whether a unit can be what the numbers count: more was received than
+// sent in few slots only.
+func (l *loss) usable(u Unit) bool { return (l.excess[u]-1)*doubt <= l.whole[u] }
+
+// proven returns the usable unit by which most slots are whole, at least proof of
+// them; among equals the version's own.
+func (l *loss) proven(own Unit) (best Unit, ok bool) {
+	for u := range unitsCount {
+		more := !ok || l.whole[u] > l.whole[best] || l.whole[u] == l.whole[best] && u == own
+		if l.whole[u] >= proof && l.usable(u) && more {
+			best, ok = u, true
+		}
+	}
+	return best, ok
+}
+
+// likeliest returns the usable unit of which the smallest share is missing, at least
+// none; among equals the version's own. An exporter that loses a datagram in every
+// slot proves no unit: by a wrong one either more came than was sent, or nearly
+// everything is missing. Of the version's own unit more may have come than was sent:
+// networks repeat a datagram now and then.
+func (l *loss) likeliest(own Unit) (best Unit, ok bool) {
+	if l.usable(own) && l.missing[own] <= 0 {
+		return own, true
+	}
+	least := math.Inf(1)
+	for u := range unitsCount {
+		if l.missing[u] < 0 || !l.usable(u) {
+			continue
+		}
+		share := float64(l.missing[u]) / (float64(l.missing[u]) + float64(l.received[u]))
+		if share < least || share == least && u == own {
+			best, least, ok = u, share, true
+		}
+	}
+	return best, ok
 }
