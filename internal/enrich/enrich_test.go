@@ -406,9 +406,14 @@ func TestRestorePoints(t *testing.T) {
 		want     restorePoint
 		ok       bool
 	}{
-		{"as written", "weir/2 1700000000000000000 5 9", restorePoint{1_700_000_000_000_000_000, 5, 9}, true},
+		{"as written", "weir/2 1700000000000000000 5 9", restorePoint{2, 1_700_000_000_000_000_000, 5, 9}, true},
+		{"format 3", "weir/3 1 5 9", restorePoint{3, 1, 5, 9}, true},
+		{"format 3, an optional field more", "weir/3 1 5 9 a=7 b=", restorePoint{3, 1, 5, 9}, true},
+		{"format 3, a required field more", "weir/3 1 5 9 a=7 B=8", noState, false},
+		{"format 3, a field without a key", "weir/3 1 5 9 =7", noState, false},
+		{"format 3, no field", "weir/3 1 5 9 ", noState, false},
 		{"an earlier form", "weir/1 1 5 9", noState, false},
-		{"a later form", "weir/3 1 5 9", noState, false},
+		{"a later form", "weir/4 1 5 9", noState, false},
 		{"something else", "consumer metadata", noState, false},
 		{"more than it should be", "weir/2 1 5 9 7", noState, false},
 		{"empty", "", noState, false},

@@ -267,6 +267,9 @@ func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 // wall clock, else its last connections would never end.
 func (w handler) Due(n int32, quiet time.Duration) bool {
 	p := w.partitions[n]
+	if p != nil && p.kept.format > w.c.StateFormat {
+		return true // an older version may be started next: it must find what it can read
+	}
 	return p != nil && p.heard != math.MinInt64 && p.machine.Due(p.heard+int64(quiet))
 }
 
@@ -274,7 +277,9 @@ func (w handler) Due(n int32, quiet time.Duration) bool {
 func (w handler) Quiet(tx *kafka.Tx, n int32, quiet time.Duration) {
 	p := w.partitions[n]
 	p.tx = tx
-	p.machine.Advance(p.heard + int64(quiet))
+	if p.heard != math.MinInt64 {
+		p.machine.Advance(p.heard + int64(quiet))
+	}
 }
 
 // Finish implements kafka.Handler: writes what changed of the state, even when
@@ -297,7 +302,7 @@ func (w handler) Metadata(n int32) string {
 	p := w.partitions[n]
 	p.machine.Logged(p.offsets)
 	tip := p.offsets[len(p.offsets)-1]
-	p.restore = restorePoint{streamTime: p.machine.StreamTime(), from: p.machine.RestoreFrom(), tip: tip}
+	p.restore = restorePoint{format: w.c.StateFormat, streamTime: p.machine.StreamTime(), from: p.machine.RestoreFrom(), tip: tip}
 	if p.restore.from < 0 {
 		p.restore.from = tip + 1
 	}

@@ -1,6 +1,7 @@
 package enrich
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"weir/internal/geo"
 	"weir/internal/kafka"
 	"weir/internal/names"
+	"weir/internal/pair"
 	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
@@ -78,6 +80,8 @@ func New(c Config, d Deps) (*Worker, error) {
 	if d.Metrics == nil {
 		d.Metrics = prometheus.NewRegistry()
 	}
+	c.StateFormat = cmp.Or(c.StateFormat, pair.FirstFormat)
+	c.Pair.StateFormat = c.StateFormat
 	c.Kafka.Log, c.Kafka.Metrics = d.Log, d.Metrics
 	resolver, err := names.New(c.DNS)
 	if err != nil {

@@ -88,6 +88,50 @@ func (c *coder) time(v *int64) {
 	*v = c.base + (int64(u>>1) ^ -int64(u&1))
 }
 
+// octet reads one octet.
+func (c *coder) octet(v *uint8) {
+	var b [1]byte
+	c.octets(b[:])
+	*v = b[0]
+}
+
+// fixed32 reads a number of 4 octets.
+func (c *coder) fixed32(v *uint32) {
+	var b [4]byte
+	c.octets(b[:])
+	*v = binary.BigEndian.Uint32(b[:])
+}
+
+// prefixed returns a reader of what has its length (4 octets) before it.
+func (c *coder) prefixed() (v coder, ok bool) {
+	var n uint32
+	c.fixed32(&n)
+	if c.short || uint64(n) > uint64(len(c.b)) {
+		return v, false
+	}
+	v = coder{b: c.b[:n], reading: true}
+	c.b = c.b[n:]
+	return v, true
+}
+
+// blob reads a length and as many octets, which are a part of the input.
+func (c *coder) blob() []byte {
+	n := c.number(0, uint64(len(c.b)))
+	if uint64(len(c.b)) < n {
+		c.short, c.b = true, nil
+		return nil
+	}
+	v := c.b[:n]
+	c.b = c.b[n:]
+	return v
+}
+
+// putBlob writes the length of v and v.
+func (c *coder) putBlob(v []byte) {
+	c.b = binary.AppendUvarint(c.b, uint64(len(v)))
+	c.b = append(c.b, v...)
+}
+
 // hash is 8 octets.
 func (c *coder) hash(v *uint64) {
 	var b [8]byte

@@ -45,9 +45,10 @@ type entry struct {
 type mark uint8
 
 const (
-	isHeld   mark = 1 << iota
-	isDirty       // changed since the last delta
-	isLogged      // the log holds a value of it
+	isHeld     mark = 1 << iota
+	isDirty         // changed since the last delta
+	isLogged        // the log holds a value of it
+	isExtended      // it has extensions that this version does not know
 )
 
 // tick is how exactly an entry knows when it was last told of: 8 years fit.

@@ -2,9 +2,6 @@ package pair
 
 import (
 	"cmp"
-	"encoding/binary"
-	"errors"
-	"fmt"
 	"slices"
 )
 
@@ -13,10 +10,11 @@ import (
 type deltaLog struct {
 	dirty   []int32 // entries that changed; some may be gone, or others by now
 	removed []removal
-	pieces  [][]int32 // of the last Deltas, waiting for Logged: nothing may be observed between
-	deltas  []delta   // by number - base
-	base    int32     // at least 1: 0 is none
-	buf     []byte    // of the pieces of the last Deltas
+	pieces  []contents // of the last Deltas, waiting for Logged: nothing may be observed between
+	deltas  []delta    // by number - base
+	base    int32      // at least 1: 0 is none
+	buf     []byte     // of the pieces of the last Deltas
+	later   bool       // a piece of a later format than the one written was applied
 }
 
 // A removal says that an entry is gone before its deadlines would tell.
@@ -28,8 +26,12 @@ type removal struct {
 // A delta is one piece in the log.
 type delta struct {
 	offset int64
-	live   int // entries whose newest value it holds
+	live   int // entries and shared values whose newest value it holds
+	shared int // shared values among them
 }
+
+// contents lists what a piece holds, by number.
+type contents struct{ entries, shared []int32 }
 
 func (l *deltaLog) changed(i int32, e *entry) {
 	if e.marks&isDirty == 0 {
@@ -62,87 +64,31 @@ func (l *deltaLog) unlive(n *node) {
 	n.delta = 0
 }
 
-// Form of a piece: format (1), number of removals (4), each a key and an origin;
-// then the values of entries, each with its length (4) before it.
-const format = 2
-
-// pieceHead is the octets of a piece before its removals.
-const pieceHead = 5
-
-// Deltas packs what changed by records since the last call: removals, then the
-// full values of changed entries, in pieces of at most limit octets (an entry
-// larger than that has a piece of its own). At least one piece, possibly empty
-// of entries. The pieces are good until the next call.
-func (m *Machine) Deltas(limit int) [][]byte {
-	l := &m.log
-	l.pieces = l.pieces[:0]
-	var out [][]byte
-	var held []int32
-	c := coder{b: l.buf[:0]}
-	begin := 0 // of the piece, in c.b
-	head := func() {
-		begin, held = len(c.b), nil
-		c.b = append(c.b, format, 0, 0, 0, 0)
-	}
-	flush := func(to int) {
-		out = append(out, c.b[begin:to:to])
-		l.pieces = append(l.pieces, held)
-	}
-	head()
-	n := uint32(0)
-	for i := range l.removed {
-		if n > 0 && len(c.b)-begin+removalLen > limit {
-			flush(len(c.b))
-			head()
-			n = 0
-		}
-		c.state(&l.removed[i].key)
-		c.hash(&l.removed[i].origin)
-		n++
-		binary.BigEndian.PutUint32(c.b[begin+1:], n)
-	}
-	for _, i := range l.dirty {
-		e := m.table.entries.at(i)
-		if e.marks&isDirty == 0 { // gone; or another's now, that stands here too
-			continue
-		}
-		e.marks &^= isDirty
-		start := len(c.b)
-		c.b = append(c.b, 0, 0, 0, 0)
-		m.code(&c, e)
-		if len(c.b)-begin > limit && start-begin > pieceHead {
-			flush(start)
-			c.b = slices.Insert(c.b, start, format, 0, 0, 0, 0)
-			begin, held = start, nil
-			start += pieceHead
-		}
-		binary.BigEndian.PutUint32(c.b[start:], uint32(len(c.b)-start-4))
-		held = append(held, i)
-	}
-	flush(len(c.b))
-	l.buf = c.b
-	l.dirty, l.removed = l.dirty[:0], l.removed[:0]
-	return out
-}
-
-// removalLen is at least the octets of a removal.
-const removalLen = 64
-
 // Logged says at which log offsets the pieces of the last Deltas call stand.
 // Between the two, the machine observes nothing and does not advance.
 func (m *Machine) Logged(offsets []int64) {
 	l := &m.log
-	for p, held := range l.pieces {
-		if p >= len(offsets) {
-			break
-		}
+	for p := range l.pieces[:min(len(l.pieces), len(offsets))] {
 		n := l.add(offsets[p])
-		for _, i := range held {
+		for _, i := range l.pieces[p].entries {
 			l.holds(m.table.entries.at(i), m.table.nodes.at(i), n)
+		}
+		for _, i := range l.pieces[p].shared {
+			m.shared.heldBy(l, i, n)
 		}
 	}
 	l.pieces = l.pieces[:0]
 	l.trim()
+}
+
+// firstWithEntries returns the number of the first delta that holds an entry.
+func (l *deltaLog) firstWithEntries() int32 {
+	for i := range l.deltas {
+		if l.deltas[i].live > l.deltas[i].shared {
+			return l.base + int32(i)
+		}
+	}
+	return l.base + int32(len(l.deltas))
 }
 
 func (l *deltaLog) add(offset int64) int32 {
@@ -179,51 +125,6 @@ func (m *Machine) RestoreFrom() int64 {
 		return -1
 	}
 	return m.log.deltas[0].offset
-}
-
-var errPiece = errors.New("not a piece of pairing state")
-
-// Apply takes one logged piece during a restore, in log order. On error the
-// machine is of no use any more.
-func (m *Machine) Apply(offset int64, piece []byte) error {
-	if len(piece) < 5 || piece[0] != format {
-		return fmt.Errorf("%w: offset %d, %d octets", errPiece, offset, len(piece))
-	}
-	n := m.log.add(offset)
-	c := coder{b: piece[5:], reading: true}
-	for range binary.BigEndian.Uint32(piece[1:]) {
-		var r removal
-		c.state(&r.key)
-		c.hash(&r.origin)
-		if c.short {
-			return fmt.Errorf("%w: offset %d: removals cut", errPiece, offset)
-		}
-		if i := m.find(&r.key, r.origin); i != 0 {
-			m.drop(i)
-		}
-	}
-	for len(c.b) > 0 {
-		if len(c.b) < 4 {
-			return fmt.Errorf("%w: offset %d: entry cut", errPiece, offset)
-		}
-		size := binary.BigEndian.Uint32(c.b)
-		if c.b = c.b[4:]; uint64(size) > uint64(len(c.b)) {
-			return fmt.Errorf("%w: offset %d: entry cut", errPiece, offset)
-		}
-		v := coder{b: c.b[:size], reading: true}
-		c.b = c.b[size:]
-		var e entry
-		m.code(&v, &e)
-		if v.short || len(v.b) > 0 {
-			return fmt.Errorf("%w: offset %d: entry of %d octets", errPiece, offset, size)
-		}
-		if i := m.find(&e.key, e.origin); i != 0 {
-			m.drop(i)
-		}
-		i := m.table.insert(&e, e.key.hash())
-		m.log.holds(m.table.entries.at(i), m.table.nodes.at(i), n)
-	}
-	return nil
 }
 
 // find returns the entry with this key and origin, 0 when there is none.
@@ -280,6 +181,11 @@ func (m *Machine) Restored(streamTime int64) {
 			m.push(queueSmall, p.i)
 		default:
 			m.push(queueIdle, p.i)
+		}
+	}
+	if m.log.later {
+		for _, p := range held {
+			m.log.changed(p.i, m.table.entries.at(p.i))
 		}
 	}
 	m.log.trim()

@@ -74,8 +74,8 @@ func undisturbed(c Config, flows []Flow) (out []string) {
 
 // disturbed commits after every batch, and kills the machine after some: what
 // was emitted since the last commit is void, and another machine goes on from
-// the log's tail that RestoreFrom names.
-func disturbed(t *testing.T, c Config, flows []Flow, batch, limit int, seed uint64) (out []string, restores int) {
+// the log's tail that RestoreFrom names. Each machine writes one of formats.
+func disturbed(t *testing.T, c Config, flows []Flow, batch, limit int, seed uint64, formats ...int) (out []string, restores int) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 2))
 	var pieces [][]byte
@@ -83,6 +83,7 @@ func disturbed(t *testing.T, c Config, flows []Flow, batch, limit int, seed uint
 	emit := func(x *Emission) {
 		void = append(void, (prototext.Format(x.Connection) + strconv.FormatUint(x.More, 10)))
 	}
+	c.StateFormat = formats[rng.IntN(len(formats))]
 	m := New(c, 1, emit)
 	committed, streamTime, from := 0, m.StreamTime(), int64(-1)
 	for committed < len(flows) {
@@ -95,6 +96,7 @@ func disturbed(t *testing.T, c Config, flows []Flow, batch, limit int, seed uint
 				m.Deltas(limit)
 			}
 			void = nil
+			c.StateFormat = formats[rng.IntN(len(formats))]
 			m = New(c, 1, emit)
 			if from >= 0 {
 				for i := from; i < int64(len(pieces)); i++ {
@@ -118,6 +120,11 @@ func disturbed(t *testing.T, c Config, flows []Flow, batch, limit int, seed uint
 		m.Logged(offsets)
 		out, void = append(out, void...), nil
 		committed, streamTime, from = to, m.StreamTime(), m.RestoreFrom()
+		for i := max(from, 0); from >= 0 && i < int64(len(pieces)); i++ {
+			if got := int(pieces[i][0]); got > c.StateFormat {
+				t.Fatalf("a restore after a commit in format %d reads a piece of format %d", c.StateFormat, got)
+			}
+		}
 	}
 	m.Advance(m.StreamTime() + int64(time.Hour))
 	return append(out, void...), restores
@@ -130,13 +137,13 @@ func TestARestoredMachineContinuesAsTheOneThatWroteTheLog(t *testing.T) {
 	interim.UpdateInterval = 20 * time.Second
 	for name, c := range map[string]Config{"as usual": testConfig, "with evictions": small, "with interim reports": interim} {
 		for _, batch := range []int{3, 40, 400} { // 400 records span more than linger and grace
-			for _, limit := range []int{1600, 900_000} {
-				t.Run(fmt.Sprintf("%s, batches of %d, pieces of %d", name, batch, limit), func(t *testing.T) {
+			for format, limit := range map[int]int{2: 1600, 3: 900_000} {
+				t.Run(fmt.Sprintf("%s, batches of %d, pieces of %d, format %d", name, batch, limit, format), func(t *testing.T) {
 					restores := 0
 					for seed := range uint64(4) {
 						flows := traffic(seed, 900)
 						want := undisturbed(c, flows)
-						got, n := disturbed(t, c, flows, batch, limit, seed)
+						got, n := disturbed(t, c, flows, batch, limit, seed, format)
 						restores += n
 						if d := cmp.Diff(want, got); d != "" {
 							t.Fatalf("seed %d: %d emissions undisturbed, %d disturbed (-undisturbed +disturbed):\n%.3000s", seed, len(want), len(got), d)
@@ -194,20 +201,60 @@ func TestAtCapacityScansGoFirstAndAreReported(t *testing.T) {
 }
 
 func FuzzApplyRefusesWhatIsNoPiece(f *testing.F) {
-	m := New(testConfig, 1, func(*Emission) {})
-	flows := traffic(3, 40)
-	for i := range flows {
-		m.Observe(&flows[i])
-	}
-	for _, p := range m.Deltas(4000) {
-		f.Add(p)
-	}
-	f.Add([]byte{format, 0, 0, 0, 1})
-	f.Fuzz(func(t *testing.T, piece []byte) {
-		m := New(testConfig, 1, func(*Emission) {})
-		if m.Apply(0, piece) == nil {
-			m.Restored(0)
-			m.Advance(1 << 62)
+	for _, format := range []int{2, 3} {
+		c := testConfig
+		c.StateFormat = format
+		m := New(c, 1, func(*Emission) {})
+		flows := traffic(3, 40)
+		for i := range flows {
+			m.Observe(&flows[i])
 		}
+		m.shared.set(1, []byte("key"), []byte("value"))
+		for _, p := range m.Deltas(4000) {
+			f.Add(p)
+		}
+		f.Add([]byte{byte(format), 0, 0, 0, 1})
+	}
+	f.Add(section3([]byte{sectionShared, 9, 1, 'k', 1, 'v'}, []byte{9, 1, 2}))
+	f.Fuzz(func(t *testing.T, piece []byte) {
+		c := testConfig
+		m := New(c, 1, func(*Emission) {})
+		if m.Apply(0, piece) != nil {
+			return
+		}
+		m.Restored(0)
+		again := New(c, 1, func(*Emission) {})
+		rewritten(t, m, again)
+		if open, grace := m.Held(); open+grace != m.table.entries.used() {
+			t.Fatalf("%d open, %d in grace, %d in the table", open, grace, m.table.entries.used())
+		}
+		m.Advance(1 << 62)
 	})
+}
+
+// rewritten writes all that m holds in format 3, and restores to from it.
+func rewritten(t *testing.T, m, to *Machine) {
+	t.Helper()
+	m.c.StateFormat = 3
+	for i := int32(1); i <= m.table.entries.n; i++ {
+		if e := m.table.entries.at(i); e.marks&isHeld != 0 {
+			m.log.changed(i, e)
+		}
+	}
+	for i := range m.shared.values {
+		if len(m.shared.values[i].value) > 0 {
+			m.shared.changed(int32(i))
+		}
+	}
+	for i, p := range m.Deltas(900_000) {
+		if err := to.Apply(int64(i), p); err != nil {
+			t.Fatalf("what was applied and written again is refused: %v", err)
+		}
+	}
+	to.Restored(m.StreamTime())
+	open, grace := m.Held()
+	if o, g := to.Held(); o != open || g != grace || len(to.shared.at) != len(m.shared.at) || len(to.kept) != len(m.kept) {
+		t.Fatalf("written again: %d open, %d in grace, %d shared, %d extended; were %d, %d, %d, %d",
+			o, g, len(to.shared.at), len(to.kept), open, grace, len(m.shared.at), len(m.kept))
+	}
 }

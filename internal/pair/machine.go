@@ -25,6 +25,8 @@ type Machine struct {
 	warmth   uint64 // of no meaning: what warm read
 
 	log    deltaLog
+	shared shared
+	kept   map[int32][]byte // extensions of entries that this version does not know, as they were read
 	report report
 }
 
@@ -191,6 +193,9 @@ func (m *Machine) forget(i int32) {
 	m.log.forgotten(e, m.table.nodes.at(i))
 	m.unqueue(i)
 	m.strip(e)
+	if e.marks&isExtended != 0 {
+		delete(m.kept, i)
+	}
 	m.table.remove(i)
 }
 

@@ -28,6 +28,10 @@ type Config struct {
 	Scope           string        `env:"SCOPE" envDefault:"global" unit:"global, exporter or vrf" help:"where an address names one host: everywhere, at one exporter, in one pair of VRFs. Private addresses are told apart by the exporter's site anyway (EXPORTERS_FILE)"`
 	DedupContent    bool          `env:"DEDUP_CONTENT" envDefault:"false" help:"take records of equal content (vantage, times, counters, flags, interfaces, ToS) for one: for exporters that meter a flow at both interfaces without saying so"`
 
+	// StateFormat is the format in which Deltas writes: 2 or 3; 0 means 2. Apply
+	// reads both.
+	StateFormat int `env:"-"`
+
 	// Service tells whether a port is a known service; ports below 1024 are
 	// services anyway. May be nil.
 	Service func(proto uint8, port uint16) bool `env:"-"`

@@ -1,0 +1,301 @@
+package pair
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// The formats of a piece that Apply reads and Deltas writes.
+//
+// Format 2: format (1 octet), number of removals (4), each a key and an origin;
+// then entries, each with its length (4) before it.
+//
+// Format 3: format (1), then sections, each a tag (1), a length (4) and items:
+// removals, shared values, entries with their lengths (4). After its fixed fields,
+// which are those of format 2, an entry has extensions to its end: tag (varint),
+// length (varint), octets.
+//
+// Tags of sections, shared values and extensions obey one rule. A reader must refuse
+// a piece with an even tag that it does not know. An odd tag that it does not know is
+// optional: a section is skipped, a shared value or an extension is kept and written
+// again as it is.
+const (
+	FirstFormat = 2
+	LastFormat  = 3
+)
+
+// Sections of a piece of format 3.
+const (
+	sectionRemovals = 2
+	sectionShared   = 4
+	sectionEntries  = 6
+)
+
+// maxExtensions bounds the octets of unknown extensions that are kept for an entry.
+const maxExtensions = 1024
+
+var errPiece = errors.New("not a piece of pairing state")
+
+// format returns the format that Deltas writes.
+func (c *Config) format() byte { return byte(cmp.Or(c.StateFormat, FirstFormat)) }
+
+// A piecer writes pieces one after the other into one buffer.
+type piecer struct {
+	coder
+	format  byte
+	limit   int
+	begin   int // of the piece that is being written
+	items   int // of that piece
+	section byte
+	length  int // where the length of the section stands; format 2: the number of removals
+	out     [][]byte
+	in      contents // of that piece
+	done    []contents
+}
+
+func (p *piecer) open() {
+	p.begin, p.items, p.section, p.in = len(p.b), 0, 0, contents{}
+	p.b = append(p.b, p.format)
+	if p.format == 2 {
+		p.length = len(p.b)
+		p.b = append(p.b, 0, 0, 0, 0)
+	}
+}
+
+// item begins an item of a section and returns where it starts.
+func (p *piecer) item(section byte) int {
+	if p.format > 2 && p.section != section {
+		p.closeSection(len(p.b))
+		p.section, p.length = section, len(p.b)+1
+		p.b = append(p.b, section, 0, 0, 0, 0)
+	}
+	return len(p.b)
+}
+
+// end ends the item that starts at start, and moves it into a piece of its own when
+// the piece has become too large. It returns where the item starts then.
+func (p *piecer) end(section byte, start int) int {
+	if len(p.b)-p.begin > p.limit && p.items > 0 {
+		p.flush(start)
+		tail := slices.Clone(p.b[start:])
+		p.b = p.b[:start]
+		p.open()
+		start = p.item(section)
+		p.b = append(p.b, tail...)
+	}
+	p.items++
+	if p.format == 2 && section == sectionRemovals {
+		n := p.b[p.length:]
+		binary.BigEndian.PutUint32(n, binary.BigEndian.Uint32(n)+1)
+	}
+	return start
+}
+
+// closeSection ends the section that is being written at octet to.
+func (p *piecer) closeSection(to int) {
+	if p.format > 2 && p.section != 0 {
+		binary.BigEndian.PutUint32(p.b[p.length:], uint32(to-p.length-4))
+	}
+}
+
+// flush ends the piece at octet to.
+func (p *piecer) flush(to int) {
+	p.closeSection(to)
+	p.out = append(p.out, p.b[p.begin:to:to])
+	p.done = append(p.done, p.in)
+}
+
+// Deltas packs what records changed since the last call: removals, shared values and
+// the full values of changed entries, in pieces of at most limit octets (an item
+// larger than that has a piece of its own). It returns at least one piece, possibly
+// empty. The pieces are good until the next call.
+func (m *Machine) Deltas(limit int) [][]byte {
+	l := &m.log
+	p := piecer{coder: coder{b: l.buf[:0]}, format: m.c.format(), limit: limit, done: l.pieces[:0]}
+	p.open()
+	for i := range l.removed {
+		at := p.item(sectionRemovals)
+		p.state(&l.removed[i].key)
+		p.hash(&l.removed[i].origin)
+		p.end(sectionRemovals, at)
+	}
+	if p.format > 2 {
+		m.shared.pack(&p, l)
+	} else {
+		m.shared.unlog(l)
+	}
+	for _, i := range l.dirty {
+		e := m.table.entries.at(i)
+		if e.marks&isDirty == 0 { // gone; or another's now, that stands here too
+			continue
+		}
+		e.marks &^= isDirty
+		at := p.item(sectionEntries)
+		p.b = append(p.b, 0, 0, 0, 0)
+		m.code(&p.coder, e)
+		if p.format > 2 && e.marks&isExtended != 0 {
+			p.b = append(p.b, m.kept[i]...)
+		}
+		at = p.end(sectionEntries, at)
+		binary.BigEndian.PutUint32(p.b[at:], uint32(len(p.b)-at-4))
+		p.in.entries = append(p.in.entries, i)
+	}
+	p.flush(len(p.b))
+	l.buf, l.pieces = p.b, p.done
+	l.dirty, l.removed, l.later = l.dirty[:0], l.removed[:0], false
+	return p.out
+}
+
+// Apply takes one logged piece during a restore, in log order. After an error the
+// machine must not be used.
+func (m *Machine) Apply(offset int64, piece []byte) error {
+	if err := m.apply(offset, piece); err != nil {
+		return fmt.Errorf("%w: offset %d, %d octets: %w", errPiece, offset, len(piece), err)
+	}
+	return nil
+}
+
+var errCut = errors.New("cut short")
+
+func (m *Machine) apply(offset int64, piece []byte) error {
+	c := coder{b: piece, reading: true}
+	var format uint8
+	c.octet(&format)
+	n := m.log.add(offset)
+	switch {
+	case c.short:
+		return errCut
+	case format == 2:
+		var removals uint32
+		c.fixed32(&removals)
+		for range removals {
+			if err := m.applyRemoval(&c); err != nil {
+				return err
+			}
+		}
+		return m.applyEntries(&c, n, format)
+	case format == 3:
+		m.log.later = m.log.later || format > m.c.format()
+		return m.applySections(&c, n)
+	}
+	return fmt.Errorf("format %d; this version reads %d to %d", format, FirstFormat, LastFormat)
+}
+
+func (m *Machine) applySections(c *coder, n int32) error {
+	for len(c.b) > 0 {
+		var section uint8
+		c.octet(&section)
+		v, ok := c.prefixed()
+		if !ok {
+			return errCut
+		}
+		var err error
+		switch {
+		case section == sectionRemovals:
+			for len(v.b) > 0 && err == nil {
+				err = m.applyRemoval(&v)
+			}
+		case section == sectionShared:
+			for len(v.b) > 0 && err == nil {
+				err = m.shared.apply(&v, &m.log, n)
+			}
+		case section == sectionEntries:
+			err = m.applyEntries(&v, n, 3)
+		case section%2 == 0:
+			err = unknownTag("section", uint64(section))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unknownTag returns the error for an even tag that this version does not know.
+func unknownTag(of string, tag uint64) error {
+	return fmt.Errorf("%s %d is of a later version of Weir, which must be used to read this state", of, tag)
+}
+
+func (m *Machine) applyRemoval(c *coder) error {
+	var r removal
+	c.state(&r.key)
+	c.hash(&r.origin)
+	if c.short {
+		return fmt.Errorf("removals: %w", errCut)
+	}
+	if i := m.find(&r.key, r.origin); i != 0 {
+		m.drop(i)
+	}
+	return nil
+}
+
+// applyEntries applies entries, each with its length before it, of delta n.
+func (m *Machine) applyEntries(c *coder, n int32, format uint8) error {
+	for len(c.b) > 0 {
+		v, ok := c.prefixed()
+		if !ok {
+			return fmt.Errorf("entry: %w", errCut)
+		}
+		if err := m.applyEntry(&v, n, format); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Machine) applyEntry(v *coder, n int32, format uint8) error {
+	var e entry
+	m.code(v, &e)
+	if v.short {
+		return fmt.Errorf("entry: %w", errCut)
+	}
+	var kept []byte
+	if format > 2 {
+		var err error
+		if kept, err = extensions(v); err != nil {
+			return err
+		}
+	}
+	if len(v.b) > 0 {
+		return fmt.Errorf("entry: %d octets follow it", len(v.b))
+	}
+	if i := m.find(&e.key, e.origin); i != 0 {
+		m.drop(i)
+	}
+	i := m.table.insert(&e, e.key.hash())
+	x := m.table.entries.at(i)
+	if len(kept) > 0 {
+		if m.kept == nil {
+			m.kept = map[int32][]byte{}
+		}
+		m.kept[i] = kept
+		x.marks |= isExtended
+	}
+	m.log.holds(x, m.table.nodes.at(i), n)
+	return nil
+}
+
+// extensions reads the extensions of an entry to its end, and returns those to keep.
+// This version knows none.
+func extensions(v *coder) (kept []byte, err error) {
+	for len(v.b) > 0 {
+		whole := v.b
+		var tag uint64
+		v.u64(&tag)
+		v.blob()
+		switch {
+		case v.short:
+			return nil, fmt.Errorf("extension: %w", errCut)
+		case tag%2 == 0:
+			return nil, unknownTag("extension", tag)
+		}
+		kept = append(kept, whole[:len(whole)-len(v.b)]...)
+	}
+	if len(kept) > maxExtensions {
+		return nil, fmt.Errorf("extensions of %d octets, at most %d", len(kept), maxExtensions)
+	}
+	return kept, nil
+}

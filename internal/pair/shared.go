@@ -1,0 +1,208 @@
+package pair
+
+import "fmt"
+
+// shared is state of the partition that belongs to no entry: octets by tag and key.
+// It is logged in format 3 and lost in format 2. Tags obey the rule of pieces (see
+// FirstFormat): this version refuses an unknown even tag and keeps an unknown odd one.
+//
+// A value's newest piece must stay readable like an entry's. Values can be unchanged
+// for days, so one whose piece holds no entry any more is written again with the next
+// Deltas: it never holds back RestoreFrom for longer than entries do.
+type shared struct {
+	at     map[sharedKey]int32 // number in values
+	values []sharedValue
+	unused []int32
+	dirty  []int32 // numbers of changed values; a removed value stays until it is packed
+}
+
+type sharedKey struct {
+	tag uint64
+	key string
+}
+
+type sharedValue struct {
+	sharedKey
+	value []byte // empty: removed
+	delta int32  // which delta of the log holds it; 0 none
+	dirty bool
+}
+
+// Bounds of shared values of one machine. A value must be small: all of them are
+// written again about once in PAIR_IDLE + PAIR_LATE_GRACE.
+const (
+	maxShared      = 1 << 14
+	maxSharedValue = 256 // octets of a value, and of a key
+)
+
+// knownShared are the tags of shared values that this version uses.
+var knownShared = map[uint64]bool{}
+
+// get returns the value of a key, nil when it has none. The caller must not change it.
+func (s *shared) get(tag uint64, key []byte) []byte {
+	if i, ok := s.at[sharedKey{tag, string(key)}]; ok {
+		return s.values[i].value
+	}
+	return nil
+}
+
+// set sets the value of a key and logs it with the next Deltas; an empty value removes
+// the key. It copies key and value. It returns false when the bound of values is
+// reached and the key is new.
+func (s *shared) set(tag uint64, key, value []byte) bool {
+	if len(key) > maxSharedValue || len(value) > maxSharedValue {
+		panic(fmt.Sprintf("shared value %d: key of %d, value of %d octets", tag, len(key), len(value)))
+	}
+	i, ok := s.at[sharedKey{tag, string(key)}]
+	if !ok {
+		if len(value) == 0 {
+			return true
+		}
+		if i, ok = s.alloc(sharedKey{tag, string(key)}); !ok {
+			return false
+		}
+	}
+	v := &s.values[i]
+	v.value = append(v.value[:0], value...)
+	s.changed(i)
+	return true
+}
+
+// each calls f for every key of a tag, in the order in which keys were first set.
+func (s *shared) each(tag uint64, f func(key string, value []byte)) {
+	for i := range s.values {
+		if v := &s.values[i]; v.tag == tag && len(v.value) > 0 {
+			f(v.key, v.value)
+		}
+	}
+}
+
+func (s *shared) alloc(k sharedKey) (i int32, ok bool) {
+	if len(s.at) >= maxShared {
+		return 0, false
+	}
+	if s.at == nil {
+		s.at = map[sharedKey]int32{}
+	}
+	if n := len(s.unused); n > 0 {
+		i = s.unused[n-1]
+		s.unused = s.unused[:n-1]
+	} else {
+		i = int32(len(s.values))
+		s.values = append(s.values, sharedValue{})
+	}
+	s.values[i] = sharedValue{sharedKey: k}
+	s.at[k] = i
+	return i, true
+}
+
+func (s *shared) changed(i int32) {
+	if v := &s.values[i]; !v.dirty {
+		v.dirty = true
+		s.dirty = append(s.dirty, i)
+	}
+}
+
+func (s *shared) free(l *deltaLog, i int32) {
+	s.unlive(l, i)
+	delete(s.at, s.values[i].sharedKey)
+	s.values[i] = sharedValue{}
+	s.unused = append(s.unused, i)
+}
+
+// heldBy notes that delta n holds value i.
+func (s *shared) heldBy(l *deltaLog, i, n int32) {
+	s.unlive(l, i)
+	s.values[i].delta = n
+	d := &l.deltas[n-l.base]
+	d.live++
+	d.shared++
+}
+
+func (s *shared) unlive(l *deltaLog, i int32) {
+	v := &s.values[i]
+	if d := v.delta - l.base; v.delta != 0 && d >= 0 {
+		l.deltas[d].live--
+		l.deltas[d].shared--
+	}
+	v.delta = 0
+}
+
+// pack writes the values that changed, and those that stand in deltas before the
+// first that holds an entry.
+func (s *shared) pack(p *piecer, l *deltaLog) {
+	first := l.firstWithEntries()
+	for i := range s.values {
+		if v := &s.values[i]; len(v.value) > 0 && v.delta < first {
+			s.changed(int32(i))
+		}
+	}
+	for _, i := range s.dirty {
+		v := &s.values[i]
+		v.dirty = false
+		at := p.item(sectionShared)
+		v.code(&p.coder)
+		p.end(sectionShared, at)
+		if len(v.value) == 0 {
+			s.free(l, i)
+			continue
+		}
+		p.in.shared = append(p.in.shared, i)
+	}
+	s.dirty = s.dirty[:0]
+}
+
+// unlog makes values that are in the log no longer hold back RestoreFrom: the format
+// that is written has none.
+func (s *shared) unlog(l *deltaLog) {
+	for i := range s.values {
+		s.unlive(l, int32(i))
+	}
+	for _, i := range s.dirty {
+		if s.values[i].dirty = false; len(s.values[i].value) == 0 {
+			s.free(l, i)
+		}
+	}
+	s.dirty = s.dirty[:0]
+}
+
+// apply reads one value from a piece.
+func (s *shared) apply(c *coder, l *deltaLog, n int32) error {
+	var v sharedValue
+	v.code(c)
+	switch {
+	case c.short:
+		return fmt.Errorf("shared value: %w", errCut)
+	case len(v.key) > maxSharedValue || len(v.value) > maxSharedValue:
+		return fmt.Errorf("shared value %d: key of %d, value of %d octets, at most %d", v.tag, len(v.key), len(v.value), maxSharedValue)
+	case v.tag%2 == 0 && !knownShared[v.tag]:
+		return unknownTag("shared value", v.tag)
+	}
+	i, ok := s.at[v.sharedKey]
+	if len(v.value) == 0 {
+		if ok {
+			s.free(l, i)
+		}
+		return nil
+	}
+	if !ok {
+		if i, ok = s.alloc(v.sharedKey); !ok {
+			return fmt.Errorf("more than %d shared values", maxShared)
+		}
+	}
+	s.values[i].value = v.value
+	s.heldBy(l, i, n)
+	return nil
+}
+
+// code writes or reads a value: tag, key and value.
+func (v *sharedValue) code(c *coder) {
+	c.u64(&v.tag)
+	if !c.reading {
+		c.putBlob([]byte(v.key))
+		c.putBlob(v.value)
+		return
+	}
+	v.key = string(c.blob())
+	v.value = append([]byte(nil), c.blob()...)
+}
