@@ -347,7 +347,8 @@ func (c *course) take(s *side) {
 func (c *course) ended() bool { return c.state >= endSoft }
 
 // complete tells whether nothing more is expected: both directions ended, or no
-// reply is possible.
+// reply is possible. A TCP connection ends with a FIN, a RST or the exporter's word,
+// not by being idle: it may go on within PAIR_IDLE.
 func (m *Machine) complete(e *entry) bool {
 	var toHi, toLo course
 	flags := uint16(0)
@@ -362,7 +363,13 @@ func (m *Machine) complete(e *entry) bool {
 		i = s.next
 	}
 	reset := e.key.Proto == flowkey.TCP && flags&rst != 0 // anywhere closes both
-	if toHi.seen && toLo.seen && (reset || toHi.ended() && toLo.ended()) {
+	if toHi.seen && toLo.seen && reset {
+		return true
+	}
+	if e.key.Proto == flowkey.TCP && max(toHi.state, toLo.state) == endSoft {
+		return false
+	}
+	if toHi.seen && toLo.seen && toHi.ended() && toLo.ended() {
 		return true
 	}
 	return e.noReply() && toHi.state != endOpen && toLo.state != endOpen

@@ -101,10 +101,15 @@ func (r *reference) complete(c *refConn) bool {
 		reset = reset || p.f.Key.Proto == 6 && p.n.Flags&4 != 0
 		biflow = biflow || p.f.Biflow
 	}
-	if aSeen && bSeen && (reset || a >= 2 && b >= 2) {
+	k := c.flows[0].Key
+	switch tcp := k.Proto == 6; {
+	case aSeen && bSeen && reset:
+		return true
+	case tcp && a != 3 && b != 3 && (a == 2 || b == 2): // idle: no end of a TCP connection
+		return false
+	case aSeen && bSeen && a >= 2 && b >= 2:
 		return true
 	}
-	k := c.flows[0].Key
 	noReply := biflow || k.Lo[12]>>4 == 14 || k.Hi[12]>>4 == 14 // 224.0.0.0/4
 	return noReply && a != 1 && b != 1
 }

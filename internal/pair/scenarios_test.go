@@ -420,3 +420,97 @@ func TestScopesKeepAddressPlansApart(t *testing.T) {
 		})
 	}
 }
+
+// An exporter's inactive timeout ends a record, not a TCP session: ssh with a pause
+// of 20 s, and then more than a minute of traffic before the next record comes.
+func TestATCPSessionWithPausesIsOneConnection(t *testing.T) {
+	const (
+		inactive = 1 // flow end reasons
+		active   = 2
+		ended    = 3
+	)
+	type part struct {
+		start, end, exported uint64 // s
+		reason, flags        uint32
+	}
+	session := []part{{1000, 1005, 1020, inactive, syn | ack}, {1025, 1085, 1086, active, ack}, {1085, 1100, 1101, ended, ack | fin}}
+	unsaid := slices.Clone(session) // v5 and v9: the export time says that the flow was idle
+	for i := range unsaid {
+		unsaid[i].reason = 0
+	}
+	// The longest pause there can be: PAIR_IDLE, with the record at the end of the
+	// active timeout.
+	longest := []part{{1000, 1005, 1020, inactive, syn | ack}, {1080, 1140, 1141, active, ack}, {1140, 1150, 1151, ended, ack | fin}}
+	for _, tt := range []struct {
+		name   string
+		parts  []part
+		biflow bool
+		at     uint64 // s, of the last report
+	}{
+		{"with end reasons", session, false, 1106},
+		{"without end reasons", unsaid, false, 1106},
+		{"in biflow records", session, true, 1106},
+		{"after a pause of PAIR_IDLE", longest, false, 1156},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			x := converse(t, testConfig)
+			for _, p := range tt.parts {
+				for _, back := range []bool{false, true}[:2-btoi(tt.biflow)] {
+					x.flow(func(m *flowpb.FlowMessage) {
+						m.TimeFlowStartNs, m.TimeFlowEndNs = p.start*1e9, p.end*1e9
+						m.TimeExportNs, m.TimeReceivedNs = p.exported*1e9, p.exported*1e9
+						m.FlowEndReason, m.TcpFlags, m.DstPort = p.reason, p.flags, 22
+						if tt.biflow {
+							m.Biflow, m.ReverseBytes, m.ReversePackets, m.ReverseTcpFlags = true, m.Bytes, m.Packets, p.flags
+						}
+						if back {
+							turned(m)
+						}
+					})
+				}
+			}
+			c := x.ended(1)[0]
+			if c.Forward.Octets != 2700 || c.Reverse.Octets != 2700 || c.ConnState != flowpb.ConnState_CONN_STATE_SF || c.EmittedUnixNs != int64(tt.at)*1e9 {
+				t.Errorf("want 2700 octets each way, SF, reported at %d s; got %v", tt.at, c)
+			}
+		})
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// Of other protocols an idle flow ends the conversation: most are a question and its answer.
+func TestAnIdleUDPConversationIsReportedAfterTheLinger(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		set    func(m *flowpb.FlowMessage)
+		reason flowpb.EmitReason
+		at     int64
+	}{
+		{"UDP, idle both ways", func(m *flowpb.FlowMessage) { m.Proto, m.TcpFlags, m.FlowEndReason = 17, 0, 1 }, flowpb.EmitReason_EMIT_REASON_COMPLETE, 15e9},
+		{"TCP, idle both ways", func(m *flowpb.FlowMessage) { m.TcpFlags, m.FlowEndReason = ack, 1 }, flowpb.EmitReason_EMIT_REASON_IDLE, 85e9},
+		{"TCP, a FIN one way and idle the other", func(m *flowpb.FlowMessage) {
+			if m.TcpFlags, m.FlowEndReason = ack, 1; m.DstPort == 443 {
+				m.TcpFlags |= fin
+			}
+		}, flowpb.EmitReason_EMIT_REASON_COMPLETE, 15e9},
+	} {
+		x := converse(t, testConfig)
+		for _, back := range []bool{false, true} {
+			x.flow(func(m *flowpb.FlowMessage) {
+				if back {
+					turned(m)
+				}
+				tt.set(m)
+			})
+		}
+		if c := x.ended(1)[0]; c.EmitReason != tt.reason || c.EmittedUnixNs != tt.at {
+			t.Errorf("%s: want %v at %d s, got %v at %d s", tt.name, tt.reason, tt.at/1e9, c.EmitReason, c.EmittedUnixNs/1e9)
+		}
+	}
+}
