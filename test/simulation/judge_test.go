@@ -1,0 +1,208 @@
+//go:build synctests
+
+package simulation
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/protobuf/proto"
+
+	"weir/internal/flowkey"
+	"weir/internal/kafka"
+	"weir/pkg/flowpb"
+	"weir/test/pairmodel"
+)
+
+// read returns all committed records of a topic, by partition.
+func (w *world) read(t *testing.T, topic kafka.Topic) map[int32][]*kgo.Record {
+	t.Helper()
+	name := topicPrefix + string(topic)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.cluster.ListenAddrs()...), kgo.Dialer(w.admin.dial), kgo.ConsumeTopics(name), kgo.KeepControlRecords(),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ends, err := kadm.NewClient(cl).ListCommittedOffsets(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := map[int32]int64{}
+	starts, err := kadm.NewClient(cl).ListStartOffsets(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends.Each(func(o kadm.ListedOffset) {
+		if start, _ := starts.Lookup(name, o.Partition); o.Offset > start.Offset {
+			left[o.Partition] = o.Offset
+		}
+	})
+	out := map[int32][]*kgo.Record{}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	for len(left) > 0 {
+		f := cl.PollFetches(ctx)
+		if ctx.Err() != nil {
+			t.Fatalf("%s cannot be read to its end: %v are missing", name, left)
+		}
+		f.EachRecord(func(r *kgo.Record) {
+			if !r.Attrs.IsControl() {
+				out[r.Partition] = append(out[r.Partition], r)
+			}
+			if end, ok := left[r.Partition]; ok && r.Offset+1 >= end {
+				delete(left, r.Partition)
+			}
+		})
+	}
+	return out
+}
+
+// A report is one message of the connections topic, and where it stands.
+type report struct {
+	*flowpb.Connection
+	at string
+}
+
+// judge compares what is on the topics with what was promised.
+func (w *world) judge(t *testing.T) result {
+	r := result{Members: len(w.all)}
+	var last []report // of each connection, in order of appearance
+	index := map[string]int{}
+	reports := w.read(t, kafka.Connections)
+	for _, n := range sortedKeys(reports) {
+		for _, rec := range reports[n] {
+			c := &flowpb.Connection{}
+			if err := proto.Unmarshal(rec.Value, c); err != nil {
+				t.Fatal(err)
+			}
+			r.Reports++
+			now := report{c, fmt.Sprintf("offset %d of partition %d, by producer %d epoch %d, emitted %s",
+				rec.Offset, rec.Partition, rec.ProducerID, rec.ProducerEpoch, time.Unix(0, c.EmittedUnixNs).UTC().Format("15:04:05.000"))}
+			w.trace.printf("REPORT %s: %v", now.at, c)
+			i, known := index[string(c.ConnectionId)]
+			switch {
+			case !known:
+				if c.Version != 1 {
+					w.find(findVersion, "connection %x begins with version %d (%s)", c.ConnectionId, c.Version, now.at)
+				}
+				index[string(c.ConnectionId)] = len(last)
+				last = append(last, now)
+				continue
+			case c.Version != last[i].Version+1:
+				w.find(findVersion, "connection %x has version %d (%s) after %d (%s)", c.ConnectionId, c.Version, now.at, last[i].Version, last[i].at)
+			}
+			last[i] = now
+		}
+	}
+	r.Connections = len(last)
+	for _, c := range last {
+		if !c.Final {
+			w.find(findVersion, "connection %x ends with version %d, which is not final (%s)", c.ConnectionId, c.Version, c.at)
+		}
+	}
+	w.compare(t, &r, last)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r.Findings = w.findings
+	return r
+}
+
+// compare holds the connections against those of the model.
+func (w *world) compare(t *testing.T, r *result, last []report) {
+	p := pairing(w.plan.Setup)
+	var want, got []string
+	flows := w.read(t, kafka.Flows)
+	for _, n := range sortedKeys(flows) {
+		m := pairmodel.New(pairmodel.Config{
+			Idle: p.Idle, Linger: p.Linger, LateGrace: p.LateGrace, ClockSkew: p.ClockSkew, MaxClockSkew: p.MaxClockSkew,
+			ActiveTimeout: p.ActiveTimeout, InactiveTimeout: p.InactiveTimeout,
+		})
+		for _, rec := range flows[n] {
+			f := &flowpb.FlowMessage{}
+			if err := proto.Unmarshal(rec.Value, f); err != nil {
+				t.Fatal(err)
+			}
+			r.Flows++
+			w.trace.printf("FLOW offset %d of partition %d, taken by the model: %v: %v", rec.Offset, n, m.Add(f), f)
+		}
+		for _, c := range m.Connections() {
+			want = append(want, c.String())
+		}
+	}
+	for _, c := range last {
+		got = append(got, modelOf(c.Connection).String())
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if missing, extra := difference(want, got), difference(got, want); len(missing)+len(extra) > 0 {
+		w.find(findModel, "%d connections of the model are missing, %d are not the model's:\n  want %s\n  got  %s",
+			len(missing), len(extra), strings.Join(missing[:min(8, len(missing))], "\n       "), strings.Join(extra[:min(8, len(extra))], "\n       "))
+	}
+}
+
+// modelOf puts a report into the model's terms.
+func modelOf(c *flowpb.Connection) *pairmodel.Connection {
+	out := &pairmodel.Connection{FirstReceived: c.FirstReceivedUnixNs}
+	a, b := endOf(c, c.Initiator), endOf(c, c.Responder)
+	out.Proto, out.Lo, out.Hi, out.ToHi, out.ToLo = uint8(c.Protocol), a, b, directionOf(c.Forward), directionOf(c.Reverse)
+	if c.IcmpType != nil && c.GetIcmpType() != 8 && c.GetIcmpType() != 0 {
+		out.Lo.Port, out.Hi.Port = uint16(c.GetIcmpType()), uint16(c.GetIcmpCode())
+		return out // one-way: the sender is first
+	}
+	if c.Protocol == 1 {
+		out.Lo.Port, out.Hi.Port = 8, 0
+	}
+	if x := slices.Compare(out.Lo.Addr[:], out.Hi.Addr[:]); x > 0 || x == 0 && out.Lo.Port > out.Hi.Port {
+		out.Lo, out.Hi, out.ToHi, out.ToLo = out.Hi, out.Lo, out.ToLo, out.ToHi
+	}
+	return out
+}
+
+func endOf(c *flowpb.Connection, e *flowpb.Endpoint) (out pairmodel.End) {
+	out.Addr, _ = flowkey.Address(e.GetAddress())
+	if c.Protocol == 6 || c.Protocol == 17 {
+		out.Port = uint16(e.GetPort())
+	}
+	return out
+}
+
+func directionOf(t *flowpb.Traffic) *pairmodel.Direction {
+	if t == nil {
+		return nil
+	}
+	return &pairmodel.Direction{
+		Octets: t.Octets, Packets: t.Packets, OctetsEst: t.OctetsEst, PacketsEst: t.PacketsEst, Records: t.Records, Vantages: t.Vantages,
+		Flags: t.TcpFlags, Start: t.StartUnixNs, End: t.EndUnixNs,
+	}
+}
+
+// difference returns what is in a and not in b; both are sorted.
+func difference(a, b []string) (out []string) {
+	for i, j := 0, 0; i < len(a); {
+		switch {
+		case j == len(b) || a[i] < b[j]:
+			out = append(out, a[i])
+			i++
+		case a[i] == b[j]:
+			i, j = i+1, j+1
+		default:
+			j++
+		}
+	}
+	return out
+}
+
+func sortedKeys(m map[int32][]*kgo.Record) (out []int32) {
+	for n := range m {
+		out = append(out, n)
+	}
+	slices.Sort(out)
+	return out
+}

@@ -1,0 +1,138 @@
+//go:build synctests
+
+package simulation
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+)
+
+// A plan is what one run does. It is a value: a run does not change it.
+type plan struct {
+	Seed    uint64
+	Profile profile
+	Setup   setup
+	Steps   []step
+}
+
+// A step is one action and the fake time that passes after it.
+type step struct {
+	Index  int    // in the plan as it was drawn; a shrunk plan keeps it
+	Seed   uint64 // of the random numbers that the action draws while it runs
+	Action action
+	Wait   time.Duration
+}
+
+// An action is what a step does to the world. Its fields are its parameters; which members exist depends
+// on the steps before, so an action names a member by a number that is taken modulo the members alive.
+type action interface {
+	run(w *world, rng *rand.Rand)
+	String() string
+}
+
+// A setup is the settings of all members.
+type setup struct {
+	Partitions int32
+	Members    int
+	MaxOpen    int
+}
+
+// streams of the random numbers that a plan is drawn from.
+const (
+	streamPlan = 1 + iota
+	streamStep
+	streamRun
+)
+
+// drawPlan draws the plan of a seed. Each step depends on the seed and its index alone.
+func drawPlan(seed uint64, p profile, steps int) plan {
+	rng := rand.New(rand.NewPCG(seed, streamPlan))
+	out := plan{Seed: seed, Profile: p, Setup: p.setup(rng)}
+	for i := range steps {
+		s := step{Index: i, Seed: seed<<20 | uint64(i)}
+		rng := rand.New(rand.NewPCG(s.Seed, streamStep))
+		s.Action = p.draw(rng)
+		s.Wait = time.Duration(rng.IntN(2000)) * time.Millisecond
+		out.Steps = append(out.Steps, s)
+	}
+	return out
+}
+
+// String describes the plan, a step a line.
+func (p plan) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "plan of seed %d, profile %s, %+v\n", p.Seed, p.Profile.name, p.Setup)
+	for _, s := range p.Steps {
+		fmt.Fprintf(&b, "  %3d %v; wait %v\n", s.Index, s.Action, s.Wait)
+	}
+	return b.String()
+}
+
+// command is how the plan of a seed is run again.
+func (p plan) command() string {
+	return fmt.Sprintf("go test -tags synctests ./test/simulation -run TestSimulation -profile %s -steps %d -seeds 1 -first %d -v",
+		p.Profile.name, len(p.Steps), p.Seed)
+}
+
+// A class says what a run promises.
+type class int
+
+const (
+	// exact: nothing is lost, and every connection is that of the model.
+	exact class = iota
+	// counted: input or state was destroyed, and what is missing is counted.
+	counted
+)
+
+// A profile is a kind of search: which actions are drawn, and how often.
+type profile struct {
+	name   string
+	class  class
+	weight []weighted
+	setup  func(*rand.Rand) setup
+}
+
+type weighted struct {
+	weight int
+	draw   func(*rand.Rand) action
+}
+
+func (p profile) draw(rng *rand.Rand) action {
+	total := 0
+	for _, w := range p.weight {
+		total += w.weight
+	}
+	n := rng.IntN(total)
+	for _, w := range p.weight {
+		if n -= w.weight; n < 0 {
+			return w.draw(rng)
+		}
+	}
+	panic("unreachable")
+}
+
+func usualSetup(rng *rand.Rand) setup {
+	return setup{Partitions: 2 + rng.Int32N(3), Members: 1 + rng.IntN(3), MaxOpen: 1_000_000}
+}
+
+// profiles are all that can be asked for by name.
+var profiles = []profile{
+	{name: "exact", class: exact, setup: usualSetup, weight: []weighted{
+		{40, drawTraffic}, {4, drawStart}, {4, drawStop}, {3, drawKill}, {3, drawZombie}, {4, drawCut}, {4, drawBlackhole}, {2, drawSlow}, {3, drawLostReplies},
+		{14, drawFault}, {3, drawLeaders}, {3, drawCoordinators}, {3, drawSilence},
+	}},
+	{name: "quiet", class: exact, setup: usualSetup, weight: []weighted{
+		{10, drawTraffic}, {8, drawStart}, {5, drawStop}, {2, drawKill}, {4, drawSilence}, {1, drawCut}, {1, drawCoordinators},
+	}},
+}
+
+func profileNamed(name string) (profile, bool) {
+	for _, p := range profiles {
+		if p.name == name {
+			return p, true
+		}
+	}
+	return profile{}, false
+}

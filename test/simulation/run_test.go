@@ -1,0 +1,195 @@
+//go:build synctests
+
+package simulation
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"weir/internal/kafka"
+)
+
+const (
+	brokers          = 3
+	sessionTimeout   = 6 * time.Second
+	rebalanceTimeout = 10 * time.Second // as kafka.Session makes it of the session timeout
+)
+
+// A result is what a run came to.
+type result struct {
+	Findings    []finding
+	Flows       int // records on the flows topic
+	Connections int
+	Reports     int
+	Members     int
+	Took        time.Duration // fake time
+}
+
+// simulate runs a plan in a bubble. It fails t only when the simulation itself does not work.
+func simulate(t *testing.T, p plan, tr *trace) (r result) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		w := newWorld(t, p, tr)
+		w.perform()
+		w.settle()
+		r = w.judge(t)
+		r.Took = time.Since(began)
+		w.close()
+	})
+	return r
+}
+
+func newWorld(t *testing.T, p plan, tr *trace) *world {
+	t.Helper()
+	w := &world{plan: p, trace: tr}
+	w.watch = &watch{find: w.find, keep: func() { w.cluster.KeepControl() }, joins: joinBarrier{timeout: rebalanceTimeout}, requests: map[kmsg.Key]*window{}, lines: map[int]*window{}}
+	c, err := kfake.NewCluster(kfake.NumBrokers(brokers), kfake.Ports(19092, 19093, 19094), kfake.ListenFn(w.network.Listen), kfake.WithLogger(tr),
+		kfake.BrokerConfigs(map[string]string{"group.min.session.timeout.ms": "1000"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.cluster = c
+	c.Control(w.watch.request)
+	w.admin = &host{network: &w.network}
+	conf := w.config("admin", w.admin)
+	if err := kafka.Ensure(t.Context(), conf.Kafka, conf.Topics, nil, kafka.Flows, kafka.Pairing, kafka.Connections, kafka.Templates); err != nil {
+		t.Fatal(err)
+	}
+	w.client, err = kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(w.admin.dial), kgo.MetadataMinAge(10*time.Millisecond),
+		kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// perform runs the steps.
+func (w *world) perform() {
+	for range w.plan.Setup.Members {
+		w.start(w.newName())
+	}
+	time.Sleep(3 * time.Second)
+	for _, s := range w.plan.Steps {
+		w.trace.printf("STEP %d %v", s.Index, s.Action)
+		w.step = uint64(s.Index) + 1
+		s.Action.run(w, rand.New(rand.NewPCG(s.Seed, streamRun)))
+		time.Sleep(s.Wait)
+	}
+}
+
+// settle ends all faults, and waits until every connection is reported.
+func (w *world) settle() {
+	for _, f := range w.faults {
+		f.Remove()
+	}
+	if err := w.client.Flush(context.Background()); err != nil {
+		panic(err)
+	}
+	w.mu.Lock()
+	all := w.all
+	w.mu.Unlock()
+	for _, m := range all {
+		if !m.killed {
+			m.host.mend()
+		}
+	}
+	if w.pick(0) == nil {
+		w.start(w.newName())
+	}
+	w.trace.printf("all faults are over")
+	pairing := pairing(w.plan.Setup)
+	time.Sleep(pairing.Idle + pairing.Linger)
+	for began := time.Now(); ; time.Sleep(2 * time.Second) {
+		why := w.unsettled()
+		if why == "" {
+			break
+		}
+		if time.Since(began) > settleWithin {
+			w.find(findStuck, "after %v without faults and flows: %s", settleWithin, why)
+			break
+		}
+	}
+	w.endAll()
+}
+
+// settleWithin is how long it takes at most until everything is reported: a transaction of a member that was
+// killed holds up readers until it times out (45 s), and delays after failures double up to half a minute.
+const settleWithin = 3 * time.Minute
+
+// unsettled says what is still open, "" when nothing is.
+func (w *world) unsettled() string {
+	w.mu.Lock()
+	members := append([]*member(nil), w.members...)
+	w.mu.Unlock()
+	info := w.cluster.GroupInfo(group)
+	if info == nil || info.State != "Stable" {
+		return "the group is not stable"
+	}
+	if len(info.Members) != len(members) {
+		return fmt.Sprintf("the group has %d members, %d run", len(info.Members), len(members))
+	}
+	flows := topicPrefix + string(kafka.Flows)
+	for _, p := range w.cluster.PartitionInfos(flows) {
+		if at := info.Commits[flows][p.Partition].Offset; at < p.HighWatermark {
+			return fmt.Sprintf("flows of partition %d are committed up to %d of %d", p.Partition, at, p.HighWatermark)
+		}
+	}
+	for _, m := range members {
+		if err := m.worker.Ready(); err != nil {
+			return fmt.Sprintf("member %d is not ready: %v", m.number, err)
+		}
+		if n := m.gauge("weir_enrich_connections_open"); n != 0 {
+			return fmt.Sprintf("member %d has %v open connections", m.number, n)
+		}
+	}
+	return ""
+}
+
+// gauge reads a metric without labels.
+func (m *member) gauge(name string) float64 {
+	families, err := m.registry.Gather()
+	if err != nil {
+		panic(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			if g := f.Metric[0].GetGauge(); g != nil {
+				return g.GetValue()
+			}
+			return f.Metric[0].GetCounter().GetValue()
+		}
+	}
+	panic("no metric " + name)
+}
+
+// endAll ends every member.
+func (w *world) endAll() {
+	w.mu.Lock()
+	w.over = true
+	all := w.all
+	w.mu.Unlock()
+	for _, m := range all {
+		w.terminate(m)
+	}
+	for _, m := range all {
+		select {
+		case <-m.ended:
+		case <-time.After(10 * time.Minute):
+			w.find(findShutdown, "member %d (%s) does not end", m.number, m.name)
+			m.host.cut()
+		}
+	}
+}
+
+func (w *world) close() {
+	w.client.Close()
+	w.cluster.Close()
+}

@@ -1,0 +1,73 @@
+//go:build synctests
+
+package simulation
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	seeds   = flag.Int("seeds", 20, "how many seeds to run")
+	first   = flag.Uint64("first", 1, "the first seed")
+	steps   = flag.Int("steps", 40, "steps of a plan")
+	chosen  = flag.String("profile", "", "profile to draw plans from; empty: all, in turn")
+	tracing = flag.String("trace", "", "file that the trace of the last seed is written to")
+)
+
+// Every plan keeps the promises of its profile's class.
+func TestSimulation(t *testing.T) {
+	all := profiles
+	if *chosen != "" {
+		p, ok := profileNamed(*chosen)
+		if !ok {
+			t.Fatalf("-profile %s: want one of %s", *chosen, profileNames())
+		}
+		all = []profile{p}
+	}
+	began := time.Now()
+	t.Run("seed", func(t *testing.T) {
+		for n := range uint64(*seeds) {
+			seed := *first + n
+			p := drawPlan(seed, all[seed%uint64(len(all))], *steps)
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				search(t, p)
+			})
+		}
+	})
+	t.Logf("%d seeds in %v", *seeds, time.Since(began).Round(time.Millisecond))
+}
+
+func profileNames() string {
+	var out []string
+	for _, p := range profiles {
+		out = append(out, p.name)
+	}
+	return strings.Join(out, ", ")
+}
+
+// search runs a plan, and fails with what was found, the plan, and how to run it again.
+func search(t *testing.T, p plan) {
+	tr := &trace{}
+	if testing.Verbose() && *seeds == 1 {
+		tr.also = os.Stdout
+	}
+	r := simulate(t, p, tr)
+	if *tracing != "" {
+		if err := os.WriteFile(*tracing, []byte(tr.text()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, f := range r.Findings {
+		t.Errorf("%s: %s", f.Kind, f.Text)
+	}
+	if t.Failed() {
+		t.Logf("%v%s", p, p.command())
+	}
+	t.Logf("%d flows, %d connections, %d reports, %d members, %v of fake time, trace %x", r.Flows, r.Connections, r.Reports, r.Members, r.Took, tr.sum())
+}

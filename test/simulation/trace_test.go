@@ -1,0 +1,58 @@
+//go:build synctests
+
+package simulation
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+)
+
+// A trace holds all that a run logs, in memory: a bubble makes no system call for it.
+type trace struct {
+	also io.Writer // nil, or where it is written too
+
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (t *trace) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.also != nil {
+		_, _ = t.also.Write(p)
+	}
+	return t.b.Write(p)
+}
+
+func (t *trace) printf(format string, args ...any) {
+	fmt.Fprintf(t, time.Now().UTC().Format("15:04:05.000 ")+format+"\n", args...)
+}
+
+// Logf implements kfake.Logger.
+func (t *trace) Logf(_ kfake.LogLevel, format string, args ...any) {
+	t.printf("broker: "+format, args...)
+}
+
+// pointers that are logged differ between runs by where the heap begins.
+var pointers = regexp.MustCompile("0x[0-9a-f]{8,}")
+
+// sum is the SHA-256 of the trace, without pointers.
+func (t *trace) sum() [sha256.Size]byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return sha256.Sum256(pointers.ReplaceAll(t.b.Bytes(), []byte("pointer")))
+}
+
+func (t *trace) text() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.b.String()
+}

@@ -1,0 +1,149 @@
+//go:build synctests
+
+package simulation
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"weir/internal/kafka"
+)
+
+// A watch looks at every request that reaches a broker, and at every line that a member logs.
+type watch struct {
+	find func(kind, format string, args ...any)
+	keep func() // keeps the control function that answers a request
+
+	mu         sync.Mutex
+	generation int32                // of the last assignment
+	assigned   map[string][]int32   // of the last generation: partitions of flows, by member id
+	requests   map[kmsg.Key]*window // commits and aborts
+	lines      map[int]*window      // by member
+	joins      joinBarrier
+}
+
+// A window counts in spans of hotFor.
+type window struct {
+	since time.Time
+	n     int
+	hot   bool
+}
+
+// Nothing may happen more often than this: transactions of all members in hotFor, and lines of one member.
+// A transaction takes at least 200 ms, or 100 ms when it is full; a member says a few lines for each fault.
+const (
+	hotFor          = 20 * time.Second
+	hotTransactions = 1200
+	hotLines        = 300
+)
+
+func (o *watch) count(x *window, most int, what string) {
+	now := time.Now()
+	if now.Sub(x.since) > hotFor {
+		*x = window{since: now, hot: x.hot}
+	}
+	if x.n++; x.n > most && !x.hot {
+		x.hot = true
+		o.find(findHot, "%s: more than %d in %v", what, most, hotFor)
+	}
+}
+
+// request is a kfake control function for all requests.
+func (o *watch) request(r kmsg.Request) (kmsg.Response, error, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch r := r.(type) {
+	case *kmsg.FetchRequest:
+		// Brokers answer when there is something to read: waiting longer changes nothing but the number of requests.
+		r.MaxWaitMillis = max(r.MaxWaitMillis, fetchMaxWait)
+	case *kmsg.EndTxnRequest:
+		if o.requests[kmsg.EndTxn] == nil {
+			o.requests[kmsg.EndTxn] = &window{}
+		}
+		o.count(o.requests[kmsg.EndTxn], hotTransactions, "ends of transactions")
+	case *kmsg.JoinGroupRequest:
+		if resp := o.joins.refuse(r); resp != nil {
+			o.keep()
+			return resp, nil, true
+		}
+	case *kmsg.OffsetForLeaderEpochRequest:
+		o.keep()
+		return epochEnds(r), nil, true
+	case *kmsg.SyncGroupRequest:
+		o.joins.synced()
+		o.assignment(r)
+	case *kmsg.TxnOffsetCommitRequest:
+		o.commit(r)
+	}
+	return nil, nil, false
+}
+
+const fetchMaxWait = 1000
+
+// assignment notes what the leader of a generation gives to whom.
+func (o *watch) assignment(r *kmsg.SyncGroupRequest) {
+	if len(r.GroupAssignment) == 0 || r.Group != group || r.Generation < o.generation {
+		return
+	}
+	o.generation, o.assigned = r.Generation, map[string][]int32{}
+	for _, m := range r.GroupAssignment {
+		var a kmsg.ConsumerMemberAssignment
+		if err := a.ReadFrom(m.MemberAssignment); err != nil {
+			continue
+		}
+		for _, t := range a.Topics {
+			if t.Topic == topicPrefix+string(kafka.Flows) {
+				o.assigned[m.MemberID] = t.Partitions
+			}
+		}
+	}
+}
+
+// commit checks that offsets are committed by whom the group gave the partition: a broker takes them from
+// any living member of the current generation.
+func (o *watch) commit(r *kmsg.TxnOffsetCommitRequest) {
+	if r.Group != group || r.Generation != o.generation {
+		return // the broker refuses it
+	}
+	for _, t := range r.Topics {
+		for _, p := range t.Partitions {
+			if owned, known := o.assigned[r.MemberID]; known && !slices.Contains(owned, p.Partition) {
+				o.find(findOwnership, "%s commits offset %d of partition %d, generation %d gives it %v", r.MemberID, p.Offset, p.Partition, r.Generation, owned)
+			}
+		}
+	}
+}
+
+// counting is a handler of log lines that counts them.
+type counting struct {
+	slog.Handler
+	watch  *watch
+	member int
+}
+
+// Handle implements slog.Handler.
+func (c *counting) Handle(ctx context.Context, r slog.Record) error {
+	c.watch.mu.Lock()
+	if c.watch.lines[c.member] == nil {
+		c.watch.lines[c.member] = &window{}
+	}
+	c.watch.count(c.watch.lines[c.member], hotLines, fmt.Sprintf("log lines of member %d", c.member))
+	c.watch.mu.Unlock()
+	return c.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (c *counting) WithAttrs(a []slog.Attr) slog.Handler {
+	return &counting{c.Handler.WithAttrs(a), c.watch, c.member}
+}
+
+// WithGroup implements slog.Handler.
+func (c *counting) WithGroup(name string) slog.Handler {
+	return &counting{c.Handler.WithGroup(name), c.watch, c.member}
+}

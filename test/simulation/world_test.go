@@ -1,0 +1,236 @@
+//go:build synctests
+
+package simulation
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/protobuf/proto"
+
+	"weir/internal/enrich"
+	"weir/internal/kafka"
+	"weir/internal/names"
+	"weir/internal/pair"
+	"weir/pkg/flowpb"
+)
+
+const (
+	topicPrefix = "t."
+	group       = "enrich"
+)
+
+// pairing is the settings of pairing: shorter than the defaults, so that a run has less silence.
+func pairing(s setup) pair.Config {
+	return pair.Config{
+		Idle: 20 * time.Second, Linger: 3 * time.Second, LateGrace: 10 * time.Second, ClockSkew: 2 * time.Second, MaxClockSkew: 10 * time.Second,
+		UpdateInterval: 15 * time.Second, ActiveTimeout: 15 * time.Second, InactiveTimeout: 10 * time.Second, MaxOpen: s.MaxOpen, Scope: pair.ScopeGlobal,
+	}
+}
+
+// A finding is a promise that a run broke.
+type finding struct {
+	Kind string // one of the kinds below
+	Text string
+}
+
+// The kinds of findings.
+const (
+	findVersion   = "version"   // (id, version) not unique, not contiguous, or the last not final
+	findModel     = "model"     // the connections are not those of the model
+	findFatal     = "fatal"     // a member ended with an error
+	findShutdown  = "shutdown"  // a member took too long to end
+	findStuck     = "stuck"     // connections do not end, or flows are not taken
+	findOwnership = "ownership" // a member commits for a partition that the group gave to another
+	findHot       = "hot"       // too many requests or log lines
+)
+
+// A world is one run of a plan.
+type world struct {
+	plan    plan
+	trace   *trace
+	cluster *kfake.Cluster
+	network kfake.VirtualNetwork
+	admin   *host
+	client  *kgo.Client // of the test: produces flows, reads the outcome
+	faults  []*kfake.FaultHandle
+	watch   *watch
+	step    uint64 // index of the step that runs, from 1
+
+	mu       sync.Mutex // guards what follows: timers run beside the steps
+	members  []*member  // that run, without those that are about to end
+	all      []*member
+	names    int
+	findings []finding
+	over     bool
+}
+
+// A member is one enrich process.
+type member struct {
+	name     string
+	number   int
+	host     *host
+	worker   *enrich.Worker
+	registry *prometheus.Registry
+	cancel   func()
+	ended    chan struct{}
+	told     time.Time // SIGTERM; zero: none yet
+	killed   bool
+	err      error
+}
+
+func (w *world) find(kind, format string, args ...any) {
+	f := finding{kind, fmt.Sprintf(format, args...)}
+	w.trace.printf("FINDING %s: %s", f.Kind, f.Text)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.findings = append(w.findings, f)
+}
+
+func (w *world) config(name string, h *host) enrich.Config {
+	return enrich.Config{
+		Instance: name, Group: group, CommitRecords: 50, CommitEvery: 200 * time.Millisecond, StateLost: "refuse",
+		Pair: pairing(w.plan.Setup), MetricsSeries: 100,
+		Kafka: kafka.Config{Brokers: w.cluster.ListenAddrs(), ClientID: name, SessionTimeout: sessionTimeout, Dial: h.dial},
+		Topics: kafka.TopicConfig{
+			Prefix: topicPrefix, Mode: "create", Partitions: w.plan.Setup.Partitions, Replication: 1, FlowsRetention: 24 * time.Hour, ConnRetention: 24 * time.Hour,
+		},
+		DNS: names.Config{Enabled: false},
+	}
+}
+
+func (w *world) newName() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.names++
+	return fmt.Sprint("m", w.names)
+}
+
+// start runs a member of this name.
+func (w *world) start(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &member{name: name, number: len(w.all), host: &host{network: &w.network}, registry: prometheus.NewRegistry(), cancel: cancel, ended: make(chan struct{})}
+	log := slog.New(&counting{slog.NewTextHandler(w.trace, nil), w.watch, m.number}).With("member", m.number)
+	worker, err := enrich.New(w.config(name, m.host), enrich.Deps{Log: log, Now: time.Now, Metrics: m.registry})
+	if err != nil {
+		panic(err)
+	}
+	m.worker = worker
+	w.trace.printf("member %d starts as %s", m.number, name)
+	w.members, w.all = append(w.members, m), append(w.all, m)
+	go func() {
+		defer close(m.ended)
+		m.err = worker.Run(ctx)
+		w.memberEnded(m)
+	}()
+}
+
+// shutdownWithin is how long a member may take to end after SIGTERM.
+const shutdownWithin = 12 * time.Second
+
+func (w *world) memberEnded(m *member) {
+	w.mu.Lock()
+	if i := slices.Index(w.members, m); i >= 0 {
+		w.members = slices.Delete(w.members, i, i+1)
+	}
+	told, killed := m.told, m.killed
+	w.mu.Unlock()
+	w.trace.printf("member %d ended: %v", m.number, m.err)
+	if killed {
+		return
+	}
+	if m.err != nil {
+		w.find(findFatal, "member %d (%s): %v", m.number, m.name, m.err)
+		w.after(time.Second, func() { w.start(m.name) }) // as its supervisor does
+	}
+	if took := time.Since(told); !told.IsZero() && took > shutdownWithin {
+		w.find(findShutdown, "member %d (%s) took %v to end", m.number, m.name, took)
+	}
+}
+
+// pick returns a member that runs, nil if there is none.
+func (w *world) pick(n int) *member {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.members) == 0 {
+		return nil
+	}
+	return w.members[n%len(w.members)]
+}
+
+// take picks a member that no later step may pick.
+func (w *world) take(n int) *member {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.members) == 0 {
+		return nil
+	}
+	n %= len(w.members)
+	m := w.members[n]
+	w.members = slices.Delete(w.members, n, n+1)
+	return m
+}
+
+// terminate is SIGTERM.
+func (w *world) terminate(m *member) {
+	w.mu.Lock()
+	if m.told.IsZero() {
+		m.told = time.Now()
+	}
+	w.mu.Unlock()
+	m.cancel()
+}
+
+// kill is SIGKILL.
+func (w *world) kill(m *member) {
+	w.mu.Lock()
+	m.killed = true
+	w.mu.Unlock()
+	m.host.cut()
+	m.cancel()
+}
+
+// after runs f later, beside the steps.
+func (w *world) after(d time.Duration, f func()) { time.AfterFunc(d, f) }
+
+// moveLeaders gives every partition of every topic a leader drawn from rng.
+func (w *world) moveLeaders(rng *rand.Rand) {
+	for _, t := range []kafka.Topic{kafka.Flows, kafka.Pairing, kafka.Connections, kafka.Templates} {
+		topic := topicPrefix + string(t)
+		for _, p := range w.cluster.PartitionInfos(topic) {
+			if err := w.cluster.MoveTopicPartition(topic, p.Partition, rng.Int32N(brokers)); err != nil {
+				panic(err)
+			}
+		}
+	}
+}
+
+// send produces a flow.
+func (w *world) send(m *flowpb.FlowMessage) {
+	value, err := proto.Marshal(m)
+	if err != nil {
+		panic(err)
+	}
+	w.client.Produce(context.Background(), &kgo.Record{
+		Topic: topicPrefix + string(kafka.Flows), Key: recordKey(m), Value: value, Timestamp: time.Unix(0, int64(m.TimeReceivedNs)),
+	}, func(_ *kgo.Record, err error) {
+		if err != nil {
+			w.trace.printf("a flow is not produced: %v", err)
+		}
+	})
+}
+
+func clone(m *flowpb.FlowMessage) *flowpb.FlowMessage { return proto.CloneOf(m) }
