@@ -53,7 +53,8 @@ type Record struct {
 // concurrently, and Assigned before any record of a partition.
 type Handler interface {
 	// Assigned gives partitions with where they start: at an assignment, and for
-	// all owned ones after an abort. State that is held of them is void.
+	// all owned ones after an abort. State that is held of them is void. After an
+	// error the Handler must hold none of them; it must return soon after ctx ends.
 	Assigned(ctx context.Context, partitions int, at []Position) error
 	// Lost takes partitions away.
 	Lost(partitions []int32)
@@ -86,11 +87,12 @@ type Session struct {
 	sc SessionConfig
 
 	lag    atomic.Int64
-	mu     sync.Mutex
+	mu     sync.Mutex     // must not be held over I/O
 	reason error          // why it is not working; nil when it is
 	abort  error          // why transactions are aborted; nil when the last one committed
 	turn   time.Time      // when the last transaction, or search for one, began; zero: not at work
 	asked  map[int32]bool // passes
+	void   int            // partitions whose state is being restored
 }
 
 // NewSession returns a Session; it is inert until Run.
@@ -110,10 +112,14 @@ func (s *Session) Ready() error {
 	if took := s.sc.Now().Sub(s.turn); s.reason == nil && !s.turn.IsZero() && took > standsStill {
 		return fmt.Errorf("a transaction that began %v ago has not ended: is Kafka away, or too slow?", took.Round(time.Second))
 	}
-	if s.reason == nil && s.abort != nil {
+	switch {
+	case s.reason == nil && s.void > 0:
+		return fmt.Errorf("the state of %d partitions is being restored", s.void)
+	case s.reason == nil && s.abort != nil:
 		return s.abort
+	default:
+		return s.reason
 	}
-	return s.reason
 }
 
 // Aborting returns why transactions are aborted over and over, nil while they are
@@ -138,6 +144,13 @@ func (s *Session) Lag() int64 { return s.lag.Load() }
 func (s *Session) turns(now time.Time) {
 	s.mu.Lock()
 	s.turn = now
+	s.mu.Unlock()
+}
+
+// restoring notes of how many partitions the state is being restored.
+func (s *Session) restoring(partitions int) {
+	s.mu.Lock()
+	s.void = partitions
 	s.mu.Unlock()
 }
 

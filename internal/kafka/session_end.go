@@ -12,30 +12,53 @@ import (
 // endSlack is how much longer than a rebalance the end of a transaction may take.
 const endSlack = 5 * time.Second
 
-// outlive returns a context that ends some time after ctx: a shutdown still commits the
-// open transaction, but does not wait for a Kafka that is away. The next member of this
-// name, or the transaction's timeout, then aborts it.
-func (l *life) outlive(ctx context.Context) (context.Context, func()) {
+// A shutdown commits the open transaction, but does not wait for a Kafka that is away: the
+// next member of this name, or the transaction's timeout, then aborts it. The process must
+// end within 12 s.
+const (
+	// commitWithin bounds the end of the open transaction, from the shutdown on.
+	commitWithin = 8 * time.Second
+	// commitSlack is how much longer than a rebalance that may take, where rebalances are short.
+	commitSlack = 2 * time.Second
+	// giveUpAfter is when the client is closed under whatever still waits for Kafka.
+	giveUpAfter = 9 * time.Second
+)
+
+// outlive returns a context that ends after ctx, by so much.
+func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(l.rebalanceTimeout()+commitSlack, cancel) })
+	stop := context.AfterFunc(ctx, func() {
+		late := time.AfterFunc(by, cancel)
+		context.AfterFunc(longer, func() { late.Stop() })
+	})
 	return longer, func() { stop(); cancel() }
 }
 
-// commitSlack is how much longer than a rebalance a shutdown waits for a commit.
-const commitSlack = 2 * time.Second
+// settle ends an empty transaction after partitions were revoked. Until its End a
+// GroupTransactSession hands no second revocation on, and aborts whatever is committed.
+func (l *life) settle() error {
+	if !l.revocation {
+		return nil
+	}
+	l.revocation = false
+	if err := l.gts.Begin(); err != nil {
+		return fmt.Errorf("begin of transaction: %w", err)
+	}
+	bounded, cancel := context.WithTimeout(l.late, l.rebalanceTimeout())
+	defer cancel()
+	if _, err := l.gts.End(bounded, kgo.TryAbort); err != nil {
+		return fmt.Errorf("end of an empty transaction: %w", err)
+	}
+	return nil
+}
 
 // end finishes a transaction: all or nothing.
-func (l *life) end(ctx context.Context, tx *Tx) error {
-	longer, cancel := l.outlive(ctx)
-	defer cancel()
-	tx.ctx = longer
-	l.mu.Lock()
-	if lost := l.lost(tx); lost != nil {
-		tx.fail(lost)
+func (l *life) end(tx *Tx) error {
+	if !l.current(tx.partitions) {
+		tx.fail(fmt.Errorf("generation %d of the group: %w", l.generation, errNotOwned))
 	} else {
 		l.h.Finish(tx, tx.partitions)
 	}
-	l.mu.Unlock()
 	if err := l.gts.Client().Flush(tx.ctx); err != nil {
 		return fmt.Errorf("flush: %w", err)
 	}
@@ -47,8 +70,7 @@ func (l *life) end(ctx context.Context, tx *Tx) error {
 	bounded, over := context.WithTimeout(tx.ctx, l.rebalanceTimeout()+endSlack)
 	defer over()
 	commitCtx := kgo.PreTxnCommitFnContext(bounded, func(req *kmsg.TxnOffsetCommitRequest) error {
-		l.mu.Lock()
-		defer l.mu.Unlock()
+		req.MemberID, req.Generation = l.member, l.generation
 		for i := range req.Topics {
 			for j := range req.Topics[i].Partitions {
 				rp := &req.Topics[i].Partitions[j]
@@ -67,8 +89,8 @@ func (l *life) end(ctx context.Context, tx *Tx) error {
 		return nil
 	})
 	try := kgo.TransactionEndTry(tx.failure() == nil)
-	if try == kgo.TryCommit && tx.quiet {
-		positions, err := l.commitQuiet(tx)
+	if try == kgo.TryCommit && len(tx.quiet) > 0 {
+		positions, err := l.commitQuiet(bounded, tx)
 		if err != nil {
 			l.sc.Log.Warn("offsets of quiet partitions are not committed", "group", l.sc.Group, "err", err)
 			try = kgo.TryAbort
@@ -83,11 +105,10 @@ func (l *life) end(ctx context.Context, tx *Tx) error {
 	}
 	if !committed {
 		l.aborted(tx)
-		return l.restore(ctx)
+		l.rewind()
+		return nil
 	}
 	l.noteAbort(nil)
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.aborts = 0
 	l.refusals.committed()
 	for n, pos := range next {
@@ -103,32 +124,14 @@ func (l *life) end(ctx context.Context, tx *Tx) error {
 	return nil
 }
 
-// lost tells of a partition that was taken away in the middle of tx: the group
-// put this member out. l.mu is held.
-func (l *life) lost(tx *Tx) error {
-	for _, n := range tx.partitions {
-		if l.owned[n] == nil {
-			return fmt.Errorf("partition %d: %w", n, errNotOwned)
-		}
-	}
-	return nil
-}
-
-// restore puts the Handler's state back to what is committed, as the client does
-// with its position.
-func (l *life) restore(ctx context.Context) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var at []Position
-	for _, p := range l.owned {
+// rewind puts the partitions back to what is committed, as the client does with its own
+// positions.
+func (l *life) rewind() {
+	l.void = true
+	for n, p := range l.owned {
 		if p.until == 0 && p.touched {
-			l.Pass(p.committed.Partition) // its pass had ended in what was aborted
+			l.Pass(n) // its pass had ended in what was aborted
 		}
 		p.touched, p.next, p.since = false, max(p.committed.Offset, 0), l.sc.Now()
-		at = append(at, p.committed)
 	}
-	if len(at) == 0 {
-		return nil
-	}
-	return l.h.Assigned(ctx, l.partitions, at)
 }

@@ -20,21 +20,11 @@ func (s *Session) Pass(partition int32) {
 	s.mu.Unlock()
 }
 
-// hold keeps the client from reading any partition.
-func (l *life) hold() {
-	all := make([]int32, l.partitions)
-	for i := range all {
-		all[i] = int32(i)
-	}
-	l.gts.Client().PauseFetchPartitions(map[string][]int32{l.sc.Input: all})
-}
-
 // beginPasses begins those that were asked for, of owned partitions.
 func (l *life) beginPasses(ctx context.Context) {
 	if !l.sc.Passes {
 		return
 	}
-	l.mu.Lock()
 	var begin []int32
 	l.Session.mu.Lock()
 	for n := range l.asked {
@@ -43,7 +33,6 @@ func (l *life) beginPasses(ctx context.Context) {
 		}
 	}
 	l.Session.mu.Unlock()
-	l.mu.Unlock()
 	if len(begin) == 0 {
 		return
 	}
@@ -57,7 +46,6 @@ func (l *life) beginPasses(ctx context.Context) {
 		return
 	}
 	var read []int32
-	l.mu.Lock()
 	for _, n := range begin {
 		p, start, end := l.owned[n], starts[l.sc.Input][n], ends[l.sc.Input][n]
 		if p == nil || start.Err != nil || end.Err != nil {
@@ -71,13 +59,10 @@ func (l *life) beginPasses(ctx context.Context) {
 			read = append(read, n)
 		}
 	}
-	l.mu.Unlock()
-	if len(read) > 0 {
-		l.gts.Client().ResumeFetchPartitions(map[string][]int32{l.sc.Input: read})
-	}
+	l.resume(read)
 }
 
-// passed ends the pass of a partition that is read to its end. l.mu is held.
+// passed ends the pass of a partition that is read to its end.
 func (l *life) passed(n int32, p *progress) {
 	if p.until == 0 || p.next < p.until {
 		return

@@ -100,8 +100,6 @@ func (l *life) aborted(tx *Tx) {
 // narrow reports whether the refusal of tx narrowed the search for a record, or
 // found it.
 func (l *life) narrow(tx *Tx, why error) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	return l.refusals.take(tx.records, tx.last, why)
 }
 

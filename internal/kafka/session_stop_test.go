@@ -50,13 +50,18 @@ func TestASessionEndsWhileKafkaIsAway(t *testing.T) {
 // was aborted before must not keep it unready.
 func TestAMemberWithoutPartitionsIsReady(t *testing.T) {
 	s, h, input := stampSession(t, refusingBroker(t, func(time.Time) int16 { return 0 }), &locked.Buffer{})
-	l := &life{Session: s, h: h, owned: map[int32]*progress{0: {}, 1: {}}, mu: newChanMutex()}
+	l := s.newLife(h)
+	for n := range int32(2) {
+		l.ownership.tenures[n] = &tenure{}
+		l.owned[n] = &progress{tenure: l.ownership.tenures[n]}
+	}
 	s.note(nil) // a member of its group
 	s.noteAbort(errors.New("the broker is read-only"))
 	if s.Ready() == nil || s.Aborting() == nil {
 		t.Fatal("transactions are aborted: want the session not ready")
 	}
 	l.revoked(t.Context(), nil, map[string][]int32{input: {0, 1}})
+	l.follow()
 	if s.Ready() != nil || s.Aborting() != nil {
 		t.Errorf("its partitions are gone: want it ready, got %v, %v", s.Ready(), s.Aborting())
 	}

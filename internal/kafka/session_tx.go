@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -17,9 +18,10 @@ import (
 // A Tx is one transaction of a Session.
 type Tx struct {
 	l          *life
-	ctx        context.Context // of the client's calls: not ended by shutdown
+	ctx        context.Context // of the client's calls: ends with the transaction's timeout
+	cancel     context.CancelFunc
 	began      bool
-	quiet      bool         // holds no input records
+	quiet      []int32      // partitions that it holds no input records of
 	records    int          // of the input; or messages, when records hold several
 	partitions []int32      // touched, in order of appearance
 	slab       []kgo.Record // of records to produce
@@ -29,15 +31,26 @@ type Tx struct {
 	err error // the first failed record
 }
 
+// begin begins the transaction, under the client's ownership as it is then.
 func (tx *Tx) begin() error {
 	if tx.began {
 		return nil
 	}
+	tx.l.follow()
 	if err := tx.l.gts.Begin(); err != nil {
 		return fmt.Errorf("begin of transaction: %w", err)
 	}
+	// The brokers abort it after this time: to wait for their answer longer is in vain.
+	tx.ctx, tx.cancel = context.WithTimeout(tx.l.late, tx.l.transactionTimeout())
 	tx.began = true
 	return nil
+}
+
+// over frees what the transaction holds.
+func (tx *Tx) over() {
+	if tx.cancel != nil {
+		tx.cancel()
+	}
 }
 
 func (tx *Tx) touch(n int32, p *progress) {
@@ -143,89 +156,115 @@ const (
 	quietAfter = 2 * time.Second
 )
 
-// idle lets the Handler work on partitions that are read to their end and quiet.
+// endsWithin bounds a request for the ends of the input's partitions.
+const endsWithin = 5 * time.Second
+
+// idle lets the Handler work on partitions that are read to their end and quiet, and have
+// no records in the transaction.
 func (l *life) idle(ctx context.Context, tx *Tx) error {
+	if !tx.began {
+		l.follow()
+	}
 	now := l.sc.Now()
 	quiet := map[int32]time.Duration{}
-	l.mu.Lock()
 	for n, p := range l.owned {
-		if d := now.Sub(p.since); d >= quietAfter && l.h.Due(n, d) {
+		if d := now.Sub(p.since); d >= quietAfter && !p.touched && l.h.Due(n, d) {
 			quiet[n] = d
 		}
 	}
-	l.mu.Unlock()
-	if len(quiet) == 0 {
+	if len(quiet) == 0 || tx.failure() != nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, endsWithin)
+	defer cancel()
 	ends, err := kadm.NewClient(l.gts.Client()).ListEndOffsets(ctx, l.sc.Input)
 	if err != nil {
 		return nil // Kafka is away: no time to say that nothing comes
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for n, d := range quiet {
-		p, end := l.owned[n], ends[l.sc.Input][n]
-		if p == nil || end.Err != nil || end.Offset != p.next {
+	for _, n := range slices.Sorted(maps.Keys(quiet)) {
+		if end := ends[l.sc.Input][n]; l.owned[n] == nil || end.Err != nil || end.Offset != l.owned[n].next {
 			continue
 		}
 		if err := tx.begin(); err != nil {
 			return err
 		}
-		tx.quiet = true
-		tx.touch(n, p)
-		l.h.Quiet(tx, n, d)
+		if p := l.owned[n]; p != nil {
+			tx.quiet = append(tx.quiet, n)
+			tx.touch(n, p)
+			l.h.Quiet(tx, n, quiet[n])
+		}
 	}
 	return nil
 }
 
-// commitQuiet commits, within the transaction, the position of partitions of
-// which it consumed nothing: this binds it to the group's generation, so that a
-// member that was put out aborts.
-func (l *life) commitQuiet(tx *Tx) (at []Position, err error) {
+// quietTries is how often a request for the positions of quiet partitions is sent while
+// the end of the transaction before it is not done.
+const quietTries = 8
+
+// commitQuiet commits, within the transaction, the positions of partitions of which it
+// holds no records: the client does not know of them. It commits as the member and in the
+// generation of the last follow, so that the broker refuses a member that has lost them.
+func (l *life) commitQuiet(ctx context.Context, tx *Tx) (at []Position, err error) {
 	cl := l.gts.Client()
-	id, epoch, err := cl.ProducerID(tx.ctx)
+	id, epoch, err := cl.ProducerID(ctx)
 	if err != nil {
 		return nil, err
 	}
 	txnID := l.sc.Group + "-" + l.sc.Member
 	add := kmsg.NewPtrAddOffsetsToTxnRequest()
 	add.TransactionalID, add.ProducerID, add.ProducerEpoch, add.Group = txnID, id, epoch, l.sc.Group
-	if resp, err := add.RequestWith(tx.ctx, cl); err != nil {
-		return nil, err
-	} else if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
-		return nil, err
-	}
-	member, generation := cl.GroupMetadata()
 	req := kmsg.NewPtrTxnOffsetCommitRequest()
 	req.TransactionalID, req.Group, req.ProducerID, req.ProducerEpoch = txnID, l.sc.Group, id, epoch
-	req.MemberID, req.Generation = member, generation
+	req.MemberID, req.Generation = l.member, l.generation
 	topic := kmsg.NewTxnOffsetCommitRequestTopic()
 	topic.Topic, topic.TopicID = l.sc.Input, l.inputID
-	l.mu.Lock()
-	for _, n := range tx.partitions {
-		p := l.owned[n]
-		if p == nil {
-			l.mu.Unlock()
-			return nil, fmt.Errorf("partition %d: %w", n, errNotOwned)
-		}
+	for _, n := range tx.quiet {
 		metadata := l.h.Metadata(n)
 		rp := kmsg.NewTxnOffsetCommitRequestTopicPartition()
-		rp.Partition, rp.Offset, rp.Metadata = n, p.next, &metadata
+		rp.Partition, rp.Offset, rp.Metadata = n, l.owned[n].next, &metadata
 		topic.Partitions = append(topic.Partitions, rp)
-		at = append(at, Position{n, p.next, metadata})
+		at = append(at, Position{n, rp.Offset, metadata})
 	}
-	l.mu.Unlock()
 	req.Topics = append(req.Topics, topic)
-	resp, err := req.RequestWith(tx.ctx, cl)
+	err = whileConcurrent(ctx, func() error {
+		resp, err := add.RequestWith(ctx, cl)
+		if err != nil {
+			return err
+		}
+		return kerr.ErrorForCode(resp.ErrorCode)
+	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("adding the group to the transaction: %w", err)
 	}
-	for _, t := range resp.Topics {
-		for _, p := range t.Partitions {
-			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-				return nil, fmt.Errorf("partition %d: %w", p.Partition, err)
+	return at, whileConcurrent(ctx, func() error {
+		resp, err := req.RequestWith(ctx, cl)
+		if err != nil {
+			return err
+		}
+		for _, t := range resp.Topics {
+			for _, p := range t.Partitions {
+				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+					return fmt.Errorf("partition %d: %w", p.Partition, err)
+				}
 			}
 		}
+		return nil
+	})
+}
+
+// whileConcurrent tries request again, after a growing delay, while Kafka answers
+// CONCURRENT_TRANSACTIONS: the transaction before is committed, its markers are not
+// written yet.
+func whileConcurrent(ctx context.Context, request func() error) error {
+	for try := 0; ; try++ {
+		err := request()
+		if !errors.Is(err, kerr.ConcurrentTransactions) || try+1 == quietTries {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(backoff(try)):
+		}
 	}
-	return at, nil
 }

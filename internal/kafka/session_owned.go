@@ -1,0 +1,245 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// An ownership is the set of partitions that the client owns, with the member id and the
+// generation under which the group assigned them: one snapshot. The client's goroutines
+// write it, the session's goroutine reads it.
+//
+// The revocation callbacks alone do not give it: GroupTransactSession of franz-go
+// (v1.22.3) calls neither of them a second time before the next End. A member that has
+// nothing to commit would go on to own what the group gave to others.
+type ownership struct {
+	mu         sync.Mutex // must not be held over I/O, nor over a call of the Handler
+	synced     []int32    // assigned by the last SyncGroup response
+	member     string
+	generation int32
+	tenures    map[int32]*tenure
+	revoked    bool // partitions were revoked since the last call of life.follow
+}
+
+// A tenure is the ownership of a partition from the fetch of its committed position until
+// its loss. A partition that is lost and assigned again has another one.
+type tenure struct{ at Position }
+
+// A syncBalancer is a GroupBalancer that notes the partitions of each SyncGroup response
+// in an ownership. The client has no call that returns its assignment.
+type syncBalancer struct {
+	kgo.GroupBalancer
+	topic string
+	owned *ownership
+}
+
+// ParseSyncAssignment implements kgo.GroupBalancer.
+func (b syncBalancer) ParseSyncAssignment(assignment []byte) (map[string][]int32, error) {
+	topics, err := b.GroupBalancer.ParseSyncAssignment(assignment)
+	if err == nil {
+		b.owned.mu.Lock()
+		b.owned.synced = slices.Clone(topics[b.topic])
+		b.owned.mu.Unlock()
+	}
+	return topics, err
+}
+
+// assigned begins a generation. The client calls it once in each, after SyncGroup and
+// before it fetches the positions of the added partitions, and does not join again before
+// it returns: GroupMetadata is that of the assignment.
+func (l *life) assigned(_ context.Context, cl *kgo.Client, added map[string][]int32) {
+	member, generation := cl.GroupMetadata()
+	o := &l.ownership
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if member != o.member {
+		clear(o.tenures)
+	}
+	o.member, o.generation = member, generation
+	for n := range o.tenures {
+		if !slices.Contains(o.synced, n) || slices.Contains(added[l.sc.Input], n) {
+			delete(o.tenures, n)
+		}
+	}
+}
+
+// revoked ends the ownership of partitions.
+func (l *life) revoked(_ context.Context, _ *kgo.Client, gone map[string][]int32) {
+	o := &l.ownership
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.revoked = o.revoked || len(gone) > 0
+	for _, n := range gone[l.sc.Input] {
+		delete(o.tenures, n)
+	}
+}
+
+// fetched begins the ownership of partitions, at their committed positions. They are not
+// read until the session has restored their state.
+func (l *life) fetched(_ context.Context, cl *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
+	o := &l.ownership
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var paused []int32
+	for _, at := range l.positions(resp) {
+		o.tenures[at.Partition] = &tenure{at}
+		paused = append(paused, at.Partition)
+	}
+	if len(paused) > 0 {
+		cl.PauseFetchPartitions(map[string][]int32{l.sc.Input: paused})
+	}
+	return nil
+}
+
+// positions returns the committed positions of an OffsetFetch response.
+func (l *life) positions(resp *kmsg.OffsetFetchResponse) (at []Position) {
+	seen := map[int32]bool{} // the client repeats the answer in the form of older versions
+	add := func(topic string, p int32, offset int64, metadata *string) {
+		if topic != "" && topic != l.sc.Input || seen[p] {
+			return
+		}
+		seen[p] = true
+		pos := Position{Partition: p, Offset: offset}
+		if metadata != nil {
+			pos.Metadata = *metadata
+		}
+		at = append(at, pos)
+	}
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			add(t.Topic, p.Partition, p.Offset, p.Metadata)
+		}
+	}
+	for _, g := range resp.Groups {
+		for _, t := range g.Topics {
+			for _, p := range t.Partitions {
+				add(t.Topic, p.Partition, p.Offset, p.Metadata)
+			}
+		}
+	}
+	return at
+}
+
+// follow takes the client's ownership over: the session drops the partitions that it lost,
+// and keeps the member id and the generation for all that it commits until the next call.
+// A broker refuses the commits of a generation that has ended, so a member that does not
+// know yet what it lost cannot commit for it. It must not be called within a transaction.
+func (l *life) follow() {
+	o := &l.ownership
+	o.mu.Lock()
+	l.member, l.generation = o.member, o.generation
+	l.revocation = l.revocation || o.revoked
+	o.revoked = false
+	var gone []int32
+	for n, p := range l.owned {
+		if o.tenures[n] != p.tenure {
+			gone = append(gone, n)
+		}
+	}
+	o.mu.Unlock()
+	slices.Sort(gone)
+	l.drop(gone)
+}
+
+// current reports whether the client still owns the partitions, in the generation of the
+// last follow.
+func (l *life) current(partitions []int32) bool {
+	o := &l.ownership
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.member != l.member || o.generation != l.generation {
+		return false
+	}
+	for _, n := range partitions {
+		if p := l.owned[n]; p == nil || o.tenures[n] != p.tenure {
+			return false
+		}
+	}
+	return true
+}
+
+// drop gives partitions up.
+func (l *life) drop(gone []int32) {
+	if len(gone) == 0 {
+		return
+	}
+	for _, n := range gone {
+		delete(l.owned, n)
+		l.refusals.forget(n, math.MaxInt64)
+	}
+	l.noteAbort(nil) // their uncommitted input belongs to another member
+	l.h.Lost(gone)
+}
+
+// restore gives the Handler the state of newly assigned partitions, and after an abort
+// that of all owned ones.
+func (l *life) restore(ctx context.Context) error {
+	var at []Position
+	if l.void {
+		for _, n := range slices.Sorted(maps.Keys(l.owned)) {
+			at = append(at, l.owned[n].committed)
+		}
+	}
+	added := l.added()
+	for _, n := range slices.Sorted(maps.Keys(added)) {
+		at = append(at, added[n].at)
+	}
+	if len(at) == 0 {
+		l.void = false
+		return nil
+	}
+	l.restoring(len(at))
+	defer l.restoring(0)
+	if err := l.h.Assigned(ctx, l.partitions, at); err != nil {
+		return fmt.Errorf("the state of %d partitions is not restored: %w", len(at), err)
+	}
+	l.void = false
+	for n, t := range added {
+		l.owned[n] = &progress{tenure: t, committed: t.at, next: max(t.at.Offset, 0), since: l.sc.Now()}
+		l.Pass(n)
+	}
+	if len(added) > 0 {
+		l.sc.Log.Info("partitions assigned", "group", l.sc.Group, "topic", l.sc.Input, "partitions", len(added))
+		if !l.sc.Passes {
+			l.resume(slices.Collect(maps.Keys(added)))
+		}
+	}
+	return nil
+}
+
+// added returns the tenures that began since the last follow, or whose state is not
+// restored yet. A partition that was lost and assigned again meanwhile waits for the next
+// follow to drop it.
+func (l *life) added() map[int32]*tenure {
+	o := &l.ownership
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	added := map[int32]*tenure{}
+	for n, t := range o.tenures {
+		if l.owned[n] == nil {
+			added[n] = t
+		}
+	}
+	return added
+}
+
+// resume begins to read partitions, except those that were lost, or lost and assigned
+// again, since their state was restored.
+func (l *life) resume(partitions []int32) {
+	o := &l.ownership
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	still := slices.DeleteFunc(slices.Clone(partitions), func(n int32) bool {
+		return l.owned[n] == nil || o.tenures[n] != l.owned[n].tenure
+	})
+	if len(still) > 0 {
+		l.gts.Client().ResumeFetchPartitions(map[string][]int32{l.sc.Input: still})
+	}
+}
