@@ -1,0 +1,180 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+)
+
+// An owner is a Handler that knows which partitions it was given, and produces a record
+// for each transaction.
+type owner struct {
+	out  string
+	due  func(n int32) bool
+	work func(tx *Tx) // called by Quiet and Records
+
+	mu        sync.Mutex
+	owned     map[int32]bool
+	assigned  *tally[int]   // how many partitions, by call of Assigned
+	committed *tally[int32] // partitions of committed transactions
+}
+
+func newOwner(out string) *owner {
+	return &owner{
+		out: out, due: func(int32) bool { return false }, work: func(*Tx) {}, owned: map[int32]bool{},
+		assigned: newTally[int](), committed: newTally[int32](),
+	}
+}
+
+func (o *owner) Assigned(_ context.Context, _ int, at []Position) error {
+	o.assigned.add(len(at))
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, p := range at {
+		o.owned[p.Partition] = true
+	}
+	return nil
+}
+
+func (o *owner) Lost(partitions []int32) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, n := range partitions {
+		delete(o.owned, n)
+	}
+}
+
+func (o *owner) partitions() []int32 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Sorted(maps.Keys(o.owned))
+}
+
+func (o *owner) Records(tx *Tx, _ int32, _ []Record)    { o.work(tx) }
+func (o *owner) Due(n int32, _ time.Duration) bool      { return o.due(n) }
+func (o *owner) Quiet(tx *Tx, _ int32, _ time.Duration) { o.work(tx) }
+func (o *owner) Metadata(int32) string                  { return "state" }
+func (o *owner) Finish(tx *Tx, partitions []int32) {
+	for _, n := range partitions {
+		tx.Produce(o.out, n, nil, []byte("x"), nil)
+	}
+}
+
+func (o *owner) Committed(partitions []int32) {
+	for _, n := range partitions {
+		o.committed.add(n)
+	}
+}
+
+func ownerSession(addr, member string, now func() time.Time) *Session {
+	tc := topicConfig()
+	c := config(addr)
+	c.ClientID = member
+	return NewSession(c, SessionConfig{
+		Group: "g", Member: member, Input: tc.Name(Undecoded), ByNumber: []string{tc.Name(Flows)}, MaxRecords: 100, Every: 20 * time.Millisecond,
+		Rebalance: 3 * time.Second, Timeout: 10 * time.Second, Now: now, Log: slog.New(slog.DiscardHandler),
+	})
+}
+
+// A group grows to three members while no record comes: no transaction ends between the
+// revocations. Every member must own what the group assigned to it, and nothing else.
+func TestMembersOwnWhatTheGroupAssigned(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	ensure(ctx, t, b.Addr(), Undecoded, Flows)
+	tc := topicConfig()
+	adm, input := admin(t, b.Addr()), tc.Name(Undecoded)
+	owners := map[string]*owner{}
+	for i, member := range []string{"a", "b", "c"} {
+		owners[member] = newOwner(tc.Name(Flows))
+		runSession(t, ownerSession(b.Addr(), member, time.Now), owners[member])
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			want, got := assignments(ctx, adm, input), map[string][]int32{}
+			for member, o := range owners {
+				got[member+"-g"] = o.partitions()
+			}
+			if len(want) == i+1 && maps.EqualFunc(want, got, slices.Equal) {
+				break
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				t.Fatalf("%d members: the group assigned %v, the members own %v", i+1, want, got)
+			}
+		}
+	}
+}
+
+// assignments returns the partitions of topic by client id, nil unless the group is stable
+// and all three partitions are assigned.
+func assignments(ctx context.Context, adm *kadm.Client, topic string) map[string][]int32 {
+	groups, err := adm.DescribeGroups(ctx, "g")
+	if err != nil || groups["g"].State != "Stable" {
+		return nil
+	}
+	got, n := map[string][]int32{}, 0
+	for _, m := range groups["g"].Members {
+		if a, ok := m.Assigned.AsConsumer(); ok {
+			for _, tp := range a.Topics {
+				if tp.Topic == topic {
+					got[m.ClientID] = slices.Sorted(slices.Values(tp.Partitions))
+					n += len(tp.Partitions)
+				}
+			}
+		}
+	}
+	if n != 3 {
+		return nil
+	}
+	return got
+}
+
+// A transaction commits in the generation under which its partitions were assigned, not in
+// the client's present one: the broker must refuse an owner that is behind.
+func TestAStaleGenerationCommitsNothing(t *testing.T) {
+	for _, quiet := range []bool{false, true} {
+		t.Run(fmt.Sprintf("quiet %v", quiet), func(t *testing.T) {
+			ctx := testContext(t)
+			b := startBroker(t, "127.0.0.1:0")
+			ensure(ctx, t, b.Addr(), Undecoded, Flows)
+			tc := topicConfig()
+			var ahead atomic.Int64
+			s := ownerSession(b.Addr(), "a", func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+			h := newOwner(tc.Name(Flows))
+			h.due = func(n int32) bool { return quiet && n == 0 }
+			stale := true
+			h.work = func(tx *Tx) {
+				// In the first transaction the session takes another generation for the present one.
+				_, generation := tx.l.gts.Client().GroupMetadata()
+				if stale {
+					generation++
+				}
+				stale = false
+				tx.l.generation = generation
+				tx.l.ownership.mu.Lock()
+				tx.l.ownership.generation = generation
+				tx.l.ownership.mu.Unlock()
+			}
+			runSession(t, s, h)
+			if quiet {
+				ahead.Store(int64(time.Minute))
+			} else {
+				putter(ctx, t, b.Addr(), tc.Name(Undecoded))("a")
+			}
+			h.committed.wait(ctx, t, "a transaction commits", atLeast[int32](1))
+			if got := len(h.assigned.all()); got != 2 {
+				t.Errorf("positions were given %d times, want 2: at the assignment, and after the stale generation was refused", got)
+			}
+		})
+	}
+}
