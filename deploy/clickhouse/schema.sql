@@ -97,6 +97,7 @@ CREATE TABLE IF NOT EXISTS weir.flows_queue (
   `exporter_name` LowCardinality(String),
   `site` LowCardinality(String),
   `replica` LowCardinality(String),
+  `address_plan` LowCardinality(String),
   `elements.pen` Array(UInt32),
   `elements.id` Array(UInt32),
   `elements.value` Array(String)
@@ -199,6 +200,7 @@ CREATE TABLE IF NOT EXISTS weir.flows (
   `exporter_name` LowCardinality(String),
   `site` LowCardinality(String),
   `replica` LowCardinality(String),
+  `address_plan` LowCardinality(String),
   `elements.pen` Array(UInt32),
   `elements.id` Array(UInt32),
   `elements.value` Array(String)
@@ -299,6 +301,7 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS weir.flows_view TO weir.flows AS SELECT
   `exporter_name` AS `exporter_name`,
   `site` AS `site`,
   `replica` AS `replica`,
+  `address_plan` AS `address_plan`,
   `elements.pen` AS `elements.pen`,
   `elements.id` AS `elements.id`,
   `elements.value` AS `elements.value`

@@ -85,6 +85,7 @@ type Withdrawer interface {
 // An Exporter is what the operator says of an exporter. It is immutable.
 type Exporter struct {
 	Name, Site       string            // written into its flows; "" = not said
+	AddressPlan      string            // the same: where a private address names one host; "" = its site
 	SamplingDefault  uint64            // 1 in N where nothing else says a rate; 0 = not said
 	SamplingOverride uint64            // 1 in N whatever the exporter says; 0 = not said
 	Interfaces       map[uint32]string // ifIndex → name, before what options data says

@@ -88,11 +88,11 @@ func TestWhatTheOperatorSaysIsInEveryFlow(t *testing.T) {
 		if a != testMeta.Exporter {
 			t.Errorf("asked for %v", a)
 		}
-		return &Exporter{Name: "edge-1", Site: "fra", Interfaces: map[uint32]string{1: "ge-0/0/1"}}
+		return &Exporter{Name: "edge-1", Site: "fra", AddressPlan: "corp", Interfaces: map[uint32]string{1: "ge-0/0/1"}}
 	}}
 	m := wireFlows(t, d, v5With(t, "0000"))[0]
-	if m.ExporterName != "edge-1" || m.Site != "fra" || m.InIfName != "ge-0/0/1" || m.OutIfName != "" {
-		t.Errorf("want edge-1, fra, ge-0/0/1 in, nothing out; got %q, %q, %q, %q", m.ExporterName, m.Site, m.InIfName, m.OutIfName)
+	if m.ExporterName != "edge-1" || m.Site != "fra" || m.AddressPlan != "corp" || m.InIfName != "ge-0/0/1" || m.OutIfName != "" {
+		t.Errorf("want edge-1, fra, corp, ge-0/0/1 in, nothing out; got %q, %q, %q, %q, %q", m.ExporterName, m.Site, m.AddressPlan, m.InIfName, m.OutIfName)
 	}
 }
 
@@ -213,20 +213,20 @@ func TestARecordMayNameItsExporter(t *testing.T) {
 	file := func(a netip.Addr) *Exporter {
 		switch a.String() {
 		case "192.0.2.7":
-			return &Exporter{Name: "mediator", Site: "here"}
+			return &Exporter{Name: "mediator", Site: "here", AddressPlan: "plan-here"}
 		case "198.51.100.7":
-			return &Exporter{Name: "edge"}
+			return &Exporter{Name: "edge", AddressPlan: "corp"}
 		}
 		return nil
 	}
 	for _, tt := range []struct {
-		name, octets, exporter, called, site string
-		fields                               []uint16
+		name, octets, exporter, called, site, plan string
+		fields                                     []uint16
 	}{
-		{"IPv4", "c6336407", "198.51.100.7", "edge", "", []uint16{130, 4}},
-		{"IPv6, which the file does not know", "20010db8000000000000000000000007", "2001:db8::7", "", "", []uint16{131, 16}},
-		{"not set", "00000000", "192.0.2.7", "mediator", "here", []uint16{130, 4}},
-		{"both, one of them set", "00000000" + "20010db8000000000000000000000007", "2001:db8::7", "", "", []uint16{130, 4, 131, 16}},
+		{"IPv4", "c6336407", "198.51.100.7", "edge", "", "corp", []uint16{130, 4}},
+		{"IPv6, which the file does not know", "20010db8000000000000000000000007", "2001:db8::7", "", "", "", []uint16{131, 16}},
+		{"not set", "00000000", "192.0.2.7", "mediator", "here", "plan-here", []uint16{130, 4}},
+		{"both, one of them set", "00000000" + "20010db8000000000000000000000007", "2001:db8::7", "", "", "", []uint16{130, 4, 131, 16}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			pkt := ipfixRecord(t, "0a0000010a000002"+tt.octets, append([]uint16{8, 4, 12, 4}, tt.fields...)...)
@@ -236,8 +236,8 @@ func TestARecordMayNameItsExporter(t *testing.T) {
 			}
 			same(t, ds, pkt)
 			m := wireFlows(t, ds.wire, pkt)[0]
-			if got := addrOf(m.SamplerAddress); got != tt.exporter || m.ExporterName != tt.called || m.Site != tt.site {
-				t.Errorf("want %s %q %q, got %s %q %q", tt.exporter, tt.called, tt.site, got, m.ExporterName, m.Site)
+			if got := addrOf(m.SamplerAddress); got != tt.exporter || m.ExporterName != tt.called || m.Site != tt.site || m.AddressPlan != tt.plan {
+				t.Errorf("want %s %q %q %q, got %s %q %q %q", tt.exporter, tt.called, tt.site, tt.plan, got, m.ExporterName, m.Site, m.AddressPlan)
 			}
 			off := wireFlows(t, &Decoder{State: newMemory(), Exporter: file}, pkt)[0]
 			if got := addrOf(off.SamplerAddress); got != "192.0.2.7" || off.ExporterName != "mediator" {

@@ -20,7 +20,7 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 		Type: c.flowType, SequenceNum: c.header.Sequence, ObservationDomainId: c.header.Domain,
 		TimeReceivedNs: uint64(c.meta.Received), TimeExportNs: uint64(c.header.Export), DatagramHash: c.hash,
 		RecordOffset: uint32(off), ExporterPort: uint32(c.meta.Port), Replica: replica,
-		ExporterName: c.exporter.Name, Site: c.exporter.Site,
+		ExporterName: c.exporter.Name, Site: c.exporter.Site, AddressPlan: c.exporter.AddressPlan,
 	}
 	if c.meta.Exporter.IsValid() {
 		m.SamplerAddress = c.meta.Exporter.AsSlice()

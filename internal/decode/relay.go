@@ -10,8 +10,8 @@ import (
 
 // A mediator or relay exports the records of other exporters and says in each
 // whose it is: exporterIPv4Address, exporterIPv6Address (IE 130, 131). By option
-// that one is the flow's exporter, its name and site those of the operator's
-// file. Templates, facts and sampling stay with who sent the datagram.
+// that one is the flow's exporter, its name, site and address plan those of the
+// operator's file. Templates, facts and sampling stay with who sent the datagram.
 
 // ofExporter reports whether a field names the record's exporter.
 func ofExporter(f Field) bool {
@@ -49,6 +49,9 @@ func (r *record) appendExporter(dst []byte, c *context) []byte {
 	if e.Site != "" || c.exporter.Site != "" {
 		dst = protowire.AppendString(protowire.AppendTag(dst, fSite, protowire.BytesType), e.Site)
 	}
+	if e.AddressPlan != "" || c.exporter.AddressPlan != "" {
+		dst = protowire.AppendString(protowire.AppendTag(dst, fAddressPlan, protowire.BytesType), e.AddressPlan)
+	}
 	return dst
 }
 
@@ -58,5 +61,5 @@ func (r *record) setExporter(m *flowpb.FlowMessage) {
 		return
 	}
 	e := r.exporterOf()
-	m.SamplerAddress, m.ExporterName, m.Site = r.by.AsSlice(), e.Name, e.Site
+	m.SamplerAddress, m.ExporterName, m.Site, m.AddressPlan = r.by.AsSlice(), e.Name, e.Site, e.AddressPlan
 }

@@ -23,7 +23,7 @@ const (
 	fTotalBytes, fTotalPackets                                              = 220, 221
 	fPostSrc, fPostDst, fPostSrcPort, fPostDstPort                          = 230, 231, 232, 233
 	fRateSource, fSamplerID, fExporterPort, fExporterName, fSite            = 250, 251, 260, 261, 262
-	fReplica, fElements                                                     = 263, 299
+	fReplica, fAddressPlan, fElements                                       = 263, 264, 299
 )
 
 // number appends field f with value v; nothing when v is 0 (proto3's default).
@@ -115,6 +115,7 @@ func (c *context) appendHead(b []byte, replica string) []byte {
 	b = number(b, fExporterPort, uint64(c.meta.Port))
 	b = text(b, fExporterName, c.exporter.Name)
 	b = text(b, fSite, c.exporter.Site)
+	b = text(b, fAddressPlan, c.exporter.AddressPlan)
 	return text(b, fReplica, replica)
 }
 

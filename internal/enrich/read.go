@@ -209,6 +209,8 @@ func readOctets(number protowire.Number, v []byte, m *flowpb.FlowMessage) error 
 		to = &m.ExporterName
 	case 262:
 		to = &m.Site
+	case 264:
+		to = &m.AddressPlan
 	}
 	if to == nil {
 		return nil

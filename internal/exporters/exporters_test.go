@@ -17,6 +17,7 @@ exporters:
   - address: 192.0.2.1
     name: edge-1
     site: fra
+    address_plan: corp
     sampling_default: 1000
     interfaces: {1: ge-0/0/1, 2: "ge-0/0/2"}
   - address: 192.0.2.0/24
@@ -31,7 +32,7 @@ func TestTheLongestPrefixCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for addr, want := range map[string]*Entry{
-		"192.0.2.1":    {Exporter: decode.Exporter{Name: "edge-1", Site: "fra", SamplingDefault: 1000, Interfaces: map[uint32]string{1: "ge-0/0/1", 2: "ge-0/0/2"}}, Of: netip.MustParsePrefix("192.0.2.1/32")},
+		"192.0.2.1":    {Exporter: decode.Exporter{Name: "edge-1", Site: "fra", AddressPlan: "corp", SamplingDefault: 1000, Interfaces: map[uint32]string{1: "ge-0/0/1", 2: "ge-0/0/2"}}, Of: netip.MustParsePrefix("192.0.2.1/32")},
 		"192.0.2.2":    {Exporter: decode.Exporter{SamplingOverride: 500}, Of: netip.MustParsePrefix("192.0.2.0/24")},
 		"198.51.100.1": {Denied: true, Of: netip.MustParsePrefix("0.0.0.0/0")},
 		"2001:db8::1":  {Exporter: decode.Exporter{Name: "7"}, Of: netip.MustParsePrefix("2001:db8::/32")},

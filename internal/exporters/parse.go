@@ -24,6 +24,7 @@ const maxName = 255
 //	  - address: 192.0.2.1        # or a prefix, 192.0.2.0/24; IPv4 or IPv6
 //	    name: edge-1
 //	    site: fra
+//	    address_plan: corp        # where a private address names one host; its site where it is left out
 //	    sampling_default: 1000    # 1 in N where the exporter does not say
 //	    sampling_override: 500    # 1 in N whatever it says
 //	    interfaces: {1: ge-0/0/1, 2: ge-0/0/2}
@@ -124,6 +125,8 @@ func (p *reader) entry(n ast.Node) {
 			e.Name = p.text(v.Value, k)
 		case "site":
 			e.Site = p.text(v.Value, k)
+		case "address_plan":
+			e.AddressPlan = p.text(v.Value, k)
 		case "sampling_default":
 			e.SamplingDefault = p.rate(v)
 		case "sampling_override":
@@ -137,7 +140,7 @@ func (p *reader) entry(n ast.Node) {
 				p.bad(v.Value, k, "%s: want true or false", shown(v.Value))
 			}
 		default:
-			p.bad(v.Key, k, "unknown key: want address, name, site, sampling_default, sampling_override, interfaces or allow")
+			p.bad(v.Key, k, "unknown key: want address, name, site, address_plan, sampling_default, sampling_override, interfaces or allow")
 		}
 	}
 	if len(p.errs) > before {

@@ -1,6 +1,7 @@
 package pair
 
 import (
+	"cmp"
 	"encoding/binary"
 	"time"
 
@@ -168,8 +169,8 @@ const (
 )
 
 // scope is a hash of whose address plan f's addresses are of, 0 for the one of
-// all. Private addresses are those of the exporter's site, and a firewall's events
-// are of its flow (IE 148).
+// all. Private addresses are those of the exporter's address plan, by default its
+// site's, and a firewall's events are of its flow (IE 148).
 func (f *Flow) scope(m *flowpb.FlowMessage, by string) uint64 {
 	var b []byte
 	switch by {
@@ -182,8 +183,8 @@ func (f *Flow) scope(m *flowpb.FlowMessage, by string) uint64 {
 	if m.FirewallEvent != 0 && m.FlowId != 0 { // events of one flow, complete in themselves
 		b = binary.BigEndian.AppendUint64(append(append(b, 'f'), f.exporter[:]...), m.FlowId)
 	}
-	if m.Site != "" && (flowkey.Private(&f.Key.Lo) || flowkey.Private(&f.Key.Hi)) {
-		b = append(append(b, 's'), m.Site...)
+	if plan := cmp.Or(m.AddressPlan, m.Site); plan != "" && (flowkey.Private(&f.Key.Lo) || flowkey.Private(&f.Key.Hi)) {
+		b = append(append(b, 's'), plan...)
 	}
 	if b == nil {
 		return 0
@@ -212,7 +213,7 @@ func swapped(m *flowpb.FlowMessage) *flowpb.FlowMessage {
 		Proto: m.Proto, IcmpType: m.IcmpType, IcmpCode: m.IcmpCode, TimeSource: m.TimeSource, OutIf: m.InIf, InIf: m.OutIf, IpTos: m.ReverseIpTos,
 		SrcPort: m.DstPort, DstPort: m.SrcPort, SrcMac: m.DstMac, DstMac: m.SrcMac, SrcAs: m.DstAs, DstAs: m.SrcAs,
 		SrcVlan: m.DstVlan, VlanId: m.VlanId, DatagramHash: m.DatagramHash, RecordOffset: m.RecordOffset,
-		IngressVrfId: m.EgressVrfId, EgressVrfId: m.IngressVrfId, ApplicationId: m.ApplicationId, Site: m.Site, SrcAddr: m.DstAddr, DstAddr: m.SrcAddr,
+		IngressVrfId: m.EgressVrfId, EgressVrfId: m.IngressVrfId, ApplicationId: m.ApplicationId, Site: m.Site, AddressPlan: m.AddressPlan, SrcAddr: m.DstAddr, DstAddr: m.SrcAddr,
 		TimeFlowStartNs: m.TimeFlowStartNs, TimeFlowEndNs: m.TimeFlowEndNs, Bytes: m.ReverseBytes, Packets: m.ReversePackets, TcpFlags: m.ReverseTcpFlags,
 		PostNatSrcAddr: m.PostNatDstAddr, PostNatDstAddr: m.PostNatSrcAddr, PostNatSrcPort: m.PostNatDstPort, PostNatDstPort: m.PostNatSrcPort,
 	}

@@ -25,7 +25,7 @@ type Config struct {
 	ActiveTimeout   time.Duration `env:"ACTIVE_TIMEOUT" envDefault:"60s" help:"the exporters' active timeout"`
 	InactiveTimeout time.Duration `env:"INACTIVE_TIMEOUT" envDefault:"15s" help:"the exporters' inactive timeout"`
 	MaxOpen         int           `env:"MAX_OPEN" envDefault:"4000000" unit:"connections" help:"connections held, of the whole topic; each partition has its share"`
-	Scope           string        `env:"SCOPE" envDefault:"global" unit:"global, exporter or vrf" help:"where an address names one host: everywhere, at one exporter, in one pair of VRFs. Private addresses are told apart by the exporter's site anyway (EXPORTERS_FILE)"`
+	Scope           string        `env:"SCOPE" envDefault:"global" unit:"global, exporter or vrf" help:"where an address names one host: everywhere, at one exporter, in one pair of VRFs. Private addresses are told apart by the exporter's address plan, by default its site, anyway (EXPORTERS_FILE)"`
 	DedupContent    bool          `env:"DEDUP_CONTENT" envDefault:"false" help:"take records of equal content (vantage, times, counters, flags, interfaces, ToS) for one: for exporters that meter a flow at both interfaces without saying so"`
 
 	// StateFormat is the format in which Deltas writes: 2 or 3; 0 means 2. Apply

@@ -410,6 +410,10 @@ func TestScopesKeepAddressPlansApart(t *testing.T) {
 		{"from one VRF to the other and back", scoped(ScopeVRF), func(m *flowpb.FlowMessage) { m.IngressVrfId, m.EgressVrfId = 1, 2 }, func(m *flowpb.FlowMessage) { m.IngressVrfId, m.EgressVrfId = 2, 1 }, 1},
 		{"in another VRF", scoped(ScopeVRF), func(m *flowpb.FlowMessage) { m.IngressVrfId, m.EgressVrfId = 1, 1 }, func(m *flowpb.FlowMessage) { m.IngressVrfId, m.EgressVrfId = 2, 2 }, 2},
 		{"a private address at two sites", testConfig, func(m *flowpb.FlowMessage) { m.Site = "fra" }, func(m *flowpb.FlowMessage) { m.Site = "ams" }, 2},
+		{"a private address at two sites of one address plan", testConfig, func(m *flowpb.FlowMessage) { m.Site, m.AddressPlan = "fra", "corp" }, func(m *flowpb.FlowMessage) { m.Site, m.AddressPlan = "ams", "corp" }, 1},
+		{"a private address in two address plans of one site", testConfig, func(m *flowpb.FlowMessage) { m.Site, m.AddressPlan = "fra", "corp" }, func(m *flowpb.FlowMessage) { m.Site, m.AddressPlan = "fra", "lab" }, 2},
+		{"a site and an address plan of its name", testConfig, func(m *flowpb.FlowMessage) { m.Site = "fra" }, func(m *flowpb.FlowMessage) { m.Site, m.AddressPlan = "ams", "fra" }, 1},
+		{"public addresses in two address plans", testConfig, func(m *flowpb.FlowMessage) { m.SrcAddr, m.AddressPlan = ip("198.51.100.5"), "corp" }, func(m *flowpb.FlowMessage) { m.DstAddr, m.AddressPlan = ip("198.51.100.5"), "lab" }, 1},
 		{"public addresses at two sites", testConfig, func(m *flowpb.FlowMessage) { m.SrcAddr, m.Site = ip("198.51.100.5"), "fra" }, func(m *flowpb.FlowMessage) { m.DstAddr, m.Site = ip("198.51.100.5"), "ams" }, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -418,6 +422,27 @@ func TestScopesKeepAddressPlansApart(t *testing.T) {
 			x.flow(func(m *flowpb.FlowMessage) { turned(m); tt.reply(m) })
 			x.ended(tt.want)
 		})
+	}
+}
+
+// Two offices with a VPN between them: both exporters see both directions.
+func TestTwoSitesOfOneAddressPlanReportAConnectionOnce(t *testing.T) {
+	x := converse(t, testConfig)
+	for _, site := range []string{"fra", "ams"} {
+		for _, back := range []bool{false, true} {
+			x.flow(func(m *flowpb.FlowMessage) {
+				m.Site, m.AddressPlan, m.DstAddr = site, "corp", ip("10.2.0.7")
+				if site == "ams" {
+					m.SamplerAddress = ip("192.0.2.2")
+				}
+				if back {
+					turned(m)
+				}
+			})
+		}
+	}
+	if c := x.ended(1)[0]; c.Forward.Octets != 900 || c.Reverse.Octets != 900 || !has(c, flowpb.Quality_QUALITY_MULTI_VANTAGE) {
+		t.Errorf("want 900 octets each way by two vantages, got %v", c)
 	}
 }
 

@@ -665,6 +665,8 @@ type FlowMessage struct {
 	Site string `protobuf:"bytes,262,opt,name=site,proto3" json:"site,omitempty"`
 	// Replica that decoded the record; source: its own name.
 	Replica string `protobuf:"bytes,263,opt,name=replica,proto3" json:"replica,omitempty"`
+	// Address plan of the exporter: where a private address names one host; "" = that of its site. Source: EXPORTERS_FILE.
+	AddressPlan string `protobuf:"bytes,264,opt,name=address_plan,json=addressPlan,proto3" json:"address_plan,omitempty"`
 	// What has no typed field here, raw, in record order.
 	Elements      []*Element `protobuf:"bytes,299,rep,name=elements,proto3" json:"elements,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1359,6 +1361,13 @@ func (x *FlowMessage) GetReplica() string {
 	return ""
 }
 
+func (x *FlowMessage) GetAddressPlan() string {
+	if x != nil {
+		return x.AddressPlan
+	}
+	return ""
+}
+
 func (x *FlowMessage) GetElements() []*Element {
 	if x != nil {
 		return x.Elements
@@ -1434,7 +1443,7 @@ var File_weir_v1_flow_proto protoreflect.FileDescriptor
 
 const file_weir_v1_flow_proto_rawDesc = "" +
 	"\n" +
-	"\x12weir/v1/flow.proto\x12\aweir.v1\"\x8b\x1e\n" +
+	"\x12weir/v1/flow.proto\x12\aweir.v1\"\xaf\x1e\n" +
 	"\vFlowMessage\x121\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1d.weir.v1.FlowMessage.FlowTypeR\x04type\x12#\n" +
 	"\rsampling_rate\x18\x03 \x01(\x04R\fsamplingRate\x12!\n" +
@@ -1540,7 +1549,8 @@ const file_weir_v1_flow_proto_rawDesc = "" +
 	"\rexporter_port\x18\x84\x02 \x01(\rR\fexporterPort\x12$\n" +
 	"\rexporter_name\x18\x85\x02 \x01(\tR\fexporterName\x12\x13\n" +
 	"\x04site\x18\x86\x02 \x01(\tR\x04site\x12\x19\n" +
-	"\areplica\x18\x87\x02 \x01(\tR\areplica\x12-\n" +
+	"\areplica\x18\x87\x02 \x01(\tR\areplica\x12\"\n" +
+	"\faddress_plan\x18\x88\x02 \x01(\tR\vaddressPlan\x12-\n" +
 	"\belements\x18\xab\x02 \x03(\v2\x10.weir.v1.ElementR\belements\"s\n" +
 	"\bFlowType\x12\x0f\n" +
 	"\vFLOWUNKNOWN\x10\x00\x12\v\n" +
