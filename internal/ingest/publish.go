@@ -140,7 +140,8 @@ func (r *Replica) ofAnother(value []byte) bool {
 // publisher at once.
 const publishEvery = time.Second
 
-// publisher writes what is due to the shared log until ctx ends.
+// publisher writes what is due to the shared log until ctx ends. After a failure
+// it waits for the next publishEvery, however often it is woken.
 func (r *Replica) publisher(ctx context.Context) error {
 	t := time.NewTicker(publishEvery / 10)
 	defer t.Stop()
@@ -149,6 +150,9 @@ func (r *Replica) publisher(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-r.publishNow:
+			if r.publishFailed.Load() {
+				continue
+			}
 		case <-t.C:
 			if r.barrierAt.Load() == 0 {
 				r.logMu.Lock()
@@ -161,6 +165,7 @@ func (r *Replica) publisher(ctx context.Context) error {
 			}
 		}
 		if r.barrierAt.Load() != 0 {
+			r.publishFailed.Store(false)
 			r.publishDue()
 		}
 	}
@@ -173,6 +178,7 @@ func (r *Replica) publishDue() {
 			defer r.publishing.Add(-1)
 			r.store.Published(rec, err)
 			if err != nil {
+				r.publishFailed.Store(true)
 				r.metrics.published.WithLabelValues("failed").Inc()
 				if r.errorLog.AllowN(r.deps.Now(), 1) {
 					r.log.Warn("a template could not be published; it will be tried again", "err", err)

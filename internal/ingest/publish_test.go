@@ -3,10 +3,13 @@ package ingest
 import (
 	"encoding/binary"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"weir/internal/decode"
 	"weir/internal/templates"
 )
 
@@ -63,4 +66,33 @@ func TestABacklogKeepsTheLastRecordOfEachKey(t *testing.T) {
 	if !slices.Equal(got, want) || b.octets != 0 || len(b.records) != 0 {
 		t.Errorf("want %q in this order, got %q, %d octets", want, got, b.octets)
 	}
+}
+
+// A template log that refuses at once must not make the publisher spin: each new
+// template wakes it.
+func TestAPublisherWhoseRecordsAreRefusedTriesOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, err := New(config("127.0.0.1:1", "r"), Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		exporter := netip.MustParseAddr("192.0.2.1")
+		k := decode.TemplateKey{Exporter: decode.Map16(exporter), Domain: 7, ID: 300, Version: 9}
+		m := decode.Meta{Exporter: exporter, Port: 1, Received: time.Now().UnixNano()}
+		if _, err := r.store.Learn(&k, &m, &decode.Header{Version: 9},
+			&decode.Template{ID: 300, Fields: []decode.Field{{ID: 1, Length: 4}}}); err != nil {
+			t.Fatal(err)
+		}
+		r.barrierAt.Store(time.Now().UnixNano())
+		go func() { _ = r.publisher(t.Context()) }()
+		const seconds, wakesPerSecond = 10, 1000
+		for range seconds * wakesPerSecond {
+			r.wakePublisher()
+			time.Sleep(time.Second / wakesPerSecond)
+		}
+		failed := int(counted(r.metrics.published.WithLabelValues("failed")))
+		if failed < 2 || failed > 10*seconds {
+			t.Errorf("%d wakes within %d s: want 2 to %d tries, got %d", seconds*wakesPerSecond, seconds, 10*seconds, failed)
+		}
+	})
 }

@@ -61,6 +61,7 @@ type Replica struct {
 
 	publishNow, parkNow chan struct{}
 	publishing          atomic.Int64
+	publishFailed       atomic.Bool // since the last round of the publisher
 	// streamsOpen counts the connections of exporters, streamOctets what their templates take.
 	streamsOpen, streamOctets atomic.Int64
 	errorLog, dropLog         *rate.Limiter

@@ -14,13 +14,12 @@ import (
 type replica struct {
 	*templates.Store
 	log    *TemplateLog
-	ctx    context.Context // of the test
 	change chan struct{}
 }
 
 func startReplica(ctx context.Context, t *testing.T, addr, name string) *replica {
 	t.Helper()
-	r := &replica{ctx: ctx, change: make(chan struct{}, 1)}
+	r := &replica{change: make(chan struct{}, 1)}
 	r.Store = templates.New(templates.Options{Replica: name, Now: time.Now, Changed: func([16]byte) {
 		select {
 		case r.change <- struct{}{}:
@@ -31,12 +30,10 @@ func startReplica(ctx context.Context, t *testing.T, addr, name string) *replica
 	if err != nil {
 		t.Fatal(err)
 	}
-	log.Renewed = func() {
-		r.Republish()
-		r.publish()
-	}
+	log.Renewed = r.Republish
 	r.log = log
 	ctx, cancel := context.WithCancel(ctx)
+	go r.publishUntil(ctx)
 	ended := make(chan error, 1)
 	go func() {
 		ended <- log.Run(ctx, func(k, v []byte) {
@@ -54,15 +51,25 @@ func startReplica(ctx context.Context, t *testing.T, addr, name string) *replica
 	return r
 }
 
-// publish hands what is due to the log; what fails is tried again.
+// publishUntil publishes what is due until ctx ends: in turns, as ingest does. What
+// is due may be withheld for a while, so that one try for each change is too few.
+func (r *replica) publishUntil(ctx context.Context) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			r.publish()
+		}
+	}
+}
+
+// publish hands what is due to the log.
 func (r *replica) publish() {
 	for _, rec := range r.Due() {
-		r.log.Publish(rec.Key, rec.Value, func(err error) {
-			r.Published(rec, err)
-			if err != nil && r.ctx.Err() == nil {
-				time.AfterFunc(50*time.Millisecond, r.publish)
-			}
-		})
+		r.log.Publish(rec.Key, rec.Value, func(err error) { r.Published(rec, err) })
 	}
 }
 

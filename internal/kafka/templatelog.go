@@ -31,8 +31,10 @@ type TemplateLog struct {
 	mu      sync.Mutex // guards what follows
 	cl      *kgo.Client
 	ready   bool
-	writing bool  // a barrier is on its way, or will be tried again
-	reason  error // why it is not ready, as far as known
+	writing bool               // a barrier is on its way, or will be tried again
+	reason  error              // why it is not ready, as far as known
+	gone    bool               // a record failed with UNKNOWN_TOPIC_ID since the topic was forgotten
+	wake    context.CancelFunc // ends the poll under way; nil: none
 }
 
 // NewTemplateLog returns the log on topic (full name) for replica (its name,
@@ -85,7 +87,7 @@ func (l *TemplateLog) Run(ctx context.Context, apply func(key, value []byte)) er
 	defer l.end(ctx)
 	l.writeBarrier(cl)
 	for try := 0; ctx.Err() == nil; {
-		fetches := cl.PollFetches(ctx)
+		fetches := l.poll(ctx, cl)
 		fetches.EachRecord(func(r *kgo.Record) {
 			if templates.IsBarrier(r.Key) {
 				l.sawBarrier(r)
@@ -103,10 +105,47 @@ func (l *TemplateLog) Run(ctx context.Context, apply func(key, value []byte)) er
 	return nil
 }
 
-// failure returns what went wrong with a fetch, nil for what passes by itself.
+// poll waits for records, errors, or a produced record that failed because the
+// topic has another id.
+func (l *TemplateLog) poll(ctx context.Context, cl *kgo.Client) kgo.Fetches {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l.mu.Lock()
+	l.wake = cancel
+	if l.gone {
+		cancel()
+	}
+	l.mu.Unlock()
+	return cl.PollFetches(ctx)
+}
+
+// noteProduced notes the outcome of a produced record. The producer and the consumer
+// of a client may know different ids of one topic, so that only one of them fails.
+func (l *TemplateLog) noteProduced(err error) {
+	if !errors.Is(err, kerr.UnknownTopicID) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gone = true
+	if l.wake != nil {
+		l.wake()
+	}
+}
+
+// failure returns what went wrong with a fetch or a produced record, nil for what
+// passes by itself.
 func (l *TemplateLog) failure(fetches kgo.Fetches) error {
 	var errs []error
+	l.mu.Lock()
+	if l.gone {
+		errs = append(errs, fmt.Errorf("producing: %w", kerr.UnknownTopicID))
+	}
+	l.mu.Unlock()
 	fetches.EachError(func(_ string, _ int32, err error) {
+		if errors.Is(err, context.Canceled) { // by noteProduced, or the end
+			return
+		}
 		if _, ok := errors.AsType[*kgo.ErrDataLoss](err); ok { // told, and read again from the start
 			if l.c.Log != nil {
 				l.c.Log.Warn("the template log lost records; reading goes on", "topic", l.topic, "err", err)
@@ -131,12 +170,13 @@ func (l *TemplateLog) recover(ctx context.Context, err error, try int) {
 		return
 	}
 	l.mu.Lock()
-	cl := l.cl
+	cl, known := l.cl, l.ready
+	l.gone = false // the purge fails what is buffered with another error
 	l.mu.Unlock()
 	cl.PurgeTopicsFromClient(l.topic)
 	cl.AddConsumeTopics(l.topic)
 	l.writeBarrier(cl)
-	if l.Renewed != nil && errors.Is(err, kerr.UnknownTopicID) {
+	if l.Renewed != nil && (known || errors.Is(err, kerr.UnknownTopicID)) {
 		l.Renewed()
 	}
 }
@@ -153,6 +193,7 @@ func (l *TemplateLog) writeBarrier(cl *kgo.Client) {
 	}
 	r := &kgo.Record{Topic: l.topic, Key: l.barrier.Key, Value: l.barrier.Value}
 	cl.TryProduce(context.Background(), r, func(_ *kgo.Record, err error) {
+		l.noteProduced(err)
 		if err == nil || errors.Is(err, kgo.ErrClientClosed) {
 			l.written()
 			return
@@ -235,7 +276,10 @@ func (l *TemplateLog) Publish(key, value []byte, done func(error)) {
 		return
 	}
 	cl.TryProduce(context.Background(), &kgo.Record{Topic: l.topic, Key: key, Value: value},
-		func(_ *kgo.Record, err error) { done(ours(err)) })
+		func(_ *kgo.Record, err error) {
+			l.noteProduced(err)
+			done(ours(err))
+		})
 }
 
 // connects keeps why a broker cannot be reached, for Ready.

@@ -9,7 +9,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // A tail is a TemplateLog that runs, and what it applied as "key=value".
@@ -254,6 +256,36 @@ func TestALogGoesOnWhenItsTopicIsDeletedAndMadeAgain(t *testing.T) {
 	x.renewed.wait(ctx, t, "told that the topic is new", atLeast[struct{}](1))
 	x.put(ctx, t, "\x01b", "2")
 	x.applied.wait(ctx, t, "what was published to the new topic", atLeast[string](1))
+}
+
+// Only the producer sees here that the topic was made again: fetches find nothing, as
+// with a client whose consumer and producer learnt the topic from two brokers.
+func TestALogGoesOnWhenOnlyItsProducerSeesThatTheTopicIsNew(t *testing.T) {
+	ctx := testContext(t)
+	c, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	addr := c.ListenAddrs()[0]
+	ensure(ctx, t, addr, Templates)
+	x := runTail(ctx, t, addr, "r1")
+	untilReady(ctx, t, x)
+	c.ControlKey(int16(kmsg.Fetch), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		return r.ResponseKind(), nil, true
+	})
+	if _, err := admin(t, addr).DeleteTopics(ctx, "t.templates"); err != nil {
+		t.Fatal(err)
+	}
+	ensure(ctx, t, addr, Templates)
+	done := newTally[error]()
+	x.Publish([]byte("\x01b"), []byte("2"), done.add)
+	x.renewed.wait(ctx, t, "Renewed", atLeast[struct{}](1))
+	if got := done.wait(ctx, t, "the outcome", atLeast[error](1)); !errors.Is(got[0], kerr.UnknownTopicID) {
+		t.Errorf("the record for the old topic: want %v, got %v", kerr.UnknownTopicID, got[0])
+	}
+	x.put(ctx, t, "\x01b", "3")
 }
 
 func TestPublishingToALogThatDoesNotRunFails(t *testing.T) {

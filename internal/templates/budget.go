@@ -96,6 +96,9 @@ func (b *bucket) fits(l limit, now, n int64) bool {
 	return b.taken+n <= l.burst
 }
 
+// giveBack returns n octets that were taken.
+func (b *bucket) giveBack(n int64) { b.taken = max(0, b.taken-n) }
+
 // A kind says whose totals an entry is charged to.
 type kind uint8
 
@@ -228,12 +231,32 @@ func (s *Store) publishing(a *allowance, k kind, n int64) {
 		return
 	}
 	a.records.taken += n
-	if a.first.taken < exporterFirst.burst {
+	if !a.beyondFirst() {
 		a.first.taken += n
 		return
 	}
 	s.spent.mu.Lock()
 	s.spent.records[k].taken += n
+	s.spent.mu.Unlock()
+}
+
+// beyondFirst reports whether the next record is charged to the total of its kind.
+// The shard's lock is held.
+func (a *allowance) beyondFirst() bool { return a != nil && a.first.taken >= exporterFirst.burst }
+
+// refund gives back what publishing took for a record of n octets that did not
+// reach the topic; ofTotal is what beyondFirst returned then. The shard's lock is held.
+func (s *Store) refund(a *allowance, k kind, n int64, ofTotal bool) {
+	if a == nil {
+		return
+	}
+	a.records.giveBack(n)
+	if !ofTotal {
+		a.first.giveBack(n)
+		return
+	}
+	s.spent.mu.Lock()
+	s.spent.records[k].giveBack(n)
 	s.spent.mu.Unlock()
 }
 

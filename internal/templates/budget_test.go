@@ -2,6 +2,7 @@ package templates
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -225,6 +226,30 @@ func TestWhatIsDelayedIsBoundedByWhatIsKnown(t *testing.T) {
 	st := s.Stats()
 	if st.Pending > 2*lateMost {
 		t.Errorf("%d facts are known, %d entries pending", st.Facts, st.Pending)
+	}
+}
+
+// An outage of Kafka must not spend the budgets: each record is tried again and
+// again, and has to be on the topic soon after.
+func TestRecordsThatAreNotPublishedSpendNoBudget(t *testing.T) {
+	s, _ := newStore("r1")
+	receive(s, t0, samplerTemplate)
+	receive(s, t0, samplerRecords(0, 100, 1)) // more than exporterFirst: the total is charged, too
+	before := s.Due()
+	if len(before) < 100 {
+		t.Fatalf("due: want at least 100 records, got %d", len(before))
+	}
+	due := before
+	for try := range 1000 {
+		for _, r := range due {
+			s.Published(r, errors.New("kafka is away"))
+		}
+		if due = s.Due(); len(due) != len(before) {
+			t.Fatalf("due after %d failures: want %d records, got %d", try+1, len(before), len(due))
+		}
+	}
+	if got := s.spent.records[ofFacts].taken; got > int64(octetsOf(before)) {
+		t.Errorf("taken of the total: want at most the octets under way, %d, got %d", octetsOf(before), got)
 	}
 }
 

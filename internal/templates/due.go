@@ -117,8 +117,9 @@ type queue struct {
 }
 
 type underWay struct {
-	entry  publishable
-	octets int // of the value
+	entry   publishable
+	octets  int  // of the value
+	ofTotal bool // it was charged to the total of its kind, not to exporterFirst
 }
 
 // add queues p once.
@@ -174,25 +175,26 @@ func (q *queue) takeOf(l *line) publishable {
 }
 
 // start marks p as under way, unless it is already.
-func (q *queue) start(p publishable, octets int) bool {
+func (q *queue) start(p publishable, octets int, ofTotal bool) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	k := string(p.state().key)
 	if _, is := q.underWay[k]; is {
 		return false
 	}
-	q.underWay[k] = underWay{p, octets}
+	q.underWay[k] = underWay{p, octets, ofTotal}
 	q.octets += octets
 	return true
 }
 
-func (q *queue) end(key []byte) publishable {
+// end removes the record under way with this key and returns it; its entry is nil if there is none.
+func (q *queue) end(key []byte) underWay {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	w := q.underWay[string(key)]
 	delete(q.underWay, string(key))
 	q.octets -= w.octets
-	return w.entry
+	return w
 }
 
 // length returns how many entries wait within the budgets.
@@ -278,7 +280,7 @@ func (s *Store) appendDue(out []Record, p publishable, now int64) (_ []Record, t
 	v, err := p.value(s.o.Replica)
 	switch {
 	case err != nil: // not UTF-8 in what came from outside: kept for this replica alone
-	case !s.due.start(p, len(v)):
+	case !s.due.start(p, len(v), a.beyondFirst()):
 		s.due.add(p) // changed while under way: once more after that
 	default:
 		s.publishing(a, p.kind(), int64(len(st.key)+len(v)))
@@ -287,10 +289,11 @@ func (s *Store) appendDue(out []Record, p publishable, now int64) (_ []Record, t
 	return out, total
 }
 
-// Published tells the outcome of publishing r; after an error it becomes due
-// again.
+// Published tells the outcome of publishing r. After an error r becomes due
+// again, and its octets go back to the budgets: an outage must not spend them.
 func (s *Store) Published(r Record, err error) {
-	p := s.due.end(r.Key)
+	w := s.due.end(r.Key)
+	p := w.entry
 	if p == nil {
 		return
 	}
@@ -298,9 +301,12 @@ func (s *Store) Published(r Record, err error) {
 		_ = s.Merge(r.Key, r.Value) // of our own making: sound
 		return
 	}
-	mu := &p.state().shard.mu
-	mu.Lock()
-	defer mu.Unlock()
+	sh := p.state().shard
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if r.Value != nil { // a tombstone is not charged
+		s.refund(sh.allowanceOf(p.exporter()), p.kind(), int64(len(r.Key)+len(r.Value)), w.ofTotal)
+	}
 	if p.known() {
 		s.due.add(p)
 	}

@@ -28,7 +28,7 @@ func (s *Store) expired() []Record {
 	}
 	var out []Record
 	bury := func(p publishable) {
-		if len(out) < sweepMost && s.due.start(p, 0) {
+		if len(out) < sweepMost && s.due.start(p, 0, false) {
 			out = append(out, Record{Key: p.state().key})
 		}
 	}
