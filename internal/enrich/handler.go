@@ -22,6 +22,7 @@ import (
 type partition struct {
 	machine *pair.Machine
 	heard   int64 // stream time as of the last record, or the restore: silence counts from there
+	again   bool  // restored after an abort, not newly assigned
 
 	tx      *kafka.Tx            // the open transaction
 	sent    []*flowpb.Connection // in the open transaction, when someone wants to be told
@@ -62,7 +63,7 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 	points := map[int32]restorePoint{}
 	for _, pos := range at {
 		aborted = aborted || w.partitions[pos.Partition] != nil
-		p := &partition{heard: math.MinInt64}
+		p := &partition{heard: math.MinInt64, again: w.partitions[pos.Partition] != nil}
 		p.machine = w.machine(p, partitions)
 		w.partitions[pos.Partition] = p
 		if pos.Metadata == "" {
@@ -92,6 +93,7 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 		p := w.partitions[n]
 		p.machine.Restored(point.streamTime)
 		p.heard = point.streamTime
+		w.wantHeld(p)
 	}
 	if aborted {
 		w.stats.aborts.Add(1)
@@ -190,7 +192,7 @@ func (w handler) Lost(partitions []int32) {
 func (w handler) Records(tx *kafka.Tx, n int32, records []kafka.Record) {
 	p := w.partitions[n]
 	p.tx = tx
-	limit := w.deps.Now().Add(maxAhead).UnixNano()
+	limit := w.latest().UnixNano()
 	observe := func(flow []byte) { w.observe(p, flow, limit) }
 	for i := range records {
 		flows, err := framing.Flows.Each(records[i].Value, observe)
@@ -313,6 +315,7 @@ func (w handler) Metadata(n int32) string {
 func (w handler) Committed(partitions []int32) {
 	w.stats.commits.Add(1)
 	var all []*flowpb.Connection
+	var flows, ahead uint64
 	for _, n := range partitions {
 		p := w.partitions[n]
 		if p == nil {
@@ -324,6 +327,7 @@ func (w handler) Committed(partitions []int32) {
 		w.stats.duplicates.Add(p.counts.duplicates)
 		w.stats.poison.Add(p.counts.poison)
 		w.stats.ahead.Add(p.counts.ahead)
+		flows, ahead = flows+p.counts.flows, ahead+p.counts.ahead
 		if p.counts.poison > 0 {
 			w.log.Warn("records of the flows topic are skipped: they are no flow messages", "partition", n, "records", p.counts.poison)
 		}
@@ -340,6 +344,7 @@ func (w handler) Committed(partitions []int32) {
 		all = append(all, p.sent...)
 		p.sent = nil
 	}
+	w.clock.committed(flows, ahead, w.deps.Now())
 	if w.deps.Committed != nil && len(all) > 0 {
 		w.deps.Committed(all)
 	}

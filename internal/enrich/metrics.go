@@ -37,6 +37,8 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	gauge("connections_grace", "emitted connections that a late record can still correct", func() float64 { return float64(s.grace.Load()) })
 	gauge("state_octets", "memory of the pairing's state", func() float64 { return float64(s.octets.Load()) })
 	gauge("lag", "flows on the topic that are not taken yet, of the partitions owned", func() float64 { return float64(w.session.Lag()) })
+	gauge("clock_behind_seconds", "seconds by which this host's clock is behind that of the Kafka brokers, at least; 0: it is not, or that is not known",
+		func() float64 { return w.session.Behind().Seconds() })
 	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "weir_enrich_restore_seconds_total", Help: "time that restores took"},
 		func() float64 { return time.Duration(s.restoring.Load()).Seconds() }))
 	gauge("ready", "1 when /readyz is 200", func() float64 {

@@ -44,6 +44,7 @@ type Worker struct {
 	hide    *cryptopan.Map // nil: nothing is hidden
 	metrics *metrics
 	traffic *traffic
+	clock   clockCheck
 
 	mu      sync.Mutex
 	waiting error // why the topics are not there yet
@@ -205,7 +206,10 @@ func (w *Worker) Ready() error {
 	if waiting != nil {
 		return waiting
 	}
-	return w.session.Ready()
+	if err := w.session.Ready(); err != nil {
+		return err
+	}
+	return w.clock.wrong(w.deps.Now(), w.session.Behind())
 }
 
 // Stats are totals since the start, for people. Poison are records of the flows

@@ -87,6 +87,7 @@ type Session struct {
 	sc SessionConfig
 
 	lag    atomic.Int64
+	behind atomic.Int64   // ns, see Behind
 	mu     sync.Mutex     // must not be held over I/O
 	reason error          // why it is not working; nil when it is
 	abort  error          // why transactions are aborted; nil when the last one committed

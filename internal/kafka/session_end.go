@@ -62,6 +62,7 @@ func (l *life) end(tx *Tx) error {
 	if err := l.gts.Client().Flush(tx.ctx); err != nil {
 		return fmt.Errorf("flush: %w", err)
 	}
+	l.compareClocks(tx.ctx)
 	next := map[int32]Position{}
 	// The client's End wants a heartbeat, and waits for one without end when the group
 	// put this member out meanwhile: the loop that beats waits in turn for the end of

@@ -24,7 +24,8 @@ type life struct {
 	buf        []Record // of the fetch that is taken
 	weight     int      // messages of a record, of late
 	refusals   refusals
-	aborts     int // transactions in a row that were aborted
+	aborts     int       // transactions in a row that were aborted
+	compared   time.Time // when compareClocks asked last
 
 	ownership  ownership // written by the client's goroutines
 	owned      map[int32]*progress

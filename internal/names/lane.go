@@ -29,6 +29,7 @@ type lane struct {
 	private  bool
 	servers  []*server
 	queue    chan netip.Addr
+	later    chan netip.Addr // taken from while queue is empty
 	inFlight chan struct{}
 	limit    *rate.Limiter
 	timeout  time.Duration
@@ -45,7 +46,7 @@ func newLane(c Config, names []string, private bool, limit *rate.Limiter, via tr
 		return nil
 	}
 	l := &lane{
-		private: private, queue: make(chan netip.Addr, c.Queue), inFlight: make(chan struct{}, c.InFlight),
+		private: private, queue: make(chan netip.Addr, c.Queue), later: make(chan netip.Addr, c.Queue), inFlight: make(chan struct{}, c.InFlight),
 		limit: limit, timeout: c.Timeout, verify: c.Verify, via: via, count: count,
 	}
 	for _, n := range names {
@@ -84,18 +85,33 @@ func (l *lane) run(ctx context.Context, record func(netip.Addr, result)) {
 			})
 			continue
 		}
-		select {
-		case <-ctx.Done():
+		a, ok := l.next(ctx)
+		if !ok {
 			return
-		case a := <-l.queue:
-			wg.Go(func() {
-				defer func() { <-l.inFlight }()
-				if res := l.lookup(ctx, a, first); ctx.Err() == nil {
-					record(a, res)
-				}
-			})
 		}
+		wg.Go(func() {
+			defer func() { <-l.inFlight }()
+			if res := l.lookup(ctx, a, first); ctx.Err() == nil {
+				record(a, res)
+			}
+		})
 	}
+}
+
+// next returns the address to ask for; false when ctx ends first.
+func (l *lane) next(ctx context.Context) (a netip.Addr, ok bool) {
+	select {
+	case a = <-l.queue:
+		return a, true
+	default:
+	}
+	select {
+	case <-ctx.Done():
+		return a, false
+	case a = <-l.queue:
+	case a = <-l.later:
+	}
+	return a, true
 }
 
 // await returns a server that may be asked, nil when ctx ends first.

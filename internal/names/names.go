@@ -137,7 +137,24 @@ func (r *Resolver) Run(ctx context.Context) error {
 
 // Want says that a's name will be needed. It never waits. What is known and
 // still in force is not asked again.
-func (r *Resolver) Want(a netip.Addr) {
+func (r *Resolver) Want(a netip.Addr) { r.want(a, func(l *lane) chan netip.Addr { return l.queue }) }
+
+// WantLater is Want for addresses that come many at once, after a restart. They are
+// asked for while no address of Want waits. It returns false when as many wait as fit:
+// a was not taken then, nor counted as dropped.
+func (r *Resolver) WantLater(a netip.Addr) bool {
+	if r.cache == nil {
+		return false
+	}
+	if l := r.lane(a.Unmap()); l != nil && len(l.later) == cap(l.later) {
+		return false
+	}
+	r.want(a, func(l *lane) chan netip.Addr { return l.later })
+	return true
+}
+
+// want puts a into a queue of its lane.
+func (r *Resolver) want(a netip.Addr, queueOf func(*lane) chan netip.Addr) {
 	r.wanted.Add(1)
 	if r.cache == nil {
 		return
@@ -153,7 +170,8 @@ func (r *Resolver) Want(a netip.Addr) {
 		r.hits.Add(1)
 		return
 	}
-	if len(l.queue) == cap(l.queue) { // no need to hold up others for it
+	queue := queueOf(l)
+	if len(queue) == cap(queue) { // no need to hold up others for it
 		r.mu.RLock()
 		_, pending := r.pending[key]
 		r.mu.RUnlock()
@@ -173,7 +191,7 @@ func (r *Resolver) Want(a netip.Addr) {
 		return
 	}
 	select {
-	case l.queue <- a:
+	case queue <- a:
 		r.pending[key] = struct{}{}
 	default:
 		r.drop()

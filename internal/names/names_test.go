@@ -468,3 +468,47 @@ func BenchmarkPeek(b *testing.B) {
 		r.Peek(host)
 	}
 }
+
+// After a restart the addresses of all connections that are held are wanted at once. They
+// wait behind those of new connections, take no more of the rate than any, and what does
+// not fit is refused, so that the caller stops.
+func TestAddressesWantedLaterWaitForThoseWantedNow(t *testing.T) {
+	s := &script{answer: func(name string, _ uint16, _ string) (*dns.Msg, error) {
+		return zone(name + " 300 PTR www.example.com.")
+	}}
+	c := unverified()
+	c.Rate, c.Queue, c.InFlight = 10, 50, 1
+	with(t, c, s, func(t *testing.T, r *Resolver) {
+		synctest.Wait()
+		addr := func(net byte, i int) netip.Addr { return netip.AddrFrom4([4]byte{9, 9, net, byte(i)}) }
+		taken := 0
+		for i := range 200 {
+			if r.WantLater(addr(1, i)) {
+				taken++
+			}
+		}
+		if taken < 50 || taken > 51 { // one may be in flight already
+			t.Fatalf("%d addresses are taken for later, want 50", taken)
+		}
+		for i := range 20 {
+			r.Want(addr(2, i))
+		}
+		expect(t, r, addr(1, 49), status(flowpb.NameStatus_NAME_STATUS_PENDING))
+		time.Sleep(3 * time.Second) // 30 questions
+		for i := range 20 {
+			if got := r.Peek(addr(2, i)); got.Status != flowpb.NameStatus_NAME_STATUS_OK {
+				t.Fatalf("address %d of a new connection: want its name after 3 s, got %v", i, got.Status)
+			}
+		}
+		if n := s.count(); n > 33 {
+			t.Errorf("%d questions in 3 s, want 10 a second", n)
+		}
+		time.Sleep(10 * time.Second)
+		if got := r.Peek(addr(1, 49)); got.Name != "www.example.com" {
+			t.Errorf("want the name of an address wanted later after 13 s, got %+v", got)
+		}
+		if got := r.Stats(); got.Dropped != 0 {
+			t.Errorf("%d addresses counted as dropped, want none", got.Dropped)
+		}
+	})
+}

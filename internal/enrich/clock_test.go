@@ -1,0 +1,108 @@
+package enrich
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"google.golang.org/protobuf/proto"
+
+	"weir/pkg/flowpb"
+)
+
+// A flowWriter puts single flows on the flows topic.
+type flowWriter struct {
+	t  *testing.T
+	cl *kgo.Client
+	n  uint64
+}
+
+func newFlowWriter(t *testing.T, c *kfake.Cluster) *flowWriter {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return &flowWriter{t: t, cl: cl}
+}
+
+// put writes a flow from src, of source port port, received at the instant at.
+func (w *flowWriter) put(partition int32, at time.Time, src []byte, port uint32) {
+	w.t.Helper()
+	w.n++
+	b, err := proto.Marshal(&flowpb.FlowMessage{
+		Type: flowpb.FlowMessage_IPFIX, SrcAddr: src, DstAddr: []byte{1, 1, 1, 1}, SrcPort: port, DstPort: 443, Proto: 17,
+		SamplerAddress: []byte{192, 0, 2, 1}, Bytes: 900, Packets: 9, SamplingRate: 1, DatagramHash: w.n, TimeResolutionUs: 1000,
+		TimeReceivedNs: uint64(at.UnixNano()), TimeExportNs: uint64(at.UnixNano()),
+		TimeFlowStartNs: uint64(at.Add(-2 * time.Second).UnixNano()), TimeFlowEndNs: uint64(at.Add(-time.Second).UnixNano()),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r := &kgo.Record{Topic: "t.flows", Partition: partition, Value: b, Timestamp: at}
+	if err := w.cl.ProduceSync(w.t.Context(), r).FirstErr(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// slow returns the wall clock of a host that is six minutes behind.
+func slow() time.Time { return time.Now().Add(-6 * time.Minute) }
+
+// Exporters, ingest and the brokers have the right time; enrich's host is six minutes slow,
+// more than maxAhead. Receive times run ahead of the wall clock here, so that the test
+// does not wait for PAIR_IDLE.
+func TestASlowClockEndsConnectionsByTheBrokersTimeAndIsNotReady(t *testing.T) {
+	c := cluster(t)
+	flows := newFlowWriter(t, c)
+	began := time.Now()
+	flows.put(0, began, []byte{10, 0, 0, 1}, 40001)
+	w, stop := start(t, config(c, "a"), slow)
+	defer stop()
+	eventually(t, "the brokers' time is known", func() bool { return w.session.Behind() > 5*time.Minute })
+	// Behind is at most what is true: at most a transaction less.
+	if got := w.session.Behind(); got > 6*time.Minute+time.Second {
+		t.Errorf("the clock is 6m0s behind, want at most that, got %v", got)
+	}
+	for i := range uint32(10) { // PAIR_IDLE is 75 s
+		flows.put(0, began.Add(time.Duration(i)*10*time.Second), []byte{10, 0, 0, 2}, 41000+i)
+	}
+	eventually(t, "the first connection ends", func() bool { return w.Stats().Connections > 0 })
+	if err := w.Ready(); err == nil || !strings.Contains(err.Error(), "behind that of the Kafka brokers") {
+		t.Errorf("want not ready for the clock, got %v", err)
+	}
+}
+
+// Brokers before 3.0 do not describe transactions. Nothing then says whose clock is wrong,
+// so that flows from the future still end nothing, but the worker says so.
+func TestWithoutTheBrokersTimeFlowsFromTheFutureAreNotReady(t *testing.T) {
+	c := cluster(t)
+	c.ControlKey(int16(kmsg.DescribeTransactions), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		resp := req.ResponseKind().(*kmsg.DescribeTransactionsResponse)
+		st := kmsg.NewDescribeTransactionsResponseTransactionState()
+		st.ErrorCode = 53 // TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+		resp.TransactionStates = append(resp.TransactionStates, st)
+		return resp, nil, true
+	})
+	flows := newFlowWriter(t, c)
+	cl := &clock{}
+	w, stop := start(t, config(c, "a"), cl.now)
+	defer stop()
+	ahead := func(port uint32) {
+		flows.put(0, cl.now().Add(10*time.Minute), []byte{10, 0, 0, 1}, port)
+	}
+	ahead(40001)
+	eventually(t, "the flow is taken", func() bool { return w.Stats().Ahead == 1 })
+	eventually(t, "ready", func() bool { return w.Ready() == nil })
+	cl.ahead.Add(int64(allAheadFor))
+	ahead(40002)
+	eventually(t, "not ready", func() bool {
+		return w.Ready() != nil && strings.Contains(w.Ready().Error(), "received more than 5m0s in the future")
+	})
+	flows.put(0, cl.now(), []byte{10, 0, 0, 1}, 40003) // one ingest has the right time
+	eventually(t, "ready again", func() bool { return w.Ready() == nil })
+}
