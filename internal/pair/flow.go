@@ -38,6 +38,7 @@ type Flow struct {
 	Received   int64
 	Start, End int64
 	Export     int64 // 0 = unknown
+	Offset     int64 // receive time minus export time, before any correction; 0 = unknown
 	Resolution int64 // for ordering against other datagrams of the exporter, ns
 	Fine       int64 // for ordering inside the datagram, ns
 	Datagram   uint64
@@ -265,7 +266,7 @@ func (f *Flow) conversation(m *flowpb.FlowMessage, src, dst [16]byte) {
 }
 
 // clocks puts the times in order, and on the receiver's clock when the
-// exporter's is far off.
+// exporter's is far off. Near the limit the machine decides, by the exporter.
 func (f *Flow) clocks(m *flowpb.FlowMessage, c *Config) {
 	if m.TimeSource == flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME {
 		f.quality |= bit(flowpb.Quality_QUALITY_TIME_FALLBACK)
@@ -280,15 +281,11 @@ func (f *Flow) clocks(m *flowpb.FlowMessage, c *Config) {
 	if f.Received == 0 { // hex text: the only clock is the exporter's
 		f.Received = max(f.Export, f.End)
 	}
-	if off := f.Received - f.Export; f.Export != 0 && (off > int64(c.MaxClockSkew) || -off > int64(c.MaxClockSkew)) {
-		f.Start, f.End, f.Export = f.Start+off, f.End+off, f.Received
-		if f.Back.End != 0 {
-			f.Back.Start, f.Back.End = f.Back.Start+off, f.Back.End+off
-		}
-		// Export times have whole seconds: the shift is another by up to one for
-		// the next datagram.
-		f.Resolution = max(f.Resolution, int64(time.Second))
-		f.quality |= bit(flowpb.Quality_QUALITY_TIME_CORRECTED)
+	if f.Export == 0 {
+		return
+	}
+	if f.Offset = f.Received - f.Export; c.offLimit(f.Offset) > 0 && !c.nearLimit(f.Offset) {
+		f.correct()
 	}
 }
 

@@ -188,5 +188,6 @@ func (m *Machine) Restored(streamTime int64) {
 			m.log.changed(p.i, m.table.entries.at(p.i))
 		}
 	}
+	m.restoreClocks()
 	m.log.trim()
 }

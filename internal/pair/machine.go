@@ -21,8 +21,11 @@ type Machine struct {
 	sides    pool[side]
 	links    pool[link]
 	vantages vantages
+	clocks   clocks
 	queues   [queueCount]queue
 	warmth   uint64 // of no meaning: what warm read
+
+	corrected Flow // by onClock
 
 	log    deltaLog
 	shared shared
@@ -54,6 +57,9 @@ func (m *Machine) Octets() int {
 // Observe advances stream time to f's receive time, then takes f.
 func (m *Machine) Observe(f *Flow) Outcome {
 	m.Advance(f.Received)
+	if len(m.clocks.at) > 0 || m.c.nearLimit(f.Offset) {
+		f = m.onClock(f)
+	}
 	k := stateKey{f.Key, f.Scope}
 	hash := k.hash()
 	best, bestGap := int32(0), int64(0)

@@ -169,6 +169,7 @@ func (m *Machine) apply(offset int64, piece []byte) error {
 	case c.short:
 		return errCut
 	case format == 2:
+		m.clocks.unlogged = true
 		var removals uint32
 		c.fixed32(&removals)
 		for range removals {

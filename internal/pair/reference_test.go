@@ -24,6 +24,7 @@ type reference struct {
 	c     Config
 	now   int64
 	conns []*refConn
+	near  map[string]bool // clocks in the band around MaxClockSkew: corrected?
 }
 
 // A refConn is the records of a connection, with the stream times of their arrival.
@@ -40,6 +41,30 @@ type refPart struct {
 	start, end int64
 	toHi       bool
 	state      int // 0 unknown, 1 open, 2 soft, 3 hard
+}
+
+// onReceiversClock is docs/connections.md's rule on clocks: by the offset alone beyond
+// 2 s around MaxClockSkew, nearer as it was decided first, until the offset is beyond.
+func (r *reference) onReceiversClock(f Flow) Flow {
+	off := time.Duration(f.Offset).Abs()
+	name := fmt.Sprint(f.exporter, f.domain)
+	if off == 0 || off < r.c.MaxClockSkew-2*time.Second || off > r.c.MaxClockSkew+2*time.Second {
+		delete(r.near, name)
+		return f // corrected when it was made, if beyond
+	}
+	corrected, known := r.near[name]
+	if !known {
+		corrected = off > r.c.MaxClockSkew
+		if r.near == nil {
+			r.near = map[string]bool{}
+		}
+		r.near[name] = corrected
+	}
+	if corrected {
+		f.Start, f.End, f.Export = f.Start+f.Offset, f.End+f.Offset, f.Export+f.Offset
+		f.Resolution = max(f.Resolution, 1_000_000_000)
+	}
+	return f
 }
 
 func (r *reference) stateOf(f *Flow, flags uint16) int {
@@ -126,6 +151,7 @@ func (r *reference) deadline(c *refConn, n int) int64 {
 // observe returns false for a duplicate.
 func (r *reference) observe(f Flow) bool {
 	r.now = max(r.now, f.Received)
+	f = r.onReceiversClock(f)
 	var best *refConn
 	var bestGap, bestStart int64
 	for _, c := range r.conns {
@@ -312,6 +338,9 @@ func TestTheMachineGivesWhatTheReferenceGives(t *testing.T) {
 	total, versions, duplicates := 0, 0, 0
 	for seed := range uint64(40) {
 		flows := traffic(seed, 700)
+		if seed%2 == 1 {
+			flows = nearLimit(flows, &c, seed)
+		}
 		ref := &reference{c: c, now: flows[0].Received}
 		var got []refReport
 		m := New(c, 1, func(e *Emission) { got = append(got, reported(e.Connection)) })
