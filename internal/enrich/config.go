@@ -19,7 +19,7 @@ type Config struct {
 	Group            string         `env:"GROUP" envDefault:"enrich" help:"consumer group"`
 	CommitRecords    int            `env:"COMMIT_RECORDS" envDefault:"20000" unit:"flows" help:"a transaction ends after so many flows"`
 	CommitEvery      time.Duration  `env:"COMMIT_INTERVAL" envDefault:"500ms" help:"a transaction ends after this time"`
-	StateLost        string         `env:"STATE_LOST" envDefault:"refuse" unit:"refuse or continue" help:"when the pairing topic does not hold the state any more: refuse to work, or continue without it (open connections are then reported in parts)"`
+	StateLost        string         `env:"STATE_LOST" envDefault:"refuse" unit:"refuse or continue" help:"when the pairing state of a partition is gone (the pairing topic does not hold it any more, or another program committed the offset): refuse to work, or continue without it (open connections are then reported in parts)"`
 	StateFormat      int            `env:"STATE_FORMAT" envDefault:"2" unit:"2 or 3" help:"format in which the pairing state is written; both are read. Set 3 when no member is of a version that reads 2 alone, and 2 again before one is started"`
 	HomeNets         []netip.Prefix `env:"HOME_NETS" unit:"CIDR list" help:"networks that are at home, comma separated: gives is_home and network_direction"`
 	MaxMindFiles     []string       `env:"MAXMIND_FILES" unit:"paths" help:"databases in MaxMind's format for ASN and country, comma separated; read again when they change"`

@@ -57,7 +57,15 @@ const maxAhead = 5 * time.Minute
 
 // Assigned implements kafka.Handler: restores the state that belongs to the
 // positions.
-func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Position) error {
+func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Position) (err error) {
+	defer func() {
+		if err != nil {
+			for _, pos := range at {
+				delete(w.partitions, pos.Partition)
+			}
+		}
+		w.count()
+	}()
 	aborted := false
 	parts := map[int32]kafka.Range{}
 	points := map[int32]restorePoint{}
@@ -67,9 +75,8 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 		p.machine = w.machine(p, partitions)
 		w.partitions[pos.Partition] = p
 		if pos.Metadata == "" {
-			if pos.Offset > 0 {
-				return fmt.Errorf("%w: group %s is at offset %d of %s partition %d, without pairing state: another program committed it. "+
-					"Choose another GROUP, or reset the group's offsets", kafka.ErrFatal, w.c.Group, pos.Offset, w.c.Topics.Name(kafka.Flows), pos.Partition)
+			if err := w.stateless(ctx, pos); err != nil {
+				return err
 			}
 			p.restore = noState
 			p.kept = noState
@@ -77,7 +84,7 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 		}
 		point, err := parsePoint(pos.Metadata)
 		if err != nil {
-			return fmt.Errorf("%w: group %s, partition %d: %w", kafka.ErrFatal, w.c.Group, pos.Partition, err)
+			return fmt.Errorf("%w: group %s, partition %d: %w. %s", kafka.ErrFatal, w.c.Group, pos.Partition, err, w.otherGroup())
 		}
 		p.restore, p.kept, points[pos.Partition] = point, point, point
 		if point.from <= point.tip {
@@ -103,8 +110,49 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 		w.stats.restoring.Add(int64(time.Since(began)))
 		w.log.Info("state restored", "partitions", len(at), "pieces", pieces, "took", time.Since(began).Round(time.Millisecond))
 	}
-	w.count()
 	return nil
+}
+
+// stateless judges a position without pairing state. Nothing is missing at the first offset
+// that the flows topic holds: after a reset of the group to the earliest offset.
+func (w handler) stateless(ctx context.Context, pos kafka.Position) error {
+	if pos.Offset <= 0 {
+		return nil
+	}
+	first, err := w.session.InputStart(ctx, pos.Partition)
+	if err != nil {
+		return err
+	}
+	topic := w.c.Topics.Name(kafka.Flows)
+	switch {
+	case pos.Offset <= first:
+	case w.c.StateLost != "continue":
+		return fmt.Errorf("%w: group %s is at offset %d of %s partition %d, without pairing state: another program committed it. %s; "+
+			"or set STATE_LOST=continue: flows before this offset stay unread, connections open there are reported in parts",
+			kafka.ErrFatal, w.c.Group, pos.Offset, topic, pos.Partition, w.otherGroup())
+	default:
+		w.lose(pos.Partition, restorePoint{streamTime: pos.Offset}, "pairing state is gone: another program committed the position; "+
+			"connections open there are reported in parts", "offset", pos.Offset)
+	}
+	return nil
+}
+
+// otherGroup is the advice for a group whose positions are not enrich's.
+func (w handler) otherGroup() string {
+	return fmt.Sprintf("Choose another GROUP; or end all members and reset the group to the earliest offset: kafka-consumer-groups.sh "+
+		"--bootstrap-server %s --group %s --topic %s --reset-offsets --to-earliest --execute. Both ways the flows that are still on the topic "+
+		"are paired once more", w.c.Kafka.Brokers[0], w.c.Group, w.c.Topics.Name(kafka.Flows))
+}
+
+// lose counts and logs that a partition goes on without the state of a restore point,
+// once, however often the same position is restored.
+func (w handler) lose(n int32, point restorePoint, msg string, args ...any) {
+	if w.left[n] == point {
+		return
+	}
+	w.left[n] = point
+	w.stats.stateLost.Add(1)
+	w.log.Error(msg, append(args, "partition", n)...)
 }
 
 // restoreState reads the state of the partitions in parts into their machines and returns
@@ -150,7 +198,7 @@ func (w handler) current(ctx context.Context, gone *kafka.TruncatedError, at []k
 	}
 	for _, pos := range at {
 		now, asked := committed[pos.Partition]
-		if asked && (now.Offset != pos.Offset || now.Metadata != pos.Metadata) {
+		if asked && now.Metadata != pos.Metadata { // the end of the state in it grows with each commit
 			return fmt.Errorf("partition %d has another owner: position %d was restored, %d is committed", pos.Partition, pos.Offset, now.Offset)
 		}
 	}
@@ -158,18 +206,12 @@ func (w handler) current(ctx context.Context, gone *kafka.TruncatedError, at []k
 }
 
 // leave goes on without the state of the partitions in gone and takes them out of parts.
-// A loss counts once, however often the same position is restored.
 func (w handler) leave(gone *kafka.TruncatedError, parts map[int32]kafka.Range) {
 	for n := range gone.Partitions {
 		delete(parts, n)
 		p := w.partitions[n]
-		p.restore = restorePoint{streamTime: p.kept.streamTime, from: 0, tip: -1}
-		if w.left[n] != p.kept {
-			w.left[n] = p.kept
-			w.stats.stateLost.Add(1)
-			w.log.Error("pairing state is gone; the partition goes on without it: connections open then are reported in parts",
-				"partition", n, "err", gone)
-		}
+		p.restore = restorePoint{format: p.kept.format, streamTime: p.kept.streamTime, from: 0, tip: -1}
+		w.lose(n, p.kept, "pairing state is gone; the partition goes on without it: connections open then are reported in parts", "err", gone)
 		p.kept = p.restore
 	}
 }

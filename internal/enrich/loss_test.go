@@ -4,17 +4,23 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/kafka"
 	"weir/pkg/flowpb"
+	"weir/test/locked"
 )
 
 // client returns a client of the test's own that picks partitions by number.
@@ -205,4 +211,278 @@ func TestAPairingLogThatEndsBeforeTheStateIsTruncated(t *testing.T) {
 	putUDP(t, cl, 0, time.Now(), 40002)
 	eventually(t, "work goes on without the state", func() bool { return w.Stats().Flows == 1 && w.stats.stateLost.Load() == 1 })
 	stop()
+}
+
+func recreate(t *testing.T, cl *kgo.Client, topic string) {
+	t.Helper()
+	adm := kadm.NewClient(cl)
+	if _, err := adm.DeleteTopics(t.Context(), topic); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := adm.CreateTopic(t.Context(), partitions, 1, nil, topic); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// logged is a member whose log lines are counted.
+func logged(t *testing.T, c Config, now func() time.Time) (w *Worker, ended <-chan error, lines *locked.Buffer) {
+	t.Helper()
+	lines = new(locked.Buffer)
+	w, err := New(c, Deps{Log: slog.New(slog.NewTextHandler(lines, nil)), Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	end, over := make(chan error, 1), make(chan struct{})
+	go func() {
+		end <- w.Run(ctx)
+		close(over)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-over
+		if n := strings.Count(lines.String(), "\n"); n > 100 {
+			t.Errorf("%d log lines:\n%.2000s", n, lines.String())
+		}
+	})
+	return w, end, lines
+}
+
+// A topic that is deleted and made again under a running member costs what was on it, and
+// no more: the open connection that a partition of flows had is reported once.
+func TestATopicMadeAgainIsTakenUp(t *testing.T) {
+	for _, topic := range []string{"t.flows", "t.connections", "t.pairing"} {
+		t.Run(topic, func(t *testing.T) {
+			c := cluster(t)
+			cl := client(t, c)
+			conf := config(c, "a")
+			conf.StateLost = "continue"
+			var now clock
+			w, _, _ := logged(t, conf, now.now)
+			putUDP(t, cl, 0, time.Now(), 40001)
+			eventually(t, "the first flow is taken", func() bool { return w.Stats().Flows == 1 })
+			want, lost, gone := uint64(2), uint64(0), 0
+			switch topic {
+			case "t.pairing": // the state was on it
+				want, lost = 1, 1
+			case "t.connections": // what was published is gone with it
+				now.ahead.Add(int64(10 * time.Minute))
+				eventually(t, "the first connection ends", func() bool { return w.Stats().Connections == 1 })
+				gone = 1
+			}
+			recreate(t, cl, topic)
+			cl = client(t, c)
+			putUDP(t, cl, 0, now.now(), 40002)
+			eventually(t, "the second flow is taken", func() bool { return w.Stats().Flows == 2 })
+			eventually(t, "the member is ready", func() bool { return w.Ready() == nil })
+			eventually(t, "silence ends what is open", func() bool {
+				now.ahead.Add(int64(time.Minute)) // again and again: after an abort it counts anew
+				return w.Stats().Connections >= want
+			})
+			if got := len(published(t, c)) + gone; uint64(got) != want || w.Stats().Connections != want {
+				t.Errorf("want %d connections, got %d", want, got)
+			}
+			if got := w.stats.stateLost.Load(); got != lost {
+				t.Errorf("want %d states lost, %d are counted", lost, got)
+			}
+		})
+	}
+}
+
+// counted returns the value of a counter by its labels' values, in the order of their names.
+func counted(t *testing.T, reg *prometheus.Registry, name string, values ...string) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var have []string
+			for _, l := range m.GetLabel() {
+				have = append(have, l.GetValue())
+			}
+			if f.GetName() == name && slices.Equal(have, values) {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	t.Fatalf("no %s%v", name, values)
+	return 0
+}
+
+func measured(t *testing.T, c Config, now func() time.Time) (w *Worker, reg *prometheus.Registry) {
+	t.Helper()
+	reg = prometheus.NewRegistry()
+	w, err := New(c, Deps{Log: slog.New(slog.DiscardHandler), Now: now, Metrics: reg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("worker: %v", err)
+		}
+	})
+	return w, reg
+}
+
+// Retention deletes flows that nobody has read: they are counted, and what was open in
+// their partition ends although nothing comes any more.
+func TestFlowsDeletedUnreadAreCountedAndThePartitionGoesOn(t *testing.T) {
+	c := cluster(t)
+	cl := client(t, c)
+	putUDP(t, cl, 0, time.Now(), 40001)
+	worked(t, c, 1)
+	for i := range uint32(10) {
+		putUDP(t, cl, 0, time.Now(), 41001+i)
+	}
+	deleteBefore(t, cl, "t.flows", 0, -1)
+	var now clock
+	w, reg := measured(t, config(c, "a"), now.now)
+	eventually(t, "the member is ready", func() bool { return w.Ready() == nil })
+	eventually(t, "the open connection ends", func() bool {
+		now.ahead.Add(int64(time.Minute))
+		return w.Stats().Connections == 1
+	})
+	if got := counted(t, reg, "weir_kafka_unread_records_lost_total", "retention", "t.flows"); got != 10 {
+		t.Errorf("want 10 flows counted as lost, got %v", got)
+	}
+	if got := counted(t, reg, "weir_kafka_positions_moved_total", "retention", "t.flows"); got != 1 {
+		t.Errorf("want one position moved, got %v", got)
+	}
+	if got := committed(t, cl)[0].Offset; got != 11 {
+		t.Errorf("want offset 11 committed, got %d", got)
+	}
+	putUDP(t, cl, 0, now.now(), 42001)
+	eventually(t, "the next flow is taken", func() bool { return w.Stats().Flows == 1 })
+}
+
+// Retention deletes flows under a running member that is behind.
+func TestFlowsDeletedUnderARunningMemberAreCounted(t *testing.T) {
+	c := cluster(t)
+	cl := client(t, c)
+	w, reg := measured(t, config(c, "a"), time.Now)
+	putUDP(t, cl, 0, time.Now(), 40001)
+	eventually(t, "the first flow is taken", func() bool { return w.Stats().Flows == 1 })
+	hold := make(chan struct{})
+	var held atomic.Bool
+	c.ControlKey(int16(kmsg.Fetch), func(kmsg.Request) (kmsg.Response, error, bool) {
+		if held.CompareAndSwap(false, true) {
+			c.SleepControl(func() { <-hold })
+		}
+		return nil, nil, false
+	})
+	eventually(t, "a fetch is held", held.Load)
+	for i := range uint32(3) {
+		putUDP(t, cl, 0, time.Now(), 41001+i)
+	}
+	deleteBefore(t, cl, "t.flows", 0, -1)
+	close(hold)
+	putUDP(t, cl, 0, time.Now(), 42001)
+	eventually(t, "the last flow is taken", func() bool { return w.Stats().Flows == 2 })
+	if got := counted(t, reg, "weir_kafka_unread_records_lost_total", "retention", "t.flows"); got != 3 {
+		t.Errorf("want 3 flows counted as lost, got %v", got)
+	}
+}
+
+// The brokers lost the end of the flows topic, or say for a moment that they do not hold an
+// offset that they hold: no flow is read twice.
+func TestNoFlowIsReadTwiceAfterALossOfTheBrokers(t *testing.T) {
+	c := cluster(t)
+	cl := client(t, c)
+	putUDP(t, cl, 0, time.Now(), 40001)
+	worked(t, c, 1)
+	pos := committed(t, cl)[0]
+	pos.Offset += 5
+	commit(t, cl, pos)
+	w, reg := measured(t, config(c, "a"), time.Now)
+	eventually(t, "the position is moved", func() bool {
+		return counted(t, reg, "weir_kafka_positions_moved_total", "truncated", "t.flows") == 1
+	})
+	eventually(t, "the member is ready", func() bool { return w.Ready() == nil })
+	putUDP(t, cl, 0, time.Now(), 40002)
+	eventually(t, "the new flow is taken", func() bool { return w.Stats().Flows >= 1 })
+	fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "t.flows", Err: kerr.OffsetOutOfRange, Count: 1})
+	eventually(t, "a fetch has failed", func() bool { return fault.Hits() == 1 })
+	putUDP(t, cl, 0, time.Now(), 40003)
+	eventually(t, "the next flow is taken", func() bool { return w.Stats().Flows >= 2 })
+	if s := w.Stats(); s.Flows != 2 || s.Duplicates != 0 {
+		t.Errorf("want two flows and no duplicate, got %+v", s)
+	}
+}
+
+// A group whose positions are another program's goes on after each of the ways that the
+// error names.
+func TestTheWaysOutOfAGroupOfAnotherProgramWork(t *testing.T) {
+	for _, metadata := range []string{"", "weir/1 1 5 9"} {
+		c := cluster(t)
+		cl := client(t, c)
+		for i := range uint32(10) {
+			putUDP(t, cl, 0, time.Now(), 40001+i)
+		}
+		deleteBefore(t, cl, "t.flows", 0, 5)
+		commit(t, cl, kafka.Position{Partition: 0, Offset: 7, Metadata: metadata})
+		w, err := New(config(c, "a"), Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = w.Run(t.Context())
+		if !errors.Is(err, kafka.ErrFatal) || !strings.Contains(err.Error(), "--group enrich --topic t.flows --reset-offsets --to-earliest") {
+			t.Fatalf("metadata %q: want a fatal error that says what to do, got %v", metadata, err)
+		}
+		if metadata == "" { // STATE_LOST=continue: from the committed offset on
+			conf := config(c, "b")
+			conf.StateLost, conf.Instance = "continue", "continuing"
+			w, stop := start(t, conf, time.Now)
+			eventually(t, "the flows from there on are taken", func() bool { return w.Stats().Flows == 3 && w.stats.stateLost.Load() == 1 })
+			stop()
+		}
+		// As kafka-consumer-groups.sh --reset-offsets --to-earliest: offsets without metadata.
+		starts, err := kadm.NewClient(cl).ListStartOffsets(t.Context(), "t.flows")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := kadm.NewClient(cl).CommitAllOffsets(t.Context(), "enrich", starts.Offsets()); err != nil {
+			t.Fatal(err)
+		}
+		w, stop := start(t, config(c, "c"), time.Now)
+		eventually(t, "all flows that are there are taken", func() bool { return w.Stats().Flows == 5 })
+		stop()
+		conf := config(c, "d")
+		conf.Group = "another"
+		w, stop = start(t, conf, time.Now)
+		eventually(t, "another group takes them", func() bool { return w.Stats().Flows == 5 })
+		stop()
+	}
+}
+
+// Partitions that are added to the flows topic end the member: its keys lie elsewhere now.
+func TestPartitionsAddedAtRunTimeEndTheMember(t *testing.T) {
+	c := cluster(t)
+	cl := client(t, c)
+	w, ended, _ := logged(t, config(c, "a"), time.Now)
+	putUDP(t, cl, 0, time.Now(), 40001)
+	eventually(t, "the first flow is taken", func() bool { return w.Stats().Flows == 1 })
+	if _, err := kadm.NewClient(cl).CreatePartitions(t.Context(), 1, "t.flows"); err != nil {
+		t.Fatal(err)
+	}
+	// The client reads its metadata again.
+	fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "t.flows", Err: kerr.NotLeaderForPartition, Count: 3})
+	defer fault.Remove()
+	var err error
+	eventually(t, "the member ends", func() bool {
+		select {
+		case err = <-ended:
+			return true
+		default:
+			return false
+		}
+	})
+	if !errors.Is(err, kafka.ErrFatal) || !strings.Contains(err.Error(), "topic t.flows has 4 partitions and t.pairing has 3") {
+		t.Errorf("want an error that names the numbers, got %v", err)
+	}
 }

@@ -36,6 +36,7 @@ func (p produceTime) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, e2e kgo.Broker
 // DescribeMetrics registers what every client registers, of one that reaches
 // nothing: for lists of what there is.
 func DescribeMetrics(reg prometheus.Registerer) error {
+	newLosses(reg).start("netflow.flows")
 	cl, err := kgo.NewClient((&Config{ClientID: "weir", Brokers: []string{"127.0.0.1:9092"}, Metrics: reg}).opts()...)
 	if err != nil {
 		return err

@@ -94,11 +94,21 @@ type Session struct {
 	turn   time.Time      // when the last transaction, or search for one, began; zero: not at work
 	asked  map[int32]bool // passes
 	void   int            // partitions whose state is being restored
+
+	losses losses
+	seen   [16]byte         // Kafka's id of the input topic; zero: not seen yet
+	kept   map[int32]memory // of partitions that a life owned at its end
+	moves  map[int32]move   // the last one that was counted, by partition
 }
 
 // NewSession returns a Session; it is inert until Run.
 func NewSession(c Config, sc SessionConfig) *Session {
-	return &Session{c: c, sc: sc, reason: errors.New("kafka is not reached yet"), asked: map[int32]bool{}}
+	s := &Session{
+		c: c, sc: sc, reason: errors.New("kafka is not reached yet"), asked: map[int32]bool{},
+		kept: map[int32]memory{}, moves: map[int32]move{}, losses: newLosses(c.Metrics),
+	}
+	s.losses.start(sc.Input)
+	return s
 }
 
 // standsStill is how long a transaction may take: more than one whose end waits for a
@@ -164,6 +174,7 @@ func (s *Session) note(err error) {
 // Run works for h until ctx ends: then the open transaction is committed and the
 // group left. It returns early only with an error that wraps ErrFatal.
 func (s *Session) Run(ctx context.Context, h Handler) error {
+	told := complaint{}
 	for try := 0; ctx.Err() == nil; try++ {
 		began := time.Now()
 		err := s.once(ctx, h)
@@ -177,7 +188,9 @@ func (s *Session) Run(ctx context.Context, h Handler) error {
 			try = 0
 		}
 		s.note(err)
-		s.sc.Log.Warn("the transactional session starts anew", "group", s.sc.Group, "err", err)
+		if told.due(err, time.Now()) {
+			s.sc.Log.Warn("the transactional session starts anew", "group", s.sc.Group, "err", err)
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(backoff(try)):
@@ -185,4 +198,21 @@ func (s *Session) Run(ctx context.Context, h Handler) error {
 	}
 	s.note(errors.New("shutting down"))
 	return nil
+}
+
+// A complaint bounds the log lines of one place: an error that is equal to the last one is
+// logged again after 30 s, and another one after a second.
+type complaint struct {
+	text string
+	at   time.Time
+}
+
+// due reports whether err is to be logged now.
+func (c *complaint) due(err error, now time.Time) bool {
+	text, since := err.Error(), now.Sub(c.at)
+	if since < time.Second || text == c.text && since < repeatWait {
+		return false
+	}
+	c.text, c.at = text, now
+	return true
 }

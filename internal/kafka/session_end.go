@@ -107,6 +107,9 @@ func (l *life) end(tx *Tx) error {
 	if !committed {
 		l.aborted(tx)
 		l.rewind()
+		if err := tx.failure(); needsNewLife(err) {
+			return err
+		}
 		return nil
 	}
 	l.noteAbort(nil)

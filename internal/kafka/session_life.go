@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -21,6 +23,11 @@ type life struct {
 	late       context.Context // of transactions: ends some time after the session is told to end
 	partitions int
 	inputID    [16]byte // Kafka's id of the input topic
+	topics     map[string]topicState
+	begin      map[int32]int64 // where partitions are read from, by the last fetch of their positions
+	unreadable int             // polls in a row that had errors
+	complaint  complaint       // about them
+	expired    atomic.Pointer[error]
 	buf        []Record // of the fetch that is taken
 	weight     int      // messages of a record, of late
 	refusals   refusals
@@ -62,7 +69,7 @@ func (s *Session) rebalanceTimeout() time.Duration {
 
 func (s *Session) once(ctx context.Context, h Handler) (err error) {
 	l := s.newLife(h)
-	if l.partitions, l.inputID, err = s.inputTopic(ctx); err != nil {
+	if err := l.look(ctx); err != nil {
 		return err
 	}
 	c := s.c.as(s.sc.Group)
@@ -77,7 +84,7 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 		kgo.ConsumerGroup(s.sc.Group),
 		kgo.ConsumeTopics(s.sc.Input),
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()), // see locate
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.KeepControlRecords(), // they count for whether a partition is read to its end
 		kgo.Balancers(syncBalancer{kgo.CooperativeStickyBalancer(), s.sc.Input, &l.ownership}),
@@ -89,7 +96,7 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 		kgo.MaxBufferedRecords(100_000), // a transaction's, so that taking records does not wait for the broker
 		kgo.FetchMaxWait(200*time.Millisecond),
 		kgo.FetchMaxPartitionBytes(256<<10), // a poll empties one partition's share before the next: small ones keep all moving
-		kgo.OnPartitionsAssigned(l.assigned), kgo.OnOffsetsFetched(l.fetched),
+		kgo.OnPartitionsAssigned(l.assigned), kgo.OnOffsetsFetched(l.fetched), kgo.AdjustFetchOffsetsFn(l.adjust),
 		kgo.OnPartitionsRevoked(l.revoked), kgo.OnPartitionsLost(l.revoked),
 	)...)
 	if err != nil {
@@ -103,16 +110,25 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 		l.gts.Client().CloseAllowingRebalance()
 	}()
 	defer func() { l.drop(slices.Sorted(maps.Keys(l.owned))) }()
+	defer l.remember()
 	// Ends a transaction that a killed process of this name left open, now and not
 	// at the first record: until then nobody gets the offsets of its partitions.
 	if _, _, err := l.gts.Client().ProducerID(ctx); err != nil {
 		return fmt.Errorf("transactional id %s: %w", s.sc.Group+"-"+s.sc.Member, err)
 	}
+	watch, end := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { l.watch(watch) })
+	defer watching.Wait()
+	defer end()
 	return l.work(ctx)
 }
 
 func (s *Session) newLife(h Handler) *life {
-	return &life{Session: s, h: h, owned: map[int32]*progress{}, ownership: ownership{tenures: map[int32]*tenure{}}}
+	return &life{
+		Session: s, h: h, owned: map[int32]*progress{}, begin: map[int32]int64{},
+		ownership: ownership{tenures: map[int32]*tenure{}},
+	}
 }
 
 // work runs transactions until ctx ends or something fails.
@@ -138,6 +154,9 @@ func (l *life) work(ctx context.Context) error {
 		l.gts.AllowRebalance()
 		if err != nil {
 			return err
+		}
+		if why := l.expired.Load(); why != nil {
+			return *why
 		}
 		l.pause(ctx)
 	}
@@ -168,7 +187,7 @@ func (l *life) gather(ctx context.Context, tx *Tx) error {
 		}
 		if fetches.NumRecords() == 0 {
 			l.measure(fetches)
-			if tx.records == 0 {
+			if tx.records == 0 || l.unreadable > 0 {
 				return nil
 			}
 			continue
@@ -206,12 +225,24 @@ func (l *life) failures(ctx context.Context, fetches kgo.Fetches) error {
 		if errors.Is(e.Err, kgo.ErrClientClosed) {
 			return e.Err
 		}
+		if needsNewLife(e.Err) {
+			return fmt.Errorf("reading %s partition %d: %w", e.Topic, e.Partition, e.Err)
+		}
+		if loss, ok := errors.AsType[*kgo.ErrDataLoss](e.Err); ok {
+			l.lose(loss)
+			continue
+		}
 		working = false
 		l.note(e.Err)
-		l.sc.Log.Warn("reading", "group", l.sc.Group, "topic", e.Topic, "partition", e.Partition, "err", e.Err)
+		if l.complaint.due(e.Err, time.Now()) {
+			l.sc.Log.Warn("reading", "group", l.sc.Group, "topic", e.Topic, "partition", e.Partition, "err", e.Err)
+		}
 		for _, p := range l.owned { // what was not read is no silence
 			p.since = l.sc.Now()
 		}
+	}
+	if l.unreadable++; working {
+		l.unreadable = 0
 	}
 	if _, generation := l.gts.Client().GroupMetadata(); working && generation >= 0 {
 		l.note(nil)

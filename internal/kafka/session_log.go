@@ -53,12 +53,18 @@ func (e *TruncatedError) Error() string {
 // Unwrap returns ErrTruncated.
 func (e *TruncatedError) Unwrap() error { return ErrTruncated }
 
-// inputTopic returns how many partitions the input has, and its id. A twin with
-// another number is fatal: both are fixed for life, together.
-func (s *Session) inputTopic(ctx context.Context) (partitions int, id [16]byte, err error) {
+// A topicState is what a life depends on of a topic.
+type topicState struct {
+	id         [16]byte // another one once the topic was deleted and made again
+	partitions int
+}
+
+// inputTopics returns the state of the input and of its twin, by name. A twin with
+// another number of partitions is fatal: both are fixed for life, together.
+func (s *Session) inputTopics(ctx context.Context) (map[string]topicState, error) {
 	cl, err := kgo.NewClient(append(s.c.as("topics").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
 	if err != nil {
-		return 0, id, fmt.Errorf("kafka client: %w", err)
+		return nil, fmt.Errorf("kafka client: %w", err)
 	}
 	defer cl.Close()
 	names := []string{s.sc.Input}
@@ -70,18 +76,17 @@ func (s *Session) inputTopic(ctx context.Context) (partitions int, id [16]byte, 
 		err = topics.Error()
 	}
 	if err != nil {
-		return 0, id, fmt.Errorf("topics %v: %w", names, err)
+		return nil, fmt.Errorf("topics %v: %w", names, err)
 	}
-	n := len(topics[s.sc.Input].Partitions)
-	id = topics[s.sc.Input].ID
-	if s.sc.Twin == "" {
-		return n, id, nil
+	are := map[string]topicState{}
+	for _, name := range names {
+		are[name] = topicState{topics[name].ID, len(topics[name].Partitions)}
 	}
-	if m := len(topics[s.sc.Twin].Partitions); m != n {
-		return 0, id, fmt.Errorf("%w: topic %s has %d partitions and %s has %d: want as many; their number is fixed for life (make both anew, under another TOPIC_PREFIX)",
+	if n, m := are[s.sc.Input].partitions, are[s.sc.Twin].partitions; s.sc.Twin != "" && m != n {
+		return nil, fmt.Errorf("%w: topic %s has %d partitions and %s has %d: want as many; their number is fixed for life (make both anew, under another TOPIC_PREFIX)",
 			ErrFatal, s.sc.Input, n, s.sc.Twin, m)
 	}
-	return n, id, nil
+	return are, nil
 }
 
 // A Range is the records of a partition from one offset to another, both
@@ -193,14 +198,35 @@ func (s *Session) Committed(ctx context.Context, partitions []int32) (map[int32]
 		o, ok := all.Lookup(s.sc.Input, n)
 		switch {
 		case !ok:
-			at[n] = Position{Partition: n, Offset: -1}
+			at[n] = s.recall(Position{Partition: n, Offset: -1})
 		case o.Err != nil:
 			return nil, fmt.Errorf("committed offset of group %s, partition %d: %w", s.sc.Group, n, o.Err)
 		default:
-			at[n] = Position{Partition: n, Offset: o.At, Metadata: o.Metadata}
+			at[n] = s.recall(Position{Partition: n, Offset: o.At, Metadata: o.Metadata})
 		}
 	}
 	return at, nil
+}
+
+// InputStart returns the first offset that a partition of the input holds.
+func (s *Session) InputStart(ctx context.Context, partition int32) (int64, error) {
+	cl, err := kgo.NewClient(append(s.c.as("offsets").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
+	if err != nil {
+		return 0, fmt.Errorf("kafka client: %w", err)
+	}
+	defer cl.Close()
+	starts, err := kadm.NewClient(cl).ListStartOffsets(ctx, s.sc.Input)
+	if err != nil {
+		return 0, fmt.Errorf("offsets of %s: %w", s.sc.Input, err)
+	}
+	start, ok := starts.Lookup(s.sc.Input, partition)
+	if !ok {
+		return 0, fmt.Errorf("offsets of %s: the answer has no partition %d", s.sc.Input, partition)
+	}
+	if start.Err != nil {
+		return 0, fmt.Errorf("offsets of %s partition %d: %w", s.sc.Input, partition, start.Err)
+	}
+	return start.Offset, nil
 }
 
 // Truncate deletes the records of a topic before the offsets given, by

@@ -83,12 +83,16 @@ func (l *life) revoked(_ context.Context, _ *kgo.Client, gone map[string][]int32
 
 // fetched begins the ownership of partitions, at their committed positions. They are not
 // read until the session has restored their state.
-func (l *life) fetched(_ context.Context, cl *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
+func (l *life) fetched(ctx context.Context, cl *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
+	positions, err := l.locate(ctx, cl, l.positions(resp))
+	if err != nil {
+		return err
+	}
 	o := &l.ownership
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var paused []int32
-	for _, at := range l.positions(resp) {
+	for _, at := range positions {
 		o.tenures[at.Partition] = &tenure{at}
 		paused = append(paused, at.Partition)
 	}

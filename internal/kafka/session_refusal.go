@@ -103,15 +103,22 @@ func (l *life) narrow(tx *Tx, why error) bool {
 	return l.refusals.take(tx.records, tx.last, why)
 }
 
-// pause delays the next transaction after aborted ones.
+// pause delays the next transaction after aborted ones, and after polls that failed.
 func (l *life) pause(ctx context.Context) {
-	if l.aborts == 0 {
+	delay := time.Duration(0)
+	if l.aborts > 0 {
+		delay = abortBackoff(l.aborts - 1)
+	}
+	if l.unreadable > 0 {
+		delay = max(delay, backoff(l.unreadable-1))
+	}
+	if delay == 0 {
 		return
 	}
 	l.turns(time.Time{})
 	select {
 	case <-ctx.Done():
-	case <-time.After(abortBackoff(l.aborts - 1)):
+	case <-time.After(delay):
 	}
 }
 

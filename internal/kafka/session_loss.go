@@ -1,0 +1,294 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// The causes for which a Session moves a position that the input does not hold.
+const (
+	causeRetention = "retention" // the log begins after the position
+	causeTruncated = "truncated" // the log ends before the position: brokers lost records
+	causeRecreated = "recreated" // the topic was deleted and made again
+)
+
+// losses counts positions that were moved, and the records that were gone before they were
+// read. They are shared by all sessions of a registry.
+type losses struct{ moved, records *prometheus.CounterVec }
+
+func newLosses(reg prometheus.Registerer) losses {
+	labels := []string{"topic", "cause"}
+	l := losses{
+		prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_kafka_positions_moved_total",
+			Help: "positions of partitions of an input topic that were moved because the topic does not hold them, by cause: " +
+				"retention, truncated (brokers lost records), recreated",
+		}, labels),
+		prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_kafka_unread_records_lost_total",
+			Help: "records of an input topic that were gone before they were read, as far as known, by cause as in weir_kafka_positions_moved_total",
+		}, labels),
+	}
+	if reg != nil {
+		l.moved, l.records = registered(reg, l.moved), registered(reg, l.records)
+	}
+	return l
+}
+
+// registered registers c and returns it, or the same vector that is registered already.
+func registered(reg prometheus.Registerer, c *prometheus.CounterVec) *prometheus.CounterVec {
+	err := reg.Register(c)
+	if are, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		if is, ok := are.ExistingCollector.(*prometheus.CounterVec); ok {
+			return is
+		}
+	}
+	return c // without its metric the session works all the same
+}
+
+// start makes the series of a topic, so that they begin at 0.
+func (l losses) start(topic string) {
+	for _, cause := range []string{causeRetention, causeTruncated, causeRecreated} {
+		l.moved.WithLabelValues(topic, cause)
+		l.records.WithLabelValues(topic, cause)
+	}
+}
+
+// A move is the change of a position that the input does not hold.
+type move struct {
+	cause    string
+	from, to int64
+}
+
+// moved counts and logs a move by which lost records, as far as known, were never read. A
+// move that was counted already, before a transaction that was aborted or a session that
+// began anew, counts with what it has grown by.
+func (s *Session) moved(partition int32, m move, lost int64) {
+	s.mu.Lock()
+	was, again := s.moves[partition]
+	s.moves[partition] = m
+	s.mu.Unlock()
+	again = again && was.cause == m.cause && was.from == m.from
+	if again && was.to == m.to {
+		return
+	}
+	if again && m.cause == causeRetention {
+		lost = m.to - max(m.from, was.to)
+	}
+	s.losses.moved.WithLabelValues(s.sc.Input, m.cause).Inc()
+	s.losses.records.WithLabelValues(s.sc.Input, m.cause).Add(float64(max(lost, 0)))
+	s.sc.Log.Error("the input does not hold the position of a partition; reading goes on at another", "group", s.sc.Group,
+		"topic", s.sc.Input, "partition", partition, "cause", m.cause, "position", m.from, "goes_on_at", m.to, "records_lost_unread", max(lost, 0))
+}
+
+// bounds are the first offset of a partition and the offset after its last record.
+type bounds struct{ first, end int64 }
+
+// inputBounds returns the bounds of the input's partitions; those that cannot be listed now
+// are missing.
+func (l *life) inputBounds(ctx context.Context, cl *kgo.Client) (map[int32]bounds, error) {
+	adm := kadm.NewClient(cl)
+	starts, err := adm.ListStartOffsets(ctx, l.sc.Input)
+	if err != nil {
+		return nil, fmt.Errorf("offsets of %s: %w", l.sc.Input, err)
+	}
+	ends, err := adm.ListEndOffsets(ctx, l.sc.Input)
+	if err != nil {
+		return nil, fmt.Errorf("offsets of %s: %w", l.sc.Input, err)
+	}
+	all := map[int32]bounds{}
+	for n, start := range starts[l.sc.Input] {
+		if end, ok := ends[l.sc.Input][n]; ok && start.Err == nil && end.Err == nil {
+			all[n] = bounds{start.Offset, end.Offset}
+		}
+	}
+	return all, nil
+}
+
+// nearest returns the position from which a partition is read: at, or the nearest one that
+// the log holds.
+func (l *life) nearest(at Position, log bounds) Position {
+	m := move{from: at.Offset, to: min(max(at.Offset, log.first), log.end)}
+	switch {
+	case at.Offset < 0 || m.to == m.from:
+		return at
+	case m.to > m.from:
+		m.cause = causeRetention
+		l.moved(at.Partition, m, m.to-m.from)
+	default:
+		m.cause = causeTruncated
+		l.moved(at.Partition, m, 0) // what lay below the position was read
+	}
+	at.Offset = m.to
+	return at
+}
+
+// look takes the state of the topics over at the beginning of a life.
+func (l *life) look(ctx context.Context) error {
+	topics, err := l.inputTopics(ctx)
+	if err != nil {
+		return err
+	}
+	l.topics, l.partitions, l.inputID = topics, topics[l.sc.Input].partitions, topics[l.sc.Input].id
+	s := l.Session
+	s.mu.Lock()
+	renewed := s.seen != [16]byte{} && s.seen != l.inputID
+	s.seen = l.inputID
+	maps.DeleteFunc(s.kept, func(_ int32, m memory) bool { return m.topic == s.seen })
+	s.mu.Unlock()
+	if renewed {
+		l.sc.Log.Error("the input topic was deleted and made again: it is read from its start", "group", l.sc.Group, "topic", l.sc.Input)
+	}
+	return nil
+}
+
+// locate returns where partitions with these committed positions are read from.
+func (l *life) locate(ctx context.Context, cl *kgo.Client, committed []Position) ([]Position, error) {
+	logs, err := l.inputBounds(ctx, cl)
+	if err != nil {
+		return nil, err
+	}
+	at := make([]Position, len(committed))
+	for i, pos := range committed {
+		if int(pos.Partition) >= l.partitions {
+			err := fmt.Errorf("topic %s has a partition %d, it had %d partitions", l.sc.Input, pos.Partition, l.partitions)
+			l.expire(err)
+			return nil, err
+		}
+		at[i] = pos
+		if log, ok := logs[pos.Partition]; ok {
+			at[i] = l.nearest(l.recall(pos), log)
+		}
+		l.begin[pos.Partition] = at[i].Offset
+	}
+	return at, nil
+}
+
+// adjust tells the client where to begin: kgo.AdjustFetchOffsetsFn.
+func (l *life) adjust(_ context.Context, fetched map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	for n, o := range fetched[l.sc.Input] {
+		if at, ok := l.begin[n]; ok && at >= 0 && o.EpochOffset().Offset != at {
+			fetched[l.sc.Input][n] = kgo.NewOffset().At(at)
+		}
+	}
+	return fetched, nil
+}
+
+// A memory is what a Session keeps of a partition that a life owned at its end, until the
+// next life.
+type memory struct {
+	topic     [16]byte // Kafka's id
+	committed Position
+	unread    int64 // records behind the last one taken, as far as known
+}
+
+// remember keeps the positions of owned partitions at the end of a life: Kafka deletes the
+// committed offsets of a topic with the topic.
+func (l *life) remember() {
+	l.Session.mu.Lock()
+	defer l.Session.mu.Unlock()
+	for n, p := range l.owned {
+		l.kept[n] = memory{l.inputID, p.committed, max(0, p.end-p.next)}
+	}
+}
+
+// recall returns the position of a partition, given its committed one. While the input is
+// the topic that was read before, they are equal. In a topic that was made again, offsets of
+// the old one mean nothing: unless another member has committed, the partition is read
+// from the start, with the metadata of what this session committed last.
+func (s *Session) recall(at Position) Position {
+	s.mu.Lock()
+	was, ok := s.kept[at.Partition]
+	ok = ok && was.topic != s.seen
+	s.mu.Unlock()
+	if !ok || at.Offset >= 0 && at != was.committed {
+		return at
+	}
+	s.moved(at.Partition, move{causeRecreated, was.committed.Offset, 0}, was.unread)
+	return Position{Partition: at.Partition, Metadata: was.committed.Metadata}
+}
+
+// lose takes the news that the log of a partition was cut: the client goes on at its end.
+func (l *life) lose(loss *kgo.ErrDataLoss) {
+	p := l.owned[loss.Partition]
+	if p == nil {
+		return
+	}
+	l.moved(loss.Partition, move{causeTruncated, loss.ConsumedTo, loss.ResetTo}, p.end-loss.ConsumedTo)
+	p.next, p.end, p.since = loss.ResetTo, loss.ResetTo, l.sc.Now()
+}
+
+// needsNewLife reports whether an error lasts until another client takes this one's place:
+// a topic was deleted and made again, whose new id the client never adopts; or the input
+// does not hold the position, and the next life looks for the nearest one.
+func needsNewLife(err error) bool {
+	return errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.OffsetOutOfRange)
+}
+
+// expire ends the life soon, for a reason that only another one can mend.
+func (l *life) expire(why error) { l.expired.CompareAndSwap(nil, &why) }
+
+// watchEvery is how often a session compares its topics with those that it began with. The
+// client looks at its metadata every 5 min if nothing fails.
+const watchEvery = 30 * time.Second
+
+// watch ends the life when the input or its twin is another topic, or has another number of
+// partitions, than at its beginning.
+func (l *life) watch(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := l.changed(ctx); err != nil {
+			l.expire(err)
+		}
+	}
+}
+
+// changed returns what has changed about the topics since the life began; nil for nothing,
+// and while Kafka does not say.
+func (l *life) changed(ctx context.Context) error {
+	req := kmsg.NewPtrMetadataRequest()
+	for _, name := range []string{l.sc.Input, l.sc.Twin} {
+		if name != "" {
+			t := kmsg.NewMetadataRequestTopic()
+			t.Topic = kmsg.StringPtr(name)
+			req.Topics = append(req.Topics, t)
+		}
+	}
+	resp, err := req.RequestWith(ctx, l.gts.Client())
+	if err != nil {
+		return nil
+	}
+	for _, t := range resp.Topics {
+		was, known := l.topics[deref(t.Topic)]
+		switch {
+		case !known || t.ErrorCode != 0 || len(t.Partitions) == 0:
+		case t.TopicID != was.id:
+			return fmt.Errorf("topic %s was deleted and made again", *t.Topic)
+		case len(t.Partitions) != was.partitions:
+			return fmt.Errorf("topic %s has %d partitions, it had %d", *t.Topic, len(t.Partitions), was.partitions)
+		}
+	}
+	return nil
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
