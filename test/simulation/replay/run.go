@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"weir/test/simulation/overlay"
+)
+
+// runLimit ends a run that does not end: a busy loop makes no simulated time pass.
+const runLimit = 5 * time.Minute
+
+// A binary is the test binary of test/simulation, built with the overlay.
+type binary struct{ path, dir string }
+
+// build compiles test/simulation of the tree at root.
+func build(ctx context.Context, root, to string) (binary, error) {
+	out, err := exec.CommandContext(ctx, "go", "env", "GOROOT", "GOVERSION").Output()
+	if err != nil {
+		return binary{}, fmt.Errorf("go env: %w", err)
+	}
+	goroot, version, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	list, err := overlay.Write(goroot, version, filepath.Join(cache, "overlay"))
+	if err != nil {
+		return binary{}, err
+	}
+	if to, err = filepath.Abs(to); err != nil {
+		return binary{}, err
+	}
+	cmd := exec.CommandContext(ctx, "go", "test", "-overlay", list, "-tags", "synctests", "-trimpath", "-c", "-o", to, "./test/simulation")
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return binary{}, fmt.Errorf("%s: %w\n%s", cmd, err, text)
+	}
+	return binary{path: to, dir: filepath.Join(root, "test/simulation")}, nil
+}
+
+// A run is one seed, or the steps of one case, in a process of its own.
+type run struct {
+	seed    uint64
+	profile string
+	plan    string // file that the plan is written to; empty: nowhere
+	steps   string // file of a case to run in place of the seed's plan
+	log     string // file that the trace is written to
+}
+
+// A finding is an invariant that a run broke.
+type finding struct{ invariant, text string }
+
+func (f finding) String() string { return f.invariant + ": " + f.text }
+
+// An outcome is what a run printed.
+type outcome struct {
+	hash     string
+	lines    int
+	findings []finding
+}
+
+// has reports whether an invariant was broken.
+func (o outcome) has(invariant string) bool {
+	for _, f := range o.findings {
+		if f.invariant == invariant {
+			return true
+		}
+	}
+	return false
+}
+
+// run runs r to its end.
+func (b binary) run(ctx context.Context, r run) (outcome, error) {
+	args := []string{"-test.run", "^TestSimulation$", "-test.timeout", "0", "-test.count", "1", "-seeds", "1", "-first", strconv.FormatUint(r.seed, 10)}
+	if r.profile != "" {
+		args = append(args, "-profile", r.profile)
+	}
+	for name, file := range map[string]string{"-plan": r.plan, "-case": r.steps, "-trace": r.log} {
+		if file == "" {
+			continue
+		}
+		path, err := filepath.Abs(file)
+		if err != nil {
+			return outcome{}, err
+		}
+		args = append(args, name+"="+path)
+	}
+	ctx, cancel := context.WithTimeout(ctx, runLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, b.path, args...)
+	cmd.Dir, cmd.Env = b.dir, overlay.Environment(r.seed)
+	text, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		return outcome{}, fmt.Errorf("seed %d: not ended after %v: %w", r.seed, runLimit, ctx.Err())
+	}
+	o := parse(text)
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && len(o.findings) == 0:
+		// A panic, or a deadlock of the bubble: the test could not say more.
+		o.findings = []finding{{"crash", lastLines(text, 30)}}
+	case err != nil && exit == nil:
+		return o, fmt.Errorf("%s: %w", b.path, err)
+	case err == nil && o.hash == "":
+		return o, fmt.Errorf("seed %d: no TRACE line: is the test's name or its output another?\n%s", r.seed, lastLines(text, 10))
+	}
+	return o, nil
+}
+
+var (
+	traceLine   = regexp.MustCompile(`(?m)^TRACE seed \d+: \d+ bytes, (\d+) lines, ([0-9a-f]{64})`)
+	findingLine = regexp.MustCompile(`(?m)FINDING (\w+): (.*)$`)
+	// pointers differ with the machine's number of threads, and are left out of the hash.
+	pointers = regexp.MustCompile(`0x[0-9a-f]{8,}`)
+)
+
+// parse reads what the test binary printed.
+func parse(text []byte) outcome {
+	var o outcome
+	if m := traceLine.FindSubmatch(text); m != nil {
+		o.hash = string(m[2])
+		o.lines, _ = strconv.Atoi(string(m[1])) // digits
+	}
+	for _, m := range findingLine.FindAllSubmatch(text, -1) {
+		o.findings = append(o.findings, finding{string(m[1]), string(m[2])})
+	}
+	return o
+}
+
+func lastLines(text []byte, n int) string {
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// firstDifference returns the first line in which two traces differ.
+func firstDifference(a, b string) (string, error) {
+	var lines [2][][]byte
+	for i, path := range []string{a, b} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return "", err
+		}
+		lines[i] = bytes.Split(pointers.ReplaceAll(text, []byte("PTR")), []byte("\n"))
+	}
+	for i := range max(len(lines[0]), len(lines[1])) {
+		at := [2]string{"(end)", "(end)"}
+		for k := range lines {
+			if i < len(lines[k]) {
+				at[k] = string(lines[k][i])
+			}
+		}
+		if at[0] != at[1] {
+			return fmt.Sprintf("line %d: %q, %q", i+1, at[0], at[1]), nil
+		}
+	}
+	return "the traces are equal, their hashes are not", nil
+}
