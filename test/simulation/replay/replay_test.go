@@ -72,7 +72,7 @@ func TestShrinkEndsAfterItsTriesAndAtAnError(t *testing.T) {
 func TestAPlanIsReadAsItIsWritten(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "case.json")
 	for _, steps := range [][]json.RawMessage{{}, {json.RawMessage(`{"kind":"cut","for":3}`)}, {json.RawMessage(`{"kind":"flows"}`), json.RawMessage(`{"kind":"kill"}`)}} {
-		want := plan{Name: "quiet", About: `says "twice"`, Seed: 7, Steps: steps}
+		want := plan{Name: "quiet", About: `says "twice"`, Seed: 7, Setup: json.RawMessage(`{"Members":2}`), Steps: steps}
 		if err := want.write(path); err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +92,7 @@ func TestAPlanIsReadAsItIsWritten(t *testing.T) {
 
 func TestOutputIsParsed(t *testing.T) {
 	hash := strings.Repeat("0123456789abcdef", 4)
-	o := parse([]byte("--- FAIL: TestSimulation/7\n    simulation_test.go:12: FINDING twice: id ab12: version 2 after 2\n    x_test.go:3: FINDING missing: 3 flows\nTRACE seed 7: 4096 bytes, 33 lines, " + hash + "\nFAIL\n"))
+	o := parse([]byte("FINDING twice: id ab12: version 2 after 2\nFINDING missing: 3 flows\n--- FAIL: TestReplay\nTRACE seed 7: 4096 bytes, 33 lines, " + hash + "\nFAIL\n"))
 	want := outcome{hash: hash, lines: 33, findings: []finding{{"twice", "id ab12: version 2 after 2"}, {"missing", "3 flows"}}}
 	if !reflect.DeepEqual(o, want) {
 		t.Errorf("%+v: want %+v", o, want)

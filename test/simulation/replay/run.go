@@ -77,7 +77,7 @@ func (o outcome) has(invariant string) bool {
 
 // run runs r to its end.
 func (b binary) run(ctx context.Context, r run) (outcome, error) {
-	args := []string{"-test.run", "^TestSimulation$", "-test.timeout", "0", "-test.count", "1", "-seeds", "1", "-first", strconv.FormatUint(r.seed, 10)}
+	args := []string{"-test.run", "^TestReplay$", "-test.timeout", "0", "-first", strconv.FormatUint(r.seed, 10)}
 	if r.profile != "" {
 		args = append(args, "-profile", r.profile)
 	}
@@ -115,7 +115,7 @@ func (b binary) run(ctx context.Context, r run) (outcome, error) {
 
 var (
 	traceLine   = regexp.MustCompile(`(?m)^TRACE seed \d+: \d+ bytes, (\d+) lines, ([0-9a-f]{64})`)
-	findingLine = regexp.MustCompile(`(?m)FINDING (\w+): (.*)$`)
+	findingLine = regexp.MustCompile(`(?m)^FINDING (\w+): (.*)$`)
 	// pointers differ with the machine's number of threads, and are left out of the hash.
 	pointers = regexp.MustCompile(`0x[0-9a-f]{8,}`)
 )

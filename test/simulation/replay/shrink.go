@@ -10,12 +10,13 @@ import (
 	"slices"
 )
 
-// A plan is what the test writes with -plan and runs with -case. Steps are the test's own.
+// A plan is what the test writes with -plan and runs with -case. Setup and steps are the test's own.
 type plan struct {
 	Name    string            `json:"name,omitempty"`
 	About   string            `json:"about,omitempty"`
 	Profile string            `json:"profile,omitempty"`
 	Seed    uint64            `json:"seed"`
+	Setup   json.RawMessage   `json:"setup,omitempty"`
 	Steps   []json.RawMessage `json:"steps"`
 }
 
