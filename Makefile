@@ -6,7 +6,7 @@ FUZZTIME ?= 100000x
 TOOL := go tool -modfile=tools/go.mod
 LINTER := .cache/golangci-lint
 
-.PHONY: all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest sim integration alerts compose-test soak search-cost search-cost-proof bench-hostile nightly up
+.PHONY: simulation-replay simulation-shrink simulation-mutants all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest sim integration alerts compose-test soak search-cost search-cost-proof bench-hostile nightly up
 
 all: gen lint test
 
@@ -105,6 +105,21 @@ search-cost:
 # The search must find the faults of a commit that has five: docs/limits.md.
 search-cost-proof:
 	test/cost/proof $(COUNTED)
+
+# Seeds of test/simulation are run twice with a runtime that is a function of the seed, and must be equal, log line by log
+# line: docs/testing.md. SEED=7,8 PROFILE=quiet.
+SEED ?= 1,2
+REPLAYFLAGS = $(if $(PROFILE),-profile $(PROFILE))
+simulation-replay:
+	go run ./test/simulation/replay check $(REPLAYFLAGS) -seeds $(SEED)
+
+# Removes steps from the plan of a failing seed: SEED=7. The case and its log go to .cache/simulation.
+simulation-shrink:
+	go run ./test/simulation/replay shrink $(REPLAYFLAGS) -seed $(SEED)
+
+# The search must find each mend that is undone: docs/testing.md.
+simulation-mutants:
+	go run ./test/simulation/replay mutants -doc docs/testing.md
 
 # What each kind of hostile input costs, against honest datagrams: docs/limits.md.
 bench-hostile:
