@@ -30,16 +30,21 @@ func newFlowWriter(t *testing.T, c *kfake.Cluster) *flowWriter {
 	return &flowWriter{t: t, cl: cl}
 }
 
-// put writes a flow from src, of source port port, received at the instant at.
-func (w *flowWriter) put(partition int32, at time.Time, src []byte, port uint32) {
+// put writes a flow from src, of source port port, received at the instant at; set
+// changes it.
+func (w *flowWriter) put(partition int32, at time.Time, src []byte, port uint32, set ...func(m *flowpb.FlowMessage)) {
 	w.t.Helper()
 	w.n++
-	b, err := proto.Marshal(&flowpb.FlowMessage{
+	m := &flowpb.FlowMessage{
 		Type: flowpb.FlowMessage_IPFIX, SrcAddr: src, DstAddr: []byte{1, 1, 1, 1}, SrcPort: port, DstPort: 443, Proto: 17,
 		SamplerAddress: []byte{192, 0, 2, 1}, Bytes: 900, Packets: 9, SamplingRate: 1, DatagramHash: w.n, TimeResolutionUs: 1000,
 		TimeReceivedNs: uint64(at.UnixNano()), TimeExportNs: uint64(at.UnixNano()),
 		TimeFlowStartNs: uint64(at.Add(-2 * time.Second).UnixNano()), TimeFlowEndNs: uint64(at.Add(-time.Second).UnixNano()),
-	})
+	}
+	for _, f := range set {
+		f(m)
+	}
+	b, err := proto.Marshal(m)
 	if err != nil {
 		w.t.Fatal(err)
 	}

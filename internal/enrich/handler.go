@@ -37,6 +37,7 @@ type counts struct {
 	flows, notPairable, duplicates, poison, ahead uint64
 	connections                                   [reasons]uint64
 	tally                                         tally
+	long                                          []longRecords
 }
 
 // reasons are how many reasons of emissions there are.
@@ -279,6 +280,9 @@ func (w handler) observe(p *partition, flow []byte, limit int64) {
 		w.names.Want(netip.AddrFrom16(f.Key.Hi).Unmap())
 	}
 	p.counts.tally.flow(m)
+	if w.c.Pair.Long(&f) && m.FirewallEvent == 0 { // a firewall's event spans the connection so far
+		p.counts.long = addLong(p.counts.long, addr16(m.SamplerAddress), time.Duration(f.End-f.Start))
+	}
 }
 
 // publish produces one report of a connection.
@@ -382,7 +386,10 @@ func (w handler) Committed(partitions []int32) {
 		t := p.counts.tally
 		w.traffic.add(&t, w.learned)
 		t.clear()
-		p.counts = counts{tally: t}
+		for _, r := range p.counts.long {
+			w.timeouts.add(r, w.learned.exporter(r.exporter))
+		}
+		p.counts = counts{tally: t, long: p.counts.long[:0]}
 		all = append(all, p.sent...)
 		p.sent = nil
 	}

@@ -52,6 +52,7 @@ type Worker struct {
 	// Of the session's goroutine, one call at a time:
 	partitions map[int32]*partition
 	learned    *learned
+	timeouts   *timeouts
 	flow       flowpb.FlowMessage     // the one that is taken
 	buf        []byte                 // of records: what is produced is a part of it
 	plain      []byte                 // a connection on its way into another form
@@ -109,6 +110,7 @@ func New(c Config, d Deps) (*Worker, error) {
 	w.metrics = newMetrics(d.Metrics, w)
 	w.traffic = newTraffic(c.MetricsSeries, d.Metrics)
 	w.traffic.now = d.Now
+	w.timeouts = newTimeouts(d.Metrics, c.Pair.ActiveTimeout, w.log)
 	return w, nil
 }
 

@@ -37,6 +37,12 @@ type Config struct {
 	Service func(proto uint8, port uint16) bool `env:"-"`
 }
 
+// Long reports whether f spans clearly more than ActiveTimeout: by more than a tenth,
+// as exporters look at their flows now and then, and 5 s.
+func (c *Config) Long(f *Flow) bool {
+	return f.End-f.Start > int64(c.ActiveTimeout+c.ActiveTimeout/10+5*time.Second)
+}
+
 // Validate reports every mistake at once, by variable and value.
 func (c Config) Validate() error {
 	var errs []error

@@ -1,0 +1,74 @@
+package enrich
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// maxLongExporters bounds the exporters that are named for long records: those of a
+// transaction, and the label values of the metric. Others count as "other".
+const maxLongExporters = 64
+
+// longRecords counts an exporter's records of a transaction that span more than
+// PAIR_ACTIVE_TIMEOUT.
+type longRecords struct {
+	exporter [16]byte // zero: those without a place of their own
+	records  uint64
+	longest  time.Duration
+}
+
+// addLong adds a record of an exporter that spans d to list, and returns list.
+func addLong(list []longRecords, exporter [16]byte, d time.Duration) []longRecords {
+	i := 0
+	for i < len(list) && list[i].exporter != exporter {
+		i++
+	}
+	if i >= maxLongExporters {
+		i, exporter = 0, [16]byte{}
+		for i < len(list) && list[i].exporter != exporter {
+			i++
+		}
+	}
+	if i == len(list) {
+		list = append(list, longRecords{exporter: exporter})
+	}
+	list[i].records++
+	list[i].longest = max(list[i].longest, d)
+	return list
+}
+
+// timeouts names exporters that cut records later than PAIR_ACTIVE_TIMEOUT says. One
+// goroutine uses it.
+type timeouts struct {
+	total  *prometheus.CounterVec // exporter
+	named  map[string]bool        // exporters with a label value, which are logged
+	log    *slog.Logger
+	active time.Duration
+}
+
+func newTimeouts(reg prometheus.Registerer, active time.Duration, log *slog.Logger) *timeouts {
+	t := &timeouts{named: map[string]bool{}, log: log, active: active, total: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "weir_enrich_flows_long_total",
+		Help: "flows that span clearly more than PAIR_ACTIVE_TIMEOUT (by more than a tenth and 5 s), by exporter; beyond 64 exporters under other",
+	}, []string{"exporter"})}
+	reg.MustRegister(t.total)
+	return t
+}
+
+// add counts what a committed transaction had of an exporter, and logs an exporter once.
+func (t *timeouts) add(r longRecords, exporter string) {
+	if r.exporter == [16]byte{} || !t.named[exporter] && len(t.named) >= maxLongExporters {
+		t.total.WithLabelValues(other).Add(float64(r.records))
+		return
+	}
+	t.total.WithLabelValues(exporter).Add(float64(r.records))
+	if t.named[exporter] {
+		return
+	}
+	t.named[exporter] = true
+	t.log.Warn("an exporter's active timeout is longer than PAIR_ACTIVE_TIMEOUT: connections that last longer than PAIR_IDLE are reported in parts. "+
+		"Shorten the exporter's timeout, or raise PAIR_ACTIVE_TIMEOUT, PAIR_IDLE and PAIR_LATE_GRACE",
+		"exporter", exporter, "record_spans", r.longest.Round(time.Second), "PAIR_ACTIVE_TIMEOUT", t.active)
+}
