@@ -36,6 +36,7 @@ type partition struct {
 type counts struct {
 	flows, notPairable, duplicates, poison, ahead uint64
 	connections                                   [reasons]uint64
+	bounded                                       pair.Bounded
 	tally                                         tally
 	long                                          []longRecords
 }
@@ -336,6 +337,7 @@ func (w handler) Finish(tx *kafka.Tx, partitions []int32) {
 	topic := w.c.Topics.Name(kafka.Pairing)
 	for _, n := range partitions {
 		p := w.partitions[n]
+		p.counts.bounded = p.machine.TakeBounded()
 		pieces := p.machine.Deltas(maxPiece)
 		p.offsets = make([]int64, len(pieces))
 		for i, piece := range pieces {
@@ -377,6 +379,8 @@ func (w handler) Committed(partitions []int32) {
 		if p.counts.poison > 0 {
 			w.log.Warn("records of the flows topic are skipped: they are no flow messages", "partition", n, "records", p.counts.poison)
 		}
+		w.metrics.bounded.WithLabelValues("vantages").Add(float64(p.counts.bounded.Vantages))
+		w.metrics.bounded.WithLabelValues("same_key").Add(float64(p.counts.bounded.SameKey))
 		for r, n := range p.counts.connections {
 			if n > 0 {
 				w.metrics.connections.WithLabelValues(reason(flowpb.EmitReason(r))).Add(float64(n))

@@ -13,6 +13,7 @@ import (
 // metrics are enrich's; totals count what was committed.
 type metrics struct {
 	connections *prometheus.CounterVec // reason
+	bounded     *prometheus.CounterVec // what
 }
 
 func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
@@ -59,8 +60,12 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	gauge("dns_pending", "addresses queued or being asked", func() float64 { return float64(w.names.Stats().Pending) })
 	gauge("dns_cached", "addresses whose name or failure is remembered", func() float64 { return float64(w.names.Stats().Cached) })
 	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weir_enrich_connections_total", Help: "connections published, by reason"}, []string{"reason"})
-	reg.MustRegister(c)
-	return &metrics{connections: c}
+	b := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "weir_enrich_bounded_total",
+		Help: "records merged because their connection keeps no more vantages; connections given up because their key has no more",
+	}, []string{"what"})
+	reg.MustRegister(c, b)
+	return &metrics{connections: c, bounded: b}
 }
 
 // dnsAnswers is what became of the addresses that were asked for, by status.

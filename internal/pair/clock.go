@@ -67,9 +67,9 @@ func (c *Config) nearLimit(offset int64) bool {
 
 // correct moves f's times by its offset, to the receiver's clock.
 func (f *Flow) correct() {
-	f.Start, f.End, f.Export = f.Start+f.Offset, f.End+f.Offset, f.Export+f.Offset
+	f.Start, f.End, f.Export = shifted(f.Start, f.Offset), shifted(f.End, f.Offset), f.Export+f.Offset
 	if f.Back.End != 0 {
-		f.Back.Start, f.Back.End = f.Back.Start+f.Offset, f.Back.End+f.Offset
+		f.Back.Start, f.Back.End = shifted(f.Back.Start, f.Offset), shifted(f.Back.End, f.Offset)
 	}
 	// Export times have whole seconds: the shift is another by up to one for
 	// the next datagram.

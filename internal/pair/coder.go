@@ -223,13 +223,7 @@ func (m *Machine) code(c *coder, e *entry) {
 	}
 	c.u16(&n)
 	if c.reading {
-		for range n {
-			var v vantage
-			if c.vantage(&v); c.short {
-				return
-			}
-			m.newSide(e, v).code(c)
-		}
+		m.readSides(c, e, n)
 		return
 	}
 	for i := e.sides; i != 0; i = m.sides.at(i).next {
@@ -237,6 +231,27 @@ func (m *Machine) code(c *coder, e *entry) {
 		v := m.vantages.of.at(s.vantage).vantage
 		c.vantage(&v)
 		s.code(c)
+	}
+}
+
+// readSides reads n sides. A version without maxSides wrote more than that.
+func (m *Machine) readSides(c *coder, e *entry, n uint16) {
+	var toHi, toLo int
+	for range n {
+		var v vantage
+		if c.vantage(&v); c.short {
+			return
+		}
+		s := m.newSide(e, v)
+		s.code(c)
+		of := &toLo
+		if s.toHi {
+			of = &toHi
+		}
+		if *of++; *of > maxSides {
+			m.mergeFirst(e)
+			*of = maxSides
+		}
 	}
 }
 

@@ -222,9 +222,9 @@ func (m *Machine) add(e *entry, f *Flow) {
 	if f.SrcMAC|f.DstMAC != 0 || f.NATSrc != (endpoint{}) || f.NATDst != (endpoint{}) || f.vrfs != (vrfs{}) || f.app.n != 0 {
 		m.addLink(e, f)
 	}
-	m.side(e, f, f.SrcIsLo).add(f, &f.There, &m.c)
+	m.addSide(e, f, &f.There, f.SrcIsLo)
 	if f.Biflow && f.Back.Octets|f.Back.Packets != 0 {
-		m.side(e, f, !f.SrcIsLo).add(f, &f.Back, &m.c)
+		m.addSide(e, f, &f.Back, !f.SrcIsLo)
 	}
 }
 
@@ -254,20 +254,114 @@ func keep[T comparable](to *T, v T) {
 	}
 }
 
-// side returns f's vantage of a direction.
+// maxSides bounds the sides that a connection keeps of one direction. A forged
+// NetFlow v5 header names one of 65 536 vantages, so without a bound an entry would
+// grow beyond what a record of the pairing topic can hold.
+const maxSides = 24
+
+// addSide adds what f says of one direction.
+func (m *Machine) addSide(e *entry, f *Flow, n *counts, toHi bool) {
+	if s := m.side(e, f, toHi); s != nil {
+		s.add(f, n, &m.c)
+		return
+	}
+	x := side{vantage: m.vantages.take(f.vantage)}
+	x.describe(f, toHi)
+	x.add(f, n, &m.c)
+	m.merge(e, &x)
+	m.bounded.Vantages++
+}
+
+// side returns the side of f's vantage in a direction. It returns nil when there is
+// none and the direction has maxSides sides.
 func (m *Machine) side(e *entry, f *Flow, toHi bool) *side {
-	if v := m.vantages.find(f.vantage); v != 0 {
-		for i := e.sides; i != 0; {
-			s := m.sides.at(i)
-			if s.vantage == v && s.toHi == toHi {
+	v, n := m.vantages.find(f.vantage), 0
+	for i := e.sides; i != 0; {
+		s := m.sides.at(i)
+		if s.toHi == toHi {
+			if s.vantage == v {
 				return s
 			}
-			i = s.next
+			n++
 		}
+		i = s.next
+	}
+	if n >= maxSides {
+		return nil
 	}
 	s := m.newSide(e, f.vantage)
-	s.toHi, s.inIf, s.outIf, s.tos, s.vlan = toHi, f.InIf, f.OutIf, f.ToS, f.VLAN
+	s.describe(f, toHi)
 	return s
+}
+
+// describe sets what a side takes from its first record.
+func (s *side) describe(f *Flow, toHi bool) {
+	s.toHi, s.inIf, s.outIf, s.tos, s.vlan = toHi, f.InIf, f.OutIf, f.ToS, f.VLAN
+}
+
+// merge takes x, a side beyond maxSides with its reference to a vantage, into the
+// sides that e keeps. Of those, some count: the ones that direction adds up. A side
+// that does not count makes room for x, the weakest first. When all count, x is added
+// to the side that is nearest in time; where x overlaps one in time, they saw the same
+// packets, and the weaker is dropped. What a dropped side saw of flags and of the
+// connection's end stays.
+func (m *Machine) merge(e *entry, x *side) {
+	e.quality |= bit(flowpb.Quality_QUALITY_MANY_VANTAGES)
+	m.direction(e, x.toHi) // sorts the sides, the strongest first, and finds those that count
+	var rival, nearest *side
+	least, skew := int64(math.MaxInt64), int64(m.c.ClockSkew)
+	for _, s := range m.report.in {
+		switch gap := max(s.start-x.end, x.start-s.end); {
+		case gap <= skew:
+			rival = s
+		case gap < least:
+			nearest, least = s, gap
+		}
+	}
+	room := rival // the weakest that counts and overlaps x
+	for _, s := range slices.Backward(m.report.sides) {
+		if !slices.Contains(m.report.in, s) {
+			room = s
+			break
+		}
+	}
+	if room == nil {
+		nearest.sum(x)
+		m.vantages.drop(x.vantage)
+		return
+	}
+	if rival == nil || m.stronger(x, room) < 0 {
+		next := room.next
+		*room, *x = *x, *room
+		room.next = next
+	}
+	if room.flags |= x.flags; x.state == endHard {
+		room.state = endHard
+	}
+	m.vantages.drop(x.vantage)
+}
+
+// sum adds another vantage's side, which saw other packets.
+func (s *side) sum(x *side) {
+	s.octets = saturating.Add(s.octets, x.octets)
+	s.packets = saturating.Add(s.packets, x.packets)
+	s.octetsE = saturating.Add(s.octetsE, x.octetsE)
+	s.packsE = saturating.Add(s.packsE, x.packsE)
+	s.rateMin, s.rateMax = min(s.rateMin, x.rateMin), max(s.rateMax, x.rateMax)
+	s.records += x.records
+	s.flags |= x.flags
+	if x.end > s.end {
+		s.end, s.reason = x.end, x.reason
+		if s.state != endHard {
+			s.state = x.state
+		}
+	} else if x.state == endHard {
+		s.state = endHard
+	}
+	if x.start < s.start {
+		s.start, s.datagram, s.fine = x.start, x.datagram, x.fine
+	}
+	s.resolution = max(s.resolution, x.resolution)
 }
 
 // newSide gives e one more side, without records.
@@ -277,6 +371,15 @@ func (m *Machine) newSide(e *entry, v vantage) *side {
 	*s = side{vantage: m.vantages.take(v), next: e.sides}
 	e.sides = i
 	return s
+}
+
+// mergeFirst merges the side that was given to e last.
+func (m *Machine) mergeFirst(e *entry) {
+	i := e.sides
+	x := *m.sides.at(i)
+	e.sides = x.next
+	m.sides.release(i)
+	m.merge(e, &x)
 }
 
 // strip frees what e has in other pools.

@@ -88,7 +88,7 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 	}
 	f.exporter, _ = flowkey.Address(m.SamplerAddress)
 	f.domain, f.iface = m.ObservationDomainId, uint8(m.FlowDirection)
-	f.Received, f.Start, f.End, f.Export = int64(m.TimeReceivedNs), int64(m.TimeFlowStartNs), int64(m.TimeFlowEndNs), int64(m.TimeExportNs)
+	f.Received, f.Start, f.End, f.Export = instant(m.TimeReceivedNs), instant(m.TimeFlowStartNs), instant(m.TimeFlowEndNs), instant(m.TimeExportNs)
 	f.Resolution = max(int64(m.TimeResolutionUs)*1000, 1)
 	f.Fine, f.Datagram = f.Resolution, m.DatagramHash
 	if m.TimeSource == flowpb.TimeSource_TIME_SOURCE_UPTIME { // one header, whose whole seconds all records share
@@ -99,7 +99,7 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 		f.quality |= bit(flowpb.Quality_QUALITY_BIFLOW)
 		f.Back = counts{
 			Octets: m.ReverseBytes, Packets: m.ReversePackets, Flags: uint16(m.ReverseTcpFlags),
-			Start: int64(m.ReverseTimeFlowStartNs), End: int64(m.ReverseTimeFlowEndNs),
+			Start: instant(m.ReverseTimeFlowStartNs), End: instant(m.ReverseTimeFlowEndNs),
 		}
 	}
 	f.Reason, f.Rate = uint8(m.FlowEndReason), m.SamplingRate
@@ -264,6 +264,16 @@ func (f *Flow) conversation(m *flowpb.FlowMessage, src, dst [16]byte) {
 	}
 	f.quality |= bit(flowpb.Quality_QUALITY_NAT)
 }
+
+// latestTime is the latest time of a record, ns since the epoch: 2116. Differences and
+// sums of two times cannot overflow.
+const latestTime = 1<<62 - 1
+
+// instant returns a time of a message; one after latestTime is latestTime.
+func instant(ns uint64) int64 { return int64(min(ns, latestTime)) }
+
+// shifted returns t moved by off, between the epoch and latestTime.
+func shifted(t, off int64) int64 { return min(max(t+off, 0), latestTime) }
 
 // clocks puts the times in order, and on the receiver's clock when the
 // exporter's is far off. Near the limit the machine decides, by the exporter.

@@ -144,7 +144,10 @@ func (m *Machine) drop(i int32) {
 }
 
 // Restored ends a restore: drops what streamTime says is gone and rebuilds the
-// queues. The machine then continues as the one that wrote the log.
+// queues. The machine then continues as the one that wrote the log. When its
+// durations are shorter than those of the one that wrote the log, deadlines are
+// brought forward to what they would be if the last record had come at streamTime: a
+// queue is in the order of deadlines, and later entries get the shorter duration.
 func (m *Machine) Restored(streamTime int64) {
 	m.now = streamTime
 	type place struct {
@@ -155,18 +158,28 @@ func (m *Machine) Restored(streamTime int64) {
 	held := make([]place, 0, m.table.entries.used())
 	for i := int32(1); i <= m.table.entries.n; i++ {
 		e := m.table.entries.at(i)
-		switch {
-		case e.marks&isHeld == 0:
-		case e.deadline+int64(m.c.LateGrace) <= streamTime:
-			m.drop(i)
-		default:
-			held = append(held, place{at: e.deadline, seq: e.seq, i: i})
-			m.seq = max(m.seq, e.seq)
+		if e.marks&isHeld == 0 {
+			continue
 		}
+		if e.deadline+int64(m.c.LateGrace) <= streamTime {
+			m.drop(i)
+			continue
+		}
+		if !m.emitted(e) {
+			if latest := m.now + m.wait(m.queueOf(e)); e.deadline > latest {
+				e.deadline = latest
+				m.log.changed(i, e)
+			}
+		}
+		held = append(held, place{at: e.deadline, seq: e.seq, i: i})
+		m.seq = max(m.seq, e.seq)
 	}
 	slices.SortFunc(held, func(a, b place) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.seq, b.seq)) })
 	for _, p := range held {
 		e := m.table.entries.at(p.i)
+		if m.log.later {
+			m.log.changed(p.i, e)
+		}
 		if m.emitted(e) {
 			e.reported = m.octets(e) // emissions are not logged
 			m.grace++
@@ -174,19 +187,7 @@ func (m *Machine) Restored(streamTime int64) {
 			continue
 		}
 		m.open++
-		switch {
-		case m.complete(e):
-			m.push(queueLinger, p.i)
-		case m.oneSidedAndSmall(e):
-			m.push(queueSmall, p.i)
-		default:
-			m.push(queueIdle, p.i)
-		}
-	}
-	if m.log.later {
-		for _, p := range held {
-			m.log.changed(p.i, m.table.entries.at(p.i))
-		}
+		m.push(m.queueOf(e), p.i)
 	}
 	m.restoreClocks()
 	m.log.trim()

@@ -31,6 +31,21 @@ type Machine struct {
 	shared shared
 	kept   map[int32][]byte // extensions of entries that this version does not know, as they were read
 	report report
+
+	bounded Bounded
+}
+
+// Bounded counts what went beyond a bound.
+type Bounded struct {
+	Vantages uint64 // parts of records merged because their connection keeps maxSides vantages
+	SameKey  uint64 // connections given up because their key has maxSameKey
+}
+
+// TakeBounded returns the counts since the last call.
+func (m *Machine) TakeBounded() Bounded {
+	b := m.bounded
+	m.bounded = Bounded{}
+	return b
 }
 
 // New returns a Machine for one of partitions partitions (MaxOpen is shared).
@@ -62,8 +77,9 @@ func (m *Machine) Observe(f *Flow) Outcome {
 	}
 	k := stateKey{f.Key, f.Scope}
 	hash := k.hash()
-	best, bestGap := int32(0), int64(0)
+	best, bestGap, same := int32(0), int64(0), 0
 	for i := m.table.first(&k, hash); i != 0; i = m.table.next(i) {
+		same++
 		e := m.table.entries.at(i)
 		if e.knows(f.Ident) {
 			return Duplicate
@@ -74,6 +90,9 @@ func (m *Machine) Observe(f *Flow) Outcome {
 	}
 	outcome := Joined
 	if best == 0 {
+		if same >= maxSameKey {
+			m.evictSameKey(&k, hash)
+		}
 		best, outcome = m.create(f, hash), Opened
 	}
 	e := m.table.entries.at(best)
@@ -112,9 +131,18 @@ func (m *Machine) closer(gap int64, a *entry, bGap int64, b *entry) bool {
 // emitted tells whether e was emitted as final: its deadline has passed.
 func (m *Machine) emitted(e *entry) bool { return e.deadline <= m.now }
 
+// maxSameKey bounds the connections held of one key: each record of the key is
+// compared with all of them. A host that reuses its port as fast as TCP lets it has
+// two or three within PAIR_IDLE + PAIR_LATE_GRACE.
+const maxSameKey = 32
+
+// maxEvicted bounds the connections that one record pushes out. More than one must go
+// after a restore with a smaller PAIR_MAX_OPEN.
+const maxEvicted = 2
+
 // create makes an entry for f's conversation, giving up others at capacity.
 func (m *Machine) create(f *Flow, hash uint32) int32 {
-	for m.open+m.grace >= m.share && m.evict() {
+	for n := 0; n < maxEvicted && m.open+m.grace >= m.share && m.evict(); n++ {
 	}
 	m.open++
 	return m.table.insert(&entry{
@@ -124,30 +152,48 @@ func (m *Machine) create(f *Flow, hash uint32) int32 {
 
 // schedule sets e's deadline after a record.
 func (m *Machine) schedule(i int32, e *entry) {
-	q, at := queueIdle, m.now+int64(m.c.Idle)
+	q := m.queueOf(e)
+	m.seq++
+	e.deadline, e.seq = m.now+m.wait(q), m.seq
+	m.push(q, i)
+}
+
+// queueOf returns the queue for e while it is open.
+func (m *Machine) queueOf(e *entry) queueName {
 	switch {
 	case m.complete(e):
-		q, at = queueLinger, m.now+int64(m.c.Linger)
+		return queueLinger
 	case m.oneSidedAndSmall(e):
-		q = queueSmall
+		return queueSmall
 	}
-	m.seq++
-	e.deadline, e.seq = at, m.seq
-	m.push(q, i)
+	return queueIdle
+}
+
+// wait is what a queue of open entries adds to stream time, ns.
+func (m *Machine) wait(q queueName) int64 {
+	if q == queueLinger {
+		return int64(m.c.Linger)
+	}
+	return int64(m.c.Idle)
 }
 
 // Advance moves stream time to t (ns since the epoch; never back) and emits
 // what is due.
-func (m *Machine) Advance(t int64) {
+func (m *Machine) Advance(t int64) { m.AdvanceUpTo(t, math.MaxInt) }
+
+// AdvanceUpTo moves stream time to t and emits what is due, but at most n
+// connections. When more are due it returns true with stream time before the next of
+// them; it must be called again before the next Observe.
+func (m *Machine) AdvanceUpTo(t int64, n int) (more bool) {
 	if t <= m.now {
-		return
+		return false
 	}
-	for {
-		i := m.due(t, queueLinger, queueIdle, queueSmall)
-		if i == 0 {
+	for i := m.due(t, queueLinger, queueIdle, queueSmall); i != 0; i = m.due(t, queueLinger, queueIdle, queueSmall) {
+		e := m.table.entries.at(i)
+		if n--; n < 0 {
+			t, more = m.suspend(e.deadline), true
 			break
 		}
-		e := m.table.entries.at(i)
 		m.warm(e.in)
 		m.report.emission(e, m.connection(e, e.deadline, true), m.emit)
 		m.open--
@@ -155,42 +201,76 @@ func (m *Machine) Advance(t int64) {
 		m.push(queueLate, i)
 	}
 	m.now = t
-	for {
-		i := m.queues[queueLate].front
-		if i == 0 {
-			return
-		}
+	for i := m.queues[queueLate].front; i != 0; i = m.queues[queueLate].front {
 		if e := m.table.entries.at(i); e.deadline+int64(m.c.LateGrace) > t {
-			return
+			break
 		}
 		m.warm(queueLate)
 		m.grace--
 		m.forget(i)
 	}
+	return more
+}
+
+// suspend makes the instant before deadline a stream time at which everything that
+// was emitted is due and nothing else is: emitted entries with that very deadline get
+// an earlier one, by a nanosecond.
+func (m *Machine) suspend(deadline int64) (now int64) {
+	for i := m.queues[queueLate].back; i != 0; i = m.table.nodes.at(i).before {
+		e := m.table.entries.at(i)
+		if e.deadline < deadline {
+			break
+		}
+		e.deadline = deadline - 1
+		m.log.changed(i, e)
+	}
+	return deadline - 1
 }
 
 // evict gives up one entry: one in grace, else a one-sided one of few packets,
 // else the one that would be emitted next. It tells whether there was one.
 func (m *Machine) evict() bool {
 	i := m.queues[queueLate].front
+	if i == 0 {
+		i = m.queues[queueSmall].front
+	}
+	if i == 0 {
+		i = m.due(math.MaxInt64, queueLinger, queueIdle)
+	}
 	if i != 0 {
+		m.giveUp(i)
+	}
+	return i != 0
+}
+
+// evictSameKey gives up the entry of a key that was emitted first, else the one that
+// would be emitted next.
+func (m *Machine) evictSameKey(k *stateKey, hash uint32) {
+	first := m.table.first(k, hash)
+	best := m.table.entries.at(first)
+	for i := m.table.next(first); i != 0; i = m.table.next(i) {
+		e := m.table.entries.at(i)
+		if e.deadline < best.deadline || e.deadline == best.deadline && e.seq < best.seq {
+			first, best = i, e
+		}
+	}
+	m.giveUp(first)
+	m.bounded.SameKey++
+}
+
+// giveUp forgets an entry before its time, and emits it unless it was emitted.
+func (m *Machine) giveUp(i int32) {
+	e := m.table.entries.at(i)
+	if m.emitted(e) {
 		m.grace--
 	} else {
-		if i = m.queues[queueSmall].front; i == 0 {
-			i = m.due(math.MaxInt64, queueLinger, queueIdle)
-		}
-		if i == 0 {
-			return false
-		}
-		e := m.table.entries.at(i)
 		c := m.connection(e, m.now, true)
 		c.EmitReason = flowpb.EmitReason_EMIT_REASON_EVICTED
 		m.report.emission(e, c, m.emit)
 		m.open--
 	}
-	m.log.evicted(m.table.entries.at(i))
+	m.log.evicted(e)
 	m.forget(i)
-	return true
 }
 
 // forget takes an entry out of the table.

@@ -361,6 +361,8 @@ const (
 	Quality_QUALITY_LATE Quality = 11
 	// A firewall denied it (firewall event 3).
 	Quality_QUALITY_DENIED Quality = 12
+	// More vantages saw a direction than a connection keeps: the weakest were merged.
+	Quality_QUALITY_MANY_VANTAGES Quality = 13
 )
 
 // Enum value maps for Quality.
@@ -379,6 +381,7 @@ var (
 		10: "QUALITY_TIME_FALLBACK",
 		11: "QUALITY_LATE",
 		12: "QUALITY_DENIED",
+		13: "QUALITY_MANY_VANTAGES",
 	}
 	Quality_value = map[string]int32{
 		"QUALITY_UNSPECIFIED":      0,
@@ -394,6 +397,7 @@ var (
 		"QUALITY_TIME_FALLBACK":    10,
 		"QUALITY_LATE":             11,
 		"QUALITY_DENIED":           12,
+		"QUALITY_MANY_VANTAGES":    13,
 	}
 )
 
@@ -1345,7 +1349,7 @@ const file_weir_v1_connection_proto_rawDesc = "" +
 	"\x19NETWORK_DIRECTION_INBOUND\x10\x01\x12\x1e\n" +
 	"\x1aNETWORK_DIRECTION_OUTBOUND\x10\x02\x12\x1e\n" +
 	"\x1aNETWORK_DIRECTION_INTERNAL\x10\x03\x12\x1e\n" +
-	"\x1aNETWORK_DIRECTION_EXTERNAL\x10\x04*\xb6\x02\n" +
+	"\x1aNETWORK_DIRECTION_EXTERNAL\x10\x04*\xd1\x02\n" +
 	"\aQuality\x12\x17\n" +
 	"\x13QUALITY_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11QUALITY_ONE_SIDED\x10\x01\x12\x15\n" +
@@ -1360,7 +1364,8 @@ const file_weir_v1_connection_proto_rawDesc = "" +
 	"\x15QUALITY_TIME_FALLBACK\x10\n" +
 	"\x12\x10\n" +
 	"\fQUALITY_LATE\x10\v\x12\x12\n" +
-	"\x0eQUALITY_DENIED\x10\f*\xa3\x02\n" +
+	"\x0eQUALITY_DENIED\x10\f\x12\x19\n" +
+	"\x15QUALITY_MANY_VANTAGES\x10\r*\xa3\x02\n" +
 	"\n" +
 	"NameStatus\x12\x1b\n" +
 	"\x17NAME_STATUS_UNSPECIFIED\x10\x00\x12\x12\n" +
