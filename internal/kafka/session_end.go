@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -121,8 +122,11 @@ func (l *life) end(tx *Tx) error {
 			l.refusals.forget(n, pos.Offset)
 		}
 	}
-	for _, p := range l.owned {
-		p.touched = false
+	for _, n := range tx.partitions {
+		p := l.owned[n]
+		if p.touched, p.rest = false, p.since; slices.Contains(tx.quiet, n) {
+			p.rest = tx.idle
+		}
 	}
 	l.h.Committed(tx.partitions)
 	return nil
@@ -136,6 +140,10 @@ func (l *life) rewind() {
 		if p.until == 0 && p.touched {
 			l.Pass(n) // its pass had ended in what was aborted
 		}
-		p.touched, p.next, p.since = false, max(p.committed.Offset, 0), l.sc.Now()
+		at := max(p.committed.Offset, 0)
+		if p.since = p.rest; p.next > at {
+			p.since = l.sc.Now() // its records come again
+		}
+		p.touched, p.next = false, at
 	}
 }

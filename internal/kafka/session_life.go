@@ -48,6 +48,7 @@ type progress struct {
 	committed Position
 	next      int64     // offset after the last record seen
 	since     time.Time // quiet since
+	rest      time.Time // quiet since, as of the committed state
 	touched   bool      // in this transaction
 	end       int64     // offset after the last record there is
 	until     int64     // end of the pass that is under way; 0: none is
@@ -237,8 +238,9 @@ func (l *life) failures(ctx context.Context, fetches kgo.Fetches) error {
 		if l.complaint.due(e.Err, time.Now()) {
 			l.sc.Log.Warn("reading", "group", l.sc.Group, "topic", e.Topic, "partition", e.Partition, "err", e.Err)
 		}
-		for _, p := range l.owned { // what was not read is no silence
+		for _, p := range l.owned { // an unreadable partition is not an idle one
 			p.since = l.sc.Now()
+			p.rest = p.since
 		}
 	}
 	if l.unreadable++; working {

@@ -205,8 +205,9 @@ func (l *life) restore(ctx context.Context) error {
 		return fmt.Errorf("the state of %d partitions is not restored: %w", len(at), err)
 	}
 	l.void = false
+	now := l.sc.Now()
 	for n, t := range added {
-		l.owned[n] = &progress{tenure: t, committed: t.at, next: max(t.at.Offset, 0), since: l.sc.Now()}
+		l.owned[n] = &progress{tenure: t, committed: t.at, next: max(t.at.Offset, 0), since: now, rest: now}
 		l.Pass(n)
 	}
 	if len(added) > 0 {

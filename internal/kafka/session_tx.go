@@ -22,6 +22,7 @@ type Tx struct {
 	cancel     context.CancelFunc
 	began      bool
 	quiet      []int32      // partitions that it holds no input records of
+	idle       time.Time    // until when those were quiet
 	records    int          // of the input; or messages, when records hold several
 	partitions []int32      // touched, in order of appearance
 	slab       []kgo.Record // of records to produce
@@ -189,7 +190,7 @@ func (l *life) idle(ctx context.Context, tx *Tx) error {
 			return err
 		}
 		if p := l.owned[n]; p != nil {
-			tx.quiet = append(tx.quiet, n)
+			tx.quiet, tx.idle = append(tx.quiet, n), now
 			tx.touch(n, p)
 			l.h.Quiet(tx, n, quiet[n])
 		}
