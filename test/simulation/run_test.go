@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"weir/internal/kafka"
 )
@@ -51,7 +53,9 @@ func newWorld(t *testing.T, p plan, tr *trace) *world {
 	t.Helper()
 	w := &world{plan: p, trace: tr}
 	w.watch = &watch{find: w.find, keep: func() { w.cluster.KeepControl() }, joins: joinBarrier{timeout: rebalanceTimeout}, requests: map[kmsg.Key]*window{}, lines: map[int]*window{}}
-	c, err := kfake.NewCluster(kfake.NumBrokers(brokers), kfake.Ports(19092, 19093, 19094), kfake.ListenFn(w.network.Listen), kfake.WithLogger(tr),
+	versions := kversion.Stable()
+	versions.SetMaxKeyVersion(kmsg.GetTelemetrySubscriptions.Int16(), -1) // clients push metrics only where a broker asks for them
+	c, err := kfake.NewCluster(kfake.NumBrokers(brokers), kfake.MaxVersions(versions), kfake.Ports(19092, 19093, 19094), kfake.ListenFn(w.network.Listen), kfake.WithLogger(tr),
 		kfake.BrokerConfigs(map[string]string{"group.min.session.timeout.ms": "1000"}))
 	if err != nil {
 		t.Fatal(err)
@@ -94,11 +98,15 @@ func (w *world) settle() {
 		panic(err)
 	}
 	w.mu.Lock()
-	all := w.all
+	all, staying := slices.Clone(w.all), slices.Clone(w.members)
 	w.mu.Unlock()
 	for _, m := range all {
-		if !m.killed {
-			m.host.mend()
+		if m.killed {
+			continue
+		}
+		m.host.mend()
+		if !slices.Contains(staying, m) {
+			w.terminate(m)
 		}
 	}
 	if w.pick(0) == nil {
@@ -127,7 +135,7 @@ const settleWithin = 3 * time.Minute
 // unsettled says what is still open, "" when nothing is.
 func (w *world) unsettled() string {
 	w.mu.Lock()
-	members := append([]*member(nil), w.members...)
+	members := slices.Clone(w.members)
 	w.mu.Unlock()
 	info := w.cluster.GroupInfo(group)
 	if info == nil || info.State != "Stable" {
@@ -140,6 +148,13 @@ func (w *world) unsettled() string {
 	for _, p := range w.cluster.PartitionInfos(flows) {
 		if at := info.Commits[flows][p.Partition].Offset; at < p.HighWatermark {
 			return fmt.Sprintf("flows of partition %d are committed up to %d of %d", p.Partition, at, p.HighWatermark)
+		}
+	}
+	for _, topic := range []kafka.Topic{kafka.Connections, kafka.Pairing} {
+		for _, p := range w.cluster.PartitionInfos(topicPrefix + string(topic)) {
+			if p.LastStableOffset < p.HighWatermark {
+				return fmt.Sprintf("a transaction is open on %s partition %d", topic, p.Partition)
+			}
 		}
 	}
 	for _, m := range members {
@@ -174,7 +189,7 @@ func (m *member) gauge(name string) float64 {
 func (w *world) endAll() {
 	w.mu.Lock()
 	w.over = true
-	all := w.all
+	all := slices.Clone(w.all)
 	w.mu.Unlock()
 	for _, m := range all {
 		w.terminate(m)

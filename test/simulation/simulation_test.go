@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,17 @@ var (
 	chosen  = flag.String("profile", "", "profile to draw plans from; empty: all, in turn")
 	tracing = flag.String("trace", "", "file that the trace of the last seed is written to")
 )
+
+// gcPercent lets a run, which makes little garbage that stays, collect less often than usual.
+const gcPercent = 400
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	os.Exit(m.Run())
+}
 
 // Every plan keeps the promises of its profile's class.
 func TestSimulation(t *testing.T) {
