@@ -3,14 +3,16 @@
 package simulation
 
 import (
+	"context"
 	"math"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// A broker of kfake differs from Kafka in two ways that matter here (docs/upstream.md). Control functions
+// A broker of kfake differs from Kafka in three ways that matter here (docs/upstream.md). Control functions
 // answer in its place.
 
 // A joinBarrier bounds the first phase of a rebalance. Kafka waits for members that do not join for the
@@ -54,4 +56,26 @@ func epochEnds(r *kmsg.OffsetForLeaderEpochRequest) kmsg.Response {
 		resp.Topics = append(resp.Topics, rt)
 	}
 	return resp
+}
+
+// phantomAfter is how long a member may be silent: longer than a rebalance and a session.
+const phantomAfter = 3 * rebalanceTimeout
+
+// evictPhantoms takes silent members out of the group. kfake starts a member's session timer only when it could
+// write the answer to JoinGroup or SyncGroup, so one whose connection died meanwhile stays in the group for ever.
+func (w *world) evictPhantoms(info *kfake.GroupInfo) {
+	for _, m := range info.Members {
+		if w.watch.silence(m.MemberID) < phantomAfter {
+			continue
+		}
+		w.trace.printf("the broker does not notice that %s is gone", m.MemberID)
+		req := kmsg.NewPtrLeaveGroupRequest()
+		req.Group, req.MemberID = group, m.MemberID
+		member := kmsg.NewLeaveGroupRequestMember()
+		member.MemberID = m.MemberID
+		req.Members = append(req.Members, member)
+		if _, err := req.RequestWith(context.Background(), w.client); err != nil {
+			w.trace.printf("LeaveGroup: %v", err)
+		}
+	}
 }

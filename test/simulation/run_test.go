@@ -52,7 +52,7 @@ func simulate(t *testing.T, p plan, tr *trace) (r result) {
 func newWorld(t *testing.T, p plan, tr *trace) *world {
 	t.Helper()
 	w := &world{plan: p, trace: tr}
-	w.watch = &watch{find: w.find, keep: func() { w.cluster.KeepControl() }, joins: joinBarrier{timeout: rebalanceTimeout}, requests: map[kmsg.Key]*window{}, lines: map[int]*window{}}
+	w.watch = &watch{find: w.find, keep: func() { w.cluster.KeepControl() }, joins: joinBarrier{timeout: rebalanceTimeout}, heard: map[string]time.Time{}, requests: map[kmsg.Key]*window{}, lines: map[int]*window{}}
 	versions := kversion.Stable()
 	versions.SetMaxKeyVersion(kmsg.GetTelemetrySubscriptions.Int16(), -1) // clients push metrics only where a broker asks for them
 	c, err := kfake.NewCluster(kfake.NumBrokers(brokers), kfake.MaxVersions(versions), kfake.Ports(19092, 19093, 19094), kfake.ListenFn(w.network.Listen), kfake.WithLogger(tr),
@@ -142,7 +142,8 @@ func (w *world) unsettled() string {
 		return "the group is not stable"
 	}
 	if len(info.Members) != len(members) {
-		return fmt.Sprintf("the group has %d members, %d run", len(info.Members), len(members))
+		w.evictPhantoms(info)
+		return fmt.Sprintf("the group has %d members, %d run: %v", len(info.Members), len(members), info.Members)
 	}
 	flows := topicPrefix + string(kafka.Flows)
 	for _, p := range w.cluster.PartitionInfos(flows) {

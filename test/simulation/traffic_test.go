@@ -99,7 +99,7 @@ func (a traffic) records(rng *rand.Rand, now time.Time) []*flowpb.FlowMessage {
 		m.SamplingRate = []uint64{0, 2, 100}[rng.IntN(3)]
 	case vantages:
 		o := clone(m)
-		o.SamplerAddress, o.Packets = []byte{192, 0, 2, 2}, max(1, m.Packets-rng.Uint64N(3))
+		o.SamplerAddress, o.Packets = []byte{192, 0, 2, 2}, max(1, m.Packets-rng.Uint64N(min(m.Packets, 3)))
 		times(o, end.Add(-5*time.Second), end.Add(time.Duration(rng.IntN(1000))*time.Millisecond))
 		out = append(out, o)
 	case again:

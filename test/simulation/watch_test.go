@@ -26,6 +26,7 @@ type watch struct {
 	requests   map[kmsg.Key]*window // commits and aborts
 	lines      map[int]*window      // by member
 	joins      joinBarrier
+	heard      map[string]time.Time // when a member id was last heard of
 }
 
 // A window counts in spans of hotFor.
@@ -67,7 +68,10 @@ func (o *watch) request(r kmsg.Request) (kmsg.Response, error, bool) {
 			o.requests[kmsg.EndTxn] = &window{}
 		}
 		o.count(o.requests[kmsg.EndTxn], hotTransactions, "ends of transactions")
+	case *kmsg.HeartbeatRequest:
+		o.heard[r.MemberID] = time.Now()
 	case *kmsg.JoinGroupRequest:
+		o.heard[r.MemberID] = time.Now()
 		if resp := o.joins.refuse(r); resp != nil {
 			o.keep()
 			return resp, nil, true
@@ -76,6 +80,7 @@ func (o *watch) request(r kmsg.Request) (kmsg.Response, error, bool) {
 		o.keep()
 		return epochEnds(r), nil, true
 	case *kmsg.SyncGroupRequest:
+		o.heard[r.MemberID] = time.Now()
 		o.joins.synced()
 		o.assignment(r)
 	case *kmsg.TxnOffsetCommitRequest:
@@ -85,6 +90,13 @@ func (o *watch) request(r kmsg.Request) (kmsg.Response, error, bool) {
 }
 
 const fetchMaxWait = 1000
+
+// silence is how long nothing was heard of a member id.
+func (o *watch) silence(member string) time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return time.Since(o.heard[member])
+}
 
 // assignment notes what the leader of a generation gives to whom.
 func (o *watch) assignment(r *kmsg.SyncGroupRequest) {
