@@ -168,7 +168,9 @@ func (l *life) work(ctx context.Context) error {
 // blocked meanwhile.
 func (l *life) prepare(ctx context.Context) error {
 	l.turns(time.Time{})
-	l.follow()
+	if err := l.follow(); err != nil {
+		return err
+	}
 	if err := l.settle(); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -26,6 +27,7 @@ type ownership struct {
 	generation int32
 	tenures    map[int32]*tenure
 	revoked    bool // partitions were revoked since the last call of life.follow
+	stale      bool // a new member id kept partitions without the fetch of their positions
 }
 
 // A tenure is the ownership of a partition from the fetch of its committed position until
@@ -60,6 +62,11 @@ func (l *life) assigned(_ context.Context, cl *kgo.Client, added map[string][]in
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if member != o.member {
+		// A client that the group has forgotten joins it under another id, and keeps the
+		// positions of what it is assigned again. Another member may have gone on from
+		// there meanwhile.
+		kept := func(n int32) bool { return !slices.Contains(added[l.sc.Input], n) }
+		o.stale = o.stale || o.member != "" && slices.ContainsFunc(o.synced, kept)
 		clear(o.tenures)
 	}
 	o.member, o.generation = member, generation
@@ -131,16 +138,21 @@ func (l *life) positions(resp *kmsg.OffsetFetchResponse) (at []Position) {
 	return at
 }
 
+// errForgotten is why a session starts anew after the group forgot its member.
+var errForgotten = errors.New("the group forgot this member and gave it partitions under another id: their positions have to be fetched again")
+
 // follow takes the client's ownership over: the session drops the partitions that it lost,
 // and keeps the member id and the generation for all that it commits until the next call.
 // A broker refuses the commits of a generation that has ended, so a member that does not
 // know yet what it lost cannot commit for it. It must not be called within a transaction.
-func (l *life) follow() {
+// An error means that this client's positions are not to be relied on.
+func (l *life) follow() error {
 	o := &l.ownership
 	o.mu.Lock()
 	l.member, l.generation = o.member, o.generation
 	l.revocation = l.revocation || o.revoked
 	o.revoked = false
+	stale := o.stale
 	var gone []int32
 	for n, p := range l.owned {
 		if o.tenures[n] != p.tenure {
@@ -150,6 +162,10 @@ func (l *life) follow() {
 	o.mu.Unlock()
 	slices.Sort(gone)
 	l.drop(gone)
+	if stale {
+		return errForgotten
+	}
+	return nil
 }
 
 // current reports whether the client still owns the partitions, in the generation of the

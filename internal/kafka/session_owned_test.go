@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // An owner is a Handler that knows which partitions it was given, and produces a record
@@ -177,4 +180,24 @@ func TestAStaleGenerationCommitsNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A member that the group forgot joins again under another id, and the client keeps the
+// positions that it has. The session must fetch the committed ones, and go on.
+func TestAForgottenMemberFetchesItsPositionsAgain(t *testing.T) {
+	ctx := testContext(t)
+	c, addr := fakeCluster(t)
+	ensure(ctx, t, addr, Undecoded, Flows)
+	tc := topicConfig()
+	h := newOwner(tc.Name(Flows))
+	runSession(t, ownerSession(addr, "a", time.Now), h)
+	h.assigned.wait(ctx, t, "partitions are assigned", atLeast[int](1))
+	forgotten := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.JoinGroup}, Err: kerr.UnknownMemberID})
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.RebalanceInProgress})
+	if err := forgotten.Wait(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	h.assigned.wait(ctx, t, "the positions are fetched again", atLeast[int](2))
+	putter(ctx, t, addr, tc.Name(Undecoded))("a")
+	h.committed.wait(ctx, t, "a transaction commits", atLeast[int32](1))
 }

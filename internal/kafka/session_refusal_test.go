@@ -24,17 +24,7 @@ func refusingBroker(t *testing.T, code func(latest time.Time) int16) (addr strin
 	t.Helper()
 	tc := topicConfig()
 	topic := tc.Name(Flows)
-	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(ln.Addr().(*net.TCPAddr).Port),
-		kfake.ListenFn(func(_, _ string) (net.Listener, error) { return ln, nil }),
-		kfake.BrokerConfigs(map[string]string{"group.min.session.timeout.ms": "1000"}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
+	c, addr := fakeCluster(t)
 	c.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
 		req := r.(*kmsg.ProduceRequest)
@@ -69,7 +59,24 @@ func refusingBroker(t *testing.T, code func(latest time.Time) int16) (addr strin
 		}
 		return resp, nil, true
 	})
-	return ln.Addr().String()
+	return addr
+}
+
+// fakeCluster starts an embedded broker whose answers a test can change.
+func fakeCluster(t *testing.T) (c *kfake.Cluster, addr string) {
+	t.Helper()
+	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(ln.Addr().(*net.TCPAddr).Port),
+		kfake.ListenFn(func(_, _ string) (net.Listener, error) { return ln, nil }),
+		kfake.BrokerConfigs(map[string]string{"group.min.session.timeout.ms": "1000"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c, ln.Addr().String()
 }
 
 // A stamper hands records on, with the timestamp that their value states.

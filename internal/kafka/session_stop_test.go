@@ -61,7 +61,9 @@ func TestAMemberWithoutPartitionsIsReady(t *testing.T) {
 		t.Fatal("transactions are aborted: want the session not ready")
 	}
 	l.revoked(t.Context(), nil, map[string][]int32{input: {0, 1}})
-	l.follow()
+	if err := l.follow(); err != nil {
+		t.Fatal(err)
+	}
 	if s.Ready() != nil || s.Aborting() != nil {
 		t.Errorf("its partitions are gone: want it ready, got %v, %v", s.Ready(), s.Aborting())
 	}

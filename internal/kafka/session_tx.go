@@ -37,7 +37,9 @@ func (tx *Tx) begin() error {
 	if tx.began {
 		return nil
 	}
-	tx.l.follow()
+	if err := tx.l.follow(); err != nil {
+		return err
+	}
 	if err := tx.l.gts.Begin(); err != nil {
 		return fmt.Errorf("begin of transaction: %w", err)
 	}
@@ -164,7 +166,9 @@ const endsWithin = 5 * time.Second
 // no records in the transaction.
 func (l *life) idle(ctx context.Context, tx *Tx) error {
 	if !tx.began {
-		l.follow()
+		if err := l.follow(); err != nil {
+			return err
+		}
 	}
 	now := l.sc.Now()
 	quiet := map[int32]time.Duration{}
