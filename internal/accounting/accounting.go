@@ -157,6 +157,23 @@ func (r *run) joins(o *run) bool {
 // runs are the runs of a slot.
 type runs []run
 
+// runsOf returns the runs of a reported slot.
+func runsOf(s *flowpb.ExporterSlot) runs {
+	rs := make(runs, 0, len(s.Runs))
+	for _, r := range s.Runs {
+		rs = append(rs, run{least: r.Least, greatest: r.Greatest, last: unitsFrom(r.Last), received: unitsFrom(r.Received), boot: r.Boot})
+	}
+	return rs
+}
+
+func (rs runs) proto() (out []*flowpb.SequenceRun) {
+	for i := range rs {
+		r := &rs[i]
+		out = append(out, &flowpb.SequenceRun{Least: r.least, Greatest: r.greatest, Last: r.last.proto(), Received: r.received.proto(), Boot: r.boot})
+	}
+	return out
+}
+
 // extend adds a datagram to the run that it continues; false when there is none.
 func (rs *runs) extend(sequence uint32, boot int64, u *Units) bool {
 	for i := range *rs {

@@ -53,6 +53,7 @@ type Book struct {
 	longIdle   []Stream // established streams that were silent for idleTurns
 	longIdleAt uint64
 	noUnproven uint64 // turn in which all streams of which nothing was decoded are active
+	closed     bool   // no report comes after the next ones
 }
 
 // NewBook returns the book of a replica that started at the instant at.
@@ -105,6 +106,20 @@ func (b *Book) Gather(now time.Time, tallies []*Tally) []Report {
 		b.expire(s, a, now)
 	}
 	return out
+}
+
+// Close is the last Gather: its reports say that nothing will be added.
+func (b *Book) Close(now time.Time, tallies []*Tally) []Report {
+	b.mu.Lock()
+	b.closed = true
+	for _, a := range b.streams {
+		if a.proven && !a.out { // its summary says so, whatever has changed
+			a.dirty = true
+			break
+		}
+	}
+	b.mu.Unlock()
+	return b.Gather(now, tallies)
 }
 
 // takeIn merges what tallies counted: of known streams first, so that those are
@@ -399,10 +414,7 @@ func (b *Book) due(out []Report, s Stream, a *account) []Report {
 		m := b.report(s)
 		slot := &flowpb.ExporterSlot{Begin: o.begin, Received: o.received.proto(), Octets: o.octets}
 		if s != (Stream{}) {
-			for i := range o.runs {
-				r := &o.runs[i]
-				slot.Runs = append(slot.Runs, &flowpb.SequenceRun{Least: r.least, Greatest: r.greatest, Last: r.last.proto(), Received: r.received.proto(), Boot: r.boot})
-			}
+			slot.Runs = o.runs.proto()
 		}
 		m.Report = &flowpb.ExporterReport_Slot{Slot: slot}
 		out = append(out, b.record(m, &o.mark, "slot %s %d %d %d %d %d %s", name(s.Exporter), s.Version, s.Domain, o.begin, o.part, b.started, b.replica))
@@ -414,7 +426,7 @@ func (b *Book) due(out []Report, s Stream, a *account) []Report {
 	m := b.report(s)
 	m.Report = &flowpb.ExporterReport_Summary{Summary: &flowpb.ExporterSummary{
 		FirstReceivedNs: a.first, LastReceivedNs: a.last, Received: a.received.proto(), Octets: a.octetsReceived, Errors: a.errors,
-		UndecodedSets: a.undecoded, SamplingRate: a.rate, SamplingSource: a.source, Name: a.name, Site: a.site,
+		UndecodedSets: a.undecoded, SamplingRate: a.rate, SamplingSource: a.source, Name: a.name, Site: a.site, Closed: b.closed,
 	}}
 	return append(out, b.record(m, &a.mark, "total %s %d %d %d %s", name(s.Exporter), s.Version, s.Domain, b.started, b.replica))
 }

@@ -135,17 +135,29 @@ type gathered struct {
 
 // A part is what one replica said of a slot, under one key.
 type part struct {
-	key   uint64 // hash of the record's
-	flows uint64
-	runs  runs
+	key       uint64 // hash of the record's
+	process   uint64 // hash of the replica and its start
+	recovered bool   // another replica wrote it, and the process reported nothing of the slot
+	flows     uint64
+	runs      runs
 }
 
-func partOf(key []byte, s *flowpb.ExporterSlot) part {
-	p := part{key: xxhash.Sum64(key), flows: s.GetReceived().GetFlows(), runs: make(runs, 0, len(s.Runs))}
-	for _, r := range s.Runs {
-		p.runs = append(p.runs, run{least: r.Least, greatest: r.Greatest, last: unitsFrom(r.Last), received: unitsFrom(r.Received), boot: r.Boot})
+func partOf(key []byte, m *flowpb.ExporterReport, s *flowpb.ExporterSlot) part {
+	process := xxhash.Sum64String(m.Replica) ^ uint64(m.StartedNs)
+	whole := s.Recovered != nil && unitsFrom(s.Recovered) == unitsFrom(s.Received)
+	return part{key: xxhash.Sum64(key), process: process, recovered: whole, flows: s.GetReceived().GetFlows(), runs: runsOf(s)}
+}
+
+// counted returns the parts that count. A replica that was paused may go on after another
+// one has recovered its account: what it says itself counts.
+func (g *gathered) counted(yield func(*part) bool) {
+	for i := range g.parts {
+		p := &g.parts[i]
+		again := p.recovered && slices.ContainsFunc(g.parts, func(q part) bool { return q.process == p.process && !q.recovered })
+		if !again && !yield(p) {
+			return
+		}
 	}
-	return p
 }
 
 // Take reads a record of the topic. The caller may reuse key and value afterwards.
@@ -176,7 +188,7 @@ func (c *Cluster) Take(key, value []byte) error {
 	case *flowpb.ExporterReport_Summary:
 		h.summary(m, r.Summary)
 	case *flowpb.ExporterReport_Slot:
-		err = h.slot(key, r.Slot)
+		err = h.slot(key, m, r.Slot)
 	}
 	h.shrink(streamMaxOctets)
 	h.octets = h.size()
@@ -321,10 +333,14 @@ func (h *history) forgetLife() {
 
 // slot takes what a replica counted in a slot. An error says that there are too many
 // reports of the slot.
-func (h *history) slot(key []byte, s *flowpb.ExporterSlot) error {
+func (h *history) slot(key []byte, m *flowpb.ExporterReport, s *flowpb.ExporterSlot) error {
 	if h.settled != 0 && s.Begin <= h.settled {
+		if s.Recovered != nil { // its other datagrams are in the account
+			h.loss.late(s.Recovered)
+			return nil
+		}
 		if s.GetReceived().GetDatagrams() == 0 { // sets that were decoded late
-			h.loss.late(s)
+			h.loss.late(s.Received)
 			return nil
 		}
 		if h.back++; h.back < maxBack {
@@ -339,7 +355,7 @@ func (h *history) slot(key []byte, s *flowpb.ExporterSlot) error {
 	if !found {
 		h.slots = slices.Insert(h.slots, i, gathered{begin: s.Begin})
 	}
-	g, p := &h.slots[i], partOf(key, s)
+	g, p := &h.slots[i], partOf(key, m, s)
 	if j := slices.IndexFunc(g.parts, func(q part) bool { return q.key == p.key }); j >= 0 {
 		g.parts[j] = p
 	} else if len(g.parts) >= maxParts {
@@ -368,8 +384,8 @@ func (h *history) settle(open int) {
 // makes no difference.
 func (g *gathered) runs() (rs runs) {
 	var all runs
-	for i := range g.parts {
-		all = append(all, g.parts[i].runs...)
+	for p := range g.counted {
+		all = append(all, p.runs...)
 	}
 	slices.SortFunc(all, func(a, b run) int {
 		return cmp.Or(cmp.Compare(a.least, b.least), cmp.Compare(a.greatest, b.greatest))
@@ -509,8 +525,8 @@ func (h *history) rate() float64 {
 	}
 	flows := uint64(0)
 	for i := range slots {
-		for j := range slots[i].parts {
-			flows = saturatingSum(flows, slots[i].parts[j].flows)
+		for p := range slots[i].counted {
+			flows = saturatingSum(flows, p.flows)
 		}
 	}
 	return float64(flows) / float64(slots[len(slots)-1].begin-slots[0].begin+slotSeconds)

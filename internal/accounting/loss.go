@@ -182,9 +182,9 @@ func (l *loss) account(sent int64, last *Units) {
 	l.received.add(&l.tail.received)
 }
 
-// late takes a set of a slot that is in the account already.
-func (l *loss) late(s *flowpb.ExporterSlot) {
-	u := unitsFrom(s.Received)
+// late takes what belongs to a slot that is in the account already.
+func (l *loss) late(more *flowpb.ExportUnits) {
+	u := unitsFrom(more)
 	l.received.add(&u)
 	for i := range u {
 		l.missing[i] = signedSum(l.missing[i], -int64(u[i]))

@@ -29,7 +29,7 @@ const (
 	historyOctets  = 640
 	lifeOctets     = 128
 	gatheredOctets = 48
-	partOctets     = 56
+	partOctets     = 72
 )
 
 // Streams. A source address can be forged, and so can a datagram that decodes: a

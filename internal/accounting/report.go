@@ -76,7 +76,7 @@ func validateSlot(m *flowpb.ExporterSlot) error {
 			return err
 		}
 	}
-	return validateCounts(m.GetReceived(), m.GetOctets())
+	return errors.Join(validateCounts(m.GetReceived(), m.GetOctets()), validateCounts(m.GetRecovered()))
 }
 
 func validateCounts(u *flowpb.ExportUnits, more ...uint64) error {

@@ -8,7 +8,7 @@ import (
 
 const (
 	// maxBehind is how far the wall clock may be behind the brokers'. Beyond it the
-	// worker is not ready: a clock that is synchronized is not a second wrong.
+	// worker is not ready: a clock that is synchronised is not a second wrong.
 	maxBehind = time.Minute
 	// allAheadFor is for how long every flow may be received in the future before the
 	// worker is not ready.
@@ -37,14 +37,14 @@ func (c *clockCheck) committed(flows, ahead uint64, now time.Time) {
 // that of the brokers by behind; 0: it is not, or that is not known.
 func (c *clockCheck) wrong(now time.Time, behind time.Duration) error {
 	if behind > maxBehind {
-		return fmt.Errorf("this host's clock is %v behind that of the Kafka brokers: synchronize it (NTP)", behind.Round(time.Second))
+		return fmt.Errorf("this host's clock is %v behind that of the Kafka brokers: synchronise it (NTP)", behind.Round(time.Second))
 	}
 	since := c.ahead.Load()
 	if since == 0 || now.Sub(time.Unix(0, since)) < allAheadFor {
 		return nil
 	}
 	return fmt.Errorf("every flow since %s was received more than %v in the future, so that no connection ends: "+
-		"the clock of this host is slow, or that of every ingest is fast: synchronize them (NTP)",
+		"the clock of this host is slow, or that of every ingest is fast: synchronise them (NTP)",
 		time.Unix(0, since).UTC().Format(time.RFC3339), maxAhead)
 }
 

@@ -28,6 +28,8 @@ const (
 type accounts struct {
 	book     *accounting.Book
 	cluster  *accounting.Cluster
+	lives    accounting.Lives
+	self     accounting.Life
 	producer *kafka.Producer // from Run on
 
 	mu      sync.Mutex // guards what follows
@@ -54,12 +56,15 @@ func (a *accounts) open(c Config) (err error) {
 }
 
 // account hands what has changed to Kafka's client.
-func (r *Replica) account(now time.Time) {
+func (r *Replica) account(now time.Time) { r.report(now, r.accounts.book.Gather) }
+
+// report hands the reports that gather returns to Kafka's client.
+func (r *Replica) report(now time.Time, gather func(time.Time, []*accounting.Tally) []accounting.Report) {
 	a := &r.accounts
 	a.mu.Lock()
 	tallies := append([]*accounting.Tally{&a.shared}, a.tallies...)
 	a.mu.Unlock()
-	for _, rep := range a.book.Gather(now, tallies) {
+	for _, rep := range gather(now, tallies) {
 		a.producer.Produce(rep.Key, rep.Value, now, func(err error) {
 			a.book.Published(rep, err)
 			if err != nil && r.errorLog.AllowN(r.deps.Now(), 1) {
@@ -79,8 +84,18 @@ func (r *Replica) accountant(ctx context.Context) error {
 
 // overlooker reads what all replicas published until ctx ends.
 func (r *Replica) overlooker(ctx context.Context) error {
+	began := r.deps.Now()
+	since, from := accounting.RememberLives, began.Add(-lossFrom)
 	take := func(records []kafka.Record) error {
 		for _, rec := range records {
+			read := r.deps.Now()
+			if rec.Time.Before(began) { // it was there before
+				read = rec.Time
+			}
+			r.accounts.lives.Take(rec.Value, rec.Time, read)
+			if rec.Time.Before(from) {
+				continue
+			}
 			if err := r.accounts.cluster.Take(rec.Key, rec.Value); err != nil {
 				r.metrics.poison.Inc()
 				if r.errorLog.AllowN(r.deps.Now(), 1) {
@@ -93,7 +108,8 @@ func (r *Replica) overlooker(ctx context.Context) error {
 	for ctx.Err() == nil {
 		// The topic may not be there yet, or be made anew, or Kafka away: it is read
 		// again from a little before on, which changes nothing.
-		tail := kafka.Tail{Since: r.deps.Now().Add(-lossFrom)}
+		tail := kafka.Tail{Since: r.deps.Now().Add(-since)}
+		since = lossFrom
 		reading, failed := context.WithCancel(ctx)
 		_ = tail.Read(reading, r.c.Kafka, r.c.Topics.Name(kafka.Exporters), take, func(error) { failed() }) // every Kafka client tells of it
 		failed()

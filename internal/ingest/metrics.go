@@ -44,6 +44,7 @@ type metrics struct {
 	published   *prometheus.CounterVec // result
 	fromOthers  prometheus.Counter
 	poison      prometheus.Counter
+	recovered   prometheus.Counter
 	kernelDrops *prometheus.CounterVec // address
 	streams     prometheus.Gauge
 	streamEnds  *prometheus.CounterVec // reason
@@ -144,6 +145,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		published:     counter("templates_published_total", "records written to the templates topic: two of a definition, one of a fact", "result"),
 		fromOthers:    counter("templates_shared_total", "definitions learnt from the templates topic").WithLabelValues(),
 		poison:        counter("template_records_skipped_total", "records of the topics templates, undecoded and exporters that could not be used").WithLabelValues(),
+		recovered:     counter("recovered_flows_total", "flows of killed replicas that this one found on the flows topic and added to their accounts: they had published them after their last report").WithLabelValues(),
 		kernelDrops:   counter("socket_drops_total", "datagrams that the kernel dropped because the socket's buffer was full", "address"),
 	}
 	m.perExporter = perExporter

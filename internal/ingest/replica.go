@@ -124,7 +124,9 @@ func New(c Config, d Deps) (*Replica, error) {
 	warnWideProxies(r.log, c.TrustedProxies)
 	c.logMemory(r.log)
 	tlog.Renewed = r.store.Republish
-	r.accounts.book, r.accounts.cluster = accounting.NewBook(c.Replica, d.Now()), accounting.NewCluster()
+	started := d.Now()
+	r.accounts.self = accounting.Life{Replica: c.Replica, Started: started.UnixNano()}
+	r.accounts.book, r.accounts.cluster = accounting.NewBook(c.Replica, started), accounting.NewCluster()
 	r.accounts.book.Listed, r.accounts.cluster.Listed = r.listsAddress, r.listsAddress
 	r.accounts.book.Attach(&r.accounts.shared)
 	r.metrics = newMetrics(d.Metrics, r)
@@ -264,6 +266,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	guard(r.rereader)
 	guard(r.accountant)
 	guard(r.overlooker)
+	guard(r.recoverer)
 	guard(func(c context.Context) error { return every(c, rankEvery, r.exporters.rank) })
 	passes, endPasses := context.WithCancel(groupCtx)
 	defer endPasses()
@@ -411,7 +414,7 @@ func (r *Replica) finish(producer *kafka.Producer, late *undecoded) {
 		r.log.Warn("data sets are lost whose template did not come and that kafka did not take", "sets", n, "octets", octets, "err", err)
 	}
 	late.producer.Close()
-	r.account(r.deps.Now())
+	r.report(r.deps.Now(), r.accounts.book.Close)
 	if err := r.accounts.producer.Flush(ctx); err != nil {
 		r.log.Warn("what was counted of exporters is not all published: it will seem lost", "err", err)
 	}

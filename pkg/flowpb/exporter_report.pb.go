@@ -254,7 +254,11 @@ type ExporterSlot struct {
 	Octets uint64 `protobuf:"varint,3,opt,name=octets,proto3" json:"octets,omitempty"`
 	// Runs of sequence numbers; more than one when the exporter restarted. None
 	// where there are no sequence numbers (v1) or nothing gets lost (TCP).
-	Runs          []*SequenceRun `protobuf:"bytes,4,rep,name=runs,proto3" json:"runs,omitempty"`
+	Runs []*SequenceRun `protobuf:"bytes,4,rep,name=runs,proto3" json:"runs,omitempty"`
+	// Of received, what another replica found on the flows topic after this one had
+	// ended without a report of it; absent: nothing. Options data and datagrams
+	// without flows are not in it.
+	Recovered     *ExportUnits `protobuf:"bytes,5,opt,name=recovered,proto3" json:"recovered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -313,6 +317,13 @@ func (x *ExporterSlot) GetOctets() uint64 {
 func (x *ExporterSlot) GetRuns() []*SequenceRun {
 	if x != nil {
 		return x.Runs
+	}
+	return nil
+}
+
+func (x *ExporterSlot) GetRecovered() *ExportUnits {
+	if x != nil {
+		return x.Recovered
 	}
 	return nil
 }
@@ -422,7 +433,12 @@ type ExporterSummary struct {
 	// Name; source: EXPORTERS_FILE.
 	Name string `protobuf:"bytes,9,opt,name=name,proto3" json:"name,omitempty"`
 	// Site; source: EXPORTERS_FILE.
-	Site          string `protobuf:"bytes,10,opt,name=site,proto3" json:"site,omitempty"`
+	Site string `protobuf:"bytes,10,opt,name=site,proto3" json:"site,omitempty"`
+	// Nothing will be added: the replica ended with this report, or another one has
+	// added what it found on the flows topic. It holds for all streams of the replica.
+	Closed bool `protobuf:"varint,11,opt,name=closed,proto3" json:"closed,omitempty"`
+	// Another replica wrote it, see ExporterSlot.recovered.
+	Recovered     bool `protobuf:"varint,12,opt,name=recovered,proto3" json:"recovered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -527,6 +543,20 @@ func (x *ExporterSummary) GetSite() string {
 	return ""
 }
 
+func (x *ExporterSummary) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
+}
+
+func (x *ExporterSummary) GetRecovered() bool {
+	if x != nil {
+		return x.Recovered
+	}
+	return false
+}
+
 var File_weir_v1_exporter_report_proto protoreflect.FileDescriptor
 
 const file_weir_v1_exporter_report_proto_rawDesc = "" +
@@ -548,18 +578,19 @@ const file_weir_v1_exporter_report_proto_rawDesc = "" +
 	"\tdatagrams\x18\x01 \x01(\x04R\tdatagrams\x12\x14\n" +
 	"\x05flows\x18\x02 \x01(\x04R\x05flows\x12\x18\n" +
 	"\arecords\x18\x03 \x01(\x04R\arecords\x12\x10\n" +
-	"\x03all\x18\x04 \x01(\x04R\x03all\"\x98\x01\n" +
+	"\x03all\x18\x04 \x01(\x04R\x03all\"\xcc\x01\n" +
 	"\fExporterSlot\x12\x14\n" +
 	"\x05begin\x18\x01 \x01(\x03R\x05begin\x120\n" +
 	"\breceived\x18\x02 \x01(\v2\x14.weir.v1.ExportUnitsR\breceived\x12\x16\n" +
 	"\x06octets\x18\x03 \x01(\x04R\x06octets\x12(\n" +
-	"\x04runs\x18\x04 \x03(\v2\x14.weir.v1.SequenceRunR\x04runs\"\xaf\x01\n" +
+	"\x04runs\x18\x04 \x03(\v2\x14.weir.v1.SequenceRunR\x04runs\x122\n" +
+	"\trecovered\x18\x05 \x01(\v2\x14.weir.v1.ExportUnitsR\trecovered\"\xaf\x01\n" +
 	"\vSequenceRun\x12\x14\n" +
 	"\x05least\x18\x01 \x01(\rR\x05least\x12\x1a\n" +
 	"\bgreatest\x18\x02 \x01(\rR\bgreatest\x12(\n" +
 	"\x04last\x18\x03 \x01(\v2\x14.weir.v1.ExportUnitsR\x04last\x120\n" +
 	"\breceived\x18\x04 \x01(\v2\x14.weir.v1.ExportUnitsR\breceived\x12\x12\n" +
-	"\x04boot\x18\x05 \x01(\x03R\x04boot\"\xff\x02\n" +
+	"\x04boot\x18\x05 \x01(\x03R\x04boot\"\xb5\x03\n" +
 	"\x0fExporterSummary\x12*\n" +
 	"\x11first_received_ns\x18\x01 \x01(\x03R\x0ffirstReceivedNs\x12(\n" +
 	"\x10last_received_ns\x18\x02 \x01(\x03R\x0elastReceivedNs\x120\n" +
@@ -571,7 +602,9 @@ const file_weir_v1_exporter_report_proto_rawDesc = "" +
 	"\x0fsampling_source\x18\b \x01(\x0e2\x17.weir.v1.SamplingSourceR\x0esamplingSource\x12\x12\n" +
 	"\x04name\x18\t \x01(\tR\x04name\x12\x12\n" +
 	"\x04site\x18\n" +
-	" \x01(\tR\x04siteB\x18Z\x16weir/pkg/flowpb;flowpbb\x06proto3"
+	" \x01(\tR\x04site\x12\x16\n" +
+	"\x06closed\x18\v \x01(\bR\x06closed\x12\x1c\n" +
+	"\trecovered\x18\f \x01(\bR\trecoveredB\x18Z\x16weir/pkg/flowpb;flowpbb\x06proto3"
 
 var (
 	file_weir_v1_exporter_report_proto_rawDescOnce sync.Once
@@ -599,15 +632,16 @@ var file_weir_v1_exporter_report_proto_depIdxs = []int32{
 	4, // 1: weir.v1.ExporterReport.summary:type_name -> weir.v1.ExporterSummary
 	1, // 2: weir.v1.ExporterSlot.received:type_name -> weir.v1.ExportUnits
 	3, // 3: weir.v1.ExporterSlot.runs:type_name -> weir.v1.SequenceRun
-	1, // 4: weir.v1.SequenceRun.last:type_name -> weir.v1.ExportUnits
-	1, // 5: weir.v1.SequenceRun.received:type_name -> weir.v1.ExportUnits
-	1, // 6: weir.v1.ExporterSummary.received:type_name -> weir.v1.ExportUnits
-	5, // 7: weir.v1.ExporterSummary.sampling_source:type_name -> weir.v1.SamplingSource
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	1, // 4: weir.v1.ExporterSlot.recovered:type_name -> weir.v1.ExportUnits
+	1, // 5: weir.v1.SequenceRun.last:type_name -> weir.v1.ExportUnits
+	1, // 6: weir.v1.SequenceRun.received:type_name -> weir.v1.ExportUnits
+	1, // 7: weir.v1.ExporterSummary.received:type_name -> weir.v1.ExportUnits
+	5, // 8: weir.v1.ExporterSummary.sampling_source:type_name -> weir.v1.SamplingSource
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_weir_v1_exporter_report_proto_init() }

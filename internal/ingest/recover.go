@@ -1,0 +1,113 @@
+package ingest
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"weir/internal/accounting"
+	"weir/internal/framing"
+	"weir/internal/kafka"
+)
+
+const (
+	// recoverWithin bounds one recovery of an account.
+	recoverWithin = 2 * time.Minute
+	// recoverTurns is how many replicas, at most, are left to be first.
+	recoverTurns = 3
+	// recoverEvery and recoverBurst bound how often the flows topic is read: whoever may
+	// write to the exporters topic can claim replicas that are not there.
+	recoverEvery = 30 * time.Second
+	recoverBurst = 16
+)
+
+// recoverer completes the accounts of replicas that were killed, until ctx ends.
+func (r *Replica) recoverer(ctx context.Context) error {
+	if r.c.ExporterOfRecord { // flows do not name the exporter that the account is of
+		return nil
+	}
+	// One replica after the other looks: mostly the first has closed the account by then.
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(r.c.Replica)) // it has no error
+	turn := time.Duration(h.Sum32()%recoverTurns) * accountEvery
+	limit := rate.NewLimiter(rate.Every(recoverEvery), recoverBurst)
+	return every(ctx, accountEvery, func() {
+		for _, ended := range r.accounts.lives.Ended(r.deps.Now().Add(-turn), r.accounts.self) {
+			if !limit.AllowN(r.deps.Now(), 1) {
+				return // it is named again later
+			}
+			if err := r.recoverAccount(ctx, ended); err != nil && ctx.Err() == nil {
+				r.log.Warn("the account of a replica that was killed is not completed: what it published last seems lost", "of", ended.Replica, "err", err)
+			}
+		}
+	})
+}
+
+// recoverAccount adds what a replica that ended had published since its last report to its
+// account, from the flows topic, and closes it.
+func (r *Replica) recoverAccount(ctx context.Context, ended accounting.Life) error {
+	ctx, cancel := context.WithTimeout(ctx, recoverWithin)
+	defer cancel()
+	began := r.deps.Now()
+	a := accounting.NewRecovery(ended)
+	topic := r.c.Topics.Name(kafka.Exporters)
+	err := kafka.ReadBetween(ctx, r.c.Kafka, topic, a.ReportsFrom(), began.Add(24*time.Hour), func(records []kafka.Record) error {
+		for i := range records {
+			a.Report(records[i].Key, records[i].Value)
+		}
+		return nil
+	})
+	if err != nil || a.Closed() {
+		return err
+	}
+	for from, to, more := a.Window(); more; from, to, more = a.Window() {
+		err := kafka.ReadBetween(ctx, r.c.Kafka, r.c.Topics.Name(kafka.Flows), from, to, func(records []kafka.Record) error {
+			for i := range records {
+				_, _ = framing.Flows.Each(records[i].Value, a.Flow) // enrich counts what is no flow
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := r.publishReports(ctx, a.Reports(), began); err != nil {
+		return fmt.Errorf("topic %s: %w", topic, err)
+	}
+	flows, beyond := a.Flows()
+	r.metrics.recovered.Add(float64(flows))
+	r.log.Info("the account of a replica that was killed is completed from the flows topic", "of", ended.Replica, "flows", flows, "all", !beyond)
+	return nil
+}
+
+// publishReports waits until all reports are acknowledged, or ctx ends.
+func (r *Replica) publishReports(ctx context.Context, reports []accounting.Report, now time.Time) error {
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	for _, rep := range reports {
+		all.Add(1)
+		r.accounts.producer.Produce(rep.Key, rep.Value, now, func(err error) {
+			defer all.Done()
+			if err != nil {
+				mu.Lock()
+				failed = err
+				mu.Unlock()
+			}
+		})
+	}
+	acknowledged := make(chan struct{})
+	go func() { all.Wait(); close(acknowledged) }()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-acknowledged:
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	return failed
+}

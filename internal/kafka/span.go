@@ -1,0 +1,77 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// ReadBetween hands the committed records of a topic with timestamps from from to before to
+// to apply, a fetch at a time, in order within a partition. The broker finds offsets by
+// time: where timestamps are not in order it hands over others too. What a transaction
+// still holds open is left out. An error of apply ends it.
+func ReadBetween(ctx context.Context, c Config, topic string, from, to time.Time, apply func([]Record) error) error {
+	first, left, err := between(ctx, c, topic, from, to)
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	cl, err := kgo.NewClient(append(c.as("reader").opts(),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: first}),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.KeepControlRecords(), // the last offset may be one
+	)...)
+	if err != nil {
+		return fmt.Errorf("kafka client: %w", err)
+	}
+	defer cl.Close()
+	var records []Record
+	for len(left) > 0 {
+		fetches := cl.PollFetches(ctx)
+		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
+			return fmt.Errorf("topic %s: %w", topic, err)
+		}
+		records = records[:0]
+		fetches.EachRecord(func(r *kgo.Record) {
+			end, counts := left[r.Partition]
+			if counts && r.Offset < end && !r.Attrs.IsControl() {
+				records = append(records, Record{Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp, Partition: r.Partition})
+			}
+			if counts && r.Offset+1 >= end {
+				delete(left, r.Partition)
+				cl.PauseFetchPartitions(map[string][]int32{topic: {r.Partition}})
+			}
+		})
+		if err := apply(records); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// between returns where the records of a time begin and end, of partitions that have some.
+func between(ctx context.Context, c Config, topic string, from, to time.Time) (first map[int32]kgo.Offset, left map[int32]int64, err error) {
+	cl, err := kgo.NewClient(append(c.as("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("kafka client: %w", err)
+	}
+	defer cl.Close()
+	adm := kadm.NewClient(cl)
+	starts, startErr := adm.ListOffsetsAfterMilli(ctx, from.UnixMilli(), topic)
+	ends, endErr := adm.ListOffsetsAfterMilli(ctx, to.UnixMilli(), topic)
+	committed, committedErr := adm.ListCommittedOffsets(ctx, topic)
+	if err := errors.Join(startErr, endErr, committedErr, starts.Error(), ends.Error(), committed.Error()); err != nil {
+		return nil, nil, fmt.Errorf("topic %s at %v: %w", topic, c.Brokers, err)
+	}
+	first, left = map[int32]kgo.Offset{}, map[int32]int64{}
+	for p, s := range starts[topic] {
+		if end := min(ends[topic][p].Offset, committed[topic][p].Offset); s.Offset < end {
+			first[p], left[p] = kgo.NewOffset().At(s.Offset), end
+		}
+	}
+	return first, left, nil
+}
