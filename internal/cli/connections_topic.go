@@ -89,12 +89,8 @@ func (o *topicConnections) run(ctx context.Context, settings kafkaSettings) erro
 	if !o.once {
 		tell(o.stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
 	}
-	told := ""
 	err := o.tail().Read(ctx, settings.Kafka, topic, o.take, func(err error) {
-		if err.Error() != told {
-			told = err.Error()
-			tell(o.stderr, "weir connections: %v", err)
-		}
+		tell(o.stderr, "weir connections: %v", err)
 	})
 	if errors.Is(err, errEnough) {
 		err = nil

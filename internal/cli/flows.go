@@ -211,7 +211,7 @@ func readFlows(ctx context.Context, settings kafkaSettings, flags topicFlags, p 
 	if !flags.once {
 		tell(p.stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
 	}
-	poison, told := 0, ""
+	poison := 0
 	err := flags.tail().Read(ctx, settings.Kafka, topic, func(records []kafka.Record) error {
 		var list []*flowpb.FlowMessage
 		for _, r := range records {
@@ -229,10 +229,7 @@ func readFlows(ctx context.Context, settings kafkaSettings, flags topicFlags, p 
 		}
 		return errors.Join(p.print(list), p.flush())
 	}, func(err error) {
-		if err.Error() != told {
-			told = err.Error()
-			tell(p.stderr, "weir flows: %v", err)
-		}
+		tell(p.stderr, "weir flows: %v", err)
 	})
 	if errors.Is(err, errEnough) {
 		err = nil

@@ -132,42 +132,88 @@ type sinking struct {
 	rows, bad int
 	deleted   int64
 	trimmed   time.Time
+	told      string // the last failure
 }
 
 // trimEvery is how often old rows are looked for.
 const trimEvery = 10 * time.Second
 
+// run reads the topic into the sink until ctx ends. Where the topic changes, the sink
+// says again where to read on.
 func (s *sinking) run(ctx context.Context, settings kafkaSettings) error {
 	b, err := kafka.Begins(ctx, settings.Kafka, s.o.Topic)
 	if err != nil {
 		return err
 	}
-	at, err := s.sink.Begin(ctx, b.ID, b.First)
+	if !s.once {
+		tell(s.stderr, "%s at %s goes into %s; end with Ctrl-C", s.o.Topic, strings.Join(settings.Kafka.Brokers, ","), s.o.Path)
+	}
+	for {
+		err = s.read(ctx, settings, b)
+		if s.once || !errors.Is(err, kafka.ErrTopicChanged) {
+			break
+		}
+		s.complain(err)
+		if b, err = s.again(ctx, settings); err != nil {
+			break
+		}
+	}
+	s.show.clear()
+	tell(s.stderr, "%d rows written, %d messages that are no %s, %d old rows deleted", s.rows, s.bad, s.o.Rows, s.deleted)
+	return err
+}
+
+// beginEvery is how often a topic that changed is looked at until it can be read.
+const beginEvery = time.Second
+
+// again waits until the topic can be read, or ctx ends.
+func (s *sinking) again(ctx context.Context, settings kafkaSettings) (kafka.Beginning, error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return kafka.Beginning{}, nil
+		case <-time.After(beginEvery):
+		}
+		b, err := kafka.Begins(ctx, settings.Kafka, s.o.Topic)
+		if err == nil || ctx.Err() != nil {
+			return b, nil
+		}
+		s.complain(err)
+	}
+}
+
+// complain prints a failure, unless it is the last one again.
+func (s *sinking) complain(err error) {
+	if err.Error() == s.told {
+		return
+	}
+	s.told = err.Error()
+	s.show.clear()
+	tell(s.stderr, "weir sink sqlite: %v", err)
+}
+
+// read reads the topic from where the sink ends.
+func (s *sinking) read(ctx context.Context, settings kafkaSettings, b kafka.Beginning) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	at, err := s.sink.Begin(ctx, sink.Topic{ID: b.ID, First: b.First, End: b.End})
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.o.Path, err)
 	}
+	s.show.clear()
 	if at.Anew {
 		tell(s.stderr, "weir sink sqlite: topic %s was made anew: it is read from its start", s.o.Topic)
 	}
 	if at.Missed > 0 {
 		tell(s.stderr, "weir sink sqlite: %d records of %s were deleted from Kafka before they were read: the topic keeps less than this was away", at.Missed, s.o.Topic)
 	}
-	if !s.once {
-		tell(s.stderr, "%s at %s goes into %s; end with Ctrl-C", s.o.Topic, strings.Join(settings.Kafka.Brokers, ","), s.o.Path)
+	if at.Lost > 0 {
+		tell(s.stderr, "weir sink sqlite: Kafka lost the last records of %s, %d of which are in %s: reading goes on at the end of the topic", s.o.Topic, at.Lost, s.o.Path)
 	}
-	told := ""
-	err = kafka.Tail{From: at.From, Once: s.once}.Read(ctx, settings.Kafka, s.o.Topic, func(records []kafka.Record) error {
+	return kafka.Tail{From: at.From, ID: b.ID, Once: s.once}.Read(ctx, settings.Kafka, s.o.Topic, func(records []kafka.Record) error {
 		return s.take(context.WithoutCancel(ctx), records)
-	}, func(err error) {
-		if err.Error() != told {
-			told = err.Error()
-			s.show.clear()
-			tell(s.stderr, "weir sink sqlite: %v", err)
-		}
-	})
-	s.show.clear()
-	tell(s.stderr, "%d rows written, %d messages that are no %s, %d old rows deleted", s.rows, s.bad, s.o.Rows, s.deleted)
-	return err
+	}, s.complain)
 }
 
 // transactionMessages are how many messages a transaction has at least, where there

@@ -2,12 +2,11 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -61,10 +60,11 @@ func begin(offset int64) kgo.Offset {
 }
 
 // Run hands every record to apply, in order within a partition and one at a
-// time, until ctx ends. What fails is tried again.
+// time, until ctx ends. What fails is tried again, and logged at a bounded rate. A
+// topic that is deleted and made again is read from its start.
 func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record)) error {
 	cl, err := kgo.NewClient(append(f.c.opts(),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), // what was deleted is gone
+		kgo.ConsumeResetOffset(kgo.RewindOffset(0)), // from the start, or the last record read
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.FetchMaxWait(time.Second),
 		kgo.FetchMaxPartitionBytes(256<<10), // of a topic that anybody can fill
@@ -84,21 +84,23 @@ func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record
 		f.mu.Unlock()
 		cl.Close()
 	}()
+	report := logReporter(f.c.Log, "reading a topic failed; it is tried again", f.topic)
 	for try := 0; ctx.Err() == nil; {
 		fetches := cl.PollFetches(ctx)
 		fetches.EachRecord(func(r *kgo.Record) {
 			apply(r.Partition, Record{Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp})
 		})
-		if fetches.NumRecords() > 0 || len(fetches.Errors()) == 0 {
+		errs := pollErrors(fetches)
+		if len(errs) == 0 {
 			try = 0
 			continue
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(backoff(try)):
-			try++
+		for _, err := range errs {
+			report.report(err)
 		}
-		if errors.Is(fetches.Err(), kerr.UnknownTopicID) {
+		waitBackoff(ctx, try)
+		try++
+		if slices.ContainsFunc(errs, topicIsGone) {
 			f.again(cl)
 		}
 	}

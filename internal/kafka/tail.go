@@ -1,32 +1,40 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// A Tail reads a topic as consumers do who believe in transactions: what is
-// committed, and nothing else.
+// A Tail reads a topic at isolation level read_committed, without a group.
 type Tail struct {
 	Since time.Time // from the records of that time on
 	Start bool      // from the first record on
 	Once  bool      // until what is there now is read; else until ctx ends
-	// From is where each partition begins, all of the topic's; nil: as above.
+	// From is the first offset to read, by partition; it must have all partitions of
+	// the topic. nil: as above.
 	From map[int32]int64
+	ID   string // the topic's id, as Begins returned it with From
+
+	lookEvery time.Duration // at the state of the topic; 0: topicStateEvery
 }
 
-// A Beginning is where a topic begins.
+// A Beginning is what a topic holds at the moment.
 type Beginning struct {
 	ID    string          // another one once the topic was deleted and made again
 	First map[int32]int64 // the first offset that is there, by partition
+	End   map[int32]int64 // the offset after the last one, by partition
 }
 
-// Begins tells where a topic begins.
+// Begins returns where a topic begins and ends.
 func Begins(ctx context.Context, c Config, topic string) (Beginning, error) {
 	cl, err := kgo.NewClient(append(c.as("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
 	if err != nil {
@@ -34,37 +42,50 @@ func Begins(ctx context.Context, c Config, topic string) (Beginning, error) {
 	}
 	defer cl.Close()
 	adm := kadm.NewClient(cl)
-	topics, err := adm.ListTopics(ctx, topic)
-	if err == nil {
-		err = topics[topic].Err
-	}
-	var starts kadm.ListedOffsets
-	if err == nil {
-		if starts, err = adm.ListStartOffsets(ctx, topic); err == nil {
-			err = starts.Error()
-		}
-	}
+	state, err := readTopicState(ctx, cl, topic)
 	if err != nil {
-		return Beginning{}, fmt.Errorf("topic %s at %v: %w", topic, c.Brokers, err)
+		return Beginning{}, err
 	}
-	b := Beginning{ID: topics[topic].ID.String(), First: map[int32]int64{}}
-	for p, o := range starts[topic] {
-		b.First[p] = o.Offset
+	b := Beginning{ID: kadm.TopicID(state.id).String(), First: map[int32]int64{}, End: map[int32]int64{}}
+	for _, x := range []struct {
+		list offsets
+		to   map[int32]int64
+	}{{adm.ListStartOffsets, b.First}, {adm.ListEndOffsets, b.End}} {
+		at, err := x.list(ctx, topic)
+		if err == nil {
+			err = at.Error()
+		}
+		if err != nil {
+			return Beginning{}, fmt.Errorf("topic %s at %v: %w", topic, c.Brokers, err)
+		}
+		for p, o := range at[topic] {
+			x.to[p] = o.Offset
+		}
 	}
 	return b, nil
 }
 
+// A tailing is a Tail that reads.
+type tailing struct {
+	Tail
+	cl      *kgo.Client
+	topic   string
+	report  *reporter
+	left    map[int32]int64 // with Once: where each partition ends that is not read yet
+	state   topicState
+	at      map[int32]kgo.Offset // the next record of each partition
+	past    map[[16]byte]bool    // ids of deleted topics of this name; a stale broker still tells them
+	looked  time.Time            // at the state of the topic
+	records []Record
+}
+
 // Read hands the records of a topic to apply, a fetch at a time, in order within
 // a partition. A topic that is not there, and a Kafka that does not answer at the
-// start, are errors; later ones are told to failed, and reading goes on.
+// start, are errors; later ones go to failed, at a bounded rate, and reading goes
+// on. Partitions that are added, and a topic that is deleted and made again, are
+// read from their start. With From that is decided by the caller: Read returns
+// ErrTopicChanged.
 func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Record) error, failed func(error)) error {
-	from := kgo.NewOffset().AtEnd()
-	switch {
-	case t.Start:
-		from = kgo.NewOffset().AtStart()
-	case !t.Since.IsZero():
-		from = kgo.NewOffset().AfterMilli(t.Since.UnixMilli())
-	}
 	left, err := t.unread(ctx, c, topic)
 	if err != nil {
 		return err
@@ -72,52 +93,202 @@ func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Rec
 	if t.Once && len(left) == 0 {
 		return nil
 	}
-	what := []kgo.Opt{kgo.ConsumeTopics(topic), kgo.ConsumeStartOffset(from)}
-	if t.From != nil {
-		at := map[int32]kgo.Offset{}
-		for p, o := range t.From {
-			at[p] = kgo.NewOffset().At(o)
-		}
-		what = []kgo.Opt{kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: at})}
+	t.lookEvery = cmp.Or(t.lookEvery, topicStateEvery)
+	r := &tailing{Tail: t, topic: topic, report: newReporter(failed), left: left, at: map[int32]kgo.Offset{}, past: map[[16]byte]bool{}}
+	if err := r.open(ctx, c); err != nil {
+		return err
 	}
-	cl, err := kgo.NewClient(append(append(c.as("reader").opts(), what...),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	defer r.cl.Close()
+	for try := 0; ; {
+		errs, err := r.poll(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			err = apply(r.records)
+		}
+		if err != nil {
+			return err
+		}
+		if t.Once && len(r.left) == 0 {
+			return nil
+		}
+		if err := r.look(ctx, errs); err != nil {
+			return err
+		}
+		if len(errs) == 0 {
+			try = 0
+			continue
+		}
+		waitBackoff(ctx, try)
+		try++
+	}
+}
+
+// open makes the client, which reads each partition from where t begins.
+func (r *tailing) open(ctx context.Context, c Config) (err error) {
+	reset := kgo.RewindOffset(0) // after a loss that cannot be located: what is newer than the last record read
+	if r.From != nil {
+		reset = kgo.NoResetOffset()
+	}
+	r.cl, err = kgo.NewClient(append(c.as("reader").opts(),
+		kgo.ConsumeResetOffset(reset),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.KeepControlRecords(), // the last offset may be one
 	)...)
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)
 	}
-	defer cl.Close()
-	var records []Record
-	for {
-		fetches := cl.PollFetches(ctx)
-		if ctx.Err() != nil {
-			return nil
+	for try := 0; ; try++ { // unread found the topic: another broker may not know it yet
+		if r.state, err = readTopicState(ctx, r.cl, r.topic); err == nil || try == 5 {
+			break
 		}
-		for _, e := range fetches.Errors() {
-			if errors.Is(e.Err, kgo.ErrClientClosed) {
-				return e.Err
-			}
-			failed(fmt.Errorf("topic %s partition %d: %w", e.Topic, e.Partition, e.Err))
+		waitBackoff(ctx, try)
+	}
+	if err == nil && r.From != nil && (kadm.TopicID(r.state.id).String() != r.ID || r.state.partitions > len(r.From)) {
+		err = r.changed("it is another one, or has more partitions, than a moment ago")
+	}
+	if err != nil {
+		r.cl.Close()
+		return err
+	}
+	r.looked = time.Now()
+	for p := range int32(r.state.partitions) { // a topic has few partitions
+		r.at[p] = r.begin(p)
+	}
+	r.cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: maps.Clone(r.at)})
+	return nil
+}
+
+func (r *tailing) begin(partition int32) kgo.Offset {
+	switch {
+	case r.From != nil:
+		return kgo.NewOffset().At(r.From[partition])
+	case r.Start:
+		return kgo.NewOffset().AtStart()
+	case !r.Since.IsZero():
+		return kgo.NewOffset().AfterMilli(r.Since.UnixMilli())
+	default:
+		return kgo.NewOffset().AtEnd()
+	}
+}
+
+// poll fills records. errs are failures that pass, and are reported; err ends the reading.
+func (r *tailing) poll(ctx context.Context) (errs []error, err error) {
+	ctx, cancel := context.WithTimeout(ctx, r.lookEvery)
+	defer cancel()
+	fetches := r.cl.PollFetches(ctx)
+	r.records = r.records[:0]
+	errs = pollErrors(fetches)
+	for _, e := range errs {
+		_, lost := errors.AsType[*kgo.ErrDataLoss](e)
+		switch {
+		case errors.Is(e, kgo.ErrClientClosed):
+			return nil, e
+		case errors.Is(e, kerr.OffsetOutOfRange) && r.From != nil:
+			return nil, r.changed(e.Error())
+		case lost && r.Once:
+			return nil, e // its end may be gone
 		}
-		records = records[:0]
-		fetches.EachRecord(func(r *kgo.Record) {
-			end, counts := left[r.Partition]
-			if !r.Attrs.IsControl() && (!t.Once || counts && r.Offset < end) {
-				records = append(records, Record{Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp, Partition: r.Partition})
+		r.report.report(e)
+	}
+	for _, f := range fetches {
+		for _, t := range f.Topics {
+			if id := kadm.TopicID(t.TopicID); r.From != nil && id != (kadm.TopicID{}) && id.String() != r.ID {
+				return nil, r.changed("it was deleted and made again")
 			}
-			if counts && r.Offset+1 >= end {
-				delete(left, r.Partition)
+			for _, p := range t.Partitions {
+				if n := len(p.Records); n > 0 {
+					r.at[p.Partition] = kgo.NewOffset().At(p.Records[n-1].Offset + 1)
+				}
 			}
-		})
-		if err := apply(records); err != nil {
-			return err
-		}
-		if t.Once && len(left) == 0 {
-			return nil
 		}
 	}
+	fetches.EachRecord(r.take)
+	return errs, nil
+}
+
+func (r *tailing) changed(how string) error {
+	return fmt.Errorf("topic %s: %w: %s", r.topic, ErrTopicChanged, how)
+}
+
+func (r *tailing) take(rec *kgo.Record) {
+	end, counts := r.left[rec.Partition]
+	if !rec.Attrs.IsControl() && (!r.Once || counts && rec.Offset < end) {
+		r.records = append(r.records, Record{
+			Key: rec.Key, Value: rec.Value, Offset: rec.Offset, Time: rec.Timestamp, Partition: rec.Partition,
+		})
+	}
+	if counts && rec.Offset+1 >= end {
+		delete(r.left, rec.Partition)
+	}
+}
+
+// look looks at the state of the topic from time to time, and when errs say that the
+// topic is gone.
+func (r *tailing) look(ctx context.Context, errs []error) error {
+	gone := slices.ContainsFunc(errs, topicIsGone)
+	if time.Since(r.looked) < r.lookEvery && !gone {
+		return nil
+	}
+	r.looked = time.Now()
+	now, err := readTopicState(ctx, r.cl, r.topic)
+	switch {
+	case err != nil:
+		if ctx.Err() == nil {
+			r.report.report(err)
+		}
+		return nil
+	case now.id != r.state.id && !r.past[now.id]:
+		return r.anew(now)
+	case now.id == r.state.id && gone: // the client learnt its id from a broker that lags behind
+		r.cl.PurgeTopicsFromClient(r.topic)
+		r.cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: maps.Clone(r.at)})
+	case now.id == r.state.id && now.partitions > r.state.partitions && !r.Once:
+		return r.grown(now)
+	}
+	return nil
+}
+
+// maxPastTopics bounds the ids of deleted topics that are remembered.
+const maxPastTopics = 64
+
+// anew goes over to another topic of the same name.
+func (r *tailing) anew(now topicState) error {
+	if r.From != nil || r.Once {
+		return r.changed("it was deleted and made again")
+	}
+	r.report.report(fmt.Errorf("topic %s was deleted and made again: it is read from its start", r.topic))
+	if len(r.past) >= maxPastTopics {
+		clear(r.past)
+	}
+	r.past[r.state.id] = true
+	r.cl.PurgeTopicsFromClient(r.topic)
+	clear(r.at)
+	r.addFrom(0, now)
+	return nil
+}
+
+// grown begins to read partitions that were added.
+func (r *tailing) grown(now topicState) error {
+	how := fmt.Sprintf("it has %d partitions now, %d before", now.partitions, r.state.partitions)
+	if r.From != nil {
+		return r.changed(how)
+	}
+	r.report.report(fmt.Errorf("topic %s: %s: the new ones are read from their start", r.topic, how))
+	r.addFrom(int32(r.state.partitions), now) // a topic has few partitions
+	return nil
+}
+
+// addFrom reads the partitions from first on from their start.
+func (r *tailing) addFrom(first int32, now topicState) {
+	added := map[int32]kgo.Offset{}
+	for p := first; p < int32(now.partitions); p++ {
+		added[p] = kgo.NewOffset().AtStart()
+	}
+	maps.Copy(r.at, added)
+	r.cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: added})
+	r.state = now
 }
 
 // unread is unread of what is decided, from where t begins. Its client is of its

@@ -27,6 +27,7 @@ type TemplateLog struct {
 	c       Config
 	topic   string
 	barrier templates.Record
+	losses  *reporter // for Run's goroutine
 
 	mu      sync.Mutex // guards what follows
 	cl      *kgo.Client
@@ -43,6 +44,7 @@ func NewTemplateLog(c Config, topic, replica string) (*TemplateLog, error) {
 	nonce := make([]byte, 16)
 	_, _ = rand.Read(nonce) // never fails, crypto/rand
 	l := &TemplateLog{c: *c.as("templates"), topic: topic, barrier: templates.Barrier(replica, nonce)}
+	l.losses = logReporter(c.Log, "the template log lost records; reading goes on", topic)
 	if err := kgo.ValidateOpts(l.opts()...); err != nil {
 		return nil, fmt.Errorf("template log %s: %w", topic, err)
 	}
@@ -137,36 +139,27 @@ func (l *TemplateLog) noteProduced(err error) {
 // passes by itself.
 func (l *TemplateLog) failure(fetches kgo.Fetches) error {
 	var errs []error
-	l.mu.Lock()
-	if l.gone {
-		errs = append(errs, fmt.Errorf("producing: %w", kerr.UnknownTopicID))
-	}
-	l.mu.Unlock()
-	fetches.EachError(func(_ string, _ int32, err error) {
-		if errors.Is(err, context.Canceled) { // by noteProduced, or the end
-			return
-		}
-		if _, ok := errors.AsType[*kgo.ErrDataLoss](err); ok { // told, and read again from the start
-			if l.c.Log != nil {
-				l.c.Log.Warn("the template log lost records; reading goes on", "topic", l.topic, "err", err)
-			}
-			return
+	for _, err := range pollErrors(fetches) {
+		if _, ok := errors.AsType[*kgo.ErrDataLoss](err); ok { // and read again from the start
+			l.losses.report(err)
+			continue
 		}
 		errs = append(errs, err)
-	})
+	}
+	l.mu.Lock()
+	if l.gone {
+		errs = append(errs, fmt.Errorf("topic %s: producing: %w", l.topic, kerr.UnknownTopicID))
+	}
+	l.mu.Unlock()
 	return errors.Join(errs...)
 }
 
 // recover waits after a failure. A topic that was deleted and made again has to
 // be forgotten first: its id is another.
 func (l *TemplateLog) recover(ctx context.Context, err error, try int) {
-	l.note(fmt.Errorf("topic %s: %w", l.topic, err))
-	select {
-	case <-ctx.Done():
-		return
-	case <-time.After(backoff(try)):
-	}
-	if !errors.Is(err, kerr.UnknownTopicID) && !errors.Is(err, kerr.UnknownTopicOrPartition) {
+	l.note(err)
+	waitBackoff(ctx, try)
+	if ctx.Err() != nil || !topicIsGone(err) {
 		return
 	}
 	l.mu.Lock()

@@ -25,18 +25,26 @@ type Record struct {
 	Messages  [][]byte // protobuf
 }
 
+// A Topic is what Kafka has of a topic.
+type Topic struct {
+	ID    string          // another one once the topic was deleted and made again
+	First map[int32]int64 // the first offset that is there, by partition
+	End   map[int32]int64 // the offset after the last one, by partition
+}
+
 // A Beginning is where a topic is to be read from.
 type Beginning struct {
 	From   map[int32]int64 // the next offset, by partition
 	Missed int64           // records that the topic lost before they were read
+	Lost   int64           // records that the topic lost after they were kept
 	Anew   bool            // it is another topic of the same name
 }
 
 // A Sink keeps the messages of one topic. It is for one goroutine.
 type Sink interface {
-	// Begin tells where the topic is to be read from. id is the topic's own, and
-	// first where each partition begins. It comes before Write.
-	Begin(ctx context.Context, id string, first map[int32]int64) (Beginning, error)
+	// Begin returns where the topic is to be read from. It must come before Write, and
+	// again when the topic changed.
+	Begin(ctx context.Context, topic Topic) (Beginning, error)
 	// Write keeps records and their offsets, all or none. bad are messages that are
 	// none of the topic's.
 	Write(ctx context.Context, records []Record) (rows, bad int, err error)

@@ -141,8 +141,11 @@ func isLocked(err error) bool {
 	return ok && e.Code()&0xff == lib.SQLITE_BUSY
 }
 
-// Begin implements sink.Sink: a topic is read from after what is there already.
-func (t *Table) Begin(ctx context.Context, id string, first map[int32]int64) (b sink.Beginning, err error) {
+// Begin implements sink.Sink: a topic is read from after what is there already. Where
+// it ends before that, Kafka lost records that are rows here: it is read from its
+// end, since to read it again would keep the rest of it twice.
+func (t *Table) Begin(ctx context.Context, topic sink.Topic) (b sink.Beginning, err error) {
+	id := topic.ID
 	t.next = map[int32]int64{}
 	err = t.within(ctx, func(tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, "SELECT topic_id, partition, next FROM offsets WHERE topic = ?", t.topic)
@@ -164,10 +167,16 @@ func (t *Table) Begin(ctx context.Context, id string, first map[int32]int64) (b 
 		if err := rows.Err(); err != nil {
 			return err
 		}
-		for p, o := range first {
+		// Of a topic with more partitions that was deleted.
+		if _, err := tx.ExecContext(ctx, "DELETE FROM offsets WHERE topic = ? AND topic_id <> ?", t.topic, id); err != nil {
+			return err
+		}
+		for p, o := range topic.First {
 			if next, ok := known[p]; ok {
+				end := max(o, topic.End[p])
 				b.Missed += max(0, o-next)
-				o = max(o, next)
+				b.Lost += max(0, next-end)
+				o = min(max(o, next), end)
 			}
 			t.next[p] = o
 			_, err := tx.ExecContext(ctx, "INSERT INTO offsets (topic, partition, topic_id, next) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET topic_id = excluded.topic_id, next = excluded.next", t.topic, p, id, o)

@@ -36,7 +36,16 @@ func open(t *testing.T, path, rows string, o sink.Options) *Table {
 
 func begin(t *testing.T, s *Table, id string, first map[int32]int64) sink.Beginning {
 	t.Helper()
-	b, err := s.Begin(t.Context(), id, first)
+	end := map[int32]int64{}
+	for p := range first {
+		end[p] = 1 << 40
+	}
+	return beginTopic(t, s, sink.Topic{ID: id, First: first, End: end})
+}
+
+func beginTopic(t *testing.T, s *Table, topic sink.Topic) sink.Beginning {
+	t.Helper()
+	b, err := s.Begin(t.Context(), topic)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,6 +193,34 @@ func TestReadingGoesOnWhereItEnded(t *testing.T) {
 }
 
 // Whoever opens a file that is written looks at it without waiting.
+func TestATopicThatEndsBeforeTheStoredPositionIsReadFromItsEnd(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "f.db"), "flows", sink.Options{})
+	begin(t, s, "id", map[int32]int64{0: 0, 1: 0, 2: 0})
+	write(t, s, sink.Record{Partition: 0, Offset: 99}, sink.Record{Partition: 1, Offset: 49}, sink.Record{Partition: 2, Offset: 9})
+	got := beginTopic(t, s, sink.Topic{
+		ID: "id", First: map[int32]int64{0: 20, 1: 0, 2: 80, 3: 0}, End: map[int32]int64{0: 70, 1: 60, 2: 80, 3: 5},
+	})
+	want := sink.Beginning{From: map[int32]int64{0: 70, 1: 50, 2: 80, 3: 0}, Lost: 30, Missed: 70}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+	write(t, s, sink.Record{Partition: 0, Offset: 70})
+	if d := cmp.Diff([]string{"71"}, query(t, s, "SELECT next FROM offsets WHERE partition = 0")); d != "" {
+		t.Errorf("next: -want +got\n%s", d)
+	}
+}
+
+func TestATopicThatIsMadeAgainWithFewerPartitionsIsNewOnce(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "f.db"), "flows", sink.Options{})
+	begin(t, s, "a", map[int32]int64{0: 0, 1: 0})
+	if b := begin(t, s, "b", map[int32]int64{0: 0}); !b.Anew {
+		t.Error("another id: want Anew")
+	}
+	if b := begin(t, s, "b", map[int32]int64{0: 0}); b.Anew {
+		t.Error("the same id: want no Anew")
+	}
+}
+
 func TestAFileThatIsWrittenOpensAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.db")
 	a := open(t, path, "connections", sink.Options{})

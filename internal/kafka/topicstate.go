@@ -1,0 +1,99 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/time/rate"
+)
+
+// topicStateEvery is how often a consumer that runs looks for added partitions and
+// for another topic of the same name.
+const topicStateEvery = 10 * time.Second
+
+// readTopicState asks the cluster for the state of a topic. It takes a few seconds at most.
+func readTopicState(ctx context.Context, cl *kgo.Client, topic string) (topicState, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	topics, err := kadm.NewClient(cl).ListTopics(ctx, topic)
+	if err == nil {
+		err = topics[topic].Err
+	}
+	if err != nil {
+		return topicState{}, fmt.Errorf("topic %s at %v: %w", topic, cl.OptValue(kgo.SeedBrokers), err)
+	}
+	return topicState{topics[topic].ID, len(topics[topic].Partitions)}, nil
+}
+
+// ErrTopicChanged is why Tail.Read with From ends: the positions are not those of the
+// topic any more. The caller must call Begins and decide on its positions again.
+var ErrTopicChanged = errors.New("the topic changed")
+
+// topicIsGone reports whether err says that the topic was deleted, and perhaps made again.
+func topicIsGone(err error) bool {
+	return errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.UnknownTopicOrPartition)
+}
+
+// A reporter passes the failures of a loop on: each text once in 30 s, and one in
+// 10 s in all after the first 5. It is for one goroutine.
+type reporter struct {
+	to    func(error)
+	limit *rate.Limiter
+	last  map[string]time.Time // by text
+}
+
+// maxReported bounds the texts that a reporter remembers.
+const maxReported = 64
+
+func newReporter(to func(error)) *reporter {
+	return &reporter{to: to, limit: rate.NewLimiter(0.1, 5), last: map[string]time.Time{}}
+}
+
+// logReporter returns a reporter that warns in log, which may be nil.
+func logReporter(log *slog.Logger, msg, topic string) *reporter {
+	return newReporter(func(err error) {
+		if log != nil {
+			log.Warn(msg, "topic", topic, "err", err)
+		}
+	})
+}
+
+func (r *reporter) report(err error) {
+	text, now := err.Error(), time.Now()
+	if at, ok := r.last[text]; ok && now.Sub(at) < repeatWait || !r.limit.AllowN(now, 1) {
+		return
+	}
+	if len(r.last) >= maxReported {
+		clear(r.last)
+	}
+	r.last[text] = now
+	r.to(err)
+}
+
+// pollErrors returns the errors of a poll but those of its context, which have no topic: a
+// poll that was ended on purpose is no failure.
+func pollErrors(fetches kgo.Fetches) (errs []error) {
+	for _, e := range fetches.Errors() {
+		if e.Topic == "" && (errors.Is(e.Err, context.Canceled) || errors.Is(e.Err, context.DeadlineExceeded)) {
+			continue
+		}
+		errs = append(errs, fmt.Errorf("topic %s partition %d: %w", e.Topic, e.Partition, e.Err))
+	}
+	return errs
+}
+
+// waitBackoff waits for backoff(try), or until ctx ends.
+func waitBackoff(ctx context.Context, try int) {
+	t := time.NewTimer(backoff(try))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
