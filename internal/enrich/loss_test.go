@@ -486,3 +486,51 @@ func TestPartitionsAddedAtRunTimeEndTheMember(t *testing.T) {
 		t.Errorf("want an error that names the numbers, got %v", err)
 	}
 }
+
+// Kafka is away for longer than PAIR_IDLE while exporters and ingest go on: the silence is
+// Kafka's, and a conversation that goes on afterwards is one connection.
+func TestAnOutageOfKafkaIsNoSilence(t *testing.T) {
+	c := cluster(t)
+	cl := client(t, c)
+	var now clock
+	w, stop := start(t, config(c, "a"), now.now)
+	began := now.now()
+	putUDP(t, cl, 0, began, 40001)
+	eventually(t, "the flow is taken", func() bool { return w.Stats().Flows == 1 })
+	var away atomic.Bool
+	var failed, fetched atomic.Int32
+	c.Control(func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if away.Load() {
+			failed.Add(1)
+			return nil, errors.New("away"), true
+		}
+		if req.Key() == int16(kmsg.Fetch) {
+			fetched.Add(1)
+		}
+		return nil, nil, false
+	})
+	away.Store(true)
+	eventually(t, "requests fail", func() bool { return failed.Load() > 0 })
+	now.ahead.Add(int64(70 * time.Second)) // PAIR_IDLE is 75 s
+	away.Store(false)
+	fetched.Store(0)
+	eventually(t, "the member reads again", func() bool { return fetched.Load() >= 5 })
+	now.ahead.Add(int64(30 * time.Second))
+	fetched.Store(0)
+	eventually(t, "the member looks after quiet partitions", func() bool { return fetched.Load() >= 5 })
+	if n := w.Stats().Connections; n != 0 {
+		t.Errorf("%d connections ended while Kafka was away", n)
+	}
+	putUDP(t, cl, 0, began.Add(50*time.Second), 40001) // kept by ingest meanwhile
+	putUDP(t, cl, 0, began.Add(100*time.Second), 40001)
+	eventually(t, "the other flows are taken", func() bool { return w.Stats().Flows == 3 })
+	eventually(t, "silence ends the connection", func() bool {
+		now.ahead.Add(int64(time.Minute))
+		return w.Stats().Connections > 0
+	})
+	stop()
+	if got := published(t, c); len(got) != 1 {
+		t.Errorf("want one connection, got %d", len(got))
+	}
+}

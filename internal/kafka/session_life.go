@@ -28,6 +28,7 @@ type life struct {
 	unreadable int             // polls in a row that had errors
 	complaint  complaint       // about them
 	expired    atomic.Pointer[error]
+	outages    outages // written by the client's goroutines
 	buf        []Record // of the fetch that is taken
 	weight     int      // messages of a record, of late
 	refusals   refusals
@@ -81,7 +82,7 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 	client, giveUp := outlive(ctx, giveUpAfter)
 	defer giveUp()
 	l.gts, err = kgo.NewGroupTransactSession(append(c.opts(),
-		kgo.WithContext(client),
+		kgo.WithContext(client), kgo.WithHooks(&l.outages),
 		kgo.ConsumerGroup(s.sc.Group),
 		kgo.ConsumeTopics(s.sc.Input),
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),

@@ -170,6 +170,7 @@ func (l *life) idle(ctx context.Context, tx *Tx) error {
 			return err
 		}
 	}
+	l.unquiet()
 	now := l.sc.Now()
 	quiet := map[int32]time.Duration{}
 	for n, p := range l.owned {

@@ -1,0 +1,63 @@
+package kafka
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// outages are the brokers that a client could not reach, or whose connection broke. While a
+// broker is away the producers of the input keep their records: the partitions that it leads
+// are not quiet, and are empty to the end for a moment when it is back.
+type outages struct {
+	mu    sync.Mutex // must not be held over I/O
+	nodes map[int32]bool
+}
+
+func (o *outages) note(node int32) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.nodes == nil {
+		o.nodes = map[int32]bool{}
+	}
+	o.nodes[node] = true
+}
+
+// take returns the brokers that failed since the last call, by node id.
+func (o *outages) take() map[int32]bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	nodes := o.nodes
+	o.nodes = nil
+	return nodes
+}
+
+// OnBrokerConnect implements kgo.HookBrokerConnect.
+func (o *outages) OnBrokerConnect(b kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	if err != nil {
+		o.note(b.NodeID)
+	}
+}
+
+// OnBrokerE2E implements kgo.HookBrokerE2E.
+func (o *outages) OnBrokerE2E(b kgo.BrokerMetadata, _ int16, e2e kgo.BrokerE2E) {
+	if e2e.Err() != nil {
+		o.note(b.NodeID)
+	}
+}
+
+// unquiet begins the silence of partitions anew whose leader failed since the last call.
+func (l *life) unquiet() {
+	failed := l.outages.take()
+	if len(failed) == 0 {
+		return
+	}
+	for n, p := range l.owned {
+		leader, _, err := l.gts.Client().PartitionLeader(l.sc.Input, n)
+		if err != nil || leader < 0 || failed[leader] {
+			p.since = l.sc.Now()
+		}
+	}
+}
