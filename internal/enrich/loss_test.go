@@ -289,6 +289,34 @@ func TestATopicMadeAgainIsTakenUp(t *testing.T) {
 	}
 }
 
+// Members hand the state of their partitions on when flows are made again, whoever gets
+// them next.
+func TestMembersHandStateOnWhenFlowsAreMadeAgain(t *testing.T) {
+	c := cluster(t)
+	cl := client(t, c)
+	var now clock
+	a, _, _ := logged(t, config(c, "a"), now.now)
+	for n := range int32(partitions) {
+		putUDP(t, cl, n, time.Now(), 40001+uint32(n))
+	}
+	eventually(t, "the first flows are taken", func() bool { return a.Stats().Flows == partitions })
+	b, _, _ := logged(t, config(c, "b"), now.now)
+	eventually(t, "the members share the partitions", func() bool { return b.Stats().Restores > 0 })
+	recreate(t, cl, "t.flows")
+	cl = client(t, c)
+	for n := range int32(partitions) {
+		putUDP(t, cl, n, time.Now(), 41001+uint32(n))
+	}
+	eventually(t, "the other flows are taken", func() bool { return a.Stats().Flows+b.Stats().Flows == 2*partitions })
+	eventually(t, "silence ends what is open", func() bool {
+		now.ahead.Add(int64(time.Minute))
+		return a.Stats().Connections+b.Stats().Connections >= 2*partitions
+	})
+	if got := published(t, c); len(got) != 2*partitions {
+		t.Errorf("want %d connections, got %d", 2*partitions, len(got))
+	}
+}
+
 // counted returns the value of a counter by its labels' values, in the order of their names.
 func counted(t *testing.T, reg *prometheus.Registry, name string, values ...string) float64 {
 	t.Helper()

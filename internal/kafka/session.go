@@ -95,6 +95,7 @@ type Session struct {
 	asked  map[int32]bool // passes
 	void   int            // partitions whose state is being restored
 
+	every  time.Duration // how often topics are compared with those of the beginning
 	losses losses
 	seen   [16]byte         // Kafka's id of the input topic; zero: not seen yet
 	kept   map[int32]memory // of partitions that a life owned at its end
@@ -105,7 +106,7 @@ type Session struct {
 func NewSession(c Config, sc SessionConfig) *Session {
 	s := &Session{
 		c: c, sc: sc, reason: errors.New("kafka is not reached yet"), asked: map[int32]bool{},
-		kept: map[int32]memory{}, moves: map[int32]move{}, losses: newLosses(c.Metrics),
+		kept: map[int32]memory{}, moves: map[int32]move{}, losses: newLosses(c.Metrics), every: watchEvery,
 	}
 	s.losses.start(sc.Input)
 	return s

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -28,7 +29,7 @@ type life struct {
 	unreadable int             // polls in a row that had errors
 	complaint  complaint       // about them
 	expired    atomic.Pointer[error]
-	outages    outages // written by the client's goroutines
+	outages    outages  // written by the client's goroutines
 	buf        []Record // of the fetch that is taken
 	weight     int      // messages of a record, of late
 	refusals   refusals
@@ -123,7 +124,11 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 	watching.Go(func() { l.watch(watch) })
 	defer watching.Wait()
 	defer end()
-	return l.work(ctx)
+	err = l.work(ctx)
+	if ctx.Err() == nil && (errors.Is(err, kerr.UnknownTopicID) || l.expired.Load() != nil) {
+		l.bequeath()
+	}
+	return err
 }
 
 func (s *Session) newLife(h Handler) *life {
@@ -229,7 +234,7 @@ func (l *life) failures(ctx context.Context, fetches kgo.Fetches) error {
 		if errors.Is(e.Err, kgo.ErrClientClosed) {
 			return e.Err
 		}
-		if needsNewLife(e.Err) {
+		if needsNewLife(e.Err) && l.mendable(ctx, e.Err) {
 			return fmt.Errorf("reading %s partition %d: %w", e.Topic, e.Partition, e.Err)
 		}
 		if loss, ok := errors.AsType[*kgo.ErrDataLoss](e.Err); ok {

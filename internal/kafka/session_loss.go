@@ -237,6 +237,72 @@ func needsNewLife(err error) bool {
 // expire ends the life soon, for a reason that only another one can mend.
 func (l *life) expire(why error) { l.expired.CompareAndSwap(nil, &why) }
 
+// mendable reports whether another client would do better than this one after an error that
+// needs a new life. While a deleted topic is not made again this one stays in the group: a
+// member of the group can commit positions in the new topic, see bequeath.
+func (l *life) mendable(ctx context.Context, err error) bool {
+	if !errors.Is(err, kerr.UnknownTopicID) {
+		return true
+	}
+	_, again := l.madeAgain(ctx)
+	return again
+}
+
+// madeAgain returns the id of the input topic if it is another one than at the beginning of
+// the life.
+func (l *life) madeAgain(ctx context.Context) (id [16]byte, again bool) {
+	ctx, cancel := context.WithTimeout(ctx, endsWithin)
+	defer cancel()
+	req := kmsg.NewPtrMetadataRequest()
+	t := kmsg.NewMetadataRequestTopic()
+	t.Topic = &l.sc.Input
+	req.Topics = append(req.Topics, t)
+	resp, err := req.RequestWith(ctx, l.gts.Client())
+	if err != nil || len(resp.Topics) != 1 || resp.Topics[0].ErrorCode != 0 || len(resp.Topics[0].Partitions) != l.partitions {
+		return id, false
+	}
+	id = resp.Topics[0].TopicID
+	return id, id != l.inputID
+}
+
+// bequeath commits the start of owned partitions, with the metadata that was committed
+// last, when the input was made again: Kafka deleted the positions with the topic, and who
+// gets a partition next needs its state. The group refuses it from a member that it has put
+// out. A partition for which it fails keeps its state if this session gets it again.
+func (l *life) bequeath() {
+	id, again := l.madeAgain(l.late)
+	if !again {
+		return
+	}
+	ctx, cancel := context.WithTimeout(l.late, endsWithin)
+	defer cancel()
+	req := kmsg.NewPtrOffsetCommitRequest()
+	req.Group, req.MemberID, req.Generation = l.sc.Group, l.member, l.generation
+	topic := kmsg.NewOffsetCommitRequestTopic()
+	topic.Topic, topic.TopicID = l.sc.Input, id
+	for n, p := range l.owned {
+		rp := kmsg.NewOffsetCommitRequestTopicPartition()
+		rp.Partition, rp.Offset, rp.Metadata = n, 0, &p.committed.Metadata
+		topic.Partitions = append(topic.Partitions, rp)
+	}
+	req.Topics = append(req.Topics, topic)
+	resp, err := req.RequestWith(ctx, l.gts.Client())
+	if err != nil {
+		l.sc.Log.Warn("the state of partitions is not handed on to the new topic", "group", l.sc.Group, "topic", l.sc.Input, "err", err)
+		return
+	}
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+				l.sc.Log.Warn("the state of a partition is not handed on to the new topic", "group", l.sc.Group, "topic", l.sc.Input,
+					"partition", p.Partition, "err", err)
+			} else if was := l.owned[p.Partition]; was != nil {
+				l.moved(p.Partition, move{causeRecreated, was.committed.Offset, 0}, was.end-was.next)
+			}
+		}
+	}
+}
+
 // watchEvery is how often a session compares its topics with those that it began with. The
 // client looks at its metadata every 5 min if nothing fails.
 const watchEvery = 30 * time.Second
@@ -244,7 +310,7 @@ const watchEvery = 30 * time.Second
 // watch ends the life when the input or its twin is another topic, or has another number of
 // partitions, than at its beginning.
 func (l *life) watch(ctx context.Context) {
-	tick := time.NewTicker(watchEvery)
+	tick := time.NewTicker(l.every)
 	defer tick.Stop()
 	for {
 		select {

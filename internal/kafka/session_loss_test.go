@@ -1,0 +1,172 @@
+package kafka
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"weir/test/locked"
+)
+
+// The input's twin is not among what the client consumes: the session looks at it itself.
+func TestASessionEndsWhenItsTwinHasAnotherNumberOfPartitions(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	ensure(ctx, t, b.Addr(), Undecoded, Flows, Pairing)
+	tc := topicConfig()
+	s := ownerSession(b.Addr(), "a", time.Now)
+	s.sc.Twin, s.every = tc.Name(Pairing), 10*time.Millisecond
+	o := newOwner(tc.Name(Flows))
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, o) }()
+	o.assigned.wait(ctx, t, "partitions are assigned", atLeast[int](1))
+	adm := admin(t, b.Addr())
+	if _, err := adm.DeleteTopics(ctx, s.sc.Twin); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := adm.CreateTopic(ctx, 3, 1, nil, s.sc.Twin); err != nil {
+		t.Fatal(err)
+	}
+	o.assigned.wait(ctx, t, "the twin made again is taken up", atLeast[int](2))
+	if _, err := adm.CreatePartitions(ctx, 2, s.sc.Twin); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if !errors.Is(err, ErrFatal) || !strings.Contains(err.Error(), "has 3 partitions and "+s.sc.Twin+" has 5") {
+			t.Errorf("want a fatal error that names the numbers, got %v", err)
+		}
+	case <-ctx.Done():
+		t.Fatal("the session has not ended")
+	}
+}
+
+// The positions of a topic go with it. A member commits the start of the new topic, with the
+// metadata that was committed last, before it gives its partitions up.
+func TestAMemberHandsItsPositionsOnToATopicMadeAgain(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	ensure(ctx, t, b.Addr(), Undecoded, Flows)
+	tc := topicConfig()
+	s := ownerSession(b.Addr(), "a", time.Now)
+	o := newOwner(tc.Name(Flows))
+	runSession(t, s, o)
+	putter(ctx, t, b.Addr(), s.sc.Input)("x")
+	o.committed.wait(ctx, t, "the record is taken", atLeast[int32](1))
+	adm := admin(t, b.Addr())
+	if _, err := adm.DeleteTopics(ctx, s.sc.Input); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := adm.CreateTopic(ctx, 3, 1, nil, s.sc.Input); err != nil {
+		t.Fatal(err)
+	}
+	o.assigned.wait(ctx, t, "the new topic is taken up", atLeast[int](2))
+	at, err := adm.FetchOffsets(ctx, "g")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := at.Lookup(s.sc.Input, 0); !ok || got.At != 0 || got.Metadata != "state" {
+		t.Errorf("want offset 0 with the metadata of the last commit, got %+v", got)
+	}
+}
+
+// lossy is a life that owns partition 0 of the input, at offset 100 of 120.
+func lossy(t *testing.T, log *locked.Buffer) *life {
+	t.Helper()
+	s := NewSession(config("127.0.0.1:9"), SessionConfig{Group: "g", Input: "in", Now: time.Now, Log: slog.New(slog.NewTextHandler(log, nil))})
+	l := s.newLife(newOwner("out"))
+	l.owned[0] = &progress{next: 100, end: 120}
+	return l
+}
+
+// Brokers lost the records from offset 90 on, of which 20 were not read: reading goes on
+// at 90, and the partition counts as read to its end there.
+func TestALogThatWasCutIsReadFromTheCut(t *testing.T) {
+	var log locked.Buffer
+	l := lossy(t, &log)
+	l.lose(&kgo.ErrDataLoss{Topic: "in", Partition: 0, ConsumedTo: 100, ResetTo: 90})
+	if p := l.owned[0]; p.next != 90 || p.end != 90 {
+		t.Errorf("want offset 90 of 90, got %d of %d", p.next, p.end)
+	}
+	if !strings.Contains(log.String(), "cause=truncated position=100 goes_on_at=90 records_lost_unread=20") {
+		t.Errorf("log: %s", log.String())
+	}
+}
+
+func TestTheNearestOffsetOfALog(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		at, first, end int64
+		want           int64
+		logged         string
+	}{
+		{"held", 100, 50, 120, 100, ""},
+		{"at its end", 120, 50, 120, 120, ""},
+		{"nothing was committed", -1, 50, 120, -1, ""},
+		{"deleted by retention", 40, 50, 120, 50, "cause=retention position=40 goes_on_at=50 records_lost_unread=10"},
+		{"all deleted", 40, 120, 120, 120, "cause=retention position=40 goes_on_at=120 records_lost_unread=80"},
+		{"the end is lost", 130, 50, 120, 120, "cause=truncated position=130 goes_on_at=120 records_lost_unread=0"},
+	} {
+		var log locked.Buffer
+		l := lossy(t, &log)
+		for range 2 { // the second time, as after an abort, counts nothing
+			if got := l.nearest(Position{Offset: tt.at}, bounds{tt.first, tt.end}); got.Offset != tt.want {
+				t.Errorf("%s: want %d, got %d", tt.name, tt.want, got.Offset)
+			}
+		}
+		lines := strings.Count(log.String(), "\n")
+		if want := min(len(tt.logged), 1); lines != want || !strings.Contains(log.String(), tt.logged) {
+			t.Errorf("%s: want %q once, got %d lines: %s", tt.name, tt.logged, lines, log.String())
+		}
+	}
+}
+
+// An error that every poll returns costs a poll a second, and a line now and then.
+func TestAnErrorOfReadingIsNoHotLoop(t *testing.T) {
+	var c complaint
+	now := time.Unix(1_700_000_000, 0)
+	lines := 0
+	for range 100 { // of two errors in turn, 10 s
+		for _, err := range []error{kerr.TopicAuthorizationFailed, kerr.InvalidRecord} {
+			if c.due(err, now) {
+				lines++
+			}
+		}
+		now = now.Add(100 * time.Millisecond)
+	}
+	if lines > 11 {
+		t.Errorf("two errors in turn: %d lines in 10 s", lines)
+	}
+	lines = 0
+	for range 600 { // of one error, 60 s
+		if c.due(kerr.InvalidRecord, now) {
+			lines++
+		}
+		now = now.Add(100 * time.Millisecond)
+	}
+	if lines > 3 {
+		t.Errorf("one error: %d lines in 60 s", lines)
+	}
+}
+
+// Polls that fail are repeated after a delay that grows to a second.
+func TestTheDelayAfterPollsThatFailGrowsToASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log locked.Buffer
+		l := lossy(t, &log)
+		for n, want := range map[int]time.Duration{0: 0, 1: 50 * time.Millisecond, 2: 100 * time.Millisecond, 100: time.Second} {
+			l.unreadable = n
+			began := time.Now()
+			l.pause(t.Context())
+			if took := time.Since(began); took > want || took < want*4/5 {
+				t.Errorf("after %d polls that failed: want %v less at most a fifth, got %v", n, want, took)
+			}
+		}
+	})
+}
