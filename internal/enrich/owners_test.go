@@ -3,7 +3,9 @@ package enrich
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,6 +120,41 @@ func TestAQuietPartitionWaitsForTheTransactionBefore(t *testing.T) {
 				t.Errorf("%d transactions were aborted", s.Aborts)
 			}
 		})
+	}
+}
+
+// README promises that a service ends within 12 s of SIGTERM, also while Kafka takes no
+// records and a transaction is open.
+func TestAMemberEndsWithinTheTimePromised(t *testing.T) {
+	c := cluster(t)
+	cl := client(t, c)
+	var now clock
+	w, err := New(config(c, "a"), Deps{Log: slog.New(slog.DiscardHandler), Now: now.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	putUDP(t, cl, 0, time.Now(), 40000)
+	eventually(t, "it is taken", func() bool { return w.Stats().Flows == 1 })
+	var tries atomic.Int32
+	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		tries.Add(1)
+		return nil, errors.New("the connection is closed"), true
+	})
+	now.ahead.Store(int64(10 * time.Minute)) // its connection ends in a transaction
+	eventually(t, "records are not taken", func() bool { return tries.Load() > 2 })
+	stop()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("want no error, got %v", err)
+		}
+	case <-time.After(12 * time.Second):
+		t.Fatal("it has not ended")
 	}
 }
 

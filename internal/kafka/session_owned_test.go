@@ -23,6 +23,8 @@ type owner struct {
 	out  string
 	due  func(n int32) bool
 	work func(tx *Tx) // called by Quiet and Records
+	// restore is called by Assigned.
+	restore func(ctx context.Context) error
 
 	mu        sync.Mutex
 	owned     map[int32]bool
@@ -32,13 +34,16 @@ type owner struct {
 
 func newOwner(out string) *owner {
 	return &owner{
-		out: out, due: func(int32) bool { return false }, work: func(*Tx) {}, owned: map[int32]bool{},
+		out: out, due: func(int32) bool { return false }, work: func(*Tx) {}, restore: func(context.Context) error { return nil }, owned: map[int32]bool{},
 		assigned: newTally[int](), committed: newTally[int32](),
 	}
 }
 
-func (o *owner) Assigned(_ context.Context, _ int, at []Position) error {
+func (o *owner) Assigned(ctx context.Context, _ int, at []Position) error {
 	o.assigned.add(len(at))
+	if err := o.restore(ctx); err != nil {
+		return err
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, p := range at {

@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"weir/test/locked"
 )
 
@@ -43,6 +46,99 @@ func TestASessionEndsWhileKafkaIsAway(t *testing.T) {
 		}
 	case <-ctx.Done():
 		t.Fatalf("the session has not ended:\n%s", log.String())
+	}
+}
+
+// A session ends when it is told to, whatever it waits for.
+func TestASessionEndsWhateverItWaitsFor(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		// set makes the session wait and returns what is closed when it does.
+		set func(h *owner, b *kfake.Cluster) <-chan struct{}
+	}{
+		{"a restore", func(h *owner, _ *kfake.Cluster) <-chan struct{} {
+			waits := make(chan struct{})
+			h.restore = func(ctx context.Context) error {
+				close(waits)
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return waits
+		}},
+		{"produce requests that fail", func(_ *owner, b *kfake.Cluster) <-chan struct{} {
+			waits := make(chan struct{})
+			tries := 0
+			b.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+				b.KeepControl()
+				if req.(*kmsg.ProduceRequest).TransactionID == nil { // the test's own
+					return nil, nil, false
+				}
+				if tries++; tries == 3 {
+					close(waits)
+				}
+				return nil, errors.New("the connection is closed"), true
+			})
+			return waits
+		}},
+		{"room for records to produce", func(h *owner, b *kfake.Cluster) <-chan struct{} {
+			waits := make(chan struct{})
+			b.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+				b.KeepControl()
+				if req.(*kmsg.ProduceRequest).TransactionID == nil {
+					return nil, nil, false
+				}
+				return nil, errors.New("the connection is closed"), true
+			})
+			h.work = func(tx *Tx) {
+				close(waits)
+				for range 150_000 { // more than the client buffers
+					tx.Produce(h.out, 0, nil, []byte("x"), nil)
+				}
+			}
+			return waits
+		}},
+		{"an end of a transaction that is not answered", func(_ *owner, b *kfake.Cluster) <-chan struct{} {
+			waits := make(chan struct{})
+			var once sync.Once
+			b.ControlKey(int16(kmsg.EndTxn), func(kmsg.Request) (kmsg.Response, error, bool) {
+				b.KeepControl()
+				once.Do(func() { close(waits) })
+				return nil, errors.New("the connection is closed"), true
+			})
+			return waits
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx := testContext(t)
+			b, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, "t.undecoded", "t.flows"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(b.Close)
+			h := newOwner("t.flows")
+			waits := tt.set(h, b)
+			s := ownerSession(b.ListenAddrs()[0], "a", time.Now)
+			s.sc.Rebalance = 100 * time.Millisecond
+			run, stop := context.WithCancel(ctx)
+			defer stop()
+			ended := make(chan error, 1)
+			go func() { ended <- s.Run(run, h) }()
+			putter(ctx, t, b.ListenAddrs()[0], "t.undecoded")("a")
+			select {
+			case <-waits:
+			case <-ctx.Done():
+				t.Fatal("the session did not come to wait")
+			}
+			stop()
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Errorf("want no error, got %v", err)
+				}
+			case <-ctx.Done():
+				t.Fatal("the session has not ended")
+			}
+		})
 	}
 }
 
