@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"sync"
@@ -21,7 +22,9 @@ import (
 )
 
 // A million connections, late records among them, while workers are killed eight
-// times and a node once: what consumers read is what an undisturbed run gives.
+// times and a node once, and the group then scales from one member to three, back to one
+// and to four: what consumers read is what an undisturbed run gives. The group then scales
+// the same way in silence.
 func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 	const (
 		connections = 1_000_000
@@ -45,14 +48,15 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 	}
 	defer cl.Close()
 
-	// The flows come in as many shares as there are kills, and one: in each there is
-	// work for every partition when a worker is killed.
+	// The flows come in as many shares as there are kills and changes of scale, and one:
+	// in each there is work for every partition when a worker is killed.
 	undisturbed := workload.NewUndisturbed(parts)
-	next := make(chan struct{}, kills+1)
-	produced := make(chan int, kills+1)
+	shares := kills + len(scales) + 1
+	next := make(chan struct{}, shares)
+	produced := make(chan int, shares)
 	go func() {
 		flows, share := 0, -1
-		workload.Flows(connections, time.Now().Add(-50*time.Minute), kills+1, func(part int, key []byte, m *flowpb.FlowMessage) {
+		workload.Flows(connections, time.Now().Add(-50*time.Minute), shares, func(part int, key []byte, m *flowpb.FlowMessage) {
 			if part != share {
 				if share >= 0 {
 					if err := cl.Flush(ctx); err != nil {
@@ -78,7 +82,7 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 			"DNS_ENABLED=false",
 		}
 	}
-	var members [workers]*process
+	members := make([]*process, workers)
 	for i := range members {
 		members[i] = w.start("enrich", settings(i)...)
 	}
@@ -167,6 +171,13 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 			}
 		}
 	}
+	for _, n := range scales {
+		before := sum(committed())
+		next <- struct{}{}
+		kafkatest.Poll(ctx, t, "the share is worked on", func() bool { return sum(committed()) > before })
+		members = w.scale(t, members, n, settings)
+		flows = <-produced
+	}
 	// Seven processes share two cores, with who knows what beside: the median holds
 	// the bound, and none waits for a transaction to time out.
 	slices.Sort(restarts)
@@ -192,9 +203,121 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 	if missing+duplicate+wrong > 0 || len(want) < connections || undisturbed.Versions[2] < connections/100 {
 		t.Errorf("%d reports, want %d (%d second versions): %d missing, %d duplicate, %d wrong", len(got), len(want), undisturbed.Versions[2], missing, duplicate, wrong)
 	}
-	t.Logf("%d flows, %d reports of connections, %d of them second versions: missing %d, duplicate %d, wrong %d after %d kills of workers and one of a node; all partitions moved again after %v in the median, %v at most; %v in all",
-		flows, len(want), undisturbed.Versions[2], missing, duplicate, wrong, kills, median.Round(100*time.Millisecond), slowest.Round(100*time.Millisecond), took.Round(time.Second))
-	for _, p := range members {
-		p.terminate(t)
+	t.Logf("%d flows, %d reports of connections, %d of them second versions: missing %d, duplicate %d, wrong %d after %d kills of workers and one of a node, and scaling %v; all partitions moved again after %v in the median, %v at most; %v in all",
+		flows, len(want), undisturbed.Versions[2], missing, duplicate, wrong, kills, scales, median.Round(100*time.Millisecond), slowest.Round(100*time.Millisecond), took.Round(time.Second))
+	w.scale(t, members, 0, settings)
+	w.scalesInSilence(ctx, t)
+}
+
+// scales are the sizes that a group takes, one after the other.
+var scales = []int{1, 3, 1, 4}
+
+// scale starts or ends members until there are n.
+func (w *world) scale(t *testing.T, members []*process, n int, settings func(i int) []string) []*process {
+	t.Helper()
+	for len(members) > n {
+		members[len(members)-1].terminate(t)
+		members = members[:len(members)-1]
 	}
+	for len(members) < n {
+		members = append(members, w.start("enrich", settings(len(members))...))
+	}
+	return members
+}
+
+// scalesInSilence changes the size of a group while no flow comes and connections are
+// open: the partitions change hands without a transaction. Silence then ends each
+// connection once.
+func (w *world) scalesInSilence(ctx context.Context, t *testing.T) {
+	const (
+		prefix, group = "silence.", "silence"
+		parts, each   = 8, 200
+	)
+	if err := kafka.Ensure(ctx, kafka.Config{Brokers: w.c.Brokers()}, config(prefix, parts), nil, kafka.Flows, kafka.Connections); err != nil {
+		t.Fatal(err)
+	}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.c.Brokers()...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.UnknownTopicRetries(-1),
+		kgo.ConsumeTopics(prefix+"connections"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	adm := kadm.NewClient(cl)
+	settings := func(i int) []string {
+		return []string{
+			"TOPIC_PREFIX=" + prefix, "GROUP=" + group, fmt.Sprintf("INSTANCE=s%d", i), fmt.Sprintf("TOPIC_PARTITIONS=%d", parts),
+			"KAFKA_SESSION_TIMEOUT=6s", "DNS_ENABLED=false", "PAIR_IDLE=15s", "PAIR_ACTIVE_TIMEOUT=14s", "PAIR_INACTIVE_TIMEOUT=1s", "PAIR_LATE_GRACE=1s",
+		}
+	}
+	began, want := time.Now(), 0
+	members := w.scale(t, nil, 1, settings)
+	for _, n := range scales[1:] {
+		var records []*kgo.Record
+		for i := range each { // UDP of one direction: only silence ends it
+			at := time.Now()
+			m := &flowpb.FlowMessage{
+				Type: flowpb.FlowMessage_IPFIX, SrcAddr: binary.BigEndian.AppendUint32(nil, 10<<24|uint32(want)), DstAddr: []byte{192, 0, 2, 1},
+				SrcPort: 40000, DstPort: 443, Proto: 17, Bytes: 900, Packets: 9, SamplingRate: 1, SamplerAddress: []byte{192, 0, 2, 1},
+				DatagramHash: uint64(want) + 1, TimeResolutionUs: 1000, TimeReceivedNs: uint64(at.UnixNano()), TimeExportNs: uint64(at.UnixNano()),
+				TimeFlowStartNs: uint64(at.Add(-2 * time.Second).UnixNano()), TimeFlowEndNs: uint64(at.Add(-time.Second).UnixNano()),
+			}
+			value, err := proto.Marshal(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			records = append(records, &kgo.Record{Topic: prefix + "flows", Partition: int32(i % parts), Value: value, Timestamp: at})
+			want++
+		}
+		if err := cl.ProduceSync(ctx, records...).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		kafkatest.Poll(ctx, t, "the flows are taken", func() bool {
+			offsets, err := adm.FetchOffsetsForTopics(ctx, group, prefix+"flows")
+			if err != nil {
+				return false
+			}
+			taken := int64(0)
+			offsets.Each(func(o kadm.OffsetResponse) { taken += max(o.At, 0) })
+			return taken == int64(want)
+		})
+		for len(members) != n { // one member at a time: partitions change hands again and again
+			now := len(members) + 1
+			if n < now {
+				now = len(members) - 1
+			}
+			members = w.scale(t, members, now, settings)
+			kafkatest.Poll(ctx, t, fmt.Sprintf("the group has %d members that own all", now), func() bool {
+				groups, err := adm.DescribeGroups(ctx, group)
+				g := groups[group]
+				return err == nil && g.State == "Stable" && len(g.Members) == now && len(g.AssignedPartitions()[prefix+"flows"]) == parts
+			})
+		}
+	}
+	times := map[string]int{} // by responder's peer
+	quiet, total := time.Now(), 0
+	for len(times) < want && ctx.Err() == nil || time.Since(quiet) < 8*time.Second {
+		poll, cancel := context.WithTimeout(ctx, time.Second)
+		f := cl.PollFetches(poll)
+		cancel()
+		f.EachRecord(func(r *kgo.Record) {
+			var m flowpb.Connection
+			if err := proto.Unmarshal(r.Value, &m); err != nil {
+				t.Errorf("a record that is no connection: %v", err)
+				return
+			}
+			if m.Version != 1 || !m.Final || m.EmitReason != flowpb.EmitReason_EMIT_REASON_IDLE || m.Forward.GetOctets() != 900 || m.Forward.GetPackets() != 9 {
+				t.Errorf("wrong: %v", &m)
+			}
+			times[string(m.Initiator.GetAddress())]++
+			quiet, total = time.Now(), total+1
+		})
+		if len(times) < want && time.Since(quiet) > 40*time.Second {
+			break
+		}
+	}
+	if len(times) != want || total != want {
+		t.Errorf("scaling %v in silence: %d reports of %d connections, want each of %d once", scales, total, len(times), want)
+	}
+	t.Logf("scaling %v in silence: %d reports of %d connections, %d of them open; %v", scales, total, len(times), want, time.Since(began).Round(time.Second))
+	w.scale(t, members, 0, settings)
 }
