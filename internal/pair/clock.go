@@ -61,8 +61,15 @@ func (c *Config) offLimit(offset int64) int64 { return max(offset, -offset) - in
 
 // nearLimit reports whether an offset is in the band around MaxClockSkew.
 func (c *Config) nearLimit(offset int64) bool {
-	d, band := c.offLimit(offset), c.clockBand()
-	return offset != 0 && -band <= d && d <= band
+	if offset == 0 {
+		return false
+	}
+	d := c.offLimit(offset)
+	if d < -int64(2*time.Second) { // as a rule
+		return false
+	}
+	band := c.clockBand()
+	return -band <= d && d <= band
 }
 
 // correct moves f's times by its offset, to the receiver's clock.

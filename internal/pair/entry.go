@@ -209,8 +209,8 @@ func (m *Machine) distance(e *entry, f *Flow) (gap int64, ok bool) {
 func (m *Machine) add(e *entry, f *Flow) {
 	e.remember(f.Ident)
 	e.quality |= f.quality
-	if exporter, answered := f.evidence(); exporter|answered != 0 {
-		e.opener = e.opener.with(exporter, answered)
+	if f.Initiator != 0 || f.There.answer() || f.Back.answer() {
+		e.opener = e.opener.with(f.evidence())
 	}
 	asLo, asHi := &e.asLo, &e.asHi
 	if !f.SrcIsLo {

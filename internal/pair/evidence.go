@@ -173,14 +173,9 @@ func request(proto uint8, typ uint16) bool {
 // where packets are sampled.
 func connState(e *entry, o, r *direction) flowpb.ConnState {
 	state := connStateOfAll(e, o, r)
-	if !sampled(o, r) || e.key.Proto != flowkey.TCP {
-		return state
-	}
-	switch state {
-	case flowpb.ConnState_CONN_STATE_SF, flowpb.ConnState_CONN_STATE_RSTO, flowpb.ConnState_CONN_STATE_RSTR, flowpb.ConnState_CONN_STATE_OTH:
-		return state
-	}
-	if denied(e, o, r) {
+	if e.key.Proto != flowkey.TCP || !sampled(o, r) || denied(e, o, r) ||
+		state == flowpb.ConnState_CONN_STATE_SF || state == flowpb.ConnState_CONN_STATE_RSTO ||
+		state == flowpb.ConnState_CONN_STATE_RSTR || state == flowpb.ConnState_CONN_STATE_OTH {
 		return state
 	}
 	return flowpb.ConnState_CONN_STATE_UNKNOWN

@@ -1,7 +1,6 @@
 package pair
 
 import (
-	"cmp"
 	"encoding/binary"
 	"time"
 
@@ -184,7 +183,11 @@ func (f *Flow) scope(m *flowpb.FlowMessage, by string) uint64 {
 	if m.FirewallEvent != 0 && m.FlowId != 0 { // events of one flow, complete in themselves
 		b = binary.BigEndian.AppendUint64(append(append(b, 'f'), f.exporter[:]...), m.FlowId)
 	}
-	if plan := cmp.Or(m.AddressPlan, m.Site); plan != "" && (flowkey.Private(&f.Key.Lo) || flowkey.Private(&f.Key.Hi)) {
+	plan := m.AddressPlan
+	if plan == "" {
+		plan = m.Site
+	}
+	if plan != "" && (flowkey.Private(&f.Key.Lo) || flowkey.Private(&f.Key.Hi)) {
 		b = append(append(b, 's'), plan...)
 	}
 	if b == nil {
