@@ -17,7 +17,7 @@ type Config struct {
 	MetricsListen    string         `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
 	Instance         string         `env:"INSTANCE" help:"name of this member, unique among those that run: part of its transactional id; default: host name and pid"`
 	Group            string         `env:"GROUP" envDefault:"enrich" help:"consumer group"`
-	CommitRecords    int            `env:"COMMIT_RECORDS" envDefault:"20000" unit:"flows" help:"a transaction ends after so many flows"`
+	CommitRecords    int            `env:"COMMIT_RECORDS" envDefault:"20000" unit:"flows" help:"a transaction ends after so many flows, or so many connections that time ended"`
 	CommitEvery      time.Duration  `env:"COMMIT_INTERVAL" envDefault:"500ms" help:"a transaction ends after this time"`
 	StateLost        string         `env:"STATE_LOST" envDefault:"refuse" unit:"refuse or continue" help:"when the pairing state of a partition is gone (the pairing topic does not hold it any more, or another program committed the offset): refuse to work, or continue without it (open connections are then reported in parts)"`
 	StateFormat      int            `env:"STATE_FORMAT" envDefault:"2" unit:"2 or 3" help:"format in which the pairing state is written; both are read. Set 3 when no member is of a version that reads 2 alone, and 2 again before one is started"`

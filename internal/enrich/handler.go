@@ -232,46 +232,81 @@ func (w handler) Lost(partitions []int32) {
 	w.count()
 }
 
-// Records implements kafka.Handler.
-func (w handler) Records(tx *kafka.Tx, n int32, records []kafka.Record) {
+// Records implements kafka.Handler. A flow that ends more connections than the
+// transaction has room for is left for the next one, with what comes after it. Where
+// several flows share a record the first of them decides.
+func (w handler) Records(tx *kafka.Tx, n int32, records []kafka.Record) int {
 	p := w.partitions[n]
 	p.tx = tx
 	limit := w.latest().UnixNano()
-	observe := func(flow []byte) { w.observe(p, flow, limit) }
+	first, full := true, false
+	observe := func(flow []byte) {
+		if !full {
+			full = !w.observe(p, flow, limit, first)
+			first = false
+		}
+	}
+	taken := len(records)
 	for i := range records {
+		first = true
 		flows, err := framing.Flows.Each(records[i].Value, observe)
+		if full {
+			taken = i
+			break
+		}
 		if err != nil {
 			p.counts.poison++
 		}
 		tx.Count(max(flows-1, 0))
 	}
 	p.heard = p.machine.StreamTime()
+	return taken
 }
 
-// observe takes one flow.
-func (w handler) observe(p *partition, flow []byte, limit int64) {
+// room is how many more connections may end in a transaction.
+func (w handler) room(tx *kafka.Tx) int {
+	if w.tx != tx {
+		w.tx, w.reported = tx, 0
+	}
+	return max(0, w.c.CommitRecords-w.reported)
+}
+
+// observe takes one flow. It returns false, and has not taken it, when mayLeave is set
+// and connections that end before it exceed the transaction's room.
+func (w handler) observe(p *partition, flow []byte, limit int64, mayLeave bool) bool {
 	m := &w.flow
 	if err := readFlow(flow, m); err != nil || m.Type == flowpb.FlowMessage_FLOWUNKNOWN {
 		p.counts.poison++
-		return
+		return true
 	}
-	p.counts.flows++
 	w.facts.complete(m)
 	w.learned.take(m)
 	f, ok := pair.FromMessage(m, &w.c.Pair)
 	if !ok {
+		p.counts.flows++
 		p.counts.notPairable++
-		return
+		return true
 	}
-	if f.Received > limit {
-		p.counts.ahead++
-		if now := p.machine.StreamTime(); now != math.MinInt64 {
-			f.Received = now
-		} else {
+	ahead := f.Received > limit
+	if ahead {
+		if f.Received = p.machine.StreamTime(); f.Received == math.MinInt64 {
 			f.Received = limit
 		}
 	}
-	outcome := p.machine.Observe(&f)
+	if mayLeave && p.machine.AdvanceUpTo(f.Received, w.room(p.tx)) {
+		return false
+	}
+	p.counts.flows++
+	if ahead {
+		p.counts.ahead++
+	}
+	w.pair(p, m, &f)
+	return true
+}
+
+// pair gives a flow to the machine.
+func (w handler) pair(p *partition, m *flowpb.FlowMessage, f *pair.Flow) {
+	outcome := p.machine.Observe(f)
 	switch {
 	case outcome == pair.Duplicate:
 		p.counts.duplicates++
@@ -281,7 +316,7 @@ func (w handler) observe(p *partition, flow []byte, limit int64) {
 		w.names.Want(netip.AddrFrom16(f.Key.Hi).Unmap())
 	}
 	p.counts.tally.flow(m)
-	if w.c.Pair.Long(&f) && m.FirewallEvent == 0 { // a firewall's event spans the connection so far
+	if w.c.Pair.Long(f) && m.FirewallEvent == 0 { // a firewall's event spans the connection so far
 		p.counts.long = addLong(p.counts.long, addr16(m.SamplerAddress), time.Duration(f.End-f.Start))
 	}
 }
@@ -305,6 +340,7 @@ func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 	value := buf[start+len(key) : len(buf) : len(buf)]
 	w.buf = buf
 	p.tx.Produce(topic, 0, key, value, nil)
+	w.reported++
 	p.counts.connections[c.EmitReason]++
 	p.counts.tally.connection(c, e.More)
 	if w.deps.Committed != nil {
@@ -323,12 +359,10 @@ func (w handler) Due(n int32, quiet time.Duration) bool {
 }
 
 // Quiet implements kafka.Handler.
-func (w handler) Quiet(tx *kafka.Tx, n int32, quiet time.Duration) {
+func (w handler) Quiet(tx *kafka.Tx, n int32, quiet time.Duration) (more bool) {
 	p := w.partitions[n]
 	p.tx = tx
-	if p.heard != math.MinInt64 {
-		p.machine.Advance(p.heard + int64(quiet))
-	}
+	return p.heard != math.MinInt64 && p.machine.AdvanceUpTo(p.heard+int64(quiet), w.room(tx))
 }
 
 // Finish implements kafka.Handler: writes what changed of the state, even when

@@ -57,6 +57,8 @@ type Worker struct {
 	buf        []byte                 // of records: what is produced is a part of it
 	plain      []byte                 // a connection on its way into another form
 	truncated  time.Time              // old state was last deleted
+	tx         *kafka.Tx              // in which reported counts
+	reported   int                    // connections, in a transaction
 	left       map[int32]restorePoint // whose state was gone, by partition
 
 	truncating atomic.Bool

@@ -326,7 +326,7 @@ func (u *undecoded) Lost(partitions []int32) {
 func (u *undecoded) Due(int32, time.Duration) bool { return false }
 
 // Quiet implements kafka.Handler.
-func (u *undecoded) Quiet(*kafka.Tx, int32, time.Duration) {}
+func (u *undecoded) Quiet(*kafka.Tx, int32, time.Duration) bool { return false }
 
 // Finish implements kafka.Handler.
 func (u *undecoded) Finish(*kafka.Tx, []int32) {}
@@ -336,7 +336,7 @@ func (u *undecoded) Metadata(int32) string { return "" }
 
 // Records implements kafka.Handler: each set is decoded, or appended again as it
 // is, or expires.
-func (u *undecoded) Records(tx *kafka.Tx, partition int32, records []kafka.Record) {
+func (u *undecoded) Records(tx *kafka.Tx, partition int32, records []kafka.Record) int {
 	now := u.r.deps.Now()
 	for _, rec := range records {
 		s, err := parseRawSet(rec.Value)
@@ -369,6 +369,7 @@ func (u *undecoded) Records(tx *kafka.Tx, partition int32, records []kafka.Recor
 			u.count(partition, rec.Offset, lateAgain)
 		}
 	}
+	return len(records)
 }
 
 // refused returns why a set cannot be published whatever its template is: why is

@@ -58,13 +58,16 @@ type Handler interface {
 	Assigned(ctx context.Context, partitions int, at []Position) error
 	// Lost takes partitions away.
 	Lost(partitions []int32)
-	// Records takes records of a partition, within a transaction.
-	Records(tx *Tx, partition int32, records []Record)
+	// Records takes records of a partition, within a transaction, and returns how many.
+	// When it does not take all, the transaction ends and the rest comes again in the
+	// next one.
+	Records(tx *Tx, partition int32, records []Record) int
 	// Due tells whether a partition that is read to its end and has been quiet
 	// for so long has something to do in a transaction.
 	Due(partition int32, quiet time.Duration) bool
-	// Quiet does it.
-	Quiet(tx *Tx, partition int32, quiet time.Duration)
+	// Quiet does it. It returns true when a part is left for the next transaction, which
+	// then begins at once.
+	Quiet(tx *Tx, partition int32, quiet time.Duration) (more bool)
 	// Finish is the last chance to produce in a transaction; partitions are
 	// those that had Records or Quiet in it.
 	Finish(tx *Tx, partitions []int32)

@@ -84,6 +84,9 @@ func (l *life) end(tx *Tx) error {
 				if p.touched {
 					metadata = l.h.Metadata(rp.Partition)
 				}
+				if p.behind != nil {
+					rp.Offset, rp.LeaderEpoch = p.behind.Offset, p.behind.LeaderEpoch
+				}
 				rp.Metadata = &metadata
 				next[rp.Partition] = Position{rp.Partition, rp.Offset, metadata}
 			}
@@ -122,6 +125,7 @@ func (l *life) end(tx *Tx) error {
 			l.refusals.forget(n, pos.Offset)
 		}
 	}
+	l.readAgain()
 	for _, n := range tx.partitions {
 		p := l.owned[n]
 		if p.touched, p.rest = false, p.since; slices.Contains(tx.quiet, n) {
@@ -130,6 +134,20 @@ func (l *life) end(tx *Tx) error {
 	}
 	l.h.Committed(tx.partitions)
 	return nil
+}
+
+// readAgain puts the client back to the first record that the Handler did not take, as
+// it is committed. Nothing rebalances between the commit and here.
+func (l *life) readAgain() {
+	at := map[int32]kgo.EpochOffset{}
+	for n, p := range l.owned {
+		if r := p.behind; r != nil {
+			at[n], p.behind = kgo.EpochOffset{Epoch: r.LeaderEpoch, Offset: r.Offset}, nil
+		}
+	}
+	if len(at) > 0 {
+		l.gts.Client().SetOffsets(map[string]map[int32]kgo.EpochOffset{l.sc.Input: at})
+	}
 }
 
 // rewind puts the partitions back to what is committed, as the client does with its own
@@ -144,6 +162,6 @@ func (l *life) rewind() {
 		if p.since = p.rest; p.next > at {
 			p.since = l.sc.Now() // its records come again
 		}
-		p.touched, p.next = false, at
+		p.touched, p.behind, p.next = false, nil, at
 	}
 }

@@ -41,6 +41,7 @@ type life struct {
 	member     string // for what is committed, with generation: see follow
 	generation int32
 	revocation bool // partitions were revoked: see settle
+	more       bool // the Handler left a part of the work on quiet partitions
 	void       bool // the last transaction was aborted: the Handler's state is to be restored
 }
 
@@ -48,12 +49,13 @@ type life struct {
 type progress struct {
 	tenure    *tenure
 	committed Position
-	next      int64     // offset after the last record seen
-	since     time.Time // quiet since
-	rest      time.Time // quiet since, as of the committed state
-	touched   bool      // in this transaction
-	end       int64     // offset after the last record there is
-	until     int64     // end of the pass that is under way; 0: none is
+	next      int64       // offset after the last record seen
+	since     time.Time   // quiet since
+	rest      time.Time   // quiet since, as of the committed state
+	touched   bool        // in this transaction
+	behind    *kgo.Record // the first that was read and that the Handler did not take; nil: none
+	end       int64       // offset after the last record there is
+	until     int64       // end of the pass that is under way; 0: none is
 }
 
 // transactionTimeout is after what time a broker aborts an open transaction. It must
@@ -150,7 +152,7 @@ func (l *life) work(ctx context.Context) error {
 		tx := &Tx{l: l}
 		l.beginPasses(ctx)
 		err := l.gather(ctx, tx)
-		if now := l.sc.Now(); err == nil && (now.Sub(lastIdle) >= idleEvery || now.Before(lastIdle)) {
+		if now := l.sc.Now(); err == nil && !tx.full && (l.more || now.Sub(lastIdle) >= idleEvery || now.Before(lastIdle)) {
 			lastIdle = now
 			err = l.idle(ctx, tx)
 		}
@@ -186,10 +188,14 @@ func (l *life) prepare(ctx context.Context) error {
 // gather polls until a transaction is full, its time is over, or ctx ends.
 func (l *life) gather(ctx context.Context, tx *Tx) error {
 	// Cutting a transaction is no matter of correctness: the wall clock does.
-	until, cancel := context.WithTimeout(ctx, l.sc.Every)
+	every := l.sc.Every
+	if l.more { // quiet partitions wait
+		every = time.Millisecond
+	}
+	until, cancel := context.WithTimeout(ctx, every)
 	defer cancel()
 	most := l.refusals.most()
-	for until.Err() == nil && tx.records < most {
+	for until.Err() == nil && tx.records < most && !tx.full {
 		fetches := l.gts.PollRecords(until, max(1, (most-tx.records)/max(1, l.weight)))
 		if err := l.failures(ctx, fetches); err != nil {
 			return err
@@ -270,6 +276,9 @@ func (l *life) take(tx *Tx, partition int32, records []*kgo.Record) {
 		tx.fail(fmt.Errorf("partition %d: %w", partition, errNotOwned))
 		return
 	}
+	if p.behind != nil {
+		return // it comes again with what is before it
+	}
 	l.buf = slices.Grow(l.buf[:0], len(records))
 	for _, r := range records {
 		p.next = r.Offset + 1
@@ -278,12 +287,19 @@ func (l *life) take(tx *Tx, partition int32, records []*kgo.Record) {
 			l.buf = append(l.buf, Record{Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp, Refused: refused})
 		}
 	}
-	tx.records += len(records)
-	tx.last = Position{Partition: partition, Offset: p.next - 1}
+	last := p.next - 1
 	if len(l.buf) > 0 {
 		p.since = l.sc.Now()
 	}
 	tx.touch(partition, p)
-	l.h.Records(tx, partition, l.buf)
+	if n := l.h.Records(tx, partition, l.buf); n < len(l.buf) {
+		rest := slices.IndexFunc(records, func(r *kgo.Record) bool { return r.Offset == l.buf[n].Offset })
+		p.behind, tx.full = records[rest], true
+		p.next, last, records = p.behind.Offset, p.behind.Offset-1, records[:rest]
+	}
+	tx.records += len(records)
+	if len(records) > 0 {
+		tx.last = Position{Partition: partition, Offset: last}
+	}
 	l.passed(partition, p)
 }

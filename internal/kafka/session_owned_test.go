@@ -66,10 +66,10 @@ func (o *owner) partitions() []int32 {
 	return slices.Sorted(maps.Keys(o.owned))
 }
 
-func (o *owner) Records(tx *Tx, _ int32, _ []Record)    { o.work(tx) }
-func (o *owner) Due(n int32, _ time.Duration) bool      { return o.due(n) }
-func (o *owner) Quiet(tx *Tx, _ int32, _ time.Duration) { o.work(tx) }
-func (o *owner) Metadata(int32) string                  { return "state" }
+func (o *owner) Records(tx *Tx, _ int32, r []Record) int     { o.work(tx); return len(r) }
+func (o *owner) Due(n int32, _ time.Duration) bool           { return o.due(n) }
+func (o *owner) Quiet(tx *Tx, _ int32, _ time.Duration) bool { o.work(tx); return false }
+func (o *owner) Metadata(int32) string                       { return "state" }
 func (o *owner) Finish(tx *Tx, partitions []int32) {
 	for _, n := range partitions {
 		tx.Produce(o.out, n, nil, []byte("x"), nil)

@@ -23,11 +23,11 @@ type passer struct {
 func (p *passer) Assigned(context.Context, int, []Position) error { p.seen = nil; return nil }
 func (p *passer) Lost([]int32)                                    { p.seen = nil }
 func (p *passer) Due(int32, time.Duration) bool                   { return false }
-func (p *passer) Quiet(*Tx, int32, time.Duration)                 {}
+func (p *passer) Quiet(*Tx, int32, time.Duration) bool            { return false }
 func (p *passer) Finish(*Tx, []int32)                             {}
 func (p *passer) Metadata(int32) string                           { return "" }
 
-func (p *passer) Records(tx *Tx, partition int32, records []Record) {
+func (p *passer) Records(tx *Tx, partition int32, records []Record) int {
 	for _, r := range records {
 		p.seen = append(p.seen, string(r.Value))
 		if p.may(string(r.Value)) {
@@ -36,6 +36,7 @@ func (p *passer) Records(tx *Tx, partition int32, records []Record) {
 			tx.Produce(p.topic, partition, r.Key, r.Value, nil)
 		}
 	}
+	return len(records)
 }
 
 func (p *passer) Committed([]int32) {

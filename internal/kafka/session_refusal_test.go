@@ -86,7 +86,7 @@ type stamper struct {
 	refused *tally[string]
 }
 
-func (h *stamper) Records(tx *Tx, partition int32, records []Record) {
+func (h *stamper) Records(tx *Tx, partition int32, records []Record) int {
 	for _, r := range records {
 		if r.Refused != nil {
 			h.refused.add(string(r.Value))
@@ -99,6 +99,7 @@ func (h *stamper) Records(tx *Tx, partition int32, records []Record) {
 		h.seen = append(h.seen, string(r.Value[:1]))
 		tx.ProduceAt(h.out, partition, r.Key, r.Value, at, nil)
 	}
+	return len(records)
 }
 
 func stampSession(t *testing.T, addr string, log *locked.Buffer) (s *Session, h *stamper, input string) {

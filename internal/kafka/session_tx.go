@@ -23,6 +23,7 @@ type Tx struct {
 	began      bool
 	quiet      []int32      // partitions that it holds no input records of
 	idle       time.Time    // until when those were quiet
+	full       bool         // the Handler left records for the next transaction
 	records    int          // of the input; or messages, when records hold several
 	partitions []int32      // touched, in order of appearance
 	slab       []kgo.Record // of records to produce
@@ -165,6 +166,7 @@ const endsWithin = 5 * time.Second
 // idle lets the Handler work on partitions that are read to their end and quiet, and have
 // no records in the transaction.
 func (l *life) idle(ctx context.Context, tx *Tx) error {
+	l.more = false
 	if !tx.began {
 		if err := l.follow(); err != nil {
 			return err
@@ -197,7 +199,7 @@ func (l *life) idle(ctx context.Context, tx *Tx) error {
 		if p := l.owned[n]; p != nil {
 			tx.quiet, tx.idle = append(tx.quiet, n), now
 			tx.touch(n, p)
-			l.h.Quiet(tx, n, quiet[n])
+			l.more = l.h.Quiet(tx, n, quiet[n]) || l.more
 		}
 	}
 	return nil
