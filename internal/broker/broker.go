@@ -56,6 +56,7 @@ func Start(addr string, small bool) (*Broker, error) {
 		_ = ln.Close() // the cluster's error says more
 		return nil, fmt.Errorf("embedded broker on %s: %w", addr, err)
 	}
+	Mend(c)
 	if small {
 		c.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {
 			if req, ok := r.(*kmsg.CreateTopicsRequest); ok {
