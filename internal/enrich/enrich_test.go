@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/broker"
 	"weir/internal/framing"
 	"weir/internal/kafka"
 	"weir/internal/names"
@@ -53,6 +54,7 @@ func cluster(t *testing.T) *kfake.Cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
+	broker.Mend(c)
 	ctx := t.Context()
 	w := config(c, "")
 	if err := kafka.Ensure(ctx, w.Kafka, w.Topics, nil, kafka.Flows, kafka.Pairing, kafka.Connections); err != nil {

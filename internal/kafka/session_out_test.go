@@ -11,6 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"weir/internal/broker"
 )
 
 // The group puts a member out between the last record of its transaction and the commit
@@ -23,6 +25,7 @@ func TestAMemberThatIsPutOutWhileItCommitsBeginsAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.Close)
+	broker.Mend(b)
 	addr := b.ListenAddrs()[0]
 	var armed atomic.Bool
 	out := make(chan struct{})

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"weir/internal/broker"
 	"weir/test/locked"
 )
 
@@ -76,6 +77,7 @@ func fakeCluster(t *testing.T) (c *kfake.Cluster, addr string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
+	broker.Mend(c)
 	return c, ln.Addr().String()
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/broker"
 	"weir/pkg/flowpb"
 	kafkatest "weir/test/kafka"
 )
@@ -50,6 +51,7 @@ func TestMemoryMaxHoldsUnderAttack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
+	broker.Mend(b)
 	brokers := b.ListenAddrs()[0]
 	ports, err := kafkatest.FreePorts(4)
 	if err != nil {
