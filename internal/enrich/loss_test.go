@@ -389,6 +389,25 @@ func TestFlowsDeletedUnreadAreCountedAndThePartitionGoesOn(t *testing.T) {
 	eventually(t, "the next flow is taken", func() bool { return w.Stats().Flows == 1 })
 }
 
+// The first transaction after a position was moved is aborted: its flows are read again.
+func TestFlowsAfterAMovedPositionAreReadAgainAfterAnAbort(t *testing.T) {
+	c := cluster(t)
+	cl := client(t, c)
+	putUDP(t, cl, 0, time.Now(), 40001)
+	worked(t, c, 1)
+	putUDP(t, cl, 0, time.Now(), 41001)
+	deleteBefore(t, cl, "t.flows", 0, -1)
+	putUDP(t, cl, 0, time.Now(), 42001)
+	putUDP(t, cl, 0, time.Now(), 42002)
+	fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.RebalanceInProgress, Count: 2})
+	w, reg := measured(t, config(c, "a"), time.Now)
+	eventually(t, "two transactions are aborted", func() bool { return fault.Hits() == 2 })
+	eventually(t, "both flows are taken", func() bool { return w.Stats().Flows == 2 })
+	if got := counted(t, reg, "weir_kafka_unread_records_lost_total", "retention", "t.flows"); got != 1 {
+		t.Errorf("want one flow counted as lost, got %v", got)
+	}
+}
+
 // Retention deletes flows under a running member that is behind.
 func TestFlowsDeletedUnderARunningMemberAreCounted(t *testing.T) {
 	c := cluster(t)

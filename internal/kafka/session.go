@@ -178,7 +178,9 @@ func (s *Session) note(err error) {
 // Run works for h until ctx ends: then the open transaction is committed and the
 // group left. It returns early only with an error that wraps ErrFatal.
 func (s *Session) Run(ctx context.Context, h Handler) error {
-	told := complaint{}
+	told := newReporter(func(err error) {
+		s.sc.Log.Warn("the transactional session starts anew", "group", s.sc.Group, "err", err)
+	})
 	for try := 0; ctx.Err() == nil; try++ {
 		began := time.Now()
 		err := s.once(ctx, h)
@@ -192,9 +194,7 @@ func (s *Session) Run(ctx context.Context, h Handler) error {
 			try = 0
 		}
 		s.note(err)
-		if told.due(err, time.Now()) {
-			s.sc.Log.Warn("the transactional session starts anew", "group", s.sc.Group, "err", err)
-		}
+		told.report(err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(backoff(try)):
@@ -202,21 +202,4 @@ func (s *Session) Run(ctx context.Context, h Handler) error {
 	}
 	s.note(errors.New("shutting down"))
 	return nil
-}
-
-// A complaint bounds the log lines of one place: an error that is equal to the last one is
-// logged again after 30 s, and another one after a second.
-type complaint struct {
-	text string
-	at   time.Time
-}
-
-// due reports whether err is to be logged now.
-func (c *complaint) due(err error, now time.Time) bool {
-	text, since := err.Error(), now.Sub(c.at)
-	if since < time.Second || text == c.text && since < repeatWait {
-		return false
-	}
-	c.text, c.at = text, now
-	return true
 }

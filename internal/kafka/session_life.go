@@ -27,7 +27,7 @@ type life struct {
 	topics     map[string]topicState
 	begin      map[int32]int64 // where partitions are read from, by the last fetch of their positions
 	unreadable int             // polls in a row that had errors
-	complaint  complaint       // about them
+	reading    *reporter       // of their errors
 	expired    atomic.Pointer[error]
 	outages    outages  // written by the client's goroutines
 	buf        []Record // of the fetch that is taken
@@ -136,7 +136,7 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 func (s *Session) newLife(h Handler) *life {
 	return &life{
 		Session: s, h: h, owned: map[int32]*progress{}, begin: map[int32]int64{},
-		ownership: ownership{tenures: map[int32]*tenure{}},
+		ownership: ownership{tenures: map[int32]*tenure{}}, reading: logReporter(s.sc.Log, "reading", s.sc.Input),
 	}
 }
 
@@ -249,9 +249,7 @@ func (l *life) failures(ctx context.Context, fetches kgo.Fetches) error {
 		}
 		working = false
 		l.note(e.Err)
-		if l.complaint.due(e.Err, time.Now()) {
-			l.sc.Log.Warn("reading", "group", l.sc.Group, "topic", e.Topic, "partition", e.Partition, "err", e.Err)
-		}
+		l.reading.report(fmt.Errorf("topic %s partition %d: %w", e.Topic, e.Partition, e.Err))
 		for _, p := range l.owned { // an unreadable partition is not an idle one
 			p.since = l.sc.Now()
 			p.rest = p.since

@@ -194,8 +194,8 @@ type memory struct {
 // remember keeps the positions of owned partitions at the end of a life: Kafka deletes the
 // committed offsets of a topic with the topic.
 func (l *life) remember() {
-	l.Session.mu.Lock()
-	defer l.Session.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for n, p := range l.owned {
 		l.kept[n] = memory{l.inputID, p.committed, max(0, p.end-p.next)}
 	}
@@ -331,7 +331,7 @@ func (l *life) changed(ctx context.Context) error {
 	for _, name := range []string{l.sc.Input, l.sc.Twin} {
 		if name != "" {
 			t := kmsg.NewMetadataRequestTopic()
-			t.Topic = kmsg.StringPtr(name)
+			t.Topic = new(name)
 			req.Topics = append(req.Topics, t)
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"weir/test/locked"
@@ -124,34 +123,6 @@ func TestTheNearestOffsetOfALog(t *testing.T) {
 		if want := min(len(tt.logged), 1); lines != want || !strings.Contains(log.String(), tt.logged) {
 			t.Errorf("%s: want %q once, got %d lines: %s", tt.name, tt.logged, lines, log.String())
 		}
-	}
-}
-
-// An error that every poll returns costs a poll a second, and a line now and then.
-func TestAnErrorOfReadingIsNoHotLoop(t *testing.T) {
-	var c complaint
-	now := time.Unix(1_700_000_000, 0)
-	lines := 0
-	for range 100 { // of two errors in turn, 10 s
-		for _, err := range []error{kerr.TopicAuthorizationFailed, kerr.InvalidRecord} {
-			if c.due(err, now) {
-				lines++
-			}
-		}
-		now = now.Add(100 * time.Millisecond)
-	}
-	if lines > 11 {
-		t.Errorf("two errors in turn: %d lines in 10 s", lines)
-	}
-	lines = 0
-	for range 600 { // of one error, 60 s
-		if c.due(kerr.InvalidRecord, now) {
-			lines++
-		}
-		now = now.Add(100 * time.Millisecond)
-	}
-	if lines > 3 {
-		t.Errorf("one error: %d lines in 60 s", lines)
 	}
 }
 
