@@ -234,7 +234,11 @@ func (r *Recovery) Reports() []Report {
 		if begin < 0 || begin > maxTime {
 			continue
 		}
-		r.streams[d.stream].add(d, k.received, begin)
+		l := r.streams[d.stream]
+		if l.summary == nil && r.life.Started >= r.ReportsFrom().UnixNano() {
+			l.summary = &flowpb.ExporterSummary{FirstReceivedNs: k.received}
+		}
+		l.add(d, k.received, begin)
 		if changed[d.stream] == nil {
 			changed[d.stream] = map[int64]bool{}
 		}
@@ -267,14 +271,14 @@ func (r *Recovery) summaries(changed map[Stream]map[int64]bool) (out []Report) {
 }
 
 // add counts a datagram, received at the instant received, in the slot that begins at begin
-// and in the summary.
+// and in the summary. Without a summary the process may have made one long before: what it
+// counted in its life is not known, and stays as it is.
 func (l *lostStream) add(d *publishedDatagram, received, begin int64) {
 	u := Units{1, d.flows, d.flows, d.flows}
-	if l.summary == nil {
-		l.summary = &flowpb.ExporterSummary{FirstReceivedNs: received}
+	if l.summary != nil {
+		l.summary.LastReceivedNs = max(l.summary.LastReceivedNs, received)
+		l.summary.Received = plus(l.summary.Received, &u)
 	}
-	l.summary.LastReceivedNs = max(l.summary.LastReceivedNs, received)
-	l.summary.Received = plus(l.summary.Received, &u)
 	o := l.slots[begin]
 	if o == nil {
 		o = &lostSlot{slot: &flowpb.ExporterSlot{Begin: begin}}

@@ -14,6 +14,7 @@ import (
 type topics struct {
 	*world
 	reports  [][2][]byte
+	written  []time.Time // reports
 	flows    [][]byte
 	received []time.Time // of flows
 }
@@ -54,7 +55,7 @@ func (k *topics) publish(replicas ...int) {
 
 func (k *topics) report(rep Report) {
 	k.t.Helper()
-	k.reports = append(k.reports, [2][]byte{rep.Key, rep.Value})
+	k.reports, k.written = append(k.reports, [2][]byte{rep.Key, rep.Value}), append(k.written, k.now)
 	if err := k.cluster.Take(rep.Key, rep.Value); err != nil {
 		k.t.Fatal(err)
 	}
@@ -63,8 +64,10 @@ func (k *topics) report(rep Report) {
 // recovery returns a recovery that has read both topics.
 func (k *topics) recovery(of Life) *Recovery {
 	r := NewRecovery(of)
-	for _, rep := range k.reports {
-		r.Report(rep[0], rep[1])
+	for i, rep := range k.reports {
+		if !k.written[i].Before(r.ReportsFrom()) {
+			r.Report(rep[0], rep[1])
+		}
 	}
 	for from, to, more := r.Window(); more; from, to, more = r.Window() {
 		for i, f := range k.flows {
@@ -204,6 +207,22 @@ func TestFlowsOfAStreamWithoutRunsAreAddedWithoutSequenceNumbers(t *testing.T) {
 	}
 	if got := k.row(); got.Received[Flows] != uint64(40+len(k.flows)-flows) || got.Loss.Usable {
 		t.Errorf("want 60 flows and no loss, got %+v", got)
+	}
+}
+
+// A stream that was silent for ten minutes has a summary that the recovery does not read.
+func TestARecoveryKeepsTheTotalsOfAStreamThatWasSilent(t *testing.T) {
+	k := &topics{world: newWorld(t, 2, 10, Records)}
+	k.send(0, 29, 0)
+	k.publish(0)
+	k.now = k.now.Add(10 * time.Minute)
+	reported := k.now // of another stream
+	k.send(0, 20, 0)
+	for _, rep := range k.recovery(Life{Replica: "a", Started: start.UnixNano(), Reported: reported}).Reports() {
+		k.report(rep)
+	}
+	if got := k.row(); got.Received[Flows] < 29 {
+		t.Errorf("want at least the 29 flows that the replica had reported, got %+v", got.Received)
 	}
 }
 
