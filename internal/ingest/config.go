@@ -70,7 +70,7 @@ func (c TemplatesConfig) perExporter() int64 {
 
 // UndecodedConfig bounds the topic of data sets whose template is late.
 type UndecodedConfig struct {
-	Keep     time.Duration `env:"UNDECODED_KEEP" envDefault:"24h" help:"how long a data set waits on the undecoded topic for its template; then it is dropped and counted"`
+	Keep     time.Duration `env:"UNDECODED_KEEP" envDefault:"24h" help:"how long a data set waits on the undecoded topic for its template, while replicas run; then it is dropped and counted"`
 	Rate     int           `env:"UNDECODED_RATE" envDefault:"1048576" unit:"octets per second" help:"what this replica may append to the undecoded topic, so that forged data cannot fill it; more is dropped and counted"`
 	Burst    int           `env:"UNDECODED_BURST" envDefault:"67108864" unit:"octets" help:"what it may append at once"`
 	Exporter int           `env:"UNDECODED_PER_EXPORTER" envDefault:"16777216" unit:"octets per hour" help:"what it may append of one exporter"`

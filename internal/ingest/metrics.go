@@ -139,7 +139,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		reloads:       counter("exporters_file_reloads_total", "changes of the exporters file that were taken (ok) or refused (failed: the old one stays in force)", "result"),
 		dropped:       counter("dropped_flows_total", "flows that were not published: Kafka did not take them, or a datagram held more than its octets allow", "exporter", "reason"),
 		sets:          counter("undecoded_sets_total", "data sets dropped whose template was not known: beyond a limit, or Kafka away", "exporter", "reason"),
-		late:          counter("late_sets_total", "data sets on the undecoded topic: appended, decoded once their template came, passed over again, expired, refused (received in the future, or Kafka does not take its flows)", "what"),
+		late:          counter("late_sets_total", "data sets on the undecoded topic: appended, decoded once their template came, passed over again, expired, refused (Kafka does not take its flows)", "what"),
 		ownExport:     counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),
 		learnt:        counter("templates_learnt_total", "template records accepted from datagrams").WithLabelValues(),
 		published:     counter("templates_published_total", "records written to the templates topic: two of a definition, one of a fact", "result"),

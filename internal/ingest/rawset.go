@@ -45,11 +45,17 @@ func rawSet(s *decode.Set) *flowpb.RawSet {
 }
 
 // parseRawSet reads a value of the topic; the error names a poison record.
-func parseRawSet(value []byte) (*decode.Set, error) {
+func parseRawSet(value []byte) (*decode.Set, *flowpb.RawSet, error) {
 	var m flowpb.RawSet
 	if err := proto.Unmarshal(value, &m); err != nil {
-		return nil, fmt.Errorf("value: %w", err)
+		return nil, nil, fmt.Errorf("value: %w", err)
 	}
+	s, err := setOf(&m)
+	return s, &m, err
+}
+
+// setOf returns the set of a message; the error says what is wrong with it.
+func setOf(m *flowpb.RawSet) (*decode.Set, error) {
 	addr, ok := netip.AddrFromSlice(m.GetExporter())
 	switch {
 	case m.GetSchema() != rawSetSchema:

@@ -3,7 +3,6 @@ package ingest
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -23,7 +22,7 @@ const (
 	lateDecoded  = "decoded"
 	lateAgain    = "again"   // passed over: its template is not known yet
 	lateExpired  = "expired" // nobody got its template in time
-	lateRefused  = "refused" // received in the future, or Kafka refuses its flows
+	lateRefused  = "refused" // Kafka refuses its flows
 )
 
 const (
@@ -47,9 +46,15 @@ const (
 	// maxWaitingKeys bounds how many templates are remembered that something
 	// waits for. Beyond it any new definition is a reason for a pass.
 	maxWaitingKeys = 100_000
-	// maxReceivedAhead bounds the receive time of a set, which is the timestamp of its
-	// flows: Kafka's default (message.timestamp.after.max.ms).
-	maxReceivedAhead = time.Hour
+	// maxWait bounds what a pass adds to the time that a set has waited: a clock that
+	// jumps cannot make it expire.
+	maxWait = 2 * passEvery
+	// clocksAgree is how far the clock may be from that of whoever appended a set last.
+	// Beyond it one of the two is wrong, or no replica ran for as long.
+	clocksAgree = time.Hour
+	// maxReceivedAhead is how far in the future a set may have been received: clocks
+	// differ a little.
+	maxReceivedAhead = time.Minute
 )
 
 // undecoded looks after data sets whose template did not come while they were in
@@ -334,51 +339,71 @@ func (u *undecoded) Finish(*kafka.Tx, []int32) {}
 // Metadata implements kafka.Handler.
 func (u *undecoded) Metadata(int32) string { return "" }
 
-// Records implements kafka.Handler: each set is decoded, or appended again as it
-// is, or expires.
+// Records implements kafka.Handler: each set is decoded, or appended again, or
+// expires.
 func (u *undecoded) Records(tx *kafka.Tx, partition int32, records []kafka.Record) int {
 	now := u.r.deps.Now()
-	for _, rec := range records {
-		s, err := parseRawSet(rec.Value)
-		if err != nil {
-			u.count(partition, rec.Offset, "")
-			u.r.metrics.poison.Inc()
-			if u.r.errorLog.AllowN(now, 1) {
-				u.r.log.Warn("a record of the topic of undecoded sets is skipped", "partition", partition, "offset", rec.Offset, "err", err)
-			}
-			continue
-		}
-		if err := refused(rec.Refused, s, now); err != nil {
-			u.count(partition, rec.Offset, lateRefused)
-			if u.r.errorLog.AllowN(now, 1) {
-				u.r.log.Warn("a set on the undecoded topic is dropped", "exporter", s.Meta.Exporter, "partition", partition, "offset", rec.Offset, "err", err)
-			}
-			continue
-		}
-		k := s.Key()
-		p := u.r.store.Settle(&k, &s.Meta, &s.Header)
-		switch {
-		case p != nil:
-			u.decode(tx, s, p)
-			u.count(partition, rec.Offset, lateDecoded)
-		case now.UnixNano()-s.Meta.Received > int64(u.keep):
-			u.r.watch.dropped(s, lateExpired, now)
-			u.count(partition, rec.Offset, lateExpired)
-		default:
-			tx.Produce(u.topic, partition, rec.Key, rec.Value, nil)
-			u.count(partition, rec.Offset, lateAgain)
-		}
+	for i := range records {
+		u.record(tx, partition, &records[i], now)
 	}
 	return len(records)
 }
 
-// refused returns why a set cannot be published whatever its template is: why is
-// Kafka's reason.
-func refused(why error, s *decode.Set, now time.Time) error {
-	if ahead := time.Duration(s.Meta.Received - now.UnixNano()); why == nil && s.Meta.Received > now.Add(maxReceivedAhead).UnixNano() {
-		return fmt.Errorf("received %v in the future: want at most %v; is the clock of a replica wrong?", ahead, maxReceivedAhead)
+func (u *undecoded) record(tx *kafka.Tx, partition int32, rec *kafka.Record, now time.Time) {
+	s, m, err := parseRawSet(rec.Value)
+	if err != nil {
+		u.count(partition, rec.Offset, "")
+		u.r.metrics.poison.Inc()
+		if u.r.errorLog.AllowN(now, 1) {
+			u.r.log.Warn("a record of the topic of undecoded sets is skipped", "partition", partition, "offset", rec.Offset, "err", err)
+		}
+		return
 	}
-	return why
+	if rec.Refused != nil {
+		u.count(partition, rec.Offset, lateRefused)
+		if u.r.errorLog.AllowN(now, 1) {
+			u.r.log.Warn("a set on the undecoded topic is dropped", "exporter", s.Meta.Exporter, "partition", partition, "offset", rec.Offset, "err", rec.Refused)
+		}
+		return
+	}
+	apart := now.Sub(rec.Time)
+	waited := min(max(0, time.Duration(m.WaitedNs)), u.keep) + min(max(0, apart), maxWait)
+	var p *decode.Plan
+	agree := apart.Abs() <= clocksAgree
+	if agree {
+		u.correct(s, waited, now)
+		k := s.Key()
+		p = u.r.store.Settle(&k, &s.Meta, &s.Header)
+	}
+	switch {
+	case p != nil:
+		u.decode(tx, s, p)
+		u.count(partition, rec.Offset, lateDecoded)
+	case agree && waited > u.keep:
+		u.r.watch.dropped(s, lateExpired, now)
+		u.count(partition, rec.Offset, lateExpired)
+	default: // where clocks disagree the next pass compares with the time of this one
+		m.WaitedNs = int64(waited)
+		value, _ := proto.Marshal(m) // it was unmarshaled before
+		tx.Produce(u.topic, partition, rec.Key, value, nil)
+		u.count(partition, rec.Offset, lateAgain)
+	}
+}
+
+// correct gives a set that a replica with a wrong clock received the time at which it came
+// to the topic: Kafka refuses flows from the future, and deletes at once those that are
+// older than it keeps flows.
+func (u *undecoded) correct(s *decode.Set, waited time.Duration, now time.Time) {
+	oldest := now.Add(-max(u.r.c.Topics.FlowsRetention, time.Hour))
+	received := time.Unix(0, s.Meta.Received)
+	if !received.After(now.Add(maxReceivedAhead)) && !received.Before(oldest) {
+		return
+	}
+	s.Meta.Received = now.Add(-waited).UnixNano()
+	if u.r.errorLog.AllowN(now, 1) {
+		u.r.log.Warn("the receive time of a set on the undecoded topic is wrong: its flows get the time at which it came there; is the clock of a replica wrong?",
+			"exporter", s.Meta.Exporter, "received", received.UTC().Format(time.RFC3339))
+	}
 }
 
 // count notes the outcome of a set; it counts when the transaction commits.

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -101,7 +102,7 @@ func TestSetsThatNobodyCanDecodeExpireAndPoisonIsSkipped(t *testing.T) {
 	if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: "t.undecoded", Value: []byte("poison")}).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
-	r.Receive(packet(t, "v9_data.hex"), exporterAt, time.Now().Add(-24*time.Hour-time.Second))
+	putSet(t, cl, 1, 24*time.Hour-time.Minute, time.Now().Add(-2*time.Minute), time.Now().Add(-24*time.Hour))
 	eventually(t, "the old set is over", func() bool {
 		for p := range int32(3) {
 			r.undecoded.Load().session.Pass(p)
@@ -114,49 +115,126 @@ func TestSetsThatNobodyCanDecodeExpireAndPoisonIsSkipped(t *testing.T) {
 	}
 }
 
-// A set that was received in the future, as a replica whose clock is wrong has it,
-// does not hold up the sets behind it.
-func TestASetReceivedInTheFutureIsDroppedAndCounted(t *testing.T) {
+// putSet appends a set of template 256 that waits in partition 0 for so long already, and
+// was received and appended at these instants. Its one flow has the number n.
+func putSet(t *testing.T, cl *kgo.Client, n uint32, waited time.Duration, appended, received time.Time) {
+	t.Helper()
+	s := &decode.Set{
+		Meta:   decode.Meta{Exporter: exporterAt.Addr(), Port: exporterAt.Port(), Received: received.UnixNano()},
+		Header: decode.Header{Version: 9, Domain: 7, Export: time.Now().UnixNano(), Sequence: n}, ID: 256, Off: 24, Data: dataA[4:],
+	}
+	m := rawSet(s)
+	m.WaitedNs = int64(waited)
+	value, err := proto.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := s.Key()
+	r := &kgo.Record{Topic: "t.undecoded", Key: undecodedKey(&k), Value: value, Timestamp: appended}
+	if err := cl.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// setWriter returns a client that writes to partition 0.
+func setWriter(t *testing.T, addr string) *kgo.Client {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return cl
+}
+
+// A replica whose clock is wrong received sets in the future, or in 1970. Kafka would
+// refuse their flows, or delete them at once. The flows get the time at which the sets
+// came to the topic, by the clock of the replica that decodes them.
+func TestSetsReceivedUnderAWrongClockAreDecodedWithTheTimeAtWhichTheyCame(t *testing.T) {
 	b := embedded(t)
 	var log locked.Buffer
 	c := config(b.Addr(), "r")
 	c.Topics.Partitions = 1
 	r, stop := start(t, c, &log)
 	eventually(t, "ready", func() bool { return r.Ready() == nil })
-	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Addr()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
+	cl := setWriter(t, b.Addr())
 	now := time.Now()
-	for _, received := range []time.Time{now.Add(2 * time.Hour), now.Add(200 * 365 * 24 * time.Hour), now.Add(50 * time.Minute), now} {
-		s := &decode.Set{
-			Meta:   decode.Meta{Exporter: exporterAt.Addr(), Port: exporterAt.Port(), Received: received.UnixNano()},
-			Header: decode.Header{Version: 9, Domain: 7, Export: now.UnixNano()}, ID: 256, Off: 24, Data: dataA[4:],
-		}
-		k := s.Key()
-		value, err := proto.Marshal(rawSet(s))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: "t.undecoded", Key: undecodedKey(&k), Value: value}).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	const wait = 10 * time.Minute
+	at := now.Add
+	putSet(t, cl, 1, wait, now, at(2*time.Hour))
+	putSet(t, cl, 2, wait, now, at(200*365*24*time.Hour))
+	putSet(t, cl, 3, wait, now, time.Unix(0, 0))
+	putSet(t, cl, 4, wait, time.Unix(0, 0), time.Unix(0, 0)) // appended by that replica too: it is looked at twice
+	putSet(t, cl, 5, wait, now, at(30*time.Second))          // clocks differ a little
+	putSet(t, cl, 6, wait, now, at(-30*time.Minute))
 	r.Receive(v9(100_000, 1, layoutA), exporterAt, now)
-	eventually(t, "two are decoded, two are refused", func() bool {
+	eventually(t, "all are decoded", func() bool {
 		r.undecoded.Load().session.Pass(0)
-		return r.lateSets(lateDecoded) == 2 && r.lateSets(lateRefused) == 2
+		return r.lateSets(lateDecoded) == 6
 	})
-	if err := r.Ready(); err != nil {
-		t.Errorf("want the replica ready, got %v", err)
+	if got := r.lateSets(lateRefused) + r.lateSets(lateExpired); got != 0 {
+		t.Errorf("%v sets are dropped, want none", got)
 	}
 	if err := stop(); err != nil {
 		t.Errorf("shutdown: %v", err)
 	}
-	committedFlows(t, b.Addr(), 2)
+	want := map[uint32]time.Time{1: at(-wait), 2: at(-wait), 3: at(-wait), 4: at(-wait - maxWait), 5: at(30 * time.Second), 6: at(-30 * time.Minute)}
+	for _, m := range committedFlows(t, b.Addr(), 6) {
+		got := time.Unix(0, int64(m.TimeReceivedNs))
+		if d := got.Sub(want[m.SequenceNum]).Abs(); d > time.Minute {
+			t.Errorf("set %d: want flows received about %v, got %v", m.SequenceNum, want[m.SequenceNum], got)
+		}
+	}
 	if strings.Contains(log.String(), "aborted") {
 		t.Errorf("want no transaction aborted, got\n%s", log.String())
+	}
+}
+
+// The clock of the replica that passes over the topic is three days ahead. The sets that
+// others put there are neither over nor dropped: the next owner decodes them, and their
+// flows have the time at which they were received.
+func TestAReplicaWhoseClockIsWrongDropsNoSetsOfOthers(t *testing.T) {
+	for _, ahead := range []time.Duration{72 * time.Hour, -72 * time.Hour} {
+		b := embedded(t)
+		var log locked.Buffer
+		c := config(b.Addr(), "wrong")
+		c.Topics.Partitions = 1
+		wrong, err := New(c, Deps{Log: slog.New(slog.NewTextHandler(&log, nil)), Now: func() time.Time { return time.Now().Add(ahead) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- wrong.Run(ctx) }()
+		eventually(t, "the wrong one is ready", func() bool { return wrong.Ready() == nil })
+		received := time.Now().Add(-time.Minute)
+		putSet(t, setWriter(t, b.Addr()), 1, 0, received, received)
+		eventually(t, "it passes over the set", func() bool {
+			wrong.undecoded.Load().session.Pass(0)
+			return wrong.lateSets(lateAgain) >= 1
+		})
+		cancel()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if got := wrong.lateSets(lateRefused) + wrong.lateSets(lateExpired); got != 0 {
+			t.Errorf("%v sets are dropped, want none", got)
+		}
+		c.Replica = "right"
+		right, stop := start(t, c, &log)
+		eventually(t, "the right one is ready", func() bool { return right.Ready() == nil })
+		right.Receive(v9(100_000, 1, layoutA), exporterAt, time.Now())
+		eventually(t, "the set is decoded", func() bool {
+			right.undecoded.Load().session.Pass(0)
+			return right.lateSets(lateDecoded) == 1
+		})
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		m := committedFlows(t, b.Addr(), 1)[0]
+		if got := int64(m.TimeReceivedNs); got != received.UnixNano() {
+			t.Errorf("clock %v ahead: want the flow received at %v, got %v", ahead, received, time.Unix(0, got))
+		}
 	}
 }
 
@@ -264,7 +342,7 @@ func backAgain(t testing.TB, s *decode.Set) *decode.Set {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := parseRawSet(b)
+	got, _, err := parseRawSet(b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,7 +360,7 @@ func FuzzParseRawSet(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{8, 1, 18, 4, 1, 2, 3, 4})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := parseRawSet(b)
+		s, _, err := parseRawSet(b)
 		if err != nil {
 			return
 		}

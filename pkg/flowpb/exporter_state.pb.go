@@ -743,8 +743,11 @@ type RawSet struct {
 	Data []byte `protobuf:"bytes,12,opt,name=data,proto3" json:"data,omitempty"`
 	// First receive time, ns since the epoch; clock of the receiving replica.
 	FirstReceivedNs int64 `protobuf:"varint,13,opt,name=first_received_ns,json=firstReceivedNs,proto3" json:"first_received_ns,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// How long it has waited on the topic, ns: the sum of the times between two
+	// passes of replicas over it, 20 min each at most.
+	WaitedNs      int64 `protobuf:"varint,14,opt,name=waited_ns,json=waitedNs,proto3" json:"waited_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RawSet) Reset() {
@@ -868,6 +871,13 @@ func (x *RawSet) GetFirstReceivedNs() int64 {
 	return 0
 }
 
+func (x *RawSet) GetWaitedNs() int64 {
+	if x != nil {
+		return x.WaitedNs
+	}
+	return 0
+}
+
 var File_weir_v1_exporter_state_proto protoreflect.FileDescriptor
 
 const file_weir_v1_exporter_state_proto_rawDesc = "" +
@@ -933,7 +943,7 @@ const file_weir_v1_exporter_state_proto_rawDesc = "" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04text\x18\x04 \x01(\tR\x04text\"\x1f\n" +
 	"\aBarrier\x12\x14\n" +
-	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"\x87\x03\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"\xa4\x03\n" +
 	"\x06RawSet\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12\x1a\n" +
 	"\bexporter\x18\x02 \x01(\fR\bexporter\x12#\n" +
@@ -949,7 +959,8 @@ const file_weir_v1_exporter_state_proto_rawDesc = "" +
 	" \x01(\x06R\fdatagramHash\x12\x16\n" +
 	"\x06offset\x18\v \x01(\rR\x06offset\x12\x12\n" +
 	"\x04data\x18\f \x01(\fR\x04data\x12*\n" +
-	"\x11first_received_ns\x18\r \x01(\x03R\x0ffirstReceivedNsB\x18Z\x16weir/pkg/flowpb;flowpbb\x06proto3"
+	"\x11first_received_ns\x18\r \x01(\x03R\x0ffirstReceivedNs\x12\x1b\n" +
+	"\twaited_ns\x18\x0e \x01(\x03R\bwaitedNsB\x18Z\x16weir/pkg/flowpb;flowpbb\x06proto3"
 
 var (
 	file_weir_v1_exporter_state_proto_rawDescOnce sync.Once
