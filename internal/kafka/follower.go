@@ -16,39 +16,78 @@ type Follower struct {
 	c     Config
 	topic string
 
-	mu sync.Mutex // guards what follows
-	cl *kgo.Client
-	at map[int32]int64 // partitions followed, and where each begins
+	changed chan struct{} // wakes turn
+
+	mu    sync.Mutex      // guards what follows; never held while the client is called, which may wait for a broker
+	at    map[int32]int64 // partitions followed, and where each begins
+	dirty map[int32]bool  // partitions of which the client does not know yet what at says
+	anew  bool            // the topic was made again
 }
 
 // NewFollower returns a Follower of a topic (full name); it is inert until Run.
 func NewFollower(c Config, topic string) *Follower {
-	return &Follower{c: *c.as("follower"), topic: topic, at: map[int32]int64{}}
+	return &Follower{c: *c.as("follower"), topic: topic, changed: make(chan struct{}, 1), at: map[int32]int64{}, dirty: map[int32]bool{}}
 }
 
 // Add begins to follow a partition from an offset on; one that is followed
-// already begins anew.
+// already begins anew. It does not wait for Kafka.
 func (f *Follower) Add(partition int32, offset int64) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	_, again := f.at[partition]
-	f.at[partition] = offset
-	if f.cl == nil {
-		return
-	}
-	if again {
-		f.cl.RemoveConsumePartitions(map[string][]int32{f.topic: {partition}})
-	}
-	f.cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{f.topic: {partition: begin(offset)}})
+	f.at[partition], f.dirty[partition] = offset, true
+	f.mu.Unlock()
+	f.wake()
 }
 
-// Remove ends following a partition.
+// Remove ends following a partition. It does not wait for Kafka: a few records may still come.
 func (f *Follower) Remove(partition int32) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	delete(f.at, partition)
-	if f.cl != nil {
-		f.cl.RemoveConsumePartitions(map[string][]int32{f.topic: {partition}})
+	f.dirty[partition] = true
+	f.mu.Unlock()
+	f.wake()
+}
+
+func (f *Follower) wake() {
+	select {
+	case f.changed <- struct{}{}:
+	default:
+	}
+}
+
+// turn tells the client what is followed, until ctx ends. The client waits for its open fetches.
+func (f *Follower) turn(ctx context.Context, cl *kgo.Client) {
+	followed := map[int32]bool{} // by the client
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.changed:
+		}
+		f.mu.Lock()
+		anew := f.anew
+		f.anew = false
+		var remove []int32
+		add := map[int32]kgo.Offset{}
+		for p := range f.dirty {
+			if followed[p] && !anew {
+				remove = append(remove, p)
+			}
+			delete(followed, p)
+			if at, is := f.at[p]; is {
+				add[p], followed[p] = begin(at), true
+			}
+		}
+		clear(f.dirty)
+		f.mu.Unlock()
+		if anew {
+			cl.PurgeTopicsFromClient(f.topic)
+		}
+		if len(remove) > 0 {
+			cl.RemoveConsumePartitions(map[string][]int32{f.topic: remove})
+		}
+		if len(add) > 0 {
+			cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{f.topic: add})
+		}
 	}
 }
 
@@ -73,16 +112,21 @@ func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record
 		return fmt.Errorf("follower of %s: %w", f.topic, err)
 	}
 	f.mu.Lock()
-	f.cl = cl
-	for p, at := range f.at {
-		cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{f.topic: {p: begin(at)}})
+	for p := range f.at {
+		f.dirty[p] = true
 	}
 	f.mu.Unlock()
+	f.wake()
+	turning, stop := context.WithCancel(ctx)
+	turned := make(chan struct{})
+	go func() {
+		defer close(turned)
+		f.turn(turning, cl)
+	}()
 	defer func() {
-		f.mu.Lock()
-		f.cl = nil
-		f.mu.Unlock()
+		stop()
 		cl.Close()
+		<-turned
 	}()
 	report := logReporter(f.c.Log, "reading a topic failed; it is tried again", f.topic)
 	for try := 0; ctx.Err() == nil; {
@@ -101,19 +145,19 @@ func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record
 		waitBackoff(ctx, try)
 		try++
 		if slices.ContainsFunc(errs, topicIsGone) {
-			f.again(cl)
+			f.again()
 		}
 	}
 	return nil
 }
 
 // again begins anew: the topic was deleted and made again, its id is another.
-func (f *Follower) again(cl *kgo.Client) {
+func (f *Follower) again() {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	cl.PurgeTopicsFromClient(f.topic)
+	f.anew = true
 	for p := range f.at {
-		f.at[p] = -1
-		cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{f.topic: {p: begin(-1)}})
+		f.at[p], f.dirty[p] = -1, true
 	}
+	f.mu.Unlock()
+	f.wake()
 }
