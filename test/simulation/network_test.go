@@ -4,11 +4,11 @@ package simulation
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -32,7 +32,8 @@ const (
 	receiving
 )
 
-var errCut = errors.New("the network is cut")
+// errCut is what the dialer of package net returns when there is no route.
+var errCut = &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}
 
 // dial implements kafka.Config.Dial.
 func (h *host) dial(ctx context.Context, network, addr string) (net.Conn, error) {

@@ -5,6 +5,7 @@ package simulation
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 )
@@ -36,6 +37,7 @@ type action interface {
 type setup struct {
 	Partitions int32
 	Members    int
+	Replicas   int // of ingest
 	MaxOpen    int
 }
 
@@ -92,6 +94,7 @@ type profile struct {
 	class  class
 	weight []weighted
 	setup  func(*rand.Rand) setup
+	alone  bool // plans are drawn from it only when it is asked for
 }
 
 type weighted struct {
@@ -126,6 +129,12 @@ var profiles = []profile{
 	{name: "quiet", class: exact, setup: usualSetup, weight: []weighted{
 		{10, drawTraffic}, {8, drawStart}, {5, drawStop}, {2, drawKill}, {4, drawSilence}, {1, drawCut}, {1, drawCoordinators},
 	}},
+	receptionProfile,
+}
+
+// rotation returns the profiles that plans are drawn from in turn.
+func rotation() []profile {
+	return slices.DeleteFunc(slices.Clone(profiles), func(p profile) bool { return p.alone })
 }
 
 func profileNamed(name string) (profile, bool) {

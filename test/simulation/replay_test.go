@@ -58,7 +58,8 @@ func planOf(t *testing.T) plan {
 		}
 		return c.plan
 	}
-	p := profiles[*first%uint64(len(profiles))]
+	all := rotation()
+	p := all[*first%uint64(len(all))]
 	if *chosen != "" {
 		var is bool
 		if p, is = profileNamed(*chosen); !is {
@@ -118,6 +119,7 @@ type caseStep struct {
 var actionTypes = typesOf(
 	startMember{}, stopMember{}, killMember{}, zombie{}, cutNetwork{}, blackhole{}, slowNetwork{}, lostReplies{}, brokerFault{},
 	moveLeaders{}, moveCoordinators{}, silence{}, traffic{},
+	export{}, restartExporter{}, startReplica{}, stopReplica{}, killReplica{}, zombieReplica{}, replicaNetwork{},
 )
 
 func typesOf(all ...action) map[string]reflect.Type {

@@ -64,7 +64,7 @@ func newWorld(t *testing.T, p plan, tr *trace) *world {
 	c.Control(w.watch.request)
 	w.admin = &host{network: &w.network}
 	conf := w.config("admin", w.admin)
-	if err := kafka.Ensure(t.Context(), conf.Kafka, conf.Topics, nil, kafka.Flows, kafka.Pairing, kafka.Connections, kafka.Templates); err != nil {
+	if err := kafka.Ensure(t.Context(), conf.Kafka, conf.Topics, nil, kafka.Flows, kafka.Pairing, kafka.Connections, kafka.Templates, kafka.Undecoded, kafka.Exporters); err != nil {
 		t.Fatal(err)
 	}
 	w.client, err = kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(w.admin.dial), kgo.MetadataMinAge(10*time.Millisecond),
@@ -79,6 +79,9 @@ func newWorld(t *testing.T, p plan, tr *trace) *world {
 func (w *world) perform() {
 	for range w.plan.Setup.Members {
 		w.start(w.newName())
+	}
+	if w.plan.Setup.Replicas > 0 {
+		w.reception = newReception(w)
 	}
 	time.Sleep(3 * time.Second)
 	for _, s := range w.plan.Steps {
@@ -97,6 +100,13 @@ func (w *world) settle() {
 	if err := w.client.Flush(context.Background()); err != nil {
 		panic(err)
 	}
+	w.trace.printf("all faults are over")
+	if w.reception != nil {
+		w.reception.settle()
+	}
+	if w.plan.Setup.Members == 0 {
+		return
+	}
 	w.mu.Lock()
 	all, staying := slices.Clone(w.all), slices.Clone(w.members)
 	w.mu.Unlock()
@@ -112,7 +122,6 @@ func (w *world) settle() {
 	if w.pick(0) == nil {
 		w.start(w.newName())
 	}
-	w.trace.printf("all faults are over")
 	pairing := pairing(w.plan.Setup)
 	time.Sleep(pairing.Idle + pairing.Linger)
 	for began := time.Now(); ; time.Sleep(2 * time.Second) {

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 
 // Every plan keeps the promises of its profile's class.
 func TestSimulation(t *testing.T) {
-	all := profiles
+	all := rotation()
 	if *chosen != "" {
 		p, ok := profileNamed(*chosen)
 		if !ok {

@@ -55,15 +55,16 @@ const (
 
 // A world is one run of a plan.
 type world struct {
-	plan    plan
-	trace   *trace
-	cluster *kfake.Cluster
-	network kfake.VirtualNetwork
-	admin   *host
-	client  *kgo.Client // of the test: produces flows, reads the outcome
-	faults  []*kfake.FaultHandle
-	watch   *watch
-	step    uint64 // index of the step that runs, from 1
+	plan      plan
+	trace     *trace
+	cluster   *kfake.Cluster
+	network   kfake.VirtualNetwork
+	admin     *host
+	client    *kgo.Client // of the test: produces flows, reads the outcome
+	faults    []*kfake.FaultHandle
+	watch     *watch
+	reception *reception // nil where the plan has no replicas
+	step      uint64     // index of the step that runs, from 1
 
 	mu       sync.Mutex // guards what follows: timers run beside the steps
 	members  []*member  // that run, without those that are about to end
@@ -208,7 +209,7 @@ func (w *world) after(d time.Duration, f func()) { time.AfterFunc(d, f) }
 
 // moveLeaders gives every partition of every topic a leader drawn from rng.
 func (w *world) moveLeaders(rng *rand.Rand) {
-	for _, t := range []kafka.Topic{kafka.Flows, kafka.Pairing, kafka.Connections, kafka.Templates} {
+	for _, t := range []kafka.Topic{kafka.Flows, kafka.Pairing, kafka.Connections, kafka.Templates, kafka.Undecoded, kafka.Exporters} {
 		topic := topicPrefix + string(t)
 		for _, p := range w.cluster.PartitionInfos(topic) {
 			if err := w.cluster.MoveTopicPartition(topic, p.Partition, rng.Int32N(brokers)); err != nil {
