@@ -3,8 +3,8 @@ package kafka
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -227,9 +227,9 @@ func TestAReporterBoundsWhatItReports(t *testing.T) {
 		text     func(i int) string
 		min, max int
 	}{
-		{"one text", func(int) string { return "same" }, 4, 4},                 // at 0, 30, 60 and 90 s
-		{"two in turn", func(i int) string { return fmt.Sprint(i % 2) }, 8, 8}, // as often each
-		{"ever another", func(i int) string { return fmt.Sprint(i) }, 14, 15},  // 5, and one in 10 s
+		{"one text", func(int) string { return "same" }, 4, 4},                   // at 0, 30, 60 and 90 s
+		{"two in turn", func(i int) string { return strconv.Itoa(i % 2) }, 8, 8}, // as often each
+		{"ever another", strconv.Itoa, 14, 15},                                   // 5, and one in 10 s
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -358,11 +358,14 @@ func (w *world) replica(ctx context.Context, t *testing.T, kc kafka.Config, pref
 		}
 	})
 	ended.Go(func() {
+		tick := time.NewTicker(100 * time.Millisecond) // what failed, or was withheld
+		defer tick.Stop()
 		for {
 			select {
 			case <-run.Done():
 				return
 			case <-wake:
+			case <-tick.C:
 			}
 			for _, r := range store.Due() {
 				log.Publish(r.Key, r.Value, func(err error) { store.Published(r, err) })
