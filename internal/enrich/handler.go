@@ -404,6 +404,8 @@ func (w handler) Committed(partitions []int32) {
 			continue
 		}
 		p.kept = p.restore
+		w.metrics.bounded.WithLabelValues("vantages").Add(float64(p.counts.bounded.Vantages))
+		w.metrics.bounded.WithLabelValues("same_key").Add(float64(p.counts.bounded.SameKey))
 		w.stats.flows.Add(p.counts.flows)
 		w.stats.notPairable.Add(p.counts.notPairable)
 		w.stats.duplicates.Add(p.counts.duplicates)
@@ -413,8 +415,6 @@ func (w handler) Committed(partitions []int32) {
 		if p.counts.poison > 0 {
 			w.log.Warn("records of the flows topic are skipped: they are no flow messages", "partition", n, "records", p.counts.poison)
 		}
-		w.metrics.bounded.WithLabelValues("vantages").Add(float64(p.counts.bounded.Vantages))
-		w.metrics.bounded.WithLabelValues("same_key").Add(float64(p.counts.bounded.SameKey))
 		for r, n := range p.counts.connections {
 			if n > 0 {
 				w.metrics.connections.WithLabelValues(reason(flowpb.EmitReason(r))).Add(float64(n))

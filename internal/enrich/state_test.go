@@ -231,3 +231,38 @@ func TestTheStateFormatGoesForwardAndBack(t *testing.T) {
 		t.Errorf("%d connections, want %d", len(out), partitions*101)
 	}
 }
+
+// A NetFlow v5 header names one of 65 536 engines. Before connections had a bound of
+// vantages, 21 000 of them made a piece of state that Kafka refused for ever.
+func TestForgedVantagesDoNotStopAPartition(t *testing.T) {
+	const n = 25_000
+	c := cluster(t)
+	cl := client(t, c)
+	at := uint64(time.Now().Add(-time.Minute).UnixNano())
+	rs := make([]*kgo.Record, n)
+	for i := range rs {
+		b, err := proto.Marshal(&flowpb.FlowMessage{
+			Type: flowpb.FlowMessage_NETFLOW_V5, SrcAddr: []byte{10, 0, 0, 5}, DstAddr: []byte{192, 0, 2, 80}, SrcPort: 40000, DstPort: 443, Proto: 17,
+			SamplerAddress: []byte{192, 0, 2, 1}, ObservationDomainId: uint32(i), Bytes: 900, Packets: 9, SamplingRate: 1, DatagramHash: uint64(i) + 1,
+			TimeResolutionUs: 1000, TimeReceivedNs: at + uint64(i), TimeExportNs: at, TimeFlowStartNs: at - 2e9, TimeFlowEndNs: at - 1e9,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rs[i] = &kgo.Record{Topic: "t.flows", Value: b}
+	}
+	if err := cl.ProduceSync(t.Context(), rs...).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	conf := config(c, "a")
+	conf.CommitRecords = 2 * n // one transaction may hold them all
+	conf.CommitEvery = time.Second
+	w, reg := measured(t, conf, time.Now)
+	eventually(t, "all flows are committed", func() bool { return w.Stats().Flows == n })
+	if aborts := w.Stats().Aborts; aborts != 0 {
+		t.Errorf("%d transactions were aborted", aborts)
+	}
+	if got := counted(t, reg, "weir_enrich_bounded_total", "vantages"); got != n-24 {
+		t.Errorf("%v parts of records count as merged, want all but 24 of %d", got, n)
+	}
+}

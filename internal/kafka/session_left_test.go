@@ -1,8 +1,8 @@
 package kafka
 
 import (
-	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -57,7 +57,7 @@ func TestRecordsThatAreLeftComeInTheNextTransaction(t *testing.T) {
 	tc := topicConfig()
 	var want []string
 	for i := range 20 {
-		want = append(want, fmt.Sprint(i))
+		want = append(want, strconv.Itoa(i))
 	}
 	put := putter(ctx, t, b.Addr(), tc.Name(Undecoded))
 	put(want...)

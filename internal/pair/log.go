@@ -68,8 +68,8 @@ func (l *deltaLog) unlive(n *node) {
 // Between the two, the machine observes nothing and does not advance.
 func (m *Machine) Logged(offsets []int64) {
 	l := &m.log
-	for p := range l.pieces[:min(len(l.pieces), len(offsets))] {
-		n := l.add(offsets[p])
+	for p, offset := range offsets[:min(len(l.pieces), len(offsets))] {
+		n := l.add(offset)
 		for _, i := range l.pieces[p].entries {
 			l.holds(m.table.entries.at(i), m.table.nodes.at(i), n)
 		}

@@ -38,14 +38,6 @@ const (
 // knownShared are the tags of shared values that this version uses.
 var knownShared = map[uint64]bool{}
 
-// get returns the value of a key, nil when it has none. The caller must not change it.
-func (s *shared) get(tag uint64, key []byte) []byte {
-	if i, ok := s.at[sharedKey{tag, string(key)}]; ok {
-		return s.values[i].value
-	}
-	return nil
-}
-
 // set sets the value of a key and logs it with the next Deltas; an empty value removes
 // the key. It copies key and value. It returns false when the bound of values is
 // reached and the key is new.
