@@ -6,7 +6,7 @@ FUZZTIME ?= 100000x
 TOOL := go tool -modfile=tools/go.mod
 LINTER := .cache/golangci-lint
 
-.PHONY: simulation-replay simulation-shrink simulation-mutants all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest sim integration alerts compose-test soak search-cost search-cost-proof bench-hostile nightly up
+.PHONY: simulation-replay simulation-shrink simulation-mutants all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest scaling simulation simulation-long integration alerts compose-test soak search-cost search-cost-proof bench-hostile nightly up
 
 all: gen lint test
 
@@ -24,8 +24,10 @@ lint: $(LINTER)
 	./tools/breaking
 	test -z "$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$') | tee /dev/stderr)"
 	go vet ./...
+	go vet -tags synctests ./test/simulation/...
 	cd bench && go vet ./...
 	$(LINTER) run ./...
+	$(LINTER) run --build-tags synctests ./test/simulation/...
 
 test:
 	go test ./...
@@ -72,8 +74,18 @@ bench-ingest:
 	cd bench && go test -count 1 -timeout 60m -run TestReceiveTable -v . -receive ../docs/performance.md
 
 # How the shared state scales: docs/scaling.md.
-sim:
+scaling:
 	go run ./test/sim docs/scaling.md
+
+# Violations of exactly-once, searched for in plans of faults drawn from SEEDS seeds, from FIRST on: docs/testing.md.
+SEEDS ?= 2000
+FIRST ?= 1
+simulation:
+	go test -tags synctests -count 1 -timeout 120m -run '^TestSimulation$$' ./test/simulation -seeds $(SEEDS) -first $(FIRST) $(SIMULATIONFLAGS)
+
+# Seeds that were never run before.
+simulation-long:
+	$(MAKE) simulation SEEDS=20000 FIRST=$$(date +%s)
 
 # Real Kafka: three nodes from Maven Central (Java 17 and Maven).
 # Each package has its own bound on time.

@@ -34,7 +34,7 @@ const (
 	perExporter = 4
 	prefix      = "sim."
 	refresh     = time.Minute // how often an exporter sends its templates
-	begin       = "<!-- written by make sim -->\n"
+	begin       = "<!-- written by make scaling -->\n"
 	end         = "<!-- end -->"
 )
 
