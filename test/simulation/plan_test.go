@@ -84,7 +84,10 @@ type class int
 const (
 	// exact: nothing is lost, and every connection is that of the model.
 	exact class = iota
-	// counted: input or state was destroyed, and what is missing is counted.
+	// conserved: nothing is lost, and the sums over all connections are those over all flows. What belongs to
+	// one connection depends on when connections were evicted, settings changed or clocks jumped.
+	conserved
+	// counted: input was destroyed, and at most what is counted as lost is missing.
 	counted
 )
 
@@ -128,6 +131,18 @@ var profiles = []profile{
 	}},
 	{name: "quiet", class: exact, setup: usualSetup, weight: []weighted{
 		{10, drawTraffic}, {8, drawStart}, {5, drawStop}, {2, drawKill}, {4, drawSilence}, {1, drawCut}, {1, drawCoordinators},
+	}},
+	{name: "crowded", class: conserved, setup: crowdedSetup, weight: []weighted{
+		{30, drawPlainTraffic}, {3, drawStart}, {3, drawStop}, {3, drawKill}, {2, drawZombie}, {2, drawCut}, {2, drawLostReplies}, {4, drawFault}, {2, drawSilence},
+	}},
+	{name: "settings", class: conserved, setup: usualSetup, weight: []weighted{
+		{24, drawPlainTraffic}, {4, drawSettings}, {2, drawStart}, {2, drawKill}, {1, drawCut}, {3, drawSilence},
+	}},
+	{name: "clocks", class: conserved, setup: usualSetup, weight: []weighted{
+		{24, drawPlainTraffic}, {6, drawClock}, {2, drawStart}, {2, drawStop}, {1, drawKill}, {1, drawCut}, {3, drawSilence},
+	}},
+	{name: "retention", class: counted, alone: true, setup: usualSetup, weight: []weighted{
+		{24, drawPlainTraffic}, {5, drawRetention}, {2, drawStart}, {2, drawStop}, {1, drawKill}, {2, drawCut}, {1, drawLeaders}, {3, drawSilence},
 	}},
 	receptionProfile,
 }

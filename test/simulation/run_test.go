@@ -31,6 +31,7 @@ type result struct {
 	Flows       int // records on the flows topic
 	Connections int
 	Reports     int
+	Lost        int // records that members counted as lost unread
 	Members     int
 	Took        time.Duration // fake time
 }
@@ -51,7 +52,7 @@ func simulate(t *testing.T, p plan, tr *trace) (r result) {
 
 func newWorld(t *testing.T, p plan, tr *trace) *world {
 	t.Helper()
-	w := &world{plan: p, trace: tr}
+	w := &world{plan: p, trace: tr, ctx: context.Background(), pairing: pairing(p.Setup)}
 	w.watch = &watch{find: w.find, keep: func() { w.cluster.KeepControl() }, joins: joinBarrier{timeout: rebalanceTimeout}, heard: map[string]time.Time{}, requests: map[kmsg.Key]*window{}, lines: map[int]*window{}}
 	versions := kversion.Stable()
 	versions.SetMaxKeyVersion(kmsg.GetTelemetrySubscriptions.Int16(), -1) // clients push metrics only where a broker asks for them
@@ -97,7 +98,7 @@ func (w *world) settle() {
 	for _, f := range w.faults {
 		f.Remove()
 	}
-	if err := w.client.Flush(context.Background()); err != nil {
+	if err := w.client.Flush(w.ctx); err != nil {
 		panic(err)
 	}
 	w.trace.printf("all faults are over")
@@ -115,6 +116,7 @@ func (w *world) settle() {
 			continue
 		}
 		m.host.mend()
+		m.off.Store(0)
 		if !slices.Contains(staying, m) {
 			w.terminate(m)
 		}
@@ -122,8 +124,7 @@ func (w *world) settle() {
 	if w.pick(0) == nil {
 		w.start(w.newName())
 	}
-	pairing := pairing(w.plan.Setup)
-	time.Sleep(pairing.Idle + pairing.Linger)
+	time.Sleep(w.pairing.Idle + w.pairing.Linger)
 	for began := time.Now(); ; time.Sleep(2 * time.Second) {
 		why := w.unsettled()
 		if why == "" {
@@ -193,6 +194,24 @@ func (m *member) gauge(name string) float64 {
 		}
 	}
 	panic("no metric " + name)
+}
+
+// counter adds up a metric of all members that ran, over its labels.
+func (w *world) counter(name string) (sum float64) {
+	for _, m := range w.all {
+		families, err := m.registry.Gather()
+		if err != nil {
+			panic(err)
+		}
+		for _, f := range families {
+			if f.GetName() == name {
+				for _, x := range f.Metric {
+					sum += x.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return sum
 }
 
 // endAll ends every member.

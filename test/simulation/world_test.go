@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,14 +29,6 @@ const (
 	group       = "enrich"
 )
 
-// pairing is the settings of pairing: shorter than the defaults, so that a run has less silence.
-func pairing(s setup) pair.Config {
-	return pair.Config{
-		Idle: 20 * time.Second, Linger: 3 * time.Second, LateGrace: 10 * time.Second, ClockSkew: 2 * time.Second, MaxClockSkew: 10 * time.Second,
-		UpdateInterval: 15 * time.Second, ActiveTimeout: 15 * time.Second, InactiveTimeout: 10 * time.Second, MaxOpen: s.MaxOpen, Scope: pair.ScopeGlobal,
-	}
-}
-
 // A finding is a promise that a run broke.
 type finding struct {
 	Kind string // one of the kinds below
@@ -46,6 +39,7 @@ type finding struct {
 const (
 	findVersion   = "version"   // (id, version) not unique, not contiguous, or the last not final
 	findModel     = "model"     // the connections are not those of the model
+	findSum       = "sum"       // octets or records are missing, or counted twice
 	findFatal     = "fatal"     // a member ended with an error
 	findShutdown  = "shutdown"  // a member took too long to end
 	findStuck     = "stuck"     // connections do not end, or flows are not taken
@@ -65,17 +59,24 @@ type world struct {
 	watch     *watch
 	reception *reception // nil where the plan has no replicas
 	step      uint64     // index of the step that runs, from 1
+	ctx       context.Context
 
 	mu       sync.Mutex // guards what follows: timers run beside the steps
-	members  []*member  // that run, without those that are about to end
+	pairing  pair.Config
+	sent     totals    // what the flows topic took
+	members  []*member // that run, without those that are about to end
 	all      []*member
 	names    int
 	findings []finding
 	over     bool
 }
 
+// totals are sums over flow records, or over the last reports of connections.
+type totals struct{ records, octets uint64 }
+
 // A member is one enrich process.
 type member struct {
+	off      atomic.Int64 // how far its host's clock is off, ns
 	name     string
 	number   int
 	host     *host
@@ -99,7 +100,7 @@ func (w *world) find(kind, format string, args ...any) {
 func (w *world) config(name string, h *host) enrich.Config {
 	return enrich.Config{
 		Instance: name, Group: group, CommitRecords: 50, CommitEvery: 200 * time.Millisecond, StateLost: "refuse",
-		Pair: pairing(w.plan.Setup), MetricsSeries: 100,
+		Pair: w.pairing, MetricsSeries: 100,
 		Kafka: kafka.Config{Brokers: w.cluster.ListenAddrs(), ClientID: name, SessionTimeout: sessionTimeout, Dial: h.dial},
 		Topics: kafka.TopicConfig{
 			Prefix: topicPrefix, Mode: "create", Partitions: w.plan.Setup.Partitions, Replication: 1, FlowsRetention: 24 * time.Hour, ConnRetention: 24 * time.Hour,
@@ -125,7 +126,8 @@ func (w *world) start(name string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &member{name: name, number: len(w.all), host: &host{network: &w.network}, registry: prometheus.NewRegistry(), cancel: cancel, ended: make(chan struct{})}
 	log := slog.New(&counting{slog.NewTextHandler(w.trace, nil), w.watch, m.number}).With("member", m.number)
-	worker, err := enrich.New(w.config(name, m.host), enrich.Deps{Log: log, Now: time.Now, Metrics: m.registry})
+	now := func() time.Time { return time.Now().Add(time.Duration(m.off.Load())) }
+	worker, err := enrich.New(w.config(name, m.host), enrich.Deps{Log: log, Now: now, Metrics: m.registry})
 	if err != nil {
 		panic(err)
 	}
@@ -225,12 +227,16 @@ func (w *world) send(m *flowpb.FlowMessage) {
 	if err != nil {
 		panic(err)
 	}
-	w.client.Produce(context.Background(), &kgo.Record{
+	w.client.Produce(w.ctx, &kgo.Record{
 		Topic: topicPrefix + string(kafka.Flows), Key: recordKey(m), Value: value, Timestamp: time.Unix(0, int64(m.TimeReceivedNs)),
 	}, func(_ *kgo.Record, err error) {
 		if err != nil {
 			w.trace.printf("a flow is not produced: %v", err)
+			return
 		}
+		w.mu.Lock()
+		w.sent.records, w.sent.octets = w.sent.records+1, w.sent.octets+m.Bytes+m.ReverseBytes
+		w.mu.Unlock()
 	})
 }
 

@@ -1,0 +1,155 @@
+//go:build synctests
+
+package simulation
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"weir/internal/kafka"
+	"weir/internal/pair"
+)
+
+// The steps in this file change what pairing depends on, or destroy input.
+
+// changeSettings restarts the members one after another under other settings of pairing.
+type changeSettings struct {
+	Idle, Linger, LateGrace time.Duration
+	MaxOpen                 int
+	Apart                   time.Duration // between two restarts
+}
+
+func drawSettings(rng *rand.Rand) action {
+	return changeSettings{
+		Idle: time.Duration(16+rng.IntN(30)) * time.Second, Linger: time.Duration(1+rng.IntN(10)) * time.Second,
+		LateGrace: time.Duration(rng.IntN(20)) * time.Second, MaxOpen: []int{1_000_000, 1_000_000, 40, 12}[rng.IntN(4)], Apart: duration(rng, 3*time.Second),
+	}
+}
+
+func (a changeSettings) String() string {
+	return fmt.Sprintf("members restart %v apart with PAIR_IDLE %v, PAIR_LINGER %v, PAIR_LATE_GRACE %v, PAIR_MAX_OPEN %d", a.Apart, a.Idle, a.Linger, a.LateGrace, a.MaxOpen)
+}
+
+func (a changeSettings) run(w *world, _ *rand.Rand) {
+	w.mu.Lock()
+	w.pairing.Idle, w.pairing.Linger, w.pairing.LateGrace, w.pairing.MaxOpen = a.Idle, a.Linger, a.LateGrace, a.MaxOpen
+	n := len(w.members)
+	w.mu.Unlock()
+	for range n {
+		if m := w.take(0); m != nil {
+			w.terminate(m)
+			w.start(w.newName())
+			time.Sleep(a.Apart)
+		}
+	}
+}
+
+// setClock puts the clock of a member's host ahead or behind for a while.
+type setClock struct {
+	Member  int
+	By, For time.Duration
+}
+
+func drawClock(rng *rand.Rand) action {
+	by := duration(rng, 10*time.Minute)
+	if rng.IntN(2) == 0 {
+		by = -by
+	}
+	return setClock{rng.IntN(64), by, duration(rng, 20*time.Second)}
+}
+
+func (a setClock) String() string {
+	return fmt.Sprintf("the clock of member %d is %v off for %v", a.Member, a.By, a.For)
+}
+
+func (a setClock) run(w *world, _ *rand.Rand) {
+	if m := w.pick(a.Member); m != nil {
+		m.off.Store(int64(a.By))
+		w.after(a.For, func() { m.off.Store(0) })
+	}
+}
+
+// deleteFlows is what retention does to flows that nobody read in time: all members are cut off, and come
+// back after the oldest part of what came meanwhile is gone.
+type deleteFlows struct {
+	Away    time.Duration
+	Records int
+	Part    float64 // of the unread flows of each partition
+}
+
+func drawRetention(rng *rand.Rand) action {
+	return deleteFlows{duration(rng, 15*time.Second), 1 + rng.IntN(40), rng.Float64()}
+}
+
+func (a deleteFlows) String() string {
+	return fmt.Sprintf("all members are cut off for %v; of the flows on the topic then, with %d records more, %.0f %% are deleted unread", a.Away, a.Records, 100*a.Part)
+}
+
+func (a deleteFlows) run(w *world, rng *rand.Rand) {
+	w.mu.Lock()
+	members := append([]*member(nil), w.members...)
+	w.mu.Unlock()
+	for _, m := range members {
+		m.host.cut()
+	}
+	traffic{Kind: tcp, Records: a.Records}.run(w, rng)
+	time.Sleep(a.Away)
+	topic := topicPrefix + string(kafka.Flows)
+	for _, p := range w.cluster.PartitionInfos(topic) {
+		at := p.LogStartOffset
+		if info := w.cluster.GroupInfo(group); info != nil {
+			at = max(at, info.Commits[topic][p.Partition].Offset)
+		}
+		if err := w.cluster.DeleteRecords(topic, p.Partition, at+int64(a.Part*float64(p.HighWatermark-at))); err != nil {
+			panic(err)
+		}
+	}
+	for _, m := range members {
+		m.host.mend()
+	}
+}
+
+// recreateFlows deletes the topic of flows and makes it again.
+type recreateFlows struct{ Between time.Duration }
+
+func drawRecreate(rng *rand.Rand) action { return recreateFlows{duration(rng, 3*time.Second)} }
+
+func (a recreateFlows) String() string {
+	return fmt.Sprintf("the topic of flows is deleted, and made again after %v", a.Between)
+}
+
+func (a recreateFlows) run(w *world, _ *rand.Rand) {
+	topic := topicPrefix + string(kafka.Flows)
+	if err := w.client.Flush(w.ctx); err != nil {
+		panic(err)
+	}
+	if err := w.cluster.DeleteTopic(topic); err != nil {
+		panic(err)
+	}
+	time.Sleep(a.Between)
+	w.client.PurgeTopicsFromClient(topic)
+	if err := w.cluster.CreateTopic(topic, w.plan.Setup.Partitions, nil); err != nil {
+		panic(err)
+	}
+}
+
+// drawPlainTraffic draws flows of one vantage: what goes in comes out, however they are paired.
+func drawPlainTraffic(rng *rand.Rand) action {
+	kinds := []trafficKind{tcp, tcp, tcp, udp, icmp, nat, sampled, late, backwards}
+	return traffic{kinds[rng.IntN(len(kinds))], 1 + rng.IntN(16)}
+}
+
+func crowdedSetup(rng *rand.Rand) setup {
+	s := usualSetup(rng)
+	s.MaxOpen = int(s.Partitions) * (1 + rng.IntN(20))
+	return s
+}
+
+// pairing is the settings of pairing at the beginning: shorter than the defaults, so that a run has less silence.
+func pairing(s setup) pair.Config {
+	return pair.Config{
+		Idle: 20 * time.Second, Linger: 3 * time.Second, LateGrace: 10 * time.Second, ClockSkew: 2 * time.Second, MaxClockSkew: 10 * time.Second,
+		UpdateInterval: 15 * time.Second, ActiveTimeout: 15 * time.Second, InactiveTimeout: 10 * time.Second, MaxOpen: s.MaxOpen, Scope: pair.ScopeGlobal,
+	}
+}
