@@ -206,3 +206,23 @@ func TestAForgottenMemberFetchesItsPositionsAgain(t *testing.T) {
 	putter(ctx, t, addr, tc.Name(Undecoded))("a")
 	h.committed.wait(ctx, t, "a transaction commits", atLeast[int32](1))
 }
+
+// A clock that was an hour ahead is put right. The silence of a partition must count from
+// then on, not from an hour later.
+func TestSilenceCountsAfterTheClockIsPutRight(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	ensure(ctx, t, b.Addr(), Undecoded, Flows)
+	tc := topicConfig()
+	var ahead atomic.Int64
+	ahead.Store(int64(time.Hour))
+	s := ownerSession(b.Addr(), "a", func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+	h := newOwner(tc.Name(Flows))
+	var right atomic.Bool
+	h.due = func(int32) bool { return right.Load() }
+	runSession(t, s, h)
+	h.assigned.wait(ctx, t, "partitions are assigned", atLeast[int](1))
+	ahead.Store(0)
+	right.Store(true)
+	h.committed.wait(ctx, t, "a quiet partition commits", atLeast[int32](1))
+}

@@ -176,6 +176,9 @@ func (l *life) idle(ctx context.Context, tx *Tx) error {
 	now := l.sc.Now()
 	quiet := map[int32]time.Duration{}
 	for n, p := range l.owned {
+		if now.Before(p.since) { // the clock was ahead, and was put right
+			p.since, p.rest = now, now
+		}
 		if d := now.Sub(p.since); d >= quietAfter && !p.touched && l.h.Due(n, d) {
 			quiet[n] = d
 		}
