@@ -87,6 +87,7 @@ func (r *Replica) overlooker(ctx context.Context) error {
 	began := r.deps.Now()
 	since, from := accounting.RememberLives, began.Add(-lossFrom)
 	take := func(records []kafka.Record) error {
+		since = lossFrom // Kafka may not have answered before
 		for _, rec := range records {
 			read := r.deps.Now()
 			if rec.Time.Before(began) { // it was there before
@@ -109,7 +110,6 @@ func (r *Replica) overlooker(ctx context.Context) error {
 		// The topic may not be there yet, or be made anew, or Kafka away: it is read
 		// again from a little before on, which changes nothing.
 		tail := kafka.Tail{Since: r.deps.Now().Add(-since)}
-		since = lossFrom
 		reading, failed := context.WithCancel(ctx)
 		_ = tail.Read(reading, r.c.Kafka, r.c.Topics.Name(kafka.Exporters), take, func(error) { failed() }) // every Kafka client tells of it
 		failed()
