@@ -145,6 +145,7 @@ var profiles = []profile{
 		{24, drawPlainTraffic}, {5, drawRetention}, {2, drawStart}, {2, drawStop}, {1, drawKill}, {2, drawCut}, {1, drawLeaders}, {3, drawSilence},
 	}},
 	receptionProfile,
+	busyProfile,
 }
 
 // rotation returns the profiles that plans are drawn from in turn.

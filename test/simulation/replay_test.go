@@ -119,7 +119,7 @@ type caseStep struct {
 var actionTypes = typesOf(
 	startMember{}, stopMember{}, killMember{}, zombie{}, cutNetwork{}, blackhole{}, slowNetwork{}, lostReplies{}, brokerFault{},
 	moveLeaders{}, moveCoordinators{}, silence{}, traffic{}, changeSettings{}, setClock{}, deleteFlows{}, recreateFlows{},
-	export{}, restartExporter{}, startReplica{}, stopReplica{}, killReplica{}, zombieReplica{}, replicaNetwork{},
+	export{}, restartExporter{}, startReplica{}, stopReplica{}, killReplica{}, zombieReplica{}, replicaNetwork{}, busy{},
 )
 
 func typesOf(all ...action) map[string]reflect.Type {

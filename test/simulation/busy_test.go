@@ -1,0 +1,54 @@
+//go:build synctests
+
+package simulation
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"weir/pkg/flowpb"
+)
+
+// busyProfile has no faults: what is quiet must be reported although something else is busy.
+var busyProfile = profile{
+	name: "busy", class: exact, alone: true,
+	setup: func(rng *rand.Rand) setup {
+		return setup{Partitions: 2 + rng.Int32N(3), Members: 1, MaxOpen: 1_000_000}
+	},
+	weight: []weighted{{10, drawTraffic}, {1, drawBusy}},
+}
+
+// busy keeps the partition of one conversation busy, so that no transaction of its member is without flows.
+type busy struct {
+	Port uint16
+	For  time.Duration
+}
+
+func drawBusy(rng *rand.Rand) action {
+	return busy{uint16(1024 + rng.IntN(60000)), 50*time.Second + duration(rng, 10*time.Second)}
+}
+
+func (a busy) String() string { return fmt.Sprintf("for %v one conversation alone is busy", a.For) }
+
+func (a busy) run(w *world, _ *rand.Rand) {
+	began := time.Now()
+	for i := uint64(0); time.Since(began) < a.For; i++ {
+		received := time.Now().Truncate(time.Second)
+		m := &flowpb.FlowMessage{
+			Type: flowpb.FlowMessage_IPFIX, SrcAddr: []byte{10, 1, 0, 1}, DstAddr: []byte{198, 51, 100, 77}, SrcPort: uint32(a.Port), DstPort: 443, Proto: 17,
+			SamplerAddress: []byte{192, 0, 2, 1}, Bytes: 100 + i, Packets: 1, SamplingRate: 1, TimeResolutionUs: 1000, DatagramHash: w.step<<16 | i,
+			TimeReceivedNs: uint64(received.UnixNano()), TimeExportNs: uint64(received.UnixNano()),
+		}
+		times(m, received.Add(-time.Second), received)
+		w.send(m)
+		time.Sleep(50 * time.Millisecond)
+	}
+	open := 0.0
+	for n := range len(w.members) {
+		open += w.pick(n).gauge("weir_enrich_connections_open")
+	}
+	if open > 1 {
+		w.find(findStuck, "%v after the last flow of any other conversation %v connections are open", a.For, open)
+	}
+}
