@@ -103,6 +103,7 @@ func begin(offset int64) kgo.Offset {
 // topic that is deleted and made again is read from its start.
 func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record)) error {
 	cl, err := kgo.NewClient(append(f.c.opts(),
+		kgo.WithContext(ctx),                        // a fetch that is not answered must not delay the end
 		kgo.ConsumeResetOffset(kgo.RewindOffset(0)), // from the start, or the last record read
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.FetchMaxWait(time.Second),
@@ -138,6 +139,9 @@ func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record
 		if len(errs) == 0 {
 			try = 0
 			continue
+		}
+		if ctx.Err() != nil {
+			break
 		}
 		for _, err := range errs {
 			report.report(err)

@@ -105,6 +105,7 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 		return nil
 	}
 	cl, err := kgo.NewClient(append(s.c.as("restore").opts(),
+		kgo.WithContext(ctx), // a fetch that is not answered must not delay the end
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: start}),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),

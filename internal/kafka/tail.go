@@ -132,6 +132,7 @@ func (r *tailing) open(ctx context.Context, c Config) (err error) {
 		reset = kgo.NoResetOffset()
 	}
 	r.cl, err = kgo.NewClient(append(c.as("reader").opts(),
+		kgo.WithContext(ctx), // a fetch that is not answered must not delay the end
 		kgo.ConsumeResetOffset(reset),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.KeepControlRecords(), // the last offset may be one

@@ -79,7 +79,9 @@ func (l *TemplateLog) opts() []kgo.Opt {
 // time, until ctx ends. It survives Kafka's absence and the topic's deletion.
 // The barrier of this replica is written and looked for.
 func (l *TemplateLog) Run(ctx context.Context, apply func(key, value []byte)) error {
-	cl, err := kgo.NewClient(l.opts()...)
+	client, giveUp := outlive(ctx, leaveWithin) // a fetch that is not answered must not delay the end
+	defer giveUp()
+	cl, err := kgo.NewClient(append(l.opts(), kgo.WithContext(client))...)
 	if err != nil {
 		return fmt.Errorf("template log %s: %w", l.topic, err)
 	}
