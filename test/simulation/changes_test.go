@@ -96,41 +96,22 @@ func (a deleteFlows) run(w *world, rng *rand.Rand) {
 	traffic{Kind: tcp, Records: a.Records}.run(w, rng)
 	time.Sleep(a.Away)
 	topic := topicPrefix + string(kafka.Flows)
+	info := w.cluster.GroupInfo(group)
 	for _, p := range w.cluster.PartitionInfos(topic) {
-		at := p.LogStartOffset
-		if info := w.cluster.GroupInfo(group); info != nil {
-			at = max(at, info.Commits[topic][p.Partition].Offset)
+		if info == nil {
+			break
 		}
+		commit, committed := info.Commits[topic][p.Partition]
+		if !committed {
+			continue // a group without a position begins where the topic does: it misses nothing
+		}
+		at := max(p.LogStartOffset, commit.Offset)
 		if err := w.cluster.DeleteRecords(topic, p.Partition, at+int64(a.Part*float64(p.HighWatermark-at))); err != nil {
 			panic(err)
 		}
 	}
 	for _, m := range members {
 		m.host.mend()
-	}
-}
-
-// recreateFlows deletes the topic of flows and makes it again.
-type recreateFlows struct{ Between time.Duration }
-
-func drawRecreate(rng *rand.Rand) action { return recreateFlows{duration(rng, 3*time.Second)} }
-
-func (a recreateFlows) String() string {
-	return fmt.Sprintf("the topic of flows is deleted, and made again after %v", a.Between)
-}
-
-func (a recreateFlows) run(w *world, _ *rand.Rand) {
-	topic := topicPrefix + string(kafka.Flows)
-	if err := w.client.Flush(w.ctx); err != nil {
-		panic(err)
-	}
-	if err := w.cluster.DeleteTopic(topic); err != nil {
-		panic(err)
-	}
-	time.Sleep(a.Between)
-	w.client.PurgeTopicsFromClient(topic)
-	if err := w.cluster.CreateTopic(topic, w.plan.Setup.Partitions, nil); err != nil {
-		panic(err)
 	}
 }
 

@@ -69,7 +69,7 @@ func (h *host) cut() {
 	h.conns = nil
 	h.mu.Unlock()
 	for _, c := range all {
-		c.Close()
+		_ = c.Close()
 	}
 }
 

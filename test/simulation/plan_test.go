@@ -141,7 +141,7 @@ var profiles = []profile{
 	{name: "clocks", class: conserved, setup: usualSetup, weight: []weighted{
 		{24, drawPlainTraffic}, {6, drawClock}, {2, drawStart}, {2, drawStop}, {1, drawKill}, {1, drawCut}, {3, drawSilence},
 	}},
-	{name: "retention", class: counted, alone: true, setup: usualSetup, weight: []weighted{
+	{name: "retention", class: counted, setup: usualSetup, weight: []weighted{
 		{24, drawPlainTraffic}, {5, drawRetention}, {2, drawStart}, {2, drawStop}, {1, drawKill}, {2, drawCut}, {1, drawLeaders}, {3, drawSilence},
 	}},
 	receptionProfile,

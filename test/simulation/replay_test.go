@@ -118,7 +118,7 @@ type caseStep struct {
 // actionTypes are the types of actions that a case may name.
 var actionTypes = typesOf(
 	startMember{}, stopMember{}, killMember{}, zombie{}, cutNetwork{}, blackhole{}, slowNetwork{}, lostReplies{}, brokerFault{},
-	moveLeaders{}, moveCoordinators{}, silence{}, traffic{}, changeSettings{}, setClock{}, deleteFlows{}, recreateFlows{},
+	moveLeaders{}, moveCoordinators{}, silence{}, traffic{}, changeSettings{}, setClock{}, deleteFlows{},
 	export{}, restartExporter{}, startReplica{}, stopReplica{}, killReplica{}, zombieReplica{}, replicaNetwork{}, busy{},
 )
 

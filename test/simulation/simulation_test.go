@@ -4,9 +4,9 @@ package simulation
 
 import (
 	"flag"
-	"fmt"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -46,7 +46,7 @@ func TestSimulation(t *testing.T) {
 		for n := range uint64(*seeds) {
 			seed := *first + n
 			p := drawPlan(seed, all[seed%uint64(len(all))], *steps)
-			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 				t.Parallel()
 				search(t, p)
 			})

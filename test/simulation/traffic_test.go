@@ -75,6 +75,7 @@ func (a traffic) records(rng *rand.Rand, now time.Time) []*flowpb.FlowMessage {
 	times(m, end.Add(-duration(rng, 5*time.Second)), end)
 	out := []*flowpb.FlowMessage{m}
 	switch a.Kind {
+	case tcp, trafficKinds:
 	case udp:
 		m.Proto, m.DstPort, m.TcpFlags = 17, 53, 0
 		if rng.IntN(5) == 0 {
