@@ -26,13 +26,13 @@ func (l *life) beginPasses(ctx context.Context) {
 		return
 	}
 	var begin []int32
-	l.Session.mu.Lock()
+	l.mu.Lock()
 	for n := range l.asked {
 		if p := l.owned[n]; p != nil && p.until == 0 {
 			begin = append(begin, n)
 		}
 	}
-	l.Session.mu.Unlock()
+	l.mu.Unlock()
 	if len(begin) == 0 {
 		return
 	}
@@ -51,9 +51,9 @@ func (l *life) beginPasses(ctx context.Context) {
 		if p == nil || start.Err != nil || end.Err != nil {
 			continue
 		}
-		l.Session.mu.Lock()
+		l.mu.Lock()
 		delete(l.asked, n)
-		l.Session.mu.Unlock()
+		l.mu.Unlock()
 		if p.next = max(p.next, start.Offset); p.next < end.Offset {
 			p.until = end.Offset
 			read = append(read, n)

@@ -207,6 +207,7 @@ func (a replicaNetwork) run(w *world, _ *rand.Rand) {
 		case networkLossy:
 			i.host.blackhole(receiving)
 			w.after(a.For-time.Millisecond, i.host.cut)
+		case networkFaults:
 		}
 	}, a.For)
 }

@@ -28,8 +28,8 @@ const cache = ".cache/simulation"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	err := command(ctx, os.Args[1:])
+	stop()
 	switch {
 	case err == nil:
 	case errors.Is(err, flag.ErrHelp):
