@@ -1,6 +1,7 @@
 package pair
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -400,5 +401,54 @@ func TestAdvanceInPiecesGivesTheSame(t *testing.T) {
 		if calls < len(flows) {
 			t.Error("proves little")
 		}
+	}
+}
+
+// altered returns a piece with the one connection of first, whose sides are replaced.
+func altered(t *testing.T, first Flow, sides []side) []byte {
+	t.Helper()
+	m := New(testConfig, 1, func(*Emission) {})
+	m.Observe(&first)
+	e := m.table.entries.at(1)
+	m.strip(e)
+	for i := range sides {
+		s := m.newSide(e, vantage{domain: uint32(i) + 1})
+		next, v := s.next, s.vantage
+		*s = sides[i]
+		s.next, s.vantage = next, v
+	}
+	pieces := m.Deltas(1 << 20)
+	if len(pieces) != 1 {
+		t.Fatalf("%d pieces", len(pieces))
+	}
+	return pieces[0]
+}
+
+// The 25th side is as far from each of the others as two times can be.
+func TestSidesOfAnyTimesAreMergedAtRestore(t *testing.T) {
+	first := one(1, 1000*int64(time.Second), 1001*int64(time.Second))
+	sides := []side{{toHi: true, rateMin: 1, rateMax: 1, records: 1, packets: 1}}
+	for i := range maxSides {
+		sides = append(sides, side{toHi: true, rateMin: 1, rateMax: 1, records: 1, packets: 1, start: math.MaxInt64, end: int64(i) + 1})
+	}
+	m, out := collector(testConfig)
+	if err := m.Apply(0, altered(t, first, sides)); err != nil {
+		t.Fatal(err)
+	}
+	m.Restored(first.Received)
+	if used := m.sides.used(); used != maxSides {
+		t.Errorf("%d sides are held, want %d", used, maxSides)
+	}
+	m.Close()
+	if len(*out) != 1 {
+		t.Errorf("%d connections, want 1", len(*out))
+	}
+}
+
+func TestAnEntryWithoutSidesIsRefused(t *testing.T) {
+	first := one(1, 1000*int64(time.Second), 1001*int64(time.Second))
+	m, _ := collector(testConfig)
+	if err := m.Apply(0, altered(t, first, nil)); !errors.Is(err, errPiece) {
+		t.Errorf("want an error that names the piece, got %v", err)
 	}
 }

@@ -172,7 +172,11 @@ func (m *Machine) restoreClocks() {
 		all = append(all, kept{of, decision{value[0] != 0, seq}})
 	})
 	slices.SortFunc(all, func(a, b kept) int { return cmp.Compare(a.d.seq, b.d.seq) })
-	for _, k := range all {
+	beyond := max(0, len(all)-maxClocks)
+	for _, k := range all[:beyond] {
+		m.shared.set(tagClocks, k.of.key(), nil)
+	}
+	for _, k := range all[beyond:] {
 		m.clocks.put(k.of, k.d)
 		m.clocks.seq = max(m.clocks.seq, k.d.seq)
 	}

@@ -1,6 +1,7 @@
 package pair
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -185,5 +186,31 @@ func TestForgedExportersNearTheLimitAreBounded(t *testing.T) {
 	}
 	if !slices.IsSortedFunc(m.clocks.order, func(a, b ordered) int { return int(a.seq) - int(b.seq) }) {
 		t.Error("the order of decisions is lost")
+	}
+}
+
+// State can hold more clocks than a machine keeps: the newest decisions stay, the others
+// are removed from the state too.
+func TestRestoredClocksAreBounded(t *testing.T) {
+	c := testConfig
+	c.StateFormat = 3
+	from, m := New(c, 1, func(*Emission) {}), New(c, 1, func(*Emission) {})
+	of := func(i int) clock { return clock{domain: uint32(i)} }
+	const n = 2*maxClocks + 7
+	for i := range n {
+		key := of(i).key()
+		from.shared.set(tagClocks, key, binary.AppendUvarint([]byte{1}, uint64(i+1)))
+	}
+	for i, p := range from.Deltas(1 << 20) {
+		if err := m.Apply(int64(i), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.Restored(1)
+	m.Deltas(1 << 20)
+	_, oldest := m.clocks.at[of(n-maxClocks)]
+	_, beyond := m.clocks.at[of(n-maxClocks-1)]
+	if len(m.clocks.at) != maxClocks || len(m.shared.at) != maxClocks || !oldest || beyond {
+		t.Errorf("%d clocks, %d in the state, want the newest %d", len(m.clocks.at), len(m.shared.at), maxClocks)
 	}
 }

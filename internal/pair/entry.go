@@ -314,7 +314,7 @@ func (m *Machine) merge(e *entry, x *side) {
 		switch gap := max(s.start-x.end, x.start-s.end); {
 		case gap <= skew:
 			rival = s
-		case gap < least:
+		case nearest == nil || gap < least:
 			nearest, least = s, gap
 		}
 	}

@@ -263,6 +263,9 @@ func (m *Machine) applyEntry(v *coder, n int32, format uint8) error {
 	if len(v.b) > 0 {
 		return fmt.Errorf("entry: %d octets follow it", len(v.b))
 	}
+	if e.sides == 0 {
+		return errors.New("entry: no direction was seen")
+	}
 	if i := m.find(&e.key, e.origin); i != 0 {
 		m.drop(i)
 	}
