@@ -24,6 +24,8 @@ const (
 	maxLives = 1000
 	// maxParts bounds the reports of one slot.
 	maxParts = 128
+	// maxNoted bounds the noted reports of a stream.
+	maxNoted = 128
 	// streamMaxOctets bounds one stream.
 	streamMaxOctets = 256 << 10
 	// rateSlots is over how many slots flows per second are told.
@@ -102,12 +104,19 @@ type history struct {
 	settled int64      // slots up to this one are in loss; 0: none
 	back    int
 	loss    loss
+	noted   []noted // the newest last
 
 	octets        int64 // of all this
 	heard         int64 // turn of the last report
 	turns         int   // turns with reports
 	established   bool
 	before, after *history // in the list of its class
+}
+
+// A noted report is one of a slot that can come after the slot is in the account.
+type noted struct {
+	key   uint64 // hash of the record's
+	units Units
 }
 
 // lived holds what one process of a replica counted in its life.
@@ -268,7 +277,7 @@ func (c *Cluster) shrink(h *history) {
 
 // size returns the octets of h.
 func (h *history) size() int64 {
-	n := int64(historyOctets + len(h.newest.name) + len(h.newest.site))
+	n := int64(historyOctets + len(h.newest.name) + len(h.newest.site) + len(h.noted)*notedOctets)
 	for i := range h.lives {
 		n += int64(lifeOctets + len(h.lives[i].replica))
 	}
@@ -334,15 +343,15 @@ func (h *history) forgetLife() {
 // slot takes what a replica counted in a slot. An error says that there are too many
 // reports of the slot.
 func (h *history) slot(key []byte, m *flowpb.ExporterReport, s *flowpb.ExporterSlot) error {
-	if h.settled != 0 && s.Begin <= h.settled {
-		if s.Recovered != nil { // its other datagrams are in the account
-			h.loss.late(s.Recovered)
+	settled := h.settled != 0 && s.Begin <= h.settled
+	if more := late(s); more != nil {
+		fresh := h.note(xxhash.Sum64(key), unitsFrom(more))
+		if settled { // the slot's other datagrams are in the account
+			h.loss.late(&fresh)
 			return nil
 		}
-		if s.GetReceived().GetDatagrams() == 0 { // sets that were decoded late
-			h.loss.late(s.Received)
-			return nil
-		}
+	}
+	if settled {
 		if h.back++; h.back < maxBack {
 			return nil
 		}
@@ -365,6 +374,39 @@ func (h *history) slot(key []byte, m *flowpb.ExporterReport, s *flowpb.ExporterS
 	}
 	h.settle(openSlots)
 	return nil
+}
+
+// late returns what a report says of a slot that can still be added once the slot is in
+// the account: what another replica recovered, or sets that were decoded late. Nil: nothing.
+func late(s *flowpb.ExporterSlot) *flowpb.ExportUnits {
+	switch {
+	case s.Recovered != nil:
+		return s.Recovered
+	case s.GetReceived().GetDatagrams() == 0:
+		return s.Received
+	}
+	return nil
+}
+
+// note notes what the report under a key has that can come late, and returns how much of
+// it no report under that key had before: reports are read more than once, and several
+// replicas recover the same account.
+func (h *history) note(key uint64, u Units) (fresh Units) {
+	i := slices.IndexFunc(h.noted, func(n noted) bool { return n.key == key })
+	if i < 0 {
+		if len(h.noted) >= maxNoted {
+			h.noted = slices.Delete(h.noted, 0, 1)
+		}
+		i = len(h.noted)
+		h.noted = append(h.noted, noted{key: key})
+	}
+	n := &h.noted[i]
+	for x := range u {
+		if u[x] > n.units[x] {
+			fresh[x], n.units[x] = u[x]-n.units[x], u[x]
+		}
+	}
+	return fresh
 }
 
 // settle takes all but the newest slots into the account.

@@ -3,8 +3,6 @@ package accounting
 import (
 	"math"
 	"slices"
-
-	"weir/pkg/flowpb"
 )
 
 // A Loss is what sequence numbers say of datagrams that no replica received.
@@ -183,9 +181,8 @@ func (l *loss) account(sent int64, last *Units) {
 }
 
 // late takes what belongs to a slot that is in the account already.
-func (l *loss) late(more *flowpb.ExportUnits) {
-	u := unitsFrom(more)
-	l.received.add(&u)
+func (l *loss) late(u *Units) {
+	l.received.add(u)
 	for i := range u {
 		l.missing[i] = signedSum(l.missing[i], -int64(u[i]))
 	}

@@ -26,10 +26,11 @@ const (
 	slotOctets     = 128
 	runOctets      = 112
 	placeOctets    = 96 // an established stream's entry in a room
-	historyOctets  = 640
+	historyOctets  = 664
 	lifeOctets     = 128
 	gatheredOctets = 48
 	partOctets     = 72
+	notedOctets    = 72
 )
 
 // Streams. A source address can be forged, and so can a datagram that decodes: a

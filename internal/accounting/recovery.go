@@ -94,14 +94,16 @@ func NewRecovery(ended Life) *Recovery {
 // ReportsFrom returns from when on Report needs the records of the exporters topic.
 func (r *Recovery) ReportsFrom() time.Time { return r.life.Reported.Add(-reportsBefore) }
 
-// Report takes a record of the exporters topic, of any process.
-func (r *Recovery) Report(key, value []byte) {
+// Report takes a record of the exporters topic, of any process, written at the instant at.
+func (r *Recovery) Report(key, value []byte, at time.Time) {
 	m, s, err := parseReport(value)
 	if err != nil || r.octets > recoveryOctets {
 		return
 	}
 	own := clip(m.Replica) == r.life.Replica && m.StartedNs == r.life.Started
-	r.closed = r.closed || own && m.GetSummary().GetClosed()
+	// A silent process can be taken to have ended, and goes on: its later reports open
+	// the account again.
+	r.closed = r.closed || own && m.GetSummary().GetClosed() && !at.Before(r.life.Reported)
 	if recovered(m) { // by a replica that did not finish; the reports before are there too
 		return
 	}

@@ -57,7 +57,7 @@ func (r *Replica) recoverAccount(ctx context.Context, ended accounting.Life) err
 	topic := r.c.Topics.Name(kafka.Exporters)
 	err := kafka.ReadBetween(ctx, r.c.Kafka, topic, a.ReportsFrom(), began.Add(24*time.Hour), func(records []kafka.Record) error {
 		for i := range records {
-			a.Report(records[i].Key, records[i].Value)
+			a.Report(records[i].Key, records[i].Value, records[i].Time)
 		}
 		return nil
 	})
