@@ -3,7 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
-	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -121,7 +121,7 @@ func TestAJoinIsRefusedFromTheTimeoutUntilKfakesTimerExpires(t *testing.T) {
 		t.Error("a join after the phase has ended is refused")
 	}
 	for i := range 3 * maxGroups {
-		r.Group = fmt.Sprint(i)
+		r.Group = strconv.Itoa(i)
 		b.refuses(r, t0)
 	}
 	if len(b.groups) > maxGroups {
