@@ -452,3 +452,58 @@ func TestAnEntryWithoutSidesIsRefused(t *testing.T) {
 		t.Errorf("want an error that names the piece, got %v", err)
 	}
 }
+
+// A version without maxSameKey wrote 9 000 connections of one key, each of them twice. A
+// restored machine takes each once; the next records of the key push out all but
+// maxSameKey, oldest first, and each is reported.
+func TestAKeyWithManyRestoredConnectionsIsBroughtToItsBound(t *testing.T) {
+	const n = 9000
+	old := New(testConfig, 1, func(*Emission) {})
+	base := one(1, 999*int64(time.Second), 1000*int64(time.Second))
+	old.Observe(&base)
+	first := *old.table.entries.at(1)
+	for i := range n - 1 {
+		e := first
+		e.origin, e.seq, e.sides, e.marks, e.in = uint64(i)+2, uint64(i)+2, 0, 0, queueNone
+		x := old.table.insert(&e, e.key.hash())
+		s := old.newSide(old.table.entries.at(x), base.vantage)
+		v := s.vantage
+		*s = *old.sides.at(first.sides)
+		s.vantage, s.next = v, 0
+	}
+	m, out := collector(testConfig)
+	for round := range int64(2) {
+		for i := range int32(n) {
+			old.log.changed(i+1, old.table.entries.at(i+1))
+		}
+		for i, p := range old.Deltas(900_000) {
+			if err := m.Apply(100*round+int64(i), p); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	m.Restored(base.Received)
+	if open, _ := m.Held(); open != n || m.crowds != nil {
+		t.Fatalf("%d connections are restored, want %d", open, n)
+	}
+	const records = 10
+	for i := range records {
+		f := one(n+uint64(i)+1, base.Start+int64(i+1)*int64(time.Hour), base.End+int64(i+1)*int64(time.Hour))
+		f.Received = base.Received
+		before := len(*out)
+		m.Observe(&f)
+		if got := len(*out) - before; got > maxSameKeyEvicted {
+			t.Fatalf("record %d pushed out %d connections, at most %d", i, got, maxSameKeyEvicted)
+		}
+	}
+	if open, _ := m.Held(); open != maxSameKey {
+		t.Errorf("%d are open, want %d", open, maxSameKey)
+	}
+	const gone = n + records - maxSameKey
+	if b := m.TakeBounded(); len(*out) != gone || b.SameKey != gone {
+		t.Errorf("%d reported, %d counted, want %d", len(*out), b.SameKey, gone)
+	}
+	if id, want := (*out)[0].ConnectionId, first.id(); string(id) != string(want[:]) {
+		t.Error("the oldest is not the first that went")
+	}
+}

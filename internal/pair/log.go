@@ -127,18 +127,45 @@ func (m *Machine) RestoreFrom() int64 {
 	return m.log.deltas[0].offset
 }
 
-// find returns the entry with this key and origin, 0 when there is none.
+// crowds are the keys of which more than maxSameKey entries are restored: numbers of
+// entries, by origin.
+type crowds map[stateKey]map[uint64]int32
+
+// find returns the entry with this key and origin during a restore, 0 when there is none.
 func (m *Machine) find(k *stateKey, origin uint64) int32 {
+	if crowd := m.crowds[*k]; crowd != nil {
+		return crowd[origin]
+	}
+	n := 0
 	for i := m.table.first(k, k.hash()); i != 0; i = m.table.next(i) {
 		if m.table.entries.at(i).origin == origin {
 			return i
+		}
+		if n++; n > maxSameKey {
+			return m.crowd(k)[origin]
 		}
 	}
 	return 0
 }
 
+// crowd makes the crowd of a key.
+func (m *Machine) crowd(k *stateKey) map[uint64]int32 {
+	crowd := map[uint64]int32{}
+	for i := m.table.first(k, k.hash()); i != 0; i = m.table.next(i) {
+		crowd[m.table.entries.at(i).origin] = i
+	}
+	if m.crowds == nil {
+		m.crowds = crowds{}
+	}
+	m.crowds[*k] = crowd
+	return crowd
+}
+
 // drop takes an entry out during a restore.
 func (m *Machine) drop(i int32) {
+	if e := m.table.entries.at(i); m.crowds[e.key] != nil {
+		delete(m.crowds[e.key], e.origin)
+	}
 	m.forget(i)
 	m.log.removed = m.log.removed[:0]
 }
@@ -156,7 +183,7 @@ func (m *Machine) Restored(streamTime int64) {
 		i   int32
 	}
 	held := make([]place, 0, m.table.entries.used())
-	for i := int32(1); i <= m.table.entries.n; i++ {
+	for i := m.table.entries.n; i > 0; i-- { // the newest of a key are found first
 		e := m.table.entries.at(i)
 		if e.marks&isHeld == 0 {
 			continue
@@ -174,6 +201,7 @@ func (m *Machine) Restored(streamTime int64) {
 		held = append(held, place{at: e.deadline, seq: e.seq, i: i})
 		m.seq = max(m.seq, e.seq)
 	}
+	m.crowds = nil
 	slices.SortFunc(held, func(a, b place) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.seq, b.seq)) })
 	for _, p := range held {
 		e := m.table.entries.at(p.i)

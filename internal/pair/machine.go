@@ -2,7 +2,9 @@ package pair
 
 import (
 	"bytes"
+	"cmp"
 	"math"
+	"slices"
 
 	"weir/pkg/flowpb"
 )
@@ -29,9 +31,11 @@ type Machine struct {
 
 	log    deltaLog
 	shared shared
+	crowds crowds           // during a restore
 	kept   map[int32][]byte // extensions of entries that this version does not know, as they were read
 	report report
 
+	sameKey []int32 // by evictSameKey
 	bounded Bounded
 }
 
@@ -135,6 +139,10 @@ func (m *Machine) emitted(e *entry) bool { return e.deadline <= m.now }
 // compared with all of them. A host that reuses its port as fast as TCP lets it has
 // two or three within PAIR_IDLE + PAIR_LATE_GRACE.
 const maxSameKey = 32
+
+// maxSameKeyEvicted bounds the connections of its own key that one record pushes out.
+// More than one must go after a restore: a version without maxSameKey wrote more.
+const maxSameKeyEvicted = 1000
 
 // maxEvicted bounds the connections that one record pushes out. More than one must go
 // after a restore with a smaller PAIR_MAX_OPEN.
@@ -243,19 +251,21 @@ func (m *Machine) evict() bool {
 	return i != 0
 }
 
-// evictSameKey gives up the entry of a key that was emitted first, else the one that
-// would be emitted next.
+// evictSameKey makes room for one more entry of a key: it gives up those that were
+// emitted first, then those that would be emitted next.
 func (m *Machine) evictSameKey(k *stateKey, hash uint32) {
-	first := m.table.first(k, hash)
-	best := m.table.entries.at(first)
-	for i := m.table.next(first); i != 0; i = m.table.next(i) {
-		e := m.table.entries.at(i)
-		if e.deadline < best.deadline || e.deadline == best.deadline && e.seq < best.seq {
-			first, best = i, e
-		}
+	m.sameKey = m.sameKey[:0]
+	for i := m.table.first(k, hash); i != 0; i = m.table.next(i) {
+		m.sameKey = append(m.sameKey, i)
 	}
-	m.giveUp(first)
-	m.bounded.SameKey++
+	slices.SortFunc(m.sameKey, func(i, j int32) int {
+		a, b := m.table.entries.at(i), m.table.entries.at(j)
+		return cmp.Or(cmp.Compare(a.deadline, b.deadline), cmp.Compare(a.seq, b.seq))
+	})
+	for _, i := range m.sameKey[:min(len(m.sameKey)+1-maxSameKey, maxSameKeyEvicted)] {
+		m.giveUp(i)
+		m.bounded.SameKey++
+	}
 }
 
 // giveUp forgets an entry before its time, and emits it unless it was emitted.

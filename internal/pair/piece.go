@@ -271,6 +271,9 @@ func (m *Machine) applyEntry(v *coder, n int32, format uint8) error {
 	}
 	i := m.table.insert(&e, e.key.hash())
 	x := m.table.entries.at(i)
+	if crowd := m.crowds[e.key]; crowd != nil {
+		crowd[e.origin] = i
+	}
 	if len(kept) > 0 {
 		if m.kept == nil {
 			m.kept = map[int32][]byte{}
