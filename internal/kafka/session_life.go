@@ -250,9 +250,11 @@ func (l *life) failures(ctx context.Context, fetches kgo.Fetches) error {
 		working = false
 		l.note(e.Err)
 		l.reading.report(fmt.Errorf("topic %s partition %d: %w", e.Topic, e.Partition, e.Err))
-		for _, p := range l.owned { // an unreadable partition is not an idle one
-			p.since = l.sc.Now()
-			p.rest = p.since
+		for n, p := range l.owned { // a partition that cannot be read is not silent
+			if e.Topic == "" || n == e.Partition {
+				p.since = l.sc.Now()
+				p.rest = p.since
+			}
 		}
 	}
 	if l.unreadable++; working {

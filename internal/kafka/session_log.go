@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,7 +115,7 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 		return fmt.Errorf("kafka client: %w", err)
 	}
 	defer cl.Close()
-	if err := whole(ctx, kadm.NewClient(cl), topic, parts); err != nil {
+	if err := whole(ctx, cl, topic, parts); err != nil {
 		return err
 	}
 	left := maps.Clone(parts)
@@ -154,26 +153,19 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 // whole returns a *TruncatedError when partitions of a topic do not hold their part. The
 // end is that of the log, not of its decided transactions: the records of a committed
 // transaction are there before its marker is.
-func whole(ctx context.Context, adm *kadm.Client, topic string, parts map[int32]Range) error {
-	starts, err := adm.ListStartOffsets(ctx, topic)
+func whole(ctx context.Context, cl *kgo.Client, topic string, parts map[int32]Range) error {
+	logs, err := listBounds(ctx, cl, topic, slices.Collect(maps.Keys(parts)), readUncommitted)
 	if err != nil {
-		return fmt.Errorf("offsets of %s: %w", topic, err)
-	}
-	ends, err := adm.ListEndOffsets(ctx, topic)
-	if err != nil {
-		return fmt.Errorf("offsets of %s: %w", topic, err)
+		return err
 	}
 	gone := map[int32]Truncation{}
 	for n, want := range parts {
-		start, end := starts[topic][n], ends[topic][n]
-		if start.Topic == "" || end.Topic == "" {
-			return fmt.Errorf("offsets of %s: the answer has no partition %d", topic, n)
+		log, ok := logs[n]
+		if !ok {
+			return fmt.Errorf("offsets of %s: the leader of partition %d does not answer", topic, n)
 		}
-		if err := cmp.Or(start.Err, end.Err); err != nil {
-			return fmt.Errorf("offsets of %s partition %d: %w", topic, n, err)
-		}
-		if start.Offset > want.From || end.Offset <= want.To {
-			gone[n] = Truncation{want, start.Offset, end.Offset}
+		if log.first > want.From || log.end <= want.To {
+			gone[n] = Truncation{want, log.first, log.end}
 		}
 	}
 	if len(gone) > 0 {
@@ -216,18 +208,8 @@ func (s *Session) InputStart(ctx context.Context, partition int32) (int64, error
 		return 0, fmt.Errorf("kafka client: %w", err)
 	}
 	defer cl.Close()
-	starts, err := kadm.NewClient(cl).ListStartOffsets(ctx, s.sc.Input)
-	if err != nil {
-		return 0, fmt.Errorf("offsets of %s: %w", s.sc.Input, err)
-	}
-	start, ok := starts.Lookup(s.sc.Input, partition)
-	if !ok {
-		return 0, fmt.Errorf("offsets of %s: the answer has no partition %d", s.sc.Input, partition)
-	}
-	if start.Err != nil {
-		return 0, fmt.Errorf("offsets of %s partition %d: %w", s.sc.Input, partition, start.Err)
-	}
-	return start.Offset, nil
+	starts, err := listOffsets(ctx, cl, s.sc.Input, []int32{partition}, startOfLog, readUncommitted)
+	return starts[partition], err
 }
 
 // Truncate deletes the records of a topic before the offsets given, by

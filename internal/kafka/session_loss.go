@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -90,30 +89,6 @@ func (s *Session) moved(partition int32, m move, lost int64) {
 		"topic", s.sc.Input, "partition", partition, "cause", m.cause, "position", m.from, "goes_on_at", m.to, "records_lost_unread", max(lost, 0))
 }
 
-// bounds are the first offset of a partition and the offset after its last record.
-type bounds struct{ first, end int64 }
-
-// inputBounds returns the bounds of the input's partitions; those that cannot be listed now
-// are missing.
-func (l *life) inputBounds(ctx context.Context, cl *kgo.Client) (map[int32]bounds, error) {
-	adm := kadm.NewClient(cl)
-	starts, err := adm.ListStartOffsets(ctx, l.sc.Input)
-	if err != nil {
-		return nil, fmt.Errorf("offsets of %s: %w", l.sc.Input, err)
-	}
-	ends, err := adm.ListEndOffsets(ctx, l.sc.Input)
-	if err != nil {
-		return nil, fmt.Errorf("offsets of %s: %w", l.sc.Input, err)
-	}
-	all := map[int32]bounds{}
-	for n, start := range starts[l.sc.Input] {
-		if end, ok := ends[l.sc.Input][n]; ok && start.Err == nil && end.Err == nil {
-			all[n] = bounds{start.Offset, end.Offset}
-		}
-	}
-	return all, nil
-}
-
 // nearest returns the position from which a partition is read: at, or the nearest one that
 // the log holds.
 func (l *life) nearest(at Position, log bounds) Position {
@@ -151,9 +126,14 @@ func (l *life) look(ctx context.Context) error {
 	return nil
 }
 
-// locate returns where partitions with these committed positions are read from.
+// locate returns where partitions with these committed positions are read from. The client
+// finds out itself if a partition whose leader does not answer does not hold its position.
 func (l *life) locate(ctx context.Context, cl *kgo.Client, committed []Position) ([]Position, error) {
-	logs, err := l.inputBounds(ctx, cl)
+	partitions := make([]int32, len(committed))
+	for i, pos := range committed {
+		partitions[i] = pos.Partition
+	}
+	logs, err := listBounds(ctx, cl, l.sc.Input, partitions, readUncommitted)
 	if err != nil {
 		return nil, err
 	}
@@ -164,9 +144,9 @@ func (l *life) locate(ctx context.Context, cl *kgo.Client, committed []Position)
 			l.expire(err)
 			return nil, err
 		}
-		at[i] = pos
+		at[i] = l.recall(pos)
 		if log, ok := logs[pos.Partition]; ok {
-			at[i] = l.nearest(l.recall(pos), log)
+			at[i] = l.nearest(at[i], log)
 		}
 		l.begin[pos.Partition] = at[i].Offset
 	}

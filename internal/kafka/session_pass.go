@@ -1,10 +1,6 @@
 package kafka
 
-import (
-	"context"
-
-	"github.com/twmb/franz-go/pkg/kadm"
-)
+import "context"
 
 // Pass asks for a pass over a partition: from the committed offset to the end as
 // of its start, then no further until it is asked again. What the Handler
@@ -36,26 +32,22 @@ func (l *life) beginPasses(ctx context.Context) {
 	if len(begin) == 0 {
 		return
 	}
-	adm := kadm.NewClient(l.gts.Client())
-	starts, err := adm.ListStartOffsets(ctx, l.sc.Input)
+	logs, err := listBounds(ctx, l.gts.Client(), l.sc.Input, begin, readCommitted)
 	if err != nil {
 		return // asked for still: tried again
 	}
-	ends, err := adm.ListCommittedOffsets(ctx, l.sc.Input)
-	if err != nil {
-		return
-	}
 	var read []int32
 	for _, n := range begin {
-		p, start, end := l.owned[n], starts[l.sc.Input][n], ends[l.sc.Input][n]
-		if p == nil || start.Err != nil || end.Err != nil {
+		p := l.owned[n]
+		log, ok := logs[n]
+		if p == nil || !ok {
 			continue
 		}
 		l.mu.Lock()
 		delete(l.asked, n)
 		l.mu.Unlock()
-		if p.next = max(p.next, start.Offset); p.next < end.Offset {
-			p.until = end.Offset
+		if p.next = max(p.next, log.first); p.next < log.end {
+			p.until = log.end
 			read = append(read, n)
 		}
 	}

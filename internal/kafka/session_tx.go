@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -186,14 +185,22 @@ func (l *life) idle(ctx context.Context, tx *Tx) error {
 	if len(quiet) == 0 || tx.failure() != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, endsWithin)
-	defer cancel()
-	ends, err := kadm.NewClient(l.gts.Client()).ListEndOffsets(ctx, l.sc.Input)
+	partitions := slices.Sorted(maps.Keys(quiet))
+	ends, err := listOffsets(ctx, l.gts.Client(), l.sc.Input, partitions, endOfLog, readUncommitted)
 	if err != nil {
-		return nil // Kafka is away: no time to say that nothing comes
+		ends = nil
 	}
-	for _, n := range slices.Sorted(maps.Keys(quiet)) {
-		if end := ends[l.sc.Input][n]; l.owned[n] == nil || end.Err != nil || end.Offset != l.owned[n].next {
+	for _, n := range partitions {
+		p := l.owned[n]
+		if p == nil { // lost at the begin of the transaction
+			continue
+		}
+		end, ok := ends[n]
+		if !ok { // its leader is away: that is no silence, and the question is not repeated soon
+			p.since = l.sc.Now()
+			continue
+		}
+		if end != p.next {
 			continue
 		}
 		if err := tx.begin(); err != nil {
