@@ -230,7 +230,30 @@ func (m *Machine) code(c *coder, e *entry) {
 		s := m.sides.at(i)
 		v := m.vantages.of.at(s.vantage).vantage
 		c.vantage(&v)
-		s.code(c)
+		s.code(c, s.state == endSoft && m.heldIdle(e))
+	}
+}
+
+// heldIdle reports whether e is held for PAIR_IDLE though an exporter says that it is
+// idle, and is written in format 2. The version that reads format 2 alone takes a
+// connection of two idle directions for complete: its deadline of PAIR_IDLE would stand
+// before those of PAIR_LINGER in one queue, and keep them from being reported.
+func (m *Machine) heldIdle(e *entry) bool {
+	return m.c.format() == 2 && e.key.Proto == flowkey.TCP && !m.complete(e)
+}
+
+// endState is how a direction stands. Of a connection that is held, idle is written as
+// endOpen, in a varint that is longer than it must be: a version that takes such a
+// connection for complete reads that it goes on.
+func (c *coder) endState(v *end, held bool) {
+	const first, second = 0x80 | byte(endOpen), 0
+	switch {
+	case held:
+		c.b = append(c.b, first, second)
+	case c.reading && len(c.b) >= 2 && c.b[0] == first && c.b[1] == second:
+		*v, c.b = endSoft, c.b[2:]
+	default:
+		c.u8((*uint8)(v))
 	}
 }
 
@@ -243,7 +266,7 @@ func (m *Machine) readSides(c *coder, e *entry, n uint16) {
 			return
 		}
 		s := m.newSide(e, v)
-		s.code(c)
+		s.code(c, false)
 		of := &toLo
 		if s.toHi {
 			of = &toHi
@@ -273,7 +296,7 @@ func (l *link) code(c *coder) {
 	c.u8(&l.app.n)
 }
 
-func (s *side) code(c *coder) {
+func (s *side) code(c *coder, held bool) {
 	c.flag(&s.toHi)
 	c.u64(&s.octets)
 	c.u64(&s.packets)
@@ -289,7 +312,7 @@ func (s *side) code(c *coder) {
 	c.u16((*uint16)(&s.fine))
 	c.hash(&s.datagram)
 	c.u8(&s.reason)
-	c.u8((*uint8)(&s.state))
+	c.endState(&s.state, held)
 	c.u32(&s.inIf)
 	c.u32(&s.outIf)
 	c.u8(&s.tos)

@@ -316,3 +316,63 @@ func TestUnknownTagsAreRefusedWhenEvenAndKeptWhenOdd(t *testing.T) {
 		}
 	}
 }
+
+// Version b879fb6 takes a TCP connection of two idle directions for complete, and puts it
+// before those that end after PAIR_LINGER. What this version holds for PAIR_IDLE must
+// look as if it went on to that version, and be restored as it is by this one.
+func TestIdleConnectionsKeepTheirPlaceInTheVersionBefore(t *testing.T) {
+	idle, hard := uint8(1), uint8(reasonEnd)
+	for _, tt := range []struct {
+		name        string
+		format      int
+		proto       uint8
+		there, back uint8
+		held        bool
+	}{
+		{"two idle directions", 2, 6, idle, idle, true},
+		{"one that ended", 2, 6, hard, idle, false},
+		{"UDP", 2, 17, idle, idle, false},
+		{"format 3", 3, 6, idle, idle, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := testConfig
+			c.StateFormat = tt.format
+			m, _ := collector(c)
+			at := 1000 * int64(time.Second)
+			there, back := one(1, at, at+1), one(2, at, at+1)
+			there.Key.Proto, back.Key.Proto, there.Reason, back.Reason, back.SrcIsLo = tt.proto, tt.proto, tt.there, tt.back, !there.SrcIsLo
+			m.Observe(&there)
+			m.Observe(&back)
+			e := m.table.entries.at(1)
+			if got := m.heldIdle(e); got != tt.held {
+				t.Errorf("held %v, want %v", got, tt.held)
+			}
+			to, _ := collector(c)
+			if err := to.Apply(0, m.Deltas(1 << 20)[0]); err != nil {
+				t.Fatal(err)
+			}
+			to.Restored(m.StreamTime())
+			got := to.table.entries.at(1)
+			if got.deadline != e.deadline || to.queueOf(got) != m.queueOf(e) {
+				t.Errorf("restored into queue %v until %d, want %v, %d", to.queueOf(got), got.deadline, m.queueOf(e), e.deadline)
+			}
+			var before uint8 // as that version reads the first side's state
+			s := *m.sides.at(e.sides)
+			var as coder
+			as.endState(&s.state, s.state == endSoft && m.heldIdle(e))
+			(&coder{b: as.b, reading: true}).u8(&before)
+			want := uint8(s.state)
+			if tt.held {
+				want = uint8(endOpen)
+			}
+			if before != want {
+				t.Errorf("the version before reads state %d, want %d", before, want)
+			}
+			plain := coder{base: e.first}
+			s.code(&plain, false)
+			if tt.held && bytes.Contains(m.log.buf, plain.b) {
+				t.Error("a direction is written as idle")
+			}
+		})
+	}
+}

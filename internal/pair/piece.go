@@ -11,7 +11,7 @@ import (
 // The formats of a piece that Apply reads and Deltas writes.
 //
 // Format 2: format (1 octet), number of removals (4), each a key and an origin;
-// then entries, each with its length (4) before it.
+// then entries, each with its length (4) before it. See heldIdle.
 //
 // Format 3: format (1), then sections, each a tag (1), a length (4) and items:
 // removals, shared values, entries with their lengths (4). After its fixed fields,
