@@ -44,7 +44,8 @@ const (
 type Recovery struct {
 	life      Life
 	closed    bool
-	octets    int // of reports
+	octets    int  // of reports
+	full      bool // there are more reports than are held
 	streams   map[Stream]*lostStream
 	unknown   int // streams of which the process made no report
 	datagrams map[datagramKey]*publishedDatagram
@@ -57,15 +58,18 @@ type Recovery struct {
 type lostStream struct {
 	summary    *flowpb.ExporterSummary // of the process; nil: it made none
 	summaryKey []byte
+	octets     int                 // of the summary
 	slots      map[int64]*lostSlot // of the process, by begin
 	sequenced  bool                // any process reported runs
 	boots      []bootRange         // of all processes
 	reported   bool                // by the process
+	stale      bool                // a report of the process is not held
 }
 
 type lostSlot struct {
-	key  []byte
-	slot *flowpb.ExporterSlot
+	key    []byte
+	slot   *flowpb.ExporterSlot
+	octets int
 }
 
 // A bootRange holds the sequence numbers of an exporter since it started.
@@ -97,7 +101,7 @@ func (r *Recovery) ReportsFrom() time.Time { return r.life.Reported.Add(-reports
 // Report takes a record of the exporters topic, of any process, written at the instant at.
 func (r *Recovery) Report(key, value []byte, at time.Time) {
 	m, s, err := parseReport(value)
-	if err != nil || r.octets > recoveryOctets {
+	if err != nil {
 		return
 	}
 	own := clip(m.Replica) == r.life.Replica && m.StartedNs == r.life.Started
@@ -109,24 +113,48 @@ func (r *Recovery) Report(key, value []byte, at time.Time) {
 	}
 	l := r.streams[s]
 	if l == nil {
+		if !r.take(accountOctets) {
+			return
+		}
 		l = &lostStream{slots: map[int64]*lostSlot{}}
 		r.streams[s] = l
-		r.octets += accountOctets
 	}
 	if slot := m.GetSlot(); slot != nil {
 		l.learn(slot)
 	}
-	if !own {
-		return
+	if own {
+		l.reported = true
+		r.hold(l, m, key, len(key)+3*len(value))
 	}
-	l.reported = true
-	r.octets += len(key) + 3*len(value)
-	key = slices.Clone(key)
-	if m.GetSummary() != nil {
-		l.summary, l.summaryKey = m.GetSummary(), key
-	} else {
-		l.slots[m.GetSlot().GetBegin()] = &lostSlot{key, m.GetSlot()}
+}
+
+// hold keeps a report of the process in place of the one before it.
+func (r *Recovery) hold(l *lostStream, m *flowpb.ExporterReport, key []byte, octets int) {
+	slot := m.GetSlot()
+	before := l.octets
+	if slot != nil {
+		if before = 0; l.slots[slot.Begin] != nil {
+			before = l.slots[slot.Begin].octets
+		}
 	}
+	switch {
+	case !r.take(octets - before):
+		l.stale = true
+	case slot != nil:
+		l.slots[slot.Begin] = &lostSlot{slices.Clone(key), slot, octets}
+	default:
+		l.summary, l.summaryKey, l.octets = m.GetSummary(), slices.Clone(key), octets
+	}
+}
+
+// take takes octets for reports; false: there is no room.
+func (r *Recovery) take(octets int) bool {
+	if r.octets+octets > recoveryOctets {
+		r.full = true
+		return false
+	}
+	r.octets += octets
+	return true
 }
 
 // learn notes what the runs of a slot say of the exporter.
@@ -189,6 +217,9 @@ func (r *Recovery) Flow(message []byte) {
 		return
 	}
 	l := r.streams[f.stream]
+	if l == nil && r.full || l != nil && l.stale {
+		return // it may have been counted
+	}
 	if l == nil || !l.reported {
 		if l == nil {
 			if r.unknown >= recoveryStreams {
@@ -220,7 +251,7 @@ func (r *Recovery) Flows() (flows uint64, beyond bool) {
 	for _, d := range r.datagrams {
 		flows += d.flows
 	}
-	return flows, r.beyond
+	return flows, r.beyond || r.full
 }
 
 // Reports returns the reports of the process with what was found, the last of them closes

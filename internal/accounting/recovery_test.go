@@ -396,3 +396,59 @@ func TestAnAccountThatWasClosedInASilenceIsCompletedAfterAKill(t *testing.T) {
 		t.Errorf("the exporter sent %d records and nothing is lost, got %+v", k.sequence, got)
 	}
 }
+
+// A recovery holds the last report of each key, however many came before. Of a stream
+// whose last report it cannot hold, nothing is added to an older one.
+func TestManyReportsAreRecoveredFromTheNewest(t *testing.T) {
+	for _, streams := range []int{1, 120_000} {
+		k := &topics{world: newWorld(t, 1, 10, Records)}
+		k.send(0, 20, 0)
+		k.publish(0)
+		r := NewRecovery(Life{Replica: "a", Started: start.UnixNano(), Reported: k.now.Add(time.Minute)})
+		own := func(key, value []byte) (Stream, *flowpb.ExporterReport) {
+			m, s, err := parseReport(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Report(key, value, k.now)
+			return s, m
+		}
+		var key []byte
+		var m *flowpb.ExporterReport
+		for _, rep := range k.reports {
+			if _, x := own(rep[0], rep[1]); x.GetSummary() != nil {
+				key, m = rep[0], x
+			}
+		}
+		exporter := m.Exporter
+		for i := range 120_000 { // more than recoveryOctets of reports
+			m.GetSummary().LastReceivedNs = k.now.UnixNano() + int64(i)
+			of := key
+			if n := i % streams; n > 0 {
+				of, m.Exporter = fmt.Appendf(nil, "of stream %d", n), []byte{10, byte(n >> 16), byte(n >> 8), byte(n)}
+			}
+			b, err := proto.Marshal(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Report(of, b, k.now)
+		}
+		m.Exporter = exporter
+		m.GetSummary().LastReceivedNs = k.now.Add(time.Minute).UnixNano()
+		m.GetSummary().Name = "a name makes it larger than the one before"
+		b, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Report(key, b, k.now)
+		k.now = k.now.Add(30 * time.Second)
+		k.send(0, 20, 0) // before the last report: it was counted
+		r.Window()
+		for _, f := range k.flows {
+			r.Flow(f)
+		}
+		if flows, beyond := r.Flows(); flows != 0 || beyond != (streams > 1) {
+			t.Errorf("%d streams: %d flows are added that were counted; more than is held: %v", streams, flows, beyond)
+		}
+	}
+}
