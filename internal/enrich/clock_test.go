@@ -111,3 +111,23 @@ func TestWithoutTheBrokersTimeFlowsFromTheFutureAreNotReady(t *testing.T) {
 	flows.put(0, cl.now(), []byte{10, 0, 0, 1}, 40003) // one ingest has the right time
 	eventually(t, "ready again", func() bool { return w.Ready() == nil })
 }
+
+// A single flow from the future, then silence: that the clocks are wrong all the time is not
+// known from it.
+func TestOneFlowFromTheFutureLeavesTheWorkerReady(t *testing.T) {
+	var c clockCheck
+	began := time.Unix(1_800_000_000, 0)
+	c.committed(1, 1, began)
+	if err := c.wrong(0); err != nil {
+		t.Errorf("after one flow: want no error, got %v", err)
+	}
+	c.committed(1, 1, began.Add(allAheadFor))
+	if err := c.wrong(0); err == nil {
+		t.Errorf("every flow for %v: want an error", allAheadFor)
+	}
+	c.committed(2, 1, began.Add(2*allAheadFor))
+	c.committed(1, 1, began.Add(3*allAheadFor))
+	if err := c.wrong(0); err != nil {
+		t.Errorf("after a flow from the present: want no error, got %v", err)
+	}
+}

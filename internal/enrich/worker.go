@@ -213,7 +213,7 @@ func (w *Worker) Ready() error {
 	if err := w.session.Ready(); err != nil {
 		return err
 	}
-	return w.clock.wrong(w.deps.Now(), w.session.Behind())
+	return w.clock.wrong(w.session.Behind())
 }
 
 // Stats are totals since the start, for people. Poison are records of the flows

@@ -9,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"weir/internal/broker"
 )
@@ -58,5 +60,24 @@ func TestABrokerThatIsAwayHoldsUpNoPartitionOfOthers(t *testing.T) {
 	h.committed.wait(ctx, t, "the quiet partition 2 commits", func(got []int32) bool { return slices.Contains(got, 2) })
 	if slices.Contains(h.committed.all(), 1) {
 		t.Error("a partition whose leader is away counts as read to its end")
+	}
+}
+
+// Kafka refuses the positions of a quiet partition over and over: the session must say so.
+func TestASessionIsNotReadyWhileQuietPartitionsAreNotCommitted(t *testing.T) {
+	ctx := testContext(t)
+	c, addr := fakeCluster(t)
+	ensure(ctx, t, addr, Undecoded, Flows)
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.GroupAuthorizationFailed, Count: -1})
+	var ahead atomic.Int64
+	s := ownerSession(addr, "a", func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+	h := newOwner("t.flows")
+	h.due = func(int32) bool { return ahead.Load() > 0 }
+	runSession(t, s, h)
+	h.assigned.wait(ctx, t, "partitions are assigned", atLeast[int](1))
+	ahead.Store(int64(time.Minute))
+	h.assigned.wait(ctx, t, "transactions are aborted", atLeast[int](4))
+	if err := s.Aborting(); !errors.Is(err, kerr.GroupAuthorizationFailed) {
+		t.Errorf("want the reason for which transactions are aborted, got %v", err)
 	}
 }

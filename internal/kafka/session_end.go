@@ -97,7 +97,7 @@ func (l *life) end(tx *Tx) error {
 	if try == kgo.TryCommit && len(tx.quiet) > 0 {
 		positions, err := l.commitQuiet(bounded, tx)
 		if err != nil {
-			l.sc.Log.Warn("offsets of quiet partitions are not committed", "group", l.sc.Group, "err", err)
+			tx.fail(fmt.Errorf("positions of quiet partitions: %w", stale(err)))
 			try = kgo.TryAbort
 		}
 		for _, p := range positions {

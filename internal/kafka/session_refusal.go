@@ -6,10 +6,23 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // errNotOwned is why a transaction aborts in a rebalance: that is no failure.
 var errNotOwned = errors.New("not owned any more")
+
+// stale returns err, which wraps errNotOwned if the group says that the member's generation
+// has ended.
+func stale(err error) error {
+	for _, e := range []error{kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.RebalanceInProgress} {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w: %w", errNotOwned, err)
+		}
+	}
+	return err
+}
 
 // A refusal is Kafka's error for what a record holds: its size, its form or the
 // timestamp taken from the input. Another try gives the same error.
