@@ -39,6 +39,7 @@ type setup struct {
 	Members    int
 	Replicas   int // of ingest
 	MaxOpen    int
+	StateLost  string `json:",omitempty"` // empty: refuse
 }
 
 // streams of the random numbers that a plan is drawn from.
@@ -89,6 +90,8 @@ const (
 	conserved
 	// counted: input was destroyed, and at most what is counted as lost is missing.
 	counted
+	// remade: topics were deleted and made again. Nothing is counted twice.
+	remade
 )
 
 // A profile is a kind of search: which actions are drawn, and how often.
@@ -146,6 +149,9 @@ var profiles = []profile{
 	}},
 	receptionProfile,
 	busyProfile,
+	topicsProfile,
+	partitionsProfile,
+	restoreProfile,
 }
 
 // rotation returns the profiles that plans are drawn from in turn.

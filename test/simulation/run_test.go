@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
@@ -52,7 +51,7 @@ func simulate(t *testing.T, p plan, tr *trace) (r result) {
 
 func newWorld(t *testing.T, p plan, tr *trace) *world {
 	t.Helper()
-	w := &world{plan: p, trace: tr, ctx: context.Background(), pairing: pairing(p.Setup)}
+	w := &world{plan: p, trace: tr, ctx: context.Background(), pairing: pairing(p.Setup), remade: map[kafka.Topic]bool{}}
 	w.watch = &watch{find: w.find, keep: func() { w.cluster.KeepControl() }, joins: joinBarrier{timeout: rebalanceTimeout}, heard: map[string]time.Time{}, requests: map[kmsg.Key]*window{}, lines: map[int]*window{}}
 	versions := kversion.Stable()
 	versions.SetMaxKeyVersion(kmsg.GetTelemetrySubscriptions.Int16(), -1) // clients push metrics only where a broker asks for them
@@ -68,11 +67,7 @@ func newWorld(t *testing.T, p plan, tr *trace) *world {
 	if err := kafka.Ensure(t.Context(), conf.Kafka, conf.Topics, nil, kafka.Flows, kafka.Pairing, kafka.Connections, kafka.Templates, kafka.Undecoded, kafka.Exporters); err != nil {
 		t.Fatal(err)
 	}
-	w.client, err = kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.Dialer(w.admin.dial), kgo.MetadataMinAge(10*time.Millisecond),
-		kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond }))
-	if err != nil {
-		t.Fatal(err)
-	}
+	w.client = w.newClient()
 	return w
 }
 
@@ -120,6 +115,11 @@ func (w *world) settle() {
 		if !slices.Contains(staying, m) {
 			w.terminate(m)
 		}
+	}
+	if !w.grown.IsZero() {
+		w.refused()
+		w.endAll()
+		return
 	}
 	if w.pick(0) == nil {
 		w.start(w.newName())

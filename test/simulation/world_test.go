@@ -3,6 +3,7 @@
 package simulation
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -60,6 +61,7 @@ type world struct {
 	reception *reception // nil where the plan has no replicas
 	step      uint64     // index of the step that runs, from 1
 	ctx       context.Context
+	remade    map[kafka.Topic]bool // topics that were deleted and made again
 
 	mu       sync.Mutex // guards what follows: timers run beside the steps
 	pairing  pair.Config
@@ -69,6 +71,7 @@ type world struct {
 	names    int
 	findings []finding
 	over     bool
+	grown    time.Time // partitions were added to flows; zero: none
 }
 
 // totals are sums over flow records, or over the last reports of connections.
@@ -84,6 +87,7 @@ type member struct {
 	registry *prometheus.Registry
 	cancel   func()
 	ended    chan struct{}
+	began    time.Time
 	told     time.Time // SIGTERM; zero: none yet
 	killed   bool
 	err      error
@@ -99,7 +103,7 @@ func (w *world) find(kind, format string, args ...any) {
 
 func (w *world) config(name string, h *host) enrich.Config {
 	return enrich.Config{
-		Instance: name, Group: group, CommitRecords: 50, CommitEvery: 200 * time.Millisecond, StateLost: "refuse",
+		Instance: name, Group: group, CommitRecords: 50, CommitEvery: 200 * time.Millisecond, StateLost: cmp.Or(w.plan.Setup.StateLost, "refuse"),
 		Pair: w.pairing, MetricsSeries: 100,
 		Kafka: kafka.Config{Brokers: w.cluster.ListenAddrs(), ClientID: name, SessionTimeout: sessionTimeout, Dial: h.dial},
 		Topics: kafka.TopicConfig{
@@ -124,7 +128,7 @@ func (w *world) start(name string) {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &member{name: name, number: len(w.all), host: &host{network: &w.network}, registry: prometheus.NewRegistry(), cancel: cancel, ended: make(chan struct{})}
+	m := &member{began: time.Now(), name: name, number: len(w.all), host: &host{network: &w.network}, registry: prometheus.NewRegistry(), cancel: cancel, ended: make(chan struct{})}
 	log := slog.New(&counting{slog.NewTextHandler(w.trace, nil), w.watch, m.number}).With("member", m.number)
 	now := func() time.Time { return time.Now().Add(time.Duration(m.off.Load())) }
 	worker, err := enrich.New(w.config(name, m.host), enrich.Deps{Log: log, Now: now, Metrics: m.registry})
@@ -149,13 +153,15 @@ func (w *world) memberEnded(m *member) {
 	if i := slices.Index(w.members, m); i >= 0 {
 		w.members = slices.Delete(w.members, i, i+1)
 	}
-	told, killed := m.told, m.killed
+	told, killed, grown := m.told, m.killed, !w.grown.IsZero()
 	w.mu.Unlock()
 	w.trace.printf("member %d ended: %v", m.number, m.err)
 	if killed {
 		return
 	}
-	if m.err != nil {
+	if m.err != nil && grown && w.refusesPartitions(m.err) {
+		w.after(rebalanceTimeout, func() { w.start(m.name) })
+	} else if m.err != nil {
 		w.find(findFatal, "member %d (%s): %v", m.number, m.name, m.err)
 		w.after(time.Second, func() { w.start(m.name) }) // as its supervisor does
 	}
