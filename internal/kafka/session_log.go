@@ -116,6 +116,9 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 	}
 	defer cl.Close()
 	if err := whole(ctx, cl, topic, parts); err != nil {
+		if ended := ctx.Err(); ended != nil { // the client ends with it, and says that it is closed
+			return fmt.Errorf("reading %s: %w", topic, ended)
+		}
 		return err
 	}
 	left := maps.Clone(parts)

@@ -20,6 +20,7 @@ func ReadBetween(ctx context.Context, c Config, topic string, from, to time.Time
 		return err
 	}
 	cl, err := kgo.NewClient(append(c.as("reader").opts(),
+		kgo.WithContext(ctx), // a fetch that is not answered must not delay the end
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: first}),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),

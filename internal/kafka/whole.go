@@ -21,6 +21,7 @@ const silent = 3 * time.Second
 // answer, are errors.
 func ReadWhole(ctx context.Context, c Config, topic string, apply func(r Record)) error {
 	cl, err := kgo.NewClient(append(c.as("reader").opts(),
+		kgo.WithContext(ctx), // a fetch that is not answered must not delay the end
 		kgo.RetryTimeout(within), kgo.RequestRetries(5),
 		kgo.ConsumeTopics(topic), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.KeepControlRecords(), // the last offset may be one
