@@ -487,8 +487,8 @@ func TestAddressesWantedLaterWaitForThoseWantedNow(t *testing.T) {
 				taken++
 			}
 		}
-		if taken < 50 || taken > 51 { // one may be in flight already
-			t.Fatalf("%d addresses are taken for later, want 50", taken)
+		if taken < 50 || taken > 50+10 { // the questions of the first second may be asked meanwhile
+			t.Fatalf("%d addresses are taken for later, want 50 to 60", taken)
 		}
 		for i := range 20 {
 			r.Want(addr(2, i))
