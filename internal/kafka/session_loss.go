@@ -114,16 +114,46 @@ func (l *life) look(ctx context.Context) error {
 		return err
 	}
 	l.topics, l.partitions, l.inputID = topics, topics[l.sc.Input].partitions, topics[l.sc.Input].id
-	s := l.Session
-	s.mu.Lock()
-	renewed := s.seen != [16]byte{} && s.seen != l.inputID
-	s.seen = l.inputID
-	maps.DeleteFunc(s.kept, func(_ int32, m memory) bool { return m.topic == s.seen })
-	s.mu.Unlock()
+	renewed, err := l.adopt(l.inputID)
+	if err != nil {
+		return err
+	}
 	if renewed {
 		l.sc.Log.Error("the input topic was deleted and made again: it is read from its start", "group", l.sc.Group, "topic", l.sc.Input)
 	}
 	return nil
+}
+
+// adopt takes the id of the input topic over and reports whether the topic is another one
+// than before. The id of a topic that was deleted is an error: the broker that gave it lags
+// behind, and positions would be taken for those of another topic. A zero id, of a broker
+// that knows none, says nothing.
+func (s *Session) adopt(id [16]byte) (renewed bool, err error) {
+	if id == ([16]byte{}) {
+		return false, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.past[id] {
+		return false, fmt.Errorf("topic %s: a broker still tells the id of the topic of this name that was deleted", s.sc.Input)
+	}
+	if renewed = s.seen != [16]byte{} && s.seen != id; renewed {
+		if len(s.past) >= maxPastTopics {
+			clear(s.past)
+		}
+		s.past[s.seen] = true
+	}
+	s.seen = id
+	maps.DeleteFunc(s.kept, func(_ int32, m memory) bool { return m.topic == id })
+	return renewed, nil
+}
+
+// another reports whether id is that of a topic made after the one with the id was: neither
+// unknown, nor of a topic that is known to be deleted.
+func (s *Session) another(id, was [16]byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return id != was && id != [16]byte{} && was != [16]byte{} && !s.past[id]
 }
 
 // locate returns where partitions with these committed positions are read from. The client
@@ -188,7 +218,7 @@ func (l *life) remember() {
 func (s *Session) recall(at Position) Position {
 	s.mu.Lock()
 	was, ok := s.kept[at.Partition]
-	ok = ok && was.topic != s.seen
+	ok = ok && was.topic != s.seen && was.topic != [16]byte{}
 	s.mu.Unlock()
 	if !ok || at.Offset >= 0 && at != was.committed {
 		return at
@@ -224,25 +254,25 @@ func (l *life) mendable(ctx context.Context, err error) bool {
 	if !errors.Is(err, kerr.UnknownTopicID) {
 		return true
 	}
-	_, again := l.madeAgain(ctx)
+	_, again := l.madeAgain(ctx, l.gts.Client())
 	return again
 }
 
 // madeAgain returns the id of the input topic if it is another one than at the beginning of
 // the life.
-func (l *life) madeAgain(ctx context.Context) (id [16]byte, again bool) {
+func (l *life) madeAgain(ctx context.Context, cl *kgo.Client) (id [16]byte, again bool) {
 	ctx, cancel := context.WithTimeout(ctx, endsWithin)
 	defer cancel()
 	req := kmsg.NewPtrMetadataRequest()
 	t := kmsg.NewMetadataRequestTopic()
 	t.Topic = &l.sc.Input
 	req.Topics = append(req.Topics, t)
-	resp, err := req.RequestWith(ctx, l.gts.Client())
+	resp, err := req.RequestWith(ctx, cl)
 	if err != nil || len(resp.Topics) != 1 || resp.Topics[0].ErrorCode != 0 || len(resp.Topics[0].Partitions) != l.partitions {
 		return id, false
 	}
 	id = resp.Topics[0].TopicID
-	return id, id != l.inputID
+	return id, l.another(id, l.inputID)
 }
 
 // bequeath commits the start of owned partitions, with the metadata that was committed
@@ -250,7 +280,7 @@ func (l *life) madeAgain(ctx context.Context) (id [16]byte, again bool) {
 // gets a partition next needs its state. The group refuses it from a member that it has put
 // out. A partition for which it fails keeps its state if this session gets it again.
 func (l *life) bequeath() {
-	id, again := l.madeAgain(l.late)
+	id, again := l.madeAgain(l.late, l.gts.Client())
 	if !again {
 		return
 	}
@@ -323,7 +353,7 @@ func (l *life) changed(ctx context.Context) error {
 		was, known := l.topics[deref(t.Topic)]
 		switch {
 		case !known || t.ErrorCode != 0 || len(t.Partitions) == 0:
-		case t.TopicID != was.id:
+		case l.another(t.TopicID, was.id):
 			return fmt.Errorf("topic %s was deleted and made again", *t.Topic)
 		case len(t.Partitions) != was.partitions:
 			return fmt.Errorf("topic %s has %d partitions, it had %d", *t.Topic, len(t.Partitions), was.partitions)

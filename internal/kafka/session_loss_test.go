@@ -98,6 +98,40 @@ func TestALogThatWasCutIsReadFromTheCut(t *testing.T) {
 	}
 }
 
+// A broker that lags behind tells the id of the deleted topic again: positions in the new
+// topic must not be taken for those of a topic that was made after it.
+func TestTheIdOfADeletedTopicIsNoNewTopic(t *testing.T) {
+	s := NewSession(config("127.0.0.1:9"), SessionConfig{Group: "g", Input: "in", Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	old, made, unknown := [16]byte{1}, [16]byte{2}, [16]byte{}
+	for i, step := range []struct {
+		id      [16]byte
+		renewed bool
+		refused bool
+	}{{old, false, false}, {old, false, false}, {unknown, false, false}, {made, true, false}, {old, false, true}, {unknown, false, false}, {made, false, false}} {
+		renewed, err := s.adopt(step.id)
+		if renewed != step.renewed || (err != nil) != step.refused {
+			t.Errorf("step %d: want renewed %t, refused %t; got %t, %v", i, step.renewed, step.refused, renewed, err)
+		}
+	}
+	for _, tt := range []struct {
+		id, was [16]byte
+		want    bool
+	}{{made, old, true}, {old, made, false}, {made, made, false}, {unknown, made, false}, {made, unknown, false}} {
+		if got := s.another(tt.id, tt.was); got != tt.want {
+			t.Errorf("topic %x after %x: want another topic %t, got %t", tt.id[0], tt.was[0], tt.want, got)
+		}
+	}
+	// What was committed in the new topic stays where it is while the old id is told.
+	committed := Position{Partition: 0, Offset: 100, Metadata: "state"}
+	s.kept[0] = memory{topic: made, committed: committed}
+	if _, err := s.adopt(old); err == nil {
+		t.Error("the id of the deleted topic is taken over")
+	}
+	if got := s.recall(committed); got != committed {
+		t.Errorf("want the committed position, got %+v", got)
+	}
+}
+
 func TestTheNearestOffsetOfALog(t *testing.T) {
 	for _, tt := range []struct {
 		name           string

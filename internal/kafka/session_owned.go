@@ -91,6 +91,11 @@ func (l *life) revoked(_ context.Context, _ *kgo.Client, gone map[string][]int32
 // fetched begins the ownership of partitions, at their committed positions. They are not
 // read until the session has restored their state.
 func (l *life) fetched(ctx context.Context, cl *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
+	if _, again := l.madeAgain(ctx, cl); again { // the positions may be of the new topic: this life would hand them on as the old one's
+		err := fmt.Errorf("topic %s was deleted and made again", l.sc.Input)
+		l.expire(err)
+		return err
+	}
 	positions, err := l.locate(ctx, cl, l.positions(resp))
 	if err != nil {
 		return err
