@@ -6,7 +6,7 @@ FUZZTIME ?= 100000x
 TOOL := go tool -modfile=tools/go.mod
 LINTER := .cache/golangci-lint
 
-.PHONY: simulation-replay simulation-shrink simulation-mutants all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest scaling simulation simulation-long integration alerts compose-test soak search-cost search-cost-proof bench-hostile nightly up
+.PHONY: simulation-search simulation-replay simulation-shrink simulation-mutants all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest scaling simulation simulation-long integration alerts compose-test soak search-cost search-cost-proof bench-hostile nightly up
 
 all: gen lint test
 
@@ -124,6 +124,10 @@ SEED ?= 1,2
 REPLAYFLAGS = $(if $(PROFILE),-profile $(PROFILE))
 simulation-replay:
 	go run ./test/simulation/replay check $(REPLAYFLAGS) -seeds $(SEED)
+
+# The search of make simulation in that runtime, a process a seed: the same commit gives the same answer.
+simulation-search:
+	go run ./test/simulation/replay search $(REPLAYFLAGS) -seeds $(SEEDS) -first $(FIRST)
 
 # Removes steps from the plan of a failing seed: SEED=7. The case and its log go to .cache/simulation.
 simulation-shrink:

@@ -43,7 +43,7 @@ func main() {
 }
 
 func command(ctx context.Context, args []string) error {
-	usage := errors.New("want a command: check, shrink or mutants")
+	usage := errors.New("want a command: check, search, shrink or mutants")
 	if len(args) == 0 {
 		return usage
 	}
@@ -61,6 +61,15 @@ func command(ctx context.Context, args []string) error {
 			return err
 		}
 		return check(ctx, *profile, list, *runs)
+	case "search":
+		o := searchOptions{profile: profile}
+		flags.IntVar(&o.seeds, "seeds", 300, "how many")
+		flags.Uint64Var(&o.first, "first", 1, "the first seed")
+		flags.IntVar(&o.processes, "processes", 2, "runs at once")
+		if err := flags.Parse(args[1:]); err != nil {
+			return err
+		}
+		return search(ctx, o)
 	case "shrink":
 		seed := flags.Uint64("seed", 0, "a seed with a finding")
 		tries := flags.Int("tries", 1000, "runs at most")
