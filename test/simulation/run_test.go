@@ -172,7 +172,7 @@ func (w *world) unsettled() string {
 	for _, m := range members {
 		// A member whose clock was behind compares it again when flows come, and none do. Every other reason
 		// counts: a member that restores its state shows no open connections.
-		if err := m.worker.Ready(); err != nil && !(w.plan.Profile.name == "clocks" && strings.Contains(err.Error(), "clock")) {
+		if err := m.worker.Ready(); err != nil && (w.plan.Profile.name != "clocks" || !strings.Contains(err.Error(), "clock")) {
 			return fmt.Sprintf("member %d is not ready: %v", m.number, err)
 		}
 		if n := m.gauge("weir_enrich_connections_open"); n != 0 {
