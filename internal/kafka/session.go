@@ -100,17 +100,17 @@ type Session struct {
 
 	every  time.Duration // how often topics are compared with those of the beginning
 	losses losses
-	seen   [16]byte          // Kafka's id of the input topic; zero: not seen yet
-	past   map[[16]byte]bool // ids of deleted input topics, which a broker that lags behind still tells
-	kept   map[int32]memory  // of partitions that a life owned at its end
-	moves  map[int32]move    // the last one that was counted, by partition
+	seen   [16]byte         // Kafka's id of the input topic; zero: not seen yet
+	past   pastTopics       // of the input
+	kept   map[int32]memory // of partitions that a life owned at its end
+	moves  map[int32]move   // the last one that was counted, by partition
 }
 
 // NewSession returns a Session; it is inert until Run.
 func NewSession(c Config, sc SessionConfig) *Session {
 	s := &Session{
 		c: c, sc: sc, reason: errors.New("kafka is not reached yet"), asked: map[int32]bool{},
-		past: map[[16]byte]bool{}, kept: map[int32]memory{}, moves: map[int32]move{}, losses: newLosses(c.Metrics), every: watchEvery,
+		past: pastTopics{}, kept: map[int32]memory{}, moves: map[int32]move{}, losses: newLosses(c.Metrics), every: watchEvery,
 	}
 	s.losses.start(sc.Input)
 	return s

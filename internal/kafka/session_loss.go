@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -138,10 +140,7 @@ func (s *Session) adopt(id [16]byte) (renewed bool, err error) {
 		return false, fmt.Errorf("topic %s: a broker still tells the id of the topic of this name that was deleted", s.sc.Input)
 	}
 	if renewed = s.seen != [16]byte{} && s.seen != id; renewed {
-		if len(s.past) >= maxPastTopics {
-			clear(s.past)
-		}
-		s.past[s.seen] = true
+		s.past.add(s.seen)
 	}
 	s.seen = id
 	maps.DeleteFunc(s.kept, func(_ int32, m memory) bool { return m.topic == id })
@@ -261,18 +260,11 @@ func (l *life) mendable(ctx context.Context, err error) bool {
 // madeAgain returns the id of the input topic if it is another one than at the beginning of
 // the life.
 func (l *life) madeAgain(ctx context.Context, cl *kgo.Client) (id [16]byte, again bool) {
-	ctx, cancel := context.WithTimeout(ctx, endsWithin)
-	defer cancel()
-	req := kmsg.NewPtrMetadataRequest()
-	t := kmsg.NewMetadataRequestTopic()
-	t.Topic = &l.sc.Input
-	req.Topics = append(req.Topics, t)
-	resp, err := req.RequestWith(ctx, cl)
-	if err != nil || len(resp.Topics) != 1 || resp.Topics[0].ErrorCode != 0 || len(resp.Topics[0].Partitions) != l.partitions {
+	now, err := readTopicState(ctx, cl, l.sc.Input)
+	if err != nil || now.partitions != l.partitions {
 		return id, false
 	}
-	id = resp.Topics[0].TopicID
-	return id, l.another(id, l.inputID)
+	return now.id, l.another(now.id, l.inputID)
 }
 
 // bequeath commits the start of owned partitions, with the metadata that was committed
@@ -337,34 +329,20 @@ func (l *life) watch(ctx context.Context) {
 // changed returns what has changed about the topics since the life began; nil for nothing,
 // and while Kafka does not say.
 func (l *life) changed(ctx context.Context) error {
-	req := kmsg.NewPtrMetadataRequest()
-	for _, name := range []string{l.sc.Input, l.sc.Twin} {
-		if name != "" {
-			t := kmsg.NewMetadataRequestTopic()
-			t.Topic = new(name)
-			req.Topics = append(req.Topics, t)
-		}
-	}
-	resp, err := req.RequestWith(ctx, l.gts.Client())
+	names := slices.Sorted(maps.Keys(l.topics))
+	topics, err := kadm.NewClient(l.gts.Client()).ListTopics(ctx, names...)
 	if err != nil {
 		return nil
 	}
-	for _, t := range resp.Topics {
-		was, known := l.topics[deref(t.Topic)]
+	for _, name := range names {
+		was, now := l.topics[name], topics[name]
 		switch {
-		case !known || t.ErrorCode != 0 || len(t.Partitions) == 0:
-		case l.another(t.TopicID, was.id):
-			return fmt.Errorf("topic %s was deleted and made again", *t.Topic)
-		case len(t.Partitions) != was.partitions:
-			return fmt.Errorf("topic %s has %d partitions, it had %d", *t.Topic, len(t.Partitions), was.partitions)
+		case now.Err != nil || len(now.Partitions) == 0:
+		case l.another(now.ID, was.id):
+			return fmt.Errorf("topic %s was deleted and made again", name)
+		case len(now.Partitions) != was.partitions:
+			return fmt.Errorf("topic %s has %d partitions, it had %d", name, len(now.Partitions), was.partitions)
 		}
 	}
 	return nil
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
 }

@@ -74,8 +74,8 @@ type tailing struct {
 	left    map[int32]int64 // with Once: where each partition ends that is not read yet
 	state   topicState
 	at      map[int32]kgo.Offset // the next record of each partition
-	past    map[[16]byte]bool    // ids of deleted topics of this name; a stale broker still tells them
-	looked  time.Time            // at the state of the topic
+	past    pastTopics
+	looked  time.Time // at the state of the topic
 	records []Record
 }
 
@@ -94,7 +94,7 @@ func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Rec
 		return nil
 	}
 	t.lookEvery = cmp.Or(t.lookEvery, topicStateEvery)
-	r := &tailing{Tail: t, topic: topic, report: newReporter(failed), left: left, at: map[int32]kgo.Offset{}, past: map[[16]byte]bool{}}
+	r := &tailing{Tail: t, topic: topic, report: newReporter(failed), left: left, at: map[int32]kgo.Offset{}, past: pastTopics{}}
 	if err := r.open(ctx, c); err != nil {
 		return err
 	}
@@ -251,19 +251,13 @@ func (r *tailing) look(ctx context.Context, errs []error) error {
 	return nil
 }
 
-// maxPastTopics bounds the ids of deleted topics that are remembered.
-const maxPastTopics = 64
-
 // anew goes over to another topic of the same name.
 func (r *tailing) anew(now topicState) error {
 	if r.From != nil || r.Once {
 		return r.changed("it was deleted and made again")
 	}
 	r.report.report(fmt.Errorf("topic %s was deleted and made again: it is read from its start", r.topic))
-	if len(r.past) >= maxPastTopics {
-		clear(r.past)
-	}
-	r.past[r.state.id] = true
+	r.past.add(r.state.id)
 	r.cl.PurgeTopicsFromClient(r.topic)
 	clear(r.at)
 	r.addFrom(0, now)

@@ -31,6 +31,20 @@ func readTopicState(ctx context.Context, cl *kgo.Client, topic string) (topicSta
 	return topicState{topics[topic].ID, len(topics[topic].Partitions)}, nil
 }
 
+// maxPastTopics bounds the ids of deleted topics that are remembered.
+const maxPastTopics = 64
+
+// pastTopics are the ids of deleted topics of one name: a broker that lags behind still
+// tells them.
+type pastTopics map[[16]byte]bool
+
+func (p pastTopics) add(id [16]byte) {
+	if len(p) >= maxPastTopics {
+		clear(p)
+	}
+	p[id] = true
+}
+
 // ErrTopicChanged is why Tail.Read with From ends: the positions are not those of the
 // topic any more. The caller must call Begins and decide on its positions again.
 var ErrTopicChanged = errors.New("the topic changed")

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -88,5 +89,27 @@ func TestTheTableIsWrittenBetweenItsMarks(t *testing.T) {
 	}
 	if err := writeTable(path+"x", nil); err == nil {
 		t.Error("no error")
+	}
+}
+
+// A change of mended code must bring the patch that undoes the mend along.
+func TestEveryMutantAppliesToTheTree(t *testing.T) {
+	all, err := readMutants("../testdata/mutants", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) == 0 {
+		t.Error("there are no mutants")
+	}
+	for _, m := range all {
+		path, err := filepath.Abs(m.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), "git", "apply", "--check", path)
+		cmd.Dir = "../../.."
+		if text, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", m.name, err, text)
+		}
 	}
 }
