@@ -143,23 +143,17 @@ func (r *reception) running() int {
 func (r *reception) pick(n int) *replica {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.replicas) == 0 {
-		return nil
-	}
-	return r.replicas[n%len(r.replicas)]
+	return pick(r.replicas, n)
 }
 
 // take takes a replica from the balancer, nil if there is none.
 func (r *reception) take(n int) *replica {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.replicas) == 0 {
-		return nil
+	i := take(&r.replicas, n)
+	if i != nil {
+		close(i.queue)
 	}
-	n %= len(r.replicas)
-	i := r.replicas[n]
-	r.replicas = slices.Delete(r.replicas, n, n+1)
-	close(i.queue)
 	return i
 }
 

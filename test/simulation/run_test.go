@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
+	"weir/internal/broker"
 	"weir/internal/kafka"
 )
 
@@ -53,7 +54,7 @@ func simulate(t *testing.T, p plan, tr *trace) (r result) {
 func newWorld(t *testing.T, p plan, tr *trace) *world {
 	t.Helper()
 	w := &world{plan: p, trace: tr, ctx: context.Background(), pairing: pairing(p.Setup), remade: map[kafka.Topic]bool{}}
-	w.watch = &watch{find: w.find, keep: func() { w.cluster.KeepControl() }, joins: joinBarrier{timeout: rebalanceTimeout}, heard: map[string]time.Time{}, requests: map[kmsg.Key]*window{}, lines: map[int]*window{}}
+	w.watch = &watch{find: w.find, heard: map[string]time.Time{}, requests: map[kmsg.Key]*window{}, lines: map[int]*window{}}
 	versions := kversion.Stable()
 	versions.SetMaxKeyVersion(kmsg.GetTelemetrySubscriptions.Int16(), -1) // clients push metrics only where a broker asks for them
 	c, err := kfake.NewCluster(kfake.NumBrokers(brokers), kfake.MaxVersions(versions), kfake.Ports(19092, 19093, 19094), kfake.ListenFn(w.network.Listen), kfake.WithLogger(tr),
@@ -62,7 +63,8 @@ func newWorld(t *testing.T, p plan, tr *trace) *world {
 		t.Fatal(err)
 	}
 	w.cluster = c
-	c.Control(w.watch.request)
+	c.Control(w.watch.request) // first: it sees what broker.Mend answers, too
+	broker.Mend(c)
 	w.admin = &host{network: &w.network}
 	conf := w.config("admin", w.admin)
 	if err := kafka.Ensure(t.Context(), conf.Kafka, conf.Topics, nil, kafka.Flows, kafka.Pairing, kafka.Connections, kafka.Templates, kafka.Undecoded, kafka.Exporters); err != nil {

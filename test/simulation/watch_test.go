@@ -18,14 +18,12 @@ import (
 // A watch looks at every request that reaches a broker, and at every line that a member logs.
 type watch struct {
 	find func(kind, format string, args ...any)
-	keep func() // keeps the control function that answers a request
 
 	mu         sync.Mutex
 	generation int32                // of the last assignment
 	assigned   map[string][]int32   // of the last generation: partitions of flows, by member id
 	requests   map[kmsg.Key]*window // commits and aborts
 	lines      map[int]*window      // by member
-	joins      joinBarrier
 	heard      map[string]time.Time // when a member id was last heard of
 }
 
@@ -72,16 +70,8 @@ func (o *watch) request(r kmsg.Request) (kmsg.Response, error, bool) {
 		o.heard[r.MemberID] = time.Now()
 	case *kmsg.JoinGroupRequest:
 		o.heard[r.MemberID] = time.Now()
-		if resp := o.joins.refuse(r); resp != nil {
-			o.keep()
-			return resp, nil, true
-		}
-	case *kmsg.OffsetForLeaderEpochRequest:
-		o.keep()
-		return epochEnds(r), nil, true
 	case *kmsg.SyncGroupRequest:
 		o.heard[r.MemberID] = time.Now()
-		o.joins.synced()
 		o.assignment(r)
 	case *kmsg.TxnOffsetCommitRequest:
 		o.commit(r)

@@ -170,27 +170,36 @@ func (w *world) memberEnded(m *member) {
 	}
 }
 
+// pick returns item n of all, counted around, nil if there is none.
+func pick[T any](all []*T, n int) *T {
+	if len(all) == 0 {
+		return nil
+	}
+	return all[n%len(all)]
+}
+
+// take takes item n out of all, counted around, nil if there is none.
+func take[T any](all *[]*T, n int) *T {
+	x := pick(*all, n)
+	if x != nil {
+		n %= len(*all)
+		*all = slices.Delete(*all, n, n+1)
+	}
+	return x
+}
+
 // pick returns a member that runs, nil if there is none.
 func (w *world) pick(n int) *member {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.members) == 0 {
-		return nil
-	}
-	return w.members[n%len(w.members)]
+	return pick(w.members, n)
 }
 
 // take picks a member that no later step may pick.
 func (w *world) take(n int) *member {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.members) == 0 {
-		return nil
-	}
-	n %= len(w.members)
-	m := w.members[n]
-	w.members = slices.Delete(w.members, n, n+1)
-	return m
+	return take(&w.members, n)
 }
 
 // terminate is SIGTERM.
