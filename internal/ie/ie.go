@@ -5,7 +5,7 @@ package ie
 
 import "strings"
 
-//go:generate go run ./gen -registry ../../../shared/registry -out zelements.go
+//go:generate go run ./gen -tables tables -out zelements.go
 
 // Private enterprise numbers with a meaning of their own here.
 const (

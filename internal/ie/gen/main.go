@@ -1,5 +1,5 @@
-// Command gen makes internal/ie's table from the registry's TSV files
-// (columns: pen, id, name, type, semantics, units, status).
+// Command gen writes internal/ie's table from TSV files (columns: pen, id, name,
+// type, semantics, units, status; lines that begin with # are comments).
 package main
 
 import (
@@ -32,23 +32,22 @@ type row struct {
 }
 
 func main() {
-	registry := flag.String("registry", "", "folder with iana.tsv and enterprise.tsv")
+	tables := flag.String("tables", "tables", "folder with the TSV files")
 	out := flag.String("out", "zelements.go", "file to write")
 	flag.Parse()
-	if err := run(*registry, *out); err != nil {
+	if err := run(*tables, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "ie/gen:", err)
 		os.Exit(1)
 	}
 }
 
-func run(registry, out string) error {
-	if _, err := os.Stat(registry); os.IsNotExist(err) {
-		fmt.Fprintf(os.Stderr, "ie/gen: SKIPPED: no registry at %s; %s stays as it is\n", registry, out)
-		return nil
-	}
+// files are the tables, strongest first: the first row of an element counts.
+var files = []string{"iana.tsv", "enterprise.tsv"}
+
+func run(tables, out string) error {
 	rows := map[[2]uint64]row{}
-	for _, name := range []string{"iana.tsv", "enterprise.tsv"} {
-		if err := read(filepath.Join(registry, name), rows); err != nil {
+	for _, name := range files {
+		if err := read(filepath.Join(tables, name), rows); err != nil {
 			return err
 		}
 	}
@@ -72,6 +71,9 @@ func run(registry, out string) error {
 	return os.WriteFile(out, src, 0o644)
 }
 
+// columns is how many columns a row has.
+const columns = 7
+
 // read adds the rows of one file; the first row of an element stays.
 func read(path string, rows map[[2]uint64]row) error {
 	f, err := os.Open(path)
@@ -82,8 +84,11 @@ func read(path string, rows map[[2]uint64]row) error {
 	sc := bufio.NewScanner(f)
 	for n := 1; sc.Scan(); n++ {
 		c := strings.Split(sc.Text(), "\t")
-		if n == 1 || len(c) < 4 {
+		if strings.HasPrefix(c[0], "#") || c[0] == "pen" || c[0] == "" {
 			continue
+		}
+		if len(c) != columns {
+			return fmt.Errorf("%s:%d: %d columns: want pen, id, name, type, semantics, units and status", path, n, len(c))
 		}
 		pen, err1 := strconv.ParseUint(c[0], 10, 32)
 		id, err2 := strconv.ParseUint(c[1], 10, 16)
@@ -91,10 +96,7 @@ func read(path string, rows map[[2]uint64]row) error {
 		if err1 != nil || err2 != nil || !known || c[2] == "" {
 			continue // ranges, reserved and unassigned rows
 		}
-		r := row{pen: pen, id: id, name: c[2], typ: typ}
-		if len(c) > 5 {
-			r.units = c[5]
-		}
+		r := row{pen: pen, id: id, name: c[2], typ: typ, units: c[5]}
 		if _, dup := rows[[2]uint64{pen, id}]; !dup {
 			rows[[2]uint64{pen, id}] = r
 		}
