@@ -2,6 +2,7 @@ package decode
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 	"net/netip"
 	"slices"
@@ -390,6 +391,39 @@ func TestSamplingRatesBeyondTheGreatestAreUnknown(t *testing.T) {
 				t.Errorf("want 1 options record and 1 bad rate, got %d and %d", r.OptionsRecords, r.BadRates)
 			}
 			check(wireFlows(t, d, ipfixRecord(t, "0a0000010a000002", 8, 4, 12, 4))[0])
+		})
+	}
+}
+
+// A start without an end or a duration ends when the record was observed. Cisco's
+// guide to NSEL: NF_F_EVENT_TIME_MSEC (323) is the time of the event, and with the time
+// of the flow's creation (152) gives its duration.
+func TestAStartWithoutAnEndEndsWhenItWasObserved(t *testing.T) {
+	const start, ms = uint64(1_700_000_000_000), uint64(1_000_000)
+	at := fmt.Sprintf("%016x", start)
+	for _, tt := range []struct {
+		name   string
+		fields []uint16
+		octets string
+		lasted uint64 // ms
+		source flowpb.TimeSource
+	}{
+		{"milliseconds", []uint16{323, 8, 152, 8}, fmt.Sprintf("%016x", start+61_250) + at, 61_250, flowpb.TimeSource_TIME_SOURCE_MILLISECONDS},
+		{"observed in seconds", []uint16{152, 8, 322, 4}, at + fmt.Sprintf("%08x", start/1000+9), 9_000, flowpb.TimeSource_TIME_SOURCE_MILLISECONDS},
+		{"observed in NTP's µs", []uint16{152, 8, 324, 8}, at + "e8fe6f82" + "80000000", 2_500, flowpb.TimeSource_TIME_SOURCE_MILLISECONDS},
+		{"observed in NTP's ns", []uint16{152, 8, 325, 8}, at + "e8fe6f82" + "40000000", 2_250, flowpb.TimeSource_TIME_SOURCE_MILLISECONDS},
+		{"a start in seconds", []uint16{150, 4, 323, 8}, "6553f100" + fmt.Sprintf("%016x", start+1_500), 1_500, flowpb.TimeSource_TIME_SOURCE_SECONDS},
+		{"observed before the start", []uint16{152, 8, 323, 8}, at + fmt.Sprintf("%016x", start-10), 0, flowpb.TimeSource_TIME_SOURCE_MILLISECONDS},
+		{"an end counts more", []uint16{152, 8, 153, 8, 323, 8}, at + fmt.Sprintf("%016x%016x", start+7, start+61_250), 7, flowpb.TimeSource_TIME_SOURCE_MILLISECONDS},
+		{"a duration counts more", []uint16{152, 8, 161, 4, 323, 8}, at + "00000008" + fmt.Sprintf("%016x", start+61_250), 8, flowpb.TimeSource_TIME_SOURCE_MILLISECONDS},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			pkt := ipfixRecord(t, "0a0000010a000002"+tt.octets, append([]uint16{8, 4, 12, 4}, tt.fields...)...)
+			same(t, newDecoders(), pkt)
+			m := wireFlows(t, &Decoder{State: newMemory()}, pkt)[0]
+			if m.TimeFlowStartNs != start*ms || m.TimeFlowEndNs != (start+tt.lasted)*ms || m.TimeSource != tt.source {
+				t.Errorf("want %d ms from %d ms on, %v; got %d to %d ns, %v", tt.lasted, start, tt.source, m.TimeFlowStartNs, m.TimeFlowEndNs, m.TimeSource)
+			}
 		})
 	}
 }

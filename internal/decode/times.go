@@ -9,24 +9,46 @@ import (
 
 // A timeRule says which time elements of a template are used. They are taken in
 // this order: ms, µs, ns, s, delta µs, uptime, observation; else export time.
+//
+// A start whose template has neither an end nor a duration ends when the record was
+// observed (322 to 325): events of firewalls have the time of the event there.
 type timeRule struct {
-	source     flowpb.TimeSource
-	unit       slot // tStartS, tStartMs, …: how the values read
-	start, end slot // slots of the record; noSlot = absent
-	duration   slot
-	durationNs int64 // ns a unit of duration
+	source       flowpb.TimeSource
+	unit         slot // tStartS, tStartMs, …: how the values read
+	start, end   slot // slots of the record; noSlot = absent
+	duration     slot
+	durationNs   int64 // ns a unit of duration
+	observed     slot  // instead of the end; noSlot = not used
+	observedUnit slot
 }
 
 const noSlot = nSlots
 
 // uses tells whether the rule takes slot s.
 func (r *timeRule) uses(s slot) bool {
-	return s == r.start || s == r.end || s == r.duration && (r.start == noSlot || r.end == noSlot)
+	return s == r.start || s == r.end || s == r.observed || s == r.duration && (r.start == noSlot || r.end == noSlot)
+}
+
+// clocks are the time elements by precedence.
+var clocks = []struct {
+	start, end, unit slot
+	source           flowpb.TimeSource
+}{
+	{tStartMs, tEndMs, tStartMs, flowpb.TimeSource_TIME_SOURCE_MILLISECONDS},
+	{tStartUs, tEndUs, tStartUs, flowpb.TimeSource_TIME_SOURCE_MICROSECONDS},
+	{tStartNs, tEndNs, tStartNs, flowpb.TimeSource_TIME_SOURCE_NANOSECONDS},
+	{tStartS, tEndS, tStartS, flowpb.TimeSource_TIME_SOURCE_SECONDS},
+	{tStartDelta, tEndDelta, tStartDelta, flowpb.TimeSource_TIME_SOURCE_DELTA_MICROSECONDS},
+	{tStartUp, tEndUp, tStartUp, flowpb.TimeSource_TIME_SOURCE_UPTIME},
+	{tObservedMs, tObservedMs, tStartMs, flowpb.TimeSource_TIME_SOURCE_OBSERVATION},
+	{tObservedUs, tObservedUs, tStartUs, flowpb.TimeSource_TIME_SOURCE_OBSERVATION},
+	{tObservedNs, tObservedNs, tStartNs, flowpb.TimeSource_TIME_SOURCE_OBSERVATION},
+	{tObservedS, tObservedS, tStartS, flowpb.TimeSource_TIME_SOURCE_OBSERVATION},
 }
 
 // ruleOf chooses the rule for the times whose slots begin at base.
 func ruleOf(p *Plan, base slot) timeRule {
-	r := timeRule{start: noSlot, end: noSlot, duration: noSlot}
+	r := timeRule{start: noSlot, end: noSlot, duration: noSlot, observed: noSlot}
 	at := func(t slot) slot {
 		if p.has[base+t] {
 			return base + t
@@ -38,27 +60,21 @@ func ruleOf(p *Plan, base slot) timeRule {
 	} else if r.duration = at(tDurationUs); r.duration != noSlot {
 		r.durationNs = 1e3
 	}
-	for _, f := range []struct {
-		start, end, unit slot
-		source           flowpb.TimeSource
-	}{
-		{tStartMs, tEndMs, tStartMs, flowpb.TimeSource_TIME_SOURCE_MILLISECONDS},
-		{tStartUs, tEndUs, tStartUs, flowpb.TimeSource_TIME_SOURCE_MICROSECONDS},
-		{tStartNs, tEndNs, tStartNs, flowpb.TimeSource_TIME_SOURCE_NANOSECONDS},
-		{tStartS, tEndS, tStartS, flowpb.TimeSource_TIME_SOURCE_SECONDS},
-		{tStartDelta, tEndDelta, tStartDelta, flowpb.TimeSource_TIME_SOURCE_DELTA_MICROSECONDS},
-		{tStartUp, tEndUp, tStartUp, flowpb.TimeSource_TIME_SOURCE_UPTIME},
-		{tObservedMs, tObservedMs, tStartMs, flowpb.TimeSource_TIME_SOURCE_OBSERVATION},
-		{tObservedUs, tObservedUs, tStartUs, flowpb.TimeSource_TIME_SOURCE_OBSERVATION},
-		{tObservedNs, tObservedNs, tStartNs, flowpb.TimeSource_TIME_SOURCE_OBSERVATION},
-		{tObservedS, tObservedS, tStartS, flowpb.TimeSource_TIME_SOURCE_OBSERVATION},
-	} {
+	for _, f := range clocks {
 		start, end := at(f.start), at(f.end)
 		if start == noSlot && end == noSlot {
 			continue
 		}
 		r.start, r.end, r.unit, r.source = start, end, f.unit, f.source
 		break
+	}
+	if r.start != noSlot && r.end == noSlot && r.duration == noSlot {
+		for _, f := range clocks {
+			if f.source == flowpb.TimeSource_TIME_SOURCE_OBSERVATION && at(f.end) != noSlot {
+				r.observed, r.observedUnit = at(f.end), f.unit
+				break
+			}
+		}
 	}
 	return r
 }
@@ -107,6 +123,8 @@ func (c *context) times(r *timeRule, rec *record) (start, end int64, source flow
 		end = start + min(int64(rec.v[r.duration])*r.durationNs, math.MaxInt64-start)
 	case r.duration != noSlot:
 		start = end - int64(rec.v[r.duration])*r.durationNs
+	case hasStart && r.observed != noSlot:
+		end = max(start, c.instant(r.observedUnit, rec.v[r.observed]))
 	case hasStart:
 		end = start
 	default:

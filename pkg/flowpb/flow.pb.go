@@ -567,7 +567,8 @@ type FlowMessage struct {
 	TimeReceivedNs uint64 `protobuf:"varint,110,opt,name=time_received_ns,json=timeReceivedNs,proto3" json:"time_received_ns,omitempty"`
 	// Start of the flow, ns since the epoch; source: see time_source.
 	TimeFlowStartNs uint64 `protobuf:"varint,111,opt,name=time_flow_start_ns,json=timeFlowStartNs,proto3" json:"time_flow_start_ns,omitempty"`
-	// End of the flow, ns since the epoch; source: see time_source.
+	// End of the flow, ns since the epoch; source: see time_source. A record with a
+	// start alone ends at its observation time (IE 322-325), else at the start.
 	TimeFlowEndNs uint64 `protobuf:"varint,112,opt,name=time_flow_end_ns,json=timeFlowEndNs,proto3" json:"time_flow_end_ns,omitempty"`
 	// Export time, ns since the epoch; source: header.
 	TimeExportNs uint64 `protobuf:"varint,200,opt,name=time_export_ns,json=timeExportNs,proto3" json:"time_export_ns,omitempty"`
