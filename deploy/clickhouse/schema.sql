@@ -98,6 +98,9 @@ CREATE TABLE IF NOT EXISTS weir.flows_queue (
   `site` LowCardinality(String),
   `replica` LowCardinality(String),
   `address_plan` LowCardinality(String),
+  `ingress_vrf_rd` LowCardinality(String),
+  `egress_vrf_rd` LowCardinality(String),
+  `route_distinguisher` LowCardinality(String),
   `elements.pen` Array(UInt32),
   `elements.id` Array(UInt32),
   `elements.value` Array(String)
@@ -201,6 +204,9 @@ CREATE TABLE IF NOT EXISTS weir.flows (
   `site` LowCardinality(String),
   `replica` LowCardinality(String),
   `address_plan` LowCardinality(String),
+  `ingress_vrf_rd` LowCardinality(String),
+  `egress_vrf_rd` LowCardinality(String),
+  `route_distinguisher` LowCardinality(String),
   `elements.pen` Array(UInt32),
   `elements.id` Array(UInt32),
   `elements.value` Array(String)
@@ -302,6 +308,9 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS weir.flows_view TO weir.flows AS SELECT
   `site` AS `site`,
   `replica` AS `replica`,
   `address_plan` AS `address_plan`,
+  `ingress_vrf_rd` AS `ingress_vrf_rd`,
+  `egress_vrf_rd` AS `egress_vrf_rd`,
+  `route_distinguisher` AS `route_distinguisher`,
   `elements.pen` AS `elements.pen`,
   `elements.id` AS `elements.id`,
   `elements.value` AS `elements.value`

@@ -95,6 +95,8 @@ const (
 	opMPLS               // a label stack entry of 3 octets
 	opElement            // raw, to elements
 	opExtended           // to a field of the operator's, by type
+	opDSCP               // a DSCP to a field that holds a type of service octet
+	opRD                 // a route distinguisher to a field, as text
 )
 
 // Addresses of a record, indices of record.addr: IPv4 ones and, one up, IPv6 ones.
@@ -133,7 +135,7 @@ func iana(id uint16) elementID        { return elementID{0, id} }
 func reversed(id uint16) elementID    { return elementID{ie.Reverse, id} }
 
 // actions are the elements with a typed field (flow.proto names the source of
-// each field); all others are kept raw.
+// each field), beside those of fallbacks; all others are kept raw.
 var actions = map[elementID]action{
 	iana(1): s(sOctets, 8), iana(2): s(sPackets, 8), iana(85): s(sTotalOctets, 8), iana(86): s(sTotalPackets, 8),
 	iana(231): s(sInitOctets, 8), iana(232): s(sRespOctets, 8), iana(298): s(sInitPackets, 8), iana(299): s(sRespPackets, 8),
@@ -148,7 +150,7 @@ var actions = map[elementID]action{
 	iana(128): u(13, 4), iana(16): u(14, 4), iana(17): u(15, 4),
 	iana(9): s(sSrcNet4, 1), iana(29): s(sSrcNet6, 1), iana(13): s(sDstNet4, 1), iana(30): s(sDstNet6, 1),
 	iana(10): u(18, 4), iana(14): u(19, 4), iana(5): u(23, 1), iana(89): u(24, 4),
-	iana(192): u(25, 1), iana(52): u(25, 1), iana(56): u(27, 6), iana(80): u(28, 6),
+	iana(192): u(25, 1), iana(56): u(27, 6), iana(80): u(28, 6),
 	iana(243): u(29, 2), iana(58): u(33, 2), iana(59): u(34, 2), iana(54): u(35, 4), iana(88): u(36, 2),
 	iana(31): u(37, 4), iana(197): u(38, 1), iana(138): u(71, 4),
 	iana(136): u(205, 1), iana(61): {opUint, 206, 1}, iana(239): u(207, 1),
@@ -193,22 +195,34 @@ func init() {
 // mac is the octets of a MAC address, which has no reduced size.
 const mac = 6
 
-// meaning returns what field f of a template means.
-func meaningOf(version uint8, f Field) action {
+// idOf returns the element of a field: of a NetFlow v9 type, the one that means
+// the same.
+func idOf(version uint8, f Field) elementID {
 	id := elementID{f.PEN, f.ID}
 	if own, ok := v9Own[f.ID]; ok && version == 9 {
 		id.id = own
 	}
+	return id
+}
+
+// meaningOf returns what field f of a template means where nothing better is
+// beside it.
+func meaningOf(version uint8, f Field) action {
+	id := idOf(version, f)
 	a, ok := actions[id]
 	if !ok {
 		if x, ok := ie.Extended(f.PEN, f.ID); ok && x.Field != 0 && extends(&x, f.Length) {
 			return action{op: opExtended}
 		}
-		return action{op: opElement}
+		fb, ok := fallbacks[id]
+		if !ok {
+			return action{op: opElement}
+		}
+		a = fb.action
 	}
 	n := f.Length
 	switch a.op {
-	case opUint, opSlot:
+	case opUint, opSlot, opDSCP:
 		// Reduced-size encoding, RFC 7011 section 6.2; wider or of variable
 		// length: not the registered type, kept raw. Four octets for narrower
 		// ones are common.
@@ -219,7 +233,7 @@ func meaningOf(version uint8, f Field) action {
 		if n != 4 && n != 8 {
 			a = action{op: opElement}
 		}
-	case opAddr, opBytes, opMPLS:
+	case opAddr, opBytes, opMPLS, opRD:
 		if n != a.width {
 			a = action{op: opElement}
 		}

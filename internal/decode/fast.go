@@ -85,6 +85,7 @@ type fastPlan struct {
 	icmp         [2]icmpRule // ICMP, ICMPv6
 	stray        []load      // what only records of a protocol have a use for
 	names        []restStep  // values that may have names
+	nameRoom     int         // octets of their names, at most
 	direction    int         // offset of IE 61, one octet; -1 = absent
 }
 
@@ -141,6 +142,7 @@ func (f *fastPlan) add(p *Plan, st *step, off uint16) bool {
 	}
 	if st.name != noName {
 		f.names = append(f.names, restStep{st, off, -1})
+		f.nameRoom += nameRoom(st.name)
 	}
 	switch st.op {
 	case opSkip:
@@ -192,7 +194,7 @@ func (f *fastPlan) addRest(st *step, off uint16) {
 		return
 	}
 	f.rest = append(f.rest, restStep{st, off, -1})
-	f.inOrder = f.inOrder || st.once != 0 || st.op == opUint || st.op == opExtended
+	f.inOrder = f.inOrder || st.once != 0 || st.op == opUint || st.op == opExtended || st.op == opDSCP || st.op == opRD
 	f.maxOut += 16 + 3*int(st.length)
 }
 

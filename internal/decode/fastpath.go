@@ -64,7 +64,7 @@ func (d *Decoder) fastRecords(b []byte, off int, p *Plan, r *Result) {
 	}
 	most := room
 	if p.names && d.ctx.named() {
-		most += len(p.fast.names) * (MaxName + 8)
+		most += p.fast.nameRoom
 	}
 	for len(b) >= p.min {
 		count := d.fit(len(b)/p.min, most, r)

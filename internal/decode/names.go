@@ -23,6 +23,18 @@ const (
 // nameFields are the fields of the names.
 var nameFields = [nNames]protowire.Number{inIfName: 247, outIfName: 248, inVRFName: 249, outVRFName: 252, applicationName: fApplicationName}
 
+// rdFields are the fields of the route distinguishers of VRFs, by their names.
+var rdFields = [nNames]protowire.Number{inVRFName: fInVRFRD, outVRFName: fOutVRFRD}
+
+// nameRoom is how many octets the names of a value have at most, tags and lengths
+// included.
+func nameRoom(k nameKind) int {
+	if rdFields[k] != 0 {
+		return 2 * (MaxName + 8)
+	}
+	return MaxName + 8
+}
+
 const fApplicationID, fApplicationName = 245, 246
 
 // nameOf returns what name the value of st may have.
@@ -83,11 +95,19 @@ func (c *context) name(k nameKind, v uint64) string {
 	return c.facts.Name(c.meta.Port, what, v)
 }
 
+// vrfRD returns the route distinguisher of a VRF as text, "" when there is none.
+func (c *context) vrfRD(id uint64) string {
+	return c.facts.Name(c.meta.Port, flowpb.Fact_WHAT_VRF_RD, id)
+}
+
 // appendNames appends the names of a record's values.
 func (r *record) appendNames(b []byte, c *context) []byte {
 	for k := inIfName; k < nNames; k++ {
 		if r.nameable>>k&1 == 1 {
 			b = text(b, nameFields[k], c.name(k, r.named[k]))
+			if f := rdFields[k]; f != 0 {
+				b = text(b, f, c.vrfRD(r.named[k]))
+			}
 		}
 	}
 	return b
@@ -103,6 +123,12 @@ func (r *record) setNames(m *flowpb.FlowMessage, c *context) {
 				*to = s
 			}
 		}
+	}
+	if r.nameable>>inVRFName&1 == 1 {
+		m.IngressVrfRd = c.vrfRD(r.named[inVRFName])
+	}
+	if r.nameable>>outVRFName&1 == 1 {
+		m.EgressVrfRd = c.vrfRD(r.named[outVRFName])
 	}
 }
 

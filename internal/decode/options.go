@@ -40,6 +40,7 @@ const (
 	oIngressVRF234
 	oEgressVRF235
 	oVRFName236
+	oRouteDistinguisher90
 	oApplicationID95
 	oApplicationName96
 	nOptions
@@ -50,6 +51,7 @@ var optionKeys = map[uint16]optionKey{
 	302: oSelector302, 48: oSampler48, 160: oInit160, 40: oOctets40, 41: oMessages41, 42: oRecords42,
 	10: oIngress10, 14: oEgress14, 252: oIngressPhysical252, 253: oEgressPhysical253,
 	82: oInterfaceName82, 83: oInterfaceDescription83, 234: oIngressVRF234, 235: oEgressVRF235, 236: oVRFName236,
+	90: oRouteDistinguisher90,
 	95: oApplicationID95, 96: oApplicationName96,
 }
 
@@ -152,7 +154,8 @@ func (v *optionValues) number(keys ...optionKey) (n uint64, ok bool) {
 
 // findFacts lists what the record says about the exporter: sampling rates
 // (elements 34; 50 with 48 or 49; 305/306; 309/310; 311), interface, VRF and
-// application names (82, 83, 236, 96), the system init time (160).
+// application names (82, 83, 236, 96), route distinguishers of VRFs (90), the
+// system init time (160).
 func (v *optionValues) findFacts() {
 	v.facts, v.total, v.badRate = v.facts[:0], Exported{}, false
 	if v.has == 0 {
@@ -184,7 +187,7 @@ func (v *optionValues) findTotals() {
 }
 
 func (v *optionValues) findNames() {
-	const names = 1<<oInterfaceName82 | 1<<oInterfaceDescription83 | 1<<oVRFName236 | 1<<oApplicationName96
+	const names = 1<<oInterfaceName82 | 1<<oInterfaceDescription83 | 1<<oVRFName236 | 1<<oRouteDistinguisher90 | 1<<oApplicationName96
 	if v.has&names == 0 {
 		return
 	}
@@ -198,6 +201,7 @@ func (v *optionValues) findNames() {
 	}
 	if id, ok := v.number(oIngressVRF234, oEgressVRF235); ok {
 		v.name(oVRFName236, flowpb.Fact_WHAT_VRF_NAME, id)
+		v.routeDistinguisher(id)
 	}
 	if id, ok := v.number(oApplicationID95); ok {
 		v.name(oApplicationName96, flowpb.Fact_WHAT_APPLICATION_NAME, id)
@@ -208,6 +212,15 @@ func (v *optionValues) name(k optionKey, what flowpb.Fact_What, id uint64) {
 	if b, ok := v.find(k); ok {
 		if s := string(bytes.TrimRight(b, "\x00")); s != "" {
 			v.facts = append(v.facts, Fact{What: what, ID: id, Text: cutName(s)})
+		}
+	}
+}
+
+// routeDistinguisher lists the route distinguisher of a VRF.
+func (v *optionValues) routeDistinguisher(vrf uint64) {
+	if b, ok := v.find(oRouteDistinguisher90); ok {
+		if rd, ok := appendRD(nil, b); ok && len(rd) > 0 {
+			v.facts = append(v.facts, Fact{What: flowpb.Fact_WHAT_VRF_RD, ID: vrf, Text: string(rd)})
 		}
 	}
 }

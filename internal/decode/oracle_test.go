@@ -141,6 +141,9 @@ func randomTemplate(rng *rand.Rand, version uint8) Template {
 	for id := range actions {
 		known = append(known, id)
 	}
+	for id := range fallbacks {
+		known = append(known, id)
+	}
 	slices.SortFunc(known, func(a, b elementID) int {
 		return stdcmp.Or(int(a.pen)-int(b.pen), int(a.id)-int(b.id))
 	})
@@ -158,7 +161,7 @@ func randomTemplate(rng *rand.Rand, version uint8) Template {
 	}
 	for range 1 + rng.IntN(24) {
 		id := known[rng.IntN(len(known))]
-		f := Field{PEN: id.pen, ID: id.id, Length: max(1, actions[id].width)}
+		f := Field{PEN: id.pen, ID: id.id, Length: max(1, actions[id].width, fallbacks[id].action.width)}
 		switch rng.IntN(8) {
 		case 0:
 			f = Field{PEN: []uint32{0, 9, ie.Reverse}[rng.IntN(3)], ID: uint16(1 + rng.IntN(600)), Length: uint16(rng.IntN(12))}

@@ -77,7 +77,7 @@ func compile(version uint8, t *Template) *Plan {
 		p.options = p.optionSteps()
 		return p
 	}
-	acts := p.meanings()
+	acts, second := p.meanings()
 	p.decide()
 	holders := map[uint16]int{} // field number → steps that write it
 	for i, a := range acts {
@@ -123,6 +123,9 @@ func compile(version uint8, t *Template) *Plan {
 		if p.ambiguous(&st) {
 			p.steps = append(p.steps, step{op: opElement, length: st.length, id: st.id, pen: st.pen, once: again})
 		}
+		if a := second[i]; a.op != opSkip {
+			p.steps = append(p.steps, step{op: a.op, to: a.to, length: st.length, id: st.id, pen: st.pen, once: again})
+		}
 	}
 	p.needsInit = p.version == 10 && p.times.source == flowpb.TimeSource_TIME_SOURCE_UPTIME && !p.has[sInit]
 	p.names = p.nameKinds()
@@ -130,16 +133,12 @@ func compile(version uint8, t *Template) *Plan {
 	return p
 }
 
-// meanings returns what each field means, and sets what the plan has.
-func (p *Plan) meanings() []action {
-	fields := p.template.Fields
-	acts := make([]action, len(fields))
-	hopLimit := slices.ContainsFunc(fields, func(f Field) bool { return f == Field{ID: 192, Length: f.Length} })
-	for i, f := range fields {
-		a := meaningOf(p.version, f)
-		if f.PEN == 0 && f.ID == 52 && hopLimit {
-			a = action{op: opElement} // minimumTTL gives way to ipTTL
-		}
+// meanings returns what each field means, and what it means besides (opSkip:
+// nothing), and sets what the plan has.
+func (p *Plan) meanings() (acts, second []action) {
+	acts, second = p.fieldMeanings()
+	for i, f := range p.template.Fields {
+		a := acts[i]
 		switch a.op {
 		case opSlot, opFloat:
 			if p.has[a.to] { // repeated: the first one counts, this one is kept raw
@@ -155,9 +154,15 @@ func (p *Plan) meanings() []action {
 			p.addrs |= 1 << a.to
 		}
 		acts[i] = a
+		if b := &second[i]; b.op == opSlot {
+			if p.has[b.to] {
+				*b = action{}
+			}
+			p.has[b.to] = true
+		}
 		p.biflow = p.biflow || f.PEN == reversePEN
 	}
-	return acts
+	return acts, second
 }
 
 // decide chooses the rules by what the plan has.

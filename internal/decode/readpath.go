@@ -53,6 +53,8 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 			}
 		case opElement:
 			r.keepRaw(m, st, field)
+		case opDSCP, opRD:
+			r.setForm(m, st, field)
 		case opExtended:
 			to := m.ProtoReflect()
 			if out, ok := appendExtended(to.GetUnknown(), st, field); ok {
@@ -84,6 +86,21 @@ func (r *record) keepRaw(m *flowpb.FlowMessage, st *step, field []byte) {
 		e.Value = bytes.Clone(field)
 	}
 	m.Elements = append(m.Elements, e)
+}
+
+// setForm sets the field that the step names to another form of its octets.
+func (r *record) setForm(m *flowpb.FlowMessage, st *step, field []byte) {
+	to, fd := m.ProtoReflect(), flowFields.ByNumber(protoreflect.FieldNumber(st.to))
+	if st.op == opDSCP {
+		if v := uintOf(field); v < 64 {
+			to.Set(fd, protoreflect.ValueOfUint32(uint32(v)*4))
+			return
+		}
+	} else if rd, ok := appendRD(nil, field); ok {
+		to.Set(fd, protoreflect.ValueOfString(string(rd)))
+		return
+	}
+	r.keepRaw(m, st, field)
 }
 
 // set sets the field that the step names to its octets.

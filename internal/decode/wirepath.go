@@ -24,6 +24,8 @@ const (
 	fPostSrc, fPostDst, fPostSrcPort, fPostDstPort                          = 230, 231, 232, 233
 	fRateSource, fSamplerID, fExporterPort, fExporterName, fSite            = 250, 251, 260, 261, 262
 	fReplica, fAddressPlan, fElements                                       = 263, 264, 299
+	fInIf, fOutIf, fToS, fTTL, fDstMAC, fDstVLAN, fRevToS                   = 18, 19, 23, 25, 28, 34, 217
+	fInVRFRD, fOutVRFRD, fRD                                                = 277, 278, 279
 )
 
 // number appends field f with value v; nothing when v is 0 (proto3's default).
@@ -180,6 +182,17 @@ func (r *record) step(dst []byte, st *step, field []byte) []byte {
 		}
 		return dst
 	case opElement:
+		return r.keep(dst, st, field)
+	case opDSCP:
+		if tos, ok := tosOf(field); ok {
+			return number2(dst, tagOf(protowire.Number(st.to)), tos)
+		}
+		return r.keep(dst, st, field)
+	case opRD:
+		var room [maxRDText]byte
+		if rd, ok := appendRD(room[:0], field); ok {
+			return octets(dst, protowire.Number(st.to), rd)
+		}
 		return r.keep(dst, st, field)
 	case opExtended:
 		if out, ok := appendExtended(dst, st, field); ok {

@@ -475,9 +475,10 @@ type FlowMessage struct {
 	SrcAddr []byte `protobuf:"bytes,6,opt,name=src_addr,json=srcAddr,proto3" json:"src_addr,omitempty"`
 	// Destination address, 4 or 16 octets; source: IE 12, 28.
 	DstAddr []byte `protobuf:"bytes,7,opt,name=dst_addr,json=dstAddr,proto3" json:"dst_addr,omitempty"`
-	// Octets as reported; source: IE 1, else 85, else 231 or 298's family.
+	// Octets as reported; source: IE 1, else 85, else 231 or 298's family, else
+	// those after a middlebox function, IE 23.
 	Bytes uint64 `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	// Packets as reported; source: IE 2, else 86, else 298.
+	// Packets as reported; source: IE 2, else 86, else 298, else IE 24.
 	Packets uint64 `protobuf:"varint,10,opt,name=packets,proto3" json:"packets,omitempty"`
 	// Exporter address, 4 or 16 octets; source: source address of the datagram.
 	SamplerAddress []byte `protobuf:"bytes,11,opt,name=sampler_address,json=samplerAddress,proto3" json:"sampler_address,omitempty"`
@@ -493,9 +494,11 @@ type FlowMessage struct {
 	SrcNet uint32 `protobuf:"varint,16,opt,name=src_net,json=srcNet,proto3" json:"src_net,omitempty"`
 	// Destination prefix length in bits; source: IE 13, 30.
 	DstNet uint32 `protobuf:"varint,17,opt,name=dst_net,json=dstNet,proto3" json:"dst_net,omitempty"`
-	// SNMP ifIndex of the input interface; source: IE 10.
+	// SNMP ifIndex of the input interface; source: IE 10, else the physical one,
+	// IE 252.
 	InIf uint32 `protobuf:"varint,18,opt,name=in_if,json=inIf,proto3" json:"in_if,omitempty"`
-	// SNMP ifIndex of the output interface; source: IE 14.
+	// SNMP ifIndex of the output interface; source: IE 14, else the physical one,
+	// IE 253.
 	OutIf uint32 `protobuf:"varint,19,opt,name=out_if,json=outIf,proto3" json:"out_if,omitempty"`
 	// IANA IP protocol number; source: IE 4, inferred from ICMP fields if absent.
 	Proto uint32 `protobuf:"varint,20,opt,name=proto,proto3" json:"proto,omitempty"`
@@ -504,17 +507,20 @@ type FlowMessage struct {
 	// Transport destination port as reported (ICMP in v5 and many v9 exporters:
 	// type * 256 + code); source: IE 11.
 	DstPort uint32 `protobuf:"varint,22,opt,name=dst_port,json=dstPort,proto3" json:"dst_port,omitempty"`
-	// IP type of service or traffic class octet; source: IE 5.
+	// IP type of service or traffic class octet; source: IE 5, else the DSCP of
+	// IE 195 in the upper six bits.
 	IpTos uint32 `protobuf:"varint,23,opt,name=ip_tos,json=ipTos,proto3" json:"ip_tos,omitempty"`
 	// Forwarding status and reason code, 8 bits; source: IE 89.
 	ForwardingStatus uint32 `protobuf:"varint,24,opt,name=forwarding_status,json=forwardingStatus,proto3" json:"forwarding_status,omitempty"`
-	// TTL or hop limit; source: IE 192, else the minimum, IE 52.
+	// TTL or hop limit; source: IE 192, else the minimum, IE 52, else the maximum,
+	// IE 53.
 	IpTtl uint32 `protobuf:"varint,25,opt,name=ip_ttl,json=ipTtl,proto3" json:"ip_ttl,omitempty"`
 	// OR of the TCP control bits; source: IE 6.
 	TcpFlags uint32 `protobuf:"varint,26,opt,name=tcp_flags,json=tcpFlags,proto3" json:"tcp_flags,omitempty"`
 	// Source MAC, 48 bits, big-endian in the low bits; source: IE 56.
 	SrcMac uint64 `protobuf:"varint,27,opt,name=src_mac,json=srcMac,proto3" json:"src_mac,omitempty"`
-	// Destination MAC, 48 bits, big-endian in the low bits; source: IE 80.
+	// Destination MAC, 48 bits, big-endian in the low bits; source: IE 80, else that
+	// after a middlebox function, IE 57.
 	DstMac uint64 `protobuf:"varint,28,opt,name=dst_mac,json=dstMac,proto3" json:"dst_mac,omitempty"`
 	// 802.1Q VLAN id of a sampled packet; source: IE 243.
 	VlanId uint32 `protobuf:"varint,29,opt,name=vlan_id,json=vlanId,proto3" json:"vlan_id,omitempty"`
@@ -527,7 +533,7 @@ type FlowMessage struct {
 	IcmpCode uint32 `protobuf:"varint,32,opt,name=icmp_code,json=icmpCode,proto3" json:"icmp_code,omitempty"`
 	// VLAN id on ingress; source: IE 58.
 	SrcVlan uint32 `protobuf:"varint,33,opt,name=src_vlan,json=srcVlan,proto3" json:"src_vlan,omitempty"`
-	// VLAN id on egress; source: IE 59.
+	// VLAN id on egress; source: IE 59, else IE 254.
 	DstVlan uint32 `protobuf:"varint,34,opt,name=dst_vlan,json=dstVlan,proto3" json:"dst_vlan,omitempty"`
 	// IP identification; source: IE 54.
 	FragmentId uint32 `protobuf:"varint,35,opt,name=fragment_id,json=fragmentId,proto3" json:"fragment_id,omitempty"`
@@ -592,9 +598,10 @@ type FlowMessage struct {
 	// The record reports both directions: it holds reverse elements (RFC 5103),
 	// or initiator and responder counters (IE 231/232, 298/299).
 	Biflow bool `protobuf:"varint,210,opt,name=biflow,proto3" json:"biflow,omitempty"`
-	// Octets of the reverse direction, as reported; source: 29305/1, 29305/85, 232.
+	// Octets of the reverse direction, as reported; source: 29305/1, 29305/85, 232,
+	// 29305/23.
 	ReverseBytes uint64 `protobuf:"varint,211,opt,name=reverse_bytes,json=reverseBytes,proto3" json:"reverse_bytes,omitempty"`
-	// Packets of the reverse direction; source: 29305/2, 29305/86, 299.
+	// Packets of the reverse direction; source: 29305/2, 29305/86, 299, 29305/24.
 	ReversePackets uint64 `protobuf:"varint,212,opt,name=reverse_packets,json=reversePackets,proto3" json:"reverse_packets,omitempty"`
 	// OR of the TCP control bits of the reverse direction; source: 29305/6.
 	ReverseTcpFlags uint32 `protobuf:"varint,213,opt,name=reverse_tcp_flags,json=reverseTcpFlags,proto3" json:"reverse_tcp_flags,omitempty"`
@@ -604,7 +611,8 @@ type FlowMessage struct {
 	ReverseTimeFlowEndNs uint64 `protobuf:"varint,215,opt,name=reverse_time_flow_end_ns,json=reverseTimeFlowEndNs,proto3" json:"reverse_time_flow_end_ns,omitempty"`
 	// flow_end_reason of the reverse direction; source: 29305/136.
 	ReverseFlowEndReason uint32 `protobuf:"varint,216,opt,name=reverse_flow_end_reason,json=reverseFlowEndReason,proto3" json:"reverse_flow_end_reason,omitempty"`
-	// Type of service octet of the reverse direction; source: 29305/5.
+	// Type of service octet of the reverse direction; source: 29305/5, else the DSCP
+	// of 29305/195 in the upper six bits.
 	ReverseIpTos uint32 `protobuf:"varint,217,opt,name=reverse_ip_tos,json=reverseIpTos,proto3" json:"reverse_ip_tos,omitempty"`
 	// Octets since the start of the flow; source: IE 85.
 	TotalBytes uint64 `protobuf:"varint,220,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
@@ -668,6 +676,16 @@ type FlowMessage struct {
 	Replica string `protobuf:"bytes,263,opt,name=replica,proto3" json:"replica,omitempty"`
 	// Address plan of the exporter: where a private address names one host; "" = that of its site. Source: EXPORTERS_FILE.
 	AddressPlan string `protobuf:"bytes,264,opt,name=address_plan,json=addressPlan,proto3" json:"address_plan,omitempty"`
+	// Route distinguisher of the ingress VRF as text, see route_distinguisher;
+	// source: options data by ingress_vrf_id.
+	IngressVrfRd string `protobuf:"bytes,277,opt,name=ingress_vrf_rd,json=ingressVrfRd,proto3" json:"ingress_vrf_rd,omitempty"`
+	// Route distinguisher of the egress VRF as text, see route_distinguisher;
+	// source: options data by egress_vrf_id.
+	EgressVrfRd string `protobuf:"bytes,278,opt,name=egress_vrf_rd,json=egressVrfRd,proto3" json:"egress_vrf_rd,omitempty"`
+	// Route distinguisher held by the record itself as text, administrator:number
+	// by its type (RFC 4364 section 4.2): "65000:100", "192.0.2.1:100",
+	// "4200000000:100". One that is zero is absent; source: IE 90.
+	RouteDistinguisher string `protobuf:"bytes,279,opt,name=route_distinguisher,json=routeDistinguisher,proto3" json:"route_distinguisher,omitempty"`
 	// What has no typed field here, raw, in record order.
 	Elements      []*Element `protobuf:"bytes,299,rep,name=elements,proto3" json:"elements,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1369,6 +1387,27 @@ func (x *FlowMessage) GetAddressPlan() string {
 	return ""
 }
 
+func (x *FlowMessage) GetIngressVrfRd() string {
+	if x != nil {
+		return x.IngressVrfRd
+	}
+	return ""
+}
+
+func (x *FlowMessage) GetEgressVrfRd() string {
+	if x != nil {
+		return x.EgressVrfRd
+	}
+	return ""
+}
+
+func (x *FlowMessage) GetRouteDistinguisher() string {
+	if x != nil {
+		return x.RouteDistinguisher
+	}
+	return ""
+}
+
 func (x *FlowMessage) GetElements() []*Element {
 	if x != nil {
 		return x.Elements
@@ -1444,7 +1483,7 @@ var File_weir_v1_flow_proto protoreflect.FileDescriptor
 
 const file_weir_v1_flow_proto_rawDesc = "" +
 	"\n" +
-	"\x12weir/v1/flow.proto\x12\aweir.v1\"\xaf\x1e\n" +
+	"\x12weir/v1/flow.proto\x12\aweir.v1\"\xad\x1f\n" +
 	"\vFlowMessage\x121\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1d.weir.v1.FlowMessage.FlowTypeR\x04type\x12#\n" +
 	"\rsampling_rate\x18\x03 \x01(\x04R\fsamplingRate\x12!\n" +
@@ -1551,7 +1590,10 @@ const file_weir_v1_flow_proto_rawDesc = "" +
 	"\rexporter_name\x18\x85\x02 \x01(\tR\fexporterName\x12\x13\n" +
 	"\x04site\x18\x86\x02 \x01(\tR\x04site\x12\x19\n" +
 	"\areplica\x18\x87\x02 \x01(\tR\areplica\x12\"\n" +
-	"\faddress_plan\x18\x88\x02 \x01(\tR\vaddressPlan\x12-\n" +
+	"\faddress_plan\x18\x88\x02 \x01(\tR\vaddressPlan\x12%\n" +
+	"\x0eingress_vrf_rd\x18\x95\x02 \x01(\tR\fingressVrfRd\x12#\n" +
+	"\regress_vrf_rd\x18\x96\x02 \x01(\tR\vegressVrfRd\x120\n" +
+	"\x13route_distinguisher\x18\x97\x02 \x01(\tR\x12routeDistinguisher\x12-\n" +
 	"\belements\x18\xab\x02 \x03(\v2\x10.weir.v1.ElementR\belements\"s\n" +
 	"\bFlowType\x12\x0f\n" +
 	"\vFLOWUNKNOWN\x10\x00\x12\v\n" +

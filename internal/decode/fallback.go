@@ -1,0 +1,70 @@
+package decode
+
+// A fallback is an element that stands in for better ones. It has its meaning only
+// in templates that have none of these in a usable length; beside one of them it
+// is kept raw.
+type fallback struct {
+	action action
+	better []elementID
+}
+
+// fallbacks are by element. What the operator says of an element (ELEMENTS_FILE)
+// comes first.
+var fallbacks = map[elementID]fallback{
+	iana(90):  {action{opRD, fRD, 8}, nil},
+	iana(252): {u(fInIf, 4), []elementID{iana(10)}}, // physical interface
+	iana(253): {u(fOutIf, 4), []elementID{iana(14)}},
+	iana(254): {u(fDstVLAN, 2), []elementID{iana(59)}},         // postDot1qVlanId
+	iana(195): {action{opDSCP, fToS, 1}, []elementID{iana(5)}}, // without the two bits of ECN
+	iana(52):  {u(fTTL, 1), []elementID{iana(192)}},            // minimum
+	iana(53):  {u(fTTL, 1), []elementID{iana(192), iana(52)}},  // maximum
+	iana(57):  {u(fDstMAC, mac), []elementID{iana(80)}},        // after a middlebox function
+
+	reversed(23):  {s(sRevOctets, 8), []elementID{reversed(1), reversed(85), iana(232)}},
+	reversed(24):  {s(sRevPackets, 8), []elementID{reversed(2), reversed(86), iana(299)}},
+	reversed(195): {action{opDSCP, fRevToS, 1}, []elementID{reversed(5)}},
+}
+
+// seconds are elements with a field of their own that stand in for better ones as
+// well.
+var seconds = map[elementID]fallback{
+	iana(23): {s(sOctets, 8), []elementID{iana(1), iana(85), iana(231)}}, // after a middlebox function
+	iana(24): {s(sPackets, 8), []elementID{iana(2), iana(86), iana(298)}},
+}
+
+// fieldMeanings returns what each field of the template means beside the others.
+// second holds a further meaning of a field, or opSkip.
+func (p *Plan) fieldMeanings() (acts, second []action) {
+	fields := p.template.Fields
+	acts, second = make([]action, len(fields)), make([]action, len(fields))
+	usable := make(map[elementID]bool, len(fields))
+	for i, f := range fields {
+		acts[i] = meaningOf(p.version, f)
+		if acts[i].op != opElement {
+			usable[idOf(p.version, f)] = true
+		}
+	}
+	for i, f := range fields {
+		if acts[i].op == opElement || acts[i].op == opExtended {
+			continue
+		}
+		id := idOf(p.version, f)
+		if fb, ok := fallbacks[id]; ok && fb.outdone(usable) {
+			acts[i] = action{op: opElement}
+		}
+		if s, ok := seconds[id]; ok && !s.outdone(usable) {
+			second[i] = s.action
+		}
+	}
+	return acts, second
+}
+
+// outdone reports whether the template has something better.
+func (f *fallback) outdone(usable map[elementID]bool) bool {
+	for _, id := range f.better {
+		if usable[id] {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,52 @@
+package decode
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strconv"
+)
+
+// Types of route distinguishers, RFC 4364 section 4.2: what the administrator
+// field is.
+const (
+	rdAS2  = 0 // an AS number of 2 octets, then a number of 4
+	rdIPv4 = 1 // an IPv4 address, then a number of 2 octets
+	rdAS4  = 2 // an AS number of 4 octets, then a number of 2
+)
+
+// rdLen is the length of a route distinguisher, octets.
+const rdLen = 8
+
+// maxRDText is how long the text of a route distinguisher is at most, octets.
+const maxRDText = len("255.255.255.255:65535")
+
+// appendRD appends a route distinguisher as text, administrator:number; nothing
+// for one that is zero. ok is false for other lengths and types.
+func appendRD(dst, rd []byte) (out []byte, ok bool) {
+	if len(rd) != rdLen {
+		return dst, false
+	}
+	if binary.BigEndian.Uint64(rd) == 0 {
+		return dst, true
+	}
+	number := uint64(binary.BigEndian.Uint16(rd[6:]))
+	switch binary.BigEndian.Uint16(rd) {
+	case rdAS2:
+		number = uint64(binary.BigEndian.Uint32(rd[4:]))
+		dst = strconv.AppendUint(dst, uint64(binary.BigEndian.Uint16(rd[2:])), 10)
+	case rdIPv4:
+		dst = netip.AddrFrom4([4]byte(rd[2:6])).AppendTo(dst)
+	case rdAS4:
+		dst = strconv.AppendUint(dst, uint64(binary.BigEndian.Uint32(rd[2:])), 10)
+	default:
+		return dst, false
+	}
+	return strconv.AppendUint(append(dst, ':'), number, 10), true
+}
+
+// tosOf returns the type of service octet of a DSCP, whose two bits of ECN are not
+// known. ok is false for what is no DSCP.
+func tosOf(dscp []byte) (tos uint64, ok bool) {
+	v := uintOf(dscp)
+	return v << 2, v < 64
+}
