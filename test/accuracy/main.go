@@ -1,0 +1,225 @@
+// Command accuracy measures how true Weir's connections are. It reads captures of
+// traffic, takes from tshark what their packets say, has the traffic exported by
+// programs and by a reference exporter, and compares the connections that weir
+// connections makes of each export with the packets.
+//
+//	go run ./test/accuracy [-only ref9,softflowd9] [-v] [FOLDER]...
+//	go run ./test/accuracy -doc docs/connections.md testdata/traffic
+//	go run ./test/accuracy -quick testdata/traffic
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"weir/test/accuracy/score"
+	"weir/test/accuracy/truth"
+)
+
+// options are those of the command line.
+type options struct {
+	only    []string // names of settings; none: all
+	folders []string
+	verbose bool
+	workers int
+}
+
+func main() {
+	log.SetFlags(0)
+	only := flag.String("only", "", "comma-separated `names` of settings; list prints them")
+	verbose := flag.Bool("v", false, "name every conversation that came out wrong, and why")
+	workers := flag.Int("j", runtime.NumCPU(), "captures that are measured at a time")
+	flag.Parse()
+	if *only == "list" {
+		for _, s := range settings() {
+			fmt.Printf("%-20s %s %s %s 1:%d\n", s.name, s.exporter, s.form, s.timeouts, s.rate)
+		}
+		return
+	}
+	o := options{folders: flag.Args(), verbose: *verbose, workers: *workers}
+	if *only != "" {
+		o.only = strings.Split(*only, ",")
+	}
+	for _, v := range os.Environ() { // the table is of the defaults
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "PAIR_") {
+			log.Printf("%s is set: the figures are not of the defaults", name)
+		}
+	}
+	if err := run(context.Background(), o, os.Stdout); err != nil {
+		log.Fatal("accuracy: ", err)
+	}
+}
+
+func run(ctx context.Context, o options, out io.Writer) error {
+	chosen, err := choose(o.only)
+	if err != nil {
+		return err
+	}
+	files, err := captureFiles(o.folders)
+	if err != nil {
+		return err
+	}
+	captures, err := readTruth(ctx, files, o.workers)
+	if err != nil {
+		return err
+	}
+	var results []result
+	for _, s := range chosen {
+		r, err := measure(ctx, s, captures, o)
+		if err != nil {
+			return err
+		}
+		results = append(results, r)
+		log.Printf("%s: %d TCP, %d UDP conversations", s.name, r.tallies.TCP.Conversations, r.tallies.UDP.Conversations)
+	}
+	_, err = io.WriteString(out, tables(results))
+	return err
+}
+
+// choose returns the settings with these names, those without their programs left out.
+func choose(names []string) (chosen []setting, err error) {
+	known := settings()
+	for _, n := range names {
+		if !slices.ContainsFunc(known, func(s setting) bool { return s.name == n }) {
+			return nil, fmt.Errorf("no setting %q; -only list prints them", n)
+		}
+	}
+	for _, s := range known {
+		if len(names) > 0 && !slices.Contains(names, s.name) {
+			continue
+		}
+		missing := slices.IndexFunc(s.needs, func(program string) bool {
+			_, err := exec.LookPath(program)
+			return err != nil
+		})
+		if missing >= 0 {
+			log.Printf("SKIPPED: %s: %s is not installed", s.name, s.needs[missing])
+			continue
+		}
+		chosen = append(chosen, s)
+	}
+	return chosen, nil
+}
+
+// captureFiles returns the captures in the folders; a name may also be a file.
+func captureFiles(folders []string) (files []string, err error) {
+	for _, folder := range folders {
+		before := len(files)
+		err := filepath.WalkDir(folder, func(path string, d os.DirEntry, err error) error {
+			if err == nil && !d.IsDir() && slices.Contains([]string{".pcap", ".pcapng", ".cap", ".trace"}, filepath.Ext(path)) {
+				files = append(files, path)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if len(files) == before {
+			return nil, fmt.Errorf("%s: no captures", folder)
+		}
+	}
+	if len(files) == 0 {
+		return nil, errors.New("want folders of captures")
+	}
+	return files, nil
+}
+
+// forEach calls do for 0 to n-1, some of them at a time, and returns the first error.
+func forEach(n, workers int, do func(i int) error) error {
+	var group sync.WaitGroup
+	next := make(chan int)
+	errs := make([]error, n)
+	for range max(1, workers) {
+		group.Go(func() {
+			for i := range next {
+				errs[i] = do(i)
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// readTruth reads the conversations of the captures. What tshark cannot read is
+// named and left out.
+func readTruth(ctx context.Context, files []string, workers int) ([]*capture, error) {
+	all := make([]*capture, len(files))
+	err := forEach(len(files), workers, func(i int) error {
+		conversations, err := truth.Read(ctx, files[i])
+		if err != nil {
+			if errors.Is(err, exec.ErrNotFound) {
+				return err
+			}
+			log.Printf("SKIPPED: %v", err)
+			return nil
+		}
+		name := strings.TrimSuffix(filepath.Base(files[i]), filepath.Ext(files[i]))
+		conversations = slices.DeleteFunc(conversations, withoutPorts)
+		all[i] = &capture{name: name, file: files[i], conversations: conversations}
+		return nil
+	})
+	return slices.DeleteFunc(all, func(c *capture) bool { return c == nil || len(c.conversations) == 0 }), err
+}
+
+// withoutPorts tells of a conversation whose ports are both 0: exporters and Weir
+// say port 0 of fragments, too.
+func withoutPorts(c *truth.Conversation) bool { return c.A.Port() == 0 && c.B.Port() == 0 }
+
+// A result has the figures of a setting over all captures.
+type result struct {
+	setting setting
+	tallies score.Tallies
+}
+
+// measure exports all captures by a setting and compares Weir's connections.
+func measure(ctx context.Context, s setting, captures []*capture, o options) (result, error) {
+	r := result{setting: s}
+	var mu sync.Mutex
+	reports := make([]string, len(captures))
+	err := forEach(len(captures), o.workers, func(i int) error {
+		c := captures[i]
+		datagrams, err := s.export(ctx, c)
+		if err != nil {
+			log.Printf("SKIPPED: %s of %s: %v", s.name, c.name, err)
+			return nil
+		}
+		connections, err := weirConnections(datagrams)
+		if err != nil {
+			return fmt.Errorf("%s of %s: %w", s.name, c.name, err)
+		}
+		conversations := c.conversations
+		if !s.ipv6 {
+			conversations = slices.DeleteFunc(slices.Clone(conversations), func(c *truth.Conversation) bool { return c.A.Addr().Is6() })
+		}
+		matches, extra := score.MatchAll(conversations, connections)
+		mu.Lock()
+		defer mu.Unlock()
+		r.tallies.Extra += len(extra)
+		for j := range matches {
+			r.tallies.Of(matches[j].Conversation.Proto).Add(&matches[j])
+		}
+		if o.verbose {
+			reports[i] = report(s, c, matches)
+		}
+		return nil
+	})
+	for _, text := range reports {
+		fmt.Print(text)
+	}
+	return r, err
+}

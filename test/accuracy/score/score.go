@@ -1,0 +1,234 @@
+// Package score compares the connections that Weir makes of an export with the
+// conversations that the packets of the capture were.
+package score
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"weir/test/accuracy/truth"
+)
+
+// A Connection is one connection of Weir.
+type Connection struct {
+	Proto                uint8
+	Initiator, Responder netip.AddrPort
+	Start, End           int64 // ns since the epoch
+	Packets              uint64
+	Method               string // direction_method
+	State                string // conn_state
+}
+
+// An Outcome says what became of a conversation.
+type Outcome uint8
+
+const (
+	// One: it is exactly one connection.
+	One Outcome = iota
+	// Split: it is several connections.
+	Split
+	// Merged: it shares a connection with other conversations of its ports.
+	Merged
+	// Missing: no connection has its addresses and ports.
+	Missing
+)
+
+func (o Outcome) String() string { return [...]string{"one", "split", "merged", "missing"}[o] }
+
+// A Match is a conversation, its outcome, and the connections of its addresses and
+// ports that no other conversation has for itself.
+type Match struct {
+	Conversation *truth.Conversation
+	Outcome      Outcome
+	Connections  []Connection
+}
+
+// A pairKey is what a conversation and its connections have in common.
+type pairKey struct {
+	proto  uint8
+	lo, hi netip.AddrPort
+}
+
+func keyOf(proto uint8, a, b netip.AddrPort) pairKey {
+	if a.Compare(b) > 0 {
+		a, b = b, a
+	}
+	return pairKey{proto, a, b}
+}
+
+// MatchAll finds the connections of each conversation. extra are connections whose
+// addresses and ports no conversation has.
+func MatchAll(conversations []*truth.Conversation, connections []Connection) (matches []Match, extra []Connection) {
+	unmatched := map[pairKey][]Connection{}
+	for _, c := range connections {
+		k := keyOf(c.Proto, c.Initiator, c.Responder)
+		unmatched[k] = append(unmatched[k], c)
+	}
+	groups := map[pairKey][]*truth.Conversation{}
+	var order []pairKey
+	for _, c := range conversations {
+		k := keyOf(c.Proto, c.A, c.B)
+		if groups[k] == nil {
+			order = append(order, k)
+		}
+		groups[k] = append(groups[k], c)
+	}
+	for _, k := range order {
+		matches = append(matches, matchGroup(groups[k], unmatched[k])...)
+		delete(unmatched, k)
+	}
+	for _, c := range connections {
+		if _, is := unmatched[keyOf(c.Proto, c.Initiator, c.Responder)]; is {
+			extra = append(extra, c)
+		}
+	}
+	return matches, extra
+}
+
+// sameStart is how far the start of a conversation and of its connection may be
+// apart where several share addresses and ports: some exporters say times in seconds.
+const sameStart = 1500 * time.Millisecond
+
+// matchGroup matches conversations and connections of the same addresses and ports.
+func matchGroup(conversations []*truth.Conversation, connections []Connection) (matches []Match) {
+	if len(connections) == 0 {
+		for _, c := range conversations {
+			matches = append(matches, Match{Conversation: c, Outcome: Missing})
+		}
+		return matches
+	}
+	if len(conversations) == 1 {
+		outcome := One
+		if len(connections) > 1 {
+			outcome = Split
+		}
+		return []Match{{conversations[0], outcome, connections}}
+	}
+	conversations, connections = slices.Clone(conversations), slices.Clone(connections)
+	slices.SortStableFunc(conversations, func(a, b *truth.Conversation) int { return cmp.Compare(a.Start(), b.Start()) })
+	slices.SortStableFunc(connections, func(a, b Connection) int { return cmp.Compare(a.Start, b.Start) })
+	if len(conversations) == len(connections) {
+		for i, c := range conversations {
+			matches = append(matches, Match{c, One, connections[i : i+1]})
+		}
+		return matches
+	}
+	var rest []*truth.Conversation
+	for _, c := range conversations {
+		i := slices.IndexFunc(connections, func(w Connection) bool {
+			return w.Packets == c.PacketCount() && (time.Duration(w.Start)-time.Duration(c.Start())).Abs() < sameStart
+		})
+		if i < 0 {
+			rest = append(rest, c)
+			continue
+		}
+		matches = append(matches, Match{c, One, connections[i : i+1 : i+1]})
+		connections = slices.Concat(connections[:i], connections[i+1:])
+	}
+	outcome := Split
+	if len(rest) > len(connections) {
+		outcome = Merged
+	}
+	for _, c := range rest {
+		matches = append(matches, Match{c, outcome, connections})
+	}
+	return matches
+}
+
+// Judgement is what is right about a match.
+type Judgement struct {
+	// InitiatorKnown: the packets say who opened the conversation.
+	InitiatorKnown bool
+	// Initiator: the connection has the initiator that the packets say; of
+	// midstream conversations true.
+	Initiator bool
+	// StateKnown: the conversation is TCP, and the connection has its initiator.
+	StateKnown bool
+	State      bool   // conn_state is Zeek's
+	ZeekState  string // of the conversation, when StateKnown
+}
+
+// Judge compares the one connection of m with its conversation. m.Outcome must be One.
+func (m *Match) Judge() Judgement {
+	c, w := m.Conversation, m.Connections[0]
+	fromA, by := c.Opener()
+	weirFromA := w.Initiator == c.A
+	j := Judgement{InitiatorKnown: by != truth.Midstream, Initiator: true}
+	if j.InitiatorKnown {
+		j.Initiator = weirFromA == fromA
+	}
+	if c.Proto == truth.TCP && j.Initiator {
+		j.StateKnown = true
+		j.ZeekState = truth.ConnState(c.Packets, weirFromA)
+		j.State = j.ZeekState == w.State
+	}
+	return j
+}
+
+// Right tells whether the conversation is one connection with the right initiator.
+func (m *Match) Right() bool { return m.Outcome == One && m.Judge().Initiator }
+
+// A Tally counts the outcomes of conversations of one protocol.
+type Tally struct {
+	Conversations                int
+	Outcomes                     [Missing + 1]int
+	Right                        int // one connection, and its initiator where it is known
+	InitiatorKnown, InitiatorHit int // of those that are one connection
+	StateKnown, StateHit         int // of those with the right initiator
+}
+
+// Add counts m.
+func (t *Tally) Add(m *Match) {
+	t.Conversations++
+	t.Outcomes[m.Outcome]++
+	if m.Outcome != One {
+		return
+	}
+	j := m.Judge()
+	count := func(n *int, is bool) {
+		if is {
+			*n++
+		}
+	}
+	count(&t.Right, j.Initiator)
+	count(&t.InitiatorKnown, j.InitiatorKnown)
+	count(&t.InitiatorHit, j.InitiatorKnown && j.Initiator)
+	count(&t.StateKnown, j.StateKnown)
+	count(&t.StateHit, j.StateKnown && j.State)
+}
+
+// Sum adds what o counted.
+func (t *Tally) Sum(o Tally) {
+	t.Conversations += o.Conversations
+	for i, n := range o.Outcomes {
+		t.Outcomes[i] += n
+	}
+	t.Right += o.Right
+	t.InitiatorKnown += o.InitiatorKnown
+	t.InitiatorHit += o.InitiatorHit
+	t.StateKnown += o.StateKnown
+	t.StateHit += o.StateHit
+}
+
+// Tallies are those of a setting, by protocol.
+type Tallies struct {
+	TCP, UDP Tally
+	Extra    int // connections of addresses and ports that no conversation has
+}
+
+// Of returns the tally of a protocol.
+func (t *Tallies) Of(proto uint8) *Tally {
+	if proto == truth.TCP {
+		return &t.TCP
+	}
+	return &t.UDP
+}
+
+// Sum adds what o counted.
+func (t *Tallies) Sum(o Tallies) {
+	t.TCP.Sum(o.TCP)
+	t.UDP.Sum(o.UDP)
+	t.Extra += o.Extra
+}
