@@ -32,6 +32,8 @@ var forms = map[protoreflect.FullName]form{
 	"weir.v1.FlowMessage.ipv6_routing_header_addresses": asAddress,
 	"weir.v1.FlowMessage.post_nat_src_addr":             asAddress,
 	"weir.v1.FlowMessage.post_nat_dst_addr":             asAddress,
+	"weir.v1.FlowMessage.tunnel_src_addr":               asAddress,
+	"weir.v1.FlowMessage.tunnel_dst_addr":               asAddress,
 	"weir.v1.FlowMessage.src_mac":                       asMAC,
 	"weir.v1.FlowMessage.dst_mac":                       asMAC,
 	"weir.v1.Endpoint.address":                          asAddress,

@@ -76,27 +76,42 @@ const (
 	sRevPackets   = sRevOctets + 1
 	sRevTotOctets = sRevOctets + 2
 	sRevTotPkts   = sRevOctets + 3
-	nSlots        = sRevOctets + 4
+)
+
+// The slots of templates with two tuples, see tunnel.go: values that are slots there
+// alone, and those of the inner tuple.
+const (
+	sToS = sRevTotPkts + 1 + iota
+	sLabel
+	sInnerProto
+	sInnerSrcPort
+	sInnerDstPort
+	sInnerFlags
+	sInnerToS
+	sInnerLabel
+	nSlots
 )
 
 // An op is what a step does with a field's octets.
 type op uint8
 
 const (
-	opSkip     op = iota // nothing
-	opUint               // an integer straight to a field
-	opPlain              // the same, without anything to look at: of a compiled step only
-	opSlot               // an integer to a slot
-	opFloat              // a float to a slot, as IEEE 754 bits
-	opAddr               // 4 or 16 octets to an address of the record
-	opBytes              // 4 or 16 octets straight to a field
-	opOctets             // any octets straight to a field
-	opString             // UTF-8 text straight to a field
-	opMPLS               // a label stack entry of 3 octets
-	opElement            // raw, to elements
-	opExtended           // to a field of the operator's, by type
-	opDSCP               // a DSCP to a field that holds a type of service octet
-	opRD                 // a route distinguisher to a field, as text
+	opSkip      op = iota // nothing
+	opUint                // an integer straight to a field
+	opPlain               // the same, without anything to look at: of a compiled step only
+	opSlot                // an integer to a slot
+	opFloat               // a float to a slot, as IEEE 754 bits
+	opAddr                // 4 or 16 octets to an address of the record
+	opBytes               // 4 or 16 octets straight to a field
+	opOctets              // any octets straight to a field
+	opString              // UTF-8 text straight to a field
+	opMPLS                // a label stack entry of 3 octets
+	opElement             // raw, to elements
+	opExtended            // to a field of the operator's, by type
+	opDSCP                // a DSCP to a field that holds a type of service octet
+	opRD                  // a route distinguisher to a field, as text
+	opInner               // an integer of an inner tuple to a slot
+	opInnerAddr           // an address of an inner tuple
 )
 
 // Addresses of a record, indices of record.addr: IPv4 ones and, one up, IPv6 ones.

@@ -65,7 +65,9 @@ func (p *Plan) takes(s slot, proto uint32, v6 bool) bool {
 func (r *record) lost(o *outcome) (all []lostValue) {
 	const v4, v6 = 1<<aSrc4 | 1<<aDst4, 1<<aSrc6 | 1<<aDst6
 	is6 := o.src.v6 || o.dst.v6
-	if p := r.plan.addrs; p&v4 != 0 && p&v6 != 0 && !is6 {
+	if o.tunnelProto != 0 {
+		all = r.outerLost(o)
+	} else if p := r.plan.addrs; p&v4 != 0 && p&v6 != 0 && !is6 {
 		for _, a := range []struct {
 			at int
 			id uint16
@@ -76,13 +78,28 @@ func (r *record) lost(o *outcome) (all []lostValue) {
 		}
 	}
 	for _, s := range r.plan.stray {
-		if v := r.v[s.slot]; v != 0 && !r.plan.takes(s.slot, o.proto, is6) {
-			octets := binary.BigEndian.AppendUint64(nil, v)
-			if v>>(8*s.size) == 0 {
-				octets = octets[8-s.size:]
-			}
-			all = append(all, lostValue{s.id, octets})
+		if o.tunnelProto != 0 && isNet(s.slot) {
+			continue // see outerLost
+		}
+		if v := r.v[s.slot]; !r.plan.takes(s.slot, o.proto, is6) {
+			all = appendLost(all, s.id, v, s.size)
 		}
 	}
 	return all
 }
+
+// appendLost appends an integer of size octets, more where it does not fit; nothing
+// when it is 0.
+func appendLost(all []lostValue, id uint16, v uint64, size int) []lostValue {
+	if v == 0 {
+		return all
+	}
+	octets := binary.BigEndian.AppendUint64(nil, v)
+	if v>>(8*size) == 0 {
+		octets = octets[8-size:]
+	}
+	return append(all, lostValue{id, octets})
+}
+
+// isNet reports whether a slot is a prefix length.
+func isNet(s slot) bool { return s >= sSrcNet4 && s <= sDstNet6 }

@@ -28,8 +28,8 @@ type counts struct{ misencoded, badRates int }
 type record struct {
 	plan *Plan
 	v    [nSlots + 1]uint64
-	addr [nAddrs][16]byte // IPv4 ones v4-mapped
-	once uint64           // fields that a step with once has written
+	addr [nAddrs + aPostSrc4][16]byte // IPv4 ones v4-mapped; those of the inner tuple last
+	once uint64                       // fields that a step with once has written
 
 	relay    bool       // the record may say whose it is, and that counts
 	by       netip.Addr // whose it is; not valid: not said
@@ -56,6 +56,11 @@ type outcome struct {
 	revStart, revEnd               int64
 	rate, sampler                  uint64
 	rateSource                     flowpb.SamplingSource
+
+	repeats              bool // the template has two tuples: tos and label are the rules' to set
+	tos, label           uint32
+	tunnelSrc, tunnelDst address // of the outer packet
+	tunnelProto          uint32  // 0: the record has no inner tuple
 }
 
 // An address is an address of a record, or none.
@@ -101,7 +106,11 @@ func zero4(a *[16]byte) bool { return a[12]|a[13]|a[14]|a[15] == 0 }
 // derive applies the rules that look at several elements.
 func (c *context) derive(r *record, o *outcome) {
 	*o = outcome{}
-	o.src, o.dst = r.pair(aSrc4, aDst4)
+	if r.plan.tunnels() {
+		r.unwrap(o)
+	} else {
+		o.src, o.dst = r.pair(aSrc4, aDst4)
+	}
 	if r.plan.addrs>>aPostSrc4 != 0 {
 		o.postSrc, o.postDst = r.pair(aPostSrc4, aPostDst4)
 	}
@@ -164,6 +173,9 @@ func (r *record) transport(o *outcome) {
 	if v6 {
 		o.srcNet, o.dstNet = uint32(r.v[pick.src6Net]), uint32(r.v[pick.dst6Net])
 	}
+	if o.tunnelProto != 0 {
+		o.srcNet, o.dstNet = r.innerNet(o, sSrcNet4, sSrcNet6), r.innerNet(o, sDstNet4, sDstNet6)
+	}
 	switch {
 	case p.has[sProto]:
 		o.proto = uint32(r.v[sProto])
@@ -173,7 +185,7 @@ func (r *record) transport(o *outcome) {
 		o.proto = flowkey.ICMPv6
 	}
 	switch {
-	case p.has[sEtherType] && r.v[sEtherType] != 0:
+	case p.has[sEtherType] && r.v[sEtherType] != 0 && o.tunnelProto == 0:
 		o.etherType = uint32(r.v[sEtherType])
 	case v6:
 		o.etherType = 0x86dd

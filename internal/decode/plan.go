@@ -47,7 +47,8 @@ type Plan struct {
 	stray     []stray
 	names     bool // there may be names for values of the records
 	picks     picks
-	fast      *fastPlan // nil: records take the appending path
+	tunnel    [2]tunnelRule // IPv4 inside, IPv6 inside
+	fast      *fastPlan     // nil: records take the appending path
 	options   []optionStep
 }
 
@@ -78,6 +79,7 @@ func compile(version uint8, t *Template) *Plan {
 		return p
 	}
 	acts, second := p.meanings()
+	p.findTunnel(acts)
 	p.decide()
 	holders := map[uint16]int{} // field number → steps that write it
 	for i, a := range acts {
@@ -214,6 +216,9 @@ func (p *Plan) uses(s slot) bool {
 		return s == k.dst4Net && (v4 || !v6) || s == k.dst6Net && v6
 	case sInit:
 		return p.times.unit == tStartUp && p.times.source != 0 || p.reverse.unit == tStartUp && p.reverse.source != 0
+	}
+	if s >= sToS {
+		return true // there because findTunnel put it there
 	}
 	if s >= sTimes && s < sReverseTimes {
 		return p.times.uses(s)

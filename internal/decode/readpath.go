@@ -62,6 +62,10 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 			} else {
 				r.keepRaw(m, st, field)
 			}
+		case opInner, opInnerAddr:
+			if !r.inner(st, field) {
+				r.keepRaw(m, st, field)
+			}
 		default:
 			r.set(m, st, field)
 		}
@@ -156,5 +160,10 @@ func (o *outcome) set(m *flowpb.FlowMessage) {
 	if o.biflow {
 		m.Biflow, m.ReverseBytes, m.ReversePackets = true, o.revOctets, o.revPackets
 		m.ReverseTimeFlowStartNs, m.ReverseTimeFlowEndNs = uint64(o.revStart), uint64(o.revEnd)
+	}
+	if o.repeats {
+		m.IpTos, m.Ipv6FlowLabel = max(m.IpTos, o.tos), max(m.Ipv6FlowLabel, o.label) // only one of the two is set
+		m.TunnelSrcAddr, m.TunnelDstAddr = slices.Clone(o.tunnelSrc.bytes()), slices.Clone(o.tunnelDst.bytes())
+		m.TunnelProto = o.tunnelProto
 	}
 }

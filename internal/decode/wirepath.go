@@ -26,6 +26,7 @@ const (
 	fReplica, fAddressPlan, fElements                                       = 263, 264, 299
 	fInIf, fOutIf, fToS, fTTL, fDstMAC, fDstVLAN, fRevToS                   = 18, 19, 23, 25, 28, 34, 217
 	fInVRFRD, fOutVRFRD, fRD                                                = 277, 278, 279
+	fLabel, fTunnelSrc, fTunnelDst, fTunnelProto                            = 37, 270, 271, 272
 )
 
 // number appends field f with value v; nothing when v is 0 (proto3's default).
@@ -199,6 +200,11 @@ func (r *record) step(dst []byte, st *step, field []byte) []byte {
 			return out
 		}
 		return r.keep(dst, st, field)
+	case opInner, opInnerAddr:
+		if r.inner(st, field) {
+			return dst
+		}
+		return r.keep(dst, st, field)
 	}
 	if st.once != 0 {
 		if empty(st.op, field) {
@@ -334,6 +340,13 @@ func (o *outcome) append(b []byte) []byte {
 		b = octets(b, fPostDst, o.postDst.bytes())
 		b = number2(b, tagOf(fPostSrcPort), uint64(o.postSrcPort))
 		b = number2(b, tagOf(fPostDstPort), uint64(o.postDstPort))
+	}
+	if o.repeats {
+		b = number2(b, tagOf(fToS), uint64(o.tos))
+		b = number2(b, tagOf(fLabel), uint64(o.label))
+		b = octets(b, fTunnelSrc, o.tunnelSrc.bytes())
+		b = octets(b, fTunnelDst, o.tunnelDst.bytes())
+		b = number2(b, tagOf(fTunnelProto), uint64(o.tunnelProto))
 	}
 	return b
 }

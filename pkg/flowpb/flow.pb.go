@@ -676,6 +676,19 @@ type FlowMessage struct {
 	Replica string `protobuf:"bytes,263,opt,name=replica,proto3" json:"replica,omitempty"`
 	// Address plan of the exporter: where a private address names one host; "" = that of its site. Source: EXPORTERS_FILE.
 	AddressPlan string `protobuf:"bytes,264,opt,name=address_plan,json=addressPlan,proto3" json:"address_plan,omitempty"`
+	// Source address of the outer packet of a tunnel, 4 or 16 octets: then
+	// addresses, proto, ports, tcp_flags, ip_tos and ICMP are those of the packet
+	// inside. Source: the first IE 8 or 27 of a template with two tuples.
+	TunnelSrcAddr []byte `protobuf:"bytes,270,opt,name=tunnel_src_addr,json=tunnelSrcAddr,proto3" json:"tunnel_src_addr,omitempty"`
+	// Destination address of the outer packet, 4 or 16 octets (SRv6: the active
+	// segment); source: the first IE 12 or 28 of a template with two tuples.
+	TunnelDstAddr []byte `protobuf:"bytes,271,opt,name=tunnel_dst_addr,json=tunnelDstAddr,proto3" json:"tunnel_dst_addr,omitempty"`
+	// Protocol of the outer packet: 4 IPv4 inside, 41 IPv6 inside; source: the
+	// first IE 4 of a template with two tuples.
+	TunnelProto uint32 `protobuf:"varint,272,opt,name=tunnel_proto,json=tunnelProto,proto3" json:"tunnel_proto,omitempty"`
+	// Identifier of the overlay network, 24 bits (VXLAN: VNI, NVGRE: VSID);
+	// source: IE 351, which elements keep whole.
+	TunnelId uint64 `protobuf:"varint,273,opt,name=tunnel_id,json=tunnelId,proto3" json:"tunnel_id,omitempty"`
 	// Route distinguisher of the ingress VRF as text, see route_distinguisher;
 	// source: options data by ingress_vrf_id.
 	IngressVrfRd string `protobuf:"bytes,277,opt,name=ingress_vrf_rd,json=ingressVrfRd,proto3" json:"ingress_vrf_rd,omitempty"`
@@ -1387,6 +1400,34 @@ func (x *FlowMessage) GetAddressPlan() string {
 	return ""
 }
 
+func (x *FlowMessage) GetTunnelSrcAddr() []byte {
+	if x != nil {
+		return x.TunnelSrcAddr
+	}
+	return nil
+}
+
+func (x *FlowMessage) GetTunnelDstAddr() []byte {
+	if x != nil {
+		return x.TunnelDstAddr
+	}
+	return nil
+}
+
+func (x *FlowMessage) GetTunnelProto() uint32 {
+	if x != nil {
+		return x.TunnelProto
+	}
+	return 0
+}
+
+func (x *FlowMessage) GetTunnelId() uint64 {
+	if x != nil {
+		return x.TunnelId
+	}
+	return 0
+}
+
 func (x *FlowMessage) GetIngressVrfRd() string {
 	if x != nil {
 		return x.IngressVrfRd
@@ -1483,7 +1524,7 @@ var File_weir_v1_flow_proto protoreflect.FileDescriptor
 
 const file_weir_v1_flow_proto_rawDesc = "" +
 	"\n" +
-	"\x12weir/v1/flow.proto\x12\aweir.v1\"\xad\x1f\n" +
+	"\x12weir/v1/flow.proto\x12\aweir.v1\"\xc1 \n" +
 	"\vFlowMessage\x121\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1d.weir.v1.FlowMessage.FlowTypeR\x04type\x12#\n" +
 	"\rsampling_rate\x18\x03 \x01(\x04R\fsamplingRate\x12!\n" +
@@ -1590,7 +1631,11 @@ const file_weir_v1_flow_proto_rawDesc = "" +
 	"\rexporter_name\x18\x85\x02 \x01(\tR\fexporterName\x12\x13\n" +
 	"\x04site\x18\x86\x02 \x01(\tR\x04site\x12\x19\n" +
 	"\areplica\x18\x87\x02 \x01(\tR\areplica\x12\"\n" +
-	"\faddress_plan\x18\x88\x02 \x01(\tR\vaddressPlan\x12%\n" +
+	"\faddress_plan\x18\x88\x02 \x01(\tR\vaddressPlan\x12'\n" +
+	"\x0ftunnel_src_addr\x18\x8e\x02 \x01(\fR\rtunnelSrcAddr\x12'\n" +
+	"\x0ftunnel_dst_addr\x18\x8f\x02 \x01(\fR\rtunnelDstAddr\x12\"\n" +
+	"\ftunnel_proto\x18\x90\x02 \x01(\rR\vtunnelProto\x12\x1c\n" +
+	"\ttunnel_id\x18\x91\x02 \x01(\x04R\btunnelId\x12%\n" +
 	"\x0eingress_vrf_rd\x18\x95\x02 \x01(\tR\fingressVrfRd\x12#\n" +
 	"\regress_vrf_rd\x18\x96\x02 \x01(\tR\vegressVrfRd\x120\n" +
 	"\x13route_distinguisher\x18\x97\x02 \x01(\tR\x12routeDistinguisher\x12-\n" +

@@ -1,0 +1,225 @@
+package decode
+
+import "slices"
+
+// Exporters that look into tunnels (SRv6 of IOS XR and of Huawei) report two
+// tuples in one record: the outer packet's, whose protocol is 4 (IPv4 inside) or
+// 41 (IPv6 inside), then the inner packet's with the same elements. The flow is
+// the inner one: the record's counters are per inner tuple. The template says
+// that there may be an inner tuple, the outer protocol of each record whether
+// there is.
+
+// Protocols of tunnels, IANA's numbers.
+const (
+	protoIPv4 = 4
+	protoIPv6 = 41
+)
+
+// aInner is the first of the addresses of an inner tuple that repeat elements of
+// the outer one. They stand in the order of aSrc4, aSrc6, aDst4, aDst6.
+const aInner = nAddrs
+
+// An innerSlot is an element that an inner tuple repeats, and its slots.
+type innerSlot struct {
+	id           uint16
+	outer, inner slot
+	size         int // octets of the element, as its type has
+}
+
+var innerSlots = [...]innerSlot{
+	{4, sProto, sInnerProto, 1}, {7, sSrcPort, sInnerSrcPort, 2}, {11, sDstPort, sInnerDstPort, 2}, {6, sFlags, sInnerFlags, 2},
+	{5, sToS, sInnerToS, 1}, {31, sLabel, sInnerLabel, 4},
+}
+
+// innerAddrs are the address elements that an inner tuple repeats.
+var innerAddrs = [...]struct{ id, to uint16 }{{8, aSrc4}, {27, aSrc6}, {12, aDst4}, {28, aDst6}}
+
+// mayRepeat reports whether an inner tuple repeats field f.
+func mayRepeat(version uint8, f Field) bool {
+	if f.PEN != 0 || meaningOf(version, f).op == opElement {
+		return false
+	}
+	return slices.ContainsFunc(innerSlots[:], func(s innerSlot) bool { return s.id == f.ID }) ||
+		f.ID == 8 || f.ID == 12 || f.ID == 27 || f.ID == 28
+}
+
+// A tunnelRule is where the addresses of both tuples of a record lie, as indices of
+// record.addr. The zero value is none.
+type tunnelRule struct {
+	src, dst           uint8 // inner
+	outerSrc, outerDst uint8
+	v6, outerV6        bool
+	has                bool
+}
+
+// findTunnel changes the actions of a template with two tuples: it gives the
+// elements that occur again after the first IE 4 to the inner tuple. It does
+// nothing to other templates.
+func (p *Plan) findTunnel(acts []action) {
+	firstProto := slices.IndexFunc(p.template.Fields, func(f Field) bool { return f.ID == 4 && mayRepeat(p.version, f) })
+	if firstProto < 0 {
+		return
+	}
+	seen, again := map[uint16]int{}, map[uint16]int{} // element → its first field; its first one of the inner tuple
+	for i, f := range p.template.Fields {
+		if !mayRepeat(p.version, f) {
+			continue
+		}
+		if _, ok := seen[f.ID]; !ok {
+			seen[f.ID] = i
+		} else if _, ok := again[f.ID]; !ok && i > firstProto {
+			again[f.ID] = i
+		}
+	}
+	if _, ok := again[4]; !ok {
+		return
+	}
+	if p.tunnelRules(seen, again); !p.tunnels() {
+		return
+	}
+	for _, is := range innerSlots {
+		if i, ok := again[is.id]; ok {
+			acts[seen[is.id]], acts[i] = s(is.outer, 4), action{op: opInner, to: uint16(is.inner)}
+			p.has[is.outer], p.has[is.inner] = true, true
+		}
+	}
+	for _, is := range innerAddrs {
+		if i, ok := again[is.id]; ok {
+			acts[i] = action{op: opInnerAddr, to: aInner + is.to}
+		}
+	}
+}
+
+// tunnelRules finds the pairs of addresses of both tuples. The outer pair is of the
+// family that comes first in the record. An inner pair of the same family repeats
+// its elements; one of the other family may be there once.
+func (p *Plan) tunnelRules(seen, again map[uint16]int) {
+	has := func(m map[uint16]int, src, dst uint16) bool {
+		_, a := m[src]
+		_, b := m[dst]
+		return a && b
+	}
+	outer6 := !has(seen, 8, 12) || has(seen, 27, 28) && min(seen[27], seen[28]) < min(seen[8], seen[12])
+	if outer6 && !has(seen, 27, 28) {
+		return
+	}
+	for i, family := range [2]struct{ src, dst uint16 }{{8, 12}, {27, 28}} {
+		r := tunnelRule{src: aSrc4 + uint8(i), dst: aDst4 + uint8(i), outerSrc: aSrc4, outerDst: aDst4, v6: i == 1, outerV6: outer6}
+		if outer6 {
+			r.outerSrc, r.outerDst = aSrc6, aDst6
+		}
+		switch {
+		case has(again, family.src, family.dst):
+			r.src, r.dst, r.has = r.src+aInner, r.dst+aInner, true
+		case r.v6 != outer6:
+			r.has = has(seen, family.src, family.dst)
+		}
+		p.tunnel[i] = r
+	}
+}
+
+// tunnels reports whether records may have an inner tuple.
+func (p *Plan) tunnels() bool { return p.tunnel[0].has || p.tunnel[1].has }
+
+// tunnel returns the rule for a record whose outer protocol has been read, nil for a
+// record without inner tuple.
+func (r *record) tunnel() *tunnelRule {
+	i := 0
+	switch r.v[sProto] {
+	case protoIPv4:
+	case protoIPv6:
+		i = 1
+	default:
+		return nil
+	}
+	if t := &r.plan.tunnel[i]; t.has {
+		return t
+	}
+	return nil
+}
+
+// inner takes a field that the inner tuple repeats, and reports whether it has a place:
+// that of a record without inner tuple is kept raw, but for ToS and flow label, of which
+// the first that is set counts.
+func (r *record) inner(st *step, field []byte) bool {
+	if st.op == opInnerAddr {
+		if r.tunnel() == nil {
+			return false
+		}
+		copyAddr(&r.addr[st.to], field)
+		return true
+	}
+	v := uintOf(field)
+	if r.tunnel() != nil {
+		r.v[st.to] = v
+		return true
+	}
+	r.v[st.to] = 0
+	outer := sToS
+	switch slot(st.to) {
+	case sInnerToS:
+	case sInnerLabel:
+		outer = sLabel
+	default:
+		return false
+	}
+	if r.v[outer] == 0 {
+		r.v[outer], v = v, 0
+	}
+	return v == 0
+}
+
+// unwrap makes the inner tuple the record's and notes the outer one. The values of both
+// change places in r.v, so that what follows reads the inner ones.
+func (r *record) unwrap(o *outcome) {
+	o.repeats = true
+	t := r.tunnel()
+	if t != nil && unset(&r.addr[t.src]) && unset(&r.addr[t.dst]) {
+		t = nil // the exporter did not look inside
+	}
+	if t == nil {
+		o.src, o.dst = r.pair(aSrc4, aDst4)
+	} else {
+		o.tunnelSrc, o.tunnelDst = address{&r.addr[t.outerSrc], t.outerV6}, address{&r.addr[t.outerDst], t.outerV6}
+		o.src, o.dst = address{&r.addr[t.src], t.v6}, address{&r.addr[t.dst], t.v6}
+		o.tunnelProto = uint32(r.v[sProto])
+		for i := range innerSlots {
+			if s := &innerSlots[i]; r.has(s.inner) {
+				r.v[s.outer], r.v[s.inner] = r.v[s.inner], r.v[s.outer]
+			}
+		}
+	}
+	o.tos, o.label = uint32(r.v[sToS]), uint32(r.v[sLabel])
+}
+
+// innerNet returns the prefix length of an inner address. Those of the family of the
+// outer packet are the outer packet's.
+func (r *record) innerNet(o *outcome, v4, v6 slot) uint32 {
+	switch {
+	case o.src.v6 == o.tunnelSrc.v6:
+		return 0
+	case o.src.v6:
+		return uint32(r.v[v6])
+	}
+	return uint32(r.v[v4])
+}
+
+// outerLost returns the values of the outer packet that are not zero and have no place
+// in the message.
+func (r *record) outerLost(o *outcome) (all []lostValue) {
+	for i := range innerSlots {
+		if s := &innerSlots[i]; s.inner != sInnerProto && r.has(s.inner) {
+			all = appendLost(all, s.id, r.v[s.inner], s.size)
+		}
+	}
+	for _, n := range [...]struct {
+		id   uint16
+		slot slot
+		v6   bool
+	}{{9, sSrcNet4, false}, {13, sDstNet4, false}, {29, sSrcNet6, true}, {30, sDstNet6, true}} {
+		if r.has(n.slot) && (n.v6 == o.tunnelSrc.v6 || n.v6 != o.src.v6) {
+			all = appendLost(all, n.id, r.v[n.slot], 1)
+		}
+	}
+	return all
+}
