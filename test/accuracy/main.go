@@ -3,9 +3,9 @@
 // programs and by a reference exporter, and compares the connections that weir
 // connections makes of each export with the packets.
 //
-//	go run ./test/accuracy [-only ref9,softflowd9] [-v] [FOLDER]...
+//	go run ./test/accuracy [-only ref9,softflowd9] [-v] FOLDER...
 //	go run ./test/accuracy -doc docs/connections.md testdata/traffic
-//	go run ./test/accuracy -quick testdata/traffic
+//	go run ./test/accuracy -floors test/accuracy/floors.tsv testdata/traffic
 package main
 
 import (
@@ -29,17 +29,24 @@ import (
 
 // options are those of the command line.
 type options struct {
-	only    []string // names of settings; none: all
-	folders []string
-	verbose bool
-	workers int
+	only        []string // names of settings; none: all
+	folders     []string
+	verbose     bool
+	workers     int
+	doc         string // document whose tables are written, "" for none
+	floors      string // file of floors, "" for none
+	writeFloors bool
 }
 
 func main() {
 	log.SetFlags(0)
+	var o options
 	only := flag.String("only", "", "comma-separated `names` of settings; list prints them")
-	verbose := flag.Bool("v", false, "name every conversation that came out wrong, and why")
-	workers := flag.Int("j", runtime.NumCPU(), "captures that are measured at a time")
+	flag.BoolVar(&o.verbose, "v", false, "name every conversation that came out wrong, and why")
+	flag.IntVar(&o.workers, "j", runtime.NumCPU(), "captures that are measured at a time")
+	flag.StringVar(&o.doc, "doc", "", "write the tables of folders that `FILE` has a place for")
+	flag.StringVar(&o.floors, "floors", "", "measure the settings of `FILE`, and fail when a figure is below its floor")
+	flag.BoolVar(&o.writeFloors, "write-floors", false, "make the figures the floors of -floors")
 	flag.Parse()
 	if *only == "list" {
 		for _, s := range settings() {
@@ -47,14 +54,9 @@ func main() {
 		}
 		return
 	}
-	o := options{folders: flag.Args(), verbose: *verbose, workers: *workers}
+	o.folders = flag.Args()
 	if *only != "" {
 		o.only = strings.Split(*only, ",")
-	}
-	for _, v := range os.Environ() { // the table is of the defaults
-		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "PAIR_") {
-			log.Printf("%s is set: the figures are not of the defaults", name)
-		}
 	}
 	if err := run(context.Background(), o, os.Stdout); err != nil {
 		log.Fatal("accuracy: ", err)
@@ -62,29 +64,81 @@ func main() {
 }
 
 func run(ctx context.Context, o options, out io.Writer) error {
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "PAIR_") {
+			return fmt.Errorf("%s is set: the figures are those of the defaults; unset it", name)
+		}
+	}
+	if _, err := exec.LookPath("tshark"); err != nil {
+		if os.Getenv("CI") != "" {
+			return errors.New("tshark is not installed (Debian: tshark)")
+		}
+		log.Print("SKIPPED: tshark is not installed (Debian: tshark): nothing was measured")
+		return nil
+	}
+	if len(o.folders) == 0 {
+		return errors.New("want folders of captures")
+	}
+	var floors []floor
+	if o.floors != "" {
+		var err error
+		if floors, err = readFloors(o.floors); err != nil {
+			return err
+		}
+		o.only = floorSettings(floors)
+	}
 	chosen, err := choose(o.only)
 	if err != nil {
 		return err
 	}
-	files, err := captureFiles(o.folders)
+	var all []result
+	for _, folder := range o.folders {
+		results, err := measureFolder(ctx, folder, chosen, o, out)
+		if err != nil {
+			return err
+		}
+		all = append(all, results...)
+	}
+	switch {
+	case o.floors == "":
+		return nil
+	case o.writeFloors:
+		return writeFloors(o.floors, floors, all)
+	default:
+		return checkFloors(floors, all)
+	}
+}
+
+// measureFolder measures the captures of a folder, and prints its tables. It writes
+// them into the document, if that has a place for them.
+func measureFolder(ctx context.Context, folder string, chosen []setting, o options, out io.Writer) ([]result, error) {
+	files, err := captureFiles(folder)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	captures, err := readTruth(ctx, files, o.workers)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var results []result
 	for _, s := range chosen {
 		r, err := measure(ctx, s, captures, o)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		results = append(results, r)
 		log.Printf("%s: %d TCP, %d UDP conversations", s.name, r.tallies.TCP.Conversations, r.tallies.UDP.Conversations)
 	}
-	_, err = io.WriteString(out, tables(results))
-	return err
+	name := folderName(folder)
+	text := provenance(ctx, captures, chosen) + "\n" + tables(results)
+	if _, err := fmt.Fprintf(out, "%s: %s\n", name, text); err != nil || o.doc == "" {
+		return results, err
+	}
+	written, err := writeSection(o.doc, name, text)
+	if err == nil && !written {
+		log.Printf("%s has no place for the tables of %s", o.doc, name)
+	}
+	return results, err
 }
 
 // choose returns the settings with these names, those without their programs left out.
@@ -112,27 +166,19 @@ func choose(names []string) (chosen []setting, err error) {
 	return chosen, nil
 }
 
-// captureFiles returns the captures in the folders; a name may also be a file.
-func captureFiles(folders []string) (files []string, err error) {
-	for _, folder := range folders {
-		before := len(files)
-		err := filepath.WalkDir(folder, func(path string, d os.DirEntry, err error) error {
-			if err == nil && !d.IsDir() && slices.Contains([]string{".pcap", ".pcapng", ".cap", ".trace"}, filepath.Ext(path)) {
-				files = append(files, path)
-			}
-			return err
-		})
-		if err != nil {
-			return nil, err
+// captureFiles returns the captures below a folder; a name may also be a file.
+func captureFiles(folder string) (files []string, err error) {
+	extensions := []string{".pcap", ".pcapng", ".cap", ".trace"}
+	err = filepath.WalkDir(folder, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && slices.Contains(extensions, filepath.Ext(path)) {
+			files = append(files, path)
 		}
-		if len(files) == before {
-			return nil, fmt.Errorf("%s: no captures", folder)
-		}
+		return err
+	})
+	if err == nil && len(files) == 0 {
+		err = fmt.Errorf("%s: no captures", folder)
 	}
-	if len(files) == 0 {
-		return nil, errors.New("want folders of captures")
-	}
-	return files, nil
+	return files, err
 }
 
 // forEach calls do for 0 to n-1, some of them at a time, and returns the first error.
@@ -162,9 +208,6 @@ func readTruth(ctx context.Context, files []string, workers int) ([]*capture, er
 	err := forEach(len(files), workers, func(i int) error {
 		conversations, err := truth.Read(ctx, files[i])
 		if err != nil {
-			if errors.Is(err, exec.ErrNotFound) {
-				return err
-			}
 			log.Printf("SKIPPED: %v", err)
 			return nil
 		}

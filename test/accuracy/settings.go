@@ -69,8 +69,7 @@ func settings() []setting {
 	nfdump := func(name, version, timeouts, shown string) setting {
 		return programSetting(name, "nfpcapd, nfreplay", "v"+version, shown, 1, programs.Nfdump(version, timeouts), "nfpcapd", "nfreplay")
 	}
-	const softflowdDefault = "7 d/60 min"
-	short := []string{"-t", "maxlife=60", "-t", "tcp=15", "-t", "udp=15", "-t", "general=15", "-t", "expint=1"}
+	const none = "none" // softflowd and pmacctd end no flow before the end of a file
 	return []setting{
 		referenceSetting("ref5", "v5", "60/15", reference.V5, meter(1)),
 		referenceSetting("ref9", "v9", "60/15", reference.V9, meter(1)),
@@ -80,14 +79,13 @@ func settings() []setting {
 		referenceSetting("ref10-nano", "IPFIX, NTP", "60/15", reference.IPFIXNano, meter(1)),
 		referenceSetting("ref10-medium", "IPFIX, ms", "300/60", reference.IPFIX, medium),
 		referenceSetting("ref9-long", "v9", "1800/15", reference.V9, long),
-		softflowd("softflowd5", "v5", 1, softflowdDefault, "-v", "5"),
-		softflowd("softflowd9", "v9", 1, softflowdDefault, "-v", "9"),
-		softflowd("softflowd9-short", "v9", 1, "60/15", append([]string{"-v", "9"}, short...)...),
-		softflowd("softflowd10", "IPFIX", 1, softflowdDefault, "-v", "10"),
-		softflowd("softflowd10-biflow", "IPFIX, biflow", 1, softflowdDefault, "-v", "10", "-b"),
-		programSetting("pmacctd5", "pmacctd nfprobe", "v5", softflowdDefault, 1, programs.Pmacctd(5), "pmacctd"),
-		programSetting("pmacctd9", "pmacctd nfprobe", "v9", softflowdDefault, 1, programs.Pmacctd(9), "pmacctd"),
-		programSetting("pmacctd10", "pmacctd nfprobe", "IPFIX", softflowdDefault, 1, programs.Pmacctd(10), "pmacctd"),
+		softflowd("softflowd5", "v5", 1, none, "-v", "5"),
+		softflowd("softflowd9", "v9", 1, none, "-v", "9"),
+		softflowd("softflowd10", "IPFIX", 1, none, "-v", "10"),
+		softflowd("softflowd10-biflow", "IPFIX, biflow", 1, none, "-v", "10", "-b"),
+		programSetting("pmacctd5", "pmacctd nfprobe", "v5", none, 1, programs.Pmacctd(5), "pmacctd"),
+		programSetting("pmacctd9", "pmacctd nfprobe", "v9", none, 1, programs.Pmacctd(9), "pmacctd"),
+		programSetting("pmacctd10", "pmacctd nfprobe", "IPFIX", none, 1, programs.Pmacctd(10), "pmacctd"),
 		nfdump("nfdump5", "5", "300,60", "300/60"),
 		nfdump("nfdump9", "9", "300,60", "300/60"),
 		nfdump("nfdump9-short", "9", "60,15", "60/15"),
@@ -95,8 +93,8 @@ func settings() []setting {
 		referenceSetting("ref5-1in10", "v5", "60/15", reference.V5, meter(10)),
 		referenceSetting("ref9-1in10", "v9", "60/15", reference.V9, meter(10)),
 		referenceSetting("ref10-1in10", "IPFIX, ms", "60/15", reference.IPFIX, meter(10)),
-		softflowd("softflowd9-1in10", "v9", 10, softflowdDefault, "-v", "9", "-s", "10"),
-		softflowd("softflowd10-1in10", "IPFIX, biflow", 10, softflowdDefault, "-v", "10", "-b", "-s", "10"),
+		softflowd("softflowd9-1in10", "v9", 10, none, "-v", "9", "-s", "10"),
+		softflowd("softflowd10-1in10", "IPFIX, biflow", 10, none, "-v", "10", "-b", "-s", "10"),
 		referenceSetting("ref9-1in100", "v9", "60/15", reference.V9, meter(100)),
 		referenceSetting("ref10-1in100", "IPFIX, ms", "60/15", reference.IPFIX, meter(100)),
 	}
