@@ -32,6 +32,7 @@ var verbs = []verb{
 	{"replay", "send the datagrams of captures again", runReplay},
 	{"collect", "receive flows into a file, without Kafka", runCollect},
 	{"decode", "print what the datagrams of a capture or of hex text hold", runDecode},
+	{"doctor", "find faults of configuration in what exporters send", runDoctor},
 	{"sink", "keep flows or connections in an SQLite database", runSink},
 	{"templates", "show and change the templates that the replicas share", runTemplates},
 	{"exporters", "show who sends, and what was lost on the way", runExporters},

@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"weir/internal/accounting"
 	"weir/internal/capture"
 	"weir/internal/decode"
 	"weir/internal/flowfile"
@@ -154,19 +153,14 @@ type collector struct {
 	line    []byte
 	causes  map[wire.Cause]int
 	told    string // why the file does not take flows
-	newest  int    // datagram
-	tally   accounting.Tally
-	book    *accounting.Book
-	cluster *accounting.Cluster
+	loss    *lossCount
 	counted time.Time
 }
 
 func newCollector(w *flowfile.Writer, stderr io.Writer, now time.Time) *collector {
 	c := &collector{
-		w: w, stderr: stderr, show: newProgress(stderr), causes: map[wire.Cause]int{},
-		book: accounting.NewBook("collect", now), cluster: accounting.NewCluster(), counted: now,
+		w: w, stderr: stderr, show: newProgress(stderr), causes: map[wire.Cause]int{}, loss: newLossCount(now), counted: now,
 	}
-	c.book.Attach(&c.tally)
 	c.in = newOffline("collect", nil, stderr, c)
 	c.in.waitingMost = 64 << 20
 	return c
@@ -191,26 +185,11 @@ func (c *collector) take(from origin, r *decode.Result) error {
 	for _, e := range r.Errors {
 		c.causes[e.Cause]++
 	}
-	c.account(from, r)
+	c.loss.take(from, r)
 	return nil
 }
 
 func (c *collector) flush() error { return nil }
-
-// account counts a datagram, or a set of one that was decoded later.
-func (c *collector) account(from origin, r *decode.Result) {
-	h := &from.header
-	if h.Version == 0 {
-		return
-	}
-	d := accounting.Of(from.meta.Exporter, h, len(r.Messages), len(r.Options), len(r.Templates))
-	d.Received = from.meta.Received
-	if from.datagram > c.newest {
-		c.newest = from.datagram
-		d.Units[accounting.Datagrams] = 1
-	}
-	c.tally.Add(&d)
-}
 
 // written tells once why the file takes nothing, and that it does again.
 func (c *collector) written(err error) {
@@ -236,19 +215,10 @@ func (c *collector) tick(now time.Time) {
 	c.in.store.Maintain()
 	if now.Sub(c.counted) >= 10*time.Second {
 		c.counted = now
-		c.count(now)
+		c.loss.turn(now)
 	}
 	s := c.w.Stats()
 	c.show.count("%s; %d flows in %d files, %s", c.in.summary(), s.Lines, s.Files, octetsText(uint64(s.Octets)))
-}
-
-// count brings up to date what the sequence numbers say.
-func (c *collector) count(now time.Time) {
-	for _, r := range c.book.Gather(now, []*accounting.Tally{&c.tally}) {
-		_ = c.cluster.Take(r.Key, r.Value) // its own
-		c.book.Published(r, nil)
-	}
-	c.cluster.Turn()
 }
 
 // end decodes what may still be, writes everything, and sums up.
@@ -257,9 +227,9 @@ func (c *collector) end() error {
 	defer c.mu.Unlock()
 	_ = c.in.finish() // take and flush fail never
 	err := c.w.Close()
-	c.count(time.Now())
+	c.loss.turn(time.Now())
 	c.show.clear()
-	for _, row := range c.cluster.View() {
+	for _, row := range c.loss.cluster.View() {
 		if l := row.Loss; l.Usable && l.Lost > 0 {
 			tell(c.stderr, "weir collect: lost on the way from %v (version %d, domain %d), by its sequence numbers: %d of %d %v",
 				row.Exporter, row.Version, row.Domain, l.Lost, l.Lost+l.Received, l.Unit)

@@ -73,6 +73,7 @@ type exporter struct {
 	label           atomic.Pointer[string]             // nil: nothing was decoded of it
 	counted         atomic.Pointer[prometheus.Counter] // of its flows; once it has a label
 	flows, own      atomic.Uint64
+	examined        atomic.Int64 // second of the last datagram that was examined
 	warnedOwnExport atomic.Bool
 	gone            atomic.Bool // no longer in seen.all
 

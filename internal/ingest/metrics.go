@@ -31,6 +31,7 @@ type metrics struct {
 	flows       *prometheus.CounterVec        // exporter
 	options     prometheus.Counter
 	exported    *prometheus.GaugeVec   // exporter, domain, what
+	findings    *prometheus.GaugeVec   // exporter, finding
 	errors      *prometheus.CounterVec // exporter, cause
 	oddities    *prometheus.CounterVec // what
 	denied      *prometheus.CounterVec // entry
@@ -122,7 +123,13 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	streams := prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_ingest_tcp_connections", Help: "connections of exporters over TCP and TLS"})
 	reg.MustRegister(streams)
 	reg.MustRegister(newMemoryMetrics(r))
+	findings := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "weir_ingest_findings",
+		Help: "export streams of an exporter whose flows showed a fault of configuration in the last minute; one datagram a second is examined; weir doctor says what to change",
+	}, []string{"exporter", "finding"})
+	reg.MustRegister(findings)
 	m := &metrics{
+		findings:      findings,
 		streamRefused: counter("tcp_templates_refused_total", "templates of connections refused at a part of TCP_MAX_OCTETS: of the connection, of its address, of all", "limit"),
 		streams:       streams,
 		streamEnds:    counter("tcp_ended_connections_total", "connections of exporters that ended, by reason", "reason"),

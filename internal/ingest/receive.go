@@ -269,6 +269,7 @@ func (w *worker) produce(b *batch, x *exporter, at time.Time) {
 	r.exporters.decoded(x).Add(float64(n))
 	x.flows.Add(uint64(n))
 	r.ownExports(b.buf, res.Flows, x)
+	r.examiner.offer(x, res, b.buf, at)
 	if r.deps.Discard {
 		b.release()
 		return

@@ -48,6 +48,7 @@ type Replica struct {
 	exporters seen
 	proxies   *proxies
 	watch     *watch
+	examiner  *examiner
 	accounts  accounts
 	output    *budget.Budget
 	park      parking
@@ -131,6 +132,7 @@ func New(c Config, d Deps) (*Replica, error) {
 	r.accounts.book.Attach(&r.accounts.shared)
 	r.metrics = newMetrics(d.Metrics, r)
 	r.output = newOutputBudget(c)
+	r.examiner = newExaminer()
 	r.watch = newWatch(r.log, d.Now(), r.listening)
 	r.exporters.dropped, r.exporters.flows, r.exporters.fold = r.dropped, r.metrics.flows, r.metrics.fold
 	r.exporters.listed = r.listsAddress
@@ -267,6 +269,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	guard(r.accountant)
 	guard(r.overlooker)
 	guard(r.recoverer)
+	guard(r.examine)
 	guard(func(c context.Context) error { return every(c, rankEvery, r.exporters.rank) })
 	passes, endPasses := context.WithCancel(groupCtx)
 	defer endPasses()

@@ -19,6 +19,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"weir/internal/doctor"
 	"weir/internal/enrich"
 	"weir/internal/ingest"
 	"weir/internal/kafka"
@@ -95,6 +96,15 @@ func TestTheVariablesInTheREADME(t *testing.T) {
 	section(t, "README.md", "variables of both", table(in, func(v settings.Variable) bool { return slices.Contains(out, v) }))
 	section(t, "README.md", "variables of ingest", table(in, func(v settings.Variable) bool { return !slices.Contains(out, v) }))
 	section(t, "README.md", "variables of enrich", table(out, func(v settings.Variable) bool { return !slices.Contains(in, v) }))
+}
+
+func TestTheFindingsInTheDocument(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("| finding | severity | in ingest | what to do |\n|---|---|---|---|\n")
+	for _, r := range doctor.Rules() {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", r.Rule, r.Severity, map[bool]string{true: "no", false: "yes"}[r.Whole], cell(r.Advice))
+	}
+	section(t, "docs/doctor.md", "findings", b.String())
 }
 
 // metrics are those of a service, its clients' left out, and the clients'.

@@ -1,0 +1,243 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"weir/internal/capture"
+	"weir/internal/decode"
+	"weir/internal/doctor"
+)
+
+const doctorAbout = `Reads what exporters send and reports, for each exporter, version and observation
+domain, what is configured in a way that makes figures wrong or loses flows, and what
+to change on the device: a missing sampling rate or interface, a clock that is off,
+templates that come too rarely, flows without times, elements without a name, counters
+of zero, flows metered twice, conversations seen in one direction only, gaps in the
+sequence numbers.
+
+FILE is a pcap or pcapng capture of export datagrams, also compressed with gzip, or a
+file that weir collect wrote; "-" reads a capture from standard input. Without FILE,
+--listen receives on UDP for --for, or until Ctrl-C.
+
+exit code: 0 the input was read, whatever was found; 1 it could not be read; 2 wrong usage`
+
+// doctorOptions say what is examined.
+type doctorOptions struct {
+	listen  []string // UDP addresses; nil: files
+	period  time.Duration
+	json    bool
+	started func([]net.Addr) // called when it listens; may be nil
+}
+
+// runDoctor is the verb doctor.
+func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	f := newFlags("doctor", "[--json] [--port N] [--exporters FILE] FILE... | --listen LIST [--for DURATION]", doctorAbout)
+	o := doctorOptions{}
+	f.BoolVar(&o.json, "json", false, "print JSON Lines, a finding a line")
+	listen := f.String("listen", "", "receive on the comma-separated `LIST` of UDP addresses (:2055,:4739) instead of reading a FILE")
+	f.DurationVar(&o.period, "for", time.Minute, "with --listen, receive for `DURATION` (default 1m)")
+	port, named := udpPortFlag(f, "port"), exportersFlag(f)
+	files, code, ok := f.parse(args, stdout, stderr)
+	switch {
+	case !ok:
+		return code
+	case *listen == "" && len(files) == 0:
+		return f.wrong(stderr, "no FILE and no --listen")
+	case *listen != "" && len(files) > 0:
+		return f.wrong(stderr, fmt.Sprintf("--listen and FILE %q: want one of them", files[0]))
+	case *listen != "" && *port != 0:
+		return f.wrong(stderr, "--port is for captures; --listen names its ports itself")
+	case *listen == "" && f.given("for"):
+		return f.wrong(stderr, "--for is for --listen")
+	case o.period <= 0:
+		return f.wrong(stderr, fmt.Sprintf("--for %v: want more than 0s", o.period))
+	}
+	c := newExamination("doctor", stdin, stderr, time.Now())
+	c.in.port = *port
+	if named.table != nil {
+		c.in.decoder.Exporter = named.of
+	}
+	if *listen != "" {
+		o.listen = strings.Split(*listen, ",")
+		code = untilEnd("doctor", stderr, func(ctx context.Context) error { return c.receiveFor(ctx, o, stderr) })
+		_ = c.in.finish() // take and flush never fail
+	} else {
+		code = c.in.run(nil, files)
+	}
+	if err := c.print(stdout, o.json); err != nil && !brokenPipe(err) {
+		tell(stderr, "weir doctor: standard output: %v", err)
+		return exitFailed
+	}
+	tell(stderr, "%s", c.in.summary())
+	return code
+}
+
+// An examination hands what is decoded to a Checkup.
+type examination struct {
+	mu    sync.Mutex // guards what follows
+	in    *offline
+	check *doctor.Checkup
+	loss  *lossCount
+	most  int // number of the newest datagram
+}
+
+func newExamination(verb string, stdin io.Reader, stderr io.Writer, now time.Time) *examination {
+	c := &examination{check: doctor.New(), loss: newLossCount(now)}
+	c.in = newOffline(verb, stdin, stderr, c)
+	c.in.waitingMost = 64 << 20
+	return c
+}
+
+// take implements output.
+func (c *examination) take(from origin, r *decode.Result) error {
+	h := &from.header
+	s := doctor.Stream{Exporter: from.meta.Exporter, Version: h.Version, Domain: h.Domain}
+	if h.Version != 0 && from.datagram > c.most {
+		c.most = from.datagram
+		c.check.Message(s, from.meta.Received, h.Export)
+	}
+	for i := range r.Templates {
+		c.check.Template(s, r.Templates[i].Template.ID, from.meta.Received)
+	}
+	for _, m := range r.Messages {
+		c.check.Flow(m)
+	}
+	c.loss.take(from, r)
+	return nil
+}
+
+func (c *examination) flush() error { return nil }
+
+// receiveFor receives until the period is over or ctx ends.
+func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io.Writer) error {
+	conns, err := listenUDP(o.listen)
+	if err != nil {
+		return err
+	}
+	defer closeAll(conns)
+	tell(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early", addresses(conns), o.period)
+	ctx, cancel := context.WithTimeout(ctx, o.period)
+	defer cancel()
+	if o.started != nil {
+		addrs := make([]net.Addr, len(conns))
+		for i, c := range conns {
+			addrs[i] = c.LocalAddr()
+		}
+		o.started(addrs)
+	}
+	failed := make(chan error, len(conns))
+	var wg sync.WaitGroup
+	for _, conn := range conns {
+		wg.Go(func() { failed <- receive(conn, c.receive) })
+	}
+	show := newProgress(stderr)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for err == nil && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+		case <-tick.C:
+			c.mu.Lock()
+			show.count("%s", c.in.summary())
+			c.mu.Unlock()
+		}
+	}
+	show.clear()
+	closeAll(conns)
+	wg.Wait()
+	return err
+}
+
+func (c *examination) receive(b []byte, from netip.AddrPort, at time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_ = c.in.datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // take never fails
+}
+
+// A findingLine is a line of --json.
+type findingLine struct {
+	Exporter string          `json:"exporter"`
+	Version  uint16          `json:"version"`
+	Domain   uint32          `json:"domain"`
+	Rule     doctor.Rule     `json:"finding"`
+	Severity doctor.Severity `json:"severity"`
+	What     string          `json:"what"`
+	Advice   string          `json:"advice"`
+}
+
+// print prints the findings by stream.
+func (c *examination) print(stdout io.Writer, asJSON bool) error {
+	for _, k := range slices.SortedFunc(maps.Keys(c.in.waiting), func(a, b decode.TemplateKey) int { return int(a.ID) - int(b.ID) }) {
+		s := doctor.Stream{Exporter: netip.AddrFrom16(k.Exporter).Unmap(), Version: uint16(k.Version), Domain: k.Domain}
+		for range c.in.waiting[k] {
+			c.check.Undecoded(s, k.ID)
+		}
+	}
+	c.loss.turn(time.Unix(0, c.in.now).Add(time.Minute))
+	for _, row := range c.loss.cluster.View() {
+		if l := row.Loss; l.Usable {
+			c.check.Lost(doctor.Stream{Exporter: row.Exporter, Version: row.Version, Domain: row.Domain}, l.Lost, l.Lost+l.Received, l.Unit.String())
+		}
+	}
+	findings := c.check.Findings()
+	w := bufio.NewWriter(stdout)
+	if asJSON {
+		e := json.NewEncoder(w)
+		for _, f := range findings {
+			if err := e.Encode(findingLine{f.Exporter.String(), f.Version, f.Domain, f.Rule, f.Severity, f.What, f.Advice}); err != nil {
+				return err
+			}
+		}
+		return w.Flush()
+	}
+	for _, s := range c.check.Streams() {
+		var own []doctor.Finding
+		for _, f := range findings {
+			if f.Stream == s.Stream {
+				own = append(own, f)
+			}
+		}
+		period := ""
+		if s.Period > 0 {
+			period = fmt.Sprintf(" in %v", s.Period.Round(time.Second))
+		}
+		tell(w, "%v, version %d, domain %d: %d datagrams%s, %d flows", s.Exporter, s.Version, s.Domain, s.Messages, period, s.Flows)
+		if own == nil {
+			tell(w, "  no findings")
+		}
+		for _, f := range own {
+			tell(w, "  %-8s %s: %s", f.Severity, f.Rule, f.What)
+			for _, line := range wrapped(f.Advice, 78) {
+				tell(w, "             %s", line)
+			}
+		}
+	}
+	if n := c.check.Beyond(); n > 0 {
+		tell(w, "%d records of further exporters were not examined", n)
+	}
+	return w.Flush()
+}
+
+// wrapped breaks text into lines of at most width characters, at spaces.
+func wrapped(text string, width int) (lines []string) {
+	line := ""
+	for word := range strings.FieldsSeq(text) {
+		if line != "" && len(line)+1+len(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		line = strings.TrimPrefix(line+" "+word, " ")
+	}
+	return append(lines, line)
+}

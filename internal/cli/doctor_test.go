@@ -1,0 +1,127 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"weir/internal/doctor"
+	"weir/test/locked"
+	"weir/test/payloads"
+)
+
+// findings are the rules that a run of weir doctor --json found.
+func findings(t *testing.T, out string) (rules []doctor.Rule) {
+	t.Helper()
+	for line := range strings.Lines(out) {
+		var f findingLine
+		if err := json.Unmarshal([]byte(line), &f); err != nil || f.Advice == "" || f.What == "" {
+			t.Fatalf("%q: %v", line, err)
+		}
+		rules = append(rules, f.Rule)
+	}
+	return rules
+}
+
+// What tshark and the way in which a capture was made say of its exporter.
+func TestDoctorFindsWhatIsWrongInCaptures(t *testing.T) {
+	for _, test := range []struct {
+		capture string
+		want    []doctor.Rule
+	}{
+		// softflowd has no interfaces; the traffic is of three years before the export, and lasts 40 min.
+		{"softflowd_v5_synth_adj.pcap", []doctor.Rule{doctor.SamplingUnknown, doctor.NoInterfaces, doctor.ClockOff, doctor.FlowsLong}},
+		// It says that it samples 1 in 10.
+		{"softflowd_v9_sampled10_lo.pcap", []doctor.Rule{doctor.NoInterfaces}},
+	} {
+		r := run(t, "", "doctor", "--json", captureFile(test.capture))
+		if got := findings(t, r.out); r.code != exitDone || !slices.Equal(got, test.want) {
+			t.Errorf("%s: want %v, got %v, exit code %d, %s", test.capture, test.want, got, r.code, r.errout)
+		}
+	}
+	r := run(t, "", "doctor", captureFile("softflowd_v9_sampled10_lo.pcap"))
+	for _, part := range []string{"127.0.0.1, version 9, domain 0:", "13 flows", "notice   no_interfaces: 13 of 13 flows"} {
+		if !strings.Contains(r.out, part) {
+			t.Errorf("want %q in:\n%s", part, r.out)
+		}
+	}
+}
+
+func TestDoctorFindsFirewallTotalsOfACiscoASA(t *testing.T) {
+	r := run(t, "", "doctor", "--json", shared(t, "corpus/pcap/graylog__cisco_asa_netflowv9.pcap"))
+	if got := findings(t, r.out); !slices.Equal(got, []doctor.Rule{doctor.FirewallTotals}) {
+		t.Errorf("got %v: %s", got, r.out)
+	}
+}
+
+func TestDoctorReadsEveryCaptureOfTheCorpus(t *testing.T) {
+	paths, _ := filepath.Glob(filepath.Join(shared(t, "corpus/pcap"), "*.pcap"))
+	for _, path := range paths {
+		if r := run(t, "", "doctor", "--json", path); r.code != exitDone {
+			t.Errorf("%s: exit code %d: %s", path, r.code, r.errout)
+		} else {
+			findings(t, r.out)
+		}
+	}
+}
+
+func TestDoctorListens(t *testing.T) {
+	errout := &locked.Buffer{}
+	e := newExamination("doctor", nil, errout, time.Now())
+	ctx, cancel := context.WithCancel(t.Context())
+	listens, ended := make(chan net.Addr, 1), make(chan error, 1)
+	o := doctorOptions{listen: []string{"127.0.0.1:0"}, period: time.Minute, started: func(a []net.Addr) { listens <- a[0] }}
+	go func() { ended <- e.receiveFor(ctx, o, errout) }()
+	send(t, <-listens, payloads.Of(t, captureFile("softflowd_v9_sampled10_lo.pcap")))
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		e.mu.Lock()
+		flows := e.in.count.flows
+		e.mu.Unlock()
+		if flows == 13 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d flows were received, want 13", flows)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := e.print(&out, true); err != nil {
+		t.Fatal(err)
+	}
+	// The capture is older than its datagrams are now.
+	if got := findings(t, out.String()); !slices.Contains(got, doctor.ClockOff) || !slices.Contains(got, doctor.NoInterfaces) {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestWrongUsageOfDoctor(t *testing.T) {
+	file := captureFile("softflowd_v9_sampled10_lo.pcap")
+	for _, test := range []struct {
+		want string
+		args []string
+	}{
+		{"no FILE and no --listen", nil},
+		{"want one of them", []string{"--listen", ":0", file}},
+		{"--for is for --listen", []string{"--for", "5s", file}},
+		{"--for 0s: want more than 0s", []string{"--listen", ":0", "--for", "0s"}},
+		{"--port is for captures", []string{"--listen", ":0", "--port", "2055"}},
+	} {
+		r := run(t, "", append([]string{"doctor"}, test.args...)...)
+		if r.code != exitUsage || !strings.Contains(r.errout, test.want) {
+			t.Errorf("%q: want exit code 2 and %q, got %d and %s", test.args, test.want, r.code, r.errout)
+		}
+	}
+	if r := run(t, "", "doctor", "no-such-file.pcap"); r.code != exitFailed {
+		t.Errorf("a file that is not there: exit code %d", r.code)
+	}
+}

@@ -1,0 +1,299 @@
+package doctor
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Severity says how much a finding matters.
+type Severity string
+
+// The severities. A warning makes figures wrong or loses flows; a notice is what whoever
+// reads the figures must know.
+const (
+	Warning Severity = "warning"
+	Notice  Severity = "notice"
+)
+
+// A Rule names a kind of fault. Names are stable: they are label values of metrics.
+type Rule string
+
+// The rules.
+const (
+	SamplingUnknown  Rule = "sampling_unknown"
+	NoInterfaces     Rule = "no_interfaces"
+	ClockOff         Rule = "clock_off"
+	TemplateRare     Rule = "template_rare"
+	TemplateMissing  Rule = "template_missing"
+	ExportTimeOnly   Rule = "export_time_only"
+	TimesImplausible Rule = "times_implausible"
+	FlowsLong        Rule = "flows_long"
+	ElementsUnnamed  Rule = "elements_unnamed"
+	CountersZero     Rule = "counters_zero"
+	FirewallTotals   Rule = "firewall_totals"
+	MeteredTwice     Rule = "metered_twice"
+	MeteredBothWays  Rule = "metered_both_ways"
+	OneDirection     Rule = "one_direction"
+	SequenceGaps     Rule = "sequence_gaps"
+)
+
+// A Finding is one fault of one stream.
+type Finding struct {
+	Stream
+	Rule     Rule
+	Severity Severity
+	What     string // what was observed, with figures
+	Advice   string // what to change, and where
+}
+
+// A rule judges a stream: what is "" when there is no fault.
+type rule struct {
+	name     Rule
+	severity Severity
+	whole    bool // it needs every datagram
+	judge    func(s Stream, h *chart) (what string)
+	advice   string
+}
+
+// Thresholds of the rules.
+const (
+	nearlyAll       = 0.95             // share of the flows
+	clockTolerance  = 5 * time.Second  // of the exporter's clock; header times are whole seconds
+	templateRefresh = 10 * time.Minute // most between two receipts of a template
+	fewConversation = 20               // conversations before one_direction is judged
+)
+
+var rules = []rule{
+	{
+		SamplingUnknown, Warning, false, func(_ Stream, h *chart) string {
+			return share(h.withoutRate, h.flows, nearlyAll, "flows without a sampling rate")
+		},
+		"Nothing says whether packets are sampled, so counters may stand for more traffic than they say. Let the device send its sampler options " +
+			"(Cisco: option sampler-table; Juniper: they come with IPFIX templates), or state the rate in EXPORTERS_FILE (sampling_default: 1 when it samples nothing).",
+	},
+	{
+		NoInterfaces, Notice, false, func(_ Stream, h *chart) string {
+			return share(h.withoutInterface, h.flows, nearlyAll, "flows without an interface")
+		},
+		"Traffic cannot be told by interface. Add the input and output interface to the flow record (Cisco: match interface input, collect interface output). " +
+			"Software probes have none to report.",
+	},
+	{
+		ClockOff, Warning, false, func(_ Stream, h *chart) string {
+			switch {
+			case h.timed && h.least > int64(clockTolerance):
+				return fmt.Sprintf("the clock is %v slow, or messages take that long", durationText(time.Duration(h.least)))
+			case h.timed && h.most < -int64(clockTolerance):
+				return fmt.Sprintf("the clock is %v fast", durationText(time.Duration(-h.most)))
+			}
+			return ""
+		},
+		"Let the device synchronise its clock (NTP). Beyond PAIR_MAX_CLOCK_SKEW Weir moves flow times to the receiver's clock.",
+	},
+	{
+		TemplateRare, Warning, true, rareTemplates,
+		"A collector that starts, or a lost datagram, leaves data undecoded for that long. Shorten the template refresh to 1 min " +
+			"(Cisco: template data timeout 60; Juniper: template-refresh-rate seconds 60).",
+	},
+	{
+		TemplateMissing, Warning, true, func(_ Stream, h *chart) string {
+			n := 0
+			for _, sets := range h.undecoded {
+				n += sets
+			}
+			if n == 0 {
+				return ""
+			}
+			return fmt.Sprintf("%d data sets without their template: %s", n, numbers(slices.Sorted(maps.Keys(h.undecoded))))
+		},
+		"The template did not come while Weir watched. Shorten the template refresh to 1 min, or give it by TEMPLATES_FILE.",
+	},
+	{
+		ExportTimeOnly, Warning, false, func(_ Stream, h *chart) string {
+			return share(h.ofExport, h.flows, nearlyAll, "flows with no time but the export's")
+		},
+		"Start and end of flows are not known, so connections cannot be put in order. Add them to the flow record " +
+			"(Cisco: collect timestamp absolute first and last; IPFIX elements 152 and 153), or send the exporter's start (element 160) in options data.",
+	},
+	{
+		TimesImplausible, Warning, false, func(_ Stream, h *chart) string {
+			return share(h.old, h.flows, 0, "flows that ended more than a day before their export")
+		},
+		"The uptime in flow records does not fit the header's, usually after a restart or a change of the clock. Update the device's software; " +
+			"prefer absolute times (elements 152 and 153) to uptimes (21 and 22).",
+	},
+	{
+		FlowsLong, Notice, false, func(_ Stream, h *chart) string {
+			if h.long == 0 {
+				return ""
+			}
+			return fmt.Sprintf("%s, the longest %v", share(h.long, h.flows, 0, "flows longer than 2 min"), durationText(h.longest))
+		},
+		"Traffic is reported that late, and as if it were even over the whole flow. Set the active timeout to 60 s " +
+			"(Cisco: cache timeout active 60; Juniper: flow-active-timeout 60), or raise PAIR_ACTIVE_TIMEOUT, PAIR_IDLE and PAIR_LATE_GRACE.",
+	},
+	{
+		ElementsUnnamed, Notice, false, unnamedElements,
+		"Their values are kept as octets. Name them in ELEMENTS_FILE, or tell the developers of Weir which device sends them.",
+	},
+	{
+		CountersZero, Warning, false, func(_ Stream, h *chart) string {
+			return share(h.zero, h.flows, 0, "flows with neither octets nor packets")
+		},
+		"Add octets and packets to the flow record (Cisco: collect counter bytes long, collect counter packets long). " +
+			"Some devices send such flows for what their hardware did not count.",
+	},
+	{
+		FirewallTotals, Notice, false, func(_ Stream, h *chart) string {
+			n := 0
+			for _, bits := range h.flowIDs {
+				if bits == 3 {
+					n++
+				}
+			}
+			return share(n, len(h.flowIDs), 0, "firewall flows with counters in updates and in the teardown")
+		},
+		"Updates carry what came since the last one, a teardown the total of the flow: who sums netflow.flows must count one of the two. Connections do.",
+	},
+	{
+		MeteredTwice, Warning, false, func(_ Stream, h *chart) string {
+			return share(h.twice, h.flows, 0.01, "flows that were metered before at another interface, without a flow direction")
+		},
+		"Traffic is counted twice. Meter on ingress only, on all interfaces, or add the flow direction to the record (Cisco: collect flow direction); " +
+			"else set PAIR_DEDUP_CONTENT=true for enrich.",
+	},
+	{
+		MeteredBothWays, Notice, false, func(_ Stream, h *chart) string {
+			return share(h.twiceDirected, h.flows, 0.01, "flows that were metered at ingress and again at egress")
+		},
+		"Connections count them once. Who sums netflow.flows must take one flow_direction, or meter on ingress only.",
+	},
+	{
+		OneDirection, Warning, true, func(_ Stream, h *chart) string {
+			one := 0
+			for _, bits := range h.conversations {
+				if bits != 3 {
+					one++
+				}
+			}
+			if len(h.conversations) < fewConversation {
+				return ""
+			}
+			return share(one, len(h.conversations), 0.9, "TCP conversations of which one direction was seen")
+		},
+		"The other direction takes another path, or is metered on no interface. Meter on ingress on every interface, and export from both paths.",
+	},
+	{
+		SequenceGaps, Warning, true, func(_ Stream, h *chart) string {
+			if h.lost == 0 {
+				return ""
+			}
+			return fmt.Sprintf("%d of %d %s did not arrive, by sequence numbers", h.lost, h.of, h.unit)
+		},
+		"Datagrams are lost on the way or at the receiver: look at UdpRcvbufErrors of the host and at weir_ingest_socket_drops_total, " +
+			"raise net.core.rmem_max and RCVBUF, or let the exporter send less (sampling, longer timeouts).",
+	},
+}
+
+// durationText is d to the second, or in days.
+func durationText(d time.Duration) string {
+	if days := d / (24 * time.Hour); days >= 2 {
+		return fmt.Sprintf("%d days", days)
+	}
+	return d.Round(time.Second).String()
+}
+
+// share says how many of all there are, "" when they are none or under the least share.
+func share(n, of int, least float64, what string) string {
+	if n == 0 || of == 0 || float64(n) < least*float64(of) {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d %s", n, of, what)
+}
+
+// rareTemplates judges how often templates come over UDP.
+func rareTemplates(s Stream, h *chart) string {
+	if s.Version < 9 {
+		return ""
+	}
+	var longest time.Duration
+	var rare []uint16
+	for id, r := range h.templates {
+		gap := time.Duration(max(r.gap, h.last-r.last))
+		if gap > templateRefresh {
+			rare, longest = append(rare, id), max(longest, gap)
+		}
+	}
+	if rare == nil {
+		return ""
+	}
+	slices.Sort(rare)
+	return fmt.Sprintf("no definition for up to %v of templates %s", durationText(longest), numbers(rare))
+}
+
+func unnamedElements(_ Stream, h *chart) string {
+	if len(h.unnamed) == 0 {
+		return ""
+	}
+	keys := slices.SortedFunc(maps.Keys(h.unnamed), func(a, b element) int {
+		return h.unnamed[b]*1<<16 - h.unnamed[a]*1<<16 + int(a.id) - int(b.id)
+	})
+	var list []string
+	for _, k := range keys[:min(len(keys), listed)] {
+		list = append(list, fmt.Sprintf("%d/%d (%d)", k.pen, k.id, h.unnamed[k]))
+	}
+	if more := len(keys) - listed; more > 0 || h.unnamedMore > 0 {
+		list = append(list, "and more")
+	}
+	return "elements without a name, as enterprise/id (records): " + strings.Join(list, ", ")
+}
+
+// listed is how many items a finding names.
+const listed = 8
+
+func numbers(ids []uint16) string {
+	var list []string
+	for _, id := range ids[:min(len(ids), listed)] {
+		list = append(list, strconv.Itoa(int(id)))
+	}
+	if len(ids) > listed {
+		list = append(list, fmt.Sprintf("and %d more", len(ids)-listed))
+	}
+	return strings.Join(list, ", ")
+}
+
+// Findings returns the faults of all streams, by stream and in the order of the rules.
+func (c *Checkup) Findings() (out []Finding) {
+	for _, sum := range c.Streams() {
+		h := c.streams[sum.Stream]
+		for _, r := range rules {
+			if r.whole && c.sampled {
+				continue
+			}
+			if what := r.judge(sum.Stream, h); what != "" {
+				out = append(out, Finding{Stream: sum.Stream, Rule: r.name, Severity: r.severity, What: what, Advice: r.advice})
+			}
+		}
+	}
+	return out
+}
+
+// A Description says what a rule finds and what to do about it.
+type Description struct {
+	Rule     Rule
+	Severity Severity
+	Advice   string
+	Whole    bool // it needs every datagram: ingest, which examines some, does not apply it
+}
+
+// Rules describes all rules, in the order of Findings.
+func Rules() (out []Description) {
+	for _, r := range rules {
+		out = append(out, Description{r.name, r.severity, r.advice, r.whole})
+	}
+	return out
+}

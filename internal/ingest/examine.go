@@ -1,0 +1,123 @@
+package ingest
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/time/rate"
+	"google.golang.org/protobuf/proto"
+
+	"weir/internal/decode"
+	"weir/internal/doctor"
+	"weir/pkg/flowpb"
+)
+
+const (
+	// examinedFlows bounds the flows of a datagram that are examined.
+	examinedFlows = 64
+	// examinedPerSecond bounds the datagrams of all exporters that are examined.
+	examinedPerSecond = 100
+	// examinePeriod is what the findings are about.
+	examinePeriod = time.Minute
+)
+
+// An examiner applies the rules of weir doctor to a sample of what is received: of each
+// exporter that has a label, one datagram a second.
+type examiner struct {
+	limit   *rate.Limiter
+	samples chan sample
+}
+
+// A sample is the flows of one datagram, as copies of their messages.
+type sample struct {
+	label    string
+	stream   doctor.Stream
+	received int64
+	export   int64
+	octets   []byte
+	ends     []int // of the messages in octets
+}
+
+func newExaminer() *examiner {
+	return &examiner{limit: rate.NewLimiter(examinedPerSecond, examinedPerSecond), samples: make(chan sample, examinedPerSecond)}
+}
+
+// offer takes the flows of res, whose messages are in buf, unless a datagram of x was
+// taken in the same second. It never waits.
+func (e *examiner) offer(x *exporter, res *decode.Result, buf []byte, at time.Time) {
+	second := at.Unix()
+	last := x.examined.Load()
+	if second == last || len(res.Flows) == 0 {
+		return
+	}
+	label := x.label.Load()
+	if label == nil || *label == otherLabel || !x.examined.CompareAndSwap(last, second) || !e.limit.AllowN(at, 1) {
+		return
+	}
+	s := sample{label: *label, received: at.UnixNano(), export: res.Header.Export}
+	s.stream = doctor.Stream{Exporter: x.addr, Version: res.Header.Version, Domain: res.Header.Domain}
+	for _, f := range res.Flows[:min(len(res.Flows), examinedFlows)] {
+		s.octets = append(s.octets, buf[f.Start:f.ValueEnd]...)
+		s.ends = append(s.ends, len(s.octets))
+	}
+	select {
+	case e.samples <- s:
+	default: // the examiner is busy; the next second has another one
+	}
+}
+
+// An examination is the samples of one period.
+type examination struct {
+	check  *doctor.Checkup
+	labels map[doctor.Stream]string
+	flow   flowpb.FlowMessage
+}
+
+func newExamination() *examination {
+	return &examination{check: doctor.NewOfSample(), labels: map[doctor.Stream]string{}}
+}
+
+func (e *examination) take(s *sample) {
+	e.labels[s.stream] = s.label
+	e.check.Message(s.stream, s.received, s.export)
+	start := 0
+	for _, end := range s.ends {
+		e.flow.Reset()
+		if proto.Unmarshal(s.octets[start:end], &e.flow) == nil { // the decoder's own messages are good
+			e.check.Flow(&e.flow)
+		}
+		start = end
+	}
+}
+
+// counts returns the streams with a finding, by label and rule.
+func (e *examination) counts() map[[2]string]int {
+	out := map[[2]string]int{}
+	for _, f := range e.check.Findings() {
+		if label := e.labels[f.Stream]; label != "" {
+			out[[2]string{label, string(f.Rule)}]++
+		}
+	}
+	return out
+}
+
+// examine shows the findings of each period until ctx ends.
+func (r *Replica) examine(ctx context.Context) error {
+	t := time.NewTicker(examinePeriod)
+	defer t.Stop()
+	e := newExamination()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case s := <-r.examiner.samples:
+			e.take(&s)
+		case <-t.C:
+			r.metrics.findings.Reset()
+			for k, n := range e.counts() {
+				r.metrics.findings.WithLabelValues(k[0], k[1]).Set(float64(n))
+			}
+			e = newExamination()
+		}
+	}
+}
