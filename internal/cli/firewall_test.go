@@ -21,7 +21,9 @@ import (
 )
 
 // A capture of a Cisco ASA: what happened to a flow is told in events of its flow
-// id (IE 148), by which the connections are counted here.
+// id (IE 148), by which the connections are counted here. Cisco's guide to NSEL: an
+// update (5) counts since the update before it, a teardown (2) the whole flow. In the
+// capture both are equal where there are both.
 func TestScenario18ACaptureOfAFirewall(t *testing.T) {
 	path := filepath.Join("..", "..", "..", "shared", "corpus", "pcap", "graylog__cisco_asa_netflowv9.pcap")
 	file, err := os.ReadFile(path)
@@ -34,7 +36,7 @@ func TestScenario18ACaptureOfAFirewall(t *testing.T) {
 	}
 	var octets uint64
 	flows, denied, want := map[uint64]string{}, map[string]bool{}, []string{}
-	there, back := map[uint64]uint64{}, map[uint64]uint64{}
+	updates, teardown := map[uint64][2]uint64{}, map[uint64][2]uint64{}
 	d := decode.Decoder{State: templates.New(templates.Options{})}
 	for {
 		var g capture.Datagram
@@ -61,19 +63,32 @@ func TestScenario18ACaptureOfAFirewall(t *testing.T) {
 			case 1: // created: nothing was transferred yet
 			case 3:
 				denied[name] = true
-			default:
+			case 5:
 				flows[m.FlowId] = name
-				there[m.FlowId] += m.Bytes
-				back[m.FlowId] += m.ReverseBytes
-				octets += m.Bytes + m.ReverseBytes
+				u := updates[m.FlowId]
+				updates[m.FlowId] = [2]uint64{u[0] + m.Bytes, u[1] + m.ReverseBytes}
+			case 2:
+				flows[m.FlowId] = name
+				teardown[m.FlowId] = [2]uint64{m.Bytes, m.ReverseBytes}
+			default:
+				t.Fatalf("an event %d", m.FirewallEvent)
 			}
 		}
 	}
+	both := 0
 	for id, name := range flows {
-		if there[id]+back[id] == 0 {
+		u, d := updates[id], teardown[id]
+		if u != [2]uint64{} && d != [2]uint64{} {
+			if both++; u != d {
+				t.Errorf("flow %d: updates of %v octets, a teardown of %v", id, u, d)
+			}
+		}
+		there, back := max(u[0], d[0]), max(u[1], d[1])
+		if there+back == 0 {
 			continue // events of a flow that transferred nothing
 		}
-		want = append(want, fmt.Sprintf("%s %d %d", name, there[id], back[id]))
+		octets += there + back
+		want = append(want, fmt.Sprintf("%s %d %d", name, there, back))
 	}
 	for name := range denied {
 		want = append(want, name+" denied")
@@ -103,10 +118,25 @@ func TestScenario18ACaptureOfAFirewall(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-by flow id +got):\n%s", d)
 	}
-	if out != octets || len(flows) < 20 || len(denied) < 5 {
-		t.Errorf("%d octets in connections, %d in flows; %d flow ids, %d denied", out, octets, len(flows), len(denied))
+	if out != octets || len(flows) < 20 || len(denied) < 5 || both < 20 {
+		t.Errorf("%d octets in connections, %d in flows; %d flow ids, %d with both events, %d denied", out, octets, len(flows), both, len(denied))
 	}
 	t.Logf("%d flows in %d connections, %d denied, %d octets", len(flows), len(got)-len(denied), len(denied), octets)
+}
+
+// The sum of weir flows counts a flow once: by its teardown.
+func TestTheSumOfFlowsCountsAFirewallsFlowOnce(t *testing.T) {
+	p := flowPrinter{json: true, filter: &trafficFilter{port: new(uint16), protocol: -1}}
+	p.to(io.Discard)
+	if err := p.print([]*flowpb.FlowMessage{
+		{FirewallEvent: 5, FlowId: 7, Biflow: true, Bytes: 100, ReverseBytes: 10, Packets: 2},
+		{FirewallEvent: 2, FlowId: 7, Biflow: true, Bytes: 150, ReverseBytes: 20, Packets: 3},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.summary(); got != "2 flows shown, 170 B in 3 packets; 0 left out" {
+		t.Errorf("got %q", got)
+	}
 }
 
 // octetsOf is the octets of one direction.

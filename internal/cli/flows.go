@@ -15,6 +15,7 @@ import (
 	"weir/internal/decode"
 	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/pair"
 	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
@@ -159,7 +160,9 @@ func (p *flowPrinter) print(list []*flowpb.FlowMessage) error {
 			return err
 		}
 		p.shown++
-		p.octets, p.count = p.octets+m.GetBytes()+m.GetReverseBytes(), p.count+m.GetPackets()+m.GetReversePackets()
+		if !pair.IsUpdate(m) { // the teardown counts it again
+			p.octets, p.count = p.octets+m.GetBytes()+m.GetReverseBytes(), p.count+m.GetPackets()+m.GetReversePackets()
+		}
 	}
 	if p.limit > 0 && p.shown >= p.limit {
 		return errors.Join(p.buf.Flush(), errEnough)

@@ -315,7 +315,12 @@ func (w handler) pair(p *partition, m *flowpb.FlowMessage, f *pair.Flow) {
 		w.names.Want(netip.AddrFrom16(f.Key.Lo).Unmap())
 		w.names.Want(netip.AddrFrom16(f.Key.Hi).Unmap())
 	}
-	p.counts.tally.flow(m)
+	if f.Event() { // other events of its flow count the same
+		octets, packets := p.machine.Raised()
+		p.counts.tally.crossed(m, octets, packets)
+	} else {
+		p.counts.tally.flow(m)
+	}
 	if w.c.Pair.Long(f) && m.FirewallEvent == 0 { // a firewall's event spans the connection so far
 		p.counts.long = addLong(p.counts.long, addr16(m.SamplerAddress), time.Duration(f.End-f.Start))
 	}

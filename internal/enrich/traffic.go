@@ -35,14 +35,20 @@ type tally struct {
 	services  map[string]served
 }
 
+// flow takes a flow that counts what no other does.
 func (t *tally) flow(m *flowpb.FlowMessage) {
+	octets, packets := saturating.Add(m.Bytes, m.ReverseBytes), saturating.Add(m.Packets, m.ReversePackets)
+	t.crossed(m, saturating.Estimate(octets, m.SamplingRate), saturating.Estimate(packets, m.SamplingRate))
+}
+
+// crossed takes octets and packets, estimated, that went where m says.
+func (t *tally) crossed(m *flowpb.FlowMessage, octets, packets uint64) {
 	if t.crossings == nil {
 		t.crossings = map[crossing]volume{}
 	}
 	k := crossing{addr16(m.SamplerAddress), m.ObservationDomainId, m.InIf, m.OutIf, uint8(m.Proto)}
 	v := t.crossings[k]
-	v.octets = saturating.Add(v.octets, saturating.Estimate(saturating.Add(m.Bytes, m.ReverseBytes), m.SamplingRate))
-	v.packets = saturating.Add(v.packets, saturating.Estimate(saturating.Add(m.Packets, m.ReversePackets), m.SamplingRate))
+	v.octets, v.packets = saturating.Add(v.octets, octets), saturating.Add(v.packets, packets)
 	t.crossings[k] = v
 }
 

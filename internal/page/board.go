@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"weir/internal/pair"
 	"weir/internal/saturating"
 	"weir/internal/services"
 	"weir/pkg/flowpb"
@@ -107,7 +108,8 @@ func NewBoard(now func() time.Time) *Board {
 	}
 }
 
-// Flows adds flows that came now.
+// Flows adds flows that came now. What a firewall's flow transferred counts once, when
+// its teardown comes.
 func (b *Board) Flows(list []*flowpb.FlowMessage) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -116,8 +118,11 @@ func (b *Board) Flows(list []*flowpb.FlowMessage) {
 		octets := saturating.Estimate(saturating.Add(m.GetBytes(), m.GetReverseBytes()), m.GetSamplingRate())
 		packets := saturating.Estimate(saturating.Add(m.GetPackets(), m.GetReversePackets()), m.GetSamplingRate())
 		s.flows++
-		s.octets = saturating.Add(s.octets, octets)
 		b.totals.Flows++
+		if pair.IsUpdate(m) {
+			continue
+		}
+		s.octets = saturating.Add(s.octets, octets)
 		b.totals.Octets = saturating.Add(b.totals.Octets, octets)
 		b.totals.Packets = saturating.Add(b.totals.Packets, packets)
 	}

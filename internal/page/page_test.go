@@ -58,6 +58,23 @@ func TestSecondsHaveTheFlowsThatCameInThem(t *testing.T) {
 	}
 }
 
+// An update of a firewall counts what the teardown of its flow counts again.
+func TestAFirewallsFlowCountsOnce(t *testing.T) {
+	b, c := newBoard()
+	b.Flows([]*flowpb.FlowMessage{
+		{FirewallEvent: 5, FlowId: 7, Biflow: true, Bytes: 100, ReverseBytes: 10, Packets: 2},
+		{FirewallEvent: 2, FlowId: 7, Biflow: true, Bytes: 150, ReverseBytes: 20, Packets: 3},
+		{FirewallEvent: 5, FlowId: 9, Bytes: 1000, Packets: 4}, // of one direction: counted in no other
+	})
+	c.now = c.now.Add(2 * time.Second)
+	if got, want := b.Snapshot(600).Totals, (Totals{Flows: 3, Octets: 1170, Packets: 7}); got != want {
+		t.Errorf("want %+v, got %+v", want, got)
+	}
+	if got := b.Snapshot(600).Series[0]; got != [3]uint64{1_790_000_000, 3, 1170} {
+		t.Errorf("want 3 flows of 1170 octets in the first second, got %v", got)
+	}
+}
+
 func TestEstimatesSaturate(t *testing.T) {
 	const most = 1<<64 - 1
 	b, c := newBoard()

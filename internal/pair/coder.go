@@ -205,7 +205,7 @@ func (m *Machine) code(c *coder, e *entry) {
 	c.u8(&e.icmpCode)
 	c.u32(&e.asLo)
 	c.u32(&e.asHi)
-	linked := e.link != 0
+	linked := e.link != 0 && (c.reading || !m.links.at(e.link).isEmpty())
 	if c.flag(&linked); linked {
 		if c.reading {
 			e.link = m.links.alloc()

@@ -63,12 +63,20 @@ func (e *entry) tell(now int64) {
 func (e *entry) toldAt() int64 { return e.first + int64(e.told)*tick }
 
 // A link is what few connections have: the other side of a NAT, MAC addresses,
-// VRFs, an application.
+// VRFs, an application, what events of a firewall count.
 type link struct {
 	natLo, natHi endpoint
 	macLo, macHi uint64
 	toHi, toLo   vrfs // of the records of a direction
 	app          application
+	events       int32 // the first of its eventSums; not part of the link's value
+}
+
+// isEmpty reports whether the link's value says nothing.
+func (l *link) isEmpty() bool {
+	x := *l
+	x.events = 0
+	return x == link{}
 }
 
 // vrfs are the VRFs of a record's input and output interface; 0 = none.
@@ -222,6 +230,9 @@ func (m *Machine) add(e *entry, f *Flow) {
 	if f.SrcMAC|f.DstMAC != 0 || f.NATSrc != (endpoint{}) || f.NATDst != (endpoint{}) || f.vrfs != (vrfs{}) || f.app.n != 0 {
 		m.addLink(e, f)
 	}
+	if f.counting != countsRecord {
+		m.raised = amounts{}
+	}
 	m.addSide(e, f, &f.There, f.SrcIsLo)
 	if f.Biflow && f.Back.Octets|f.Back.Packets != 0 {
 		m.addSide(e, f, &f.Back, !f.SrcIsLo)
@@ -261,9 +272,16 @@ const maxSides = 24
 
 // addSide adds what f says of one direction.
 func (m *Machine) addSide(e *entry, f *Flow, n *counts, toHi bool) {
-	if s := m.side(e, f, toHi); s != nil {
-		s.add(f, n, &m.c)
+	if i := m.side(e, f, toHi); i != 0 {
+		if f.counting != countsRecord || m.hasEvents(e) {
+			m.addEvent(e, i, f, n)
+			return
+		}
+		m.sides.at(i).add(f, n, &m.c)
 		return
+	}
+	if f.counting != countsRecord {
+		m.raised = m.raised.plus(n.amounts(f.Rate))
 	}
 	x := side{vantage: m.vantages.take(f.vantage)}
 	x.describe(f, toHi)
@@ -272,26 +290,25 @@ func (m *Machine) addSide(e *entry, f *Flow, n *counts, toHi bool) {
 	m.bounded.Vantages++
 }
 
-// side returns the side of f's vantage in a direction. It returns nil when there is
-// none and the direction has maxSides sides.
-func (m *Machine) side(e *entry, f *Flow, toHi bool) *side {
+// side returns the number of the side of f's vantage in a direction. It returns 0 when
+// there is none and the direction has maxSides sides.
+func (m *Machine) side(e *entry, f *Flow, toHi bool) int32 {
 	v, n := m.vantages.find(f.vantage), 0
 	for i := e.sides; i != 0; {
 		s := m.sides.at(i)
 		if s.toHi == toHi {
 			if s.vantage == v {
-				return s
+				return i
 			}
 			n++
 		}
 		i = s.next
 	}
 	if n >= maxSides {
-		return nil
+		return 0
 	}
-	s := m.newSide(e, f.vantage)
-	s.describe(f, toHi)
-	return s
+	m.newSide(e, f.vantage).describe(f, toHi)
+	return e.sides
 }
 
 // describe sets what a side takes from its first record.
@@ -307,6 +324,7 @@ func (s *side) describe(f *Flow, toHi bool) {
 // connection's end stays.
 func (m *Machine) merge(e *entry, x *side) {
 	e.quality |= bit(flowpb.Quality_QUALITY_MANY_VANTAGES)
+	m.dropEvents(e)
 	m.direction(e, x.toHi) // sorts the sides, the strongest first, and finds those that count
 	var rival, nearest *side
 	least, skew := int64(math.MaxInt64), int64(m.c.ClockSkew)
@@ -392,6 +410,7 @@ func (m *Machine) strip(e *entry) {
 		i = next
 	}
 	if e.link != 0 {
+		m.dropEvents(e)
 		m.links.release(e.link)
 	}
 	e.sides, e.link = 0, 0

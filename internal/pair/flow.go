@@ -44,6 +44,8 @@ type Flow struct {
 
 	There, Back counts // source to destination, destination to source
 	Biflow      bool   // Back is reported, even when empty
+	counting    counting
+	ofFlowID    bool   // an event of a firewall that says of which flow (IE 148)
 	Reason      uint8  // flow end reason, 0 = not reported
 	Rate        uint64 // 1 in N; 0 = unknown
 	Initiator   int8   // the exporter says: 1 source, -1 destination, 0 nothing
@@ -101,6 +103,7 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 			Start: instant(m.ReverseTimeFlowStartNs), End: instant(m.ReverseTimeFlowEndNs),
 		}
 	}
+	f.counting, f.ofFlowID = countingOf(m), m.FirewallEvent != 0 && m.FlowId != 0
 	f.Reason, f.Rate = uint8(m.FlowEndReason), m.SamplingRate
 	switch {
 	case m.BiflowDirection == flowpb.BiflowDirection_BIFLOW_DIRECTION_INITIATOR:
@@ -214,7 +217,7 @@ func (f *Flow) content(m *flowpb.FlowMessage) uint64 {
 // swapped is m seen from the other end: what conversation looks at.
 func swapped(m *flowpb.FlowMessage) *flowpb.FlowMessage {
 	return &flowpb.FlowMessage{
-		Proto: m.Proto, IcmpType: m.IcmpType, IcmpCode: m.IcmpCode, TimeSource: m.TimeSource, OutIf: m.InIf, InIf: m.OutIf, IpTos: m.ReverseIpTos,
+		Proto: m.Proto, IcmpType: m.IcmpType, IcmpCode: m.IcmpCode, TimeSource: m.TimeSource, FirewallEvent: m.FirewallEvent, FlowId: m.FlowId, OutIf: m.InIf, InIf: m.OutIf, IpTos: m.ReverseIpTos,
 		SrcPort: m.DstPort, DstPort: m.SrcPort, SrcMac: m.DstMac, DstMac: m.SrcMac, SrcAs: m.DstAs, DstAs: m.SrcAs,
 		SrcVlan: m.DstVlan, VlanId: m.VlanId, DatagramHash: m.DatagramHash, RecordOffset: m.RecordOffset,
 		IngressVrfId: m.EgressVrfId, EgressVrfId: m.IngressVrfId, ApplicationId: m.ApplicationId, Site: m.Site, AddressPlan: m.AddressPlan, SrcAddr: m.DstAddr, DstAddr: m.SrcAddr,

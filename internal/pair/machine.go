@@ -22,6 +22,8 @@ type Machine struct {
 	table    table
 	sides    pool[side]
 	links    pool[link]
+	events   pool[eventSum]
+	raised   amounts // by the events of a firewall, of the last record
 	vantages vantages
 	clocks   clocks
 	queues   [queueCount]queue
@@ -34,6 +36,8 @@ type Machine struct {
 	crowds crowds           // during a restore
 	kept   map[int32][]byte // extensions of entries that this version does not know, as they were read
 	report report
+
+	eventBuf []byte // of appendEvents
 
 	sameKey []int32 // by evictSameKey
 	bounded Bounded
@@ -70,7 +74,7 @@ func (m *Machine) Held() (open, grace int) { return m.open, m.grace }
 
 // Octets is the memory that the machine takes, without what it gives out.
 func (m *Machine) Octets() int {
-	return m.table.entries.octets() + m.table.nodes.octets() + m.table.heads.octets() + m.sides.octets() + m.links.octets()
+	return m.table.entries.octets() + m.table.nodes.octets() + m.table.heads.octets() + m.sides.octets() + m.links.octets() + m.events.octets()
 }
 
 // Observe advances stream time to f's receive time, then takes f.

@@ -136,8 +136,11 @@ func (m *Machine) Deltas(limit int) [][]byte {
 		at := p.item(sectionEntries)
 		p.b = append(p.b, 0, 0, 0, 0)
 		m.code(&p.coder, e)
-		if p.format > 2 && e.marks&isExtended != 0 {
-			p.b = append(p.b, m.kept[i]...)
+		if p.format > 2 {
+			m.appendEvents(&p.coder, e)
+			if e.marks&isExtended != 0 {
+				p.b = append(p.b, m.kept[i]...)
+			}
 		}
 		at = p.end(sectionEntries, at)
 		binary.BigEndian.PutUint32(p.b[at:], uint32(len(p.b)-at-4))
@@ -256,7 +259,7 @@ func (m *Machine) applyEntry(v *coder, n int32, format uint8) error {
 	var kept []byte
 	if format > 2 {
 		var err error
-		if kept, err = extensions(v); err != nil {
+		if kept, err = m.extensions(v, &e); err != nil {
 			return err
 		}
 	}
@@ -285,17 +288,22 @@ func (m *Machine) applyEntry(v *coder, n int32, format uint8) error {
 	return nil
 }
 
-// extensions reads the extensions of an entry to its end, and returns those to keep.
-// This version knows none.
-func extensions(v *coder) (kept []byte, err error) {
+// extensions reads the extensions of an entry to its end, and returns those to keep:
+// the optional ones that this version does not know.
+func (m *Machine) extensions(v *coder, e *entry) (kept []byte, err error) {
 	for len(v.b) > 0 {
 		whole := v.b
 		var tag uint64
 		v.u64(&tag)
-		v.blob()
+		value := v.blob()
 		switch {
 		case v.short:
 			return nil, fmt.Errorf("extension: %w", errCut)
+		case tag == extensionEvents:
+			if err := m.readEvents(value, e); err != nil {
+				return nil, fmt.Errorf("extension %d: %w", tag, err)
+			}
+			continue
 		case tag%2 == 0:
 			return nil, unknownTag("extension", tag)
 		}

@@ -249,13 +249,13 @@ func TestScenario18EventsOfAFirewallAreOneConnection(t *testing.T) {
 		m.TimeReceivedNs, m.TimeExportNs, m.TimeFlowEndNs = 70e9, 70e9, 69e9
 	})
 	x.flow(func(m *flowpb.FlowMessage) {
-		event(2, 1, 2)(m)
+		event(2, 110, 1020)(m) // the whole flow
 		m.TimeReceivedNs, m.TimeExportNs, m.TimeFlowEndNs = 71e9, 71e9, 70e9
 	})
 	c := x.ended(1)[0]
-	if c.Version != 1 || c.Forward.Octets != 111 || c.Reverse.Octets != 1022 || c.DirectionMethod != flowpb.DirectionMethod_DIRECTION_METHOD_EXPORTER ||
+	if c.Version != 1 || c.Forward.Octets != 110 || c.Reverse.Octets != 1020 || c.DirectionMethod != flowpb.DirectionMethod_DIRECTION_METHOD_EXPORTER ||
 		c.EmitReason != flowpb.EmitReason_EMIT_REASON_COMPLETE || c.EmittedUnixNs != 76e9 || !slices.Equal(c.Initiator.Address, ip("10.0.0.5")) {
-		t.Errorf("want one report, 111 and 1022 octets, 5 s after the teardown; got %v", c)
+		t.Errorf("want one report, 110 and 1020 octets, 5 s after the teardown; got %v", c)
 	}
 
 	denied := converse(t, testConfig)

@@ -85,6 +85,7 @@ func New(c Config) *Model { return &Model{c: c, now: -1 << 63} }
 // A connection is the records of one connection, in the order of their arrival.
 type connection struct {
 	Conversation
+	flow     string // the firewall's flow that it is; "" for others
 	records  []*record
 	deadline int64
 }
@@ -92,6 +93,7 @@ type connection struct {
 // A record is one flow record in the model's terms.
 type record struct {
 	conversation Conversation
+	flow         string // of a firewall's event with a flow id: the firewall and the id
 	identity     string
 	exporter     string // with its observation domain: whose clock it is
 	vantage      string
@@ -106,6 +108,7 @@ type record struct {
 // A part is one direction of a record.
 type part struct {
 	toHi                       bool
+	total                      bool // counts the whole flow, not what came since the record before
 	octets, packets, rate      uint64
 	flags                      uint32
 	start, end                 int64
@@ -142,7 +145,7 @@ func (m *Model) Add(f *flowpb.FlowMessage) bool {
 	m.now = max(m.now, r.received)
 	var best *connection
 	for _, c := range m.conns {
-		if c.Conversation != r.conversation || c.deadline+int64(m.c.LateGrace) <= m.now {
+		if c.Conversation != r.conversation || c.flow != r.flow || c.deadline+int64(m.c.LateGrace) <= m.now {
 			continue
 		}
 		if slices.ContainsFunc(c.records, func(o *record) bool { return o.identity == r.identity }) {
@@ -153,7 +156,7 @@ func (m *Model) Add(f *flowpb.FlowMessage) bool {
 		}
 	}
 	if best == nil {
-		best = &connection{Conversation: r.conversation}
+		best = &connection{Conversation: r.conversation, flow: r.flow}
 		m.conns = append(m.conns, best)
 	}
 	best.records = append(best.records, r)
@@ -290,13 +293,18 @@ func (c *Conversation) oneWay() bool {
 	return !answered
 }
 
+// volume is octets and packets, as they are and times the sampling rate.
+type volume struct{ octets, octetsEst, packets, packetsEst uint64 }
+
 // direction sums up one direction: of vantages whose times overlap the one with the most packets counts,
-// others are summed.
+// others are summed. Of what a firewall's updates and its teardown count, the greater is taken.
 func (m *Model) direction(c *connection, toHi bool) *Direction {
 	type sighting struct {
 		part
 		d       Direction
-		sampled int // 0: every record says that no packet was left out
+		since   volume // sum of the records that count since the one before
+		total   volume // the greatest of those that count the whole flow
+		sampled int    // 0: every record says that no packet was left out
 	}
 	var all []*sighting
 	var out Direction
@@ -314,8 +322,14 @@ func (m *Model) direction(c *connection, toHi bool) *Direction {
 			s.sampled = 1
 		}
 		rate := max(p.rate, 1)
-		s.d.Octets, s.d.OctetsEst = s.d.Octets+p.octets, s.d.OctetsEst+p.octets*rate
-		s.d.Packets, s.d.PacketsEst = s.d.Packets+p.packets, s.d.PacketsEst+p.packets*rate
+		if t := &s.total; p.total {
+			*t = volume{max(t.octets, p.octets), max(t.octetsEst, p.octets*rate), max(t.packets, p.packets), max(t.packetsEst, p.packets*rate)}
+		} else {
+			t := &s.since
+			*t = volume{t.octets + p.octets, t.octetsEst + p.octets*rate, t.packets + p.packets, t.packetsEst + p.packets*rate}
+		}
+		s.d.Octets, s.d.OctetsEst = max(s.since.octets, s.total.octets), max(s.since.octetsEst, s.total.octetsEst)
+		s.d.Packets, s.d.PacketsEst = max(s.since.packets, s.total.packets), max(s.since.packetsEst, s.total.packetsEst)
 		s.d.Start, s.d.End = min(s.d.Start, p.start), max(s.d.End, p.end)
 		s.d.Records++
 		out.Flags |= p.flags

@@ -27,6 +27,9 @@ func (m *Model) record(f *flowpb.FlowMessage) (r *record, ok bool) {
 		resolution: max(int64(f.TimeResolutionUs)*1000, 1), biflow: f.Biflow,
 	}
 	r.vantage = fmt.Sprintf("%s/%d", r.exporter, f.FlowDirection)
+	if f.FirewallEvent != 0 && f.FlowId != 0 {
+		r.flow = fmt.Sprintf("%x/%d", exporter, f.FlowId)
+	}
 	export := int64(f.TimeExportNs)
 	if r.start > r.end {
 		r.start, r.end = r.end, r.start
@@ -43,7 +46,7 @@ func (m *Model) record(f *flowpb.FlowMessage) (r *record, ok bool) {
 	add := func(toHi bool, octets, packets uint64, flags uint32, start, end int64) {
 		r.flags |= flags
 		r.parts = append(r.parts, part{
-			toHi: toHi, octets: octets, packets: packets, rate: f.SamplingRate, flags: flags, start: start, end: end,
+			toHi: toHi, total: f.FirewallEvent == teardown && f.Biflow, octets: octets, packets: packets, rate: f.SamplingRate, flags: flags, start: start, end: end,
 			ended: m.ended(f, r, flags, export), vantage: r.vantage, exporter: r.exporter,
 			exporterAddr: exporter[:], domain: f.ObservationDomainId, interfaceDirection: uint32(f.FlowDirection),
 		})
@@ -116,6 +119,12 @@ func less(a, b *Conversation) bool {
 	return a.Lo.Port < b.Lo.Port || a.Lo.Port == b.Lo.Port && a.Hi.Port < b.Hi.Port
 }
 
+// Firewall events, Cisco's guide to NSEL.
+const (
+	teardown = 2
+	update   = 5
+)
+
 // ended says how a record leaves a direction with these flags.
 func (m *Model) ended(f *flowpb.FlowMessage, r *record, flags uint32, export int64) ended {
 	switch {
@@ -124,6 +133,10 @@ func (m *Model) ended(f *flowpb.FlowMessage, r *record, flags uint32, export int
 	case f.FlowEndReason == 1:
 		return wentIdle
 	case f.FlowEndReason == 2:
+		return goesOn
+	case f.FlowEndReason == 0 && f.FirewallEvent == teardown:
+		return closed
+	case f.FlowEndReason == 0 && f.FirewallEvent == update:
 		return goesOn
 	case f.FlowEndReason == 0 && export != 0 && export-r.end >= int64(m.c.InactiveTimeout-time.Second):
 		return wentIdle

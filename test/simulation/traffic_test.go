@@ -32,10 +32,11 @@ const (
 	late                         // ended long before it is received
 	skewed                       // of an exporter whose clock is an hour off
 	backwards                    // later records arrive first
+	firewall                     // a flow's update and teardown events, in any order
 	trafficKinds
 )
 
-var trafficNames = [trafficKinds]string{"tcp", "udp", "icmp", "nat", "biflow", "sampled", "vantages", "again", "late", "skewed", "backwards"}
+var trafficNames = [trafficKinds]string{"tcp", "udp", "icmp", "nat", "biflow", "sampled", "vantages", "again", "late", "skewed", "backwards", "firewall"}
 
 func drawTraffic(rng *rand.Rand) action {
 	kind := tcp
@@ -120,12 +121,32 @@ func (a traffic) records(rng *rand.Rand, now time.Time) []*flowpb.FlowMessage {
 		o.RecordOffset = 64
 		times(o, end.Add(-12*time.Second), end.Add(-9*time.Second))
 		out = append(out, o)
+	case firewall:
+		out = firewallEvents(rng, m)
 	}
 	if rng.IntN(2) == 0 && a.Kind != icmp && a.Kind != nat {
 		for _, m := range out {
 			m.SrcAddr, m.DstAddr, m.SrcPort, m.DstPort = m.DstAddr, m.SrcAddr, m.DstPort, m.SrcPort
 		}
 	}
+	return out
+}
+
+// firewallEvents are some of the events of a flow: updates that count since the one before, and a teardown
+// that counts more than all updates of the flow do, whichever of them were lost.
+func firewallEvents(rng *rand.Rand, m *flowpb.FlowMessage) (out []*flowpb.FlowMessage) {
+	m.Biflow, m.TcpFlags, m.FlowEndReason, m.FlowId = true, 0, 0, 1+rng.Uint64N(3)
+	for i := range 1 + rng.IntN(3) {
+		o := clone(m)
+		o.FirewallEvent, o.RecordOffset = 5, 24*uint32(i+1)
+		o.ReverseBytes, o.ReversePackets = rng.Uint64N(50_000), rng.Uint64N(50)
+		if i == 2 {
+			o.FirewallEvent, o.Bytes, o.ReverseBytes = 2, 1<<40+o.Bytes, 1<<40+o.ReverseBytes
+			o.Packets, o.ReversePackets = 1<<30+o.Packets, 1<<30+o.ReversePackets
+		}
+		out = append(out, o)
+	}
+	rng.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	return out
 }
 
