@@ -10,8 +10,18 @@ import "strings"
 // Private enterprise numbers with a meaning of their own here.
 const (
 	Reverse = 29305      // RFC 5103: the reverse direction's elements
+	CERT    = 6871       // YAF: ids with CERTReverse are of the reverse direction
+	NTop    = 35632      // nProbe: NetFlow v9 types from V9NTop on are its elements
 	V9Cisco = 4294967294 // NetFlow v9 field types of 128 and above as collectors list them
 	V9Only  = 4294967295 // NetFlow v9 field types that IANA does not have
+)
+
+const (
+	// CERTReverse is the bit of an id that marks CERT's elements of the reverse
+	// direction, which have no enterprise number of their own.
+	CERTReverse = 1 << 14
+	// V9NTop is the NetFlow v9 field type of nProbe's element 0.
+	V9NTop = 57472
 )
 
 // A Type is an abstract data type, RFC 7011 section 6.1 and RFC 6313.
@@ -53,11 +63,10 @@ func Lookup(pen uint32, id uint16) (e Element, ok bool) {
 		return x.Element, true
 	}
 	if pen == Reverse {
-		if e, ok = Lookup(0, id); ok {
-			e.PEN = pen
-			e.Name = "reverse" + strings.ToUpper(e.Name[:1]) + e.Name[1:]
-		}
-		return e, ok
+		return reverse(0, id, pen, id)
+	}
+	if pen == CERT && id&CERTReverse != 0 {
+		return reverse(pen, id&^CERTReverse, pen, id)
 	}
 	lo, hi := 0, len(elements)
 	for lo < hi {
@@ -72,6 +81,15 @@ func Lookup(pen uint32, id uint16) (e Element, ok bool) {
 		return elements[lo], true
 	}
 	return Element{}, false
+}
+
+// reverse returns the element (pen, id) whose forward element is (ofPEN, of).
+func reverse(ofPEN uint32, of uint16, pen uint32, id uint16) (e Element, ok bool) {
+	if e, ok = Lookup(ofPEN, of); ok {
+		e.PEN, e.ID = pen, id
+		e.Name = "reverse" + strings.ToUpper(e.Name[:1]) + e.Name[1:]
+	}
+	return e, ok
 }
 
 // ownV9 are field types of 32768 and above that vendors use in NetFlow v9, where
@@ -91,7 +109,7 @@ var ownV9 = map[uint16]Element{
 }
 
 // LookupV9 is Lookup for NetFlow v9 field types: IANA's where it has one, else
-// vendors' own.
+// vendors' own, nProbe's last.
 func LookupV9(typ uint16) (Element, bool) {
 	if x, ok := Extended(0, typ); ok {
 		return x.Element, true
@@ -102,6 +120,12 @@ func LookupV9(typ uint16) (Element, bool) {
 	for _, pen := range []uint32{0, V9Only, V9Cisco} {
 		if e, ok := Lookup(pen, typ); ok {
 			e.PEN = 0
+			return e, true
+		}
+	}
+	if typ >= V9NTop {
+		if e, ok := Lookup(NTop, typ-V9NTop); ok {
+			e.PEN, e.ID = 0, typ
 			return e, true
 		}
 	}

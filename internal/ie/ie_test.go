@@ -1,6 +1,11 @@
 package ie
 
-import "testing"
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+)
 
 // Expected values: IANA's registry and RFC 5103 section 6.
 func TestElements(t *testing.T) {
@@ -16,6 +21,11 @@ func TestElements(t *testing.T) {
 		{"flowStartMilliseconds", 0, 152, Element{0, 152, Milliseconds, "flowStartMilliseconds", "milliseconds"}, true},
 		{"a reverse element has its forward element's type", Reverse, 1, Element{Reverse, 1, Unsigned, "reverseOctetDeltaCount", "octets"}, true},
 		{"subTemplateList is a list", 0, 292, Element{0, 292, List, "subTemplateList", ""}, true},
+		{"CERT's reverse element: id with bit 14", 6871, 16398, Element{6871, 16398, Unsigned, "reverseInitialTCPFlags", ""}, true},
+		{"CERT's reverse of nothing", 6871, 16384, Element{}, false},
+		{"nProbe's", 35632, 119, Element{35632, 119, String, "L7_PROTO_NAME", ""}, true},
+		{"Barracuda's", 10704, 8, Element{10704, 8, IPv4, "bindIPv4Address", ""}, true},
+		{"Viptela's", 41916, 4321, Element{41916, 4321, Unsigned, "viptelaVPNId", ""}, true},
 		{"element 0 is reserved", 0, 0, Element{}, false},
 		{"an unknown enterprise has none", 4242, 1, Element{}, false},
 	}
@@ -44,6 +54,38 @@ func TestV9TypesAreIANAsElseTheirOwn(t *testing.T) {
 	}
 	if e, ok := LookupV9(56701); !ok {
 		t.Errorf("PAN-OS application, type 56701: got %+v %v", e, ok)
+	}
+}
+
+// nProbe's guide has both numbers: [NFv9 57590][IPFIX 35632.118] L7_PROTO.
+func TestV9TypesFrom57472OnAreNProbes(t *testing.T) {
+	for typ, want := range map[uint16]string{57590: "L7_PROTO", 57591: "L7_PROTO_NAME", 57597: "APPL_LATENCY_MS", 58509: "L4_SRV_PORT_MAP"} {
+		if e, ok := LookupV9(typ); !ok || e.Name != want || e.ID != typ || e.PEN != 0 {
+			t.Errorf("type %d: want %s, got %+v %v", typ, want, e, ok)
+		}
+	}
+	if e, ok := LookupV9(57472); ok {
+		t.Errorf("type 57472: want none, got %+v", e)
+	}
+	if e, ok := Lookup(0, 57590); ok {
+		t.Errorf("IPFIX 0/57590: want none, got %+v", e)
+	}
+}
+
+// docs/elements.md lists the enterprises that are known.
+func TestEveryEnterpriseIsInTheDocument(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/elements.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range elements {
+		pen := elements[i].PEN
+		if pen == 0 || pen >= V9Cisco || i > 0 && elements[i-1].PEN == pen {
+			continue
+		}
+		if !strings.Contains(string(doc), "\n| "+strconv.Itoa(int(pen))+" | ") {
+			t.Errorf("docs/elements.md has no row for enterprise %d", pen)
+		}
 	}
 }
 

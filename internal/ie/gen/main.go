@@ -42,7 +42,7 @@ func main() {
 }
 
 // files are the tables, strongest first: the first row of an element counts.
-var files = []string{"iana.tsv", "enterprise.tsv"}
+var files = []string{"iana.tsv", "enterprise.tsv", "vendors.tsv"}
 
 func run(tables, out string) error {
 	rows := map[[2]uint64]row{}
