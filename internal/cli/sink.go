@@ -10,9 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
-	"weir/internal/framing"
 	"weir/internal/kafka"
 	"weir/internal/sink"
 )
@@ -121,65 +119,43 @@ func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, 
 	})
 }
 
-// A sinking feeds a sink.
+// A sinking shows how a sink is fed.
 type sinking struct {
 	sink   sink.Sink
 	o      sink.Options
 	once   bool
 	show   *progress
 	stderr io.Writer
-
-	rows, bad int
-	deleted   int64
-	trimmed   time.Time
-	told      string // the last failure
+	told   string // the last failure
 }
 
-// trimEvery is how often old rows are looked for.
-const trimEvery = 10 * time.Second
-
-// run reads the topic into the sink until ctx ends. Where the topic changes, the sink
-// says again where to read on.
+// run reads the topic into the sink until ctx ends.
 func (s *sinking) run(ctx context.Context, settings kafkaSettings) error {
-	b, err := kafka.Begins(ctx, settings.Kafka, s.o.Topic)
-	if err != nil {
+	found := false
+	feed := sink.Feed{
+		Sink: s.sink, Options: s.o, Kafka: settings.Kafka, Once: s.once,
+		Began: func() {
+			found = true
+			if !s.once {
+				tell(s.stderr, "%s at %s goes into %s; end with Ctrl-C", s.o.Topic, strings.Join(settings.Kafka.Brokers, ","), s.o.Path)
+			}
+		},
+		Notice: s.notice, Failed: s.complain,
+		Progress: func(k sink.Kept) { s.show.count("%d rows written, %d deleted", k.Rows, k.Deleted) },
+	}
+	kept, err := feed.Run(ctx)
+	if !found {
 		return err
 	}
-	if !s.once {
-		tell(s.stderr, "%s at %s goes into %s; end with Ctrl-C", s.o.Topic, strings.Join(settings.Kafka.Brokers, ","), s.o.Path)
-	}
-	for {
-		err = s.read(ctx, settings, b)
-		if s.once || !errors.Is(err, kafka.ErrTopicChanged) {
-			break
-		}
-		s.complain(err)
-		if b, err = s.again(ctx, settings); err != nil {
-			break
-		}
-	}
 	s.show.clear()
-	tell(s.stderr, "%d rows written, %d messages that are no %s, %d old rows deleted", s.rows, s.bad, s.o.Rows, s.deleted)
+	tell(s.stderr, "%d rows written, %d messages that are no %s, %d old rows deleted", kept.Rows, kept.Bad, s.o.Rows, kept.Deleted)
 	return err
 }
 
-// beginEvery is how often a topic that changed is looked at until it can be read.
-const beginEvery = time.Second
-
-// again waits until the topic can be read, or ctx ends.
-func (s *sinking) again(ctx context.Context, settings kafkaSettings) (kafka.Beginning, error) {
-	for {
-		select {
-		case <-ctx.Done():
-			return kafka.Beginning{}, nil
-		case <-time.After(beginEvery):
-		}
-		b, err := kafka.Begins(ctx, settings.Kafka, s.o.Topic)
-		if err == nil || ctx.Err() != nil {
-			return b, nil
-		}
-		s.complain(err)
-	}
+// notice prints something that is no failure of this moment.
+func (s *sinking) notice(what error) {
+	s.show.clear()
+	tell(s.stderr, "weir sink sqlite: %v", what)
 }
 
 // complain prints a failure, unless it is the last one again.
@@ -188,70 +164,5 @@ func (s *sinking) complain(err error) {
 		return
 	}
 	s.told = err.Error()
-	s.show.clear()
-	tell(s.stderr, "weir sink sqlite: %v", err)
-}
-
-// read reads the topic from where the sink ends.
-func (s *sinking) read(ctx context.Context, settings kafkaSettings, b kafka.Beginning) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	at, err := s.sink.Begin(ctx, sink.Topic{ID: b.ID, First: b.First, End: b.End})
-	if err != nil {
-		return fmt.Errorf("%s: %w", s.o.Path, err)
-	}
-	s.show.clear()
-	if at.Anew {
-		tell(s.stderr, "weir sink sqlite: topic %s was made anew: it is read from its start", s.o.Topic)
-	}
-	if at.Missed > 0 {
-		tell(s.stderr, "weir sink sqlite: %d records of %s were deleted from Kafka before they were read: the topic keeps less than this was away", at.Missed, s.o.Topic)
-	}
-	if at.Lost > 0 {
-		tell(s.stderr, "weir sink sqlite: Kafka lost the last records of %s, %d of which are in %s: reading goes on at the end of the topic", s.o.Topic, at.Lost, s.o.Path)
-	}
-	return kafka.Tail{From: at.From, ID: b.ID, Once: s.once}.Read(ctx, settings.Kafka, s.o.Topic, func(records []kafka.Record) error {
-		return s.take(context.WithoutCancel(ctx), records)
-	}, s.complain)
-}
-
-// transactionMessages are how many messages a transaction has at least, where there
-// are so many: what a kill in the middle of it takes back.
-const transactionMessages = 5000
-
-// take writes the records of a fetch.
-func (s *sinking) take(ctx context.Context, records []kafka.Record) error {
-	kind := &framing.Connections
-	if s.o.Rows == string(kafka.Flows) {
-		kind = &framing.Flows
-	}
-	var list []sink.Record
-	messages := 0
-	for i, r := range records {
-		x := sink.Record{Partition: r.Partition, Offset: r.Offset, Time: r.Time}
-		n, err := kind.Each(r.Value, func(m []byte) { x.Messages = append(x.Messages, m) })
-		if err != nil {
-			s.bad++
-		}
-		list, messages = append(list, x), messages+n
-		if messages >= transactionMessages || i == len(records)-1 {
-			rows, bad, err := s.sink.Write(ctx, list)
-			if err != nil {
-				return fmt.Errorf("%s: %w", s.o.Path, err)
-			}
-			s.rows, s.bad = s.rows+rows, s.bad+bad
-			s.show.count("%d rows written, %d deleted", s.rows, s.deleted)
-			list, messages = list[:0], 0
-		}
-	}
-	if now := time.Now(); now.Sub(s.trimmed) >= trimEvery || s.once {
-		s.trimmed = now
-		n, err := s.sink.Trim(ctx, now)
-		if s.deleted += n; err != nil {
-			return fmt.Errorf("%s: deleting old rows: %w", s.o.Path, err)
-		}
-	}
-	s.show.count("%d rows written, %d deleted", s.rows, s.deleted)
-	return nil
+	s.notice(err)
 }

@@ -3,6 +3,7 @@
 package simulation
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -130,7 +131,7 @@ func crowdedSetup(rng *rand.Rand) setup {
 // pairing is the settings of pairing at the beginning: shorter than the defaults, so that a run has less silence.
 func pairing(s setup) pair.Config {
 	return pair.Config{
-		Idle: 20 * time.Second, Linger: 3 * time.Second, LateGrace: 10 * time.Second, ClockSkew: 2 * time.Second, MaxClockSkew: 10 * time.Second,
+		Idle: 20 * time.Second, Linger: 3 * time.Second, LateGrace: cmp.Or(s.LateGrace, 10*time.Second), ClockSkew: 2 * time.Second, MaxClockSkew: 10 * time.Second,
 		UpdateInterval: 15 * time.Second, ActiveTimeout: 15 * time.Second, InactiveTimeout: 10 * time.Second, MaxOpen: s.MaxOpen, Scope: pair.ScopeGlobal,
 	}
 }

@@ -42,6 +42,7 @@ const (
 	ieOctets     = 1
 	iePackets    = 2
 	ieProtocol   = 4
+	ieFlags      = 6
 	ieSrcPort    = 7
 	ieSrcAddr    = 8
 	ieDstPort    = 11
@@ -96,7 +97,7 @@ func (e *exporter) restart(rng *rand.Rand, anew bool) {
 		return
 	}
 	e.id++
-	e.layout = []field{{ieSrcAddr, 4}, {ieDstAddr, 4}, {ieSrcPort, 2}, {ieDstPort, 2}, {ieProtocol, 1}, {iePackets, 4}, {ieOctets, 8}}
+	e.layout = []field{{ieSrcAddr, 4}, {ieDstAddr, 4}, {ieSrcPort, 2}, {ieDstPort, 2}, {ieProtocol, 1}, {ieFlags, 1}, {iePackets, 4}, {ieOctets, 8}}
 	if e.version == 9 {
 		e.layout = append(e.layout, field{ieFirstUp, 4}, field{ieLastUptime, 4})
 	} else {
@@ -130,13 +131,27 @@ func (e *exporter) datagram(number uint64, now time.Time) *sentDatagram {
 	return d
 }
 
-// flowOf is the flow with a number: whatever a wrong template would change of it.
+// flowOf is the flow with a number: whatever a wrong template would change of it. A few hosts talk to each other in both
+// directions, and several exporters see them.
 func (e *exporter) flowOf(n uint64) *flowpb.FlowMessage {
-	return &flowpb.FlowMessage{
-		SrcAddr: []byte{10, byte(n >> 16), byte(n >> 8), byte(n)}, DstAddr: []byte{198, 51, 100, byte(e.number)},
-		SrcPort: 1024 + uint32(n%5000), DstPort: 443, Proto: 6, Packets: 1 + n%100, Bytes: n,
+	rng := rand.New(rand.NewPCG(n, streamExporters))
+	f := &flowpb.FlowMessage{
+		SrcAddr: []byte{10, 0, 0, byte(rng.IntN(8))}, DstAddr: []byte{198, 51, 100, byte(rng.IntN(3))},
+		SrcPort: 1024 + uint32(rng.IntN(3)), DstPort: 443, Proto: 6, TcpFlags: uint32(rng.IntN(32)), Packets: 1 + n%100, Bytes: n,
 		SamplerAddress: e.from.Addr().AsSlice(),
 	}
+	if rng.IntN(4) == 0 {
+		f.Proto, f.DstPort, f.TcpFlags = 17, 53, 0
+	}
+	if rng.IntN(2) == 0 {
+		f.SrcAddr, f.DstAddr, f.SrcPort, f.DstPort = f.DstAddr, f.SrcAddr, f.DstPort, f.SrcPort
+	}
+	return f
+}
+
+// lasted is how long the flow with a number lasted when it is exported at now, at most since the exporter's start.
+func (e *exporter) lasted(n uint64, now time.Time) time.Duration {
+	return min(time.Duration(n*2_654_435_761%5000)*time.Millisecond, now.Sub(e.booted))
 }
 
 // v5 makes a datagram of version 5: header of 24 octets, records of 48.
@@ -154,11 +169,11 @@ func (e *exporter) v5(d *sentDatagram, now time.Time) []byte {
 		b = slices.Concat(b, f.SrcAddr, f.DstAddr, make([]byte, 8))
 		b = binary.BigEndian.AppendUint32(b, uint32(f.Packets))
 		b = binary.BigEndian.AppendUint32(b, uint32(f.Bytes))
-		b = binary.BigEndian.AppendUint32(b, e.uptime(now))
+		b = binary.BigEndian.AppendUint32(b, e.uptime(now.Add(-e.lasted(n, now))))
 		b = binary.BigEndian.AppendUint32(b, e.uptime(now))
 		b = binary.BigEndian.AppendUint16(b, uint16(f.SrcPort))
 		b = binary.BigEndian.AppendUint16(b, uint16(f.DstPort))
-		b = append(b, 0, 0x10, uint8(f.Proto), 0)
+		b = append(b, 0, uint8(f.TcpFlags), uint8(f.Proto), 0)
 		b = append(b, make([]byte, 8)...)
 	}
 	return b
@@ -226,8 +241,8 @@ func (e *exporter) value(f field, n uint64, now time.Time) []byte {
 		return flow.DstAddr
 	}
 	v := map[uint16]uint64{
-		ieSrcPort: uint64(flow.SrcPort), ieDstPort: uint64(flow.DstPort), ieProtocol: uint64(flow.Proto), iePackets: flow.Packets, ieOctets: flow.Bytes,
-		ieFirstUp: uint64(e.uptime(now)), ieLastUptime: uint64(e.uptime(now)), ieStartMs: uint64(now.UnixMilli()), ieEndMs: uint64(now.UnixMilli()),
+		ieSrcPort: uint64(flow.SrcPort), ieDstPort: uint64(flow.DstPort), ieProtocol: uint64(flow.Proto), ieFlags: uint64(flow.TcpFlags), iePackets: flow.Packets, ieOctets: flow.Bytes,
+		ieFirstUp: uint64(e.uptime(now.Add(-e.lasted(n, now)))), ieLastUptime: uint64(e.uptime(now)), ieStartMs: uint64(now.Add(-e.lasted(n, now)).UnixMilli()), ieEndMs: uint64(now.UnixMilli()),
 	}[f.id]
 	return binary.BigEndian.AppendUint64(nil, v)[8-f.size:]
 }

@@ -123,7 +123,7 @@ func (r *reception) decoded(t *testing.T, byNumber map[uint64]*sentDatagram) map
 // equalFlow compares what flowOf sets.
 func equalFlow(f, want *flowpb.FlowMessage) bool {
 	return bytes.Equal(f.SrcAddr, want.SrcAddr) && bytes.Equal(f.DstAddr, want.DstAddr) && bytes.Equal(f.SamplerAddress, want.SamplerAddress) &&
-		f.SrcPort == want.SrcPort && f.DstPort == want.DstPort && f.Proto == want.Proto && f.Packets == want.Packets && f.Bytes == want.Bytes
+		f.SrcPort == want.SrcPort && f.DstPort == want.DstPort && f.Proto == want.Proto && f.TcpFlags == want.TcpFlags && f.Packets == want.Packets && f.Bytes == want.Bytes
 }
 
 // waiting returns the hashes of the datagrams whose set is on the undecoded topic behind what the group committed.

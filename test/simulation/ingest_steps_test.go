@@ -183,7 +183,32 @@ func drawReplicaNetwork(rng *rand.Rand) action {
 }
 
 func (a replicaNetwork) String() string {
-	return fmt.Sprintf("network of replica %d: %s for %v", a.Replica, [networkFaults]string{"cut", "held", "deaf", "mute", "slow", "lossy"}[a.What], a.For)
+	return fmt.Sprintf("network of replica %d: %v for %v", a.Replica, a.What, a.For)
+}
+
+// String names the fault.
+func (f networkFault) String() string {
+	return [networkFaults]string{"cut", "held", "deaf", "mute", "slow", "lossy"}[f]
+}
+
+// begin begins the fault. It lasts until the host is mended, which must be after d.
+func (f networkFault) begin(w *world, h *host, d time.Duration) {
+	switch f {
+	case networkCut:
+		h.cut()
+	case networkHeld:
+		isolate(h, true)
+	case networkDeaf:
+		h.blackhole(receiving)
+	case networkMute:
+		h.blackhole(sending)
+	case networkSlow:
+		h.slow(200 * time.Millisecond)
+	case networkLossy:
+		h.blackhole(receiving)
+		w.after(d-time.Millisecond, h.cut)
+	case networkFaults:
+	}
 }
 
 func (a replicaNetwork) run(w *world, _ *rand.Rand) {
@@ -192,24 +217,7 @@ func (a replicaNetwork) run(w *world, _ *rand.Rand) {
 	if i == nil {
 		return
 	}
-	r.disturb(i, func() {
-		switch a.What {
-		case networkCut:
-			i.host.cut()
-		case networkHeld:
-			isolate(i.host, true)
-		case networkDeaf:
-			i.host.blackhole(receiving)
-		case networkMute:
-			i.host.blackhole(sending)
-		case networkSlow:
-			i.host.slow(200 * time.Millisecond)
-		case networkLossy:
-			i.host.blackhole(receiving)
-			w.after(a.For-time.Millisecond, i.host.cut)
-		case networkFaults:
-		}
-	}, a.For)
+	r.disturb(i, func() { a.What.begin(w, i.host, a.For) }, a.For)
 }
 
 // ingestErrors are the errors of each request that ingest sends.

@@ -39,7 +39,9 @@ type setup struct {
 	Members    int
 	Replicas   int // of ingest
 	MaxOpen    int
-	StateLost  string `json:",omitempty"` // empty: refuse
+	StateLost  string        `json:",omitempty"` // empty: refuse
+	LateGrace  time.Duration `json:",omitempty"` // 0: as pairing has it
+	Sinks      bool          `json:",omitempty"` // a sink of each topic
 }
 
 // streams of the random numbers that a plan is drawn from.
@@ -148,6 +150,7 @@ var profiles = []profile{
 		{24, drawPlainTraffic}, {5, drawRetention}, {2, drawStart}, {2, drawStop}, {1, drawKill}, {2, drawCut}, {1, drawLeaders}, {3, drawSilence},
 	}},
 	receptionProfile,
+	wholeProfile,
 	busyProfile,
 	topicsProfile,
 	partitionsProfile,

@@ -44,6 +44,9 @@ func simulate(t *testing.T, p plan, tr *trace) (r result) {
 		w := newWorld(t, p, tr)
 		w.perform()
 		w.settle()
+		if w.sinks != nil {
+			w.sinks.settle(t)
+		}
 		r = w.judge(t)
 		r.Took = time.Since(began)
 		w.close()
@@ -81,6 +84,9 @@ func (w *world) perform() {
 	}
 	if w.plan.Setup.Replicas > 0 {
 		w.reception = newReception(w)
+	}
+	if w.plan.Setup.Sinks {
+		w.sinks = newSinks(w)
 	}
 	time.Sleep(3 * time.Second)
 	for _, s := range w.plan.Steps {

@@ -59,6 +59,7 @@ type world struct {
 	faults    []*kfake.FaultHandle
 	watch     *watch
 	reception *reception // nil where the plan has no replicas
+	sinks     *sinks     // nil where the plan has none
 	step      uint64     // index of the step that runs, from 1
 	ctx       context.Context
 	remade    map[kafka.Topic]bool // topics that were deleted and made again
