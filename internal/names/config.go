@@ -1,6 +1,7 @@
 package names
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -26,6 +27,11 @@ type Config struct {
 	InFlight       int           `env:"IN_FLIGHT" envDefault:"256" unit:"addresses" help:"limit on addresses being asked at a time, of public and of special-use ones each"`
 	Queue          int           `env:"QUEUE" envDefault:"65536" unit:"addresses" help:"addresses that wait to be asked, of each kind; more are dropped and counted"`
 	CacheSize      int           `env:"CACHE_SIZE" envDefault:"500000" unit:"addresses" help:"addresses whose name or failure is remembered, about 250 octets each"`
+
+	// Dial, when set, opens the sockets to name servers, network "udp" or "tcp", one for each question. nil selects a
+	// net.Dialer. It must return when ctx ends. A connection of "udp" must be a net.PacketConn too. Tests set it to
+	// simulate name servers.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error) `env:"-"`
 }
 
 // Validate reports every mistake at once, by variable and value.

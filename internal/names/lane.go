@@ -138,9 +138,11 @@ func (l *lane) lookup(ctx context.Context, a netip.Addr, first *server) result {
 		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_INVALID}, ttl: maxTTL}
 	}
 	asked := time.Now()
-	if !first.down() && l.zones.silent(a, asked, 2*l.timeout) {
-		l.count.silent.Add(1)
-		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_TIMEOUT}}
+	if !first.down() {
+		if wait := l.zones.silent(a, asked, 2*l.timeout); wait > 0 {
+			l.count.silent.Add(1)
+			return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_TIMEOUT}, retry: wait}
+		}
 	}
 	reply, status := l.ask(ctx, arpa, dns.TypePTR, first)
 	if reply == nil {
@@ -149,21 +151,21 @@ func (l *lane) lookup(ctx context.Context, a netip.Addr, first *server) result {
 	}
 	l.zones.answered(a)
 	if reply.Rcode == dns.RcodeNameError {
-		return result{Answer{Status: flowpb.NameStatus_NAME_STATUS_NXDOMAIN}, negativeTTL(reply)}
+		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_NXDOMAIN}, ttl: negativeTTL(reply)}
 	}
 	list, ttl := targets(reply)
 	if len(list) == 0 {
-		return result{Answer{Status: flowpb.NameStatus_NAME_STATUS_NODATA}, negativeTTL(reply)}
+		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_NODATA}, ttl: negativeTTL(reply)}
 	}
 	names := candidates(list, l.private)
 	if len(names) == 0 {
-		return result{Answer{Status: flowpb.NameStatus_NAME_STATUS_INVALID}, clamp(ttl, maxTTL)}
+		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_INVALID}, ttl: clamp(ttl, maxTTL)}
 	}
 	name, verified, ttl := l.confirm(ctx, a, names, ttl)
-	return result{Answer{
+	return result{answer: Answer{
 		Name: name, Status: flowpb.NameStatus_NAME_STATUS_OK, Verified: verified,
 		Source: flowpb.NameSource_NAME_SOURCE_PTR,
-	}, clamp(ttl, maxTTL)}
+	}, ttl: clamp(ttl, maxTTL)}
 }
 
 // unanswered notes that a question failed. It counts against the zone when servers

@@ -68,7 +68,7 @@ type entry struct {
 // New returns a Resolver. Without DNS_SERVERS it reads resolv.conf; when that
 // names no server, public addresses are not asked (see Servers).
 func New(c Config) (*Resolver, error) {
-	return newResolver(c, network{})
+	return newResolver(c, network{c.Dial})
 }
 
 func newResolver(c Config, t transport) (*Resolver, error) {
@@ -257,8 +257,12 @@ func (r *Resolver) record(a netip.Addr, res result) {
 	e := entry{answer: res.answer}
 	if res.failed() {
 		old, known := r.cache.GetIfPresent(key)
-		e.fails = min(old.fails+1, 16)
-		e.fresh = now + min(firstRetry<<(e.fails-1), lastRetry)
+		if e.fails = old.fails; res.retry > 0 {
+			e.fresh = now + res.retry
+		} else {
+			e.fails = min(old.fails+1, 16)
+			e.fresh = now + min(firstRetry<<(e.fails-1), lastRetry)
+		}
 		e.life = e.fresh - now + remembered
 		if known && old.answer.Status == flowpb.NameStatus_NAME_STATUS_OK && old.stale > now {
 			e.answer, e.stale = old.answer, old.stale

@@ -14,6 +14,7 @@ import (
 type result struct {
 	answer Answer
 	ttl    time.Duration // how long it is in force; 0 for a failure
+	retry  time.Duration // of a failure without a question: until its zone may be asked; else 0
 }
 
 // failed reports whether nobody could say, in contrast to a known absence.

@@ -21,13 +21,27 @@ type transport interface {
 // network is the transport of production: a socket of its own for each
 // question, so that source ports are as hard to guess as the kernel makes them
 // (RFC 5452 section 9.2).
-type network struct{}
+type network struct {
+	dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil: a net.Dialer's
+}
 
-func (network) exchange(ctx context.Context, m *dns.Msg, proto, server string, timeout time.Duration) (*dns.Msg, error) {
+// open makes the socket of one question.
+func (n network) open(ctx context.Context, c *dns.Client, server string) (*dns.Conn, error) {
+	if n.dial == nil {
+		return c.DialContext(ctx, server)
+	}
+	conn, err := n.dial(ctx, c.Net, server)
+	if err != nil {
+		return nil, err
+	}
+	return &dns.Conn{Conn: conn}, nil
+}
+
+func (n network) exchange(ctx context.Context, m *dns.Msg, proto, server string, timeout time.Duration) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	c := dns.Client{Net: proto, Timeout: timeout}
-	conn, err := c.DialContext(ctx, server)
+	conn, err := n.open(ctx, &c, server)
 	if err != nil {
 		return nil, err
 	}

@@ -37,21 +37,21 @@ func zoneOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// silent reports whether no question about an address may be asked now. When the time
+// silent returns how long no question about an address may be asked; 0: it may be asked now. When the time
 // of a silent zone is over, one question may be asked; it has until answered or failed
 // is called, or probing passes.
-func (z *zones) silent(a netip.Addr, now time.Time, probing time.Duration) bool {
+func (z *zones) silent(a netip.Addr, now time.Time, probing time.Duration) time.Duration {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	s := z.all[zoneOf(a)]
 	if s == nil || s.failures < silentAfter {
-		return false
+		return 0
 	}
-	if now.Before(s.until) {
-		return true
+	if wait := s.until.Sub(now); wait > 0 {
+		return wait
 	}
 	s.until = now.Add(probing)
-	return false
+	return 0
 }
 
 // answered notes that a question about an address had an answer.
