@@ -1,5 +1,4 @@
-// Package sink is what a program gives the messages of a topic to, that keeps them
-// with the offsets up to which it has them.
+// Package sink defines where a topic's messages are kept together with their offsets, and feeds it.
 package sink
 
 import (

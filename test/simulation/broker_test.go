@@ -12,9 +12,9 @@ import (
 // phantomAfter is how long a member may be silent: longer than a rebalance and a session.
 const phantomAfter = 3 * rebalanceTimeout
 
-// evictPhantoms takes silent members out of the group. kfake starts a member's session timer only when it could
+// evictPhantoms takes silent members out of a group. kfake starts a member's session timer only when it could
 // write the answer to JoinGroup or SyncGroup, so one whose connection died meanwhile stays in the group for ever.
-func (w *world) evictPhantoms(info *kfake.GroupInfo) {
+func (w *world) evictPhantoms(group string, info *kfake.GroupInfo) {
 	for _, m := range info.Members {
 		if w.watch.silence(m.MemberID) < phantomAfter {
 			continue

@@ -292,8 +292,12 @@ func (r *reception) unsettled() string {
 		}
 	}
 	info := r.w.cluster.GroupInfo(undecodedGroup)
-	if info == nil || info.State != "Stable" || len(info.Members) != len(replicas) {
+	if info == nil || info.State != "Stable" {
 		return "the group of the undecoded topic is not stable"
+	}
+	if len(info.Members) != len(replicas) {
+		r.w.evictPhantoms(undecodedGroup, info)
+		return fmt.Sprintf("the group of the undecoded topic has %d members, %d replicas run: %v", len(info.Members), len(replicas), info.Members)
 	}
 	return ""
 }

@@ -114,6 +114,9 @@ func (w *world) judge(t *testing.T) result {
 	}
 	r.Connections = len(last)
 	for _, c := range last {
+		if w.resolver != nil {
+			w.resolver.judge(w, c)
+		}
 		if !c.Final && len(w.remade) == 0 {
 			w.find(findVersion, "connection %x ends with version %d, which is not final (%s)", c.ConnectionId, c.Version, c.at)
 		}

@@ -42,6 +42,7 @@ type setup struct {
 	StateLost  string        `json:",omitempty"` // empty: refuse
 	LateGrace  time.Duration `json:",omitempty"` // 0: as pairing has it
 	Sinks      bool          `json:",omitempty"` // a sink of each topic
+	Names      bool          `json:",omitempty"` // members ask for names
 }
 
 // streams of the random numbers that a plan is drawn from.
@@ -151,6 +152,7 @@ var profiles = []profile{
 	}},
 	receptionProfile,
 	wholeProfile,
+	namesProfile,
 	busyProfile,
 	topicsProfile,
 	partitionsProfile,

@@ -57,6 +57,9 @@ func simulate(t *testing.T, p plan, tr *trace) (r result) {
 func newWorld(t *testing.T, p plan, tr *trace) *world {
 	t.Helper()
 	w := &world{plan: p, trace: tr, ctx: context.Background(), pairing: pairing(p.Setup), remade: map[kafka.Topic]bool{}}
+	if p.Setup.Names {
+		w.resolver = newNameServers(p.Seed)
+	}
 	w.watch = &watch{find: w.find, heard: map[string]time.Time{}, requests: map[kmsg.Key]*window{}, lines: map[int]*window{}}
 	versions := kversion.Stable()
 	versions.SetMaxKeyVersion(kmsg.GetTelemetrySubscriptions.Int16(), -1) // clients push metrics only where a broker asks for them
@@ -133,6 +136,9 @@ func (w *world) settle() {
 	if w.pick(0) == nil {
 		w.start(w.newName())
 	}
+	if w.resolver != nil {
+		w.resolver.settle(w)
+	}
 	time.Sleep(w.pairing.Idle + w.pairing.Linger)
 	for began := time.Now(); ; time.Sleep(2 * time.Second) {
 		why := w.unsettled()
@@ -161,7 +167,7 @@ func (w *world) unsettled() string {
 		return "the group is not stable"
 	}
 	if len(info.Members) != len(members) {
-		w.evictPhantoms(info)
+		w.evictPhantoms(group, info)
 		return fmt.Sprintf("the group has %d members, %d run: %v", len(info.Members), len(members), info.Members)
 	}
 	flows := topicPrefix + string(kafka.Flows)

@@ -16,12 +16,12 @@ import (
 var wholeProfile = profile{
 	name: "whole", class: exact, alone: true,
 	setup: func(rng *rand.Rand) setup {
-		return setup{Partitions: 2 + rng.Int32N(2), Members: 1 + rng.IntN(2), Replicas: 1 + rng.IntN(2), MaxOpen: 1_000_000, LateGrace: time.Hour, Sinks: true}
+		return setup{Partitions: 2 + rng.Int32N(2), Members: 1 + rng.IntN(2), Replicas: 1 + rng.IntN(2), MaxOpen: 1_000_000, LateGrace: time.Hour, Sinks: true, Names: true}
 	},
 	weight: []weighted{
 		{40, drawExport}, {4, drawRestartExporter}, {2, drawStartReplica}, {2, drawStopReplica}, {3, drawKillReplica}, {2, drawZombieReplica}, {4, drawReplicaNetwork},
 		{3, drawStart}, {3, drawStop}, {3, drawKill}, {2, drawZombie}, {3, drawCut}, {2, drawBlackhole}, {1, drawSlow}, {2, drawLostReplies},
 		{4, drawRestartSink}, {2, drawZombieSink}, {3, drawSinkNetwork},
-		{6, drawFault}, {6, drawIngestFault}, {2, drawLeaders}, {2, drawCoordinators}, {2, drawSilence},
+		{3, drawNameFault}, {6, drawFault}, {6, drawIngestFault}, {2, drawLeaders}, {2, drawCoordinators}, {2, drawSilence},
 	},
 }

@@ -20,7 +20,6 @@ import (
 
 	"weir/internal/enrich"
 	"weir/internal/kafka"
-	"weir/internal/names"
 	"weir/internal/pair"
 	"weir/pkg/flowpb"
 )
@@ -58,9 +57,10 @@ type world struct {
 	client    *kgo.Client // of the test: produces flows, reads the outcome
 	faults    []*kfake.FaultHandle
 	watch     *watch
-	reception *reception // nil where the plan has no replicas
-	sinks     *sinks     // nil where the plan has none
-	step      uint64     // index of the step that runs, from 1
+	reception *reception   // nil where the plan has no replicas
+	sinks     *sinks       // nil where the plan has none
+	resolver  *nameServers // nil: members do not ask for names
+	step      uint64       // index of the step that runs, from 1
 	ctx       context.Context
 	remade    map[kafka.Topic]bool // topics that were deleted and made again
 
@@ -110,7 +110,7 @@ func (w *world) config(name string, h *host) enrich.Config {
 		Topics: kafka.TopicConfig{
 			Prefix: topicPrefix, Mode: "create", Partitions: w.plan.Setup.Partitions, Replication: 1, FlowsRetention: 24 * time.Hour, ConnRetention: 24 * time.Hour,
 		},
-		DNS: names.Config{Enabled: false},
+		DNS: w.resolver.config(h),
 	}
 }
 
