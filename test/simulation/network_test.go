@@ -119,15 +119,16 @@ type conn struct {
 
 	mu        sync.Mutex
 	deadlines [2]time.Time
+	changed   chan struct{} // closed when a deadline is set, and then another one; nil: nobody waits
 }
 
 // wait blocks while a direction is held, until the direction's deadline or the connection's end.
 func (c *conn) wait(direction int) error {
-	for {
+	for first := true; ; first = false {
 		c.host.mu.Lock()
 		hold, latency := c.host.hold[direction], c.host.latency
 		c.host.mu.Unlock()
-		if direction == sending && latency > 0 {
+		if first && direction == sending && latency > 0 {
 			time.Sleep(latency)
 		}
 		if hold == nil {
@@ -135,6 +136,10 @@ func (c *conn) wait(direction int) error {
 		}
 		c.mu.Lock()
 		deadline := c.deadlines[direction]
+		if c.changed == nil {
+			c.changed = make(chan struct{})
+		}
+		changed := c.changed
 		c.mu.Unlock()
 		var expired <-chan time.Time
 		if !deadline.IsZero() {
@@ -144,6 +149,7 @@ func (c *conn) wait(direction int) error {
 		}
 		select {
 		case <-hold:
+		case <-changed:
 		case <-c.closed:
 			return net.ErrClosed
 		case <-expired:
@@ -174,26 +180,33 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // SetDeadline implements net.Conn.
 func (c *conn) SetDeadline(t time.Time) error {
-	c.mu.Lock()
-	c.deadlines = [2]time.Time{t, t}
-	c.mu.Unlock()
+	c.setDeadlines(t, sending, receiving)
 	return c.Conn.SetDeadline(t)
 }
 
 // SetReadDeadline implements net.Conn.
 func (c *conn) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	c.deadlines[receiving] = t
-	c.mu.Unlock()
+	c.setDeadlines(t, receiving)
 	return c.Conn.SetReadDeadline(t)
 }
 
 // SetWriteDeadline implements net.Conn.
 func (c *conn) SetWriteDeadline(t time.Time) error {
-	c.mu.Lock()
-	c.deadlines[sending] = t
-	c.mu.Unlock()
+	c.setDeadlines(t, sending)
 	return c.Conn.SetWriteDeadline(t)
+}
+
+// setDeadlines also ends what waits already.
+func (c *conn) setDeadlines(t time.Time, directions ...int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, d := range directions {
+		c.deadlines[d] = t
+	}
+	if c.changed != nil {
+		close(c.changed)
+		c.changed = nil
+	}
 }
 
 // Close implements net.Conn.
