@@ -16,7 +16,7 @@ import (
 	"weir/test/tsv"
 )
 
-var update = flag.Bool("update", false, "rewrite docs/conformance.md")
+var update = flag.Bool("update", false, "rewrite the tables of docs/conformance.md and docs/vendors.md")
 
 const document = "../../docs/conformance.md"
 
@@ -29,6 +29,12 @@ const (
 
 // between holds that the part of the document at mark is text, or writes it.
 func between(t *testing.T, mark, text string) {
+	t.Helper()
+	betweenIn(t, document, mark, text)
+}
+
+// betweenIn is between for any document.
+func betweenIn(t *testing.T, document, mark, text string) {
 	t.Helper()
 	doc, err := os.ReadFile(document)
 	if err != nil {
