@@ -101,7 +101,8 @@ func checkFloors(floors []floor, results []result) error {
 		percent, n := f.measured(results)
 		switch {
 		case n < leastConversations:
-			errs = append(errs, fmt.Errorf("%s %s: of %d conversations, want at least %d", f.setting, f.figure, n, leastConversations))
+			errs = append(errs, fmt.Errorf("%s %s: of %d conversations, want at least %d",
+				f.setting, f.figure, n, leastConversations))
 		case percent < f.percent:
 			errs = append(errs, fmt.Errorf("%s %s: %.1f %%, the floor is %.1f %%; -v -only %s names the errors",
 				f.setting, f.figure, percent, f.percent, f.setting))

@@ -245,11 +245,7 @@ func measure(ctx context.Context, s setting, captures []*capture, o options) (re
 		if err != nil {
 			return fmt.Errorf("%s of %s: %w", s.name, c.name, err)
 		}
-		conversations := c.conversations
-		if !s.ipv6 {
-			conversations = slices.DeleteFunc(slices.Clone(conversations), func(c *truth.Conversation) bool { return c.A.Addr().Is6() })
-		}
-		matches, extra := score.MatchAll(conversations, connections)
+		matches, extra := score.MatchAll(s.exportable(c.conversations), connections)
 		mu.Lock()
 		defer mu.Unlock()
 		r.tallies.Extra += len(extra)

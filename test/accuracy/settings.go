@@ -22,13 +22,23 @@ type setting struct {
 	export   func(context.Context, *capture) ([]export.Datagram, error)
 }
 
+// exportable returns the conversations that the form can say.
+func (s *setting) exportable(conversations []*truth.Conversation) (out []*truth.Conversation) {
+	for _, c := range conversations {
+		if s.ipv6 || c.A.Addr().Is4() {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
 // A capture is an input with the conversations of its packets.
 type capture struct {
 	name, file    string
 	conversations []*truth.Conversation
 }
 
-// referenceTimeouts are those of the reference exporter where nothing else is said.
+// Timeouts of the reference exporter where nothing else is said.
 const (
 	shortActive   = 60 * time.Second
 	shortInactive = 15 * time.Second
@@ -67,7 +77,8 @@ func settings() []setting {
 		return programSetting(name, "softflowd", form, timeouts, rate, programs.Softflowd(args...), "softflowd")
 	}
 	nfdump := func(name, version, timeouts, shown string) setting {
-		return programSetting(name, "nfpcapd, nfreplay", "v"+version, shown, 1, programs.Nfdump(version, timeouts), "nfpcapd", "nfreplay")
+		run := programs.Nfdump(version, timeouts)
+		return programSetting(name, "nfpcapd, nfreplay", "v"+version, shown, 1, run, "nfpcapd", "nfreplay")
 	}
 	const none = "none" // softflowd and pmacctd end no flow before the end of a file
 	return []setting{

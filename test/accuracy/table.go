@@ -38,20 +38,23 @@ func tables(results []result) string {
 }
 
 func unsampledTable(b *strings.Builder, results []result) {
-	b.WriteString("| exporter | form | timeouts, s | TCP | right | split | merged | missing | conn_state | UDP | right | split | merged | missing |\n")
-	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| exporter | form | timeouts, s | TCP | right | split | merged | missing | conn_state | " +
+		"UDP | right | split | merged | missing |\n")
+	b.WriteString(strings.Repeat("|---", 14) + "|\n")
 	row := func(exporter, form, timeouts string, t score.Tallies) {
 		share := func(t *score.Tally, o score.Outcome) string { return percent(t.Outcomes[o], t.Conversations) }
 		fmt.Fprintf(b, "| %s | %s | %s | %d | %s | %s | %s | %s | %s | %d | %s | %s | %s | %s |\n", exporter, form, timeouts,
 			t.TCP.Conversations, percent(t.TCP.Right, t.TCP.Conversations),
-			share(&t.TCP, score.Split), share(&t.TCP, score.Merged), share(&t.TCP, score.Missing), percent(t.TCP.StateHit, t.TCP.StateKnown),
+			share(&t.TCP, score.Split), share(&t.TCP, score.Merged), share(&t.TCP, score.Missing),
+			percent(t.TCP.StateHit, t.TCP.StateKnown),
 			t.UDP.Conversations, percent(t.UDP.Right, t.UDP.Conversations),
 			share(&t.UDP, score.Split), share(&t.UDP, score.Merged), share(&t.UDP, score.Missing))
 	}
 	for _, r := range results {
 		row(r.setting.exporter, r.setting.form, r.setting.timeouts, r.tallies)
 	}
-	if sum, many := total(results, func(s setting) bool { return s.exporter == "reference" && s.timeouts == "60/15" }); many {
+	short := func(s setting) bool { return s.exporter == "reference" && s.timeouts == "60/15" }
+	if sum, many := total(results, short); many {
 		row("**reference, all**", "", "60/15", sum)
 	}
 	if sum, many := total(results, func(setting) bool { return true }); many {
@@ -60,8 +63,9 @@ func unsampledTable(b *strings.Builder, results []result) {
 }
 
 func sampledTable(b *strings.Builder, results []result) {
-	b.WriteString("\n| exporter | form | sampling | TCP seen | one connection | initiator right | UDP seen | one connection | initiator right |\n")
-	b.WriteString("|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("\n| exporter | form | sampling | TCP seen | one connection | initiator right | " +
+		"UDP seen | one connection | initiator right |\n")
+	b.WriteString(strings.Repeat("|---", 9) + "|\n")
 	row := func(exporter, form, sampling string, t score.Tallies) {
 		seen := func(t score.Tally) int { return t.Conversations - t.Outcomes[score.Missing] }
 		one := func(t score.Tally) string { return percent(t.Outcomes[score.One], seen(t)) }
@@ -113,7 +117,8 @@ func whatIsWrong(m *score.Match, sampled bool) string {
 		var parts []string
 		start := m.Conversation.Start()
 		for _, w := range m.Connections {
-			parts = append(parts, fmt.Sprintf("%+.1f…%+.1f s %d packets %s %s", seconds(w.Start-start), seconds(w.End-start), w.Packets, w.Method, w.State))
+			parts = append(parts, fmt.Sprintf("%+.1f…%+.1f s %d packets %s %s",
+				seconds(w.Start-start), seconds(w.End-start), w.Packets, w.Method, w.State))
 		}
 		return fmt.Sprintf("%v: %s", m.Outcome, strings.Join(parts, "; "))
 	}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"time"
 
 	"weir/test/accuracy/export"
@@ -46,7 +47,7 @@ func receive(send func(port int) error) ([]export.Datagram, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer socket.Close()
+	defer func() { _ = socket.Close() }()
 	if err := socket.SetReadBuffer(16 << 20); err != nil {
 		return nil, err
 	}
@@ -69,7 +70,7 @@ func receive(send func(port int) error) ([]export.Datagram, error) {
 		err = sendLastWords(socket.LocalAddr())
 	}
 	if err != nil {
-		socket.Close()
+		_ = socket.Close()
 	}
 	return received, errors.Join(err, <-done)
 }
@@ -146,7 +147,8 @@ func Nfdump(version, timeouts string) Run {
 		}
 		slices.Sort(files)
 		for _, f := range files {
-			if err := command(ctx, "nfreplay", "-r", f, "-H", "127.0.0.1", "-p", fmt.Sprint(port), "-v", version); err != nil {
+			err := command(ctx, "nfreplay", "-r", f, "-H", "127.0.0.1", "-p", strconv.Itoa(port), "-v", version)
+			if err != nil {
 				return err
 			}
 		}

@@ -25,13 +25,13 @@ type Connection struct {
 type Outcome uint8
 
 const (
-	// One: it is exactly one connection.
+	// One says that it is exactly one connection.
 	One Outcome = iota
-	// Split: it is several connections.
+	// Split says that it is several connections.
 	Split
-	// Merged: it shares a connection with other conversations of its ports.
+	// Merged says that it shares a connection with other conversations of its ports.
 	Merged
-	// Missing: no connection has its addresses and ports.
+	// Missing says that no connection has its addresses and ports.
 	Missing
 )
 

@@ -36,14 +36,14 @@ type Packet struct {
 type Evidence uint8
 
 const (
-	// FirstPacket: the sender of the first packet opened a UDP conversation, or its
-	// receiver if that is a DNS answer.
+	// FirstPacket is of UDP: the sender of the first packet opened the conversation,
+	// or its receiver if that packet is a DNS answer.
 	FirstPacket Evidence = iota
-	// SYN: the sender of the first SYN without ACK opened it.
+	// SYN says that the sender of the first SYN without ACK opened it.
 	SYN
-	// SYNACK: no SYN was captured, the receiver of the SYN-ACK opened it.
+	// SYNACK says that no SYN was captured: the receiver of the SYN-ACK opened it.
 	SYNACK
-	// Midstream: the capture began after the handshake, nobody knows.
+	// Midstream says that the capture began after the handshake: nobody knows.
 	Midstream
 )
 
