@@ -153,7 +153,7 @@ func (p *pairing) take(_ origin, r *decode.Result) error {
 func (p *pairing) flush() error { return nil }
 
 // connections pairs the flows. Each connection has its last report, at the
-// place of its first.
+// place of its first. Connections that became a part of another are left out.
 func (p *pairing) connections() []*flowpb.Connection {
 	var out []*flowpb.Connection
 	place := map[string]int{}
@@ -174,5 +174,11 @@ func (p *pairing) connections() []*flowpb.Connection {
 		m.Observe(&p.flows[i].flow)
 	}
 	m.Close()
-	return out
+	return slices.DeleteFunc(out, merged)
+}
+
+// merged reports whether the last report of a connection says that it became a part of
+// another.
+func merged(c *flowpb.Connection) bool {
+	return c.GetEmitReason() == flowpb.EmitReason_EMIT_REASON_MERGED
 }

@@ -98,7 +98,7 @@ func (o *topicConnections) run(ctx context.Context, settings kafkaSettings) erro
 	if err == nil && o.once {
 		list := make([]*flowpb.Connection, 0, len(o.newest))
 		for _, c := range o.newest {
-			if c != nil {
+			if c != nil && !merged(c) {
 				list = append(list, c)
 			}
 		}

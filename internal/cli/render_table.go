@@ -76,6 +76,8 @@ func octets(c *flowpb.Connection) uint64 {
 // reportCell says when a report is not the first and last of its connection.
 func reportCell(c *flowpb.Connection) string {
 	switch {
+	case merged(c):
+		return fmt.Sprintf("part of another from now on, report %d", c.GetVersion())
 	case c.GetEmitReason() == flowpb.EmitReason_EMIT_REASON_INTERIM:
 		return fmt.Sprintf("goes on, report %d", c.GetVersion())
 	case c.GetVersion() > 1:
@@ -88,6 +90,7 @@ func reportCell(c *flowpb.Connection) string {
 func remarkCell(c *flowpb.Connection) string {
 	var all []string
 	switch {
+	case merged(c):
 	case c.GetForward() == nil:
 		all = append(all, "answers only")
 	case c.GetReverse() == nil:

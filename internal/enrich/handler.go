@@ -42,7 +42,7 @@ type counts struct {
 }
 
 // reasons are how many reasons of emissions there are.
-const reasons = int(flowpb.EmitReason_EMIT_REASON_LATE) + 1
+const reasons = int(flowpb.EmitReason_EMIT_REASON_MERGED) + 1
 
 // handler is the Worker as its session sees it.
 type handler struct{ *Worker }
@@ -411,6 +411,7 @@ func (w handler) Committed(partitions []int32) {
 		p.kept = p.restore
 		w.metrics.bounded.WithLabelValues("vantages").Add(float64(p.counts.bounded.Vantages))
 		w.metrics.bounded.WithLabelValues("same_key").Add(float64(p.counts.bounded.SameKey))
+		w.metrics.bounded.WithLabelValues("paused").Add(float64(p.counts.bounded.Paused))
 		w.stats.flows.Add(p.counts.flows)
 		w.stats.notPairable.Add(p.counts.notPairable)
 		w.stats.duplicates.Add(p.counts.duplicates)

@@ -147,12 +147,19 @@ func newID(k *flowkey.Key, origin uint64) (id [16]byte) {
 
 func (e *entry) id() [16]byte { return newID(&e.key.Key, e.origin) }
 
-// A summary is what all sides of an entry say together.
-type summary struct {
+// An extent is the time that an entry or a record spans, with what decides whether it
+// belongs to another.
+type extent struct {
 	start, end int64
 	flags      uint16
-	closed     bool // a hard end in one direction
-	clock      bool // a record of the vantage's exporter and domain is in
+	syns       uint8 // the directions with a SYN: bit 0 lo to hi, bit 1 hi to lo
+	closed     bool  // a hard end in one direction
+}
+
+// A summary is the extent of all sides of an entry.
+type summary struct {
+	extent
+	clock bool // a record of the vantage's exporter and domain is in
 }
 
 // summary sums up e's sides, for a record of v.
@@ -166,6 +173,7 @@ func (m *Machine) summary(e *entry, v *vantage) (u summary) {
 			u.end = s.end
 		}
 		u.flags |= s.flags
+		u.syns |= synOf(s.flags, s.toHi)
 		u.closed = u.closed || s.state == endHard
 		if !u.clock {
 			x := &m.vantages.of.at(s.vantage).vantage
@@ -176,6 +184,95 @@ func (m *Machine) summary(e *entry, v *vantage) (u summary) {
 	return u
 }
 
+// synOf returns the direction bit of flags with a SYN, else 0.
+func synOf(flags uint16, toHi bool) uint8 {
+	switch {
+	case flags&syn == 0:
+		return 0
+	case toHi:
+		return 1
+	}
+	return 2
+}
+
+// extent returns the extent of f.
+func (f *Flow) extent(c *Config) extent {
+	all := f.There.Flags | f.Back.Flags
+	return extent{
+		start: f.Start, end: f.End, flags: all, closed: f.endOf(c, all) == endHard,
+		syns: synOf(f.There.Flags, f.SrcIsLo) | synOf(f.Back.Flags, !f.SrcIsLo),
+	}
+}
+
+// union returns the extent of both.
+func (x extent) union(o *extent) extent {
+	return extent{
+		start: min(x.start, o.start), end: max(x.end, o.end),
+		flags: x.flags | o.flags, syns: x.syns | o.syns, closed: x.closed || o.closed,
+	}
+}
+
+// together returns how far a and b are apart in time, ns; ok is false when they are of
+// two connections. It is symmetric. tol is the tolerance of their clocks.
+func (c *Config) together(proto uint8, a, b *extent, tol int64) (gap int64, ok bool) {
+	if a.start > b.start {
+		a, b = b, a
+	}
+	if gap = max(0, b.start-a.end); gap == 0 {
+		return 0, true
+	}
+	limit := int64(c.Idle)
+	switch {
+	case proto == flowkey.TCP && b.flags != 0:
+		if c.opens(b, a, tol) {
+			return 0, false
+		}
+		if !a.closed && b.flags&syn == 0 {
+			limit = c.pause()
+		}
+	case a.closed:
+		limit = int64(c.Linger)
+	}
+	return gap, gap <= limit+tol
+}
+
+// opens reports whether b, which has flags, is of another TCP connection than a, which
+// began before it: a was closed, and b has a SYN. Nothing follows a connection that was
+// reset before any data, but for Linger: a SYN may answer that of a then, as a RST that
+// was injected before the SYN+ACK comes ends no connection.
+func (c *Config) opens(b, a *extent, tol int64) bool {
+	gap := b.start - a.end
+	switch {
+	case !a.closed || b.flags == 0 || gap <= tol:
+		return false
+	case a.reset():
+		opposite := a.syns != 0 && b.syns == 3-a.syns
+		return gap > int64(c.Linger)+tol || b.syns != 0 && !opposite
+	}
+	return b.flags&syn != 0
+}
+
+// reset reports whether x was reset before any data, and without a FIN.
+func (x *extent) reset() bool { return x.flags&(fin|rst|psh) == rst }
+
+// reopened reports whether one of a and b opens another connection than the other, by
+// what they say themselves. x is the record that bridges them; its SYN counts for the
+// one that it began with.
+func (c *Config) reopened(a, b, x extent, tol int64) bool {
+	if a.start > b.start {
+		a, b = b, a
+	}
+	if x.start <= a.end {
+		a.syns |= x.syns
+	} else {
+		b.syns |= x.syns
+	}
+	return c.opens(&b, &a, tol)
+}
+
+// pause returns the longest pause of a TCP connection, ns.
+func (c *Config) pause() int64 { return int64(max(c.Idle, c.TCPPause)) }
+
 func (e *entry) knows(ident uint64) bool {
 	return slices.Contains(e.idents[:min(int(e.identN), keptIdents)], ident)
 }
@@ -185,32 +282,6 @@ func (e *entry) remember(ident uint64) {
 	if e.identN++; e.identN == 2*keptIdents {
 		e.identN = keptIdents // stays above it: the ring is full
 	}
-}
-
-// distance returns how far f is from e in time, ns; ok is false when it is of
-// another connection.
-func (m *Machine) distance(e *entry, f *Flow) (gap int64, ok bool) {
-	u := m.summary(e, &f.vantage)
-	gap = max(0, f.Start-u.end, u.start-f.End)
-	tol := int64(m.c.ClockSkew)
-	if u.clock {
-		tol = f.Resolution
-	}
-	limit := int64(m.c.Idle)
-	if u.closed && f.Start > u.end {
-		limit = int64(m.c.Linger)
-	}
-	if gap > limit+tol {
-		return 0, false
-	}
-	if f.Key.Proto == flowkey.TCP {
-		all := f.There.Flags | f.Back.Flags
-		fClosed := f.endOf(&m.c, all) == endHard
-		if u.closed && all&syn != 0 && f.Start > u.end+tol || fClosed && u.flags&syn != 0 && u.start > f.End+tol {
-			return 0, false
-		}
-	}
-	return gap, true
 }
 
 // add accumulates a record.
@@ -290,22 +361,28 @@ func (m *Machine) addSide(e *entry, f *Flow, n *counts, toHi bool) {
 	m.bounded.Vantages++
 }
 
-// side returns the number of the side of f's vantage in a direction. It returns 0 when
-// there is none and the direction has maxSides sides.
-func (m *Machine) side(e *entry, f *Flow, toHi bool) int32 {
-	v, n := m.vantages.find(f.vantage), 0
-	for i := e.sides; i != 0; {
+// sideOf returns the number of e's side of a vantage in a direction, 0 when there is none,
+// and how many sides of the direction it passed.
+func (m *Machine) sideOf(e *entry, vantage int32, toHi bool) (i int32, n int) {
+	for i = e.sides; i != 0; {
 		s := m.sides.at(i)
 		if s.toHi == toHi {
-			if s.vantage == v {
-				return i
+			if s.vantage == vantage {
+				return i, n
 			}
 			n++
 		}
 		i = s.next
 	}
-	if n >= maxSides {
-		return 0
+	return 0, n
+}
+
+// side returns the number of the side of f's vantage in a direction. It returns 0 when
+// there is none and the direction has maxSides sides.
+func (m *Machine) side(e *entry, f *Flow, toHi bool) int32 {
+	i, n := m.sideOf(e, m.vantages.find(f.vantage), toHi)
+	if i != 0 || n >= maxSides {
+		return i
 	}
 	m.newSide(e, f.vantage).describe(f, toHi)
 	return e.sides
@@ -373,8 +450,8 @@ func (s *side) sum(x *side) {
 		if s.state != endHard {
 			s.state = x.state
 		}
-	} else if x.state == endHard {
-		s.state = endHard
+	} else if x.end == s.end || x.state == endHard {
+		s.state = max(s.state, x.state)
 	}
 	if x.start < s.start {
 		s.start, s.datagram, s.fine = x.start, x.datagram, x.fine
@@ -510,6 +587,24 @@ func group(a *[16]byte) bool {
 		return a[12]&0xf0 == 224 || bytes.Equal(a[12:], []byte{255, 255, 255, 255})
 	}
 	return a[0] == 0xff
+}
+
+// pauses reports whether e is a TCP connection that goes on when a record without SYN
+// follows: neither side closed it. Scans are none.
+func (m *Machine) pauses(e *entry) bool {
+	if e.key.Proto != flowkey.TCP || m.c.TCPPause <= m.c.Idle || m.oneSidedAndSmall(e) {
+		return false
+	}
+	flags := uint16(0)
+	for i := e.sides; i != 0; {
+		s := m.sides.at(i)
+		if s.state == endHard {
+			return false
+		}
+		flags |= s.flags
+		i = s.next
+	}
+	return flags != 0
 }
 
 // oneSidedAndSmall marks what is given up first at capacity: scans.

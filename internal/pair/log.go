@@ -188,7 +188,7 @@ func (m *Machine) Restored(streamTime int64) {
 		if e.marks&isHeld == 0 {
 			continue
 		}
-		if e.deadline+int64(m.c.LateGrace) <= streamTime {
+		if e.deadline+m.heldFor(e) <= streamTime {
 			m.drop(i)
 			continue
 		}
@@ -211,7 +211,11 @@ func (m *Machine) Restored(streamTime int64) {
 		if m.emitted(e) {
 			e.reported = m.octets(e) // emissions are not logged
 			m.grace++
-			m.push(queueLate, p.i)
+			if e.deadline+int64(m.c.LateGrace) <= streamTime {
+				m.push(queuePause, p.i)
+			} else {
+				m.push(queueLate, p.i)
+			}
 			continue
 		}
 		m.open++

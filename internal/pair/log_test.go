@@ -135,13 +135,18 @@ func TestARestoredMachineContinuesAsTheOneThatWroteTheLog(t *testing.T) {
 	small.MaxOpen = 8
 	interim := testConfig
 	interim.UpdateInterval = 20 * time.Second
-	for name, c := range map[string]Config{"as usual": testConfig, "with evictions": small, "with interim reports": interim} {
+	pauses := testConfig
+	pauses.TCPPause = 200 * time.Second
+	for name, c := range map[string]Config{"as usual": testConfig, "with evictions": small, "with interim reports": interim, "with pauses": pauses} {
 		for _, batch := range []int{3, 40, 400} { // 400 records span more than linger and grace
 			for format, limit := range map[int]int{2: 1600, 3: 900_000} {
 				t.Run(fmt.Sprintf("%s, batches of %d, pieces of %d, format %d", name, batch, limit, format), func(t *testing.T) {
 					restores := 0
 					for seed := range uint64(4) {
 						flows := traffic(seed, 900)
+						if seed%2 == 1 {
+							flows = lateTraffic(seed, 900)
+						}
 						want := undisturbed(c, flows)
 						got, n := disturbed(t, c, flows, batch, limit, seed, format)
 						restores += n

@@ -47,6 +47,7 @@ type Machine struct {
 type Bounded struct {
 	Vantages uint64 // parts of records merged because their connection keeps maxSides vantages
 	SameKey  uint64 // connections given up because their key has maxSameKey
+	Paused   uint64 // TCP connections forgotten at capacity before PAIR_TCP_PAUSE
 }
 
 // TakeBounded returns the counts since the last call.
@@ -85,23 +86,31 @@ func (m *Machine) Observe(f *Flow) Outcome {
 	}
 	k := stateKey{f.Key, f.Scope}
 	hash := k.hash()
-	best, bestGap, same := int32(0), int64(0), 0
+	x := f.extent(&m.c)
+	best, bestGap, near, same := int32(0), int64(0), 0, 0
 	for i := m.table.first(&k, hash); i != 0; i = m.table.next(i) {
 		same++
 		e := m.table.entries.at(i)
-		if e.knows(f.Ident) {
+		if e.origin == f.Ident || e.knows(f.Ident) {
 			return Duplicate
 		}
-		if gap, ok := m.distance(e, f); ok && (best == 0 || m.closer(gap, e, bestGap, m.table.entries.at(best))) {
+		gap, ok := m.distance(e, f, &x)
+		if !ok {
+			continue
+		}
+		if near++; best == 0 || m.closer(gap, e, bestGap, m.table.entries.at(best)) {
 			best, bestGap = i, gap
 		}
 	}
 	outcome := Joined
-	if best == 0 {
+	switch {
+	case best == 0:
 		if same >= maxSameKey {
 			m.evictSameKey(&k, hash)
 		}
 		best, outcome = m.create(f, hash), Opened
+	case near > 1:
+		best = m.bridge(best, f, &x)
 	}
 	e := m.table.entries.at(best)
 	if m.emitted(e) {
@@ -120,6 +129,21 @@ func (m *Machine) Observe(f *Flow) Outcome {
 	}
 	m.log.changed(best, e)
 	return outcome
+}
+
+// distance returns how far e is from f, of extent x, in time, ns; ok is false when they
+// are of two connections.
+func (m *Machine) distance(e *entry, f *Flow, x *extent) (gap int64, ok bool) {
+	u := m.summary(e, &f.vantage)
+	return m.c.together(f.Key.Proto, &u.extent, x, m.tolerance(&u, f))
+}
+
+// tolerance returns by how much the clocks of f and of an entry can differ, ns.
+func (m *Machine) tolerance(u *summary, f *Flow) int64 {
+	if u.clock {
+		return f.Resolution
+	}
+	return int64(m.c.ClockSkew)
 }
 
 // closer tells whether a at gap is the better candidate than b: the smaller
@@ -213,15 +237,44 @@ func (m *Machine) AdvanceUpTo(t int64, n int) (more bool) {
 		m.push(queueLate, i)
 	}
 	m.now = t
+	m.expire()
+	return more
+}
+
+// expire forgets the emitted entries whose time is over. A TCP connection that pauses is
+// held for longer than others; it is logged again, so that a restore need not read the
+// log of all that time.
+func (m *Machine) expire() {
 	for i := m.queues[queueLate].front; i != 0; i = m.queues[queueLate].front {
-		if e := m.table.entries.at(i); e.deadline+int64(m.c.LateGrace) > t {
+		e := m.table.entries.at(i)
+		if e.deadline+int64(m.c.LateGrace) > m.now {
 			break
 		}
 		m.warm(queueLate)
+		if e.deadline+m.heldFor(e) > m.now {
+			m.push(queuePause, i)
+			m.log.changed(i, e)
+			continue
+		}
 		m.grace--
 		m.forget(i)
 	}
-	return more
+	for i := m.queues[queuePause].front; i != 0; i = m.queues[queuePause].front {
+		if e := m.table.entries.at(i); e.deadline+m.heldFor(e) > m.now {
+			break
+		}
+		m.warm(queuePause)
+		m.grace--
+		m.forget(i)
+	}
+}
+
+// heldFor returns how long e is held after its final report, ns.
+func (m *Machine) heldFor(e *entry) int64 {
+	if m.pauses(e) {
+		return int64(max(m.c.LateGrace, m.c.TCPPause))
+	}
+	return int64(m.c.LateGrace)
 }
 
 // suspend makes the instant before deadline a stream time at which everything that
@@ -239,10 +292,16 @@ func (m *Machine) suspend(deadline int64) (now int64) {
 	return deadline - 1
 }
 
-// evict gives up one entry: one in grace, else a one-sided one of few packets,
-// else the one that would be emitted next. It tells whether there was one.
+// evict gives up one entry: a TCP connection that pauses, else one in grace, else a
+// one-sided one of few packets, else the one that would be emitted next. It tells
+// whether there was one.
 func (m *Machine) evict() bool {
-	i := m.queues[queueLate].front
+	i := m.queues[queuePause].front
+	if i != 0 {
+		m.bounded.Paused++
+	} else {
+		i = m.queues[queueLate].front
+	}
 	if i == 0 {
 		i = m.queues[queueSmall].front
 	}

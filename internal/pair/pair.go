@@ -19,6 +19,7 @@ type Config struct {
 	Idle            time.Duration `env:"IDLE" envDefault:"75s" help:"silence after which a connection is emitted; must exceed the exporters' active timeout"`
 	Linger          time.Duration `env:"LINGER" envDefault:"5s" help:"wait after both directions ended, for what is still on its way"`
 	LateGrace       time.Duration `env:"LATE_GRACE" envDefault:"60s" help:"how long an emitted connection can still be corrected by a late record"`
+	TCPPause        time.Duration `env:"TCP_PAUSE" envDefault:"300s" help:"longest pause of a TCP connection that was not closed: a record without SYN continues it, also after its report; PAIR_IDLE where that is longer"`
 	ClockSkew       time.Duration `env:"CLOCK_SKEW" envDefault:"2s" help:"tolerance between the clocks of two exporters"`
 	MaxClockSkew    time.Duration `env:"MAX_CLOCK_SKEW" envDefault:"10s" help:"export time further than this from receive time: times are shifted to the receiver's clock"`
 	UpdateInterval  time.Duration `env:"UPDATE_INTERVAL" envDefault:"30m" help:"an open connection is reported this often; 0 = never"`
@@ -55,6 +56,7 @@ func (c Config) Validate() error {
 		{"PAIR_IDLE", c.Idle, false},
 		{"PAIR_LINGER", c.Linger, false},
 		{"PAIR_LATE_GRACE", c.LateGrace, true},
+		{"PAIR_TCP_PAUSE", c.TCPPause, true},
 		{"PAIR_CLOCK_SKEW", c.ClockSkew, true},
 		{"PAIR_MAX_CLOCK_SKEW", c.MaxClockSkew, false},
 		{"PAIR_UPDATE_INTERVAL", c.UpdateInterval, true},

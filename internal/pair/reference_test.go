@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -24,14 +25,23 @@ type reference struct {
 	c     Config
 	now   int64
 	conns []*refConn
+	out   []refReport
 	near  map[string]bool // clocks in the band around MaxClockSkew: corrected?
+
+	merged int // connections that became a part of another
 }
 
-// A refConn is the records of a connection, with the stream times of their arrival.
+// A refConn is the records of a connection in the order of their arrival.
 type refConn struct {
-	flows []Flow
-	at    []int64
-	late  []bool // the record reopened it
+	flows   []Flow
+	idents  []uint64 // that it remembers, the newest last
+	origin  uint64   // identity of its first record
+	first   int64    // receive time of its first record
+	last    int64    // stream time of the arrival of its last record
+	final   bool     // its last report is final and stands
+	late    bool     // a record came after a final report
+	version int      // of the last report
+	gone    bool
 }
 
 // A refPart is one direction of one record.
@@ -139,74 +149,234 @@ func (r *reference) complete(c *refConn) bool {
 	return noReply && a != 1 && b != 1
 }
 
-// deadline is when c is reported, by its first n records.
-func (r *reference) deadline(c *refConn, n int) int64 {
-	head := &refConn{flows: c.flows[:n], at: c.at[:n]}
-	if r.complete(head) {
-		return c.at[n-1] + int64(r.c.Linger)
+// deadline is when c is reported.
+func (r *reference) deadline(c *refConn) int64 {
+	if r.complete(c) {
+		return c.last + int64(r.c.Linger)
 	}
-	return c.at[n-1] + int64(r.c.Idle)
+	return c.last + int64(r.c.Idle)
+}
+
+// advance moves stream time on, reports what ended and forgets what was held for its time.
+func (r *reference) advance(now int64) {
+	r.now = max(r.now, now)
+	for _, c := range r.conns {
+		at := r.deadline(c)
+		if !c.final && at <= r.now {
+			reason := "IDLE"
+			switch {
+			case c.late:
+				reason = "LATE"
+			case r.complete(c):
+				reason = "COMPLETE"
+			}
+			r.report(c, reason, at)
+			c.final = true
+		}
+		c.gone = c.gone || at+r.held(c) <= r.now
+	}
+	r.conns = slices.DeleteFunc(r.conns, func(c *refConn) bool { return c.gone })
+}
+
+// held is how long c is held after its final report: longer while a TCP connection that
+// nobody closed pauses. A scan does not pause.
+func (r *reference) held(c *refConn) int64 {
+	flags, vantages := uint16(0), map[any]uint64{}
+	for _, p := range r.parts(c) {
+		flags |= p.n.Flags
+		vantages[struct {
+			v    vantage
+			toHi bool
+		}{p.f.vantage, p.toHi}] += p.n.Packets
+		if p.state == 3 {
+			return int64(r.c.LateGrace)
+		}
+	}
+	scan := len(vantages) == 1
+	for _, packets := range vantages {
+		scan = scan && packets <= 2
+	}
+	if c.flows[0].Key.Proto != 6 || flags == 0 || scan || r.c.TCPPause <= r.c.Idle {
+		return int64(r.c.LateGrace)
+	}
+	return int64(max(r.c.LateGrace, r.c.TCPPause))
+}
+
+// A refSpan is when a connection or a record was, and what its TCP flags say.
+type refSpan struct {
+	start, end     int64
+	flags          uint16
+	loSyn, hiSyn   bool // a SYN from lo, from hi
+	closed, shared bool // shared: the clock is also the record's
+}
+
+func (r *reference) span(parts []refPart, f *Flow) refSpan {
+	s := refSpan{start: parts[0].start, end: parts[0].end}
+	for _, p := range parts {
+		s.start, s.end = min(s.start, p.start), max(s.end, p.end)
+		s.flags |= p.n.Flags
+		s.loSyn, s.hiSyn = s.loSyn || p.toHi && p.n.Flags&2 != 0, s.hiSyn || !p.toHi && p.n.Flags&2 != 0
+		s.closed = s.closed || p.state == 3
+		s.shared = s.shared || p.f.exporter == f.exporter && p.f.domain == f.domain
+	}
+	return s
+}
+
+// recordSpan is the span of a record: its own times, not those of its reverse direction.
+func (r *reference) recordSpan(f *Flow) refSpan {
+	s := refSpan{start: f.Start, end: f.End, flags: f.There.Flags | f.Back.Flags}
+	from, to := &s.loSyn, &s.hiSyn
+	if !f.SrcIsLo {
+		from, to = to, from
+	}
+	*from, *to = f.There.Flags&2 != 0, f.Back.Flags&2 != 0
+	s.closed = r.stateOf(f, s.flags) == 3
+	return s
+}
+
+func (s refSpan) with(o refSpan) refSpan {
+	return refSpan{
+		min(s.start, o.start), max(s.end, o.end), s.flags | o.flags, s.loSyn || o.loSyn, s.hiSyn || o.hiSyn,
+		s.closed || o.closed, s.shared || o.shared,
+	}
+}
+
+// oneConnection is docs/connections.md's rule of time: PAIR_IDLE apart, PAIR_LINGER after
+// an end. Of TCP, a SYN after an end begins another one unless it answers a SYN that was
+// reset before any data; without
+// SYN it goes on, within PAIR_IDLE after an end and PAIR_TCP_PAUSE without.
+func (r *reference) oneConnection(a, b refSpan, f *Flow, tol int64) (gap int64, ok bool) {
+	before, after := a, b
+	if b.start < a.start {
+		before, after = b, a
+	}
+	if gap = after.start - before.end; gap <= 0 {
+		return 0, true
+	}
+	tcp, begins := f.Key.Proto == 6, after.flags&2 != 0
+	most := r.c.Idle
+	switch {
+	case r.beginsAnew(before, after, tol) && tcp:
+		return gap, false
+	case tcp && begins:
+	case tcp && after.flags != 0 && !before.closed:
+		most = max(r.c.Idle, r.c.TCPPause)
+	case tcp && after.flags != 0:
+	case before.closed:
+		most = r.c.Linger
+	}
+	return gap, gap <= int64(most)+tol
+}
+
+// reset: a RST and no FIN, no PSH.
+func (s refSpan) reset() bool { return s.flags&4 != 0 && s.flags&(1|8) == 0 }
+
+// beginsAnew is true for a SYN after an end, and for anything that comes more than
+// PAIR_LINGER after a reset before any data. Within that time a SYN may answer the other
+// side's.
+func (r *reference) beginsAnew(before, after refSpan, tol int64) bool {
+	gap, begins := after.start-before.end, after.flags&2 != 0
+	if !before.closed || after.flags == 0 || gap <= tol {
+		return false
+	}
+	if before.reset() {
+		opposite := after.loSyn && !after.hiSyn && before.hiSyn && !before.loSyn || after.hiSyn && !after.loSyn && before.loSyn && !before.hiSyn
+		return gap > int64(r.c.Linger)+tol || begins && !opposite
+	}
+	return begins
+}
+
+// twoForSure is true for two connections of which the later began anew. The SYN of a
+// record that both belong to is that of the connection that it began in.
+func (r *reference) twoForSure(a, b, record refSpan, tol int64) bool {
+	before, after := a, b
+	if b.start < a.start {
+		before, after = b, a
+	}
+	in := &after
+	if record.start <= before.end {
+		in = &before
+	}
+	in.loSyn, in.hiSyn = in.loSyn || record.loSyn, in.hiSyn || record.hiSyn
+	return r.beginsAnew(before, after, tol)
+}
+
+// closest returns the connection but not that is closest to s and belongs to it.
+func (r *reference) closest(f *Flow, s refSpan, but *refConn) (best *refConn) {
+	var bestGap, bestStart int64
+	for _, c := range r.conns {
+		if c == but || c.gone || c.flows[0].Key != f.Key {
+			continue
+		}
+		of := r.span(r.parts(c), f)
+		tol := int64(r.c.ClockSkew)
+		if of.shared {
+			tol = f.Resolution
+		}
+		_, own := r.oneConnection(of, r.recordSpan(f), f, tol)
+		gap, ok := r.oneConnection(of, s, f, tol)
+		if !own || !ok || but != nil && f.Key.Proto == 6 && r.twoForSure(r.span(r.parts(but), f), of, r.recordSpan(f), tol) {
+			continue
+		}
+		better := best == nil || gap < bestGap || gap == bestGap && of.start > bestStart
+		if best != nil && gap == bestGap && of.start == bestStart {
+			a, b := newID(&f.Key, c.origin), newID(&f.Key, best.origin)
+			better = bytes.Compare(a[:], b[:]) < 0
+		}
+		if better {
+			best, bestGap, bestStart = c, gap, of.start
+		}
+	}
+	return best
 }
 
 // observe returns false for a duplicate.
 func (r *reference) observe(f Flow) bool {
-	r.now = max(r.now, f.Received)
+	r.advance(f.Received)
 	f = r.onReceiversClock(f)
-	var best *refConn
-	var bestGap, bestStart int64
 	for _, c := range r.conns {
-		deadline := r.deadline(c, len(c.flows))
-		if c.flows[0].Key != f.Key || deadline+int64(r.c.LateGrace) <= r.now {
-			continue
-		}
-		for i := max(0, len(c.flows)-8); i < len(c.flows); i++ {
-			if c.flows[i].Ident == f.Ident {
-				return false
-			}
-		}
-		parts := r.parts(c)
-		start, end, tol, closed, hasSyn := parts[0].start, parts[0].end, int64(r.c.ClockSkew), false, false
-		for _, p := range parts {
-			start, end = min(start, p.start), max(end, p.end)
-			if p.f.exporter == f.exporter && p.f.domain == f.domain {
-				tol = f.Resolution
-			}
-			closed = closed || p.state == 3
-			hasSyn = hasSyn || p.n.Flags&2 != 0
-		}
-		gap := int64(0)
-		if f.Start > end {
-			gap = f.Start - end
-		} else if f.End < start {
-			gap = start - f.End
-		}
-		most := int64(r.c.Idle)
-		if closed && f.Start > end {
-			most = int64(r.c.Linger)
-		}
-		flags := f.There.Flags | f.Back.Flags
-		if gap > most+tol ||
-			f.Key.Proto == 6 && closed && flags&2 != 0 && f.Start > end+tol ||
-			f.Key.Proto == 6 && r.stateOf(&f, flags) == 3 && hasSyn && start > f.End+tol {
-			continue
-		}
-		better := best == nil || gap < bestGap || gap == bestGap && start > bestStart
-		if best != nil && gap == bestGap && start == bestStart {
-			a, b := newID(&f.Key, c.flows[0].Ident), newID(&f.Key, best.flows[0].Ident)
-			better = bytes.Compare(a[:], b[:]) < 0
-		}
-		if better {
-			best, bestGap, bestStart = c, gap, start
+		if c.flows[0].Key == f.Key && (c.origin == f.Ident || slices.Contains(c.idents, f.Ident)) {
+			return false
 		}
 	}
+	best := r.closest(&f, r.recordSpan(&f), nil)
 	if best == nil {
-		best = &refConn{}
+		best = &refConn{origin: f.Ident, first: f.Received}
 		r.conns = append(r.conns, best)
+	} else {
+		for {
+			other := r.closest(&f, r.span(r.parts(best), &f).with(r.recordSpan(&f)), best)
+			if other == nil {
+				break
+			}
+			best = r.merge(best, other)
+		}
 	}
-	n := len(best.flows)
-	best.late = append(best.late, n > 0 && r.deadline(best, n) <= r.now)
-	best.flows, best.at = append(best.flows, f), append(best.at, r.now)
+	if best.final {
+		best.final, best.late = false, true
+	}
+	best.flows, best.last = append(best.flows, f), r.now
+	best.idents = append(best.idents, f.Ident)
+	best.idents = best.idents[max(0, len(best.idents)-8):]
 	return true
+}
+
+// merge makes one of two connections that a record bridges: the one that began first.
+func (r *reference) merge(a, b *refConn) *refConn {
+	if b.first < a.first || b.first == a.first && b.origin < a.origin {
+		a, b = b, a
+	}
+	if b.version > 0 {
+		r.report(b, "MERGED", r.now)
+	}
+	b.gone = true
+	r.merged++
+	r.conns = slices.DeleteFunc(r.conns, func(c *refConn) bool { return c == b })
+	a.flows = append(a.flows, b.flows...)
+	of := max(min(len(b.idents), 4), 8-len(a.idents))
+	of = min(of, len(b.idents))
+	a.idents = slices.Concat(b.idents[len(b.idents)-of:], a.idents[max(0, len(a.idents)-(8-of)):])
+	return a
 }
 
 // refDirection is what is reported of a direction.
@@ -275,35 +445,23 @@ type refReport struct {
 	First      int64
 }
 
-// reports are all emissions, after a long silence.
-func (r *reference) reports() (out []refReport) {
-	for _, c := range r.conns {
-		version, late := 0, false
-		for n := 1; n <= len(c.flows); n++ {
-			late = late || c.late[n-1]
-			deadline := r.deadline(c, n)
-			if n < len(c.flows) && !c.late[n] {
-				continue
-			}
-			version++
-			head := &refConn{flows: c.flows[:n], at: c.at[:n]}
-			reason := "IDLE"
-			switch {
-			case late:
-				reason = "LATE"
-			case r.complete(head):
-				reason = "COMPLETE"
-			}
-			id := newID(&c.flows[0].Key, c.flows[0].Ident)
-			parts := r.parts(head)
-			out = append(out, refReport{
-				ID: hex.EncodeToString(id[:]), Reason: reason, At: deadline, Version: version,
-				ToHi: r.direction(parts, true), ToLo: r.direction(parts, false), First: c.flows[0].Received,
-			})
-		}
+// report notes a report of c.
+func (r *reference) report(c *refConn, reason string, at int64) {
+	c.version++
+	id := newID(&c.flows[0].Key, c.origin)
+	x := refReport{ID: hex.EncodeToString(id[:]), Reason: reason, At: at, Version: c.version, First: c.first}
+	if reason != "MERGED" {
+		parts := r.parts(c)
+		x.ToHi, x.ToLo = r.direction(parts, true), r.direction(parts, false)
 	}
-	slices.SortFunc(out, byIDAndVersion)
-	return out
+	r.out = append(r.out, x)
+}
+
+// reports are all emissions, after a long silence.
+func (r *reference) reports() []refReport {
+	r.advance(math.MaxInt64 - int64(time.Hour))
+	slices.SortFunc(r.out, byIDAndVersion)
+	return r.out
 }
 
 func byIDAndVersion(a, b refReport) int {
@@ -335,9 +493,13 @@ func reported(c *flowpb.Connection) refReport {
 func TestTheMachineGivesWhatTheReferenceGives(t *testing.T) {
 	c := testConfig
 	c.UpdateInterval = 0
-	total, versions, duplicates := 0, 0, 0
+	total, versions, duplicates, merged, toldOf := 0, 0, 0, 0, 0
 	for seed := range uint64(40) {
+		c.TCPPause = []time.Duration{0, 200 * time.Second}[seed/2%2]
 		flows := traffic(seed, 700)
+		if seed >= 20 {
+			flows = lateTraffic(seed, 700)
+		}
 		if seed%2 == 1 {
 			flows = nearLimit(flows, &c, seed)
 		}
@@ -362,12 +524,16 @@ func TestTheMachineGivesWhatTheReferenceGives(t *testing.T) {
 		total += len(want)
 		for _, r := range want {
 			versions = max(versions, r.Version)
+			if r.Reason == "MERGED" {
+				toldOf++
+			}
 		}
+		merged += ref.merged
 	}
-	if total < 5000 || versions < 3 || duplicates < 100 {
-		t.Errorf("%d reports, up to version %d, %d duplicates: they prove little", total, versions, duplicates)
+	if total < 5000 || versions < 3 || duplicates < 100 || merged < 100 || toldOf < 10 {
+		t.Errorf("%d reports, up to version %d, %d duplicates, %d merged, %d of them reported before: they prove little", total, versions, duplicates, merged, toldOf)
 	}
-	t.Logf("%d reports, up to version %d, %d duplicates", total, versions, duplicates)
+	t.Logf("%d reports, up to version %d, %d duplicates, %d merged, %d of them reported before", total, versions, duplicates, merged, toldOf)
 }
 
 // sessions makes conversations that are far apart, each of records that are close
@@ -432,9 +598,9 @@ func TestScenario2TheOrderOfArrivalDoesNotMatter(t *testing.T) {
 // records and interim reports included.
 func TestScenario3OctetsInAreOctetsOut(t *testing.T) {
 	small := testConfig
-	small.MaxOpen, small.UpdateInterval = 60, 10*time.Second
+	small.MaxOpen, small.UpdateInterval, small.TCPPause = 60, 10*time.Second, 300*time.Second
 	for name, c := range map[string]Config{"as usual": testConfig, "with evictions and interim reports": small} {
-		evicted, late := 0, 0
+		evicted, late, merged := 0, 0, 0
 		for seed := range uint64(20) {
 			var in, packets, more uint64
 			last := map[string]*flowpb.Connection{}
@@ -446,12 +612,19 @@ func TestScenario3OctetsInAreOctetsOut(t *testing.T) {
 				if e.EmitReason == flowpb.EmitReason_EMIT_REASON_LATE {
 					late++
 				}
+				if e.EmitReason == flowpb.EmitReason_EMIT_REASON_MERGED {
+					merged++
+				}
 				if old := last[string(e.ConnectionId)]; old != nil && old.Version+1 != e.Version {
 					t.Fatalf("version %d after %d", e.Version, old.Version)
 				}
 				last[string(e.ConnectionId)] = proto.CloneOf(e.Connection)
 			})
-			for i, f := range traffic(seed, 900) {
+			flows := traffic(seed, 900)
+			if seed%2 == 1 {
+				flows = lateTraffic(seed, 900)
+			}
+			for i, f := range flows {
 				f.vantage, f.Ident, f.Rate = vantage{}, uint64(i)+1, 1
 				in += f.There.Octets + f.Back.Octets
 				packets += f.There.Packets + f.Back.Packets
@@ -467,8 +640,8 @@ func TestScenario3OctetsInAreOctetsOut(t *testing.T) {
 				t.Fatalf("%s, seed %d: %d octets, %d packets in; %d, %d out; %d by what versions add", name, seed, in, packets, out, outPackets, more)
 			}
 		}
-		if late == 0 || evicted == 0 && c.MaxOpen == small.MaxOpen {
-			t.Errorf("%s: %d evicted, %d late: proves nothing", name, evicted, late)
+		if late == 0 || merged == 0 || evicted == 0 && c.MaxOpen == small.MaxOpen {
+			t.Errorf("%s: %d evicted, %d late, %d merged: proves nothing", name, evicted, late, merged)
 		}
 	}
 }

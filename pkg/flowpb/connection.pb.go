@@ -39,6 +39,9 @@ const (
 	EmitReason_EMIT_REASON_INTERIM EmitReason = 4
 	// A correction by a record that came after a final one.
 	EmitReason_EMIT_REASON_LATE EmitReason = 5
+	// The last report of a connection that a later record made a part of another,
+	// whose next report counts its traffic: no Traffic, always final.
+	EmitReason_EMIT_REASON_MERGED EmitReason = 6
 )
 
 // Enum value maps for EmitReason.
@@ -50,6 +53,7 @@ var (
 		3: "EMIT_REASON_EVICTED",
 		4: "EMIT_REASON_INTERIM",
 		5: "EMIT_REASON_LATE",
+		6: "EMIT_REASON_MERGED",
 	}
 	EmitReason_value = map[string]int32{
 		"EMIT_REASON_UNSPECIFIED": 0,
@@ -58,6 +62,7 @@ var (
 		"EMIT_REASON_EVICTED":     3,
 		"EMIT_REASON_INTERIM":     4,
 		"EMIT_REASON_LATE":        5,
+		"EMIT_REASON_MERGED":      6,
 	}
 )
 
@@ -1307,7 +1312,7 @@ const file_weir_v1_connection_proto_rawDesc = "" +
 	"\x0einput_vrf_name\x18\x16 \x01(\tR\finputVrfName\x12\x1d\n" +
 	"\n" +
 	"output_vrf\x18\x17 \x01(\rR\toutputVrf\x12&\n" +
-	"\x0foutput_vrf_name\x18\x18 \x01(\tR\routputVrfName*\xa1\x01\n" +
+	"\x0foutput_vrf_name\x18\x18 \x01(\tR\routputVrfName*\xb9\x01\n" +
 	"\n" +
 	"EmitReason\x12\x1b\n" +
 	"\x17EMIT_REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
@@ -1315,7 +1320,8 @@ const file_weir_v1_connection_proto_rawDesc = "" +
 	"\x10EMIT_REASON_IDLE\x10\x02\x12\x17\n" +
 	"\x13EMIT_REASON_EVICTED\x10\x03\x12\x17\n" +
 	"\x13EMIT_REASON_INTERIM\x10\x04\x12\x14\n" +
-	"\x10EMIT_REASON_LATE\x10\x05*\xd2\x02\n" +
+	"\x10EMIT_REASON_LATE\x10\x05\x12\x16\n" +
+	"\x12EMIT_REASON_MERGED\x10\x06*\xd2\x02\n" +
 	"\x0fDirectionMethod\x12 \n" +
 	"\x1cDIRECTION_METHOD_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aDIRECTION_METHOD_MULTICAST\x10\x01\x12\x1d\n" +

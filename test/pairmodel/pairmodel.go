@@ -18,6 +18,7 @@ import (
 // A Config has the settings of pairing that the model depends on, by the names of their variables.
 type Config struct {
 	Idle, Linger, LateGrace        time.Duration
+	TCPPause                       time.Duration
 	ClockSkew, MaxClockSkew        time.Duration
 	ActiveTimeout, InactiveTimeout time.Duration
 }
@@ -82,11 +83,12 @@ type Model struct {
 // New returns a Model without records.
 func New(c Config) *Model { return &Model{c: c, now: -1 << 63} }
 
-// A connection is the records of one connection, in the order of their arrival.
+// A connection is the records of one connection.
 type connection struct {
 	Conversation
 	flow     string // the firewall's flow that it is; "" for others
 	records  []*record
+	first    int64 // receive time of the record that arrived first
 	deadline int64
 }
 
@@ -133,6 +135,7 @@ const (
 	fin = 0x01
 	syn = 0x02
 	rst = 0x04
+	psh = 0x08
 )
 
 // Add takes the next record of the partition. It returns false for a record that cannot be paired and for
@@ -143,20 +146,34 @@ func (m *Model) Add(f *flowpb.FlowMessage) bool {
 		return false
 	}
 	m.now = max(m.now, r.received)
-	var best *connection
+	var near []*connection // those that r belongs to
 	for _, c := range m.conns {
-		if c.Conversation != r.conversation || c.flow != r.flow || c.deadline+int64(m.c.LateGrace) <= m.now {
+		if c.Conversation != r.conversation || c.flow != r.flow || c.deadline+m.holds(c) <= m.now {
 			continue
 		}
 		if slices.ContainsFunc(c.records, func(o *record) bool { return o.identity == r.identity }) {
 			return false
 		}
-		if m.belongs(c, r) && (best == nil || nearer(c, best, r)) {
-			best = c
+		if _, is := m.belong(span(c.parts(), r), ofRecord(r), r); is {
+			near = append(near, c)
 		}
 	}
+	best := m.nearest(near, ofRecord(r), r)
+	for best != nil { // what r bridges becomes one
+		near = slices.DeleteFunc(near, func(c *connection) bool { return c == best })
+		one := span(best.parts(), r)
+		candidates := slices.DeleteFunc(slices.Clone(near), func(c *connection) bool { return m.distinct(one, span(c.parts(), r), ofRecord(r), r) })
+		other := m.nearest(candidates, one.and(ofRecord(r)), r)
+		if other == nil {
+			break
+		}
+		near = slices.DeleteFunc(near, func(c *connection) bool { return c == other })
+		m.conns = slices.DeleteFunc(m.conns, func(c *connection) bool { return c == other })
+		best.records = append(best.records, other.records...)
+		best.first = min(best.first, other.first)
+	}
 	if best == nil {
-		best = &connection{Conversation: r.conversation, flow: r.flow}
+		best = &connection{Conversation: r.conversation, flow: r.flow, first: r.received}
 		m.conns = append(m.conns, best)
 	}
 	best.records = append(best.records, r)
@@ -172,24 +189,11 @@ func (m *Model) Connections() []*Connection {
 	var out []*Connection
 	for _, c := range m.conns {
 		out = append(out, &Connection{
-			Conversation: c.Conversation, FirstReceived: c.records[0].received,
+			Conversation: c.Conversation, FirstReceived: c.first,
 			ToHi: m.direction(c, true), ToLo: m.direction(c, false),
 		})
 	}
 	return out
-}
-
-// span returns the first start and the last end of the connection's records.
-func (c *connection) span() (start, end int64) {
-	for i, p := range c.parts() {
-		if i == 0 || p.start < start {
-			start = p.start
-		}
-		if i == 0 || p.end > end {
-			end = p.end
-		}
-	}
-	return start, end
 }
 
 func (c *connection) parts() (all []part) {
@@ -199,50 +203,138 @@ func (c *connection) parts() (all []part) {
 	return all
 }
 
-// gap returns how long after or before the connection a record is, 0 while they overlap.
-func gap(c *connection, r *record) int64 {
-	start, end := c.span()
-	return max(0, r.start-end, start-r.end)
+// holds returns how long a connection is held after its final report: PAIR_TCP_PAUSE when it is of TCP
+// and pauses, as nobody closed it and it is no scan, else PAIR_LATE_GRACE.
+func (m *Model) holds(c *connection) int64 {
+	parts := c.parts()
+	flags, packets, oneVantage := uint32(0), uint64(0), true
+	for _, p := range parts {
+		flags, packets = flags|p.flags, packets+p.packets
+		oneVantage = oneVantage && p.toHi == parts[0].toHi && p.vantage == parts[0].vantage
+		if p.ended == closed {
+			flags = 0
+			break
+		}
+	}
+	scan := oneVantage && packets <= 2
+	if c.Proto == 6 && flags != 0 && !scan && m.c.TCPPause > m.c.Idle {
+		return int64(max(m.c.TCPPause, m.c.LateGrace))
+	}
+	return int64(m.c.LateGrace)
 }
 
-// belongs applies the rule of time: PAIR_IDLE apart at most, PAIR_LINGER after an end; a SYN after an end
-// begins anew. Two clocks have a tolerance, one clock its resolution.
-func (m *Model) belongs(c *connection, r *record) bool {
-	start, end := c.span()
-	hasEnded, hasSyn, sameClock := false, false, false
-	for _, p := range c.parts() {
-		hasEnded = hasEnded || p.ended == closed
-		hasSyn = hasSyn || p.flags&syn != 0
-		sameClock = sameClock || p.exporter == r.exporter
+// An interval is the time of a connection or a record and what its flags say of that time.
+type interval struct {
+	start, end   int64
+	flags        uint32
+	fromLo       bool // lo sent a SYN
+	fromHi       bool // hi sent a SYN
+	ended        bool // by a FIN, a RST or the exporter's word
+	sameExporter bool // some part is of the exporter of the record at hand
+}
+
+// span returns the interval of parts, for the record r.
+func span(parts []part, r *record) interval {
+	out := interval{start: parts[0].start, end: parts[0].end}
+	for _, p := range parts {
+		out = out.and(interval{
+			start: p.start, end: p.end, flags: p.flags, fromLo: p.toHi && p.flags&syn != 0, fromHi: !p.toHi && p.flags&syn != 0,
+			ended: p.ended == closed, sameExporter: p.exporter == r.exporter,
+		})
 	}
-	tolerance := int64(m.c.ClockSkew)
-	if sameClock {
-		tolerance = r.resolution
+	return out
+}
+
+// ofRecord returns the interval of a record, by the times of its own direction.
+func ofRecord(r *record) interval {
+	out := span(r.parts, r)
+	out.start, out.end = r.start, r.end
+	return out
+}
+
+func (i interval) and(o interval) interval {
+	i.start, i.end, i.flags = min(i.start, o.start), max(i.end, o.end), i.flags|o.flags
+	i.fromLo, i.fromHi, i.ended, i.sameExporter = i.fromLo || o.fromLo, i.fromHi || o.fromHi, i.ended || o.ended, i.sameExporter || o.sameExporter
+	return i
+}
+
+// belong returns the silence between two intervals, and whether they are of one connection: PAIR_IDLE apart at
+// most, PAIR_LINGER after an end. Of TCP a SYN after an end opens another connection, unless it answers the SYN
+// of one that was reset before any data; without SYN one goes on within PAIR_IDLE after an end, and within
+// PAIR_TCP_PAUSE when nobody ended it. Two clocks have a tolerance, one clock its resolution.
+func (m *Model) belong(c, x interval, r *record) (silence int64, is bool) {
+	tolerance := m.tolerance(c, r)
+	first, second := c, x
+	if x.start < c.start {
+		first, second = x, c
 	}
-	most := int64(m.c.Idle)
-	if hasEnded && r.start > end {
-		most = int64(m.c.Linger)
+	silence = second.start - first.end
+	if silence <= 0 {
+		return 0, true
 	}
-	if gap(c, r) > most+tolerance {
+	allowed := m.c.Idle
+	switch {
+	case r.conversation.Proto != 6 || second.flags == 0:
+		if first.ended {
+			allowed = m.c.Linger
+		}
+	case m.another(first, second, tolerance):
+		return silence, false
+	case second.flags&syn == 0 && !first.ended:
+		allowed = max(m.c.Idle, m.c.TCPPause)
+	}
+	return silence, silence <= int64(allowed)+tolerance
+}
+
+func (m *Model) tolerance(c interval, r *record) int64 {
+	if c.sameExporter {
+		return r.resolution
+	}
+	return int64(m.c.ClockSkew)
+}
+
+// another is true when the second of two intervals is of another connection than the first, which ended: it has
+// a SYN. Where the first was reset before any data, all that comes after PAIR_LINGER is, and a SYN that
+// answers the first's is not.
+func (m *Model) another(first, second interval, tolerance int64) bool {
+	silence := second.start - first.end
+	if !first.ended || second.flags == 0 || silence <= tolerance {
 		return false
 	}
-	if r.conversation.Proto != 6 {
-		return true
+	isSyn := second.flags&syn != 0
+	if first.flags&rst == 0 || first.flags&(fin|psh) != 0 {
+		return isSyn
 	}
-	ends := slices.ContainsFunc(r.parts, func(p part) bool { return p.ended == closed })
-	beginsAfterTheEnd := hasEnded && r.flags&syn != 0 && r.start > end+tolerance
-	endsBeforeTheBegin := ends && hasSyn && start > r.end+tolerance
-	return !beginsAfterTheEnd && !endsBeforeTheBegin
+	replies := first.fromLo != first.fromHi && second.fromLo != second.fromHi && first.fromLo != second.fromLo
+	return silence > int64(m.c.Linger)+tolerance || isSyn && !replies
 }
 
-// nearer prefers the smaller gap, then the later start.
-func nearer(a, b *connection, r *record) bool {
-	if x, y := gap(a, r), gap(b, r); x != y {
-		return x < y
+// distinct is true for two TCP connections of which one opened after the other's end, though a record x is
+// of the time of both. The SYN of x belongs to the connection in which x begins.
+func (m *Model) distinct(one, other, x interval, r *record) bool {
+	first, second := one, other
+	if other.start < one.start {
+		first, second = other, one
 	}
-	x, _ := a.span()
-	y, _ := b.span()
-	return x > y
+	if x.start <= first.end {
+		first.fromLo, first.fromHi = first.fromLo || x.fromLo, first.fromHi || x.fromHi
+	} else {
+		second.fromLo, second.fromHi = second.fromLo || x.fromLo, second.fromHi || x.fromHi
+	}
+	return r.conversation.Proto == 6 && m.another(first, second, m.tolerance(other, r))
+}
+
+// nearest returns which of conns has the least silence to x, then the later start; nil when none belongs to it.
+func (m *Model) nearest(conns []*connection, x interval, r *record) (best *connection) {
+	var least, start int64
+	for _, c := range conns {
+		i := span(c.parts(), r)
+		silence, is := m.belong(i, x, r)
+		if is && (best == nil || silence < least || silence == least && i.start > start) {
+			best, least, start = c, silence, i.start
+		}
+	}
+	return best
 }
 
 // complete is true when both directions ended, or no reply is possible.

@@ -19,22 +19,26 @@ type changeSettings struct {
 	Idle, Linger, LateGrace time.Duration
 	MaxOpen                 int
 	Apart                   time.Duration // between two restarts
+	TCPPause                time.Duration
 }
 
 func drawSettings(rng *rand.Rand) action {
 	return changeSettings{
 		Idle: time.Duration(16+rng.IntN(30)) * time.Second, Linger: time.Duration(1+rng.IntN(10)) * time.Second,
 		LateGrace: time.Duration(rng.IntN(20)) * time.Second, MaxOpen: []int{1_000_000, 1_000_000, 40, 12}[rng.IntN(4)], Apart: duration(rng, 3*time.Second),
+		TCPPause: time.Duration(rng.IntN(60)) * time.Second,
 	}
 }
 
 func (a changeSettings) String() string {
-	return fmt.Sprintf("members restart %v apart with PAIR_IDLE %v, PAIR_LINGER %v, PAIR_LATE_GRACE %v, PAIR_MAX_OPEN %d", a.Apart, a.Idle, a.Linger, a.LateGrace, a.MaxOpen)
+	return fmt.Sprintf("members restart %v apart with PAIR_IDLE %v, PAIR_LINGER %v, PAIR_LATE_GRACE %v, PAIR_TCP_PAUSE %v, PAIR_MAX_OPEN %d",
+		a.Apart, a.Idle, a.Linger, a.LateGrace, a.TCPPause, a.MaxOpen)
 }
 
 func (a changeSettings) run(w *world, _ *rand.Rand) {
 	w.mu.Lock()
 	w.pairing.Idle, w.pairing.Linger, w.pairing.LateGrace, w.pairing.MaxOpen = a.Idle, a.Linger, a.LateGrace, a.MaxOpen
+	w.pairing.TCPPause = a.TCPPause
 	n := len(w.members)
 	w.mu.Unlock()
 	for range n {
@@ -131,7 +135,8 @@ func crowdedSetup(rng *rand.Rand) setup {
 // pairing is the settings of pairing at the beginning: shorter than the defaults, so that a run has less silence.
 func pairing(s setup) pair.Config {
 	return pair.Config{
-		Idle: 20 * time.Second, Linger: 3 * time.Second, LateGrace: cmp.Or(s.LateGrace, 10*time.Second), ClockSkew: 2 * time.Second, MaxClockSkew: 10 * time.Second,
+		Idle: 20 * time.Second, Linger: 3 * time.Second, LateGrace: cmp.Or(s.LateGrace, 10*time.Second), TCPPause: 40 * time.Second,
+		ClockSkew: 2 * time.Second, MaxClockSkew: 10 * time.Second,
 		UpdateInterval: 15 * time.Second, ActiveTimeout: 15 * time.Second, InactiveTimeout: 10 * time.Second, MaxOpen: s.MaxOpen, Scope: pair.ScopeGlobal,
 	}
 }

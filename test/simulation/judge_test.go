@@ -117,6 +117,12 @@ func (w *world) judge(t *testing.T) result {
 		if w.resolver != nil {
 			w.resolver.judge(w, c)
 		}
+		if c.EmitReason == flowpb.EmitReason_EMIT_REASON_MERGED {
+			r.Merged++
+			if c.Version < 2 || c.Forward != nil || c.Reverse != nil {
+				w.find(findVersion, "connection %x became a part of another, and ends with version %d and traffic %v %v (%s)", c.ConnectionId, c.Version, c.Forward, c.Reverse, c.at)
+			}
+		}
 		if !c.Final && len(w.remade) == 0 {
 			w.find(findVersion, "connection %x ends with version %d, which is not final (%s)", c.ConnectionId, c.Version, c.at)
 		}
@@ -144,7 +150,7 @@ func (w *world) compare(t *testing.T, r *result, last []report) {
 	flows := w.read(t, kafka.Flows)
 	for _, n := range sortedKeys(flows) {
 		m := pairmodel.New(pairmodel.Config{
-			Idle: p.Idle, Linger: p.Linger, LateGrace: p.LateGrace, ClockSkew: p.ClockSkew, MaxClockSkew: p.MaxClockSkew,
+			Idle: p.Idle, Linger: p.Linger, LateGrace: p.LateGrace, TCPPause: p.TCPPause, ClockSkew: p.ClockSkew, MaxClockSkew: p.MaxClockSkew,
 			ActiveTimeout: p.ActiveTimeout, InactiveTimeout: p.InactiveTimeout,
 		})
 		for _, rec := range flows[n] {
@@ -160,7 +166,9 @@ func (w *world) compare(t *testing.T, r *result, last []report) {
 		}
 	}
 	for _, c := range last {
-		got = append(got, modelOf(c.Connection).String())
+		if c.EmitReason != flowpb.EmitReason_EMIT_REASON_MERGED {
+			got = append(got, modelOf(c.Connection).String())
+		}
 	}
 	slices.Sort(want)
 	slices.Sort(got)

@@ -32,6 +32,7 @@ type result struct {
 	Flows       int // records on the flows topic
 	Connections int
 	Reports     int
+	Merged      int // connections whose last report says that they became a part of another
 	Lost        int // records that members counted as lost unread
 	Members     int
 	Took        time.Duration // fake time

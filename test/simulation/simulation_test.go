@@ -81,5 +81,5 @@ func search(t *testing.T, p plan) {
 	if t.Failed() {
 		t.Logf("%v%s", p, p.command())
 	}
-	t.Logf("%d flows, %d counted as lost, %d connections, %d reports, %d members, %v of fake time, trace %x", r.Flows, r.Lost, r.Connections, r.Reports, r.Members, r.Took, tr.sum())
+	t.Logf("%d flows, %d counted as lost, %d connections, %d merged, %d reports, %d members, %v of fake time, trace %x", r.Flows, r.Lost, r.Connections, r.Merged, r.Reports, r.Members, r.Took, tr.sum())
 }
