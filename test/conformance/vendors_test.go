@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -31,7 +32,7 @@ type element struct {
 }
 
 func (e element) String() string {
-	number := fmt.Sprint(e.ID)
+	number := strconv.Itoa(int(e.ID))
 	if e.PEN != 0 {
 		number = fmt.Sprintf("%d/%d", e.PEN, e.ID)
 	}
@@ -124,8 +125,8 @@ func (v *vendorRow) cells() []string {
 		}
 	}
 	return []string{
-		fmt.Sprint(v.captures), list(v.versions), fmt.Sprintf("%d + %d", v.flows, v.options),
-		fmt.Sprint(typed), v.rawNames(), list(v.times), list(v.rates),
+		strconv.Itoa(v.captures), list(v.versions), fmt.Sprintf("%d + %d", v.flows, v.options),
+		strconv.Itoa(typed), v.rawNames(), list(v.times), list(v.rates),
 	}
 }
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -39,7 +40,7 @@ func (l *lossList) Set(text string) error {
 	if len(part) < 3 || len(part) > 4 || len(part) == 4 && part[3] != "unseen" {
 		return fmt.Errorf("%q: want KIND:PORT:COUNT[:unseen]", text)
 	}
-	if !strings.Contains(" syn synack fin rst data udp ", " "+part[0]+" ") {
+	if !slices.Contains([]string{"syn", "synack", "fin", "rst", "data", "udp"}, part[0]) {
 		return fmt.Errorf("%q: unknown kind %q", text, part[0])
 	}
 	port, err := strconv.ParseUint(part[1], 10, 16)

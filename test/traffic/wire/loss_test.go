@@ -51,15 +51,15 @@ func TestAWrongLossIsRefused(t *testing.T) {
 
 func tcpFrame(t *testing.T, tcp layers.TCP) []byte {
 	t.Helper()
-	return serialize(t, layers.IPProtocolTCP, &tcp)
+	return encode(t, layers.IPProtocolTCP, &tcp)
 }
 
 func udpFrame(t *testing.T, src, dst layers.UDPPort) []byte {
 	t.Helper()
-	return serialize(t, layers.IPProtocolUDP, &layers.UDP{SrcPort: src, DstPort: dst})
+	return encode(t, layers.IPProtocolUDP, &layers.UDP{SrcPort: src, DstPort: dst})
 }
 
-func serialize(t *testing.T, proto layers.IPProtocol, transport gopacket.SerializableLayer) []byte {
+func encode(t *testing.T, proto layers.IPProtocol, transport gopacket.SerializableLayer) []byte {
 	t.Helper()
 	eth := &layers.Ethernet{
 		SrcMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, DstMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2},

@@ -44,8 +44,9 @@ func main() {
 		"from or to PORT after they were recorded, or unseen before; kinds: syn, synack, fin, rst, data, udp")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
-	if err := run(ctx, *out, *hosts, *wait, losses); err != nil {
+	err := run(ctx, *out, *hosts, *wait, losses)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "wire:", err)
 		os.Exit(1)
 	}
