@@ -105,6 +105,7 @@ CREATE TABLE IF NOT EXISTS weir.flows_queue (
   `ingress_vrf_rd` LowCardinality(String),
   `egress_vrf_rd` LowCardinality(String),
   `route_distinguisher` LowCardinality(String),
+  `firewall_rule` LowCardinality(String),
   `elements.pen` Array(UInt32),
   `elements.id` Array(UInt32),
   `elements.value` Array(String)
@@ -215,6 +216,7 @@ CREATE TABLE IF NOT EXISTS weir.flows (
   `ingress_vrf_rd` LowCardinality(String),
   `egress_vrf_rd` LowCardinality(String),
   `route_distinguisher` LowCardinality(String),
+  `firewall_rule` LowCardinality(String),
   `elements.pen` Array(UInt32),
   `elements.id` Array(UInt32),
   `elements.value` Array(String)
@@ -323,6 +325,7 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS weir.flows_view TO weir.flows AS SELECT
   `ingress_vrf_rd` AS `ingress_vrf_rd`,
   `egress_vrf_rd` AS `egress_vrf_rd`,
   `route_distinguisher` AS `route_distinguisher`,
+  `firewall_rule` AS `firewall_rule`,
   `elements.pen` AS `elements.pen`,
   `elements.id` AS `elements.id`,
   `elements.value` AS `elements.value`

@@ -19,7 +19,7 @@ var nameless = map[string]struct {
 	"logstash__Netflow_9_template_with_0_length_fields": {30, 40, "field type 0 without octets"},
 	"netflowpl__Net_Flow__top":                          {5, 5, "enterprise 30351, of a test"},
 	"netgauze__ipfix__test_with_unknown_pen":            {2, 4, "enterprise 213, of a test"},
-	"pmacct__106_IPFIXv10_HUAWEI_vrf_name_t00":          {12, 48, "Huawei 701 to 704"},
+	"pmacct__106_IPFIXv10_HUAWEI_vrf_name_t00":          {12, 36, "Huawei 701 to 704"},
 	"sav__scenario1": {39, 52, "6871/1 to 4, which are not CERT's"},
 }
 

@@ -89,6 +89,10 @@ const (
 	sInnerFlags
 	sInnerToS
 	sInnerLabel
+	sInitialFlags // YAF: of the first packet
+	sUnionFlags   // of all others
+	sRevInitialFlags
+	sRevUnionFlags
 	nSlots
 )
 
@@ -214,8 +218,13 @@ const mac = 6
 // the same.
 func idOf(version uint8, f Field) elementID {
 	id := elementID{f.PEN, f.ID}
-	if own, ok := v9Own[f.ID]; ok && version == 9 {
+	if version != 9 {
+		return id
+	}
+	if own, ok := v9Own[f.ID]; ok {
 		id.id = own
+	} else if f.ID >= ie.V9NTop {
+		id = elementID{ie.NTop, f.ID - ie.V9NTop}
 	}
 	return id
 }

@@ -1,5 +1,17 @@
 package decode
 
+import "weir/internal/ie"
+
+// Private enterprise numbers of vendors whose elements have a typed field.
+const (
+	huawei     = 2011
+	ixia       = 3054
+	barracuda  = 10704
+	barracuda2 = 12326 // the same elements
+	procera    = 15397
+	viptela    = 41916
+)
+
 // A fallback is an element that stands in for better ones. It has its meaning only
 // in templates that have none of these in a usable length; beside one of them it
 // is kept raw.
@@ -20,9 +32,31 @@ var fallbacks = map[elementID]fallback{
 	iana(53):  {u(fTTL, 1), []elementID{iana(192), iana(52)}},  // maximum
 	iana(57):  {u(fDstMAC, mac), []elementID{iana(80)}},        // after a middlebox function
 
+	// Vendors' elements.
+	{ie.NTop, 119}:                 {txt(fApplicationName), []elementID{iana(96)}}, // L7_PROTO_NAME
+	{procera, 1}:                   {txt(fApplicationName), []elementID{iana(96)}}, // service
+	{ixia, 111}:                    {txt(fApplicationName), []elementID{iana(96)}}, // l7ApplicationName
+	{ixia, 176}:                    {s(sRevOctets, 8), []elementID{reversed(1), reversed(85), iana(232)}},
+	{ixia, 177}:                    {s(sRevPackets, 8), []elementID{reversed(2), reversed(86), iana(299)}},
+	{viptela, 4321}:                {u(fInVRF, 8), []elementID{iana(234)}}, // VPN
+	{huawei, 232}:                  {u(fInVRF, 4), []elementID{iana(234)}}, // VPN
+	{ie.CERT, 14}:                  {s(sInitialFlags, 2), []elementID{iana(6)}},
+	{ie.CERT, 15}:                  {s(sUnionFlags, 2), []elementID{iana(6)}},
+	{ie.CERT, 14 | ie.CERTReverse}: {s(sRevInitialFlags, 2), []elementID{reversed(6)}},
+	{ie.CERT, 15 | ie.CERTReverse}: {s(sRevUnionFlags, 2), []elementID{reversed(6)}},
+
 	reversed(23):  {s(sRevOctets, 8), []elementID{reversed(1), reversed(85), iana(232)}},
 	reversed(24):  {s(sRevPackets, 8), []elementID{reversed(2), reversed(86), iana(299)}},
 	reversed(195): {action{opDSCP, fRevToS, 1}, []elementID{reversed(5)}},
+}
+
+func init() {
+	for _, pen := range []uint32{barracuda, barracuda2} {
+		fallbacks[elementID{pen, 4}] = fallback{txt(fFirewallRule), nil}
+		fallbacks[elementID{pen, 5}] = fallback{txt(fApplicationName), []elementID{iana(96)}} // service
+		fallbacks[elementID{pen, 8}] = fallback{addr(aPostSrc4, 4), []elementID{iana(225)}}   // bind address: source NAT
+		fallbacks[elementID{pen, 9}] = fallback{s(sPostSrcPort, 2), []elementID{iana(227)}}
+	}
 }
 
 // seconds are elements with a field of their own that stand in for better ones as
@@ -57,6 +91,11 @@ func (p *Plan) fieldMeanings() (acts, second []action) {
 		}
 	}
 	return acts, second
+}
+
+// joinsFlags reports whether TCP flags are those of two elements.
+func (p *Plan) joinsFlags() bool {
+	return p.has[sInitialFlags] || p.has[sUnionFlags] || p.has[sRevInitialFlags] || p.has[sRevUnionFlags]
 }
 
 // outdone reports whether the template has something better.

@@ -57,7 +57,8 @@ type outcome struct {
 	rate, sampler                  uint64
 	rateSource                     flowpb.SamplingSource
 
-	repeats              bool // the template has two tuples: tos and label are the rules' to set
+	revFlags             uint32 // of elements that the rules join
+	repeats              bool   // the template has two tuples: tos and label are the rules' to set
 	tos, label           uint32
 	tunnelSrc, tunnelDst address // of the outer packet
 	tunnelProto          uint32  // 0: the record has no inner tuple
@@ -129,6 +130,7 @@ type picks struct {
 	octets, packets, totalOctets, totalPackets, revOctets, revPackets slot
 	srcPort, dstPort, flags, postSrcPort, postDstPort, sampler        slot
 	src4Net, dst4Net, src6Net, dst6Net                                slot
+	initialFlags, unionFlags, revInitialFlags, revUnionFlags          slot
 	icmp4, icmp6                                                      slot // type * 256 + code
 }
 
@@ -148,6 +150,8 @@ func (p *Plan) pick() picks {
 		revOctets: first(sRevOctets, sRevTotOctets, sRespOctets), revPackets: first(sRevPackets, sRevTotPkts, sRespPackets),
 		srcPort: first(sSrcPort), dstPort: first(sDstPort), flags: first(sFlags),
 		postSrcPort: first(sPostSrcPort), postDstPort: first(sPostDstPort), sampler: first(sSelector, sSampler),
+		initialFlags: first(sInitialFlags), unionFlags: first(sUnionFlags),
+		revInitialFlags: first(sRevInitialFlags), revUnionFlags: first(sRevUnionFlags),
 		src4Net: first(sSrcNet4, sSrcNet6), dst4Net: first(sDstNet4, sDstNet6),
 		src6Net: first(sSrcNet6, sSrcNet4), dst6Net: first(sDstNet6, sDstNet4),
 		icmp4: first(sICMPv4, sDstPort), icmp6: first(sICMPv6, sICMPv4, sDstPort),
@@ -168,6 +172,8 @@ func (r *record) transport(o *outcome) {
 	p, pick := r.plan, &r.plan.picks
 	v6 := o.src.v6 || o.dst.v6
 	o.srcPort, o.dstPort, o.flags = uint32(r.v[pick.srcPort]), uint32(r.v[pick.dstPort]), uint32(r.v[pick.flags])
+	o.flags |= uint32(r.v[pick.initialFlags] | r.v[pick.unionFlags])
+	o.revFlags = uint32(r.v[pick.revInitialFlags] | r.v[pick.revUnionFlags])
 	o.postSrcPort, o.postDstPort = uint32(r.v[pick.postSrcPort]), uint32(r.v[pick.postDstPort])
 	o.srcNet, o.dstNet = uint32(r.v[pick.src4Net]), uint32(r.v[pick.dst4Net])
 	if v6 {

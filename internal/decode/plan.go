@@ -169,7 +169,8 @@ func (p *Plan) meanings() (acts, second []action) {
 
 // decide chooses the rules by what the plan has.
 func (p *Plan) decide() {
-	p.biflow = p.biflow || p.has[sInitOctets] && p.has[sRespOctets] || p.has[sInitPackets] && p.has[sRespPackets]
+	p.biflow = p.biflow || p.has[sInitOctets] && p.has[sRespOctets] || p.has[sInitPackets] && p.has[sRespPackets] ||
+		p.has[sRevOctets] || p.has[sRevPackets] || p.has[sRevInitialFlags] || p.has[sRevUnionFlags]
 	p.picks = p.pick()
 	for _, family := range rateFamilies {
 		if p.hasAll(family) {

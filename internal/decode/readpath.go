@@ -160,6 +160,7 @@ func (o *outcome) set(m *flowpb.FlowMessage) {
 	if o.biflow {
 		m.Biflow, m.ReverseBytes, m.ReversePackets = true, o.revOctets, o.revPackets
 		m.ReverseTimeFlowStartNs, m.ReverseTimeFlowEndNs = uint64(o.revStart), uint64(o.revEnd)
+		m.ReverseTcpFlags |= o.revFlags // only one of the two is set
 	}
 	if o.repeats {
 		m.IpTos, m.Ipv6FlowLabel = max(m.IpTos, o.tos), max(m.Ipv6FlowLabel, o.label) // only one of the two is set

@@ -26,6 +26,7 @@ const (
 	fReplica, fAddressPlan, fElements                                       = 263, 264, 299
 	fInIf, fOutIf, fToS, fTTL, fDstMAC, fDstVLAN, fRevToS                   = 18, 19, 23, 25, 28, 34, 217
 	fInVRFRD, fOutVRFRD, fRD                                                = 277, 278, 279
+	fInVRF, fRevFlags, fFirewallRule                                        = 240, 213, 280
 	fLabel, fTunnelSrc, fTunnelDst, fTunnelProto                            = 37, 270, 271, 272
 )
 
@@ -334,6 +335,7 @@ func (o *outcome) append(b []byte) []byte {
 		b = number2(b, tagOf(fRevPackets), o.revPackets)
 		b = number2(b, tagOf(fRevStart), uint64(o.revStart))
 		b = number2(b, tagOf(fRevEnd), uint64(o.revEnd))
+		b = number2(b, tagOf(fRevFlags), uint64(o.revFlags))
 	}
 	if o.postSrc.octets != nil || o.postDst.octets != nil || o.postSrcPort|o.postDstPort != 0 {
 		b = octets(b, fPostSrc, o.postSrc.bytes())

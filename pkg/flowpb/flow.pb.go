@@ -515,7 +515,7 @@ type FlowMessage struct {
 	// TTL or hop limit; source: IE 192, else the minimum, IE 52, else the maximum,
 	// IE 53.
 	IpTtl uint32 `protobuf:"varint,25,opt,name=ip_ttl,json=ipTtl,proto3" json:"ip_ttl,omitempty"`
-	// OR of the TCP control bits; source: IE 6.
+	// OR of the TCP control bits; source: IE 6, else YAF's 6871/14 and 15.
 	TcpFlags uint32 `protobuf:"varint,26,opt,name=tcp_flags,json=tcpFlags,proto3" json:"tcp_flags,omitempty"`
 	// Source MAC, 48 bits, big-endian in the low bits; source: IE 56.
 	SrcMac uint64 `protobuf:"varint,27,opt,name=src_mac,json=srcMac,proto3" json:"src_mac,omitempty"`
@@ -599,11 +599,13 @@ type FlowMessage struct {
 	// or initiator and responder counters (IE 231/232, 298/299).
 	Biflow bool `protobuf:"varint,210,opt,name=biflow,proto3" json:"biflow,omitempty"`
 	// Octets of the reverse direction, as reported; source: 29305/1, 29305/85, 232,
-	// 29305/23.
+	// 29305/23, else Ixia's 3054/176.
 	ReverseBytes uint64 `protobuf:"varint,211,opt,name=reverse_bytes,json=reverseBytes,proto3" json:"reverse_bytes,omitempty"`
-	// Packets of the reverse direction; source: 29305/2, 29305/86, 299, 29305/24.
+	// Packets of the reverse direction; source: 29305/2, 29305/86, 299, 29305/24,
+	// else Ixia's 3054/177.
 	ReversePackets uint64 `protobuf:"varint,212,opt,name=reverse_packets,json=reversePackets,proto3" json:"reverse_packets,omitempty"`
-	// OR of the TCP control bits of the reverse direction; source: 29305/6.
+	// OR of the TCP control bits of the reverse direction; source: 29305/6, else
+	// YAF's 6871/16398 and 16399.
 	ReverseTcpFlags uint32 `protobuf:"varint,213,opt,name=reverse_tcp_flags,json=reverseTcpFlags,proto3" json:"reverse_tcp_flags,omitempty"`
 	// Start of the reverse direction, ns since the epoch; source: 29305/150-161.
 	ReverseTimeFlowStartNs uint64 `protobuf:"varint,214,opt,name=reverse_time_flow_start_ns,json=reverseTimeFlowStartNs,proto3" json:"reverse_time_flow_start_ns,omitempty"`
@@ -622,11 +624,13 @@ type FlowMessage struct {
 	PostBytes uint64 `protobuf:"varint,222,opt,name=post_bytes,json=postBytes,proto3" json:"post_bytes,omitempty"`
 	// Packets after a middlebox function; source: IE 24.
 	PostPackets uint64 `protobuf:"varint,223,opt,name=post_packets,json=postPackets,proto3" json:"post_packets,omitempty"`
-	// Source address after NAT, 4 or 16 octets; source: IE 225, 281.
+	// Source address after NAT, 4 or 16 octets; source: IE 225, 281, else Barracuda's
+	// bind address (10704/8, 12326/8).
 	PostNatSrcAddr []byte `protobuf:"bytes,230,opt,name=post_nat_src_addr,json=postNatSrcAddr,proto3" json:"post_nat_src_addr,omitempty"`
 	// Destination address after NAT, 4 or 16 octets; source: IE 226, 282.
 	PostNatDstAddr []byte `protobuf:"bytes,231,opt,name=post_nat_dst_addr,json=postNatDstAddr,proto3" json:"post_nat_dst_addr,omitempty"`
-	// Source port after NAT; source: IE 227.
+	// Source port after NAT; source: IE 227, else Barracuda's bind port (10704/9,
+	// 12326/9).
 	PostNatSrcPort uint32 `protobuf:"varint,232,opt,name=post_nat_src_port,json=postNatSrcPort,proto3" json:"post_nat_src_port,omitempty"`
 	// Destination port after NAT; source: IE 228.
 	PostNatDstPort uint32 `protobuf:"varint,233,opt,name=post_nat_dst_port,json=postNatDstPort,proto3" json:"post_nat_dst_port,omitempty"`
@@ -637,7 +641,8 @@ type FlowMessage struct {
 	FirewallEvent uint32 `protobuf:"varint,235,opt,name=firewall_event,json=firewallEvent,proto3" json:"firewall_event,omitempty"`
 	// Identifier of the flow within the exporter; source: IE 148.
 	FlowId uint64 `protobuf:"varint,236,opt,name=flow_id,json=flowId,proto3" json:"flow_id,omitempty"`
-	// VRF of the ingress side; source: IE 234.
+	// VRF of the ingress side; source: IE 234, else the VPN of Viptela (41916/4321)
+	// and Huawei (2011/232).
 	IngressVrfId uint32 `protobuf:"varint,240,opt,name=ingress_vrf_id,json=ingressVrfId,proto3" json:"ingress_vrf_id,omitempty"`
 	// VRF of the egress side; source: IE 235.
 	EgressVrfId uint32 `protobuf:"varint,241,opt,name=egress_vrf_id,json=egressVrfId,proto3" json:"egress_vrf_id,omitempty"`
@@ -649,8 +654,9 @@ type FlowMessage struct {
 	InterfaceDescription string `protobuf:"bytes,244,opt,name=interface_description,json=interfaceDescription,proto3" json:"interface_description,omitempty"`
 	// Application id: classification engine (1 octet) and selector; source: IE 95.
 	ApplicationId []byte `protobuf:"bytes,245,opt,name=application_id,json=applicationId,proto3" json:"application_id,omitempty"`
-	// Application name, UTF-8; source: IE 96 of the record, else options data by
-	// application_id.
+	// Application name, UTF-8; source: IE 96 of the record, else the name that
+	// nProbe (35632/119), Procera (15397/1), Ixia (3054/111) or Barracuda (10704/5,
+	// 12326/5) gives, else options data by application_id.
 	ApplicationName string `protobuf:"bytes,246,opt,name=application_name,json=applicationName,proto3" json:"application_name,omitempty"`
 	// Name of the input interface, UTF-8; source: EXPORTERS_FILE, else options
 	// data by in_if.
@@ -699,6 +705,9 @@ type FlowMessage struct {
 	// by its type (RFC 4364 section 4.2): "65000:100", "192.0.2.1:100",
 	// "4200000000:100". One that is zero is absent; source: IE 90.
 	RouteDistinguisher string `protobuf:"bytes,279,opt,name=route_distinguisher,json=routeDistinguisher,proto3" json:"route_distinguisher,omitempty"`
+	// Name of the firewall rule that decided about the flow, UTF-8; source:
+	// Barracuda's 10704/4, 12326/4.
+	FirewallRule string `protobuf:"bytes,280,opt,name=firewall_rule,json=firewallRule,proto3" json:"firewall_rule,omitempty"`
 	// What has no typed field here, raw, in record order.
 	Elements      []*Element `protobuf:"bytes,299,rep,name=elements,proto3" json:"elements,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1449,6 +1458,13 @@ func (x *FlowMessage) GetRouteDistinguisher() string {
 	return ""
 }
 
+func (x *FlowMessage) GetFirewallRule() string {
+	if x != nil {
+		return x.FirewallRule
+	}
+	return ""
+}
+
 func (x *FlowMessage) GetElements() []*Element {
 	if x != nil {
 		return x.Elements
@@ -1524,7 +1540,7 @@ var File_weir_v1_flow_proto protoreflect.FileDescriptor
 
 const file_weir_v1_flow_proto_rawDesc = "" +
 	"\n" +
-	"\x12weir/v1/flow.proto\x12\aweir.v1\"\xc1 \n" +
+	"\x12weir/v1/flow.proto\x12\aweir.v1\"\xe7 \n" +
 	"\vFlowMessage\x121\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1d.weir.v1.FlowMessage.FlowTypeR\x04type\x12#\n" +
 	"\rsampling_rate\x18\x03 \x01(\x04R\fsamplingRate\x12!\n" +
@@ -1638,7 +1654,8 @@ const file_weir_v1_flow_proto_rawDesc = "" +
 	"\ttunnel_id\x18\x91\x02 \x01(\x04R\btunnelId\x12%\n" +
 	"\x0eingress_vrf_rd\x18\x95\x02 \x01(\tR\fingressVrfRd\x12#\n" +
 	"\regress_vrf_rd\x18\x96\x02 \x01(\tR\vegressVrfRd\x120\n" +
-	"\x13route_distinguisher\x18\x97\x02 \x01(\tR\x12routeDistinguisher\x12-\n" +
+	"\x13route_distinguisher\x18\x97\x02 \x01(\tR\x12routeDistinguisher\x12$\n" +
+	"\rfirewall_rule\x18\x98\x02 \x01(\tR\ffirewallRule\x12-\n" +
 	"\belements\x18\xab\x02 \x03(\v2\x10.weir.v1.ElementR\belements\"s\n" +
 	"\bFlowType\x12\x0f\n" +
 	"\vFLOWUNKNOWN\x10\x00\x12\v\n" +
