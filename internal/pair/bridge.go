@@ -28,8 +28,8 @@ func (m *Machine) bridge(best int32, f *Flow, x *extent) int32 {
 			tol := m.tolerance(&ou, f)
 			_, near := m.c.together(f.Key.Proto, &ou.extent, x, tol)
 			gap, ok := m.c.together(f.Key.Proto, &ou.extent, &all, tol)
-			ok = ok && near && !(f.Key.Proto == flowkey.TCP && m.c.reopened(u.extent, ou.extent, *x, tol))
-			if ok && (next == 0 || m.closer(gap, o, nextGap, m.table.entries.at(next))) {
+			two := f.Key.Proto == flowkey.TCP && m.c.reopened(u.extent, ou.extent, *x, tol)
+			if near && ok && !two && (next == 0 || m.closer(gap, o, nextGap, m.table.entries.at(next))) {
 				next, nextGap = i, gap
 			}
 		}
