@@ -101,6 +101,8 @@ func TestUsage(t *testing.T) {
 		{"a size that is none", []string{"collect", "--out", "x", "--rotate-size", "-1GB"}, 2, "", "weir collect: invalid value \"-1GB\" for flag -rotate-size: \"-1GB\": want octets with a unit, as 500MB or 2GiB; see weir collect --help\n"},
 		{"an age that is none", []string{"collect", "--out", "x", "--rotate-every", "-1s"}, 2, "", "weir collect: --rotate-every -1s: want 0 or more; see weir collect --help\n"},
 		{"collect into no directory", []string{"collect", "--listen", "127.0.0.1:0", "--out", "/nowhere/x.jsonl"}, 1, "", "weir collect: --out: open /nowhere/x.jsonl: no such file or directory\n"},
+		{"an age of uptimes that is none", []string{"decode", "--uptime-max-age", "1m", "x"}, 2, "", "weir decode: invalid value \"1m\" for flag -uptime-max-age: \"1m\": want 2m0s to 1193h0m0s; see weir decode --help\n"},
+		{"an age of uptimes for a topic", []string{"flows", "--uptime-max-age", "2h"}, 2, "", "weir flows: --uptime-max-age is for files; ingest has UPTIME_MAX_AGE; see weir flows --help\n"},
 		{"a protocol that is none", []string{"connections", "--proto", "tpc"}, 2, "", "weir connections: invalid value \"tpc\" for flag -proto: \"tpc\" is no protocol, want a name as in the table or a number up to 255; see weir connections --help\n"},
 	}
 	for _, tt := range tests {

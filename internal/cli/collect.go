@@ -42,6 +42,7 @@ type collectOptions struct {
 	path      string
 	file      flowfile.Options
 	exporters *namedExporters
+	age       *time.Duration   // of uptimes, at most
 	started   func([]net.Addr) // told when it listens; may be nil
 }
 
@@ -57,7 +58,7 @@ func runCollect(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		return err
 	})
 	f.DurationVar(&o.file.Every, "rotate-every", o.file.Every, "begin another file once one is as old as `DURATION` (default 24h; 0: never)")
-	o.exporters = exportersFlag(f)
+	o.exporters, o.age = exportersFlag(f), uptimeAgeFlag(f)
 	rest, code, ok := f.parse(args, stdout, stderr)
 	switch {
 	case !ok:
@@ -106,6 +107,9 @@ func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
 	c := newCollector(w, stderr, time.Now())
 	if o.exporters != nil && o.exporters.table != nil {
 		c.in.decoder.Exporter = o.exporters.of
+	}
+	if o.age != nil {
+		c.in.decoder.MaxUptimeAge = *o.age
 	}
 	tell(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", addresses(conns), o.path)
 	ctx, cancel := context.WithCancelCause(ctx)

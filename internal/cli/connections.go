@@ -57,7 +57,7 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	filter, choice := filterFlags(f, "connections", 10, "default 10 in the table of a file, else 0"), choiceFlags(f)
 	topic := topicFlagsOf(f, "print the newest report of each connection")
 	f.BoolVar(&topic.interim, "interim", false, "print reports of connections that go on too")
-	port := udpPortFlag(f, "udp-port")
+	port, age := udpPortFlag(f, "udp-port"), uptimeAgeFlag(f)
 	rest, code, ok := f.parse(args, stdout, stderr)
 	if !ok {
 		return code
@@ -81,6 +81,9 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 		if *port != 0 {
 			return f.wrong(stderr, "--udp-port is for files; --port is a connection's")
 		}
+		if *age != 0 {
+			return f.wrong(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
+		}
 		return followConnections(&topicConnections{topicFlags: *topic, filter: filter, choice: choice, noNames: noNames, stderr: stderr, print: out})
 	}
 	config, err := pairConfig(os.Environ())
@@ -89,7 +92,7 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	}
 	c := &pairing{config: config}
 	o := newOffline("connections", stdin, stderr, c)
-	o.port = *port
+	o.port, o.decoder.MaxUptimeAge = *port, *age
 	code = o.run(nil, files)
 
 	all := slices.DeleteFunc(c.connections(), func(c *flowpb.Connection) bool { return !filter.is(c) })

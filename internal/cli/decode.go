@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"time"
 
 	"weir/internal/decode"
 	"weir/internal/exporters"
@@ -27,14 +28,14 @@ what is whole); 1 it could not; 2 wrong usage`
 
 // runDecode is the verb decode.
 func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("decode", "[--json] [--hex HEX]... [--port N] [--exporters FILE] [--templates FILE] [FILE]...", decodeAbout)
+	f := newFlags("decode", "[--json] [--hex HEX]... [--port N] [--exporters FILE] [--templates FILE] [--uptime-max-age DURATION] [FILE]...", decodeAbout)
 	asJSON := f.Bool("json", false, "print JSON Lines; keys of a flow are the names of FlowMessage's fields")
 	var hexes []string
 	f.Func("hex", "decode `HEX`, one datagram, before any FILE; may be repeated", func(s string) error {
 		hexes = append(hexes, s)
 		return nil
 	})
-	port, named := udpPortFlag(f, "port"), exportersFlag(f)
+	port, named, age := udpPortFlag(f, "port"), exportersFlag(f), uptimeAgeFlag(f)
 	var static []templatetext.Entry
 	f.Func("templates", "use the templates of `FILE` where the input has none of that id (TEMPLATES_FILE of ingest; the form is that of this verb's output)", func(path string) error {
 		in, err := os.Open(path)
@@ -58,7 +59,7 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if *asJSON {
 		o.out = &decodeJSON{lines: newLines(stdout), of: o.template}
 	}
-	o.port = *port
+	o.port, o.decoder.MaxUptimeAge = *port, *age
 	for i := range static {
 		e := &static[i]
 		if err := o.store.AddStatic(e.Exporter, e.Version, e.Domain, &e.Template); err != nil {
@@ -99,6 +100,18 @@ func (n *namedExporters) of(a netip.Addr) *decode.Exporter {
 // udpPortFlag adds a flag for the port that datagrams are sent to.
 func udpPortFlag(f *verbFlags, name string) *uint16 {
 	return portFlag(f, name, "decode UDP datagrams to port `N` only")
+}
+
+// uptimeAgeFlag adds --uptime-max-age, 0 when it is not given.
+func uptimeAgeFlag(f *verbFlags) *time.Duration {
+	age := new(time.Duration)
+	f.Func("uptime-max-age", "take a flow time that is an uptime after the header's, of before a wrap of the clock, for wrong when it is older than `DURATION` (default 24h; UPTIME_MAX_AGE of ingest): the flow has its export time", func(s string) (err error) {
+		if *age, err = time.ParseDuration(s); err != nil || *age < decode.MinUptimeAge || *age > decode.MaxUptimeAge {
+			return fmt.Errorf("%q: want %v to %v", s, decode.MinUptimeAge, decode.MaxUptimeAge)
+		}
+		return nil
+	})
+	return age
 }
 
 // portFlag adds a flag for a port, 0 when it is not given.

@@ -48,7 +48,7 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	})
 	p.filter = filterFlags(f, "flows", 0, "default 0")
 	topic := topicFlagsOf(f, "print it")
-	port := udpPortFlag(f, "udp-port")
+	port, age := udpPortFlag(f, "udp-port"), uptimeAgeFlag(f)
 	files, code, ok := f.parse(args, stdout, stderr)
 	if !ok {
 		return code
@@ -61,13 +61,15 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return f.wrong(stderr, "--json and -v: want one of them")
 	case len(files) == 0 && *port != 0:
 		return f.wrong(stderr, "--udp-port is for files; --port is a flow's")
+	case len(files) == 0 && *age != 0:
+		return f.wrong(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
 	}
 	p.to(stdout)
 	if len(files) == 0 {
 		return followFlows(*topic, p, stderr)
 	}
 	o := newOffline("flows", stdin, stderr, p)
-	o.port, p.of = *port, o.template
+	o.port, o.decoder.MaxUptimeAge, p.of = *port, *age, o.template
 	code = o.run(nil, files)
 	tell(stderr, "%s", o.summary())
 	tell(stderr, "%s", p.summary())

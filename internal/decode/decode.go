@@ -4,6 +4,7 @@ package decode
 
 import (
 	"net/netip"
+	"time"
 
 	"weir/internal/wire"
 	"weir/pkg/flowpb"
@@ -171,6 +172,7 @@ type Result struct {
 	// Decoder.MaxOctets.
 	Beyond int
 
+	OldUptimes int // times given as uptimes that lie more than MaxUptimeAge back behind a wrap of the clock; the export time stands for them
 	Misencoded int // times that were Unix µs or ns where NTP's form is asked for, and read so
 	BadRates   int // sampling rates that cannot be (zero or absurd operands), taken as unknown
 
@@ -190,6 +192,10 @@ type Decoder struct {
 	ExporterOfRecord bool
 	// DropElements leaves out what has no field of its own.
 	DropElements bool
+	// MaxUptimeAge is how long ago the time of a flow may lie that is an uptime after
+	// the header's: such an uptime is of before the clock wrapped (2^32 ms), or wrong.
+	// Beyond it the flow has its export time. 0 is DefaultMaxUptimeAge.
+	MaxUptimeAge time.Duration
 	// MaxOctets ends the decoding of flows once Result.Buf holds so many octets;
 	// the last flow may exceed it. 0 means no limit. The readable path ignores it.
 	MaxOctets int

@@ -18,13 +18,14 @@ type fastSet struct {
 	sampling bool      // the sampling rate is the record's
 	reverse  bool      // the reverse direction has times
 	uptime   uint32
+	maxAge   int64 // ms; see Decoder.MaxUptimeAge
 	export   int64
 }
 
 // beginSet makes ready for data records of p.
 func (d *Decoder) beginSet(p *Plan) *fastSet {
 	f, c, s, o := p.fast, &d.ctx, &d.fast, &d.out
-	s.uptime, s.export = c.header.Uptime, c.header.Export
+	s.uptime, s.export, s.maxAge = c.header.Uptime, c.header.Export, c.maxAgeMs
 	s.linear = f.linear && (p.times.unit != tStartUp || c.initMs == 0)
 	s.ruleTime = !s.linear && !f.exportTime
 	s.reverse = p.reverse.source != flowpb.TimeSource_TIME_SOURCE_UNSPECIFIED
@@ -39,7 +40,14 @@ func (d *Decoder) beginSet(p *Plan) *fastSet {
 		h = number(h, fBiflow, 1)
 	}
 	if !s.ruleTime {
-		o.start, o.end, o.source, o.resolutionUs = c.times(&p.times, &d.rec)
+		switch {
+		case f.exportTime:
+			o.start, o.end, o.source, o.resolutionUs = c.times(&p.times, &d.rec)
+		case p.times.unit == tStartUp:
+			o.source, o.resolutionUs = headerClock(c.header.Version)
+		default:
+			o.source, o.resolutionUs = p.times.source, resolution(p.times.unit)
+		}
 		h = number(number(h, fTimeSource, uint64(o.source)), fResolution, uint64(o.resolutionUs))
 		if f.exportTime {
 			h = number(number(h, fStart, uint64(o.start)), fEnd, uint64(o.end))
@@ -418,7 +426,11 @@ func (f *fastPlan) putPair(in *window, w *outWindow, n uint) uint {
 func (f *fastPlan) times(s *fastSet, in *window) (start, end int64, ok bool) {
 	a, b := in.integer(f.start.end)&f.start.mask, in.integer(f.end.end)&f.end.mask
 	if f.mul == 0 {
-		start, end = s.export-ageOf(s.uptime, uint32(a))*1e6, s.export-ageOf(s.uptime, uint32(b))*1e6
+		began, ended := ageOf(s.uptime, uint32(a)), ageOf(s.uptime, uint32(b))
+		if max(began, ended) > s.maxAge { // may be too old
+			return 0, 0, false
+		}
+		start, end = s.export-began*1e6, s.export-ended*1e6
 	} else {
 		if (a|b)>>43 != 0 && f.mul == 1e6 && (a > math.MaxInt64/1_000_000 || b > math.MaxInt64/1_000_000) {
 			return 0, 0, false

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -423,6 +424,105 @@ func TestAStartWithoutAnEndEndsWhenItWasObserved(t *testing.T) {
 			m := wireFlows(t, &Decoder{State: newMemory()}, pkt)[0]
 			if m.TimeFlowStartNs != start*ms || m.TimeFlowEndNs != (start+tt.lasted)*ms || m.TimeSource != tt.source {
 				t.Errorf("want %d ms from %d ms on, %v; got %d to %d ns, %v", tt.lasted, start, tt.source, m.TimeFlowStartNs, m.TimeFlowEndNs, m.TimeSource)
+			}
+		})
+	}
+}
+
+// An uptime after the header's is of before the clock wrapped at 2^32 ms, or wrong: it
+// is believed up to MaxUptimeAge. Ages by hand: header's uptime plus 2^32 less the time.
+func TestUptimesOfBeforeAWrapAreBelievedForADay(t *testing.T) {
+	const wrap, day, export = int64(1) << 32, int64(86_400_000), int64(1_700_000_000)
+	u4 := func(b []byte, vs ...int64) []byte {
+		for _, v := range vs {
+			b = binary.BigEndian.AppendUint32(b, uint32(v))
+		}
+		return b
+	}
+	v5 := func(uptime, first, last int64) []byte {
+		b := u4([]byte{0, 5, 0, 1}, uptime, export, 0, 1, 0)
+		b = u4(b, 0x0a000001, 0x0a000002, 0, 0, 1, 100, first, last)
+		return append(b, make([]byte, 16)...)
+	}
+	v9 := func(uptime, first, last int64) []byte {
+		template := fromHex(t, "0000"+"0018"+"0100"+"0004"+"00080004"+"000c0004"+"00160004"+"00150004")
+		b := append(u4([]byte{0, 9, 0, 2}, uptime, export, 1, 256), template...)
+		return u4(append(b, 1, 0, 0, 20), 0x0a000001, 0x0a000002, first, last)
+	}
+	for _, tt := range []struct {
+		name                string
+		uptime, first, last int64 // ms
+		most                time.Duration
+		start, end          int64 // ms before the export; both 0 and old: its time
+		old                 int
+	}{
+		{"a minute before the wrap", 60_000, wrap - 30_000, wrap - 10_000, 0, 90_000, 70_000, 0},
+		{"a flow over the wrap", 60_000, wrap - 30_000, 10_000, 0, 90_000, 50_000, 0},
+		{"a day old to the millisecond", 60_000, wrap + 60_000 - day, 10_000, 0, day, 50_000, 0},
+		{"a millisecond older", 60_000, wrap + 60_000 - day - 1, 10_000, 0, 0, 0, 1},
+		{"far beyond the header's uptime", 0, 613_775_597, 614_043_964, 0, 0, 0, 1},
+		{"a start beyond it and an end", 599_564_152, 4_216_411_584, 599_559_872, 0, 0, 0, 1},
+		{"the same when 20 days are believed", 599_564_152, 4_216_411_584, 599_559_872, 480 * time.Hour, wrap + 599_564_152 - 4_216_411_584, 4_280, 0},
+		{"two days ago without a wrap", 3 * day, day, day + 1000, 0, 2 * day, 2*day - 1000, 0},
+		{"a little after the header", 60_000, 159_998, 159_998, 0, -99_998, -99_998, 0},
+	} {
+		for version, pkt := range map[int][]byte{5: v5(tt.uptime, tt.first, tt.last), 9: v9(tt.uptime, tt.first, tt.last)} {
+			t.Run(fmt.Sprintf("%s, v%d", tt.name, version), func(t *testing.T) {
+				ds := newDecoders()
+				for _, d := range []*Decoder{ds.wire, ds.plain, ds.read} {
+					d.MaxUptimeAge = tt.most
+				}
+				if n := same(t, ds, pkt); n != 1 {
+					t.Fatalf("flows: want 1, got %d", n)
+				}
+				var r Result
+				d := &Decoder{State: newMemory(), MaxUptimeAge: tt.most}
+				d.Wire(pkt, &testMeta, &r)
+				m := wireFlows(t, d, pkt)[0]
+				source := map[int]flowpb.TimeSource{5: flowpb.TimeSource_TIME_SOURCE_HEADER_UPTIME, 9: flowpb.TimeSource_TIME_SOURCE_UPTIME}[version]
+				if tt.old > 0 {
+					source = flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME
+				}
+				start, end := export*1000-int64(m.TimeFlowStartNs/1e6), export*1000-int64(m.TimeFlowEndNs/1e6)
+				if start != tt.start || end != tt.end || m.TimeSource != source || r.OldUptimes != tt.old {
+					t.Errorf("want %d and %d ms before the export, %v, %d old; got %d and %d, %v, %d", tt.start, tt.end, source, tt.old, start, end, m.TimeSource, r.OldUptimes)
+				}
+			})
+		}
+	}
+}
+
+// With an init time too: IPFIX has no uptime in its header.
+func TestUptimesWithAnInitTimeAreBelievedForADay(t *testing.T) {
+	const export, wrap, day = int64(0x68e77800), int64(1) << 32, int64(86_400_000)
+	for _, tt := range []struct {
+		name                string
+		initMs, first, last int64
+		start, end          int64 // ms before the export
+		old                 bool
+	}{
+		{"started 60 days ago, a minute ago", export*1000 - 60*day, 60*day - wrap - 60_000, 60*day - wrap - 50_000, 60_000, 50_000, false},
+		{"started 60 days ago, never", export*1000 - 60*day, 0, 0, 0, 0, true},
+		{"started two days ago, then", export*1000 - 2*day, 0, 1000, 2 * day, 2*day - 1000, false},
+		{"a start after the end", export*1000 - 2*day, 3 * day, 2*day - 1000, 0, 0, true},
+		{"no init time, a start after the end", 0, 3 * day, 2 * day, 0, 0, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			fields := []uint16{8, 4, 12, 4, 22, 4, 21, 4}
+			octets := fmt.Sprintf("0a0000010a000002%08x%08x", tt.first, tt.last)
+			if tt.initMs != 0 {
+				fields, octets = append(fields, 160, 8), octets+fmt.Sprintf("%016x", tt.initMs)
+			}
+			pkt := ipfixRecord(t, octets, fields...)
+			same(t, newDecoders(), pkt)
+			var r Result
+			d := &Decoder{State: newMemory()}
+			d.Wire(pkt, &testMeta, &r)
+			m := wireFlows(t, d, pkt)[0]
+			at := int64(m.TimeExportNs / 1e6)
+			if start, end := at-int64(m.TimeFlowStartNs/1e6), at-int64(m.TimeFlowEndNs/1e6); start != tt.start || end != tt.end || r.OldUptimes > 0 != tt.old ||
+				tt.old != (m.TimeSource == flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME) {
+				t.Errorf("want %d and %d ms before the export, old %v; got %d and %d, %v, %d old", tt.start, tt.end, tt.old, start, end, m.TimeSource, r.OldUptimes)
 			}
 		})
 	}

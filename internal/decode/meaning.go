@@ -17,11 +17,12 @@ type context struct {
 	facts    *Facts
 	initMs   uint64 // of facts, for the whole datagram; 0: unknown, or not believable
 	exporter *Exporter
+	maxAgeMs int64 // Decoder.MaxUptimeAge
 	counts
 }
 
 // counts are what was read in spite of its form, or could not be read.
-type counts struct{ misencoded, badRates int }
+type counts struct{ misencoded, badRates, oldUptimes int }
 
 // A record is one data record's values that rules look at. Which of them are
 // there is the plan's to know: has, addrs.

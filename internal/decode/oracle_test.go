@@ -76,6 +76,9 @@ func same(t *testing.T, ds decoders, pkt []byte) (flows int) {
 	if d := cmp.Diff(r.Errors, w.Errors); d != "" {
 		t.Fatalf("errors (-readable +wire):\n%s", d)
 	}
+	if w.OldUptimes != r.OldUptimes || w.OldUptimes != plain.OldUptimes {
+		t.Fatalf("old uptimes: wire %d, appended %d, readable %d", w.OldUptimes, plain.OldUptimes, r.OldUptimes)
+	}
 	if w.Misencoded != r.Misencoded || w.BadRates != r.BadRates || w.Misencoded != plain.Misencoded || w.BadRates != plain.BadRates {
 		t.Fatalf("misencoded times, bad rates: wire %d %d, appended %d %d, readable %d %d", w.Misencoded, w.BadRates, plain.Misencoded, plain.BadRates, r.Misencoded, r.BadRates)
 	}

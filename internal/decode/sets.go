@@ -40,7 +40,7 @@ func (s *Set) Key() TemplateKey {
 
 // reset makes r empty, keeping its space.
 func (r *Result) reset() {
-	r.Header, r.Hash, r.Misencoded, r.BadRates, r.TooSmall, r.Beyond = Header{}, 0, 0, 0, 0, 0
+	r.Header, r.Hash, r.OldUptimes, r.Misencoded, r.BadRates, r.TooSmall, r.Beyond = Header{}, 0, 0, 0, 0, 0, 0
 	r.OptionsRecords, r.Exported = 0, Exported{}
 	r.Buf, r.Flows, r.Messages, r.Options = r.Buf[:0], r.Flows[:0], nil, nil
 	r.Templates, r.Unknown, r.Errors = r.Templates[:0], r.Unknown[:0], r.Errors[:0]
@@ -66,7 +66,7 @@ func (d *Decoder) datagram(pkt []byte, m *Meta, r *Result, onWire bool) {
 	default:
 		d.legacy(&rd, r, onWire)
 	}
-	r.Misencoded, r.BadRates = d.ctx.misencoded, d.ctx.badRates
+	r.OldUptimes, r.Misencoded, r.BadRates = d.ctx.oldUptimes, d.ctx.misencoded, d.ctx.badRates
 }
 
 func (d *Decoder) waited(s *Set, p *Plan, r *Result, onWire bool) {
@@ -74,12 +74,13 @@ func (d *Decoder) waited(s *Set, p *Plan, r *Result, onWire bool) {
 	r.Header, r.Hash = s.Header, s.Hash
 	d.begin(&s.Meta, &s.Header, s.Hash, onWire)
 	d.data(s.Data, s.Off, p, r, onWire)
-	r.Misencoded, r.BadRates = d.ctx.misencoded, d.ctx.badRates
+	r.OldUptimes, r.Misencoded, r.BadRates = d.ctx.oldUptimes, d.ctx.misencoded, d.ctx.badRates
 }
 
 // begin sets what the records of a datagram share.
 func (d *Decoder) begin(m *Meta, h *Header, hash uint64, onWire bool) {
 	d.ctx = context{meta: *m, header: *h, hash: hash, flowType: flowTypes[h.Version], facts: &noFacts, exporter: &noExporter}
+	d.ctx.maxAgeMs = cmp.Or(d.MaxUptimeAge, DefaultMaxUptimeAge).Milliseconds()
 	if d.Exporter != nil {
 		if x := d.Exporter(m.Exporter); x != nil {
 			d.ctx.exporter = x

@@ -3,6 +3,7 @@ package decode
 import (
 	"math"
 	"math/bits"
+	"time"
 
 	"weir/pkg/flowpb"
 )
@@ -91,6 +92,46 @@ func age(uptime, t uint32) int64 {
 		return -int64(-d)
 	}
 	return int64(d)
+}
+
+// DefaultMaxUptimeAge is the MaxUptimeAge of a Decoder that has none. MinUptimeAge and
+// MaxUptimeAge bound the others: times up to aheadMs after the header are not old, and
+// at the maximum no uptime is.
+const (
+	DefaultMaxUptimeAge = 24 * time.Hour
+	MinUptimeAge        = 2 * time.Minute
+	MaxUptimeAge        = 1193 * time.Hour // 2^32 ms less aheadMs, in whole hours
+)
+
+// tooOld reports whether the uptime t lies after the header's, so that it can only be of
+// before a wrap of the clock, and is then older than MaxUptimeAge: it is not an uptime
+// of that clock.
+func (c *context) tooOld(t uint32) bool {
+	return t > c.header.Uptime && age(c.header.Uptime, t) > c.maxAgeMs
+}
+
+// byExport are the times of a record whose own cannot be.
+func (c *context) byExport() (start, end int64, source flowpb.TimeSource, resolutionUs uint32) {
+	c.oldUptimes++
+	return c.header.Export, c.header.Export, flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME, 1e6
+}
+
+// byHeader reads uptimes against the header's.
+func (c *context) byHeader(first, last uint32) (start, end int64, source flowpb.TimeSource, resolutionUs uint32) {
+	if c.tooOld(first) || c.tooOld(last) {
+		return c.byExport()
+	}
+	h := &c.header
+	source, resolutionUs = headerClock(h.Version)
+	return h.Export - age(h.Uptime, first)*1e6, h.Export - age(h.Uptime, last)*1e6, source, resolutionUs
+}
+
+// headerClock is what times by the header's uptime are: v9 has whole seconds there.
+func headerClock(version uint16) (source flowpb.TimeSource, resolutionUs uint32) {
+	if version == 9 {
+		return flowpb.TimeSource_TIME_SOURCE_UPTIME, 1e6
+	}
+	return flowpb.TimeSource_TIME_SOURCE_HEADER_UPTIME, 1000
 }
 
 // times returns start and end of a record, ns since the epoch.
@@ -230,7 +271,7 @@ func (h *Header) believable(initMs uint64) uint64 {
 
 // uptimes reads start and end given as sysUptime ms: against the header (v1,
 // v5, v7), with the system init time, or without a believable one (v9) against
-// the header.
+// the header. What only a wrap of the clock long ago explains gives way to export time.
 func (c *context) uptimes(sv, ev uint64, hasStart, hasEnd bool, rec *record) (start, end int64, source flowpb.TimeSource, resolutionUs uint32) {
 	first, last := uint32(sv), uint32(ev)
 	if !hasStart {
@@ -242,15 +283,18 @@ func (c *context) uptimes(sv, ev uint64, hasStart, hasEnd bool, rec *record) (st
 	h := &c.header
 	switch h.Version {
 	case 1, 5, 7:
-		return h.Export - age(h.Uptime, first)*1e6, h.Export - age(h.Uptime, last)*1e6, flowpb.TimeSource_TIME_SOURCE_HEADER_UPTIME, 1000
+		return c.byHeader(first, last)
 	}
 	lasted := int64(last-first) * 1e6
+	reversed := first > last && lasted > c.maxAgeMs*1e6
 	init := c.initMs
 	if rec.plan.has[sInit] {
 		init = h.believable(rec.v[sInit])
 	}
 	if known := init != 0 && init <= math.MaxInt64/1_000_000; !known && h.Version == 9 {
-		return h.Export - age(h.Uptime, first)*1e6, h.Export - age(h.Uptime, last)*1e6, flowpb.TimeSource_TIME_SOURCE_UPTIME, 1e6
+		return c.byHeader(first, last)
+	} else if reversed {
+		return c.byExport()
 	} else if !known {
 		return h.Export - lasted, h.Export, flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME, 1e6
 	}
@@ -263,6 +307,8 @@ func (c *context) uptimes(sv, ev uint64, hasStart, hasEnd bool, rec *record) (st
 	if (limit-end)%wrap < 0 {
 		k--
 	}
-	end += k * wrap
+	if end += k * wrap; k != 0 && h.Export-end > c.maxAgeMs*1e6 {
+		return c.byExport()
+	}
 	return end - lasted, end, flowpb.TimeSource_TIME_SOURCE_INIT_UPTIME, 1000
 }

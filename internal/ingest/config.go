@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"weir/internal/decode"
 	"weir/internal/framing"
 	"weir/internal/kafka"
 	"weir/internal/settings"
@@ -41,6 +42,7 @@ type Config struct {
 	ExportersFile    string         `env:"EXPORTERS_FILE" unit:"path" help:"YAML file of exporters: names, sites, sampling rates, interfaces, who is allowed; read again when it changes"`
 	TemplatesFile    string         `env:"TEMPLATES_FILE" unit:"path" help:"file of templates, in the form that weir decode prints, for exporters whose templates never arrive; read at the start"`
 	ElementsFile     string         `env:"ELEMENTS_FILE" unit:"path" help:"TSV file of Information Elements: names and types of those that Weir does not know, and fields of your own for them; read at the start"`
+	MaxUptimeAge     time.Duration  `env:"UPTIME_MAX_AGE" envDefault:"24h" help:"flow times that are uptimes (NetFlow v1 to v9, IPFIX 21 and 22) after the header's are of before the clock wrapped, 49.7 days; those older than this are taken as wrong, and the flow has its export time"`
 	Elements         bool           `env:"ELEMENTS" envDefault:"true" help:"write what has no field of its own into elements; false saves space on the topic and loses it"`
 	Kafka            kafka.Config   `envPrefix:"KAFKA_"`
 	Topics           kafka.TopicConfig
@@ -102,6 +104,9 @@ func (c Config) Validate() error {
 		if n < 0 {
 			bad("%s=%d: want 0 (the default) or more", name, n)
 		}
+	}
+	if a := c.MaxUptimeAge; a != 0 && (a < decode.MinUptimeAge || a > decode.MaxUptimeAge) {
+		bad("UPTIME_MAX_AGE=%v: want %v to %v", a, decode.MinUptimeAge, decode.MaxUptimeAge)
 	}
 	if c.Undecoded.Keep < 0 || c.Undecoded.Keep > maxUndecodedKeep {
 		bad("UNDECODED_KEEP=%v: want 0s to %v, the topic keeps no longer", c.Undecoded.Keep, maxUndecodedKeep)

@@ -34,6 +34,7 @@ type metrics struct {
 	findings    *prometheus.GaugeVec   // exporter, finding
 	errors      *prometheus.CounterVec // exporter, cause
 	oddities    *prometheus.CounterVec // what
+	oldUptimes  *prometheus.CounterVec // exporter
 	denied      *prometheus.CounterVec // entry
 	proxied     *prometheus.CounterVec // reason
 	reloads     *prometheus.CounterVec // result
@@ -141,6 +142,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		options:       counter("options_records_total", "records of options data").WithLabelValues(),
 		errors:        counter("errors_total", "parts of datagrams that could not be decoded, by cause", "exporter", "cause"),
 		oddities:      counter("oddities_total", "values decoded in spite of their form (time_misencoded: Unix time where NTP's is asked for) or taken as unknown (sampling_unusable: a rate of zero or absurd operands)", "what"),
+		oldUptimes:    counter("old_uptimes_total", "flow times given as uptimes that lie more than UPTIME_MAX_AGE back behind a wrap of the exporter's clock: the flows have their export time", "exporter"),
 		denied:        counter("denied_datagrams_total", "datagrams dropped because the exporters file does not allow their source, by its entry", "entry"),
 		proxied:       counter("proxy_dropped_datagrams_total", "datagrams of trusted proxies that were dropped: without a header that says whose they are", "reason"),
 		reloads:       counter("exporters_file_reloads_total", "changes of the exporters file that were taken (ok) or refused (failed: the old one stays in force)", "result"),

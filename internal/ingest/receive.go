@@ -193,6 +193,9 @@ func (w *worker) outcome(res *decode.Result, x *exporter, at time.Time) {
 			r.log.Warn("flows are dropped: they take too many times the octets received", "exporter", x.addr, "flows", res.Beyond)
 		}
 	}
+	if res.OldUptimes > 0 {
+		r.metrics.oldUptimes.WithLabelValues(x.known()).Add(float64(res.OldUptimes))
+	}
 	if res.Misencoded > 0 {
 		r.metrics.oddities.WithLabelValues("time_misencoded").Add(float64(res.Misencoded))
 	}

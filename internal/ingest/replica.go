@@ -146,7 +146,7 @@ func New(c Config, d Deps) (*Replica, error) {
 
 // worker returns a worker that counts in a tally.
 func (r *Replica) worker(t *accounting.Tally) worker {
-	return worker{r: r, pack: r.pack, tally: t, known: map[netip.Addr]*exporter{}, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord}}
+	return worker{r: r, pack: r.pack, tally: t, known: map[netip.Addr]*exporter{}, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord, MaxUptimeAge: r.c.MaxUptimeAge}}
 }
 
 // Receive takes one datagram as if it had come from a socket; it waits for Run

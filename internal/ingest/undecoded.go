@@ -93,12 +93,12 @@ type lateSet struct {
 // besideFlows returns a copy of what res holds beside flows, without its buffers; nil
 // when it holds nothing else.
 func besideFlows(res *decode.Result) *decode.Result {
-	if len(res.Errors) == 0 && res.TooSmall+res.Beyond+res.Misencoded+res.BadRates+res.OptionsRecords == 0 {
+	if len(res.Errors) == 0 && res.TooSmall+res.Beyond+res.OldUptimes+res.Misencoded+res.BadRates+res.OptionsRecords == 0 {
 		return nil
 	}
 	return &decode.Result{
 		Header: res.Header, Errors: slices.Clone(res.Errors), TooSmall: res.TooSmall, Beyond: res.Beyond,
-		Misencoded: res.Misencoded, BadRates: res.BadRates, OptionsRecords: res.OptionsRecords, Exported: res.Exported,
+		OldUptimes: res.OldUptimes, Misencoded: res.Misencoded, BadRates: res.BadRates, OptionsRecords: res.OptionsRecords, Exported: res.Exported,
 	}
 }
 

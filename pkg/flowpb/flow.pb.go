@@ -47,7 +47,7 @@ const (
 	TimeSource_TIME_SOURCE_INIT_UPTIME TimeSource = 8
 	// Observation time; source: IE 322-325.
 	TimeSource_TIME_SOURCE_OBSERVATION TimeSource = 9
-	// No time in the record: export time.
+	// No time in the record, or an uptime that cannot be: export time.
 	TimeSource_TIME_SOURCE_EXPORT_TIME TimeSource = 10
 )
 

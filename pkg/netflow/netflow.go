@@ -69,6 +69,18 @@ func NewParser(t *Templates) *Parser {
 	return &Parser{templates: t, decoder: decode.Decoder{State: t.store}}
 }
 
+// SetMaxUptimeAge sets how long ago a flow time may lie that is an uptime after the
+// header's: such an uptime is of before the exporter's clock wrapped (49.7 days), or
+// wrong, and beyond the age the flow has its export time. The default, also for 0, is
+// 24 h. It returns an error for an age outside of 2 min to 1193 h.
+func (p *Parser) SetMaxUptimeAge(age time.Duration) error {
+	if age != 0 && (age < decode.MinUptimeAge || age > decode.MaxUptimeAge) {
+		return fmt.Errorf("age of uptimes %v: want %v to %v", age, decode.MinUptimeAge, decode.MaxUptimeAge)
+	}
+	p.decoder.MaxUptimeAge = age
+	return nil
+}
+
 // A Packet is what an export datagram holds. Nothing in it aliases the datagram.
 type Packet struct {
 	Version  uint16        // 1, 5, 7, 9, 10 (IPFIX)

@@ -1,6 +1,7 @@
 package netflow_test
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"net"
@@ -167,4 +168,28 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A flow at an uptime of 613 775 597 ms in a datagram of uptime 0: 2^32 ms less that
+// before the export, 42.6 days, where so much is believed.
+func TestTheAgeOfUptimesIsBounded(t *testing.T) {
+	b := []byte{0, 5, 0, 1}
+	for _, v := range []uint32{0, 1_700_000_000, 0, 1, 0, 0x0a000001, 0x0a000002, 0, 0, 1, 100, 613_775_597, 613_775_597, 0, 0x1100, 0, 0} {
+		b = binary.BigEndian.AppendUint32(b, v)
+	}
+	for age, want := range map[time.Duration]uint64{0: 1_700_000_000_000, 24 * time.Hour: 1_700_000_000_000, 1193 * time.Hour: 1_700_000_000_000 + 613_775_597 - 1<<32} {
+		p := netflow.NewParser(nil)
+		if err := p.SetMaxUptimeAge(age); err != nil {
+			t.Fatal(err)
+		}
+		packet, err := p.Parse(b, netip.MustParseAddrPort("192.0.2.1:9"), time.Unix(1_700_000_000, 0))
+		if err != nil || len(packet.Flows) != 1 || packet.Flows[0].TimeFlowStartNs != want*1e6 {
+			t.Errorf("age %v: want a flow at %d ms, got %v, %v", age, want, packet, err)
+		}
+	}
+	for _, age := range []time.Duration{-1, time.Minute, 1194 * time.Hour} {
+		if err := netflow.NewParser(nil).SetMaxUptimeAge(age); err == nil || !strings.Contains(err.Error(), "want 2m0s to 1193h0m0s") {
+			t.Errorf("age %v: want what it can be, got %v", age, err)
+		}
+	}
 }
