@@ -105,7 +105,7 @@ func udpPortFlag(f *verbFlags, name string) *uint16 {
 // uptimeAgeFlag adds --uptime-max-age, 0 when it is not given.
 func uptimeAgeFlag(f *verbFlags) *time.Duration {
 	age := new(time.Duration)
-	f.Func("uptime-max-age", "take a flow time that is an uptime after the header's, of before a wrap of the clock, for wrong when it is older than `DURATION` (default 24h; UPTIME_MAX_AGE of ingest): the flow has its export time", func(s string) (err error) {
+	f.Func("uptime-max-age", "take a flow time that is an uptime after the header's, of before a wrap of the clock, for wrong when it is older than `DURATION` (UPTIME_MAX_AGE of ingest; default: no limit): the flow has its export time", func(s string) (err error) {
 		if *age, err = time.ParseDuration(s); err != nil || *age < decode.MinUptimeAge || *age > decode.MaxUptimeAge {
 			return fmt.Errorf("%q: want %v to %v", s, decode.MinUptimeAge, decode.MaxUptimeAge)
 		}

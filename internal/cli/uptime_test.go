@@ -21,11 +21,11 @@ func TestTheAgeOfUptimesIsAsked(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"decode", "--json", "-"}, byExport},
-		{[]string{"decode", "--json", "--uptime-max-age", "1193h", "-"}, byUptime},
-		{[]string{"flows", "--json", "-"}, byExport},
-		{[]string{"flows", "--json", "--uptime-max-age", "1193h", "-"}, byUptime},
-		{[]string{"connections", "-n", "--json", "-"}, `"start_unix_ns":1700000000000000000,`},
+		{[]string{"decode", "--json", "--uptime-max-age", "24h", "-"}, byExport},
+		{[]string{"decode", "--json", "-"}, byUptime},
+		{[]string{"flows", "--json", "--uptime-max-age", "24h", "-"}, byExport},
+		{[]string{"flows", "--json", "-"}, byUptime},
+		{[]string{"connections", "-n", "--json", "--uptime-max-age", "24h", "-"}, `"start_unix_ns":1700000000000000000,`},
 		{[]string{"connections", "-n", "--json", "--uptime-max-age", "1193h", "-"}, `"start_unix_ns":1696318748301000000,`},
 	} {
 		if got := run(t, text, tt.args...); got.code != 0 || !strings.Contains(got.out, tt.want) {

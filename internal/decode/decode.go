@@ -194,7 +194,8 @@ type Decoder struct {
 	DropElements bool
 	// MaxUptimeAge is how long ago the time of a flow may lie that is an uptime after
 	// the header's: such an uptime is of before the clock wrapped (2^32 ms), or wrong.
-	// Beyond it the flow has its export time. 0 is DefaultMaxUptimeAge.
+	// Beyond it the flow has its export time. 0 means no limit, as for what reads files
+	// of flows again: they are exported days later.
 	MaxUptimeAge time.Duration
 	// MaxOctets ends the decoding of flows once Result.Buf holds so many octets;
 	// the last flow may exceed it. 0 means no limit. The readable path ignores it.

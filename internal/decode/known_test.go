@@ -469,14 +469,15 @@ func TestUptimesOfBeforeAWrapAreBelievedForADay(t *testing.T) {
 		for version, pkt := range map[int][]byte{5: v5(tt.uptime, tt.first, tt.last), 9: v9(tt.uptime, tt.first, tt.last)} {
 			t.Run(fmt.Sprintf("%s, v%d", tt.name, version), func(t *testing.T) {
 				ds := newDecoders()
+				most := max(tt.most, 24*time.Hour)
 				for _, d := range []*Decoder{ds.wire, ds.plain, ds.read} {
-					d.MaxUptimeAge = tt.most
+					d.MaxUptimeAge = most
 				}
 				if n := same(t, ds, pkt); n != 1 {
 					t.Fatalf("flows: want 1, got %d", n)
 				}
 				var r Result
-				d := &Decoder{State: newMemory(), MaxUptimeAge: tt.most}
+				d := &Decoder{State: newMemory(), MaxUptimeAge: most}
 				d.Wire(pkt, &testMeta, &r)
 				m := wireFlows(t, d, pkt)[0]
 				source := map[int]flowpb.TimeSource{5: flowpb.TimeSource_TIME_SOURCE_HEADER_UPTIME, 9: flowpb.TimeSource_TIME_SOURCE_UPTIME}[version]
@@ -514,9 +515,13 @@ func TestUptimesWithAnInitTimeAreBelievedForADay(t *testing.T) {
 				fields, octets = append(fields, 160, 8), octets+fmt.Sprintf("%016x", tt.initMs)
 			}
 			pkt := ipfixRecord(t, octets, fields...)
-			same(t, newDecoders(), pkt)
+			ds := newDecoders()
+			for _, d := range []*Decoder{ds.wire, ds.plain, ds.read} {
+				d.MaxUptimeAge = 24 * time.Hour
+			}
+			same(t, ds, pkt)
 			var r Result
-			d := &Decoder{State: newMemory()}
+			d := &Decoder{State: newMemory(), MaxUptimeAge: 24 * time.Hour}
 			d.Wire(pkt, &testMeta, &r)
 			m := wireFlows(t, d, pkt)[0]
 			at := int64(m.TimeExportNs / 1e6)

@@ -80,7 +80,7 @@ func (d *Decoder) waited(s *Set, p *Plan, r *Result, onWire bool) {
 // begin sets what the records of a datagram share.
 func (d *Decoder) begin(m *Meta, h *Header, hash uint64, onWire bool) {
 	d.ctx = context{meta: *m, header: *h, hash: hash, flowType: flowTypes[h.Version], facts: &noFacts, exporter: &noExporter}
-	d.ctx.maxAgeMs = cmp.Or(d.MaxUptimeAge, DefaultMaxUptimeAge).Milliseconds()
+	d.ctx.maxAgeMs = cmp.Or(d.MaxUptimeAge.Milliseconds(), anyAgeMs)
 	if d.Exporter != nil {
 		if x := d.Exporter(m.Exporter); x != nil {
 			d.ctx.exporter = x

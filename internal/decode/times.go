@@ -94,14 +94,15 @@ func age(uptime, t uint32) int64 {
 	return int64(d)
 }
 
-// DefaultMaxUptimeAge is the MaxUptimeAge of a Decoder that has none. MinUptimeAge and
-// MaxUptimeAge bound the others: times up to aheadMs after the header are not old, and
-// at the maximum no uptime is.
+// Bounds of Decoder.MaxUptimeAge: times up to aheadMs after the header are not old, and
+// beyond the maximum no uptime is.
 const (
-	DefaultMaxUptimeAge = 24 * time.Hour
-	MinUptimeAge        = 2 * time.Minute
-	MaxUptimeAge        = 1193 * time.Hour // 2^32 ms less aheadMs, in whole hours
+	MinUptimeAge = 2 * time.Minute
+	MaxUptimeAge = 1193 * time.Hour // 2^32 ms less aheadMs, in whole hours
 )
+
+// anyAgeMs is the age, ms, at which every uptime is believed.
+const anyAgeMs = 1 << 32
 
 // tooOld reports whether the uptime t lies after the header's, so that it can only be of
 // before a wrap of the clock, and is then older than MaxUptimeAge: it is not an uptime

@@ -72,7 +72,7 @@ func NewParser(t *Templates) *Parser {
 // SetMaxUptimeAge sets how long ago a flow time may lie that is an uptime after the
 // header's: such an uptime is of before the exporter's clock wrapped (49.7 days), or
 // wrong, and beyond the age the flow has its export time. The default, also for 0, is
-// 24 h. It returns an error for an age outside of 2 min to 1193 h.
+// no limit; 24 h suits exporters of live traffic. It returns an error for an age outside of 2 min to 1193 h.
 func (p *Parser) SetMaxUptimeAge(age time.Duration) error {
 	if age != 0 && (age < decode.MinUptimeAge || age > decode.MaxUptimeAge) {
 		return fmt.Errorf("age of uptimes %v: want %v to %v", age, decode.MinUptimeAge, decode.MaxUptimeAge)

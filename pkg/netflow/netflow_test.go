@@ -177,7 +177,7 @@ func TestTheAgeOfUptimesIsBounded(t *testing.T) {
 	for _, v := range []uint32{0, 1_700_000_000, 0, 1, 0, 0x0a000001, 0x0a000002, 0, 0, 1, 100, 613_775_597, 613_775_597, 0, 0x1100, 0, 0} {
 		b = binary.BigEndian.AppendUint32(b, v)
 	}
-	for age, want := range map[time.Duration]uint64{0: 1_700_000_000_000, 24 * time.Hour: 1_700_000_000_000, 1193 * time.Hour: 1_700_000_000_000 + 613_775_597 - 1<<32} {
+	for age, want := range map[time.Duration]uint64{0: 1_700_000_000_000 + 613_775_597 - 1<<32, 24 * time.Hour: 1_700_000_000_000, 1193 * time.Hour: 1_700_000_000_000 + 613_775_597 - 1<<32} {
 		p := netflow.NewParser(nil)
 		if err := p.SetMaxUptimeAge(age); err != nil {
 			t.Fatal(err)
