@@ -29,7 +29,7 @@ func TestScenario9OtherExportersGiveTheSameConnections(t *testing.T) {
 		// counts no MPLS labels, and gives both directions one start: the lower port answers
 		"17 10.4.4.4:6000 10.5.5.5:6001 1/136 1/96": "17 10.5.5.5:6001 10.4.4.4:6000 1/88 1/128",
 		// counts a later fragment as the first one's
-		"17 192.0.2.80:7001 10.1.1.10:7000 none 1/1420": "17 192.0.2.80:7001 10.1.1.10:7000 none 2/1640",
+		"17 10.1.1.10:7000 192.0.2.80:7001 1/1420 none": "17 10.1.1.10:7000 192.0.2.80:7001 2/1640 none",
 		"17 10.1.1.10:0 192.0.2.80:0 1/220 none":        "",
 	}
 	for _, x := range []struct {

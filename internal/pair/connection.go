@@ -209,7 +209,7 @@ func (m *Machine) connection(e *entry, at int64, final bool) *flowpb.Connection 
 			c.Responder.Port = 0
 		}
 	}
-	c.Quality = e.qualities(r.quality[:0], there, back, c.ConnState)
+	c.Quality = e.qualities(r.quality[:0], there, back)
 	r.quality = c.Quality
 	return c
 }
@@ -279,16 +279,16 @@ func interval(a, b *direction) (start, end int64) {
 }
 
 // qualities appends to list what to know before relying on the connection.
-func (e *entry) qualities(list []flowpb.Quality, there, back *direction, state flowpb.ConnState) []flowpb.Quality {
+func (e *entry) qualities(list []flowpb.Quality, there, back *direction) []flowpb.Quality {
 	q := e.quality
 	set := func(is bool, x flowpb.Quality) {
 		if is {
 			q |= bit(x)
 		}
 	}
-	oneSided := there.best == nil || back.best == nil
-	set(oneSided && !e.key.OneWay() && !group(&e.key.Lo) && !group(&e.key.Hi), flowpb.Quality_QUALITY_ONE_SIDED)
-	set(e.key.Proto == flowkey.TCP && (there.flags|back.flags)&syn == 0 && state != flowpb.ConnState_CONN_STATE_UNKNOWN, flowpb.Quality_QUALITY_MIDSTREAM)
+	set(e.oneSided(there, back), flowpb.Quality_QUALITY_ONE_SIDED)
+	flags := there.flags | back.flags
+	set(e.key.Proto == flowkey.TCP && flags != 0 && flags&syn == 0, flowpb.Quality_QUALITY_MIDSTREAM)
 	set(there.rateMax > 1 || back.rateMax > 1, flowpb.Quality_QUALITY_SAMPLED)
 	set(there.best != nil && there.rateMin == 0 || back.best != nil && back.rateMin == 0, flowpb.Quality_QUALITY_SAMPLING_UNKNOWN)
 	set(there.vantages > 1 || back.vantages > 1, flowpb.Quality_QUALITY_MULTI_VANTAGE)
@@ -298,4 +298,20 @@ func (e *entry) qualities(list []flowpb.Quality, there, back *direction, state f
 		}
 	}
 	return list
+}
+
+// oneSided reports whether a direction is missing that could have been seen: none
+// leads back from a group or from one-way ICMP.
+func (e *entry) oneSided(there, back *direction) bool {
+	seen := there
+	switch {
+	case e.key.OneWay() || there.best != nil && back.best != nil:
+		return false
+	case there.best == nil:
+		seen = back
+	}
+	if seen.toHi {
+		return !group(&e.key.Hi)
+	}
+	return !group(&e.key.Lo)
 }

@@ -571,13 +571,14 @@ func (m *Machine) complete(e *entry) bool {
 	if toHi.seen && toLo.seen && toHi.ended() && toLo.ended() {
 		return true
 	}
-	return e.noReply() && toHi.state != endOpen && toLo.state != endOpen
+	return e.noReply(toHi.seen, toLo.seen) && toHi.state != endOpen && toLo.state != endOpen
 }
 
-// noReply tells whether no further record is to be waited for: multicast and
-// broadcast, one-way ICMP, a biflow, what a firewall denied.
-func (e *entry) noReply() bool {
-	return e.key.OneWay() || group(&e.key.Lo) || group(&e.key.Hi) ||
+// noReply reports whether no further record is expected: of traffic to a multicast or
+// broadcast address that sent nothing itself, of one-way ICMP, of a biflow and of a
+// connection that a firewall denied. loSent and hiSent are the ends that sent.
+func (e *entry) noReply(loSent, hiSent bool) bool {
+	return e.key.OneWay() || !loSent && group(&e.key.Lo) || !hiSent && group(&e.key.Hi) ||
 		e.quality&(bit(flowpb.Quality_QUALITY_BIFLOW)|bit(flowpb.Quality_QUALITY_DENIED)) != 0
 }
 

@@ -5,10 +5,27 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// initiator decides who opened the connection: the first evidence that applies.
+// initiator returns the end that opened the connection and the first method that
+// names one. Evidence comes first; a connection without evidence gets a guess.
 func (m *Machine) initiator(e *entry, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo bool) {
+	if method, lo = stated(e, loHi, hiLo); method != flowpb.DirectionMethod_DIRECTION_METHOD_UNSPECIFIED {
+		return method, lo
+	}
+	// Without a SYN the connection began before the first record. A sampled
+	// direction starts with the first packet that was sampled, which can be any.
+	midstream := e.key.Proto == flowkey.TCP && (loHi.flags|hiLo.flags)&syn == 0
+	earlier, decided := m.earlier(loHi, hiLo)
+	if decided && !midstream && !sampled(loHi, hiLo) {
+		return flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, earlier
+	}
+	return m.guess(&e.key, loHi, hiLo)
+}
+
+// stated returns the initiator that addresses, exporters or single packets name,
+// and UNSPECIFIED where none does.
+func stated(e *entry, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo bool) {
 	k := &e.key
-	loGroup, hiGroup := group(&k.Lo), group(&k.Hi)
+	loGroup, hiGroup := receives(&k.Lo, loHi), receives(&k.Hi, hiLo)
 	if loGroup != hiGroup {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_MULTICAST, hiGroup
 	}
@@ -24,39 +41,56 @@ func (m *Machine) initiator(e *entry, loHi, hiLo *direction) (method flowpb.Dire
 		}
 	}
 	if k.Proto == flowkey.TCP {
-		if a, b := loHi.flags&(syn|ack) == syn, hiLo.flags&(syn|ack) == syn; a != b {
-			return flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, a
-		}
-		if answered := e.opener.answered(); answered == loAnswered || answered == hiAnswered {
-			return flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, answered == hiAnswered
-		}
+		return handshake(e.opener.answered(), loHi, hiLo)
 	}
-	// Without a SYN the connection began before the first record. A sampled
-	// direction starts with the first packet that was sampled, which can be any.
-	midstream := k.Proto == flowkey.TCP && (loHi.flags|hiLo.flags)&syn == 0
-	sampled := sampled(loHi, hiLo)
-	earlier, decided := m.earlier(loHi, hiLo)
-	if decided && !midstream && !sampled {
-		return flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, earlier
+	return flowpb.DirectionMethod_DIRECTION_METHOD_UNSPECIFIED, false
+}
+
+// receives reports whether a is a multicast or broadcast address that sent nothing
+// in from, its direction. Neither may be a source address (RFC 1122 section 3.2.1.3,
+// RFC 4291 section 2.7): one that sends was forged or anonymised and names no group.
+func receives(a *[16]byte, from *direction) bool { return from.best == nil && group(a) }
+
+// handshake returns the sender of a TCP connection's first SYN. The strongest
+// evidence is a SYN without ACK, then a SYN+ACK of one packet. Where both
+// directions were seen and every packet counted, a SYN of one side alone, with
+// ACK, answers a SYN that was not seen.
+func handshake(answered int8, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo bool) {
+	if a, b := loHi.flags&(syn|ack) == syn, hiLo.flags&(syn|ack) == syn; a != b {
+		return flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, a
 	}
-	if flowkey.HasPorts(k.Proto) {
+	if answered == loAnswered || answered == hiAnswered {
+		return flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, answered == hiAnswered
+	}
+	if loHi.best != nil && hiLo.best != nil && !sampled(loHi, hiLo) && (loHi.flags^hiLo.flags)&syn != 0 {
+		return flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, hiLo.flags&syn != 0
+	}
+	return flowpb.DirectionMethod_DIRECTION_METHOD_UNSPECIFIED, false
+}
+
+// guess returns the likelier initiator of a connection without evidence. A side
+// that alone was seen is likelier than the owner of the higher port. Sampling
+// reverses that: which directions have a sampled packet is chance.
+func (m *Machine) guess(k *stateKey, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo bool) {
+	ports := flowkey.HasPorts(k.Proto)
+	if ports {
 		if a, b := m.service(k.Proto, k.LoPort), m.service(k.Proto, k.HiPort); a != b {
-			return flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT, b
+			return flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT, b > a
 		}
 	}
-	if decided && !sampled {
-		return flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, earlier
-	}
-	if flowkey.HasPorts(k.Proto) && k.LoPort != k.HiPort {
+	if sampled(loHi, hiLo) && ports && k.LoPort != k.HiPort {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT, k.LoPort > k.HiPort
 	}
-	if decided {
+	if earlier, decided := m.earlier(loHi, hiLo); decided {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, earlier
 	}
 	if (loHi.best == nil) != (hiLo.best == nil) {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER, loHi.best != nil
 	}
-	return flowpb.DirectionMethod_DIRECTION_METHOD_ARBITRARY, true
+	if ports && k.LoPort != k.HiPort {
+		return flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT, k.LoPort > k.HiPort
+	}
+	return flowpb.DirectionMethod_DIRECTION_METHOD_ARBITRARY, loHi.start <= hiLo.start
 }
 
 // sampled reports whether a record of either direction counts one packet of several.
@@ -143,12 +177,29 @@ func (m *Machine) earlier(loHi, hiLo *direction) (lo, decided bool) {
 	return d > 0, d >= tol || -d >= tol
 }
 
-// service tells whether port is one that services listen on.
-func (m *Machine) service(proto uint8, port uint16) bool {
-	if port == 0 {
-		return false
+// The ranks of a port as a service's.
+const (
+	opens     = iota - 1 // FTP servers open data connections from it, RFC 959 section 3.2
+	noService            // also an ephemeral port
+	registered
+	system // RFC 6335 section 6
+)
+
+// service returns the rank of port. A registered port may be an ephemeral one: it
+// does not outweigh a system port.
+func (m *Machine) service(proto uint8, port uint16) int {
+	const ftpData = 20
+	switch {
+	case port == 0:
+		return noService
+	case port == ftpData && proto == flowkey.TCP:
+		return opens
+	case port < 1024:
+		return system
+	case port < 32768 && m.c.Service != nil && m.c.Service(proto, port):
+		return registered
 	}
-	return port < 1024 || port < 32768 && m.c.Service != nil && m.c.Service(proto, port)
+	return noService
 }
 
 // request tells whether an ICMP type asks: echo, timestamp, information, address
@@ -168,13 +219,18 @@ func request(proto uint8, typ uint16) bool {
 	return false
 }
 
-// connState is the TCP state by the OR of the flags, in Zeek's words; o is the
-// initiator's direction. A state that rests on a packet that was not seen is unknown
-// where packets are sampled.
+// connState returns the TCP state in Zeek's words, from the OR of each direction's
+// flags; o is the initiator's direction. A state that rests on a packet that was not
+// seen is UNKNOWN where packets are sampled.
 func connState(e *entry, o, r *direction) flowpb.ConnState {
-	state := connStateOfAll(e, o, r)
-	if e.key.Proto != flowkey.TCP || !sampled(o, r) || denied(e, o, r) ||
-		state == flowpb.ConnState_CONN_STATE_SF || state == flowpb.ConnState_CONN_STATE_RSTO ||
+	if denied(e, o, r) {
+		return flowpb.ConnState_CONN_STATE_REJ
+	}
+	if e.key.Proto != flowkey.TCP {
+		return flowpb.ConnState_CONN_STATE_UNSPECIFIED
+	}
+	state := tcpState(o, r)
+	if !sampled(o, r) || state == flowpb.ConnState_CONN_STATE_SF || state == flowpb.ConnState_CONN_STATE_RSTO ||
 		state == flowpb.ConnState_CONN_STATE_RSTR || state == flowpb.ConnState_CONN_STATE_OTH {
 		return state
 	}
@@ -186,52 +242,51 @@ func denied(e *entry, o, r *direction) bool {
 	return e.quality&bit(flowpb.Quality_QUALITY_DENIED) != 0 && o.packets|r.packets|o.octets|r.octets == 0
 }
 
-// connStateOfAll is connState where every packet is counted.
-func connStateOfAll(e *entry, o, r *direction) flowpb.ConnState {
-	if denied(e, o, r) {
-		return flowpb.ConnState_CONN_STATE_REJ
-	}
-	if e.key.Proto != flowkey.TCP {
-		return flowpb.ConnState_CONN_STATE_UNSPECIFIED
-	}
+// tcpState returns the state of a connection of which every packet is counted. The
+// OR of flags has no order: a FIN counts as sent before a RST, the last packet of
+// most connections. A missing SYN makes a difference only in what no FIN of both
+// sides closed: metering may have begun after it.
+func tcpState(o, r *direction) flowpb.ConnState {
 	of, rf := o.flags, r.flags
+	opened := of&syn != 0 || of&ack != 0 && rf&syn != 0 // the initiator's part of the handshake
 	switch {
 	case of|rf == 0:
 		return flowpb.ConnState_CONN_STATE_UNKNOWN
-	case (of|rf)&syn == 0:
-		return flowpb.ConnState_CONN_STATE_OTH
-	case r.best == nil:
-		switch {
-		case of&rst != 0:
-			return flowpb.ConnState_CONN_STATE_RSTOS0
-		case of&fin != 0:
-			return flowpb.ConnState_CONN_STATE_SH
-		case of&ack == 0:
-			return flowpb.ConnState_CONN_STATE_S0
-		}
-		return flowpb.ConnState_CONN_STATE_OTH
-	case o.best == nil:
-		switch {
-		case rf&rst != 0:
-			return flowpb.ConnState_CONN_STATE_RSTRH
-		case rf&fin != 0:
-			return flowpb.ConnState_CONN_STATE_SHR
-		}
-		return flowpb.ConnState_CONN_STATE_OTH
-	case rf&syn == 0 && rf&rst != 0:
-		return flowpb.ConnState_CONN_STATE_REJ
-	case of&syn == 0 || rf&syn == 0:
-		return flowpb.ConnState_CONN_STATE_OTH
-	case of&rst != 0:
-		return flowpb.ConnState_CONN_STATE_RSTO
-	case rf&rst != 0:
-		return flowpb.ConnState_CONN_STATE_RSTR
 	case of&rf&fin != 0:
 		return flowpb.ConnState_CONN_STATE_SF
-	case of&fin != 0:
+	case rf&rst != 0:
+		return resetByResponder(of, rf, opened)
+	case of&rst != 0 && rf&(syn|fin) != 0:
+		return flowpb.ConnState_CONN_STATE_RSTO
+	case of&(syn|rst|ack|fin) == syn|rst:
+		return flowpb.ConnState_CONN_STATE_RSTOS0
+	case of&rst != 0:
+		return flowpb.ConnState_CONN_STATE_OTH
+	case of&fin != 0 && rf&syn != 0:
 		return flowpb.ConnState_CONN_STATE_S2
-	case rf&fin != 0:
+	case of&fin != 0:
+		return flowpb.ConnState_CONN_STATE_SH
+	case rf&fin != 0 && opened:
 		return flowpb.ConnState_CONN_STATE_S3
+	case rf&fin != 0:
+		return flowpb.ConnState_CONN_STATE_SHR
+	case rf&syn != 0 && opened:
+		return flowpb.ConnState_CONN_STATE_S1
+	case of&syn != 0 && r.best == nil:
+		return flowpb.ConnState_CONN_STATE_S0
 	}
-	return flowpb.ConnState_CONN_STATE_S1
+	return flowpb.ConnState_CONN_STATE_OTH
+}
+
+// resetByResponder returns the state of a connection that the responder reset; of
+// and rf are both directions' flags. Both sides reset an attempt that never carried
+// data; PSH stands for data, which flags do not show.
+func resetByResponder(of, rf uint16, opened bool) flowpb.ConnState {
+	switch {
+	case of&rst != 0 && (of|rf)&psh == 0, of&syn != 0 && of&(fin|rst) == 0 && rf&syn == 0:
+		return flowpb.ConnState_CONN_STATE_REJ
+	case of&(fin|rst) == 0 && !opened:
+		return flowpb.ConnState_CONN_STATE_RSTRH
+	}
+	return flowpb.ConnState_CONN_STATE_RSTR
 }

@@ -2,6 +2,7 @@ package pair
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"weir/pkg/flowpb"
@@ -44,8 +45,8 @@ func TestSampledUDPIsDecidedByThePortNotByTheStart(t *testing.T) {
 }
 
 func TestSYNAndACKOfOnePacketIsEvidenceOfTheResponder(t *testing.T) {
-	// A record of ten packets from the client, and one of the server's. The server's
-	// port is no service and the higher one, and its record starts first.
+	// A record of ten packets from the client without SYN, and one of the server's. The
+	// server's port is no service and the higher one, and its record starts first.
 	const server = 45000
 	for _, tt := range []struct {
 		name    string
@@ -58,8 +59,10 @@ func TestSYNAndACKOfOnePacketIsEvidenceOfTheResponder(t *testing.T) {
 		{"one packet, sampled", syn | ack, 1, 1000, flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, server},
 		{"one packet, not sampled", syn | ack, 1, 1, flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, server},
 		{"the OR of several packets, sampled", syn | ack, 3, 1000, flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT, 40000},
-		{"the OR of several packets, not sampled", syn | ack, 3, 1, flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, 40000},
+		{"the OR of several packets, not sampled", syn | ack, 3, 1, flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, server},
 		{"one packet with data, sampled", syn | psh | ack, 1, 1000, flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT, 40000},
+		{"the OR of several packets with data, not sampled", syn | psh | ack, 3, 1, flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, server},
+		{"no SYN, not sampled", psh | ack, 3, 1, flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, 40000},
 		{"one packet with FIN, sampled", syn | ack | fin, 1, 1000, flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT, 40000},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -146,6 +149,9 @@ func TestAConnectionStateIsUnknownWhereThePacketMayNotBeSampled(t *testing.T) {
 		{"reset by the initiator", syn | ack | rst, syn | ack, flowpb.ConnState_CONN_STATE_RSTO, true},
 		{"reset by the responder", syn | ack, syn | ack | rst, flowpb.ConnState_CONN_STATE_RSTR, true},
 		{"no SYN", ack, ack, flowpb.ConnState_CONN_STATE_OTH, true},
+		{"no SYN, closed by both", ack | fin, ack | fin, flowpb.ConnState_CONN_STATE_SF, true},
+		{"no SYN, closed by the initiator", ack | fin, ack, flowpb.ConnState_CONN_STATE_SH, false},
+		{"the initiator's SYN is missing", ack, syn | ack, flowpb.ConnState_CONN_STATE_S1, false},
 	} {
 		for _, rates := range [][2]uint64{{1, 1}, {0, 0}, {100, 100}, {100, 1}, {1, 100}} {
 			x := converse(t, testConfig)
@@ -166,6 +172,157 @@ func TestAConnectionStateIsUnknownWhereThePacketMayNotBeSampled(t *testing.T) {
 			}
 			if c := x.ended(1)[0]; c.ConnState != want {
 				t.Errorf("%s, rates %v: want %v, got %v", tt.name, rates, want, c.ConnState)
+			}
+		}
+	}
+}
+
+// ports is a record of 10.0.0.5:src to 192.0.2.80:dst.
+func ports(src, dst uint32) func(m *flowpb.FlowMessage) {
+	return func(m *flowpb.FlowMessage) { m.SrcPort, m.DstPort = src, dst }
+}
+
+// Who opened a connection of which one direction was seen, or of which both began
+// together. 10.0.0.5 is the sender of the first record.
+func TestTheInitiatorOfAConnectionWithoutEvidence(t *testing.T) {
+	const (
+		sender = "10.0.0.5"
+		other  = "192.0.2.80"
+		udp    = 17
+		tcp    = 6
+	)
+	c := testConfig
+	c.Service = func(_ uint8, port uint16) bool { return port == 5060 || port == 20000 }
+	for _, tt := range []struct {
+		name      string
+		proto     uint32
+		flags     uint32
+		src, dst  uint32
+		both      bool
+		rate      uint64
+		initiator string
+		by        flowpb.DirectionMethod
+	}{
+		{"high ports, to the higher", udp, 0, 40000, 50000, false, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER},
+		{"high ports, to the lower", udp, 0, 50000, 40000, false, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER},
+		{"high ports, the rate is unknown", udp, 0, 40000, 50000, false, 0, sender, flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER},
+		{"a later fragment of the same datagram", udp, 0, 0, 0, false, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER},
+		{"high ports, TCP without SYN", tcp, ack | psh, 40000, 50000, false, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER},
+		{"TCP, a SYN from the lower port", tcp, syn, 40000, 50000, false, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN},
+		{"TCP, a SYN+ACK from the higher port", tcp, syn | ack, 50000, 40000, false, 1, other, flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN},
+		{"high ports, sampled", udp, 0, 40000, 50000, false, 10, other, flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT},
+		{"one high port, sampled", udp, 0, 40000, 40000, false, 10, sender, flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER},
+		{"high ports, both seen", udp, 0, 40000, 50000, true, 1, other, flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT},
+		{"from a service", udp, 0, 443, 40000, false, 1, other, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"from a registered service", udp, 0, 5060, 40000, false, 1, other, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"between system ports", udp, 0, 53, 123, false, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER},
+		{"between registered ports", udp, 0, 5060, 20000, false, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER},
+		{"between system ports, both seen", udp, 0, 53, 123, true, 1, other, flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT},
+		{"a registered port to a system port", tcp, ack, 20000, 80, false, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"a registered port to a system port, both seen", tcp, ack, 20000, 80, true, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"a system port to a registered port", udp, 0, 80, 20000, false, 1, other, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"FTP data", tcp, syn | ack, 20, 40000, true, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"port 20 of UDP", udp, 0, 20, 40000, true, 1, other, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, exchanged := range []bool{false, true} { // the order of the addresses does not matter
+				x := converse(t, c)
+				for _, back := range []bool{false, true}[:1+btoi(tt.both)] {
+					x.flow(func(m *flowpb.FlowMessage) {
+						ports(tt.src, tt.dst)(m)
+						m.Proto, m.TcpFlags, m.SamplingRate, m.Packets = tt.proto, tt.flags, tt.rate, 9
+						if tt.flags == syn|ack && !tt.both {
+							m.Packets = 1
+						}
+						if exchanged {
+							m.SrcAddr, m.DstAddr = m.DstAddr, m.SrcAddr
+						}
+						if back {
+							turned(m)
+						}
+					})
+				}
+				want := tt.initiator
+				if exchanged {
+					want = map[string]string{sender: other, other: sender}[want]
+				}
+				if c := x.ended(1)[0]; !slices.Equal(c.Initiator.Address, ip(want)) || c.DirectionMethod != tt.by {
+					t.Errorf("want %s by %v, got %v by %v", want, tt.by, c.Initiator, c.DirectionMethod)
+				}
+			}
+		})
+	}
+}
+
+// Where nothing decides, the direction that seems to begin first is the better guess.
+func TestAnArbitraryInitiatorIsTheOneThatSeemsToBeginFirst(t *testing.T) {
+	for _, first := range []string{"10.0.0.5", "192.0.2.80"} {
+		x := converse(t, testConfig)
+		for _, back := range []bool{false, true} {
+			x.flow(func(m *flowpb.FlowMessage) {
+				ports(123, 123)(m)
+				m.Proto, m.TcpFlags, m.TimeResolutionUs = 17, 0, 1_000_000
+				if back {
+					turned(m)
+				}
+				if !slices.Equal(m.SrcAddr, ip(first)) {
+					m.TimeFlowStartNs += 20e6
+				}
+			})
+		}
+		c := x.ended(1)[0]
+		if !slices.Equal(c.Initiator.Address, ip(first)) || c.DirectionMethod != flowpb.DirectionMethod_DIRECTION_METHOD_ARBITRARY {
+			t.Errorf("want %s by ARBITRARY, got %v by %v", first, c.Initiator, c.DirectionMethod)
+		}
+	}
+}
+
+// A multicast or broadcast address must not be a source (RFC 1122 section 3.2.1.3,
+// RFC 4291 section 2.7): one that sends stands for a forged or anonymised host, so
+// replies are possible and other evidence says who opened the connection.
+func TestAMulticastAddressThatSendsIsNoGroup(t *testing.T) {
+	const host = "10.0.0.5"
+	for _, group := range []string{"230.1.2.3", "255.255.255.255", "ff02::fb"} {
+		host := host
+		if len(ip(group)) == 16 {
+			host = "fe80::5"
+		}
+		toGroup := func(m *flowpb.FlowMessage) { m.SrcAddr, m.DstAddr = ip(host), ip(group) }
+		fromGroup := func(m *flowpb.FlowMessage) { toGroup(m); turned(m) }
+		udp := func(m *flowpb.FlowMessage) { m.Proto, m.TcpFlags = 17, 0 }
+		for _, tt := range []struct {
+			name      string
+			flows     []func(m *flowpb.FlowMessage)
+			initiator string
+			by        flowpb.DirectionMethod
+			oneSided  bool
+			reported  int64 // s
+		}{
+			{"a receiver alone", []func(m *flowpb.FlowMessage){toGroup}, host, flowpb.DirectionMethod_DIRECTION_METHOD_MULTICAST, false, 15},
+			{"a sender alone", []func(m *flowpb.FlowMessage){func(m *flowpb.FlowMessage) { fromGroup(m); udp(m); ports(40000, 50000)(m) }},
+				group, flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER, true, 85},
+			{"a sender alone, from a service", []func(m *flowpb.FlowMessage){func(m *flowpb.FlowMessage) { fromGroup(m); udp(m) }},
+				host, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT, true, 85},
+			{"the address of a TCP client", []func(m *flowpb.FlowMessage){
+				func(m *flowpb.FlowMessage) { fromGroup(m); ports(40000, 50000)(m); m.TcpFlags = syn },
+				func(m *flowpb.FlowMessage) { toGroup(m); ports(50000, 40000)(m); m.TcpFlags = rst | ack },
+			}, group, flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, false, 15},
+			{"both send, the host first", []func(m *flowpb.FlowMessage){
+				func(m *flowpb.FlowMessage) { toGroup(m); udp(m) },
+				func(m *flowpb.FlowMessage) { fromGroup(m); udp(m); m.TimeFlowStartNs += 50e6 },
+			}, host, flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, false, 85},
+		} {
+			x := converse(t, testConfig)
+			for _, set := range tt.flows {
+				x.flow(func(m *flowpb.FlowMessage) { m.TcpFlags = syn | ack; m.Packets = 2; set(m) })
+			}
+			if len(tt.flows) == 1 && tt.reported == 15 { // unknown end: a reply is not awaited
+				x.m.Advance(15e9)
+			}
+			c := x.ended(1)[0]
+			if !slices.Equal(c.Initiator.Address, ip(tt.initiator)) || c.DirectionMethod != tt.by ||
+				has(c, flowpb.Quality_QUALITY_ONE_SIDED) != tt.oneSided || c.EmittedUnixNs != tt.reported*1e9 {
+				t.Errorf("%s, %s: want %s by %v, one-sided %v, reported at %d s; got %v", group, tt.name, tt.initiator, tt.by, tt.oneSided, tt.reported, c)
 			}
 		}
 	}

@@ -145,7 +145,7 @@ func (r *reference) complete(c *refConn) bool {
 	case aSeen && bSeen && a >= 2 && b >= 2:
 		return true
 	}
-	noReply := biflow || k.Lo[12]>>4 == 14 || k.Hi[12]>>4 == 14 // 224.0.0.0/4
+	noReply := biflow || !aSeen && k.Lo[12]>>4 == 14 || !bSeen && k.Hi[12]>>4 == 14 // 224.0.0.0/4 that does not send
 	return noReply && a != 1 && b != 1
 }
 

@@ -93,29 +93,32 @@ func (EmitReason) EnumDescriptor() ([]byte, []int) {
 	return file_weir_v1_connection_proto_rawDescGZIP(), []int{0}
 }
 
-// What decided who is the initiator; pairing order, strongest first.
+// The method that found the initiator: the first that applies (docs/connections.md). MULTICAST to TCP_SYN are evidence; FIRST_SEEN is
+// evidence, with quality MIDSTREAM or SAMPLED a guess; the others are guesses.
 type DirectionMethod int32
 
 const (
 	// Never written.
 	DirectionMethod_DIRECTION_METHOD_UNSPECIFIED DirectionMethod = 0
-	// The multicast or broadcast address is the responder.
+	// A multicast or broadcast address that sends nothing is the responder.
 	DirectionMethod_DIRECTION_METHOD_MULTICAST DirectionMethod = 1
 	// The exporter says so.
 	DirectionMethod_DIRECTION_METHOD_EXPORTER DirectionMethod = 2
 	// The ICMP request's sender, one-way: the sender.
 	DirectionMethod_DIRECTION_METHOD_ICMP DirectionMethod = 3
-	// Exactly one direction has SYN and no ACK, else exactly one has a record of one packet with SYN and ACK (the responder's).
+	// Exactly one direction has SYN and no ACK; else exactly one has a record of one packet with SYN and ACK, or, both seen and unsampled,
+	// a SYN: the responder's.
 	DirectionMethod_DIRECTION_METHOD_TCP_SYN DirectionMethod = 4
-	// One direction starts earlier than the clocks' tolerance. Of sampled records only where no port decides.
+	// One direction starts earlier than the clocks' tolerance. Of TCP without a SYN only where no service port decides, of sampled
+	// records only where no port does.
 	DirectionMethod_DIRECTION_METHOD_FIRST_SEEN DirectionMethod = 5
-	// Exactly one port is a known service.
+	// One port is more of a service: below 1024, else registered below 32768. It responds.
 	DirectionMethod_DIRECTION_METHOD_SERVICE_PORT DirectionMethod = 6
-	// The lower port responds.
+	// The lower port responds. Only where both sides were seen or a side is sampled.
 	DirectionMethod_DIRECTION_METHOD_LOWER_PORT DirectionMethod = 7
-	// Only one side was seen.
+	// The only side that was seen.
 	DirectionMethod_DIRECTION_METHOD_ONLY_SENDER DirectionMethod = 8
-	// Nothing decides: the lower endpoint.
+	// Nothing decides: the side that starts earlier within the tolerance, else the lower endpoint.
 	DirectionMethod_DIRECTION_METHOD_ARBITRARY DirectionMethod = 9
 )
 
@@ -174,37 +177,37 @@ func (DirectionMethod) EnumDescriptor() ([]byte, []int) {
 	return file_weir_v1_connection_proto_rawDescGZIP(), []int{1}
 }
 
-// TCP state from the OR of the flags; Zeek's vocabulary (conn_state).
+// TCP state from the OR of each direction's flags; Zeek's vocabulary (conn_state). docs/connections.md has the table.
 type ConnState int32
 
 const (
 	// Not TCP.
 	ConnState_CONN_STATE_UNSPECIFIED ConnState = 0
-	// SYN without ACK, no reply.
+	// SYN from the originator, no reply seen. With ACK in the originator's flags there was one.
 	ConnState_CONN_STATE_S0 ConnState = 1
-	// Both SYN, no FIN or RST.
+	// Both SYN, or the responder's and the originator's ACK; no FIN or RST.
 	ConnState_CONN_STATE_S1 ConnState = 2
 	// As S1, FIN from the originator only.
 	ConnState_CONN_STATE_S2 ConnState = 3
 	// As S1, FIN from the responder only.
 	ConnState_CONN_STATE_S3 ConnState = 4
-	// Both SYN, both FIN.
+	// Both FIN.
 	ConnState_CONN_STATE_SF ConnState = 5
-	// SYN, answered by RST without SYN; any protocol: denied by a firewall.
+	// SYN, answered by RST without SYN; both RST without data; any protocol: denied by a firewall.
 	ConnState_CONN_STATE_REJ ConnState = 6
 	// Established, RST from the originator.
 	ConnState_CONN_STATE_RSTO ConnState = 7
 	// Established, RST from the responder.
 	ConnState_CONN_STATE_RSTR ConnState = 8
-	// SYN then RST from the originator, no reply.
+	// SYN then RST from the originator, no SYN from the responder.
 	ConnState_CONN_STATE_RSTOS0 ConnState = 9
-	// SYN-ACK then RST from the responder, no SYN seen.
+	// RST from the responder, no SYN from the originator.
 	ConnState_CONN_STATE_RSTRH ConnState = 10
-	// SYN then FIN from the originator, no reply.
+	// FIN from the originator, no SYN from the responder.
 	ConnState_CONN_STATE_SH ConnState = 11
-	// SYN-ACK then FIN from the responder, no SYN seen.
+	// FIN from the responder, no SYN from the originator.
 	ConnState_CONN_STATE_SHR ConnState = 12
-	// No SYN seen.
+	// None of the others: midstream traffic that nobody closed.
 	ConnState_CONN_STATE_OTH ConnState = 13
 	// The exporter reports no flags, or packets were sampled and the state would rest on one that was not seen.
 	ConnState_CONN_STATE_UNKNOWN ConnState = 14

@@ -1,6 +1,6 @@
 // Package pairmodel is a slow reference model of pairing, written from docs/connections.md and not from
 // internal/pair: it keeps every record in plain lists and computes each connection from them. It knows
-// neither evictions nor interim reports, and says nothing of names, initiators or qualities.
+// neither evictions nor interim reports, and says nothing of names or qualities.
 package pairmodel
 
 import (
@@ -21,6 +21,8 @@ type Config struct {
 	TCPPause                       time.Duration
 	ClockSkew, MaxClockSkew        time.Duration
 	ActiveTimeout, InactiveTimeout time.Duration
+	// Registered reports whether IANA names a service of the port. Nil: of none.
+	Registered func(proto uint8, port uint16) bool
 }
 
 // An End is one end of a conversation: a 16-octet address (IPv4 v4-mapped) and a port, or the ICMP type.
@@ -50,6 +52,11 @@ type Direction struct {
 	Records, Vantages                      uint32
 	Flags                                  uint32
 	Start, End                             int64
+
+	sampled          bool   // one packet of several in any record that counts
+	exporter         string // of the strongest vantage
+	datagram         uint64 // of the record that began first
+	resolution, fine int64  // of the clock; between records of one datagram
 }
 
 // A Connection is what its last report says; a direction that was not seen is nil.
@@ -57,12 +64,16 @@ type Connection struct {
 	Conversation
 	FirstReceived int64
 	ToHi, ToLo    *Direction
+	LoInitiates   bool
+	Method        flowpb.DirectionMethod
+	State         flowpb.ConnState
 }
 
 // String describes all of c in one line.
 func (c *Connection) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "proto %d %v %v first %s", c.Proto, c.Lo, c.Hi, time.Unix(0, c.FirstReceived).UTC().Format("15:04:05.000"))
+	fmt.Fprintf(&b, " lo initiates %v by %v state %v", c.LoInitiates, c.Method, c.State)
 	for i, d := range []*Direction{c.ToHi, c.ToLo} {
 		if d != nil {
 			fmt.Fprintf(&b, " %s{octets=%d packets=%d octets_est=%d packets_est=%d records=%d vantages=%d flags=%#x from %s for %v}", []string{">", "<"}[i],
@@ -104,6 +115,7 @@ type record struct {
 	resolution   int64
 	flags        uint32 // of both directions
 	biflow       bool
+	word         flowpb.BiflowDirection // the exporter's: who initiates, lo being the source
 	parts        []part
 }
 
@@ -118,6 +130,8 @@ type part struct {
 	vantage, exporter          string
 	exporterAddr               []byte
 	domain, interfaceDirection uint32
+	datagram                   uint64
+	resolution, fine           int64
 }
 
 // ended says how a direction stands.
@@ -136,6 +150,7 @@ const (
 	syn = 0x02
 	rst = 0x04
 	psh = 0x08
+	ack = 0x10
 )
 
 // Add takes the next record of the partition. It returns false for a record that cannot be paired and for
@@ -188,10 +203,19 @@ func (m *Model) Add(f *flowpb.FlowMessage) bool {
 func (m *Model) Connections() []*Connection {
 	var out []*Connection
 	for _, c := range m.conns {
-		out = append(out, &Connection{
+		x := &Connection{
 			Conversation: c.Conversation, FirstReceived: c.first,
 			ToHi: m.direction(c, true), ToLo: m.direction(c, false),
-		})
+		}
+		x.Method, x.LoInitiates = m.initiator(c, x.ToHi, x.ToLo)
+		if x.Proto == 6 {
+			if x.LoInitiates {
+				x.State = state(x.ToHi, x.ToLo)
+			} else {
+				x.State = state(x.ToLo, x.ToHi)
+			}
+		}
+		out = append(out, x)
 	}
 	return out
 }
@@ -341,7 +365,7 @@ func (m *Model) nearest(conns []*connection, x interval, r *record) (best *conne
 func (c *connection) complete() bool {
 	there, thereSeen := c.standing(true)
 	back, backSeen := c.standing(false)
-	reset, noReply := false, c.oneWay()
+	reset, noReply := false, c.oneWay() || isGroup(c.Lo) && !thereSeen || isGroup(c.Hi) && !backSeen
 	for _, r := range c.records {
 		reset = reset || c.Proto == 6 && r.flags&rst != 0
 		noReply = noReply || r.biflow
@@ -370,14 +394,14 @@ func (c *connection) standing(toHi bool) (state ended, seen bool) {
 	return state, seen
 }
 
-// oneWay is true for multicast, broadcast and ICMP that nothing answers.
+// isGroup is true for multicast and broadcast addresses.
+func isGroup(e End) bool {
+	a := netip.AddrFrom16(e.Addr).Unmap()
+	return a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+// oneWay is true for ICMP that nothing answers.
 func (c *Conversation) oneWay() bool {
-	for _, e := range []End{c.Lo, c.Hi} {
-		a := netip.AddrFrom16(e.Addr).Unmap()
-		if a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
-			return true
-		}
-	}
 	if c.Proto != 1 && c.Proto != 58 {
 		return false
 	}
@@ -407,9 +431,14 @@ func (m *Model) direction(c *connection, toHi bool) *Direction {
 		i := slices.IndexFunc(all, func(s *sighting) bool { return s.vantage == p.vantage })
 		if i < 0 {
 			i = len(all)
-			all = append(all, &sighting{part: p, d: Direction{Start: p.start, End: p.end}})
+			all = append(all, &sighting{part: p, d: Direction{Start: p.start, End: p.end, datagram: p.datagram, fine: p.fine}})
 		}
 		s := all[i]
+		if p.start < s.d.Start {
+			s.d.datagram, s.d.fine = p.datagram, p.fine
+		}
+		s.d.sampled = s.d.sampled || p.rate > 1
+		s.d.resolution = max(s.d.resolution, p.resolution)
 		if p.rate != 1 {
 			s.sampled = 1
 		}
@@ -441,8 +470,13 @@ func (m *Model) direction(c *connection, toHi bool) *Direction {
 			continue
 		}
 		if len(counted) == 0 {
-			out.Start, out.End = s.d.Start, s.d.End
+			out.Start, out.End, out.exporter = s.d.Start, s.d.End, s.exporter
 		}
+		if s.d.Start <= out.Start {
+			out.datagram, out.fine = s.d.datagram, s.d.fine
+		}
+		out.sampled = out.sampled || s.d.sampled
+		out.resolution = max(out.resolution, s.d.resolution)
 		counted = append(counted, s.d)
 		out.Octets, out.OctetsEst = out.Octets+s.d.Octets, out.OctetsEst+s.d.OctetsEst
 		out.Packets, out.PacketsEst = out.Packets+s.d.Packets, out.PacketsEst+s.d.PacketsEst

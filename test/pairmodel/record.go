@@ -34,6 +34,10 @@ func (m *Model) record(f *flowpb.FlowMessage) (r *record, ok bool) {
 	if r.start > r.end {
 		r.start, r.end = r.end, r.start
 	}
+	fine := r.resolution
+	if f.TimeSource == flowpb.TimeSource_TIME_SOURCE_UPTIME {
+		fine = int64(time.Millisecond) // of the uptimes, which one header makes instants
+	}
 	shift := r.received - export
 	if export == 0 || max(shift, -shift) <= int64(m.c.MaxClockSkew) {
 		shift = 0
@@ -43,12 +47,14 @@ func (m *Model) record(f *flowpb.FlowMessage) (r *record, ok bool) {
 	}
 	var srcIsLo bool
 	r.conversation, srcIsLo = conversation(f, src, dst)
+	r.word = word(f, srcIsLo)
 	add := func(toHi bool, octets, packets uint64, flags uint32, start, end int64) {
 		r.flags |= flags
 		r.parts = append(r.parts, part{
 			toHi: toHi, total: f.FirewallEvent == teardown && f.Biflow, octets: octets, packets: packets, rate: f.SamplingRate, flags: flags, start: start, end: end,
 			ended: m.ended(f, r, flags, export), vantage: r.vantage, exporter: r.exporter,
 			exporterAddr: exporter[:], domain: f.ObservationDomainId, interfaceDirection: uint32(f.FlowDirection),
+			datagram: f.DatagramHash, resolution: r.resolution, fine: fine,
 		})
 	}
 	add(srcIsLo, f.Bytes, f.Packets, f.TcpFlags, r.start, r.end)
@@ -60,6 +66,22 @@ func (m *Model) record(f *flowpb.FlowMessage) (r *record, ok bool) {
 		add(!srcIsLo, f.ReverseBytes, f.ReversePackets, f.ReverseTcpFlags, start, end)
 	}
 	return r, true
+}
+
+// word returns who initiates by the exporter's word, lo being the source: its biflowDirection, or a firewall's
+// event, whose source is the initiator.
+func word(f *flowpb.FlowMessage, srcIsLo bool) flowpb.BiflowDirection {
+	const source, destination = flowpb.BiflowDirection_BIFLOW_DIRECTION_INITIATOR, flowpb.BiflowDirection_BIFLOW_DIRECTION_REVERSE_INITIATOR
+	w := f.BiflowDirection
+	if w != source && w != destination {
+		if w = 0; f.FirewallEvent != 0 && f.Biflow {
+			w = source
+		}
+	}
+	if !srcIsLo && w != 0 {
+		w = source + destination - w
+	}
+	return w
 }
 
 // conversation returns the ends in order: of a translated conversation the side that has a private address.

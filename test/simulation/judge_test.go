@@ -151,7 +151,7 @@ func (w *world) compare(t *testing.T, r *result, last []report) {
 	for _, n := range sortedKeys(flows) {
 		m := pairmodel.New(pairmodel.Config{
 			Idle: p.Idle, Linger: p.Linger, LateGrace: p.LateGrace, TCPPause: p.TCPPause, ClockSkew: p.ClockSkew, MaxClockSkew: p.MaxClockSkew,
-			ActiveTimeout: p.ActiveTimeout, InactiveTimeout: p.InactiveTimeout,
+			ActiveTimeout: p.ActiveTimeout, InactiveTimeout: p.InactiveTimeout, Registered: p.Service,
 		})
 		for _, rec := range flows[n] {
 			f := &flowpb.FlowMessage{}
@@ -200,7 +200,7 @@ func (w *world) sum(r *result, last []report, lost uint64) {
 
 // modelOf puts a report into the model's terms.
 func modelOf(c *flowpb.Connection) *pairmodel.Connection {
-	out := &pairmodel.Connection{FirstReceived: c.FirstReceivedUnixNs}
+	out := &pairmodel.Connection{FirstReceived: c.FirstReceivedUnixNs, LoInitiates: true, Method: c.DirectionMethod, State: c.ConnState}
 	a, b := endOf(c, c.Initiator), endOf(c, c.Responder)
 	out.Proto, out.Lo, out.Hi, out.ToHi, out.ToLo = uint8(c.Protocol), a, b, directionOf(c.Forward), directionOf(c.Reverse)
 	if c.IcmpType != nil && c.GetIcmpType() != 8 && c.GetIcmpType() != 0 {
@@ -212,6 +212,7 @@ func modelOf(c *flowpb.Connection) *pairmodel.Connection {
 	}
 	if x := slices.Compare(out.Lo.Addr[:], out.Hi.Addr[:]); x > 0 || x == 0 && out.Lo.Port > out.Hi.Port {
 		out.Lo, out.Hi, out.ToHi, out.ToLo = out.Hi, out.Lo, out.ToLo, out.ToHi
+		out.LoInitiates = false
 	}
 	return out
 }
