@@ -12,7 +12,7 @@ import (
 
 // busyProfile has no faults: what is quiet must be reported although something else is busy.
 var busyProfile = profile{
-	name: "busy", class: exact, alone: true,
+	name: "busy", class: exact, share: 1,
 	setup: func(rng *rand.Rand) setup {
 		return setup{Partitions: 2 + rng.Int32N(3), Members: 1, MaxOpen: 1_000_000}
 	},

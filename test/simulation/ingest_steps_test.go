@@ -13,7 +13,7 @@ import (
 
 // receptionProfile is of ingest, without enrich.
 var receptionProfile = profile{
-	name: "ingest", class: exact, alone: true,
+	name: "ingest", class: exact, share: 2,
 	setup: func(rng *rand.Rand) setup {
 		return setup{Partitions: 2 + rng.Int32N(3), Replicas: 1 + rng.IntN(3), MaxOpen: 1_000_000}
 	},

@@ -23,7 +23,7 @@ import (
 
 // namesProfile has name servers that fail, and members that come and go. Names come back once the servers answer.
 var namesProfile = profile{
-	name: "names", class: exact, alone: true,
+	name: "names", class: exact, share: 1,
 	setup: func(rng *rand.Rand) setup {
 		s := usualSetup(rng)
 		s.Names = true

@@ -103,7 +103,7 @@ type profile struct {
 	class  class
 	weight []weighted
 	setup  func(*rand.Rand) setup
-	alone  bool // plans are drawn from it only when it is asked for
+	share  int // how many of the seeds of a rotation it gets
 }
 
 type weighted struct {
@@ -131,23 +131,23 @@ func usualSetup(rng *rand.Rand) setup {
 
 // profiles are all that can be asked for by name.
 var profiles = []profile{
-	{name: "exact", class: exact, setup: usualSetup, weight: []weighted{
+	{name: "exact", class: exact, share: 5, setup: usualSetup, weight: []weighted{
 		{40, drawTraffic}, {4, drawStart}, {4, drawStop}, {3, drawKill}, {3, drawZombie}, {4, drawCut}, {4, drawBlackhole}, {2, drawSlow}, {3, drawLostReplies},
 		{14, drawFault}, {3, drawLeaders}, {3, drawCoordinators}, {3, drawSilence},
 	}},
-	{name: "quiet", class: exact, setup: usualSetup, weight: []weighted{
+	{name: "quiet", class: exact, share: 3, setup: usualSetup, weight: []weighted{
 		{10, drawTraffic}, {8, drawStart}, {5, drawStop}, {2, drawKill}, {4, drawSilence}, {1, drawCut}, {1, drawCoordinators},
 	}},
-	{name: "crowded", class: conserved, setup: crowdedSetup, weight: []weighted{
+	{name: "crowded", class: conserved, share: 2, setup: crowdedSetup, weight: []weighted{
 		{30, drawPlainTraffic}, {3, drawStart}, {3, drawStop}, {3, drawKill}, {2, drawZombie}, {2, drawCut}, {2, drawLostReplies}, {4, drawFault}, {2, drawSilence},
 	}},
-	{name: "settings", class: conserved, setup: usualSetup, weight: []weighted{
+	{name: "settings", class: conserved, share: 2, setup: usualSetup, weight: []weighted{
 		{24, drawPlainTraffic}, {4, drawSettings}, {2, drawStart}, {2, drawKill}, {1, drawCut}, {3, drawSilence},
 	}},
-	{name: "clocks", class: conserved, setup: usualSetup, weight: []weighted{
+	{name: "clocks", class: conserved, share: 2, setup: usualSetup, weight: []weighted{
 		{24, drawPlainTraffic}, {6, drawClock}, {2, drawStart}, {2, drawStop}, {1, drawKill}, {1, drawCut}, {3, drawSilence},
 	}},
-	{name: "retention", class: counted, setup: usualSetup, weight: []weighted{
+	{name: "retention", class: counted, share: 2, setup: usualSetup, weight: []weighted{
 		{24, drawPlainTraffic}, {5, drawRetention}, {2, drawStart}, {2, drawStop}, {1, drawKill}, {2, drawCut}, {1, drawLeaders}, {3, drawSilence},
 	}},
 	receptionProfile,
@@ -159,9 +159,12 @@ var profiles = []profile{
 	restoreProfile,
 }
 
-// rotation returns the profiles that plans are drawn from in turn.
-func rotation() []profile {
-	return slices.DeleteFunc(slices.Clone(profiles), func(p profile) bool { return p.alone })
+// rotation returns the profiles that plans are drawn from in turn: each as often as it has shares.
+func rotation() (all []profile) {
+	for _, p := range profiles {
+		all = append(all, slices.Repeat([]profile{p}, p.share)...)
+	}
+	return all
 }
 
 func profileNamed(name string) (profile, bool) {

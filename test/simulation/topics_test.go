@@ -19,7 +19,7 @@ import (
 
 // topicsProfile deletes topics and makes them again: members go on in the new topic.
 var topicsProfile = profile{
-	name: "topics", class: remade, alone: true,
+	name: "topics", class: remade, share: 1,
 	setup: func(rng *rand.Rand) setup {
 		s := usualSetup(rng)
 		s.StateLost = "continue"
@@ -33,7 +33,7 @@ var topicsProfile = profile{
 // partitionsProfile adds partitions to the flows topic: members end with an error that says what to do. A
 // plan without such a step is judged like one of profile exact.
 var partitionsProfile = profile{
-	name: "partitions", class: exact, alone: true, setup: usualSetup,
+	name: "partitions", class: exact, share: 1, setup: usualSetup,
 	weight: []weighted{
 		{24, drawTraffic}, {2, drawAddPartitions}, {2, drawStart}, {2, drawStop}, {1, drawKill}, {1, drawCut}, {2, drawSilence},
 	},
@@ -41,7 +41,7 @@ var partitionsProfile = profile{
 
 // restoreProfile holds the network of members while they restore state that others go on from.
 var restoreProfile = profile{
-	name: "restore", class: exact, alone: true, setup: usualSetup,
+	name: "restore", class: exact, share: 1, setup: usualSetup,
 	weight: []weighted{
 		{20, drawTraffic}, {6, drawHeldRestore}, {2, drawStop}, {1, drawKill}, {1, drawCut}, {1, drawSilence},
 	},

@@ -79,7 +79,7 @@ func (o *watch) request(r kmsg.Request) (kmsg.Response, error, bool) {
 	return nil, nil, false
 }
 
-const fetchMaxWait = 1000
+const fetchMaxWait = 3000
 
 // silence is how long nothing was heard of a member id.
 func (o *watch) silence(member string) time.Duration {

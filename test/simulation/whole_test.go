@@ -14,7 +14,7 @@ import (
 // the clock of their partition goes on with the wall clock. So that the model need not know when each flow
 // arrived, nothing that is reported is forgotten.
 var wholeProfile = profile{
-	name: "whole", class: exact, alone: true,
+	name: "whole", class: exact, share: 2,
 	setup: func(rng *rand.Rand) setup {
 		return setup{Partitions: 2 + rng.Int32N(2), Members: 1 + rng.IntN(2), Replicas: 1 + rng.IntN(2), MaxOpen: 1_000_000, LateGrace: time.Hour, Sinks: true, Names: true}
 	},
