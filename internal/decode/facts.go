@@ -21,6 +21,8 @@ type Facts struct {
 	samplers atomicmap.Map[uint64, uint64]     // sampler or selector id → rate, 1 in N
 	names    atomicmap.Map[factNameID, string] // interfaces, VRFs, applications
 
+	icmpForms portForms
+
 	nSamplers, nNames atomic.Int64  // entries, for readers
 	samplerIDs        atomic.Uint64 // XOR of the ids of samplers: of one sampler, its id
 
@@ -61,6 +63,8 @@ func (f *Facts) Set(fact *Fact) {
 		}
 	case flowpb.Fact_WHAT_SAMPLER:
 		f.setSampler(fact.ID, fact.Number)
+	case flowpb.Fact_WHAT_ICMPV6_FORM:
+		f.icmpForms.set(fact.ID, fact.Number != 0)
 	default:
 		f.setName(factNameID{fact.What, fact.ID}, fact.Text)
 	}

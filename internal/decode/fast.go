@@ -269,6 +269,7 @@ func (f *fastPlan) addInt(n protowire.Number, at load, length uint16) {
 type icmpRule struct {
 	both, typ, code load
 	apart           bool
+	port            bool // both is the destination port
 }
 
 func (f *fastPlan) arrangeICMP(p *Plan) {
@@ -283,8 +284,8 @@ func (f *fastPlan) arrangeICMP(p *Plan) {
 	for _, s := range p.stray {
 		f.stray = append(f.stray, at(s.slot))
 	}
-	f.icmp[0] = icmpRule{at(p.picks.icmp4), at(sTypeV4), at(sCodeV4), p.has[sTypeV4] || p.has[sCodeV4]}
-	f.icmp[1] = icmpRule{at(p.picks.icmp6), at(sTypeV6), at(sCodeV6), p.has[sTypeV6] || p.has[sCodeV6]}
+	f.icmp[0] = icmpRule{at(p.picks.icmp4), at(sTypeV4), at(sCodeV4), p.has[sTypeV4] || p.has[sCodeV4], p.picks.icmp4 == sDstPort}
+	f.icmp[1] = icmpRule{at(p.picks.icmp6), at(sTypeV6), at(sCodeV6), p.has[sTypeV6] || p.has[sCodeV6], p.picks.icmp6 == sDstPort}
 }
 
 // arrangeTimes tells whether the times are plain multiples of start and end.

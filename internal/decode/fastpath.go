@@ -292,7 +292,7 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 		if p.biflow {
 			return 0, 0
 		}
-		typ, code := f.icmpOf(in, proto)
+		typ, code := f.icmpOf(&d.ctx, in, proto)
 		n = putShort(w, n, icmpTypeTag, typ)
 		n = putShort(w, n, icmpCodeTag, code)
 		typ, code = typ&0xff, code&0xff
@@ -493,7 +493,7 @@ func (f *fastPlan) strays(p *Plan, in *window, proto uint8) bool {
 }
 
 // icmpOf returns ICMP type and code.
-func (f *fastPlan) icmpOf(in *window, proto uint8) (typ, code uint64) {
+func (f *fastPlan) icmpOf(c *context, in *window, proto uint8) (typ, code uint64) {
 	r := &f.icmp[0]
 	if proto == flowkey.ICMPv6 {
 		r = &f.icmp[1]
@@ -502,6 +502,9 @@ func (f *fastPlan) icmpOf(in *window, proto uint8) (typ, code uint64) {
 		return in.integer(r.typ.end) & r.typ.mask, in.integer(r.code.end) & r.code.mask
 	}
 	both := in.integer(r.both.end) & r.both.mask
+	if r.port {
+		both = c.portICMP(proto, both)
+	}
 	return both >> 8 & 0xff, both & 0xff
 }
 

@@ -18,6 +18,9 @@ type context struct {
 	initMs   uint64 // of facts, for the whole datagram; 0: unknown, or not believable
 	exporter *Exporter
 	maxAgeMs int64 // Decoder.MaxUptimeAge
+
+	codeFirst bool     // of facts, for the whole datagram: see portForm
+	formsSeen portForm // in the data set at hand
 	counts
 }
 
@@ -117,7 +120,7 @@ func (c *context) derive(r *record, o *outcome) {
 		o.postSrc, o.postDst = r.pair(aPostSrc4, aPostDst4)
 	}
 	r.counters(o)
-	r.transport(o)
+	c.transport(r, o)
 	o.start, o.end, o.source, o.resolutionUs = c.times(&r.plan.times, r)
 	if r.plan.reverse.source != flowpb.TimeSource_TIME_SOURCE_UNSPECIFIED {
 		o.revStart, o.revEnd, _, _ = c.times(&r.plan.reverse, r)
@@ -169,7 +172,7 @@ func (r *record) counters(o *outcome) {
 }
 
 // transport: protocol, ports, ICMP type and code, Ethernet type, prefix lengths.
-func (r *record) transport(o *outcome) {
+func (c *context) transport(r *record, o *outcome) {
 	p, pick := r.plan, &r.plan.picks
 	v6 := o.src.v6 || o.dst.v6
 	o.srcPort, o.dstPort, o.flags = uint32(r.v[pick.srcPort]), uint32(r.v[pick.dstPort]), uint32(r.v[pick.flags])
@@ -203,14 +206,14 @@ func (r *record) transport(o *outcome) {
 	}
 	switch o.proto {
 	case flowkey.ICMP:
-		r.icmp(o, pick.icmp4, sTypeV4, sCodeV4)
+		c.icmp(r, o, pick.icmp4, sTypeV4, sCodeV4)
 	case flowkey.ICMPv6:
-		r.icmp(o, pick.icmp6, sTypeV6, sCodeV6)
+		c.icmp(r, o, pick.icmp6, sTypeV6, sCodeV6)
 	}
 }
 
 // icmp takes type and code from elements of their own, else from both in one.
-func (r *record) icmp(o *outcome, both, typ, code slot) {
+func (c *context) icmp(r *record, o *outcome, both, typ, code slot) {
 	if r.has(typ) || r.has(code) {
 		if r.has(typ) {
 			o.icmpType = uint32(r.v[typ])
@@ -220,7 +223,11 @@ func (r *record) icmp(o *outcome, both, typ, code slot) {
 		}
 		return
 	}
-	o.icmpType, o.icmpCode = uint32(r.v[both]>>8&0xff), uint32(r.v[both]&0xff)
+	v := r.v[both]
+	if both == sDstPort {
+		v = c.portICMP(uint8(o.proto), v)
+	}
+	o.icmpType, o.icmpCode = uint32(v>>8&0xff), uint32(v&0xff)
 }
 
 func (p *Plan) icmp4() bool { return p.has[sICMPv4] || p.has[sTypeV4] || p.has[sCodeV4] }

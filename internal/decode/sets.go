@@ -311,6 +311,9 @@ func (d *Decoder) records(b []byte, off int, p *Plan, r *Result, onWire bool) {
 	default:
 		d.variableRecords(b, off, p, r)
 	}
+	if d.ctx.formsSeen != 0 {
+		d.learnForms()
+	}
 }
 
 func (d *Decoder) readRecords(b []byte, off int, p *Plan, r *Result) {
@@ -402,6 +405,7 @@ func (d *Decoder) options(b []byte, end int, p *Plan, r *Result, onWire bool) {
 func (d *Decoder) know() {
 	d.ctx.facts = d.State.Facts(d.key(0))
 	d.ctx.initMs = d.ctx.header.believable(d.ctx.facts.InitMs(d.ctx.meta.Port))
+	d.ctx.codeFirst = d.ctx.facts.icmpForms.codeFirst()
 }
 
 // float64From reads a float32 or float64.

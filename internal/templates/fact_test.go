@@ -394,3 +394,48 @@ func TestAnImpossibleSamplingRateOfTheTopicIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// The datagrams are by hand: a template of addresses, protocol and destination port, and a
+// record of ICMPv6. 0x0088 is a type without code, neighbour advertisement; 0x0401 is port
+// unreachable (type 1, code 4 of RFC 4443) of an exporter that sends code * 256 + type.
+func TestAllReplicasReadICMPv6InTheFormThatOneSaw(t *testing.T) {
+	a, _ := newStore("a")
+	b, _ := newStore("b")
+	datagram := func(port uint16) []byte {
+		p := []byte{0, 10, 0, 83, 0x68, 0xe7, 0x78, 0, 0, 0, 0, 1, 0, 0, 0, 7,
+			0, 2, 0, 24, 1, 44, 0, 4, 0, 27, 0, 16, 0, 28, 0, 16, 0, 4, 0, 1, 0, 11, 0, 2,
+			1, 44, 0, 39}
+		return append(append(p, make([]byte, 32)...), 58, byte(port>>8), byte(port))
+	}
+	read := func(s *Store, port uint16, at int64) string {
+		var r decode.Result
+		(&decode.Decoder{State: s}).Read(datagram(port), &decode.Meta{Exporter: exporterA, Port: 1, Received: at}, &r)
+		if len(r.Messages) != 1 {
+			t.Fatalf("want 1 flow, got %d: %v", len(r.Messages), r.Errors)
+		}
+		return fmt.Sprintf("%d/%d", r.Messages[0].IcmpType, r.Messages[0].IcmpCode)
+	}
+	expect := func(s *Store, port uint16, at int64, want string) {
+		t.Helper()
+		if got := read(s, port, at); got != want {
+			t.Errorf("port %04x: want type and code %s, got %s", port, want, got)
+		}
+	}
+	expect(b, 0x0401, t0, "4/1")
+	publish(t, b)
+	expect(a, 0x0088, t0, "136/0")
+	merge(t, b, publish(t, a)...)
+	expect(a, 0x0401, t0+1, "1/4")
+	expect(b, 0x0401, t0+1, "1/4")
+
+	// What comes again is noted in steps of minutes, and published as rarely as all facts.
+	expect(a, 0x0088, t0+2, "136/0")
+	if rs := a.Due(); len(rs) != 0 {
+		t.Errorf("due after the same form again: want 0 records, got %d", len(rs))
+	}
+	// An exporter that sends type * 256 + code too is read as RFC 5102 has it, by all.
+	expect(b, 0x8000, t0+3, "128/0")
+	merge(t, a, publish(t, b)...)
+	expect(a, 0x0401, t0+4, "4/1")
+	expect(b, 0x0401, t0+4, "4/1")
+}

@@ -41,6 +41,10 @@ const (
 	Fact_WHAT_APPLICATION_NAME Fact_What = 5
 	// System init time; source: IE 160.
 	Fact_WHAT_INIT_TIME Fact_What = 6
+	// A destination port of ICMPv6 that shows how type and code are put together
+	// (id 1: code * 256 + type, as IOS XR does; id 2: type * 256 + code); number is
+	// 1. Source: data records with IE 4 = 58 and IE 11; id 2 only once 1 is known.
+	Fact_WHAT_ICMPV6_FORM Fact_What = 7
 	// Route distinguisher of a VRF (id: VRF id) as text, as in FlowMessage;
 	// source: IE 90.
 	Fact_WHAT_VRF_RD Fact_What = 8
@@ -56,6 +60,7 @@ var (
 		4: "WHAT_VRF_NAME",
 		5: "WHAT_APPLICATION_NAME",
 		6: "WHAT_INIT_TIME",
+		7: "WHAT_ICMPV6_FORM",
 		8: "WHAT_VRF_RD",
 	}
 	Fact_What_value = map[string]int32{
@@ -66,6 +71,7 @@ var (
 		"WHAT_VRF_NAME":              4,
 		"WHAT_APPLICATION_NAME":      5,
 		"WHAT_INIT_TIME":             6,
+		"WHAT_ICMPV6_FORM":           7,
 		"WHAT_VRF_RD":                8,
 	}
 )
@@ -925,13 +931,13 @@ const file_weir_v1_exporter_state_proto_rawDesc = "" +
 	"\x0eTemplateSource\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1f\n" +
 	"\vreceived_ns\x18\x02 \x01(\x03R\n" +
-	"receivedNs\"\xd6\x02\n" +
+	"receivedNs\"\xec\x02\n" +
 	"\x04Fact\x12&\n" +
 	"\x04what\x18\x01 \x01(\x0e2\x12.weir.v1.Fact.WhatR\x04what\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04text\x18\x04 \x01(\tR\x04text\x12-\n" +
-	"\asources\x18\x05 \x03(\v2\x13.weir.v1.FactSourceR\asources\"\xba\x01\n" +
+	"\asources\x18\x05 \x03(\v2\x13.weir.v1.FactSourceR\asources\"\xd0\x01\n" +
 	"\x04What\x12\x14\n" +
 	"\x10WHAT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fWHAT_SAMPLER\x10\x01\x12\x17\n" +
@@ -939,7 +945,8 @@ const file_weir_v1_exporter_state_proto_rawDesc = "" +
 	"\x1aWHAT_INTERFACE_DESCRIPTION\x10\x03\x12\x11\n" +
 	"\rWHAT_VRF_NAME\x10\x04\x12\x19\n" +
 	"\x15WHAT_APPLICATION_NAME\x10\x05\x12\x12\n" +
-	"\x0eWHAT_INIT_TIME\x10\x06\x12\x0f\n" +
+	"\x0eWHAT_INIT_TIME\x10\x06\x12\x14\n" +
+	"\x10WHAT_ICMPV6_FORM\x10\a\x12\x0f\n" +
 	"\vWHAT_VRF_RD\x10\b\"m\n" +
 	"\n" +
 	"FactSource\x12\x12\n" +

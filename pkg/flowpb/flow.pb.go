@@ -505,7 +505,7 @@ type FlowMessage struct {
 	// Transport source port; source: IE 7.
 	SrcPort uint32 `protobuf:"varint,21,opt,name=src_port,json=srcPort,proto3" json:"src_port,omitempty"`
 	// Transport destination port as reported (ICMP in v5 and many v9 exporters:
-	// type * 256 + code); source: IE 11.
+	// type * 256 + code, ICMPv6 of IOS XR: code * 256 + type); source: IE 11.
 	DstPort uint32 `protobuf:"varint,22,opt,name=dst_port,json=dstPort,proto3" json:"dst_port,omitempty"`
 	// IP type of service or traffic class octet; source: IE 5, else the DSCP of
 	// IE 195 in the upper six bits.
@@ -527,9 +527,11 @@ type FlowMessage struct {
 	// Ethernet type: 0x0800 IPv4, 0x86DD IPv6; source: IE 256, else the family
 	// of the addresses, else IE 60.
 	Etype uint32 `protobuf:"varint,30,opt,name=etype,proto3" json:"etype,omitempty"`
-	// ICMP type; source: IE 176, 178, else 32, 139, else dst_port of an ICMP flow.
+	// ICMP type; source: IE 176, 178, else 32, 139, else dst_port of an ICMP flow,
+	// in the form of its exporter.
 	IcmpType uint32 `protobuf:"varint,31,opt,name=icmp_type,json=icmpType,proto3" json:"icmp_type,omitempty"`
-	// ICMP code; source: IE 177, 179, else 32, 139, else dst_port of an ICMP flow.
+	// ICMP code; source: IE 177, 179, else 32, 139, else dst_port of an ICMP flow,
+	// in the form of its exporter.
 	IcmpCode uint32 `protobuf:"varint,32,opt,name=icmp_code,json=icmpCode,proto3" json:"icmp_code,omitempty"`
 	// VLAN id on ingress; source: IE 58.
 	SrcVlan uint32 `protobuf:"varint,33,opt,name=src_vlan,json=srcVlan,proto3" json:"src_vlan,omitempty"`
