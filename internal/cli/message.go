@@ -34,6 +34,8 @@ var forms = map[protoreflect.FullName]form{
 	"weir.v1.FlowMessage.post_nat_dst_addr":             asAddress,
 	"weir.v1.FlowMessage.tunnel_src_addr":               asAddress,
 	"weir.v1.FlowMessage.tunnel_dst_addr":               asAddress,
+	"weir.v1.FlowMessage.station_addr":                  asAddress,
+	"weir.v1.FlowMessage.station_mac":                   asMAC,
 	"weir.v1.FlowMessage.src_mac":                       asMAC,
 	"weir.v1.FlowMessage.dst_mac":                       asMAC,
 	"weir.v1.Endpoint.address":                          asAddress,

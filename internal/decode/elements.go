@@ -113,6 +113,7 @@ const (
 	opElement             // raw, to elements
 	opExtended            // to a field of the operator's, by type
 	opDSCP                // a DSCP to a field that holds a type of service octet
+	opSegment             // a segment identifier of an overlay network, the low 24 bits to a field
 	opRD                  // a route distinguisher to a field, as text
 	opInner               // an integer of an inner tuple to a slot
 	opInnerAddr           // an address of an inner tuple
@@ -179,6 +180,7 @@ var actions = map[elementID]action{
 	iana(227): s(sPostSrcPort, 2), iana(228): s(sPostDstPort, 2), iana(230): u(234, 1), iana(233): u(235, 1), iana(148): u(236, 8),
 	iana(234): u(240, 4), iana(235): u(241, 4), iana(236): txt(242), iana(82): txt(243), iana(83): txt(244),
 	iana(95): {opOctets, 245, 0}, iana(96): txt(246),
+	iana(351): {opSegment, fTunnelID, 8}, iana(371): txt(274), iana(366): raw(275, 4), iana(365): u(276, 6),
 	iana(34): s(sInterval, 4), iana(50): s(sRandom, 4), iana(305): s(sInterval305, 4), iana(306): s(sSpace306, 4),
 	iana(309): s(sSize309, 4), iana(310): s(sPopulation310, 4), iana(311): float(sProbability),
 	iana(48): s(sSampler, 8), iana(302): s(sSelector, 8), iana(160): s(sInit, 8),
@@ -196,7 +198,7 @@ var actions = map[elementID]action{
 // v9Own are NetFlow v9 types of 32768 and above that mean what an IANA element
 // does (Cisco ASA, PAN-OS).
 var v9Own = map[uint16]uint16{
-	40001: 225, 40002: 226, 40003: 227, 40004: 228, 40005: 233, 56701: 96,
+	40001: 225, 40002: 226, 40003: 227, 40004: 228, 40005: 233, 56701: 96, 40000: 371, 56702: 371,
 }
 
 func init() {
@@ -246,7 +248,7 @@ func meaningOf(version uint8, f Field) action {
 	}
 	n := f.Length
 	switch a.op {
-	case opUint, opSlot, opDSCP:
+	case opUint, opSlot, opDSCP, opSegment:
 		// Reduced-size encoding, RFC 7011 section 6.2; wider or of variable
 		// length: not the registered type, kept raw. Four octets for narrower
 		// ones are common.

@@ -44,6 +44,10 @@ func appendRD(dst, rd []byte) (out []byte, ok bool) {
 	return strconv.AppendUint(append(dst, ':'), number, 10), true
 }
 
+// segmentMask is the identifier in a layer2SegmentId (IE 351): its first octet is the
+// kind of the overlay network.
+const segmentMask = 1<<24 - 1
+
 // tosOf returns the type of service octet of a DSCP, whose two bits of ECN are not
 // known. ok is false for what is no DSCP.
 func tosOf(dscp []byte) (tos uint64, ok bool) {

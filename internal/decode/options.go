@@ -21,6 +21,7 @@ const (
 	oRandom50
 	oInterval305
 	oSpace306
+	oAlgorithm304
 	oSize309
 	oPopulation310
 	oProbability311
@@ -47,7 +48,7 @@ const (
 )
 
 var optionKeys = map[uint16]optionKey{
-	34: oInterval34, 50: oRandom50, 305: oInterval305, 306: oSpace306, 309: oSize309, 310: oPopulation310, 311: oProbability311,
+	34: oInterval34, 50: oRandom50, 305: oInterval305, 306: oSpace306, 304: oAlgorithm304, 309: oSize309, 310: oPopulation310, 311: oProbability311,
 	302: oSelector302, 48: oSampler48, 160: oInit160, 40: oOctets40, 41: oMessages41, 42: oRecords42,
 	10: oIngress10, 14: oEgress14, 252: oIngressPhysical252, 253: oEgressPhysical253,
 	82: oInterfaceName82, 83: oInterfaceDescription83, 234: oIngressVRF234, 235: oEgressVRF235, 236: oVRFName236,
@@ -153,7 +154,7 @@ func (v *optionValues) number(keys ...optionKey) (n uint64, ok bool) {
 }
 
 // findFacts lists what the record says about the exporter: sampling rates
-// (elements 34; 50 with 48 or 49; 305/306; 309/310; 311), interface, VRF and
+// (elements 34; 50 with 48 or 49; 305/306; 309/310; 311; 304 and 305), interface, VRF and
 // application names (82, 83, 236, 96), route distinguishers of VRFs (90), the
 // system init time (160).
 func (v *optionValues) findFacts() {
@@ -238,6 +239,9 @@ func cutName(s string) string {
 	return s[:n]
 }
 
+// randomNOfN is random n-out-of-N sampling, of the registry of selectorAlgorithm (IE 304).
+const randomNOfN = 3
+
 // rate is the sampling rate that the record states, 1 in N; states is false when
 // it says nothing of sampling, n is 0 when what it says cannot be.
 func (v *optionValues) rate() (n uint64, states bool) {
@@ -264,6 +268,12 @@ func (v *optionValues) rate() (n uint64, states bool) {
 	}
 	if b, ok := v.find(oProbability311); ok && (len(b) == 4 || len(b) == 8) {
 		return inverse(float64From(b)), true
+	}
+	// Older IOS XR: random sampling whose N is in 305, with no other element of a rate.
+	if algorithm, ok := v.number(oAlgorithm304); ok && algorithm == randomNOfN {
+		if n, ok := v.number(oInterval305); ok {
+			return possible(n), true
+		}
 	}
 	return 0, states
 }

@@ -92,6 +92,10 @@ func compile(version uint8, t *Template) *Plan {
 			}
 		case opUint, opBytes, opOctets, opString:
 			holders[a.to]++
+		case opDSCP, opSegment:
+			if holders[a.to]++; holders[a.to] > 1 { // repeated: the first one counts, this one is kept raw
+				acts[i] = action{op: opElement}
+			}
 		}
 	}
 	for s := range p.has {
@@ -234,6 +238,8 @@ func (p *Plan) uses(s slot) bool {
 // the records, not the template, say if it is used: then it is kept as it is, too.
 func (p *Plan) ambiguous(st *step) bool {
 	switch st.op {
+	case opSegment: // its first octet says of which kind the network is
+		return true
 	case opAddr:
 		const post4, post6 = 1<<aPostSrc4 | 1<<aPostDst4, 1<<aPostSrc6 | 1<<aPostDst6
 		return st.to >= aPostSrc4 && p.addrs&post4 != 0 && p.addrs&post6 != 0

@@ -53,6 +53,8 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 			}
 		case opElement:
 			r.keepRaw(m, st, field)
+		case opSegment:
+			m.TunnelId = uintOf(field) & segmentMask
 		case opDSCP, opRD:
 			r.setForm(m, st, field)
 		case opExtended:

@@ -27,7 +27,7 @@ const (
 	fInIf, fOutIf, fToS, fTTL, fDstMAC, fDstVLAN, fRevToS                   = 18, 19, 23, 25, 28, 34, 217
 	fInVRFRD, fOutVRFRD, fRD                                                = 277, 278, 279
 	fInVRF, fRevFlags, fFirewallRule                                        = 240, 213, 280
-	fLabel, fTunnelSrc, fTunnelDst, fTunnelProto                            = 37, 270, 271, 272
+	fLabel, fTunnelSrc, fTunnelDst, fTunnelProto, fTunnelID                 = 37, 270, 271, 272, 273
 )
 
 // number appends field f with value v; nothing when v is 0 (proto3's default).
@@ -185,6 +185,8 @@ func (r *record) step(dst []byte, st *step, field []byte) []byte {
 		return dst
 	case opElement:
 		return r.keep(dst, st, field)
+	case opSegment:
+		return number2(dst, tagOf(fTunnelID), uintOf(field)&segmentMask)
 	case opDSCP:
 		if tos, ok := tosOf(field); ok {
 			return number2(dst, tagOf(protowire.Number(st.to)), tos)

@@ -697,6 +697,13 @@ type FlowMessage struct {
 	// Identifier of the overlay network, 24 bits (VXLAN: VNI, NVGRE: VSID);
 	// source: IE 351, which elements keep whole.
 	TunnelId uint64 `protobuf:"varint,273,opt,name=tunnel_id,json=tunnelId,proto3" json:"tunnel_id,omitempty"`
+	// Name of the user whose traffic it is, UTF-8; source: IE 371, v9 types 40000
+	// (Cisco ASA) and 56702 (PAN-OS User-ID).
+	UserName string `protobuf:"bytes,274,opt,name=user_name,json=userName,proto3" json:"user_name,omitempty"`
+	// Address of the wireless client, 4 octets; source: IE 366.
+	StationAddr []byte `protobuf:"bytes,275,opt,name=station_addr,json=stationAddr,proto3" json:"station_addr,omitempty"`
+	// MAC of the wireless client, 48 bits, big-endian in the low bits; source: IE 365.
+	StationMac uint64 `protobuf:"varint,276,opt,name=station_mac,json=stationMac,proto3" json:"station_mac,omitempty"`
 	// Route distinguisher of the ingress VRF as text, see route_distinguisher;
 	// source: options data by ingress_vrf_id.
 	IngressVrfRd string `protobuf:"bytes,277,opt,name=ingress_vrf_rd,json=ingressVrfRd,proto3" json:"ingress_vrf_rd,omitempty"`
@@ -1439,6 +1446,27 @@ func (x *FlowMessage) GetTunnelId() uint64 {
 	return 0
 }
 
+func (x *FlowMessage) GetUserName() string {
+	if x != nil {
+		return x.UserName
+	}
+	return ""
+}
+
+func (x *FlowMessage) GetStationAddr() []byte {
+	if x != nil {
+		return x.StationAddr
+	}
+	return nil
+}
+
+func (x *FlowMessage) GetStationMac() uint64 {
+	if x != nil {
+		return x.StationMac
+	}
+	return 0
+}
+
 func (x *FlowMessage) GetIngressVrfRd() string {
 	if x != nil {
 		return x.IngressVrfRd
@@ -1542,7 +1570,7 @@ var File_weir_v1_flow_proto protoreflect.FileDescriptor
 
 const file_weir_v1_flow_proto_rawDesc = "" +
 	"\n" +
-	"\x12weir/v1/flow.proto\x12\aweir.v1\"\xe7 \n" +
+	"\x12weir/v1/flow.proto\x12\aweir.v1\"\xcb!\n" +
 	"\vFlowMessage\x121\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1d.weir.v1.FlowMessage.FlowTypeR\x04type\x12#\n" +
 	"\rsampling_rate\x18\x03 \x01(\x04R\fsamplingRate\x12!\n" +
@@ -1653,7 +1681,11 @@ const file_weir_v1_flow_proto_rawDesc = "" +
 	"\x0ftunnel_src_addr\x18\x8e\x02 \x01(\fR\rtunnelSrcAddr\x12'\n" +
 	"\x0ftunnel_dst_addr\x18\x8f\x02 \x01(\fR\rtunnelDstAddr\x12\"\n" +
 	"\ftunnel_proto\x18\x90\x02 \x01(\rR\vtunnelProto\x12\x1c\n" +
-	"\ttunnel_id\x18\x91\x02 \x01(\x04R\btunnelId\x12%\n" +
+	"\ttunnel_id\x18\x91\x02 \x01(\x04R\btunnelId\x12\x1c\n" +
+	"\tuser_name\x18\x92\x02 \x01(\tR\buserName\x12\"\n" +
+	"\fstation_addr\x18\x93\x02 \x01(\fR\vstationAddr\x12 \n" +
+	"\vstation_mac\x18\x94\x02 \x01(\x04R\n" +
+	"stationMac\x12%\n" +
 	"\x0eingress_vrf_rd\x18\x95\x02 \x01(\tR\fingressVrfRd\x12#\n" +
 	"\regress_vrf_rd\x18\x96\x02 \x01(\tR\vegressVrfRd\x120\n" +
 	"\x13route_distinguisher\x18\x97\x02 \x01(\tR\x12routeDistinguisher\x12$\n" +
