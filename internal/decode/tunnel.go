@@ -189,7 +189,12 @@ func (r *record) unwrap(o *outcome) {
 			}
 		}
 	}
-	o.tos, o.label = uint32(r.v[sToS]), uint32(r.v[sLabel])
+	if r.has(sToS) { // else the slot holds what a record of another template left there
+		o.tos = uint32(r.v[sToS])
+	}
+	if r.has(sLabel) {
+		o.label = uint32(r.v[sLabel])
+	}
 }
 
 // innerNet returns the prefix length of an inner address. Those of the family of the

@@ -115,6 +115,28 @@ func TestTheFlowOfATunnelIsTheInnerTuple(t *testing.T) {
 	}
 }
 
+// A template with a repeated flow label, then one with a single label: the values are read
+// into the same slots.
+func TestAFlowLabelIsThatOfTheRecord(t *testing.T) {
+	const (
+		outer = "fcbabe00300100000000000000000001" + "fcbabe003002e0020000000000000000"
+		inner = "20010db8000000000000000000000013" + "20010db8000000000000000000000012"
+	)
+	tuple := []uint16{27, 16, 28, 16, 31, 4, 7, 2, 11, 2, 4, 1}
+	repeated := ipfixRecord(t, outer+"0000bf83"+"0000"+"0000"+"29"+inner+"00042ec5"+"08ae"+"0457"+"11", slices.Concat(tuple, tuple)...)
+	single := ipfixRecord(t, outer+"000003bc"+"0000"+"0000"+"04"+"c0000201"+"c0000202"+"08ae"+"0457"+"11",
+		slices.Concat(tuple, []uint16{8, 4, 12, 4, 7, 2, 11, 2, 4, 1})...)
+	d := &Decoder{State: newMemory()}
+	for _, tt := range []struct {
+		pkt  []byte
+		want uint32
+	}{{repeated, 0x42ec5}, {single, 0x3bc}} {
+		if m := wireFlows(t, d, tt.pkt)[0]; m.Ipv6FlowLabel != tt.want {
+			t.Errorf("flow label %#x, want %#x", m.Ipv6FlowLabel, tt.want)
+		}
+	}
+}
+
 // Expected tuples are read from the captures' octets by hand; nfdump, which keeps the last of
 // repeated elements, agrees on the inner ones.
 func TestTunnelsOfTheCorpus(t *testing.T) {
