@@ -268,6 +268,7 @@ func (f *fastPlan) addInt(n protowire.Number, at load, length uint16) {
 // An icmpRule is where type and code lie: in an element each, else both in one.
 type icmpRule struct {
 	both, typ, code load
+	src             load // source port before NetFlow v9, else nothing
 	apart           bool
 	port            bool // both is the destination port
 }
@@ -284,8 +285,12 @@ func (f *fastPlan) arrangeICMP(p *Plan) {
 	for _, s := range p.stray {
 		f.stray = append(f.stray, at(s.slot))
 	}
-	f.icmp[0] = icmpRule{at(p.picks.icmp4), at(sTypeV4), at(sCodeV4), p.has[sTypeV4] || p.has[sCodeV4], p.picks.icmp4 == sDstPort}
-	f.icmp[1] = icmpRule{at(p.picks.icmp6), at(sTypeV6), at(sCodeV6), p.has[sTypeV6] || p.has[sCodeV6], p.picks.icmp6 == sDstPort}
+	src := load{}
+	if p.version < 9 {
+		src = at(p.picks.srcPort)
+	}
+	f.icmp[0] = icmpRule{at(p.picks.icmp4), at(sTypeV4), at(sCodeV4), src, p.has[sTypeV4] || p.has[sCodeV4], p.picks.icmp4 == sDstPort}
+	f.icmp[1] = icmpRule{at(p.picks.icmp6), at(sTypeV6), at(sCodeV6), src, p.has[sTypeV6] || p.has[sCodeV6], p.picks.icmp6 == sDstPort}
 }
 
 // arrangeTimes tells whether the times are plain multiples of start and end.

@@ -503,7 +503,7 @@ func (f *fastPlan) icmpOf(c *context, in *window, proto uint8) (typ, code uint64
 	}
 	both := in.integer(r.both.end) & r.both.mask
 	if r.port {
-		both = c.portICMP(proto, both)
+		both = c.portICMP(proto, in.integer(r.src.end)&r.src.mask, both)
 	}
 	return both >> 8 & 0xff, both & 0xff
 }

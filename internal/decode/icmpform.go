@@ -13,6 +13,9 @@ import (
 // Cisco IOS XR sends code * 256 + type for ICMPv6, and 0 for ICMP. Procera sends the
 // type alone, for both.
 //
+// fprobe (NetFlow v1, v5, v7) sends the type as the source port and the code as the
+// destination port; of all others ICMP has no source port there.
+//
 // Where one octet is 0 the other one is the type: type 0 is reserved in ICMPv6, and
 // in ICMP it is an echo reply, which has code 0 only. Where neither is, the form that
 // the exporter has shown counts.
@@ -24,11 +27,14 @@ const (
 	nPortForms = iota
 )
 
-// portICMP returns type * 256 + code of a destination port of ICMP or ICMPv6, and notes
-// the form that an ICMPv6 one shows.
-func (c *context) portICMP(proto uint8, port uint64) uint64 {
+// portICMP returns type * 256 + code of the ports of ICMP or ICMPv6, and notes the form
+// that an ICMPv6 one shows. The source port src is 0 in NetFlow v9 and IPFIX, where some
+// exporters report the identifier of an echo in it.
+func (c *context) portICMP(proto uint8, src, port uint64) uint64 {
 	high, low := port>>8&0xff, port&0xff
 	switch {
+	case high == 0 && src != 0 && src < 256:
+		return src<<8 | low
 	case high == 0:
 		if proto == flowkey.ICMPv6 && low != 0 {
 			c.formsSeen |= codeFirst

@@ -126,3 +126,20 @@ func TestICMPv6OfTheCorpus(t *testing.T) {
 		})
 	}
 }
+
+// fprobe 1.1 captured our own traffic: echo requests of 10.5.5.1, their replies, and port
+// unreachable (RFC 792: type 3, code 3); nfdump reads the types alike.
+func TestICMPOfFprobeIsInBothPorts(t *testing.T) {
+	record := func(src, dst uint16) string {
+		return fmt.Sprintf("%032x%08x%08x%016x%04x%04x0000%02x00%016x", 1, 1, 60, 0, src, dst, flowkey.ICMP, 0)
+	}
+	pkt, err := hex.DecodeString(fmt.Sprintf("0005%04x%040x", 4, 0) + record(8, 0) + record(0, 0) + record(3, 3) + record(0, 0x0301))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, newDecoders(), pkt)
+	want := []string{"8/0", "0/0", "3/3", "3/1"}
+	if d := cmp.Diff(want, typesAndCodes(wireFlows(t, &Decoder{State: newMemory()}, pkt))); d != "" {
+		t.Errorf("type/code (-want +got):\n%s", d)
+	}
+}

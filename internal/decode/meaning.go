@@ -225,7 +225,11 @@ func (c *context) icmp(r *record, o *outcome, both, typ, code slot) {
 	}
 	v := r.v[both]
 	if both == sDstPort {
-		v = c.portICMP(uint8(o.proto), v)
+		src := uint64(0)
+		if r.plan.version < 9 {
+			src = r.v[r.plan.picks.srcPort]
+		}
+		v = c.portICMP(uint8(o.proto), src, v)
 	}
 	o.icmpType, o.icmpCode = uint32(v>>8&0xff), uint32(v&0xff)
 }
