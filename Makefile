@@ -6,7 +6,7 @@ FUZZTIME ?= 100000x
 TOOL := go tool -modfile=tools/go.mod
 LINTER := .cache/golangci-lint
 
-.PHONY: simulation-search simulation-replay simulation-shrink simulation-mutants all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest scaling simulation simulation-long integration alerts compose-test soak search-cost search-cost-proof bench-hostile nightly accuracy accuracy-quick up
+.PHONY: conformance simulation-search simulation-replay simulation-shrink simulation-mutants all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest scaling simulation simulation-long integration alerts compose-test soak search-cost search-cost-proof bench-hostile nightly accuracy accuracy-quick up
 
 all: gen lint test
 
@@ -72,6 +72,10 @@ bench-enrich:
 # ingest beside goflow2 and nfcapd (Debian: nfdump), without Kafka and on real Kafka.
 bench-ingest:
 	cd bench && go test -count 1 -timeout 60m -run TestReceiveTable -v . -receive ../docs/performance.md
+
+# What captures say, value by value, against nfdump too (Debian: nfdump): docs/conformance.md.
+conformance:
+	go test -count 1 -timeout 10m -run TestEachDifference ./test/conformance -nfcapd nfcapd
 
 # How the shared state scales: docs/scaling.md.
 scaling:

@@ -69,7 +69,7 @@ var inMessage = map[string]func(m *flowpb.FlowMessage) string{
 	"icmpTypeCodeIPv4 icmpTypeCodeIPv6 ICMP_TYPE":   func(m *flowpb.FlowMessage) string { return decimal(m.IcmpType<<8 | m.IcmpCode) },
 }
 
-func decimal[N uint32 | uint64 | flowpb.FlowDirection](n N) string { return fmt.Sprintf("%d", n) }
+func decimal[N ~uint32 | ~uint64 | ~int32](n N) string { return fmt.Sprintf("%d", n) }
 
 func addrText(b []byte) string {
 	a, _ := netip.AddrFromSlice(b)
