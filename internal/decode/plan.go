@@ -163,8 +163,9 @@ func (p *Plan) meanings() (acts, second []action) {
 		if b := &second[i]; b.op == opSlot {
 			if p.has[b.to] {
 				*b = action{}
+			} else {
+				p.has[b.to] = true
 			}
-			p.has[b.to] = true
 		}
 		p.biflow = p.biflow || f.PEN == reversePEN
 	}

@@ -83,6 +83,11 @@ func (p *Plan) findTunnel(acts []action) {
 			p.has[is.outer], p.has[is.inner] = true, true
 		}
 	}
+	for i, f := range p.template.Fields { // ToS or flow label a third time
+		if first, ok := seen[f.ID]; ok && again[f.ID] > first && i != first && i != again[f.ID] && acts[i].op == opUint && mayRepeat(p.version, f) {
+			acts[i] = action{op: opElement}
+		}
+	}
 	for _, is := range innerAddrs {
 		if i, ok := again[is.id]; ok {
 			acts[i] = action{op: opInnerAddr, to: aInner + is.to}
@@ -189,12 +194,16 @@ func (r *record) unwrap(o *outcome) {
 			}
 		}
 	}
-	if r.has(sToS) { // else the slot holds what a record of another template left there
-		o.tos = uint32(r.v[sToS])
+	o.tos, o.label = r.value(sToS), r.value(sLabel)
+}
+
+// value returns the value of a slot, 0 when the template has none: then r.v holds that of
+// an earlier record.
+func (r *record) value(s slot) uint32 {
+	if !r.has(s) {
+		return 0
 	}
-	if r.has(sLabel) {
-		o.label = uint32(r.v[sLabel])
-	}
+	return uint32(r.v[s])
 }
 
 // innerNet returns the prefix length of an inner address. Those of the family of the
@@ -204,9 +213,9 @@ func (r *record) innerNet(o *outcome, v4, v6 slot) uint32 {
 	case o.src.v6 == o.tunnelSrc.v6:
 		return 0
 	case o.src.v6:
-		return uint32(r.v[v6])
+		return r.value(v6)
 	}
-	return uint32(r.v[v4])
+	return r.value(v4)
 }
 
 // outerLost returns the values of the outer packet that are not zero and have no place
