@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -90,4 +91,54 @@ func listBounds(ctx context.Context, cl *kgo.Client, topic string, partitions []
 		}
 	}
 	return all, nil
+}
+
+// noEpoch is the leader epoch of a position that nobody knows one of.
+const noEpoch = -1
+
+// epochEnds returns the offset after the last record that the log of each partition holds of
+// the given leader epoch and all epochs before it (KIP-320). A partition without an epoch, or
+// whose leader does not answer or does not know the epoch, is missing.
+func epochEnds(ctx context.Context, cl *kgo.Client, topic string, epochs map[int32]int32) map[int32]int64 {
+	var req kadm.OffsetForLeaderEpochRequest
+	for n, epoch := range epochs {
+		if epoch >= 0 {
+			req.Add(topic, n, epoch)
+		}
+	}
+	if len(req) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, endsWithin)
+	defer cancel()
+	// An error is that of some brokers: the others have answered.
+	all, _ := kadm.NewClient(cl).OffsetForLeaderEpoch(ctx, req)
+	ends := map[int32]int64{}
+	for n, e := range all[topic] {
+		if e.Err == nil && e.EndOffset >= 0 {
+			ends[n] = e.EndOffset
+		}
+	}
+	return ends
+}
+
+// listHeld returns the bounds of what partitions of a topic hold of what was read from them,
+// given the leader epoch of the last record read: where the log of a partition was cut, the
+// end is the cut. What the log holds after that is new.
+func listHeld(ctx context.Context, cl *kgo.Client, topic string, partitions []int32, epochs map[int32]int32) (map[int32]bounds, error) {
+	logs, err := listBounds(ctx, cl, topic, partitions, readUncommitted)
+	if err != nil {
+		return nil, err
+	}
+	ask := map[int32]int32{} // whose leaders answer
+	for n := range logs {
+		if epoch, ok := epochs[n]; ok {
+			ask[n] = epoch
+		}
+	}
+	for n, end := range epochEnds(ctx, cl, topic, ask) {
+		log := logs[n]
+		logs[n] = bounds{log.first, max(log.first, min(log.end, end))}
+	}
+	return logs, nil
 }

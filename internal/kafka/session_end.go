@@ -64,7 +64,7 @@ func (l *life) end(tx *Tx) error {
 		return fmt.Errorf("flush: %w", err)
 	}
 	l.compareClocks(tx.ctx)
-	next := map[int32]Position{}
+	next, epochs := map[int32]Position{}, map[int32]int32{}
 	// The client's End wants a heartbeat, and waits for one without end when the group
 	// put this member out meanwhile: the loop that beats waits in turn for the end of
 	// this transaction (BlockRebalanceOnPoll). A new session then begins where the last
@@ -88,7 +88,7 @@ func (l *life) end(tx *Tx) error {
 					rp.Offset, rp.LeaderEpoch = p.behind.Offset, p.behind.LeaderEpoch
 				}
 				rp.Metadata = &metadata
-				next[rp.Partition] = Position{rp.Partition, rp.Offset, metadata}
+				next[rp.Partition], epochs[rp.Partition] = Position{rp.Partition, rp.Offset, metadata}, rp.LeaderEpoch
 			}
 		}
 		return nil
@@ -101,7 +101,7 @@ func (l *life) end(tx *Tx) error {
 			try = kgo.TryAbort
 		}
 		for _, p := range positions {
-			next[p.Partition] = p
+			next[p.Partition], epochs[p.Partition] = p, l.owned[p.Partition].epoch
 		}
 	}
 	committed, err := l.gts.End(commitCtx, try)
@@ -121,7 +121,7 @@ func (l *life) end(tx *Tx) error {
 	l.refusals.committed()
 	for n, pos := range next {
 		if p := l.owned[n]; p != nil {
-			p.committed = pos
+			p.committed, p.committedEpoch = pos, epochs[n]
 			l.refusals.forget(n, pos.Offset)
 		}
 	}
@@ -162,6 +162,6 @@ func (l *life) rewind() {
 		if p.since = p.rest; p.next > at {
 			p.since = l.sc.Now() // its records come again
 		}
-		p.touched, p.behind, p.next = false, nil, at
+		p.touched, p.behind, p.next, p.epoch = false, nil, at, p.committedEpoch
 	}
 }

@@ -47,15 +47,17 @@ type life struct {
 
 // progress is where an owned partition stands.
 type progress struct {
-	tenure    *tenure
-	committed Position
-	next      int64       // offset after the last record seen
-	since     time.Time   // quiet since
-	rest      time.Time   // quiet since, as of the committed state
-	touched   bool        // in this transaction
-	behind    *kgo.Record // the first that was read and that the Handler did not take; nil: none
-	end       int64       // offset after the last record there is
-	until     int64       // end of the pass that is under way; 0: none is
+	tenure         *tenure
+	committed      Position
+	committedEpoch int32       // of the leader, committed with the position; noEpoch: none was
+	next           int64       // offset after the last record seen
+	epoch          int32       // of the leader, of the last record taken; noEpoch: not known
+	since          time.Time   // quiet since
+	rest           time.Time   // quiet since, as of the committed state
+	touched        bool        // in this transaction
+	behind         *kgo.Record // the first that was read and that the Handler did not take; nil: none
+	end            int64       // offset after the last record there is
+	until          int64       // end of the pass that is under way; 0: none is
 }
 
 // transactionTimeout is after what time a broker aborts an open transaction. It must
@@ -299,6 +301,7 @@ func (l *life) take(tx *Tx, partition int32, records []*kgo.Record) {
 	}
 	tx.records += len(records)
 	if len(records) > 0 {
+		p.epoch = records[len(records)-1].LeaderEpoch
 		tx.last = Position{Partition: partition, Offset: last}
 	}
 	l.passed(partition, p)

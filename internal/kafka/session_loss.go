@@ -155,14 +155,16 @@ func (s *Session) another(id, was [16]byte) bool {
 	return id != was && id != [16]byte{} && was != [16]byte{} && !s.past[id]
 }
 
-// locate returns where partitions with these committed positions are read from. The client
-// finds out itself if a partition whose leader does not answer does not hold its position.
-func (l *life) locate(ctx context.Context, cl *kgo.Client, committed []Position) ([]Position, error) {
+// locate returns where partitions with these committed positions, and the leader epochs
+// committed with them, are read from. A log that lost its end may have grown beyond the
+// position since: the epoch tells where it was cut. The client finds out itself if a
+// partition whose leader does not answer does not hold its position.
+func (l *life) locate(ctx context.Context, cl *kgo.Client, committed []Position, epochs map[int32]int32) ([]Position, error) {
 	partitions := make([]int32, len(committed))
 	for i, pos := range committed {
 		partitions[i] = pos.Partition
 	}
-	logs, err := listBounds(ctx, cl, l.sc.Input, partitions, readUncommitted)
+	logs, err := listHeld(ctx, cl, l.sc.Input, partitions, epochs)
 	if err != nil {
 		return nil, err
 	}
@@ -182,11 +184,16 @@ func (l *life) locate(ctx context.Context, cl *kgo.Client, committed []Position)
 	return at, nil
 }
 
-// adjust tells the client where to begin: kgo.AdjustFetchOffsetsFn.
+// adjust tells the client where to begin: kgo.AdjustFetchOffsetsFn. Before a cut the epoch
+// that was committed holds: with it the client notices the next cut.
 func (l *life) adjust(_ context.Context, fetched map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
 	for n, o := range fetched[l.sc.Input] {
 		if at, ok := l.begin[n]; ok && at >= 0 && o.EpochOffset().Offset != at {
-			fetched[l.sc.Input][n] = kgo.NewOffset().At(at)
+			begin := kgo.NewOffset().At(at)
+			if was := o.EpochOffset(); at < was.Offset {
+				begin = begin.WithEpoch(was.Epoch)
+			}
+			fetched[l.sc.Input][n] = begin
 		}
 	}
 	return fetched, nil

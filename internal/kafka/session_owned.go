@@ -32,7 +32,10 @@ type ownership struct {
 
 // A tenure is the ownership of a partition from the fetch of its committed position until
 // its loss. A partition that is lost and assigned again has another one.
-type tenure struct{ at Position }
+type tenure struct {
+	at    Position
+	epoch int32 // of the leader, committed with the position; noEpoch: none was
+}
 
 // A syncBalancer is a GroupBalancer that notes the partitions of each SyncGroup response
 // in an ownership. The client has no call that returns its assignment.
@@ -96,7 +99,8 @@ func (l *life) fetched(ctx context.Context, cl *kgo.Client, resp *kmsg.OffsetFet
 		l.expire(err)
 		return err
 	}
-	positions, err := l.locate(ctx, cl, l.positions(resp))
+	committed, epochs := l.positions(resp)
+	positions, err := l.locate(ctx, cl, committed, epochs)
 	if err != nil {
 		return err
 	}
@@ -105,7 +109,7 @@ func (l *life) fetched(ctx context.Context, cl *kgo.Client, resp *kmsg.OffsetFet
 	defer o.mu.Unlock()
 	var paused []int32
 	for _, at := range positions {
-		o.tenures[at.Partition] = &tenure{at}
+		o.tenures[at.Partition] = &tenure{at, epochs[at.Partition]}
 		paused = append(paused, at.Partition)
 	}
 	if len(paused) > 0 {
@@ -114,14 +118,15 @@ func (l *life) fetched(ctx context.Context, cl *kgo.Client, resp *kmsg.OffsetFet
 	return nil
 }
 
-// positions returns the committed positions of an OffsetFetch response.
-func (l *life) positions(resp *kmsg.OffsetFetchResponse) (at []Position) {
-	seen := map[int32]bool{} // the client repeats the answer in the form of older versions
-	add := func(topic string, p int32, offset int64, metadata *string) {
-		if topic != "" && topic != l.sc.Input || seen[p] {
-			return
+// positions returns the committed positions of an OffsetFetch response, and the leader epoch
+// of each.
+func (l *life) positions(resp *kmsg.OffsetFetchResponse) (at []Position, epochs map[int32]int32) {
+	epochs = map[int32]int32{}
+	add := func(topic string, p int32, offset int64, epoch int32, metadata *string) {
+		if _, seen := epochs[p]; seen || topic != "" && topic != l.sc.Input {
+			return // the client repeats the answer in the form of older versions
 		}
-		seen[p] = true
+		epochs[p] = epoch
 		pos := Position{Partition: p, Offset: offset}
 		if metadata != nil {
 			pos.Metadata = *metadata
@@ -130,17 +135,17 @@ func (l *life) positions(resp *kmsg.OffsetFetchResponse) (at []Position) {
 	}
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
-			add(t.Topic, p.Partition, p.Offset, p.Metadata)
+			add(t.Topic, p.Partition, p.Offset, p.LeaderEpoch, p.Metadata)
 		}
 	}
 	for _, g := range resp.Groups {
 		for _, t := range g.Topics {
 			for _, p := range t.Partitions {
-				add(t.Topic, p.Partition, p.Offset, p.Metadata)
+				add(t.Topic, p.Partition, p.Offset, p.LeaderEpoch, p.Metadata)
 			}
 		}
 	}
-	return at
+	return at, epochs
 }
 
 // errForgotten is why a session starts anew after the group forgot its member.
@@ -228,7 +233,9 @@ func (l *life) restore(ctx context.Context) error {
 	l.void = false
 	now := l.sc.Now()
 	for n, t := range added {
-		l.owned[n] = &progress{tenure: t, committed: t.at, next: max(t.at.Offset, 0), since: now, rest: now}
+		l.owned[n] = &progress{
+			tenure: t, committed: t.at, committedEpoch: t.epoch, next: max(t.at.Offset, 0), epoch: t.epoch, since: now, rest: now,
+		}
 		l.Pass(n)
 	}
 	if len(added) > 0 {

@@ -63,8 +63,9 @@ func refusingBroker(t *testing.T, code func(latest time.Time) int16) (addr strin
 	return addr
 }
 
-// fakeCluster starts an embedded broker whose answers a test can change.
-func fakeCluster(t *testing.T) (c *kfake.Cluster, addr string) {
+// fakeCluster starts an embedded broker whose answers a test can change. control is called
+// before broker.Mend, so that the control functions it adds answer first.
+func fakeCluster(t *testing.T, control ...func(*kfake.Cluster)) (c *kfake.Cluster, addr string) {
 	t.Helper()
 	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -77,6 +78,9 @@ func fakeCluster(t *testing.T) (c *kfake.Cluster, addr string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
+	for _, add := range control {
+		add(c)
+	}
 	broker.Mend(c)
 	return c, ln.Addr().String()
 }

@@ -240,6 +240,7 @@ func (l *life) commitQuiet(ctx context.Context, tx *Tx) (at []Position, err erro
 		metadata := l.h.Metadata(n)
 		rp := kmsg.NewTxnOffsetCommitRequestTopicPartition()
 		rp.Partition, rp.Offset, rp.Metadata = n, l.owned[n].next, &metadata
+		rp.LeaderEpoch = l.owned[n].epoch // tells a log that was cut and has grown again
 		topic.Partitions = append(topic.Partitions, rp)
 		at = append(at, Position{n, rp.Offset, metadata})
 	}

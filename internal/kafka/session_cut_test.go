@@ -1,0 +1,139 @@
+package kafka
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"weir/test/locked"
+)
+
+// A collector is an owner that collects the values of partition 0.
+type collector struct {
+	*owner
+	values *tally[string]
+}
+
+func (c collector) Records(tx *Tx, partition int32, records []Record) int {
+	if partition == 0 {
+		for _, r := range records {
+			c.values.add(string(r.Value))
+		}
+	}
+	return c.owner.Records(tx, partition, records)
+}
+
+// cutLogs returns a control function that answers OffsetForLeaderEpoch as brokers do whose
+// logs were cut: the epochs up to the one asked for end at end. At 0 it does not answer.
+func cutLogs(end *atomic.Int64) func(*kfake.Cluster) {
+	return func(c *kfake.Cluster) {
+		c.ControlKey(int16(kmsg.OffsetForLeaderEpoch), func(r kmsg.Request) (kmsg.Response, error, bool) {
+			c.KeepControl()
+			if end.Load() == 0 {
+				return nil, nil, false
+			}
+			req := r.(*kmsg.OffsetForLeaderEpochRequest)
+			resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+			for _, t := range req.Topics {
+				rt := kmsg.NewOffsetForLeaderEpochResponseTopic()
+				rt.Topic = t.Topic
+				for _, p := range t.Partitions {
+					rp := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
+					rp.Partition, rp.LeaderEpoch, rp.EndOffset = p.Partition, p.LeaderEpoch, end.Load()
+					rt.Partitions = append(rt.Partitions, rp)
+				}
+				resp.Topics = append(resp.Topics, rt)
+			}
+			return resp, nil, true
+		})
+	}
+}
+
+// A session commits the position of a quiet partition and ends. Then brokers lose the records
+// from offset 1 on, and others are written in their place before the next session looks: it
+// must read all of those, whether the log ends before the committed position or not.
+func TestWhatIsWrittenAfterALogWasCutIsRead(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		beyond int64 // how far the position lies beyond the end of the log that has grown again
+		logged string
+	}{
+		{"the log has grown beyond the position", 0, "cause=truncated position=3 goes_on_at=1 records_lost_unread=0"},
+		{"the log ends before the position", 7, "cause=truncated position=10 goes_on_at=1 records_lost_unread=0"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx := testContext(t)
+			var end atomic.Int64
+			_, addr := fakeCluster(t, cutLogs(&end))
+			ensure(ctx, t, addr, Undecoded, Flows)
+			tc := topicConfig()
+			putter(ctx, t, addr, tc.Name(Undecoded))("a", "b", "c")
+			first := runUntilQuiet(ctx, t, addr)
+			if want := []string{"a", "b", "c"}; !slices.Equal(first, want) {
+				t.Fatalf("the first session: want %q, got %q", want, first)
+			}
+			adm := admin(t, addr)
+			at, err := adm.FetchOffsets(ctx, "g")
+			if err != nil {
+				t.Fatal(err)
+			}
+			pos, _ := at.Lookup(tc.Name(Undecoded), 0)
+			if pos.At != 3 || pos.LeaderEpoch < 0 {
+				t.Errorf("committed: want offset 3 with the epoch of its leader, got %+v", pos.Offset)
+			}
+			if tt.beyond > 0 {
+				var beyond kadm.Offsets
+				beyond.AddOffset(tc.Name(Undecoded), 0, pos.At+tt.beyond, pos.LeaderEpoch)
+				if err := adm.CommitAllOffsets(ctx, "g", beyond); err != nil {
+					t.Fatal(err)
+				}
+			}
+			end.Store(1)
+			var log locked.Buffer
+			s := ownerSession(addr, "b", time.Now)
+			s.sc.Log = slog.New(slog.NewTextHandler(&log, nil))
+			h := collector{newOwner(tc.Name(Flows)), newTally[string]()}
+			runSession(t, s, h)
+			// A record written now shows that the session reads, where it skips those before.
+			h.assigned.wait(ctx, t, "partitions are assigned", atLeast[int](1))
+			putter(ctx, t, addr, tc.Name(Undecoded))("d")
+			got := h.values.wait(ctx, t, "the record written last", func(got []string) bool { return slices.Contains(got, "d") })
+			if want := []string{"b", "c", "d"}; !slices.Equal(got, want) {
+				t.Errorf("after the cut: want %q, got %q", want, got)
+			}
+			if !strings.Contains(log.String(), tt.logged) {
+				t.Errorf("log: want %q, got %s", tt.logged, log.String())
+			}
+		})
+	}
+}
+
+// runUntilQuiet runs a session until it has committed the position of partition 0 both with
+// records and without, and returns the values that it read.
+func runUntilQuiet(ctx context.Context, t *testing.T, addr string) []string {
+	t.Helper()
+	var ahead atomic.Int64
+	s := ownerSession(addr, "a", func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+	h := collector{newOwner("t.flows"), newTally[string]()}
+	h.due = func(n int32) bool { return n == 0 && ahead.Load() > 0 }
+	run, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(run, h) }()
+	h.committed.wait(ctx, t, "the records are committed", func([]int32) bool { return len(h.values.all()) == 3 && len(h.committed.all()) > 0 })
+	before := len(h.committed.all())
+	ahead.Store(int64(time.Minute))
+	h.committed.wait(ctx, t, "the quiet partition commits", atLeast[int32](before+1))
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	return h.values.all()
+}
