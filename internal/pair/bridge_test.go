@@ -159,6 +159,47 @@ func TestAPauseHoldsBackTheLogForLessThanItLasts(t *testing.T) {
 	}
 }
 
+// A step of stream time over a silence of all exporters ends the grace of all that is
+// held. What it logs is bounded; a restore from the log gives the same.
+func TestWhatPausesAfterASilenceIsNotAllLoggedAtOnce(t *testing.T) {
+	c := testConfig
+	c.TCPPause = 300 * time.Second
+	x := converse(t, c)
+	const connections = 5 * maxLoggedAgain
+	for i := range uint32(connections) {
+		x.flow(func(m *flowpb.FlowMessage) {
+			tcpRecord(10, 1, 9, syn|ack, false)(m)
+			m.SrcPort = 1 + i
+		})
+	}
+	x.m.Advance(90 * int64(time.Second)) // all are reported
+	j := journal{from: -1}
+	j.commit(x.m, 900_000)
+	before := len(j.pieces)
+	x.m.Advance(200 * int64(time.Second)) // and pause
+	if open, grace := x.m.Held(); open != 0 || grace != connections {
+		t.Fatalf("%d open, %d in grace", open, grace)
+	}
+	octets := 0
+	j.commit(x.m, 900_000)
+	for _, p := range j.pieces[before:] {
+		octets += len(p)
+	}
+	if most := maxLoggedAgain * 200; octets == 0 || octets > most {
+		t.Errorf("a step of stream time logs %d octets, want at most %d", octets, most)
+	}
+	m := New(c, 1, func(*Emission) {})
+	for i := max(j.from, 0); i < int64(len(j.pieces)); i++ {
+		if err := m.Apply(i, j.pieces[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.Restored(x.m.StreamTime())
+	if open, grace := m.Held(); open != 0 || grace != connections {
+		t.Errorf("after a restore: %d open, %d in grace", open, grace)
+	}
+}
+
 // A censor or an intrusion prevention system answers a SYN with a RST of the server's
 // address; the server's SYN+ACK comes after it. softflowd and others end the flow at the
 // RST. A reused port has a SYN of the side that opened, too.

@@ -47,7 +47,7 @@ type Machine struct {
 type Bounded struct {
 	Vantages uint64 // parts of records merged because their connection keeps maxSides vantages
 	SameKey  uint64 // connections given up because their key has maxSameKey
-	Paused   uint64 // TCP connections forgotten at capacity before PAIR_TCP_PAUSE
+	Paused   uint64 // connections that pause, forgotten at capacity before PAIR_TCP_PAUSE
 }
 
 // TakeBounded returns the counts since the last call.
@@ -241,10 +241,15 @@ func (m *Machine) AdvanceUpTo(t int64, n int) (more bool) {
 	return more
 }
 
-// expire forgets the emitted entries whose time is over. A TCP connection that pauses is
+// maxLoggedAgain bounds the entries that one step of stream time logs again.
+const maxLoggedAgain = 1000
+
+// expire forgets the emitted entries whose time is over. A connection that pauses is
 // held for longer than others; it is logged again, so that a restore need not read the
-// log of all that time.
+// log of all that time. When stream time jumps, as after a silence of all exporters, that
+// is done for maxLoggedAgain of them: a transaction must not have all that is held.
 func (m *Machine) expire() {
+	again := 0
 	for i := m.queues[queueLate].front; i != 0; i = m.queues[queueLate].front {
 		e := m.table.entries.at(i)
 		if e.deadline+int64(m.c.LateGrace) > m.now {
@@ -253,7 +258,9 @@ func (m *Machine) expire() {
 		m.warm(queueLate)
 		if e.deadline+m.heldFor(e) > m.now {
 			m.push(queuePause, i)
-			m.log.changed(i, e)
+			if again++; again <= maxLoggedAgain {
+				m.log.changed(i, e)
+			}
 			continue
 		}
 		m.grace--
@@ -292,7 +299,7 @@ func (m *Machine) suspend(deadline int64) (now int64) {
 	return deadline - 1
 }
 
-// evict gives up one entry: a TCP connection that pauses, else one in grace, else a
+// evict gives up one entry: a connection that pauses, else one in grace, else a
 // one-sided one of few packets, else the one that would be emitted next. It tells
 // whether there was one.
 func (m *Machine) evict() bool {

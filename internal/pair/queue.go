@@ -11,7 +11,7 @@ const (
 	queueIdle
 	queueSmall // idle ones that are one-sided and of few packets: given up first
 	queueLate  // emitted, in grace
-	queuePause // emitted, after the grace: TCP connections that pause
+	queuePause // emitted, after the grace: connections that pause
 	queueCount
 )
 
