@@ -63,7 +63,7 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	b := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_enrich_bounded_total",
 		Help: "records merged because their connection keeps no more vantages; connections given up because their key has no more; " +
-			"TCP connections forgotten at PAIR_MAX_OPEN before PAIR_TCP_PAUSE",
+			"connections that pause forgotten at PAIR_MAX_OPEN before PAIR_TCP_PAUSE",
 	}, []string{"what"})
 	reg.MustRegister(c, b)
 	return &metrics{connections: c, bounded: b}

@@ -590,10 +590,12 @@ func group(a *[16]byte) bool {
 	return a[0] == 0xff
 }
 
-// pauses reports whether e is a TCP connection that goes on when a record without SYN
-// follows: neither side closed it. Scans are none.
+// pauses reports whether e goes on when a record follows: a TCP connection that neither
+// side closed and that is no scan, for a record without SYN; a firewall's flow that was
+// not torn down, for its teardown, which counts the whole flow.
 func (m *Machine) pauses(e *entry) bool {
-	if e.key.Proto != flowkey.TCP || m.c.TCPPause <= m.c.Idle || m.oneSidedAndSmall(e) {
+	ofFirewall := e.quality&firewallFlow != 0
+	if m.c.TCPPause <= m.c.Idle || !ofFirewall && (e.key.Proto != flowkey.TCP || m.oneSidedAndSmall(e)) {
 		return false
 	}
 	flags := uint16(0)
@@ -605,7 +607,7 @@ func (m *Machine) pauses(e *entry) bool {
 		flags |= s.flags
 		i = s.next
 	}
-	return flags != 0
+	return ofFirewall || flags != 0
 }
 
 // oneSidedAndSmall marks what is given up first at capacity: scans.

@@ -2,10 +2,12 @@ package pair
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
@@ -84,6 +86,46 @@ func TestEventsOfAFlowCountOnceInAnyOrderAndOverRestarts(t *testing.T) {
 				if x.m.events.used()+x.m.links.used() != 0 {
 					t.Errorf("%s: %d sums and %d links are left of none", tt.name, x.m.events.used(), x.m.links.used())
 				}
+			}
+		}
+	}
+}
+
+// A Cisco ASA sends no update while nothing is transferred. Its teardown counts the whole
+// flow, so that the flow is held until PAIR_TCP_PAUSE after its report.
+func TestATeardownAfterASilenceCountsItsFlowOnce(t *testing.T) {
+	for _, tt := range []struct {
+		silence uint64 // s
+		proto   uint32
+		id      uint64
+		want    int // connections
+	}{
+		{300, 6, 7, 1}, {300, 17, 7, 1}, {370, 6, 7, 1}, {380, 6, 7, 2}, {300, 17, 0, 2},
+	} {
+		for _, format := range []int{2, 3} {
+			c := testConfig
+			c.StateFormat, c.TCPPause = format, 300*time.Second
+			x := converse(t, c)
+			for _, e := range []firewallEvent{{5, 100, 0, 20}, {2, 150, 30, 20 + tt.silence}} {
+				x.flow(func(m *flowpb.FlowMessage) {
+					e.message(m)
+					m.Proto, m.FlowId, m.TimeReceivedNs, m.TimeExportNs = tt.proto, tt.id, e.at*1e9, e.at*1e9
+					if tt.id == 0 {
+						m.TimeFlowStartNs = m.TimeFlowEndNs
+					}
+				})
+				x.restart()
+			}
+			all := x.ended(tt.want)
+			if r := all[len(all)-1]; r.Forward.Octets != 150 || r.Reverse.GetOctets() != 30 || tt.want == 1 && r.Version != 2 {
+				t.Errorf("%+v, format %d: want 150 and 30 octets, got %v", tt, format, r)
+			}
+			if open, grace := x.m.Held(); open != 0 {
+				t.Errorf("%d open, %d in grace", open, grace)
+			}
+			x.m.Advance(x.m.StreamTime() + int64(c.Linger+c.LateGrace)) // what was torn down is not held for longer
+			if open, grace := x.m.Held(); open+grace != 0 {
+				t.Errorf("%+v: %d open and %d in grace after the teardown", tt, open, grace)
 			}
 		}
 	}
@@ -296,7 +338,7 @@ func TestARestoredMachineWithEventsIsTheSame(t *testing.T) {
 	c.StateFormat = 3
 	rng := rand.New(rand.NewPCG(5, 6))
 	for round := range 100 {
-		var want, got *talk = converse(t, c), converse(t, c)
+		want, got := converse(t, c), converse(t, c)
 		for range 3 + rng.IntN(6) {
 			e := firewallEvent{uint32([]int{2, 5, 5}[rng.IntN(3)]), 1 + rng.Uint64N(300), rng.Uint64N(300), 5 + rng.Uint64N(9)}
 			want.flow(e.message)
@@ -324,7 +366,7 @@ func FuzzReadEvents(f *testing.F) {
 	f.Add(b.b[2:])
 	f.Add([]byte{1, 0})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		if err := m.readEvents(in, e); err != nil && err != errCut {
+		if err := m.readEvents(in, e); err != nil && !errors.Is(err, errCut) {
 			t.Errorf("error %v", err)
 		}
 		if n := m.events.used(); n > maxEventSums {

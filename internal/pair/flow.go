@@ -24,6 +24,11 @@ type quality uint16
 
 func bit(q flowpb.Quality) quality { return 1 << q }
 
+// firewallFlow is set for a firewall's flow of a flow id, of which each event counts both
+// directions. It is the bit of QUALITY_UNSPECIFIED, which is not reported: versions that
+// do not know it keep it.
+const firewallFlow quality = 1 << flowpb.Quality_QUALITY_UNSPECIFIED
+
 // A Flow is one record as the machine takes it; no pointers. Times are ns since
 // the epoch, directions are those of the record.
 type Flow struct {
@@ -104,6 +109,9 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 		}
 	}
 	f.counting, f.ofFlowID = countingOf(m), m.FirewallEvent != 0 && m.FlowId != 0
+	if f.ofFlowID && f.counting != countsRecord && m.FirewallEvent != eventDenied {
+		f.quality |= firewallFlow
+	}
 	f.Reason, f.Rate = uint8(m.FlowEndReason), m.SamplingRate
 	switch {
 	case m.BiflowDirection == flowpb.BiflowDirection_BIFLOW_DIRECTION_INITIATOR:

@@ -19,7 +19,7 @@ type Config struct {
 	Idle            time.Duration `env:"IDLE" envDefault:"75s" help:"silence after which a connection is emitted; must exceed the exporters' active timeout"`
 	Linger          time.Duration `env:"LINGER" envDefault:"5s" help:"wait after both directions ended, for what is still on its way"`
 	LateGrace       time.Duration `env:"LATE_GRACE" envDefault:"60s" help:"how long an emitted connection can still be corrected by a late record"`
-	TCPPause        time.Duration `env:"TCP_PAUSE" envDefault:"300s" help:"longest pause of a TCP connection that was not closed: a record without SYN continues it, also after its report; PAIR_IDLE where that is longer"`
+	TCPPause        time.Duration `env:"TCP_PAUSE" envDefault:"300s" help:"longest pause of a TCP connection that was not closed: a record without SYN continues it, also after its report; PAIR_IDLE where that is longer. A firewall's flow waits as long for its teardown"`
 	ClockSkew       time.Duration `env:"CLOCK_SKEW" envDefault:"2s" help:"tolerance between the clocks of two exporters"`
 	MaxClockSkew    time.Duration `env:"MAX_CLOCK_SKEW" envDefault:"10s" help:"export time further than this from receive time: times are shifted to the receiver's clock"`
 	UpdateInterval  time.Duration `env:"UPDATE_INTERVAL" envDefault:"30m" help:"an open connection is reported this often; 0 = never"`

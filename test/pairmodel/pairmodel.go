@@ -115,6 +115,7 @@ type record struct {
 	resolution   int64
 	flags        uint32 // of both directions
 	biflow       bool
+	hasTeardown  bool                   // of a flow that a firewall's teardown ends and counts once more
 	word         flowpb.BiflowDirection // the exporter's: who initiates, lo being the source
 	parts        []part
 }
@@ -228,20 +229,20 @@ func (c *connection) parts() (all []part) {
 }
 
 // holds returns how long a connection is held after its final report: PAIR_TCP_PAUSE when it is of TCP
-// and pauses, as nobody closed it and it is no scan, else PAIR_LATE_GRACE.
+// and pauses, as nobody closed it and it is no scan, or a firewall's flow without its teardown; else
+// PAIR_LATE_GRACE.
 func (m *Model) holds(c *connection) int64 {
 	parts := c.parts()
-	flags, packets, oneVantage := uint32(0), uint64(0), true
+	flags, packets, oneVantage, closes := uint32(0), uint64(0), true, false
 	for _, p := range parts {
 		flags, packets = flags|p.flags, packets+p.packets
 		oneVantage = oneVantage && p.toHi == parts[0].toHi && p.vantage == parts[0].vantage
-		if p.ended == closed {
-			flags = 0
-			break
-		}
+		closes = closes || p.ended == closed
 	}
 	scan := oneVantage && packets <= 2
-	if c.Proto == 6 && flags != 0 && !scan && m.c.TCPPause > m.c.Idle {
+	awaitsTeardown := slices.ContainsFunc(c.records, func(r *record) bool { return r.hasTeardown })
+	pauses := awaitsTeardown || c.Proto == 6 && flags != 0 && !scan
+	if pauses && !closes && m.c.TCPPause > m.c.Idle {
 		return int64(max(m.c.TCPPause, m.c.LateGrace))
 	}
 	return int64(m.c.LateGrace)

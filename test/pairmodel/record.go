@@ -29,6 +29,7 @@ func (m *Model) record(f *flowpb.FlowMessage) (r *record, ok bool) {
 	r.vantage = fmt.Sprintf("%s/%d", r.exporter, f.FlowDirection)
 	if f.FirewallEvent != 0 && f.FlowId != 0 {
 		r.flow = fmt.Sprintf("%x/%d", exporter, f.FlowId)
+		r.hasTeardown = f.Biflow && f.FirewallEvent != denial
 	}
 	export := int64(f.TimeExportNs)
 	if r.start > r.end {
@@ -144,6 +145,7 @@ func less(a, b *Conversation) bool {
 // Firewall events, Cisco's guide to NSEL.
 const (
 	teardown = 2
+	denial   = 3
 	update   = 5
 )
 
