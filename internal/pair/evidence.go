@@ -53,8 +53,9 @@ func receives(a *[16]byte, from *direction) bool { return from.best == nil && gr
 
 // handshake returns the sender of a TCP connection's first SYN. The strongest
 // evidence is a SYN without ACK, then a SYN+ACK of one packet. Where both
-// directions were seen and every packet counted, a SYN of one side alone, with
-// ACK, answers a SYN that was not seen.
+// directions were seen with flags and every packet counted, a SYN of one side alone,
+// with ACK, answers a SYN that was not seen. A direction without any flag has them
+// unreported, as of biflows with flags of one direction: TCP packets have some.
 func handshake(answered int8, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo bool) {
 	if a, b := loHi.flags&(syn|ack) == syn, hiLo.flags&(syn|ack) == syn; a != b {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, a
@@ -62,7 +63,7 @@ func handshake(answered int8, loHi, hiLo *direction) (method flowpb.DirectionMet
 	if answered == loAnswered || answered == hiAnswered {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, answered == hiAnswered
 	}
-	if loHi.best != nil && hiLo.best != nil && !sampled(loHi, hiLo) && (loHi.flags^hiLo.flags)&syn != 0 {
+	if loHi.flags != 0 && hiLo.flags != 0 && !sampled(loHi, hiLo) && (loHi.flags^hiLo.flags)&syn != 0 {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, hiLo.flags&syn != 0
 	}
 	return flowpb.DirectionMethod_DIRECTION_METHOD_UNSPECIFIED, false
@@ -250,7 +251,7 @@ func tcpState(o, r *direction) flowpb.ConnState {
 	of, rf := o.flags, r.flags
 	opened := of&syn != 0 || of&ack != 0 && rf&syn != 0 // the initiator's part of the handshake
 	switch {
-	case of|rf == 0:
+	case of|rf == 0, r.best != nil && rf == 0: // unreported
 		return flowpb.ConnState_CONN_STATE_UNKNOWN
 	case of&rf&fin != 0:
 		return flowpb.ConnState_CONN_STATE_SF

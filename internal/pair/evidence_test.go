@@ -327,3 +327,39 @@ func TestAMulticastAddressThatSendsIsNoGroup(t *testing.T) {
 		}
 	}
 }
+
+// Exporters of biflows that have tcpControlBits (IE 6) and no reverse one report the flags
+// of one direction. Each TCP segment but the first SYN and some RSTs has an ACK (RFC 9293
+// section 3.10.7), so that a direction without flags says nothing of SYN and FIN.
+func TestADirectionWithoutFlagsIsNoEvidence(t *testing.T) {
+	const service, onlySYN = flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT, flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN
+	const unknown = flowpb.ConnState_CONN_STATE_UNKNOWN
+	for _, tt := range []struct {
+		there, back uint32
+		method      flowpb.DirectionMethod
+		state       flowpb.ConnState
+	}{
+		{fin | syn | psh | ack, 0, service, unknown},
+		{rst | syn | ack, 0, service, unknown},
+		{syn, 0, onlySYN, unknown},
+		{ack, syn | ack, onlySYN, flowpb.ConnState_CONN_STATE_S1}, // the SYN was not metered
+	} {
+		for _, biflow := range []bool{true, false} {
+			x := converse(t, testConfig)
+			x.flow(func(m *flowpb.FlowMessage) {
+				m.TcpFlags = tt.there
+				if m.Biflow = biflow; biflow {
+					m.ReverseBytes, m.ReversePackets, m.ReverseTcpFlags = 700, 7, tt.back
+				}
+			})
+			if !biflow {
+				x.flow(func(m *flowpb.FlowMessage) { turned(m); m.TcpFlags = tt.back })
+			}
+			c := x.ended(1)[0]
+			if c.Initiator.Port != 40000 || c.DirectionMethod != tt.method || c.ConnState != tt.state {
+				t.Errorf("flags %#x and %#x, biflow %v: want port 40000 by %v, %v; got port %d by %v, %v", tt.there, tt.back, biflow,
+					tt.method, tt.state, c.Initiator.Port, c.DirectionMethod, c.ConnState)
+			}
+		}
+	}
+}

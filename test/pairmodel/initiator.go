@@ -80,7 +80,8 @@ func (c *connection) syn(there, back uint32, counted bool) (lo, known bool) {
 	if loAnswers != hiAnswers {
 		return hiAnswers, true
 	}
-	if loHas, hiHas := there&syn != 0, back&syn != 0; counted && loHas != hiHas {
+	flagged := there != 0 && back != 0
+	if loHas, hiHas := there&syn != 0, back&syn != 0; counted && flagged && loHas != hiHas {
 		return hiHas, true
 	}
 	return false, false
@@ -149,6 +150,7 @@ func stateOfAll(o, r *Direction) flowpb.ConnState {
 		is   flowpb.ConnState
 	}{
 		{of == 0 && rf == 0, flowpb.ConnState_CONN_STATE_UNKNOWN},
+		{r != nil && rf == 0, flowpb.ConnState_CONN_STATE_UNKNOWN},
 		{has(of, fin) && has(rf, fin), flowpb.ConnState_CONN_STATE_SF},
 		{has(of, rst) && has(rf, rst) && !has(of|rf, psh), flowpb.ConnState_CONN_STATE_REJ},
 		{has(of, rst) && has(rf, rst), flowpb.ConnState_CONN_STATE_RSTR},
