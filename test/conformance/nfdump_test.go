@@ -13,12 +13,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"weir/internal/capture"
 	"weir/pkg/flowpb"
+	"weir/test/locked"
 )
 
 var nfcapd = flag.String("nfcapd", "", "nfdump's collector: collect the corpus with it and compare each value")
@@ -36,12 +38,19 @@ func collected(t *testing.T, in []capture.Datagram) (out []nfdumpRecord) {
 	t.Helper()
 	dir := t.TempDir()
 	port := freePort(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	run := exec.CommandContext(ctx, *nfcapd, "-b", "127.0.0.1", "-p", strconv.Itoa(port), "-w", dir, "-t", "86400")
+	var said locked.Buffer
+	run.Stdout, run.Stderr = &said, &said
 	if err := run.Start(); err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("nfcapd said: %s", said.String())
+		}
+	}()
 	waitFor(ctx, t, func() bool { return queued(t, port) >= 0 })
 	conn, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
@@ -82,14 +91,23 @@ func collected(t *testing.T, in []capture.Datagram) (out []nfdumpRecord) {
 	return out
 }
 
+// lastPort is the last port that freePort returned. The kernel gives ports of this range to
+// nobody who does not ask for them. To try one by listening on it would not do: a process that
+// is forked meanwhile holds it for a moment.
+var lastPort atomic.Int32
+
+// freePort returns a UDP port that nobody uses, another one at each call.
 func freePort(t *testing.T) int {
 	t.Helper()
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	lastPort.CompareAndSwap(0, 21_000)
+	for lastPort.Load() < 32_000 {
+		port := int(lastPort.Add(1))
+		if queued(t, port) < 0 {
+			return port
+		}
 	}
-	defer func() { _ = c.Close() }()
-	return c.LocalAddr().(*net.UDPAddr).Port
+	t.Fatal("no free UDP port from 21001 to 32000")
+	return 0
 }
 
 // waitFor asks until a condition holds.
