@@ -111,7 +111,9 @@ CREATE TABLE IF NOT EXISTS weir.flows_queue (
   `firewall_rule` LowCardinality(String),
   `elements.pen` Array(UInt32),
   `elements.id` Array(UInt32),
-  `elements.value` Array(String)
+  `elements.value` Array(String),
+  `elements.name` Array(LowCardinality(String)),
+  `elements.type` Array(UInt32)
 ) ENGINE = Kafka SETTINGS
   kafka_broker_list = 'kafka:9092', kafka_topic_list = 'netflow.flows', kafka_group_name = 'clickhouse',
   kafka_format = 'ProtobufSingle', kafka_schema = 'flow.proto:FlowMessage';
@@ -225,7 +227,9 @@ CREATE TABLE IF NOT EXISTS weir.flows (
   `firewall_rule` LowCardinality(String),
   `elements.pen` Array(UInt32),
   `elements.id` Array(UInt32),
-  `elements.value` Array(String)
+  `elements.value` Array(String),
+  `elements.name` Array(LowCardinality(String)),
+  `elements.type` Array(UInt32)
 ) ENGINE = MergeTree PARTITION BY toDate(time_received) ORDER BY (sampler_address, time_received) TTL toDateTime(time_received) + INTERVAL 30 DAY;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS weir.flows_view TO weir.flows AS SELECT
@@ -337,7 +341,9 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS weir.flows_view TO weir.flows AS SELECT
   `firewall_rule` AS `firewall_rule`,
   `elements.pen` AS `elements.pen`,
   `elements.id` AS `elements.id`,
-  `elements.value` AS `elements.value`
+  `elements.value` AS `elements.value`,
+  `elements.name` AS `elements.name`,
+  `elements.type` AS `elements.type`
 FROM weir.flows_queue;
 
 -- Of a connection the greatest version is in force: ask with FINAL.

@@ -325,3 +325,28 @@ func FuzzDecode(f *testing.F) {
 		run(t, string(in), "decode", "-")
 	})
 }
+
+// Octets by RFC 5610 and RFC 7011: 4242/17 is queueDepth of type unsigned32, then a
+// record of two addresses and 4242/17.
+func TestDecodeShowsNamesThatTheExporterDefined(t *testing.T) {
+	const defined = "000a0047 68e77800 00000001 00000100" +
+		"0003001e 01020005 0001 015a0004 012f0002 01530001 01580001 0155ffff" +
+		"01020019 00001092 0011 03 00 0a 71756575654465707468 0000"
+	const data = "000a0040 68e77800 00000002 00000100" +
+		"0002001c 01000003 00080004 000c0004 80110004 00001092 00000000" +
+		"01000014 0a000001 0a000002 00000007 00000000"
+	for _, tt := range []struct{ args, want []string }{
+		{[]string{"--json"}, []string{
+			`"facts":[{"what":"WHAT_ELEMENT_DEFINITION","id":278003729,"number":3,"text":"queueDepth"}]`,
+			`"elements":[{"pen":4242,"id":17,"name":"queueDepth","value":"00000007","decoded":7,"type":3}]`,
+		}},
+		{nil, []string{"informationElementName=queueDepth", " queueDepth=7"}},
+	} {
+		got := run(t, "", append([]string{"decode", "--hex", defined, "--hex", data}, tt.args...)...)
+		for _, want := range tt.want {
+			if !strings.Contains(got.out, want) {
+				t.Errorf("decode %v: no %s in\n%s", tt.args, want, got.out)
+			}
+		}
+	}
+}

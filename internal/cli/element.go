@@ -6,13 +6,14 @@ import (
 	"weir/internal/decode"
 	"weir/internal/ie"
 	"weir/internal/templatetext"
+	"weir/pkg/flowpb"
 )
 
 // A named element is how a field is called and read.
 type named struct {
 	name  string
 	typ   ie.Type
-	known bool // the registry has it
+	known bool // the registry has it, or the exporter defined it
 }
 
 // lookup finds an element by private enterprise number and id; v9 says whether
@@ -29,6 +30,16 @@ func lookup(v9 bool, pen uint32, id uint16) named {
 		return named{name: fmt.Sprintf("%d/%d", pen, id)}
 	}
 	return named{e.Name, e.Type, true}
+}
+
+// lookupDefined is lookup for an element of a flow, which has the name that the
+// exporter gave it where the registry has none.
+func lookupDefined(v9 bool, e *flowpb.Element) named {
+	x := lookup(v9, e.GetPen(), uint16(e.GetId()))
+	if !x.known && e.GetName() != "" {
+		return named{e.GetName(), ie.DataType(e.GetType()), true}
+	}
+	return x
 }
 
 // lookupScope is lookup for a scope field: NetFlow v9 has scope types of its

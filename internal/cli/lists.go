@@ -81,7 +81,7 @@ func (j *jsonLine) list(l *decode.List, r listReader) {
 		j.open('[')
 		for _, v := range l.Values {
 			j.open('{')
-			j.element(l.Element.PEN, l.Element.ID, v, r)
+			j.element(l.Element.PEN, l.Element.ID, lookup(r.v9, l.Element.PEN, l.Element.ID), v, r)
 			j.close('}')
 		}
 		j.close(']')
@@ -108,7 +108,7 @@ func (j *jsonLine) listRecord(rec *decode.ListRecord, r listReader) {
 		j.open('[')
 		for _, v := range rec.Values {
 			j.open('{')
-			j.element(v.PEN, v.ID, v.Octets, r)
+			j.element(v.PEN, v.ID, lookup(r.v9, v.PEN, v.ID), v.Octets, r)
 			j.close('}')
 		}
 		j.close(']')
@@ -118,9 +118,8 @@ func (j *jsonLine) listRecord(rec *decode.ListRecord, r listReader) {
 
 // appendPair appends an element as name=value for people; a list as
 // semantic[…], its records in braces.
-func (r listReader) appendPair(b []byte, pen uint32, id uint16, octets []byte) []byte {
-	x := lookup(r.v9, pen, id)
-	b = append(append(b, x.name...), '=')
+func (r listReader) appendPair(b []byte, x named, id uint16, octets []byte) []byte {
+	b = append(append(b, quoted(x.name)...), '=')
 	l := r.read(x, id, octets)
 	if l == nil {
 		return append(b, readValue(x.typ, octets).String()...)
@@ -131,7 +130,7 @@ func (r listReader) appendPair(b []byte, pen uint32, id uint16, octets []byte) [
 		if i > 0 {
 			b = append(b, ' ')
 		}
-		b = in.appendPair(b, l.Element.PEN, l.Element.ID, v)
+		b = in.appendPair(b, lookup(r.v9, l.Element.PEN, l.Element.ID), l.Element.ID, v)
 	}
 	for i := range l.Records {
 		rec := &l.Records[i]
@@ -143,7 +142,7 @@ func (r listReader) appendPair(b []byte, pen uint32, id uint16, octets []byte) [
 			if k > 0 {
 				b = append(b, ' ')
 			}
-			b = in.appendPair(b, v.PEN, v.ID, v.Octets)
+			b = in.appendPair(b, lookup(r.v9, v.PEN, v.ID), v.ID, v.Octets)
 		}
 		b = append(b, '}')
 	}

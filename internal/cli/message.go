@@ -77,7 +77,12 @@ func (j *jsonLine) field(m protoreflect.Message, fd protoreflect.FieldDescriptor
 	case protoreflect.MessageKind:
 		j.open('{')
 		if e, ok := v.Message().Interface().(*flowpb.Element); ok {
-			j.element(e.GetPen(), uint16(e.GetId()), e.GetValue(), of.flow(m))
+			r := of.flow(m)
+			j.element(e.GetPen(), uint16(e.GetId()), lookupDefined(r.v9, e), e.GetValue(), r)
+			if e.GetName() != "" {
+				j.key("type")
+				j.uint(uint64(e.GetType()))
+			}
 		} else {
 			j.fields(v.Message(), of)
 		}
@@ -136,12 +141,11 @@ func isV9(m protoreflect.Message) bool {
 
 // element writes an element's number, name, octets as hex text, and what they
 // say by its type.
-func (j *jsonLine) element(pen uint32, id uint16, octets []byte, r listReader) {
+func (j *jsonLine) element(pen uint32, id uint16, x named, octets []byte, r listReader) {
 	j.key("pen")
 	j.uint(uint64(pen))
 	j.key("id")
 	j.uint(uint64(id))
-	x := lookup(r.v9, pen, id)
 	if x.known {
 		j.key("name")
 		j.text(x.name)
@@ -175,7 +179,8 @@ func pairs(b []byte, m protoreflect.Message, shown map[protoreflect.Name]bool, o
 		if fd.Kind() == protoreflect.MessageKind {
 			for k := range v.List().Len() {
 				if e, ok := v.List().Get(k).Message().Interface().(*flowpb.Element); ok {
-					b = of.flow(m).appendPair(append(b, ' '), e.GetPen(), uint16(e.GetId()), e.GetValue())
+					r := of.flow(m)
+					b = r.appendPair(append(b, ' '), lookupDefined(r.v9, e), uint16(e.GetId()), e.GetValue())
 				}
 			}
 			continue

@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"weir/pkg/flowpb"
 )
 
 // setFields sets the fields of m from JSON members as jsonLine.fields writes them;
@@ -61,7 +63,11 @@ func fieldValue(empty func(protoreflect.FieldDescriptor) protoreflect.Value, fd 
 	case protoreflect.MessageKind:
 		if members, ok := v.(map[string]any); ok {
 			x := empty(fd)
-			return x, setFields(x.Message(), members)
+			err := setFields(x.Message(), members)
+			if e, ok := x.Message().Interface().(*flowpb.Element); ok && members["type"] == nil {
+				e.Name = "" // the registry's: only those that an exporter gave come with a type
+			}
+			return x, err
 		}
 	case protoreflect.BoolKind:
 		if b, ok := v.(bool); ok {

@@ -66,6 +66,19 @@ func TestFieldsAreJSONMembersByTheirProtoNames(t *testing.T) {
 				`{"pen":29305,"id":313,"name":"reverseIpHeaderPacketSection","value":"dead"},{"pen":4242,"id":9,"value":"01"}]}`,
 		},
 		{
+			"elements that only their exporter names are read by its type",
+			&flowpb.FlowMessage{Type: flowpb.FlowMessage_IPFIX, Elements: []*flowpb.Element{
+				{Pen: 4242, Id: 9, Value: []byte{0, 1, 0}, Name: "queueDepth", Type: 3},
+				{Pen: 4242, Id: 10, Value: []byte{192, 0, 2, 1}, Name: "nearest hop", Type: 18},
+				{Pen: 4242, Id: 11, Value: []byte{1}, Name: "opaque"},
+				{Id: 276, Value: []byte{2}, Name: "theirs", Type: 13},
+			}},
+			`{"type":"IPFIX","elements":[{"pen":4242,"id":9,"name":"queueDepth","value":"000100","decoded":256,"type":3},` +
+				`{"pen":4242,"id":10,"name":"nearest hop","value":"c0000201","decoded":"192.0.2.1","type":18},` +
+				`{"pen":4242,"id":11,"name":"opaque","value":"01","type":0},` +
+				`{"pen":0,"id":276,"name":"dataRecordsReliability","value":"02","decoded":false,"type":13}]}`,
+		},
+		{
 			"NetFlow v9 has field types of its own",
 			&flowpb.FlowMessage{Type: flowpb.FlowMessage_NETFLOW_V9, Elements: []*flowpb.Element{{Id: 40000, Value: []byte("alice\x00\x00")}}},
 			`{"type":"NETFLOW_V9","elements":[{"pen":0,"id":40000,"name":"userName","value":"616c6963650000","decoded":"alice"}]}`,
@@ -102,10 +115,11 @@ func TestPairsSayEverythingThatIsPresent(t *testing.T) {
 	m := &flowpb.FlowMessage{
 		Type: flowpb.FlowMessage_IPFIX, SrcAddr: []byte{192, 0, 2, 1}, SrcMac: 1, TimeReceivedNs: 1700000000_500000000,
 		MplsLabel: []uint32{16, 17}, InterfaceName: "Gi 0/1", VrfName: "\x1b[31m",
-		Elements: []*flowpb.Element{{Id: 434, Value: []byte{0xff, 0xfe}}, {Pen: 4242, Id: 9, Value: []byte{1}}},
+		Elements: []*flowpb.Element{{Id: 434, Value: []byte{0xff, 0xfe}}, {Pen: 4242, Id: 9, Value: []byte{1}},
+			{Pen: 4242, Id: 10, Value: []byte{0, 1, 0}, Name: "queueDepth", Type: 3}, {Pen: 4242, Id: 11, Value: []byte("a"), Name: "a b=c", Type: 13}},
 	}
 	want := ` src_mac=00:00:00:00:00:01 mpls_label=16,17 time_received_ns=2023-11-14T22:13:20.5Z vrf_name="\x1b[31m"` +
-		` interface_name="Gi 0/1" mibObjectValueInteger=-2 4242/9=01`
+		` interface_name="Gi 0/1" mibObjectValueInteger=-2 4242/9=01 queueDepth=256 "a b=c"=a`
 	if got := string(pairs(nil, m.ProtoReflect(), map[protoreflect.Name]bool{"type": true, "src_addr": true}, nil)); got != want {
 		t.Errorf("want %s\n got %s", want, got)
 	}

@@ -247,6 +247,10 @@ func instant(ns int64) string {
 
 func factText(f *flowpb.Fact) string {
 	what := strings.ToLower(strings.TrimPrefix(f.GetWhat().String(), "WHAT_"))
+	if f.GetWhat() == flowpb.Fact_WHAT_ELEMENT_DEFINITION {
+		pen, id := f.GetId()>>16, f.GetId()&0xffff
+		return fmt.Sprintf("%s %d/%d: %q, type %d", what, pen, id, f.GetText(), f.GetNumber())
+	}
 	if f.GetText() != "" {
 		return fmt.Sprintf("%s %d: %q", what, f.GetId(), f.GetText())
 	}

@@ -26,6 +26,9 @@ type Facts struct {
 	nSamplers, nNames atomic.Int64  // entries, for readers
 	samplerIDs        atomic.Uint64 // XOR of the ids of samplers: of one sampler, its id
 
+	definitions  atomicmap.Map[uint64, ElementDefinition] // by definitionID
+	nDefinitions atomic.Int64                             // entries, for readers
+
 	own    atomicmap.Map[ownID, ownValue]        // what a port said that differs from the newest
 	nOwn   atomic.Int64                          // entries, for readers
 	ports  atomicmap.Map[uint16, samplersOfPort] // of ports that said a sampling rate
@@ -65,6 +68,8 @@ func (f *Facts) Set(fact *Fact) {
 		f.setSampler(fact.ID, fact.Number)
 	case flowpb.Fact_WHAT_ICMPV6_FORM:
 		f.icmpForms.set(fact.ID, fact.Number != 0)
+	case flowpb.Fact_WHAT_ELEMENT_DEFINITION:
+		f.setDefinition(fact.ID, ElementDefinition{Name: fact.Text, Type: uint8(fact.Number & 0xff)})
 	default:
 		f.setName(factNameID{fact.What, fact.ID}, fact.Text)
 	}

@@ -182,7 +182,7 @@ func FuzzOptionsRecords(f *testing.F) {
 		for i := range r.Options {
 			o := &r.Options[i]
 			at := o.Off - s.Off
-			if len(o.Values) != len(tmpl.Fields) || len(o.Facts) > 6 {
+			if len(o.Values) != len(tmpl.Fields) || len(o.Facts) > 7 {
 				t.Fatalf("record %d: %d values of %d fields, %d facts", i, len(o.Values), len(tmpl.Fields), len(o.Facts))
 			}
 			for k, v := range o.Values {

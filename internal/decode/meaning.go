@@ -41,6 +41,9 @@ type record struct {
 	drop     bool           // elements are not wanted
 	named    [nNames]uint64 // values that may have names
 	nameable uint16         // which of them the record has, a bit each
+
+	defined     *[MaxDefined + 1]ElementDefinition // by step.undefined; nil: none of the set's elements
+	definitions *[MaxDefined + 1]ElementDefinition // space for them; nil: not needed yet
 }
 
 // An outcome is what the rules make of a record.

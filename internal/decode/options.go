@@ -44,6 +44,10 @@ const (
 	oRouteDistinguisher90
 	oApplicationID95
 	oApplicationName96
+	oElementID303
+	oEnterprise346
+	oDataType339
+	oElementName341
 	nOptions
 )
 
@@ -54,6 +58,7 @@ var optionKeys = map[uint16]optionKey{
 	82: oInterfaceName82, 83: oInterfaceDescription83, 234: oIngressVRF234, 235: oEgressVRF235, 236: oVRFName236,
 	90: oRouteDistinguisher90,
 	95: oApplicationID95, 96: oApplicationName96,
+	303: oElementID303, 346: oEnterprise346, 339: oDataType339, 341: oElementName341,
 }
 
 // An optionStep is a field of an options record, or several neighbours that say
@@ -90,7 +95,7 @@ func (p *Plan) optionSteps() (steps []optionStep) {
 // optionValues holds what the options record at hand says about the exporter.
 type optionValues struct {
 	version uint8
-	has     uint32 // bit per optionKey
+	has     uint64 // bit per optionKey
 	octets  [nOptions][]byte
 	facts   []Fact
 	total   Exported
@@ -156,7 +161,7 @@ func (v *optionValues) number(keys ...optionKey) (n uint64, ok bool) {
 // findFacts lists what the record says about the exporter: sampling rates
 // (elements 34; 50 with 48 or 49; 305/306; 309/310; 311; 304 and 305), interface, VRF and
 // application names (82, 83, 236, 96), route distinguishers of VRFs (90), the
-// system init time (160).
+// system init time (160), definitions of elements (341).
 func (v *optionValues) findFacts() {
 	v.facts, v.total, v.badRate = v.facts[:0], Exported{}, false
 	if v.has == 0 {
@@ -173,6 +178,7 @@ func (v *optionValues) findFacts() {
 	}
 	v.findTotals()
 	v.findNames()
+	v.findDefinition()
 }
 
 func (v *optionValues) findTotals() {

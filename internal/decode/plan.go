@@ -22,6 +22,8 @@ type step struct {
 	whose  bool     // see ofExporter
 	name   nameKind // ≠ 0: there may be a name for its value
 
+	undefined uint8 // ≠ 0: the element has no name in the registry; 1 + its place in Plan.undefined
+
 	extension *ie.Extension // opExtended
 }
 
@@ -45,7 +47,8 @@ type Plan struct {
 	clocks    int  // kinds of times
 	relayed   bool // records may say whose they are
 	stray     []stray
-	names     bool // there may be names for values of the records
+	names     bool    // there may be names for values of the records
+	undefined []Field // elements that have no name in the registry, at most MaxDefined
 	picks     picks
 	tunnel    [2]tunnelRule // IPv4 inside, IPv6 inside
 	fast      *fastPlan     // nil: records take the appending path
@@ -135,6 +138,7 @@ func compile(version uint8, t *Template) *Plan {
 	}
 	p.needsInit = p.version == 10 && p.times.source == flowpb.TimeSource_TIME_SOURCE_UPTIME && !p.has[sInit]
 	p.names = p.nameKinds()
+	p.findUndefined()
 	p.fast = p.arrange()
 	return p
 }

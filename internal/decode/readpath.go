@@ -91,6 +91,9 @@ func (r *record) keepRaw(m *flowpb.FlowMessage, st *step, field []byte) {
 	if len(field) > 0 {
 		e.Value = bytes.Clone(field)
 	}
+	if d := r.definition(st); d.Name != "" {
+		e.Name, e.Type = d.Name, uint32(d.Type)
+	}
 	m.Elements = append(m.Elements, e)
 }
 

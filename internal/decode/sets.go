@@ -301,10 +301,11 @@ func (p *Plan) count(b []byte) (n int) {
 func (d *Decoder) records(b []byte, off int, p *Plan, r *Result, onWire bool) {
 	d.rec.plan, d.rec.drop = p, d.DropElements
 	d.rec.relay, d.rec.who = p.relayed && d.ExporterOfRecord, d.Exporter
+	d.rec.define(p, &d.ctx)
 	switch {
 	case !onWire:
 		d.readRecords(b, off, p, r)
-	case p.fast == nil || d.plain || d.rec.relay:
+	case p.fast == nil || d.plain || d.rec.relay || d.rec.defined != nil:
 		d.appendRecords(b, off, p, r)
 	case p.fixed:
 		d.fastRecords(b, off, p, r)

@@ -229,6 +229,9 @@ func (r *record) keep(dst []byte, st *step, field []byte) []byte {
 	if r.drop {
 		return dst
 	}
+	if d := r.definition(st); d.Name != "" {
+		return appendDefined(dst, st, field, d)
+	}
 	return appendElement(dst, st, field)
 }
 
@@ -284,6 +287,11 @@ func empty(o op, field []byte) bool {
 }
 
 func appendElement(dst []byte, st *step, field []byte) []byte {
+	return appendElementOf(dst, st, field, elementSize(st, field))
+}
+
+// elementSize is how many octets an Element without a name has.
+func elementSize(st *step, field []byte) int {
 	n := protowire.SizeVarint(uint64(len(field))) + len(field) + 1
 	if st.pen != 0 {
 		n += 1 + protowire.SizeVarint(uint64(st.pen))
@@ -294,6 +302,11 @@ func appendElement(dst []byte, st *step, field []byte) []byte {
 	if len(field) == 0 {
 		n -= 2
 	}
+	return n
+}
+
+// appendElementOf appends the beginning of an Element of n octets: what is on the wire.
+func appendElementOf(dst []byte, st *step, field []byte, n int) []byte {
 	dst = protowire.AppendTag(dst, fElements, protowire.BytesType)
 	dst = protowire.AppendVarint(dst, uint64(n))
 	dst = number(dst, 1, uint64(st.pen))

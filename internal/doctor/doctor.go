@@ -229,6 +229,9 @@ func (c *Checkup) Flow(m *flowpb.FlowMessage) {
 // elements counts elements that have no name.
 func (h *chart) elements(m *flowpb.FlowMessage, version uint16) {
 	for _, e := range m.Elements {
+		if e.Name != "" { // by the exporter itself
+			continue
+		}
 		named := false
 		if version == 9 {
 			_, named = ie.LookupV9(uint16(e.Id))

@@ -179,6 +179,20 @@ func TestFirewallEventsWithoutCountersAreNoFault(t *testing.T) {
 	}
 }
 
+// An element has a name when its exporter defined one (RFC 5610).
+func TestElementsThatTheirExporterNamesAreNoFault(t *testing.T) {
+	for name, want := range map[string][]Rule{"queueDepth": nil, "": {ElementsUnnamed}} {
+		c := New()
+		observe(c, func(_ int, m *flowpb.FlowMessage) {
+			m.Type = flowpb.FlowMessage_IPFIX
+			m.Elements = []*flowpb.Element{{Pen: 4242, Id: 9, Value: []byte{1}, Name: name}}
+		})
+		if got := found(c); !slices.Equal(got, want) {
+			t.Errorf("name %q: want %v, got %v", name, want, got)
+		}
+	}
+}
+
 func TestWhatIsKeptIsBounded(t *testing.T) {
 	c := New()
 	for i := range 3 * maxRecords {

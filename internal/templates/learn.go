@@ -1,6 +1,8 @@
 package templates
 
 import (
+	"fmt"
+	"math"
 	"strings"
 
 	"weir/internal/decode"
@@ -126,10 +128,25 @@ func (s *Store) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Heade
 	s.changed(k.Exporter, changed, nil)
 }
 
+// impossible is the error for a fact whose number cannot be.
+func impossible(what flowpb.Fact_What, number uint64) error {
+	if what == flowpb.Fact_WHAT_SAMPLER {
+		return fmt.Errorf("sampling rate 1 in %d: want at most %d", number, uint32(decode.MaxSamplingRate))
+	}
+	return fmt.Errorf("data type %d of an element: want at most %d", number, math.MaxUint8)
+}
+
 // possible reports whether a fact's number can be: of sampling rates at most
-// decode.MaxSamplingRate.
+// decode.MaxSamplingRate, of data types one octet.
 func possible(what flowpb.Fact_What, number uint64) bool {
-	return what != flowpb.Fact_WHAT_SAMPLER || number <= decode.MaxSamplingRate
+	switch what {
+	case flowpb.Fact_WHAT_SAMPLER:
+		return number <= decode.MaxSamplingRate
+	case flowpb.Fact_WHAT_ELEMENT_DEFINITION:
+		return number <= math.MaxUint8
+	default:
+		return true
+	}
 }
 
 // known reports whether what is among the facts of this version.

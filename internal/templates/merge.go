@@ -78,14 +78,14 @@ func (s *Store) parse(id key, value []byte) (*flowpb.ExporterState, error) {
 			return nil, fmt.Errorf("fact %v %d: unknown, or differs from the key's", f.GetWhat(), f.GetId())
 		}
 		if !possible(f.GetWhat(), f.GetNumber()) {
-			return nil, fmt.Errorf("sampling rate 1 in %d: want at most %d", f.GetNumber(), uint32(decode.MaxSamplingRate))
+			return nil, impossible(f.GetWhat(), f.GetNumber())
 		}
 		if n := len(f.GetSources()); n > maxSources {
 			return nil, fmt.Errorf("fact %v %d: %d sources: want at most %d", f.GetWhat(), f.GetId(), n, maxSources)
 		}
 		for _, src := range f.GetSources() {
 			if !possible(f.GetWhat(), src.GetNumber()) {
-				return nil, fmt.Errorf("sampling rate 1 in %d of port %d: want at most %d", src.GetNumber(), src.GetPort(), uint32(decode.MaxSamplingRate))
+				return nil, fmt.Errorf("of port %d: %w", src.GetPort(), impossible(f.GetWhat(), src.GetNumber()))
 			}
 			if src.GetPort() > math.MaxUint16 || src.GetReceivedNs() <= 0 || src.GetReceivedNs() > st.GetReceivedNs() {
 				return nil, fmt.Errorf("source port %d at %d: want a port, received at or before the fact", src.GetPort(), src.GetReceivedNs())

@@ -48,6 +48,9 @@ const (
 	// Route distinguisher of a VRF (id: VRF id) as text, as in FlowMessage;
 	// source: IE 90.
 	Fact_WHAT_VRF_RD Fact_What = 8
+	// Name of an element (id: enterprise number << 16 | element id) that the
+	// exporter gave it, with its data type (number: IE 339); source: IE 341.
+	Fact_WHAT_ELEMENT_DEFINITION Fact_What = 9
 )
 
 // Enum value maps for Fact_What.
@@ -62,6 +65,7 @@ var (
 		6: "WHAT_INIT_TIME",
 		7: "WHAT_ICMPV6_FORM",
 		8: "WHAT_VRF_RD",
+		9: "WHAT_ELEMENT_DEFINITION",
 	}
 	Fact_What_value = map[string]int32{
 		"WHAT_UNSPECIFIED":           0,
@@ -73,6 +77,7 @@ var (
 		"WHAT_INIT_TIME":             6,
 		"WHAT_ICMPV6_FORM":           7,
 		"WHAT_VRF_RD":                8,
+		"WHAT_ELEMENT_DEFINITION":    9,
 	}
 )
 
@@ -528,7 +533,8 @@ type Fact struct {
 	What Fact_What `protobuf:"varint,1,opt,name=what,proto3,enum=weir.v1.Fact_What" json:"what,omitempty"`
 	// Which one of its kind.
 	Id uint64 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
-	// A number: 1 in N for a sampler, ms since the epoch for the init time.
+	// A number: 1 in N for a sampler, ms since the epoch for the init time, the data
+	// type of an element.
 	Number uint64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
 	// A name, UTF-8.
 	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
@@ -931,13 +937,13 @@ const file_weir_v1_exporter_state_proto_rawDesc = "" +
 	"\x0eTemplateSource\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1f\n" +
 	"\vreceived_ns\x18\x02 \x01(\x03R\n" +
-	"receivedNs\"\xec\x02\n" +
+	"receivedNs\"\x89\x03\n" +
 	"\x04Fact\x12&\n" +
 	"\x04what\x18\x01 \x01(\x0e2\x12.weir.v1.Fact.WhatR\x04what\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04text\x18\x04 \x01(\tR\x04text\x12-\n" +
-	"\asources\x18\x05 \x03(\v2\x13.weir.v1.FactSourceR\asources\"\xd0\x01\n" +
+	"\asources\x18\x05 \x03(\v2\x13.weir.v1.FactSourceR\asources\"\xed\x01\n" +
 	"\x04What\x12\x14\n" +
 	"\x10WHAT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fWHAT_SAMPLER\x10\x01\x12\x17\n" +
@@ -947,7 +953,8 @@ const file_weir_v1_exporter_state_proto_rawDesc = "" +
 	"\x15WHAT_APPLICATION_NAME\x10\x05\x12\x12\n" +
 	"\x0eWHAT_INIT_TIME\x10\x06\x12\x14\n" +
 	"\x10WHAT_ICMPV6_FORM\x10\a\x12\x0f\n" +
-	"\vWHAT_VRF_RD\x10\b\"m\n" +
+	"\vWHAT_VRF_RD\x10\b\x12\x1b\n" +
+	"\x17WHAT_ELEMENT_DEFINITION\x10\t\"m\n" +
 	"\n" +
 	"FactSource\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x1f\n" +

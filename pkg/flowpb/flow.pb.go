@@ -1510,7 +1510,15 @@ type Element struct {
 	// Element id without the enterprise bit; v9: the field type.
 	Id uint32 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
 	// The octets as on the wire; variable length without its length prefix.
-	Value         []byte `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	Value []byte `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	// Name that the exporter itself gave the element in options data (RFC 5610),
+	// UTF-8, at most 255 octets. Only of elements that Weir has no name for, and of
+	// the first 128 such elements of a template; source: IE 341 by IE 346 and 303.
+	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	// With a name: abstract data type by IANA's registry "IPFIX Information Element
+	// Data Types": 0 octetArray (or not stated), 1 unsigned8, ... 22
+	// subTemplateMultiList; source: IE 339.
+	Type          uint32 `protobuf:"varint,5,opt,name=type,proto3" json:"type,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1564,6 +1572,20 @@ func (x *Element) GetValue() []byte {
 		return x.Value
 	}
 	return nil
+}
+
+func (x *Element) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Element) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
 }
 
 var File_weir_v1_flow_proto protoreflect.FileDescriptor
@@ -1724,11 +1746,13 @@ const file_weir_v1_flow_proto_rawDesc = "" +
 	"\n" +
 	"\x06Teredo\x10\r\x12\n" +
 	"\n" +
-	"\x06Custom\x10c\"A\n" +
+	"\x06Custom\x10c\"i\n" +
 	"\aElement\x12\x10\n" +
 	"\x03pen\x18\x01 \x01(\rR\x03pen\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
-	"\x05value\x18\x03 \x01(\fR\x05value*\xcd\x02\n" +
+	"\x05value\x18\x03 \x01(\fR\x05value\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x05 \x01(\rR\x04type*\xcd\x02\n" +
 	"\n" +
 	"TimeSource\x12\x1b\n" +
 	"\x17TIME_SOURCE_UNSPECIFIED\x10\x00\x12\x1d\n" +
