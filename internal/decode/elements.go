@@ -180,7 +180,6 @@ var actions = map[elementID]action{
 	iana(227): s(sPostSrcPort, 2), iana(228): s(sPostDstPort, 2), iana(230): u(234, 1), iana(233): u(235, 1), iana(148): u(236, 8),
 	iana(234): u(240, 4), iana(235): u(241, 4), iana(236): txt(242), iana(82): txt(243), iana(83): txt(244),
 	iana(95): {opOctets, 245, 0}, iana(96): txt(246),
-	iana(351): {opSegment, fTunnelID, 8}, iana(371): txt(274), iana(366): raw(275, 4), iana(365): u(276, 6),
 	iana(34): s(sInterval, 4), iana(50): s(sRandom, 4), iana(305): s(sInterval305, 4), iana(306): s(sSpace306, 4),
 	iana(309): s(sSize309, 4), iana(310): s(sPopulation310, 4), iana(311): float(sProbability),
 	iana(48): s(sSampler, 8), iana(302): s(sSelector, 8), iana(160): s(sInit, 8),

@@ -32,6 +32,13 @@ var fallbacks = map[elementID]fallback{
 	iana(53):  {u(fTTL, 1), []elementID{iana(192), iana(52)}},  // maximum
 	iana(57):  {u(fDstMAC, mac), []elementID{iana(80)}},        // after a middlebox function
 
+	// Elements with a field of their own since a version whose users may have given them one
+	// in ELEMENTS_FILE.
+	iana(351): {action{opSegment, fTunnelID, 8}, nil},
+	iana(365): {u(fStationMAC, mac), nil},
+	iana(366): {raw(fStationAddr, 4), nil},
+	iana(371): {txt(fUserName), nil},
+
 	// Vendors' elements.
 	{ie.NTop, 119}:                 {txt(fApplicationName), []elementID{iana(96)}}, // L7_PROTO_NAME
 	{procera, 1}:                   {txt(fApplicationName), []elementID{iana(96)}}, // service

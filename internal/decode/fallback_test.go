@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"fmt"
 	"strconv"
 	"testing"
 
@@ -180,6 +181,47 @@ func TestTheOperatorsElementComesBeforeAFallback(t *testing.T) {
 	want := protowire.AppendVarint(protowire.AppendTag(nil, 1001, protowire.VarintType), 0x2e)
 	if m.IpTos != 0 || string(m.ProtoReflect().GetUnknown()) != string(want) {
 		t.Errorf("want field 1001 = 46 and no type of service; got %v", m)
+	}
+}
+
+// An element that became a typed field after people could give it one of their own: their
+// ELEMENTS_FILE is still good, and their consumers still find its values there.
+func TestTheOperatorsElementComesBeforeALaterField(t *testing.T) {
+	for _, tt := range []struct {
+		version uint8
+		field   Field
+		typ     ie.Type
+		octets  string
+		want    []byte // without the tag
+	}{
+		{10, Field{ID: 351, Length: 8}, ie.Unsigned, "0100000000000005", protowire.AppendVarint(nil, 1<<56|5)},
+		{10, Field{ID: 365, Length: 6}, ie.MacAddress, "000000000102", protowire.AppendVarint(nil, 0x102)},
+		{10, Field{ID: 366, Length: 4}, ie.IPv4, "0a000001", []byte("\x04\x0a\x00\x00\x01")},
+		{10, Field{ID: 371, Length: 4}, ie.String, "616c6900", []byte("\x03ali")},
+		{9, Field{ID: 40000, Length: 4}, ie.String, "616c6900", []byte("\x03ali")},
+		{9, Field{ID: 56702, Length: 4}, ie.String, "616c6900", []byte("\x03ali")},
+	} {
+		t.Run(fmt.Sprintf("version %d, element %d", tt.version, tt.field.ID), func(t *testing.T) {
+			list := []ie.Extension{{Element: ie.Element{ID: tt.field.ID, Type: tt.typ, Name: "own"}, Field: 1001}}
+			if err := CheckExtensions(list); err != nil {
+				t.Fatalf("the file is refused: %v", err)
+			}
+			ie.Extend(list)
+			t.Cleanup(func() { ie.Extend(nil) })
+			tmpl := Template{ID: 256, Fields: []Field{{ID: 8, Length: 4}, {ID: 12, Length: 4}, tt.field}}
+			pkt := datagram(tt.version, tmpl, fromHex(t, "0a0000010a000002"+tt.octets))
+			same(t, newDecoders(), pkt)
+			m := wireFlows(t, &Decoder{State: newMemory()}, pkt)[0]
+			kind := protowire.VarintType
+			if tt.typ == ie.IPv4 || tt.typ == ie.String {
+				kind = protowire.BytesType
+			}
+			want := append(protowire.AppendTag(nil, 1001, kind), tt.want...)
+			if string(m.ProtoReflect().GetUnknown()) != string(want) || len(m.Elements) != 0 ||
+				m.UserName != "" || m.TunnelId|m.StationMac != 0 || m.StationAddr != nil {
+				t.Errorf("want field 1001 alone, %x; got %v", want, m)
+			}
+		})
 	}
 }
 

@@ -27,6 +27,7 @@ const (
 	fInIf, fOutIf, fToS, fTTL, fDstMAC, fDstVLAN, fRevToS                   = 18, 19, 23, 25, 28, 34, 217
 	fInVRFRD, fOutVRFRD, fRD                                                = 277, 278, 279
 	fInVRF, fRevFlags, fFirewallRule                                        = 240, 213, 280
+	fUserName, fStationAddr, fStationMAC                                    = 274, 275, 276
 	fLabel, fTunnelSrc, fTunnelDst, fTunnelProto, fTunnelID                 = 37, 270, 271, 272, 273
 )
 
