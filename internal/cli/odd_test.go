@@ -44,7 +44,7 @@ var odd = map[string]struct {
 	"V11":  {flows: 1, templates: 1, parts: []string{`"bytes":111,`, `"name":"octetDeltaCount","value":"000000de","decoded":222`}},
 	"V12b": {flows: 4, templates: 1, parts: []string{`"proto":6,`, `"proto":17,`, `"proto":1,`, `"proto":58,`}},
 	"V13":  {flows: 1, templates: 1},
-	"V14":  {flows: 1, templates: 1, parts: []string{`"interface_name":"eth0"`, `"src_mac":"00:11:22:33:44:55"`, `"decoded":"alice"`}},
+	"V14":  {flows: 1, templates: 1, parts: []string{`"interface_name":"eth0"`, `"src_mac":"00:11:22:33:44:55"`, `"user_name":"alice"`}},
 	"V15":  {flows: 1, templates: 1, parts: []string{`"10.0.0.1"`, `"10.0.0.2"`}},
 	"V17":  {options: 1, templates: 1, parts: []string{`"values":{"samplingAlgorithm":2,"samplingInterval":1}`}},
 	"V18": {options: 2, templates: 1, parts: []string{
