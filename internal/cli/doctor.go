@@ -24,7 +24,7 @@ domain, what is configured in a way that makes figures wrong or loses flows, and
 to change on the device: a missing sampling rate or interface, a clock that is off,
 templates that come too rarely, flows without times, elements without a name, counters
 of zero, flows metered twice, conversations seen in one direction only, gaps in the
-sequence numbers.
+sequence numbers, octets that cannot be decoded.
 
 FILE is a pcap or pcapng capture of export datagrams, also compressed with gzip, or a
 file that weir collect wrote; "-" reads a capture from standard input. Without FILE,
@@ -103,9 +103,17 @@ func newExamination(verb string, stdin io.Reader, stderr io.Writer, now time.Tim
 func (c *examination) take(from origin, r *decode.Result) error {
 	h := &from.header
 	s := doctor.Stream{Exporter: from.meta.Exporter, Version: h.Version, Domain: h.Domain}
-	if h.Version != 0 && from.datagram > c.most {
+	switch h.Version {
+	case 1, 5, 7, 9, 10:
+	default:
+		return nil // no export datagram; the last line counts it as an error
+	}
+	if from.datagram > c.most {
 		c.most = from.datagram
 		c.check.Message(s, from.meta.Received, h.Export)
+		if len(r.Errors) > 0 {
+			c.check.Malformed(s)
+		}
 	}
 	for i := range r.Templates {
 		c.check.Template(s, r.Templates[i].Template.ID, from.meta.Received)

@@ -53,6 +53,22 @@ func TestDoctorFindsWhatIsWrongInCaptures(t *testing.T) {
 	}
 }
 
+// A NetFlow v5 datagram that says it has two records and has one, one that is sound, and one of
+// no version there is.
+func TestDoctorFindsDatagramsThatCannotBeDecoded(t *testing.T) {
+	record := strings.Repeat("0", 96)
+	header := func(count string) string { return "0005" + count + strings.Repeat("0", 40) }
+	r := run(t, header("0002")+record+"\n"+header("0001")+record+"\n6a756e6b6a756e6b6a756e6b6a756e6b\n", "doctor", "-")
+	for _, part := range []string{"malformed: 1 of 2 datagrams", "version 5, domain 0: 2 datagrams"} {
+		if !strings.Contains(r.out, part) {
+			t.Errorf("want %q in:\n%s", part, r.out)
+		}
+	}
+	if n := strings.Count(r.out, ", version "); n != 1 || !strings.Contains(r.errout, "errors=2") {
+		t.Errorf("%d streams, want 1 and 2 errors; %s", n, r.errout)
+	}
+}
+
 func TestDoctorFindsFirewallTotalsOfACiscoASA(t *testing.T) {
 	r := run(t, "", "doctor", "--json", shared(t, "corpus/pcap/graylog__cisco_asa_netflowv9.pcap"))
 	if got := findings(t, r.out); !slices.Equal(got, []doctor.Rule{doctor.FirewallTotals}) {

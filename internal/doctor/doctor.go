@@ -28,6 +28,9 @@ const (
 	maxConversations = 4096 // of a stream
 	maxRecords       = 4096 // of a stream, to find those that are metered twice
 	maxFlowIDs       = 4096 // of a stream, of firewall events
+
+	maxHeld = 1 << 18 // conversations, records and flow ids of all streams
+	fewHeld = 64      // of each of these a stream may have beyond maxHeld
 )
 
 // A Checkup observes export streams and judges them. The zero value is not usable; call
@@ -36,6 +39,7 @@ type Checkup struct {
 	streams map[Stream]*chart
 	sampled bool
 	beyond  int // records of streams beyond maxStreams
+	held    int // conversations, records and flow ids of all streams
 }
 
 // New returns a Checkup that has observed nothing and is to observe everything that its
@@ -48,7 +52,9 @@ func NewOfSample() *Checkup { return &Checkup{streams: map[Stream]*chart{}, samp
 
 // A chart is what was observed of one stream.
 type chart struct {
+	held        *int // of the Checkup
 	messages    int
+	malformed   int   // messages with octets that could not be decoded
 	first, last int64 // receive times, ns since the epoch; 0: not known
 	least, most int64 // receive time less export time, ns
 	timed       bool  // least and most are set
@@ -107,7 +113,7 @@ func (c *Checkup) chart(s Stream) *chart {
 			return nil
 		}
 		h = &chart{
-			templates: map[uint16]*refresh{}, undecoded: map[uint16]int{}, unnamed: map[element]int{}, records: map[record]place{},
+			held: &c.held, templates: map[uint16]*refresh{}, undecoded: map[uint16]int{}, unnamed: map[element]int{}, records: map[record]place{},
 			conversations: map[conversation]uint8{}, flowIDs: map[uint64]uint8{},
 		}
 		c.streams[s] = h
@@ -134,6 +140,14 @@ func (c *Checkup) Message(s Stream, received, export int64) {
 			h.least, h.most, h.timed = off, off, true
 		}
 		h.least, h.most = min(h.least, off), max(h.most, off)
+	}
+}
+
+// Malformed observes that octets of the datagram that Message was called for could not be
+// decoded.
+func (c *Checkup) Malformed(s Stream) {
+	if h := c.chart(s); h != nil {
+		h.malformed++
 	}
 }
 
@@ -264,7 +278,7 @@ func (h *chart) metering(m *flowpb.FlowMessage) {
 	was, seen := h.records[k]
 	switch {
 	case !seen:
-		if len(h.records) < maxRecords {
+		if h.room(len(h.records), maxRecords) {
 			h.records[k] = p
 		}
 	case was.direction != p.direction:
@@ -272,6 +286,15 @@ func (h *chart) metering(m *flowpb.FlowMessage) {
 	case was.in != p.in || was.out != p.out:
 		h.twice++
 	}
+}
+
+// room reports whether the stream may keep one more where it has n, and counts it if so.
+func (h *chart) room(n, most int) bool {
+	if n >= most || n >= fewHeld && *h.held >= maxHeld {
+		return false
+	}
+	*h.held++
+	return true
 }
 
 func as16(b []byte) (a [16]byte) {
@@ -301,7 +324,7 @@ func (h *chart) conversation(m *flowpb.FlowMessage) {
 	if m.Biflow {
 		bit = 3
 	}
-	if was, seen := h.conversations[k]; seen || len(h.conversations) < maxConversations {
+	if was, seen := h.conversations[k]; seen || h.room(len(h.conversations), maxConversations) {
 		h.conversations[k] = was | bit
 	}
 }
@@ -313,7 +336,7 @@ func (h *chart) firewall(m *flowpb.FlowMessage) {
 		return
 	}
 	bit := map[uint32]uint8{updated: 1, deleted: 2}[m.FirewallEvent]
-	if was, seen := h.flowIDs[m.FlowId]; bit != 0 && (seen || len(h.flowIDs) < maxFlowIDs) {
+	if was, seen := h.flowIDs[m.FlowId]; bit != 0 && (seen || h.room(len(h.flowIDs), maxFlowIDs)) {
 		h.flowIDs[m.FlowId] = was | bit
 	}
 }

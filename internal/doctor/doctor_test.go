@@ -219,6 +219,46 @@ func TestWhatIsKeptIsBounded(t *testing.T) {
 	}
 }
 
+// Each stream may keep thousands of records, and there may be a thousand streams: together they
+// must not.
+func TestWhatIsKeptOfAllStreamsIsBounded(t *testing.T) {
+	c := New()
+	const streams = 100
+	for i := range 4000 {
+		for s := range streams {
+			m := sound(i, false)
+			m.SrcPort, m.SrcAddr, m.ObservationDomainId = uint32(i), []byte{198, 18, byte(i >> 8), byte(i)}, uint32(s)
+			m.FlowId, m.FirewallEvent = uint64(i+1), 5
+			c.Flow(m)
+		}
+	}
+	n := 0
+	for s, h := range c.streams {
+		n += len(h.records) + len(h.conversations) + len(h.flowIDs)
+		if min(len(h.records), len(h.conversations), len(h.flowIDs)) < fewHeld {
+			t.Errorf("of domain %d: %d records, %d conversations, %d flow ids", s.Domain, len(h.records), len(h.conversations), len(h.flowIDs))
+		}
+	}
+	if n < maxHeld || n > maxHeld+3*fewHeld*streams || n != c.held {
+		t.Errorf("%d are kept and %d counted, want about %d", n, c.held, maxHeld)
+	}
+}
+
+func TestElementsWithoutANameAreListedInOneOrder(t *testing.T) {
+	m := sound(0, false)
+	for pen := range uint32(6) {
+		m.Elements = append(m.Elements, &flowpb.Element{Pen: 60000 - pen, Id: 32000})
+	}
+	for range 20 {
+		c := New()
+		c.Flow(m)
+		const want = ": 59995/32000 (1), 59996/32000 (1), 59997/32000 (1), 59998/32000 (1), 59999/32000 (1), 60000/32000 (1)"
+		if what := unnamedElements(router, c.streams[StreamOf(m)]); !strings.HasSuffix(what, want) {
+			t.Fatalf("%s\nwant the end %s", what, want)
+		}
+	}
+}
+
 // FuzzFlow holds that no flow can make a Checkup panic.
 func FuzzFlow(f *testing.F) {
 	b, err := proto.Marshal(sound(1, false))

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -39,6 +40,7 @@ const (
 	MeteredBothWays  Rule = "metered_both_ways"
 	OneDirection     Rule = "one_direction"
 	SequenceGaps     Rule = "sequence_gaps"
+	Malformed        Rule = "malformed"
 )
 
 // A Finding is one fault of one stream.
@@ -197,6 +199,12 @@ var rules = []rule{
 		"Datagrams are lost on the way or at the receiver: look at UdpRcvbufErrors of the host and at weir_ingest_socket_drops_total, " +
 			"raise net.core.rmem_max and RCVBUF, or let the exporter send less (sampling, longer timeouts).",
 	},
+	{
+		Malformed, Warning, true, func(_ Stream, h *chart) string {
+			return share(h.malformed, h.messages, 0, "datagrams with octets that cannot be decoded")
+		},
+		"Their flows may be missing. weir decode names each place. Update the device's software; a capture that cuts packets (tcpdump -s) has such datagrams, too.",
+	},
 }
 
 // durationText is d to the second, or in days.
@@ -240,7 +248,7 @@ func unnamedElements(_ Stream, h *chart) string {
 		return ""
 	}
 	keys := slices.SortedFunc(maps.Keys(h.unnamed), func(a, b element) int {
-		return h.unnamed[b]*1<<16 - h.unnamed[a]*1<<16 + int(a.id) - int(b.id)
+		return cmp.Or(cmp.Compare(h.unnamed[b], h.unnamed[a]), cmp.Compare(a.pen, b.pen), cmp.Compare(a.id, b.id))
 	})
 	var list []string
 	for _, k := range keys[:min(len(keys), listed)] {
