@@ -77,6 +77,9 @@ func (r *record) lost(o *outcome) (all []lostValue) {
 			}
 		}
 	}
+	if o.tunnelProto != 0 || o.hidden {
+		all = append(all, r.innerLost(o)...)
+	}
 	for _, s := range r.plan.stray {
 		if o.tunnelProto != 0 && isNet(s.slot) {
 			continue // see outerLost

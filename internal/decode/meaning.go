@@ -69,6 +69,7 @@ type outcome struct {
 	tos, label           uint32
 	tunnelSrc, tunnelDst address // of the outer packet
 	tunnelProto          uint32  // 0: the record has no inner tuple
+	hidden               bool    // the exporter did not look into the tunnel
 }
 
 // An address is an address of a record, or none.

@@ -51,6 +51,7 @@ type Plan struct {
 	undefined []Field // elements that have no name in the registry, at most MaxDefined
 	picks     picks
 	tunnel    [2]tunnelRule // IPv4 inside, IPv6 inside
+	inner     uint8         // bit per address that an inner tuple repeats
 	fast      *fastPlan     // nil: records take the appending path
 	options   []optionStep
 }

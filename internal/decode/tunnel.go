@@ -91,6 +91,7 @@ func (p *Plan) findTunnel(acts []action) {
 	for _, is := range innerAddrs {
 		if i, ok := again[is.id]; ok {
 			acts[i] = action{op: opInnerAddr, to: aInner + is.to}
+			p.inner |= 1 << is.to
 		}
 	}
 }
@@ -180,7 +181,7 @@ func (r *record) unwrap(o *outcome) {
 	o.repeats = true
 	t := r.tunnel()
 	if t != nil && unset(&r.addr[t.src]) && unset(&r.addr[t.dst]) {
-		t = nil // the exporter did not look inside
+		t, o.hidden = nil, true // the exporter did not look inside
 	}
 	if t == nil {
 		o.src, o.dst = r.pair(aSrc4, aDst4)
@@ -216,6 +217,40 @@ func (r *record) innerNet(o *outcome, v4, v6 slot) uint32 {
 		return r.value(v6)
 	}
 	return r.value(v4)
+}
+
+// innerLost returns the values of a record with two tuples that have no place in the
+// message: of a record whose inner packet the exporter did not look into those of the inner
+// tuple, and addresses that are neither tuple's.
+func (r *record) innerLost(o *outcome) (all []lostValue) {
+	for i := range innerAddrs {
+		a, octets := &innerAddrs[i], 16
+		if a.to == aSrc4 || a.to == aDst4 {
+			octets = 4
+		}
+		if r.plan.inner>>a.to&1 == 1 {
+			all = r.lostAddr(all, o, a.id, &r.addr[aInner+a.to], octets)
+		}
+		if r.plan.addrs>>a.to&1 == 1 && !o.hidden {
+			all = r.lostAddr(all, o, a.id, &r.addr[a.to], octets)
+		}
+	}
+	if o.hidden {
+		for i := range innerSlots {
+			if s := &innerSlots[i]; r.has(s.inner) {
+				all = appendLost(all, s.id, r.v[s.inner], s.size)
+			}
+		}
+	}
+	return all
+}
+
+// lostAddr appends the last octets of an address that is set and not one of the flow's.
+func (r *record) lostAddr(all []lostValue, o *outcome, id uint16, a *[16]byte, octets int) []lostValue {
+	if unset(a) || a == o.src.octets || a == o.dst.octets || a == o.tunnelSrc.octets || a == o.tunnelDst.octets {
+		return all
+	}
+	return append(all, lostValue{id, a[16-octets:]})
 }
 
 // outerLost returns the values of the outer packet that are not zero and have no place

@@ -99,6 +99,23 @@ func TestTheFlowOfATunnelIsTheInnerTuple(t *testing.T) {
 			"fcba:be00:3001::1:0 > fcba:be00:3002:e002:::0 proto 4 etype 36573",
 		},
 		{
+			"nothing seen inside, but ports: they are kept raw", [][]uint16{pair6, tuple, pair4, tuple},
+			outer6 + "0000" + "0000" + "04" + "00" + "00" + "00000000" + "00000000" + "08ae" + "0457" + "11" + "00" + "00",
+			"fcba:be00:3001::1:0 > fcba:be00:3002:e002:::0 proto 4 etype 36573 4=11 7=08ae 11=0457",
+		},
+		{
+			"addresses of neither tuple are kept raw", [][]uint16{pair6, tuple, pair4, {27, 16}, tuple, {28, 16}},
+			outer6 + "0000" + "0000" + "04" + "00" + "00" + inner4 + inner6[:32] + "08ae" + "0457" + "11" + "00" + "00" + inner6[32:],
+			"192.0.2.1:2222 > 192.0.2.2:1111 proto 17 in fcba:be00:3001::1 > fcba:be00:3002:e002:: proto 4" +
+				" 27=20010db8000000000000000000000013 28=20010db8000000000000000000000012",
+		},
+		{
+			"half a pair is kept raw", [][]uint16{pair6, tuple, pair4, {27, 16}, tuple},
+			outer6 + "0000" + "0000" + "04" + "00" + "00" + inner4 + inner6[:32] + "08ae" + "0457" + "11" + "00" + "00",
+			"192.0.2.1:2222 > 192.0.2.2:1111 proto 17 in fcba:be00:3001::1 > fcba:be00:3002:e002:: proto 4" +
+				" 27=20010db8000000000000000000000013",
+		},
+		{
 			"IE 4 once is no inner tuple", [][]uint16{pair6, {4, 1}, pair4, {7, 2, 11, 2}},
 			outer6 + "04" + inner4 + "0001" + "0002",
 			"192.0.2.1:1 > 192.0.2.2:2 proto 4 27=fcbabe00300100000000000000000001 28=fcbabe003002e0020000000000000000",
