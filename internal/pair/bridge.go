@@ -28,8 +28,7 @@ func (m *Machine) bridge(best int32, f *Flow, x *extent) int32 {
 			tol := m.tolerance(&ou, f)
 			_, near := m.c.together(f.Key.Proto, &ou.extent, x, tol)
 			gap, ok := m.c.together(f.Key.Proto, &ou.extent, &all, tol)
-			two := f.Key.Proto == flowkey.TCP && m.c.reopened(u.extent, ou.extent, *x, tol)
-			if near && ok && !two && (next == 0 || m.closer(gap, o, nextGap, m.table.entries.at(next))) {
+			if near && ok && !(f.Key.Proto == flowkey.TCP && m.two(e, o, &u, &ou, x, tol)) && (next == 0 || m.closer(gap, o, nextGap, m.table.entries.at(next))) {
 				next, nextGap = i, gap
 			}
 		}
@@ -41,6 +40,40 @@ func (m *Machine) bridge(best int32, f *Flow, x *extent) int32 {
 		}
 		m.absorb(best, next, f)
 	}
+}
+
+// two reports whether a and b, of extents u and v, are two TCP connections though a
+// record of extent x belongs to both.
+func (m *Machine) two(a, b *entry, u, v *summary, x *extent, tol int64) bool {
+	return m.c.reopened(u.extent, v.extent, *x, tol) || m.beganAnew(a, b) || m.beganAnew(b, a)
+}
+
+// beganAnew reports whether a vantage saw, in one direction, the end of a and a later
+// beginning of b. Records of exporters that see no end may span both.
+func (m *Machine) beganAnew(a, b *entry) bool {
+	for i := a.sides; i != 0; {
+		s := m.sides.at(i)
+		i = s.next
+		if s.state != endHard {
+			continue
+		}
+		j, _ := m.sideOf(b, s.vantage, s.toHi)
+		if j != 0 && m.c.sideOpens(m.sides.at(j), s) {
+			return true
+		}
+	}
+	return false
+}
+
+// sideOpens reports whether b is of another TCP connection than a, which ended, of the
+// same vantage and direction. A SYN+ACK may follow a RST that was injected before it.
+func (c *Config) sideOpens(b, a *side) bool {
+	gap, tol := b.start-a.end, max(a.resolution.ns(), b.resolution.ns())
+	begins := b.flags&syn != 0
+	if a.flags&(fin|rst|psh) == rst {
+		return b.flags != 0 && gap > int64(c.Linger)+tol || gap > tol && begins && a.flags&syn != 0
+	}
+	return gap > tol && begins
 }
 
 // absorb merges entry j into entry i, which began first, and forgets j; f bridges them. Where j was

@@ -294,7 +294,8 @@ func TestARecordThatBridgesTwoConnectionsMakesThemOne(t *testing.T) {
 }
 
 // An exporter that ends a flow at the RST of its own direction reports the other
-// direction of a port that is used again in one record. Each connection stays one.
+// direction of a port that is used again in one record. Each connection stays one, also
+// where two routers report it: the second one's record spans the first one's connections.
 func TestARecordOverSeveralConnectionsDoesNotMergeThem(t *testing.T) {
 	for name, flows := range map[string][]func(*flowpb.FlowMessage){
 		"reset after data": {
@@ -305,12 +306,20 @@ func TestARecordOverSeveralConnectionsDoesNotMergeThem(t *testing.T) {
 			tcpRecord(10, 1, 1, ack|rst, true), tcpRecord(20, 12, 12, ack|rst, true), tcpRecord(30, 24, 24, ack|rst, true), tcpRecord(40, 1, 24, syn, false),
 		},
 	} {
-		x := converse(t, testConfig)
-		for _, f := range flows {
-			x.flow(f)
-		}
-		if all := x.ended(3); len(unmerged(all)) != 3 {
-			t.Errorf("%s: want 3 connections, got %v", name, all)
+		inTurn := []int{0, 1, 0, 1, 0, 1, 0, 1}
+		for _, routers := range [][]int{{0, 0, 0, 0}, inTurn, {0, 0, 0, 0, 1, 1, 1, 1}} {
+			x := converse(t, testConfig)
+			var next [2]int
+			for _, router := range routers {
+				x.flow(func(m *flowpb.FlowMessage) {
+					flows[next[router]](m)
+					m.SamplerAddress = ip([]string{"192.0.2.1", "192.0.2.2"}[router])
+				})
+				next[router]++
+			}
+			if all := x.ended(3); len(unmerged(all)) != 3 {
+				t.Errorf("%s, by routers %v: want 3 connections, got %v", name, routers, all)
+			}
 		}
 	}
 }

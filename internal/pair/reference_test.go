@@ -301,6 +301,48 @@ func (r *reference) twoForSure(a, b, record refSpan, tol int64) bool {
 	return r.beginsAnew(before, after, tol)
 }
 
+// seenTwice is true where one vantage reported the end of a direction of a and, after it,
+// a beginning of the same direction in b.
+func (r *reference) seenTwice(a, b *refConn) bool {
+	type one struct {
+		v    vantage
+		toHi bool
+	}
+	type seen struct {
+		start, end, resolution int64
+		flags                  uint16
+		ended                  bool
+	}
+	views := func(c *refConn) map[one]seen {
+		all := map[one]seen{}
+		for _, p := range r.parts(c) {
+			k := one{p.f.vantage, p.toHi}
+			s, known := all[k]
+			if !known {
+				s = seen{start: p.start, end: p.end}
+			}
+			all[k] = seen{
+				min(s.start, p.start), max(s.end, p.end), max(s.resolution, p.f.Resolution), s.flags | p.n.Flags, s.ended || p.state == 3,
+			}
+		}
+		return all
+	}
+	later := views(b)
+	for k, x := range views(a) {
+		y, known := later[k]
+		if !known || !x.ended || y.flags == 0 {
+			continue
+		}
+		pause, again := y.start-x.end-max(x.resolution, y.resolution), y.flags&2 != 0
+		resetAtOnce := x.flags&4 != 0 && x.flags&(1|8) == 0
+		switch {
+		case resetAtOnce && pause > int64(r.c.Linger), again && pause > 0 && (!resetAtOnce || x.flags&2 != 0):
+			return true
+		}
+	}
+	return false
+}
+
 // closest returns the connection but not that is closest to s and belongs to it.
 func (r *reference) closest(f *Flow, s refSpan, but *refConn) (best *refConn) {
 	var bestGap, bestStart int64
@@ -315,7 +357,7 @@ func (r *reference) closest(f *Flow, s refSpan, but *refConn) (best *refConn) {
 		}
 		_, own := r.oneConnection(of, r.recordSpan(f), f, tol)
 		gap, ok := r.oneConnection(of, s, f, tol)
-		if !own || !ok || but != nil && f.Key.Proto == 6 && r.twoForSure(r.span(r.parts(but), f), of, r.recordSpan(f), tol) {
+		if !own || !ok || but != nil && f.Key.Proto == 6 && (r.twoForSure(r.span(r.parts(but), f), of, r.recordSpan(f), tol) || r.seenTwice(but, c) || r.seenTwice(c, but)) {
 			continue
 		}
 		better := best == nil || gap < bestGap || gap == bestGap && of.start > bestStart

@@ -178,7 +178,9 @@ func (m *Model) Add(f *flowpb.FlowMessage) bool {
 	for best != nil { // what r bridges becomes one
 		near = slices.DeleteFunc(near, func(c *connection) bool { return c == best })
 		one := span(best.parts(), r)
-		candidates := slices.DeleteFunc(slices.Clone(near), func(c *connection) bool { return m.distinct(one, span(c.parts(), r), ofRecord(r), r) })
+		candidates := slices.DeleteFunc(slices.Clone(near), func(c *connection) bool {
+			return m.distinct(one, span(c.parts(), r), ofRecord(r), r) || m.portUsedAgain(best, c) || m.portUsedAgain(c, best)
+		})
 		other := m.nearest(candidates, one.and(ofRecord(r)), r)
 		if other == nil {
 			break
@@ -347,6 +349,44 @@ func (m *Model) distinct(one, other, x interval, r *record) bool {
 		second.fromLo, second.fromHi = second.fromLo || x.fromLo, second.fromHi || x.fromHi
 	}
 	return r.conversation.Proto == 6 && m.another(first, second, m.tolerance(other, r))
+}
+
+// portUsedAgain is true for two TCP connections when a vantage reports that a direction ended in the first, and
+// that the same direction begins in the second after it: with a SYN, or more than PAIR_LINGER after a reset
+// before any data. Within PAIR_LINGER the SYN of a side that sent nothing but a RST may answer the other side's.
+func (m *Model) portUsedAgain(first, second *connection) bool {
+	if first.Proto != 6 {
+		return false
+	}
+	for _, p := range first.parts() {
+		old, ended := viewOf(first, &p)
+		next, _ := viewOf(second, &p)
+		if !ended || next == nil || next.flags == 0 {
+			continue
+		}
+		silence := next.start - old.end - max(old.resolution, next.resolution)
+		begins, reset := next.flags&syn != 0, old.flags&rst != 0 && old.flags&(fin|psh) == 0
+		if begins && silence > 0 && (!reset || old.flags&syn != 0) || reset && silence > int64(m.c.Linger) {
+			return true
+		}
+	}
+	return false
+}
+
+// viewOf sums up what p's vantage saw of p's direction in c: nil when nothing. ended says that it saw the end.
+func viewOf(c *connection, p *part) (sum *part, ended bool) {
+	for _, o := range c.parts() {
+		if o.vantage != p.vantage || o.toHi != p.toHi {
+			continue
+		}
+		if sum == nil {
+			sum = &part{start: o.start, end: o.end}
+		}
+		sum.start, sum.end, sum.flags = min(sum.start, o.start), max(sum.end, o.end), sum.flags|o.flags
+		sum.resolution = max(sum.resolution, o.resolution)
+		ended = ended || o.ended == closed
+	}
+	return sum, ended
 }
 
 // nearest returns which of conns has the least silence to x, then the later start; nil when none belongs to it.
