@@ -171,7 +171,8 @@ func (m *Machine) earlier(loHi, hiLo *direction) (lo, decided bool) {
 	if loHi.datagram != 0 && loHi.datagram == hiLo.datagram {
 		tol = max(loHi.fine, hiLo.fine) // one header clock for both
 	}
-	if a, b := m.vantages.of.at(loHi.best.vantage), m.vantages.of.at(hiLo.best.vantage); a.exporter != b.exporter || a.domain != b.domain {
+	a, b := m.vantages.of.at(loHi.best.vantage), m.vantages.of.at(hiLo.best.vantage)
+	if a.exporter != b.exporter || a.domain != b.domain {
 		tol += int64(m.c.ClockSkew)
 	}
 	d := hiLo.start - loHi.start
