@@ -28,7 +28,10 @@ func (m *Machine) bridge(best int32, f *Flow, x *extent) int32 {
 			tol := m.tolerance(&ou, f)
 			_, near := m.c.together(f.Key.Proto, &ou.extent, x, tol)
 			gap, ok := m.c.together(f.Key.Proto, &ou.extent, &all, tol)
-			if near && ok && !(f.Key.Proto == flowkey.TCP && m.two(e, o, &u, &ou, x, tol)) && (next == 0 || m.closer(gap, o, nextGap, m.table.entries.at(next))) {
+			if !near || !ok || f.Key.Proto == flowkey.TCP && m.two(e, o, &u, &ou, x, tol) {
+				continue
+			}
+			if next == 0 || m.closer(gap, o, nextGap, m.table.entries.at(next)) {
 				next, nextGap = i, gap
 			}
 		}
