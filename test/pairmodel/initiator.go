@@ -124,11 +124,9 @@ func asks(proto uint8, icmpType uint16) bool {
 func state(o, r *Direction) flowpb.ConnState {
 	sampled := o != nil && o.sampled || r != nil && r.sampled
 	s := stateOfAll(o, r)
-	switch s {
-	case flowpb.ConnState_CONN_STATE_SF, flowpb.ConnState_CONN_STATE_RSTO, flowpb.ConnState_CONN_STATE_RSTR, flowpb.ConnState_CONN_STATE_OTH:
-		return s
-	}
-	if sampled {
+	certain := s == flowpb.ConnState_CONN_STATE_SF || s == flowpb.ConnState_CONN_STATE_OTH ||
+		s == flowpb.ConnState_CONN_STATE_RSTO || s == flowpb.ConnState_CONN_STATE_RSTR
+	if sampled && !certain {
 		return flowpb.ConnState_CONN_STATE_UNKNOWN
 	}
 	return s
