@@ -72,7 +72,7 @@ func (c *connection) syn(there, back uint32, counted bool) (lo, known bool) {
 		return alone(there), true
 	}
 	loAnswers, hiAnswers := false, false
-	for _, p := range c.parts() {
+	for _, p := range c.parts {
 		if p.packets == 1 && p.flags&(fin|syn|rst|psh|ack) == syn|ack {
 			loAnswers, hiAnswers = loAnswers || p.toHi, hiAnswers || !p.toHi
 		}

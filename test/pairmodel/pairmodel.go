@@ -99,7 +99,8 @@ type connection struct {
 	Conversation
 	flow     string // the firewall's flow that it is; "" for others
 	records  []*record
-	first    int64 // receive time of the record that arrived first
+	parts    []part // of all records
+	first    int64  // receive time of the record that arrived first
 	deadline int64
 }
 
@@ -170,16 +171,16 @@ func (m *Model) Add(f *flowpb.FlowMessage) bool {
 		if slices.ContainsFunc(c.records, func(o *record) bool { return o.identity == r.identity }) {
 			return false
 		}
-		if _, is := m.belong(span(c.parts(), r), ofRecord(r), r); is {
+		if _, is := m.belong(span(c.parts, r), ofRecord(r), r); is {
 			near = append(near, c)
 		}
 	}
 	best := m.nearest(near, ofRecord(r), r)
 	for best != nil { // what r bridges becomes one
 		near = slices.DeleteFunc(near, func(c *connection) bool { return c == best })
-		one := span(best.parts(), r)
+		one := span(best.parts, r)
 		candidates := slices.DeleteFunc(slices.Clone(near), func(c *connection) bool {
-			return m.distinct(one, span(c.parts(), r), ofRecord(r), r) || m.portUsedAgain(best, c) || m.portUsedAgain(c, best)
+			return m.distinct(one, span(c.parts, r), ofRecord(r), r) || m.portUsedAgain(best, c) || m.portUsedAgain(c, best)
 		})
 		other := m.nearest(candidates, one.and(ofRecord(r)), r)
 		if other == nil {
@@ -187,14 +188,14 @@ func (m *Model) Add(f *flowpb.FlowMessage) bool {
 		}
 		near = slices.DeleteFunc(near, func(c *connection) bool { return c == other })
 		m.conns = slices.DeleteFunc(m.conns, func(c *connection) bool { return c == other })
-		best.records = append(best.records, other.records...)
+		best.take(other.records...)
 		best.first = min(best.first, other.first)
 	}
 	if best == nil {
 		best = &connection{Conversation: r.conversation, flow: r.flow, first: r.received}
 		m.conns = append(m.conns, best)
 	}
-	best.records = append(best.records, r)
+	best.take(r)
 	best.deadline = m.now + int64(m.c.Idle)
 	if best.complete() {
 		best.deadline = m.now + int64(m.c.Linger)
@@ -223,22 +224,22 @@ func (m *Model) Connections() []*Connection {
 	return out
 }
 
-func (c *connection) parts() (all []part) {
-	for _, r := range c.records {
-		all = append(all, r.parts...)
+// take adds records.
+func (c *connection) take(records ...*record) {
+	c.records = append(c.records, records...)
+	for _, r := range records {
+		c.parts = append(c.parts, r.parts...)
 	}
-	return all
 }
 
 // holds returns how long a connection is held after its final report: PAIR_TCP_PAUSE when it is of TCP
 // and pauses, as nobody closed it and it is no scan, or a firewall's flow without its teardown; else
 // PAIR_LATE_GRACE.
 func (m *Model) holds(c *connection) int64 {
-	parts := c.parts()
 	flags, packets, oneVantage, closes := uint32(0), uint64(0), true, false
-	for _, p := range parts {
+	for _, p := range c.parts {
 		flags, packets = flags|p.flags, packets+p.packets
-		oneVantage = oneVantage && p.toHi == parts[0].toHi && p.vantage == parts[0].vantage
+		oneVantage = oneVantage && p.toHi == c.parts[0].toHi && p.vantage == c.parts[0].vantage
 		closes = closes || p.ended == closed
 	}
 	scan := oneVantage && packets <= 2
@@ -358,7 +359,7 @@ func (m *Model) portUsedAgain(first, second *connection) bool {
 	if first.Proto != 6 {
 		return false
 	}
-	for _, p := range first.parts() {
+	for _, p := range first.parts {
 		old, ended := viewOf(first, &p)
 		next, _ := viewOf(second, &p)
 		if !ended || next == nil || next.flags == 0 {
@@ -375,7 +376,7 @@ func (m *Model) portUsedAgain(first, second *connection) bool {
 
 // viewOf sums up what p's vantage saw of p's direction in c: nil when nothing. ended says that it saw the end.
 func viewOf(c *connection, p *part) (sum *part, ended bool) {
-	for _, o := range c.parts() {
+	for _, o := range c.parts {
 		if o.vantage != p.vantage || o.toHi != p.toHi {
 			continue
 		}
@@ -393,7 +394,7 @@ func viewOf(c *connection, p *part) (sum *part, ended bool) {
 func (m *Model) nearest(conns []*connection, x interval, r *record) (best *connection) {
 	var least, start int64
 	for _, c := range conns {
-		i := span(c.parts(), r)
+		i := span(c.parts, r)
 		silence, is := m.belong(i, x, r)
 		if is && (best == nil || silence < least || silence == least && i.start > start) {
 			best, least, start = c, silence, i.start
@@ -420,7 +421,7 @@ func (c *connection) complete() bool {
 // standing is how a direction stands: a close stays, else the record that ended last decides.
 func (c *connection) standing(toHi bool) (state ended, seen bool) {
 	last := int64(0)
-	for _, p := range c.parts() {
+	for _, p := range c.parts {
 		if p.toHi != toHi {
 			continue
 		}
@@ -465,7 +466,7 @@ func (m *Model) direction(c *connection, toHi bool) *Direction {
 	}
 	var all []*sighting
 	var out Direction
-	for _, p := range c.parts() {
+	for _, p := range c.parts {
 		if p.toHi != toHi {
 			continue
 		}
