@@ -61,7 +61,7 @@ func newWorld(t *testing.T, p plan, tr *trace) *world {
 	if p.Setup.Names {
 		w.resolver = newNameServers(p.Seed)
 	}
-	w.watch = &watch{find: w.find, heard: map[string]time.Time{}, requests: map[kmsg.Key]*window{}, lines: map[int]*window{}}
+	w.watch = &watch{find: w.find, now: &tr.now, heard: map[string]time.Time{}, requests: map[kmsg.Key]*window{}, lines: map[int]*window{}}
 	versions := kversion.Stable()
 	versions.SetMaxKeyVersion(kmsg.GetTelemetrySubscriptions.Int16(), -1) // clients push metrics only where a broker asks for them
 	c, err := kfake.NewCluster(kfake.NumBrokers(brokers), kfake.MaxVersions(versions), kfake.Ports(19092, 19093, 19094), kfake.ListenFn(w.network.Listen), kfake.WithLogger(tr),

@@ -4,10 +4,13 @@ package simulation
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -63,13 +66,66 @@ func profileNames() string {
 	return strings.Join(out, ", ")
 }
 
+// Bounds of a run that does not end. All runs of the process share the memory.
+const (
+	guardEvery = time.Second
+	stalledFor = 2 * time.Minute // without fake time passing
+	heapBound  = 4 << 30
+)
+
+// guard ends the process when the run of a plan makes no progress or the heap grows beyond its bound, and says which
+// plan that was. now is the fake time of the run's last request. The caller calls stop when the run is over.
+func guard(p plan, now *atomic.Int64) (stop func()) {
+	over := make(chan struct{})
+	go func() {
+		look := time.NewTicker(guardEvery)
+		defer look.Stop()
+		last, since := now.Load(), time.Now()
+		for {
+			select {
+			case <-over:
+				return
+			case <-look.C:
+			}
+			if n := now.Load(); n != last {
+				last, since = n, time.Now()
+			}
+			if why := runaway(time.Since(since), heapObjects()); why != "" {
+				debug.SetTraceback("all")
+				panic(fmt.Sprintf("%s at %v of seed %d: does something ask again and again at one instant?\n%v%s", why, time.Unix(0, last).UTC(), p.Seed, p, p.command()))
+			}
+		}
+	}()
+	return func() { close(over) }
+}
+
+// runaway says which bound is passed, "" when none is.
+func runaway(stalled time.Duration, heap uint64) string {
+	switch {
+	case stalled > stalledFor:
+		return fmt.Sprintf("no fake time passed in %v", stalled.Round(time.Second))
+	case heap > heapBound:
+		return fmt.Sprintf("the heap has %d MiB, of %d that it may have", heap>>20, heapBound>>20)
+	}
+	return ""
+}
+
+// heapObjects returns the octets of objects on the heap.
+func heapObjects() uint64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
+}
+
 // search runs a plan, and fails with what was found, the plan, and how to run it again.
 func search(t *testing.T, p plan) {
 	tr := &trace{}
 	if testing.Verbose() && *seeds == 1 {
 		tr.also = os.Stdout
 	}
+	stop := guard(p, &tr.now)
 	r := simulate(t, p, tr)
+	stop()
 	if *tracing != "" {
 		if err := os.WriteFile(*tracing, []byte(tr.text()), 0o600); err != nil {
 			t.Fatal(err)

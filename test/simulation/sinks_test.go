@@ -212,7 +212,7 @@ func (s *sinks) ended(p *sinking, err error) {
 		s.w.find(findFatal, "sink %d of %s ended by itself", p.number, s.stores[p.store].topic)
 	case !told.IsZero() && time.Since(told) > shutdownWithin:
 		s.w.find(findShutdown, "sink %d of %s took %v to end", p.number, s.stores[p.store].topic, time.Since(told))
-	case err != nil && reading && !(two && errors.Is(err, errOtherWriter)):
+	case err != nil && reading && (!two || !errors.Is(err, errOtherWriter)):
 		s.w.find(findFatal, "sink %d of %s: %v", p.number, s.stores[p.store].topic, err)
 	}
 	if told.IsZero() && !retired {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -16,7 +17,8 @@ import (
 
 // A trace holds all that a run logs, in memory: a bubble makes no system call for it.
 type trace struct {
-	also io.Writer // nil, or where it is written too
+	also io.Writer    // nil, or where it is written too
+	now  atomic.Int64 // fake time of the last request to a broker, ns since 1970; 0: none yet
 
 	mu sync.Mutex
 	b  bytes.Buffer

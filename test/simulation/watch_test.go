@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -18,6 +19,9 @@ import (
 // A watch looks at every request that reaches a broker, and at every line that a member logs.
 type watch struct {
 	find func(kind, format string, args ...any)
+	now  *atomic.Int64 // of the trace; nil: nobody looks
+
+	pace pace // has a lock of its own: it sleeps without it
 
 	mu         sync.Mutex
 	generation int32                // of the last assignment
@@ -43,18 +47,33 @@ const (
 )
 
 func (o *watch) count(x *window, most int, what string) {
-	now := time.Now()
-	if now.Sub(x.since) > hotFor {
-		*x = window{since: now, hot: x.hot}
-	}
-	if x.n++; x.n > most && !x.hot {
-		x.hot = true
+	if x.add(time.Now(), most) {
 		o.find(findHot, "%s: more than %d in %v", what, most, hotFor)
 	}
 }
 
+// add counts one and reports whether it is the first that is too many.
+func (x *window) add(now time.Time, most int) bool {
+	if now.Sub(x.since) > hotFor {
+		*x = window{since: now, hot: x.hot}
+	}
+	x.n++
+	first := x.n > most && !x.hot
+	x.hot = x.hot || first
+	return first
+}
+
 // request is a kfake control function for all requests.
 func (o *watch) request(r kmsg.Request) (kmsg.Response, error, bool) {
+	now := time.Now()
+	if o.now != nil {
+		o.now.Store(now.UnixNano())
+	}
+	delay, hot := o.pace.request(now)
+	if hot {
+		o.find(findHot, "requests: clients send them at the pace of the answers, for more than %d in %v; the last one: %s", hotPaced, hotFor, kmsg.NameForKey(r.Key()))
+	}
+	time.Sleep(delay) // zero: returns at once
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch r := r.(type) {
@@ -80,6 +99,37 @@ func (o *watch) request(r kmsg.Request) (kmsg.Response, error, bool) {
 }
 
 const fetchMaxWait = 3000
+
+// A pace gives requests that come at once after their answers the time of a round trip, which the simulated network
+// does not take: otherwise a client that asks again at once, until a timer ends that, never lets fake time pass, and
+// the run takes memory until the machine has none. kgo does so after FENCED_LEADER_EPOCH: docs/upstream.md.
+type pace struct {
+	mu    sync.Mutex
+	since time.Time // start of the present window of paceWindow
+	n     int       // requests in it
+	paced window    // requests that were delayed
+}
+
+// Of paceWindow's requests those after the first paceFree are delayed by roundTrip each.
+const (
+	paceWindow = 100 * time.Millisecond
+	paceFree   = 1000
+	roundTrip  = 10 * time.Millisecond
+	hotPaced   = 1000 // delayed requests in hotFor: half of it was spent on them
+)
+
+// request returns how long the request that came now is delayed, and whether there are too many delays.
+func (p *pace) request(now time.Time) (delay time.Duration, hot bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now.Sub(p.since) >= paceWindow {
+		p.since, p.n = now, 0
+	}
+	if p.n++; p.n <= paceFree {
+		return 0, false
+	}
+	return roundTrip, p.paced.add(now, hotPaced)
+}
 
 // silence is how long nothing was heard of a member id.
 func (o *watch) silence(member string) time.Duration {

@@ -16,8 +16,11 @@ import (
 	"weir/test/simulation/overlay"
 )
 
-// runLimit ends a run that does not end: a busy loop makes no simulated time pass.
-const runLimit = 5 * time.Minute
+// Bounds of a run that does not end: a busy loop makes no simulated time pass, and nothing is collected as garbage.
+const (
+	runLimit  = 5 * time.Minute
+	runMemory = 2 << 30 // octets that are resident
+)
 
 // A binary is the test binary of test/simulation, built with the overlay.
 type binary struct{ path, dir string }
@@ -91,13 +94,15 @@ func (b binary) run(ctx context.Context, r run) (outcome, error) {
 		}
 		args = append(args, name+"="+path)
 	}
-	ctx, cancel := context.WithTimeout(ctx, runLimit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, b.path, args...)
+	cmd := exec.Command(b.path, args...)
 	cmd.Dir, cmd.Env = b.dir, overlay.Environment(r.seed)
-	text, err := cmd.CombinedOutput()
-	if ctx.Err() != nil {
-		return outcome{}, fmt.Errorf("seed %d: not ended after %v: %w", r.seed, runLimit, ctx.Err())
+	text, err := bounded(ctx, cmd, runLimit, runMemory)
+	var end *endless
+	switch {
+	case errors.As(err, &end):
+		return outcome{findings: []finding{{"endless", end.describe(r.seed, text)}}}, nil
+	case ctx.Err() != nil:
+		return outcome{}, fmt.Errorf("seed %d: %w", r.seed, ctx.Err())
 	}
 	o := parse(text)
 	var exit *exec.ExitError
