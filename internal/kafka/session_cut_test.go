@@ -137,3 +137,30 @@ func runUntilQuiet(ctx context.Context, t *testing.T, addr string) []string {
 	}
 	return h.values.all()
 }
+
+// Brokers lose the records from offset 1 on while a Tail reads, and others are written in their place.
+func TestATailThatReadsNoticesThatItsLogWasCut(t *testing.T) {
+	ctx := testContext(t)
+	var end atomic.Int64
+	c, addr := fakeCluster(t, cutLogs(&end))
+	makeTopic(ctx, t, addr, "x", 1)
+	putTo(ctx, t, addr, "x", 0, "a", "b", "c")
+	begins, err := Begins(ctx, config(addr), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := readTail(ctx, t, addr, "x", Tail{From: begins.First, ID: begins.ID})
+	r.values.wait(ctx, t, "the records before the loss", atLeast[string](3))
+	end.Store(1)
+	if err := c.MoveTopicPartition("x", 0, 0); err != nil { // a new epoch
+		t.Fatal(err)
+	}
+	putTo(ctx, t, addr, "x", 0, "d")
+	got := r.values.wait(ctx, t, "the record written last", func(got []string) bool { return slices.Contains(got, "d") })
+	if want := []string{"a", "b", "c", "b", "c", "d"}; !slices.Equal(got, want) {
+		t.Errorf("want what was written after the cut, %q, got %q", want, got)
+	}
+	if got := r.failed.all(); len(got) == 0 {
+		t.Error("the loss is not reported")
+	}
+}
