@@ -134,6 +134,8 @@ func (w *world) judge(t *testing.T) result {
 		w.sum(&r, last, 0)
 	case counted:
 		w.sum(&r, last, uint64(w.counter("weir_kafka_unread_records_lost_total")))
+	case truncated:
+		w.judgeTails(&r, last)
 	case remade:
 		w.sum(&r, last, math.MaxUint64)
 	}

@@ -95,6 +95,8 @@ const (
 	counted
 	// remade: topics were deleted and made again. Nothing is counted twice.
 	remade
+	// truncated: the ends of logs were lost. What is missing is counted.
+	truncated
 )
 
 // A profile is a kind of search: which actions are drawn, and how often.
@@ -157,6 +159,7 @@ var profiles = []profile{
 	topicsProfile,
 	partitionsProfile,
 	restoreProfile,
+	tailProfile,
 }
 
 // rotation returns the profiles that plans are drawn from in turn: each as often as it has shares.

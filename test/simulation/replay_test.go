@@ -120,7 +120,7 @@ var actionTypes = typesOf(
 	startMember{}, stopMember{}, killMember{}, zombie{}, cutNetwork{}, blackhole{}, slowNetwork{}, lostReplies{}, brokerFault{},
 	moveLeaders{}, moveCoordinators{}, silence{}, traffic{}, changeSettings{}, setClock{}, deleteFlows{},
 	export{}, restartExporter{}, startReplica{}, stopReplica{}, killReplica{}, zombieReplica{}, replicaNetwork{}, busy{},
-	remakeTopic{}, addPartitions{}, heldRestore{}, restartSink{}, zombieSink{}, sinkNetwork{}, nameFault{},
+	remakeTopic{}, addPartitions{}, heldRestore{}, restartSink{}, zombieSink{}, sinkNetwork{}, nameFault{}, lostTail{},
 )
 
 func typesOf(all ...action) map[string]reflect.Type {

@@ -71,6 +71,10 @@ func newWorld(t *testing.T, p plan, tr *trace) *world {
 	}
 	w.cluster = c
 	c.Control(w.watch.request) // first: it sees what broker.Mend answers, too
+	c.ControlKey(int16(kmsg.OffsetForLeaderEpoch), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		return w.watch.epochEnds(r)
+	})
 	broker.Mend(c)
 	w.admin = &host{network: &w.network}
 	conf := w.config("admin", w.admin)

@@ -24,11 +24,12 @@ type watch struct {
 	pace pace // has a lock of its own: it sleeps without it
 
 	mu         sync.Mutex
-	generation int32                // of the last assignment
-	assigned   map[string][]int32   // of the last generation: partitions of flows, by member id
-	requests   map[kmsg.Key]*window // commits and aborts
-	lines      map[int]*window      // by member
-	heard      map[string]time.Time // when a member id was last heard of
+	generation int32                  // of the last assignment
+	assigned   map[string][]int32     // of the last generation: partitions of flows, by member id
+	requests   map[kmsg.Key]*window   // commits and aborts
+	lines      map[int]*window        // by member
+	heard      map[string]time.Time   // when a member id was last heard of
+	cuts       map[int32][]endedEpoch // by partition of flows, in order
 }
 
 // A window counts in spans of hotFor.

@@ -63,6 +63,8 @@ type world struct {
 	step      uint64       // index of the step that runs, from 1
 	ctx       context.Context
 	remade    map[kafka.Topic]bool // topics that were deleted and made again
+	tails     int                  // partitions of flows that ended before the group's position
+	tips      int                  // partitions whose state ended before it should
 
 	mu       sync.Mutex // guards what follows: timers run beside the steps
 	pairing  pair.Config
