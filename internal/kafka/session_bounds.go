@@ -102,7 +102,7 @@ const noEpoch = -1
 func epochEnds(ctx context.Context, cl *kgo.Client, topic string, epochs map[int32]int32) map[int32]int64 {
 	var req kadm.OffsetForLeaderEpochRequest
 	for n, epoch := range epochs {
-		if epoch >= 0 {
+		if epoch > noEpoch {
 			req.Add(topic, n, epoch)
 		}
 	}
