@@ -133,10 +133,11 @@ func usualSetup(rng *rand.Rand) setup {
 
 // profiles are all that can be asked for by name.
 var profiles = []profile{
-	{name: "exact", class: exact, share: 5, setup: usualSetup, weight: []weighted{
+	{name: "exact", class: exact, share: 4, setup: usualSetup, weight: []weighted{
 		{40, drawTraffic}, {4, drawStart}, {4, drawStop}, {3, drawKill}, {3, drawZombie}, {4, drawCut}, {4, drawBlackhole}, {2, drawSlow}, {3, drawLostReplies},
 		{14, drawFault}, {3, drawLeaders}, {3, drawCoordinators}, {3, drawSilence},
 	}},
+	tailProfile,
 	{name: "quiet", class: exact, share: 3, setup: usualSetup, weight: []weighted{
 		{10, drawTraffic}, {8, drawStart}, {5, drawStop}, {2, drawKill}, {4, drawSilence}, {1, drawCut}, {1, drawCoordinators},
 	}},
@@ -159,7 +160,6 @@ var profiles = []profile{
 	topicsProfile,
 	partitionsProfile,
 	restoreProfile,
-	tailProfile,
 }
 
 // rotation returns the profiles that plans are drawn from in turn: each as often as it has shares.
