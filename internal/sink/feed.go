@@ -91,7 +91,7 @@ func (r *feeding) read(ctx context.Context, b kafka.Beginning) error {
 		r.Notice(fmt.Errorf("%d records of %s were deleted from Kafka before they were read: the topic keeps less than this was away", at.Missed, o.Topic))
 	}
 	if at.Lost > 0 {
-		r.Notice(fmt.Errorf("Kafka lost the last records of %s, %d of which are in %s: reading goes on at the end of the topic", o.Topic, at.Lost, o.Path))
+		r.Notice(fmt.Errorf("the last records of %s are lost in Kafka, %d of which are in %s: reading goes on at the end of the topic", o.Topic, at.Lost, o.Path))
 	}
 	return kafka.Tail{From: at.From, ID: b.ID, Once: r.Once}.Read(ctx, r.Kafka, o.Topic, func(records []kafka.Record) error {
 		return r.keep(context.WithoutCancel(ctx), records)

@@ -70,7 +70,7 @@ func TestNoFlowIsARowTwiceWhenTheTopicEndsBeforeTheStoredPosition(t *testing.T) 
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	const want = "Kafka lost the last records of t.flows, 990 of which are in"
+	const want = "the last records of t.flows are lost in Kafka, 990 of which are in"
 	if out := run(); !strings.Contains(out, want) {
 		t.Errorf("want %q, got %q", want, out)
 	}
