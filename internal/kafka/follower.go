@@ -100,7 +100,7 @@ func begin(offset int64) kgo.Offset {
 
 // Run hands every record to apply, in order within a partition and one at a
 // time, until ctx ends. What fails is tried again, and logged at a bounded rate. A
-// topic that is deleted and made again is read from its start.
+// topic that is deleted and made again is read from its start, perhaps more than once.
 func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record)) error {
 	cl, err := kgo.NewClient(append(f.c.opts(),
 		kgo.WithContext(ctx),                        // a fetch that is not answered must not delay the end
