@@ -326,7 +326,7 @@ func (c *consumers) clickhouse(ctx context.Context, t *testing.T, framing string
 	if got.Flows.Exporter != "::ffff:127.0.0.1" || got.Flows.Undated+got.Flows.Untyped+got.Connections.Stateless != 0 {
 		t.Errorf("what the view makes of addresses, times and enumerations: %s", out)
 	}
-	if len(got.Queries) != 4 || got.Queries[0] == 0 || got.Queries[1] == 0 || got.Queries[3] == 0 { // 2: scans
+	if len(got.Queries) != 5 || got.Queries[0] == 0 || got.Queries[1] == 0 || got.Queries[4] == 0 { // 2: firewalls, 3: scans
 		t.Errorf("rows of the documented queries: %v", got.Queries)
 	}
 }
