@@ -27,6 +27,20 @@ func unbound(t *testing.T) (addr string) {
 	if _, err := os.Stat(bin); err != nil {
 		t.Skipf("SKIPPED: no resolver: %v (Debian: unbound)", err)
 	}
+	for range 5 {
+		if addr, said := startUnbound(t, bin); addr != "" {
+			return addr
+		} else if !strings.Contains(said, "Address already in use") { // the port was free for UDP, not for TCP
+			t.Fatalf("unbound does not answer in 5 s: %s", said)
+		}
+	}
+	t.Fatal("no port is free for unbound")
+	return ""
+}
+
+// startUnbound returns the address of unbound, or what it said when it ended.
+func startUnbound(t *testing.T, bin string) (addr, said string) {
+	t.Helper()
 	l, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -68,9 +82,14 @@ func unbound(t *testing.T) (addr string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // it is killed, or has said why it ended
+	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		_ = cmd.Process.Kill() // it may have ended
+		<-ended
 		if t.Failed() {
 			t.Log(out.String())
 		}
@@ -81,12 +100,17 @@ func unbound(t *testing.T) (addr string) {
 	for range 250 {
 		c := dns.Client{Timeout: time.Second}
 		if _, _, err := c.Exchange(new(dns.Msg).SetQuestion("10.2.0.192.in-addr.arpa.", dns.TypePTR), addr); err == nil {
-			return addr
+			return addr, ""
 		}
-		<-tick.C
+		select {
+		case <-tick.C:
+		case <-ended:
+			return "", out.String()
+		}
 	}
-	t.Fatal("unbound does not answer in 5 s")
-	return ""
+	_ = cmd.Process.Kill() // it may have ended
+	<-ended
+	return "", out.String()
 }
 
 // The zone of pairing_dns.md section 7.3 in a real resolver, which is given for
