@@ -123,11 +123,7 @@ func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
 		})
 	}
 	if o.started != nil {
-		addrs := make([]net.Addr, len(conns))
-		for i, c := range conns {
-			addrs[i] = c.LocalAddr()
-		}
-		o.started(addrs)
+		o.started(localAddresses(conns))
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()

@@ -89,7 +89,6 @@ type examination struct {
 	in    *offline
 	check *doctor.Checkup
 	loss  *lossCount
-	most  int // number of the newest datagram
 }
 
 func newExamination(verb string, stdin io.Reader, stderr io.Writer, now time.Time) *examination {
@@ -108,8 +107,7 @@ func (c *examination) take(from origin, r *decode.Result) error {
 	default:
 		return nil // no export datagram; the last line counts it as an error
 	}
-	if from.datagram > c.most {
-		c.most = from.datagram
+	if c.loss.take(from, r) {
 		c.check.Message(s, from.meta.Received, h.Export)
 		if len(r.Errors) > 0 {
 			c.check.Malformed(s)
@@ -121,7 +119,6 @@ func (c *examination) take(from origin, r *decode.Result) error {
 	for _, m := range r.Messages {
 		c.check.Flow(m)
 	}
-	c.loss.take(from, r)
 	return nil
 }
 
@@ -138,11 +135,7 @@ func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io
 	ctx, cancel := context.WithTimeout(ctx, o.period)
 	defer cancel()
 	if o.started != nil {
-		addrs := make([]net.Addr, len(conns))
-		for i, c := range conns {
-			addrs[i] = c.LocalAddr()
-		}
-		o.started(addrs)
+		o.started(localAddresses(conns))
 	}
 	failed := make(chan error, len(conns))
 	var wg sync.WaitGroup

@@ -21,19 +21,21 @@ func newLossCount(now time.Time) *lossCount {
 	return l
 }
 
-// take counts a datagram, or a set of one that was decoded later.
-func (l *lossCount) take(from origin, r *decode.Result) {
+// take counts a datagram, or a set of one that was decoded later. It returns true for a
+// datagram.
+func (l *lossCount) take(from origin, r *decode.Result) (datagram bool) {
 	h := &from.header
 	if h.Version == 0 {
-		return
+		return false
 	}
 	d := accounting.Of(from.meta.Exporter, h, len(r.Messages), len(r.Options), len(r.Templates))
 	d.Received = from.meta.Received
-	if from.datagram > l.newest {
+	if datagram = from.datagram > l.newest; datagram {
 		l.newest = from.datagram
 		d.Units[accounting.Datagrams] = 1
 	}
 	l.tally.Add(&d)
+	return datagram
 }
 
 // turn brings the loss of all streams up to date.

@@ -155,11 +155,7 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 	silence := time.AfterFunc(silenceAfter, func() { l.silent(stderr, conns) })
 	defer silence.Stop()
 	if o.started != nil {
-		addrs := make([]net.Addr, len(conns))
-		for i, c := range conns {
-			addrs[i] = c.LocalAddr()
-		}
-		o.started(addrs, l.broker.Addr())
+		o.started(localAddresses(conns), l.broker.Addr())
 	}
 	select {
 	case <-ctx.Done():
@@ -197,6 +193,15 @@ func (l *live) silent(w io.Writer, conns []*net.UDPConn) {
 		return
 	}
 	fmt.Fprintf(w, "weir up: no datagram for %v on %s; check the exporter's target address and port, firewalls on the way and on this host, and rp_filter\n", silenceAfter, addresses(conns))
+}
+
+// localAddresses returns the addresses that conns receive on.
+func localAddresses(conns []*net.UDPConn) []net.Addr {
+	list := make([]net.Addr, len(conns))
+	for i, c := range conns {
+		list[i] = c.LocalAddr()
+	}
+	return list
 }
 
 // addresses are those that conns receive on.
