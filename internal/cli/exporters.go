@@ -9,8 +9,8 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"weir/internal/accounting"
 	"weir/internal/kafka"
+	"weir/internal/loss"
 )
 
 const exportersAbout = `Shows who sends, what all replicas together received of it, and what they did
@@ -110,7 +110,7 @@ const viewOctets = 256 << 20
 
 // lines are what the topics say at the instant now.
 func (o *exportersView) lines(ctx context.Context, settings kafkaSettings, now time.Time) ([]exporterLine, error) {
-	cluster, bad := accounting.NewCluster(), 0
+	cluster, bad := loss.NewCluster(), 0
 	cluster.MaxOctets = viewOctets
 	tail := kafka.Tail{Once: true, Start: o.since == 0}
 	if o.since > 0 {
@@ -135,12 +135,12 @@ func (o *exportersView) lines(ctx context.Context, settings kafkaSettings, now t
 	if err != nil {
 		return nil, err
 	}
-	known := map[accounting.Stream]knownTemplates{}
+	known := map[loss.Stream]knownTemplates{}
 	for _, e := range entries {
 		if e.Template == nil {
 			continue
 		}
-		s := accounting.Stream{Exporter: e.Exporter, Version: uint16(e.State.GetVersion()), Domain: e.State.GetDomain()}
+		s := loss.Stream{Exporter: e.Exporter, Version: uint16(e.State.GetVersion()), Domain: e.State.GetDomain()}
 		k := known[s]
 		k.n++
 		if at := time.Unix(0, e.State.GetReceivedNs()); at.After(k.last) {
@@ -158,10 +158,10 @@ func (o *exportersView) lines(ctx context.Context, settings kafkaSettings, now t
 	return lines, nil
 }
 
-func exporterLineOf(r *accounting.Row, known knownTemplates, now time.Time) exporterLine {
+func exporterLineOf(r *loss.Row, known knownTemplates, now time.Time) exporterLine {
 	l := exporterLine{
 		Exporter: "other", Name: r.Name, Site: r.Site, Version: r.Version, Domain: r.Domain, First: instant(r.First.UnixNano()), Last: instant(r.Last.UnixNano()),
-		Datagrams: r.Received[accounting.Datagrams], Flows: r.Received[accounting.Flows], Octets: r.Octets, Errors: r.Errors, Undecoded: r.Undecoded,
+		Datagrams: r.Received[loss.Datagrams], Flows: r.Received[loss.Flows], Octets: r.Octets, Errors: r.Errors, Undecoded: r.Undecoded,
 		Restarts: r.Loss.Restarts, Templates: known.n, SamplingRate: r.SamplingRate, Replicas: r.Replicas, last: r.Last, template: known.last,
 	}
 	if r.Exporter.IsValid() {

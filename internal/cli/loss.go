@@ -3,20 +3,20 @@ package cli
 import (
 	"time"
 
-	"weir/internal/accounting"
 	"weir/internal/decode"
+	"weir/internal/loss"
 )
 
 // A lossCount counts by sequence numbers what did not arrive at this process.
 type lossCount struct {
 	newest  int // datagram
-	tally   accounting.Tally
-	book    *accounting.Book
-	cluster *accounting.Cluster
+	tally   loss.Tally
+	book    *loss.Book
+	cluster *loss.Cluster
 }
 
 func newLossCount(now time.Time) *lossCount {
-	l := &lossCount{book: accounting.NewBook("weir", now), cluster: accounting.NewCluster()}
+	l := &lossCount{book: loss.NewBook("weir", now), cluster: loss.NewCluster()}
 	l.book.Attach(&l.tally)
 	return l
 }
@@ -28,11 +28,11 @@ func (l *lossCount) take(from origin, r *decode.Result) (datagram bool) {
 	if h.Version == 0 {
 		return false
 	}
-	d := accounting.Of(from.meta.Exporter, h, len(r.Messages), len(r.Options), len(r.Templates))
+	d := loss.Of(from.meta.Exporter, h, len(r.Messages), len(r.Options), len(r.Templates))
 	d.Received = from.meta.Received
 	if datagram = from.datagram > l.newest; datagram {
 		l.newest = from.datagram
-		d.Units[accounting.Datagrams] = 1
+		d.Units[loss.Datagrams] = 1
 	}
 	l.tally.Add(&d)
 	return datagram
@@ -40,7 +40,7 @@ func (l *lossCount) take(from origin, r *decode.Result) (datagram bool) {
 
 // turn brings the loss of all streams up to date.
 func (l *lossCount) turn(now time.Time) {
-	for _, r := range l.book.Gather(now, []*accounting.Tally{&l.tally}) {
+	for _, r := range l.book.Gather(now, []*loss.Tally{&l.tally}) {
 		_ = l.cluster.Take(r.Key, r.Value) // its own
 		l.book.Published(r, nil)
 	}

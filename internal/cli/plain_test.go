@@ -19,9 +19,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"weir/internal/accounting"
 	"weir/internal/decode"
 	"weir/internal/kafka"
+	"weir/internal/loss"
 	"weir/internal/templates"
 	"weir/pkg/flowpb"
 )
@@ -311,12 +311,12 @@ func TestNoTextOfATopicReachesTheTerminal(t *testing.T) {
 		poisonTexts(st.ProtoReflect())
 		write(kafka.Templates, r.Key, st)
 	}
-	tally := &accounting.Tally{}
-	book := accounting.NewBook("r", now.Add(-time.Minute))
-	d := accounting.Of(netip.MustParseAddr("192.0.2.1"), &decode.Header{Version: 9}, 1, 0, 1)
+	tally := &loss.Tally{}
+	book := loss.NewBook("r", now.Add(-time.Minute))
+	d := loss.Of(netip.MustParseAddr("192.0.2.1"), &decode.Header{Version: 9}, 1, 0, 1)
 	d.Received = now.UnixNano()
 	tally.Add(&d)
-	for _, r := range book.Gather(now, []*accounting.Tally{tally}) {
+	for _, r := range book.Gather(now, []*loss.Tally{tally}) {
 		report := &flowpb.ExporterReport{}
 		if err := proto.Unmarshal(r.Value, report); err != nil {
 			t.Fatal(err)

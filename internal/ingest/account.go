@@ -8,9 +8,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"weir/internal/accounting"
 	"weir/internal/decode"
 	"weir/internal/kafka"
+	"weir/internal/loss"
 )
 
 const (
@@ -26,22 +26,22 @@ const (
 // accounts is what this replica received of each export stream, and what all of
 // them did.
 type accounts struct {
-	book     *accounting.Book
-	cluster  *accounting.Cluster
-	lives    accounting.Lives
-	self     accounting.Life
+	book     *loss.Book
+	cluster  *loss.Cluster
+	lives    loss.Lives
+	self     loss.Life
 	producer *kafka.Producer // from Run on
 
 	mu      sync.Mutex // guards what follows
-	tallies []*accounting.Tally
-	shared  accounting.Tally // of whoever has none of its own
+	tallies []*loss.Tally
+	shared  loss.Tally // of whoever has none of its own
 }
 
 // tally returns a tally for one goroutine, gathered from now on.
-func (a *accounts) tally() *accounting.Tally {
+func (a *accounts) tally() *loss.Tally {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	t := &accounting.Tally{}
+	t := &loss.Tally{}
 	a.book.Attach(t)
 	a.tallies = append(a.tallies, t)
 	return t
@@ -59,10 +59,10 @@ func (a *accounts) open(c Config) (err error) {
 func (r *Replica) account(now time.Time) { r.report(now, r.accounts.book.Gather) }
 
 // report hands the reports that gather returns to Kafka's client.
-func (r *Replica) report(now time.Time, gather func(time.Time, []*accounting.Tally) []accounting.Report) {
+func (r *Replica) report(now time.Time, gather func(time.Time, []*loss.Tally) []loss.Report) {
 	a := &r.accounts
 	a.mu.Lock()
-	tallies := append([]*accounting.Tally{&a.shared}, a.tallies...)
+	tallies := append([]*loss.Tally{&a.shared}, a.tallies...)
 	a.mu.Unlock()
 	for _, rep := range gather(now, tallies) {
 		a.producer.Produce(rep.Key, rep.Value, now, func(err error) {
@@ -85,7 +85,7 @@ func (r *Replica) accountant(ctx context.Context) error {
 // overlooker reads what all replicas published until ctx ends.
 func (r *Replica) overlooker(ctx context.Context) error {
 	began := r.deps.Now()
-	since, from := accounting.RememberLives, began.Add(-lossFrom)
+	since, from := loss.RememberLives, began.Add(-lossFrom)
 	take := func(records []kafka.Record) error {
 		since = lossFrom // Kafka may not have answered before
 		for _, rec := range records {
@@ -126,21 +126,21 @@ func (w *worker) tallied(from netip.Addr, received int64, octets int) {
 	res := &w.res
 	d := w.units(from, &res.Header)
 	d.Received, d.Octets, d.Errors, d.Undecoded = received, octets, len(res.Errors), len(res.Unknown)
-	d.Units[accounting.Datagrams] = 1
+	d.Units[loss.Datagrams] = 1
 	w.tally.Add(&d)
 }
 
 // talliedLate is what a set adds whose datagram was counted before.
-func (w *worker) talliedLate(s *decode.Set) accounting.Datagram {
+func (w *worker) talliedLate(s *decode.Set) loss.Datagram {
 	d := w.units(s.Meta.Exporter, &s.Header)
 	d.Received, d.Errors = s.Meta.Received, len(w.res.Errors)
 	return d
 }
 
-func (w *worker) units(from netip.Addr, h *decode.Header) accounting.Datagram {
+func (w *worker) units(from netip.Addr, h *decode.Header) loss.Datagram {
 	res := &w.res
 	// Records that were dropped have been received: the exporter's numbers count them.
-	d := accounting.Of(from, h, len(res.Flows)+res.TooSmall+res.Beyond, res.OptionsRecords, len(res.Templates))
+	d := loss.Of(from, h, len(res.Flows)+res.TooSmall+res.Beyond, res.OptionsRecords, len(res.Templates))
 	d.Sequenced = d.Sequenced && !w.session
 	if len(res.Flows) > 0 {
 		s := res.Flows[0]
@@ -152,12 +152,12 @@ func (w *worker) units(from netip.Addr, h *decode.Header) accounting.Datagram {
 // clusterMetrics shows what all replicas together counted: every replica shows the
 // same, so that any of them can be asked.
 type clusterMetrics struct {
-	cluster *accounting.Cluster
+	cluster *loss.Cluster
 
 	lost, received, last, unusable *prometheus.Desc
 }
 
-func newClusterMetrics(c *accounting.Cluster) *clusterMetrics {
+func newClusterMetrics(c *loss.Cluster) *clusterMetrics {
 	of := []string{"exporter", "version", "domain"}
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("weir_exporters_"+name, help, labels, nil)

@@ -8,12 +8,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/accounting"
+	"weir/internal/loss"
 	"weir/pkg/flowpb"
 )
 
 // takeSummary lets a cluster read a report of flows of an exporter.
-func takeSummary(t *testing.T, c *accounting.Cluster, a netip.Addr, version uint32, flows uint64) {
+func takeSummary(t *testing.T, c *loss.Cluster, a netip.Addr, version uint32, flows uint64) {
 	t.Helper()
 	value, err := proto.Marshal(&flowpb.ExporterReport{
 		Schema: 1, Replica: "r", Exporter: a.AsSlice(), Version: version,
@@ -30,7 +30,7 @@ func takeSummary(t *testing.T, c *accounting.Cluster, a netip.Addr, version uint
 }
 
 // scraped returns the exporters of weir_exporters_last_received_seconds.
-func scraped(t *testing.T, c *accounting.Cluster) map[string]bool {
+func scraped(t *testing.T, c *loss.Cluster) map[string]bool {
 	t.Helper()
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(newClusterMetrics(c))
@@ -55,7 +55,7 @@ func scraped(t *testing.T, c *accounting.Cluster) map[string]bool {
 
 // 1 200 forged addresses that sort before the honest one's.
 func TestForgedAddressesHideNoExporterFromAScrape(t *testing.T) {
-	c := accounting.NewCluster()
+	c := loss.NewCluster()
 	for i := range 1200 {
 		takeSummary(t, c, forged(i), 5, 1)
 	}
@@ -67,7 +67,7 @@ func TestForgedAddressesHideNoExporterFromAScrape(t *testing.T) {
 
 // A scrape fails as a whole when a series is there twice.
 func TestReportsOfUnknownVersionsFailNoScrape(t *testing.T) {
-	c := accounting.NewCluster()
+	c := loss.NewCluster()
 	for version := range uint32(20) {
 		takeSummary(t, c, honestAddr, version, 1)
 	}

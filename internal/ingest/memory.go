@@ -8,7 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"weir/internal/accounting"
+	"weir/internal/loss"
 )
 
 // Memory that a part takes per unit of its setting, as measured: docs/receiving.md.
@@ -258,5 +258,5 @@ func (m *memoryMetrics) Collect(c chan<- prometheus.Metric) {
 		c <- prometheus.MustNewConstMetric(m.max, prometheus.GaugeValue, float64(p.octets()), p.name)
 	}
 	c <- prometheus.MustNewConstMetric(m.used, prometheus.GaugeValue, float64(used["accounting"]), "accounting")
-	c <- prometheus.MustNewConstMetric(m.max, prometheus.GaugeValue, accounting.MaxOctets, "accounting")
+	c <- prometheus.MustNewConstMetric(m.max, prometheus.GaugeValue, loss.MaxOctets, "accounting")
 }

@@ -10,11 +10,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"weir/internal/accounting"
 	"weir/internal/decode"
 	"weir/internal/exporters"
 	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/loss"
 	"weir/internal/wire"
 )
 
@@ -24,7 +24,7 @@ type worker struct {
 	dec   decode.Decoder
 	res   decode.Result
 	pack  *kafka.Packer // nil: a record per flow
-	tally *accounting.Tally
+	tally *loss.Tally
 	known map[netip.Addr]*exporter // of r.exporters, at most maxKnown
 	hides hidden
 

@@ -9,9 +9,9 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"weir/internal/accounting"
 	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/loss"
 )
 
 const (
@@ -49,11 +49,11 @@ func (r *Replica) recoverer(ctx context.Context) error {
 
 // recoverAccount adds what a replica that ended had published since its last report to its
 // account, from the flows topic, and closes it.
-func (r *Replica) recoverAccount(ctx context.Context, ended accounting.Life) error {
+func (r *Replica) recoverAccount(ctx context.Context, ended loss.Life) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverWithin)
 	defer cancel()
 	began := r.deps.Now()
-	a := accounting.NewRecovery(ended)
+	a := loss.NewRecovery(ended)
 	topic := r.c.Topics.Name(kafka.Exporters)
 	err := kafka.ReadBetween(ctx, r.c.Kafka, topic, a.ReportsFrom(), began.Add(24*time.Hour), func(records []kafka.Record) error {
 		for i := range records {
@@ -85,7 +85,7 @@ func (r *Replica) recoverAccount(ctx context.Context, ended accounting.Life) err
 }
 
 // publishReports waits until all reports are acknowledged, or ctx ends.
-func (r *Replica) publishReports(ctx context.Context, reports []accounting.Report, now time.Time) error {
+func (r *Replica) publishReports(ctx context.Context, reports []loss.Report, now time.Time) error {
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	var failed error

@@ -8,16 +8,16 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"weir/internal/accounting"
 	"weir/internal/kafka"
+	"weir/internal/loss"
 	"weir/test/locked"
 )
 
 // readAccounts reads the exporters topic as weir exporters does, and returns the row of the
 // only exporter.
-func readAccounts(t *testing.T, c Config) accounting.Row {
+func readAccounts(t *testing.T, c Config) loss.Row {
 	t.Helper()
-	cluster := accounting.NewCluster()
+	cluster := loss.NewCluster()
 	tail := kafka.Tail{Once: true, Start: true}
 	err := tail.Read(t.Context(), c.Kafka, c.Topics.Name(kafka.Exporters), func(records []kafka.Record) error {
 		for _, r := range records {
@@ -81,7 +81,7 @@ func TestTheAccountOfAKilledReplicaIsCompletedFromTheFlows(t *testing.T) {
 	if got := readAccounts(t, c).Loss; got.Lost != 6*30 {
 		t.Fatalf("before: want the flows of 6 datagrams missing, got %+v", got)
 	}
-	var ended []accounting.Life
+	var ended []loss.Life
 	eventually(t, "the first replica is found", func() bool {
 		ended = second.accounts.lives.Ended(time.Now().Add(time.Minute), second.accounts.self)
 		return len(ended) == 1 && ended[0].Replica == "first"
@@ -90,7 +90,7 @@ func TestTheAccountOfAKilledReplicaIsCompletedFromTheFlows(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := readAccounts(t, c)
-	if got.Loss.Lost != 2*30 || got.Loss.Received != 15*30 || got.Received[accounting.Datagrams] != 15 {
+	if got.Loss.Lost != 2*30 || got.Loss.Received != 15*30 || got.Received[loss.Datagrams] != 15 {
 		t.Errorf("want 60 flows lost of 510, got %+v; received %+v", got.Loss, got.Received)
 	}
 	if got := testutil.ToFloat64(second.metrics.recovered); got != 4*30 {
@@ -112,7 +112,7 @@ func TestAStoppedReplicaClosesItsAccount(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	var lives accounting.Lives
+	var lives loss.Lives
 	reports := 0
 	c := config(b.Addr(), "reader")
 	tail := kafka.Tail{Once: true, Start: true}
@@ -126,7 +126,7 @@ func TestAStoppedReplicaClosesItsAccount(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ended := lives.Ended(time.Now().Add(10*time.Minute), accounting.Life{}); len(ended) != 0 || reports < 3 {
+	if ended := lives.Ended(time.Now().Add(10*time.Minute), loss.Life{}); len(ended) != 0 || reports < 3 {
 		t.Errorf("want a closed account among at least 3 reports, got %v of %d", ended, reports)
 	}
 }

@@ -16,11 +16,11 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
-	"weir/internal/accounting"
 	"weir/internal/budget"
 	"weir/internal/decode"
 	"weir/internal/exporters"
 	"weir/internal/kafka"
+	"weir/internal/loss"
 	"weir/internal/templates"
 )
 
@@ -126,8 +126,8 @@ func New(c Config, d Deps) (*Replica, error) {
 	c.logMemory(r.log)
 	tlog.Renewed = r.store.Republish
 	started := d.Now()
-	r.accounts.self = accounting.Life{Replica: c.Replica, Started: started.UnixNano()}
-	r.accounts.book, r.accounts.cluster = accounting.NewBook(c.Replica, started), accounting.NewCluster()
+	r.accounts.self = loss.Life{Replica: c.Replica, Started: started.UnixNano()}
+	r.accounts.book, r.accounts.cluster = loss.NewBook(c.Replica, started), loss.NewCluster()
 	r.accounts.book.Listed, r.accounts.cluster.Listed = r.listsAddress, r.listsAddress
 	r.accounts.book.Attach(&r.accounts.shared)
 	r.metrics = newMetrics(d.Metrics, r)
@@ -145,7 +145,7 @@ func New(c Config, d Deps) (*Replica, error) {
 }
 
 // worker returns a worker that counts in a tally.
-func (r *Replica) worker(t *accounting.Tally) worker {
+func (r *Replica) worker(t *loss.Tally) worker {
 	return worker{r: r, pack: r.pack, tally: t, known: map[netip.Addr]*exporter{}, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord, MaxUptimeAge: r.c.MaxUptimeAge}}
 }
 

@@ -9,11 +9,11 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/accounting"
 	"weir/internal/budget"
 	"weir/internal/decode"
 	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/loss"
 )
 
 // What happens to sets on the topic of undecoded ones, a closed set.
@@ -87,7 +87,7 @@ type lateSet struct {
 	of    *exporter
 	flows int
 	rest  *decode.Result // what it held beside flows; nil: nothing
-	accounting.Datagram
+	loss.Datagram
 }
 
 // besideFlows returns a copy of what res holds beside flows, without its buffers; nil

@@ -26,7 +26,7 @@ const (
 // An ExporterReport is what one replica counted of one export stream: of ten
 // seconds of export time, or of its whole life. Values are totals so far, a later
 // record of the same key takes an earlier one's place. The topic's keys are
-// described in internal/accounting.
+// described in internal/loss.
 type ExporterReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Version of this message's meaning; 1. A reader skips and counts others.

@@ -5,8 +5,8 @@ import (
 	"net/netip"
 	"time"
 
-	"weir/internal/accounting"
 	"weir/internal/decode"
+	"weir/internal/loss"
 	"weir/internal/templates"
 )
 
@@ -28,10 +28,10 @@ type target struct {
 	sessions map[netip.AddrPort]*worker
 	store    *templates.Store // of the replica that receives
 	tail     *templates.Store // of another one, which reads what the first publishes
-	tally    *accounting.Tally
-	book     *accounting.Book
+	tally    *loss.Tally
+	book     *loss.Book
 
-	streams       map[accounting.Stream]struct{}
+	streams       map[loss.Stream]struct{}
 	sessionOctets sessionBudget // of the templates of sessions
 	output        *outputBudget // of flows
 
@@ -49,11 +49,11 @@ type worker struct {
 // newTarget returns a target without any state. The worker of the UDP socket is the
 // caller's: a socket outlives all exporters.
 func newTarget(udp *worker) *target {
-	t := &target{now: start, udp: udp, sessions: map[netip.AddrPort]*worker{}, tally: &accounting.Tally{}, streams: map[accounting.Stream]struct{}{}}
+	t := &target{now: start, udp: udp, sessions: map[netip.AddrPort]*worker{}, tally: &loss.Tally{}, streams: map[loss.Stream]struct{}{}}
 	clock := func() time.Time { return t.now }
 	t.output = newOutputBudget(extraOutput)
 	t.store, t.tail = newStore("a", clock), newStore("b", clock)
-	t.book = accounting.NewBook("a", start)
+	t.book = loss.NewBook("a", start)
 	udp.decoder.State, udp.decoder.Replica = &counted{t.store, &t.changes}, "a"
 	return t
 }
@@ -94,9 +94,9 @@ func (t *target) datagram(w *worker, p *packet) {
 	m := decode.Meta{Exporter: p.from.Addr(), Port: p.from.Port(), Received: t.now.UnixNano()}
 	r := &w.result
 	decodeWithin(t.output, w, p.octets, &m)
-	d := accounting.Of(p.from.Addr(), &r.Header, len(r.Flows), optionsRecords(r), len(r.Templates))
+	d := loss.Of(p.from.Addr(), &r.Header, len(r.Flows), optionsRecords(r), len(r.Templates))
 	d.Received, d.Octets, d.Errors, d.Undecoded = m.Received, len(p.octets), len(r.Errors), len(r.Unknown)
-	d.Units[accounting.Datagrams] = 1
+	d.Units[loss.Datagrams] = 1
 	if len(r.Flows) > 0 {
 		d.Flow = r.Buf[r.Flows[0].Start:r.Flows[0].ValueEnd]
 	}
@@ -119,7 +119,7 @@ func (t *target) publish() {
 }
 
 func (t *target) account() {
-	for _, r := range t.book.Gather(t.now, []*accounting.Tally{t.tally}) {
+	for _, r := range t.book.Gather(t.now, []*loss.Tally{t.tally}) {
 		t.reports += uint64(len(r.Key) + len(r.Value))
 		t.book.Published(r, nil)
 	}

@@ -1,4 +1,4 @@
-// Package accounting keeps what was received of each export stream, and tells over
+// Package loss keeps what was received of each export stream, and tells over
 // all replicas together what was not.
 //
 // A Tally is filled by one goroutine that receives; a Book gathers a replica's
@@ -6,7 +6,7 @@
 // those of all replicas. Sequence numbers are compared within slots of ten seconds
 // of the exporter's own time, so that it does not matter which replica a datagram
 // went to.
-package accounting
+package loss
 
 import (
 	"math"

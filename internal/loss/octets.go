@@ -1,4 +1,4 @@
-package accounting
+package loss
 
 import (
 	"net/netip"
