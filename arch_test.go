@@ -49,7 +49,7 @@ var layers = [][]string{
 	{"weir/cmd/ingest", "weir/cmd/enrich", "weir/cmd/weir", "weir/cmd/weir-sqlite"},
 	{"weir/internal/cli"},
 	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/broker", "weir/internal/capture", "weir/internal/flowfile", "weir/pkg/netflow", "weir/internal/page", "weir/internal/sink/sqlite", "weir/testdata"},
-	{"weir/internal/kafka", "weir/internal/names", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/geo", "weir/internal/cryptopan", "weir/internal/sink"},
+	{"weir/internal/kafka", "weir/internal/annotate/rdns", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/annotate/geo", "weir/internal/annotate/cryptopan", "weir/internal/sink"},
 	{"weir/internal/templates", "weir/internal/templatetext", "weir/internal/framing", "weir/internal/loss", "weir/internal/doctor", "weir/internal/budget", "weir/internal/pynetflow", "weir/internal/retime"},
 	{"weir/internal/decode", "weir/internal/pair"},
 	{"weir/internal/ie", "weir/internal/flowkey"},
@@ -86,7 +86,7 @@ func TestImportsGoOneWay(t *testing.T) {
 
 func TestPurePackagesDoNoIO(t *testing.T) {
 	forbidden := []string{"os", "net", "net/http", "context", "log", "log/slog", "io/fs", "os/exec", "syscall"}
-	for _, p := range list(t, "./internal/wire", "./internal/ie", "./internal/flowkey", "./internal/decode", "./internal/pair", "./internal/proxyproto", "./internal/templatetext", "./internal/cryptopan", "./internal/loss", "./internal/doctor", "./internal/budget", "./internal/pynetflow", "./internal/retime") {
+	for _, p := range list(t, "./internal/wire", "./internal/ie", "./internal/flowkey", "./internal/decode", "./internal/pair", "./internal/proxyproto", "./internal/templatetext", "./internal/annotate/cryptopan", "./internal/loss", "./internal/doctor", "./internal/budget", "./internal/pynetflow", "./internal/retime") {
 		for _, i := range p.Imports {
 			if slices.Contains(forbidden, i) {
 				t.Errorf("%s imports %s", p.ImportPath, i)

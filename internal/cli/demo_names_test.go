@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
-	"weir/internal/names"
+	"weir/internal/annotate/rdns"
 	"weir/pkg/flowpb"
 )
 
@@ -18,7 +18,7 @@ func TestTheDemosNamesAreVerifiedByTheResolverOfProduction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := names.New(names.Config{
+	r, err := rdns.New(rdns.Config{
 		Enabled: true, PrivateServers: []string{s.addr}, Verify: true, Timeout: 2 * time.Second,
 		Rate: 1000, InFlight: 4, Queue: 16, CacheSize: 100,
 	})
@@ -29,7 +29,7 @@ func TestTheDemosNamesAreVerifiedByTheResolverOfProduction(t *testing.T) {
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- r.Run(ctx) }()
-	want := names.Answer{Name: "a.example.net", Status: flowpb.NameStatus_NAME_STATUS_OK, Verified: true, Source: flowpb.NameSource_NAME_SOURCE_PTR}
+	want := rdns.Answer{Name: "a.example.net", Status: flowpb.NameStatus_NAME_STATUS_OK, Verified: true, Source: flowpb.NameSource_NAME_SOURCE_PTR}
 	for _, a := range []string{"192.0.2.1", "2001:db8::1"} {
 		addr := netip.MustParseAddr(a)
 		r.Want(addr)

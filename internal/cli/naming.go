@@ -8,7 +8,7 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
-	"weir/internal/names"
+	"weir/internal/annotate/rdns"
 	"weir/internal/settings"
 	"weir/pkg/flowpb"
 )
@@ -20,7 +20,7 @@ const namingAtMost = 10 * time.Second
 // waits until every one is answered or given up.
 func nameThem(list []*flowpb.Connection, environ []string, stderr io.Writer) error {
 	c, err := settings.Parse[struct {
-		DNS names.Config `envPrefix:"DNS_"`
+		DNS rdns.Config `envPrefix:"DNS_"`
 	}](env.ToMap(environ))
 	if err != nil || !c.DNS.Enabled {
 		return err
@@ -34,7 +34,7 @@ func nameThem(list []*flowpb.Connection, environ []string, stderr io.Writer) err
 		}
 	}
 	c.DNS.Queue, c.DNS.CacheSize = max(c.DNS.Queue, len(ends)), max(c.DNS.CacheSize, len(ends))
-	r, err := names.New(c.DNS)
+	r, err := rdns.New(c.DNS)
 	if err != nil {
 		return err
 	}

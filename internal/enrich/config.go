@@ -6,9 +6,9 @@ import (
 	"net/netip"
 	"time"
 
+	"weir/internal/annotate/rdns"
 	"weir/internal/framing"
 	"weir/internal/kafka"
-	"weir/internal/names"
 	"weir/internal/pair"
 )
 
@@ -28,8 +28,8 @@ type Config struct {
 	MetricsSeries    int          `env:"METRICS_SERIES" envDefault:"10000" unit:"series" help:"series of traffic metrics at most; what goes beyond is counted as other"`
 	Kafka            kafka.Config `envPrefix:"KAFKA_"`
 	Topics           kafka.TopicConfig
-	Pair             pair.Config  `envPrefix:"PAIR_"`
-	DNS              names.Config `envPrefix:"DNS_"`
+	Pair             pair.Config `envPrefix:"PAIR_"`
+	DNS              rdns.Config `envPrefix:"DNS_"`
 }
 
 // Validate reports every mistake of enrich's own settings at once.

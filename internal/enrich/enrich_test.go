@@ -20,10 +20,10 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/annotate/rdns"
 	"weir/internal/broker"
 	"weir/internal/framing"
 	"weir/internal/kafka"
-	"weir/internal/names"
 	"weir/internal/pair"
 	"weir/internal/services"
 	"weir/pkg/flowpb"
@@ -43,7 +43,7 @@ func config(cluster *kfake.Cluster, instance string) Config {
 		Instance: instance, Group: "enrich", CommitRecords: 100, CommitEvery: 20 * time.Millisecond, Pair: pairing,
 		Kafka:  kafka.Config{Brokers: cluster.ListenAddrs(), ClientID: "test", SessionTimeout: 5 * time.Second},
 		Topics: kafka.TopicConfig{Prefix: "t.", Mode: "create", Partitions: partitions, Replication: 1, FlowsRetention: time.Hour, ConnRetention: time.Hour},
-		DNS:    names.Config{Enabled: false},
+		DNS:    rdns.Config{Enabled: false},
 	}
 }
 

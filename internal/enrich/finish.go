@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"weir/internal/cryptopan"
+	"weir/internal/annotate/cryptopan"
 	"weir/internal/pair"
 	"weir/internal/services"
 	"weir/pkg/flowpb"

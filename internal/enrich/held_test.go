@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"weir/internal/names"
+	"weir/internal/annotate/rdns"
 )
 
 // The names of a connection that was open at a restart are known to no process that runs.
@@ -12,7 +12,7 @@ func TestTheNamesOfConnectionsOpenAtARestartAreWantedAgain(t *testing.T) {
 	c := cluster(t)
 	flows := newFlowWriter(t, c)
 	conf := config(c, "a")
-	conf.DNS = names.Config{
+	conf.DNS = rdns.Config{
 		Enabled: true, Servers: []string{"127.0.0.1:1"}, Timeout: 100 * time.Millisecond, Rate: 100, InFlight: 8, Queue: 100, CacheSize: 1000,
 	}
 	flows.put(0, time.Now(), []byte{8, 8, 8, 8}, 40001)

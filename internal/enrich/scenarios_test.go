@@ -11,7 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/names"
+	"weir/internal/annotate/rdns"
 	"weir/pkg/flowpb"
 )
 
@@ -149,7 +149,7 @@ func TestScenario22ASilentNameServerHoldsUpNothing(t *testing.T) {
 	c := cluster(t)
 	conf := config(c, "a")
 	conf.CommitRecords = 5000
-	conf.DNS = names.Config{Enabled: true, Servers: []string{silent.LocalAddr().String()}, Timeout: 100 * time.Millisecond, Rate: 500, InFlight: 64, Queue: 1000, CacheSize: 10_000}
+	conf.DNS = rdns.Config{Enabled: true, Servers: []string{silent.LocalAddr().String()}, Timeout: 100 * time.Millisecond, Rate: 500, InFlight: 64, Queue: 1000, CacheSize: 10_000}
 	const n = 20_000
 	put(t, conf, n, time.Now())
 	var now clock

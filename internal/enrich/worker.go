@@ -15,10 +15,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
-	"weir/internal/cryptopan"
-	"weir/internal/geo"
+	"weir/internal/annotate/cryptopan"
+	"weir/internal/annotate/geo"
+	"weir/internal/annotate/rdns"
 	"weir/internal/kafka"
-	"weir/internal/names"
 	"weir/internal/pair"
 	"weir/internal/services"
 	"weir/pkg/flowpb"
@@ -38,7 +38,7 @@ type Worker struct {
 	deps    Deps
 	log     *slog.Logger
 	session *kafka.Session
-	names   *names.Resolver
+	names   *rdns.Resolver
 	facts   *facts
 	geo     *geo.Files
 	hide    *cryptopan.Map // nil: nothing is hidden
@@ -87,7 +87,7 @@ func New(c Config, d Deps) (*Worker, error) {
 	c.StateFormat = cmp.Or(c.StateFormat, pair.FirstFormat)
 	c.Pair.StateFormat = c.StateFormat
 	c.Kafka.Log, c.Kafka.Metrics = d.Log, d.Metrics
-	resolver, err := names.New(c.DNS)
+	resolver, err := rdns.New(c.DNS)
 	if err != nil {
 		return nil, err
 	}

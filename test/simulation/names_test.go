@@ -17,7 +17,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"weir/internal/names"
+	"weir/internal/annotate/rdns"
 	"weir/pkg/flowpb"
 )
 
@@ -93,12 +93,12 @@ func newNameServers(seed uint64) *nameServers {
 }
 
 // config is the resolver of a member.
-func (r *nameServers) config(h *host) names.Config {
+func (r *nameServers) config(h *host) rdns.Config {
 	if r == nil {
-		return names.Config{Enabled: false}
+		return rdns.Config{Enabled: false}
 	}
 	servers := []string{"192.0.2.53:53", "192.0.2.54:53"}
-	return names.Config{
+	return rdns.Config{
 		Enabled: true, Servers: servers, PrivateServers: servers, Verify: true, Timeout: 2 * time.Second, Rate: 500, InFlight: 16, Queue: 1000, CacheSize: 10_000,
 		Dial: func(_ context.Context, network, _ string) (net.Conn, error) {
 			h.mu.Lock()
@@ -119,17 +119,17 @@ func (r *nameServers) config(h *host) names.Config {
 }
 
 // nameOf is what the zones say of an address.
-func nameOf(a netip.Addr) names.Answer {
+func nameOf(a netip.Addr) rdns.Answer {
 	b := a.As4()
 	switch {
 	case a.IsMulticast():
-		return names.Answer{Status: flowpb.NameStatus_NAME_STATUS_SUPPRESSED}
+		return rdns.Answer{Status: flowpb.NameStatus_NAME_STATUS_SUPPRESSED}
 	case b[3]%4 == 3:
-		return names.Answer{Status: flowpb.NameStatus_NAME_STATUS_NXDOMAIN}
+		return rdns.Answer{Status: flowpb.NameStatus_NAME_STATUS_NXDOMAIN}
 	case b[0] == 198 && b[3] == 2:
-		return names.Answer{Status: flowpb.NameStatus_NAME_STATUS_NODATA}
+		return rdns.Answer{Status: flowpb.NameStatus_NAME_STATUS_NODATA}
 	}
-	return names.Answer{
+	return rdns.Answer{
 		Name: fmt.Sprintf("h%d.%d.%d.%d.example.test", b[0], b[1], b[2], b[3]), Status: flowpb.NameStatus_NAME_STATUS_OK,
 		Verified: b[3]%4 != 2, Source: flowpb.NameSource_NAME_SOURCE_PTR,
 	}
@@ -372,7 +372,7 @@ func (r *nameServers) judge(w *world, c report) {
 			continue
 		}
 		want := nameOf(a.Unmap())
-		got := names.Answer{Name: e.Name, Status: e.NameStatus, Verified: e.NameVerified, Source: e.NameSource}
+		got := rdns.Answer{Name: e.Name, Status: e.NameStatus, Verified: e.NameVerified, Source: e.NameSource}
 		again := c.Responder.GetPort() == returnPort || c.Initiator.GetPort() == returnPort
 		unverified := want
 		unverified.Verified = false

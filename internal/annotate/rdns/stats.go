@@ -1,4 +1,4 @@
-package names
+package rdns
 
 import "weir/pkg/flowpb"
 

@@ -1,6 +1,6 @@
-// Package names asks for the names of addresses in the background and tells
+// Package rdns asks for the names of addresses in the background and tells
 // what is known so far. Nothing in it makes its caller wait.
-package names
+package rdns
 
 import (
 	"context"
