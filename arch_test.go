@@ -48,12 +48,12 @@ func list(t *testing.T, patterns ...string) (out []pkg) {
 var layers = [][]string{
 	{"weir/cmd/ingest", "weir/cmd/enrich", "weir/cmd/weir", "weir/cmd/weir-sqlite"},
 	{"weir/internal/cli"},
-	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/broker", "weir/internal/capture", "weir/internal/flowfile", "weir/pkg/netflow", "weir/internal/page", "weir/internal/sink/sqlite", "weir/testdata"},
+	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/kafka/broker", "weir/internal/capture", "weir/internal/flowfile", "weir/pkg/netflow", "weir/internal/page", "weir/internal/sink/sqlite", "weir/testdata"},
 	{"weir/internal/kafka", "weir/internal/annotate/rdns", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/annotate/geo", "weir/internal/annotate/cryptopan", "weir/internal/sink"},
-	{"weir/internal/templates", "weir/internal/templatetext", "weir/internal/framing", "weir/internal/loss", "weir/internal/doctor", "weir/internal/budget", "weir/internal/pynetflow", "weir/internal/retime"},
+	{"weir/internal/templates", "weir/internal/templates/text", "weir/internal/kafka/framing", "weir/internal/loss", "weir/internal/doctor", "weir/internal/ingest/budget", "weir/internal/pynetflow", "weir/internal/retime"},
 	{"weir/internal/decode", "weir/internal/pair"},
 	{"weir/internal/ie", "weir/internal/flowkey"},
-	{"weir/internal/wire", "weir/internal/proxyproto", "weir/internal/atomicmap", "weir/internal/saturating", "weir/pkg/flowpb"},
+	{"weir/internal/wire", "weir/internal/transport/proxyproto", "weir/internal/atomicmap", "weir/internal/saturating", "weir/pkg/flowpb"},
 }
 
 // beside tells of packages that are no part of the product: tests, and consumers as
@@ -86,7 +86,7 @@ func TestImportsGoOneWay(t *testing.T) {
 
 func TestPurePackagesDoNoIO(t *testing.T) {
 	forbidden := []string{"os", "net", "net/http", "context", "log", "log/slog", "io/fs", "os/exec", "syscall"}
-	for _, p := range list(t, "./internal/wire", "./internal/ie", "./internal/flowkey", "./internal/decode", "./internal/pair", "./internal/proxyproto", "./internal/templatetext", "./internal/annotate/cryptopan", "./internal/loss", "./internal/doctor", "./internal/budget", "./internal/pynetflow", "./internal/retime") {
+	for _, p := range list(t, "./internal/wire", "./internal/ie", "./internal/flowkey", "./internal/decode", "./internal/pair", "./internal/transport/proxyproto", "./internal/templates/text", "./internal/annotate/cryptopan", "./internal/loss", "./internal/doctor", "./internal/ingest/budget", "./internal/pynetflow", "./internal/retime") {
 		for _, i := range p.Imports {
 			if slices.Contains(forbidden, i) {
 				t.Errorf("%s imports %s", p.ImportPath, i)
@@ -97,7 +97,7 @@ func TestPurePackagesDoNoIO(t *testing.T) {
 
 func TestOnlyKafkaAndTheBrokerKnowFranzGo(t *testing.T) {
 	for _, p := range list(t, "./...") {
-		if p.ImportPath == "weir/internal/kafka" || p.ImportPath == "weir/internal/broker" || beside(p.ImportPath) {
+		if p.ImportPath == "weir/internal/kafka" || p.ImportPath == "weir/internal/kafka/broker" || beside(p.ImportPath) {
 			continue
 		}
 		for _, i := range p.Imports {
@@ -121,7 +121,7 @@ func TestOnlyItsOwnProgramLinksTheDatabase(t *testing.T) {
 func TestTheServicesDoNotLinkTheEmbeddedBroker(t *testing.T) {
 	for _, p := range list(t, "./cmd/ingest", "./cmd/enrich") {
 		for _, d := range p.Deps {
-			if d == "weir/internal/broker" || strings.HasSuffix(d, "/kfake") {
+			if d == "weir/internal/kafka/broker" || strings.HasSuffix(d, "/kfake") {
 				t.Errorf("%s links %s", p.ImportPath, d)
 			}
 		}

@@ -25,9 +25,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/broker"
 	"weir/internal/flowkey"
 	"weir/internal/kafka"
+	"weir/internal/kafka/broker"
 	"weir/internal/pair"
 	"weir/pkg/flowpb"
 	kafkatest "weir/test/kafka"

@@ -10,7 +10,7 @@ import (
 
 	"weir/internal/decode"
 	"weir/internal/exporters"
-	"weir/internal/templatetext"
+	"weir/internal/templates/text"
 )
 
 const decodeAbout = `Prints what export datagrams hold: flows, options data, templates and errors, one
@@ -36,14 +36,14 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return nil
 	})
 	port, named, age := udpPortFlag(f, "port"), exportersFlag(f), uptimeAgeFlag(f)
-	var static []templatetext.Entry
+	var static []text.Entry
 	f.Func("templates", "use the templates of `FILE` where the input has none of that id (TEMPLATES_FILE of ingest; the form is that of this verb's output)", func(path string) error {
 		in, err := os.Open(path)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = in.Close() }() // read only
-		all, err := templatetext.Parse(in)
+		all, err := text.Parse(in)
 		static = append(static, all...)
 		return err
 	})

@@ -13,8 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/decode"
-	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/kafka/framing"
 	"weir/internal/pair"
 	"weir/internal/services"
 	"weir/pkg/flowpb"

@@ -15,8 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/kafka/framing"
 	"weir/pkg/flowpb"
 	"weir/test/locked"
 )

@@ -15,10 +15,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"weir/internal/broker"
 	"weir/internal/enrich"
 	"weir/internal/ingest"
 	"weir/internal/kafka"
+	"weir/internal/kafka/broker"
 	"weir/internal/settings"
 	"weir/pkg/flowpb"
 )

@@ -10,7 +10,7 @@ import (
 
 	"weir/internal/decode"
 	"weir/internal/services"
-	"weir/internal/templatetext"
+	"weir/internal/templates/text"
 	"weir/pkg/flowpb"
 )
 
@@ -59,7 +59,7 @@ func of(from origin) string {
 }
 
 func (d *decodeText) template(from origin, t *decode.Template) {
-	d.line = templatetext.Append(d.line, &templatetext.Entry{
+	d.line = text.Append(d.line, &text.Entry{
 		Exporter: from.meta.Exporter, Version: uint8(from.header.Version), Domain: from.header.Domain, Template: *t,
 	})
 }

@@ -21,7 +21,7 @@ import (
 	"weir/internal/kafka"
 	"weir/internal/settings"
 	"weir/internal/templates"
-	"weir/internal/templatetext"
+	"weir/internal/templates/text"
 	"weir/pkg/flowpb"
 )
 
@@ -322,7 +322,7 @@ func (t *templatesTopic) show(ctx context.Context, o *templatesFlags, stdout, st
 		}
 		l := listedOf(e)
 		found++
-		text := templatetext.Append(nil, &templatetext.Entry{Exporter: e.Exporter, Version: uint8(l.Version), Domain: l.Domain, Template: *e.Template})
+		text := text.Append(nil, &text.Entry{Exporter: e.Exporter, Version: uint8(l.Version), Domain: l.Domain, Template: *e.Template})
 		if _, err := fmt.Fprintf(stdout, "# received %s, first %s, from ports %v, by %s\n%s\n", l.Received, l.First, l.Ports, quoted(l.Replica), text); err != nil {
 			return err
 		}
@@ -343,7 +343,7 @@ func (t *templatesTopic) add(ctx context.Context, o *templatesFlags, path string
 		defer func() { _ = f.Close() }() // read only
 		in = f
 	}
-	all, err := templatetext.Parse(in)
+	all, err := text.Parse(in)
 	if err != nil {
 		return fmt.Errorf("%s:\n%w", inputName(path), err)
 	}

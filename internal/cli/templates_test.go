@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"weir/internal/broker"
 	"weir/internal/kafka"
+	"weir/internal/kafka/broker"
 	"weir/internal/templates"
 	"weir/pkg/flowpb"
 )

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"weir/internal/annotate/rdns"
-	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/kafka/framing"
 	"weir/internal/pair"
 )
 

@@ -21,9 +21,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/annotate/rdns"
-	"weir/internal/broker"
-	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/kafka/broker"
+	"weir/internal/kafka/framing"
 	"weir/internal/pair"
 	"weir/internal/services"
 	"weir/pkg/flowpb"

@@ -12,8 +12,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/kafka/framing"
 	"weir/internal/pair"
 	"weir/pkg/flowpb"
 )

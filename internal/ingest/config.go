@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"weir/internal/decode"
-	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/kafka/framing"
 	"weir/internal/settings"
 )
 

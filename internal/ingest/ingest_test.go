@@ -19,10 +19,10 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/broker"
 	"weir/internal/decode"
-	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/kafka/broker"
+	"weir/internal/kafka/framing"
 	"weir/pkg/flowpb"
 	"weir/test/locked"
 )

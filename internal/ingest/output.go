@@ -5,8 +5,8 @@ import (
 	"net/netip"
 	"time"
 
-	"weir/internal/budget"
 	"weir/internal/decode"
+	"weir/internal/ingest/budget"
 )
 
 const (

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"weir/internal/budget"
+	"weir/internal/ingest/budget"
 	"weir/test/locked"
 )
 

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"weir/internal/proxyproto"
+	"weir/internal/transport/proxyproto"
 )
 
 // Reasons for which a datagram of a trusted proxy is dropped, a closed set.

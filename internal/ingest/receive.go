@@ -12,8 +12,8 @@ import (
 
 	"weir/internal/decode"
 	"weir/internal/exporters"
-	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/kafka/framing"
 	"weir/internal/loss"
 	"weir/internal/wire"
 )

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"weir/internal/broker"
+	"weir/internal/kafka/broker"
 )
 
 // BenchmarkReceive is all that ingest does with a datagram of flows but to produce

@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/kafka/framing"
 	"weir/internal/loss"
 )
 

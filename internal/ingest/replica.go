@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
-	"weir/internal/budget"
 	"weir/internal/decode"
 	"weir/internal/exporters"
+	"weir/internal/ingest/budget"
 	"weir/internal/kafka"
 	"weir/internal/loss"
 	"weir/internal/templates"

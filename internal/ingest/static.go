@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"os"
 
-	"weir/internal/templatetext"
+	"weir/internal/templates/text"
 )
 
 // addStatic reads TEMPLATES_FILE. Its error names every line that is wrong.
@@ -18,7 +18,7 @@ func (r *Replica) addStatic() error {
 		return fmt.Errorf("TEMPLATES_FILE: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	all, err := templatetext.Parse(f)
+	all, err := text.Parse(f)
 	if err != nil {
 		return fmt.Errorf("TEMPLATES_FILE %s:\n%w", r.c.TemplatesFile, err)
 	}

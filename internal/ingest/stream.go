@@ -18,8 +18,8 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"weir/internal/proxyproto"
 	"weir/internal/templates"
+	"weir/internal/transport/proxyproto"
 )
 
 // StreamConfig is how IPFIX comes over TCP and TLS (RFC 7011 sections 10.4, 11).

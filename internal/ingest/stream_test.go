@@ -29,7 +29,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"weir/internal/broker"
+	"weir/internal/kafka/broker"
 	"weir/test/locked"
 )
 

@@ -9,10 +9,10 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/budget"
 	"weir/internal/decode"
-	"weir/internal/framing"
+	"weir/internal/ingest/budget"
 	"weir/internal/kafka"
+	"weir/internal/kafka/framing"
 	"weir/internal/loss"
 )
 

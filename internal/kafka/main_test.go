@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"weir/internal/broker"
+	"weir/internal/kafka/broker"
 )
 
 // deadline bounds a test that waits for Kafka; nothing waits that long.

@@ -8,7 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"weir/internal/decode"
-	"weir/internal/framing"
+	"weir/internal/kafka/framing"
 )
 
 // An Account is told what became of messages.

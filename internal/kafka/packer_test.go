@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"weir/internal/decode"
-	"weir/internal/framing"
+	"weir/internal/kafka/framing"
 )
 
 // An outcome is what an account is told.

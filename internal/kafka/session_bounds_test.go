@@ -13,7 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"weir/internal/broker"
+	"weir/internal/kafka/broker"
 )
 
 // One of three brokers cannot be reached, and no other one leads its partition. The other

@@ -12,7 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"weir/internal/broker"
+	"weir/internal/kafka/broker"
 )
 
 // The group puts a member out between the last record of its transaction and the commit

@@ -15,7 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"weir/internal/broker"
+	"weir/internal/kafka/broker"
 	"weir/test/locked"
 )
 

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/kafka/framing"
 )
 
 // A Feed reads a topic at isolation level read_committed into a Sink. All fields must be set before Run.

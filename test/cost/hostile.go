@@ -16,9 +16,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/decode"
-	"weir/internal/proxyproto"
 	"weir/internal/pynetflow"
 	"weir/internal/templates"
+	"weir/internal/transport/proxyproto"
 	"weir/pkg/flowpb"
 )
 

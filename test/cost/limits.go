@@ -4,8 +4,8 @@ import (
 	"strings"
 	"time"
 
-	"weir/internal/budget"
 	"weir/internal/decode"
+	"weir/internal/ingest/budget"
 	"weir/internal/templates"
 )
 

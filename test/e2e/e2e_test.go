@@ -25,9 +25,9 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/broker"
 	"weir/internal/ingest"
 	"weir/internal/kafka"
+	"weir/internal/kafka/broker"
 	"weir/pkg/flowpb"
 	kafkatest "weir/test/kafka"
 	"weir/test/payloads"

@@ -22,9 +22,9 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/broker"
 	"weir/internal/decode"
 	"weir/internal/kafka"
+	"weir/internal/kafka/broker"
 	"weir/internal/templates"
 	"weir/pkg/flowpb"
 	kafkatest "weir/test/kafka"

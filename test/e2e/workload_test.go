@@ -9,8 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/broker"
 	"weir/internal/kafka"
+	"weir/internal/kafka/broker"
 	"weir/pkg/flowpb"
 	kafkatest "weir/test/kafka"
 	"weir/test/workload"

@@ -24,7 +24,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/broker"
+	"weir/internal/kafka/broker"
 	"weir/pkg/flowpb"
 	kafkatest "weir/test/kafka"
 )

@@ -24,9 +24,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"weir/internal/broker"
 	"weir/internal/decode"
 	"weir/internal/kafka"
+	"weir/internal/kafka/broker"
 	"weir/internal/templates"
 )
 

@@ -16,8 +16,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
-	"weir/internal/broker"
 	"weir/internal/kafka"
+	"weir/internal/kafka/broker"
 )
 
 const (

@@ -15,10 +15,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"weir/internal/broker"
 	"weir/internal/cli"
-	"weir/internal/framing"
 	"weir/internal/kafka"
+	"weir/internal/kafka/broker"
+	"weir/internal/kafka/framing"
 	"weir/internal/sink"
 	"weir/pkg/flowpb"
 	"weir/test/locked"

@@ -1,4 +1,4 @@
-package templatetext
+package text
 
 import (
 	"net/netip"

@@ -1,4 +1,4 @@
-// Package templatetext is the text form of templates: what weir decode prints,
+// Package text is the text form of templates: what weir decode prints,
 // and what files of templates hold. It is pure.
 //
 //	template 256, version 9, domain 7 of 192.0.2.1
@@ -8,7 +8,7 @@
 //
 // An options template says "template 257 of options, …", and its scope fields,
 // the first ones, end in "scope". Names are for people: they are not read.
-package templatetext
+package text
 
 import (
 	"bufio"
