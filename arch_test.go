@@ -48,9 +48,9 @@ func list(t *testing.T, patterns ...string) (out []pkg) {
 var layers = [][]string{
 	{"weir/cmd/ingest", "weir/cmd/enrich", "weir/cmd/weir", "weir/cmd/weir-sqlite"},
 	{"weir/internal/cli"},
-	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/kafka/broker", "weir/internal/capture", "weir/internal/flowfile", "weir/pkg/netflow", "weir/internal/page", "weir/internal/sink/sqlite", "weir/testdata"},
-	{"weir/internal/kafka", "weir/internal/annotate/rdns", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/annotate/geo", "weir/internal/annotate/cryptopan", "weir/internal/sink"},
-	{"weir/internal/templates", "weir/internal/templates/text", "weir/internal/kafka/framing", "weir/internal/loss", "weir/internal/doctor", "weir/internal/ingest/budget", "weir/internal/pynetflow", "weir/internal/retime"},
+	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/kafka/broker", "weir/internal/cli/capture", "weir/internal/cli/flowfile", "weir/pkg/netflow", "weir/internal/cli/page", "weir/internal/cli/sink/sqlite", "weir/testdata"},
+	{"weir/internal/kafka", "weir/internal/annotate/rdns", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/annotate/geo", "weir/internal/annotate/cryptopan", "weir/internal/cli/sink"},
+	{"weir/internal/templates", "weir/internal/templates/text", "weir/internal/kafka/framing", "weir/internal/loss", "weir/internal/doctor", "weir/internal/ingest/budget", "weir/internal/cli/pynetflow", "weir/internal/cli/retime"},
 	{"weir/internal/decode", "weir/internal/pair"},
 	{"weir/internal/ie", "weir/internal/flowkey"},
 	{"weir/internal/wire", "weir/internal/transport/proxyproto", "weir/internal/atomicmap", "weir/internal/saturating", "weir/pkg/flowpb"},
@@ -86,7 +86,7 @@ func TestImportsGoOneWay(t *testing.T) {
 
 func TestPurePackagesDoNoIO(t *testing.T) {
 	forbidden := []string{"os", "net", "net/http", "context", "log", "log/slog", "io/fs", "os/exec", "syscall"}
-	for _, p := range list(t, "./internal/wire", "./internal/ie", "./internal/flowkey", "./internal/decode", "./internal/pair", "./internal/transport/proxyproto", "./internal/templates/text", "./internal/annotate/cryptopan", "./internal/loss", "./internal/doctor", "./internal/ingest/budget", "./internal/pynetflow", "./internal/retime") {
+	for _, p := range list(t, "./internal/wire", "./internal/ie", "./internal/flowkey", "./internal/decode", "./internal/pair", "./internal/transport/proxyproto", "./internal/templates/text", "./internal/annotate/cryptopan", "./internal/loss", "./internal/doctor", "./internal/ingest/budget", "./internal/cli/pynetflow", "./internal/cli/retime") {
 		for _, i := range p.Imports {
 			if slices.Contains(forbidden, i) {
 				t.Errorf("%s imports %s", p.ImportPath, i)

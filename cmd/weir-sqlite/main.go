@@ -8,8 +8,8 @@ import (
 	"os"
 
 	"weir/internal/cli"
-	"weir/internal/sink"
-	"weir/internal/sink/sqlite"
+	"weir/internal/cli/sink"
+	"weir/internal/cli/sink/sqlite"
 )
 
 func main() {

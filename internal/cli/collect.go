@@ -14,9 +14,9 @@ import (
 	"sync"
 	"time"
 
-	"weir/internal/capture"
+	"weir/internal/cli/capture"
+	"weir/internal/cli/flowfile"
 	"weir/internal/decode"
-	"weir/internal/flowfile"
 	"weir/internal/wire"
 )
 

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"weir/internal/capture"
-	"weir/internal/flowfile"
+	"weir/internal/cli/capture"
+	"weir/internal/cli/flowfile"
 	"weir/test/locked"
 )
 

@@ -16,8 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
 
-	"weir/internal/capture"
-	"weir/internal/flowfile"
+	"weir/internal/cli/capture"
+	"weir/internal/cli/flowfile"
 	"weir/pkg/flowpb"
 	"weir/test/locked"
 	"weir/test/payloads"

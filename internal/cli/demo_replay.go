@@ -9,7 +9,7 @@ import (
 	"net"
 	"net/netip"
 
-	"weir/internal/capture"
+	"weir/internal/cli/capture"
 	"weir/testdata"
 )
 

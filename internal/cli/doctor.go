@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"weir/internal/capture"
+	"weir/internal/cli/capture"
 	"weir/internal/decode"
 	"weir/internal/doctor"
 )

@@ -9,10 +9,10 @@ import (
 	"slices"
 	"strings"
 
-	"weir/internal/capture"
+	"weir/internal/cli/capture"
+	"weir/internal/cli/flowfile"
+	"weir/internal/cli/pynetflow"
 	"weir/internal/decode"
-	"weir/internal/flowfile"
-	"weir/internal/pynetflow"
 	"weir/internal/wire"
 	"weir/pkg/flowpb"
 )

@@ -21,8 +21,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/cli/flowfile"
 	"weir/internal/decode"
-	"weir/internal/flowfile"
 	"weir/pkg/flowpb"
 	"weir/test/payloads"
 )

@@ -12,9 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"weir/internal/capture"
+	"weir/internal/cli/capture"
+	"weir/internal/cli/flowfile"
 	"weir/internal/decode"
-	"weir/internal/flowfile"
 	"weir/internal/templates"
 	"weir/internal/wire"
 )

@@ -15,8 +15,8 @@ import (
 	"syscall"
 	"time"
 
-	"weir/internal/capture"
-	"weir/internal/retime"
+	"weir/internal/cli/capture"
+	"weir/internal/cli/retime"
 	"weir/internal/templates"
 )
 

@@ -16,7 +16,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 	"github.com/gopacket/gopacket/pcapgo"
 
-	"weir/internal/capture"
+	"weir/internal/cli/capture"
 	"weir/pkg/flowpb"
 )
 

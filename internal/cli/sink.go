@@ -11,8 +11,8 @@ import (
 	"strings"
 	"syscall"
 
+	"weir/internal/cli/sink"
 	"weir/internal/kafka"
-	"weir/internal/sink"
 )
 
 const sinkAbout = `Keeps the rows of a topic in a database: weir sink sqlite FILE. It is a program of

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"weir/internal/page"
+	"weir/internal/cli/page"
 	"weir/internal/telemetry"
 	"weir/pkg/flowpb"
 )

@@ -11,9 +11,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/cli/page"
 	"weir/internal/kafka"
 	"weir/internal/kafka/framing"
-	"weir/internal/page"
 	"weir/pkg/flowpb"
 )
 

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"weir/internal/capture"
+	"weir/internal/cli/capture"
 	"weir/internal/decode"
 	"weir/internal/templates"
 )

@@ -21,7 +21,7 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"weir/internal/capture"
+	"weir/internal/cli/capture"
 	"weir/pkg/flowpb"
 	"weir/test/tsv"
 )

@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"weir/internal/capture"
+	"weir/internal/cli/capture"
 	"weir/pkg/flowpb"
 	"weir/test/locked"
 )

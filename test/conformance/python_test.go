@@ -23,7 +23,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"weir/internal/capture"
+	"weir/internal/cli/capture"
 	"weir/internal/decode"
 	"weir/internal/templates"
 	"weir/pkg/flowpb"

@@ -15,8 +15,8 @@ import (
 	"github.com/miekg/dns"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/cli/pynetflow"
 	"weir/internal/decode"
-	"weir/internal/pynetflow"
 	"weir/internal/templates"
 	"weir/internal/transport/proxyproto"
 	"weir/pkg/flowpb"

@@ -22,8 +22,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"weir/internal/cli/retime"
 	"weir/internal/decode"
-	"weir/internal/retime"
 	"weir/internal/templates"
 	"weir/pkg/flowpb"
 	kafkatest "weir/test/kafka"

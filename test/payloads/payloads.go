@@ -8,7 +8,7 @@ import (
 	"os"
 	"testing"
 
-	"weir/internal/capture"
+	"weir/internal/cli/capture"
 )
 
 // Of returns the UDP payloads of a capture, in its order.

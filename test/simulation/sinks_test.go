@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/cli/sink"
 	"weir/internal/kafka"
-	"weir/internal/sink"
 )
 
 // A store is a file of a sink: the messages of one topic, and the offsets after them. A kill leaves it as it

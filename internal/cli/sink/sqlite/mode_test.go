@@ -6,7 +6,7 @@ import (
 	"syscall"
 	"testing"
 
-	"weir/internal/sink"
+	"weir/internal/cli/sink"
 )
 
 // The file and SQLite's two beside it are not readable for others.

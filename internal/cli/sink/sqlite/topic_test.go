@@ -17,7 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"weir/internal/sink"
+	"weir/internal/cli/sink"
 	"weir/pkg/flowpb"
 	"weir/test/locked"
 )

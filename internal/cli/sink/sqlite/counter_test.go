@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"weir/internal/sink"
+	"weir/internal/cli/sink"
 	"weir/pkg/flowpb"
 )
 

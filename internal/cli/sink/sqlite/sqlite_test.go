@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/sink"
+	"weir/internal/cli/sink"
 	"weir/pkg/flowpb"
 )
 

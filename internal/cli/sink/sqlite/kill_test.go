@@ -16,10 +16,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"weir/internal/cli"
+	"weir/internal/cli/sink"
 	"weir/internal/kafka"
 	"weir/internal/kafka/broker"
 	"weir/internal/kafka/framing"
-	"weir/internal/sink"
 	"weir/pkg/flowpb"
 	"weir/test/locked"
 )

@@ -17,7 +17,7 @@ import (
 	driver "modernc.org/sqlite"
 	lib "modernc.org/sqlite/lib"
 
-	"weir/internal/sink"
+	"weir/internal/cli/sink"
 )
 
 // schema is the version of the tables below; PRAGMA user_version of the file. A

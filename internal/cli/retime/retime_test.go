@@ -16,9 +16,9 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/testing/protocmp"
 
-	"weir/internal/capture"
+	"weir/internal/cli/capture"
+	"weir/internal/cli/retime"
 	"weir/internal/decode"
-	"weir/internal/retime"
 	"weir/internal/templates"
 	"weir/pkg/flowpb"
 )
