@@ -29,9 +29,9 @@ import (
 	"weir/internal/kafka"
 	"weir/internal/kafka/broker"
 	"weir/internal/pair"
+	kafkatest "weir/internal/weirtest/kafka"
+	"weir/internal/weirtest/workload"
 	"weir/pkg/flowpb"
-	kafkatest "weir/test/kafka"
-	"weir/test/workload"
 )
 
 var enrichTable = flag.String("enrich", "", "measure enrich, and write the table into this document")

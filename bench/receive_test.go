@@ -21,7 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	kafkatest "weir/test/kafka"
+	kafkatest "weir/internal/weirtest/kafka"
 )
 
 var receiveTable = flag.String("receive", "", "measure ingest, and write the table into this document")

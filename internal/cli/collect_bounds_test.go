@@ -11,7 +11,7 @@ import (
 
 	"weir/internal/cli/capture"
 	"weir/internal/cli/flowfile"
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 // v9Datagram is a NetFlow v9 datagram of sets (RFC 3954 section 5).

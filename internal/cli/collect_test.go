@@ -18,9 +18,9 @@ import (
 
 	"weir/internal/cli/capture"
 	"weir/internal/cli/flowfile"
+	"weir/internal/weirtest/locked"
+	"weir/internal/weirtest/payloads"
 	"weir/pkg/flowpb"
-	"weir/test/locked"
-	"weir/test/payloads"
 )
 
 // send sends datagrams, slowly enough for a receiver with a small buffer.

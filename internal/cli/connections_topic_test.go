@@ -17,8 +17,8 @@ import (
 
 	"weir/internal/kafka"
 	"weir/internal/kafka/broker"
+	"weir/internal/weirtest/locked"
 	"weir/pkg/flowpb"
-	"weir/test/locked"
 )
 
 // reported is a report of a connection.

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"weir/test/tsv"
+	"weir/internal/weirtest/tsv"
 )
 
 // otherwise are captures where the corpus' reference decoder, which keys

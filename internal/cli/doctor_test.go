@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"weir/internal/doctor"
-	"weir/test/locked"
-	"weir/test/payloads"
+	"weir/internal/weirtest/locked"
+	"weir/internal/weirtest/payloads"
 )
 
 // findings are the rules that a run of weir doctor --json found.

@@ -23,8 +23,8 @@ import (
 
 	"weir/internal/cli/flowfile"
 	"weir/internal/decode"
+	"weir/internal/weirtest/payloads"
 	"weir/pkg/flowpb"
-	"weir/test/payloads"
 )
 
 func temporary(t *testing.T, name, content string) string {

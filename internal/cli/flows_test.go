@@ -17,8 +17,8 @@ import (
 
 	"weir/internal/kafka"
 	"weir/internal/kafka/framing"
+	"weir/internal/weirtest/locked"
 	"weir/pkg/flowpb"
-	"weir/test/locked"
 )
 
 func TestFlowsOfAFile(t *testing.T) {

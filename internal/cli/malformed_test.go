@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"weir/test/tsv"
+	"weir/internal/weirtest/tsv"
 )
 
 // setUpHoldsRecords are the cases that would leave their bounds if their set-up

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"weir/test/tsv"
+	"weir/internal/weirtest/tsv"
 )
 
 // A tuple is source and destination address and port, protocol, octets, packets;

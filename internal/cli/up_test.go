@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 func TestUpPrintsConnectionsAsTheyClose(t *testing.T) {

@@ -13,9 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"weir/internal/weirtest/tsv"
 	"weir/internal/wire"
 	"weir/pkg/flowpb"
-	"weir/test/tsv"
 )
 
 // decodeAll reads datagrams of one exporter in order.

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"weir/test/tsv"
+	"weir/internal/weirtest/tsv"
 )
 
 // Each case is datagrams of one source: those that set it up, the malformed

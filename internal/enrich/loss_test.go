@@ -19,8 +19,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/kafka"
+	"weir/internal/weirtest/locked"
 	"weir/pkg/flowpb"
-	"weir/test/locked"
 )
 
 // client returns a client of the test's own that picks partitions by number.

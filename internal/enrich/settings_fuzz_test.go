@@ -3,7 +3,7 @@ package enrich
 import (
 	"testing"
 
-	"weir/test/variables"
+	"weir/internal/weirtest/variables"
 )
 
 func FuzzSettings(f *testing.F) { variables.Fuzz[Config](f) }

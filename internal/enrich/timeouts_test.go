@@ -10,8 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"weir/internal/weirtest/locked"
 	"weir/pkg/flowpb"
-	"weir/test/locked"
 )
 
 // longFlows returns the metric's values by exporter.

@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"weir/internal/weirtest/locked"
 	"weir/internal/wire"
-	"weir/test/locked"
 )
 
 // sumOf is the sum of the counters of a collector whose label values include value;

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"weir/internal/decode"
+	"weir/internal/weirtest/locked"
 	"weir/pkg/flowpb"
-	"weir/test/locked"
 )
 
 // A v9 set, and a datagram of sets (RFC 3954 section 5).

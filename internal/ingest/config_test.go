@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"weir/internal/settings"
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 func TestSettingsOfMoreThanTwoGiB(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"weir/internal/decode"
 	"weir/internal/doctor"
 	"weir/internal/templates"
-	"weir/test/payloads"
+	"weir/internal/weirtest/payloads"
 )
 
 // withLabel returns an exporter with a label.

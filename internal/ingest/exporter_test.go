@@ -17,8 +17,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"weir/internal/weirtest/locked"
 	"weir/pkg/flowpb"
-	"weir/test/locked"
 )
 
 // A real exporter over TCP, and through TLS, says what it says over UDP.

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/weirtest/locked"
 	"weir/pkg/flowpb"
-	"weir/test/locked"
 )
 
 func TestTheExportersFileNamesAllowsAndIsReadAgain(t *testing.T) {

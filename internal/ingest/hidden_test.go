@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"weir/internal/decode"
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 func TestExportersHiddenBehindOneAddressAndPortAreToldOf(t *testing.T) {

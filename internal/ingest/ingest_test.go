@@ -23,8 +23,8 @@ import (
 	"weir/internal/kafka"
 	"weir/internal/kafka/broker"
 	"weir/internal/kafka/framing"
+	"weir/internal/weirtest/locked"
 	"weir/pkg/flowpb"
-	"weir/test/locked"
 )
 
 func config(addr, name string) Config {

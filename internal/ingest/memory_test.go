@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"weir/internal/settings"
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 // parse reads ingest's settings from an environment.

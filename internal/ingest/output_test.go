@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"weir/internal/ingest/budget"
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 // namesAndFlows is an IPFIX message that names interface 1 with 255 octets, and one of

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"weir/internal/decode"
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 func aSet(from netip.Addr, id uint16, octets int) *decode.Set {

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 const (

@@ -10,7 +10,7 @@ import (
 
 	"weir/internal/kafka"
 	"weir/internal/loss"
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 // readAccounts reads the exporters topic as weir exporters does, and returns the row of the

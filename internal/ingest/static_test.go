@@ -9,7 +9,7 @@ import (
 
 	"log/slog"
 
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 func TestATemplatesFileDecodesWhatComesWithoutTemplates(t *testing.T) {

@@ -30,7 +30,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"weir/internal/kafka/broker"
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 var anyPort = netip.MustParseAddrPort("127.0.0.1:0")

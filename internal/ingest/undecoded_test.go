@@ -17,7 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/decode"
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 func counted(c prometheus.Counter) float64 {

@@ -13,7 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 // A collector is an owner that collects the values of partition 0.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 // The input's twin is not among what the client consumes: the session looks at it itself.

@@ -16,7 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"weir/internal/kafka/broker"
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 // refusingBroker starts a broker that answers produce requests to the flows topic with the

@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"weir/test/locked"
+	"weir/internal/weirtest/locked"
 )
 
 // A session whose broker stops answering within a transaction ends all the same when

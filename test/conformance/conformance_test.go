@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"weir/test/tsv"
+	"weir/internal/weirtest/tsv"
 )
 
 var update = flag.Bool("update", false, "rewrite the tables of docs/conformance.md and docs/vendors.md")

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"weir/internal/cli"
-	"weir/test/tsv"
+	"weir/internal/weirtest/tsv"
 )
 
 // The rules by which other decoders count otherwise.

@@ -22,8 +22,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"weir/internal/cli/capture"
+	"weir/internal/weirtest/tsv"
 	"weir/pkg/flowpb"
-	"weir/test/tsv"
 )
 
 // A tsharkRecord is one data record as tshark shows it: element → text, of an

@@ -19,8 +19,8 @@ import (
 	"time"
 
 	"weir/internal/cli/capture"
+	"weir/internal/weirtest/locked"
 	"weir/pkg/flowpb"
-	"weir/test/locked"
 )
 
 var nfcapd = flag.String("nfcapd", "", "nfdump's collector: collect the corpus with it and compare each value")

@@ -26,8 +26,8 @@ import (
 	"weir/internal/cli/capture"
 	"weir/internal/decode"
 	"weir/internal/templates"
+	"weir/internal/weirtest/tsv"
 	"weir/pkg/flowpb"
-	"weir/test/tsv"
 )
 
 var python = flag.String("python", "", "a Python with netflow 0.12.2: decode the corpus with it and compare each value")

@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"weir/internal/cli"
-	"weir/test/tsv"
+	"weir/internal/weirtest/tsv"
 )
 
 const (

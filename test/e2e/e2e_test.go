@@ -28,9 +28,9 @@ import (
 	"weir/internal/ingest"
 	"weir/internal/kafka"
 	"weir/internal/kafka/broker"
+	kafkatest "weir/internal/weirtest/kafka"
+	"weir/internal/weirtest/payloads"
 	"weir/pkg/flowpb"
-	kafkatest "weir/test/kafka"
-	"weir/test/payloads"
 )
 
 const (

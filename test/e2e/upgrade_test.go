@@ -26,9 +26,9 @@ import (
 	"weir/internal/kafka"
 	"weir/internal/kafka/broker"
 	"weir/internal/templates"
+	kafkatest "weir/internal/weirtest/kafka"
+	"weir/internal/weirtest/locked"
 	"weir/pkg/flowpb"
-	kafkatest "weir/test/kafka"
-	"weir/test/locked"
 )
 
 // before is the last commit whose ingest knows definitions by a 64-bit hash alone.

@@ -11,9 +11,9 @@ import (
 
 	"weir/internal/kafka"
 	"weir/internal/kafka/broker"
+	kafkatest "weir/internal/weirtest/kafka"
+	"weir/internal/weirtest/workload"
 	"weir/pkg/flowpb"
-	kafkatest "weir/test/kafka"
-	"weir/test/workload"
 )
 
 // As test/integration's million connections on real Kafka, smaller: three workers

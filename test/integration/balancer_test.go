@@ -23,10 +23,10 @@ import (
 
 	"weir/internal/decode"
 	"weir/internal/templates"
+	kafkatest "weir/internal/weirtest/kafka"
+	"weir/internal/weirtest/locked"
+	"weir/internal/weirtest/payloads"
 	"weir/pkg/flowpb"
-	kafkatest "weir/test/kafka"
-	"weir/test/locked"
-	"weir/test/payloads"
 )
 
 // nginxModule is where Debian has nginx' stream module (libnginx-mod-stream).

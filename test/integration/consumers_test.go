@@ -22,9 +22,9 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	kafkatest "weir/internal/weirtest/kafka"
+	"weir/internal/weirtest/payloads"
 	"weir/pkg/flowpb"
-	kafkatest "weir/test/kafka"
-	"weir/test/payloads"
 )
 
 // repo is the root of the module.

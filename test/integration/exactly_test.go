@@ -16,9 +16,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/kafka"
+	kafkatest "weir/internal/weirtest/kafka"
+	"weir/internal/weirtest/workload"
 	"weir/pkg/flowpb"
-	kafkatest "weir/test/kafka"
-	"weir/test/workload"
 )
 
 // A million connections, late records among them, while workers are killed eight

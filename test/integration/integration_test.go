@@ -25,10 +25,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/kafka"
+	kafkatest "weir/internal/weirtest/kafka"
+	"weir/internal/weirtest/locked"
+	"weir/internal/weirtest/payloads"
 	"weir/pkg/flowpb"
-	kafkatest "weir/test/kafka"
-	"weir/test/locked"
-	"weir/test/payloads"
 )
 
 const partitions = 6

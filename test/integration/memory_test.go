@@ -25,8 +25,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/kafka/broker"
+	kafkatest "weir/internal/weirtest/kafka"
 	"weir/pkg/flowpb"
-	kafkatest "weir/test/kafka"
 )
 
 const (

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	kafkatest "weir/internal/weirtest/kafka"
 	"weir/pkg/flowpb"
-	kafkatest "weir/test/kafka"
 )
 
 // A namespace is a network of its own, joined to this one by a cable: exporters

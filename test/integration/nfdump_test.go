@@ -20,7 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	kafkatest "weir/test/kafka"
+	kafkatest "weir/internal/weirtest/kafka"
 )
 
 // nfdump collects the capture and pairs it (-B: both directions of TCP and UDP);

@@ -20,7 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	kafkatest "weir/test/kafka"
+	kafkatest "weir/internal/weirtest/kafka"
 )
 
 // rss is the most memory a process had, octets.

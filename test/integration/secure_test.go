@@ -20,7 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	kafkatest "weir/test/kafka"
+	kafkatest "weir/internal/weirtest/kafka"
 )
 
 // The ACLs of docs/security.md, and nothing else, are enough for everything; one of

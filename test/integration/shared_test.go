@@ -22,8 +22,8 @@ import (
 	"weir/internal/decode"
 	"weir/internal/kafka"
 	"weir/internal/templates"
+	kafkatest "weir/internal/weirtest/kafka"
 	"weir/pkg/flowpb"
-	kafkatest "weir/test/kafka"
 )
 
 // What only a real cluster does to topics: three nodes, replication 3.

@@ -25,10 +25,10 @@ import (
 	"weir/internal/cli/retime"
 	"weir/internal/decode"
 	"weir/internal/templates"
+	kafkatest "weir/internal/weirtest/kafka"
+	"weir/internal/weirtest/payloads"
 	"weir/pkg/flowpb"
-	kafkatest "weir/test/kafka"
 	"weir/test/pairs"
-	"weir/test/payloads"
 )
 
 var (

@@ -20,8 +20,8 @@ import (
 	"weir/internal/kafka"
 	"weir/internal/kafka/broker"
 	"weir/internal/kafka/framing"
+	"weir/internal/weirtest/locked"
 	"weir/pkg/flowpb"
-	"weir/test/locked"
 )
 
 // asProgram makes the test's program weir-sqlite, which can be killed.
