@@ -56,10 +56,10 @@ var layers = [][]string{
 	{"weir/internal/wire", "weir/internal/transport/proxyproto", "weir/internal/atomicmap", "weir/internal/saturating", "weir/pkg/flowpb"},
 }
 
-// beside tells of packages that are no part of the product: tests, and consumers as
-// examples.
+// beside reports whether a package is no part of the product: test suites, their helpers and
+// example consumers.
 func beside(path string) bool {
-	return strings.HasPrefix(path, "weir/test/") || strings.HasPrefix(path, "weir/docs/examples/")
+	return strings.HasPrefix(path, "weir/test/") || strings.HasPrefix(path, "weir/internal/weirtest/") || strings.HasPrefix(path, "weir/docs/examples/")
 }
 
 func layerOf(path string) int {
@@ -77,7 +77,12 @@ func TestImportsGoOneWay(t *testing.T) {
 			continue
 		}
 		for _, i := range p.Imports {
-			if to := layerOf(i); strings.HasPrefix(i, "weir/") && to < from {
+			if !strings.HasPrefix(i, "weir/") {
+				continue
+			}
+			if to := layerOf(i); to < 0 {
+				t.Errorf("%s imports %s, which is no part of the product", p.ImportPath, i)
+			} else if to < from {
 				t.Errorf("%s imports %s, which is further out", p.ImportPath, i)
 			}
 		}
