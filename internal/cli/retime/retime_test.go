@@ -40,11 +40,11 @@ func (r *reader) read(b []byte, from netip.AddrPort) []*flowpb.FlowMessage {
 
 // Every time of every flow moves by the same, and nothing else changes.
 func TestTimesOfFlowsMove(t *testing.T) {
-	files, err := filepath.Glob("../../testdata/captures/*.pcap")
+	files, err := filepath.Glob("../../../testdata/captures/*.pcap")
 	if err != nil || len(files) < 10 {
 		t.Fatalf("%d captures, %v", len(files), err)
 	}
-	if more, err := filepath.Glob("../../../shared/corpus/pcap/*"); err == nil {
+	if more, err := filepath.Glob("../../../../shared/corpus/pcap/*"); err == nil {
 		files = append(files, more...)
 	}
 	const seconds = 3*86400 + 17

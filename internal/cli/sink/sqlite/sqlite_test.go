@@ -341,7 +341,7 @@ func TestFilesOfSomethingElse(t *testing.T) {
 
 // The queries of docs/sqlite.md run, and use the indexes that are there for them.
 func TestTheDocumentedQueries(t *testing.T) {
-	doc, err := os.ReadFile("../../../docs/sqlite.md")
+	doc, err := os.ReadFile("../../../../docs/sqlite.md")
 	if err != nil {
 		t.Fatal(err)
 	}
