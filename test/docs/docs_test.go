@@ -73,7 +73,7 @@ func whole(t *testing.T, file, want string) {
 // cell is text in a table.
 func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
 
-func TestTheVariablesInTheREADME(t *testing.T) {
+func TestVariablesInConfiguration(t *testing.T) {
 	in, out := settings.Variables[ingest.Config](), settings.Variables[enrich.Config]()
 	table := func(list []settings.Variable, also func(settings.Variable) bool) string {
 		var b strings.Builder
@@ -93,9 +93,9 @@ func TestTheVariablesInTheREADME(t *testing.T) {
 		}
 		return b.String()
 	}
-	section(t, "README.md", "variables of both", table(in, func(v settings.Variable) bool { return slices.Contains(out, v) }))
-	section(t, "README.md", "variables of ingest", table(in, func(v settings.Variable) bool { return !slices.Contains(out, v) }))
-	section(t, "README.md", "variables of enrich", table(out, func(v settings.Variable) bool { return !slices.Contains(in, v) }))
+	section(t, "docs/configuration.md", "variables of both", table(in, func(v settings.Variable) bool { return slices.Contains(out, v) }))
+	section(t, "docs/configuration.md", "variables of ingest", table(in, func(v settings.Variable) bool { return !slices.Contains(out, v) }))
+	section(t, "docs/configuration.md", "variables of enrich", table(out, func(v settings.Variable) bool { return !slices.Contains(in, v) }))
 }
 
 func TestTheFindingsInTheDocument(t *testing.T) {
