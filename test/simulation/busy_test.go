@@ -34,7 +34,7 @@ func (a busy) String() string { return fmt.Sprintf("for %v one conversation alon
 func (a busy) run(w *world, _ *rand.Rand) {
 	began := time.Now()
 	for i := uint64(0); time.Since(began) < a.For; i++ {
-		received := time.Now().Truncate(time.Second)
+		received := time.Now()
 		m := &flowpb.FlowMessage{
 			Type: flowpb.FlowMessage_IPFIX, SrcAddr: []byte{10, 1, 0, 1}, DstAddr: []byte{198, 51, 100, 77}, SrcPort: uint32(a.Port), DstPort: 443, Proto: 17,
 			SamplerAddress: []byte{192, 0, 2, 1}, Bytes: 100 + i, Packets: 1, SamplingRate: 1, TimeResolutionUs: 1000, DatagramHash: w.step<<16 | i,

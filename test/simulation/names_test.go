@@ -187,7 +187,7 @@ func forged(m *dns.Msg, id bool) *dns.Msg {
 	if id {
 		reply.Id++
 	} else {
-		reply.Question = []dns.Question{{Name: "forged." + q.Name, Qtype: q.Qtype, Qclass: q.Qclass}}
+		reply.Question = []dns.Question{{Name: "forged.example.test.", Qtype: q.Qtype, Qclass: q.Qclass}}
 	}
 	reply.Answer = []dns.RR{&dns.PTR{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypePTR, Class: dns.ClassINET, Ttl: 60}, Ptr: "forged.example.test."}}
 	return reply
@@ -347,7 +347,7 @@ func (r *nameServers) settle(w *world) {
 // openAll sends flows of all hosts.
 func (w *world) openAll(port uint32) {
 	for n := range uint64(12) {
-		received := time.Now().Truncate(time.Second)
+		received := time.Now()
 		m := &flowpb.FlowMessage{
 			Type: flowpb.FlowMessage_IPFIX, SrcAddr: []byte{10, 0, 0, byte(n)}, DstAddr: []byte{198, 51, 100, byte(n % 3)}, SrcPort: port, DstPort: 443, Proto: 17,
 			SamplerAddress: []byte{192, 0, 2, 1}, Bytes: 100, Packets: 1, SamplingRate: 1, TimeResolutionUs: 1000, DatagramHash: uint64(port)<<8 | n,

@@ -59,10 +59,11 @@ func (a traffic) run(w *world, rng *rand.Rand) {
 	}
 }
 
-// records returns one record, or several that belong together. Receive times are whole seconds: whether
-// a record is in time then does not depend on the milliseconds that a broker takes.
+// records returns one record, or several that belong together. The receive time must be now, and not a rounded one:
+// stream time of a partition without records goes on with the wall clock, and must not pass the receive time of the
+// record that comes next. That record would be taken at a stream time that the model does not know.
 func (a traffic) records(rng *rand.Rand, now time.Time) []*flowpb.FlowMessage {
-	received := now.Truncate(time.Second)
+	received := now
 	end := received.Add(-time.Duration(rng.IntN(3000)) * time.Millisecond)
 	m := &flowpb.FlowMessage{
 		Type: flowpb.FlowMessage_IPFIX, SrcAddr: []byte{10, 0, 0, byte(rng.IntN(12))}, DstAddr: []byte{198, 51, 100, byte(rng.IntN(3))},
