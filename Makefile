@@ -3,7 +3,7 @@ SHELL := /bin/bash -o pipefail
 # Executions, not seconds: at the end of a number of seconds Go's fuzzer sometimes fails
 # with nothing found (go.dev/issue/75804, mended in Go 1.27).
 FUZZTIME ?= 100000x
-TOOL := go tool -modfile=tools/go.mod
+TOOL := go tool -modfile=tools/build/go.mod
 LINTER := .cache/golangci-lint
 
 .PHONY: conformance simulation-search simulation-replay simulation-shrink simulation-mutants all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest scaling simulation simulation-long integration alerts compose-test soak search-cost search-cost-proof bench-hostile nightly accuracy accuracy-quick up
@@ -26,6 +26,7 @@ lint: $(LINTER)
 	go vet ./...
 	go vet -tags synctests ./test/simulation/...
 	cd bench && go vet ./...
+	go run ./tools/prose
 	$(LINTER) run ./...
 	$(LINTER) run --build-tags synctests ./test/simulation/...
 

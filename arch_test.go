@@ -56,10 +56,10 @@ var layers = [][]string{
 	{"weir/internal/wire", "weir/internal/transport/proxyproto", "weir/internal/atomicmap", "weir/internal/saturating", "weir/pkg/flowpb"},
 }
 
-// beside reports whether a package is no part of the product: test suites, their helpers and
+// beside reports whether a package is no part of the product: test suites, their helpers, tools and
 // example consumers.
 func beside(path string) bool {
-	return strings.HasPrefix(path, "weir/test/") || strings.HasPrefix(path, "weir/internal/weirtest/") || strings.HasPrefix(path, "weir/docs/examples/")
+	return strings.HasPrefix(path, "weir/test/") || strings.HasPrefix(path, "weir/tools/") || strings.HasPrefix(path, "weir/internal/weirtest/") || strings.HasPrefix(path, "weir/docs/examples/")
 }
 
 func layerOf(path string) int {

@@ -1,4 +1,4 @@
-module weir/tools
+module weir/tools/build
 
 go 1.26.7
 

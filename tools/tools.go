@@ -1,4 +1,0 @@
-// Package tools pins the build tools of Weir in a module of their own, so that
-// the product's go.mod lists the product's dependencies only. The tools are the
-// tool directives of go.mod; run one with `go tool -modfile=tools/go.mod NAME`.
-package tools
