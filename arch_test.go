@@ -89,17 +89,6 @@ func TestImportsGoOneWay(t *testing.T) {
 	}
 }
 
-func TestPurePackagesDoNoIO(t *testing.T) {
-	forbidden := []string{"os", "net", "net/http", "context", "log", "log/slog", "io/fs", "os/exec", "syscall"}
-	for _, p := range list(t, "./internal/wire", "./internal/ie", "./internal/flowkey", "./internal/decode", "./internal/pair", "./internal/transport/proxyproto", "./internal/templates/text", "./internal/annotate/cryptopan", "./internal/loss", "./internal/doctor", "./internal/ingest/budget", "./internal/cli/pynetflow", "./internal/cli/retime") {
-		for _, i := range p.Imports {
-			if slices.Contains(forbidden, i) {
-				t.Errorf("%s imports %s", p.ImportPath, i)
-			}
-		}
-	}
-}
-
 func TestOnlyKafkaAndTheBrokerKnowFranzGo(t *testing.T) {
 	for _, p := range list(t, "./...") {
 		if p.ImportPath == "weir/internal/kafka" || p.ImportPath == "weir/internal/kafka/broker" || beside(p.ImportPath) {
