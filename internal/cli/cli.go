@@ -11,13 +11,6 @@ import (
 	"weir/internal/settings"
 )
 
-// Exit codes.
-const (
-	exitDone   = 0
-	exitFailed = 1
-	exitUsage  = 2
-)
-
 // A verb is one thing that weir does.
 type verb struct {
 	name  string
@@ -75,12 +68,6 @@ func help(w io.Writer) {
 		tell(w, "  %-12s  %s", v.name, v.about)
 	}
 	tell(w, "\nweir VERB --help explains a verb. ELEMENTS_FILE, a variable, names a file of Information Elements of your own.")
-}
-
-// tell prints a line of which nobody can be told that it could not be printed. What is
-// not to be seen in its arguments is escaped, see message.
-func tell(w io.Writer, format string, args ...any) {
-	_, _ = fmt.Fprintln(w, message(format, args))
 }
 
 // suggestion names the verb that a mistyped name is nearest to, "" when none is

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -72,25 +71,6 @@ func runCollect(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	}
 	o.listen = strings.Split(*listen, ",")
 	return untilEnd("collect", stderr, func(ctx context.Context) error { return collect(ctx, o, stderr) })
-}
-
-// octetsOption reads a number of octets with a unit.
-func octetsOption(s string) (int64, error) {
-	units := []struct {
-		name string
-		n    float64
-	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1}, {"", 1}}
-	for _, u := range units {
-		text, ok := strings.CutSuffix(s, u.name)
-		if !ok {
-			continue
-		}
-		if n, err := strconv.ParseFloat(strings.TrimSpace(text), 64); err == nil && n >= 0 && n*u.n < 1<<62 {
-			return int64(n * u.n), nil
-		}
-		break
-	}
-	return 0, fmt.Errorf("%q: want octets with a unit, as 500MB or 2GiB", s)
 }
 
 // collect runs until ctx ends.

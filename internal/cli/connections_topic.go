@@ -6,11 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -59,9 +56,6 @@ func (o *topicFlags) tail() kafka.Tail {
 	}
 	return t
 }
-
-// errEnough ends the reading of a topic: what was asked for was printed.
-var errEnough = errors.New("enough")
 
 // topicConnections prints the connections of the topic.
 type topicConnections struct {
@@ -186,15 +180,4 @@ func followConnections(o *topicConnections) int {
 		return exitUsage
 	}
 	return untilEnd("connections", o.stderr, func(ctx context.Context) error { return o.run(ctx, settings) })
-}
-
-// untilEnd runs a verb until it is done or told to end.
-func untilEnd(verb string, stderr io.Writer, run func(context.Context) error) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx); err != nil && !brokenPipe(err) {
-		tell(stderr, "weir %s: %v", verb, err)
-		return exitFailed
-	}
-	return exitDone
 }

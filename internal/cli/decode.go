@@ -3,13 +3,8 @@ package cli
 import (
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
-	"strconv"
-	"time"
 
-	"weir/internal/decode"
-	"weir/internal/exporters"
 	"weir/internal/templates/text"
 )
 
@@ -55,9 +50,9 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return f.wrong(stderr, "no FILE and no --hex")
 	}
 	o := newOffline("decode", stdin, stderr, nil)
-	o.out = &decodeText{lines: newLines(stdout), of: o.template}
+	o.out = newDecodeText(stdout, o.template)
 	if *asJSON {
-		o.out = &decodeJSON{lines: newLines(stdout), of: o.template}
+		o.out = newDecodeJSON(stdout, o.template)
 	}
 	o.port, o.decoder.MaxUptimeAge = *port, *age
 	for i := range static {
@@ -72,58 +67,4 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	code = o.run(hexes, files)
 	tell(stderr, "%s", o.summary())
 	return code
-}
-
-// A namedExporters is what --exporters says.
-type namedExporters struct{ table *exporters.Table }
-
-// exportersFlag adds --exporters. Who is allowed does not matter by hand.
-func exportersFlag(f *verbFlags) *namedExporters {
-	n := &namedExporters{}
-	f.Func("exporters", "take names, sites, sampling rates and interfaces of exporters from the YAML `FILE` (EXPORTERS_FILE of ingest)", func(path string) error {
-		file, err := exporters.Open(path)
-		if err == nil {
-			n.table = file.Table()
-		}
-		return err
-	})
-	return n
-}
-
-func (n *namedExporters) of(a netip.Addr) *decode.Exporter {
-	if e := n.table.Lookup(a); e != nil {
-		return &e.Exporter
-	}
-	return nil
-}
-
-// udpPortFlag adds a flag for the port that datagrams are sent to.
-func udpPortFlag(f *verbFlags, name string) *uint16 {
-	return portFlag(f, name, "decode UDP datagrams to port `N` only")
-}
-
-// uptimeAgeFlag adds --uptime-max-age, 0 when it is not given.
-func uptimeAgeFlag(f *verbFlags) *time.Duration {
-	age := new(time.Duration)
-	f.Func("uptime-max-age", "take a flow time that is an uptime after the header's, of before a wrap of the clock, for wrong when it is older than `DURATION` (UPTIME_MAX_AGE of ingest; default: no limit): the flow has its export time", func(s string) (err error) {
-		if *age, err = time.ParseDuration(s); err != nil || *age < decode.MinUptimeAge || *age > decode.MaxUptimeAge {
-			return fmt.Errorf("%q: want %v to %v", s, decode.MinUptimeAge, decode.MaxUptimeAge)
-		}
-		return nil
-	})
-	return age
-}
-
-// portFlag adds a flag for a port, 0 when it is not given.
-func portFlag(f *verbFlags, name, usage string) *uint16 {
-	port := new(uint16)
-	f.Func(name, usage, func(s string) error {
-		n, err := strconv.ParseUint(s, 10, 16)
-		if err != nil || n == 0 {
-			return fmt.Errorf("%q is no port, want 1 to 65535", s)
-		}
-		*port = uint16(n)
-		return nil
-	})
-	return port
 }

@@ -54,7 +54,7 @@ func runDemo(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	d := &demo{log: slog.New(slog.DiscardHandler), progress: newProgress(stderr)}
 	if *verbose {
 		d.log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: untimed}))
-		d.progress.terminal = false // the log would tear its line
+		d.progress.appendOnly() // the log would tear its line
 	}
 	err := d.run(ctx)
 	d.progress.clear()

@@ -254,14 +254,6 @@ func replicasCell(names []string) string {
 	return strings.Join(cells, " ")
 }
 
-// dash is a text from outside for a cell.
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return quoted(s)
-}
-
 // ago is how long ago something was.
 func ago(now, at time.Time) string {
 	return now.Sub(at).Round(time.Second).String() + " ago"

@@ -19,10 +19,14 @@ type trafficFilter struct {
 	least    uint64         // packets of both directions
 }
 
+// newFilter returns a filter that everything passes.
+func newFilter() *trafficFilter { return &trafficFilter{port: new(uint16), protocol: -1} }
+
 // filterFlags adds the flags of a filter of what (connections); usage says what -p
 // is without being given.
 func filterFlags(f *verbFlags, what string, least uint64, usage string) *trafficFilter {
-	o := &trafficFilter{protocol: -1, least: least}
+	o := newFilter()
+	o.least = least
 	host := func(s string) error {
 		p, err := hostPrefix(s)
 		o.hosts = append(o.hosts, p)

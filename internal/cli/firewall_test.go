@@ -124,21 +124,6 @@ func TestScenario18ACaptureOfAFirewall(t *testing.T) {
 	t.Logf("%d flows in %d connections, %d denied, %d octets", len(flows), len(got)-len(denied), len(denied), octets)
 }
 
-// The sum of weir flows counts a flow once: by its teardown.
-func TestTheSumOfFlowsCountsAFirewallsFlowOnce(t *testing.T) {
-	p := flowPrinter{json: true, filter: &trafficFilter{port: new(uint16), protocol: -1}}
-	p.to(io.Discard)
-	if err := p.print([]*flowpb.FlowMessage{
-		{FirewallEvent: 5, FlowId: 7, Biflow: true, Bytes: 100, ReverseBytes: 10, Packets: 2},
-		{FirewallEvent: 2, FlowId: 7, Biflow: true, Bytes: 150, ReverseBytes: 20, Packets: 3},
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if got := p.summary(); got != "2 flows shown, 170 B in 3 packets; 0 left out" {
-		t.Errorf("got %q", got)
-	}
-}
-
 // octetsOf is the octets of one direction.
 func octetsOf(t *testing.T, c jsonConnection, forward bool) (n uint64) {
 	t.Helper()

@@ -3,7 +3,9 @@ package cli
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"io"
+	"strconv"
 	"strings"
 )
 
@@ -67,4 +69,37 @@ func (f *verbFlags) help(w io.Writer) {
 		}
 		tell(w, "  %-14s  %s", strings.TrimSpace(dashes+g.Name+" "+unit), usage)
 	})
+}
+
+// portFlag adds a flag for a port, 0 when it is not given.
+func portFlag(f *verbFlags, name, usage string) *uint16 {
+	port := new(uint16)
+	f.Func(name, usage, func(s string) error {
+		n, err := strconv.ParseUint(s, 10, 16)
+		if err != nil || n == 0 {
+			return fmt.Errorf("%q is no port, want 1 to 65535", s)
+		}
+		*port = uint16(n)
+		return nil
+	})
+	return port
+}
+
+// octetsOption reads a number of octets with a unit.
+func octetsOption(s string) (int64, error) {
+	units := []struct {
+		name string
+		n    float64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1}, {"", 1}}
+	for _, u := range units {
+		text, ok := strings.CutSuffix(s, u.name)
+		if !ok {
+			continue
+		}
+		if n, err := strconv.ParseFloat(strings.TrimSpace(text), 64); err == nil && n >= 0 && n*u.n < 1<<62 {
+			return int64(n * u.n), nil
+		}
+		break
+	}
+	return 0, fmt.Errorf("%q: want octets with a unit, as 500MB or 2GiB", s)
 }

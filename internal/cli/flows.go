@@ -1,22 +1,17 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/decode"
 	"weir/internal/kafka"
 	"weir/internal/kafka/framing"
-	"weir/internal/pair"
-	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
 
@@ -37,16 +32,17 @@ what is whole); 1 it could not; 2 wrong usage`
 // runFlows is the verb flows.
 func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	f := newFlags("flows", "[flag]... [FILE]...", flowsAbout)
-	p := &flowPrinter{stderr: stderr}
-	f.BoolVar(&p.json, "json", false, "print JSON Lines; keys are the names of FlowMessage's fields")
-	f.BoolVar(&p.wide, "v", false, "print every field, as weir decode does")
+	asJSON, wide := false, false
+	f.BoolVar(&asJSON, "json", false, "print JSON Lines; keys are the names of FlowMessage's fields")
+	f.BoolVar(&wide, "v", false, "print every field, as weir decode does")
+	limit := 0
 	f.Func("limit", "end after `N` flows", func(s string) (err error) {
-		if p.limit, err = strconv.Atoi(s); err != nil || p.limit < 1 {
+		if limit, err = strconv.Atoi(s); err != nil || limit < 1 {
 			return fmt.Errorf("%q: want a number, 1 or more", s)
 		}
 		return nil
 	})
-	p.filter = filterFlags(f, "flows", 0, "default 0")
+	filter := filterFlags(f, "flows", 0, "default 0")
 	topic := topicFlagsOf(f, "print it")
 	port, age := udpPortFlag(f, "udp-port"), uptimeAgeFlag(f)
 	files, code, ok := f.parse(args, stdout, stderr)
@@ -57,147 +53,30 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	switch {
 	case err != nil:
 		return f.wrong(stderr, err.Error())
-	case p.json && p.wide:
+	case asJSON && wide:
 		return f.wrong(stderr, "--json and -v: want one of them")
 	case len(files) == 0 && *port != 0:
 		return f.wrong(stderr, "--udp-port is for files; --port is a flow's")
 	case len(files) == 0 && *age != 0:
 		return f.wrong(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
 	}
-	p.to(stdout)
-	if len(files) == 0 {
-		return followFlows(*topic, p, stderr)
+	form := asBrief
+	switch {
+	case asJSON:
+		form = asJSONLines
+	case wide:
+		form = asWide
 	}
-	o := newOffline("flows", stdin, stderr, p)
-	o.port, o.decoder.MaxUptimeAge, p.of = *port, *age, o.template
+	if len(files) == 0 {
+		return followFlows(*topic, newFlowPrinter(stdout, form, filter, limit, nil), stderr)
+	}
+	o := newOffline("flows", stdin, stderr, nil)
+	p := newFlowPrinter(stdout, form, filter, limit, o.template)
+	o.out, o.port, o.decoder.MaxUptimeAge = p, *port, *age
 	code = o.run(nil, files)
 	tell(stderr, "%s", o.summary())
 	tell(stderr, "%s", p.summary())
 	return code
-}
-
-// flowColumns are what most people ask of a flow.
-var flowColumns = []column{
-	{name: "start (UTC)", colour: dim, least: 23}, {name: "exporter", least: 15}, {name: "protocol", colour: cyan}, {name: "source", least: 21}, {name: ""},
-	{name: "destination", least: 21}, {name: "packets", numeric: true, least: 8}, {name: "octets", numeric: true, colour: green, least: 10},
-	{name: "duration", numeric: true, least: 9}, {name: "sampling"},
-}
-
-// flowRow is a flow as cells of flowColumns.
-func flowRow(m *flowpb.FlowMessage) []string {
-	exporter := endpointText(m.GetSamplerAddress(), 0, 0)
-	if n := m.GetExporterName(); n != "" {
-		exporter = quoted(n)
-	}
-	duration := "-"
-	if s, e := m.GetTimeFlowStartNs(), m.GetTimeFlowEndNs(); s != 0 && e != 0 {
-		duration = durationText(time.Duration(e - s))
-	}
-	sampling := "-"
-	if n := m.GetSamplingRate(); n > 0 {
-		sampling = fmt.Sprintf("1:%d", n)
-	}
-	return []string{
-		timeCell(int64(m.GetTimeFlowStartNs())), exporter, services.Protocol(m.GetProto()),
-		endpointText(m.GetSrcAddr(), m.GetSrcPort(), m.GetProto()), "→", endpointText(m.GetDstAddr(), m.GetDstPort(), m.GetProto()),
-		known(m.GetPackets()), known(m.GetBytes()), duration, sampling,
-	}
-}
-
-// A flowPrinter prints the flows that are asked for as they come. Each batch is
-// written out at once. It is for one goroutine.
-type flowPrinter struct {
-	stderr     io.Writer
-	json, wide bool
-	limit      int // 0: all
-	filter     *trafficFilter
-	of         templatesOf
-
-	buf    *bufio.Writer
-	grid   *grid
-	headed bool
-	line   []byte
-	shown  int
-	others int // not asked for
-	octets uint64
-	count  uint64 // packets
-}
-
-func (p *flowPrinter) to(w io.Writer) {
-	p.buf = bufio.NewWriterSize(w, 1<<16)
-	if !p.json && !p.wide {
-		p.grid = newGrid(p.buf, flowColumns, lookOf(w))
-	}
-}
-
-// take implements output.
-func (p *flowPrinter) take(_ origin, r *decode.Result) error { return p.print(r.Messages) }
-
-func (p *flowPrinter) flush() error { return p.buf.Flush() }
-
-// print prints what of list is asked for. The error is errEnough once the limit is
-// reached.
-func (p *flowPrinter) print(list []*flowpb.FlowMessage) error {
-	var asked []*flowpb.FlowMessage
-	for _, m := range list {
-		if p.filter.flow(m) && (p.limit == 0 || p.shown+len(asked) < p.limit) {
-			asked = append(asked, m)
-		} else {
-			p.others++
-		}
-	}
-	if p.grid != nil && len(asked) > 0 {
-		for _, m := range asked {
-			p.grid.widen(flowRow(m))
-		}
-		if !p.headed {
-			p.headed = true
-			if err := p.grid.head(); err != nil {
-				return err
-			}
-		}
-	}
-	for _, m := range asked {
-		if err := p.one(m); err != nil {
-			return err
-		}
-		p.shown++
-		if !pair.IsUpdate(m) { // the teardown counts it again
-			p.octets, p.count = p.octets+m.GetBytes()+m.GetReverseBytes(), p.count+m.GetPackets()+m.GetReversePackets()
-		}
-	}
-	if p.limit > 0 && p.shown >= p.limit {
-		return errors.Join(p.buf.Flush(), errEnough)
-	}
-	return nil
-}
-
-func (p *flowPrinter) one(m *flowpb.FlowMessage) error {
-	switch {
-	case p.json:
-		p.line = appendFlowJSON(p.line[:0], m, p.of)
-	case p.wide:
-		p.line = append(p.line[:0], plain(string(appendFlow(nil, m, p.of)))...)
-	default:
-		return p.grid.row(flowRow(m))
-	}
-	_, err := p.buf.Write(append(p.line, '\n'))
-	return err
-}
-
-// appendFlowJSON appends a flow as one line of JSON, without its end.
-func appendFlowJSON(b []byte, m *flowpb.FlowMessage, of templatesOf) []byte {
-	line := jsonLine(b)
-	line.open('{')
-	line.key("record")
-	line.text("flow")
-	line.fields(m.ProtoReflect(), of)
-	line.close('}')
-	return line
-}
-
-func (p *flowPrinter) summary() string {
-	return fmt.Sprintf("%d flows shown, %s in %d packets; %d left out", p.shown, octetsText(p.octets), p.count, p.others)
 }
 
 // followFlows is the verb flows without files.
@@ -207,14 +86,14 @@ func followFlows(flags topicFlags, p *flowPrinter, stderr io.Writer) int {
 		tell(stderr, "weir flows: no file, and for the topic the settings are wrong:\n%v", err)
 		return exitUsage
 	}
-	return untilEnd("flows", stderr, func(ctx context.Context) error { return readFlows(ctx, settings, flags, p) })
+	return untilEnd("flows", stderr, func(ctx context.Context) error { return readFlows(ctx, settings, flags, p, stderr) })
 }
 
 // readFlows prints the flows of the topic until ctx ends, or it is read.
-func readFlows(ctx context.Context, settings kafkaSettings, flags topicFlags, p *flowPrinter) error {
+func readFlows(ctx context.Context, settings kafkaSettings, flags topicFlags, p *flowPrinter, stderr io.Writer) error {
 	topic := settings.Topics.Name(kafka.Flows)
 	if !flags.once {
-		tell(p.stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
+		tell(stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
 	}
 	poison := 0
 	err := flags.tail().Read(ctx, settings.Kafka, topic, func(records []kafka.Record) error {
@@ -234,14 +113,14 @@ func readFlows(ctx context.Context, settings kafkaSettings, flags topicFlags, p 
 		}
 		return errors.Join(p.print(list), p.flush())
 	}, func(err error) {
-		tell(p.stderr, "weir flows: %v", err)
+		tell(stderr, "weir flows: %v", err)
 	})
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
 	if poison > 0 {
-		tell(p.stderr, "%d records of %s are no flows", poison, topic)
+		tell(stderr, "%d records of %s are no flows", poison, topic)
 	}
-	tell(p.stderr, "%s", p.summary())
+	tell(stderr, "%s", p.summary())
 	return err
 }

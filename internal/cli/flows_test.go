@@ -1,10 +1,10 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -117,11 +117,10 @@ func TestFlowsOfTheTopic(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := &locked.Buffer{}
-	p := &flowPrinter{stderr: &bytes.Buffer{}, json: true, filter: &trafficFilter{port: new(uint16), protocol: -1}}
-	p.to(out)
+	p := newFlowPrinter(out, asJSONLines, newFilter(), 0, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- readFlows(ctx, settings, topicFlags{start: true}, p) }()
+	go func() { ended <- readFlows(ctx, settings, topicFlags{start: true}, p, io.Discard) }()
 	for n := 5; len(ports(out.String())) < 5; n++ {
 		if n == 5 {
 			produce(flow(5))

@@ -24,13 +24,6 @@ type column struct {
 	least   int    // width, for what is printed as it comes
 }
 
-// A look is what of the output depends on where it goes. Its zero value is that
-// of a file or pipe.
-type look struct {
-	width   int  // of a line, characters; 0: any
-	colours bool // of a terminal
-}
-
 // Colours of a terminal (ECMA-48, select graphic rendition).
 const (
 	bold   = "\x1b[1m"
@@ -109,16 +102,4 @@ func (g *grid) line(cells []string, head bool) error {
 	}
 	_, err := fmt.Fprintln(g.w, strings.TrimRight(b.String(), " "))
 	return err
-}
-
-// clip is s in at most n characters; that something is missing is shown.
-func clip(s string, n int) string {
-	if utf8.RuneCountInString(s) <= n {
-		return s
-	}
-	if n <= 0 {
-		return ""
-	}
-	r := []rune(s)
-	return string(r[:n-1]) + "…"
 }

@@ -2,31 +2,9 @@ package cli
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"strconv"
 	"time"
-
-	"golang.org/x/term"
 )
-
-// lookOf is the look for w: colours and the width only on a terminal, and no
-// colours where NO_COLOR is set (no-color.org) or the terminal is dumb.
-func lookOf(w io.Writer) look {
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return look{}
-	}
-	width, _, err := term.GetSize(int(f.Fd()))
-	if err != nil || width < narrow {
-		width = 0
-	}
-	return look{width: width, colours: os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
-}
-
-// narrow is a terminal that is better left to break lines than to cut what is in
-// their last column, characters.
-const narrow = 110
 
 // octetsText is a number of octets for people: three digits, powers of 1000.
 func octetsText(n uint64) string {

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -297,18 +296,4 @@ func receive(c *net.UDPConn, to func([]byte, netip.AddrPort, time.Time)) error {
 		}
 		to(buf[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), time.Now())
 	}
-}
-
-// settingsOf picks the variables with one of the prefixes from an environment (NAME=value).
-func settingsOf(environ []string, prefixes ...string) map[string]string {
-	m := map[string]string{}
-	for _, e := range environ {
-		name, value, _ := strings.Cut(e, "=")
-		for _, p := range prefixes {
-			if strings.HasPrefix(name, p) {
-				m[name] = value
-			}
-		}
-	}
-	return m
 }

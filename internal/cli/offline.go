@@ -1,12 +1,10 @@
 package cli
 
 import (
-	"bufio"
 	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -18,13 +16,6 @@ import (
 	"weir/internal/templates"
 	"weir/internal/wire"
 )
-
-// An origin is where a decoding result comes from.
-type origin struct {
-	meta     decode.Meta
-	header   decode.Header
-	datagram int // 1 for the first of the input
-}
 
 // An output takes what datagrams hold, in input order. r is valid during the call.
 type output interface {
@@ -137,21 +128,6 @@ func (o *offline) summary() string {
 
 func (o *offline) say(format string, args ...any) {
 	tell(o.stderr, "weir %s: %s", o.verb, fmt.Sprintf(format, args...))
-}
-
-func inputName(name string) string {
-	if name == "-" {
-		return "standard input"
-	}
-	return plain(name)
-}
-
-// reason is err without the file name that the operating system adds.
-func reason(err error) error {
-	if path, ok := errors.AsType[*os.PathError](err); ok {
-		return path.Err
-	}
-	return err
 }
 
 func (o *offline) hexes(hexes []string) error {
@@ -343,18 +319,3 @@ func (o *offline) take(from origin, r *decode.Result) error {
 	o.count.errors += len(r.Errors)
 	return o.out.take(from, r)
 }
-
-// exporterText is the exporter's address, "" when it is not known (hex text).
-func exporterText(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
-}
-
-// A lines writes lines through a buffer and keeps the first failure.
-type lines struct{ w *bufio.Writer }
-
-func newLines(w io.Writer) lines { return lines{bufio.NewWriterSize(w, 1<<16)} }
-
-func (l lines) flush() error { return l.w.Flush() }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -96,4 +97,39 @@ func plainJSON(b []byte) []byte {
 		}
 	}
 	return out
+}
+
+// tell prints a line of which nobody can be told that it could not be printed. What is
+// not to be seen in its arguments is escaped, see message.
+func tell(w io.Writer, format string, args ...any) {
+	_, _ = fmt.Fprintln(w, message(format, args))
+}
+
+// quoted is s for a terminal and for the eye: as it is when it is one plain
+// word, else quoted, control characters escaped.
+func quoted(s string) string {
+	if s == "" || strings.ContainsAny(s, ` "=`) || !isPlain(s, "") {
+		return strconv.QuoteToGraphic(s)
+	}
+	return s
+}
+
+// dash is a text from outside for a cell.
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return quoted(s)
+}
+
+// clip is s in at most n characters; that something is missing is shown.
+func clip(s string, n int) string {
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	if n <= 0 {
+		return ""
+	}
+	r := []rune(s)
+	return string(r[:n-1]) + "…"
 }

@@ -26,6 +26,10 @@ func newProgress(w io.Writer) *progress {
 	return &progress{w: w, terminal: ok && term.IsTerminal(int(f.Fd()))}
 }
 
+// appendOnly makes p write each step as a line of its own, also on a terminal: where something else, a
+// log, writes there too.
+func (p *progress) appendOnly() { p.terminal = false }
+
 // step begins another part of the work: its text stays elsewhere than on a terminal.
 func (p *progress) step(format string, args ...any) {
 	p.mu.Lock()

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"io"
 	"slices"
 
 	"weir/internal/decode"
@@ -50,6 +51,11 @@ type decodeJSON struct {
 	parts []part
 	line  jsonLine
 	of    templatesOf
+}
+
+// newDecodeJSON returns a printer to w. of is needed for lists (RFC 6313) only, and may be nil.
+func newDecodeJSON(w io.Writer, of templatesOf) *decodeJSON {
+	return &decodeJSON{lines: newLines(w), of: of}
 }
 
 func (d *decodeJSON) take(from origin, r *decode.Result) error {

@@ -159,3 +159,9 @@ func short(name, prefix string) string {
 	}
 	return s
 }
+
+// merged reports whether the last report of a connection says that it became a part of
+// another.
+func merged(c *flowpb.Connection) bool {
+	return c.GetEmitReason() == flowpb.EmitReason_EMIT_REASON_MERGED
+}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"net/netip"
 	"strconv"
 	"time"
@@ -21,6 +22,11 @@ type decodeText struct {
 	parts []part
 	line  []byte
 	of    templatesOf
+}
+
+// newDecodeText returns a printer to w. of is needed for lists (RFC 6313) only, and may be nil.
+func newDecodeText(w io.Writer, of templatesOf) *decodeText {
+	return &decodeText{lines: newLines(w), of: of}
 }
 
 func (d *decodeText) take(from origin, r *decode.Result) error {

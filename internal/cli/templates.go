@@ -151,7 +151,7 @@ type kafkaSettings struct {
 
 // kafkaFromEnvironment reads them as the services do.
 func kafkaFromEnvironment() (kafkaSettings, error) {
-	return settings.Parse[kafkaSettings](settingsOf(os.Environ(), "KAFKA_", "TOPIC_"))
+	return settings.Parse[kafkaSettings](settings.WithPrefix(os.Environ(), "KAFKA_", "TOPIC_"))
 }
 
 func openTemplatesTopic() (*templatesTopic, error) {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"weir/internal/cli/page"
+	"weir/internal/settings"
 	"weir/internal/telemetry"
 	"weir/pkg/flowpb"
 )
@@ -31,7 +32,7 @@ The environment variables PAIR_* and DNS_* work as for enrich.`
 // runUp is the verb up.
 func runUp(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f := newFlags("up", "[flag]...", upAbout)
-	o := upOptions{environ: settingsOf(os.Environ(), "PAIR_", "DNS_")}
+	o := upOptions{environ: settings.WithPrefix(os.Environ(), "PAIR_", "DNS_")}
 	f.StringVar(&o.kafka, "kafka", "127.0.0.1:9092", "`HOST:PORT` of the embedded broker (default 127.0.0.1:9092)")
 	listen := f.String("listen", ":2055,:4739", "comma-separated `LIST` of UDP addresses to receive on (default :2055,:4739)")
 	f.StringVar(&o.metrics, "metrics", "127.0.0.1:9108", "`HOST:PORT` of /metrics, /healthz and /readyz (default 127.0.0.1:9108); empty: none")

@@ -171,12 +171,3 @@ func macText(b []byte) string {
 }
 
 func timeText(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.999999999Z") }
-
-// quoted is s for a terminal and for the eye: as it is when it is one plain
-// word, else quoted, control characters escaped.
-func quoted(s string) string {
-	if s == "" || strings.ContainsAny(s, ` "=`) || !isPlain(s, "") {
-		return strconv.QuoteToGraphic(s)
-	}
-	return s
-}

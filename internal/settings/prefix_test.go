@@ -85,3 +85,10 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestWithPrefixSelectsByName(t *testing.T) {
+	got := WithPrefix([]string{"PAIR_IDLE=1s", "DNS_SERVERS=a=b", "KAFKA_BROKERS=x:1", "PAIRS=1", "=C:=weird"}, "PAIR_", "DNS_")
+	if len(got) != 2 || got["PAIR_IDLE"] != "1s" || got["DNS_SERVERS"] != "a=b" {
+		t.Errorf("got %v", got)
+	}
+}

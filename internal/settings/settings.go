@@ -97,6 +97,21 @@ func empty(v reflect.Value, prefix string, environ map[string]string) {
 	}
 }
 
+// WithPrefix returns the variables of an environment (NAME=value) whose names begin with one of the
+// prefixes. A value may be empty and may contain "=".
+func WithPrefix(environ []string, prefixes ...string) map[string]string {
+	m := map[string]string{}
+	for _, e := range environ {
+		name, value, _ := strings.Cut(e, "=")
+		for _, p := range prefixes {
+			if strings.HasPrefix(name, p) {
+				m[name] = value
+			}
+		}
+	}
+	return m
+}
+
 // explain turns the parser's errors into ones that name the variable, its value
 // and what would be right. named holds the variables it could name.
 func explain(err error, fs []field, environ map[string]string) (errs []error, named map[string]bool) {
