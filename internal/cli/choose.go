@@ -11,37 +11,37 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A formFlag says how connections are printed.
-type formFlag struct{ json, csv, wide bool }
+// A FormFlag says how connections are printed.
+type FormFlag struct{ json, csv, wide bool }
 
-func formFlags(f *verbFlags) *formFlag {
-	o := &formFlag{}
+func FormFlags(f *Flags) *FormFlag {
+	o := &FormFlag{}
 	f.BoolVar(&o.json, "json", false, "print JSON Lines; keys are the names of Connection's fields")
 	f.BoolVar(&o.csv, "csv", false, "print CSV with a line of column names")
 	f.BoolVar(&o.wide, "v", false, "print both directions, the state, and by what the initiator was found")
 	return o
 }
 
-func (o *formFlag) of() (outputForm, error) {
+func (o *FormFlag) Form() (Form, error) {
 	switch {
 	case o.json && o.csv || o.json && o.wide || o.csv && o.wide:
 		return 0, errors.New("--json, --csv and -v: want one of them")
 	case o.json:
-		return asJSONLines, nil
+		return JSONLines, nil
 	case o.csv:
-		return asCSV, nil
+		return CSV, nil
 	case o.wide:
-		return asWide, nil
+		return Wide, nil
 	}
-	return asBrief, nil
+	return Brief, nil
 }
 
-// A choice is which of the connections that are asked for are printed, and in
+// A Choice is which of the connections that are asked for are printed, and in
 // what order.
-type choice struct {
-	by    string
-	limit int // 0: all
-	top   int // 0: not asked for
+type Choice struct {
+	By    string
+	Limit int // 0: all
+	Top   int // 0: not asked for
 }
 
 // The orders of connections.
@@ -52,12 +52,12 @@ const (
 	byDuration = "duration"
 )
 
-func choiceFlags(f *verbFlags) *choice {
-	o := &choice{by: byStart}
+func ChoiceFlags(f *Flags) *Choice {
+	o := &Choice{By: byStart}
 	f.Func("sort", "print in the order of `KEY`: start (default), octets, packets, duration; the largest first", func(s string) error {
 		switch s {
 		case byStart, byOctets, byPackets, byDuration:
-			o.by = s
+			o.By = s
 			return nil
 		}
 		return fmt.Errorf("%q: want start, octets, packets or duration", s)
@@ -70,59 +70,59 @@ func choiceFlags(f *verbFlags) *choice {
 			return nil
 		}
 	}
-	f.Func("limit", "print the first `N` only", count(&o.limit))
-	f.Func("top", "print the `N` with the most octets (--sort octets --limit N)", count(&o.top))
+	f.Func("limit", "print the first `N` only", count(&o.Limit))
+	f.Func("top", "print the `N` with the most octets (--sort octets --limit N)", count(&o.Top))
 	return o
 }
 
-// check says what is wrong with the flags; whole is false for a topic that is
+// Check says what is wrong with the flags; whole is false for a topic that is
 // followed.
-func (o *choice) check(f *verbFlags, whole bool) error {
-	if o.top > 0 {
-		if f.given("sort") || f.given("limit") {
+func (o *Choice) Check(f *Flags, whole bool) error {
+	if o.Top > 0 {
+		if f.Given("sort") || f.Given("limit") {
 			return errors.New("--top N is --sort octets --limit N: want one of them")
 		}
-		o.by, o.limit = byOctets, o.top
+		o.By, o.Limit = byOctets, o.Top
 	}
-	if !whole && (o.top > 0 || f.given("sort")) {
+	if !whole && (o.Top > 0 || f.Given("sort")) {
 		return errors.New("--sort and --top want all there is: files, or --once")
 	}
 	return nil
 }
 
-// of returns what of list is printed, in its order.
-func (o *choice) of(list []*flowpb.Connection) []*flowpb.Connection {
+// Select returns what of list is printed, in its order.
+func (o *Choice) Select(list []*flowpb.Connection) []*flowpb.Connection {
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b *flowpb.Connection) int {
 		var n int
-		switch o.by {
+		switch o.By {
 		case byOctets:
 			n = cmp.Compare(octets(b), octets(a))
 		case byPackets:
-			n = cmp.Compare(packets(b), packets(a))
+			n = cmp.Compare(Packets(b), Packets(a))
 		case byDuration:
 			n = cmp.Compare(duration(b), duration(a))
 		}
 		return cmp.Or(n, cmp.Compare(a.GetStartUnixNs(), b.GetStartUnixNs()))
 	})
-	if o.limit > 0 && len(list) > o.limit {
-		list = list[:o.limit]
+	if o.Limit > 0 && len(list) > o.Limit {
+		list = list[:o.Limit]
 	}
 	return list
 }
 
-// totals sums up what is printed, of how many.
-func totals(list []*flowpb.Connection, of int) string {
+// Totals sums up what is printed, of how many.
+func Totals(list []*flowpb.Connection, of int) string {
 	var size, count uint64
 	var first, last int64
 	for _, c := range list {
-		size, count = size+octets(c), count+packets(c)
+		size, count = size+octets(c), count+Packets(c)
 		if s := c.GetStartUnixNs(); s != 0 && (first == 0 || s < first) {
 			first = s
 		}
 		last = max(last, c.GetEndUnixNs())
 	}
-	parts := []string{fmt.Sprintf("total: %s in %d packets", octetsText(size), count)}
+	parts := []string{fmt.Sprintf("total: %s in %d packets", FormatOctets(size), count)}
 	if first != 0 && last >= first {
 		parts = append(parts, fmt.Sprintf("%s to %s (UTC)", timeCell(first), timeCell(last)))
 	}

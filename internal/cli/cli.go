@@ -38,36 +38,36 @@ var verbs = []verb{
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		help(stdout)
-		return exitDone
+		return ExitDone
 	}
 	name, args := args[0], args[1:]
 	switch name {
 	case "help", "-h", "-help", "--help":
 		if len(args) == 0 {
 			help(stdout)
-			return exitDone
+			return ExitDone
 		}
 		name, args = args[0], []string{"--help"}
 	}
 	for _, v := range verbs {
 		if v.name == name {
 			if err := elements.Load(os.Getenv("ELEMENTS_FILE")); err != nil {
-				tell(stderr, "weir %s: ELEMENTS_FILE: %v", name, err)
-				return exitUsage
+				Linef(stderr, "weir %s: ELEMENTS_FILE: %v", name, err)
+				return ExitUsage
 			}
 			return v.run(args, stdin, stdout, stderr)
 		}
 	}
-	tell(stderr, "weir: no verb %q%s; see weir help", name, suggestion(name))
-	return exitUsage
+	Linef(stderr, "weir: no verb %q%s; see weir help", name, suggestion(name))
+	return ExitUsage
 }
 
 func help(w io.Writer) {
-	tell(w, "weir measures what flows: NetFlow and IPFIX in, named connections out.\n\nusage: weir VERB [flag]... [argument]...\n\nverbs:")
+	Linef(w, "weir measures what flows: NetFlow and IPFIX in, named connections out.\n\nusage: weir VERB [flag]... [argument]...\n\nverbs:")
 	for _, v := range verbs {
-		tell(w, "  %-12s  %s", v.name, v.about)
+		Linef(w, "  %-12s  %s", v.name, v.about)
 	}
-	tell(w, "\nweir VERB --help explains a verb. ELEMENTS_FILE, a variable, names a file of Information Elements of your own.")
+	Linef(w, "\nweir VERB --help explains a verb. ELEMENTS_FILE, a variable, names a file of Information Elements of your own.")
 }
 
 // suggestion names the verb that a mistyped name is nearest to, "" when none is

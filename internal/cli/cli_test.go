@@ -125,10 +125,10 @@ func TestEveryVerbExplainsItself(t *testing.T) {
 }
 
 func TestFlagsMayStandBehindFiles(t *testing.T) {
-	f := newFlags("v", "", "")
+	f := NewFlags("v", "", "")
 	b := f.Bool("b", false, "")
 	n := f.Int("n", 0, "")
-	rest, _, ok := f.parse([]string{"one", "-b", "-", "--n", "7", "two", "--", "-b=false", "--", "-x"}, io.Discard, io.Discard)
+	rest, _, ok := f.ParseArgs([]string{"one", "-b", "-", "--n", "7", "two", "--", "-b=false", "--", "-x"}, io.Discard, io.Discard)
 	if want, got := "one - two -b=false -- -x", strings.Join(rest, " "); want != got || !ok || !*b || *n != 7 {
 		t.Errorf("want %q with b and 7, got %q with %v and %d (%v)", want, got, *b, *n, ok)
 	}

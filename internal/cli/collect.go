@@ -47,30 +47,30 @@ type collectOptions struct {
 
 // runCollect is the verb collect.
 func runCollect(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("collect", "--out FILE [flag]...", collectAbout)
+	f := NewFlags("collect", "--out FILE [flag]...", collectAbout)
 	var o collectOptions
 	listen := f.String("listen", ":2055,:4739", "comma-separated `LIST` of UDP addresses to receive on (default :2055,:4739)")
 	f.StringVar(&o.path, "out", "", "`FILE` to write: .jsonl, .jsonl.gz or .jsonl.zst")
 	o.file = flowfile.Options{Octets: 1e9, Every: 24 * time.Hour}
 	f.Func("rotate-size", "begin another file once one has `SIZE` octets (500MB, 2GiB; default 1GB; 0: never)", func(s string) (err error) {
-		o.file.Octets, err = octetsOption(s)
+		o.file.Octets, err = ParseOctets(s)
 		return err
 	})
 	f.DurationVar(&o.file.Every, "rotate-every", o.file.Every, "begin another file once one is as old as `DURATION` (default 24h; 0: never)")
 	o.exporters, o.age = exportersFlag(f), uptimeAgeFlag(f)
-	rest, code, ok := f.parse(args, stdout, stderr)
+	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
 	case !ok:
 		return code
 	case len(rest) > 0:
-		return f.wrong(stderr, fmt.Sprintf("no argument wanted, got %q", rest[0]))
+		return f.UsageError(stderr, fmt.Sprintf("no argument wanted, got %q", rest[0]))
 	case o.path == "":
-		return f.wrong(stderr, "no --out FILE")
+		return f.UsageError(stderr, "no --out FILE")
 	case o.file.Every < 0:
-		return f.wrong(stderr, fmt.Sprintf("--rotate-every %v: want 0 or more", o.file.Every))
+		return f.UsageError(stderr, fmt.Sprintf("--rotate-every %v: want 0 or more", o.file.Every))
 	}
 	o.listen = strings.Split(*listen, ",")
-	return untilEnd("collect", stderr, func(ctx context.Context) error { return collect(ctx, o, stderr) })
+	return RunUntilSignal("collect", stderr, func(ctx context.Context) error { return collect(ctx, o, stderr) })
 }
 
 // collect runs until ctx ends.
@@ -91,7 +91,7 @@ func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
 	if o.age != nil {
 		c.in.decoder.MaxUptimeAge = *o.age
 	}
-	tell(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", addresses(conns), o.path)
+	Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", addresses(conns), o.path)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -129,7 +129,7 @@ type collector struct {
 	in      *offline
 	w       *flowfile.Writer
 	stderr  io.Writer
-	show    *progress
+	show    *Progress
 	line    []byte
 	causes  map[wire.Cause]int
 	told    string // why the file does not take flows
@@ -139,7 +139,7 @@ type collector struct {
 
 func newCollector(w *flowfile.Writer, stderr io.Writer, now time.Time) *collector {
 	c := &collector{
-		w: w, stderr: stderr, show: newProgress(stderr), causes: map[wire.Cause]int{}, loss: newLossCount(now), counted: now,
+		w: w, stderr: stderr, show: NewProgress(stderr), causes: map[wire.Cause]int{}, loss: newLossCount(now), counted: now,
 	}
 	c.in = newOffline("collect", nil, stderr, c)
 	c.in.waitingMost = 64 << 20
@@ -155,11 +155,11 @@ func (c *collector) receive(b []byte, from netip.AddrPort, at time.Time) {
 	_ = c.in.datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // take fails never
 }
 
-// take implements output. What the file does not take is told of, and no reason to
+// Take implements output. What the file does not take is told of, and no reason to
 // stop receiving.
-func (c *collector) take(from origin, r *decode.Result) error {
+func (c *collector) Take(from Origin, r *decode.Result) error {
 	for _, m := range r.Messages {
-		c.line = appendFlowJSON(c.line[:0], m, c.in.template)
+		c.line = AppendFlowJSON(c.line[:0], m, c.in.template)
 		c.written(c.w.Write(c.line))
 	}
 	for _, e := range r.Errors {
@@ -169,19 +169,19 @@ func (c *collector) take(from origin, r *decode.Result) error {
 	return nil
 }
 
-func (c *collector) flush() error { return nil }
+func (c *collector) Flush() error { return nil }
 
 // written tells once why the file takes nothing, and that it does again.
 func (c *collector) written(err error) {
 	switch {
 	case err == nil && c.told != "":
-		c.show.clear()
-		tell(c.stderr, "weir collect: the file takes flows again")
+		c.show.Clear()
+		Linef(c.stderr, "weir collect: the file takes flows again")
 		c.told = ""
 	case err != nil && c.told != err.Error():
-		c.show.clear()
+		c.show.Clear()
 		c.told = err.Error()
-		tell(c.stderr, "weir collect: flows are kept, and written later: %v", err)
+		Linef(c.stderr, "weir collect: flows are kept, and written later: %v", err)
 	}
 }
 
@@ -198,7 +198,7 @@ func (c *collector) tick(now time.Time) {
 		c.loss.turn(now)
 	}
 	s := c.w.Stats()
-	c.show.count("%s; %d flows in %d files, %s", c.in.summary(), s.Lines, s.Files, octetsText(uint64(s.Octets)))
+	c.show.Count("%s; %d flows in %d files, %s", c.in.summary(), s.Lines, s.Files, FormatOctets(uint64(s.Octets)))
 }
 
 // end decodes what may still be, writes everything, and sums up.
@@ -208,18 +208,18 @@ func (c *collector) end() error {
 	_ = c.in.finish() // take and flush fail never
 	err := c.w.Close()
 	c.loss.turn(time.Now())
-	c.show.clear()
+	c.show.Clear()
 	for _, row := range c.loss.cluster.View() {
 		if l := row.Loss; l.Usable && l.Lost > 0 {
-			tell(c.stderr, "weir collect: lost on the way from %v (version %d, domain %d), by its sequence numbers: %d of %d %v",
+			Linef(c.stderr, "weir collect: lost on the way from %v (version %d, domain %d), by its sequence numbers: %d of %d %v",
 				row.Exporter, row.Version, row.Domain, l.Lost, l.Lost+l.Received, l.Unit)
 		}
 	}
 	for _, cause := range slices.Sorted(maps.Keys(c.causes)) {
-		tell(c.stderr, "weir collect: errors: %s=%d", cause, c.causes[cause])
+		Linef(c.stderr, "weir collect: errors: %s=%d", cause, c.causes[cause])
 	}
 	s := c.w.Stats()
-	tell(c.stderr, "weir collect: ended: %s", c.in.summary())
-	tell(c.stderr, "%d flows in %d files, %s; %d lost for want of room on disk", s.Lines, s.Files, octetsText(uint64(s.Octets)), s.Lost)
+	Linef(c.stderr, "weir collect: ended: %s", c.in.summary())
+	Linef(c.stderr, "%d flows in %d files, %s; %d lost for want of room on disk", s.Lines, s.Files, FormatOctets(uint64(s.Octets)), s.Lost)
 	return err
 }

@@ -35,72 +35,72 @@ what is whole); 1 it could not; 2 wrong usage`
 
 // runConnections is the verb connections.
 func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("connections", "[flag]... [--pcap] [FILE]...", connectionsAbout)
+	f := NewFlags("connections", "[flag]... [--pcap] [FILE]...", connectionsAbout)
 	var files []string
 	f.Func("pcap", "read `FILE`, as an argument; may be repeated", func(s string) error {
 		files = append(files, s)
 		return nil
 	})
-	form, noNames := formFlags(f), false
+	form, noNames := FormFlags(f), false
 	f.BoolVar(&noNames, "n", false, "ask for no names, print none")
 	f.BoolVar(&noNames, "no-dns", false, "as -n")
-	filter, choice := filterFlags(f, "connections", 10, "default 10 in the table of a file, else 0"), choiceFlags(f)
+	filter, choice := FilterFlags(f, "connections", 10, "default 10 in the table of a file, else 0"), ChoiceFlags(f)
 	topic := topicFlagsOf(f, "print the newest report of each connection")
 	f.BoolVar(&topic.interim, "interim", false, "print reports of connections that go on too")
 	port, age := udpPortFlag(f, "udp-port"), uptimeAgeFlag(f)
-	rest, code, ok := f.parse(args, stdout, stderr)
+	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code
 	}
 	files = append(files, rest...)
-	printed, err := form.of()
+	printed, err := form.Form()
 	if err == nil {
-		err = choice.check(f, len(files) > 0 || topic.once)
+		err = choice.Check(f, len(files) > 0 || topic.once)
 	}
 	if err == nil {
 		err = topic.check(f, len(files) > 0, "once", "from-start", "since", "interim")
 	}
 	if err != nil {
-		return f.wrong(stderr, err.Error())
+		return f.UsageError(stderr, err.Error())
 	}
-	if (printed == asJSONLines || printed == asCSV || len(files) == 0) && !f.given("p") && !f.given("packets") {
-		filter.least = 0
+	if (printed == JSONLines || printed == CSV || len(files) == 0) && !f.Given("p") && !f.Given("packets") {
+		filter.MinPackets = 0
 	}
-	out := newLivePrinter(stdout, printed)
+	out := NewConnectionPrinter(stdout, printed)
 	if len(files) == 0 {
 		if *port != 0 {
-			return f.wrong(stderr, "--udp-port is for files; --port is a connection's")
+			return f.UsageError(stderr, "--udp-port is for files; --port is a connection's")
 		}
 		if *age != 0 {
-			return f.wrong(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
+			return f.UsageError(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
 		}
 		return followConnections(&topicConnections{topicFlags: *topic, filter: filter, choice: choice, noNames: noNames, stderr: stderr, print: out})
 	}
 	config, err := pairConfig(os.Environ())
 	if err != nil {
-		return f.wrong(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
+		return f.UsageError(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	c := &pairing{config: config}
 	o := newOffline("connections", stdin, stderr, c)
 	o.port, o.decoder.MaxUptimeAge = *port, *age
 	code = o.run(nil, files)
 
-	all := slices.DeleteFunc(c.connections(), func(c *flowpb.Connection) bool { return !filter.is(c) })
-	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return packets(c) < filter.least })
-	shown := choice.of(enough)
+	all := slices.DeleteFunc(c.connections(), func(c *flowpb.Connection) bool { return !filter.MatchesConnection(c) })
+	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return Packets(c) < filter.MinPackets })
+	shown := choice.Select(enough)
 	if !noNames {
 		if err := nameThem(shown, os.Environ(), stderr); err != nil {
-			return f.wrong(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
+			return f.UsageError(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
 		}
 	}
-	out.write(shown)
-	if err := out.err(); err != nil && !brokenPipe(err) {
+	out.PrintAll(shown)
+	if err := out.Err(); err != nil && !IsBrokenPipe(err) {
 		o.say("%v", err)
-		code = exitFailed
+		code = ExitFailed
 	}
-	tell(stderr, "%s", o.summary())
-	tell(stderr, "%s", totals(shown, len(enough)))
-	tell(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable",
-		len(shown), len(all)-len(enough), filter.least, c.notPairable)
+	Linef(stderr, "%s", o.summary())
+	Linef(stderr, "%s", Totals(shown, len(enough)))
+	Linef(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable",
+		len(shown), len(all)-len(enough), filter.MinPackets, c.notPairable)
 	return code
 }

@@ -24,7 +24,7 @@ type topicFlags struct {
 }
 
 // topicFlagsOf adds them; newest is what --once prints.
-func topicFlagsOf(f *verbFlags, newest string) *topicFlags {
+func topicFlagsOf(f *Flags, newest string) *topicFlags {
 	o := &topicFlags{}
 	f.BoolVar(&o.once, "once", false, "read what is on the topic now, "+newest+", and end")
 	f.BoolVar(&o.start, "from-start", false, "read the topic from its first record on")
@@ -33,9 +33,9 @@ func topicFlagsOf(f *verbFlags, newest string) *topicFlags {
 }
 
 // check says what is wrong with the flags, which are for the topic only.
-func (o *topicFlags) check(f *verbFlags, files bool, names ...string) error {
+func (o *topicFlags) check(f *Flags, files bool, names ...string) error {
 	for _, name := range names {
-		if files && f.given(name) {
+		if files && f.Given(name) {
 			return fmt.Errorf("--%s is for the topic, not for files", name)
 		}
 	}
@@ -60,11 +60,11 @@ func (o *topicFlags) tail() kafka.Tail {
 // topicConnections prints the connections of the topic.
 type topicConnections struct {
 	topicFlags
-	filter   *trafficFilter
-	choice   *choice
+	filter   *Filter
+	choice   *Choice
 	noNames  bool
 	stderr   io.Writer
-	print    *livePrinter
+	print    *ConnectionPrinter
 	shown    int // without --once
 	versions map[string]uint32
 	newest   map[string]*flowpb.Connection // with --once
@@ -81,36 +81,36 @@ func (o *topicConnections) run(ctx context.Context, settings kafkaSettings) erro
 	topic := settings.Topics.Name(kafka.Connections)
 	o.newest, o.versions = map[string]*flowpb.Connection{}, map[string]uint32{}
 	if !o.once {
-		tell(o.stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
+		Linef(o.stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
 	}
 	err := o.tail().Read(ctx, settings.Kafka, topic, o.take, func(err error) {
-		tell(o.stderr, "weir connections: %v", err)
+		Linef(o.stderr, "weir connections: %v", err)
 	})
-	if errors.Is(err, errEnough) {
+	if errors.Is(err, ErrEnough) {
 		err = nil
 	}
 	if err == nil && o.once {
 		list := make([]*flowpb.Connection, 0, len(o.newest))
 		for _, c := range o.newest {
-			if c != nil && !merged(c) {
+			if c != nil && !IsMerged(c) {
 				list = append(list, c)
 			}
 		}
 		slices.SortFunc(list, func(a, b *flowpb.Connection) int {
 			return cmp.Or(cmp.Compare(a.GetStartUnixNs(), b.GetStartUnixNs()), strings.Compare(string(a.GetConnectionId()), string(b.GetConnectionId())))
 		})
-		shown := o.choice.of(list)
-		o.print.write(shown)
-		tell(o.stderr, "%s", totals(shown, len(list)))
-		tell(o.stderr, "%d connections shown", len(shown))
+		shown := o.choice.Select(list)
+		o.print.PrintAll(shown)
+		Linef(o.stderr, "%s", Totals(shown, len(list)))
+		Linef(o.stderr, "%d connections shown", len(shown))
 		if len(o.versions) == 0 {
-			tell(o.stderr, "%s has none: enrich reports a connection once it has ended, after PAIR_IDLE at the latest; weir exporters says who sends", topic)
+			Linef(o.stderr, "%s has none: enrich reports a connection once it has ended, after PAIR_IDLE at the latest; weir exporters says who sends", topic)
 		}
 	}
 	if o.poison > 0 {
-		tell(o.stderr, "%d records of %s are no connections", o.poison, topic)
+		Linef(o.stderr, "%d records of %s are no connections", o.poison, topic)
 	}
-	if perr := o.print.err(); err == nil {
+	if perr := o.print.Err(); err == nil {
 		err = perr
 	}
 	return err
@@ -132,14 +132,14 @@ func (o *topicConnections) take(records []kafka.Record) error {
 			o.poison++
 		}
 	}
-	if n := o.choice.limit; n > 0 && !o.once {
+	if n := o.choice.Limit; n > 0 && !o.once {
 		list = list[:min(len(list), n-o.shown)]
 	}
-	o.print.print(list)
-	if o.shown += len(list); !o.once && o.choice.limit > 0 && o.shown >= o.choice.limit && o.print.err() == nil {
-		return errEnough
+	o.print.Print(list)
+	if o.shown += len(list); !o.once && o.choice.Limit > 0 && o.shown >= o.choice.Limit && o.print.Err() == nil {
+		return ErrEnough
 	}
-	return o.print.err()
+	return o.print.Err()
 }
 
 // report takes a report of a connection, and adds it to list when it is to be
@@ -160,7 +160,7 @@ func (o *topicConnections) report(list []*flowpb.Connection, c *flowpb.Connectio
 			}
 		}
 	}
-	shown := o.filter.is(c) && packets(c) >= o.filter.least && (c.Final || o.interim || o.once)
+	shown := o.filter.MatchesConnection(c) && Packets(c) >= o.filter.MinPackets && (c.Final || o.interim || o.once)
 	switch {
 	case o.once && shown:
 		o.newest[id] = c
@@ -176,8 +176,8 @@ func (o *topicConnections) report(list []*flowpb.Connection, c *flowpb.Connectio
 func followConnections(o *topicConnections) int {
 	settings, err := kafkaFromEnvironment()
 	if err != nil {
-		tell(o.stderr, "weir connections: no file, and for the topic the settings are wrong:\n%v", err)
-		return exitUsage
+		Linef(o.stderr, "weir connections: no file, and for the topic the settings are wrong:\n%v", err)
+		return ExitUsage
 	}
-	return untilEnd("connections", o.stderr, func(ctx context.Context) error { return o.run(ctx, settings) })
+	return RunUntilSignal("connections", o.stderr, func(ctx context.Context) error { return o.run(ctx, settings) })
 }

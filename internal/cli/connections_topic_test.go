@@ -172,7 +172,7 @@ func TestFollowingTheTopicOfConnections(t *testing.T) {
 	}
 	follow := func(flags topicFlags) (out *locked.Buffer, stop func()) {
 		out = &locked.Buffer{}
-		f := &topicConnections{topicFlags: flags, filter: newFilter(), choice: &choice{}, stderr: &bytes.Buffer{}, print: newLivePrinter(out, asJSONLines)}
+		f := &topicConnections{topicFlags: flags, filter: NewFilter(), choice: &Choice{}, stderr: &bytes.Buffer{}, print: NewConnectionPrinter(out, JSONLines)}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- f.run(ctx, settings) }()

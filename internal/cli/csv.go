@@ -89,7 +89,7 @@ func csvRow(c *flowpb.Connection) []string {
 // writeCSV writes one line of CSV (RFC 4180, with a line feed only).
 func writeCSV(w io.Writer, cells []string) error {
 	for i, s := range cells {
-		cells[i] = plain(s)
+		cells[i] = Escape(s)
 	}
 	c := csv.NewWriter(w)
 	if err := c.Write(cells); err != nil {
@@ -107,7 +107,7 @@ func csvTime(ns int64) string {
 }
 
 func csvEnum(name, prefix string) string {
-	if s := short(name, prefix); s != "-" {
+	if s := ShortEnum(name, prefix); s != "-" {
 		return s
 	}
 	return ""
@@ -130,7 +130,7 @@ func harmless(s string) string {
 	if u := unformula(s); u != s {
 		return u
 	}
-	return quoted(s)
+	return Quote(s)
 }
 
 // unformula is s, quoted when a spreadsheet would take it for a formula.

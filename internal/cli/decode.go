@@ -23,7 +23,7 @@ what is whole); 1 it could not; 2 wrong usage`
 
 // runDecode is the verb decode.
 func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("decode", "[--json] [--hex HEX]... [--port N] [--exporters FILE] [--templates FILE] [--uptime-max-age DURATION] [FILE]...", decodeAbout)
+	f := NewFlags("decode", "[--json] [--hex HEX]... [--port N] [--exporters FILE] [--templates FILE] [--uptime-max-age DURATION] [FILE]...", decodeAbout)
 	asJSON := f.Bool("json", false, "print JSON Lines; keys of a flow are the names of FlowMessage's fields")
 	var hexes []string
 	f.Func("hex", "decode `HEX`, one datagram, before any FILE; may be repeated", func(s string) error {
@@ -42,29 +42,29 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		static = append(static, all...)
 		return err
 	})
-	files, code, ok := f.parse(args, stdout, stderr)
+	files, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code
 	}
 	if len(files) == 0 && len(hexes) == 0 {
-		return f.wrong(stderr, "no FILE and no --hex")
+		return f.UsageError(stderr, "no FILE and no --hex")
 	}
 	o := newOffline("decode", stdin, stderr, nil)
-	o.out = newDecodeText(stdout, o.template)
+	o.out = NewRecordText(stdout, o.template)
 	if *asJSON {
-		o.out = newDecodeJSON(stdout, o.template)
+		o.out = NewRecordJSON(stdout, o.template)
 	}
 	o.port, o.decoder.MaxUptimeAge = *port, *age
 	for i := range static {
 		e := &static[i]
 		if err := o.store.AddStatic(e.Exporter, e.Version, e.Domain, &e.Template); err != nil {
-			return f.wrong(stderr, fmt.Sprintf("--templates: template %d: %v", e.Template.ID, err))
+			return f.UsageError(stderr, fmt.Sprintf("--templates: template %d: %v", e.Template.ID, err))
 		}
 	}
 	if named.table != nil {
 		o.decoder.Exporter = named.of
 	}
 	code = o.run(hexes, files)
-	tell(stderr, "%s", o.summary())
+	Linef(stderr, "%s", o.summary())
 	return code
 }

@@ -39,39 +39,39 @@ const templatesSettle = 50 * time.Millisecond
 
 // runDemo is the verb demo.
 func runDemo(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("demo", "[flag]...", demoAbout)
+	f := NewFlags("demo", "[flag]...", demoAbout)
 	asJSON := f.Bool("json", false, "print connections as JSON Lines, the summary on stderr")
 	verbose := f.Bool("v", false, "print what the services log")
-	rest, code, ok := f.parse(args, stdout, stderr)
+	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code
 	}
 	if len(rest) > 0 {
-		return f.wrong(stderr, fmt.Sprintf("no argument wanted, got %q", rest[0]))
+		return f.UsageError(stderr, fmt.Sprintf("no argument wanted, got %q", rest[0]))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	d := &demo{log: slog.New(slog.DiscardHandler), progress: newProgress(stderr)}
+	d := &demo{log: slog.New(slog.DiscardHandler), progress: NewProgress(stderr)}
 	if *verbose {
 		d.log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: untimed}))
-		d.progress.appendOnly() // the log would tear its line
+		d.progress.AppendOnly() // the log would tear its line
 	}
 	err := d.run(ctx)
-	d.progress.clear()
+	d.progress.Clear()
 	if err == nil {
 		err = d.report(*asJSON, stdout, stderr)
 	}
 	if err != nil {
-		tell(stderr, "weir demo: %v", err)
-		return exitFailed
+		Linef(stderr, "weir demo: %v", err)
+		return ExitFailed
 	}
-	return exitDone
+	return ExitDone
 }
 
 // A demo is one run of the verb.
 type demo struct {
 	log      *slog.Logger
-	progress *progress
+	progress *Progress
 	live     *live
 	seen     connections
 	did      summary
@@ -91,7 +91,7 @@ type summary struct {
 // run does everything but the printing.
 func (d *demo) run(ctx context.Context) (err error) {
 	start := time.Now()
-	d.progress.step("starting the embedded broker, two ingest replicas and enrich")
+	d.progress.Step("starting the embedded broker, two ingest replicas and enrich")
 	ns, err := startNameServer(demoZone)
 	if err != nil {
 		return err
@@ -116,15 +116,15 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := d.replay(ctx); err != nil {
 		return err
 	}
-	d.progress.step("pairing")
+	d.progress.Step("pairing")
 	if err := d.until(ctx, "enrich to read every flow", func() bool {
 		n := d.live.worker.Stats().Flows
-		d.progress.count("pairing: %d flows", n)
+		d.progress.Count("pairing: %d flows", n)
 		return n >= d.live.stats().Flows
 	}); err != nil {
 		return err
 	}
-	d.progress.step("moving the pairing's clock on by %v", d.live.config.Pair.Idle+d.live.config.Pair.Linger)
+	d.progress.Step("moving the pairing's clock on by %v", d.live.config.Pair.Idle+d.live.config.Pair.Linger)
 	closing, cancel := context.WithTimeout(ctx, demoPatience)
 	defer cancel()
 	if err := d.live.closeOpen(closing); err != nil {
@@ -191,7 +191,7 @@ func (d *demo) export(ctx context.Context, c replayed, to [replicaCount]netip.Ad
 	d.did.withoutSource = d.did.withoutSource || !own
 	turn := 1
 	for i, b := range all {
-		d.progress.count("replaying %s: %d of %d datagrams", c.file, i+1, len(all))
+		d.progress.Count("replaying %s: %d of %d datagrams", c.file, i+1, len(all))
 		before := d.live.replicas[1].replica.Stats().TemplatesFromOthers
 		n := turn % replicaCount
 		templates := hasTemplates(b)
@@ -210,7 +210,7 @@ func (d *demo) export(ctx context.Context, c replayed, to [replicaCount]netip.Ad
 			}
 		}
 	}
-	d.progress.step("replayed %s as exporter %v: %d datagrams", c.file, conn.LocalAddr().(*net.UDPAddr).IP, len(all)) // a UDP socket's address
+	d.progress.Step("replayed %s as exporter %v: %d datagrams", c.file, conn.LocalAddr().(*net.UDPAddr).IP, len(all)) // a UDP socket's address
 	return nil
 }
 
@@ -266,13 +266,13 @@ func (s *connections) list() []*flowpb.Connection {
 func (d *demo) report(asJSON bool, stdout, stderr io.Writer) error {
 	all := d.seen.list()
 	d.did.look(all)
-	form, w := asWide, stdout
+	form, w := Wide, stdout
 	if asJSON {
-		form, w = asJSONLines, stderr
+		form, w = JSONLines, stderr
 	}
-	out := newLivePrinter(stdout, form)
-	out.write(all)
-	if err := out.err(); err != nil {
+	out := NewConnectionPrinter(stdout, form)
+	out.PrintAll(all)
+	if err := out.Err(); err != nil {
 		return err
 	}
 	d.did.write(w)

@@ -42,26 +42,26 @@ type doctorOptions struct {
 
 // runDoctor is the verb doctor.
 func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("doctor", "[--json] [--port N] [--exporters FILE] FILE... | --listen LIST [--for DURATION]", doctorAbout)
+	f := NewFlags("doctor", "[--json] [--port N] [--exporters FILE] FILE... | --listen LIST [--for DURATION]", doctorAbout)
 	o := doctorOptions{}
 	f.BoolVar(&o.json, "json", false, "print JSON Lines, a finding a line")
 	listen := f.String("listen", "", "receive on the comma-separated `LIST` of UDP addresses (:2055,:4739) instead of reading a FILE")
 	f.DurationVar(&o.period, "for", time.Minute, "with --listen, receive for `DURATION` (default 1m)")
 	port, named := udpPortFlag(f, "port"), exportersFlag(f)
-	files, code, ok := f.parse(args, stdout, stderr)
+	files, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
 	case !ok:
 		return code
 	case *listen == "" && len(files) == 0:
-		return f.wrong(stderr, "no FILE and no --listen")
+		return f.UsageError(stderr, "no FILE and no --listen")
 	case *listen != "" && len(files) > 0:
-		return f.wrong(stderr, fmt.Sprintf("--listen and FILE %q: want one of them", files[0]))
+		return f.UsageError(stderr, fmt.Sprintf("--listen and FILE %q: want one of them", files[0]))
 	case *listen != "" && *port != 0:
-		return f.wrong(stderr, "--port is for captures; --listen names its ports itself")
-	case *listen == "" && f.given("for"):
-		return f.wrong(stderr, "--for is for --listen")
+		return f.UsageError(stderr, "--port is for captures; --listen names its ports itself")
+	case *listen == "" && f.Given("for"):
+		return f.UsageError(stderr, "--for is for --listen")
 	case o.period <= 0:
-		return f.wrong(stderr, fmt.Sprintf("--for %v: want more than 0s", o.period))
+		return f.UsageError(stderr, fmt.Sprintf("--for %v: want more than 0s", o.period))
 	}
 	c := newExamination("doctor", stdin, stderr, time.Now())
 	c.in.port = *port
@@ -70,16 +70,16 @@ func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	if *listen != "" {
 		o.listen = strings.Split(*listen, ",")
-		code = untilEnd("doctor", stderr, func(ctx context.Context) error { return c.receiveFor(ctx, o, stderr) })
+		code = RunUntilSignal("doctor", stderr, func(ctx context.Context) error { return c.receiveFor(ctx, o, stderr) })
 		_ = c.in.finish() // take and flush never fail
 	} else {
 		code = c.in.run(nil, files)
 	}
-	if err := c.print(stdout, o.json); err != nil && !brokenPipe(err) {
-		tell(stderr, "weir doctor: standard output: %v", err)
-		return exitFailed
+	if err := c.print(stdout, o.json); err != nil && !IsBrokenPipe(err) {
+		Linef(stderr, "weir doctor: standard output: %v", err)
+		return ExitFailed
 	}
-	tell(stderr, "%s", c.in.summary())
+	Linef(stderr, "%s", c.in.summary())
 	return code
 }
 
@@ -98,23 +98,23 @@ func newExamination(verb string, stdin io.Reader, stderr io.Writer, now time.Tim
 	return c
 }
 
-// take implements output.
-func (c *examination) take(from origin, r *decode.Result) error {
-	h := &from.header
-	s := doctor.Stream{Exporter: from.meta.Exporter, Version: h.Version, Domain: h.Domain}
+// Take implements output.
+func (c *examination) Take(from Origin, r *decode.Result) error {
+	h := &from.Header
+	s := doctor.Stream{Exporter: from.Meta.Exporter, Version: h.Version, Domain: h.Domain}
 	switch h.Version {
 	case 1, 5, 7, 9, 10:
 	default:
 		return nil // no export datagram; the last line counts it as an error
 	}
 	if c.loss.take(from, r) {
-		c.check.Message(s, from.meta.Received, h.Export)
+		c.check.Message(s, from.Meta.Received, h.Export)
 		if len(r.Errors) > 0 {
 			c.check.Malformed(s)
 		}
 	}
 	for i := range r.Templates {
-		c.check.Template(s, r.Templates[i].Template.ID, from.meta.Received)
+		c.check.Template(s, r.Templates[i].Template.ID, from.Meta.Received)
 	}
 	for _, m := range r.Messages {
 		c.check.Flow(m)
@@ -122,7 +122,7 @@ func (c *examination) take(from origin, r *decode.Result) error {
 	return nil
 }
 
-func (c *examination) flush() error { return nil }
+func (c *examination) Flush() error { return nil }
 
 // receiveFor receives until the period is over or ctx ends.
 func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io.Writer) error {
@@ -131,7 +131,7 @@ func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io
 		return err
 	}
 	defer closeAll(conns)
-	tell(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early", addresses(conns), o.period)
+	Linef(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early", addresses(conns), o.period)
 	ctx, cancel := context.WithTimeout(ctx, o.period)
 	defer cancel()
 	if o.started != nil {
@@ -142,7 +142,7 @@ func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io
 	for _, conn := range conns {
 		wg.Go(func() { failed <- receive(conn, c.receive) })
 	}
-	show := newProgress(stderr)
+	show := NewProgress(stderr)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for err == nil && ctx.Err() == nil {
@@ -151,11 +151,11 @@ func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io
 		case err = <-failed:
 		case <-tick.C:
 			c.mu.Lock()
-			show.count("%s", c.in.summary())
+			show.Count("%s", c.in.summary())
 			c.mu.Unlock()
 		}
 	}
-	show.clear()
+	show.Clear()
 	closeAll(conns)
 	wg.Wait()
 	return err
@@ -214,19 +214,19 @@ func (c *examination) print(stdout io.Writer, asJSON bool) error {
 		if s.Period > 0 {
 			period = fmt.Sprintf(" in %v", s.Period.Round(time.Second))
 		}
-		tell(w, "%v, version %d, domain %d: %d datagrams%s, %d flows", s.Exporter, s.Version, s.Domain, s.Messages, period, s.Flows)
+		Linef(w, "%v, version %d, domain %d: %d datagrams%s, %d flows", s.Exporter, s.Version, s.Domain, s.Messages, period, s.Flows)
 		if own == nil {
-			tell(w, "  no findings")
+			Linef(w, "  no findings")
 		}
 		for _, f := range own {
-			tell(w, "  %-8s %s: %s", f.Severity, f.Rule, f.What)
+			Linef(w, "  %-8s %s: %s", f.Severity, f.Rule, f.What)
 			for _, line := range wrapped(f.Advice, 78) {
-				tell(w, "             %s", line)
+				Linef(w, "             %s", line)
 			}
 		}
 	}
 	if n := c.check.Beyond(); n > 0 {
-		tell(w, "%d records of further exporters were not examined", n)
+		Linef(w, "%d records of further exporters were not examined", n)
 	}
 	return w.Flush()
 }

@@ -14,7 +14,7 @@ func TestPlain(t *testing.T) {
 		"\x9b31m":                 `\x9b31m`,
 		"\U000e0041":              `\U000e0041`,
 	} {
-		if got := plain(in); got != want {
+		if got := Escape(in); got != want {
 			t.Errorf("%q: want %q, got %q", in, want, got)
 		}
 	}

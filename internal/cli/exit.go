@@ -11,21 +11,21 @@ import (
 
 // Exit codes.
 const (
-	exitDone   = 0
-	exitFailed = 1
-	exitUsage  = 2
+	ExitDone   = 0
+	ExitFailed = 1
+	ExitUsage  = 2
 )
 
-// untilEnd runs a verb until it is done or told to end.
-func untilEnd(verb string, stderr io.Writer, run func(context.Context) error) int {
+// RunUntilSignal runs a verb until it is done or told to end.
+func RunUntilSignal(verb string, stderr io.Writer, run func(context.Context) error) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx); err != nil && !brokenPipe(err) {
-		tell(stderr, "weir %s: %v", verb, err)
-		return exitFailed
+	if err := run(ctx); err != nil && !IsBrokenPipe(err) {
+		Linef(stderr, "weir %s: %v", verb, err)
+		return ExitFailed
 	}
-	return exitDone
+	return ExitDone
 }
 
-// brokenPipe tells of a reader that has seen enough.
-func brokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }
+// IsBrokenPipe tells of a reader that has seen enough.
+func IsBrokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }

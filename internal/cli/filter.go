@@ -11,22 +11,22 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A trafficFilter is which connections or flows are shown.
-type trafficFilter struct {
-	hosts    []netip.Prefix // either end, or its other address by NAT, is in one of them
-	port     *uint16        // of either end; 0: any
-	protocol int            // -1: any
-	least    uint64         // packets of both directions
+// A Filter is which connections or flows are shown.
+type Filter struct {
+	hosts      []netip.Prefix // either end, or its other address by NAT, is in one of them
+	port       *uint16        // of either end; 0: any
+	protocol   int            // -1: any
+	MinPackets uint64         // packets of both directions
 }
 
-// newFilter returns a filter that everything passes.
-func newFilter() *trafficFilter { return &trafficFilter{port: new(uint16), protocol: -1} }
+// NewFilter returns a filter that everything passes.
+func NewFilter() *Filter { return &Filter{port: new(uint16), protocol: -1} }
 
-// filterFlags adds the flags of a filter of what (connections); usage says what -p
+// FilterFlags adds the flags of a filter of what (connections); usage says what -p
 // is without being given.
-func filterFlags(f *verbFlags, what string, least uint64, usage string) *trafficFilter {
-	o := newFilter()
-	o.least = least
+func FilterFlags(f *Flags, what string, least uint64, usage string) *Filter {
+	o := NewFilter()
+	o.MinPackets = least
 	host := func(s string) error {
 		p, err := hostPrefix(s)
 		o.hosts = append(o.hosts, p)
@@ -34,7 +34,7 @@ func filterFlags(f *verbFlags, what string, least uint64, usage string) *traffic
 	}
 	f.Func("host", "only "+what+" of the `ADDRESS`, in any of its textual forms, or prefix; may be repeated", host)
 	f.Func("match-host", "as --host `ADDRESS`", host)
-	o.port = portFlag(f, "port", "only "+what+" with port `N` at either end")
+	o.port = PortFlag(f, "port", "only "+what+" with port `N` at either end")
 	f.Func("proto", "only "+what+" of the protocol `NAME` or number", func(s string) error {
 		for n := range 256 {
 			if strings.EqualFold(services.Protocol(uint32(n)), s) || strconv.Itoa(n) == s {
@@ -45,7 +45,7 @@ func filterFlags(f *verbFlags, what string, least uint64, usage string) *traffic
 		return fmt.Errorf("%q is no protocol, want a name as in the table or a number up to 255", s)
 	})
 	packets := func(s string) (err error) {
-		if o.least, err = strconv.ParseUint(s, 10, 64); err != nil {
+		if o.MinPackets, err = strconv.ParseUint(s, 10, 64); err != nil {
 			return fmt.Errorf("%q: want a number of packets, 0 or more", s)
 		}
 		return nil
@@ -76,19 +76,19 @@ func hostPrefix(s string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-// is tells whether c is one of those that are asked for, whatever its packets.
-func (o *trafficFilter) is(c *flowpb.Connection) bool {
+// MatchesConnection tells whether c is one of those that are asked for, whatever its packets.
+func (o *Filter) MatchesConnection(c *flowpb.Connection) bool {
 	a, z := c.GetInitiator(), c.GetResponder()
 	return o.matches(c.GetProtocol(), a.GetPort(), z.GetPort(), a.GetAddress(), z.GetAddress(), a.GetNatAddress(), z.GetNatAddress())
 }
 
-// flow tells whether m is one of those that are asked for.
-func (o *trafficFilter) flow(m *flowpb.FlowMessage) bool {
-	return m.GetPackets()+m.GetReversePackets() >= o.least &&
+// MatchesFlow tells whether m is one of those that are asked for.
+func (o *Filter) MatchesFlow(m *flowpb.FlowMessage) bool {
+	return m.GetPackets()+m.GetReversePackets() >= o.MinPackets &&
 		o.matches(m.GetProto(), m.GetSrcPort(), m.GetDstPort(), m.GetSrcAddr(), m.GetDstAddr(), m.GetPostNatSrcAddr(), m.GetPostNatDstAddr())
 }
 
-func (o *trafficFilter) matches(proto, port1, port2 uint32, addresses ...[]byte) bool {
+func (o *Filter) matches(proto, port1, port2 uint32, addresses ...[]byte) bool {
 	if o.protocol >= 0 && int(proto) != o.protocol || *o.port != 0 && port1 != uint32(*o.port) && port2 != uint32(*o.port) {
 		return false
 	}

@@ -9,70 +9,70 @@ import (
 	"strings"
 )
 
-// A verbFlags is a verb's flags and its usage text. Flags may stand before,
+// A Flags is a verb's flags and its usage text. Flags may stand before,
 // between and after the other arguments; what follows "--" is none.
-type verbFlags struct {
+type Flags struct {
 	*flag.FlagSet
 	synopsis string // after the verb's name
 	about    string // paragraphs
 }
 
-// newFlags returns flags for the verb name: synopsis is what follows it on a
+// NewFlags returns flags for the verb name: synopsis is what follows it on a
 // command line, about says what it does.
-func newFlags(name, synopsis, about string) *verbFlags {
-	f := &verbFlags{flag.NewFlagSet(name, flag.ContinueOnError), synopsis, about}
+func NewFlags(name, synopsis, about string) *Flags {
+	f := &Flags{flag.NewFlagSet(name, flag.ContinueOnError), synopsis, about}
 	f.SetOutput(io.Discard)
 	f.Usage = func() {}
 	return f
 }
 
-// parse parses args into the flags and returns the arguments that are none. ok
+// ParseArgs parses args into the flags and returns the arguments that are none. ok
 // is false when the verb is to end with code: help was asked for and printed,
 // or the usage is wrong and was explained.
-func (f *verbFlags) parse(args []string, stdout, stderr io.Writer) (rest []string, code int, ok bool) {
+func (f *Flags) ParseArgs(args []string, stdout, stderr io.Writer) (rest []string, code int, ok bool) {
 	for {
 		err := f.Parse(args)
 		switch {
 		case errors.Is(err, flag.ErrHelp):
-			f.help(stdout)
-			return nil, exitDone, false
+			f.PrintHelp(stdout)
+			return nil, ExitDone, false
 		case err != nil:
-			return nil, f.wrong(stderr, err.Error()), false
+			return nil, f.UsageError(stderr, err.Error()), false
 		}
 		ended := f.NArg() < len(args) && args[len(args)-f.NArg()-1] == "--"
 		if ended || f.NArg() == 0 {
-			return append(rest, f.Args()...), exitDone, true
+			return append(rest, f.Args()...), ExitDone, true
 		}
 		rest, args = append(rest, f.Arg(0)), f.Args()[1:]
 	}
 }
 
-// given reports whether the flag stood on the command line.
-func (f *verbFlags) given(name string) (yes bool) {
+// Given reports whether the flag stood on the command line.
+func (f *Flags) Given(name string) (yes bool) {
 	f.Visit(func(g *flag.Flag) { yes = yes || g.Name == name })
 	return yes
 }
 
-// wrong says in one line what of the usage is wrong and returns the exit code.
-func (f *verbFlags) wrong(stderr io.Writer, what string) int {
-	tell(stderr, "weir %s: %s; see weir %s --help", f.Name(), literal(what), f.Name())
-	return exitUsage
+// UsageError says in one line what of the usage is wrong and returns the exit code.
+func (f *Flags) UsageError(stderr io.Writer, what string) int {
+	Linef(stderr, "weir %s: %s; see weir %s --help", f.Name(), Literal(what), f.Name())
+	return ExitUsage
 }
 
-func (f *verbFlags) help(w io.Writer) {
-	tell(w, "usage: weir %s %s\n\n%s\n\nflags:", f.Name(), f.synopsis, literal(f.about))
+func (f *Flags) PrintHelp(w io.Writer) {
+	Linef(w, "usage: weir %s %s\n\n%s\n\nflags:", f.Name(), f.synopsis, Literal(f.about))
 	f.VisitAll(func(g *flag.Flag) {
 		unit, usage := flag.UnquoteUsage(g)
 		dashes := "--"
 		if len(g.Name) == 1 {
 			dashes = "-"
 		}
-		tell(w, "  %-14s  %s", strings.TrimSpace(dashes+g.Name+" "+unit), usage)
+		Linef(w, "  %-14s  %s", strings.TrimSpace(dashes+g.Name+" "+unit), usage)
 	})
 }
 
-// portFlag adds a flag for a port, 0 when it is not given.
-func portFlag(f *verbFlags, name, usage string) *uint16 {
+// PortFlag adds a flag for a port, 0 when it is not given.
+func PortFlag(f *Flags, name, usage string) *uint16 {
 	port := new(uint16)
 	f.Func(name, usage, func(s string) error {
 		n, err := strconv.ParseUint(s, 10, 16)
@@ -85,8 +85,8 @@ func portFlag(f *verbFlags, name, usage string) *uint16 {
 	return port
 }
 
-// octetsOption reads a number of octets with a unit.
-func octetsOption(s string) (int64, error) {
+// ParseOctets reads a number of octets with a unit.
+func ParseOctets(s string) (int64, error) {
 	units := []struct {
 		name string
 		n    float64

@@ -44,7 +44,7 @@ func (n *fieldNames) text() string {
 		if i > 0 {
 			b.WriteString(", ")
 		}
-		b.WriteString(quoted(clip(name, maxFieldName)))
+		b.WriteString(Quote(Clip(name, maxFieldName)))
 	}
 	if n.more {
 		b.WriteString(", and others")
@@ -62,7 +62,7 @@ func (o *offline) flowLines(name string, lines *flowfile.Lines) error {
 	var leftOut fieldNames
 	defer func() {
 		if len(leftOut.names) > 0 {
-			o.say("%s: fields that are not known were left out: %s", inputName(name), leftOut.text())
+			o.say("%s: fields that are not known were left out: %s", InputName(name), leftOut.text())
 		}
 	}()
 	for {
@@ -73,7 +73,7 @@ func (o *offline) flowLines(name string, lines *flowfile.Lines) error {
 		if err != nil {
 			return err
 		}
-		at := fmt.Sprintf("line %d of %s", lines.Number(), inputName(name))
+		at := fmt.Sprintf("line %d of %s", lines.Number(), InputName(name))
 		if pynetflow.Is(line) {
 			e, err := pynetflow.Parse(line)
 			if err != nil {
@@ -96,7 +96,7 @@ func (o *offline) flowLines(name string, lines *flowfile.Lines) error {
 			return err
 		}
 		if name == "-" { // someone may watch the lines as they come
-			if err := o.out.flush(); err != nil {
+			if err := o.out.Flush(); err != nil {
 				return errOutput{err}
 			}
 		}
@@ -115,7 +115,7 @@ func (o *offline) flowLine(at string, line []byte) error {
 	}
 	m := &flowpb.FlowMessage{}
 	if err == nil {
-		err = setFields(m.ProtoReflect(), members)
+		err = SetFields(m.ProtoReflect(), members)
 	}
 	if err == nil && m.GetType() == flowpb.FlowMessage_FLOWUNKNOWN {
 		err = errors.New(`it has no "type": is this a file of flows?`)
@@ -124,7 +124,7 @@ func (o *offline) flowLine(at string, line []byte) error {
 		return o.badLine(at, err)
 	}
 	o.now = max(o.now, int64(m.GetTimeReceivedNs()))
-	if err := o.take(origin{}, &decode.Result{Messages: []*flowpb.FlowMessage{m}}); err != nil {
+	if err := o.take(Origin{}, &decode.Result{Messages: []*flowpb.FlowMessage{m}}); err != nil {
 		return errOutput{err}
 	}
 	return nil
@@ -135,12 +135,12 @@ const maxReason = 300
 
 // badLine counts a line that is no flow.
 func (o *offline) badLine(at string, why error) error {
-	text := at + ": " + plain(clip(why.Error(), maxReason)) // a value of the line may be in it
+	text := at + ": " + Escape(Clip(why.Error(), maxReason)) // a value of the line may be in it
 	r := decode.Result{Errors: []wire.Error{{Cause: wire.BadLine, What: text}}}
 	if o.count.errors == 0 {
 		o.say("%s", text)
 	}
-	if err := o.take(origin{}, &r); err != nil {
+	if err := o.take(Origin{}, &r); err != nil {
 		return errOutput{err}
 	}
 	return nil

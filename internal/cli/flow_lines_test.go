@@ -39,11 +39,11 @@ func temporary(t *testing.T, name, content string) string {
 // A collecting keeps messages.
 type collecting struct{ all []*flowpb.FlowMessage }
 
-func (c *collecting) take(_ origin, r *decode.Result) error {
+func (c *collecting) Take(_ Origin, r *decode.Result) error {
 	c.all = append(c.all, r.Messages...)
 	return nil
 }
-func (c *collecting) flush() error { return nil }
+func (c *collecting) Flush() error { return nil }
 
 func messagesOf(t *testing.T, path string) []*flowpb.FlowMessage {
 	t.Helper()

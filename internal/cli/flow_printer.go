@@ -13,8 +13,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// errEnough ends the reading of a topic: what was asked for was printed.
-var errEnough = errors.New("enough")
+// ErrEnough ends the reading of a topic: what was asked for was printed.
+var ErrEnough = errors.New("enough")
 
 // flowColumns are what most people ask of a flow.
 var flowColumns = []column{
@@ -27,11 +27,11 @@ var flowColumns = []column{
 func flowRow(m *flowpb.FlowMessage) []string {
 	exporter := endpointText(m.GetSamplerAddress(), 0, 0)
 	if n := m.GetExporterName(); n != "" {
-		exporter = quoted(n)
+		exporter = Quote(n)
 	}
 	duration := "-"
 	if s, e := m.GetTimeFlowStartNs(), m.GetTimeFlowEndNs(); s != 0 && e != 0 {
-		duration = durationText(time.Duration(e - s))
+		duration = FormatDuration(time.Duration(e - s))
 	}
 	sampling := "-"
 	if n := m.GetSamplingRate(); n > 0 {
@@ -44,13 +44,13 @@ func flowRow(m *flowpb.FlowMessage) []string {
 	}
 }
 
-// A flowPrinter prints the flows that are asked for as they come. Each batch is
+// A FlowPrinter prints the flows that are asked for as they come. Each batch is
 // written out at once. It is for one goroutine.
-type flowPrinter struct {
-	form   outputForm
-	filter *trafficFilter
+type FlowPrinter struct {
+	form   Form
+	filter *Filter
 	limit  int // 0: all
-	of     templatesOf
+	of     Templates
 	buf    *bufio.Writer
 	grid   *grid
 	headed bool
@@ -61,27 +61,27 @@ type flowPrinter struct {
 	count  uint64 // packets
 }
 
-// newFlowPrinter returns a printer to w of the flows that pass filter, of the first limit of them when
+// NewFlowPrinter returns a printer to w of the flows that pass filter, of the first limit of them when
 // limit is not 0. of is needed for lists (RFC 6313) only, and may be nil.
-func newFlowPrinter(w io.Writer, form outputForm, filter *trafficFilter, limit int, of templatesOf) *flowPrinter {
-	p := &flowPrinter{form: form, filter: filter, limit: limit, of: of, buf: bufio.NewWriterSize(w, 1<<16)}
-	if form == asBrief {
-		p.grid = newGrid(p.buf, flowColumns, lookOf(w))
+func NewFlowPrinter(w io.Writer, form Form, filter *Filter, limit int, of Templates) *FlowPrinter {
+	p := &FlowPrinter{form: form, filter: filter, limit: limit, of: of, buf: bufio.NewWriterSize(w, 1<<16)}
+	if form == Brief {
+		p.grid = newGrid(p.buf, flowColumns, LookOf(w))
 	}
 	return p
 }
 
-// take implements output.
-func (p *flowPrinter) take(_ origin, r *decode.Result) error { return p.print(r.Messages) }
+// Take implements output.
+func (p *FlowPrinter) Take(_ Origin, r *decode.Result) error { return p.Print(r.Messages) }
 
-func (p *flowPrinter) flush() error { return p.buf.Flush() }
+func (p *FlowPrinter) Flush() error { return p.buf.Flush() }
 
-// print prints what of list is asked for. The error is errEnough once the limit is
+// Print prints what of list is asked for. The error is errEnough once the limit is
 // reached.
-func (p *flowPrinter) print(list []*flowpb.FlowMessage) error {
+func (p *FlowPrinter) Print(list []*flowpb.FlowMessage) error {
 	var asked []*flowpb.FlowMessage
 	for _, m := range list {
-		if p.filter.flow(m) && (p.limit == 0 || p.shown+len(asked) < p.limit) {
+		if p.filter.MatchesFlow(m) && (p.limit == 0 || p.shown+len(asked) < p.limit) {
 			asked = append(asked, m)
 		} else {
 			p.others++
@@ -108,17 +108,17 @@ func (p *flowPrinter) print(list []*flowpb.FlowMessage) error {
 		}
 	}
 	if p.limit > 0 && p.shown >= p.limit {
-		return errors.Join(p.buf.Flush(), errEnough)
+		return errors.Join(p.buf.Flush(), ErrEnough)
 	}
 	return nil
 }
 
-func (p *flowPrinter) one(m *flowpb.FlowMessage) error {
+func (p *FlowPrinter) one(m *flowpb.FlowMessage) error {
 	switch p.form {
-	case asJSONLines:
-		p.line = appendFlowJSON(p.line[:0], m, p.of)
-	case asWide:
-		p.line = append(p.line[:0], plain(string(appendFlow(nil, m, p.of)))...)
+	case JSONLines:
+		p.line = AppendFlowJSON(p.line[:0], m, p.of)
+	case Wide:
+		p.line = append(p.line[:0], Escape(string(appendFlow(nil, m, p.of)))...)
 	default:
 		return p.grid.row(flowRow(m))
 	}
@@ -126,8 +126,8 @@ func (p *flowPrinter) one(m *flowpb.FlowMessage) error {
 	return err
 }
 
-// appendFlowJSON appends a flow as one line of JSON, without its end.
-func appendFlowJSON(b []byte, m *flowpb.FlowMessage, of templatesOf) []byte {
+// AppendFlowJSON appends a flow as one line of JSON, without its end.
+func AppendFlowJSON(b []byte, m *flowpb.FlowMessage, of Templates) []byte {
 	line := jsonLine(b)
 	line.open('{')
 	line.key("record")
@@ -137,6 +137,6 @@ func appendFlowJSON(b []byte, m *flowpb.FlowMessage, of templatesOf) []byte {
 	return line
 }
 
-func (p *flowPrinter) summary() string {
-	return fmt.Sprintf("%d flows shown, %s in %d packets; %d left out", p.shown, octetsText(p.octets), p.count, p.others)
+func (p *FlowPrinter) Summary() string {
+	return fmt.Sprintf("%d flows shown, %s in %d packets; %d left out", p.shown, FormatOctets(p.octets), p.count, p.others)
 }

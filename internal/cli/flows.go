@@ -31,7 +31,7 @@ what is whole); 1 it could not; 2 wrong usage`
 
 // runFlows is the verb flows.
 func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("flows", "[flag]... [FILE]...", flowsAbout)
+	f := NewFlags("flows", "[flag]... [FILE]...", flowsAbout)
 	asJSON, wide := false, false
 	f.BoolVar(&asJSON, "json", false, "print JSON Lines; keys are the names of FlowMessage's fields")
 	f.BoolVar(&wide, "v", false, "print every field, as weir decode does")
@@ -42,58 +42,58 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		}
 		return nil
 	})
-	filter := filterFlags(f, "flows", 0, "default 0")
+	filter := FilterFlags(f, "flows", 0, "default 0")
 	topic := topicFlagsOf(f, "print it")
 	port, age := udpPortFlag(f, "udp-port"), uptimeAgeFlag(f)
-	files, code, ok := f.parse(args, stdout, stderr)
+	files, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code
 	}
 	err := topic.check(f, len(files) > 0, "once", "from-start", "since")
 	switch {
 	case err != nil:
-		return f.wrong(stderr, err.Error())
+		return f.UsageError(stderr, err.Error())
 	case asJSON && wide:
-		return f.wrong(stderr, "--json and -v: want one of them")
+		return f.UsageError(stderr, "--json and -v: want one of them")
 	case len(files) == 0 && *port != 0:
-		return f.wrong(stderr, "--udp-port is for files; --port is a flow's")
+		return f.UsageError(stderr, "--udp-port is for files; --port is a flow's")
 	case len(files) == 0 && *age != 0:
-		return f.wrong(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
+		return f.UsageError(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
 	}
-	form := asBrief
+	form := Brief
 	switch {
 	case asJSON:
-		form = asJSONLines
+		form = JSONLines
 	case wide:
-		form = asWide
+		form = Wide
 	}
 	if len(files) == 0 {
-		return followFlows(*topic, newFlowPrinter(stdout, form, filter, limit, nil), stderr)
+		return followFlows(*topic, NewFlowPrinter(stdout, form, filter, limit, nil), stderr)
 	}
 	o := newOffline("flows", stdin, stderr, nil)
-	p := newFlowPrinter(stdout, form, filter, limit, o.template)
+	p := NewFlowPrinter(stdout, form, filter, limit, o.template)
 	o.out, o.port, o.decoder.MaxUptimeAge = p, *port, *age
 	code = o.run(nil, files)
-	tell(stderr, "%s", o.summary())
-	tell(stderr, "%s", p.summary())
+	Linef(stderr, "%s", o.summary())
+	Linef(stderr, "%s", p.Summary())
 	return code
 }
 
 // followFlows is the verb flows without files.
-func followFlows(flags topicFlags, p *flowPrinter, stderr io.Writer) int {
+func followFlows(flags topicFlags, p *FlowPrinter, stderr io.Writer) int {
 	settings, err := kafkaFromEnvironment()
 	if err != nil {
-		tell(stderr, "weir flows: no file, and for the topic the settings are wrong:\n%v", err)
-		return exitUsage
+		Linef(stderr, "weir flows: no file, and for the topic the settings are wrong:\n%v", err)
+		return ExitUsage
 	}
-	return untilEnd("flows", stderr, func(ctx context.Context) error { return readFlows(ctx, settings, flags, p, stderr) })
+	return RunUntilSignal("flows", stderr, func(ctx context.Context) error { return readFlows(ctx, settings, flags, p, stderr) })
 }
 
 // readFlows prints the flows of the topic until ctx ends, or it is read.
-func readFlows(ctx context.Context, settings kafkaSettings, flags topicFlags, p *flowPrinter, stderr io.Writer) error {
+func readFlows(ctx context.Context, settings kafkaSettings, flags topicFlags, p *FlowPrinter, stderr io.Writer) error {
 	topic := settings.Topics.Name(kafka.Flows)
 	if !flags.once {
-		tell(stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
+		Linef(stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
 	}
 	poison := 0
 	err := flags.tail().Read(ctx, settings.Kafka, topic, func(records []kafka.Record) error {
@@ -111,16 +111,16 @@ func readFlows(ctx context.Context, settings kafkaSettings, flags topicFlags, p 
 				poison++
 			}
 		}
-		return errors.Join(p.print(list), p.flush())
+		return errors.Join(p.Print(list), p.Flush())
 	}, func(err error) {
-		tell(stderr, "weir flows: %v", err)
+		Linef(stderr, "weir flows: %v", err)
 	})
-	if errors.Is(err, errEnough) {
+	if errors.Is(err, ErrEnough) {
 		err = nil
 	}
 	if poison > 0 {
-		tell(stderr, "%d records of %s are no flows", poison, topic)
+		Linef(stderr, "%d records of %s are no flows", poison, topic)
 	}
-	tell(stderr, "%s", p.summary())
+	Linef(stderr, "%s", p.Summary())
 	return err
 }

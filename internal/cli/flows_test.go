@@ -117,7 +117,7 @@ func TestFlowsOfTheTopic(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := &locked.Buffer{}
-	p := newFlowPrinter(out, asJSONLines, newFilter(), 0, nil)
+	p := NewFlowPrinter(out, JSONLines, NewFilter(), 0, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- readFlows(ctx, settings, topicFlags{start: true}, p, io.Discard) }()

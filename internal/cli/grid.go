@@ -13,7 +13,7 @@ type grid struct {
 	w       io.Writer
 	columns []column
 	widths  []int
-	look    look
+	look    Look
 }
 
 // A column is one of a grid's.
@@ -33,7 +33,7 @@ const (
 	normal = "\x1b[0m"
 )
 
-func newGrid(w io.Writer, columns []column, l look) *grid {
+func newGrid(w io.Writer, columns []column, l Look) *grid {
 	g := &grid{w: w, columns: columns, widths: make([]int, len(columns)), look: l}
 	for i, c := range columns {
 		g.widths[i] = c.least
@@ -65,13 +65,13 @@ func (g *grid) row(cells []string) error { return g.line(cells, false) }
 
 func (g *grid) line(cells []string, head bool) error {
 	for i, s := range cells {
-		if !isPlain(s, "") { // what is a cell's own is quoted by who makes it
-			cells[i] = plain(s)
+		if !IsPrintable(s, "") { // what is a cell's own is quoted by who makes it
+			cells[i] = Escape(s)
 		}
 	}
 	g.widen(cells)
 	var b strings.Builder
-	room := g.look.width
+	room := g.look.Width
 	for i, s := range cells {
 		pad := strings.Repeat(" ", g.widths[i]-utf8.RuneCountInString(s))
 		if g.columns[i].numeric {
@@ -85,12 +85,12 @@ func (g *grid) line(cells []string, head bool) error {
 		if i == len(cells)-1 {
 			s = strings.TrimRight(s, " ")
 		}
-		if g.look.width > 0 {
-			s = clip(s, room)
+		if g.look.Width > 0 {
+			s = Clip(s, room)
 			room -= utf8.RuneCountInString(s)
 		}
 		switch colour := g.columns[i].colour; {
-		case !g.look.colours || strings.TrimSpace(s) == "":
+		case !g.look.Colours || strings.TrimSpace(s) == "":
 			b.WriteString(s)
 		case head:
 			b.WriteString(bold + s + normal)

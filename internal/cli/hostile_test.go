@@ -17,12 +17,12 @@ func FuzzPlain(f *testing.F) {
 	f.Add(hostile.Text)
 	f.Add(hostile.Octets)
 	f.Fuzz(func(t *testing.T, s string) {
-		for _, out := range []string{plain(s), quoted(s), harmless(s), clip(plain(s), 5)} {
+		for _, out := range []string{Escape(s), Quote(s), harmless(s), Clip(Escape(s), 5)} {
 			if bad := hostile.Unseen(out, ""); bad != "" {
 				t.Errorf("%q: %s in %q", s, bad, out)
 			}
 		}
-		if bad := hostile.Unseen(printable(s), "\n\t"); bad != "" {
+		if bad := hostile.Unseen(EscapeLines(s), "\n\t"); bad != "" {
 			t.Errorf("%q: %s", s, bad)
 		}
 		var j jsonLine
@@ -36,8 +36,8 @@ func FuzzPlain(f *testing.F) {
 
 // A printer is what prints records of datagrams.
 type printer interface {
-	take(origin, *decode.Result) error
-	flush() error
+	Take(Origin, *decode.Result) error
+	Flush() error
 }
 
 func TestNoTextOfAMessageReachesTheTerminal(t *testing.T) {
@@ -45,19 +45,19 @@ func TestNoTextOfAMessageReachesTheTerminal(t *testing.T) {
 	r := &decode.Result{Messages: []*flowpb.FlowMessage{flow}}
 	text, lines := &bytes.Buffer{}, 1
 	outputs := map[string]printer{
-		"decode":        newDecodeText(text, nil),
-		"decode --json": newDecodeJSON(text, nil),
+		"decode":        NewRecordText(text, nil),
+		"decode --json": NewRecordJSON(text, nil),
 	}
-	for name, form := range map[string]outputForm{"flows": asBrief, "flows -v": asWide, "flows --json": asJSONLines} {
-		outputs[name] = newFlowPrinter(text, form, newFilter(), 0, nil)
+	for name, form := range map[string]Form{"flows": Brief, "flows -v": Wide, "flows --json": JSONLines} {
+		outputs[name] = NewFlowPrinter(text, form, NewFilter(), 0, nil)
 	}
 	for name, o := range outputs {
 		text.Reset()
 		lines = 2 // with a head
-		if err := o.take(origin{}, r); err != nil {
+		if err := o.Take(Origin{}, r); err != nil {
 			t.Fatal(err)
 		}
-		if err := o.flush(); err != nil {
+		if err := o.Flush(); err != nil {
 			t.Fatal(err)
 		}
 		if text.Len() < 20 {
@@ -65,12 +65,12 @@ func TestNoTextOfAMessageReachesTheTerminal(t *testing.T) {
 		}
 		hostile.Clean(t, name, text.String(), lines)
 	}
-	for name, form := range map[string]outputForm{"brief": asBrief, "wide": asWide, "JSON": asJSONLines, "CSV": asCSV} {
+	for name, form := range map[string]Form{"brief": Brief, "wide": Wide, "JSON": JSONLines, "CSV": CSV} {
 		text.Reset()
-		p := newLivePrinter(text, form)
-		p.print([]*flowpb.Connection{connection})
-		if text.Len() < 20 || p.err() != nil {
-			t.Errorf("connections, %s: nothing printed: %v", name, p.err())
+		p := NewConnectionPrinter(text, form)
+		p.Print([]*flowpb.Connection{connection})
+		if text.Len() < 20 || p.Err() != nil {
+			t.Errorf("connections, %s: nothing printed: %v", name, p.Err())
 		}
 		hostile.Clean(t, "connections, "+name, text.String(), 2)
 	}
@@ -82,15 +82,15 @@ func TestNoTextOfOptionsDataReachesTheTerminal(t *testing.T) {
 		{ID: 10, Scope: true, Octets: []byte{1}}, {ID: 82, Octets: []byte(hostile.Octets)}, {PEN: 9, ID: 12345, Octets: []byte(hostile.Octets)},
 	}}}}
 	for name, make := range map[string]func(io.Writer) printer{
-		"text": func(w io.Writer) printer { return newDecodeText(w, nil) },
-		"JSON": func(w io.Writer) printer { return newDecodeJSON(w, nil) },
+		"text": func(w io.Writer) printer { return NewRecordText(w, nil) },
+		"JSON": func(w io.Writer) printer { return NewRecordJSON(w, nil) },
 	} {
 		text := &bytes.Buffer{}
 		o := make(text)
-		if err := o.take(origin{header: decode.Header{Version: 10}}, r); err != nil {
+		if err := o.Take(Origin{Header: decode.Header{Version: 10}}, r); err != nil {
 			t.Fatal(err)
 		}
-		if err := o.flush(); err != nil {
+		if err := o.Flush(); err != nil {
 			t.Fatal(err)
 		}
 		hostile.Clean(t, "options data, "+name, text.String(), 1)

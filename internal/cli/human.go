@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// octetsText is a number of octets for people: three digits, powers of 1000.
-func octetsText(n uint64) string {
+// FormatOctets is a number of octets for people: three digits, powers of 1000.
+func FormatOctets(n uint64) string {
 	if n < 1000 {
 		return strconv.FormatUint(n, 10) + " B"
 	}
@@ -27,8 +27,8 @@ func octetsText(n uint64) string {
 	return strconv.FormatFloat(f, 'g', 3, 64) + " EB" // not reached: 2^64 is 18.4 EB
 }
 
-// durationText is a duration for people.
-func durationText(d time.Duration) string {
+// FormatDuration is a duration for people.
+func FormatDuration(d time.Duration) string {
 	switch {
 	case d < 0:
 		return "-"

@@ -5,15 +5,15 @@ import (
 	"os"
 )
 
-func inputName(name string) string {
+func InputName(name string) string {
 	if name == "-" {
 		return "standard input"
 	}
-	return plain(name)
+	return Escape(name)
 }
 
-// reason is err without the file name that the operating system adds.
-func reason(err error) error {
+// WithoutPath is err without the file name that the operating system adds.
+func WithoutPath(err error) error {
 	if path, ok := errors.AsType[*os.PathError](err); ok {
 		return path.Err
 	}

@@ -72,7 +72,7 @@ func (j *jsonLine) text(s string) {
 			if err != nil {
 				panic(err) // a string always marshals
 			}
-			*j = append(*j, plainJSON(b)...)
+			*j = append(*j, EscapeJSON(b)...)
 			return
 		}
 	}

@@ -11,9 +11,9 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// templatesOf returns a template of an exporter, nil when it is not known; it
+// Templates returns a template of an exporter, nil when it is not known; it
 // may be nil itself.
-type templatesOf func(k *decode.TemplateKey, port uint16) *decode.Template
+type Templates func(k *decode.TemplateKey, port uint16) *decode.Template
 
 // A listReader reads structured data (RFC 6313) of one exporter and domain.
 type listReader struct {
@@ -24,7 +24,7 @@ type listReader struct {
 
 // flow returns the reader for the elements of a flow; for other messages one
 // that knows no templates.
-func (t templatesOf) flow(m protoreflect.Message) listReader {
+func (t Templates) flow(m protoreflect.Message) listReader {
 	r := listReader{v9: isV9(m), of: func(uint16) *decode.Template { return nil }}
 	f, ok := m.Interface().(*flowpb.FlowMessage)
 	if t == nil || !ok {
@@ -119,7 +119,7 @@ func (j *jsonLine) listRecord(rec *decode.ListRecord, r listReader) {
 // appendPair appends an element as name=value for people; a list as
 // semantic[…], its records in braces.
 func (r listReader) appendPair(b []byte, x named, id uint16, octets []byte) []byte {
-	b = append(append(b, quoted(x.name)...), '=')
+	b = append(append(b, Quote(x.name)...), '=')
 	l := r.read(x, id, octets)
 	if l == nil {
 		return append(b, readValue(x.typ, octets).String()...)

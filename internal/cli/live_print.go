@@ -9,22 +9,22 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// An outputForm is how connections are printed.
-type outputForm uint8
+// An Form is how connections are printed.
+type Form uint8
 
 const (
-	asBrief     outputForm = iota // a table of what most people ask
-	asWide                        // a table of what shows how each came about
-	asJSONLines                   // JSON Lines
-	asCSV
+	Brief     Form = iota // a table of what most people ask
+	Wide                  // a table of what shows how each came about
+	JSONLines             // JSON Lines
+	CSV
 )
 
-// A livePrinter prints connections as they come. Each batch is written out at
+// A ConnectionPrinter prints connections as they come. Each batch is written out at
 // once.
-type livePrinter struct {
+type ConnectionPrinter struct {
 	mu     sync.Mutex
 	buf    *bufio.Writer
-	form   outputForm
+	form   Form
 	grid   *grid // of a table
 	cells  func(*flowpb.Connection) []string
 	line   jsonLine
@@ -32,41 +32,41 @@ type livePrinter struct {
 	failed error // of the first write that failed; later ones are not tried
 }
 
-func newLivePrinter(w io.Writer, form outputForm) *livePrinter {
-	p := &livePrinter{buf: bufio.NewWriterSize(w, 1<<16), form: form}
+func NewConnectionPrinter(w io.Writer, form Form) *ConnectionPrinter {
+	p := &ConnectionPrinter{buf: bufio.NewWriterSize(w, 1<<16), form: form}
 	switch form {
-	case asBrief:
-		p.grid, p.cells = newGrid(p.buf, briefColumns, lookOf(w)), brief
-	case asWide:
-		p.grid, p.cells = newGrid(p.buf, wideColumns, look{colours: lookOf(w).colours}), wide
-	case asJSONLines, asCSV:
+	case Brief:
+		p.grid, p.cells = newGrid(p.buf, briefColumns, LookOf(w)), brief
+	case Wide:
+		p.grid, p.cells = newGrid(p.buf, wideColumns, Look{Colours: LookOf(w).Colours}), wide
+	case JSONLines, CSV:
 	}
 	return p
 }
 
 // begin prints what comes before all connections, once.
-func (p *livePrinter) begin() error {
+func (p *ConnectionPrinter) begin() error {
 	switch {
 	case p.headed:
 		return nil
 	case p.grid != nil:
 		p.headed = true
 		return p.grid.head()
-	case p.form == asCSV:
+	case p.form == CSV:
 		p.headed = true
 		return writeCSV(p.buf, csvHead())
 	}
 	return nil
 }
 
-func (p *livePrinter) print(list []*flowpb.Connection) {
+func (p *ConnectionPrinter) Print(list []*flowpb.Connection) {
 	if len(list) > 0 {
-		p.write(list)
+		p.PrintAll(list)
 	}
 }
 
-// write is print that prints a head over nothing too.
-func (p *livePrinter) write(list []*flowpb.Connection) {
+// PrintAll is print that prints a head over nothing too.
+func (p *ConnectionPrinter) PrintAll(list []*flowpb.Connection) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.failed != nil {
@@ -88,24 +88,24 @@ func (p *livePrinter) write(list []*flowpb.Connection) {
 	}
 }
 
-func (p *livePrinter) one(c *flowpb.Connection) error {
+func (p *ConnectionPrinter) one(c *flowpb.Connection) error {
 	switch p.form {
-	case asJSONLines:
+	case JSONLines:
 		p.line = p.line[:0]
 		p.line.open('{')
 		p.line.fields(c.ProtoReflect(), nil)
 		p.line.close('}')
 		_, err := p.buf.Write(append(p.line, '\n'))
 		return err
-	case asCSV:
+	case CSV:
 		return writeCSV(p.buf, csvRow(c))
-	case asBrief, asWide:
+	case Brief, Wide:
 	}
 	return p.grid.row(p.cells(c))
 }
 
-// err is what went wrong with the output, if anything.
-func (p *livePrinter) err() error {
+// Err is what went wrong with the output, if anything.
+func (p *ConnectionPrinter) Err() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.failed != nil {

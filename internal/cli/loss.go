@@ -23,15 +23,15 @@ func newLossCount(now time.Time) *lossCount {
 
 // take counts a datagram, or a set of one that was decoded later. It returns true for a
 // datagram.
-func (l *lossCount) take(from origin, r *decode.Result) (datagram bool) {
-	h := &from.header
+func (l *lossCount) take(from Origin, r *decode.Result) (datagram bool) {
+	h := &from.Header
 	if h.Version == 0 {
 		return false
 	}
-	d := loss.Of(from.meta.Exporter, h, len(r.Messages), len(r.Options), len(r.Templates))
-	d.Received = from.meta.Received
-	if datagram = from.datagram > l.newest; datagram {
-		l.newest = from.datagram
+	d := loss.Of(from.Meta.Exporter, h, len(r.Messages), len(r.Options), len(r.Templates))
+	d.Received = from.Meta.Received
+	if datagram = from.Datagram > l.newest; datagram {
+		l.newest = from.Datagram
 		d.Units[loss.Datagrams] = 1
 	}
 	l.tally.Add(&d)

@@ -47,7 +47,7 @@ var forms = map[protoreflect.FullName]form{
 // fields writes the fields of m that are present as JSON members: proto names,
 // addresses as text, enums by name, absent fields absent. Lists within a flow
 // are read with the templates that of gives; of may be nil.
-func (j *jsonLine) fields(m protoreflect.Message, of templatesOf) {
+func (j *jsonLine) fields(m protoreflect.Message, of Templates) {
 	list := m.Descriptor().Fields()
 	for i := range list.Len() {
 		fd := list.Get(i)
@@ -72,7 +72,7 @@ func (j *jsonLine) fields(m protoreflect.Message, of templatesOf) {
 	})
 }
 
-func (j *jsonLine) field(m protoreflect.Message, fd protoreflect.FieldDescriptor, v protoreflect.Value, of templatesOf) {
+func (j *jsonLine) field(m protoreflect.Message, fd protoreflect.FieldDescriptor, v protoreflect.Value, of Templates) {
 	switch fd.Kind() {
 	case protoreflect.MessageKind:
 		j.open('{')
@@ -163,7 +163,7 @@ func (j *jsonLine) element(pen uint32, id uint16, x named, octets []byte, r list
 
 // pairs appends the fields of m that are present as " name=value" for people,
 // but those whose names are in shown. Times are instants.
-func pairs(b []byte, m protoreflect.Message, shown map[protoreflect.Name]bool, of templatesOf) []byte {
+func pairs(b []byte, m protoreflect.Message, shown map[protoreflect.Name]bool, of Templates) []byte {
 	list := m.Descriptor().Fields()
 	for i := range list.Len() {
 		fd := list.Get(i)
@@ -204,5 +204,5 @@ func pairText(fd protoreflect.FieldDescriptor, v protoreflect.Value) string {
 	if strings.HasSuffix(string(fd.Name()), "_ns") && fd.Kind() == protoreflect.Uint64Kind {
 		return timeText(time.Unix(0, int64(v.Uint())))
 	}
-	return quoted(scalarText(fd, v))
+	return Quote(scalarText(fd, v))
 }

@@ -13,10 +13,10 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// setFields sets the fields of m from JSON members as jsonLine.fields writes them;
+// SetFields sets the fields of m from JSON members as jsonLine.fields writes them;
 // numbers are json.Number. Members that are no fields are left out: names and
 // readable values beside those of elements.
-func setFields(m protoreflect.Message, members map[string]any) error {
+func SetFields(m protoreflect.Message, members map[string]any) error {
 	list := m.Descriptor().Fields()
 	for i := range list.Len() {
 		fd := list.Get(i)
@@ -63,7 +63,7 @@ func fieldValue(empty func(protoreflect.FieldDescriptor) protoreflect.Value, fd 
 	case protoreflect.MessageKind:
 		if members, ok := v.(map[string]any); ok {
 			x := empty(fd)
-			err := setFields(x.Message(), members)
+			err := SetFields(x.Message(), members)
 			if e, ok := x.Message().Interface().(*flowpb.Element); ok && members["type"] == nil {
 				e.Name = "" // the registry's: only those that an exporter gave come with a type
 			}

@@ -48,7 +48,7 @@ func nameThem(list []*flowpb.Connection, environ []string, stderr io.Writer) err
 	for a := range ends {
 		r.Want(a)
 	}
-	show := newProgress(stderr)
+	show := NewProgress(stderr)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for left := len(ends); left > 0 && ctx.Err() == nil; {
@@ -59,15 +59,15 @@ func nameThem(list []*flowpb.Connection, environ []string, stderr io.Writer) err
 			}
 		}
 		if left > 0 {
-			show.count("asking for names: %d of %d addresses", len(ends)-left, len(ends))
+			show.Count("asking for names: %d of %d addresses", len(ends)-left, len(ends))
 			select {
 			case <-ctx.Done():
-				tell(stderr, "weir connections: %d of %d names were not answered within %v: left out (-n asks for none)", left, len(ends), namingAtMost)
+				Linef(stderr, "weir connections: %d of %d names were not answered within %v: left out (-n asks for none)", left, len(ends), namingAtMost)
 			case <-tick.C:
 			}
 		}
 	}
-	show.clear()
+	show.Clear()
 	for a, list := range ends {
 		n := r.Peek(a)
 		for _, e := range list {

@@ -19,8 +19,8 @@ import (
 
 // An output takes what datagrams hold, in input order. r is valid during the call.
 type output interface {
-	take(o origin, r *decode.Result) error
-	flush() error
+	Take(o Origin, r *decode.Result) error
+	Flush() error
 }
 
 // errOutput is a failure of the output, which ends the reading of all inputs.
@@ -50,7 +50,7 @@ type offline struct {
 // A waiting set is a data set whose template has not come yet.
 type waiting struct {
 	order int // of arrival
-	from  origin
+	from  Origin
 	set   decode.Set // its octets are its own
 }
 
@@ -83,7 +83,7 @@ func (o *offline) template(k *decode.TemplateKey, port uint16) *decode.Template 
 // returns the exit code: an input that cannot be read is told and does not keep
 // the others from being read; one that is cut is told, and what is whole counts.
 func (o *offline) run(hexes, inputs []string) int {
-	code, stopped := exitDone, false
+	code, stopped := ExitDone, false
 	for _, name := range append([]string{""}, inputs...) {
 		var err error
 		if name == "" {
@@ -95,25 +95,25 @@ func (o *offline) run(hexes, inputs []string) int {
 		switch {
 		case err == nil:
 			continue
-		case errors.As(err, &output) && (brokenPipe(err) || errors.Is(err, errEnough)):
+		case errors.As(err, &output) && (IsBrokenPipe(err) || errors.Is(err, ErrEnough)):
 			stopped = true // whoever reads has seen enough
 		case errors.As(err, &output):
 			o.say("standard output: %v", output.error)
-			code, stopped = exitFailed, true
+			code, stopped = ExitFailed, true
 		case errors.Is(err, capture.ErrCut), errors.Is(err, flowfile.ErrCut): // all that is whole was read
-			o.say("%s: %v", inputName(name), reason(err))
+			o.say("%s: %v", InputName(name), WithoutPath(err))
 		default:
-			o.say("%s: %v", inputName(name), reason(err))
-			code = exitFailed
+			o.say("%s: %v", InputName(name), WithoutPath(err))
+			code = ExitFailed
 		}
 		if stopped {
 			break
 		}
 	}
 	if !stopped {
-		if err := o.finish(); err != nil && !brokenPipe(err) {
+		if err := o.finish(); err != nil && !IsBrokenPipe(err) {
 			o.say("standard output: %v", err)
-			code = exitFailed
+			code = ExitFailed
 		}
 	}
 	return code
@@ -127,7 +127,7 @@ func (o *offline) summary() string {
 }
 
 func (o *offline) say(format string, args ...any) {
-	tell(o.stderr, "weir %s: %s", o.verb, fmt.Sprintf(format, args...))
+	Linef(o.stderr, "weir %s: %s", o.verb, fmt.Sprintf(format, args...))
 }
 
 func (o *offline) hexes(hexes []string) error {
@@ -174,7 +174,7 @@ func (o *offline) input(name string) error {
 		}
 		err := o.datagram(&d)
 		if err == nil && name == "-" {
-			err = o.out.flush() // someone may watch a capture as it comes
+			err = o.out.Flush() // someone may watch a capture as it comes
 		}
 		if err != nil {
 			return errOutput{err}
@@ -200,24 +200,24 @@ func (o *offline) leftOut(name string, r *capture.Reader) {
 		}
 	}
 	if parts != nil {
-		o.say("%s: not decoded: %s", inputName(name), strings.Join(parts, ", "))
+		o.say("%s: not decoded: %s", InputName(name), strings.Join(parts, ", "))
 	}
 }
 
 // datagram decodes one datagram, then what waited for the templates it brought.
 func (o *offline) datagram(d *capture.Datagram) error {
 	o.count.datagrams++
-	from := origin{datagram: o.count.datagrams}
-	from.meta = decode.Meta{Exporter: d.Src.Addr(), Port: d.Src.Port(), Received: d.Time}
+	from := Origin{Datagram: o.count.datagrams}
+	from.Meta = decode.Meta{Exporter: d.Src.Addr(), Port: d.Src.Port(), Received: d.Time}
 	o.now = max(o.now, d.Time)
 	r := &o.result
 	if d.Bad != nil {
 		*r = decode.Result{Errors: []wire.Error{*d.Bad}}
 		return o.take(from, r)
 	}
-	o.decoder.Read(d.Payload, &from.meta, r)
+	o.decoder.Read(d.Payload, &from.Meta, r)
 	o.store.Confirm()
-	from.header = r.Header
+	from.Header = r.Header
 	for i := range r.Unknown {
 		o.wait(from, &r.Unknown[i])
 	}
@@ -228,10 +228,10 @@ func (o *offline) datagram(d *capture.Datagram) error {
 	var ready []waiting
 	for i := range r.Templates {
 		k := decode.TemplateKey{
-			Exporter: decode.Map16(from.meta.Exporter),
-			Domain:   from.header.Domain,
+			Exporter: decode.Map16(from.Meta.Exporter),
+			Domain:   from.Header.Domain,
 			ID:       r.Templates[i].Template.ID,
-			Version:  uint8(from.header.Version),
+			Version:  uint8(from.Header.Version),
 		}
 		ready = append(ready, o.waiting[k]...)
 		delete(o.waiting, k)
@@ -250,12 +250,12 @@ func (o *offline) finish() error {
 	for _, w := range o.waiting {
 		o.count.undecoded += len(w)
 	}
-	return errors.Join(err, o.out.flush())
+	return errors.Join(err, o.out.Flush())
 }
 
 // wait keeps s, whose octets are the datagram's. A set without octets has no records,
 // and is not worth keeping.
-func (o *offline) wait(from origin, s *decode.Set) {
+func (o *offline) wait(from Origin, s *decode.Set) {
 	if len(s.Data) == 0 {
 		return
 	}
@@ -277,7 +277,7 @@ func (o *offline) wait(from origin, s *decode.Set) {
 func (o *offline) expire(at int64) {
 	for k, list := range o.waiting {
 		list = slices.DeleteFunc(list, func(w waiting) bool {
-			old := w.from.meta.Received < at
+			old := w.from.Meta.Received < at
 			if old {
 				o.count.undecoded++
 				o.waitingNow -= w.octets()
@@ -311,11 +311,11 @@ func (o *offline) late(ready []waiting) error {
 
 // take counts what r holds and hands it on. That a template is missing is no
 // error here: the set waits, and is counted at the end.
-func (o *offline) take(from origin, r *decode.Result) error {
+func (o *offline) take(from Origin, r *decode.Result) error {
 	r.Errors = slices.DeleteFunc(r.Errors, func(e wire.Error) bool { return e.Cause == wire.MissingTemplate })
 	o.count.flows += len(r.Messages)
 	o.count.options += len(r.Options)
 	o.count.templates += len(r.Templates)
 	o.count.errors += len(r.Errors)
-	return o.out.take(from, r)
+	return o.out.Take(from, r)
 }

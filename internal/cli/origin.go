@@ -8,11 +8,11 @@ import (
 	"weir/internal/decode"
 )
 
-// An origin is where a decoding result comes from.
-type origin struct {
-	meta     decode.Meta
-	header   decode.Header
-	datagram int // 1 for the first of the input
+// An Origin is where a decoding result comes from.
+type Origin struct {
+	Meta     decode.Meta
+	Header   decode.Header
+	Datagram int // 1 for the first of the input
 }
 
 // exporterText is the exporter's address, "" when it is not known (hex text).
@@ -28,4 +28,4 @@ type lines struct{ w *bufio.Writer }
 
 func newLines(w io.Writer) lines { return lines{bufio.NewWriterSize(w, 1<<16)} }
 
-func (l lines) flush() error { return l.w.Flush() }
+func (l lines) Flush() error { return l.w.Flush() }

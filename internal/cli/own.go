@@ -83,7 +83,7 @@ func (v ownValue) String() string {
 	case ie.Boolean:
 		return strconv.FormatBool(v.number != 0)
 	}
-	return quoted(v.text())
+	return Quote(v.text())
 }
 
 func (v ownValue) text() string {

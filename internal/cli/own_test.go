@@ -44,7 +44,7 @@ func TestAWrongElementsFileIsToldAndNothingIsDecoded(t *testing.T) {
 	}
 	t.Setenv("ELEMENTS_FILE", path)
 	got := run(t, "", "decode", "--hex", "0005")
-	if got.code != exitUsage || got.out != "" || !strings.Contains(got.errout, "line 1: 1 columns") {
+	if got.code != ExitUsage || got.out != "" || !strings.Contains(got.errout, "line 1: 1 columns") {
 		t.Errorf("want exit code 2 and the wrong line, got %d, %q, %q", got.code, got.out, got.errout)
 	}
 }

@@ -38,7 +38,7 @@ type received struct {
 	flow pair.Flow
 }
 
-func (p *pairing) take(_ origin, r *decode.Result) error {
+func (p *pairing) Take(_ Origin, r *decode.Result) error {
 	for _, m := range r.Messages {
 		if f, ok := pair.FromMessage(m, &p.config); ok {
 			p.flows = append(p.flows, received{m.GetTimeReceivedNs(), f})
@@ -49,7 +49,7 @@ func (p *pairing) take(_ origin, r *decode.Result) error {
 	return nil
 }
 
-func (p *pairing) flush() error { return nil }
+func (p *pairing) Flush() error { return nil }
 
 // connections pairs the flows. Each connection has its last report, at the
 // place of its first. Connections that became a part of another are left out.
@@ -73,5 +73,5 @@ func (p *pairing) connections() []*flowpb.Connection {
 		m.Observe(&p.flows[i].flow)
 	}
 	m.Close()
-	return slices.DeleteFunc(out, merged)
+	return slices.DeleteFunc(out, IsMerged)
 }

@@ -13,23 +13,23 @@ import (
 // the direction of writing. All of it passes plain on its way to people: quoted does for
 // a value, the grid for a cell, tell and progress for a message, printable for a line.
 
-// plain is s with each character that is not to be seen written as Go writes it: \x1b,
+// Escape is s with each character that is not to be seen written as Go writes it: \x1b,
 // \n, \u202e. Octets that are not UTF-8 are among them: a terminal of 8 bits takes 0x9b
 // for the begin of a sequence (ECMA-48 section 5.4).
-func plain(s string) string { return escaped(s, "") }
+func Escape(s string) string { return escapeExcept(s, "") }
 
-// printable is plain for a whole text: line ends and tabs, of which it is made, stay.
-func printable(s string) string { return escaped(s, "\n\t") }
+// EscapeLines is plain for a whole text: line ends and tabs, of which it is made, stay.
+func EscapeLines(s string) string { return escapeExcept(s, "\n\t") }
 
-// escaped is plain but for the characters of but.
-func escaped(s, but string) string {
-	if isPlain(s, but) {
+// escapeExcept is plain but for the characters of but.
+func escapeExcept(s, but string) string {
+	if IsPrintable(s, but) {
 		return s
 	}
 	var b strings.Builder
 	for len(s) > 0 {
 		_, n := utf8.DecodeRuneInString(s)
-		if c := s[:n]; isPlain(c, but) {
+		if c := s[:n]; IsPrintable(c, but) {
 			b.WriteString(c)
 		} else {
 			q := strconv.QuoteToGraphic(c)
@@ -40,8 +40,8 @@ func escaped(s, but string) string {
 	return b.String()
 }
 
-// isPlain reports whether all of s is to be seen, or one of but.
-func isPlain(s, but string) bool {
+// IsPrintable reports whether all of s is to be seen, or one of but.
+func IsPrintable(s, but string) bool {
 	for i := 0; i < len(s); {
 		if c := s[i]; ' ' <= c && c <= '~' {
 			i++
@@ -56,32 +56,32 @@ func isPlain(s, but string) bool {
 	return true
 }
 
-// A literal is a text of our own, in which line ends are meant.
-type literal string
+// A Literal is a text of our own, in which line ends are meant.
+type Literal string
 
 // message formats what is told to people. Arguments that are text have no line ends
 // of their own in it; errors may have, since they join others.
 func message(format string, args []any) string {
 	var clean []any // a copy, if it is needed
 	for i, a := range args {
-		if s, ok := a.(string); ok && !isPlain(s, "") {
+		if s, ok := a.(string); ok && !IsPrintable(s, "") {
 			if clean == nil {
 				clean = append([]any(nil), args...)
 			}
-			clean[i] = plain(s)
+			clean[i] = Escape(s)
 		}
 	}
 	if clean == nil {
 		clean = args
 	}
-	return printable(fmt.Sprintf(format, clean...))
+	return EscapeLines(fmt.Sprintf(format, clean...))
 }
 
-// plainJSON is a JSON text in which characters that are not to be seen are escaped as
+// EscapeJSON is a JSON text in which characters that are not to be seen are escaped as
 // JSON has it. They can be in its strings only.
-func plainJSON(b []byte) []byte {
+func EscapeJSON(b []byte) []byte {
 	s := string(b)
-	if isPlain(s, "\n") {
+	if IsPrintable(s, "\n") {
 		return b
 	}
 	out := make([]byte, 0, len(b)+64)
@@ -99,31 +99,31 @@ func plainJSON(b []byte) []byte {
 	return out
 }
 
-// tell prints a line of which nobody can be told that it could not be printed. What is
+// Linef prints a line of which nobody can be told that it could not be printed. What is
 // not to be seen in its arguments is escaped, see message.
-func tell(w io.Writer, format string, args ...any) {
+func Linef(w io.Writer, format string, args ...any) {
 	_, _ = fmt.Fprintln(w, message(format, args))
 }
 
-// quoted is s for a terminal and for the eye: as it is when it is one plain
+// Quote is s for a terminal and for the eye: as it is when it is one plain
 // word, else quoted, control characters escaped.
-func quoted(s string) string {
-	if s == "" || strings.ContainsAny(s, ` "=`) || !isPlain(s, "") {
+func Quote(s string) string {
+	if s == "" || strings.ContainsAny(s, ` "=`) || !IsPrintable(s, "") {
 		return strconv.QuoteToGraphic(s)
 	}
 	return s
 }
 
-// dash is a text from outside for a cell.
-func dash(s string) string {
+// QuoteOrDash is a text from outside for a cell.
+func QuoteOrDash(s string) string {
 	if s == "" {
 		return "-"
 	}
-	return quoted(s)
+	return Quote(s)
 }
 
-// clip is s in at most n characters; that something is missing is shown.
-func clip(s string, n int) string {
+// Clip is s in at most n characters; that something is missing is shown.
+func Clip(s string, n int) string {
 	if utf8.RuneCountInString(s) <= n {
 		return s
 	}

@@ -11,30 +11,30 @@ import (
 	"golang.org/x/term"
 )
 
-// A progress says on one line what goes on, for people who wait. On a terminal
+// A Progress says on one line what goes on, for people who wait. On a terminal
 // the line is written over; elsewhere each new text is a line of its own
 // without control characters.
-type progress struct {
+type Progress struct {
 	w        io.Writer
 	terminal bool
 	mu       sync.Mutex
 	shown    string // what stands on the line
 }
 
-func newProgress(w io.Writer) *progress {
+func NewProgress(w io.Writer) *Progress {
 	f, ok := w.(*os.File)
-	return &progress{w: w, terminal: ok && term.IsTerminal(int(f.Fd()))}
+	return &Progress{w: w, terminal: ok && term.IsTerminal(int(f.Fd()))}
 }
 
-// appendOnly makes p write each step as a line of its own, also on a terminal: where something else, a
+// AppendOnly makes p write each step as a line of its own, also on a terminal: where something else, a
 // log, writes there too.
-func (p *progress) appendOnly() { p.terminal = false }
+func (p *Progress) AppendOnly() { p.terminal = false }
 
-// step begins another part of the work: its text stays elsewhere than on a terminal.
-func (p *progress) step(format string, args ...any) {
+// Step begins another part of the work: its text stays elsewhere than on a terminal.
+func (p *Progress) Step(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	text := plain(message(format, args))
+	text := Escape(message(format, args))
 	if text == p.shown {
 		return
 	}
@@ -46,21 +46,21 @@ func (p *progress) step(format string, args ...any) {
 	p.shown = text
 }
 
-// count brings a number of the current step up to date; shown on a terminal only.
-func (p *progress) count(format string, args ...any) {
+// Count brings a number of the current step up to date; shown on a terminal only.
+func (p *Progress) Count(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.terminal {
 		return
 	}
-	if text := plain(message(format, args)); text != p.shown {
+	if text := Escape(message(format, args)); text != p.shown {
 		p.over(text)
 		p.shown = text
 	}
 }
 
-// clear leaves the line free for other output.
-func (p *progress) clear() {
+// Clear leaves the line free for other output.
+func (p *Progress) Clear() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.terminal && p.shown != "" {
@@ -71,7 +71,7 @@ func (p *progress) clear() {
 }
 
 // over writes text over what is shown.
-func (p *progress) over(text string) {
+func (p *Progress) over(text string) {
 	blank := max(0, utf8.RuneCountInString(p.shown)-utf8.RuneCountInString(text))
 	fmt.Fprintf(p.w, "\r%s%s", text, strings.Repeat(" ", blank))
 }

@@ -7,12 +7,12 @@ import (
 
 func TestProgressWithoutATerminalHasNoControlCharacters(t *testing.T) {
 	var b strings.Builder
-	p := newProgress(&b)
-	p.step("reading")
-	p.count("reading: %d", 1)
-	p.step("reading")
-	p.step("pairing")
-	p.clear()
+	p := NewProgress(&b)
+	p.Step("reading")
+	p.Count("reading: %d", 1)
+	p.Step("reading")
+	p.Step("pairing")
+	p.Clear()
 	if got, want := b.String(), "reading\npairing\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -20,11 +20,11 @@ func TestProgressWithoutATerminalHasNoControlCharacters(t *testing.T) {
 
 func TestProgressOnATerminalWritesOverTheWholeOldText(t *testing.T) {
 	var b strings.Builder
-	p := &progress{w: &b, terminal: true}
-	p.step("a long text")
-	p.count("short")
-	p.count("short")
-	p.clear()
+	p := &Progress{w: &b, terminal: true}
+	p.Step("a long text")
+	p.Count("short")
+	p.Count("short")
+	p.Clear()
 	if got, want := b.String(), "\ra long text"+"\rshort      "+"\r     \r"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

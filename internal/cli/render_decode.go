@@ -45,20 +45,20 @@ func parts(p []part, r *decode.Result) []part {
 	return p
 }
 
-// A decodeJSON prints JSON Lines.
-type decodeJSON struct {
+// A RecordJSON prints JSON Lines.
+type RecordJSON struct {
 	lines
 	parts []part
 	line  jsonLine
-	of    templatesOf
+	of    Templates
 }
 
-// newDecodeJSON returns a printer to w. of is needed for lists (RFC 6313) only, and may be nil.
-func newDecodeJSON(w io.Writer, of templatesOf) *decodeJSON {
-	return &decodeJSON{lines: newLines(w), of: of}
+// NewRecordJSON returns a printer to w. of is needed for lists (RFC 6313) only, and may be nil.
+func NewRecordJSON(w io.Writer, of Templates) *RecordJSON {
+	return &RecordJSON{lines: newLines(w), of: of}
 }
 
-func (d *decodeJSON) take(from origin, r *decode.Result) error {
+func (d *RecordJSON) Take(from Origin, r *decode.Result) error {
 	d.parts = parts(d.parts[:0], r)
 	for _, p := range d.parts {
 		d.line = d.line[:0]
@@ -83,7 +83,7 @@ func (d *decodeJSON) take(from origin, r *decode.Result) error {
 			d.line.text(e.What)
 			d.exporter(from)
 			d.line.key("datagram")
-			d.line.int(int64(from.datagram))
+			d.line.int(int64(from.Datagram))
 		}
 		d.line.close('}')
 		d.line = append(d.line, '\n')
@@ -94,27 +94,27 @@ func (d *decodeJSON) take(from origin, r *decode.Result) error {
 	return nil
 }
 
-func (d *decodeJSON) exporter(from origin) {
-	if s := exporterText(from.meta.Exporter); s != "" {
+func (d *RecordJSON) exporter(from Origin) {
+	if s := exporterText(from.Meta.Exporter); s != "" {
 		d.line.key("exporter")
 		d.line.text(s)
 	}
 }
 
 // head writes the members that say whose template or options record it is.
-func (d *decodeJSON) head(record string, from origin, id uint16) {
+func (d *RecordJSON) head(record string, from Origin, id uint16) {
 	d.line.text(record)
 	d.exporter(from)
 	d.line.key("domain")
-	d.line.uint(uint64(from.header.Domain))
+	d.line.uint(uint64(from.Header.Domain))
 	d.line.key("version")
-	d.line.uint(uint64(from.header.Version))
+	d.line.uint(uint64(from.Header.Version))
 	d.line.key("template_id")
 	d.line.uint(uint64(id))
 }
 
-func (d *decodeJSON) template(from origin, t *decode.Template) {
-	v9 := from.header.Version == 9
+func (d *RecordJSON) template(from Origin, t *decode.Template) {
+	v9 := from.Header.Version == 9
 	d.head("template", from, t.ID)
 	d.line.key("options")
 	d.line.bool(t.Options)
@@ -141,8 +141,8 @@ func (d *decodeJSON) template(from origin, t *decode.Template) {
 
 // options writes the values by element name, scopes apart. An element that
 // stands in the record several times has a list.
-func (d *decodeJSON) options(from origin, rec *decode.OptionsRecord) {
-	v9 := from.header.Version == 9
+func (d *RecordJSON) options(from Origin, rec *decode.OptionsRecord) {
+	v9 := from.Header.Version == 9
 	d.head("options", from, rec.TemplateID)
 	for _, scope := range []bool{true, false} {
 		d.line.key(map[bool]string{true: "scope", false: "values"}[scope])

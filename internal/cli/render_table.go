@@ -20,7 +20,7 @@ var briefColumns = []column{
 // brief is a connection as cells of briefColumns.
 func brief(c *flowpb.Connection) []string {
 	return []string{
-		timeCell(c.GetStartUnixNs()), serviceCell(c), octetsText(octets(c)), durationCell(c), strconv.FormatUint(packets(c), 10),
+		timeCell(c.GetStartUnixNs()), serviceCell(c), FormatOctets(octets(c)), durationCell(c), strconv.FormatUint(Packets(c), 10),
 		hostCell(c.GetInitiator()) + " to " + hostCell(c.GetResponder()), remarkCell(c),
 	}
 }
@@ -40,7 +40,7 @@ func wide(c *flowpb.Connection) []string {
 		timeCell(c.GetStartUnixNs()),
 		endCell(c.GetInitiator(), c.GetProtocol()), "→", endCell(c.GetResponder(), c.GetProtocol()),
 		protocolCell(c), there, thereOctets, back, backOctets, durationCell(c),
-		short(c.GetConnState().String(), "CONN_STATE_"), short(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"),
+		ShortEnum(c.GetConnState().String(), "CONN_STATE_"), ShortEnum(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"),
 		reportCell(c),
 	}
 }
@@ -56,15 +56,15 @@ func durationCell(c *flowpb.Connection) string {
 	if c.GetStartUnixNs() == 0 {
 		return "-"
 	}
-	return durationText(duration(c))
+	return FormatDuration(duration(c))
 }
 
 func duration(c *flowpb.Connection) time.Duration {
 	return time.Duration(c.GetEndUnixNs() - c.GetStartUnixNs())
 }
 
-// packets is how many packets a connection has in both directions.
-func packets(c *flowpb.Connection) uint64 {
+// Packets is how many packets a connection has in both directions.
+func Packets(c *flowpb.Connection) uint64 {
 	return saturating.Add(c.GetForward().GetPackets(), c.GetReverse().GetPackets())
 }
 
@@ -76,7 +76,7 @@ func octets(c *flowpb.Connection) uint64 {
 // reportCell says when a report is not the first and last of its connection.
 func reportCell(c *flowpb.Connection) string {
 	switch {
-	case merged(c):
+	case IsMerged(c):
 		return fmt.Sprintf("part of another from now on, report %d", c.GetVersion())
 	case c.GetEmitReason() == flowpb.EmitReason_EMIT_REASON_INTERIM:
 		return fmt.Sprintf("goes on, report %d", c.GetVersion())
@@ -90,7 +90,7 @@ func reportCell(c *flowpb.Connection) string {
 func remarkCell(c *flowpb.Connection) string {
 	var all []string
 	switch {
-	case merged(c):
+	case IsMerged(c):
 	case c.GetForward() == nil:
 		all = append(all, "answers only")
 	case c.GetReverse() == nil:
@@ -109,7 +109,7 @@ func remarkCell(c *flowpb.Connection) string {
 func hostCell(e *flowpb.Endpoint) string {
 	s := endpointText(e.GetAddress(), 0, 0)
 	if n := e.GetName(); n != "" {
-		s += " (" + quoted(n) + ")"
+		s += " (" + Quote(n) + ")"
 	}
 	return s
 }
@@ -118,7 +118,7 @@ func hostCell(e *flowpb.Endpoint) string {
 func endCell(e *flowpb.Endpoint, proto uint32) string {
 	s := endpointText(e.GetAddress(), e.GetPort(), proto)
 	if n := e.GetName(); n != "" {
-		s += " " + quoted(n)
+		s += " " + Quote(n)
 	}
 	return s
 }
@@ -136,7 +136,7 @@ func protocolCell(c *flowpb.Connection) string {
 	s := services.Protocol(c.GetProtocol())
 	switch {
 	case c.GetService() != "":
-		s += "/" + quoted(c.GetService())
+		s += "/" + Quote(c.GetService())
 	case c.IcmpType != nil:
 		s += fmt.Sprintf("/%d.%d", c.GetIcmpType(), c.GetIcmpCode())
 	}
@@ -151,8 +151,8 @@ func trafficCells(t *flowpb.Traffic) (packets, octets string) {
 	return strconv.FormatUint(t.GetPackets(), 10), strconv.FormatUint(t.GetOctets(), 10)
 }
 
-// short is an enum's name without its prefix, "-" for the unspecified one.
-func short(name, prefix string) string {
+// ShortEnum is an enum's name without its prefix, "-" for the unspecified one.
+func ShortEnum(name, prefix string) string {
 	s := strings.TrimPrefix(name, prefix)
 	if s == "UNSPECIFIED" {
 		return "-"
@@ -160,8 +160,8 @@ func short(name, prefix string) string {
 	return s
 }
 
-// merged reports whether the last report of a connection says that it became a part of
+// IsMerged reports whether the last report of a connection says that it became a part of
 // another.
-func merged(c *flowpb.Connection) bool {
+func IsMerged(c *flowpb.Connection) bool {
 	return c.GetEmitReason() == flowpb.EmitReason_EMIT_REASON_MERGED
 }

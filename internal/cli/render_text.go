@@ -15,21 +15,21 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A decodeText prints for people: a line a record, a block a template. Nothing
+// A RecordText prints for people: a line a record, a block a template. Nothing
 // that the JSON form has is missing.
-type decodeText struct {
+type RecordText struct {
 	lines
 	parts []part
 	line  []byte
-	of    templatesOf
+	of    Templates
 }
 
-// newDecodeText returns a printer to w. of is needed for lists (RFC 6313) only, and may be nil.
-func newDecodeText(w io.Writer, of templatesOf) *decodeText {
-	return &decodeText{lines: newLines(w), of: of}
+// NewRecordText returns a printer to w. of is needed for lists (RFC 6313) only, and may be nil.
+func NewRecordText(w io.Writer, of Templates) *RecordText {
+	return &RecordText{lines: newLines(w), of: of}
 }
 
-func (d *decodeText) take(from origin, r *decode.Result) error {
+func (d *RecordText) Take(from Origin, r *decode.Result) error {
 	d.parts = parts(d.parts[:0], r)
 	for _, p := range d.parts {
 		d.line = d.line[:0]
@@ -41,12 +41,12 @@ func (d *decodeText) take(from origin, r *decode.Result) error {
 		case aFlow:
 			d.line = appendFlow(d.line, r.Messages[p.index], d.of)
 		case anError:
-			d.line = fmt.Appendf(d.line, "error    %s, datagram %d%s", r.Errors[p.index].Error(), from.datagram, of(from))
+			d.line = fmt.Appendf(d.line, "error    %s, datagram %d%s", r.Errors[p.index].Error(), from.Datagram, of(from))
 		}
 		if p.kind == aTemplate { // of several lines
-			d.line = []byte(printable(string(d.line)))
+			d.line = []byte(EscapeLines(string(d.line)))
 		} else {
-			d.line = []byte(plain(string(d.line)))
+			d.line = []byte(Escape(string(d.line)))
 		}
 		d.line = append(d.line, '\n')
 		if _, err := d.w.Write(d.line); err != nil {
@@ -57,22 +57,22 @@ func (d *decodeText) take(from origin, r *decode.Result) error {
 }
 
 // of says which exporter it was, when that is known.
-func of(from origin) string {
-	if s := exporterText(from.meta.Exporter); s != "" {
+func of(from Origin) string {
+	if s := exporterText(from.Meta.Exporter); s != "" {
 		return " of " + s
 	}
 	return ""
 }
 
-func (d *decodeText) template(from origin, t *decode.Template) {
+func (d *RecordText) template(from Origin, t *decode.Template) {
 	d.line = text.Append(d.line, &text.Entry{
-		Exporter: from.meta.Exporter, Version: uint8(from.header.Version), Domain: from.header.Domain, Template: *t,
+		Exporter: from.Meta.Exporter, Version: uint8(from.Header.Version), Domain: from.Header.Domain, Template: *t,
 	})
 }
 
-func (d *decodeText) options(from origin, rec *decode.OptionsRecord) {
-	v9 := from.header.Version == 9
-	d.line = fmt.Appendf(d.line, "options  template %d, version %d, domain %d%s:", rec.TemplateID, from.header.Version, from.header.Domain, of(from))
+func (d *RecordText) options(from Origin, rec *decode.OptionsRecord) {
+	v9 := from.Header.Version == 9
+	d.line = fmt.Appendf(d.line, "options  template %d, version %d, domain %d%s:", rec.TemplateID, from.Header.Version, from.Header.Domain, of(from))
 	for _, v := range rec.Values {
 		x := lookup(v9, v.PEN, v.ID)
 		mark := ""
@@ -91,7 +91,7 @@ var inHead = map[protoreflect.Name]bool{
 
 // appendFlow appends a flow as one line: when, who to whom, how much, then all
 // other fields by name.
-func appendFlow(b []byte, m *flowpb.FlowMessage, of templatesOf) []byte {
+func appendFlow(b []byte, m *flowpb.FlowMessage, of Templates) []byte {
 	kind, ok := flowTypes[m.GetType()]
 	if !ok {
 		kind = m.GetType().String()

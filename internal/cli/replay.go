@@ -36,8 +36,8 @@ read or sent; 2 wrong usage`
 
 // runReplay is the verb replay.
 func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("replay", "[flag]... FILE...", replayAbout)
-	p := &replayer{speed: 1, show: newProgress(stderr), stderr: stderr, now: time.Now}
+	f := NewFlags("replay", "[flag]... FILE...", replayAbout)
+	p := &replayer{speed: 1, show: NewProgress(stderr), stderr: stderr, now: time.Now}
 	to := f.String("to", "127.0.0.1:2055", "`HOST:PORT` to send to (default 127.0.0.1:2055)")
 	f.Func("speed", "send N times as fast as captured, or as fast as possible: `10x`, 0.5x, max (default 1x)", func(s string) error {
 		n, err := strconv.ParseFloat(strings.TrimSuffix(s, "x"), 64)
@@ -54,21 +54,21 @@ func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f.BoolVar(&p.loop, "loop", false, "begin again at the end, until it is told to end")
 	f.BoolVar(&p.rewrite, "rewrite-time", false, "move the times in the datagrams to now")
 	port := udpPortFlag(f, "udp-port")
-	files, code, ok := f.parse(args, stdout, stderr)
+	files, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
 	case !ok:
 		return code
 	case len(files) == 0:
-		return f.wrong(stderr, "no FILE")
+		return f.UsageError(stderr, "no FILE")
 	}
 	target, err := net.ResolveUDPAddr("udp", *to)
 	if err != nil || target.Port == 0 || target.IP == nil {
-		return f.wrong(stderr, fmt.Sprintf("--to %s: want host:port of a collector", *to))
+		return f.UsageError(stderr, fmt.Sprintf("--to %s: want host:port of a collector", *to))
 	}
 	s := &senders{to: target, conns: map[netip.AddrPort]*net.UDPConn{}, own: map[netip.Addr]netip.Addr{}, stderr: stderr}
 	defer s.close()
 	p.send, p.port = s.send, *port
-	return untilEnd("replay", stderr, func(ctx context.Context) error { return p.run(ctx, files) })
+	return RunUntilSignal("replay", stderr, func(ctx context.Context) error { return p.run(ctx, files) })
 }
 
 // A replayer sends datagrams at the pace of their captures.
@@ -78,7 +78,7 @@ type replayer struct {
 	port          uint16 // to which they were sent; 0: any
 	send          func(from netip.AddrPort, b []byte) error
 	now           func() time.Time
-	show          *progress
+	show          *Progress
 	stderr        io.Writer
 
 	sent, others, failed int
@@ -99,16 +99,16 @@ func (p *replayer) run(ctx context.Context, files []string) error {
 			switch {
 			case err == nil || ctx.Err() != nil:
 			case errors.Is(err, capture.ErrCut):
-				tell(p.stderr, "weir replay: %s: %v", name, reason(err))
+				Linef(p.stderr, "weir replay: %s: %v", name, WithoutPath(err))
 			default:
-				errs = append(errs, fmt.Errorf("%s: %w", inputName(name), reason(err)))
+				errs = append(errs, fmt.Errorf("%s: %w", InputName(name), WithoutPath(err)))
 			}
 		}
 		if len(errs) > 0 || p.sent == before {
 			break // again would be no better
 		}
 	}
-	p.show.clear()
+	p.show.Clear()
 	if p.failed > 0 {
 		errs = append(errs, fmt.Errorf("%d datagrams could not be sent", p.failed))
 	}
@@ -116,7 +116,7 @@ func (p *replayer) run(ctx context.Context, files []string) error {
 		errs = append(errs, errors.New("no NetFlow or IPFIX in there"))
 	}
 	took := p.now().Sub(p.began)
-	tell(p.stderr, "%d datagrams sent, %s in %s; %d of something else left out", p.sent, octetsText(uint64(p.octets)), durationText(took), p.others)
+	Linef(p.stderr, "%d datagrams sent, %s in %s; %d of something else left out", p.sent, FormatOctets(uint64(p.octets)), FormatDuration(took), p.others)
 	return errors.Join(errs...)
 }
 
@@ -176,8 +176,8 @@ func (p *replayer) file(ctx context.Context, name string) error {
 		}
 		if err := p.send(d.Src, payload); err != nil {
 			if p.failed++; p.failed == 1 {
-				p.show.clear()
-				tell(p.stderr, "weir replay: %v", err)
+				p.show.Clear()
+				Linef(p.stderr, "weir replay: %v", err)
 			}
 			return nil
 		}
@@ -210,7 +210,7 @@ func (p *replayer) progress(name string, done float64) {
 		return
 	}
 	p.shown = now
-	p.show.count("%s: %.0f %%, %d datagrams sent in %s", name, 100*done, p.sent, durationText(now.Sub(p.began)))
+	p.show.Count("%s: %.0f %%, %d datagrams sent in %s", name, 100*done, p.sent, FormatDuration(now.Sub(p.began)))
 }
 
 // each hands the export datagrams of a file to f, with how much of the file is
@@ -304,7 +304,7 @@ func (s *senders) send(from netip.AddrPort, b []byte) error {
 	if errors.Is(err, syscall.ECONNREFUSED) { // it tells of an earlier datagram; this one was not sent
 		if !s.refused {
 			s.refused = true
-			tell(s.stderr, "weir replay: nothing listens at %v; going on", s.to)
+			Linef(s.stderr, "weir replay: nothing listens at %v; going on", s.to)
 		}
 		_, err = c.Write(b)
 	}
@@ -329,7 +329,7 @@ func (s *senders) open(exporter netip.Addr) (*net.UDPConn, error) {
 		c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(own, 0)), s.to)
 		if err == nil {
 			if !known {
-				tell(s.stderr, "weir replay: exporter %v of the capture sends from %v", exporter, own)
+				Linef(s.stderr, "weir replay: exporter %v of the capture sends from %v", exporter, own)
 			}
 			s.own[exporter] = own
 			return c, nil

@@ -26,22 +26,22 @@ const sqliteProgram = "weir-sqlite"
 
 // runSink is the verb sink.
 func runSink(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("sink", "sqlite FILE [flag]...", sinkAbout)
+	f := NewFlags("sink", "sqlite FILE [flag]...", sinkAbout)
 	if len(args) == 0 || args[0] == "--help" || args[0] == "-h" {
-		f.help(stdout)
-		return exitDone
+		f.PrintHelp(stdout)
+		return ExitDone
 	}
 	if args[0] != "sqlite" {
-		return f.wrong(stderr, fmt.Sprintf("no sink %q, want sqlite", args[0]))
+		return f.UsageError(stderr, fmt.Sprintf("no sink %q, want sqlite", args[0]))
 	}
 	program, err := findBeside(sqliteProgram)
 	if err != nil {
-		tell(stderr, "weir sink: %v", err)
-		return exitUsage
+		Linef(stderr, "weir sink: %v", err)
+		return ExitUsage
 	}
 	err = syscall.Exec(program, append([]string{program}, args[1:]...), os.Environ())
-	tell(stderr, "weir sink: %s: %v", program, err)
-	return exitFailed
+	Linef(stderr, "weir sink: %s: %v", program, err)
+	return ExitFailed
 }
 
 // findBeside returns the path of a program of ours: beside this one, or in PATH. What
@@ -77,7 +77,7 @@ exit code: 0 ended as told; 1 Kafka or the file failed; 2 wrong usage`
 
 // SQLite is the program weir-sqlite; open opens its file.
 func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, sink.Options) (sink.Sink, error)) int {
-	f := newFlags("sink sqlite", "FILE [flag]...", sqliteAbout)
+	f := NewFlags("sink sqlite", "FILE [flag]...", sqliteAbout)
 	o := sink.Options{Rows: string(kafka.Connections)}
 	once := f.Bool("once", false, "end when what is on the topic now is in the file")
 	f.Func("topic", "keep `connections` (default) or flows", func(s string) error {
@@ -89,32 +89,32 @@ func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, 
 	})
 	f.DurationVar(&o.Keep, "keep", 0, "delete rows published longer ago than `DURATION` (720h); default: none")
 	f.Func("max-size", "delete the oldest rows once the file has more than `SIZE` octets (10GB); default: none", func(s string) (err error) {
-		if o.MaxSize, err = octetsOption(s); err == nil && o.MaxSize < 1<<20 {
+		if o.MaxSize, err = ParseOctets(s); err == nil && o.MaxSize < 1<<20 {
 			err = fmt.Errorf("%q: want at least 1MiB", s)
 		}
 		return err
 	})
-	files, code, ok := f.parse(args, stdout, stderr)
+	files, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
 	case !ok:
 		return code
 	case len(files) != 1:
-		return f.wrong(stderr, fmt.Sprintf("want one FILE, got %d", len(files)))
+		return f.UsageError(stderr, fmt.Sprintf("want one FILE, got %d", len(files)))
 	case o.Keep < 0:
-		return f.wrong(stderr, fmt.Sprintf("--keep %v: want more than 0", o.Keep))
+		return f.UsageError(stderr, fmt.Sprintf("--keep %v: want more than 0", o.Keep))
 	}
 	settings, err := kafkaFromEnvironment()
 	if err != nil {
-		tell(stderr, "weir sink sqlite: settings:\n%v", err)
-		return exitUsage
+		Linef(stderr, "weir sink sqlite: settings:\n%v", err)
+		return ExitUsage
 	}
 	o.Path, o.Topic = files[0], settings.Topics.Name(kafka.Topic(o.Rows))
-	return untilEnd("sink sqlite", stderr, func(ctx context.Context) error {
+	return RunUntilSignal("sink sqlite", stderr, func(ctx context.Context) error {
 		s, err := open(ctx, o)
 		if err != nil {
 			return err
 		}
-		r := &sinking{sink: s, o: o, once: *once, show: newProgress(stderr), stderr: stderr}
+		r := &sinking{sink: s, o: o, once: *once, show: NewProgress(stderr), stderr: stderr}
 		return errors.Join(r.run(ctx, settings), s.Close())
 	})
 }
@@ -124,7 +124,7 @@ type sinking struct {
 	sink   sink.Sink
 	o      sink.Options
 	once   bool
-	show   *progress
+	show   *Progress
 	stderr io.Writer
 	told   string // the last failure
 }
@@ -137,25 +137,25 @@ func (s *sinking) run(ctx context.Context, settings kafkaSettings) error {
 		Began: func() {
 			found = true
 			if !s.once {
-				tell(s.stderr, "%s at %s goes into %s; end with Ctrl-C", s.o.Topic, strings.Join(settings.Kafka.Brokers, ","), s.o.Path)
+				Linef(s.stderr, "%s at %s goes into %s; end with Ctrl-C", s.o.Topic, strings.Join(settings.Kafka.Brokers, ","), s.o.Path)
 			}
 		},
 		Notice: s.notice, Failed: s.complain,
-		Progress: func(k sink.Kept) { s.show.count("%d rows written, %d deleted", k.Rows, k.Deleted) },
+		Progress: func(k sink.Kept) { s.show.Count("%d rows written, %d deleted", k.Rows, k.Deleted) },
 	}
 	kept, err := feed.Run(ctx)
 	if !found {
 		return err
 	}
-	s.show.clear()
-	tell(s.stderr, "%d rows written, %d messages that are no %s, %d old rows deleted", kept.Rows, kept.Bad, s.o.Rows, kept.Deleted)
+	s.show.Clear()
+	Linef(s.stderr, "%d rows written, %d messages that are no %s, %d old rows deleted", kept.Rows, kept.Bad, s.o.Rows, kept.Deleted)
 	return err
 }
 
 // notice prints something that is no failure of this moment.
 func (s *sinking) notice(what error) {
-	s.show.clear()
-	tell(s.stderr, "weir sink sqlite: %v", what)
+	s.show.Clear()
+	Linef(s.stderr, "weir sink sqlite: %v", what)
 }
 
 // complain prints a failure, unless it is the last one again.

@@ -60,7 +60,7 @@ func (o *templatesFlags) take(e *templates.Entry) bool {
 
 // runTemplates is the verb templates.
 func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("templates", "list|show|add FILE|remove ADDRESS [flag]...", templatesAbout)
+	f := NewFlags("templates", "list|show|add FILE|remove ADDRESS [flag]...", templatesAbout)
 	o := &templatesFlags{}
 	f.Func("exporter", "only those of the exporter at `ADDRESS` (list, show)", func(s string) (err error) {
 		o.exporter, err = exporterAddress(s)
@@ -82,32 +82,32 @@ func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int 
 	f.BoolVar(&o.facts, "facts", false, "facts of options data too (list)")
 	f.BoolVar(&o.json, "json", false, "print JSON Lines (list)")
 	f.BoolVar(&o.dry, "dry-run", false, "say what would be published or removed, and do nothing (add, remove)")
-	rest, code, ok := f.parse(args, stdout, stderr)
+	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code
 	}
 	if len(rest) == 0 {
-		return f.wrong(stderr, "no word: want list, show, add or remove")
+		return f.UsageError(stderr, "no word: want list, show, add or remove")
 	}
 	word, rest := rest[0], rest[1:]
 	want := map[string]int{"list": 0, "show": 0, "add": 1, "remove": 1}
 	n, known := want[word]
 	switch {
 	case !known:
-		return f.wrong(stderr, fmt.Sprintf("no word %q: want list, show, add or remove", word))
+		return f.UsageError(stderr, fmt.Sprintf("no word %q: want list, show, add or remove", word))
 	case len(rest) != n:
-		return f.wrong(stderr, fmt.Sprintf("%s: want %d arguments, got %d", word, n, len(rest)))
+		return f.UsageError(stderr, fmt.Sprintf("%s: want %d arguments, got %d", word, n, len(rest)))
 	}
 	if word == "remove" {
 		var err error
 		if o.exporter, err = exporterAddress(rest[0]); err != nil {
-			return f.wrong(stderr, err.Error())
+			return f.UsageError(stderr, err.Error())
 		}
 	}
 	topic, err := openTemplatesTopic()
 	if err != nil {
-		tell(stderr, "weir templates: settings:\n%v", err)
-		return exitUsage
+		Linef(stderr, "weir templates: settings:\n%v", err)
+		return ExitUsage
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -122,10 +122,10 @@ func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int 
 		err = topic.remove(ctx, o, stdout)
 	}
 	if err != nil {
-		tell(stderr, "weir templates %s: %v", word, err)
-		return exitFailed
+		Linef(stderr, "weir templates %s: %v", word, err)
+		return ExitFailed
 	}
-	return exitDone
+	return ExitDone
 }
 
 func exporterAddress(s string) (netip.Addr, error) {
@@ -181,7 +181,7 @@ func (t *templatesTopic) entries(ctx context.Context, o *templatesFlags, stderr 
 		}
 	})
 	if bad > 0 {
-		tell(stderr, "weir templates: %d records of %s cannot be read", bad, t.topic)
+		Linef(stderr, "weir templates: %d records of %s cannot be read", bad, t.topic)
 	}
 	var all []*templates.Entry
 	for _, e := range onTopic.All() {
@@ -282,7 +282,7 @@ func (t *templatesTopic) list(ctx context.Context, o *templatesFlags, stdout, st
 			if err != nil {
 				return err
 			}
-			if _, err := fmt.Fprintf(stdout, "%s\n", plainJSON(b)); err != nil {
+			if _, err := fmt.Fprintf(stdout, "%s\n", EscapeJSON(b)); err != nil {
 				return err
 			}
 			continue
@@ -301,12 +301,12 @@ func (t *templatesTopic) list(ctx context.Context, o *templatesFlags, stdout, st
 			confirmed = "removed"
 		}
 		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Exporter, l.Version, l.Domain, what, fields,
-			strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Ports), " ", ","), "[]"), l.Received, confirmed, dash(l.Replica))
+			strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Ports), " ", ","), "[]"), l.Received, confirmed, QuoteOrDash(l.Replica))
 	}
 	if o.json {
 		return nil
 	}
-	tell(stderr, "%d definitions, %d facts", definitions, facts)
+	Linef(stderr, "%d definitions, %d facts", definitions, facts)
 	return w.Flush()
 }
 
@@ -323,7 +323,7 @@ func (t *templatesTopic) show(ctx context.Context, o *templatesFlags, stdout, st
 		l := listedOf(e)
 		found++
 		text := text.Append(nil, &text.Entry{Exporter: e.Exporter, Version: uint8(l.Version), Domain: l.Domain, Template: *e.Template})
-		if _, err := fmt.Fprintf(stdout, "# received %s, first %s, from ports %v, by %s\n%s\n", l.Received, l.First, l.Ports, quoted(l.Replica), text); err != nil {
+		if _, err := fmt.Fprintf(stdout, "# received %s, first %s, from ports %v, by %s\n%s\n", l.Received, l.First, l.Ports, Quote(l.Replica), text); err != nil {
 			return err
 		}
 	}
@@ -345,22 +345,22 @@ func (t *templatesTopic) add(ctx context.Context, o *templatesFlags, path string
 	}
 	all, err := text.Parse(in)
 	if err != nil {
-		return fmt.Errorf("%s:\n%w", inputName(path), err)
+		return fmt.Errorf("%s:\n%w", InputName(path), err)
 	}
 	var records []templates.Record
 	for i := range all {
 		e := &all[i]
 		if err := e.Owned(); err != nil {
-			return fmt.Errorf("%s: %w", inputName(path), err)
+			return fmt.Errorf("%s: %w", InputName(path), err)
 		}
 		both, err := templates.Added(t.operator, time.Now(), e.Exporter, e.Version, e.Domain, &e.Template)
 		if err != nil {
-			return fmt.Errorf("%s: template %d of %s: %w", inputName(path), e.Template.ID, e.Exporter, err)
+			return fmt.Errorf("%s: template %d of %s: %w", InputName(path), e.Template.ID, e.Exporter, err)
 		}
 		records = append(records, both...)
 	}
 	if len(records) == 0 {
-		return fmt.Errorf("%s: no template in it", inputName(path))
+		return fmt.Errorf("%s: no template in it", InputName(path))
 	}
 	return t.write(ctx, o, len(all), records, "published", stdout)
 }
@@ -387,7 +387,7 @@ func (t *templatesTopic) remove(ctx context.Context, o *templatesFlags, stdout i
 // write publishes the records of so many entries.
 func (t *templatesTopic) write(ctx context.Context, o *templatesFlags, entries int, all []templates.Record, done string, stdout io.Writer) error {
 	if o.dry {
-		tell(stdout, "%d entries of %s would be %s", entries, t.topic, done)
+		Linef(stdout, "%d entries of %s would be %s", entries, t.topic, done)
 		return nil
 	}
 	records := make([]kafka.Record, 0, len(all))
@@ -397,6 +397,6 @@ func (t *templatesTopic) write(ctx context.Context, o *templatesFlags, entries i
 	if err := kafka.Write(ctx, t.c, t.topic, records); err != nil {
 		return err
 	}
-	tell(stdout, "%d entries of %s are %s", entries, t.topic, done)
+	Linef(stdout, "%d entries of %s are %s", entries, t.topic, done)
 	return nil
 }

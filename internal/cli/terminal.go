@@ -7,25 +7,25 @@ import (
 	"golang.org/x/term"
 )
 
-// A look is what of the output depends on where it goes. Its zero value is that
+// A Look is what of the output depends on where it goes. Its zero value is that
 // of a file or pipe.
-type look struct {
-	width   int  // of a line, characters; 0: any
-	colours bool // of a terminal
+type Look struct {
+	Width   int  // of a line, characters; 0: any
+	Colours bool // of a terminal
 }
 
-// lookOf is the look for w: colours and the width only on a terminal, and no
+// LookOf is the look for w: colours and the width only on a terminal, and no
 // colours where NO_COLOR is set (no-color.org) or the terminal is dumb.
-func lookOf(w io.Writer) look {
+func LookOf(w io.Writer) Look {
 	f, ok := w.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return look{}
+		return Look{}
 	}
 	width, _, err := term.GetSize(int(f.Fd()))
 	if err != nil || width < narrow {
 		width = 0
 	}
-	return look{width: width, colours: os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+	return Look{Width: width, Colours: os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
 }
 
 // narrow is a terminal that is better left to break lines than to cut what is in

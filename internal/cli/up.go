@@ -31,7 +31,7 @@ The environment variables PAIR_* and DNS_* work as for enrich.`
 
 // runUp is the verb up.
 func runUp(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	f := newFlags("up", "[flag]...", upAbout)
+	f := NewFlags("up", "[flag]...", upAbout)
 	o := upOptions{environ: settings.WithPrefix(os.Environ(), "PAIR_", "DNS_")}
 	f.StringVar(&o.kafka, "kafka", "127.0.0.1:9092", "`HOST:PORT` of the embedded broker (default 127.0.0.1:9092)")
 	listen := f.String("listen", ":2055,:4739", "comma-separated `LIST` of UDP addresses to receive on (default :2055,:4739)")
@@ -39,25 +39,25 @@ func runUp(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f.StringVar(&o.exporters, "exporters", os.Getenv("EXPORTERS_FILE"), "YAML `FILE` of exporters: names, sites, sampling rates, interfaces, who is allowed (default $EXPORTERS_FILE); read again when it changes")
 	f.StringVar(&o.page, "page", "127.0.0.1:8055", "`HOST:PORT` of the page for browsers (default 127.0.0.1:8055); empty: none")
 	f.BoolVar(&o.json, "json", false, "print connections as JSON Lines")
-	rest, code, ok := f.parse(args, stdout, stderr)
+	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code
 	}
 	if len(rest) > 0 {
-		return f.wrong(stderr, fmt.Sprintf("no argument wanted, got %q", rest[0]))
+		return f.UsageError(stderr, fmt.Sprintf("no argument wanted, got %q", rest[0]))
 	}
 	if _, err := enrichConfig("127.0.0.1:9092", o.environ); err != nil {
-		tell(stderr, "weir up: settings:\n%v", err)
-		return exitUsage
+		Linef(stderr, "weir up: settings:\n%v", err)
+		return ExitUsage
 	}
 	o.listen = strings.Split(*listen, ",")
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := up(ctx, o, stdout, stderr); err != nil {
-		tell(stderr, "weir up: %v", err)
-		return exitFailed
+		Linef(stderr, "weir up: %v", err)
+		return ExitFailed
 	}
-	return exitDone
+	return ExitDone
 }
 
 type upOptions struct {
@@ -97,15 +97,15 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 		}
 		defer func() { _ = pages.Close() }() // a second time, if it was served
 	}
-	form := asWide
+	form := Wide
 	if o.json {
-		form = asJSONLines
+		form = JSONLines
 	}
-	out, reg := newLivePrinter(stdout, form), telemetry.NewRegistry()
-	committed, board := out.print, (*page.Board)(nil)
+	out, reg := NewConnectionPrinter(stdout, form), telemetry.NewRegistry()
+	committed, board := out.Print, (*page.Board)(nil)
 	if pages != nil {
 		board = page.NewBoard(time.Now)
-		committed = func(list []*flowpb.Connection) { out.print(list); board.Connections(list) }
+		committed = func(list []*flowpb.Connection) { out.Print(list); board.Connections(list) }
 	}
 	l, err := startLive(ctx, liveOptions{
 		kafka: o.kafka, environ: o.environ, exporters: o.exporters, commitEvery: 500 * time.Millisecond,
@@ -175,7 +175,7 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 		err = l.closeOpen(closing)
 		cancel()
 	}
-	err = errors.Join(err, l.stop(), out.err())
+	err = errors.Join(err, l.stop(), out.Err())
 	s := l.stats()
 	fmt.Fprintf(stderr, "weir up: ended: datagrams=%d flows=%d errors=%d dropped=%d templates_shared=%d connections=%d\n",
 		s.Datagrams, s.Flows, s.Errors, s.Dropped, s.TemplatesFromOthers, l.worker.Stats().Connections)

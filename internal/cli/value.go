@@ -121,7 +121,7 @@ func (v value) String() string {
 	case isNothing:
 		return "-"
 	default:
-		return quoted(v.text)
+		return Quote(v.text)
 	}
 }
 
