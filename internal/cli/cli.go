@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"weir/internal/cli/console"
 	"weir/internal/elements"
 	"weir/internal/settings"
 )
@@ -38,36 +39,36 @@ var verbs = []verb{
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		help(stdout)
-		return ExitDone
+		return console.ExitDone
 	}
 	name, args := args[0], args[1:]
 	switch name {
 	case "help", "-h", "-help", "--help":
 		if len(args) == 0 {
 			help(stdout)
-			return ExitDone
+			return console.ExitDone
 		}
 		name, args = args[0], []string{"--help"}
 	}
 	for _, v := range verbs {
 		if v.name == name {
 			if err := elements.Load(os.Getenv("ELEMENTS_FILE")); err != nil {
-				Linef(stderr, "weir %s: ELEMENTS_FILE: %v", name, err)
-				return ExitUsage
+				console.Linef(stderr, "weir %s: ELEMENTS_FILE: %v", name, err)
+				return console.ExitUsage
 			}
 			return v.run(args, stdin, stdout, stderr)
 		}
 	}
-	Linef(stderr, "weir: no verb %q%s; see weir help", name, suggestion(name))
-	return ExitUsage
+	console.Linef(stderr, "weir: no verb %q%s; see weir help", name, suggestion(name))
+	return console.ExitUsage
 }
 
 func help(w io.Writer) {
-	Linef(w, "weir measures what flows: NetFlow and IPFIX in, named connections out.\n\nusage: weir VERB [flag]... [argument]...\n\nverbs:")
+	console.Linef(w, "weir measures what flows: NetFlow and IPFIX in, named connections out.\n\nusage: weir VERB [flag]... [argument]...\n\nverbs:")
 	for _, v := range verbs {
-		Linef(w, "  %-12s  %s", v.name, v.about)
+		console.Linef(w, "  %-12s  %s", v.name, v.about)
 	}
-	Linef(w, "\nweir VERB --help explains a verb. ELEMENTS_FILE, a variable, names a file of Information Elements of your own.")
+	console.Linef(w, "\nweir VERB --help explains a verb. ELEMENTS_FILE, a variable, names a file of Information Elements of your own.")
 }
 
 // suggestion names the verb that a mistyped name is nearest to, "" when none is

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"weir/internal/cli/console"
 	"weir/internal/settings"
 )
 
@@ -125,7 +126,7 @@ func TestEveryVerbExplainsItself(t *testing.T) {
 }
 
 func TestFlagsMayStandBehindFiles(t *testing.T) {
-	f := NewFlags("v", "", "")
+	f := console.NewFlags("v", "", "")
 	b := f.Bool("b", false, "")
 	n := f.Int("n", 0, "")
 	rest, _, ok := f.ParseArgs([]string{"one", "-b", "-", "--n", "7", "two", "--", "-b=false", "--", "-x"}, io.Discard, io.Discard)

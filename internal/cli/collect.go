@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"weir/internal/cli/capture"
+	"weir/internal/cli/console"
 	"weir/internal/cli/flowfile"
+	"weir/internal/cli/report"
 	"weir/internal/decode"
 	"weir/internal/wire"
 )
@@ -47,13 +49,13 @@ type collectOptions struct {
 
 // runCollect is the verb collect.
 func runCollect(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	f := NewFlags("collect", "--out FILE [flag]...", collectAbout)
+	f := console.NewFlags("collect", "--out FILE [flag]...", collectAbout)
 	var o collectOptions
 	listen := f.String("listen", ":2055,:4739", "comma-separated `LIST` of UDP addresses to receive on (default :2055,:4739)")
 	f.StringVar(&o.path, "out", "", "`FILE` to write: .jsonl, .jsonl.gz or .jsonl.zst")
 	o.file = flowfile.Options{Octets: 1e9, Every: 24 * time.Hour}
 	f.Func("rotate-size", "begin another file once one has `SIZE` octets (500MB, 2GiB; default 1GB; 0: never)", func(s string) (err error) {
-		o.file.Octets, err = ParseOctets(s)
+		o.file.Octets, err = console.ParseOctets(s)
 		return err
 	})
 	f.DurationVar(&o.file.Every, "rotate-every", o.file.Every, "begin another file once one is as old as `DURATION` (default 24h; 0: never)")
@@ -70,7 +72,7 @@ func runCollect(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		return f.UsageError(stderr, fmt.Sprintf("--rotate-every %v: want 0 or more", o.file.Every))
 	}
 	o.listen = strings.Split(*listen, ",")
-	return RunUntilSignal("collect", stderr, func(ctx context.Context) error { return collect(ctx, o, stderr) })
+	return console.RunUntilSignal("collect", stderr, func(ctx context.Context) error { return collect(ctx, o, stderr) })
 }
 
 // collect runs until ctx ends.
@@ -91,7 +93,7 @@ func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
 	if o.age != nil {
 		c.in.decoder.MaxUptimeAge = *o.age
 	}
-	Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", addresses(conns), o.path)
+	console.Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", addresses(conns), o.path)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -129,7 +131,7 @@ type collector struct {
 	in      *offline
 	w       *flowfile.Writer
 	stderr  io.Writer
-	show    *Progress
+	show    *console.Progress
 	line    []byte
 	causes  map[wire.Cause]int
 	told    string // why the file does not take flows
@@ -139,7 +141,7 @@ type collector struct {
 
 func newCollector(w *flowfile.Writer, stderr io.Writer, now time.Time) *collector {
 	c := &collector{
-		w: w, stderr: stderr, show: NewProgress(stderr), causes: map[wire.Cause]int{}, loss: newLossCount(now), counted: now,
+		w: w, stderr: stderr, show: console.NewProgress(stderr), causes: map[wire.Cause]int{}, loss: newLossCount(now), counted: now,
 	}
 	c.in = newOffline("collect", nil, stderr, c)
 	c.in.waitingMost = 64 << 20
@@ -157,9 +159,9 @@ func (c *collector) receive(b []byte, from netip.AddrPort, at time.Time) {
 
 // Take implements output. What the file does not take is told of, and no reason to
 // stop receiving.
-func (c *collector) Take(from Origin, r *decode.Result) error {
+func (c *collector) Take(from report.Origin, r *decode.Result) error {
 	for _, m := range r.Messages {
-		c.line = AppendFlowJSON(c.line[:0], m, c.in.template)
+		c.line = report.AppendFlowJSON(c.line[:0], m, c.in.template)
 		c.written(c.w.Write(c.line))
 	}
 	for _, e := range r.Errors {
@@ -176,12 +178,12 @@ func (c *collector) written(err error) {
 	switch {
 	case err == nil && c.told != "":
 		c.show.Clear()
-		Linef(c.stderr, "weir collect: the file takes flows again")
+		console.Linef(c.stderr, "weir collect: the file takes flows again")
 		c.told = ""
 	case err != nil && c.told != err.Error():
 		c.show.Clear()
 		c.told = err.Error()
-		Linef(c.stderr, "weir collect: flows are kept, and written later: %v", err)
+		console.Linef(c.stderr, "weir collect: flows are kept, and written later: %v", err)
 	}
 }
 
@@ -198,7 +200,7 @@ func (c *collector) tick(now time.Time) {
 		c.loss.turn(now)
 	}
 	s := c.w.Stats()
-	c.show.Count("%s; %d flows in %d files, %s", c.in.summary(), s.Lines, s.Files, FormatOctets(uint64(s.Octets)))
+	c.show.Count("%s; %d flows in %d files, %s", c.in.summary(), s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)))
 }
 
 // end decodes what may still be, writes everything, and sums up.
@@ -211,15 +213,15 @@ func (c *collector) end() error {
 	c.show.Clear()
 	for _, row := range c.loss.cluster.View() {
 		if l := row.Loss; l.Usable && l.Lost > 0 {
-			Linef(c.stderr, "weir collect: lost on the way from %v (version %d, domain %d), by its sequence numbers: %d of %d %v",
+			console.Linef(c.stderr, "weir collect: lost on the way from %v (version %d, domain %d), by its sequence numbers: %d of %d %v",
 				row.Exporter, row.Version, row.Domain, l.Lost, l.Lost+l.Received, l.Unit)
 		}
 	}
 	for _, cause := range slices.Sorted(maps.Keys(c.causes)) {
-		Linef(c.stderr, "weir collect: errors: %s=%d", cause, c.causes[cause])
+		console.Linef(c.stderr, "weir collect: errors: %s=%d", cause, c.causes[cause])
 	}
 	s := c.w.Stats()
-	Linef(c.stderr, "weir collect: ended: %s", c.in.summary())
-	Linef(c.stderr, "%d flows in %d files, %s; %d lost for want of room on disk", s.Lines, s.Files, FormatOctets(uint64(s.Octets)), s.Lost)
+	console.Linef(c.stderr, "weir collect: ended: %s", c.in.summary())
+	console.Linef(c.stderr, "%d flows in %d files, %s; %d lost for want of room on disk", s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)), s.Lost)
 	return err
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"weir/internal/cli/capture"
+	"weir/internal/cli/console"
 	"weir/internal/cli/flowfile"
 	"weir/internal/weirtest/locked"
 	"weir/internal/weirtest/payloads"
@@ -213,12 +214,12 @@ func TestWhatWaitsHasItsLimits(t *testing.T) {
 
 func TestSizesOfOptions(t *testing.T) {
 	for s, want := range map[string]int64{"0": 0, "500MB": 500e6, "2GiB": 2 << 30, "1.5 kB": 1500, "10B": 10} {
-		if got, err := ParseOctets(s); err != nil || got != want {
+		if got, err := console.ParseOctets(s); err != nil || got != want {
 			t.Errorf("%s: want %d, got %d, %v", s, want, got, err)
 		}
 	}
 	for _, s := range []string{"", "GB", "-1", "1e40", "5 parsecs", "NaN"} {
-		if n, err := ParseOctets(s); err == nil {
+		if n, err := console.ParseOctets(s); err == nil {
 			t.Errorf("%q: want an error, got %d", s, n)
 		}
 	}

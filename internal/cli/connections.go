@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"weir/internal/cli/console"
+	"weir/internal/cli/report"
 	"weir/pkg/flowpb"
 )
 
@@ -35,16 +37,16 @@ what is whole); 1 it could not; 2 wrong usage`
 
 // runConnections is the verb connections.
 func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := NewFlags("connections", "[flag]... [--pcap] [FILE]...", connectionsAbout)
+	f := console.NewFlags("connections", "[flag]... [--pcap] [FILE]...", connectionsAbout)
 	var files []string
 	f.Func("pcap", "read `FILE`, as an argument; may be repeated", func(s string) error {
 		files = append(files, s)
 		return nil
 	})
-	form, noNames := FormFlags(f), false
+	form, noNames := report.FormFlags(f), false
 	f.BoolVar(&noNames, "n", false, "ask for no names, print none")
 	f.BoolVar(&noNames, "no-dns", false, "as -n")
-	filter, choice := FilterFlags(f, "connections", 10, "default 10 in the table of a file, else 0"), ChoiceFlags(f)
+	filter, choice := report.FilterFlags(f, "connections", 10, "default 10 in the table of a file, else 0"), report.ChoiceFlags(f)
 	topic := topicFlagsOf(f, "print the newest report of each connection")
 	f.BoolVar(&topic.interim, "interim", false, "print reports of connections that go on too")
 	port, age := udpPortFlag(f, "udp-port"), uptimeAgeFlag(f)
@@ -63,10 +65,10 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	if err != nil {
 		return f.UsageError(stderr, err.Error())
 	}
-	if (printed == JSONLines || printed == CSV || len(files) == 0) && !f.Given("p") && !f.Given("packets") {
+	if (printed == report.JSONLines || printed == report.CSV || len(files) == 0) && !f.Given("p") && !f.Given("packets") {
 		filter.MinPackets = 0
 	}
-	out := NewConnectionPrinter(stdout, printed)
+	out := report.NewConnectionPrinter(stdout, printed)
 	if len(files) == 0 {
 		if *port != 0 {
 			return f.UsageError(stderr, "--udp-port is for files; --port is a connection's")
@@ -86,7 +88,7 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	code = o.run(nil, files)
 
 	all := slices.DeleteFunc(c.connections(), func(c *flowpb.Connection) bool { return !filter.MatchesConnection(c) })
-	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return Packets(c) < filter.MinPackets })
+	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return report.Packets(c) < filter.MinPackets })
 	shown := choice.Select(enough)
 	if !noNames {
 		if err := nameThem(shown, os.Environ(), stderr); err != nil {
@@ -94,13 +96,13 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 		}
 	}
 	out.PrintAll(shown)
-	if err := out.Err(); err != nil && !IsBrokenPipe(err) {
+	if err := out.Err(); err != nil && !console.IsBrokenPipe(err) {
 		o.say("%v", err)
-		code = ExitFailed
+		code = console.ExitFailed
 	}
-	Linef(stderr, "%s", o.summary())
-	Linef(stderr, "%s", Totals(shown, len(enough)))
-	Linef(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable",
+	console.Linef(stderr, "%s", o.summary())
+	console.Linef(stderr, "%s", report.Totals(shown, len(enough)))
+	console.Linef(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable",
 		len(shown), len(all)-len(enough), filter.MinPackets, c.notPairable)
 	return code
 }

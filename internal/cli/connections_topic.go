@@ -12,6 +12,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/cli/console"
+	"weir/internal/cli/report"
 	"weir/internal/kafka"
 	"weir/internal/kafka/framing"
 	"weir/pkg/flowpb"
@@ -24,7 +26,7 @@ type topicFlags struct {
 }
 
 // topicFlagsOf adds them; newest is what --once prints.
-func topicFlagsOf(f *Flags, newest string) *topicFlags {
+func topicFlagsOf(f *console.Flags, newest string) *topicFlags {
 	o := &topicFlags{}
 	f.BoolVar(&o.once, "once", false, "read what is on the topic now, "+newest+", and end")
 	f.BoolVar(&o.start, "from-start", false, "read the topic from its first record on")
@@ -33,7 +35,7 @@ func topicFlagsOf(f *Flags, newest string) *topicFlags {
 }
 
 // check says what is wrong with the flags, which are for the topic only.
-func (o *topicFlags) check(f *Flags, files bool, names ...string) error {
+func (o *topicFlags) check(f *console.Flags, files bool, names ...string) error {
 	for _, name := range names {
 		if files && f.Given(name) {
 			return fmt.Errorf("--%s is for the topic, not for files", name)
@@ -60,11 +62,11 @@ func (o *topicFlags) tail() kafka.Tail {
 // topicConnections prints the connections of the topic.
 type topicConnections struct {
 	topicFlags
-	filter   *Filter
-	choice   *Choice
+	filter   *report.Filter
+	choice   *report.Choice
 	noNames  bool
 	stderr   io.Writer
-	print    *ConnectionPrinter
+	print    *report.ConnectionPrinter
 	shown    int // without --once
 	versions map[string]uint32
 	newest   map[string]*flowpb.Connection // with --once
@@ -81,18 +83,18 @@ func (o *topicConnections) run(ctx context.Context, settings kafkaSettings) erro
 	topic := settings.Topics.Name(kafka.Connections)
 	o.newest, o.versions = map[string]*flowpb.Connection{}, map[string]uint32{}
 	if !o.once {
-		Linef(o.stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
+		console.Linef(o.stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
 	}
 	err := o.tail().Read(ctx, settings.Kafka, topic, o.take, func(err error) {
-		Linef(o.stderr, "weir connections: %v", err)
+		console.Linef(o.stderr, "weir connections: %v", err)
 	})
-	if errors.Is(err, ErrEnough) {
+	if errors.Is(err, report.ErrEnough) {
 		err = nil
 	}
 	if err == nil && o.once {
 		list := make([]*flowpb.Connection, 0, len(o.newest))
 		for _, c := range o.newest {
-			if c != nil && !IsMerged(c) {
+			if c != nil && !report.IsMerged(c) {
 				list = append(list, c)
 			}
 		}
@@ -101,14 +103,14 @@ func (o *topicConnections) run(ctx context.Context, settings kafkaSettings) erro
 		})
 		shown := o.choice.Select(list)
 		o.print.PrintAll(shown)
-		Linef(o.stderr, "%s", Totals(shown, len(list)))
-		Linef(o.stderr, "%d connections shown", len(shown))
+		console.Linef(o.stderr, "%s", report.Totals(shown, len(list)))
+		console.Linef(o.stderr, "%d connections shown", len(shown))
 		if len(o.versions) == 0 {
-			Linef(o.stderr, "%s has none: enrich reports a connection once it has ended, after PAIR_IDLE at the latest; weir exporters says who sends", topic)
+			console.Linef(o.stderr, "%s has none: enrich reports a connection once it has ended, after PAIR_IDLE at the latest; weir exporters says who sends", topic)
 		}
 	}
 	if o.poison > 0 {
-		Linef(o.stderr, "%d records of %s are no connections", o.poison, topic)
+		console.Linef(o.stderr, "%d records of %s are no connections", o.poison, topic)
 	}
 	if perr := o.print.Err(); err == nil {
 		err = perr
@@ -137,7 +139,7 @@ func (o *topicConnections) take(records []kafka.Record) error {
 	}
 	o.print.Print(list)
 	if o.shown += len(list); !o.once && o.choice.Limit > 0 && o.shown >= o.choice.Limit && o.print.Err() == nil {
-		return ErrEnough
+		return report.ErrEnough
 	}
 	return o.print.Err()
 }
@@ -160,7 +162,7 @@ func (o *topicConnections) report(list []*flowpb.Connection, c *flowpb.Connectio
 			}
 		}
 	}
-	shown := o.filter.MatchesConnection(c) && Packets(c) >= o.filter.MinPackets && (c.Final || o.interim || o.once)
+	shown := o.filter.MatchesConnection(c) && report.Packets(c) >= o.filter.MinPackets && (c.Final || o.interim || o.once)
 	switch {
 	case o.once && shown:
 		o.newest[id] = c
@@ -176,8 +178,8 @@ func (o *topicConnections) report(list []*flowpb.Connection, c *flowpb.Connectio
 func followConnections(o *topicConnections) int {
 	settings, err := kafkaFromEnvironment()
 	if err != nil {
-		Linef(o.stderr, "weir connections: no file, and for the topic the settings are wrong:\n%v", err)
-		return ExitUsage
+		console.Linef(o.stderr, "weir connections: no file, and for the topic the settings are wrong:\n%v", err)
+		return console.ExitUsage
 	}
-	return RunUntilSignal("connections", o.stderr, func(ctx context.Context) error { return o.run(ctx, settings) })
+	return console.RunUntilSignal("connections", o.stderr, func(ctx context.Context) error { return o.run(ctx, settings) })
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/cli/report"
 	"weir/internal/kafka"
 	"weir/internal/kafka/broker"
 	"weir/internal/weirtest/locked"
@@ -172,7 +173,7 @@ func TestFollowingTheTopicOfConnections(t *testing.T) {
 	}
 	follow := func(flags topicFlags) (out *locked.Buffer, stop func()) {
 		out = &locked.Buffer{}
-		f := &topicConnections{topicFlags: flags, filter: NewFilter(), choice: &Choice{}, stderr: &bytes.Buffer{}, print: NewConnectionPrinter(out, JSONLines)}
+		f := &topicConnections{topicFlags: flags, filter: report.NewFilter(), choice: &report.Choice{}, stderr: &bytes.Buffer{}, print: report.NewConnectionPrinter(out, report.JSONLines)}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- f.run(ctx, settings) }()

@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 
+	"weir/internal/cli/console"
+	"weir/internal/cli/report"
 	"weir/internal/templates/text"
 )
 
@@ -23,7 +25,7 @@ what is whole); 1 it could not; 2 wrong usage`
 
 // runDecode is the verb decode.
 func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := NewFlags("decode", "[--json] [--hex HEX]... [--port N] [--exporters FILE] [--templates FILE] [--uptime-max-age DURATION] [FILE]...", decodeAbout)
+	f := console.NewFlags("decode", "[--json] [--hex HEX]... [--port N] [--exporters FILE] [--templates FILE] [--uptime-max-age DURATION] [FILE]...", decodeAbout)
 	asJSON := f.Bool("json", false, "print JSON Lines; keys of a flow are the names of FlowMessage's fields")
 	var hexes []string
 	f.Func("hex", "decode `HEX`, one datagram, before any FILE; may be repeated", func(s string) error {
@@ -50,9 +52,9 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return f.UsageError(stderr, "no FILE and no --hex")
 	}
 	o := newOffline("decode", stdin, stderr, nil)
-	o.out = NewRecordText(stdout, o.template)
+	o.out = report.NewRecordText(stdout, o.template)
 	if *asJSON {
-		o.out = NewRecordJSON(stdout, o.template)
+		o.out = report.NewRecordJSON(stdout, o.template)
 	}
 	o.port, o.decoder.MaxUptimeAge = *port, *age
 	for i := range static {
@@ -65,6 +67,6 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		o.decoder.Exporter = named.of
 	}
 	code = o.run(hexes, files)
-	Linef(stderr, "%s", o.summary())
+	console.Linef(stderr, "%s", o.summary())
 	return code
 }

@@ -19,6 +19,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"weir/internal/cli/console"
+	"weir/internal/cli/report"
 	"weir/pkg/flowpb"
 )
 
@@ -39,7 +41,7 @@ const templatesSettle = 50 * time.Millisecond
 
 // runDemo is the verb demo.
 func runDemo(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	f := NewFlags("demo", "[flag]...", demoAbout)
+	f := console.NewFlags("demo", "[flag]...", demoAbout)
 	asJSON := f.Bool("json", false, "print connections as JSON Lines, the summary on stderr")
 	verbose := f.Bool("v", false, "print what the services log")
 	rest, code, ok := f.ParseArgs(args, stdout, stderr)
@@ -51,7 +53,7 @@ func runDemo(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	d := &demo{log: slog.New(slog.DiscardHandler), progress: NewProgress(stderr)}
+	d := &demo{log: slog.New(slog.DiscardHandler), progress: console.NewProgress(stderr)}
 	if *verbose {
 		d.log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: untimed}))
 		d.progress.AppendOnly() // the log would tear its line
@@ -62,16 +64,16 @@ func runDemo(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		err = d.report(*asJSON, stdout, stderr)
 	}
 	if err != nil {
-		Linef(stderr, "weir demo: %v", err)
-		return ExitFailed
+		console.Linef(stderr, "weir demo: %v", err)
+		return console.ExitFailed
 	}
-	return ExitDone
+	return console.ExitDone
 }
 
 // A demo is one run of the verb.
 type demo struct {
 	log      *slog.Logger
-	progress *Progress
+	progress *console.Progress
 	live     *live
 	seen     connections
 	did      summary
@@ -266,11 +268,11 @@ func (s *connections) list() []*flowpb.Connection {
 func (d *demo) report(asJSON bool, stdout, stderr io.Writer) error {
 	all := d.seen.list()
 	d.did.look(all)
-	form, w := Wide, stdout
+	form, w := report.Wide, stdout
 	if asJSON {
-		form, w = JSONLines, stderr
+		form, w = report.JSONLines, stderr
 	}
-	out := NewConnectionPrinter(stdout, form)
+	out := report.NewConnectionPrinter(stdout, form)
 	out.PrintAll(all)
 	if err := out.Err(); err != nil {
 		return err

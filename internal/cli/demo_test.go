@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"weir/internal/cli/console"
 )
 
 // demoRow is what the test needs of a connection.
@@ -34,7 +36,7 @@ type demoTraffic struct{ Octets, Packets uint64 }
 func runDemoJSON(t *testing.T) (rows []demoRow, summary string) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	if code := Main([]string{"demo", "--json"}, strings.NewReader(""), &stdout, &stderr); code != ExitDone {
+	if code := Main([]string{"demo", "--json"}, strings.NewReader(""), &stdout, &stderr); code != console.ExitDone {
 		t.Fatalf("exit code %d, want 0; stderr:\n%s", code, stderr.String())
 	}
 	for line := range strings.Lines(stdout.String()) {
@@ -130,7 +132,7 @@ func TestDemoTableHasNoControlCharacters(t *testing.T) {
 		t.Skip("runs the whole pipeline for some seconds")
 	}
 	var stdout, stderr bytes.Buffer
-	if code := Main([]string{"demo"}, strings.NewReader(""), &stdout, &stderr); code != ExitDone {
+	if code := Main([]string{"demo"}, strings.NewReader(""), &stdout, &stderr); code != console.ExitDone {
 		t.Fatalf("exit code %d, want 0; stderr:\n%s", code, stderr.String())
 	}
 	for _, out := range []string{stdout.String(), stderr.String()} {
@@ -160,11 +162,11 @@ func TestDemoSaysWhatIsNotAsItShouldBe(t *testing.T) {
 
 func TestDemoRefusesArguments(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	if code := runDemo([]string{"extra"}, nil, &stdout, &stderr); code != ExitUsage || !strings.Contains(stderr.String(), `"extra"`) {
+	if code := runDemo([]string{"extra"}, nil, &stdout, &stderr); code != console.ExitUsage || !strings.Contains(stderr.String(), `"extra"`) {
 		t.Errorf("exit code %d, %q; want 2 and the argument named", code, stderr.String())
 	}
 	stdout.Reset()
-	if code := runDemo([]string{"--help"}, nil, &stdout, &stderr); code != ExitDone || !strings.Contains(stdout.String(), "--json") {
+	if code := runDemo([]string{"--help"}, nil, &stdout, &stderr); code != console.ExitDone || !strings.Contains(stdout.String(), "--json") {
 		t.Errorf("--help: exit code %d, %q", code, stdout.String())
 	}
 }

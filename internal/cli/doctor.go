@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"weir/internal/cli/capture"
+	"weir/internal/cli/console"
+	"weir/internal/cli/report"
 	"weir/internal/decode"
 	"weir/internal/doctor"
 )
@@ -42,7 +44,7 @@ type doctorOptions struct {
 
 // runDoctor is the verb doctor.
 func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := NewFlags("doctor", "[--json] [--port N] [--exporters FILE] FILE... | --listen LIST [--for DURATION]", doctorAbout)
+	f := console.NewFlags("doctor", "[--json] [--port N] [--exporters FILE] FILE... | --listen LIST [--for DURATION]", doctorAbout)
 	o := doctorOptions{}
 	f.BoolVar(&o.json, "json", false, "print JSON Lines, a finding a line")
 	listen := f.String("listen", "", "receive on the comma-separated `LIST` of UDP addresses (:2055,:4739) instead of reading a FILE")
@@ -70,16 +72,16 @@ func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	if *listen != "" {
 		o.listen = strings.Split(*listen, ",")
-		code = RunUntilSignal("doctor", stderr, func(ctx context.Context) error { return c.receiveFor(ctx, o, stderr) })
+		code = console.RunUntilSignal("doctor", stderr, func(ctx context.Context) error { return c.receiveFor(ctx, o, stderr) })
 		_ = c.in.finish() // take and flush never fail
 	} else {
 		code = c.in.run(nil, files)
 	}
-	if err := c.print(stdout, o.json); err != nil && !IsBrokenPipe(err) {
-		Linef(stderr, "weir doctor: standard output: %v", err)
-		return ExitFailed
+	if err := c.print(stdout, o.json); err != nil && !console.IsBrokenPipe(err) {
+		console.Linef(stderr, "weir doctor: standard output: %v", err)
+		return console.ExitFailed
 	}
-	Linef(stderr, "%s", c.in.summary())
+	console.Linef(stderr, "%s", c.in.summary())
 	return code
 }
 
@@ -99,7 +101,7 @@ func newExamination(verb string, stdin io.Reader, stderr io.Writer, now time.Tim
 }
 
 // Take implements output.
-func (c *examination) Take(from Origin, r *decode.Result) error {
+func (c *examination) Take(from report.Origin, r *decode.Result) error {
 	h := &from.Header
 	s := doctor.Stream{Exporter: from.Meta.Exporter, Version: h.Version, Domain: h.Domain}
 	switch h.Version {
@@ -131,7 +133,7 @@ func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io
 		return err
 	}
 	defer closeAll(conns)
-	Linef(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early", addresses(conns), o.period)
+	console.Linef(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early", addresses(conns), o.period)
 	ctx, cancel := context.WithTimeout(ctx, o.period)
 	defer cancel()
 	if o.started != nil {
@@ -142,7 +144,7 @@ func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io
 	for _, conn := range conns {
 		wg.Go(func() { failed <- receive(conn, c.receive) })
 	}
-	show := NewProgress(stderr)
+	show := console.NewProgress(stderr)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for err == nil && ctx.Err() == nil {
@@ -214,19 +216,19 @@ func (c *examination) print(stdout io.Writer, asJSON bool) error {
 		if s.Period > 0 {
 			period = fmt.Sprintf(" in %v", s.Period.Round(time.Second))
 		}
-		Linef(w, "%v, version %d, domain %d: %d datagrams%s, %d flows", s.Exporter, s.Version, s.Domain, s.Messages, period, s.Flows)
+		console.Linef(w, "%v, version %d, domain %d: %d datagrams%s, %d flows", s.Exporter, s.Version, s.Domain, s.Messages, period, s.Flows)
 		if own == nil {
-			Linef(w, "  no findings")
+			console.Linef(w, "  no findings")
 		}
 		for _, f := range own {
-			Linef(w, "  %-8s %s: %s", f.Severity, f.Rule, f.What)
+			console.Linef(w, "  %-8s %s: %s", f.Severity, f.Rule, f.What)
 			for _, line := range wrapped(f.Advice, 78) {
-				Linef(w, "             %s", line)
+				console.Linef(w, "             %s", line)
 			}
 		}
 	}
 	if n := c.check.Beyond(); n > 0 {
-		Linef(w, "%d records of further exporters were not examined", n)
+		console.Linef(w, "%d records of further exporters were not examined", n)
 	}
 	return w.Flush()
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/cli/console"
 	"weir/internal/doctor"
 	"weir/internal/weirtest/locked"
 	"weir/internal/weirtest/payloads"
@@ -41,7 +42,7 @@ func TestDoctorFindsWhatIsWrongInCaptures(t *testing.T) {
 		{"softflowd_v9_sampled10_lo.pcap", []doctor.Rule{doctor.NoInterfaces}},
 	} {
 		r := run(t, "", "doctor", "--json", captureFile(test.capture))
-		if got := findings(t, r.out); r.code != ExitDone || !slices.Equal(got, test.want) {
+		if got := findings(t, r.out); r.code != console.ExitDone || !slices.Equal(got, test.want) {
 			t.Errorf("%s: want %v, got %v, exit code %d, %s", test.capture, test.want, got, r.code, r.errout)
 		}
 	}
@@ -79,7 +80,7 @@ func TestDoctorFindsFirewallTotalsOfACiscoASA(t *testing.T) {
 func TestDoctorReadsEveryCaptureOfTheCorpus(t *testing.T) {
 	paths, _ := filepath.Glob(filepath.Join(shared(t, "corpus/pcap"), "*.pcap"))
 	for _, path := range paths {
-		if r := run(t, "", "doctor", "--json", path); r.code != ExitDone {
+		if r := run(t, "", "doctor", "--json", path); r.code != console.ExitDone {
 			t.Errorf("%s: exit code %d: %s", path, r.code, r.errout)
 		} else {
 			findings(t, r.out)
@@ -133,11 +134,11 @@ func TestWrongUsageOfDoctor(t *testing.T) {
 		{"--port is for captures", []string{"--listen", ":0", "--port", "2055"}},
 	} {
 		r := run(t, "", append([]string{"doctor"}, test.args...)...)
-		if r.code != ExitUsage || !strings.Contains(r.errout, test.want) {
+		if r.code != console.ExitUsage || !strings.Contains(r.errout, test.want) {
 			t.Errorf("%q: want exit code 2 and %q, got %d and %s", test.args, test.want, r.code, r.errout)
 		}
 	}
-	if r := run(t, "", "doctor", "no-such-file.pcap"); r.code != ExitFailed {
+	if r := run(t, "", "doctor", "no-such-file.pcap"); r.code != console.ExitFailed {
 		t.Errorf("a file that is not there: exit code %d", r.code)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"weir/internal/cli/console"
+	"weir/internal/cli/report"
 	"weir/internal/kafka"
 	"weir/internal/loss"
 )
@@ -27,7 +29,7 @@ exit code: 0 done; 1 Kafka or a topic is not there; 2 wrong usage`
 
 // runExporters is the verb exporters.
 func runExporters(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	f := NewFlags("exporters", "[flag]...", exportersAbout)
+	f := console.NewFlags("exporters", "[flag]...", exportersAbout)
 	o := &exportersView{stdout: stdout, stderr: stderr}
 	f.DurationVar(&o.silent, "silent", 0, "only those from which nothing came for `DURATION` (5m); reads the whole topic, a week")
 	f.DurationVar(&o.since, "since", time.Hour, "those of the last `DURATION`, and what was lost in it; default 1h; 0: all that is on the topic")
@@ -48,10 +50,10 @@ func runExporters(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	}
 	settings, err := kafkaFromEnvironment()
 	if err != nil {
-		Linef(stderr, "weir exporters: settings:\n%v", err)
-		return ExitUsage
+		console.Linef(stderr, "weir exporters: settings:\n%v", err)
+		return console.ExitUsage
 	}
-	return RunUntilSignal("exporters", stderr, func(ctx context.Context) error { return o.run(ctx, settings, time.Now()) })
+	return console.RunUntilSignal("exporters", stderr, func(ctx context.Context) error { return o.run(ctx, settings, time.Now()) })
 }
 
 // exportersView is what is shown of exporters.
@@ -124,12 +126,12 @@ func (o *exportersView) lines(ctx context.Context, settings kafkaSettings, now t
 			}
 		}
 		return nil
-	}, func(err error) { Linef(o.stderr, "weir exporters: %v", err) })
+	}, func(err error) { console.Linef(o.stderr, "weir exporters: %v", err) })
 	if err != nil {
 		return nil, err
 	}
 	if bad > 0 {
-		Linef(o.stderr, "weir exporters: %d records of %s cannot be read", bad, name)
+		console.Linef(o.stderr, "weir exporters: %d records of %s cannot be read", bad, name)
 	}
 	entries, err := templatesTopicOf(settings).entries(ctx, &templatesFlags{}, o.stderr)
 	if err != nil {
@@ -171,7 +173,7 @@ func exporterLineOf(r *loss.Row, known knownTemplates, now time.Time) exporterLi
 		l.FlowsPerSecond = r.FlowsPerSecond
 	}
 	if r.SamplingRate != 0 {
-		l.SamplingSource = strings.ToLower(ShortEnum(r.SamplingSource.String(), "SAMPLING_SOURCE_"))
+		l.SamplingSource = strings.ToLower(report.ShortEnum(r.SamplingSource.String(), "SAMPLING_SOURCE_"))
 	}
 	if r.Loss.Usable {
 		l.Lost, l.Of, l.Unit = &r.Loss.Lost, r.Loss.Lost+r.Loss.Received, r.Loss.Unit.String()
@@ -190,7 +192,7 @@ func (o *exportersView) print(lines []exporterLine, now time.Time) error {
 			if err != nil {
 				return err
 			}
-			if _, err := fmt.Fprintf(o.stdout, "%s\n", EscapeJSON(b)); err != nil {
+			if _, err := fmt.Fprintf(o.stdout, "%s\n", console.EscapeJSON(b)); err != nil {
 				return err
 			}
 		}
@@ -198,10 +200,10 @@ func (o *exportersView) print(lines []exporterLine, now time.Time) error {
 	}
 	if len(lines) > 0 {
 		w := tabwriter.NewWriter(o.stdout, 0, 0, 2, ' ', 0)
-		Linef(w, "exporter\tname\tversion\tdomain\tfirst seen\tlast seen\tdatagrams\tflows\tflows/s\tlost\ttemplates\tsampling\treplicas")
+		console.Linef(w, "exporter\tname\tversion\tdomain\tfirst seen\tlast seen\tdatagrams\tflows\tflows/s\tlost\ttemplates\tsampling\treplicas")
 		for i := range lines {
 			l := &lines[i]
-			Linef(w, "%s\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%.1f\t%s\t%s\t%s\t%s", l.Exporter, QuoteOrDash(l.Name), l.Version, l.Domain, l.First, ago(now, l.last),
+			console.Linef(w, "%s\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%.1f\t%s\t%s\t%s\t%s", l.Exporter, console.QuoteOrDash(l.Name), l.Version, l.Domain, l.First, ago(now, l.last),
 				l.Datagrams, l.Flows, l.FlowsPerSecond, l.lostCell(), l.templatesCell(now), l.samplingCell(), replicasCell(l.Replicas))
 		}
 		if err := w.Flush(); err != nil {
@@ -210,13 +212,13 @@ func (o *exportersView) print(lines []exporterLine, now time.Time) error {
 	}
 	switch {
 	case o.silent > 0 && len(lines) == 0:
-		Linef(o.stderr, "no exporter is silent for %v", o.silent)
+		console.Linef(o.stderr, "no exporter is silent for %v", o.silent)
 	case o.silent > 0:
-		Linef(o.stderr, "%d export streams are silent for %v or longer", len(lines), o.silent)
+		console.Linef(o.stderr, "%d export streams are silent for %v or longer", len(lines), o.silent)
 	case o.since > 0:
-		Linef(o.stderr, "%d export streams in the last %v", len(lines), o.since)
+		console.Linef(o.stderr, "%d export streams in the last %v", len(lines), o.since)
 	default:
-		Linef(o.stderr, "%d export streams", len(lines))
+		console.Linef(o.stderr, "%d export streams", len(lines))
 	}
 	return nil
 }
@@ -249,7 +251,7 @@ func (l *exporterLine) samplingCell() string {
 func replicasCell(names []string) string {
 	cells := make([]string, len(names))
 	for i, n := range names {
-		cells[i] = Quote(n)
+		cells[i] = console.Quote(n)
 	}
 	return strings.Join(cells, " ")
 }

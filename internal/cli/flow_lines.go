@@ -10,8 +10,10 @@ import (
 	"strings"
 
 	"weir/internal/cli/capture"
+	"weir/internal/cli/console"
 	"weir/internal/cli/flowfile"
 	"weir/internal/cli/pynetflow"
+	"weir/internal/cli/report"
 	"weir/internal/decode"
 	"weir/internal/wire"
 	"weir/pkg/flowpb"
@@ -44,7 +46,7 @@ func (n *fieldNames) text() string {
 		if i > 0 {
 			b.WriteString(", ")
 		}
-		b.WriteString(Quote(Clip(name, maxFieldName)))
+		b.WriteString(console.Quote(console.Clip(name, maxFieldName)))
 	}
 	if n.more {
 		b.WriteString(", and others")
@@ -62,7 +64,7 @@ func (o *offline) flowLines(name string, lines *flowfile.Lines) error {
 	var leftOut fieldNames
 	defer func() {
 		if len(leftOut.names) > 0 {
-			o.say("%s: fields that are not known were left out: %s", InputName(name), leftOut.text())
+			o.say("%s: fields that are not known were left out: %s", console.InputName(name), leftOut.text())
 		}
 	}()
 	for {
@@ -73,7 +75,7 @@ func (o *offline) flowLines(name string, lines *flowfile.Lines) error {
 		if err != nil {
 			return err
 		}
-		at := fmt.Sprintf("line %d of %s", lines.Number(), InputName(name))
+		at := fmt.Sprintf("line %d of %s", lines.Number(), console.InputName(name))
 		if pynetflow.Is(line) {
 			e, err := pynetflow.Parse(line)
 			if err != nil {
@@ -115,7 +117,7 @@ func (o *offline) flowLine(at string, line []byte) error {
 	}
 	m := &flowpb.FlowMessage{}
 	if err == nil {
-		err = SetFields(m.ProtoReflect(), members)
+		err = report.SetFields(m.ProtoReflect(), members)
 	}
 	if err == nil && m.GetType() == flowpb.FlowMessage_FLOWUNKNOWN {
 		err = errors.New(`it has no "type": is this a file of flows?`)
@@ -124,7 +126,7 @@ func (o *offline) flowLine(at string, line []byte) error {
 		return o.badLine(at, err)
 	}
 	o.now = max(o.now, int64(m.GetTimeReceivedNs()))
-	if err := o.take(Origin{}, &decode.Result{Messages: []*flowpb.FlowMessage{m}}); err != nil {
+	if err := o.take(report.Origin{}, &decode.Result{Messages: []*flowpb.FlowMessage{m}}); err != nil {
 		return errOutput{err}
 	}
 	return nil
@@ -135,12 +137,12 @@ const maxReason = 300
 
 // badLine counts a line that is no flow.
 func (o *offline) badLine(at string, why error) error {
-	text := at + ": " + Escape(Clip(why.Error(), maxReason)) // a value of the line may be in it
+	text := at + ": " + console.Escape(console.Clip(why.Error(), maxReason)) // a value of the line may be in it
 	r := decode.Result{Errors: []wire.Error{{Cause: wire.BadLine, What: text}}}
 	if o.count.errors == 0 {
 		o.say("%s", text)
 	}
-	if err := o.take(Origin{}, &r); err != nil {
+	if err := o.take(report.Origin{}, &r); err != nil {
 		return errOutput{err}
 	}
 	return nil

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/cli/flowfile"
+	"weir/internal/cli/report"
 	"weir/internal/decode"
 	"weir/internal/weirtest/payloads"
 	"weir/pkg/flowpb"
@@ -39,7 +40,7 @@ func temporary(t *testing.T, name, content string) string {
 // A collecting keeps messages.
 type collecting struct{ all []*flowpb.FlowMessage }
 
-func (c *collecting) Take(_ Origin, r *decode.Result) error {
+func (c *collecting) Take(_ report.Origin, r *decode.Result) error {
 	c.all = append(c.all, r.Messages...)
 	return nil
 }

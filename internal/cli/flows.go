@@ -10,6 +10,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/cli/console"
+	"weir/internal/cli/report"
 	"weir/internal/kafka"
 	"weir/internal/kafka/framing"
 	"weir/pkg/flowpb"
@@ -31,7 +33,7 @@ what is whole); 1 it could not; 2 wrong usage`
 
 // runFlows is the verb flows.
 func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := NewFlags("flows", "[flag]... [FILE]...", flowsAbout)
+	f := console.NewFlags("flows", "[flag]... [FILE]...", flowsAbout)
 	asJSON, wide := false, false
 	f.BoolVar(&asJSON, "json", false, "print JSON Lines; keys are the names of FlowMessage's fields")
 	f.BoolVar(&wide, "v", false, "print every field, as weir decode does")
@@ -42,7 +44,7 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		}
 		return nil
 	})
-	filter := FilterFlags(f, "flows", 0, "default 0")
+	filter := report.FilterFlags(f, "flows", 0, "default 0")
 	topic := topicFlagsOf(f, "print it")
 	port, age := udpPortFlag(f, "udp-port"), uptimeAgeFlag(f)
 	files, code, ok := f.ParseArgs(args, stdout, stderr)
@@ -60,40 +62,40 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case len(files) == 0 && *age != 0:
 		return f.UsageError(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
 	}
-	form := Brief
+	form := report.Brief
 	switch {
 	case asJSON:
-		form = JSONLines
+		form = report.JSONLines
 	case wide:
-		form = Wide
+		form = report.Wide
 	}
 	if len(files) == 0 {
-		return followFlows(*topic, NewFlowPrinter(stdout, form, filter, limit, nil), stderr)
+		return followFlows(*topic, report.NewFlowPrinter(stdout, form, filter, limit, nil), stderr)
 	}
 	o := newOffline("flows", stdin, stderr, nil)
-	p := NewFlowPrinter(stdout, form, filter, limit, o.template)
+	p := report.NewFlowPrinter(stdout, form, filter, limit, o.template)
 	o.out, o.port, o.decoder.MaxUptimeAge = p, *port, *age
 	code = o.run(nil, files)
-	Linef(stderr, "%s", o.summary())
-	Linef(stderr, "%s", p.Summary())
+	console.Linef(stderr, "%s", o.summary())
+	console.Linef(stderr, "%s", p.Summary())
 	return code
 }
 
 // followFlows is the verb flows without files.
-func followFlows(flags topicFlags, p *FlowPrinter, stderr io.Writer) int {
+func followFlows(flags topicFlags, p *report.FlowPrinter, stderr io.Writer) int {
 	settings, err := kafkaFromEnvironment()
 	if err != nil {
-		Linef(stderr, "weir flows: no file, and for the topic the settings are wrong:\n%v", err)
-		return ExitUsage
+		console.Linef(stderr, "weir flows: no file, and for the topic the settings are wrong:\n%v", err)
+		return console.ExitUsage
 	}
-	return RunUntilSignal("flows", stderr, func(ctx context.Context) error { return readFlows(ctx, settings, flags, p, stderr) })
+	return console.RunUntilSignal("flows", stderr, func(ctx context.Context) error { return readFlows(ctx, settings, flags, p, stderr) })
 }
 
 // readFlows prints the flows of the topic until ctx ends, or it is read.
-func readFlows(ctx context.Context, settings kafkaSettings, flags topicFlags, p *FlowPrinter, stderr io.Writer) error {
+func readFlows(ctx context.Context, settings kafkaSettings, flags topicFlags, p *report.FlowPrinter, stderr io.Writer) error {
 	topic := settings.Topics.Name(kafka.Flows)
 	if !flags.once {
-		Linef(stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
+		console.Linef(stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
 	}
 	poison := 0
 	err := flags.tail().Read(ctx, settings.Kafka, topic, func(records []kafka.Record) error {
@@ -113,14 +115,14 @@ func readFlows(ctx context.Context, settings kafkaSettings, flags topicFlags, p 
 		}
 		return errors.Join(p.Print(list), p.Flush())
 	}, func(err error) {
-		Linef(stderr, "weir flows: %v", err)
+		console.Linef(stderr, "weir flows: %v", err)
 	})
-	if errors.Is(err, ErrEnough) {
+	if errors.Is(err, report.ErrEnough) {
 		err = nil
 	}
 	if poison > 0 {
-		Linef(stderr, "%d records of %s are no flows", poison, topic)
+		console.Linef(stderr, "%d records of %s are no flows", poison, topic)
 	}
-	Linef(stderr, "%s", p.Summary())
+	console.Linef(stderr, "%s", p.Summary())
 	return err
 }

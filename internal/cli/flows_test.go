@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/cli/report"
 	"weir/internal/kafka"
 	"weir/internal/kafka/framing"
 	"weir/internal/weirtest/locked"
@@ -117,7 +118,7 @@ func TestFlowsOfTheTopic(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := &locked.Buffer{}
-	p := NewFlowPrinter(out, JSONLines, NewFilter(), 0, nil)
+	p := report.NewFlowPrinter(out, report.JSONLines, report.NewFilter(), 0, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- readFlows(ctx, settings, topicFlags{start: true}, p, io.Discard) }()

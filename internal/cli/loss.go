@@ -3,6 +3,7 @@ package cli
 import (
 	"time"
 
+	"weir/internal/cli/report"
 	"weir/internal/decode"
 	"weir/internal/loss"
 )
@@ -23,7 +24,7 @@ func newLossCount(now time.Time) *lossCount {
 
 // take counts a datagram, or a set of one that was decoded later. It returns true for a
 // datagram.
-func (l *lossCount) take(from Origin, r *decode.Result) (datagram bool) {
+func (l *lossCount) take(from report.Origin, r *decode.Result) (datagram bool) {
 	h := &from.Header
 	if h.Version == 0 {
 		return false

@@ -9,6 +9,7 @@ import (
 	"github.com/caarlos0/env/v11"
 
 	"weir/internal/annotate/rdns"
+	"weir/internal/cli/console"
 	"weir/internal/settings"
 	"weir/pkg/flowpb"
 )
@@ -48,7 +49,7 @@ func nameThem(list []*flowpb.Connection, environ []string, stderr io.Writer) err
 	for a := range ends {
 		r.Want(a)
 	}
-	show := NewProgress(stderr)
+	show := console.NewProgress(stderr)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for left := len(ends); left > 0 && ctx.Err() == nil; {
@@ -62,7 +63,7 @@ func nameThem(list []*flowpb.Connection, environ []string, stderr io.Writer) err
 			show.Count("asking for names: %d of %d addresses", len(ends)-left, len(ends))
 			select {
 			case <-ctx.Done():
-				Linef(stderr, "weir connections: %d of %d names were not answered within %v: left out (-n asks for none)", left, len(ends), namingAtMost)
+				console.Linef(stderr, "weir connections: %d of %d names were not answered within %v: left out (-n asks for none)", left, len(ends), namingAtMost)
 			case <-tick.C:
 			}
 		}

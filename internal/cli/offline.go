@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"weir/internal/cli/capture"
+	"weir/internal/cli/console"
 	"weir/internal/cli/flowfile"
+	"weir/internal/cli/report"
 	"weir/internal/decode"
 	"weir/internal/templates"
 	"weir/internal/wire"
@@ -19,7 +21,7 @@ import (
 
 // An output takes what datagrams hold, in input order. r is valid during the call.
 type output interface {
-	Take(o Origin, r *decode.Result) error
+	Take(o report.Origin, r *decode.Result) error
 	Flush() error
 }
 
@@ -50,7 +52,7 @@ type offline struct {
 // A waiting set is a data set whose template has not come yet.
 type waiting struct {
 	order int // of arrival
-	from  Origin
+	from  report.Origin
 	set   decode.Set // its octets are its own
 }
 
@@ -83,7 +85,7 @@ func (o *offline) template(k *decode.TemplateKey, port uint16) *decode.Template 
 // returns the exit code: an input that cannot be read is told and does not keep
 // the others from being read; one that is cut is told, and what is whole counts.
 func (o *offline) run(hexes, inputs []string) int {
-	code, stopped := ExitDone, false
+	code, stopped := console.ExitDone, false
 	for _, name := range append([]string{""}, inputs...) {
 		var err error
 		if name == "" {
@@ -95,25 +97,25 @@ func (o *offline) run(hexes, inputs []string) int {
 		switch {
 		case err == nil:
 			continue
-		case errors.As(err, &output) && (IsBrokenPipe(err) || errors.Is(err, ErrEnough)):
+		case errors.As(err, &output) && (console.IsBrokenPipe(err) || errors.Is(err, report.ErrEnough)):
 			stopped = true // whoever reads has seen enough
 		case errors.As(err, &output):
 			o.say("standard output: %v", output.error)
-			code, stopped = ExitFailed, true
+			code, stopped = console.ExitFailed, true
 		case errors.Is(err, capture.ErrCut), errors.Is(err, flowfile.ErrCut): // all that is whole was read
-			o.say("%s: %v", InputName(name), WithoutPath(err))
+			o.say("%s: %v", console.InputName(name), console.WithoutPath(err))
 		default:
-			o.say("%s: %v", InputName(name), WithoutPath(err))
-			code = ExitFailed
+			o.say("%s: %v", console.InputName(name), console.WithoutPath(err))
+			code = console.ExitFailed
 		}
 		if stopped {
 			break
 		}
 	}
 	if !stopped {
-		if err := o.finish(); err != nil && !IsBrokenPipe(err) {
+		if err := o.finish(); err != nil && !console.IsBrokenPipe(err) {
 			o.say("standard output: %v", err)
-			code = ExitFailed
+			code = console.ExitFailed
 		}
 	}
 	return code
@@ -127,7 +129,7 @@ func (o *offline) summary() string {
 }
 
 func (o *offline) say(format string, args ...any) {
-	Linef(o.stderr, "weir %s: %s", o.verb, fmt.Sprintf(format, args...))
+	console.Linef(o.stderr, "weir %s: %s", o.verb, fmt.Sprintf(format, args...))
 }
 
 func (o *offline) hexes(hexes []string) error {
@@ -200,14 +202,14 @@ func (o *offline) leftOut(name string, r *capture.Reader) {
 		}
 	}
 	if parts != nil {
-		o.say("%s: not decoded: %s", InputName(name), strings.Join(parts, ", "))
+		o.say("%s: not decoded: %s", console.InputName(name), strings.Join(parts, ", "))
 	}
 }
 
 // datagram decodes one datagram, then what waited for the templates it brought.
 func (o *offline) datagram(d *capture.Datagram) error {
 	o.count.datagrams++
-	from := Origin{Datagram: o.count.datagrams}
+	from := report.Origin{Datagram: o.count.datagrams}
 	from.Meta = decode.Meta{Exporter: d.Src.Addr(), Port: d.Src.Port(), Received: d.Time}
 	o.now = max(o.now, d.Time)
 	r := &o.result
@@ -255,7 +257,7 @@ func (o *offline) finish() error {
 
 // wait keeps s, whose octets are the datagram's. A set without octets has no records,
 // and is not worth keeping.
-func (o *offline) wait(from Origin, s *decode.Set) {
+func (o *offline) wait(from report.Origin, s *decode.Set) {
 	if len(s.Data) == 0 {
 		return
 	}
@@ -311,7 +313,7 @@ func (o *offline) late(ready []waiting) error {
 
 // take counts what r holds and hands it on. That a template is missing is no
 // error here: the set waits, and is counted at the end.
-func (o *offline) take(from Origin, r *decode.Result) error {
+func (o *offline) take(from report.Origin, r *decode.Result) error {
 	r.Errors = slices.DeleteFunc(r.Errors, func(e wire.Error) bool { return e.Cause == wire.MissingTemplate })
 	o.count.flows += len(r.Messages)
 	o.count.options += len(r.Options)

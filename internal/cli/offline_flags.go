@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"weir/internal/cli/console"
 	"weir/internal/decode"
 	"weir/internal/exporters"
 )
@@ -13,7 +14,7 @@ import (
 type namedExporters struct{ table *exporters.Table }
 
 // exportersFlag adds --exporters. Who is allowed does not matter by hand.
-func exportersFlag(f *Flags) *namedExporters {
+func exportersFlag(f *console.Flags) *namedExporters {
 	n := &namedExporters{}
 	f.Func("exporters", "take names, sites, sampling rates and interfaces of exporters from the YAML `FILE` (EXPORTERS_FILE of ingest)", func(path string) error {
 		file, err := exporters.Open(path)
@@ -33,12 +34,12 @@ func (n *namedExporters) of(a netip.Addr) *decode.Exporter {
 }
 
 // udpPortFlag adds a flag for the port that datagrams are sent to.
-func udpPortFlag(f *Flags, name string) *uint16 {
-	return PortFlag(f, name, "decode UDP datagrams to port `N` only")
+func udpPortFlag(f *console.Flags, name string) *uint16 {
+	return console.PortFlag(f, name, "decode UDP datagrams to port `N` only")
 }
 
 // uptimeAgeFlag adds --uptime-max-age, 0 when it is not given.
-func uptimeAgeFlag(f *Flags) *time.Duration {
+func uptimeAgeFlag(f *console.Flags) *time.Duration {
 	age := new(time.Duration)
 	f.Func("uptime-max-age", "take a flow time that is an uptime after the header's, of before a wrap of the clock, for wrong when it is older than `DURATION` (UPTIME_MAX_AGE of ingest; default: no limit): the flow has its export time", func(s string) (err error) {
 		if *age, err = time.ParseDuration(s); err != nil || *age < decode.MinUptimeAge || *age > decode.MaxUptimeAge {

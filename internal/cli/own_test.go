@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"weir/internal/cli/console"
 	"weir/internal/ie"
 )
 
@@ -44,7 +45,7 @@ func TestAWrongElementsFileIsToldAndNothingIsDecoded(t *testing.T) {
 	}
 	t.Setenv("ELEMENTS_FILE", path)
 	got := run(t, "", "decode", "--hex", "0005")
-	if got.code != ExitUsage || got.out != "" || !strings.Contains(got.errout, "line 1: 1 columns") {
+	if got.code != console.ExitUsage || got.out != "" || !strings.Contains(got.errout, "line 1: 1 columns") {
 		t.Errorf("want exit code 2 and the wrong line, got %d, %q, %q", got.code, got.out, got.errout)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/caarlos0/env/v11"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/cli/report"
 	"weir/internal/decode"
 	"weir/internal/pair"
 	"weir/internal/services"
@@ -38,7 +39,7 @@ type received struct {
 	flow pair.Flow
 }
 
-func (p *pairing) Take(_ Origin, r *decode.Result) error {
+func (p *pairing) Take(_ report.Origin, r *decode.Result) error {
 	for _, m := range r.Messages {
 		if f, ok := pair.FromMessage(m, &p.config); ok {
 			p.flows = append(p.flows, received{m.GetTimeReceivedNs(), f})
@@ -73,5 +74,5 @@ func (p *pairing) connections() []*flowpb.Connection {
 		m.Observe(&p.flows[i].flow)
 	}
 	m.Close()
-	return slices.DeleteFunc(out, IsMerged)
+	return slices.DeleteFunc(out, report.IsMerged)
 }

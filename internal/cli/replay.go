@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"weir/internal/cli/capture"
+	"weir/internal/cli/console"
+	"weir/internal/cli/report"
 	"weir/internal/cli/retime"
 	"weir/internal/templates"
 )
@@ -36,8 +38,8 @@ read or sent; 2 wrong usage`
 
 // runReplay is the verb replay.
 func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	f := NewFlags("replay", "[flag]... FILE...", replayAbout)
-	p := &replayer{speed: 1, show: NewProgress(stderr), stderr: stderr, now: time.Now}
+	f := console.NewFlags("replay", "[flag]... FILE...", replayAbout)
+	p := &replayer{speed: 1, show: console.NewProgress(stderr), stderr: stderr, now: time.Now}
 	to := f.String("to", "127.0.0.1:2055", "`HOST:PORT` to send to (default 127.0.0.1:2055)")
 	f.Func("speed", "send N times as fast as captured, or as fast as possible: `10x`, 0.5x, max (default 1x)", func(s string) error {
 		n, err := strconv.ParseFloat(strings.TrimSuffix(s, "x"), 64)
@@ -68,7 +70,7 @@ func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	s := &senders{to: target, conns: map[netip.AddrPort]*net.UDPConn{}, own: map[netip.Addr]netip.Addr{}, stderr: stderr}
 	defer s.close()
 	p.send, p.port = s.send, *port
-	return RunUntilSignal("replay", stderr, func(ctx context.Context) error { return p.run(ctx, files) })
+	return console.RunUntilSignal("replay", stderr, func(ctx context.Context) error { return p.run(ctx, files) })
 }
 
 // A replayer sends datagrams at the pace of their captures.
@@ -78,7 +80,7 @@ type replayer struct {
 	port          uint16 // to which they were sent; 0: any
 	send          func(from netip.AddrPort, b []byte) error
 	now           func() time.Time
-	show          *Progress
+	show          *console.Progress
 	stderr        io.Writer
 
 	sent, others, failed int
@@ -99,9 +101,9 @@ func (p *replayer) run(ctx context.Context, files []string) error {
 			switch {
 			case err == nil || ctx.Err() != nil:
 			case errors.Is(err, capture.ErrCut):
-				Linef(p.stderr, "weir replay: %s: %v", name, WithoutPath(err))
+				console.Linef(p.stderr, "weir replay: %s: %v", name, console.WithoutPath(err))
 			default:
-				errs = append(errs, fmt.Errorf("%s: %w", InputName(name), WithoutPath(err)))
+				errs = append(errs, fmt.Errorf("%s: %w", console.InputName(name), console.WithoutPath(err)))
 			}
 		}
 		if len(errs) > 0 || p.sent == before {
@@ -116,7 +118,7 @@ func (p *replayer) run(ctx context.Context, files []string) error {
 		errs = append(errs, errors.New("no NetFlow or IPFIX in there"))
 	}
 	took := p.now().Sub(p.began)
-	Linef(p.stderr, "%d datagrams sent, %s in %s; %d of something else left out", p.sent, FormatOctets(uint64(p.octets)), FormatDuration(took), p.others)
+	console.Linef(p.stderr, "%d datagrams sent, %s in %s; %d of something else left out", p.sent, report.FormatOctets(uint64(p.octets)), report.FormatDuration(took), p.others)
 	return errors.Join(errs...)
 }
 
@@ -177,7 +179,7 @@ func (p *replayer) file(ctx context.Context, name string) error {
 		if err := p.send(d.Src, payload); err != nil {
 			if p.failed++; p.failed == 1 {
 				p.show.Clear()
-				Linef(p.stderr, "weir replay: %v", err)
+				console.Linef(p.stderr, "weir replay: %v", err)
 			}
 			return nil
 		}
@@ -210,7 +212,7 @@ func (p *replayer) progress(name string, done float64) {
 		return
 	}
 	p.shown = now
-	p.show.Count("%s: %.0f %%, %d datagrams sent in %s", name, 100*done, p.sent, FormatDuration(now.Sub(p.began)))
+	p.show.Count("%s: %.0f %%, %d datagrams sent in %s", name, 100*done, p.sent, report.FormatDuration(now.Sub(p.began)))
 }
 
 // each hands the export datagrams of a file to f, with how much of the file is
@@ -304,7 +306,7 @@ func (s *senders) send(from netip.AddrPort, b []byte) error {
 	if errors.Is(err, syscall.ECONNREFUSED) { // it tells of an earlier datagram; this one was not sent
 		if !s.refused {
 			s.refused = true
-			Linef(s.stderr, "weir replay: nothing listens at %v; going on", s.to)
+			console.Linef(s.stderr, "weir replay: nothing listens at %v; going on", s.to)
 		}
 		_, err = c.Write(b)
 	}
@@ -329,7 +331,7 @@ func (s *senders) open(exporter netip.Addr) (*net.UDPConn, error) {
 		c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(own, 0)), s.to)
 		if err == nil {
 			if !known {
-				Linef(s.stderr, "weir replay: exporter %v of the capture sends from %v", exporter, own)
+				console.Linef(s.stderr, "weir replay: exporter %v of the capture sends from %v", exporter, own)
 			}
 			s.own[exporter] = own
 			return c, nil

@@ -17,6 +17,7 @@ import (
 	"github.com/gopacket/gopacket/pcapgo"
 
 	"weir/internal/cli/capture"
+	"weir/internal/cli/console"
 	"weir/pkg/flowpb"
 )
 
@@ -33,7 +34,7 @@ func replayedOf(t *testing.T, p replayer, files ...string) (all []sentAt, errout
 		var out bytes.Buffer
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		p.now, p.stderr, p.show = time.Now, &out, NewProgress(io.Discard)
+		p.now, p.stderr, p.show = time.Now, &out, console.NewProgress(io.Discard)
 		start := time.Now()
 		p.send = func(_ netip.AddrPort, b []byte) error {
 			if all = append(all, sentAt{time.Since(start), bytes.Clone(b)}); len(all) == 1000 {

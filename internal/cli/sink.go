@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"weir/internal/cli/console"
 	"weir/internal/cli/sink"
 	"weir/internal/kafka"
 )
@@ -26,22 +27,22 @@ const sqliteProgram = "weir-sqlite"
 
 // runSink is the verb sink.
 func runSink(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	f := NewFlags("sink", "sqlite FILE [flag]...", sinkAbout)
+	f := console.NewFlags("sink", "sqlite FILE [flag]...", sinkAbout)
 	if len(args) == 0 || args[0] == "--help" || args[0] == "-h" {
 		f.PrintHelp(stdout)
-		return ExitDone
+		return console.ExitDone
 	}
 	if args[0] != "sqlite" {
 		return f.UsageError(stderr, fmt.Sprintf("no sink %q, want sqlite", args[0]))
 	}
 	program, err := findBeside(sqliteProgram)
 	if err != nil {
-		Linef(stderr, "weir sink: %v", err)
-		return ExitUsage
+		console.Linef(stderr, "weir sink: %v", err)
+		return console.ExitUsage
 	}
 	err = syscall.Exec(program, append([]string{program}, args[1:]...), os.Environ())
-	Linef(stderr, "weir sink: %s: %v", program, err)
-	return ExitFailed
+	console.Linef(stderr, "weir sink: %s: %v", program, err)
+	return console.ExitFailed
 }
 
 // findBeside returns the path of a program of ours: beside this one, or in PATH. What
@@ -77,7 +78,7 @@ exit code: 0 ended as told; 1 Kafka or the file failed; 2 wrong usage`
 
 // SQLite is the program weir-sqlite; open opens its file.
 func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, sink.Options) (sink.Sink, error)) int {
-	f := NewFlags("sink sqlite", "FILE [flag]...", sqliteAbout)
+	f := console.NewFlags("sink sqlite", "FILE [flag]...", sqliteAbout)
 	o := sink.Options{Rows: string(kafka.Connections)}
 	once := f.Bool("once", false, "end when what is on the topic now is in the file")
 	f.Func("topic", "keep `connections` (default) or flows", func(s string) error {
@@ -89,7 +90,7 @@ func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, 
 	})
 	f.DurationVar(&o.Keep, "keep", 0, "delete rows published longer ago than `DURATION` (720h); default: none")
 	f.Func("max-size", "delete the oldest rows once the file has more than `SIZE` octets (10GB); default: none", func(s string) (err error) {
-		if o.MaxSize, err = ParseOctets(s); err == nil && o.MaxSize < 1<<20 {
+		if o.MaxSize, err = console.ParseOctets(s); err == nil && o.MaxSize < 1<<20 {
 			err = fmt.Errorf("%q: want at least 1MiB", s)
 		}
 		return err
@@ -105,16 +106,16 @@ func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, 
 	}
 	settings, err := kafkaFromEnvironment()
 	if err != nil {
-		Linef(stderr, "weir sink sqlite: settings:\n%v", err)
-		return ExitUsage
+		console.Linef(stderr, "weir sink sqlite: settings:\n%v", err)
+		return console.ExitUsage
 	}
 	o.Path, o.Topic = files[0], settings.Topics.Name(kafka.Topic(o.Rows))
-	return RunUntilSignal("sink sqlite", stderr, func(ctx context.Context) error {
+	return console.RunUntilSignal("sink sqlite", stderr, func(ctx context.Context) error {
 		s, err := open(ctx, o)
 		if err != nil {
 			return err
 		}
-		r := &sinking{sink: s, o: o, once: *once, show: NewProgress(stderr), stderr: stderr}
+		r := &sinking{sink: s, o: o, once: *once, show: console.NewProgress(stderr), stderr: stderr}
 		return errors.Join(r.run(ctx, settings), s.Close())
 	})
 }
@@ -124,7 +125,7 @@ type sinking struct {
 	sink   sink.Sink
 	o      sink.Options
 	once   bool
-	show   *Progress
+	show   *console.Progress
 	stderr io.Writer
 	told   string // the last failure
 }
@@ -137,7 +138,7 @@ func (s *sinking) run(ctx context.Context, settings kafkaSettings) error {
 		Began: func() {
 			found = true
 			if !s.once {
-				Linef(s.stderr, "%s at %s goes into %s; end with Ctrl-C", s.o.Topic, strings.Join(settings.Kafka.Brokers, ","), s.o.Path)
+				console.Linef(s.stderr, "%s at %s goes into %s; end with Ctrl-C", s.o.Topic, strings.Join(settings.Kafka.Brokers, ","), s.o.Path)
 			}
 		},
 		Notice: s.notice, Failed: s.complain,
@@ -148,14 +149,14 @@ func (s *sinking) run(ctx context.Context, settings kafkaSettings) error {
 		return err
 	}
 	s.show.Clear()
-	Linef(s.stderr, "%d rows written, %d messages that are no %s, %d old rows deleted", kept.Rows, kept.Bad, s.o.Rows, kept.Deleted)
+	console.Linef(s.stderr, "%d rows written, %d messages that are no %s, %d old rows deleted", kept.Rows, kept.Bad, s.o.Rows, kept.Deleted)
 	return err
 }
 
 // notice prints something that is no failure of this moment.
 func (s *sinking) notice(what error) {
 	s.show.Clear()
-	Linef(s.stderr, "weir sink sqlite: %v", what)
+	console.Linef(s.stderr, "weir sink sqlite: %v", what)
 }
 
 // complain prints a failure, unless it is the last one again.

@@ -18,6 +18,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"weir/internal/cli/console"
 	"weir/internal/kafka"
 	"weir/internal/settings"
 	"weir/internal/templates"
@@ -60,7 +61,7 @@ func (o *templatesFlags) take(e *templates.Entry) bool {
 
 // runTemplates is the verb templates.
 func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := NewFlags("templates", "list|show|add FILE|remove ADDRESS [flag]...", templatesAbout)
+	f := console.NewFlags("templates", "list|show|add FILE|remove ADDRESS [flag]...", templatesAbout)
 	o := &templatesFlags{}
 	f.Func("exporter", "only those of the exporter at `ADDRESS` (list, show)", func(s string) (err error) {
 		o.exporter, err = exporterAddress(s)
@@ -106,8 +107,8 @@ func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int 
 	}
 	topic, err := openTemplatesTopic()
 	if err != nil {
-		Linef(stderr, "weir templates: settings:\n%v", err)
-		return ExitUsage
+		console.Linef(stderr, "weir templates: settings:\n%v", err)
+		return console.ExitUsage
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -122,10 +123,10 @@ func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int 
 		err = topic.remove(ctx, o, stdout)
 	}
 	if err != nil {
-		Linef(stderr, "weir templates %s: %v", word, err)
-		return ExitFailed
+		console.Linef(stderr, "weir templates %s: %v", word, err)
+		return console.ExitFailed
 	}
-	return ExitDone
+	return console.ExitDone
 }
 
 func exporterAddress(s string) (netip.Addr, error) {
@@ -181,7 +182,7 @@ func (t *templatesTopic) entries(ctx context.Context, o *templatesFlags, stderr 
 		}
 	})
 	if bad > 0 {
-		Linef(stderr, "weir templates: %d records of %s cannot be read", bad, t.topic)
+		console.Linef(stderr, "weir templates: %d records of %s cannot be read", bad, t.topic)
 	}
 	var all []*templates.Entry
 	for _, e := range onTopic.All() {
@@ -282,7 +283,7 @@ func (t *templatesTopic) list(ctx context.Context, o *templatesFlags, stdout, st
 			if err != nil {
 				return err
 			}
-			if _, err := fmt.Fprintf(stdout, "%s\n", EscapeJSON(b)); err != nil {
+			if _, err := fmt.Fprintf(stdout, "%s\n", console.EscapeJSON(b)); err != nil {
 				return err
 			}
 			continue
@@ -301,12 +302,12 @@ func (t *templatesTopic) list(ctx context.Context, o *templatesFlags, stdout, st
 			confirmed = "removed"
 		}
 		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Exporter, l.Version, l.Domain, what, fields,
-			strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Ports), " ", ","), "[]"), l.Received, confirmed, QuoteOrDash(l.Replica))
+			strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Ports), " ", ","), "[]"), l.Received, confirmed, console.QuoteOrDash(l.Replica))
 	}
 	if o.json {
 		return nil
 	}
-	Linef(stderr, "%d definitions, %d facts", definitions, facts)
+	console.Linef(stderr, "%d definitions, %d facts", definitions, facts)
 	return w.Flush()
 }
 
@@ -323,7 +324,7 @@ func (t *templatesTopic) show(ctx context.Context, o *templatesFlags, stdout, st
 		l := listedOf(e)
 		found++
 		text := text.Append(nil, &text.Entry{Exporter: e.Exporter, Version: uint8(l.Version), Domain: l.Domain, Template: *e.Template})
-		if _, err := fmt.Fprintf(stdout, "# received %s, first %s, from ports %v, by %s\n%s\n", l.Received, l.First, l.Ports, Quote(l.Replica), text); err != nil {
+		if _, err := fmt.Fprintf(stdout, "# received %s, first %s, from ports %v, by %s\n%s\n", l.Received, l.First, l.Ports, console.Quote(l.Replica), text); err != nil {
 			return err
 		}
 	}
@@ -345,22 +346,22 @@ func (t *templatesTopic) add(ctx context.Context, o *templatesFlags, path string
 	}
 	all, err := text.Parse(in)
 	if err != nil {
-		return fmt.Errorf("%s:\n%w", InputName(path), err)
+		return fmt.Errorf("%s:\n%w", console.InputName(path), err)
 	}
 	var records []templates.Record
 	for i := range all {
 		e := &all[i]
 		if err := e.Owned(); err != nil {
-			return fmt.Errorf("%s: %w", InputName(path), err)
+			return fmt.Errorf("%s: %w", console.InputName(path), err)
 		}
 		both, err := templates.Added(t.operator, time.Now(), e.Exporter, e.Version, e.Domain, &e.Template)
 		if err != nil {
-			return fmt.Errorf("%s: template %d of %s: %w", InputName(path), e.Template.ID, e.Exporter, err)
+			return fmt.Errorf("%s: template %d of %s: %w", console.InputName(path), e.Template.ID, e.Exporter, err)
 		}
 		records = append(records, both...)
 	}
 	if len(records) == 0 {
-		return fmt.Errorf("%s: no template in it", InputName(path))
+		return fmt.Errorf("%s: no template in it", console.InputName(path))
 	}
 	return t.write(ctx, o, len(all), records, "published", stdout)
 }
@@ -387,7 +388,7 @@ func (t *templatesTopic) remove(ctx context.Context, o *templatesFlags, stdout i
 // write publishes the records of so many entries.
 func (t *templatesTopic) write(ctx context.Context, o *templatesFlags, entries int, all []templates.Record, done string, stdout io.Writer) error {
 	if o.dry {
-		Linef(stdout, "%d entries of %s would be %s", entries, t.topic, done)
+		console.Linef(stdout, "%d entries of %s would be %s", entries, t.topic, done)
 		return nil
 	}
 	records := make([]kafka.Record, 0, len(all))
@@ -397,6 +398,6 @@ func (t *templatesTopic) write(ctx context.Context, o *templatesFlags, entries i
 	if err := kafka.Write(ctx, t.c, t.topic, records); err != nil {
 		return err
 	}
-	Linef(stdout, "%d entries of %s are %s", entries, t.topic, done)
+	console.Linef(stdout, "%d entries of %s are %s", entries, t.topic, done)
 	return nil
 }

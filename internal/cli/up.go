@@ -14,7 +14,9 @@ import (
 	"syscall"
 	"time"
 
+	"weir/internal/cli/console"
 	"weir/internal/cli/page"
+	"weir/internal/cli/report"
 	"weir/internal/settings"
 	"weir/internal/telemetry"
 	"weir/pkg/flowpb"
@@ -31,7 +33,7 @@ The environment variables PAIR_* and DNS_* work as for enrich.`
 
 // runUp is the verb up.
 func runUp(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	f := NewFlags("up", "[flag]...", upAbout)
+	f := console.NewFlags("up", "[flag]...", upAbout)
 	o := upOptions{environ: settings.WithPrefix(os.Environ(), "PAIR_", "DNS_")}
 	f.StringVar(&o.kafka, "kafka", "127.0.0.1:9092", "`HOST:PORT` of the embedded broker (default 127.0.0.1:9092)")
 	listen := f.String("listen", ":2055,:4739", "comma-separated `LIST` of UDP addresses to receive on (default :2055,:4739)")
@@ -47,17 +49,17 @@ func runUp(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		return f.UsageError(stderr, fmt.Sprintf("no argument wanted, got %q", rest[0]))
 	}
 	if _, err := enrichConfig("127.0.0.1:9092", o.environ); err != nil {
-		Linef(stderr, "weir up: settings:\n%v", err)
-		return ExitUsage
+		console.Linef(stderr, "weir up: settings:\n%v", err)
+		return console.ExitUsage
 	}
 	o.listen = strings.Split(*listen, ",")
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := up(ctx, o, stdout, stderr); err != nil {
-		Linef(stderr, "weir up: %v", err)
-		return ExitFailed
+		console.Linef(stderr, "weir up: %v", err)
+		return console.ExitFailed
 	}
-	return ExitDone
+	return console.ExitDone
 }
 
 type upOptions struct {
@@ -97,11 +99,11 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 		}
 		defer func() { _ = pages.Close() }() // a second time, if it was served
 	}
-	form := Wide
+	form := report.Wide
 	if o.json {
-		form = JSONLines
+		form = report.JSONLines
 	}
-	out, reg := NewConnectionPrinter(stdout, form), telemetry.NewRegistry()
+	out, reg := report.NewConnectionPrinter(stdout, form), telemetry.NewRegistry()
 	committed, board := out.Print, (*page.Board)(nil)
 	if pages != nil {
 		board = page.NewBoard(time.Now)

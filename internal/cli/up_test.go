@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/cli/console"
 	"weir/internal/weirtest/locked"
 )
 
@@ -113,7 +114,7 @@ func TestUpSaysWhichFlagATakenPortBelongsTo(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
-			if code := runUp(tt.args, nil, &stdout, &stderr); code != ExitFailed {
+			if code := runUp(tt.args, nil, &stdout, &stderr); code != console.ExitFailed {
 				t.Errorf("exit code %d, want 1", code)
 			}
 			for _, want := range tt.want {
@@ -130,7 +131,7 @@ func TestUpNamesWrongSettings(t *testing.T) {
 	t.Setenv("DNS_ENABLED", "true")
 	t.Setenv("DNS_SERVERS", "nowhere")
 	var stdout, stderr bytes.Buffer
-	if code := runUp([]string{"--listen", "127.0.0.1:0", "--kafka", "127.0.0.1:0"}, nil, &stdout, &stderr); code != ExitUsage {
+	if code := runUp([]string{"--listen", "127.0.0.1:0", "--kafka", "127.0.0.1:0"}, nil, &stdout, &stderr); code != console.ExitUsage {
 		t.Errorf("exit code %d, want 2", code)
 	}
 	for _, want := range []string{"PAIR_IDLE", "soon", "DNS_SERVERS", "nowhere"} {

@@ -1,0 +1,105 @@
+package console
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// A Flags is a verb's flags and its usage text. Flags may stand before,
+// between and after the other arguments; what follows "--" is none.
+type Flags struct {
+	*flag.FlagSet
+	synopsis string // after the verb's name
+	about    string // paragraphs
+}
+
+// NewFlags returns flags for the verb name: synopsis is what follows it on a
+// command line, about says what it does.
+func NewFlags(name, synopsis, about string) *Flags {
+	f := &Flags{flag.NewFlagSet(name, flag.ContinueOnError), synopsis, about}
+	f.SetOutput(io.Discard)
+	f.Usage = func() {}
+	return f
+}
+
+// ParseArgs parses args into the flags and returns the arguments that are none. ok
+// is false when the verb is to end with code: help was asked for and printed,
+// or the usage is wrong and was explained.
+func (f *Flags) ParseArgs(args []string, stdout, stderr io.Writer) (rest []string, code int, ok bool) {
+	for {
+		err := f.Parse(args)
+		switch {
+		case errors.Is(err, flag.ErrHelp):
+			f.PrintHelp(stdout)
+			return nil, ExitDone, false
+		case err != nil:
+			return nil, f.UsageError(stderr, err.Error()), false
+		}
+		ended := f.NArg() < len(args) && args[len(args)-f.NArg()-1] == "--"
+		if ended || f.NArg() == 0 {
+			return append(rest, f.Args()...), ExitDone, true
+		}
+		rest, args = append(rest, f.Arg(0)), f.Args()[1:]
+	}
+}
+
+// Given reports whether the flag stood on the command line.
+func (f *Flags) Given(name string) (yes bool) {
+	f.Visit(func(g *flag.Flag) { yes = yes || g.Name == name })
+	return yes
+}
+
+// UsageError says in one line what of the usage is wrong and returns the exit code.
+func (f *Flags) UsageError(stderr io.Writer, what string) int {
+	Linef(stderr, "weir %s: %s; see weir %s --help", f.Name(), Literal(what), f.Name())
+	return ExitUsage
+}
+
+func (f *Flags) PrintHelp(w io.Writer) {
+	Linef(w, "usage: weir %s %s\n\n%s\n\nflags:", f.Name(), f.synopsis, Literal(f.about))
+	f.VisitAll(func(g *flag.Flag) {
+		unit, usage := flag.UnquoteUsage(g)
+		dashes := "--"
+		if len(g.Name) == 1 {
+			dashes = "-"
+		}
+		Linef(w, "  %-14s  %s", strings.TrimSpace(dashes+g.Name+" "+unit), usage)
+	})
+}
+
+// PortFlag adds a flag for a port, 0 when it is not given.
+func PortFlag(f *Flags, name, usage string) *uint16 {
+	port := new(uint16)
+	f.Func(name, usage, func(s string) error {
+		n, err := strconv.ParseUint(s, 10, 16)
+		if err != nil || n == 0 {
+			return fmt.Errorf("%q is no port, want 1 to 65535", s)
+		}
+		*port = uint16(n)
+		return nil
+	})
+	return port
+}
+
+// ParseOctets reads a number of octets with a unit.
+func ParseOctets(s string) (int64, error) {
+	units := []struct {
+		name string
+		n    float64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1}, {"", 1}}
+	for _, u := range units {
+		text, ok := strings.CutSuffix(s, u.name)
+		if !ok {
+			continue
+		}
+		if n, err := strconv.ParseFloat(strings.TrimSpace(text), 64); err == nil && n >= 0 && n*u.n < 1<<62 {
+			return int64(n * u.n), nil
+		}
+		break
+	}
+	return 0, fmt.Errorf("%q: want octets with a unit, as 500MB or 2GiB", s)
+}

@@ -1,0 +1,134 @@
+package report
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"weir/internal/cli/console"
+	"weir/pkg/flowpb"
+)
+
+// A FormFlag says how connections are printed.
+type FormFlag struct{ json, csv, wide bool }
+
+func FormFlags(f *console.Flags) *FormFlag {
+	o := &FormFlag{}
+	f.BoolVar(&o.json, "json", false, "print JSON Lines; keys are the names of Connection's fields")
+	f.BoolVar(&o.csv, "csv", false, "print CSV with a line of column names")
+	f.BoolVar(&o.wide, "v", false, "print both directions, the state, and by what the initiator was found")
+	return o
+}
+
+func (o *FormFlag) Form() (Form, error) {
+	switch {
+	case o.json && o.csv || o.json && o.wide || o.csv && o.wide:
+		return 0, errors.New("--json, --csv and -v: want one of them")
+	case o.json:
+		return JSONLines, nil
+	case o.csv:
+		return CSV, nil
+	case o.wide:
+		return Wide, nil
+	}
+	return Brief, nil
+}
+
+// A Choice is which of the connections that are asked for are printed, and in
+// what order.
+type Choice struct {
+	By    string
+	Limit int // 0: all
+	Top   int // 0: not asked for
+}
+
+// The orders of connections.
+const (
+	byStart    = "start"
+	byOctets   = "octets"
+	byPackets  = "packets"
+	byDuration = "duration"
+)
+
+func ChoiceFlags(f *console.Flags) *Choice {
+	o := &Choice{By: byStart}
+	f.Func("sort", "print in the order of `KEY`: start (default), octets, packets, duration; the largest first", func(s string) error {
+		switch s {
+		case byStart, byOctets, byPackets, byDuration:
+			o.By = s
+			return nil
+		}
+		return fmt.Errorf("%q: want start, octets, packets or duration", s)
+	})
+	count := func(to *int) func(string) error {
+		return func(s string) (err error) {
+			if *to, err = strconv.Atoi(s); err != nil || *to < 1 {
+				return fmt.Errorf("%q: want a number, 1 or more", s)
+			}
+			return nil
+		}
+	}
+	f.Func("limit", "print the first `N` only", count(&o.Limit))
+	f.Func("top", "print the `N` with the most octets (--sort octets --limit N)", count(&o.Top))
+	return o
+}
+
+// Check says what is wrong with the flags; whole is false for a topic that is
+// followed.
+func (o *Choice) Check(f *console.Flags, whole bool) error {
+	if o.Top > 0 {
+		if f.Given("sort") || f.Given("limit") {
+			return errors.New("--top N is --sort octets --limit N: want one of them")
+		}
+		o.By, o.Limit = byOctets, o.Top
+	}
+	if !whole && (o.Top > 0 || f.Given("sort")) {
+		return errors.New("--sort and --top want all there is: files, or --once")
+	}
+	return nil
+}
+
+// Select returns what of list is printed, in its order.
+func (o *Choice) Select(list []*flowpb.Connection) []*flowpb.Connection {
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b *flowpb.Connection) int {
+		var n int
+		switch o.By {
+		case byOctets:
+			n = cmp.Compare(octets(b), octets(a))
+		case byPackets:
+			n = cmp.Compare(Packets(b), Packets(a))
+		case byDuration:
+			n = cmp.Compare(duration(b), duration(a))
+		}
+		return cmp.Or(n, cmp.Compare(a.GetStartUnixNs(), b.GetStartUnixNs()))
+	})
+	if o.Limit > 0 && len(list) > o.Limit {
+		list = list[:o.Limit]
+	}
+	return list
+}
+
+// Totals sums up what is printed, of how many.
+func Totals(list []*flowpb.Connection, of int) string {
+	var size, count uint64
+	var first, last int64
+	for _, c := range list {
+		size, count = size+octets(c), count+Packets(c)
+		if s := c.GetStartUnixNs(); s != 0 && (first == 0 || s < first) {
+			first = s
+		}
+		last = max(last, c.GetEndUnixNs())
+	}
+	parts := []string{fmt.Sprintf("total: %s in %d packets", FormatOctets(size), count)}
+	if first != 0 && last >= first {
+		parts = append(parts, fmt.Sprintf("%s to %s (UTC)", timeCell(first), timeCell(last)))
+	}
+	if of > len(list) {
+		parts = append(parts, fmt.Sprintf("%d of %d connections", len(list), of))
+	}
+	return strings.Join(parts, ", ")
+}

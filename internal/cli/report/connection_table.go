@@ -1,0 +1,168 @@
+package report
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"weir/internal/cli/console"
+	"weir/internal/saturating"
+	"weir/internal/services"
+	"weir/pkg/flowpb"
+)
+
+// briefColumns are what most people ask of a connection.
+var briefColumns = []column{
+	{name: "start (UTC)", colour: dim}, {name: "service", colour: cyan}, {name: "size", numeric: true, colour: green}, {name: "duration", numeric: true},
+	{name: "packets", numeric: true}, {name: "hosts"}, {name: "", colour: dim},
+}
+
+// brief is a connection as cells of briefColumns.
+func brief(c *flowpb.Connection) []string {
+	return []string{
+		timeCell(c.GetStartUnixNs()), serviceCell(c), FormatOctets(octets(c)), durationCell(c), strconv.FormatUint(Packets(c), 10),
+		hostCell(c.GetInitiator()) + " to " + hostCell(c.GetResponder()), remarkCell(c),
+	}
+}
+
+// wideColumns are what shows how a connection came about.
+var wideColumns = []column{
+	{name: "start (UTC)", colour: dim}, {name: "initiator"}, {name: ""}, {name: "responder"}, {name: "proto/service", colour: cyan},
+	{name: "packets", numeric: true}, {name: "octets", numeric: true}, {name: "packets back", numeric: true}, {name: "octets back", numeric: true},
+	{name: "duration", numeric: true}, {name: "state"}, {name: "direction by"}, {name: "", colour: dim},
+}
+
+// wide is a connection as cells of wideColumns.
+func wide(c *flowpb.Connection) []string {
+	there, thereOctets := trafficCells(c.GetForward())
+	back, backOctets := trafficCells(c.GetReverse())
+	return []string{
+		timeCell(c.GetStartUnixNs()),
+		endCell(c.GetInitiator(), c.GetProtocol()), "→", endCell(c.GetResponder(), c.GetProtocol()),
+		protocolCell(c), there, thereOctets, back, backOctets, durationCell(c),
+		ShortEnum(c.GetConnState().String(), "CONN_STATE_"), ShortEnum(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"),
+		reportCell(c),
+	}
+}
+
+func timeCell(ns int64) string {
+	if ns == 0 {
+		return "-"
+	}
+	return time.Unix(0, ns).UTC().Format("2006-01-02 15:04:05.000")
+}
+
+func durationCell(c *flowpb.Connection) string {
+	if c.GetStartUnixNs() == 0 {
+		return "-"
+	}
+	return FormatDuration(duration(c))
+}
+
+func duration(c *flowpb.Connection) time.Duration {
+	return time.Duration(c.GetEndUnixNs() - c.GetStartUnixNs())
+}
+
+// Packets is how many packets a connection has in both directions.
+func Packets(c *flowpb.Connection) uint64 {
+	return saturating.Add(c.GetForward().GetPackets(), c.GetReverse().GetPackets())
+}
+
+// octets is how many octets a connection has in both directions.
+func octets(c *flowpb.Connection) uint64 {
+	return saturating.Add(c.GetForward().GetOctets(), c.GetReverse().GetOctets())
+}
+
+// reportCell says when a report is not the first and last of its connection.
+func reportCell(c *flowpb.Connection) string {
+	switch {
+	case IsMerged(c):
+		return fmt.Sprintf("part of another from now on, report %d", c.GetVersion())
+	case c.GetEmitReason() == flowpb.EmitReason_EMIT_REASON_INTERIM:
+		return fmt.Sprintf("goes on, report %d", c.GetVersion())
+	case c.GetVersion() > 1:
+		return fmt.Sprintf("report %d", c.GetVersion())
+	}
+	return ""
+}
+
+// remarkCell is what a reader of the brief form has to know besides.
+func remarkCell(c *flowpb.Connection) string {
+	var all []string
+	switch {
+	case IsMerged(c):
+	case c.GetForward() == nil:
+		all = append(all, "answers only")
+	case c.GetReverse() == nil:
+		all = append(all, "no answer seen")
+	}
+	if c.GetDirectionMethod() == flowpb.DirectionMethod_DIRECTION_METHOD_ARBITRARY {
+		all = append(all, "direction unknown")
+	}
+	if s := reportCell(c); s != "" {
+		all = append(all, s)
+	}
+	return strings.Join(all, ", ")
+}
+
+// hostCell is an address and, where there is one, its name.
+func hostCell(e *flowpb.Endpoint) string {
+	s := endpointText(e.GetAddress(), 0, 0)
+	if n := e.GetName(); n != "" {
+		s += " (" + console.Quote(n) + ")"
+	}
+	return s
+}
+
+// endCell is an endpoint and, where there is one, its name.
+func endCell(e *flowpb.Endpoint, proto uint32) string {
+	s := endpointText(e.GetAddress(), e.GetPort(), proto)
+	if n := e.GetName(); n != "" {
+		s += " " + console.Quote(n)
+	}
+	return s
+}
+
+// serviceCell is protocolCell with the port that answers where no service is known.
+func serviceCell(c *flowpb.Connection) string {
+	if port := c.GetResponder().GetPort(); c.GetService() == "" && c.IcmpType == nil && port != 0 {
+		return fmt.Sprintf("%s/%d", services.Protocol(c.GetProtocol()), port)
+	}
+	return protocolCell(c)
+}
+
+// protocolCell is the protocol and the service; ICMP's is its type and code.
+func protocolCell(c *flowpb.Connection) string {
+	s := services.Protocol(c.GetProtocol())
+	switch {
+	case c.GetService() != "":
+		s += "/" + console.Quote(c.GetService())
+	case c.IcmpType != nil:
+		s += fmt.Sprintf("/%d.%d", c.GetIcmpType(), c.GetIcmpCode())
+	}
+	return s
+}
+
+// trafficCells are packets and octets of a direction, "-" when it was not seen.
+func trafficCells(t *flowpb.Traffic) (packets, octets string) {
+	if t == nil {
+		return "-", "-"
+	}
+	return strconv.FormatUint(t.GetPackets(), 10), strconv.FormatUint(t.GetOctets(), 10)
+}
+
+// ShortEnum is an enum's name without its prefix, "-" for the unspecified one.
+func ShortEnum(name, prefix string) string {
+	s := strings.TrimPrefix(name, prefix)
+	if s == "UNSPECIFIED" {
+		return "-"
+	}
+	return s
+}
+
+// IsMerged reports whether the last report of a connection says that it became a part of
+// another.
+func IsMerged(c *flowpb.Connection) bool {
+	return c.GetEmitReason() == flowpb.EmitReason_EMIT_REASON_MERGED
+}

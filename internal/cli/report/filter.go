@@ -1,0 +1,100 @@
+package report
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"weir/internal/cli/console"
+	"weir/internal/services"
+	"weir/pkg/flowpb"
+)
+
+// A Filter is which connections or flows are shown.
+type Filter struct {
+	hosts      []netip.Prefix // either end, or its other address by NAT, is in one of them
+	port       *uint16        // of either end; 0: any
+	protocol   int            // -1: any
+	MinPackets uint64         // packets of both directions
+}
+
+// NewFilter returns a filter that everything passes.
+func NewFilter() *Filter { return &Filter{port: new(uint16), protocol: -1} }
+
+// FilterFlags adds the flags of a filter of what (connections); usage says what -p
+// is without being given.
+func FilterFlags(f *console.Flags, what string, least uint64, usage string) *Filter {
+	o := NewFilter()
+	o.MinPackets = least
+	host := func(s string) error {
+		p, err := hostPrefix(s)
+		o.hosts = append(o.hosts, p)
+		return err
+	}
+	f.Func("host", "only "+what+" of the `ADDRESS`, in any of its textual forms, or prefix; may be repeated", host)
+	f.Func("match-host", "as --host `ADDRESS`", host)
+	o.port = console.PortFlag(f, "port", "only "+what+" with port `N` at either end")
+	f.Func("proto", "only "+what+" of the protocol `NAME` or number", func(s string) error {
+		for n := range 256 {
+			if strings.EqualFold(services.Protocol(uint32(n)), s) || strconv.Itoa(n) == s {
+				o.protocol = n
+				return nil
+			}
+		}
+		return fmt.Errorf("%q is no protocol, want a name as in the table or a number up to 255", s)
+	})
+	packets := func(s string) (err error) {
+		if o.MinPackets, err = strconv.ParseUint(s, 10, 64); err != nil {
+			return fmt.Errorf("%q: want a number of packets, 0 or more", s)
+		}
+		return nil
+	}
+	f.Func("p", "leave out "+what+" of fewer than `N` packets; "+usage, packets)
+	f.Func("packets", "as -p `N`", packets)
+	return o
+}
+
+// hostPrefix reads an address or a prefix; an IPv4 one may be written as IPv6, any
+// may stand in brackets, and a zone does not count.
+func hostPrefix(s string) (netip.Prefix, error) {
+	text := s
+	if inner, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(inner, "]") {
+		text = strings.TrimSuffix(inner, "]")
+	}
+	if a, err := netip.ParseAddr(text); err == nil {
+		a = a.Unmap().WithZone("")
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		return p, fmt.Errorf("%q: want an address or a prefix (192.0.2.0/24)", s)
+	case p.Addr().Is4In6() && p.Bits() >= 96:
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p.Masked(), nil
+}
+
+// MatchesConnection tells whether c is one of those that are asked for, whatever its packets.
+func (o *Filter) MatchesConnection(c *flowpb.Connection) bool {
+	a, z := c.GetInitiator(), c.GetResponder()
+	return o.matches(c.GetProtocol(), a.GetPort(), z.GetPort(), a.GetAddress(), z.GetAddress(), a.GetNatAddress(), z.GetNatAddress())
+}
+
+// MatchesFlow tells whether m is one of those that are asked for.
+func (o *Filter) MatchesFlow(m *flowpb.FlowMessage) bool {
+	return m.GetPackets()+m.GetReversePackets() >= o.MinPackets &&
+		o.matches(m.GetProto(), m.GetSrcPort(), m.GetDstPort(), m.GetSrcAddr(), m.GetDstAddr(), m.GetPostNatSrcAddr(), m.GetPostNatDstAddr())
+}
+
+func (o *Filter) matches(proto, port1, port2 uint32, addresses ...[]byte) bool {
+	if o.protocol >= 0 && int(proto) != o.protocol || *o.port != 0 && port1 != uint32(*o.port) && port2 != uint32(*o.port) {
+		return false
+	}
+	return len(o.hosts) == 0 || slices.ContainsFunc(addresses, func(b []byte) bool {
+		addr, ok := netip.AddrFromSlice(b)
+		return ok && slices.ContainsFunc(o.hosts, func(p netip.Prefix) bool { return p.Contains(addr.Unmap()) })
+	})
+}

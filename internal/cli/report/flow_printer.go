@@ -1,0 +1,143 @@
+package report
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"weir/internal/cli/console"
+	"weir/internal/decode"
+	"weir/internal/pair"
+	"weir/internal/services"
+	"weir/pkg/flowpb"
+)
+
+// ErrEnough ends the reading of a topic: what was asked for was printed.
+var ErrEnough = errors.New("enough")
+
+// flowColumns are what most people ask of a flow.
+var flowColumns = []column{
+	{name: "start (UTC)", colour: dim, least: 23}, {name: "exporter", least: 15}, {name: "protocol", colour: cyan}, {name: "source", least: 21}, {name: ""},
+	{name: "destination", least: 21}, {name: "packets", numeric: true, least: 8}, {name: "octets", numeric: true, colour: green, least: 10},
+	{name: "duration", numeric: true, least: 9}, {name: "sampling"},
+}
+
+// flowRow is a flow as cells of flowColumns.
+func flowRow(m *flowpb.FlowMessage) []string {
+	exporter := endpointText(m.GetSamplerAddress(), 0, 0)
+	if n := m.GetExporterName(); n != "" {
+		exporter = console.Quote(n)
+	}
+	duration := "-"
+	if s, e := m.GetTimeFlowStartNs(), m.GetTimeFlowEndNs(); s != 0 && e != 0 {
+		duration = FormatDuration(time.Duration(e - s))
+	}
+	sampling := "-"
+	if n := m.GetSamplingRate(); n > 0 {
+		sampling = fmt.Sprintf("1:%d", n)
+	}
+	return []string{
+		timeCell(int64(m.GetTimeFlowStartNs())), exporter, services.Protocol(m.GetProto()),
+		endpointText(m.GetSrcAddr(), m.GetSrcPort(), m.GetProto()), "→", endpointText(m.GetDstAddr(), m.GetDstPort(), m.GetProto()),
+		known(m.GetPackets()), known(m.GetBytes()), duration, sampling,
+	}
+}
+
+// A FlowPrinter prints the flows that are asked for as they come. Each batch is
+// written out at once. It is for one goroutine.
+type FlowPrinter struct {
+	form   Form
+	filter *Filter
+	limit  int // 0: all
+	of     Templates
+	buf    *bufio.Writer
+	grid   *grid
+	headed bool
+	line   []byte
+	shown  int
+	others int // not asked for
+	octets uint64
+	count  uint64 // packets
+}
+
+// NewFlowPrinter returns a printer to w of the flows that pass filter, of the first limit of them when
+// limit is not 0. of is needed for lists (RFC 6313) only, and may be nil.
+func NewFlowPrinter(w io.Writer, form Form, filter *Filter, limit int, of Templates) *FlowPrinter {
+	p := &FlowPrinter{form: form, filter: filter, limit: limit, of: of, buf: bufio.NewWriterSize(w, 1<<16)}
+	if form == Brief {
+		p.grid = newGrid(p.buf, flowColumns, console.LookOf(w))
+	}
+	return p
+}
+
+// Take implements output.
+func (p *FlowPrinter) Take(_ Origin, r *decode.Result) error { return p.Print(r.Messages) }
+
+func (p *FlowPrinter) Flush() error { return p.buf.Flush() }
+
+// Print prints what of list is asked for. The error is errEnough once the limit is
+// reached.
+func (p *FlowPrinter) Print(list []*flowpb.FlowMessage) error {
+	var asked []*flowpb.FlowMessage
+	for _, m := range list {
+		if p.filter.MatchesFlow(m) && (p.limit == 0 || p.shown+len(asked) < p.limit) {
+			asked = append(asked, m)
+		} else {
+			p.others++
+		}
+	}
+	if p.grid != nil && len(asked) > 0 {
+		for _, m := range asked {
+			p.grid.widen(flowRow(m))
+		}
+		if !p.headed {
+			p.headed = true
+			if err := p.grid.head(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, m := range asked {
+		if err := p.one(m); err != nil {
+			return err
+		}
+		p.shown++
+		if !pair.IsUpdate(m) { // the teardown counts it again
+			p.octets, p.count = p.octets+m.GetBytes()+m.GetReverseBytes(), p.count+m.GetPackets()+m.GetReversePackets()
+		}
+	}
+	if p.limit > 0 && p.shown >= p.limit {
+		return errors.Join(p.buf.Flush(), ErrEnough)
+	}
+	return nil
+}
+
+func (p *FlowPrinter) one(m *flowpb.FlowMessage) error {
+	switch p.form {
+	case JSONLines:
+		p.line = AppendFlowJSON(p.line[:0], m, p.of)
+	case Wide:
+		p.line = append(p.line[:0], console.Escape(string(appendFlow(nil, m, p.of)))...)
+	default:
+		return p.grid.row(flowRow(m))
+	}
+	_, err := p.buf.Write(append(p.line, '\n'))
+	return err
+}
+
+// AppendFlowJSON appends a flow as one line of JSON, without its end.
+func AppendFlowJSON(b []byte, m *flowpb.FlowMessage, of Templates) []byte {
+	line := jsonLine(b)
+	line.open('{')
+	line.key("record")
+	line.text("flow")
+	line.fields(m.ProtoReflect(), of)
+	line.close('}')
+	return line
+}
+
+func (p *FlowPrinter) Summary() string {
+	return fmt.Sprintf("%d flows shown, %s in %d packets; %d left out", p.shown, FormatOctets(p.octets), p.count, p.others)
+}

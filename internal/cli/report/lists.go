@@ -1,0 +1,151 @@
+package report
+
+import (
+	"net/netip"
+	"strconv"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"weir/internal/cli/console"
+	"weir/internal/decode"
+	"weir/internal/ie"
+	"weir/pkg/flowpb"
+)
+
+// Templates returns a template of an exporter, nil when it is not known; it
+// may be nil itself.
+type Templates func(k *decode.TemplateKey, port uint16) *decode.Template
+
+// A listReader reads structured data (RFC 6313) of one exporter and domain.
+type listReader struct {
+	v9    bool
+	depth int // lists around this one
+	of    func(id uint16) *decode.Template
+}
+
+// flow returns the reader for the elements of a flow; for other messages one
+// that knows no templates.
+func (t Templates) flow(m protoreflect.Message) listReader {
+	r := listReader{v9: isV9(m), of: func(uint16) *decode.Template { return nil }}
+	f, ok := m.Interface().(*flowpb.FlowMessage)
+	if t == nil || !ok {
+		return r
+	}
+	k := decode.TemplateKey{Domain: f.GetObservationDomainId(), Version: 10}
+	if a, ok := netip.AddrFromSlice(f.GetSamplerAddress()); ok {
+		k.Exporter = decode.Map16(a)
+	}
+	port := uint16(f.GetExporterPort())
+	r.of = func(id uint16) *decode.Template {
+		k.ID = id
+		return t(&k, port)
+	}
+	return r
+}
+
+// deeper is the reader for what lies in a list.
+func (r listReader) deeper() listReader {
+	r.depth++
+	return r
+}
+
+// read reads an element that is a list; nil when it is none, lies too deep or
+// cannot be read.
+func (r listReader) read(x named, id uint16, octets []byte) *decode.List {
+	if x.typ != ie.List || r.v9 || r.depth >= decode.MaxListDepth {
+		return nil
+	}
+	l, err := decode.ReadList(id, octets, r.of)
+	if err != nil {
+		return nil
+	}
+	return l
+}
+
+// semantics are the names of RFC 6313 section 4.4.
+var semantics = map[uint8]string{0: "noneOf", 1: "exactlyOneOf", 2: "oneOrMoreOf", 3: "allOf", 4: "ordered", 255: "undefined"}
+
+func semantic(n uint8) string {
+	if s, ok := semantics[n]; ok {
+		return s
+	}
+	return strconv.Itoa(int(n))
+}
+
+// list writes a list: its semantic and values, or records of elements.
+func (j *jsonLine) list(l *decode.List, r listReader) {
+	j.open('{')
+	j.key("semantic")
+	j.text(semantic(l.Semantic))
+	if l.Element != (decode.Field{}) {
+		j.key("values")
+		j.open('[')
+		for _, v := range l.Values {
+			j.open('{')
+			j.element(l.Element.PEN, l.Element.ID, lookup(r.v9, l.Element.PEN, l.Element.ID), v, r)
+			j.close('}')
+		}
+		j.close(']')
+	} else {
+		j.key("records")
+		j.open('[')
+		for i := range l.Records {
+			j.listRecord(&l.Records[i], r)
+		}
+		j.close(']')
+	}
+	j.close('}')
+}
+
+func (j *jsonLine) listRecord(rec *decode.ListRecord, r listReader) {
+	j.open('{')
+	j.key("template_id")
+	j.uint(uint64(rec.TemplateID))
+	if rec.Values == nil {
+		j.key("value")
+		j.text(hexText(rec.Octets))
+	} else {
+		j.key("fields")
+		j.open('[')
+		for _, v := range rec.Values {
+			j.open('{')
+			j.element(v.PEN, v.ID, lookup(r.v9, v.PEN, v.ID), v.Octets, r)
+			j.close('}')
+		}
+		j.close(']')
+	}
+	j.close('}')
+}
+
+// appendPair appends an element as name=value for people; a list as
+// semantic[…], its records in braces.
+func (r listReader) appendPair(b []byte, x named, id uint16, octets []byte) []byte {
+	b = append(append(b, console.Quote(x.name)...), '=')
+	l := r.read(x, id, octets)
+	if l == nil {
+		return append(b, readValue(x.typ, octets).String()...)
+	}
+	in := r.deeper()
+	b = append(append(b, semantic(l.Semantic)...), '[')
+	for i, v := range l.Values {
+		if i > 0 {
+			b = append(b, ' ')
+		}
+		b = in.appendPair(b, lookup(r.v9, l.Element.PEN, l.Element.ID), l.Element.ID, v)
+	}
+	for i := range l.Records {
+		rec := &l.Records[i]
+		b = append(b, '{')
+		if rec.Values == nil {
+			b = append(append(strconv.AppendUint(append(b, "template "...), uint64(rec.TemplateID), 10), ' '), hexText(rec.Octets)...)
+		}
+		for k, v := range rec.Values {
+			if k > 0 {
+				b = append(b, ' ')
+			}
+			b = in.appendPair(b, lookup(r.v9, v.PEN, v.ID), v.ID, v.Octets)
+		}
+		b = append(b, '}')
+	}
+	return append(b, ']')
+}

@@ -1,0 +1,130 @@
+package report
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"weir/pkg/flowpb"
+)
+
+// SetFields sets the fields of m from JSON members as jsonLine.fields writes them;
+// numbers are json.Number. Members that are no fields are left out: names and
+// readable values beside those of elements.
+func SetFields(m protoreflect.Message, members map[string]any) error {
+	list := m.Descriptor().Fields()
+	for i := range list.Len() {
+		fd := list.Get(i)
+		v, ok := members[string(fd.Name())]
+		if !ok {
+			continue
+		}
+		if err := setField(m, fd, v); err != nil {
+			return fmt.Errorf("%s: %w", fd.Name(), err)
+		}
+	}
+	return nil
+}
+
+func setField(m protoreflect.Message, fd protoreflect.FieldDescriptor, v any) error {
+	if !fd.IsList() {
+		x, err := fieldValue(m.NewField, fd, v)
+		if err == nil {
+			m.Set(fd, x)
+		}
+		return err
+	}
+	all, ok := v.([]any)
+	if !ok {
+		return fmt.Errorf("want a list, got %v", v)
+	}
+	list := m.Mutable(fd).List()
+	for _, v := range all {
+		x, err := fieldValue(func(protoreflect.FieldDescriptor) protoreflect.Value { return list.NewElement() }, fd, v)
+		if err != nil {
+			return err
+		}
+		list.Append(x)
+	}
+	return nil
+}
+
+// fieldValue reads one value of a field; empty makes one of a message.
+func fieldValue(empty func(protoreflect.FieldDescriptor) protoreflect.Value, fd protoreflect.FieldDescriptor, v any) (protoreflect.Value, error) {
+	text, isText := v.(string)
+	number, isNumber := v.(json.Number)
+	var none protoreflect.Value
+	switch fd.Kind() {
+	case protoreflect.MessageKind:
+		if members, ok := v.(map[string]any); ok {
+			x := empty(fd)
+			err := SetFields(x.Message(), members)
+			if e, ok := x.Message().Interface().(*flowpb.Element); ok && members["type"] == nil {
+				e.Name = "" // the registry's: only those that an exporter gave come with a type
+			}
+			return x, err
+		}
+	case protoreflect.BoolKind:
+		if b, ok := v.(bool); ok {
+			return protoreflect.ValueOfBool(b), nil
+		}
+	case protoreflect.StringKind:
+		if isText {
+			return protoreflect.ValueOfString(text), nil
+		}
+	case protoreflect.BytesKind:
+		if isText {
+			b, err := parseOctets(fd, text)
+			return protoreflect.ValueOfBytes(b), err
+		}
+	case protoreflect.EnumKind:
+		if e := fd.Enum().Values().ByName(protoreflect.Name(text)); isText && e != nil {
+			return protoreflect.ValueOfEnum(e.Number()), nil
+		}
+		if n, err := strconv.ParseInt(number.String(), 10, 32); isNumber && err == nil {
+			return protoreflect.ValueOfEnum(protoreflect.EnumNumber(n)), nil
+		}
+	case protoreflect.Int64Kind:
+		if n, err := strconv.ParseInt(number.String(), 10, 64); isNumber && err == nil {
+			return protoreflect.ValueOfInt64(n), nil
+		}
+	case protoreflect.Uint32Kind:
+		if n, err := strconv.ParseUint(number.String(), 10, 32); isNumber && err == nil {
+			return protoreflect.ValueOfUint32(uint32(n)), nil
+		}
+	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
+		if forms[fd.FullName()] == asMAC && isText {
+			b, err := parseOctets(fd, text)
+			return protoreflect.ValueOfUint64(bigEndian(b)), err
+		}
+		if n, err := strconv.ParseUint(number.String(), 10, 64); isNumber && err == nil {
+			return protoreflect.ValueOfUint64(n), nil
+		}
+	}
+	return none, fmt.Errorf("%v is no %v", v, fd.Kind())
+}
+
+// parseOctets is the inverse of scalarText for octets. What does not have its form is
+// hex text there.
+func parseOctets(fd protoreflect.FieldDescriptor, s string) ([]byte, error) {
+	switch forms[fd.FullName()] {
+	case asAddress:
+		if a, err := netip.ParseAddr(s); err == nil {
+			return a.AsSlice(), nil
+		}
+	case asMAC:
+		if a, err := net.ParseMAC(s); err == nil {
+			return a, nil
+		}
+	}
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		return nil, fmt.Errorf("%q is neither hex text nor what belongs there", s)
+	}
+	return b, nil
+}

@@ -1,0 +1,145 @@
+package report
+
+import (
+	"encoding/json"
+	"math"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"weir/pkg/flowpb"
+)
+
+func TestFieldsAreJSONMembersByTheirProtoNames(t *testing.T) {
+	tests := []struct {
+		name string
+		in   proto.Message
+		want string
+	}{
+		{"an empty message has no members", &flowpb.FlowMessage{}, `{}`},
+		{
+			"addresses and MACs are text",
+			&flowpb.FlowMessage{
+				SrcAddr: []byte{192, 0, 2, 1}, DstAddr: []byte{0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1},
+				SamplerAddress: []byte{10, 0, 0, 1}, SrcMac: 0x001122334455, DstMac: 0xff0000000001,
+				MplsIp: [][]byte{{10, 0, 0, 2}, {10, 0, 0, 3}},
+			},
+			`{"src_addr":"192.0.2.1","dst_addr":"2001:db8::1","sampler_address":"10.0.0.1","src_mac":"00:11:22:33:44:55","dst_mac":"ff:00:00:00:00:01","mpls_ip":["10.0.0.2","10.0.0.3"]}`,
+		},
+		{
+			"what is no address is hex text",
+			&flowpb.FlowMessage{SrcAddr: []byte{1, 2, 3}, ApplicationId: []byte{3, 0, 1, 0xbb}},
+			`{"src_addr":"010203","application_id":"030001bb"}`,
+		},
+		{
+			"64-bit integers are exact numbers",
+			&flowpb.FlowMessage{Bytes: math.MaxUint64, Packets: 1<<53 + 1, DatagramHash: math.MaxUint64 - 1},
+			`{"bytes":18446744073709551615,"packets":9007199254740993,"datagram_hash":18446744073709551614}`,
+		},
+		{
+			"enums are names, unknown ones numbers",
+			&flowpb.FlowMessage{
+				Type: flowpb.FlowMessage_IPFIX, FlowDirection: 77,
+				LayerStack: []flowpb.FlowMessage_LayerStack{flowpb.FlowMessage_Ethernet, flowpb.FlowMessage_IPv6},
+			},
+			`{"type":"IPFIX","layer_stack":["Ethernet","IPv6"],"flow_direction":77}`,
+		},
+		{
+			"booleans and lists of numbers",
+			&flowpb.FlowMessage{Biflow: true, MplsLabel: []uint32{16, 0, 17}},
+			`{"mpls_label":[16,0,17],"biflow":true}`,
+		},
+		{
+			"text is escaped",
+			&flowpb.FlowMessage{InterfaceName: "a\"b\\c\x1b[31m", VrfName: "zürich"},
+			`{"vrf_name":"zürich","interface_name":"a\"b\\c\u001b[31m"}`,
+		},
+		{
+			"elements have names, octets and what they say",
+			&flowpb.FlowMessage{Type: flowpb.FlowMessage_IPFIX, Elements: []*flowpb.Element{
+				{Id: 276, Value: []byte{2}},
+				{Pen: 29305, Id: 313, Value: []byte{0xde, 0xad}},
+				{Pen: 4242, Id: 9, Value: []byte{1}},
+			}},
+			`{"type":"IPFIX","elements":[{"pen":0,"id":276,"name":"dataRecordsReliability","value":"02","decoded":false},` +
+				`{"pen":29305,"id":313,"name":"reverseIpHeaderPacketSection","value":"dead"},{"pen":4242,"id":9,"value":"01"}]}`,
+		},
+		{
+			"elements that only their exporter names are read by its type",
+			&flowpb.FlowMessage{Type: flowpb.FlowMessage_IPFIX, Elements: []*flowpb.Element{
+				{Pen: 4242, Id: 9, Value: []byte{0, 1, 0}, Name: "queueDepth", Type: 3},
+				{Pen: 4242, Id: 10, Value: []byte{192, 0, 2, 1}, Name: "nearest hop", Type: 18},
+				{Pen: 4242, Id: 11, Value: []byte{1}, Name: "opaque"},
+				{Id: 276, Value: []byte{2}, Name: "theirs", Type: 13},
+			}},
+			`{"type":"IPFIX","elements":[{"pen":4242,"id":9,"name":"queueDepth","value":"000100","decoded":256,"type":3},` +
+				`{"pen":4242,"id":10,"name":"nearest hop","value":"c0000201","decoded":"192.0.2.1","type":18},` +
+				`{"pen":4242,"id":11,"name":"opaque","value":"01","type":0},` +
+				`{"pen":0,"id":276,"name":"dataRecordsReliability","value":"02","decoded":false,"type":13}]}`,
+		},
+		{
+			"NetFlow v9 has field types of its own",
+			&flowpb.FlowMessage{Type: flowpb.FlowMessage_NETFLOW_V9, Elements: []*flowpb.Element{{Id: 40000, Value: []byte("alice\x00\x00")}}},
+			`{"type":"NETFLOW_V9","elements":[{"pen":0,"id":40000,"name":"userName","value":"616c6963650000","decoded":"alice"}]}`,
+		},
+		{
+			"messages within messages; optional fields are present at zero",
+			&flowpb.Connection{
+				ConnectionId: []byte{0xab, 0xcd}, Final: true, StartUnixNs: -1, IcmpCode: proto.Uint32(0),
+				Initiator: &flowpb.Endpoint{Address: []byte{10, 0, 0, 5}, Port: 40000, Mac: []byte{0, 1, 2, 3, 4, 5}},
+				Reverse:   &flowpb.Traffic{Exporter: []byte{10, 0, 0, 1}},
+				Quality:   []flowpb.Quality{flowpb.Quality_QUALITY_ONE_SIDED},
+			},
+			`{"connection_id":"abcd","final":true,"start_unix_ns":-1,"icmp_code":0,"initiator":{"address":"10.0.0.5","port":40000,"mac":"00:01:02:03:04:05"},` +
+				`"reverse":{"exporter":"10.0.0.1"},"quality":["QUALITY_ONE_SIDED"]}`,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var got jsonLine
+			got.open('{')
+			got.fields(tt.in.ProtoReflect(), nil)
+			got.close('}')
+			if string(got) != tt.want {
+				t.Errorf("want %s\n got %s", tt.want, got)
+			}
+			if !json.Valid(got) {
+				t.Error("not valid JSON")
+			}
+		})
+	}
+}
+
+func TestPairsSayEverythingThatIsPresent(t *testing.T) {
+	m := &flowpb.FlowMessage{
+		Type: flowpb.FlowMessage_IPFIX, SrcAddr: []byte{192, 0, 2, 1}, SrcMac: 1, TimeReceivedNs: 1700000000_500000000,
+		MplsLabel: []uint32{16, 17}, InterfaceName: "Gi 0/1", VrfName: "\x1b[31m",
+		Elements: []*flowpb.Element{{Id: 434, Value: []byte{0xff, 0xfe}}, {Pen: 4242, Id: 9, Value: []byte{1}},
+			{Pen: 4242, Id: 10, Value: []byte{0, 1, 0}, Name: "queueDepth", Type: 3}, {Pen: 4242, Id: 11, Value: []byte("a"), Name: "a b=c", Type: 13}},
+	}
+	want := ` src_mac=00:00:00:00:00:01 mpls_label=16,17 time_received_ns=2023-11-14T22:13:20.5Z vrf_name="\x1b[31m"` +
+		` interface_name="Gi 0/1" mibObjectValueInteger=-2 4242/9=01 queueDepth=256 "a b=c"=a`
+	if got := string(pairs(nil, m.ProtoReflect(), map[protoreflect.Name]bool{"type": true, "src_addr": true}, nil)); got != want {
+		t.Errorf("want %s\n got %s", want, got)
+	}
+}
+
+// FuzzText holds that any text comes back from JSON as it was, but for what is
+// no UTF-8.
+func FuzzText(f *testing.F) {
+	for _, s := range []string{"", "plain", "\"\\\x00\x7f", "\xff", "\u2028", "</script>"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var j jsonLine
+		j.text(s)
+		var got string
+		if err := json.Unmarshal(j, &got); err != nil {
+			t.Fatal(err)
+		}
+		if want := string([]rune(s)); got != want {
+			t.Fatalf("want %q, got %q", want, got)
+		}
+	})
+}
