@@ -23,6 +23,7 @@ var pure = []string{
 	"internal/annotate/cryptopan",
 	"internal/atomicmap",
 	"internal/cli/pynetflow",
+	"internal/cli/report",
 	"internal/cli/retime",
 	"internal/decode",
 	"internal/doctor",

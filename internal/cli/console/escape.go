@@ -8,20 +8,20 @@ import (
 	"unicode/utf8"
 )
 
-// What comes from outside (datagrams, topics, name servers, files and their names) may
-// hold escape sequences of a terminal, line ends that forge lines, and marks that turn
-// the direction of writing. All of it passes plain on its way to people: quoted does for
-// a value, the grid for a cell, tell and progress for a message, printable for a line.
+// Text from outside (datagrams, topics, name servers, files and their names) may hold escape sequences of a
+// terminal, line ends that forge lines, and marks that turn the direction of writing. All of it must be
+// escaped before it is printed: by Quote as a value, by Escape as a cell, by Linef and Progress as an argument
+// of a message, by EscapeLines as a whole text.
 
-// Escape is s with each character that is not to be seen written as Go writes it: \x1b,
-// \n, \u202e. Octets that are not UTF-8 are among them: a terminal of 8 bits takes 0x9b
-// for the begin of a sequence (ECMA-48 section 5.4).
+// Escape returns s with each character that is not graphic (Unicode) escaped as in a Go string: \x1b, \n,
+// \u202e. Octets that are not UTF-8 are escaped too: an 8-bit terminal reads 0x9b as the start of a control
+// sequence (ECMA-48 section 5.4).
 func Escape(s string) string { return escapeExcept(s, "") }
 
-// EscapeLines is plain for a whole text: line ends and tabs, of which it is made, stay.
+// EscapeLines is Escape for a text of several lines: it keeps line feeds and tabs.
 func EscapeLines(s string) string { return escapeExcept(s, "\n\t") }
 
-// escapeExcept is plain but for the characters of but.
+// escapeExcept is Escape that keeps the characters of but.
 func escapeExcept(s, but string) string {
 	if IsPrintable(s, but) {
 		return s
@@ -40,7 +40,7 @@ func escapeExcept(s, but string) string {
 	return b.String()
 }
 
-// IsPrintable reports whether all of s is to be seen, or one of but.
+// IsPrintable reports whether each character of s is graphic or one of but.
 func IsPrintable(s, but string) bool {
 	for i := 0; i < len(s); {
 		if c := s[i]; ' ' <= c && c <= '~' {
@@ -56,11 +56,12 @@ func IsPrintable(s, but string) bool {
 	return true
 }
 
-// A Literal is a text of our own, in which line ends are meant.
+// A Literal is an argument of a message whose line feeds are intended. It must not hold text from outside
+// that was not escaped.
 type Literal string
 
-// message formats what is told to people. Arguments that are text have no line ends
-// of their own in it; errors may have, since they join others.
+// message formats a message for people. Strings among the arguments are escaped, line feeds included; errors
+// keep their line feeds, since they may join several.
 func message(format string, args []any) string {
 	var clean []any // a copy, if it is needed
 	for i, a := range args {
@@ -77,8 +78,8 @@ func message(format string, args []any) string {
 	return EscapeLines(fmt.Sprintf(format, clean...))
 }
 
-// EscapeJSON is a JSON text in which characters that are not to be seen are escaped as
-// JSON has it. They can be in its strings only.
+// EscapeJSON returns the JSON text b with each character that is not graphic as \uXXXX (RFC 8259 section 7).
+// b must be valid JSON in UTF-8: such characters are within strings then.
 func EscapeJSON(b []byte) []byte {
 	s := string(b)
 	if IsPrintable(s, "\n") {
@@ -99,14 +100,13 @@ func EscapeJSON(b []byte) []byte {
 	return out
 }
 
-// Linef prints a line of which nobody can be told that it could not be printed. What is
-// not to be seen in its arguments is escaped, see message.
+// Linef formats a message and prints it to w as a line. String arguments are escaped as by Escape. A failed
+// write is ignored: Linef is for standard error and for buffered writers that report it on Flush.
 func Linef(w io.Writer, format string, args ...any) {
 	_, _ = fmt.Fprintln(w, message(format, args))
 }
 
-// Quote is s for a terminal and for the eye: as it is when it is one plain
-// word, else quoted, control characters escaped.
+// Quote returns s as it is when it is one printable word without =, else as a quoted Go string.
 func Quote(s string) string {
 	if s == "" || strings.ContainsAny(s, ` "=`) || !IsPrintable(s, "") {
 		return strconv.QuoteToGraphic(s)
@@ -114,7 +114,7 @@ func Quote(s string) string {
 	return s
 }
 
-// QuoteOrDash is a text from outside for a cell.
+// QuoteOrDash is Quote that returns "-" for an empty text.
 func QuoteOrDash(s string) string {
 	if s == "" {
 		return "-"
@@ -122,7 +122,7 @@ func QuoteOrDash(s string) string {
 	return Quote(s)
 }
 
-// Clip is s in at most n characters; that something is missing is shown.
+// Clip shortens s to at most n characters, the last of which is … when s was longer.
 func Clip(s string, n int) string {
 	if utf8.RuneCountInString(s) <= n {
 		return s

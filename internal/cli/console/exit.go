@@ -1,3 +1,5 @@
+// Package console is how weir talks to the person at the terminal: messages, progress, flags and usage, exit
+// codes, and the escaping of text from outside.
 package console
 
 import (
@@ -9,14 +11,15 @@ import (
 	"syscall"
 )
 
-// Exit codes.
+// Exit codes of every verb.
 const (
-	ExitDone   = 0
-	ExitFailed = 1
-	ExitUsage  = 2
+	ExitDone   = 0 // the verb did its work, or was interrupted
+	ExitFailed = 1 // an input, an output or Kafka failed
+	ExitUsage  = 2 // wrong arguments or settings
 )
 
-// RunUntilSignal runs a verb until it is done or told to end.
+// RunUntilSignal calls run with a context that SIGINT and SIGTERM cancel, prints its error to stderr and returns
+// the exit code. A broken pipe is not a failure.
 func RunUntilSignal(verb string, stderr io.Writer, run func(context.Context) error) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -27,5 +30,5 @@ func RunUntilSignal(verb string, stderr io.Writer, run func(context.Context) err
 	return ExitDone
 }
 
-// IsBrokenPipe tells of a reader that has seen enough.
+// IsBrokenPipe reports whether err means that the reader of an output has closed it, as head(1) does.
 func IsBrokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }

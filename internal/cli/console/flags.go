@@ -9,16 +9,16 @@ import (
 	"strings"
 )
 
-// A Flags is a verb's flags and its usage text. Flags may stand before,
-// between and after the other arguments; what follows "--" is none.
+// Flags are a verb's flags and its usage text. Flags may stand before, between and after the other arguments;
+// arguments after "--" are not flags.
 type Flags struct {
 	*flag.FlagSet
 	synopsis string // after the verb's name
 	about    string // paragraphs
 }
 
-// NewFlags returns flags for the verb name: synopsis is what follows it on a
-// command line, about says what it does.
+// NewFlags returns the flags of a verb. synopsis follows the name in the usage line; about is the paragraphs of
+// the help text.
 func NewFlags(name, synopsis, about string) *Flags {
 	f := &Flags{flag.NewFlagSet(name, flag.ContinueOnError), synopsis, about}
 	f.SetOutput(io.Discard)
@@ -26,9 +26,8 @@ func NewFlags(name, synopsis, about string) *Flags {
 	return f
 }
 
-// ParseArgs parses args into the flags and returns the arguments that are none. ok
-// is false when the verb is to end with code: help was asked for and printed,
-// or the usage is wrong and was explained.
+// ParseArgs parses args into the flags and returns the other arguments. ok is false when the verb must end with
+// code: help was requested and printed to stdout, or a flag is wrong and that was printed to stderr.
 func (f *Flags) ParseArgs(args []string, stdout, stderr io.Writer) (rest []string, code int, ok bool) {
 	for {
 		err := f.Parse(args)
@@ -47,18 +46,19 @@ func (f *Flags) ParseArgs(args []string, stdout, stderr io.Writer) (rest []strin
 	}
 }
 
-// Given reports whether the flag stood on the command line.
+// Given reports whether the flag was on the command line.
 func (f *Flags) Given(name string) (yes bool) {
 	f.Visit(func(g *flag.Flag) { yes = yes || g.Name == name })
 	return yes
 }
 
-// UsageError says in one line what of the usage is wrong and returns the exit code.
+// UsageError prints a line that says what is wrong with the arguments and where help is, and returns ExitUsage.
 func (f *Flags) UsageError(stderr io.Writer, what string) int {
 	Linef(stderr, "weir %s: %s; see weir %s --help", f.Name(), Literal(what), f.Name())
 	return ExitUsage
 }
 
+// PrintHelp prints the usage line, the paragraphs and the flags to w.
 func (f *Flags) PrintHelp(w io.Writer) {
 	Linef(w, "usage: weir %s %s\n\n%s\n\nflags:", f.Name(), f.synopsis, Literal(f.about))
 	f.VisitAll(func(g *flag.Flag) {
@@ -71,7 +71,7 @@ func (f *Flags) PrintHelp(w io.Writer) {
 	})
 }
 
-// PortFlag adds a flag for a port, 0 when it is not given.
+// PortFlag adds a flag for a port, 1 to 65535. The result is 0 when the flag is not given.
 func PortFlag(f *Flags, name, usage string) *uint16 {
 	port := new(uint16)
 	f.Func(name, usage, func(s string) error {
@@ -85,7 +85,8 @@ func PortFlag(f *Flags, name, usage string) *uint16 {
 	return port
 }
 
-// ParseOctets reads a number of octets with a unit.
+// ParseOctets parses a number of octets with a unit: B (or none), kB, MB, GB, TB are powers of 1000, KiB, MiB,
+// GiB, TiB powers of 1024. A fraction of an octet is cut off.
 func ParseOctets(s string) (int64, error) {
 	units := []struct {
 		name string

@@ -5,6 +5,7 @@ import (
 	"os"
 )
 
+// InputName returns the name of an input for messages, escaped; "-" is standard input.
 func InputName(name string) string {
 	if name == "-" {
 		return "standard input"
@@ -12,7 +13,8 @@ func InputName(name string) string {
 	return Escape(name)
 }
 
-// WithoutPath is err without the file name that the operating system adds.
+// WithoutPath returns the cause of an *os.PathError, for messages that name the file themselves; other errors
+// are returned unchanged.
 func WithoutPath(err error) error {
 	if path, ok := errors.AsType[*os.PathError](err); ok {
 		return path.Err

@@ -11,9 +11,8 @@ import (
 	"golang.org/x/term"
 )
 
-// A Progress says on one line what goes on, for people who wait. On a terminal
-// the line is written over; elsewhere each new text is a line of its own
-// without control characters.
+// A Progress shows the current step of the work. On a terminal it overwrites one line; elsewhere each step is a
+// line without control characters. Its methods may be called concurrently.
 type Progress struct {
 	w        io.Writer
 	terminal bool
@@ -21,16 +20,17 @@ type Progress struct {
 	shown    string // what stands on the line
 }
 
+// NewProgress returns a Progress on w, usually standard error.
 func NewProgress(w io.Writer) *Progress {
 	f, ok := w.(*os.File)
 	return &Progress{w: w, terminal: ok && term.IsTerminal(int(f.Fd()))}
 }
 
-// AppendOnly makes p write each step as a line of its own, also on a terminal: where something else, a
-// log, writes there too.
+// AppendOnly makes p print each step as a line on a terminal too. It is for a terminal that a log is written to,
+// and must be called before Step and Count.
 func (p *Progress) AppendOnly() { p.terminal = false }
 
-// Step begins another part of the work: its text stays elsewhere than on a terminal.
+// Step shows the next step, formatted as by Linef.
 func (p *Progress) Step(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -46,7 +46,7 @@ func (p *Progress) Step(format string, args ...any) {
 	p.shown = text
 }
 
-// Count brings a number of the current step up to date; shown on a terminal only.
+// Count updates the text of the current step. It has no effect unless w is a terminal.
 func (p *Progress) Count(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -59,7 +59,7 @@ func (p *Progress) Count(format string, args ...any) {
 	}
 }
 
-// Clear leaves the line free for other output.
+// Clear empties the line, so that other output can be printed there.
 func (p *Progress) Clear() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -70,7 +70,7 @@ func (p *Progress) Clear() {
 	p.shown = ""
 }
 
-// over writes text over what is shown.
+// over overwrites the shown text by text.
 func (p *Progress) over(text string) {
 	blank := max(0, utf8.RuneCountInString(p.shown)-utf8.RuneCountInString(text))
 	fmt.Fprintf(p.w, "\r%s%s", text, strings.Repeat(" ", blank))

@@ -7,15 +7,14 @@ import (
 	"golang.org/x/term"
 )
 
-// A Look is what of the output depends on where it goes. Its zero value is that
-// of a file or pipe.
+// A Look is the width and colours of an output. The zero value is for a file or pipe.
 type Look struct {
-	Width   int  // of a line, characters; 0: any
+	Width   int  // of a line, in characters; 0: unlimited
 	Colours bool // of a terminal
 }
 
-// LookOf is the look for w: colours and the width only on a terminal, and no
-// colours where NO_COLOR is set (no-color.org) or the terminal is dumb.
+// LookOf returns the Look of w. Only a terminal has a width and colours; it has no colours when NO_COLOR is set
+// (no-color.org) or TERM is dumb, and no width below 110 characters.
 func LookOf(w io.Writer) Look {
 	f, ok := w.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {

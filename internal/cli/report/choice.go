@@ -12,9 +12,10 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A FormFlag says how connections are printed.
+// A FormFlag is the flags that select a Form.
 type FormFlag struct{ json, csv, wide bool }
 
+// FormFlags adds the flags --json, --csv and -v.
 func FormFlags(f *console.Flags) *FormFlag {
 	o := &FormFlag{}
 	f.BoolVar(&o.json, "json", false, "print JSON Lines; keys are the names of Connection's fields")
@@ -23,6 +24,7 @@ func FormFlags(f *console.Flags) *FormFlag {
 	return o
 }
 
+// Form returns the selected form, or an error when more than one is selected.
 func (o *FormFlag) Form() (Form, error) {
 	switch {
 	case o.json && o.csv || o.json && o.wide || o.csv && o.wide:
@@ -37,12 +39,11 @@ func (o *FormFlag) Form() (Form, error) {
 	return Brief, nil
 }
 
-// A Choice is which of the connections that are asked for are printed, and in
-// what order.
+// A Choice is the order of connections and how many of them are printed.
 type Choice struct {
-	By    string
+	by    string
 	Limit int // 0: all
-	Top   int // 0: not asked for
+	top   int // 0: not asked for
 }
 
 // The orders of connections.
@@ -53,12 +54,13 @@ const (
 	byDuration = "duration"
 )
 
+// ChoiceFlags adds the flags --sort, --limit and --top.
 func ChoiceFlags(f *console.Flags) *Choice {
-	o := &Choice{By: byStart}
+	o := &Choice{by: byStart}
 	f.Func("sort", "print in the order of `KEY`: start (default), octets, packets, duration; the largest first", func(s string) error {
 		switch s {
 		case byStart, byOctets, byPackets, byDuration:
-			o.By = s
+			o.by = s
 			return nil
 		}
 		return fmt.Errorf("%q: want start, octets, packets or duration", s)
@@ -72,31 +74,31 @@ func ChoiceFlags(f *console.Flags) *Choice {
 		}
 	}
 	f.Func("limit", "print the first `N` only", count(&o.Limit))
-	f.Func("top", "print the `N` with the most octets (--sort octets --limit N)", count(&o.Top))
+	f.Func("top", "print the `N` with the most octets (--sort octets --limit N)", count(&o.top))
 	return o
 }
 
-// Check says what is wrong with the flags; whole is false for a topic that is
-// followed.
+// Check must be called after f was parsed. It returns an error when the flags contradict each other. whole is
+// false when connections are printed as they arrive, which cannot be sorted.
 func (o *Choice) Check(f *console.Flags, whole bool) error {
-	if o.Top > 0 {
+	if o.top > 0 {
 		if f.Given("sort") || f.Given("limit") {
 			return errors.New("--top N is --sort octets --limit N: want one of them")
 		}
-		o.By, o.Limit = byOctets, o.Top
+		o.by, o.Limit = byOctets, o.top
 	}
-	if !whole && (o.Top > 0 || f.Given("sort")) {
+	if !whole && (o.top > 0 || f.Given("sort")) {
 		return errors.New("--sort and --top want all there is: files, or --once")
 	}
 	return nil
 }
 
-// Select returns what of list is printed, in its order.
+// Select returns the connections of list that are printed, in their order. list is not changed.
 func (o *Choice) Select(list []*flowpb.Connection) []*flowpb.Connection {
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b *flowpb.Connection) int {
 		var n int
-		switch o.By {
+		switch o.by {
 		case byOctets:
 			n = cmp.Compare(octets(b), octets(a))
 		case byPackets:
@@ -112,7 +114,8 @@ func (o *Choice) Select(list []*flowpb.Connection) []*flowpb.Connection {
 	return list
 }
 
-// Totals sums up what is printed, of how many.
+// Totals returns a line with octets, packets and time span of the printed connections; of is how many there
+// were before Select.
 func Totals(list []*flowpb.Connection, of int) string {
 	var size, count uint64
 	var first, last int64

@@ -10,18 +10,17 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// An Form is how connections are printed.
+// A Form is how connections and flows are printed.
 type Form uint8
 
 const (
-	Brief     Form = iota // a table of what most people ask
-	Wide                  // a table of what shows how each came about
-	JSONLines             // JSON Lines
-	CSV
+	Brief     Form = iota // a table of the columns that most people need
+	Wide                  // connections: a table with both directions, state and direction method; flows: all fields
+	JSONLines             // a JSON object a line, keys are the names of the protobuf fields
+	CSV                   // connections only: RFC 4180 with line feeds and a head
 )
 
-// A ConnectionPrinter prints connections as they come. Each batch is written out at
-// once.
+// A ConnectionPrinter prints connections. It flushes after each batch. Its methods may be called concurrently.
 type ConnectionPrinter struct {
 	mu     sync.Mutex
 	buf    *bufio.Writer
@@ -33,6 +32,7 @@ type ConnectionPrinter struct {
 	failed error // of the first write that failed; later ones are not tried
 }
 
+// NewConnectionPrinter returns a printer to w; a terminal gets colours and, in Brief, lines of its width.
 func NewConnectionPrinter(w io.Writer, form Form) *ConnectionPrinter {
 	p := &ConnectionPrinter{buf: bufio.NewWriterSize(w, 1<<16), form: form}
 	switch form {
@@ -60,13 +60,15 @@ func (p *ConnectionPrinter) begin() error {
 	return nil
 }
 
+// Print prints a batch of connections, after the head of a table or CSV for the first one. Once a write has
+// failed nothing more is written; see Err.
 func (p *ConnectionPrinter) Print(list []*flowpb.Connection) {
 	if len(list) > 0 {
 		p.PrintAll(list)
 	}
 }
 
-// PrintAll is print that prints a head over nothing too.
+// PrintAll is Print that prints the head even when list is empty.
 func (p *ConnectionPrinter) PrintAll(list []*flowpb.Connection) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -105,7 +107,7 @@ func (p *ConnectionPrinter) one(c *flowpb.Connection) error {
 	return p.grid.row(p.cells(c))
 }
 
-// Err is what went wrong with the output, if anything.
+// Err returns the first error of a write.
 func (p *ConnectionPrinter) Err() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// briefColumns are what most people ask of a connection.
+// briefColumns are the columns of Brief.
 var briefColumns = []column{
 	{name: "start (UTC)", colour: dim}, {name: "service", colour: cyan}, {name: "size", numeric: true, colour: green}, {name: "duration", numeric: true},
 	{name: "packets", numeric: true}, {name: "hosts"}, {name: "", colour: dim},
@@ -26,7 +26,7 @@ func brief(c *flowpb.Connection) []string {
 	}
 }
 
-// wideColumns are what shows how a connection came about.
+// wideColumns are the columns of Wide.
 var wideColumns = []column{
 	{name: "start (UTC)", colour: dim}, {name: "initiator"}, {name: ""}, {name: "responder"}, {name: "proto/service", colour: cyan},
 	{name: "packets", numeric: true}, {name: "octets", numeric: true}, {name: "packets back", numeric: true}, {name: "octets back", numeric: true},
@@ -64,7 +64,7 @@ func duration(c *flowpb.Connection) time.Duration {
 	return time.Duration(c.GetEndUnixNs() - c.GetStartUnixNs())
 }
 
-// Packets is how many packets a connection has in both directions.
+// Packets returns the number of packets of a connection in both directions.
 func Packets(c *flowpb.Connection) uint64 {
 	return saturating.Add(c.GetForward().GetPackets(), c.GetReverse().GetPackets())
 }
@@ -152,7 +152,7 @@ func trafficCells(t *flowpb.Traffic) (packets, octets string) {
 	return strconv.FormatUint(t.GetPackets(), 10), strconv.FormatUint(t.GetOctets(), 10)
 }
 
-// ShortEnum is an enum's name without its prefix, "-" for the unspecified one.
+// ShortEnum returns the name of an enum value without the enum's prefix, "-" for UNSPECIFIED.
 func ShortEnum(name, prefix string) string {
 	s := strings.TrimPrefix(name, prefix)
 	if s == "UNSPECIFIED" {
@@ -161,8 +161,7 @@ func ShortEnum(name, prefix string) string {
 	return s
 }
 
-// IsMerged reports whether the last report of a connection says that it became a part of
-// another.
+// IsMerged reports whether c was merged into another connection.
 func IsMerged(c *flowpb.Connection) bool {
 	return c.GetEmitReason() == flowpb.EmitReason_EMIT_REASON_MERGED
 }

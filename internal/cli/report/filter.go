@@ -12,19 +12,19 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A Filter is which connections or flows are shown.
+// A Filter selects connections or flows by address, port, protocol and number of packets.
 type Filter struct {
 	hosts      []netip.Prefix // either end, or its other address by NAT, is in one of them
 	port       *uint16        // of either end; 0: any
 	protocol   int            // -1: any
-	MinPackets uint64         // packets of both directions
+	MinPackets uint64         // in both directions together; MatchesConnection does not look at it
 }
 
-// NewFilter returns a filter that everything passes.
+// NewFilter returns a filter that matches everything.
 func NewFilter() *Filter { return &Filter{port: new(uint16), protocol: -1} }
 
-// FilterFlags adds the flags of a filter of what (connections); usage says what -p
-// is without being given.
+// FilterFlags adds the flags of a filter. what is their noun in the help text, least the default of -p, usage
+// how the help text describes that default.
 func FilterFlags(f *console.Flags, what string, least uint64, usage string) *Filter {
 	o := NewFilter()
 	o.MinPackets = least
@@ -77,13 +77,13 @@ func hostPrefix(s string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-// MatchesConnection tells whether c is one of those that are asked for, whatever its packets.
+// MatchesConnection reports whether c matches, whatever its number of packets.
 func (o *Filter) MatchesConnection(c *flowpb.Connection) bool {
 	a, z := c.GetInitiator(), c.GetResponder()
 	return o.matches(c.GetProtocol(), a.GetPort(), z.GetPort(), a.GetAddress(), z.GetAddress(), a.GetNatAddress(), z.GetNatAddress())
 }
 
-// MatchesFlow tells whether m is one of those that are asked for.
+// MatchesFlow reports whether m matches, its number of packets included.
 func (o *Filter) MatchesFlow(m *flowpb.FlowMessage) bool {
 	return m.GetPackets()+m.GetReversePackets() >= o.MinPackets &&
 		o.matches(m.GetProto(), m.GetSrcPort(), m.GetDstPort(), m.GetSrcAddr(), m.GetDstAddr(), m.GetPostNatSrcAddr(), m.GetPostNatDstAddr())

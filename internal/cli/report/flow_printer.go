@@ -14,10 +14,11 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// ErrEnough ends the reading of a topic: what was asked for was printed.
+// ErrEnough is the error of a printer that has printed as many records as requested. Whoever reads the input
+// must stop then; it is not a failure.
 var ErrEnough = errors.New("enough")
 
-// flowColumns are what most people ask of a flow.
+// flowColumns are the columns of Brief.
 var flowColumns = []column{
 	{name: "start (UTC)", colour: dim, least: 23}, {name: "exporter", least: 15}, {name: "protocol", colour: cyan}, {name: "source", least: 21}, {name: ""},
 	{name: "destination", least: 21}, {name: "packets", numeric: true, least: 8}, {name: "octets", numeric: true, colour: green, least: 10},
@@ -45,8 +46,7 @@ func flowRow(m *flowpb.FlowMessage) []string {
 	}
 }
 
-// A FlowPrinter prints the flows that are asked for as they come. Each batch is
-// written out at once. It is for one goroutine.
+// A FlowPrinter prints flows and counts them. It must not be used concurrently.
 type FlowPrinter struct {
 	form   Form
 	filter *Filter
@@ -62,8 +62,8 @@ type FlowPrinter struct {
 	count  uint64 // packets
 }
 
-// NewFlowPrinter returns a printer to w of the flows that pass filter, of the first limit of them when
-// limit is not 0. of is needed for lists (RFC 6313) only, and may be nil.
+// NewFlowPrinter returns a printer to w of the flows that match filter, of the first limit of them when limit
+// is not 0. form must not be CSV. of is needed for lists (RFC 6313) only, and may be nil.
 func NewFlowPrinter(w io.Writer, form Form, filter *Filter, limit int, of Templates) *FlowPrinter {
 	p := &FlowPrinter{form: form, filter: filter, limit: limit, of: of, buf: bufio.NewWriterSize(w, 1<<16)}
 	if form == Brief {
@@ -72,13 +72,13 @@ func NewFlowPrinter(w io.Writer, form Form, filter *Filter, limit int, of Templa
 	return p
 }
 
-// Take implements output.
+// Take prints the flows of r.
 func (p *FlowPrinter) Take(_ Origin, r *decode.Result) error { return p.Print(r.Messages) }
 
+// Flush writes buffered lines.
 func (p *FlowPrinter) Flush() error { return p.buf.Flush() }
 
-// Print prints what of list is asked for. The error is errEnough once the limit is
-// reached.
+// Print prints the flows of list that match. The error is ErrEnough once the limit is reached.
 func (p *FlowPrinter) Print(list []*flowpb.FlowMessage) error {
 	var asked []*flowpb.FlowMessage
 	for _, m := range list {
@@ -127,7 +127,8 @@ func (p *FlowPrinter) one(m *flowpb.FlowMessage) error {
 	return err
 }
 
-// AppendFlowJSON appends a flow as one line of JSON, without its end.
+// AppendFlowJSON appends m to b as a JSON object without a line feed. of is needed for lists (RFC 6313) only, and
+// may be nil.
 func AppendFlowJSON(b []byte, m *flowpb.FlowMessage, of Templates) []byte {
 	line := jsonLine(b)
 	line.open('{')
@@ -138,6 +139,7 @@ func AppendFlowJSON(b []byte, m *flowpb.FlowMessage, of Templates) []byte {
 	return line
 }
 
+// Summary returns a line that says how much was printed and left out.
 func (p *FlowPrinter) Summary() string {
 	return fmt.Sprintf("%d flows shown, %s in %d packets; %d left out", p.shown, FormatOctets(p.octets), p.count, p.others)
 }

@@ -12,8 +12,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Templates returns a template of an exporter, nil when it is not known; it
-// may be nil itself.
+// Templates returns the template of a key for data from a source port, nil when it is not known. A nil Templates
+// knows none.
 type Templates func(k *decode.TemplateKey, port uint16) *decode.Template
 
 // A listReader reads structured data (RFC 6313) of one exporter and domain.

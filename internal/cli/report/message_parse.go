@@ -4,18 +4,18 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"weir/pkg/flowpb"
 )
 
-// SetFields sets the fields of m from JSON members as jsonLine.fields writes them;
-// numbers are json.Number. Members that are no fields are left out: names and
-// readable values beside those of elements.
+// SetFields sets the fields of m from the members of a JSON object as this package prints it; numbers must be
+// json.Number. It ignores members that are not fields: names and readable values of elements. The error names
+// the field and its value.
 func SetFields(m protoreflect.Message, members map[string]any) error {
 	list := m.Descriptor().Fields()
 	for i := range list.Len() {
@@ -109,6 +109,21 @@ func fieldValue(empty func(protoreflect.FieldDescriptor) protoreflect.Value, fd 
 	return none, fmt.Errorf("%v is no %v", v, fd.Kind())
 }
 
+// parseMAC is the inverse of macText: octets of two hexadecimal digits, separated by colons. It accepts hyphens
+// (IEEE 802) too.
+func parseMAC(s string) ([]byte, bool) {
+	if len(s)%3 != 2 {
+		return nil, false
+	}
+	for i := 2; i < len(s); i += 3 {
+		if s[i] != ':' && s[i] != '-' {
+			return nil, false
+		}
+	}
+	b, err := hex.DecodeString(strings.NewReplacer(":", "", "-", "").Replace(s))
+	return b, err == nil && len(b) == (len(s)+1)/3
+}
+
 // parseOctets is the inverse of scalarText for octets. What does not have its form is
 // hex text there.
 func parseOctets(fd protoreflect.FieldDescriptor, s string) ([]byte, error) {
@@ -118,8 +133,8 @@ func parseOctets(fd protoreflect.FieldDescriptor, s string) ([]byte, error) {
 			return a.AsSlice(), nil
 		}
 	case asMAC:
-		if a, err := net.ParseMAC(s); err == nil {
-			return a, nil
+		if b, ok := parseMAC(s); ok {
+			return b, nil
 		}
 	}
 	b, err := hex.DecodeString(s)

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"math"
 	"testing"
@@ -142,4 +143,26 @@ func FuzzText(f *testing.F) {
 			t.Fatalf("want %q, got %q", want, got)
 		}
 	})
+}
+
+func TestMACsAreReadAsTheyAreWritten(t *testing.T) {
+	for _, tt := range []struct {
+		text, hex string // hex "": an error
+	}{
+		{"00:1b:63:84:45:e6", "001b638445e6"},
+		{"00-1B-63-84-45-E6", "001b638445e6"},
+		{"00:1b:63:84:45:e6:01", "001b638445e601"}, // an exporter may send 7 octets
+		{"ff", "ff"},
+		{"001b638445e6", "001b638445e6"},
+		{"00:1b:63:84:45:e", ""},
+		{"00:1b:63:84:45:eg", ""},
+		{"0:1b:63:84:45:e6", ""},
+		{"00:1b:63:84:45:", ""},
+	} {
+		c := &flowpb.Connection{}
+		err := SetFields(c.ProtoReflect(), map[string]any{"initiator": map[string]any{"mac": tt.text}})
+		if got := hex.EncodeToString(c.GetInitiator().GetMac()); (err != nil) != (tt.hex == "") || err == nil && got != tt.hex {
+			t.Errorf("%s: want %q, got %q, %v", tt.text, tt.hex, got, err)
+		}
+	}
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// FormatOctets is a number of octets for people: three digits, powers of 1000.
+// FormatOctets formats a number of octets with three digits and a unit, a power of 1000.
 func FormatOctets(n uint64) string {
 	if n < 1000 {
 		return strconv.FormatUint(n, 10) + " B"
@@ -27,7 +27,7 @@ func FormatOctets(n uint64) string {
 	return strconv.FormatFloat(f, 'g', 3, 64) + " EB" // not reached: 2^64 is 18.4 EB
 }
 
-// FormatDuration is a duration for people.
+// FormatDuration formats a duration as seconds, minutes, hours or days, "-" for a negative one.
 func FormatDuration(d time.Duration) string {
 	switch {
 	case d < 0:

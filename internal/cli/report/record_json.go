@@ -45,7 +45,7 @@ func parts(p []part, r *decode.Result) []part {
 	return p
 }
 
-// A RecordJSON prints JSON Lines.
+// A RecordJSON prints flows, options records, templates and errors of datagrams as JSON Lines.
 type RecordJSON struct {
 	lines
 	parts []part
@@ -58,6 +58,7 @@ func NewRecordJSON(w io.Writer, of Templates) *RecordJSON {
 	return &RecordJSON{lines: newLines(w), of: of}
 }
 
+// Take prints the records of r in their order in the datagram.
 func (d *RecordJSON) Take(from Origin, r *decode.Result) error {
 	d.parts = parts(d.parts[:0], r)
 	for _, p := range d.parts {

@@ -16,8 +16,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A RecordText prints for people: a line a record, a block a template. Nothing
-// that the JSON form has is missing.
+// A RecordText prints the same records as a RecordJSON for people: a line a record, a block a template.
 type RecordText struct {
 	lines
 	parts []part
@@ -30,6 +29,7 @@ func NewRecordText(w io.Writer, of Templates) *RecordText {
 	return &RecordText{lines: newLines(w), of: of}
 }
 
+// Take prints the records of r in their order in the datagram.
 func (d *RecordText) Take(from Origin, r *decode.Result) error {
 	d.parts = parts(d.parts[:0], r)
 	for _, p := range d.parts {
