@@ -136,6 +136,15 @@ func threadG(stacksize int32) *g {
 		old: "func readGOGC() int32 {\n", new: "func readGOGC() int32 {\n\tif true {\n\t\treturn -1\n\t}\n",
 	},
 	{
+		file: "runtime/stack.go", about: "stacks start at a size that most goroutines need: without collections it is not adapted",
+		old: "var startingStackSize uint32 = fixedStack", new: "var startingStackSize uint32 = 8192",
+	},
+	{
+		file: "runtime/mem_linux.go", about: "the heap, of which nothing is freed, is in huge pages: a tenth of a run was page faults",
+		old: "\tif debug.disablethp != 0 {\n\t\tsysNoHugePageOS(v, n)\n\t}\n}\n",
+		new: "\tsysHugePageOS(v, n)\n}\n",
+	},
+	{
 		file: "internal/sync/mutex.go", about: "no starving mutexes: whether a wait was long depends on the clock",
 		old: "starvationThresholdNs = 1e6", new: "starvationThresholdNs = 1e18",
 	},

@@ -1,4 +1,4 @@
-// Package overlay makes a run of a Go program repeatable, bit for bit: it writes changed copies of nine files of the
+// Package overlay makes a run of a Go program repeatable, bit for bit: it writes changed copies of eleven files of the
 // runtime for go build -overlay. The program that is built with them, run with the variables of Environment, does the
 // same in every run with one seed: scheduling, select, the order of maps, timers and random numbers are functions of the
 // seed. Nothing of it is part of a product's binary.
