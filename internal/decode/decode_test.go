@@ -54,6 +54,16 @@ func TestDatagrams(t *testing.T) {
 		{name: "data before its template in one datagram", pkts: "00090001000003e86553f10000000001000000000100000c0a0000010a000002000000100100000200080004000c0004", flows: 1},
 		{name: "a set beyond the datagram gives its whole records", pkts: "00090001000003e86553f1000000000100000000000000100100000200080004000c0004\n00090001000003e86553f1000000000100000000010000640a0000010a0000020a00", flows: 1, causes: []wire.Cause{wire.Truncated}},
 		{name: "known data is decoded beside unknown", pkts: "000a001c6553f10000000001000000000002000c0100000100080004\n000a00206553f1000000000100000000010000080a00000103e700080a000001", flows: 1, unknown: 1},
+		{
+			name: "seconds are those of 1970 to 2106", flows: 1,
+			pkts: "000a00206553f100000000010000000000020010010000020096000400970004\n" +
+				"000a001c6553f10000000001000000000100000cfffffffeffffffff",
+			check: func(t *testing.T, f []*flowpb.FlowMessage) {
+				if s, e := f[0].TimeFlowStartNs, f[0].TimeFlowEndNs; s != 4_294_967_294e9 || e != 4_294_967_295e9 {
+					t.Errorf("want the last two seconds before 2106-02-07 06:28:16, got %d to %d ns", s, e)
+				}
+			},
+		},
 		{name: "a reserved set is skipped", pkts: "000a00186553f10000000001000000000004000800000000", causes: []wire.Cause{wire.ReservedSet}},
 		{name: "a withdrawal over UDP is ignored", pkts: "000a001c6553f10000000001000000000002000c0100000100080004\n000a00186553f10000000001000000000002000801000000\n000a00186553f1000000000100000000010000080a000001", flows: 1, causes: []wire.Cause{wire.Withdrawal}},
 		{name: "IPFIX options without scope are refused", pkts: "000a001e6553f10000000001000000000003000e01000001000000290008", causes: []wire.Cause{wire.BadTemplate}},

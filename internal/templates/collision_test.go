@@ -160,6 +160,22 @@ func TestASessionTellsLayoutsWithOneHashApart(t *testing.T) {
 	}
 }
 
+func TestASessionKeepsADefinitionThatComesAgain(t *testing.T) {
+	store, _ := newStore("r1")
+	s := store.NewSession(nil)
+	var plans []*decode.Plan
+	for range 2 {
+		p, err := s.Learn(ipfix300, &decode.Meta{}, &decode.Header{Version: 10}, &decode.Template{ID: 300, Fields: honestFields()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plans = append(plans, p)
+	}
+	if plans[0] != plans[1] {
+		t.Error("the same definition was compiled twice")
+	}
+}
+
 func TestExportersWhoseLayoutsHaveOneHashDoNotShareAPlan(t *testing.T) {
 	honest := &decode.Template{ID: 300, Fields: honestFields()}
 	forged := secondPreimage(t, honest)

@@ -1,11 +1,12 @@
-// Package conformance makes docs/conformance.md: which requirements of the RFCs
-// on a collector are held by which test, and how what Weir decodes of real
-// captures differs from what other decoders do.
+// Package conformance writes docs/conformance.md: the requirements of the RFCs on a
+// collector with the tests that hold them, and the differences between Weir and other
+// decoders over real captures, by cause.
 package conformance
 
 import (
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"weir/internal/ingest"
+	"weir/internal/settings"
 	"weir/internal/weirtest/tsv"
 )
 
@@ -26,6 +29,14 @@ const (
 	differencesMark  = "<!-- differences: written by go test ./test/conformance -update -->"
 	endMark          = "<!-- end -->"
 )
+
+// fold returns names as one cell of a table that opens on demand.
+func fold(names []string) string {
+	if len(names) < 4 {
+		return strings.Join(names, "<br>")
+	}
+	return fmt.Sprintf("<details><summary>%d captures</summary>%s</details>", len(names), strings.Join(names, "<br>"))
+}
 
 // between holds that the part of the document at mark is text, or writes it.
 func between(t *testing.T, mark, text string) {
@@ -57,27 +68,54 @@ func betweenIn(t *testing.T, document, mark, text string) {
 	}
 }
 
+// testSources returns the text of all test files by the name of their package.
+func testSources(t *testing.T) map[string]string {
+	t.Helper()
+	sources := map[string]string{}
+	for _, dir := range []string{"../../internal", "../../pkg", "../../test/conformance"} {
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			pkg := packageClause.FindSubmatch(text)
+			if err != nil || pkg == nil {
+				return fmt.Errorf("%s has no package clause: %w", path, err)
+			}
+			sources[strings.TrimSuffix(string(pkg[1]), "_test")] += string(text)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return sources
+}
+
+var packageClause = regexp.MustCompile(`(?m)^package (\w+)`)
+
+// A requirement said to be unsupported must not have code: a setting is how a
+// transport would be switched on.
+func TestNoSettingListensOverSCTPOrDTLS(t *testing.T) {
+	listens := 0
+	for _, v := range settings.Variables[ingest.Config]() {
+		switch {
+		case strings.Contains(v.Name, "SCTP"), strings.Contains(v.Name, "DTLS"):
+			t.Errorf("%s is a setting, and docs/conformance.md says that its transport is not supported", v.Name)
+		case strings.HasPrefix(v.Name, "LISTEN_"):
+			listens++
+		}
+	}
+	if listens != 3 {
+		t.Errorf("%d settings LISTEN_…: a new transport needs its requirements in testdata/requirements.tsv", listens)
+	}
+}
+
 func TestEachRequirementIsHeldByATestThatExists(t *testing.T) {
 	list := tsv.Read(t, "testdata/requirements.tsv")
 	tests := regexp.MustCompile(`\b([a-z]+)\.((?:Test|Fuzz)\w+)(?:/([^;)]+))?`)
-	sources := map[string]string{}
-	source := func(pkg string) string {
-		if s, ok := sources[pkg]; ok {
-			return s
-		}
-		var b strings.Builder
-		files, _ := filepath.Glob("../../internal/" + pkg + "/*_test.go")
-		for _, f := range files {
-			text, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			b.Write(text)
-		}
-		sources[pkg] = b.String()
-		return sources[pkg]
-	}
-	var text strings.Builder
+	sources := testSources(t)
+	var text, open strings.Builder // all requirements by RFC; those not supported
 	held, not := 0, 0
 	rfc := ""
 	for _, row := range list {
@@ -88,29 +126,34 @@ func TestEachRequirementIsHeldByATestThatExists(t *testing.T) {
 		}
 		named := tests.FindAllStringSubmatch(r[4], -1)
 		unsupported := strings.HasPrefix(r[4], "not supported: ")
-		holder := r[4]
-		if !unsupported {
-			holder = strings.ReplaceAll(holder, "; ", "<br>")
+		holder := strings.ReplaceAll(r[4], "; ", "<br>")
+		if unsupported {
+			holder = "not supported, see above"
 		}
 		fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", r[1], r[2], r[3], holder)
 		if unsupported {
 			not++
+			fmt.Fprintf(&open, "| %s, %s | %s | %s | %s |\n", r[0], r[1], r[2], r[3], strings.TrimPrefix(r[4], "not supported: "))
 		} else {
 			held++
 		}
-		if len(named) == 0 && !unsupported {
-			t.Errorf("RFC %s section %s, %q: no test and no reason", r[0], r[1], r[3])
+		if len(named) == 0 {
+			t.Errorf("RFC %s section %s, %q: no test shows the behaviour", r[0], r[1], r[3])
+		}
+		if unsupported && !strings.Contains(r[4], " (") {
+			t.Errorf("RFC %s section %s, %q: no reason beside the test", r[0], r[1], r[3])
 		}
 		for _, n := range named {
-			if !strings.Contains(source(n[1]), "func "+n[2]+"(") {
+			if !strings.Contains(sources[n[1]], "func "+n[2]+"(") {
 				t.Errorf("RFC %s section %s: there is no %s.%s", r[0], r[1], n[1], n[2])
 			}
-			if row := strings.TrimSpace(n[3]); row != "" && !strings.Contains(source(n[1]), `"`+row+`"`) {
+			if row := strings.TrimSpace(n[3]); row != "" && !strings.Contains(sources[n[1]], `"`+row+`"`) {
 				t.Errorf("RFC %s section %s: %s.%s has no row %q", r[0], r[1], n[1], n[2], row)
 			}
 		}
 	}
-	between(t, requirementsMark, fmt.Sprintf("\n%d requirements are held by tests, %d are not, each with its reason.\n%s\n", held, not, text.String()))
+	between(t, requirementsMark, fmt.Sprintf("\n%d requirements are supported and held by tests. %d are not supported; the test named shows what Weir does instead:\n\n"+
+		"| RFC, section | level | requirement | reason and test |\n|---|---|---|---|\n%s%s\n", held, not, open.String(), text.String()))
 	if levels := []string{"MUST", "MUST NOT", "SHOULD", "SHOULD NOT", "MAY", "rule"}; slices.ContainsFunc(list, func(r tsv.Row) bool { return !slices.Contains(levels, r.At("level")) }) {
 		t.Errorf("a level that is none of %v", levels)
 	}

@@ -488,13 +488,21 @@ type table struct {
 	other                     string
 	rules                     map[string]map[string]string // capture → quantity → why
 	captures, compared, equal int
-	lines                     strings.Builder
+	causes                    map[string]*cause
+}
+
+// A cause is why values of some captures differ.
+type cause struct {
+	records  map[string]int // by quantity
+	captures []string
 }
 
 func (x *table) add(t *testing.T, capture string, c *comparison) {
 	t.Helper()
 	x.captures, x.compared, x.equal = x.captures+1, x.compared+c.compared, x.equal+c.equal
-	why := map[string][]string{} // rule → quantities
+	if x.causes == nil {
+		x.causes = map[string]*cause{}
+	}
 	for _, k := range slices.Sorted(maps.Keys(c.differ)) {
 		d := c.differ[k]
 		rule := cmp.Or(d.rule, x.rules[capture][d.quantity])
@@ -502,21 +510,36 @@ func (x *table) add(t *testing.T, capture string, c *comparison) {
 			t.Errorf("%s: %s, %d times (%s): no rule says why %s differs", capture, d.quantity, d.times, d.example, x.other)
 			continue
 		}
-		why[rule] = append(why[rule], fmt.Sprintf("%s (%d)", d.quantity, d.times))
+		why := x.causes[rule]
+		if why == nil {
+			why = &cause{records: map[string]int{}}
+			x.causes[rule] = why
+		}
+		why.records[d.quantity] += d.times
+		if !slices.Contains(why.captures, capture) {
+			why.captures = append(why.captures, capture)
+		}
 	}
 	for q, rule := range x.rules[capture] {
 		if c.differ[q] == nil {
 			t.Errorf("%s: %s is equal, though the rule is that %s", capture, q, rule)
 		}
 	}
-	for _, rule := range slices.Sorted(maps.Keys(why)) {
-		fmt.Fprintf(&x.lines, "| %s | %s | %s |\n", capture, strings.Join(why[rule], ", "), rule)
-	}
 }
 
 func (x *table) text() string {
-	return fmt.Sprintf("\n%s: %d values of %d captures were compared, %d are equal. The others:\n\n"+
-		"| capture | quantity (records) | why |\n|---|---|---|\n%s\n", x.other, x.compared, x.captures, x.equal, x.lines.String())
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%s: %d values of %d captures were compared, %d are equal. The others by cause:\n\n"+
+		"| cause | quantity (records) | captures |\n|---|---|---|\n", x.other, x.compared, x.captures, x.equal)
+	for _, rule := range slices.Sorted(maps.Keys(x.causes)) {
+		c := x.causes[rule]
+		var quantities []string
+		for _, q := range slices.Sorted(maps.Keys(c.records)) {
+			quantities = append(quantities, fmt.Sprintf("%s (%d)", q, c.records[q]))
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", rule, strings.Join(quantities, ", "), fold(c.captures))
+	}
+	return b.String() + "\n"
 }
 
 const corpus = "../../../shared/corpus/"
