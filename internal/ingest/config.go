@@ -3,6 +3,7 @@ package ingest
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"strconv"
@@ -154,4 +155,17 @@ func replicaName() string {
 		host = "unknown"
 	}
 	return host + "-" + strconv.Itoa(os.Getpid())
+}
+
+// warnWideProxies warns of trusted networks that cannot be private: whoever forges a
+// source address of theirs then names any exporter. The widest private networks are
+// 10.0.0.0/8 (RFC 1918) and fc00::/7 (RFC 4193).
+func warnWideProxies(log *slog.Logger, trusted []netip.Prefix) {
+	for _, p := range trusted {
+		if p.Addr().Is4() && p.Bits() >= 8 || p.Addr().Is6() && p.Bits() >= 7 {
+			continue
+		}
+		log.Warn("TRUSTED_PROXIES holds a network that is not private: whoever sends from it, or forges an address of it, "+
+			"can send flows in the name of any exporter. Name the balancers' own addresses", "network", p)
+	}
 }

@@ -218,8 +218,8 @@ func (r *Replica) accounted() map[string]int64 {
 	m := map[string]int64{
 		"parked_sets":          perParkedOctet * int64(parked),
 		"templates":            r.store.Stats().Octets,
-		"connections":          perConnection * r.streamsOpen.Load(),
-		"connection_templates": r.streamOctets.Load(),
+		"connections":          perConnection * int64(r.streams.Open()),
+		"connection_templates": r.sessions.octets.Load(),
 		"accounting":           r.accounts.book.Octets() + r.accounts.cluster.Octets(),
 	}
 	if p := r.producer.Load(); p != nil {

@@ -27,7 +27,6 @@ type metrics struct {
 	perExporter []*prometheus.CounterVec // those with the label exporter
 
 	datagrams   map[uint16]prometheus.Counter // by version; 0: others
-	rcvbuf      *prometheus.GaugeVec          // address
 	flows       *prometheus.CounterVec        // exporter
 	options     prometheus.Counter
 	exported    *prometheus.GaugeVec   // exporter, domain, what
@@ -47,8 +46,6 @@ type metrics struct {
 	fromOthers  prometheus.Counter
 	poison      prometheus.Counter
 	recovered   prometheus.Counter
-	kernelDrops *prometheus.CounterVec // address
-	streams     prometheus.Gauge
 	streamEnds  *prometheus.CounterVec // reason
 	streamWaits prometheus.Counter
 
@@ -115,14 +112,12 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		Name: "weir_ingest_exporter_reported", Help: "totals that an exporting process reports of itself (IE 40, 41, 42), the last ones received",
 	}, []string{"exporter", "domain", "what"})
 	reg.MustRegister(exported)
-	rcvbuf := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "weir_ingest_socket_buffer_octets", Help: "receive buffer that the kernel granted each socket"}, []string{"address"})
-	reg.MustRegister(rcvbuf)
+	reg.MustRegister(NewSocketMetrics(r.sockets))
 	reg.MustRegister(newClusterMetrics(r.accounts.cluster))
 	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "weir_ingest_accounting_unplaced_datagrams_total", Help: "datagrams in no slot of the exporters topic, since too many waited there: they count as lost there",
 	}, func() float64 { return float64(r.accounts.book.Dropped()) }))
-	streams := prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_ingest_tcp_connections", Help: "connections of exporters over TCP and TLS"})
-	reg.MustRegister(streams)
+	gauge("tcp_connections", "connections of exporters over TCP and TLS", func() float64 { return float64(r.streams.Open()) })
 	reg.MustRegister(newMemoryMetrics(r))
 	findings := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "weir_ingest_findings",
@@ -132,12 +127,10 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	m := &metrics{
 		findings:      findings,
 		streamRefused: counter("tcp_templates_refused_total", "templates of connections refused at a part of TCP_MAX_OCTETS: of the connection, of its address, of all", "limit"),
-		streams:       streams,
 		streamEnds:    counter("tcp_ended_connections_total", "connections of exporters that ended, by reason", "reason"),
 		streamWaits:   counter("tcp_waits_total", "times that reading from a connection waited because Kafka's client had no room").WithLabelValues(),
 		exported:      exported,
 		datagrams:     map[uint16]prometheus.Counter{},
-		rcvbuf:        rcvbuf,
 		flows:         counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),
 		options:       counter("options_records_total", "records of options data").WithLabelValues(),
 		errors:        counter("errors_total", "parts of datagrams that could not be decoded, by cause", "exporter", "cause"),
@@ -155,7 +148,6 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		fromOthers:    counter("templates_shared_total", "definitions learnt from the templates topic").WithLabelValues(),
 		poison:        counter("template_records_skipped_total", "records of the topics templates, undecoded and exporters that could not be used").WithLabelValues(),
 		recovered:     counter("recovered_flows_total", "flows of killed replicas that this one found on the flows topic and added to their accounts: they had published them after their last report").WithLabelValues(),
-		kernelDrops:   counter("socket_drops_total", "datagrams that the kernel dropped because the socket's buffer was full", "address"),
 	}
 	m.perExporter = perExporter
 	datagrams := counter("datagrams_total", "datagrams received, by version of the export protocol", "version")

@@ -1,7 +1,6 @@
 package ingest
 
 import (
-	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
@@ -11,10 +10,10 @@ import (
 
 // Reasons for which a datagram of a trusted proxy is dropped, a closed set.
 const (
-	proxyBad     = "proxy_header_bad"     // a header that cannot be read
-	proxyMissing = "proxy_header_missing" // no header, and none came before it
-	proxyLocal   = "proxy_local"          // a header that names no exporter: the proxy's own, a health check say
-	proxyEmpty   = "proxy_empty"          // nothing behind the header
+	ProxyBad     = "proxy_header_bad"     // a header that cannot be read
+	ProxyMissing = "proxy_header_missing" // no header, and none came before it
+	ProxyLocal   = "proxy_local"          // a header that names no exporter: the proxy's own, a health check say
+	ProxyEmpty   = "proxy_empty"          // nothing behind the header
 )
 
 const (
@@ -25,10 +24,10 @@ const (
 	maxProxyStreams = 65_536
 )
 
-// proxies finds the exporter behind a balancer that puts a PROXY header in front
+// Proxies finds the exporter behind a balancer that puts a PROXY header in front
 // of datagrams: of each, or of the first of a stream only. No one else's header
 // is looked at: what he sends is no NetFlow then.
-type proxies struct {
+type Proxies struct {
 	trusted []netip.Prefix
 
 	mu      sync.Mutex
@@ -40,24 +39,13 @@ type proxied struct {
 	last     time.Time
 }
 
-func newProxies(trusted []netip.Prefix) *proxies {
-	return &proxies{trusted: trusted, streams: map[netip.AddrPort]proxied{}}
+// NewProxies returns the Proxies of trusted networks, which may be none.
+func NewProxies(trusted []netip.Prefix) *Proxies {
+	return &Proxies{trusted: trusted, streams: map[netip.AddrPort]proxied{}}
 }
 
-// warnWideProxies warns of trusted networks that cannot be private: whoever forges a
-// source address of theirs then names any exporter. The widest private networks are
-// 10.0.0.0/8 (RFC 1918) and fc00::/7 (RFC 4193).
-func warnWideProxies(log *slog.Logger, trusted []netip.Prefix) {
-	for _, p := range trusted {
-		if p.Addr().Is4() && p.Bits() >= 8 || p.Addr().Is6() && p.Bits() >= 7 {
-			continue
-		}
-		log.Warn("TRUSTED_PROXIES holds a network that is not private: whoever sends from it, or forges an address of it, "+
-			"can send flows in the name of any exporter. Name the balancers' own addresses", "network", p)
-	}
-}
-
-func (p *proxies) trusts(a netip.Addr) bool {
+// Trusts reports whether a PROXY header from a is believed.
+func (p *Proxies) Trusts(a netip.Addr) bool {
 	for _, t := range p.trusted {
 		if t.Contains(a) {
 			return true
@@ -66,10 +54,10 @@ func (p *proxies) trusts(a netip.Addr) bool {
 	return false
 }
 
-// unwrap returns the datagram without its header and the exporter it is from.
+// Unwrap returns the datagram without its header and the exporter it is from.
 // reason is not empty when it is to be dropped. from is unmapped.
-func (p *proxies) unwrap(pkt []byte, from netip.AddrPort, at time.Time) (rest []byte, exporter netip.AddrPort, reason string) {
-	if !p.trusts(from.Addr()) {
+func (p *Proxies) Unwrap(pkt []byte, from netip.AddrPort, at time.Time) (rest []byte, exporter netip.AddrPort, reason string) {
+	if !p.Trusts(from.Addr()) {
 		return pkt, from, ""
 	}
 	if !proxyproto.Has(pkt) {
@@ -77,7 +65,7 @@ func (p *proxies) unwrap(pkt []byte, from netip.AddrPort, at time.Time) (rest []
 		defer p.mu.Unlock()
 		s, ok := p.streams[from]
 		if !ok || at.Sub(s.last) > proxyMemory {
-			return nil, from, proxyMissing
+			return nil, from, ProxyMissing
 		}
 		p.streams[from] = proxied{s.exporter, at}
 		return pkt, s.exporter, ""
@@ -85,9 +73,9 @@ func (p *proxies) unwrap(pkt []byte, from netip.AddrPort, at time.Time) (rest []
 	exporter, n, err := proxyproto.Parse(pkt)
 	switch {
 	case err != nil:
-		return nil, from, proxyBad
+		return nil, from, ProxyBad
 	case !exporter.IsValid():
-		return nil, from, proxyLocal
+		return nil, from, ProxyLocal
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -96,14 +84,14 @@ func (p *proxies) unwrap(pkt []byte, from netip.AddrPort, at time.Time) (rest []
 	}
 	p.streams[from] = proxied{exporter, at}
 	if n == len(pkt) {
-		return nil, exporter, proxyEmpty
+		return nil, exporter, ProxyEmpty
 	}
 	return pkt[n:], exporter, ""
 }
 
 // makeRoom forgets streams that are over, then others until an eighth of the room is
 // free: the search is not repeated for each new stream. mu is held.
-func (p *proxies) makeRoom(now time.Time) {
+func (p *Proxies) makeRoom(now time.Time) {
 	for from, s := range p.streams {
 		if now.Sub(s.last) > proxyMemory {
 			delete(p.streams, from)

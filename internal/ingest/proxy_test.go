@@ -1,13 +1,9 @@
 package ingest
 
 import (
-	"log/slog"
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
-
-	"weir/internal/weirtest/locked"
 )
 
 const (
@@ -37,11 +33,11 @@ func TestWhoseADatagramIsBehindABalancer(t *testing.T) {
 			{0, balancer, header1 + "a", "192.0.2.1:40000", "", "a"},
 			{5 * time.Minute, balancer, "b", "192.0.2.1:40000", "", "b"},
 			{5 * time.Minute, balancer, "c", "192.0.2.1:40000", "", "c"},
-			{5*time.Minute + 1, balancer, "d", balancer, proxyMissing, ""},
+			{5*time.Minute + 1, balancer, "d", balancer, ProxyMissing, ""},
 		}},
 		{"another port of the balancer is another stream", []datagram{
 			{0, balancer, header1 + "a", "192.0.2.1:40000", "", "a"},
-			{0, "10.0.0.1:7002", "b", "10.0.0.1:7002", proxyMissing, ""},
+			{0, "10.0.0.1:7002", "b", "10.0.0.1:7002", ProxyMissing, ""},
 		}},
 		{"a new header on the port replaces the exporter", []datagram{
 			{0, balancer, header1 + "a", "192.0.2.1:40000", "", "a"},
@@ -54,22 +50,22 @@ func TestWhoseADatagramIsBehindABalancer(t *testing.T) {
 			{0, stranger, "b", stranger, "", "b"},
 		}},
 		{"what cannot be charged to anyone", []datagram{
-			{0, balancer, "PROXY TCP4 router\r\na", balancer, proxyBad, ""},
-			{0, balancer, "PROXY UNKNOWN\r\na", balancer, proxyLocal, ""},
-			{0, balancer, local2, balancer, proxyLocal, ""},
-			{0, balancer, "a", balancer, proxyMissing, ""},
+			{0, balancer, "PROXY TCP4 router\r\na", balancer, ProxyBad, ""},
+			{0, balancer, "PROXY UNKNOWN\r\na", balancer, ProxyLocal, ""},
+			{0, balancer, local2, balancer, ProxyLocal, ""},
+			{0, balancer, "a", balancer, ProxyMissing, ""},
 		}},
 		{"a header alone names the exporter of what follows", []datagram{
-			{0, balancer, header1, "192.0.2.1:40000", proxyEmpty, ""},
+			{0, balancer, header1, "192.0.2.1:40000", ProxyEmpty, ""},
 			{0, balancer, "a", "192.0.2.1:40000", "", "a"},
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := newProxies([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")})
+			p := NewProxies([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")})
 			at := begin
 			for i, d := range tt.in {
 				at = at.Add(d.after)
-				rest, exporter, reason := p.unwrap([]byte(d.pkt), netip.MustParseAddrPort(d.from), at)
+				rest, exporter, reason := p.Unwrap([]byte(d.pkt), netip.MustParseAddrPort(d.from), at)
 				if string(rest) != d.rest || exporter.String() != d.exporter || reason != d.reason {
 					t.Errorf("datagram %d: want %q of %s, reason %q; got %q of %s, %q", i, d.rest, d.exporter, d.reason, rest, exporter, reason)
 				}
@@ -78,29 +74,16 @@ func TestWhoseADatagramIsBehindABalancer(t *testing.T) {
 	}
 }
 
-func TestNetworksOfProxiesThatAreNotPrivateAreWarnedOf(t *testing.T) {
-	for network, want := range map[string]bool{
-		"0.0.0.0/0": true, "::/0": true, "0.0.0.0/1": true, "8000::/1": true, "10.0.0.0/7": true, "fc00::/6": true,
-		"10.0.0.0/8": false, "fc00::/7": false, "192.0.2.7/32": false, "::1/128": false,
-	} {
-		var log locked.Buffer
-		warnWideProxies(slog.New(slog.NewTextHandler(&log, nil)), []netip.Prefix{netip.MustParsePrefix(network)})
-		if got := strings.Contains(log.String(), "level=WARN") && strings.Contains(log.String(), "network="+network); got != want {
-			t.Errorf("%s: want a warning: %v, got %q", network, want, log.String())
-		}
-	}
-}
-
 // One stream that is over makes room for more than one: a full table is not searched
 // for each new stream.
 func TestRoomForStreamsIsMadeInOneSearch(t *testing.T) {
-	p := newProxies([]netip.Prefix{netip.MustParsePrefix("::/0")})
+	p := NewProxies([]netip.Prefix{netip.MustParsePrefix("::/0")})
 	at := time.Unix(1_700_000_000, 0)
 	for i := range maxProxyStreams {
 		a := netip.AddrFrom16([16]byte{0xfd, 1: byte(i >> 8), 2: byte(i)})
 		p.streams[netip.AddrPortFrom(a, 1)] = proxied{last: at.Add(time.Duration(min(i, 1)))}
 	}
-	p.unwrap([]byte(header1+"a"), netip.MustParseAddrPort("[fd00::2]:2"), at.Add(proxyMemory+1)) // one is over
+	p.Unwrap([]byte(header1+"a"), netip.MustParseAddrPort("[fd00::2]:2"), at.Add(proxyMemory+1)) // one is over
 	if n := len(p.streams); n > maxProxyStreams-maxProxyStreams/8+1 {
 		t.Errorf("want an eighth of %d free, got %d streams", maxProxyStreams, n)
 	}
@@ -108,56 +91,22 @@ func TestRoomForStreamsIsMadeInOneSearch(t *testing.T) {
 
 // More streams than are remembered: those that are over go first.
 func TestStreamsOfProxiesAreBounded(t *testing.T) {
-	p := newProxies([]netip.Prefix{netip.MustParsePrefix("::/0")})
+	p := NewProxies([]netip.Prefix{netip.MustParsePrefix("::/0")})
 	at := time.Unix(1_700_000_000, 0)
 	from := func(i int) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom16([16]byte{0xfd, 1: byte(i >> 24), 2: byte(i >> 16)}), uint16(i))
 	}
 	for i := range maxProxyStreams {
-		p.unwrap([]byte(header1+"a"), from(i), at)
+		p.Unwrap([]byte(header1+"a"), from(i), at)
 	}
-	p.unwrap([]byte(header1+"a"), from(maxProxyStreams), at.Add(proxyMemory))
+	p.Unwrap([]byte(header1+"a"), from(maxProxyStreams), at.Add(proxyMemory))
 	if n := len(p.streams); n != maxProxyStreams-maxProxyStreams/8+1 {
 		t.Errorf("streams at the limit: want an eighth gone and one new, got %d", n)
 	}
 	for i := range maxProxyStreams / 8 {
-		p.unwrap([]byte(header1+"a"), from(2*maxProxyStreams+i), at.Add(proxyMemory+1))
+		p.Unwrap([]byte(header1+"a"), from(2*maxProxyStreams+i), at.Add(proxyMemory+1))
 	}
 	if n := len(p.streams); n != 1+maxProxyStreams/8 {
 		t.Errorf("want those gone whose time is over, got %d", n)
-	}
-}
-
-func TestFlowsBehindABalancerAreTheExporters(t *testing.T) {
-	b := embedded(t)
-	var log locked.Buffer
-	c := config(b.Addr(), "r")
-	c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
-	r, stop := start(t, c, &log)
-	eventually(t, "ready", func() bool { return r.Ready() == nil })
-	balancer, stranger := netip.MustParseAddrPort("[::ffff:10.0.0.1]:7000"), netip.MustParseAddrPort("192.0.2.77:7000")
-	v5 := string(packet(t, "v5_30.hex"))
-	r.Receive([]byte(header1+v5), balancer, time.Now())
-	r.Receive([]byte(v5), balancer, time.Now())                                 // its stream's
-	r.Receive([]byte(v5), netip.MustParseAddrPort("10.0.0.2:7000"), time.Now()) // nobody's
-	r.Receive([]byte(header1+v5), stranger, time.Now())                         // no NetFlow
-	if err := stop(); err != nil {
-		t.Errorf("shutdown: %v", err)
-	}
-	if s := r.Stats(); s.Flows != 60 || s.Errors != 1 {
-		t.Errorf("want 60 flows and 1 error (unknown version), got %+v", s)
-	}
-	hashes := map[uint64]int{}
-	for _, m := range flows(t, b.Addr(), 60) {
-		if a, _ := netip.AddrFromSlice(m.SamplerAddress); a != netip.MustParseAddr("192.0.2.1") || m.ExporterPort != 40000 {
-			t.Fatalf("want the exporter 192.0.2.1:40000, got %v:%d", a, m.ExporterPort)
-		}
-		hashes[m.DatagramHash]++
-	}
-	if len(hashes) != 1 {
-		t.Errorf("the same datagram with and without a header: want the same identity, got %d", len(hashes))
-	}
-	if !strings.Contains(log.String(), "reason=proxy_header_missing") {
-		t.Errorf("want a line for the datagram without a header, got\n%s", log.String())
 	}
 }

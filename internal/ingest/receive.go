@@ -97,11 +97,10 @@ func (r *Replica) countDropped(x *exporter, flows int, reason string) {
 	r.metrics.dropped.WithLabelValues(r.exporters.name(x), reason).Add(float64(flows))
 }
 
-// datagram takes one datagram.
+// datagram takes one datagram; from is bare.
 func (w *worker) datagram(pkt []byte, from netip.AddrPort, at time.Time) {
 	r := w.r
-	from = bare(from)
-	pkt, from, reason := r.proxies.unwrap(pkt, from, at)
+	pkt, from, reason := r.proxies.Unwrap(pkt, from, at)
 	if reason != "" {
 		r.metrics.proxied.WithLabelValues(reason).Inc()
 		r.watch.proxied(from, reason, at)
@@ -113,11 +112,6 @@ func (w *worker) datagram(pkt []byte, from netip.AddrPort, at time.Time) {
 		return
 	}
 	w.message(pkt, from, at)
-}
-
-// bare is a without zone, and IPv4 where it is IPv4 in IPv6.
-func bare(a netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
 // denies returns the entry of the exporters file that does not allow an address,

@@ -46,7 +46,9 @@ type Replica struct {
 	pack      *kafka.Packer // from Run on; nil: a record per flow
 	metrics   *metrics
 	exporters seen
-	proxies   *proxies
+	proxies   *Proxies
+	streams   *Streams
+	sessions  *sessions
 	watch     *watch
 	examiner  *examiner
 	accounts  accounts
@@ -63,9 +65,7 @@ type Replica struct {
 	publishNow, parkNow chan struct{}
 	publishing          atomic.Int64
 	publishFailed       atomic.Bool // since the last round of the publisher
-	// streamsOpen counts the connections of exporters, streamOctets what their templates take.
-	streamsOpen, streamOctets atomic.Int64
-	errorLog, dropLog         *rate.Limiter
+	errorLog, dropLog   *rate.Limiter
 
 	logMu     sync.Mutex // guards backlog
 	backlog   backlog
@@ -73,7 +73,7 @@ type Replica struct {
 
 	mu      sync.Mutex // guards what follows
 	waiting error      // why the topics are not there yet
-	open    []string   // addresses listened on
+	udp     []*Socket  // from Run on
 	ending  bool
 
 	stats struct {
@@ -104,7 +104,7 @@ func New(c Config, d Deps) (*Replica, error) {
 	}
 	r := &Replica{
 		c: c, deps: d, log: d.Log.With("replica", c.Replica), file: file, tlog: tlog, waiting: errStarting,
-		proxies:   newProxies(c.TrustedProxies),
+		proxies:   NewProxies(c.TrustedProxies),
 		exporters: seen{all: map[netip.Addr]*exporter{}}, park: parking{max: c.ParkMax, wait: c.ParkFor},
 		ports: map[uint16]bool{}, started: make(chan struct{}), passed: make(chan struct{}),
 		publishNow: make(chan struct{}, 1), parkNow: make(chan struct{}, 1),
@@ -130,6 +130,8 @@ func New(c Config, d Deps) (*Replica, error) {
 	r.accounts.book, r.accounts.cluster = loss.NewBook(c.Replica, started), loss.NewCluster()
 	r.accounts.book.Listed, r.accounts.cluster.Listed = r.listsAddress, r.listsAddress
 	r.accounts.book.Attach(&r.accounts.shared)
+	r.sessions = newSessions(r)
+	r.streams = NewStreams(c.Streams, c.Drain, r.proxies, r.log, r.sessions)
 	r.metrics = newMetrics(d.Metrics, r)
 	r.output = newOutputBudget(c)
 	r.examiner = newExaminer()
@@ -153,7 +155,7 @@ func (r *Replica) worker(t *loss.Tally) worker {
 // to have begun. pkt is the caller's again afterwards. Calls come one at a time.
 func (r *Replica) Receive(pkt []byte, from netip.AddrPort, at time.Time) {
 	<-r.started
-	r.direct.datagram(pkt, from, at)
+	r.direct.datagram(pkt, Bare(from), at)
 }
 
 // Ready returns nil when /readyz would be 200, else the reason.
@@ -196,10 +198,24 @@ func (r *Replica) Stats() Stats {
 	}
 }
 
-func (r *Replica) listening() []string {
+// sockets returns the UDP sockets, nil before Run.
+func (r *Replica) sockets() []*Socket {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Clone(r.open)
+	return r.udp
+}
+
+// listening returns the addresses listened on, for people.
+func (r *Replica) listening() (all []string) {
+	for _, s := range r.sockets() {
+		if at := s.Address.String(); !slices.Contains(all, at) {
+			all = append(all, at)
+		}
+	}
+	for _, a := range r.streams.Addresses() {
+		all = append(all, "tcp "+a.String())
+	}
+	return all
 }
 
 // Run works until ctx ends, then shuts down: unready; reading goes on for Drain
@@ -218,12 +234,11 @@ func (r *Replica) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	opened = append(opened, func() { closeAll(sockets) })
-	plain, secure, err := r.listenStreams(ctx)
-	if err != nil {
+	opened = append(opened, func() { CloseSockets(sockets) })
+	if err := r.streams.Listen(ctx); err != nil {
 		return undo(err)
 	}
-	opened = append(opened, func() { closeListeners(plain, secure) })
+	opened = append(opened, r.streams.Close)
 	producer, err := kafka.NewProducer(r.c.Kafka, r.c.Topics.Name(kafka.Flows), kafka.ProducerConfig{
 		Linger: r.c.Linger, MaxRecords: r.c.MaxRecords, MaxOctets: r.c.MaxOctets, Compression: r.c.Compression,
 	})
@@ -245,6 +260,7 @@ func (r *Replica) Run(ctx context.Context) error {
 		return undo(err)
 	}
 	r.direct = r.worker(r.accounts.tally())
+	r.sessions.start()
 	close(r.started)
 
 	// What reads ends first; what the readers need goes on until they have.
@@ -281,14 +297,11 @@ func (r *Replica) Run(ctx context.Context) error {
 			return nil
 		}
 	})
-	var readers errgroup.Group
+	var readers sync.WaitGroup
 	for _, s := range sockets {
-		readers.Go(func() error { return r.read(failed, s) })
+		readers.Go(func() { r.read(failed, s) })
 	}
-	readers.Go(func() error {
-		r.newStreams().run(failed, plain, secure)
-		return nil
-	})
+	readers.Go(func() { r.streams.Run(failed) })
 	<-failed.Done()
 	r.mu.Lock()
 	r.ending = true
@@ -296,12 +309,50 @@ func (r *Replica) Run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		r.log.Info("shutting down: reading what still comes", "drain", r.c.Drain)
 	}
-	err = readers.Wait()
-	closeAll(sockets)
+	readers.Wait()
+	CloseSockets(sockets)
 	endPasses() // its open transaction takes up to 7 s to end when Kafka is away, while finish waits too
 	r.finish(producer, late)
 	stop()
-	return errors.Join(err, group.Wait())
+	return group.Wait()
+}
+
+// listen opens the sockets of every address, or none.
+func (r *Replica) listen(ctx context.Context) (all []*Socket, err error) {
+	var errs []error
+	for _, a := range r.c.Listen {
+		sockets, err := ListenUDP(ctx, a, r.c.Receivers, r.c.RcvBuf)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("LISTEN_UDP %s: %w (is another collector listening there?)", a, err))
+			continue
+		}
+		all = append(all, sockets...)
+		s := sockets[0]
+		r.ports[s.Address.Port()] = true
+		if s.Buffer > 0 && s.Buffer < r.c.RcvBuf {
+			r.log.Warn("the kernel grants a smaller receive buffer: raise net.core.rmem_max", "address", s.Address, "wanted", r.c.RcvBuf, "granted", s.Buffer)
+		}
+		r.log.Info("listening", "address", s.Address, "sockets", len(sockets), "receive_buffer", s.Buffer)
+	}
+	if len(errs) > 0 {
+		CloseSockets(all)
+		return nil, errors.Join(errs...)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.udp = all
+	return all, nil
+}
+
+// read takes the datagrams of a socket until ctx ends and draining is over.
+func (r *Replica) read(ctx context.Context, s *Socket) {
+	w := r.worker(r.accounts.tally())
+	if r.pack != nil { // sockets do not wait for each other
+		w.pack = r.producer.Load().Packer(r.c.Pack)
+	}
+	s.Read(ctx, r.c.Drain, func(pkt []byte, from netip.AddrPort) { w.datagram(pkt, from, r.deps.Now()) }, func(err error) {
+		r.log.Warn("reading from a socket", "err", err)
+	})
 }
 
 // shared makes the topics and tails the templates; starting ends the wait for
@@ -423,5 +474,9 @@ func (r *Replica) finish(producer *kafka.Producer, late *undecoded) {
 	}
 	r.accounts.producer.Close()
 	s := r.Stats()
-	r.log.Info("ended", "datagrams", s.Datagrams, "flows", s.Flows, "errors", s.Errors, "dropped", s.Dropped, "denied", r.stats.denied.Load())
+	kernel := uint64(0)
+	for _, s := range r.sockets() {
+		kernel += s.Drops()
+	}
+	r.log.Info("ended", "datagrams", s.Datagrams, "flows", s.Flows, "errors", s.Errors, "dropped", s.Dropped, "denied", r.stats.denied.Load(), "dropped_by_kernel", kernel)
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,24 +52,62 @@ func setBuffer(c *net.UDPConn, n int) (granted int) {
 	return granted
 }
 
-// watchDrops asks for the socket's drop counter beside each datagram.
-func watchDrops(c *net.UDPConn) {
-	if rc, err := c.SyscallConn(); err == nil {
-		_ = rc.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1) }) // without it, no counter
+// socketDrops reads the drop counter of a socket: SO_MEMINFO (Linux 4.12) fills an array of 32-bit
+// numbers, sock_diag(7) names them.
+func socketDrops(fd uintptr) (n uint32, ok bool) {
+	var info [unix.SK_MEMINFO_VARS]uint32
+	size := uint32(unsafe.Sizeof(info))
+	//nolint:gosec // G103: x/sys has no call for an option that is an array
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO, uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 || uintptr(size) < unsafe.Sizeof(info) {
+		return 0, false
 	}
+	return info[unix.SK_MEMINFO_DROPS], true
 }
 
-// kernelDrops reads the counter (SO_RXQ_OVFL, socket(7)) from control messages.
-func kernelDrops(oob []byte) (n uint32, ok bool) {
+// dropsBeside asks an older kernel for the socket's drop counter beside each datagram and reports
+// whether it did. It is the worse source: what is dropped behind the last datagram that was queued
+// stays unknown until another one comes.
+func dropsBeside(c *net.UDPConn) (asked bool) {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = rc.Control(func(fd uintptr) {
+		if _, ok := socketDrops(fd); !ok { // without either, no counter
+			asked = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1) == nil
+		}
+	})
+	return asked
+}
+
+// read returns the count of the socket c; of a closed one, the last that is known.
+func (d *dropCount) read(c *net.UDPConn) uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if rc, err := c.SyscallConn(); err == nil {
+		_ = rc.Control(func(fd uintptr) { // fails once c is closed
+			if n, ok := socketDrops(fd); ok {
+				d.set(n)
+			}
+		})
+	}
+	return d.total
+}
+
+// beside reads the counter (SO_RXQ_OVFL, socket(7)) from the control messages of a datagram.
+func (d *dropCount) beside(oob []byte) {
 	for len(oob) > 0 {
 		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
 		if err != nil {
-			return 0, false
+			return
 		}
 		if h.Level == unix.SOL_SOCKET && h.Type == unix.SO_RXQ_OVFL && len(data) >= 4 {
-			return binary.NativeEndian.Uint32(data), true
+			d.mu.Lock()
+			d.set(binary.NativeEndian.Uint32(data))
+			d.mu.Unlock()
+			return
 		}
 		oob = rest
 	}
-	return 0, false
 }

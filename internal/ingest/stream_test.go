@@ -130,11 +130,11 @@ func TestTemplatesAreOfTheirConnectionAndWithdrawnThere(t *testing.T) {
 		t.Errorf("%d templates of connections are in the shared store", n)
 	}
 	_ = one.Close()
-	eventually(t, "its end is counted", func() bool { return r.streamsEnded(endClosed) == 1 })
+	eventually(t, "its end is counted", func() bool { return r.streamsEnded(EndClosed) == 1 })
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	if n := r.streamsEnded(endShutdown); n != 1 {
+	if n := r.streamsEnded(EndShutdown); n != 1 {
 		t.Errorf("%d connections ended by the shutdown: want 1", n)
 	}
 	if s := r.Stats(); s.Dropped != 0 {
@@ -158,16 +158,16 @@ func TestHostileConnections(t *testing.T) {
 	eventually(t, "several messages at once are decoded", func() bool { return r.Stats().Flows == 4*flows })
 
 	_ = together.Close()
-	eventually(t, "half a message is a cut", func() bool { return r.streamsEnded(endCut) == 1 })
+	eventually(t, "half a message is a cut", func() bool { return r.streamsEnded(EndCut) == 1 })
 	long := dial(t, addr)
 	send(t, long, []byte{0, 10, 0xff, 0xff}, make([]byte, 65_000)) // states 65 535
 	_ = long.Close()
-	eventually(t, "a length that does not come is a cut", func() bool { return r.streamsEnded(endCut) == 2 })
+	eventually(t, "a length that does not come is a cut", func() bool { return r.streamsEnded(EndCut) == 2 })
 	for i, b := range [][]byte{{0, 10, 0, 15, 0}, {0, 9, 0, 20, 0}, []byte("GET / HTTP/1.1\r\n\r\n"), make([]byte, 70_000)} {
 		c := dial(t, addr)
 		_, _ = c.Write(b) // it may be closed in the middle
 		ended(t, c)
-		eventually(t, "what is no IPFIX is closed", func() bool { return r.streamsEnded(endNoIPFIX) == i+1 })
+		eventually(t, "what is no IPFIX is closed", func() bool { return r.streamsEnded(EndNoIPFIX) == i+1 })
 	}
 	biggest := make([]byte, 65_535) // a set of unknown id: an error, and the connection lives
 	copy(biggest, []byte{0, 10, 0xff, 0xff})
@@ -184,7 +184,7 @@ func TestHostileConnections(t *testing.T) {
 		}
 		defer c.Close()
 	}
-	eventually(t, "most are closed", func() bool { return r.streamsEnded(endPerSource) == 1000-19 })
+	eventually(t, "most are closed", func() bool { return r.streamsEnded(EndPerSource) == 1000-19 })
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 	neighbour, err := d.Dial("tcp", addr)
 	if err != nil {
@@ -201,19 +201,19 @@ func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
 	for _, c := range []net.Conn{one, other} { // a silent one does not stay
 		send(t, c, packet(t, "ipfix_template.hex"))
 	}
-	eventually(t, "two are open", func() bool { return testutil.ToFloat64(r.metrics.streams) == 2 })
+	eventually(t, "two are open", func() bool { return r.streams.Open() == 2 })
 	ended(t, dial(t, addr))
-	if n := r.streamsEnded(endLimit); n != 1 {
+	if n := r.streamsEnded(EndLimit); n != 1 {
 		t.Errorf("%d were over the limit: want 1", n)
 	}
 	_ = one.Close()
-	eventually(t, "one is open", func() bool { return testutil.ToFloat64(r.metrics.streams) == 1 })
+	eventually(t, "one is open", func() bool { return r.streams.Open() == 1 })
 }
 
 func TestAnIdleConnectionIsClosed(t *testing.T) {
 	r, addr, _ := streaming(t, func(c *Config) { c.Streams.Idle = 50 * time.Millisecond })
 	ended(t, dial(t, addr))
-	eventually(t, "it is counted", func() bool { return r.streamsEnded(endIdle) == 1 })
+	eventually(t, "it is counted", func() bool { return r.streamsEnded(EndIdle) == 1 })
 }
 
 func TestAProxyNamesTheExporterOfAConnection(t *testing.T) {
@@ -236,7 +236,7 @@ func TestAProxyNamesTheExporterOfAConnection(t *testing.T) {
 		c := dial(t, addr)
 		send(t, c, b)
 		ended(t, c)
-		eventually(t, "who has no exporter is closed", func() bool { return r.streamsEnded(endProxy) == i+1 })
+		eventually(t, "who has no exporter is closed", func() bool { return r.streamsEnded(EndProxy) == i+1 })
 	}
 }
 
@@ -355,11 +355,11 @@ func TestIPFIXOverTLS(t *testing.T) {
 				if err == nil { // TLS 1.3 tells the client with its first read
 					ended(t, c)
 				}
-				eventually(t, "a stranger is refused", func() bool { return r.streamsEnded(endTLS) == i+1 })
+				eventually(t, "a stranger is refused", func() bool { return r.streamsEnded(EndTLS) == i+1 })
 			}
 			plain := dial(t, addr)
 			send(t, plain, whole)
-			eventually(t, "no TLS is refused", func() bool { return r.streamsEnded(endTLS) == map[bool]int{false: 1, true: 3}[mutual] })
+			eventually(t, "no TLS is refused", func() bool { return r.streamsEnded(EndTLS) == map[bool]int{false: 1, true: 3}[mutual] })
 		})
 	}
 }
@@ -507,7 +507,7 @@ func TestWhatConnectionsHold(t *testing.T) {
 		t.Errorf("%d connections hold %d KiB beside a budget of %d KiB: want at most %d KiB each", connections, got>>10, budget>>10, perConnection>>10)
 	}
 	// 500 KiB a connection: three plans of 164 KB; 2 MiB for the address.
-	if held := r.streamOctets.Load(); held > budget/addressPart || held < budget/addressPart*3/4 {
+	if held := r.sessions.octets.Load(); held > budget/addressPart || held < budget/addressPart*3/4 {
 		t.Errorf("%v octets of templates are held: want nearly %d", held, budget/addressPart)
 	}
 	if refused("connection") == 0 || refused("address") == 0 {
@@ -516,7 +516,7 @@ func TestWhatConnectionsHold(t *testing.T) {
 	for _, c := range all {
 		_ = c.Close()
 	}
-	eventually(t, "their octets are given back", func() bool { return r.streamOctets.Load() == 0 })
+	eventually(t, "their octets are given back", func() bool { return r.sessions.octets.Load() == 0 })
 }
 
 // TestShutdownCountsWhatCameOverTCP: with Kafka away a shutdown decodes what was
@@ -626,7 +626,7 @@ func TestAConnectionHasToSpeak(t *testing.T) {
 }
 
 func TestConnectionsOfOneNetworkOfIPv6AreCountedTogether(t *testing.T) {
-	s := &streams{r: &Replica{c: Config{Streams: StreamConfig{PerAddress: 2}}}, each: map[netip.Addr]*source{}}
+	s := NewStreams(StreamConfig{PerAddress: 2}, 0, nil, nil, nil)
 	take := func(a string) bool { return s.takes(netip.MustParseAddr(a)) }
 	for _, tt := range []struct {
 		addr string

@@ -1,0 +1,38 @@
+package ingest
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// SocketMetrics shows the receive buffers of UDP sockets and what the kernel dropped there. It
+// implements prometheus.Collector.
+type SocketMetrics struct {
+	sockets       func() []*Socket
+	drops, buffer *prometheus.Desc
+}
+
+// NewSocketMetrics returns metrics of the sockets that the function returns at the time. They read
+// the kernel's counter each time that they are collected.
+func NewSocketMetrics(sockets func() []*Socket) *SocketMetrics {
+	label := []string{"address"}
+	return &SocketMetrics{
+		sockets: sockets,
+		drops:   prometheus.NewDesc("weir_ingest_socket_drops_total", "datagrams that the kernel dropped because the socket's buffer was full", label, nil),
+		buffer:  prometheus.NewDesc("weir_ingest_socket_buffer_octets", "receive buffer that the kernel granted each socket", label, nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (m *SocketMetrics) Describe(c chan<- *prometheus.Desc) { c <- m.drops; c <- m.buffer }
+
+// Collect implements prometheus.Collector. Sockets that share an address are one series.
+func (m *SocketMetrics) Collect(c chan<- prometheus.Metric) {
+	drops, buffer := map[string]uint64{}, map[string]int{}
+	for _, s := range m.sockets() {
+		at := s.Address.String()
+		drops[at] += s.Drops()
+		buffer[at] = s.Buffer
+	}
+	for at, n := range drops {
+		c <- prometheus.MustNewConstMetric(m.drops, prometheus.CounterValue, float64(n), at)
+		c <- prometheus.MustNewConstMetric(m.buffer, prometheus.GaugeValue, float64(buffer[at]), at)
+	}
+}
