@@ -52,7 +52,7 @@ var layers = [][]string{
 	{"weir/internal/kafka", "weir/internal/annotate/rdns", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/annotate/geo", "weir/internal/annotate/cryptopan", "weir/internal/cli/sink", "weir/internal/cli/console"},
 	{"weir/internal/templates", "weir/internal/templates/text", "weir/internal/kafka/framing", "weir/internal/loss", "weir/internal/doctor", "weir/internal/ingest/budget", "weir/internal/cli/pynetflow", "weir/internal/cli/retime"},
 	{"weir/internal/decode", "weir/internal/pair"},
-	{"weir/internal/ie", "weir/internal/flowkey"},
+	{"weir/internal/ie", "weir/internal/flowkey", "weir/internal/transport"},
 	{"weir/internal/wire", "weir/internal/transport/proxyproto", "weir/internal/atomicmap", "weir/internal/saturating", "weir/pkg/flowpb"},
 }
 

@@ -13,6 +13,7 @@ import (
 	"weir/internal/kafka"
 	"weir/internal/kafka/framing"
 	"weir/internal/settings"
+	"weir/internal/transport"
 )
 
 // Config is ingest's settings.
@@ -20,7 +21,7 @@ type Config struct {
 	Listen           []netip.AddrPort `env:"LISTEN_UDP" envDefault:"[::]:2055" unit:"host:port list" help:"UDP addresses to receive on, all versions on each; [::] takes IPv4 too"`
 	Receivers        int              `env:"RECEIVERS" envDefault:"0" unit:"sockets" help:"sockets per address, each with a goroutine of its own; 0: one per CPU, at most 4"`
 	RcvBuf           int              `env:"RCVBUF" envDefault:"8388608" unit:"octets" help:"receive buffer per socket; the kernel may grant less"`
-	Streams          StreamConfig
+	Streams          transport.StreamConfig
 	MetricsListen    string        `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
 	Replica          string        `env:"REPLICA" help:"name of this replica, unique among those that run; default: host name and pid"`
 	Drain            time.Duration `env:"DRAIN" envDefault:"5s" help:"how long reading goes on after SIGTERM, unless nothing comes for 1 s"`

@@ -10,6 +10,8 @@ import (
 	"weir/internal/weirtest/locked"
 )
 
+const proxyHeader = "PROXY TCP4 192.0.2.1 198.51.100.2 40000 2055\r\n"
+
 func TestNetworksOfProxiesThatAreNotPrivateAreWarnedOf(t *testing.T) {
 	for network, want := range map[string]bool{
 		"0.0.0.0/0": true, "::/0": true, "0.0.0.0/1": true, "8000::/1": true, "10.0.0.0/7": true, "fc00::/6": true,
@@ -32,10 +34,10 @@ func TestFlowsBehindABalancerAreTheExporters(t *testing.T) {
 	eventually(t, "ready", func() bool { return r.Ready() == nil })
 	balancer, stranger := netip.MustParseAddrPort("[::ffff:10.0.0.1]:7000"), netip.MustParseAddrPort("192.0.2.77:7000")
 	v5 := string(packet(t, "v5_30.hex"))
-	r.Receive([]byte(header1+v5), balancer, time.Now())
+	r.Receive([]byte(proxyHeader+v5), balancer, time.Now())
 	r.Receive([]byte(v5), balancer, time.Now())                                 // its stream's
 	r.Receive([]byte(v5), netip.MustParseAddrPort("10.0.0.2:7000"), time.Now()) // nobody's
-	r.Receive([]byte(header1+v5), stranger, time.Now())                         // no NetFlow
+	r.Receive([]byte(proxyHeader+v5), stranger, time.Now())                     // no NetFlow
 	if err := stop(); err != nil {
 		t.Errorf("shutdown: %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/decode"
+	"weir/internal/transport"
 	"weir/pkg/flowpb"
 )
 
@@ -66,7 +67,7 @@ func setOf(m *flowpb.RawSet) (*decode.Set, error) {
 		return nil, fmt.Errorf("version %d: want 9 or 10", m.GetVersion())
 	case m.GetTemplateId() < 256 || m.GetTemplateId() > math.MaxUint16:
 		return nil, fmt.Errorf("template id %d: want 256 to 65535", m.GetTemplateId())
-	case m.GetOffset() > maxDatagram || len(m.GetData()) > maxDatagram:
+	case m.GetOffset() > transport.MaxDatagram || len(m.GetData()) > transport.MaxDatagram:
 		return nil, fmt.Errorf("%d octets at offset %d: larger than a datagram", len(m.GetData()), m.GetOffset())
 	}
 	return &decode.Set{

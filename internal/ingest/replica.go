@@ -22,6 +22,7 @@ import (
 	"weir/internal/kafka"
 	"weir/internal/loss"
 	"weir/internal/templates"
+	"weir/internal/transport"
 )
 
 // Deps is what a Replica does not make itself.
@@ -46,8 +47,8 @@ type Replica struct {
 	pack      *kafka.Packer // from Run on; nil: a record per flow
 	metrics   *metrics
 	exporters seen
-	proxies   *Proxies
-	streams   *Streams
+	proxies   *transport.Proxies
+	streams   *transport.Streams
 	sessions  *sessions
 	watch     *watch
 	examiner  *examiner
@@ -71,9 +72,9 @@ type Replica struct {
 	backlog   backlog
 	barrierAt atomic.Int64 // ns since the epoch; 0: the barrier has not passed
 
-	mu      sync.Mutex // guards what follows
-	waiting error      // why the topics are not there yet
-	udp     []*Socket  // from Run on
+	mu      sync.Mutex          // guards what follows
+	waiting error               // why the topics are not there yet
+	udp     []*transport.Socket // from Run on
 	ending  bool
 
 	stats struct {
@@ -104,7 +105,7 @@ func New(c Config, d Deps) (*Replica, error) {
 	}
 	r := &Replica{
 		c: c, deps: d, log: d.Log.With("replica", c.Replica), file: file, tlog: tlog, waiting: errStarting,
-		proxies:   NewProxies(c.TrustedProxies),
+		proxies:   transport.NewProxies(c.TrustedProxies),
 		exporters: seen{all: map[netip.Addr]*exporter{}}, park: parking{max: c.ParkMax, wait: c.ParkFor},
 		ports: map[uint16]bool{}, started: make(chan struct{}), passed: make(chan struct{}),
 		publishNow: make(chan struct{}, 1), parkNow: make(chan struct{}, 1),
@@ -131,7 +132,7 @@ func New(c Config, d Deps) (*Replica, error) {
 	r.accounts.book.Listed, r.accounts.cluster.Listed = r.listsAddress, r.listsAddress
 	r.accounts.book.Attach(&r.accounts.shared)
 	r.sessions = newSessions(r)
-	r.streams = NewStreams(c.Streams, c.Drain, r.proxies, r.log, r.sessions)
+	r.streams = transport.NewStreams(c.Streams, c.Drain, r.proxies, r.log, r.sessions)
 	r.metrics = newMetrics(d.Metrics, r)
 	r.output = newOutputBudget(c)
 	r.examiner = newExaminer()
@@ -155,7 +156,7 @@ func (r *Replica) worker(t *loss.Tally) worker {
 // to have begun. pkt is the caller's again afterwards. Calls come one at a time.
 func (r *Replica) Receive(pkt []byte, from netip.AddrPort, at time.Time) {
 	<-r.started
-	r.direct.datagram(pkt, Bare(from), at)
+	r.direct.datagram(pkt, transport.Bare(from), at)
 }
 
 // Ready returns nil when /readyz would be 200, else the reason.
@@ -199,7 +200,7 @@ func (r *Replica) Stats() Stats {
 }
 
 // sockets returns the UDP sockets, nil before Run.
-func (r *Replica) sockets() []*Socket {
+func (r *Replica) sockets() []*transport.Socket {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.udp
@@ -234,7 +235,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	opened = append(opened, func() { CloseSockets(sockets) })
+	opened = append(opened, func() { transport.CloseSockets(sockets) })
 	if err := r.streams.Listen(ctx); err != nil {
 		return undo(err)
 	}
@@ -310,7 +311,7 @@ func (r *Replica) Run(ctx context.Context) error {
 		r.log.Info("shutting down: reading what still comes", "drain", r.c.Drain)
 	}
 	readers.Wait()
-	CloseSockets(sockets)
+	transport.CloseSockets(sockets)
 	endPasses() // its open transaction takes up to 7 s to end when Kafka is away, while finish waits too
 	r.finish(producer, late)
 	stop()
@@ -318,10 +319,10 @@ func (r *Replica) Run(ctx context.Context) error {
 }
 
 // listen opens the sockets of every address, or none.
-func (r *Replica) listen(ctx context.Context) (all []*Socket, err error) {
+func (r *Replica) listen(ctx context.Context) (all []*transport.Socket, err error) {
 	var errs []error
 	for _, a := range r.c.Listen {
-		sockets, err := ListenUDP(ctx, a, r.c.Receivers, r.c.RcvBuf)
+		sockets, err := transport.ListenUDP(ctx, a, r.c.Receivers, r.c.RcvBuf)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("LISTEN_UDP %s: %w (is another collector listening there?)", a, err))
 			continue
@@ -335,7 +336,7 @@ func (r *Replica) listen(ctx context.Context) (all []*Socket, err error) {
 		r.log.Info("listening", "address", s.Address, "sockets", len(sockets), "receive_buffer", s.Buffer)
 	}
 	if len(errs) > 0 {
-		CloseSockets(all)
+		transport.CloseSockets(all)
 		return nil, errors.Join(errs...)
 	}
 	r.mu.Lock()
@@ -345,7 +346,7 @@ func (r *Replica) listen(ctx context.Context) (all []*Socket, err error) {
 }
 
 // read takes the datagrams of a socket until ctx ends and draining is over.
-func (r *Replica) read(ctx context.Context, s *Socket) {
+func (r *Replica) read(ctx context.Context, s *transport.Socket) {
 	w := r.worker(r.accounts.tally())
 	if r.pack != nil { // sockets do not wait for each other
 		w.pack = r.producer.Load().Packer(r.c.Pack)

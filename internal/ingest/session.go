@@ -9,9 +9,10 @@ import (
 	"time"
 
 	"weir/internal/templates"
+	"weir/internal/transport"
 )
 
-// sessions decodes what comes over TCP and TLS. It implements StreamReceiver.
+// sessions decodes what comes over TCP and TLS. It implements transport.StreamReceiver.
 type sessions struct {
 	r *Replica
 
@@ -37,24 +38,24 @@ func (s *sessions) start() {
 	}
 }
 
-// Allows implements StreamReceiver.
+// Allows implements transport.StreamReceiver.
 func (s *sessions) Allows(exporter netip.Addr) bool { return s.r.denies(exporter) == nil }
 
-// Ended implements StreamReceiver.
+// Ended implements transport.StreamReceiver.
 func (s *sessions) Ended(why string) {
 	s.r.metrics.streamEnds.WithLabelValues(why).Inc()
-	if why == EndProxy {
-		s.r.metrics.proxied.WithLabelValues(ProxyBad).Inc()
+	if why == transport.EndProxy {
+		s.r.metrics.proxied.WithLabelValues(transport.ProxyBad).Inc()
 	}
 }
 
-// Begin implements StreamReceiver.
-func (s *sessions) Begin(exporter netip.AddrPort) Session {
-	b := &sessionBudget{s: s, source: SourceOf(exporter.Addr())}
+// Begin implements transport.StreamReceiver.
+func (s *sessions) Begin(exporter netip.AddrPort) transport.Session {
+	b := &sessionBudget{s: s, source: transport.SourceOf(exporter.Addr())}
 	return &session{sessions: s, exporter: exporter, templates: s.r.store.NewSession(b)}
 }
 
-// A session decodes the messages of one connection. It implements Session.
+// A session decodes the messages of one connection. It implements transport.Session.
 type session struct {
 	*sessions
 
@@ -62,10 +63,10 @@ type session struct {
 	templates *templates.Session
 }
 
-// Close implements Session.
+// Close implements transport.Session.
 func (s *session) Close() { s.templates.Close() }
 
-// Message implements Session. A worker is always given back soon: decoding and
+// Message implements transport.Session. A worker is always given back soon: decoding and
 // producing never wait.
 func (s *session) Message(msg []byte) {
 	w := <-s.workers
@@ -75,7 +76,7 @@ func (s *session) Message(msg []byte) {
 	s.workers <- w
 }
 
-// Wait implements Session: it waits until Kafka's client has room for the flows of a message.
+// Wait implements transport.Session: it waits until Kafka's client has room for the flows of a message.
 // What comes over TCP can wait at the exporter instead of being dropped here. When ctx ends
 // nothing waits any longer: what is received is decoded, and dropped where there is no room,
 // so that it is counted.

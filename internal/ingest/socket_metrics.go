@@ -1,17 +1,21 @@
 package ingest
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"weir/internal/transport"
+)
 
 // SocketMetrics shows the receive buffers of UDP sockets and what the kernel dropped there. It
 // implements prometheus.Collector.
 type SocketMetrics struct {
-	sockets       func() []*Socket
+	sockets       func() []*transport.Socket
 	drops, buffer *prometheus.Desc
 }
 
 // NewSocketMetrics returns metrics of the sockets that the function returns at the time. They read
 // the kernel's counter each time that they are collected.
-func NewSocketMetrics(sockets func() []*Socket) *SocketMetrics {
+func NewSocketMetrics(sockets func() []*transport.Socket) *SocketMetrics {
 	label := []string{"address"}
 	return &SocketMetrics{
 		sockets: sockets,

@@ -2,7 +2,6 @@ package ingest
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -21,15 +20,13 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"weir/internal/kafka/broker"
+	"weir/internal/transport"
 	"weir/internal/weirtest/locked"
 )
 
@@ -130,11 +127,11 @@ func TestTemplatesAreOfTheirConnectionAndWithdrawnThere(t *testing.T) {
 		t.Errorf("%d templates of connections are in the shared store", n)
 	}
 	_ = one.Close()
-	eventually(t, "its end is counted", func() bool { return r.streamsEnded(EndClosed) == 1 })
+	eventually(t, "its end is counted", func() bool { return r.streamsEnded(transport.EndClosed) == 1 })
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	if n := r.streamsEnded(EndShutdown); n != 1 {
+	if n := r.streamsEnded(transport.EndShutdown); n != 1 {
 		t.Errorf("%d connections ended by the shutdown: want 1", n)
 	}
 	if s := r.Stats(); s.Dropped != 0 {
@@ -158,16 +155,16 @@ func TestHostileConnections(t *testing.T) {
 	eventually(t, "several messages at once are decoded", func() bool { return r.Stats().Flows == 4*flows })
 
 	_ = together.Close()
-	eventually(t, "half a message is a cut", func() bool { return r.streamsEnded(EndCut) == 1 })
+	eventually(t, "half a message is a cut", func() bool { return r.streamsEnded(transport.EndCut) == 1 })
 	long := dial(t, addr)
 	send(t, long, []byte{0, 10, 0xff, 0xff}, make([]byte, 65_000)) // states 65 535
 	_ = long.Close()
-	eventually(t, "a length that does not come is a cut", func() bool { return r.streamsEnded(EndCut) == 2 })
+	eventually(t, "a length that does not come is a cut", func() bool { return r.streamsEnded(transport.EndCut) == 2 })
 	for i, b := range [][]byte{{0, 10, 0, 15, 0}, {0, 9, 0, 20, 0}, []byte("GET / HTTP/1.1\r\n\r\n"), make([]byte, 70_000)} {
 		c := dial(t, addr)
 		_, _ = c.Write(b) // it may be closed in the middle
 		ended(t, c)
-		eventually(t, "what is no IPFIX is closed", func() bool { return r.streamsEnded(EndNoIPFIX) == i+1 })
+		eventually(t, "what is no IPFIX is closed", func() bool { return r.streamsEnded(transport.EndNoIPFIX) == i+1 })
 	}
 	biggest := make([]byte, 65_535) // a set of unknown id: an error, and the connection lives
 	copy(biggest, []byte{0, 10, 0xff, 0xff})
@@ -184,7 +181,7 @@ func TestHostileConnections(t *testing.T) {
 		}
 		defer c.Close()
 	}
-	eventually(t, "most are closed", func() bool { return r.streamsEnded(EndPerSource) == 1000-19 })
+	eventually(t, "most are closed", func() bool { return r.streamsEnded(transport.EndPerSource) == 1000-19 })
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 	neighbour, err := d.Dial("tcp", addr)
 	if err != nil {
@@ -203,7 +200,7 @@ func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
 	}
 	eventually(t, "two are open", func() bool { return r.streams.Open() == 2 })
 	ended(t, dial(t, addr))
-	if n := r.streamsEnded(EndLimit); n != 1 {
+	if n := r.streamsEnded(transport.EndLimit); n != 1 {
 		t.Errorf("%d were over the limit: want 1", n)
 	}
 	_ = one.Close()
@@ -213,7 +210,7 @@ func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
 func TestAnIdleConnectionIsClosed(t *testing.T) {
 	r, addr, _ := streaming(t, func(c *Config) { c.Streams.Idle = 50 * time.Millisecond })
 	ended(t, dial(t, addr))
-	eventually(t, "it is counted", func() bool { return r.streamsEnded(EndIdle) == 1 })
+	eventually(t, "it is counted", func() bool { return r.streamsEnded(transport.EndIdle) == 1 })
 }
 
 func TestAProxyNamesTheExporterOfAConnection(t *testing.T) {
@@ -236,7 +233,7 @@ func TestAProxyNamesTheExporterOfAConnection(t *testing.T) {
 		c := dial(t, addr)
 		send(t, c, b)
 		ended(t, c)
-		eventually(t, "who has no exporter is closed", func() bool { return r.streamsEnded(EndProxy) == i+1 })
+		eventually(t, "who has no exporter is closed", func() bool { return r.streamsEnded(transport.EndProxy) == i+1 })
 	}
 }
 
@@ -355,11 +352,11 @@ func TestIPFIXOverTLS(t *testing.T) {
 				if err == nil { // TLS 1.3 tells the client with its first read
 					ended(t, c)
 				}
-				eventually(t, "a stranger is refused", func() bool { return r.streamsEnded(EndTLS) == i+1 })
+				eventually(t, "a stranger is refused", func() bool { return r.streamsEnded(transport.EndTLS) == i+1 })
 			}
 			plain := dial(t, addr)
 			send(t, plain, whole)
-			eventually(t, "no TLS is refused", func() bool { return r.streamsEnded(EndTLS) == map[bool]int{false: 1, true: 3}[mutual] })
+			eventually(t, "no TLS is refused", func() bool { return r.streamsEnded(transport.EndTLS) == map[bool]int{false: 1, true: 3}[mutual] })
 		})
 	}
 }
@@ -387,55 +384,6 @@ func TestABrokerThatIsAwayHoldsUpConnectionsInsteadOfDropping(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func TestStreamConfigReportsEveryMistake(t *testing.T) {
-	two := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:4739"), netip.MustParseAddrPort("127.0.0.1:4739")}
-	err := StreamConfig{TCP: two, Max: -1, Idle: time.Millisecond, CertFile: "x.pem"}.Validate()
-	for _, want := range []string{"LISTEN_TCP: 127.0.0.1:4739 is there twice", "TCP_MAX_CONNECTIONS=-1", "TCP_IDLE_TIMEOUT=1ms", "TLS_CERT_FILE=x.pem has no effect without LISTEN_TLS"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("want %q in %v", want, err)
-		}
-	}
-	err = StreamConfig{TLS: two[:1], CertFile: "missing.pem", KeyFile: "missing.key"}.Validate()
-	if err == nil || !strings.Contains(err.Error(), "missing.pem") {
-		t.Error(err)
-	}
-}
-
-// FuzzMessages holds that any octets over a connection, cut anywhere, end in
-// messages and an error, and that messages are what they state.
-func FuzzMessages(f *testing.F) {
-	f.Add([]byte{0, 10, 0, 16, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 10}, uint8(3))
-	f.Fuzz(func(t *testing.T, octets []byte, piece uint8) {
-		a, b := net.Pipe()
-		go func() {
-			for rest := octets; len(rest) > 0; {
-				n := min(int(piece)+1, len(rest))
-				if _, err := a.Write(rest[:n]); err != nil {
-					return
-				}
-				rest = rest[n:]
-			}
-			_ = a.Close()
-		}()
-		m := &messages{conn: b, raw: b, idle: time.Minute, ending: t.Context(), drain: time.Second}
-		var got []byte
-		for {
-			msg, err := m.next()
-			if err != nil {
-				break
-			}
-			if len(msg) != int(binary.BigEndian.Uint16(msg[2:])) {
-				t.Fatalf("a message of %d octets states %d", len(msg), binary.BigEndian.Uint16(msg[2:]))
-			}
-			got = append(got, msg...)
-		}
-		_ = b.Close()
-		if string(octets[:len(got)]) != string(got) {
-			t.Fatalf("%x out of %x", got, octets)
-		}
-	})
 }
 
 // ipfixMessage is an IPFIX message of sets of domain 1, exported now.
@@ -549,98 +497,5 @@ func TestShutdownCountsWhatCameOverTCP(t *testing.T) {
 	}
 	if s := r.Stats(); s.Flows != sent || s.Dropped != sent-1 {
 		t.Errorf("of %d flows %d are decoded and %d counted as dropped: want all, and all but the published one", sent, s.Flows, s.Dropped)
-	}
-}
-
-// TestAConnectionThatWaitedForKafkaEndsWithTheOthers: the time in which it waited
-// counts for DRAIN, however much its exporter still sends.
-func TestAConnectionThatWaitedForKafkaEndsWithTheOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		server, client := net.Pipe()
-		defer func() { _ = client.Close() }()
-		const drain = 5 * time.Second
-		shutdown, stop := context.WithCancel(t.Context())
-		var endedAt atomic.Int64
-		in := &messages{conn: server, raw: server, idle: time.Hour, ending: shutdown, endedAt: &endedAt, drain: drain}
-		began := time.Now()
-		stop()
-		endedAt.Store(began.UnixNano())
-		time.Sleep(drain) // as room does
-		var exporter sync.WaitGroup
-		exporter.Go(func() {
-			for {
-				if _, err := client.Write(ipfixMessage()); err != nil {
-					return
-				}
-				time.Sleep(quiet / 10)
-			}
-		})
-		for {
-			if _, err := in.next(); err != nil {
-				break
-			}
-		}
-		if got := time.Since(began); got != drain+quiet {
-			t.Errorf("want the end after %v, got %v", drain+quiet, got)
-		}
-		_ = server.Close()
-		exporter.Wait()
-	})
-}
-
-// TestAConnectionHasToSpeak: the first message must begin within beginWithin; later
-// ones may be TCP_IDLE_TIMEOUT apart.
-func TestAConnectionHasToSpeak(t *testing.T) {
-	for _, tt := range []struct {
-		name  string
-		sends [][]byte // one each 5 s
-		want  time.Duration
-	}{
-		{"nothing", nil, beginWithin},
-		{"an octet", [][]byte{{0}}, 5*time.Second + messageWithin},
-		{"a message", [][]byte{ipfixMessage()}, 5*time.Second + 30*time.Minute},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				server, client := net.Pipe()
-				defer func() { _ = client.Close() }()
-				in := &messages{conn: server, raw: server, idle: 30 * time.Minute, ending: t.Context(), drain: time.Second}
-				go func() {
-					for _, b := range tt.sends {
-						time.Sleep(5 * time.Second)
-						_, _ = client.Write(b)
-					}
-				}()
-				began := time.Now()
-				for {
-					if _, err := in.next(); err != nil {
-						break
-					}
-				}
-				if got := time.Since(began); got != tt.want {
-					t.Errorf("want the end after %v, got %v", tt.want, got)
-				}
-			})
-		})
-	}
-}
-
-func TestConnectionsOfOneNetworkOfIPv6AreCountedTogether(t *testing.T) {
-	s := NewStreams(StreamConfig{PerAddress: 2}, 0, nil, nil, nil)
-	take := func(a string) bool { return s.takes(netip.MustParseAddr(a)) }
-	for _, tt := range []struct {
-		addr string
-		want bool
-	}{
-		{"2001:db8::1", true}, {"2001:db8::2", true}, {"2001:db8::3", false}, {"2001:db8:0:0:ffff::1", false},
-		{"2001:db8:0:1::1", true}, {"192.0.2.1", true}, {"192.0.2.2", true}, {"192.0.2.1", true}, {"192.0.2.1", false},
-	} {
-		if got := take(tt.addr); got != tt.want {
-			t.Errorf("%s: want %v, got %v", tt.addr, tt.want, got)
-		}
-	}
-	s.gives(netip.MustParseAddr("2001:db8::9"))
-	if !take("2001:db8::a") || take("2001:db8::b") {
-		t.Error("a connection that ended still counts, or counts twice")
 	}
 }

@@ -492,3 +492,10 @@ func (u *undecoded) Committed(partitions []int32) {
 	clear(u.pending)
 	u.made = u.made[:0]
 }
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/decode"
+	"weir/internal/transport"
 	"weir/internal/weirtest/locked"
 )
 
@@ -364,7 +365,7 @@ func FuzzParseRawSet(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if s.ID < 256 || s.Header.Version != 9 && s.Header.Version != 10 || !s.Meta.Exporter.IsValid() || s.Off < 0 || s.Off+len(s.Data) > 2*maxDatagram {
+		if s.ID < 256 || s.Header.Version != 9 && s.Header.Version != 10 || !s.Meta.Exporter.IsValid() || s.Off < 0 || s.Off+len(s.Data) > 2*transport.MaxDatagram {
 			t.Errorf("accepted: %+v", s)
 		}
 		if again := backAgain(t, s); !bytes.Equal(again.Data, s.Data) || again.Key() != s.Key() || again.Meta != s.Meta {

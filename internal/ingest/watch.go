@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"weir/internal/decode"
+	"weir/internal/transport"
 )
 
 const (
@@ -68,7 +69,7 @@ func (w *watch) datagram(from netip.AddrPort, h *decode.Header, first bool, now 
 // proxied tells of a datagram that a trusted proxy sent and nobody can be charged
 // with. Its own traffic, health checks say, is no news.
 func (w *watch) proxied(from netip.AddrPort, reason string, now time.Time) {
-	if reason == ProxyLocal || reason == ProxyEmpty || !w.proxyLog.AllowN(now, 1) {
+	if reason == transport.ProxyLocal || reason == transport.ProxyEmpty || !w.proxyLog.AllowN(now, 1) {
 		return
 	}
 	w.log.Warn("a datagram of a trusted proxy is dropped: nothing says which exporter it is from. Let the balancer put a PROXY protocol header "+

@@ -1,4 +1,4 @@
-package ingest
+package transport
 
 import (
 	"net/netip"

@@ -1,4 +1,4 @@
-package ingest
+package transport
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// maxDatagram is the largest UDP payload, octets.
-const maxDatagram = 65535
+// MaxDatagram is the largest UDP payload, octets.
+const MaxDatagram = 65535
 
 // quiet is how long nothing may come before draining ends.
 const quiet = time.Second
@@ -120,7 +120,7 @@ func (d *dropCount) set(n uint32) {
 // reading goes on for drain then, unless nothing comes for a second. pkt is valid during the call;
 // from is bare. An error that ends nothing, of ICMP say, is passed to failed.
 func (s *Socket) Read(ctx context.Context, drain time.Duration, handle func(pkt []byte, from netip.AddrPort), failed func(error)) {
-	buf := make([]byte, maxDatagram)
+	buf := make([]byte, MaxDatagram)
 	var oob []byte // a read without it is faster
 	if s.beside {
 		oob = make([]byte, 128)
