@@ -167,7 +167,7 @@ func newClusterMetrics(c *loss.Cluster) *clusterMetrics {
 		lost: desc("lost", "what no replica received, told by sequence numbers over all replicas, since two minutes before this one started; unit: what the exporter's numbers count",
 			append(of, "unit")...),
 		received: desc("received", "what all replicas received of the same datagrams, to compare lost with", append(of, "unit")...),
-		last:     desc("last_received_seconds", "when any replica received the last datagram, seconds since the epoch", of...),
+		last:     desc("last_received_timestamp_seconds", "when any replica received the last datagram, seconds since the epoch", of...),
 		unusable: desc("sequence_unusable", "export streams, of those shown, whose sequence numbers say nothing about loss"),
 	}
 }

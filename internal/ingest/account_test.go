@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/loss"
@@ -29,7 +30,7 @@ func takeSummary(t *testing.T, c *loss.Cluster, a netip.Addr, version uint32, fl
 	}
 }
 
-// scraped returns the exporters of weir_exporters_last_received_seconds.
+// scraped returns the exporters of weir_exporters_last_received_timestamp_seconds.
 func scraped(t *testing.T, c *loss.Cluster) map[string]bool {
 	t.Helper()
 	reg := prometheus.NewRegistry()
@@ -38,9 +39,12 @@ func scraped(t *testing.T, c *loss.Cluster) map[string]bool {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
+		t.Errorf("promlint: %v, %v", problems, err)
+	}
 	out := map[string]bool{}
 	for _, f := range families {
-		if f.GetName() == "weir_exporters_last_received_seconds" {
+		if f.GetName() == "weir_exporters_last_received_timestamp_seconds" {
 			for _, m := range f.GetMetric() {
 				for _, l := range m.GetLabel() {
 					if l.GetName() == "exporter" {

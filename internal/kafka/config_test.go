@@ -23,6 +23,7 @@ import (
 	"github.com/caarlos0/env/v11"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/time/rate"
@@ -299,8 +300,15 @@ func TestClientsOfOneProcessHaveMetricsOfTheirOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
+		t.Errorf("promlint: %v, %v", problems, err)
+	}
 	ids := map[string]bool{}
+	gauges := 0
 	for _, f := range families {
+		if f.GetName() == "weir_kafka_buffered_produce_records" || f.GetName() == "weir_kafka_buffered_fetch_records" {
+			gauges += len(f.GetMetric())
+		}
 		if f.GetName() != "weir_kafka_connects_total" {
 			continue
 		}
@@ -314,6 +322,9 @@ func TestClientsOfOneProcessHaveMetricsOfTheirOwn(t *testing.T) {
 	}
 	if d := cmp.Diff(map[string]bool{"test-flows": true, "test-templates": true}, ids); d != "" {
 		t.Errorf("client ids with connections (-want +got):\n%s", d)
+	}
+	if gauges != 4 {
+		t.Errorf("%d gauges of buffered records, want two of each client", gauges)
 	}
 }
 

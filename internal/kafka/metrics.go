@@ -2,8 +2,11 @@ package kafka
 
 import (
 	"errors"
+	"strconv"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/plugin/kprom"
@@ -17,7 +20,7 @@ func clientMetrics(reg prometheus.Registerer, id string) []kgo.Hook {
 	})
 	replacing{reg}.MustRegister(took)
 	return []kgo.Hook{produceTime{took}, kprom.NewMetrics("weir_kafka",
-		kprom.Registerer(replacing{reg}),
+		kprom.Registerer(gauges{replacing{reg}}),
 		kprom.WithClientLabel(),
 		kprom.FetchAndProduceDetail(kprom.ByTopic, kprom.Batches, kprom.Records, kprom.CompressedBytes, kprom.UncompressedBytes),
 	)}
@@ -65,4 +68,57 @@ func (r replacing) MustRegister(cs ...prometheus.Collector) {
 	for _, c := range cs {
 		_ = r.Register(c) // without its metrics the client works all the same
 	}
+}
+
+// gauges is a Registerer that takes the suffix _total off the names of gauges, which kprom gives to two: the suffix is
+// that of counters.
+type gauges struct{ prometheus.Registerer }
+
+// Register implements prometheus.Registerer.
+func (g gauges) Register(c prometheus.Collector) error { return g.Registerer.Register(withoutTotal(c)) }
+
+// MustRegister implements prometheus.Registerer.
+func (g gauges) MustRegister(cs ...prometheus.Collector) {
+	for _, c := range cs {
+		g.Registerer.MustRegister(withoutTotal(c))
+	}
+}
+
+// Unregister implements prometheus.Registerer.
+func (g gauges) Unregister(c prometheus.Collector) bool {
+	return g.Registerer.Unregister(withoutTotal(c))
+}
+
+// kpromGauges are the names of kprom's gauges that end in _total, with the help of theirs.
+var kpromGauges = map[string]string{
+	"weir_kafka_buffered_fetch_records_total":   "records that the client has fetched and the service has not taken yet",
+	"weir_kafka_buffered_produce_records_total": "records that the client holds until Kafka has acknowledged them",
+}
+
+// withoutTotal returns c, or for one of kpromGauges a collector of the same value under the name without _total. Two
+// calls for one collector give collectors of the same identity.
+func withoutTotal(c prometheus.Collector) prometheus.Collector {
+	metric, ok := c.(prometheus.Metric)
+	if !ok {
+		return c
+	}
+	for name, help := range kpromGauges {
+		var m dto.Metric
+		if !strings.Contains(metric.Desc().String(), strconv.Quote(name)) || metric.Write(&m) != nil || m.Gauge == nil {
+			continue
+		}
+		labels := prometheus.Labels{}
+		for _, l := range m.Label {
+			labels[l.GetName()] = l.GetValue()
+		}
+		opts := prometheus.GaugeOpts{Name: strings.TrimSuffix(name, "_total"), Help: help, ConstLabels: labels}
+		return prometheus.NewGaugeFunc(opts, func() float64 {
+			var now dto.Metric
+			if metric.Write(&now) != nil {
+				return 0
+			}
+			return now.GetGauge().GetValue()
+		})
+	}
+	return c
 }

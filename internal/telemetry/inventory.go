@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -38,15 +39,43 @@ func (i *Inventory) Register(c prometheus.Collector) error {
 	descs := make(chan *prometheus.Desc)
 	go func() { defer close(descs); c.Describe(descs) }()
 	var err error
+	types := collected(c)
 	for d := range descs {
-		if e := i.add(c, d.String()); e != nil {
+		if e := i.add(c, d.String(), types[d.String()]); e != nil {
 			err = e
 		}
 	}
 	return err
 }
 
-func (i *Inventory) add(c prometheus.Collector, desc string) error {
+// collected gives the types of the metrics that a collector has now, by the text of their Desc.
+func collected(c prometheus.Collector) map[string]string {
+	metrics := make(chan prometheus.Metric)
+	go func() { defer close(metrics); c.Collect(metrics) }()
+	types := map[string]string{}
+	for m := range metrics {
+		if typ := typeOfMetric(m); typ != "" {
+			types[m.Desc().String()] = typ
+		}
+	}
+	return types
+}
+
+func typeOfMetric(metric prometheus.Metric) string {
+	var m dto.Metric
+	switch err := metric.Write(&m); {
+	case err != nil:
+	case m.Counter != nil:
+		return "counter"
+	case m.Gauge != nil:
+		return "gauge"
+	case m.Histogram != nil:
+		return "histogram"
+	}
+	return ""
+}
+
+func (i *Inventory) add(c prometheus.Collector, desc, typ string) error {
 	parts := description.FindStringSubmatch(desc)
 	if parts == nil {
 		return fmt.Errorf("%s: not in the form that is known", desc)
@@ -64,7 +93,7 @@ func (i *Inventory) add(c prometheus.Collector, desc string) error {
 			m.Labels = append(m.Labels, name)
 		}
 	}
-	m.Type = typeOf(c, m.Name)
+	m.Type = cmp.Or(typ, typeOf(c, m.Name))
 	if i.all == nil {
 		i.all = map[string]Metric{}
 	}
@@ -72,26 +101,16 @@ func (i *Inventory) add(c prometheus.Collector, desc string) error {
 	return nil
 }
 
-// typeOf asks the collector where it can tell; else the name does.
+// typeOf gives the type of a metric that has no value yet: that of the collector where its Go type determines it, else
+// the conventional type of the name.
 func typeOf(c prometheus.Collector, name string) string {
-	switch c := c.(type) {
+	switch c.(type) {
 	case *prometheus.CounterVec:
 		return "counter"
 	case *prometheus.GaugeVec:
 		return "gauge"
 	case *prometheus.HistogramVec:
 		return "histogram"
-	case prometheus.Metric:
-		var m dto.Metric
-		switch err := c.Write(&m); {
-		case err != nil:
-		case m.Counter != nil:
-			return "counter"
-		case m.Histogram != nil:
-			return "histogram"
-		default:
-			return "gauge"
-		}
 	}
 	if strings.HasSuffix(name, "_total") {
 		return "counter"

@@ -94,10 +94,10 @@ func Count(t *source.Tree) *Counts {
 }
 
 func (c *Counts) lines(f *source.File) {
-	if f.Kind == source.Config {
+	kind, ok := map[source.Kind]int{source.Product: 0, source.Test: 1, source.Document: 2}[f.Kind]
+	if !ok {
 		return
 	}
-	kind := map[source.Kind]int{source.Product: 0, source.Test: 1, source.Document: 2}[f.Kind]
 	for _, l := range f.Lines {
 		if f.Kind == source.Document && source.IsTableRow(l) {
 			continue

@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -84,7 +85,7 @@ func countRevision(dir, revision string) (_ *Counts, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	work := filepath.Join(tmp, "tree")
 	if _, err := git(dir, "worktree", "add", "--quiet", "--detach", work, revision); err != nil {
 		return nil, err
@@ -119,7 +120,7 @@ func table(w io.Writer, columns []string, counts []*Counts) error {
 		fmt.Fprintln(tw)
 	}
 	number := func(name string, figure func(*Counts) int) {
-		row(name, func(c *Counts) string { return fmt.Sprint(figure(c)) })
+		row(name, func(c *Counts) string { return strconv.Itoa(figure(c)) })
 	}
 	fmt.Fprintln(tw, "\t"+strings.Join(columns, "\t"))
 	number("packages", func(c *Counts) int { return c.Packages })

@@ -117,6 +117,7 @@ func columns(out map[key]*finding, unit string, f *source.File) {
 		name, most = "test-columns", testColumns
 	case source.Document:
 		most = documentColumns
+	case source.Product:
 	}
 	k := key{unit, name}
 	if out[k] == nil {

@@ -90,7 +90,7 @@ func (p *Phrase) Find(prose []Line) (out []Match) {
 // Words counts the words of prose: what has a letter, between white space.
 func Words(prose []Line) (n int) {
 	for _, l := range prose {
-		for _, w := range strings.Fields(l.Text) {
+		for w := range strings.FieldsSeq(l.Text) {
 			if strings.ContainsFunc(w, unicode.IsLetter) {
 				n++
 			}

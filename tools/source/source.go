@@ -18,6 +18,7 @@ import (
 // A Kind is the part of a tree to which a file belongs.
 type Kind int
 
+// The kinds of files.
 const (
 	Product  Kind = iota // Go that is linked into a program
 	Test                 // Go of tests, of their helpers and of tools

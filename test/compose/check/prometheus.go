@@ -94,7 +94,7 @@ func (s *stack) prometheus(ctx context.Context) error {
 
 // filled are metrics that have values after what was done here.
 var filled = []string{
-	"weir_ingest_ready", "weir_ingest_datagrams_total", "weir_ingest_flows_total", "weir_ingest_templates", "weir_ingest_buffer_used_ratio", "weir_exporters_last_received_seconds",
+	"weir_ingest_ready", "weir_ingest_datagrams_total", "weir_ingest_flows_total", "weir_ingest_templates", "weir_ingest_buffer_used_ratio", "weir_exporters_last_received_timestamp_seconds",
 	"weir_exporters_lost", "weir_kafka_produce_duration_seconds_count", "weir_kafka_produce_compressed_bytes_total", "weir_enrich_ready", "weir_enrich_lag", "weir_enrich_connections_total",
 	"weir_enrich_connections_open", "weir_enrich_dns_answers_total", "weir_traffic_octets_total", "weir_service_connections_total", "process_resident_memory_bytes", "go_goroutines",
 }
