@@ -3,10 +3,8 @@ package enrich
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"time"
 
-	"weir/internal/annotate/rdns"
 	"weir/internal/kafka"
 	"weir/internal/kafka/framing"
 	"weir/internal/pair"
@@ -14,22 +12,19 @@ import (
 
 // Config is enrich's settings.
 type Config struct {
-	MetricsListen    string         `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
-	Instance         string         `env:"INSTANCE" help:"name of this member, unique among those that run: part of its transactional id; default: host name and pid"`
-	Group            string         `env:"GROUP" envDefault:"enrich" help:"consumer group"`
-	CommitRecords    int            `env:"COMMIT_RECORDS" envDefault:"20000" unit:"flows" help:"a transaction ends after so many flows, or so many connections that time ended"`
-	CommitEvery      time.Duration  `env:"COMMIT_INTERVAL" envDefault:"500ms" help:"a transaction ends after this time"`
-	StateLost        string         `env:"STATE_LOST" envDefault:"refuse" unit:"refuse or continue" help:"when the pairing state of a partition is gone (the pairing topic does not hold it any more, or another program committed the offset): refuse to work, or continue without it (open connections are then reported in parts)"`
-	StateFormat      int            `env:"STATE_FORMAT" envDefault:"2" unit:"2 or 3" help:"format in which the pairing state is written; both are read. Set 3 when no member is of a version that reads 2 alone, and 2 again before one is started"`
-	HomeNets         []netip.Prefix `env:"HOME_NETS" unit:"CIDR list" help:"networks that are at home, comma separated: gives is_home and network_direction"`
-	MaxMindFiles     []string       `env:"MAXMIND_FILES" unit:"paths" help:"databases in MaxMind's format for ASN and country, comma separated; read again when they change"`
-	AnonymizeKeyFile string         `env:"ANONYMIZE_KEY_FILE" unit:"path" help:"map all addresses of the output by Crypto-PAn under the key in this file (32 octets or 64 hexadecimal digits), the same on every replica; no names are asked"`
-	Form             framing.Config
-	MetricsSeries    int          `env:"METRICS_SERIES" envDefault:"10000" unit:"series" help:"series of traffic metrics at most; what goes beyond is counted as other"`
-	Kafka            kafka.Config `envPrefix:"KAFKA_"`
-	Topics           kafka.TopicConfig
-	Pair             pair.Config `envPrefix:"PAIR_"`
-	DNS              rdns.Config `envPrefix:"DNS_"`
+	MetricsListen string        `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
+	Instance      string        `env:"INSTANCE" help:"name of this member, unique among those that run: part of its transactional id; default: host name and pid"`
+	Group         string        `env:"GROUP" envDefault:"enrich" help:"consumer group"`
+	CommitRecords int           `env:"COMMIT_RECORDS" envDefault:"20000" unit:"flows" help:"a transaction ends after so many flows, or so many connections that time ended"`
+	CommitEvery   time.Duration `env:"COMMIT_INTERVAL" envDefault:"500ms" help:"a transaction ends after this time"`
+	StateLost     string        `env:"STATE_LOST" envDefault:"refuse" unit:"refuse or continue" help:"when the pairing state of a partition is gone (the pairing topic does not hold it any more, or another program committed the offset): refuse to work, or continue without it (open connections are then reported in parts)"`
+	StateFormat   int           `env:"STATE_FORMAT" envDefault:"2" unit:"2 or 3" help:"format in which the pairing state is written; both are read. Set 3 when no member is of a version that reads 2 alone, and 2 again before one is started"`
+	Form          framing.Config
+	MetricsSeries int          `env:"METRICS_SERIES" envDefault:"10000" unit:"series" help:"series of traffic metrics at most; what goes beyond is counted as other"`
+	Kafka         kafka.Config `envPrefix:"KAFKA_"`
+	Topics        kafka.TopicConfig
+	Pair          pair.Config `envPrefix:"PAIR_"`
+	Annotate      AnnotateConfig
 }
 
 // Validate reports every mistake of enrich's own settings at once.

@@ -20,7 +20,6 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/annotate/rdns"
 	"weir/internal/kafka"
 	"weir/internal/kafka/broker"
 	"weir/internal/kafka/framing"
@@ -43,7 +42,6 @@ func config(cluster *kfake.Cluster, instance string) Config {
 		Instance: instance, Group: "enrich", CommitRecords: 100, CommitEvery: 20 * time.Millisecond, Pair: pairing,
 		Kafka:  kafka.Config{Brokers: cluster.ListenAddrs(), ClientID: "test", SessionTimeout: 5 * time.Second},
 		Topics: kafka.TopicConfig{Prefix: "t.", Mode: "create", Partitions: partitions, Replication: 1, FlowsRetention: time.Hour, ConnRetention: time.Hour},
-		DNS:    rdns.Config{Enabled: false},
 	}
 }
 

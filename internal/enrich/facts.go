@@ -19,8 +19,8 @@ import (
 type facts struct {
 	mu    sync.RWMutex // guards what follows
 	rates map[rateScope]map[uint64]rates
-	names map[nameKey]string
-	at    map[string]any // by record key, for tombstones: a sampler or a nameKey
+	names map[NameKey]string
+	at    map[string]any // by record key, for tombstones: a sampler or a NameKey
 
 	named atomic.Int64 // how many names there are
 }
@@ -64,16 +64,8 @@ type sampler struct {
 	id    uint64
 }
 
-// A nameKey is what an exporter gives a name to.
-type nameKey struct {
-	exporter [16]byte
-	domain   uint32
-	what     flowpb.Fact_What // WHAT_UNSPECIFIED: the exporter itself, id 0
-	id       uint64
-}
-
 func newFacts() *facts {
-	return &facts{rates: map[rateScope]map[uint64]rates{}, names: map[nameKey]string{}, at: map[string]any{}}
+	return &facts{rates: map[rateScope]map[uint64]rates{}, names: map[NameKey]string{}, at: map[string]any{}}
 }
 
 // take takes a record of the topic. What is neither a rate nor a name is passed
@@ -105,7 +97,7 @@ func (f *facts) take(rec kafka.Record) {
 		return
 	}
 	if named {
-		k := nameKey{e.Exporter.As16(), e.State.GetDomain(), fact.GetWhat(), fact.GetId()}
+		k := NameKey{e.Exporter.As16(), e.State.GetDomain(), fact.GetWhat(), fact.GetId()}
 		f.names[k], f.at[string(rec.Key)] = fact.GetText(), k
 		f.named.Store(int64(len(f.names)))
 		return
@@ -126,7 +118,7 @@ func (f *facts) drop(key string) {
 		if len(f.rates[s.scope]) == 0 {
 			delete(f.rates, s.scope)
 		}
-	case nameKey:
+	case NameKey:
 		delete(f.names, s)
 		f.named.Store(int64(len(f.names)))
 	}
@@ -134,7 +126,7 @@ func (f *facts) drop(key string) {
 }
 
 // name returns a name, "" when there is none.
-func (f *facts) name(k nameKey) string {
+func (f *facts) name(k NameKey) string {
 	if f.named.Load() == 0 {
 		return ""
 	}

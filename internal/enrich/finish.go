@@ -1,69 +1,190 @@
 package enrich
 
 import (
+	"context"
+	"fmt"
+	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"weir/internal/annotate/cryptopan"
+	"weir/internal/annotate/geo"
+	"weir/internal/annotate/rdns"
+	"weir/internal/flowkey"
 	"weir/internal/pair"
 	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
 
-// finish adds to a connection what is not the pairing's: names, networks, AS and
-// country, or takes away what is to stay hidden.
-func (w *Worker) finish(c *flowpb.Connection) {
+// AnnotateConfig holds the settings of an Annotator.
+type AnnotateConfig struct {
+	HomeNets         []netip.Prefix `env:"HOME_NETS" unit:"CIDR list" help:"networks that are at home, comma separated: gives is_home and network_direction"`
+	MaxMindFiles     []string       `env:"MAXMIND_FILES" unit:"paths" help:"databases in MaxMind's format for ASN and country, comma separated; read again when they change"`
+	AnonymizeKeyFile string         `env:"ANONYMIZE_KEY_FILE" unit:"path" help:"map all addresses of the output by Crypto-PAn under the key in this file (32 octets or 64 hexadecimal digits), the same on every replica; no names are asked"`
+	DNS              rdns.Config    `envPrefix:"DNS_"`
+}
+
+// An Annotator adds to connections what pairing does not know: the service, names, home networks, AS and country. With
+// an anonymisation key it maps the addresses instead of naming them.
+//
+// Annotate and Learned must be used by one goroutine at a time, Run and Names concurrently with it.
+type Annotator struct {
+	Names   *rdns.Resolver // of hosts
+	Learned *Learned       // of exporters, interfaces, VRFs and applications
+
+	home  []netip.Prefix
+	paths []string // of MaxMind files
+	geo   *geo.Files
+	hide  *cryptopan.Map // nil: addresses are not anonymised
+	dns   bool           // names are asked for
+}
+
+// NewAnnotator reads the files that c names. Nothing is asked of DNS before Run. known returns a name that no flow
+// brought, "" for none; nil stands for a function that knows no names.
+func NewAnnotator(c AnnotateConfig, known func(NameKey) string) (*Annotator, error) {
+	names, err := rdns.New(c.DNS)
+	if err != nil {
+		return nil, err
+	}
+	places, err := geo.Open(c.MaxMindFiles)
+	if err != nil {
+		return nil, fmt.Errorf("MAXMIND_FILES: %w", err)
+	}
+	hide, err := readKey(c.AnonymizeKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("ANONYMIZE_KEY_FILE: %w", err)
+	}
+	return &Annotator{
+		Names: names, Learned: NewLearned(known), home: c.HomeNets, paths: c.MaxMindFiles, geo: places, hide: hide,
+		dns: c.DNS.Enabled && hide == nil,
+	}, nil
+}
+
+// readKey reads the key of anonymisation. It returns nil without a file.
+func readKey(path string) (*cryptopan.Map, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	key, err := cryptopan.ParseKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cryptopan.New(key)
+}
+
+// Run asks for wanted names and follows the MaxMind files until ctx ends. It returns nil then.
+func (a *Annotator) Run(ctx context.Context, log *slog.Logger) error {
+	if a.dns {
+		public, private := a.Names.Servers()
+		log.Info("names", "servers", public, "servers_for_private_addresses", private)
+	}
+	var group errgroup.Group
+	group.Go(func() error { return a.Names.Run(ctx) })
+	if len(a.paths) > 0 {
+		group.Go(func() error { return a.reread(ctx, log) })
+	}
+	return group.Wait()
+}
+
+// rereadEvery is the interval at which files are checked for changes.
+const rereadEvery = 10 * time.Second
+
+// reread follows the MaxMind files. It logs the same failure once.
+func (a *Annotator) reread(ctx context.Context, log *slog.Logger) error {
+	t := time.NewTicker(rereadEvery)
+	defer t.Stop()
+	logged := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		changed, err := a.geo.Reload()
+		for _, path := range changed {
+			log.Info("a MaxMind file has changed", "path", path)
+		}
+		if err == nil {
+			logged = ""
+		} else if logged != err.Error() {
+			logged = err.Error()
+			log.Error("a MaxMind file is wrong: what it said before stays in force", "err", err)
+		}
+	}
+}
+
+// NamesHosts reports whether names of addresses are looked up: they are not under anonymisation.
+func (a *Annotator) NamesHosts() bool { return a.hide == nil }
+
+// Want asks for the name of an address that a connection will be annotated with. It never waits.
+func (a *Annotator) Want(address netip.Addr) {
+	if a.hide == nil {
+		a.Names.Want(address)
+	}
+}
+
+// Annotate completes c with the names and places known now, or anonymises it. It must be called once for each c.
+func (a *Annotator) Annotate(c *flowpb.Connection) {
 	c.Service = services.Name(uint8(c.Protocol), uint16(c.Responder.Port))
 	for _, t := range []*flowpb.Traffic{c.Forward, c.Reverse} {
 		if t != nil {
-			w.interfaces(t)
+			a.interfaces(t)
 		}
 	}
 	if t := c.Forward; len(c.ApplicationId) > 0 {
 		if t == nil {
 			t = c.Reverse
 		}
-		c.ApplicationName = w.learned.name(nameKey{addr16(t.GetExporter()), t.GetDomain(), flowpb.Fact_WHAT_APPLICATION_NAME, number(c.ApplicationId)})
+		exporter := flowkey.AddressOrZero(t.GetExporter())
+		c.ApplicationName = a.Learned.Name(NameKey{exporter, t.GetDomain(), flowpb.Fact_WHAT_APPLICATION_NAME, number(c.ApplicationId)})
 	}
-	w.place(c)
-	if w.hide != nil {
-		anonymize(c, w.hide)
+	a.place(c)
+	if a.hide != nil {
+		anonymize(c, a.hide)
 	} else {
-		w.host(c.Initiator)
-		w.host(c.Responder)
+		a.host(c.Initiator)
+		a.host(c.Responder)
 	}
 	c.CommunityId = pair.CommunityID(c)
 }
 
 // interfaces names a direction's interfaces and VRFs.
-func (w *Worker) interfaces(t *flowpb.Traffic) {
-	k := nameKey{addr16(t.Exporter), t.Domain, flowpb.Fact_WHAT_INTERFACE_NAME, uint64(t.InputIf)}
-	t.InputIfName = w.learned.name(k)
-	k.id = uint64(t.OutputIf)
-	t.OutputIfName = w.learned.name(k)
-	k.what = flowpb.Fact_WHAT_VRF_NAME
-	if k.id = uint64(t.InputVrf); k.id != 0 {
-		t.InputVrfName = w.learned.name(k)
+func (a *Annotator) interfaces(t *flowpb.Traffic) {
+	k := NameKey{flowkey.AddressOrZero(t.Exporter), t.Domain, flowpb.Fact_WHAT_INTERFACE_NAME, uint64(t.InputIf)}
+	t.InputIfName = a.Learned.Name(k)
+	k.ID = uint64(t.OutputIf)
+	t.OutputIfName = a.Learned.Name(k)
+	k.What = flowpb.Fact_WHAT_VRF_NAME
+	if k.ID = uint64(t.InputVrf); k.ID != 0 {
+		t.InputVrfName = a.Learned.Name(k)
 	}
-	if k.id = uint64(t.OutputVrf); k.id != 0 {
-		t.OutputVrfName = w.learned.name(k)
+	if k.ID = uint64(t.OutputVrf); k.ID != 0 {
+		t.OutputVrfName = a.Learned.Name(k)
 	}
 }
 
-// place sets AS, country and where the ends are.
-func (w *Worker) place(c *flowpb.Connection) {
+// place sets AS, country and the network direction.
+func (a *Annotator) place(c *flowpb.Connection) {
 	for _, e := range []*flowpb.Endpoint{c.Initiator, c.Responder} {
-		a, ok := netip.AddrFromSlice(e.Address)
+		address, ok := netip.AddrFromSlice(e.Address)
 		if !ok {
 			continue
 		}
-		asn, country := w.geo.Lookup(a)
+		asn, country := a.geo.Lookup(address)
 		if e.Country = country; e.Asn == 0 { // the exporter's comes first
 			e.Asn = asn
 		}
-		e.IsHome = slices.ContainsFunc(w.c.HomeNets, func(p netip.Prefix) bool { return p.Contains(a) })
+		e.IsHome = slices.ContainsFunc(a.home, func(p netip.Prefix) bool { return p.Contains(address) })
 	}
-	if len(w.c.HomeNets) == 0 {
+	if len(a.home) == 0 {
 		return
 	}
 	switch from, to := c.Initiator.IsHome, c.Responder.IsHome; {
@@ -78,18 +199,18 @@ func (w *Worker) place(c *flowpb.Connection) {
 	}
 }
 
-// host sets what is known of an end's name now.
-func (w *Worker) host(e *flowpb.Endpoint) {
-	a, ok := netip.AddrFromSlice(e.Address)
+// host sets the name of an end, or why it has none.
+func (a *Annotator) host(e *flowpb.Endpoint) {
+	address, ok := netip.AddrFromSlice(e.Address)
 	if !ok {
 		return
 	}
-	n := w.names.Peek(a)
+	n := a.Names.Peek(address)
 	e.Name, e.NameStatus, e.NameVerified, e.NameSource = n.Name, n.Status, n.Verified, n.Source
 }
 
-// anonymize maps all addresses of c, and takes away what would tell of them. The
-// connection's id becomes its tag, the same on every replica.
+// anonymize maps all addresses of c and removes the names and MAC addresses that would identify them. The connection's
+// id becomes its tag, the same on every replica.
 func anonymize(c *flowpb.Connection, m *cryptopan.Map) {
 	for _, e := range []*flowpb.Endpoint{c.Initiator, c.Responder} {
 		e.Address, e.NatAddress, e.Mac = mapped(m, e.Address), mapped(m, e.NatAddress), nil

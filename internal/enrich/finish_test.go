@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"weir/internal/decode"
+	"weir/internal/flowkey"
 	"weir/internal/kafka"
 	"weir/internal/pair"
 	"weir/internal/services"
@@ -66,10 +67,10 @@ func TestNamesOfTheExporterComeFromFlowsAndFromTheTopic(t *testing.T) {
 		records = append(records, kafka.Record{Key: r.Key, Value: r.Value})
 		w.facts.take(records[len(records)-1])
 	}
-	w.learned.take(&flowpb.FlowMessage{SamplerAddress: exporter.AsSlice(), ObservationDomainId: 7, InIf: 1, InIfName: "uplink", EgressVrfId: 4, EgressVrfName: "blue", ExporterName: "edge-1"})
+	w.learned.Learn(&flowpb.FlowMessage{SamplerAddress: exporter.AsSlice(), ObservationDomainId: 7, InIf: 1, InIfName: "uplink", EgressVrfId: 4, EgressVrfName: "blue", ExporterName: "edge-1"})
 
 	c := conversation()
-	w.finish(c)
+	w.annotator.Annotate(c)
 	if f := c.Forward; f.InputIfName != "uplink" || f.OutputIfName != "ge-0/0/2" || f.InputVrfName != "red" || f.OutputVrfName != "blue" || c.ApplicationName != "http" {
 		t.Errorf("want uplink (a flow's comes first), ge-0/0/2, red, blue, http; got %v %q", f, c.ApplicationName)
 	}
@@ -79,7 +80,7 @@ func TestNamesOfTheExporterComeFromFlowsAndFromTheTopic(t *testing.T) {
 	if c.Service != "https" || c.CommunityId == "" {
 		t.Errorf("service %q, community id %q", c.Service, c.CommunityId)
 	}
-	if got := w.learned.exporter(addr16(exporter.AsSlice())); got != "edge-1" {
+	if got := w.learned.Exporter(flowkey.AddressOrZero(exporter.AsSlice())); got != "edge-1" {
 		t.Errorf("exporter: want edge-1, got %q", got)
 	}
 
@@ -92,7 +93,7 @@ func TestNamesOfTheExporterComeFromFlowsAndFromTheTopic(t *testing.T) {
 }
 
 func TestWhereTheEndsAre(t *testing.T) {
-	w := worker(t, Config{HomeNets: []netip.Prefix{netip.MustParsePrefix("128.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}})
+	w := worker(t, Config{Annotate: AnnotateConfig{HomeNets: []netip.Prefix{netip.MustParsePrefix("128.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}}})
 	for _, tt := range []struct {
 		from, to string
 		want     flowpb.NetworkDirection
@@ -104,12 +105,12 @@ func TestWhereTheEndsAre(t *testing.T) {
 	} {
 		c := conversation()
 		c.Initiator.Address, c.Responder.Address = octets(tt.from), octets(tt.to)
-		if w.finish(c); c.NetworkDirection != tt.want {
+		if w.annotator.Annotate(c); c.NetworkDirection != tt.want {
 			t.Errorf("%s to %s: want %v, got %v", tt.from, tt.to, tt.want, c.NetworkDirection)
 		}
 	}
 	c := conversation()
-	if worker(t, Config{}).finish(c); c.NetworkDirection != 0 || c.Initiator.IsHome {
+	if worker(t, Config{}).annotator.Annotate(c); c.NetworkDirection != 0 || c.Initiator.IsHome {
 		t.Errorf("without HOME_NETS: %v", c)
 	}
 }
@@ -120,9 +121,9 @@ func TestAnonymizedConnections(t *testing.T) {
 	if err := os.WriteFile(path, []byte("1522178d33a4cf80130a5b1649907d10d8988f837979652762574c2d2a842202\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w := worker(t, Config{AnonymizeKeyFile: path, HomeNets: []netip.Prefix{netip.MustParsePrefix("128.0.0.0/8")}})
+	w := worker(t, Config{Annotate: AnnotateConfig{AnonymizeKeyFile: path, HomeNets: []netip.Prefix{netip.MustParsePrefix("128.0.0.0/8")}}})
 	c := conversation()
-	w.finish(c)
+	w.annotator.Annotate(c)
 	want := conversation()
 	want.Initiator = &flowpb.Endpoint{Address: octets("135.242.180.132"), Port: 40000, NatAddress: octets("134.136.186.123"), NatPort: 5, Asn: 64500, IsHome: true, NameStatus: flowpb.NameStatus_NAME_STATUS_DISABLED}
 	want.Responder = &flowpb.Endpoint{Address: octets("133.68.164.234"), Port: 443, NameStatus: flowpb.NameStatus_NAME_STATUS_DISABLED}
@@ -136,7 +137,7 @@ func TestAnonymizedConnections(t *testing.T) {
 		t.Errorf("connection id %x", c.ConnectionId)
 	}
 	again := conversation()
-	worker(t, Config{AnonymizeKeyFile: path}).finish(again)
+	worker(t, Config{Annotate: AnnotateConfig{AnonymizeKeyFile: path}}).annotator.Annotate(again)
 	if !bytes.Equal(again.ConnectionId, c.ConnectionId) {
 		t.Errorf("another replica: %x, want %x", again.ConnectionId, c.ConnectionId)
 	}
@@ -152,9 +153,9 @@ func TestWrongFilesAreRefusedAtTheStart(t *testing.T) {
 		c    Config
 		want string
 	}{
-		{Config{AnonymizeKeyFile: short}, "ANONYMIZE_KEY_FILE: " + short + ": 4 octets that are no key"},
-		{Config{AnonymizeKeyFile: dir + "/none"}, "no such file"},
-		{Config{MaxMindFiles: []string{short}}, "MAXMIND_FILES: MaxMind file " + short},
+		{Config{Annotate: AnnotateConfig{AnonymizeKeyFile: short}}, "ANONYMIZE_KEY_FILE: " + short + ": 4 octets that are no key"},
+		{Config{Annotate: AnnotateConfig{AnonymizeKeyFile: dir + "/none"}}, "no such file"},
+		{Config{Annotate: AnnotateConfig{MaxMindFiles: []string{short}}}, "MAXMIND_FILES: MaxMind file " + short},
 	} {
 		if _, err := New(tt.c, Deps{Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("want %q, got %v", tt.want, err)
@@ -191,7 +192,7 @@ func gathered(t *testing.T, reg *prometheus.Registry) (sums map[string]float64, 
 func TestSumsOfTrafficStayExactBeyondTheBound(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	tr := newTraffic(100, reg)
-	names := newLearned(newFacts())
+	names := NewLearned(nil)
 	var octets, packets, connections, bytes float64
 	for round := range 3 {
 		var ty tally
@@ -225,7 +226,7 @@ func TestIdleSeriesOfTrafficComeBack(t *testing.T) {
 	tr := newTraffic(100, reg)
 	now := time.Unix(1_790_000_000, 0)
 	tr.now = func() time.Time { return now }
-	names := newLearned(newFacts())
+	names := NewLearned(nil)
 	octets := 0.0
 	add := func(exporter ...byte) {
 		var ty tally

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/flowkey"
 	"weir/internal/kafka"
 	"weir/internal/kafka/framing"
 	"weir/internal/pair"
@@ -280,7 +281,7 @@ func (w handler) observe(p *partition, flow []byte, limit int64, mayLeave bool) 
 		return true
 	}
 	w.facts.complete(m)
-	w.learned.take(m)
+	w.learned.Learn(m)
 	f, ok := pair.FromMessage(m, &w.c.Pair)
 	if !ok {
 		p.counts.flows++
@@ -311,9 +312,9 @@ func (w handler) pair(p *partition, m *flowpb.FlowMessage, f *pair.Flow) {
 	case outcome == pair.Duplicate:
 		p.counts.duplicates++
 		return
-	case outcome == pair.Opened && w.hide == nil: // names have until the connection ends
-		w.names.Want(netip.AddrFrom16(f.Key.Lo).Unmap())
-		w.names.Want(netip.AddrFrom16(f.Key.Hi).Unmap())
+	case outcome == pair.Opened: // names have until the connection ends
+		w.annotator.Want(netip.AddrFrom16(f.Key.Lo).Unmap())
+		w.annotator.Want(netip.AddrFrom16(f.Key.Hi).Unmap())
 	}
 	if f.Event() { // other events of its flow count the same
 		octets, packets := p.machine.Raised()
@@ -322,14 +323,14 @@ func (w handler) pair(p *partition, m *flowpb.FlowMessage, f *pair.Flow) {
 		p.counts.tally.flow(m)
 	}
 	if w.c.Pair.Long(f) && m.FirewallEvent == 0 { // a firewall's event spans the connection so far
-		p.counts.long = addLong(p.counts.long, addr16(m.SamplerAddress), time.Duration(f.End-f.Start))
+		p.counts.long = addLong(p.counts.long, flowkey.AddressOrZero(m.SamplerAddress), time.Duration(f.End-f.Start))
 	}
 }
 
 // publish produces one report of a connection.
 func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 	c := e.Connection
-	w.finish(c)
+	w.annotator.Annotate(c)
 	if cap(w.buf)-len(w.buf) < 4096 {
 		w.buf = make([]byte, 0, 1<<18)
 	}
@@ -431,7 +432,7 @@ func (w handler) Committed(partitions []int32) {
 		w.traffic.add(&t, w.learned)
 		t.clear()
 		for _, r := range p.counts.long {
-			w.timeouts.add(r, w.learned.exporter(r.exporter))
+			w.timeouts.add(r, w.learned.Exporter(r.exporter))
 		}
 		p.counts = counts{tally: t, long: p.counts.long[:0]}
 		all = append(all, p.sent...)

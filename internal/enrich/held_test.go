@@ -12,7 +12,7 @@ func TestTheNamesOfConnectionsOpenAtARestartAreWantedAgain(t *testing.T) {
 	c := cluster(t)
 	flows := newFlowWriter(t, c)
 	conf := config(c, "a")
-	conf.DNS = rdns.Config{
+	conf.Annotate.DNS = rdns.Config{
 		Enabled: true, Servers: []string{"127.0.0.1:1"}, Timeout: 100 * time.Millisecond, Rate: 100, InFlight: 8, Queue: 100, CacheSize: 1000,
 	}
 	flows.put(0, time.Now(), []byte{8, 8, 8, 8}, 40001)
@@ -22,5 +22,5 @@ func TestTheNamesOfConnectionsOpenAtARestartAreWantedAgain(t *testing.T) {
 	w, stop = start(t, conf, time.Now)
 	defer stop()
 	// No further flow comes: the connection may end without one.
-	eventually(t, "both addresses are wanted", func() bool { return w.names.Stats().Wanted == 2 })
+	eventually(t, "both addresses are wanted", func() bool { return w.annotator.Names.Stats().Wanted == 2 })
 }

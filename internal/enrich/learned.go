@@ -11,34 +11,47 @@ import (
 // forgets them all and learns again.
 const maxLearned = 100_000
 
-// learned are the names that flows bring with them: of the exporter, its
-// interfaces, VRFs and applications. Reports of connections come later than their
-// flows, and state keeps numbers only.
-type learned struct {
-	names map[nameKey]string
-	facts *facts
+// A NameKey identifies an object that an exporter names.
+type NameKey struct {
+	Exporter [16]byte // IPv4 in its v4-mapped form
+	Domain   uint32
+	What     flowpb.Fact_What // WHAT_UNSPECIFIED: the exporter itself, ID 0
+	ID       uint64
 }
 
-func newLearned(f *facts) *learned { return &learned{names: map[nameKey]string{}, facts: f} }
+// Learned holds the names that flows carry: of the exporter, its interfaces, VRFs and applications. A connection is
+// reported later than its flows, and the pairing state keeps numbers only. It must be used by one goroutine at a time.
+type Learned struct {
+	names map[NameKey]string
+	known func(NameKey) string
+}
 
-// take learns from a flow.
-func (l *learned) take(m *flowpb.FlowMessage) {
-	k := nameKey{exporter: addr16(m.SamplerAddress)}
+// NewLearned returns an empty Learned. known is asked for a name that no flow brought; nil: there are no others.
+func NewLearned(known func(NameKey) string) *Learned {
+	if known == nil {
+		known = func(NameKey) string { return "" }
+	}
+	return &Learned{names: map[NameKey]string{}, known: known}
+}
+
+// Learn takes the names of a flow.
+func (l *Learned) Learn(m *flowpb.FlowMessage) {
+	k := NameKey{Exporter: flowkey.AddressOrZero(m.SamplerAddress)}
 	l.put(k, m.ExporterName)
-	k.domain = m.ObservationDomainId
-	k.what, k.id = flowpb.Fact_WHAT_INTERFACE_NAME, uint64(m.InIf)
+	k.Domain = m.ObservationDomainId
+	k.What, k.ID = flowpb.Fact_WHAT_INTERFACE_NAME, uint64(m.InIf)
 	l.put(k, m.InIfName)
-	k.id = uint64(m.OutIf)
+	k.ID = uint64(m.OutIf)
 	l.put(k, m.OutIfName)
-	k.what, k.id = flowpb.Fact_WHAT_VRF_NAME, uint64(m.IngressVrfId)
+	k.What, k.ID = flowpb.Fact_WHAT_VRF_NAME, uint64(m.IngressVrfId)
 	l.put(k, m.IngressVrfName)
-	k.id = uint64(m.EgressVrfId)
+	k.ID = uint64(m.EgressVrfId)
 	l.put(k, m.EgressVrfName)
-	k.what, k.id = flowpb.Fact_WHAT_APPLICATION_NAME, number(m.ApplicationId)
+	k.What, k.ID = flowpb.Fact_WHAT_APPLICATION_NAME, number(m.ApplicationId)
 	l.put(k, m.ApplicationName)
 }
 
-func (l *learned) put(k nameKey, name string) {
+func (l *Learned) put(k NameKey, name string) {
 	if name == "" || l.names[k] == name {
 		return
 	}
@@ -48,29 +61,23 @@ func (l *learned) put(k nameKey, name string) {
 	l.names[k] = name
 }
 
-// name is what flows said last, else what the topic of templates says.
-func (l *learned) name(k nameKey) string {
+// Name returns the newest name that a flow brought, else the one that is known otherwise, else "".
+func (l *Learned) Name(k NameKey) string {
 	if s := l.names[k]; s != "" {
 		return s
 	}
-	return l.facts.name(k)
+	return l.known(k)
 }
 
-// exporter is an exporter's name, else its address.
-func (l *learned) exporter(a [16]byte) string {
-	if s := l.names[nameKey{exporter: a}]; s != "" {
+// Exporter returns an exporter's name, else its address.
+func (l *Learned) Exporter(a [16]byte) string {
+	if s := l.names[NameKey{Exporter: a}]; s != "" {
 		return s
 	}
 	return netip.AddrFrom16(a).Unmap().String()
 }
 
-// addr16 is flowkey.Address, zero for what is none.
-func addr16(b []byte) [16]byte {
-	a, _ := flowkey.Address(b)
-	return a
-}
-
-// number is an application id as it is the key of its name.
+// number returns an application id as the ID of its name.
 func number(id []byte) (n uint64) {
 	for _, b := range id {
 		n = n<<8 | uint64(b)

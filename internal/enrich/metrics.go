@@ -51,14 +51,14 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	questions := func(name, help string, v func() uint64) {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "weir_enrich_dns_" + name, Help: help}, func() float64 { return float64(v()) }))
 	}
-	questions("questions_total", "questions put to name servers", func() uint64 { return w.names.Stats().Questions })
-	questions("failures_total", "questions without a usable reply", func() uint64 { return w.names.Stats().Failures })
-	questions("silent_total", "addresses not asked because the servers of their reverse zone do not answer; asked again after 30 s to 5 min", func() uint64 { return w.names.Stats().Silent })
-	questions("dropped_total", "addresses not asked because the queue was full", func() uint64 { return w.names.Stats().Dropped })
+	questions("questions_total", "questions put to name servers", func() uint64 { return w.annotator.Names.Stats().Questions })
+	questions("failures_total", "questions without a usable reply", func() uint64 { return w.annotator.Names.Stats().Failures })
+	questions("silent_total", "addresses not asked because the servers of their reverse zone do not answer; asked again after 30 s to 5 min", func() uint64 { return w.annotator.Names.Stats().Silent })
+	questions("dropped_total", "addresses not asked because the queue was full", func() uint64 { return w.annotator.Names.Stats().Dropped })
 	reg.MustRegister(dnsAnswers{w})
-	gauge("dns_servers_down", "name servers that are asked once a second only, since no question was answered for 10 s", func() float64 { return float64(w.names.Stats().Down) })
-	gauge("dns_pending", "addresses queued or being asked", func() float64 { return float64(w.names.Stats().Pending) })
-	gauge("dns_cached", "addresses whose name or failure is remembered", func() float64 { return float64(w.names.Stats().Cached) })
+	gauge("dns_servers_down", "name servers that are asked once a second only, since no question was answered for 10 s", func() float64 { return float64(w.annotator.Names.Stats().Down) })
+	gauge("dns_pending", "addresses queued or being asked", func() float64 { return float64(w.annotator.Names.Stats().Pending) })
+	gauge("dns_cached", "addresses whose name or failure is remembered", func() float64 { return float64(w.annotator.Names.Stats().Cached) })
 	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weir_enrich_connections_total", Help: "connections published, by reason"}, []string{"reason"})
 	b := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_enrich_bounded_total",
@@ -79,7 +79,7 @@ func (dnsAnswers) Describe(out chan<- *prometheus.Desc) { out <- dnsAnswersDesc 
 
 // Collect implements prometheus.Collector.
 func (d dnsAnswers) Collect(out chan<- prometheus.Metric) {
-	for status, n := range d.w.names.Stats().Answers {
+	for status, n := range d.w.annotator.Names.Stats().Answers {
 		out <- prometheus.MustNewConstMetric(dnsAnswersDesc, prometheus.CounterValue, float64(n), strings.ToLower(strings.TrimPrefix(status.String(), "NAME_STATUS_")))
 	}
 }

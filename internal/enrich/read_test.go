@@ -100,9 +100,9 @@ func FuzzReadFlowGivesWhatProtobufGives(f *testing.F) {
 				t.Errorf("traffic: want %+v %+v, got %+v", k, v, y.crossings)
 			}
 		}
-		l, o := newLearned(newFacts()), newLearned(newFacts())
-		l.take(&want)
-		o.take(&got)
+		l, o := NewLearned(nil), NewLearned(nil)
+		l.Learn(&want)
+		o.Learn(&got)
 		for k, v := range l.names {
 			if o.names[k] != v {
 				t.Errorf("names: want %v, got %v", l.names, o.names)

@@ -149,7 +149,7 @@ func TestScenario22ASilentNameServerHoldsUpNothing(t *testing.T) {
 	c := cluster(t)
 	conf := config(c, "a")
 	conf.CommitRecords = 5000
-	conf.DNS = rdns.Config{Enabled: true, Servers: []string{silent.LocalAddr().String()}, Timeout: 100 * time.Millisecond, Rate: 500, InFlight: 64, Queue: 1000, CacheSize: 10_000}
+	conf.Annotate.DNS = rdns.Config{Enabled: true, Servers: []string{silent.LocalAddr().String()}, Timeout: 100 * time.Millisecond, Rate: 500, InFlight: 64, Queue: 1000, CacheSize: 10_000}
 	const n = 20_000
 	put(t, conf, n, time.Now())
 	var now clock
@@ -157,14 +157,14 @@ func TestScenario22ASilentNameServerHoldsUpNothing(t *testing.T) {
 	w, stop := start(t, conf, now.now)
 	most := 0
 	eventually(t, "all flows are taken", func() bool { most = max(most, runtime.NumGoroutine()); return w.Stats().Flows == n })
-	eventually(t, "questions time out", func() bool { return w.names.Stats().Down == 1 })
+	eventually(t, "questions time out", func() bool { return w.annotator.Names.Stats().Down == 1 })
 	now.ahead.Add(int64(10 * time.Minute))
 	eventually(t, "all connections are reported", func() bool { return w.Stats().Connections == n })
 	if most > before+300 { // 64 in flight, the worker, its clients and the brokers they talk to
 		t.Errorf("%d goroutines, %d before", most, before)
 	}
 	stop()
-	if got := w.names.Stats(); got.Dropped == 0 || got.Answers[flowpb.NameStatus_NAME_STATUS_TIMEOUT] == 0 {
+	if got := w.annotator.Names.Stats(); got.Dropped == 0 || got.Answers[flowpb.NameStatus_NAME_STATUS_TIMEOUT] == 0 {
 		t.Errorf("want drops and timeouts, got %+v", got)
 	}
 }

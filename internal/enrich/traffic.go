@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"weir/internal/flowkey"
 	"weir/internal/saturating"
 	"weir/internal/services"
 	"weir/pkg/flowpb"
@@ -46,7 +47,7 @@ func (t *tally) crossed(m *flowpb.FlowMessage, octets, packets uint64) {
 	if t.crossings == nil {
 		t.crossings = map[crossing]volume{}
 	}
-	k := crossing{addr16(m.SamplerAddress), m.ObservationDomainId, m.InIf, m.OutIf, uint8(m.Proto)}
+	k := crossing{flowkey.AddressOrZero(m.SamplerAddress), m.ObservationDomainId, m.InIf, m.OutIf, uint8(m.Proto)}
 	v := t.crossings[k]
 	v.octets, v.packets = saturating.Add(v.octets, octets), saturating.Add(v.packets, packets)
 	t.crossings[k] = v
@@ -109,19 +110,19 @@ func newTraffic(most int, reg prometheus.Registerer) *traffic {
 }
 
 // add adds what a committed transaction had.
-func (t *traffic) add(of *tally, names *learned) {
+func (t *traffic) add(of *tally, names *Learned) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.now != nil {
 		t.at = t.now()
 	}
 	for k, v := range of.crossings {
-		exporter, protocol := names.exporter(k.exporter), services.Protocol(uint32(k.proto))
+		exporter, protocol := names.Exporter(k.exporter), services.Protocol(uint32(k.proto))
 		for _, d := range []struct {
 			direction string
 			index     uint32
 		}{{"in", k.in}, {"out", k.out}} {
-			iface := names.name(nameKey{k.exporter, k.domain, flowpb.Fact_WHAT_INTERFACE_NAME, uint64(d.index)})
+			iface := names.Name(NameKey{k.exporter, k.domain, flowpb.Fact_WHAT_INTERFACE_NAME, uint64(d.index)})
 			if iface == "" {
 				iface = strconv.FormatUint(uint64(d.index), 10)
 			}

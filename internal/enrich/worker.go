@@ -15,9 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
-	"weir/internal/annotate/cryptopan"
-	"weir/internal/annotate/geo"
-	"weir/internal/annotate/rdns"
 	"weir/internal/kafka"
 	"weir/internal/pair"
 	"weir/internal/services"
@@ -34,24 +31,22 @@ type Deps struct {
 
 // A Worker is one member of the group.
 type Worker struct {
-	c       Config
-	deps    Deps
-	log     *slog.Logger
-	session *kafka.Session
-	names   *rdns.Resolver
-	facts   *facts
-	geo     *geo.Files
-	hide    *cryptopan.Map // nil: nothing is hidden
-	metrics *metrics
-	traffic *traffic
-	clock   clockCheck
+	c         Config
+	deps      Deps
+	log       *slog.Logger
+	session   *kafka.Session
+	facts     *facts
+	annotator *Annotator
+	metrics   *metrics
+	traffic   *traffic
+	clock     clockCheck
 
 	mu      sync.Mutex
 	waiting error // why the topics are not there yet
 
 	// Of the session's goroutine, one call at a time:
 	partitions map[int32]*partition
-	learned    *learned
+	learned    *Learned
 	timeouts   *timeouts
 	flow       flowpb.FlowMessage     // the one that is taken
 	buf        []byte                 // of records: what is produced is a part of it
@@ -87,20 +82,13 @@ func New(c Config, d Deps) (*Worker, error) {
 	c.StateFormat = cmp.Or(c.StateFormat, pair.FirstFormat)
 	c.Pair.StateFormat = c.StateFormat
 	c.Kafka.Log, c.Kafka.Metrics = d.Log, d.Metrics
-	resolver, err := rdns.New(c.DNS)
+	known := newFacts()
+	annotator, err := NewAnnotator(c.Annotate, known.name)
 	if err != nil {
 		return nil, err
 	}
-	places, err := geo.Open(c.MaxMindFiles)
-	if err != nil {
-		return nil, fmt.Errorf("MAXMIND_FILES: %w", err)
-	}
-	hide, err := hider(c.AnonymizeKeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("ANONYMIZE_KEY_FILE: %w", err)
-	}
 	w := &Worker{
-		c: c, deps: d, log: d.Log.With("instance", c.Instance), names: resolver, facts: newFacts(), geo: places, hide: hide,
+		c: c, deps: d, log: d.Log.With("instance", c.Instance), facts: known, annotator: annotator, learned: annotator.Learned,
 		waiting: errors.New("starting: kafka is not reached yet"), partitions: map[int32]*partition{}, left: map[int32]restorePoint{},
 	}
 	w.session = kafka.NewSession(c.Kafka, kafka.SessionConfig{
@@ -108,55 +96,11 @@ func New(c Config, d Deps) (*Worker, error) {
 		ByNumber: []string{c.Topics.Name(kafka.Pairing)}, MaxRecords: c.CommitRecords, Every: c.CommitEvery,
 		Now: d.Now, Log: w.log,
 	})
-	w.learned = newLearned(w.facts)
 	w.metrics = newMetrics(d.Metrics, w)
 	w.traffic = newTraffic(c.MetricsSeries, d.Metrics)
 	w.traffic.now = d.Now
 	w.timeouts = newTimeouts(d.Metrics, c.Pair.ActiveTimeout, w.log)
 	return w, nil
-}
-
-// hider reads the key of anonymisation; nil without a file.
-func hider(path string) (*cryptopan.Map, error) {
-	if path == "" {
-		return nil, nil
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	key, err := cryptopan.ParseKey(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return cryptopan.New(key)
-}
-
-// rereadEvery is how often files are looked at for changes.
-const rereadEvery = 10 * time.Second
-
-// reread follows the MaxMind files. The same failure is told once.
-func (w *Worker) reread(ctx context.Context) error {
-	t := time.NewTicker(rereadEvery)
-	defer t.Stop()
-	told := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-		changed, err := w.geo.Reload()
-		for _, path := range changed {
-			w.log.Info("a MaxMind file has changed", "path", path)
-		}
-		if err == nil {
-			told = ""
-		} else if told != err.Error() {
-			told = err.Error()
-			w.log.Error("a MaxMind file is wrong: what it said before stays in force", "err", err)
-		}
-	}
 }
 
 // Run works until ctx ends: the open transaction is committed, the group left.
@@ -176,15 +120,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.mu.Lock()
 	w.waiting = nil
 	w.mu.Unlock()
-	if w.c.DNS.Enabled && w.hide == nil {
-		public, private := w.names.Servers()
-		w.log.Info("names", "servers", public, "servers_for_private_addresses", private)
-	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return w.names.Run(ctx) })
-	if len(w.c.MaxMindFiles) > 0 {
-		group.Go(func() error { return w.reread(ctx) })
-	}
+	group.Go(func() error { return w.annotator.Run(ctx, w.log) })
 	known := make(chan struct{})
 	group.Go(func() error {
 		return w.facts.follow(ctx, w.c.Kafka, w.c.Topics.Name(kafka.Templates), func() { close(known) })

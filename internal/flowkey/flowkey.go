@@ -58,6 +58,12 @@ func Address(b []byte) (a [16]byte, ok bool) {
 	return a, true
 }
 
+// AddressOrZero is Address, with the zero array for any other number of octets.
+func AddressOrZero(b []byte) [16]byte {
+	a, _ := Address(b)
+	return a
+}
+
 // HasPorts tells whether proto has 16-bit ports.
 func HasPorts(proto uint8) bool {
 	switch proto {

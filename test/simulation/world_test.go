@@ -112,7 +112,7 @@ func (w *world) config(name string, h *host) enrich.Config {
 		Topics: kafka.TopicConfig{
 			Prefix: topicPrefix, Mode: "create", Partitions: w.plan.Setup.Partitions, Replication: 1, FlowsRetention: 24 * time.Hour, ConnRetention: 24 * time.Hour,
 		},
-		DNS: w.resolver.config(h),
+		Annotate: enrich.AnnotateConfig{DNS: w.resolver.config(h)},
 	}
 }
 
