@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"weir/internal/annotate"
 	"weir/internal/kafka"
 	"weir/internal/kafka/framing"
 	"weir/internal/pair"
@@ -24,7 +25,7 @@ type Config struct {
 	Kafka         kafka.Config `envPrefix:"KAFKA_"`
 	Topics        kafka.TopicConfig
 	Pair          pair.Config `envPrefix:"PAIR_"`
-	Annotate      AnnotateConfig
+	Annotate      annotate.Config
 }
 
 // Validate reports every mistake of enrich's own settings at once.

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"weir/internal/annotate"
 	"weir/internal/decode"
 	"weir/internal/kafka"
 	"weir/internal/templates"
@@ -19,8 +20,8 @@ import (
 type facts struct {
 	mu    sync.RWMutex // guards what follows
 	rates map[rateScope]map[uint64]rates
-	names map[NameKey]string
-	at    map[string]any // by record key, for tombstones: a sampler or a NameKey
+	names map[annotate.NameKey]string
+	at    map[string]any // by record key, for tombstones: a sampler or a annotate.NameKey
 
 	named atomic.Int64 // how many names there are
 }
@@ -65,7 +66,7 @@ type sampler struct {
 }
 
 func newFacts() *facts {
-	return &facts{rates: map[rateScope]map[uint64]rates{}, names: map[NameKey]string{}, at: map[string]any{}}
+	return &facts{rates: map[rateScope]map[uint64]rates{}, names: map[annotate.NameKey]string{}, at: map[string]any{}}
 }
 
 // take takes a record of the topic. What is neither a rate nor a name is passed
@@ -97,7 +98,7 @@ func (f *facts) take(rec kafka.Record) {
 		return
 	}
 	if named {
-		k := NameKey{e.Exporter.As16(), e.State.GetDomain(), fact.GetWhat(), fact.GetId()}
+		k := annotate.NameKey{Exporter: e.Exporter.As16(), Domain: e.State.GetDomain(), What: fact.GetWhat(), ID: fact.GetId()}
 		f.names[k], f.at[string(rec.Key)] = fact.GetText(), k
 		f.named.Store(int64(len(f.names)))
 		return
@@ -118,7 +119,7 @@ func (f *facts) drop(key string) {
 		if len(f.rates[s.scope]) == 0 {
 			delete(f.rates, s.scope)
 		}
-	case NameKey:
+	case annotate.NameKey:
 		delete(f.names, s)
 		f.named.Store(int64(len(f.names)))
 	}
@@ -126,7 +127,7 @@ func (f *facts) drop(key string) {
 }
 
 // name returns a name, "" when there is none.
-func (f *facts) name(k NameKey) string {
+func (f *facts) name(k annotate.NameKey) string {
 	if f.named.Load() == 0 {
 		return ""
 	}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"weir/internal/annotate"
 	"weir/internal/decode"
 	"weir/internal/flowkey"
 	"weir/internal/kafka"
@@ -93,7 +94,7 @@ func TestNamesOfTheExporterComeFromFlowsAndFromTheTopic(t *testing.T) {
 }
 
 func TestWhereTheEndsAre(t *testing.T) {
-	w := worker(t, Config{Annotate: AnnotateConfig{HomeNets: []netip.Prefix{netip.MustParsePrefix("128.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}}})
+	w := worker(t, Config{Annotate: annotate.Config{HomeNets: []netip.Prefix{netip.MustParsePrefix("128.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}}})
 	for _, tt := range []struct {
 		from, to string
 		want     flowpb.NetworkDirection
@@ -121,7 +122,7 @@ func TestAnonymizedConnections(t *testing.T) {
 	if err := os.WriteFile(path, []byte("1522178d33a4cf80130a5b1649907d10d8988f837979652762574c2d2a842202\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w := worker(t, Config{Annotate: AnnotateConfig{AnonymizeKeyFile: path, HomeNets: []netip.Prefix{netip.MustParsePrefix("128.0.0.0/8")}}})
+	w := worker(t, Config{Annotate: annotate.Config{AnonymizeKeyFile: path, HomeNets: []netip.Prefix{netip.MustParsePrefix("128.0.0.0/8")}}})
 	c := conversation()
 	w.annotator.Annotate(c)
 	want := conversation()
@@ -137,7 +138,7 @@ func TestAnonymizedConnections(t *testing.T) {
 		t.Errorf("connection id %x", c.ConnectionId)
 	}
 	again := conversation()
-	worker(t, Config{Annotate: AnnotateConfig{AnonymizeKeyFile: path}}).annotator.Annotate(again)
+	worker(t, Config{Annotate: annotate.Config{AnonymizeKeyFile: path}}).annotator.Annotate(again)
 	if !bytes.Equal(again.ConnectionId, c.ConnectionId) {
 		t.Errorf("another replica: %x, want %x", again.ConnectionId, c.ConnectionId)
 	}
@@ -153,9 +154,9 @@ func TestWrongFilesAreRefusedAtTheStart(t *testing.T) {
 		c    Config
 		want string
 	}{
-		{Config{Annotate: AnnotateConfig{AnonymizeKeyFile: short}}, "ANONYMIZE_KEY_FILE: " + short + ": 4 octets that are no key"},
-		{Config{Annotate: AnnotateConfig{AnonymizeKeyFile: dir + "/none"}}, "no such file"},
-		{Config{Annotate: AnnotateConfig{MaxMindFiles: []string{short}}}, "MAXMIND_FILES: MaxMind file " + short},
+		{Config{Annotate: annotate.Config{AnonymizeKeyFile: short}}, "ANONYMIZE_KEY_FILE: " + short + ": 4 octets that are no key"},
+		{Config{Annotate: annotate.Config{AnonymizeKeyFile: dir + "/none"}}, "no such file"},
+		{Config{Annotate: annotate.Config{MaxMindFiles: []string{short}}}, "MAXMIND_FILES: MaxMind file " + short},
 	} {
 		if _, err := New(tt.c, Deps{Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("want %q, got %v", tt.want, err)
@@ -192,7 +193,7 @@ func gathered(t *testing.T, reg *prometheus.Registry) (sums map[string]float64, 
 func TestSumsOfTrafficStayExactBeyondTheBound(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	tr := newTraffic(100, reg)
-	names := NewLearned(nil)
+	names := annotate.NewLearned(nil)
 	var octets, packets, connections, bytes float64
 	for round := range 3 {
 		var ty tally
@@ -226,7 +227,7 @@ func TestIdleSeriesOfTrafficComeBack(t *testing.T) {
 	tr := newTraffic(100, reg)
 	now := time.Unix(1_790_000_000, 0)
 	tr.now = func() time.Time { return now }
-	names := NewLearned(nil)
+	names := annotate.NewLearned(nil)
 	octets := 0.0
 	add := func(exporter ...byte) {
 		var ty tally

@@ -6,6 +6,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"weir/internal/annotate"
+	"weir/internal/flowkey"
 	"weir/internal/pair"
 	"weir/pkg/flowpb"
 )
@@ -100,12 +102,24 @@ func FuzzReadFlowGivesWhatProtobufGives(f *testing.F) {
 				t.Errorf("traffic: want %+v %+v, got %+v", k, v, y.crossings)
 			}
 		}
-		l, o := NewLearned(nil), NewLearned(nil)
+		l, o := annotate.NewLearned(nil), annotate.NewLearned(nil)
 		l.Learn(&want)
 		o.Learn(&got)
-		for k, v := range l.names {
-			if o.names[k] != v {
-				t.Errorf("names: want %v, got %v", l.names, o.names)
+		application := uint64(0)
+		for _, b := range want.ApplicationId {
+			application = application<<8 | uint64(b)
+		}
+		exporter, domain := flowkey.AddressOrZero(want.SamplerAddress), want.ObservationDomainId
+		for _, k := range []annotate.NameKey{
+			{Exporter: exporter},
+			{Exporter: exporter, Domain: domain, What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: uint64(want.InIf)},
+			{Exporter: exporter, Domain: domain, What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: uint64(want.OutIf)},
+			{Exporter: exporter, Domain: domain, What: flowpb.Fact_WHAT_VRF_NAME, ID: uint64(want.IngressVrfId)},
+			{Exporter: exporter, Domain: domain, What: flowpb.Fact_WHAT_VRF_NAME, ID: uint64(want.EgressVrfId)},
+			{Exporter: exporter, Domain: domain, What: flowpb.Fact_WHAT_APPLICATION_NAME, ID: application},
+		} {
+			if v := l.Name(k); o.Name(k) != v {
+				t.Errorf("name of %v: want %q, got %q", k, v, o.Name(k))
 			}
 		}
 		fl := newFacts()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"weir/internal/annotate"
 	"weir/internal/flowkey"
 	"weir/internal/saturating"
 	"weir/internal/services"
@@ -110,7 +111,7 @@ func newTraffic(most int, reg prometheus.Registerer) *traffic {
 }
 
 // add adds what a committed transaction had.
-func (t *traffic) add(of *tally, names *Learned) {
+func (t *traffic) add(of *tally, names *annotate.Learned) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.now != nil {
@@ -122,7 +123,7 @@ func (t *traffic) add(of *tally, names *Learned) {
 			direction string
 			index     uint32
 		}{{"in", k.in}, {"out", k.out}} {
-			iface := names.Name(NameKey{k.exporter, k.domain, flowpb.Fact_WHAT_INTERFACE_NAME, uint64(d.index)})
+			iface := names.Name(annotate.NameKey{Exporter: k.exporter, Domain: k.domain, What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: uint64(d.index)})
 			if iface == "" {
 				iface = strconv.FormatUint(uint64(d.index), 10)
 			}

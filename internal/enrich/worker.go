@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"weir/internal/annotate"
 	"weir/internal/kafka"
 	"weir/internal/pair"
 	"weir/internal/services"
@@ -36,7 +37,7 @@ type Worker struct {
 	log       *slog.Logger
 	session   *kafka.Session
 	facts     *facts
-	annotator *Annotator
+	annotator *annotate.Annotator
 	metrics   *metrics
 	traffic   *traffic
 	clock     clockCheck
@@ -46,7 +47,7 @@ type Worker struct {
 
 	// Of the session's goroutine, one call at a time:
 	partitions map[int32]*partition
-	learned    *Learned
+	learned    *annotate.Learned
 	timeouts   *timeouts
 	flow       flowpb.FlowMessage     // the one that is taken
 	buf        []byte                 // of records: what is produced is a part of it
@@ -83,7 +84,7 @@ func New(c Config, d Deps) (*Worker, error) {
 	c.Pair.StateFormat = c.StateFormat
 	c.Kafka.Log, c.Kafka.Metrics = d.Log, d.Metrics
 	known := newFacts()
-	annotator, err := NewAnnotator(c.Annotate, known.name)
+	annotator, err := annotate.New(c.Annotate, known.name)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/annotate"
 	"weir/internal/enrich"
 	"weir/internal/kafka"
 	"weir/internal/pair"
@@ -112,7 +113,7 @@ func (w *world) config(name string, h *host) enrich.Config {
 		Topics: kafka.TopicConfig{
 			Prefix: topicPrefix, Mode: "create", Partitions: w.plan.Setup.Partitions, Replication: 1, FlowsRetention: 24 * time.Hour, ConnRetention: 24 * time.Hour,
 		},
-		Annotate: enrich.AnnotateConfig{DNS: w.resolver.config(h)},
+		Annotate: annotate.Config{DNS: w.resolver.config(h)},
 	}
 }
 

@@ -1,4 +1,6 @@
-package enrich
+// Package annotate adds to a connection what pairing does not know: names, home networks, AS and country; or it anonymises
+// the addresses.
+package annotate
 
 import (
 	"context"
@@ -20,8 +22,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// AnnotateConfig holds the settings of an Annotator.
-type AnnotateConfig struct {
+// Config holds the settings of an Annotator.
+type Config struct {
 	HomeNets         []netip.Prefix `env:"HOME_NETS" unit:"CIDR list" help:"networks that are at home, comma separated: gives is_home and network_direction"`
 	MaxMindFiles     []string       `env:"MAXMIND_FILES" unit:"paths" help:"databases in MaxMind's format for ASN and country, comma separated; read again when they change"`
 	AnonymizeKeyFile string         `env:"ANONYMIZE_KEY_FILE" unit:"path" help:"map all addresses of the output by Crypto-PAn under the key in this file (32 octets or 64 hexadecimal digits), the same on every replica; no names are asked"`
@@ -43,9 +45,9 @@ type Annotator struct {
 	dns   bool           // names are asked for
 }
 
-// NewAnnotator reads the files that c names. Nothing is asked of DNS before Run. known returns a name that no flow
+// New reads the files that c names. Nothing is asked of DNS before Run. known returns a name that no flow
 // brought, "" for none; nil stands for a function that knows no names.
-func NewAnnotator(c AnnotateConfig, known func(NameKey) string) (*Annotator, error) {
+func New(c Config, known func(NameKey) string) (*Annotator, error) {
 	names, err := rdns.New(c.DNS)
 	if err != nil {
 		return nil, err

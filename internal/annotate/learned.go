@@ -1,4 +1,4 @@
-package enrich
+package annotate
 
 import (
 	"net/netip"
