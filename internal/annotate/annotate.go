@@ -43,11 +43,11 @@ type Annotator struct {
 	geo   *geo.Files
 	hide  *cryptopan.Map // nil: addresses are not anonymised
 	dns   bool           // names are asked for
+	batch int            // connections of which all addresses fit into the queue of names
 }
 
-// New reads the files that c names. Nothing is asked of DNS before Run. known returns a name that no flow
-// brought, "" for none; nil stands for a function that knows no names.
-func New(c Config, known func(NameKey) string) (*Annotator, error) {
+// New reads the files that c names. Nothing is asked of DNS before Run or All. learned holds the names that flows carry.
+func New(c Config, learned *Learned) (*Annotator, error) {
 	names, err := rdns.New(c.DNS)
 	if err != nil {
 		return nil, err
@@ -61,8 +61,8 @@ func New(c Config, known func(NameKey) string) (*Annotator, error) {
 		return nil, fmt.Errorf("ANONYMIZE_KEY_FILE: %w", err)
 	}
 	return &Annotator{
-		Names: names, Learned: NewLearned(known), home: c.HomeNets, paths: c.MaxMindFiles, geo: places, hide: hide,
-		dns: c.DNS.Enabled && hide == nil,
+		Names: names, Learned: learned, home: c.HomeNets, paths: c.MaxMindFiles, geo: places, hide: hide,
+		dns: c.DNS.Enabled && hide == nil, batch: min(c.DNS.Queue, c.DNS.CacheSize) / 2,
 	}, nil
 }
 

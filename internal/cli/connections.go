@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"weir/internal/annotate"
 	"weir/internal/cli/console"
 	"weir/internal/cli/report"
 	"weir/pkg/flowpb"
@@ -23,8 +24,9 @@ with gzip or zstd, and "-" is standard input. At the end of the input all that i
 open is emitted. Of a connection that was reported several times the last report
 is printed. Records are taken in the order of their times of receipt, whatever the
 order of the files. The pairing's times are those of the environment variables
-PAIR_* (enrich -h). Names are asked of DNS for what is printed, as DNS_* says
-(enrich -h); -n asks for none.
+PAIR_* (enrich -h). What is printed is annotated as enrich does it, by its settings:
+DNS_*, HOME_NETS, MAXMIND_FILES and ANONYMIZE_KEY_FILE; -n asks for no names. AS,
+country, home networks and network direction are in the output of --json.
 
 The table has a line for each connection: when it began, its service, the octets
 and packets of both directions, how long it took, and who opened it to whom. -v
@@ -82,19 +84,24 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	if err != nil {
 		return f.UsageError(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
+	annotation, err := annotateConfig(os.Environ(), noNames)
+	if err != nil {
+		return f.UsageError(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
 	c := &pairing{config: config}
 	o := newOffline("connections", stdin, stderr, c)
 	o.port, o.decoder.MaxUptimeAge = *port, *age
+	c.learned = annotate.NewLearned(o.known)
+	annotator, err := annotate.New(annotation, c.learned)
+	if err != nil {
+		return f.UsageError(stderr, err.Error())
+	}
 	code = o.run(nil, files)
 
 	all := slices.DeleteFunc(c.connections(), func(c *flowpb.Connection) bool { return !filter.MatchesConnection(c) })
 	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return report.Packets(c) < filter.MinPackets })
 	shown := choice.Select(enough)
-	if !noNames {
-		if err := nameThem(shown, os.Environ(), stderr); err != nil {
-			return f.UsageError(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
-		}
-	}
+	annotateAll(annotator, shown, stderr)
 	out.PrintAll(shown)
 	if err := out.Err(); err != nil && !console.IsBrokenPipe(err) {
 		o.say("%v", err)

@@ -1,81 +1,51 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"io"
-	"net/netip"
 	"time"
 
 	"github.com/caarlos0/env/v11"
 
-	"weir/internal/annotate/rdns"
+	"weir/internal/annotate"
 	"weir/internal/cli/console"
+	"weir/internal/decode"
 	"weir/internal/settings"
 	"weir/pkg/flowpb"
 )
 
-// namingAtMost bounds how long names are waited for.
+// namingAtMost bounds the wait for names.
 const namingAtMost = 10 * time.Second
 
-// nameThem asks for the names of all ends in list, as DNS_* of environ says, and
-// waits until every one is answered or given up.
-func nameThem(list []*flowpb.Connection, environ []string, stderr io.Writer) error {
-	c, err := settings.Parse[struct {
-		DNS rdns.Config `envPrefix:"DNS_"`
-	}](env.ToMap(environ))
-	if err != nil || !c.DNS.Enabled {
-		return err
+// annotateConfig returns the settings of enrich that say what is added to connections.
+func annotateConfig(environ []string, noNames bool) (annotate.Config, error) {
+	all := env.ToMap(environ)
+	if noNames {
+		all["DNS_ENABLED"] = "false"
 	}
-	ends := map[netip.Addr][]*flowpb.Endpoint{}
-	for _, c := range list {
-		for _, e := range []*flowpb.Endpoint{c.GetInitiator(), c.GetResponder()} {
-			if a, ok := netip.AddrFromSlice(e.GetAddress()); ok {
-				ends[a] = append(ends[a], e)
-			}
-		}
-	}
-	c.DNS.Queue, c.DNS.CacheSize = max(c.DNS.Queue, len(ends)), max(c.DNS.CacheSize, len(ends))
-	r, err := rdns.New(c.DNS)
-	if err != nil {
-		return err
-	}
+	return settings.Parse[annotate.Config](all)
+}
+
+// annotateAll annotates the connections in list as enrich does, and shows how many names are still awaited.
+func annotateAll(a *annotate.Annotator, list []*flowpb.Connection, stderr io.Writer) {
 	ctx, cancel := context.WithTimeout(context.Background(), namingAtMost)
 	defer cancel()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = r.Run(ctx) // ends with ctx, without an error
-	}()
-	for a := range ends {
-		r.Want(a)
-	}
 	show := console.NewProgress(stderr)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for left := len(ends); left > 0 && ctx.Err() == nil; {
-		left = 0
-		for a := range ends {
-			if r.Peek(a).Status == flowpb.NameStatus_NAME_STATUS_PENDING {
-				left++
-			}
-		}
-		if left > 0 {
-			show.Count("asking for names: %d of %d addresses", len(ends)-left, len(ends))
-			select {
-			case <-ctx.Done():
-				console.Linef(stderr, "weir connections: %d of %d names were not answered within %v: left out (-n asks for none)", left, len(ends), namingAtMost)
-			case <-tick.C:
-			}
-		}
-	}
+	asked, unanswered := a.All(ctx, list, func(answered, asked int) {
+		show.Count("asking for names: %d of %d addresses", answered, asked)
+	})
 	show.Clear()
-	for a, list := range ends {
-		n := r.Peek(a)
-		for _, e := range list {
-			e.Name, e.NameStatus, e.NameVerified, e.NameSource = n.Name, n.Status, n.Verified, n.Source
-		}
+	if unanswered > 0 {
+		console.Linef(stderr, "weir connections: %d of %d names were not answered within %v: left out (-n asks for none)", unanswered, asked, namingAtMost)
 	}
-	cancel()
-	<-ended
-	return nil
+}
+
+// known returns the name that options data in the input gave an exporter's object, whichever version of NetFlow said so.
+func (o *offline) known(k annotate.NameKey) string {
+	name := func(version uint8) string {
+		facts := o.store.Facts(&decode.TemplateKey{Exporter: k.Exporter, Domain: k.Domain, Version: version})
+		return facts.Name(0, k.What, k.ID)
+	}
+	return cmp.Or(name(10), name(9))
 }

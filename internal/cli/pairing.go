@@ -7,6 +7,7 @@ import (
 	"github.com/caarlos0/env/v11"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/annotate"
 	"weir/internal/cli/report"
 	"weir/internal/decode"
 	"weir/internal/pair"
@@ -29,6 +30,7 @@ func pairConfig(environ []string) (pair.Config, error) {
 // never goes back.
 type pairing struct {
 	config      pair.Config
+	learned     *annotate.Learned
 	flows       []received
 	notPairable int
 }
@@ -41,6 +43,7 @@ type received struct {
 
 func (p *pairing) Take(_ report.Origin, r *decode.Result) error {
 	for _, m := range r.Messages {
+		p.learned.Learn(m)
 		if f, ok := pair.FromMessage(m, &p.config); ok {
 			p.flows = append(p.flows, received{m.GetTimeReceivedNs(), f})
 		} else {
@@ -59,8 +62,6 @@ func (p *pairing) connections() []*flowpb.Connection {
 	place := map[string]int{}
 	m := pair.New(p.config, 1, func(e *pair.Emission) {
 		c := proto.CloneOf(e.Connection)
-		c.CommunityId = pair.CommunityID(c)
-		c.Service = services.Name(uint8(c.GetProtocol()), uint16(c.GetResponder().GetPort()))
 		id := string(c.GetConnectionId())
 		if i, again := place[id]; again {
 			out[i] = c

@@ -84,7 +84,7 @@ func New(c Config, d Deps) (*Worker, error) {
 	c.Pair.StateFormat = c.StateFormat
 	c.Kafka.Log, c.Kafka.Metrics = d.Log, d.Metrics
 	known := newFacts()
-	annotator, err := annotate.New(c.Annotate, known.name)
+	annotator, err := annotate.New(c.Annotate, annotate.NewLearned(known.name))
 	if err != nil {
 		return nil, err
 	}
