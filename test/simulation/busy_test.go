@@ -25,6 +25,10 @@ type busy struct {
 	For  time.Duration
 }
 
+// busyEvery is how often the busy conversation sends a record: of every transaction that a member
+// gathers (200 ms) it has some.
+const busyEvery = 100 * time.Millisecond
+
 func drawBusy(rng *rand.Rand) action {
 	return busy{uint16(1024 + rng.IntN(60000)), 50*time.Second + duration(rng, 10*time.Second)}
 }
@@ -42,7 +46,7 @@ func (a busy) run(w *world, _ *rand.Rand) {
 		}
 		times(m, received.Add(-time.Second), received)
 		w.send(m)
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(busyEvery)
 	}
 	open := 0.0
 	for n := range len(w.members) {
