@@ -159,6 +159,19 @@ func (r *Replica) Receive(pkt []byte, from netip.AddrPort, at time.Time) {
 	r.direct.datagram(pkt, transport.Bare(from), at)
 }
 
+// Receiver returns a function that takes datagrams as Receive does. Its calls must come one at a
+// time; receivers may be used side by side, and beside Receive.
+func (r *Replica) Receiver() func(pkt []byte, from netip.AddrPort, at time.Time) {
+	var w *worker
+	return func(pkt []byte, from netip.AddrPort, at time.Time) {
+		if w == nil {
+			<-r.started
+			w = r.reader()
+		}
+		w.datagram(pkt, transport.Bare(from), at)
+	}
+}
+
 // Ready returns nil when /readyz would be 200, else the reason.
 func (r *Replica) Ready() error {
 	r.mu.Lock()
@@ -345,12 +358,18 @@ func (r *Replica) listen(ctx context.Context) (all []*transport.Socket, err erro
 	return all, nil
 }
 
-// read takes the datagrams of a socket until ctx ends and draining is over.
-func (r *Replica) read(ctx context.Context, s *transport.Socket) {
+// reader returns a worker for one goroutine that takes datagrams.
+func (r *Replica) reader() *worker {
 	w := r.worker(r.accounts.tally())
-	if r.pack != nil { // sockets do not wait for each other
+	if r.pack != nil { // readers do not wait for each other
 		w.pack = r.producer.Load().Packer(r.c.Pack)
 	}
+	return &w
+}
+
+// read takes the datagrams of a socket until ctx ends and draining is over.
+func (r *Replica) read(ctx context.Context, s *transport.Socket) {
+	w := r.reader()
 	s.Read(ctx, r.c.Drain, func(pkt []byte, from netip.AddrPort) { w.datagram(pkt, from, r.deps.Now()) }, func(err error) {
 		r.log.Warn("reading from a socket", "err", err)
 	})
@@ -475,9 +494,13 @@ func (r *Replica) finish(producer *kafka.Producer, late *undecoded) {
 	}
 	r.accounts.producer.Close()
 	s := r.Stats()
-	kernel := uint64(0)
-	for _, s := range r.sockets() {
-		kernel += s.Drops()
+	ended := []any{"datagrams", s.Datagrams, "flows", s.Flows, "errors", s.Errors, "dropped", s.Dropped, "denied", r.stats.denied.Load()}
+	if sockets := r.sockets(); len(sockets) > 0 { // else whoever calls Receive knows
+		kernel := uint64(0)
+		for _, s := range sockets {
+			kernel += s.Drops()
+		}
+		ended = append(ended, "dropped_by_kernel", kernel)
 	}
-	r.log.Info("ended", "datagrams", s.Datagrams, "flows", s.Flows, "errors", s.Errors, "dropped", s.Dropped, "denied", r.stats.denied.Load(), "dropped_by_kernel", kernel)
+	r.log.Info("ended", ended...)
 }

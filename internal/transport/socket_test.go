@@ -40,9 +40,6 @@ func TestTheKernelsDropsAreCounted(t *testing.T) {
 	defer CloseSockets(all)
 	s := all[0]
 	flood(t, s.Address, sent)
-	if s.beside {
-		t.Skip("SKIPPED: Linux before 4.12")
-	}
 	ended, end := context.WithCancel(t.Context())
 	end() // what is in the buffer is read after that
 	read := 0

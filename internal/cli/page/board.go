@@ -27,6 +27,10 @@ const (
 
 // A Board is what the page shows. It is safe for use by several goroutines.
 type Board struct {
+	// KernelDrops returns how many datagrams the kernel dropped before they were read; nil: unknown. It
+	// must be set before the first Snapshot.
+	KernelDrops func() uint64
+
 	now func() time.Time
 
 	mu          sync.Mutex // guards what follows
@@ -52,6 +56,7 @@ type Totals struct {
 	Octets      uint64 `json:"octets"` // as exported, times the sampling rate where one is known
 	Packets     uint64 `json:"packets"`
 	Connections uint64 `json:"connections"`
+	KernelDrops uint64 `json:"kernel_drops"` // datagrams
 }
 
 // A Share is what one host or service has of the connections.
@@ -268,6 +273,9 @@ func (b *Board) Snapshot(seconds int) Snapshot {
 	s := Snapshot{
 		Now: now, Series: [][3]uint64{}, Totals: b.totals, Talkers: top(b.hosts), Services: top(b.services),
 		Connections: append([]Connection{}, b.newest...), Exporters: append([]Exporter{}, b.exporters...),
+	}
+	if b.KernelDrops != nil {
+		s.Totals.KernelDrops = b.KernelDrops()
 	}
 	for at := max(now-int64(min(seconds, seriesSeconds-1)), b.began); at < now; at++ {
 		p := [3]uint64{uint64(at)}

@@ -86,6 +86,22 @@ func TestEstimatesSaturate(t *testing.T) {
 	}
 }
 
+func TestTheKernelsDropsAreOnThePage(t *testing.T) {
+	b, _ := newBoard()
+	if n := b.Snapshot(1).Totals.KernelDrops; n != 0 {
+		t.Errorf("nobody counts: want 0, got %d", n)
+	}
+	b.KernelDrops = func() uint64 { return 17 }
+	h := NewServer(b, "127.0.0.1", time.Millisecond).Handler()
+	r := httptest.NewRequest("GET", "/snapshot.json", nil)
+	r.Host = "127.0.0.1"
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if !strings.Contains(w.Body.String(), `"kernel_drops":17`) {
+		t.Errorf("want 17 in %s", w.Body.String())
+	}
+}
+
 func TestALaterReportOfAConnectionReplacesTheEarlier(t *testing.T) {
 	b, _ := newBoard()
 	b.Connections([]*flowpb.Connection{connection("a", 1, "10.0.0.1", "192.0.2.80", 10, 20), connection("b", 1, "10.0.0.2", "192.0.2.80", 1, 1)})

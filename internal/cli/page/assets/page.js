@@ -111,6 +111,9 @@
     $("total-octets").textContent = octets(s.totals.octets);
     $("total-packets").textContent = count(s.totals.packets);
     $("total-connections").textContent = count(s.totals.connections);
+    const dropped = s.totals.kernel_drops;
+    $("total-dropped").textContent = count(dropped);
+    $("total-dropped").classList.toggle("warn", dropped > 0);
     $("now-flows").textContent = last < 0 ? "–" : count(data[1][last]);
     $("now-bits").textContent = last < 0 ? "–" : bits(data[2][last]);
     fill("talkers", s.talkers, share, "nobody yet");
@@ -139,8 +142,10 @@
 
   const events = new EventSource("events");
   events.onmessage = (e) => {
-    if (!paused) say("live", false);
-    show(JSON.parse(e.data));
+    const s = JSON.parse(e.data);
+    const dropped = s.totals.kernel_drops;
+    if (!paused) say(dropped > 0 ? "live, but this host drops datagrams" : "live", dropped > 0);
+    show(s);
   };
   events.onerror = () => say("weir does not answer; trying again", true);
 })();
