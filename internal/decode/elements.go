@@ -93,6 +93,7 @@ const (
 	sUnionFlags   // of all others
 	sRevInitialFlags
 	sRevUnionFlags
+	sDirection // of a wireless client's flow: see findStation
 	nSlots
 )
 
@@ -117,6 +118,7 @@ const (
 	opRD                  // a route distinguisher to a field, as text
 	opInner               // an integer of an inner tuple to a slot
 	opInnerAddr           // an address of an inner tuple
+	opList                // a subTemplateMultiList: to elements, and values of it to fields
 )
 
 // Addresses of a record, indices of record.addr: IPv4 ones and, one up, IPv6 ones.
@@ -173,7 +175,7 @@ var actions = map[elementID]action{
 	iana(192): u(25, 1), iana(56): u(27, 6), iana(80): u(28, 6),
 	iana(243): u(29, 2), iana(58): u(33, 2), iana(59): u(34, 2), iana(54): u(35, 4), iana(88): u(36, 2),
 	iana(31): u(37, 4), iana(197): u(38, 1), iana(138): u(71, 4),
-	iana(136): u(205, 1), iana(61): {opUint, 206, 1}, iana(239): u(207, 1),
+	iana(136): u(205, 1), iana(61): {opUint, fDirection, 1}, iana(239): u(207, 1),
 	iana(70): {opMPLS, 81, 3}, iana(71): {opMPLS, 81, 3}, iana(72): {opMPLS, 81, 3}, iana(73): {opMPLS, 81, 3}, iana(74): {opMPLS, 81, 3},
 	iana(75): {opMPLS, 81, 3}, iana(76): {opMPLS, 81, 3}, iana(77): {opMPLS, 81, 3}, iana(78): {opMPLS, 81, 3}, iana(79): {opMPLS, 81, 3},
 	iana(225): addr(aPostSrc4, 4), iana(281): addr(aPostSrc6, 16), iana(226): addr(aPostDst4, 4), iana(282): addr(aPostDst6, 16),

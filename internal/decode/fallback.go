@@ -97,6 +97,7 @@ func (p *Plan) fieldMeanings() (acts, second []action) {
 			second[i] = s.action
 		}
 	}
+	p.findEnds(usable, acts, second)
 	return acts, second
 }
 

@@ -102,7 +102,7 @@ func maskOf(octets uint16) uint64 { return ^uint64(0) >> (64 - 8*octets) }
 func (p *Plan) arrange() *fastPlan {
 	const v4Pair, v6Pair = 1<<aSrc4 | 1<<aDst4, 1<<aSrc6 | 1<<aDst6
 	if p.min > maxFastRecord || p.addrs != v4Pair && p.addrs != v6Pair ||
-		p.tunnels() || p.joinsFlags() || p.has[sEtherType] || p.has[sPostSrcPort] || p.has[sPostDstPort] || !p.has[sProto] && (p.icmp4() || p.icmp6()) {
+		p.tunnels() || p.joinsFlags() || p.client || p.has[sEtherType] || p.has[sPostSrcPort] || p.has[sPostDstPort] || !p.has[sProto] && (p.icmp4() || p.icmp6()) {
 		return nil
 	}
 	f := &fastPlan{v6: p.addrs == v6Pair, direction: -1}
@@ -194,8 +194,11 @@ func (f *fastPlan) addRest(st *step, off uint16) {
 		return
 	}
 	f.rest = append(f.rest, restStep{st, off, -1})
-	f.inOrder = f.inOrder || st.once != 0 || st.op == opUint || st.op == opExtended || st.op == opDSCP || st.op == opRD
+	f.inOrder = f.inOrder || st.once != 0 || st.op == opUint || st.op == opExtended || st.op == opDSCP || st.op == opRD || st.op == opList
 	f.maxOut += 16 + 3*int(st.length)
+	if st.op == opList {
+		f.maxOut += liftRoom
+	}
 }
 
 func (f *fastPlan) addAddr(head []byte, st *step, off uint16) {

@@ -9,6 +9,7 @@ import (
 // A lostValue is a value of a record that has no place in its message. It is
 // kept as an element.
 type lostValue struct {
+	pen    uint32
 	id     uint16
 	octets []byte
 }
@@ -73,7 +74,7 @@ func (r *record) lost(o *outcome) (all []lostValue) {
 			id uint16
 		}{{aSrc6, 27}, {aDst6, 28}} {
 			if p>>a.at&1 == 1 && r.addr[a.at] != [16]byte{} {
-				all = append(all, lostValue{a.id, r.addr[a.at][:]})
+				all = append(all, lostValue{id: a.id, octets: r.addr[a.at][:]})
 			}
 		}
 	}
@@ -85,7 +86,7 @@ func (r *record) lost(o *outcome) (all []lostValue) {
 			continue // see outerLost
 		}
 		if v := r.v[s.slot]; !r.plan.takes(s.slot, o.proto, is6) {
-			all = appendLost(all, s.id, v, s.size)
+			all = appendLost(all, 0, s.id, v, s.size)
 		}
 	}
 	return all
@@ -93,7 +94,7 @@ func (r *record) lost(o *outcome) (all []lostValue) {
 
 // appendLost appends an integer of size octets, more where it does not fit; nothing
 // when it is 0.
-func appendLost(all []lostValue, id uint16, v uint64, size int) []lostValue {
+func appendLost(all []lostValue, pen uint32, id uint16, v uint64, size int) []lostValue {
 	if v == 0 {
 		return all
 	}
@@ -101,7 +102,7 @@ func appendLost(all []lostValue, id uint16, v uint64, size int) []lostValue {
 	if v>>(8*size) == 0 {
 		octets = octets[8-size:]
 	}
-	return append(all, lostValue{id, octets})
+	return append(all, lostValue{pen, id, octets})
 }
 
 // isNet reports whether a slot is a prefix length.

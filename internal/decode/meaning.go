@@ -35,6 +35,7 @@ type record struct {
 	addr [nAddrs + aPostSrc4][16]byte // IPv4 ones v4-mapped; those of the inner tuple last
 	once uint64                       // fields that a step with once has written
 
+	decoder  *Decoder   // whose record it is
 	relay    bool       // the record may say whose it is, and that counts
 	by       netip.Addr // whose it is; not valid: not said
 	who      func(netip.Addr) *Exporter
@@ -70,6 +71,7 @@ type outcome struct {
 	tunnelSrc, tunnelDst address // of the outer packet
 	tunnelProto          uint32  // 0: the record has no inner tuple
 	hidden               bool    // the exporter did not look into the tunnel
+	client               bool    // the source opened the connection, by its element
 }
 
 // An address is an address of a record, or none.
@@ -120,6 +122,10 @@ func (c *context) derive(r *record, o *outcome) {
 	} else {
 		o.src, o.dst = r.pair(aSrc4, aDst4)
 	}
+	if r.plan.station {
+		r.stationEnds(o)
+	}
+	o.client = r.plan.client
 	if r.plan.addrs>>aPostSrc4 != 0 {
 		o.postSrc, o.postDst = r.pair(aPostSrc4, aPostDst4)
 	}

@@ -11,7 +11,7 @@ import (
 // to each block (an eighth at most) is not in it. It costs a walk of the steps:
 // keep the result.
 func (p *Plan) HeapOctets() int {
-	n := int(unsafe.Sizeof(*p)) + sliceOctets(p.template.Fields) + sliceOctets(p.steps) + sliceOctets(p.stray)
+	n := int(unsafe.Sizeof(*p)) + sliceOctets(p.template.Fields) + sliceOctets(p.steps) + sliceOctets(p.stray) + sliceOctets(p.lifts)
 	for i := range p.steps {
 		if p.steps[i].extension != nil {
 			n += int(unsafe.Sizeof(ie.Extension{}))

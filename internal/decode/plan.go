@@ -52,6 +52,10 @@ type Plan struct {
 	picks     picks
 	tunnel    [2]tunnelRule // IPv4 inside, IPv6 inside
 	inner     uint8         // bit per address that an inner tuple repeats
+	tenant    bool          // tunnel is the rule of a tenant's tuple
+	client    bool          // the source is the client by its element, and no element says who opened
+	station   bool          // the only address is the wireless client's
+	lifts     []lift        // what records of it lend to a flow when they stand in a list
 	fast      *fastPlan     // nil: records take the appending path
 	options   []optionStep
 }
@@ -83,7 +87,9 @@ func compile(version uint8, t *Template) *Plan {
 		return p
 	}
 	acts, second := p.meanings()
-	p.findTunnel(acts)
+	if p.findTunnel(acts); !p.tunnels() {
+		p.findTenant(acts)
+	}
 	p.decide()
 	holders := map[uint16]int{} // field number → steps that write it
 	for i, a := range acts {
@@ -106,6 +112,13 @@ func compile(version uint8, t *Template) *Plan {
 		p.has[s] = p.has[s] && p.uses(slot(s))
 	}
 	p.stray = p.strays()
+	p.lifts = p.findLifts()
+	for i, f := range t.Fields {
+		if to := p.liftsTo(holders); acts[i].op == opElement && f.PEN == 0 && f.ID == SubTemplateMultiList && to != 0 {
+			acts[i] = action{op: opList, to: to}
+			break // of several lists the first one counts
+		}
+	}
 	onces := map[uint16]uint8{}
 	for i, f := range t.Fields {
 		st := step{op: acts[i].op, to: acts[i].to, length: f.Length, id: f.ID, pen: f.PEN}
@@ -165,12 +178,13 @@ func (p *Plan) meanings() (acts, second []action) {
 			p.addrs |= 1 << a.to
 		}
 		acts[i] = a
-		if b := &second[i]; b.op == opSlot {
-			if p.has[b.to] {
-				*b = action{}
-			} else {
-				p.has[b.to] = true
-			}
+		switch b := &second[i]; {
+		case b.op == opAddr:
+			p.addrs |= 1 << b.to
+		case b.op == opSlot && p.has[b.to]:
+			*b = action{}
+		case b.op == opSlot:
+			p.has[b.to] = true
 		}
 		p.biflow = p.biflow || f.PEN == reversePEN
 	}

@@ -53,6 +53,8 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 			}
 		case opElement:
 			r.keepRaw(m, st, field)
+		case opList:
+			r.setLifted(m, st, field)
 		case opSegment:
 			m.TunnelId = uintOf(field) & segmentMask
 		case opDSCP, opRD:
@@ -78,7 +80,7 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 	r.setNames(m, c)
 	r.setExporter(m)
 	for _, l := range r.lost(&o) {
-		r.keepRaw(m, &step{id: l.id}, l.octets)
+		r.keepRaw(m, &step{pen: l.pen, id: l.id}, l.octets)
 	}
 	return m, b, true
 }
@@ -95,6 +97,14 @@ func (r *record) keepRaw(m *flowpb.FlowMessage, st *step, field []byte) {
 		e.Name, e.Type = d.Name, uint32(d.Type)
 	}
 	m.Elements = append(m.Elements, e)
+}
+
+// setLifted sets the fields that a list lends to the flow, and keeps the list.
+func (r *record) setLifted(m *flowpb.FlowMessage, st *step, field []byte) {
+	v := r.lifted(field, st.to)
+	m.TcpFlags, m.ReverseTcpFlags = m.TcpFlags|uint32(v[0]), m.ReverseTcpFlags|uint32(v[1])
+	m.SrcMac, m.DstMac = m.SrcMac|v[2], m.DstMac|v[3]
+	r.keepRaw(m, st, field)
 }
 
 // setForm sets the field that the step names to another form of its octets.
@@ -158,7 +168,8 @@ func (o *outcome) set(m *flowpb.FlowMessage) {
 	m.PostNatSrcPort, m.PostNatDstPort = o.postSrcPort, o.postDstPort
 	m.Bytes, m.Packets, m.TotalBytes, m.TotalPackets = o.octets, o.packets, o.totalOctets, o.totalPackets
 	m.SrcNet, m.DstNet, m.Proto, m.SrcPort, m.DstPort = o.srcNet, o.dstNet, o.proto, o.srcPort, o.dstPort
-	m.TcpFlags, m.Etype, m.IcmpType, m.IcmpCode = o.flags, o.etherType, o.icmpType, o.icmpCode
+	m.Etype, m.IcmpType, m.IcmpCode = o.etherType, o.icmpType, o.icmpCode
+	m.TcpFlags |= o.flags // only one of the two is set
 	m.TimeFlowStartNs, m.TimeFlowEndNs = uint64(o.start), uint64(o.end)
 	m.TimeSource, m.TimeResolutionUs = o.source, o.resolutionUs
 	m.SamplingRate, m.SamplingSource, m.SamplerId = o.rate, o.rateSource, o.sampler
@@ -171,5 +182,8 @@ func (o *outcome) set(m *flowpb.FlowMessage) {
 		m.IpTos, m.Ipv6FlowLabel = max(m.IpTos, o.tos), max(m.Ipv6FlowLabel, o.label) // only one of the two is set
 		m.TunnelSrcAddr, m.TunnelDstAddr = slices.Clone(o.tunnelSrc.bytes()), slices.Clone(o.tunnelDst.bytes())
 		m.TunnelProto = o.tunnelProto
+	}
+	if o.client {
+		m.BiflowDirection = flowpb.BiflowDirection_BIFLOW_DIRECTION_INITIATOR
 	}
 }

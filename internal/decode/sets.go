@@ -299,7 +299,7 @@ func (p *Plan) count(b []byte) (n int) {
 
 // records decodes flow records until b, d.last or d.limit ends them.
 func (d *Decoder) records(b []byte, off int, p *Plan, r *Result, onWire bool) {
-	d.rec.plan, d.rec.drop = p, d.DropElements
+	d.rec.plan, d.rec.drop, d.rec.decoder = p, d.DropElements, d
 	d.rec.relay, d.rec.who = p.relayed && d.ExporterOfRecord, d.Exporter
 	d.rec.define(p, &d.ctx)
 	switch {

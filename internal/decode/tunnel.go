@@ -131,6 +131,12 @@ func (p *Plan) tunnels() bool { return p.tunnel[0].has || p.tunnel[1].has }
 // record without inner tuple.
 func (r *record) tunnel() *tunnelRule {
 	i := 0
+	if p := r.plan; p.tenant {
+		if !p.tunnel[0].has {
+			i = 1
+		}
+		return &p.tunnel[i]
+	}
 	switch r.v[sProto] {
 	case protoIPv4:
 	case protoIPv6:
@@ -235,10 +241,13 @@ func (r *record) innerLost(o *outcome) (all []lostValue) {
 			all = r.lostAddr(all, o, a.id, &r.addr[a.to], octets)
 		}
 	}
+	if o.hidden && r.plan.tenant {
+		return append(all, r.tenantLost()...)
+	}
 	if o.hidden {
 		for i := range innerSlots {
 			if s := &innerSlots[i]; r.has(s.inner) {
-				all = appendLost(all, s.id, r.v[s.inner], s.size)
+				all = appendLost(all, 0, s.id, r.v[s.inner], s.size)
 			}
 		}
 	}
@@ -250,7 +259,7 @@ func (r *record) lostAddr(all []lostValue, o *outcome, id uint16, a *[16]byte, o
 	if unset(a) || a == o.src.octets || a == o.dst.octets || a == o.tunnelSrc.octets || a == o.tunnelDst.octets {
 		return all
 	}
-	return append(all, lostValue{id, a[16-octets:]})
+	return append(all, lostValue{id: id, octets: a[16-octets:]})
 }
 
 // outerLost returns the values of the outer packet that are not zero and have no place
@@ -258,7 +267,7 @@ func (r *record) lostAddr(all []lostValue, o *outcome, id uint16, a *[16]byte, o
 func (r *record) outerLost(o *outcome) (all []lostValue) {
 	for i := range innerSlots {
 		if s := &innerSlots[i]; s.inner != sInnerProto && r.has(s.inner) {
-			all = appendLost(all, s.id, r.v[s.inner], s.size)
+			all = appendLost(all, 0, s.id, r.v[s.inner], s.size)
 		}
 	}
 	for _, n := range [...]struct {
@@ -267,7 +276,7 @@ func (r *record) outerLost(o *outcome) (all []lostValue) {
 		v6   bool
 	}{{9, sSrcNet4, false}, {13, sDstNet4, false}, {29, sSrcNet6, true}, {30, sDstNet6, true}} {
 		if r.has(n.slot) && (n.v6 == o.tunnelSrc.v6 || n.v6 != o.src.v6) {
-			all = appendLost(all, n.id, r.v[n.slot], 1)
+			all = appendLost(all, 0, n.id, r.v[n.slot], 1)
 		}
 	}
 	return all

@@ -24,7 +24,7 @@ const (
 	fPostSrc, fPostDst, fPostSrcPort, fPostDstPort                          = 230, 231, 232, 233
 	fRateSource, fSamplerID, fExporterPort, fExporterName, fSite            = 250, 251, 260, 261, 262
 	fReplica, fAddressPlan, fElements                                       = 263, 264, 299
-	fInIf, fOutIf, fToS, fTTL, fDstMAC, fDstVLAN, fRevToS                   = 18, 19, 23, 25, 28, 34, 217
+	fInIf, fOutIf, fToS, fTTL, fSrcMAC, fDstMAC, fDstVLAN, fRevToS          = 18, 19, 23, 25, 27, 28, 34, 217
 	fInVRFRD, fOutVRFRD, fRD                                                = 277, 278, 279
 	fInVRF, fRevFlags, fFirewallRule                                        = 240, 213, 280
 	fUserName, fStationAddr, fStationMAC                                    = 274, 275, 276
@@ -186,6 +186,8 @@ func (r *record) step(dst []byte, st *step, field []byte) []byte {
 		return dst
 	case opElement:
 		return r.keep(dst, st, field)
+	case opList:
+		return r.appendLifted(dst, st, field)
 	case opSegment:
 		return number2(dst, tagOf(fTunnelID), uintOf(field)&segmentMask)
 	case opDSCP:
@@ -240,7 +242,7 @@ func (r *record) keep(dst []byte, st *step, field []byte) []byte {
 // others.
 func (r *record) appendLost(dst []byte, o *outcome) []byte {
 	for _, l := range r.lost(o) {
-		dst = r.keep(dst, &step{id: l.id}, l.octets)
+		dst = r.keep(dst, &step{pen: l.pen, id: l.id}, l.octets)
 	}
 	return dst
 }
@@ -365,6 +367,9 @@ func (o *outcome) append(b []byte) []byte {
 		b = octets(b, fTunnelSrc, o.tunnelSrc.bytes())
 		b = octets(b, fTunnelDst, o.tunnelDst.bytes())
 		b = number2(b, tagOf(fTunnelProto), uint64(o.tunnelProto))
+	}
+	if o.client {
+		b = number2(b, tagOf(fBiflowDirection), uint64(flowpb.BiflowDirection_BIFLOW_DIRECTION_INITIATOR))
 	}
 	return b
 }

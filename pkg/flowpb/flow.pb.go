@@ -471,9 +471,13 @@ type FlowMessage struct {
 	// Sequence number of the datagram that held the record; unit differs by
 	// version (v5/v7 flows, v9 datagrams, IPFIX data records); source: header.
 	SequenceNum uint32 `protobuf:"varint,4,opt,name=sequence_num,json=sequenceNum,proto3" json:"sequence_num,omitempty"`
-	// Source address, 4 or 16 octets; source: IE 8, 27.
+	// Source address, 4 or 16 octets; source: IE 8, 27, VMware's tenant (6876/881,
+	// 883); where the template has no address of IANA's, the client of Cisco AVC
+	// (9/12236, 12238), else the wireless client (IE 366, or 0.0.0.0 with IE 61 = 1).
 	SrcAddr []byte `protobuf:"bytes,6,opt,name=src_addr,json=srcAddr,proto3" json:"src_addr,omitempty"`
-	// Destination address, 4 or 16 octets; source: IE 12, 28.
+	// Destination address, 4 or 16 octets; source: IE 12, 28, VMware's tenant
+	// (6876/882, 884); where the template has no address of IANA's, the server of
+	// Cisco AVC (9/12237, 12239), else 0.0.0.0 (the wireless client with IE 61 = 1).
 	DstAddr []byte `protobuf:"bytes,7,opt,name=dst_addr,json=dstAddr,proto3" json:"dst_addr,omitempty"`
 	// Octets as reported; source: IE 1, else 85, else 231 or 298's family, else
 	// those after a middlebox function, IE 23.
@@ -502,10 +506,12 @@ type FlowMessage struct {
 	OutIf uint32 `protobuf:"varint,19,opt,name=out_if,json=outIf,proto3" json:"out_if,omitempty"`
 	// IANA IP protocol number; source: IE 4, inferred from ICMP fields if absent.
 	Proto uint32 `protobuf:"varint,20,opt,name=proto,proto3" json:"proto,omitempty"`
-	// Transport source port; source: IE 7.
+	// Transport source port; source: IE 7, VMware's 6876/886, with the client of
+	// Cisco AVC 9/12240.
 	SrcPort uint32 `protobuf:"varint,21,opt,name=src_port,json=srcPort,proto3" json:"src_port,omitempty"`
 	// Transport destination port as reported (ICMP in v5 and many v9 exporters:
-	// type * 256 + code, ICMPv6 of IOS XR: code * 256 + type); source: IE 11.
+	// type * 256 + code, ICMPv6 of IOS XR: code * 256 + type); source: IE 11,
+	// VMware's 6876/887, with the server of Cisco AVC 9/12241.
 	DstPort uint32 `protobuf:"varint,22,opt,name=dst_port,json=dstPort,proto3" json:"dst_port,omitempty"`
 	// IP type of service or traffic class octet; source: IE 5, else the DSCP of
 	// IE 195 in the upper six bits.
@@ -515,7 +521,8 @@ type FlowMessage struct {
 	// TTL or hop limit; source: IE 192, else the minimum, IE 52, else the maximum,
 	// IE 53.
 	IpTtl uint32 `protobuf:"varint,25,opt,name=ip_ttl,json=ipTtl,proto3" json:"ip_ttl,omitempty"`
-	// OR of the TCP control bits; source: IE 6, else YAF's 6871/14 and 15.
+	// OR of the TCP control bits; source: IE 6, else YAF's 6871/14 and 15, also
+	// in a subTemplateMultiList (IE 293).
 	TcpFlags uint32 `protobuf:"varint,26,opt,name=tcp_flags,json=tcpFlags,proto3" json:"tcp_flags,omitempty"`
 	// Source MAC, 48 bits, big-endian in the low bits; source: IE 56.
 	SrcMac uint64 `protobuf:"varint,27,opt,name=src_mac,json=srcMac,proto3" json:"src_mac,omitempty"`
@@ -595,7 +602,8 @@ type FlowMessage struct {
 	FlowEndReason uint32 `protobuf:"varint,205,opt,name=flow_end_reason,json=flowEndReason,proto3" json:"flow_end_reason,omitempty"`
 	// Where the flow was observed; source: IE 61.
 	FlowDirection FlowDirection `protobuf:"varint,206,opt,name=flow_direction,json=flowDirection,proto3,enum=weir.v1.FlowDirection" json:"flow_direction,omitempty"`
-	// Which end of a biflow is its source; source: IE 239.
+	// Which end of a biflow is its source; source: IE 239, else the initiator where
+	// the source is the client of Cisco AVC.
 	BiflowDirection BiflowDirection `protobuf:"varint,207,opt,name=biflow_direction,json=biflowDirection,proto3,enum=weir.v1.BiflowDirection" json:"biflow_direction,omitempty"`
 	// The record reports both directions: it holds reverse elements (RFC 5103),
 	// or initiator and responder counters (IE 231/232, 298/299).
@@ -607,7 +615,7 @@ type FlowMessage struct {
 	// else Ixia's 3054/177.
 	ReversePackets uint64 `protobuf:"varint,212,opt,name=reverse_packets,json=reversePackets,proto3" json:"reverse_packets,omitempty"`
 	// OR of the TCP control bits of the reverse direction; source: 29305/6, else
-	// YAF's 6871/16398 and 16399.
+	// YAF's 6871/16398 and 16399, also in a subTemplateMultiList (IE 293).
 	ReverseTcpFlags uint32 `protobuf:"varint,213,opt,name=reverse_tcp_flags,json=reverseTcpFlags,proto3" json:"reverse_tcp_flags,omitempty"`
 	// Start of the reverse direction, ns since the epoch; source: 29305/150-161.
 	ReverseTimeFlowStartNs uint64 `protobuf:"varint,214,opt,name=reverse_time_flow_start_ns,json=reverseTimeFlowStartNs,proto3" json:"reverse_time_flow_start_ns,omitempty"`
@@ -686,13 +694,15 @@ type FlowMessage struct {
 	AddressPlan string `protobuf:"bytes,264,opt,name=address_plan,json=addressPlan,proto3" json:"address_plan,omitempty"`
 	// Source address of the outer packet of a tunnel, 4 or 16 octets: then
 	// addresses, proto, ports, tcp_flags, ip_tos and ICMP are those of the packet
-	// inside. Source: the first IE 8 or 27 of a template with two tuples.
+	// inside. Source: the first IE 8 or 27 of a template with two tuples, IE 8 or
+	// 27 beside VMware's tenant.
 	TunnelSrcAddr []byte `protobuf:"bytes,270,opt,name=tunnel_src_addr,json=tunnelSrcAddr,proto3" json:"tunnel_src_addr,omitempty"`
 	// Destination address of the outer packet, 4 or 16 octets (SRv6: the active
-	// segment); source: the first IE 12 or 28 of a template with two tuples.
+	// segment); source: the first IE 12 or 28 of a template with two tuples, IE 12
+	// or 28 beside VMware's tenant.
 	TunnelDstAddr []byte `protobuf:"bytes,271,opt,name=tunnel_dst_addr,json=tunnelDstAddr,proto3" json:"tunnel_dst_addr,omitempty"`
-	// Protocol of the outer packet: 4 IPv4 inside, 41 IPv6 inside; source: the
-	// first IE 4 of a template with two tuples.
+	// Protocol of the outer packet: 4 IPv4 inside, 41 IPv6 inside, 17 VXLAN; source:
+	// the first IE 4 of a template with two tuples, IE 4 beside VMware's tenant.
 	TunnelProto uint32 `protobuf:"varint,272,opt,name=tunnel_proto,json=tunnelProto,proto3" json:"tunnel_proto,omitempty"`
 	// Identifier of the overlay network, 24 bits (VXLAN: VNI, NVGRE: VSID);
 	// source: IE 351, which elements keep whole.

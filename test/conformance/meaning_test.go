@@ -201,8 +201,8 @@ func integer(names ...string) func(tsharkRecord, *moment) (string, bool) {
 }
 
 // address is the value of the IPv4 element, or of the IPv6 one where the IPv4
-// address is absent or zero.
-func address(v4, v6 string) func(tsharkRecord, *moment) (string, bool) {
+// address is absent or zero, else of the first of the others.
+func address(v4, v6 string, others ...string) func(tsharkRecord, *moment) (string, bool) {
 	return func(r tsharkRecord, _ *moment) (string, bool) {
 		a, b := r["cflow."+v4], r["cflow."+v6]
 		switch {
@@ -215,7 +215,7 @@ func address(v4, v6 string) func(tsharkRecord, *moment) (string, bool) {
 			}
 			return ip.String(), true
 		}
-		return "", false
+		return first(others...)(r, nil)
 	}
 }
 
@@ -284,10 +284,10 @@ func instant(absolute, relative string) func(tsharkRecord, *moment) (string, boo
 }
 
 var quantities = []quantity{
-	{"source address", address("srcaddr", "srcaddrv6"), func(m *flowpb.FlowMessage) string { return addrText(m.SrcAddr) }},
-	{"destination address", address("dstaddr", "dstaddrv6"), func(m *flowpb.FlowMessage) string { return addrText(m.DstAddr) }},
-	{"source port", integer("srcport"), func(m *flowpb.FlowMessage) string { return decimal(m.SrcPort) }},
-	{"destination port", integer("dstport"), func(m *flowpb.FlowMessage) string { return decimal(m.DstPort) }},
+	{"source address", address("srcaddr", "srcaddrv6", "pie.cisco.connection_client_ipv4_address"), func(m *flowpb.FlowMessage) string { return addrText(m.SrcAddr) }},
+	{"destination address", address("dstaddr", "dstaddrv6", "pie.cisco.connection_server_ipv4_address"), func(m *flowpb.FlowMessage) string { return addrText(m.DstAddr) }},
+	{"source port", integer("srcport", "pie.cisco.connection_client_transport_port"), func(m *flowpb.FlowMessage) string { return decimal(m.SrcPort) }},
+	{"destination port", integer("dstport", "pie.cisco.connection_server_transport_port"), func(m *flowpb.FlowMessage) string { return decimal(m.DstPort) }},
 	{"protocol", integer("protocol"), func(m *flowpb.FlowMessage) string { return decimal(m.Proto) }},
 	{"octets", integer("octets", "octets64", "permanent_octets", "initiator_octets"), func(m *flowpb.FlowMessage) string { return decimal(m.Bytes) }},
 	{"packets", integer("packets", "packets64", "permanent_packets", "initiator_packets"), func(m *flowpb.FlowMessage) string { return decimal(m.Packets) }},
@@ -298,6 +298,8 @@ var quantities = []quantity{
 	{"input interface", integer("inputint"), func(m *flowpb.FlowMessage) string { return decimal(m.InIf) }},
 	{"output interface", integer("outputint"), func(m *flowpb.FlowMessage) string { return decimal(m.OutIf) }},
 	{"type of service", integer("tos"), func(m *flowpb.FlowMessage) string { return decimal(m.IpTos) }},
+	{"TCP flags in a list", yafFlags(0), func(m *flowpb.FlowMessage) string { return decimal(m.TcpFlags) }},
+	{"reverse TCP flags in a list", yafFlags(1), func(m *flowpb.FlowMessage) string { return decimal(m.ReverseTcpFlags) }},
 	{"TCP flags", integer("tcpflags", "tcpflags16"), func(m *flowpb.FlowMessage) string { return decimal(m.TcpFlags) }},
 	{"source AS", integer("srcas"), func(m *flowpb.FlowMessage) string { return decimal(m.SrcAs) }},
 	{"destination AS", integer("dstas"), func(m *flowpb.FlowMessage) string { return decimal(m.DstAs) }},
@@ -351,6 +353,26 @@ func masked(v4, v6, addr4, addr6 string) func(tsharkRecord, *moment) (string, bo
 			return a, true
 		}
 		return b, true
+	}
+}
+
+// yafFlags are the TCP flags of a direction (0 forward, 1 reverse) in a
+// subTemplateMultiList of YAF, which tshark shows as octets: a semantic, then parts with
+// the template's id and their length. YAF's templates begin with tcpSequenceNumber (4),
+// initialTCPFlags and unionTCPFlags; 0xc013 goes on with those of the reverse direction.
+// Other parts may follow.
+func yafFlags(side int) func(tsharkRecord, *moment) (string, bool) {
+	return func(r tsharkRecord, _ *moment) (string, bool) {
+		for _, entry := range r["cflow.enterprise_private_entry"] {
+			b, err := hex.DecodeString(strings.ReplaceAll(entry, ":", ""))
+			if err != nil || len(b) < 11+2*side || b[0] != 3 {
+				continue
+			}
+			if id := binary.BigEndian.Uint16(b[1:]); id == 0xc013 || side == 0 && id == 0xc003 {
+				return decimal(uint32(b[9+2*side] | b[10+2*side])), true
+			}
+		}
+		return "", false
 	}
 }
 

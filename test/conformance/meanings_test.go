@@ -40,14 +40,13 @@ var tsharkMeans = map[string]map[string]string{
 // nfdump_test.go.
 const (
 	nfdumpReverse = "nfdump takes a reverse element (RFC 5103) for the forward one"
-	nfdumpList    = "the addresses are in a subTemplateMultiList; Weir shows them there"
+	nfdumpList    = "nfdump does not read the TCP flags of YAF in a subTemplateMultiList"
 	nfdumpOrder   = "the start of the record lies after its end; Weir puts them in order"
 	nfdumpV7      = "nfdump takes the reserved word of the NetFlow v7 header for a sampling rate"
 	nfdumpRepeats = "nfdump keeps the last of a repeated element, Weir the first"
 	nfdumpDSCP    = "nfdump does not read ipDiffServCodePoint (195)"
 	nfdumpIDs     = "the record has numbers in place of IPv4 addresses beside its IPv6 addresses; nfdump shows those"
 	nfdumpVarLen  = "nfdump reads octets of a variable-length element as another element"
-	nfdumpBiflow  = "nfdump does not read the counters of initiator and responder here"
 	nfdumpNATICMP = "nfdump takes ICMP type and code from the source port"
 	nfdumpClock   = "the header's clock is years from the start that options data state; nfdump adds the uptime to that start"
 	nfdumpUnion   = "nfdump does not read the TCP flags of YAF (6871/14, 15)"
@@ -56,7 +55,7 @@ const (
 
 // nfdumpMeans says why nfdump reads values of a capture otherwise.
 var nfdumpMeans = map[string]map[string]string{
-	"logstash__IPFIX_YAF_basic_with_applabel":                                           {"source MAC": nfdumpList, "destination MAC": nfdumpList, "type of service": nfdumpReverse, "TCP flags": nfdumpUnion},
+	"logstash__IPFIX_YAF_basic_with_applabel":                                           {"type of service": nfdumpReverse, "TCP flags": nfdumpUnion},
 	"local__softflowd_ipfix_biflow":                                                     {"TCP flags": nfdumpReverse, "type of service": nfdumpReverse},
 	"arkime__synthetic_subset":                                                          both(nfdumpOrder),
 	"netflowparser__tests__it_parses_v7":                                                {"octets": nfdumpV7, "packets": nfdumpV7},
@@ -67,6 +66,7 @@ var nfdumpMeans = map[string]map[string]string{
 	"softflowdpy__ipfix_ether":                                                          {"conversation": nfdumpNoProto, "start": nfdumpClock, "end": nfdumpClock},
 	"logstash__IPFIX_Procera":                                                           {"conversation": nfdumpIDs},
 	"sav__scenario1":                                                                    {"conversation": nfdumpVarLen, "input interface": nfdumpVarLen},
-	"netflowparser__tests__it_parses_ipfix_mixed_enteprise_and_non_enterprise_fields": {"octets": nfdumpBiflow, "packets": nfdumpBiflow, "type of service": nfdumpDSCP},
-	"netgauze__ipfix__test_with_nokia_pen_fields":                                     {"ICMP type": nfdumpNATICMP, "ICMP code": nfdumpNATICMP},
+	"logstash__bench_yaf_ipfix_stml":                                                    {"TCP flags": nfdumpList},
+	"telegraf__ipfix_example":                                                           {"TCP flags": nfdumpList},
+	"netgauze__ipfix__test_with_nokia_pen_fields":                                       {"ICMP type": nfdumpNATICMP, "ICMP code": nfdumpNATICMP},
 }

@@ -1,0 +1,120 @@
+package decode
+
+import (
+	"encoding/binary"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"weir/internal/ie"
+)
+
+// YAF keeps TCP flags and MAC addresses of a flow in a subTemplateMultiList (RFC 6313
+// section 4.5.3), in one record of a template of its own. Values of such a record are
+// lifted to the fields of the flow where the flow's template has no element for them.
+// The list itself stays in elements.
+
+// maxLists bounds how many parts of a subTemplateMultiList are looked at.
+const maxLists = 16
+
+// The fields that values are lifted to, bits of a step's to.
+const (
+	liftFlags = 1 << iota
+	liftRevFlags
+	liftSrcMAC
+	liftDstMAC
+	nLifts = iota
+)
+
+// liftRoom is how many octets the fields that a list sets take at most.
+const liftRoom = 2*(2+5) + 2*(2+10)
+
+// liftFields are the fields of FlowMessage by the number of their bit.
+var liftFields = [nLifts]uint16{fFlags, fRevFlags, fSrcMAC, fDstMAC}
+
+// A lift is a value that records of a list lend to the flow.
+type lift struct {
+	off, length uint16 // in the record
+	to          uint8  // number of the bit
+}
+
+// liftable are the elements whose values can be lifted, with the number of the bit.
+var liftable = map[elementID]uint8{
+	{ie.CERT, 14}: 0, {ie.CERT, 15}: 0, {ie.CERT, 14 | ie.CERTReverse}: 1, {ie.CERT, 15 | ie.CERTReverse}: 1,
+	iana(56): 2, iana(80): 3,
+}
+
+// findLifts returns what records of the template lend to a flow when they stand in a
+// list. The template must have fields of fixed length only, and no addresses: these are
+// flows of their own.
+func (p *Plan) findLifts() (all []lift) {
+	if !p.fixed || p.addrs != 0 || p.version != 10 {
+		return nil
+	}
+	off := uint16(0)
+	for _, f := range p.template.Fields {
+		to, ok := liftable[elementID{f.PEN, f.ID}]
+		if isMAC := to >= 2; ok && (isMAC && f.Length == mac || !isMAC && f.Length > 0 && f.Length <= 4) {
+			all = append(all, lift{off, f.Length, to})
+		}
+		off += f.Length
+	}
+	return all
+}
+
+// liftsTo returns the bits of the fields that a list of the template may set: those that
+// no element of its own sets. It is 0 for templates without list.
+func (p *Plan) liftsTo(holders map[uint16]int) (bits uint16) {
+	if p.version != 10 {
+		return 0
+	}
+	if !p.has[sFlags] && !p.joinsFlags() {
+		if bits |= liftFlags; p.biflow && holders[fRevFlags] == 0 {
+			bits |= liftRevFlags
+		}
+	}
+	if holders[fSrcMAC] == 0 {
+		bits |= liftSrcMAC
+	}
+	if holders[fDstMAC] == 0 {
+		bits |= liftDstMAC
+	}
+	return bits
+}
+
+// lifted reads the values that list lends to the flow, by the number of their bit. Parts
+// whose template is not known, or that hold several records, lend nothing.
+func (r *record) lifted(list []byte, to uint16) (v [nLifts]uint64) {
+	if len(list) == 0 {
+		return v
+	}
+	list = list[1:] // semantic
+	for n := 0; len(list) >= 4 && n < maxLists; n++ {
+		id, length := binary.BigEndian.Uint16(list), int(binary.BigEndian.Uint16(list[2:]))
+		if length < 4 || length > len(list) {
+			return v
+		}
+		part := list[4:length]
+		list = list[length:]
+		if id < firstDataSet || len(part) == 0 {
+			continue
+		}
+		p := r.decoder.State.Plan(r.decoder.key(id), &r.decoder.ctx.meta, &r.decoder.ctx.header)
+		if p == nil || len(p.lifts) == 0 || len(part) != p.min {
+			continue
+		}
+		for _, l := range p.lifts {
+			if to>>l.to&1 == 1 {
+				v[l.to] |= uintOf(part[l.off:][:l.length])
+			}
+		}
+	}
+	return v
+}
+
+// appendLifted appends the fields that a list lends to the flow, and the list.
+func (r *record) appendLifted(dst []byte, st *step, field []byte) []byte {
+	for i, v := range r.lifted(field, st.to) {
+		dst = number2(dst, tagOf(protowire.Number(liftFields[i])), v)
+	}
+	return r.keep(dst, st, field)
+}
