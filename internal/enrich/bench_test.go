@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/kafka"
+	"weir/internal/weirtest/messages"
 	"weir/pkg/flowpb"
 )
 
@@ -79,4 +80,51 @@ func BenchmarkWorker(b *testing.B) {
 		taken += flows
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(taken), "ns/flow")
+}
+
+func BenchmarkReadFlow(b *testing.B) {
+	seed := make([]byte, 40)
+	for i := range seed {
+		seed[i] = byte(i*37 + 1)
+	}
+	value, err := proto.Marshal(messages.Filled(seed))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("enrich", func(b *testing.B) {
+		b.ReportAllocs()
+		var m flowpb.FlowMessage
+		for b.Loop() {
+			if err := flowpb.ReadPairingFields(value, &m); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("protobuf", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			var m flowpb.FlowMessage
+			if err := proto.Unmarshal(value, &m); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkAppendConnection(b *testing.B) {
+	c := conversation()
+	b.Run("enrich", func(b *testing.B) {
+		b.ReportAllocs()
+		buf := make([]byte, 0, 1024)
+		for b.Loop() {
+			buf = flowpb.AppendConnection(buf[:0], c)
+		}
+	})
+	b.Run("protobuf", func(b *testing.B) {
+		b.ReportAllocs()
+		buf := make([]byte, 0, 1024)
+		for b.Loop() {
+			buf, _ = proto.MarshalOptions{}.MarshalAppend(buf[:0], c)
+		}
+	})
 }

@@ -276,7 +276,7 @@ func (w handler) room(tx *kafka.Tx) int {
 // and connections that end before it exceed the transaction's room.
 func (w handler) observe(p *partition, flow []byte, limit int64, mayLeave bool) bool {
 	m := &w.flow
-	if err := readFlow(flow, m); err != nil || m.Type == flowpb.FlowMessage_FLOWUNKNOWN {
+	if err := flowpb.ReadPairingFields(flow, m); err != nil || m.Type == flowpb.FlowMessage_FLOWUNKNOWN {
 		p.counts.poison++
 		return true
 	}
@@ -338,9 +338,9 @@ func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 	buf := append(w.buf, c.ConnectionId...)
 	key := buf[start:len(buf):len(buf)]
 	if w.c.Form.Plain() {
-		buf = appendConnection(buf, c)
+		buf = flowpb.AppendConnection(buf, c)
 	} else {
-		w.plain = appendConnection(w.plain[:0], c)
+		w.plain = flowpb.AppendConnection(w.plain[:0], c)
 		buf, _ = w.c.Form.Append(buf, framing.Connections, w.plain) // our own messages are good
 	}
 	value := buf[start+len(key) : len(buf) : len(buf)]

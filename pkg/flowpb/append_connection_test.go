@@ -1,4 +1,4 @@
-package enrich
+package flowpb_test
 
 import (
 	"strings"
@@ -68,7 +68,7 @@ func FuzzAppendConnectionIsRead(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed []byte) {
 		want := &flowpb.Connection{}
 		stuff(want.ProtoReflect(), &seed)
-		b := appendConnection([]byte("before"), want)
+		b := flowpb.AppendConnection([]byte("before"), want)
 		got := &flowpb.Connection{}
 		if err := proto.Unmarshal(b[len("before"):], got); err != nil || !proto.Equal(want, got) {
 			t.Fatalf("%v\nwant %v\ngot  %v", err, want, got)
@@ -96,25 +96,7 @@ func TestEveryFieldOfAConnectionIsWritten(t *testing.T) {
 	}
 	none(c.ProtoReflect())
 	got := &flowpb.Connection{}
-	if err := proto.Unmarshal(appendConnection(nil, c), got); err != nil || !proto.Equal(c, got) {
+	if err := proto.Unmarshal(flowpb.AppendConnection(nil, c), got); err != nil || !proto.Equal(c, got) {
 		t.Errorf("%v\nwant %v\ngot  %v", err, c, got)
 	}
-}
-
-func BenchmarkAppendConnection(b *testing.B) {
-	c := conversation()
-	b.Run("enrich", func(b *testing.B) {
-		b.ReportAllocs()
-		buf := make([]byte, 0, 1024)
-		for b.Loop() {
-			buf = appendConnection(buf[:0], c)
-		}
-	})
-	b.Run("protobuf", func(b *testing.B) {
-		b.ReportAllocs()
-		buf := make([]byte, 0, 1024)
-		for b.Loop() {
-			buf, _ = proto.MarshalOptions{}.MarshalAppend(buf[:0], c)
-		}
-	})
 }
