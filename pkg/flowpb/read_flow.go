@@ -76,7 +76,20 @@ func ReadPairingFields(b []byte, m *FlowMessage) error {
 	return nil
 }
 
+// readNumber reads a varint field.
 func readNumber(number protowire.Number, v uint64, m *FlowMessage) {
+	switch {
+	case number < FlowMessage_ObservationDomainId_FieldNumber:
+		readTuple(number, v, m)
+	case number < FlowMessage_Biflow_FieldNumber:
+		readTimes(number, v, m)
+	default:
+		readExtension(number, v, m)
+	}
+}
+
+// readTuple reads a field of addresses, ports, interfaces and counters: those below 70.
+func readTuple(number protowire.Number, v uint64, m *FlowMessage) {
 	small := uint32(v)
 	switch number {
 	case FlowMessage_Type_FieldNumber:
@@ -119,6 +132,13 @@ func readNumber(number protowire.Number, v uint64, m *FlowMessage) {
 		m.SrcVlan = small
 	case FlowMessage_DstVlan_FieldNumber:
 		m.DstVlan = small
+	}
+}
+
+// readTimes reads a field of times and of the origin of a record: 70 to 209.
+func readTimes(number protowire.Number, v uint64, m *FlowMessage) {
+	small := uint32(v)
+	switch number {
 	case FlowMessage_ObservationDomainId_FieldNumber:
 		m.ObservationDomainId = small
 	case FlowMessage_TimeReceivedNs_FieldNumber:
@@ -141,6 +161,13 @@ func readNumber(number protowire.Number, v uint64, m *FlowMessage) {
 		m.FlowDirection = FlowDirection(int32(v))
 	case FlowMessage_BiflowDirection_FieldNumber:
 		m.BiflowDirection = BiflowDirection(int32(v))
+	}
+}
+
+// readExtension reads a field of biflows, NAT, firewalls, VRFs and sampling: 210 and above.
+func readExtension(number protowire.Number, v uint64, m *FlowMessage) {
+	small := uint32(v)
+	switch number {
 	case FlowMessage_Biflow_FieldNumber:
 		m.Biflow = v != 0
 	case FlowMessage_ReverseBytes_FieldNumber:
