@@ -141,6 +141,8 @@ func (s *Session) adopt(id [16]byte) (renewed bool, err error) {
 	}
 	if renewed = s.seen != [16]byte{} && s.seen != id; renewed {
 		s.past.add(s.seen)
+		was := s.seen // others may have committed in it: what was kept of a topic before it is stale
+		maps.DeleteFunc(s.kept, func(_ int32, m memory) bool { return m.topic != was })
 	}
 	s.seen = id
 	maps.DeleteFunc(s.kept, func(_ int32, m memory) bool { return m.topic == id })

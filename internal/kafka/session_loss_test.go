@@ -132,6 +132,36 @@ func TestTheIdOfADeletedTopicIsNoNewTopic(t *testing.T) {
 	}
 }
 
+// A session keeps the position of a partition that it owned in a topic. When the topic was made again, another member
+// may own that partition and commit. When the topic is then made again once more, Kafka has no position of it, and the
+// kept one is stale: its connections would be reported twice.
+func TestAPositionIsKeptForTheNextTopicAlone(t *testing.T) {
+	first, second, third := [16]byte{1}, [16]byte{2}, [16]byte{3}
+	none := Position{Partition: 0, Offset: -1}
+	session := func() *Session {
+		s := NewSession(config("127.0.0.1:9"), SessionConfig{Group: "g", Input: "in", Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+		if _, err := s.adopt(first); err != nil {
+			t.Fatal(err)
+		}
+		s.kept[0] = memory{topic: first, committed: Position{Partition: 0, Offset: 50, Metadata: "state"}}
+		if _, err := s.adopt(second); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := session()
+	if got, want := s.recall(none), (Position{Partition: 0, Metadata: "state"}); got != want {
+		t.Errorf("in the next topic: want %+v, got %+v", want, got)
+	}
+	s = session()
+	if _, err := s.adopt(third); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.recall(none); got != none {
+		t.Errorf("in the topic after that: want %+v, got %+v", none, got)
+	}
+}
+
 func TestTheNearestOffsetOfALog(t *testing.T) {
 	for _, tt := range []struct {
 		name           string
