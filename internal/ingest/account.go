@@ -26,11 +26,10 @@ const (
 // accounts is what this replica received of each export stream, and what all of
 // them did.
 type accounts struct {
-	book     *loss.Book
-	cluster  *loss.Cluster
-	lives    loss.Lives
-	self     loss.Life
-	producer *kafka.Producer // from Run on
+	book    *loss.Book
+	cluster *loss.Cluster
+	lives   loss.Lives
+	self    loss.Life
 
 	mu      sync.Mutex // guards what follows
 	tallies []*loss.Tally
@@ -47,25 +46,19 @@ func (a *accounts) tally() *loss.Tally {
 	return t
 }
 
-// open makes the producer.
-func (a *accounts) open(c Config) (err error) {
-	a.producer, err = kafka.NewProducer(c.Kafka, c.Topics.Name(kafka.Exporters), kafka.ProducerConfig{
-		Linger: c.Linger, MaxOctets: accountOctets, Compression: "snappy",
-	})
-	return err
+// account hands what has changed to Kafka's client.
+func (r *Replica) account(to *kafka.Producer, now time.Time) {
+	r.report(to, now, r.accounts.book.Gather)
 }
 
-// account hands what has changed to Kafka's client.
-func (r *Replica) account(now time.Time) { r.report(now, r.accounts.book.Gather) }
-
 // report hands the reports that gather returns to Kafka's client.
-func (r *Replica) report(now time.Time, gather func(time.Time, []*loss.Tally) []loss.Report) {
+func (r *Replica) report(to *kafka.Producer, now time.Time, gather func(time.Time, []*loss.Tally) []loss.Report) {
 	a := &r.accounts
 	a.mu.Lock()
 	tallies := append([]*loss.Tally{&a.shared}, a.tallies...)
 	a.mu.Unlock()
 	for _, rep := range gather(now, tallies) {
-		a.producer.Produce(rep.Key, rep.Value, now, func(err error) {
+		to.Produce(rep.Key, rep.Value, now, func(err error) {
 			a.book.Published(rep, err)
 			if err != nil && r.errorLog.AllowN(r.deps.Now(), 1) {
 				r.log.Warn("what was counted of an exporter could not be published; it will be tried again", "err", err)
@@ -75,9 +68,9 @@ func (r *Replica) report(now time.Time, gather func(time.Time, []*loss.Tally) []
 }
 
 // accountant publishes until ctx ends.
-func (r *Replica) accountant(ctx context.Context) error {
+func (r *Replica) accountant(ctx context.Context, to *kafka.Producer) error {
 	return every(ctx, accountEvery, func() {
-		r.account(r.deps.Now())
+		r.account(to, r.deps.Now())
 		r.accounts.cluster.Turn()
 	})
 }

@@ -97,7 +97,7 @@ func TestNothingOfAHostileMixIsUncounted(t *testing.T) {
 	}
 	eventually(t, "no set waits in memory", func() bool {
 		parked, _ := r.park.held()
-		n, _ := r.undecoded.Load().producer.Buffered()
+		n, _ := r.run.Load().undecoded.producer.Buffered()
 		return parked == 0 && n == 0
 	})
 	if err := stop(); err != nil {

@@ -98,7 +98,7 @@ func TestALayoutThatComesBackIsInForceEverywhere(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Errorf("shutdown: %v", err)
 	}
-	eventually(t, "the first one's are written", func() bool { r, _ := first.producer.Load().Buffered(); return r == 0 })
+	eventually(t, "the first one's are written", func() bool { r, _ := first.run.Load().producer.Buffered(); return r == 0 })
 	allRight(t, flows(t, b.Addr(), int(n)))
 }
 

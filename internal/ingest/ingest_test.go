@@ -149,7 +149,7 @@ func TestTheFormOfRecords(t *testing.T) {
 			for i := range 40 {
 				r.Receive(packet(t, "v5_30.hex"), from, at)
 				if i == 0 {
-					eventually(t, "a flow is acknowledged", func() bool { n, _ := r.producer.Load().Buffered(); return n == 0 && r.Stats().Flows > 0 })
+					eventually(t, "a flow is acknowledged", func() bool { n, _ := r.run.Load().producer.Buffered(); return n == 0 && r.Stats().Flows > 0 })
 				}
 			}
 			for _, name := range []string{"v9_template.hex", "v9_data.hex", "ipfix_template.hex", "ipfix_data.hex"} {

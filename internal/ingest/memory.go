@@ -222,12 +222,10 @@ func (r *Replica) accounted() map[string]int64 {
 		"connection_templates": r.sessions.octets.Load(),
 		"accounting":           r.accounts.book.Octets() + r.accounts.cluster.Octets(),
 	}
-	if p := r.producer.Load(); p != nil {
-		_, octets := p.Buffered()
+	if run := r.run.Load(); run != nil {
+		_, octets := run.producer.Buffered()
 		m["flows"] = perBufferedOctet * octets
-	}
-	if u := r.undecoded.Load(); u != nil {
-		_, octets := u.producer.Buffered()
+		_, octets = run.undecoded.producer.Buffered()
 		m["undecoded_sets"] = perParkedOctet * octets
 	}
 	return m

@@ -74,8 +74,8 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	gauge("parked_sets", "data sets that wait for their template", func() float64 { n, _ := r.park.held(); return float64(n) })
 	gauge("parked_octets", "octets of data sets that wait for their template", func() float64 { _, n := r.park.held(); return float64(n) })
 	gauge("undecoded_templates", "templates that data sets on the undecoded topic wait for, of partitions that this replica owns", func() float64 {
-		if u := r.undecoded.Load(); u != nil {
-			return float64(u.templates())
+		if run := r.run.Load(); run != nil {
+			return float64(run.undecoded.templates())
 		}
 		return 0
 	})
@@ -84,15 +84,15 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	gauge("templates_octets", "heap that template definitions and facts take, as accounted against TEMPLATES_MAX_OCTETS", func() float64 { return float64(r.store.Stats().Octets) })
 	gauge("exporters", "exporters known by their templates", func() float64 { return float64(r.store.Stats().Exporters) })
 	gauge("buffered_flows", "flows that Kafka has not acknowledged", func() float64 {
-		if p := r.producer.Load(); p != nil {
-			n, _ := p.Buffered()
+		if run := r.run.Load(); run != nil {
+			n, _ := run.producer.Buffered()
 			return float64(n)
 		}
 		return 0
 	})
 	gauge("buffer_used_ratio", "how full the room for flows that Kafka has not acknowledged is: at 1 flows are dropped", func() float64 {
-		if p := r.producer.Load(); p != nil {
-			return p.Used()
+		if run := r.run.Load(); run != nil {
+			return run.producer.Used()
 		}
 		return 0
 	})

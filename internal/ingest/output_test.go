@@ -48,7 +48,7 @@ func TestOutputIsBoundedByTheOctetsReceived(t *testing.T) {
 	for range 4 {
 		r.Receive(flows, from, at)
 		sent += records
-		for _, s := range r.direct.res.Flows {
+		for _, s := range r.run.Load().direct.res.Flows {
 			output += s.KeyEnd - s.Start
 		}
 	}

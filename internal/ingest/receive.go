@@ -21,6 +21,7 @@ import (
 // A worker decodes and produces; one a goroutine.
 type worker struct {
 	r     *Replica
+	run   *running // of r
 	dec   decode.Decoder
 	res   decode.Result
 	pack  *kafka.Packer // nil: a record per flow
@@ -169,7 +170,7 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 			r.lostSet(&w.res.Unknown[i], reasonSession, at)
 			continue
 		}
-		r.putAside(&w.res.Unknown[i], at)
+		w.putAside(&w.res.Unknown[i], at)
 	}
 	w.dec.Trim(&w.res)
 }
@@ -278,7 +279,7 @@ func (w *worker) produce(b *batch, x *exporter, at time.Time) {
 	}
 	b.from = x
 	b.left.Store(int32(n))
-	producer := r.producer.Load()
+	producer := w.run.producer
 	b.form = b.form[:0]
 	b.slab.Grow(n)
 	for i, s := range res.Flows {
@@ -327,7 +328,8 @@ func (r *Replica) isOwnExport(key, exporter []byte) bool {
 
 // putAside keeps a data set until its template comes: in memory for PARK_FOR, or
 // else on the topic of undecoded sets.
-func (r *Replica) putAside(s *decode.Set, at time.Time) {
+func (w *worker) putAside(s *decode.Set, at time.Time) {
+	r := w.r
 	if r.c.ParkFor > 0 && r.park.put(s, at) {
 		r.stats.parked.Add(1)
 		if k := s.Key(); r.store.Ready(&k, &s.Meta, &s.Header) { // it came in this moment
@@ -336,7 +338,7 @@ func (r *Replica) putAside(s *decode.Set, at time.Time) {
 		}
 		return
 	}
-	r.undecoded.Load().put(s, at)
+	w.run.undecoded.put(s, at)
 }
 
 // lostSet counts a set that is dropped.
@@ -370,7 +372,7 @@ func (r *Replica) unpark(w *worker, now time.Time) {
 		if p := r.store.Plan(&k, &s.Meta, &s.Header); p != nil {
 			w.parked(s, p, now)
 		} else { // gone in this moment
-			r.putAside(s, now)
+			w.putAside(s, now)
 		}
 	}
 	for i := range over {
@@ -379,7 +381,7 @@ func (r *Replica) unpark(w *worker, now time.Time) {
 		if p := r.store.Settle(&k, &s.Meta, &s.Header); p != nil {
 			w.parked(s, p, now)
 		} else {
-			r.undecoded.Load().put(s, now)
+			w.run.undecoded.put(s, now)
 		}
 	}
 }

@@ -26,7 +26,7 @@ const (
 )
 
 // recoverer completes the accounts of replicas that were killed, until ctx ends.
-func (r *Replica) recoverer(ctx context.Context) error {
+func (r *Replica) recoverer(ctx context.Context, to *kafka.Producer) error {
 	if r.c.ExporterOfRecord { // flows do not name the exporter that the account is of
 		return nil
 	}
@@ -40,7 +40,7 @@ func (r *Replica) recoverer(ctx context.Context) error {
 			if !limit.AllowN(r.deps.Now(), 1) {
 				return // it is named again later
 			}
-			if err := r.recoverAccount(ctx, ended); err != nil && ctx.Err() == nil {
+			if err := r.recoverAccount(ctx, to, ended); err != nil && ctx.Err() == nil {
 				r.log.Warn("the account of a replica that was killed is not completed: what it published last seems lost", "of", ended.Replica, "err", err)
 			}
 		}
@@ -49,7 +49,7 @@ func (r *Replica) recoverer(ctx context.Context) error {
 
 // recoverAccount adds what a replica that ended had published since its last report to its
 // account, from the flows topic, and closes it.
-func (r *Replica) recoverAccount(ctx context.Context, ended loss.Life) error {
+func (r *Replica) recoverAccount(ctx context.Context, to *kafka.Producer, ended loss.Life) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverWithin)
 	defer cancel()
 	began := r.deps.Now()
@@ -75,7 +75,7 @@ func (r *Replica) recoverAccount(ctx context.Context, ended loss.Life) error {
 			return err
 		}
 	}
-	if err := r.publishReports(ctx, a.Reports(), began); err != nil {
+	if err := publishReports(ctx, to, a.Reports(), began); err != nil {
 		return fmt.Errorf("topic %s: %w", topic, err)
 	}
 	flows, beyond := a.Flows()
@@ -85,13 +85,13 @@ func (r *Replica) recoverAccount(ctx context.Context, ended loss.Life) error {
 }
 
 // publishReports waits until all reports are acknowledged, or ctx ends.
-func (r *Replica) publishReports(ctx context.Context, reports []loss.Report, now time.Time) error {
+func publishReports(ctx context.Context, to *kafka.Producer, reports []loss.Report, now time.Time) error {
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	var failed error
 	for _, rep := range reports {
 		all.Add(1)
-		r.accounts.producer.Produce(rep.Key, rep.Value, now, func(err error) {
+		to.Produce(rep.Key, rep.Value, now, func(err error) {
 			defer all.Done()
 			if err != nil {
 				mu.Lock()

@@ -54,8 +54,8 @@ func TestTheAccountOfAKilledReplicaIsCompletedFromTheFlows(t *testing.T) {
 		sequence += 30
 	}
 	report := func(r *Replica) {
-		r.account(r.deps.Now())
-		if err := r.accounts.producer.Flush(t.Context()); err != nil {
+		r.account(r.run.Load().reports, r.deps.Now())
+		if err := r.run.Load().reports.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -69,10 +69,10 @@ func TestTheAccountOfAKilledReplicaIsCompletedFromTheFlows(t *testing.T) {
 		send(first)
 		send(second)
 	}
-	if err := first.producer.Load().Flush(t.Context()); err != nil {
+	if err := first.run.Load().producer.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	first.accounts.producer.Close() // nothing more is reported
+	first.run.Load().reports.Close() // nothing more is reported
 	send(nil)
 	send(nil)
 	send(second)
@@ -86,7 +86,7 @@ func TestTheAccountOfAKilledReplicaIsCompletedFromTheFlows(t *testing.T) {
 		ended = second.accounts.lives.Ended(time.Now().Add(time.Minute), second.accounts.self)
 		return len(ended) == 1 && ended[0].Replica == "first"
 	})
-	if err := second.recoverAccount(t.Context(), ended[0]); err != nil {
+	if err := second.recoverAccount(t.Context(), second.run.Load().reports, ended[0]); err != nil {
 		t.Fatal(err)
 	}
 	got := readAccounts(t, c)
@@ -105,8 +105,8 @@ func TestAStoppedReplicaClosesItsAccount(t *testing.T) {
 	r, stop := start(t, config(b.Addr(), "stopped"), &log)
 	eventually(t, "the replica is ready", func() bool { return r.Ready() == nil })
 	r.Receive(packet(t, "v5_30.hex"), netip.MustParseAddrPort("192.0.2.1:5000"), time.Now())
-	r.account(time.Now())
-	if err := r.accounts.producer.Flush(t.Context()); err != nil { // nothing is left to report
+	r.account(r.run.Load().reports, time.Now())
+	if err := r.run.Load().reports.Flush(t.Context()); err != nil { // nothing is left to report
 		t.Fatal(err)
 	}
 	if err := stop(); err != nil {

@@ -43,8 +43,7 @@ type Replica struct {
 	fileError string // the last failure to read it again; reread's
 	store     *templates.Store
 	tlog      *kafka.TemplateLog
-	producer  atomic.Pointer[kafka.Producer]
-	pack      *kafka.Packer // from Run on; nil: a record per flow
+	run       atomic.Pointer[running] // nil until Run
 	metrics   *metrics
 	exporters seen
 	proxies   *transport.Proxies
@@ -55,11 +54,9 @@ type Replica struct {
 	accounts  accounts
 	output    *budget.Budget
 	park      parking
-	changed   changes                   // for parking
-	undecoded atomic.Pointer[undecoded] // from Run on
-	batches   sync.Pool                 // of *batch
+	changed   changes   // for parking
+	batches   sync.Pool // of *batch
 	ports     map[uint16]bool
-	direct    worker // Receive's
 	started   chan struct{}
 	passed    chan struct{} // closed once the barrier has passed
 
@@ -80,6 +77,15 @@ type Replica struct {
 	stats struct {
 		datagrams, flows, options, learnt, published, fromOthers, errors, dropped, parked, denied atomic.Uint64
 	}
+}
+
+// running is what a Replica has from Run on.
+type running struct {
+	producer  *kafka.Producer // of flows
+	reports   *kafka.Producer // of what was received of exporters
+	pack      *kafka.Packer   // nil: a record per flow
+	undecoded *undecoded
+	direct    *worker // Receive's
 }
 
 var errStarting = errors.New("starting: kafka is not reached yet")
@@ -115,9 +121,9 @@ func New(c Config, d Deps) (*Replica, error) {
 		r.changed.add(exporter)
 		r.wakePublisher()
 		r.wakeParking()
-		if u := r.undecoded.Load(); u != nil {
-			u.changed.add(exporter)
-			wake(u.checkNow)
+		if run := r.run.Load(); run != nil {
+			run.undecoded.changed.add(exporter)
+			wake(run.undecoded.checkNow)
 		}
 	}})
 	if err := r.addStatic(); err != nil {
@@ -147,16 +153,20 @@ func New(c Config, d Deps) (*Replica, error) {
 	return r, nil
 }
 
-// worker returns a worker that counts in a tally.
-func (r *Replica) worker(t *loss.Tally) worker {
-	return worker{r: r, pack: r.pack, tally: t, known: map[netip.Addr]*exporter{}, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord, MaxUptimeAge: r.c.MaxUptimeAge}}
+// worker returns a worker that counts in a tally. run may be nil for one that only decodes.
+func (r *Replica) worker(run *running, t *loss.Tally) *worker {
+	w := &worker{r: r, run: run, tally: t, known: map[netip.Addr]*exporter{}, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord, MaxUptimeAge: r.c.MaxUptimeAge}}
+	if run != nil {
+		w.pack = run.pack
+	}
+	return w
 }
 
 // Receive takes one datagram as if it had come from a socket; it waits for Run
 // to have begun. pkt is the caller's again afterwards. Calls come one at a time.
 func (r *Replica) Receive(pkt []byte, from netip.AddrPort, at time.Time) {
 	<-r.started
-	r.direct.datagram(pkt, transport.Bare(from), at)
+	r.run.Load().direct.datagram(pkt, transport.Bare(from), at)
 }
 
 // Receiver returns a function that takes datagrams as Receive does. Its calls must come one at a
@@ -166,7 +176,7 @@ func (r *Replica) Receiver() func(pkt []byte, from netip.AddrPort, at time.Time)
 	return func(pkt []byte, from netip.AddrPort, at time.Time) {
 		if w == nil {
 			<-r.started
-			w = r.reader()
+			w = r.reader(r.run.Load())
 		}
 		w.datagram(pkt, transport.Bare(from), at)
 	}
@@ -183,8 +193,8 @@ func (r *Replica) Ready() error {
 	case waiting != nil:
 		return waiting
 	}
-	if u := r.undecoded.Load(); u != nil {
-		if err := u.session.Aborting(); err != nil {
+	if run := r.run.Load(); run != nil {
+		if err := run.undecoded.session.Aborting(); err != nil {
 			return fmt.Errorf("the undecoded topic: %w", err)
 		}
 	}
@@ -253,28 +263,13 @@ func (r *Replica) Run(ctx context.Context) error {
 		return undo(err)
 	}
 	opened = append(opened, r.streams.Close)
-	producer, err := kafka.NewProducer(r.c.Kafka, r.c.Topics.Name(kafka.Flows), kafka.ProducerConfig{
-		Linger: r.c.Linger, MaxRecords: r.c.MaxRecords, MaxOctets: r.c.MaxOctets, Compression: r.c.Compression,
-	})
+	run, err := r.open()
 	if err != nil {
 		return undo(err)
 	}
-	opened = append(opened, producer.Close)
-	r.producer.Store(producer)
-	if r.c.Pack > 1 {
-		r.pack = producer.Packer(r.c.Pack)
-	}
-	late, err := r.newUndecoded()
-	if err != nil {
-		return undo(err)
-	}
-	opened = append(opened, late.producer.Close)
-	r.undecoded.Store(late)
-	if err := r.accounts.open(r.c); err != nil {
-		return undo(err)
-	}
-	r.direct = r.worker(r.accounts.tally())
-	r.sessions.start()
+	late := run.undecoded
+	r.sessions.start(run)
+	r.run.Store(run)
 	close(r.started)
 
 	// What reads ends first; what the readers need goes on until they have.
@@ -294,11 +289,11 @@ func (r *Replica) Run(ctx context.Context) error {
 	}
 	guard(func(c context.Context) error { return r.shared(c, failed) })
 	guard(r.publisher)
-	guard(r.parkingLoop)
+	guard(func(c context.Context) error { return r.parkingLoop(c, run) })
 	guard(r.rereader)
-	guard(r.accountant)
+	guard(func(c context.Context) error { return r.accountant(c, run.reports) })
 	guard(r.overlooker)
-	guard(r.recoverer)
+	guard(func(c context.Context) error { return r.recoverer(c, run.reports) })
 	guard(r.examine)
 	guard(func(c context.Context) error { return every(c, rankEvery, r.exporters.rank) })
 	passes, endPasses := context.WithCancel(groupCtx)
@@ -313,7 +308,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	})
 	var readers sync.WaitGroup
 	for _, s := range sockets {
-		readers.Go(func() { r.read(failed, s) })
+		readers.Go(func() { r.read(failed, run, s) })
 	}
 	readers.Go(func() { r.streams.Run(failed) })
 	<-failed.Done()
@@ -326,9 +321,40 @@ func (r *Replica) Run(ctx context.Context) error {
 	readers.Wait()
 	transport.CloseSockets(sockets)
 	endPasses() // its open transaction takes up to 7 s to end when Kafka is away, while finish waits too
-	r.finish(producer, late)
+	r.finish(run)
 	stop()
 	return group.Wait()
+}
+
+// open makes what a running Replica has.
+func (r *Replica) open() (run *running, err error) {
+	run = &running{}
+	var opened []*kafka.Producer
+	producer := func(topic kafka.Topic, c kafka.ProducerConfig) (p *kafka.Producer) {
+		if err != nil {
+			return nil
+		}
+		c.Linger = r.c.Linger
+		if p, err = kafka.NewProducer(r.c.Kafka, r.c.Topics.Name(topic), c); err == nil {
+			opened = append(opened, p)
+		}
+		return p
+	}
+	run.producer = producer(kafka.Flows, kafka.ProducerConfig{MaxRecords: r.c.MaxRecords, MaxOctets: r.c.MaxOctets, Compression: r.c.Compression})
+	run.reports = producer(kafka.Exporters, kafka.ProducerConfig{MaxOctets: accountOctets, Compression: "snappy"})
+	late := producer(kafka.Undecoded, kafka.ProducerConfig{MaxOctets: max(r.c.Undecoded.Burst, 1), Compression: "snappy"})
+	if err != nil {
+		for _, p := range opened {
+			p.Close()
+		}
+		return nil, err
+	}
+	if r.c.Pack > 1 {
+		run.pack = run.producer.Packer(r.c.Pack)
+	}
+	run.undecoded = r.newUndecoded(late)
+	run.direct = r.worker(run, r.accounts.tally())
+	return run, nil
 }
 
 // listen opens the sockets of every address, or none.
@@ -359,17 +385,17 @@ func (r *Replica) listen(ctx context.Context) (all []*transport.Socket, err erro
 }
 
 // reader returns a worker for one goroutine that takes datagrams.
-func (r *Replica) reader() *worker {
-	w := r.worker(r.accounts.tally())
-	if r.pack != nil { // readers do not wait for each other
-		w.pack = r.producer.Load().Packer(r.c.Pack)
+func (r *Replica) reader(run *running) *worker {
+	w := r.worker(run, r.accounts.tally())
+	if run.pack != nil { // readers do not wait for each other
+		w.pack = run.producer.Packer(r.c.Pack)
 	}
-	return &w
+	return w
 }
 
 // read takes the datagrams of a socket until ctx ends and draining is over.
-func (r *Replica) read(ctx context.Context, s *transport.Socket) {
-	w := r.reader()
+func (r *Replica) read(ctx context.Context, run *running, s *transport.Socket) {
+	w := r.reader(run)
 	s.Read(ctx, r.c.Drain, func(pkt []byte, from netip.AddrPort) { w.datagram(pkt, from, r.deps.Now()) }, func(err error) {
 		r.log.Warn("reading from a socket", "err", err)
 	})
@@ -439,8 +465,8 @@ func (r *Replica) reread() {
 }
 
 // parkingLoop looks after parked sets, and after silence.
-func (r *Replica) parkingLoop(ctx context.Context) error {
-	w := r.worker(&r.accounts.shared)
+func (r *Replica) parkingLoop(ctx context.Context, run *running) error {
+	w := r.worker(run, &r.accounts.shared)
 	t := time.NewTicker(50 * time.Millisecond)
 	defer t.Stop()
 	for {
@@ -453,16 +479,16 @@ func (r *Replica) parkingLoop(ctx context.Context) error {
 				r.watch.tick(r.deps.Now())
 			}
 		}
-		r.unpark(&w, r.deps.Now())
+		r.unpark(w, r.deps.Now())
 	}
 }
 
 // finish decodes what can still be decoded, and flushes.
-func (r *Replica) finish(producer *kafka.Producer, late *undecoded) {
+func (r *Replica) finish(run *running) {
+	producer, late := run.producer, run.undecoded
 	ctx, cancel := context.WithTimeout(context.Background(), r.c.Flush)
 	defer cancel()
-	w := r.worker(&r.accounts.shared)
-	r.unpark(&w, r.deps.Now())
+	r.unpark(r.worker(run, &r.accounts.shared), r.deps.Now())
 	for _, s := range r.park.drain() {
 		late.put(&s, r.deps.Now())
 	}
@@ -488,11 +514,11 @@ func (r *Replica) finish(producer *kafka.Producer, late *undecoded) {
 		r.log.Warn("data sets are lost whose template did not come and that kafka did not take", "sets", n, "octets", octets, "err", err)
 	}
 	late.producer.Close()
-	r.report(r.deps.Now(), r.accounts.book.Close)
-	if err := r.accounts.producer.Flush(ctx); err != nil {
+	r.report(run.reports, r.deps.Now(), r.accounts.book.Close)
+	if err := run.reports.Flush(ctx); err != nil {
 		r.log.Warn("what was counted of exporters is not all published: it will seem lost", "err", err)
 	}
-	r.accounts.producer.Close()
+	run.reports.Close()
 	s := r.Stats()
 	ended := []any{"datagrams", s.Datagrams, "flows", s.Flows, "errors", s.Errors, "dropped", s.Dropped, "denied", r.stats.denied.Load()}
 	if sockets := r.sockets(); len(sockets) > 0 { // else whoever calls Receive knows

@@ -16,7 +16,8 @@ import (
 type sessions struct {
 	r *Replica
 
-	// workers are shared, and made in Run: what decoding needs beside a connection's
+	run *running // from start on
+	// workers are shared, and made in start: what decoding needs beside a connection's
 	// templates is held once per worker, not once per connection.
 	workers chan *worker
 
@@ -27,14 +28,15 @@ type sessions struct {
 
 func newSessions(r *Replica) *sessions { return &sessions{r: r, each: map[netip.Addr]int{}} }
 
-// start makes the workers.
-func (s *sessions) start() {
+// start makes the workers. It must be called before a session begins.
+func (s *sessions) start(run *running) {
+	s.run = run
 	n := max(4, 2*runtime.GOMAXPROCS(0))
 	s.workers = make(chan *worker, n)
 	for range n {
-		w := s.r.worker(&s.r.accounts.shared)
+		w := s.r.worker(run, &s.r.accounts.shared)
 		w.session = true
-		s.workers <- &w
+		s.workers <- w
 	}
 }
 
@@ -81,11 +83,10 @@ func (s *session) Message(msg []byte) {
 // nothing waits any longer: what is received is decoded, and dropped where there is no room,
 // so that it is counted.
 func (s *session) Wait(ctx context.Context) {
-	r := s.r
-	if r.producer.Load().Room() || ctx.Err() != nil {
+	if s.run.producer.Room() || ctx.Err() != nil {
 		return
 	}
-	r.metrics.streamWaits.Inc()
+	s.r.metrics.streamWaits.Inc()
 	t := time.NewTicker(5 * time.Millisecond)
 	defer t.Stop()
 	for {
@@ -93,7 +94,7 @@ func (s *session) Wait(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			if r.producer.Load().Room() {
+			if s.run.producer.Room() {
 				return
 			}
 		}

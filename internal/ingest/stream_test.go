@@ -483,7 +483,7 @@ func TestShutdownCountsWhatCameOverTCP(t *testing.T) {
 	template := []byte{0, 2, 0, 20, 1, 0, 0, 3, 0, 8, 0, 4, 0, 12, 0, 4, 0, 1, 0, 4}
 	send(t, conn, ipfixMessage(template), ipfixMessage(dataA))
 	eventually(t, "a flow is published", func() bool {
-		n, _ := r.producer.Load().Buffered()
+		n, _ := r.run.Load().producer.Buffered()
 		return r.Stats().Flows == 1 && n == 0
 	})
 	b.Close()

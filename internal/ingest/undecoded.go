@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/decode"
@@ -71,7 +72,7 @@ type undecoded struct {
 	producer     *kafka.Producer
 	checkNow     chan struct{}
 	changed      changes
-	worker       worker // of the session
+	worker       *worker // of the session
 	budget       *budget.Budget
 
 	mu      sync.Mutex // guards what follows
@@ -113,18 +114,13 @@ type waitingFor struct {
 	seen      int64                                     // read up to here in the open transaction
 }
 
-func (r *Replica) newUndecoded() (*undecoded, error) {
+func (r *Replica) newUndecoded(producer *kafka.Producer) *undecoded {
 	u := &undecoded{
 		r: r, topic: r.c.Topics.Name(kafka.Undecoded), flows: r.c.Topics.Name(kafka.Flows), keep: r.c.Undecoded.Keep,
-		checkNow: make(chan struct{}, 1), worker: r.worker(&r.accounts.shared),
+		checkNow: make(chan struct{}, 1), worker: r.worker(nil, &r.accounts.shared), producer: producer,
 		budget: newUndecodedBudget(r.c.Undecoded),
 		owned:  map[int32]*waitingFor{}, pending: map[string]float64{},
 	}
-	producer, err := kafka.NewProducer(r.c.Kafka, u.topic, kafka.ProducerConfig{Linger: r.c.Linger, MaxOctets: max(r.c.Undecoded.Burst, 1), Compression: "snappy"})
-	if err != nil {
-		return nil, err
-	}
-	u.producer = producer
 	// The open transaction of a killed owner holds up whoever reads the flows:
 	// short times end it soon.
 	c := r.c.Kafka
@@ -135,19 +131,16 @@ func (r *Replica) newUndecoded() (*undecoded, error) {
 		Rebalance: 3 * time.Second, Timeout: 10 * time.Second, Now: r.deps.Now, Log: r.log,
 	})
 	u.follower = kafka.NewFollower(r.c.Kafka, u.topic)
-	return u, nil
+	return u
 }
 
 // run passes over the topic until ctx ends.
 func (u *undecoded) run(ctx context.Context) error {
-	ended := make(chan error, 1)
-	go func() { ended <- u.follower.Run(ctx, u.follow) }()
-	go u.watch(ctx)
-	err := u.session.Run(ctx, u)
-	if e := <-ended; err == nil {
-		err = e
-	}
-	return err
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return u.follower.Run(ctx, u.follow) })
+	group.Go(func() error { u.watch(ctx); return nil })
+	group.Go(func() error { return u.session.Run(ctx, u) })
+	return group.Wait()
 }
 
 // watch asks for passes: when a definition came that something waits for, and
@@ -423,7 +416,7 @@ func (u *undecoded) count(partition int32, offset int64, what string) {
 
 // decode adds the flows of a set to the transaction.
 func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
-	w := &u.worker
+	w := u.worker
 	w.res.Buf = nil // the client keeps what it is given
 	w.allow(setOctets(s))
 	w.dec.WireSet(s, p, &w.res)

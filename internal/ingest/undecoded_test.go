@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/decode"
+	"weir/internal/kafka"
 	"weir/internal/transport"
 	"weir/internal/weirtest/locked"
 )
@@ -46,9 +47,9 @@ func TestDataWhoseTemplateComesAfterARestartIsDecodedOnce(t *testing.T) {
 	at := time.Now().Add(-time.Minute)
 	first.Receive(packet(t, "v9_data.hex"), exporterAt, at)
 	eventually(t, "the set is passed over", func() bool {
-		first.undecoded.Load().session.Pass(0)
-		first.undecoded.Load().session.Pass(1)
-		first.undecoded.Load().session.Pass(2)
+		first.run.Load().undecoded.session.Pass(0)
+		first.run.Load().undecoded.session.Pass(1)
+		first.run.Load().undecoded.session.Pass(2)
 		return first.lateSets(lateAppended) == 1 && first.lateSets(lateAgain) >= 1
 	})
 	// What waits in memory at the end goes to the topic too.
@@ -106,11 +107,11 @@ func TestSetsThatNobodyCanDecodeExpireAndPoisonIsSkipped(t *testing.T) {
 	putSet(t, cl, 1, 24*time.Hour-time.Minute, time.Now().Add(-2*time.Minute), time.Now().Add(-24*time.Hour))
 	eventually(t, "the old set is over", func() bool {
 		for p := range int32(3) {
-			r.undecoded.Load().session.Pass(p)
+			r.run.Load().undecoded.session.Pass(p)
 		}
 		return r.lateSets(lateExpired) == 1 && counted(r.metrics.poison) == 1
 	})
-	eventually(t, "nothing is waited for", func() bool { return r.undecoded.Load().templates() == 0 })
+	eventually(t, "nothing is waited for", func() bool { return r.run.Load().undecoded.templates() == 0 })
 	if !strings.Contains(log.String(), "is dropped") || !strings.Contains(log.String(), "reason=expired") {
 		t.Errorf("want a line for the set that is over, got\n%s", log.String())
 	}
@@ -170,7 +171,7 @@ func TestSetsReceivedUnderAWrongClockAreDecodedWithTheTimeAtWhichTheyCame(t *tes
 	putSet(t, cl, 6, wait, now, at(-30*time.Minute))
 	r.Receive(v9(100_000, 1, layoutA), exporterAt, now)
 	eventually(t, "all are decoded", func() bool {
-		r.undecoded.Load().session.Pass(0)
+		r.run.Load().undecoded.session.Pass(0)
 		return r.lateSets(lateDecoded) == 6
 	})
 	if got := r.lateSets(lateRefused) + r.lateSets(lateExpired); got != 0 {
@@ -211,7 +212,7 @@ func TestAReplicaWhoseClockIsWrongDropsNoSetsOfOthers(t *testing.T) {
 		received := time.Now().Add(-time.Minute)
 		putSet(t, setWriter(t, b.Addr()), 1, 0, received, received)
 		eventually(t, "it passes over the set", func() bool {
-			wrong.undecoded.Load().session.Pass(0)
+			wrong.run.Load().undecoded.session.Pass(0)
 			return wrong.lateSets(lateAgain) >= 1
 		})
 		cancel()
@@ -226,7 +227,7 @@ func TestAReplicaWhoseClockIsWrongDropsNoSetsOfOthers(t *testing.T) {
 		eventually(t, "the right one is ready", func() bool { return right.Ready() == nil })
 		right.Receive(v9(100_000, 1, layoutA), exporterAt, time.Now())
 		eventually(t, "the set is decoded", func() bool {
-			right.undecoded.Load().session.Pass(0)
+			right.run.Load().undecoded.session.Pass(0)
 			return right.lateSets(lateDecoded) == 1
 		})
 		if err := stop(); err != nil {
@@ -239,6 +240,21 @@ func TestAReplicaWhoseClockIsWrongDropsNoSetsOfOthers(t *testing.T) {
 	}
 }
 
+// openUndecoded returns the undecoded of a Replica that does not run.
+func openUndecoded(t *testing.T, r *Replica) *undecoded {
+	t.Helper()
+	run, err := r.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, p := range []*kafka.Producer{run.producer, run.reports, run.undecoded.producer} {
+			p.Close()
+		}
+	})
+	return run.undecoded
+}
+
 // Ten thousand sets were passed over: the partition is left alone for 10 s, and a
 // pass that is asked for meanwhile comes after that.
 func TestAPartitionRestsFromAPassThatAppendedMuchAgain(t *testing.T) {
@@ -249,11 +265,7 @@ func TestAPartitionRestsFromAPassThatAppendedMuchAgain(t *testing.T) {
 	}
 	at := time.Unix(1_700_000_000, 0)
 	r.deps.Now = func() time.Time { return at }
-	u, err := r.newUndecoded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer u.producer.Close()
+	u := openUndecoded(t, r)
 	w := &waitingFor{templates: map[[16]byte]map[decode.TemplateKey]int64{}}
 	u.owned[0] = w
 	for i := range 10_001 {
@@ -283,11 +295,7 @@ func TestErrorsOfALateSetCountWhenItsTransactionCommits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := r.newUndecoded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer u.producer.Close()
+	u := openUndecoded(t, r)
 	now := time.Now()
 	u.worker.message(v9(100_000, 1, layoutA), exporterAt, now)
 	s := &decode.Set{
@@ -381,11 +389,7 @@ func TestFlowsOfLateSetsAreActivity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := r.newUndecoded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer u.producer.Close()
+	u := openUndecoded(t, r)
 	x, _ := r.exporters.get(exporterAt.Addr())
 	for range freshIdle + provenRanks {
 		u.made = append(u.made, lateSet{of: x, flows: 3})
