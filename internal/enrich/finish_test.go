@@ -272,6 +272,40 @@ func TestIdleSeriesOfTrafficComeBack(t *testing.T) {
 	check()
 }
 
+// Two connections that were reported and then merged are one. A counter does not go
+// down, so the next connection of the service is not counted.
+func TestMergedConnectionsCountOnce(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	tr := newTraffic(100, reg)
+	names := newLearned(newFacts())
+	report := func(version uint32, reason flowpb.EmitReason) *flowpb.Connection {
+		return &flowpb.Connection{Version: version, Service: "https", EmitReason: reason}
+	}
+	first := report(1, flowpb.EmitReason_EMIT_REASON_IDLE)
+	merged := report(2, flowpb.EmitReason_EMIT_REASON_MERGED)
+	for i, step := range []struct {
+		reports []*flowpb.Connection // of one transaction
+		want    float64
+	}{
+		{[]*flowpb.Connection{first, first}, 2},
+		{[]*flowpb.Connection{merged}, 2},
+		{[]*flowpb.Connection{first}, 2}, // two merged into one, and another
+		{[]*flowpb.Connection{first}, 3},
+		{[]*flowpb.Connection{merged, first, first}, 4},
+		{[]*flowpb.Connection{merged, merged}, 4},
+		{[]*flowpb.Connection{first, first, first}, 5},
+	} {
+		var ty tally
+		for _, c := range step.reports {
+			ty.connection(c, 0)
+		}
+		tr.add(&ty, names)
+		if sums, _ := gathered(t, reg); sums["weir_service_connections_total"] != step.want {
+			t.Errorf("transaction %d: %v connections, want %v", i+1, sums["weir_service_connections_total"], step.want)
+		}
+	}
+}
+
 // A late record makes a second version: the service's octets are those of the
 // newest, its connections one.
 func TestVersionsCountByWhatTheyAdd(t *testing.T) {

@@ -28,8 +28,9 @@ type crossing struct {
 // volume is in octets and packets, times the sampling rate.
 type volume struct{ octets, packets uint64 }
 
-// served is what connections of a service had.
-type served struct{ connections, octets uint64 }
+// served is what connections of a service had. merged are those that were counted and
+// have become a part of another one, while connections still has them.
+type served struct{ connections, merged, octets uint64 }
 
 // A tally is the traffic of one transaction.
 type tally struct {
@@ -62,6 +63,9 @@ func (t *tally) connection(c *flowpb.Connection, more uint64) {
 	v := t.services[c.Service]
 	if c.Version == 1 {
 		v.connections++
+	}
+	if c.EmitReason == flowpb.EmitReason_EMIT_REASON_MERGED {
+		v.merged++
 	}
 	v.octets = saturating.Add(v.octets, more)
 	t.services[c.Service] = v
@@ -146,8 +150,13 @@ func (v *volume) add(w volume) {
 	v.octets, v.packets = counterSum(v.octets, w.octets), counterSum(v.packets, w.packets)
 }
 
+// add counts w. A counter does not go down: merged connections are taken from the next
+// that come.
 func (v *served) add(w served) {
-	v.connections += w.connections
+	merged := v.merged + w.merged
+	settled := min(merged, w.connections)
+	v.connections += w.connections - settled
+	v.merged = merged - settled
 	v.octets = counterSum(v.octets, w.octets)
 }
 
