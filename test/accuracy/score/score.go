@@ -38,7 +38,8 @@ const (
 func (o Outcome) String() string { return [...]string{"one", "split", "merged", "missing"}[o] }
 
 // A Match is a conversation, its outcome, and the connections of its addresses and
-// ports that no other conversation has for itself.
+// ports that no other conversation has for itself. One of UDP has several connections
+// where the conversation pauses for longer than Zeek allows.
 type Match struct {
 	Conversation *truth.Conversation
 	Outcome      Outcome
@@ -101,7 +102,7 @@ func matchGroup(conversations []*truth.Conversation, connections []Connection) (
 	}
 	if len(conversations) == 1 {
 		outcome := One
-		if len(connections) > 1 {
+		if len(connections) > 1 && !dividedAtPauses(conversations[0], connections) {
 			outcome = Split
 		}
 		return []Match{{conversations[0], outcome, connections}}
@@ -137,6 +138,23 @@ func matchGroup(conversations []*truth.Conversation, connections []Connection) (
 	return matches
 }
 
+// dividedAtPauses reports whether connections are the parts of c between some of its
+// pauses.
+func dividedAtPauses(c *truth.Conversation, connections []Connection) bool {
+	pauses := c.Pauses()
+	connections = slices.Clone(connections)
+	slices.SortStableFunc(connections, func(a, b Connection) int { return cmp.Compare(a.Start, b.Start) })
+	for i := 1; i < len(connections); i++ {
+		end, start := connections[i-1].End, connections[i].Start
+		if !slices.ContainsFunc(pauses, func(p truth.Pause) bool {
+			return end <= p.Begin+int64(sameStart) && start >= p.End-int64(sameStart)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
 // Judgement is what is right about a match.
 type Judgement struct {
 	// InitiatorKnown: the packets say who opened the conversation.
@@ -150,14 +168,15 @@ type Judgement struct {
 	ZeekState  string // of the conversation, when StateKnown
 }
 
-// Judge compares the one connection of m with its conversation. m.Outcome must be One.
+// Judge compares the connections of m with its conversation: all must have its
+// initiator. m.Outcome must be One.
 func (m *Match) Judge() Judgement {
 	c, w := m.Conversation, m.Connections[0]
 	fromA, by := c.Opener()
 	weirFromA := w.Initiator == c.A
 	j := Judgement{InitiatorKnown: by != truth.Midstream, Initiator: true}
 	if j.InitiatorKnown {
-		j.Initiator = weirFromA == fromA
+		j.Initiator = !slices.ContainsFunc(m.Connections, func(w Connection) bool { return (w.Initiator == c.A) != fromA })
 	}
 	if c.Proto == truth.TCP && j.Initiator {
 		j.StateKnown = true

@@ -73,6 +73,36 @@ func TestMatchAll(t *testing.T) {
 	}
 }
 
+// Zeek ends a UDP connection after a minute without packets (udp_inactivity_timeout),
+// tshark never: both are right. A part with the wrong initiator is wrong.
+func TestUDPDividedAtPauses(t *testing.T) {
+	at := func(s int64) truth.Packet { return truth.Packet{Time: s * int64(time.Second), FromA: true} }
+	conversation := &truth.Conversation{Proto: truth.UDP, A: a, B: b, Packets: []truth.Packet{at(0), at(50), at(111), at(120)}}
+	part := func(initiator, responder netip.AddrPort, start, end int64) Connection {
+		return Connection{
+			Proto: truth.UDP, Initiator: initiator, Responder: responder,
+			Start: start * int64(time.Second), End: end * int64(time.Second),
+		}
+	}
+	for _, test := range []struct {
+		name        string
+		connections []Connection
+		want        Outcome
+		right       bool
+	}{
+		{"whole", []Connection{part(a, b, 0, 120)}, One, true},
+		{"at the pause of 61 s", []Connection{part(a, b, 111, 120), part(a, b, 0, 50)}, One, true},
+		{"at the pause of 50 s", []Connection{part(a, b, 0, 0), part(a, b, 50, 120)}, Split, false},
+		{"overlapping", []Connection{part(a, b, 0, 120), part(a, b, 111, 120)}, Split, false},
+		{"a part turned round", []Connection{part(a, b, 0, 50), part(b, a, 111, 120)}, One, false},
+	} {
+		matches, _ := MatchAll([]*truth.Conversation{conversation}, test.connections)
+		if m := matches[0]; m.Outcome != test.want || m.Right() != test.right {
+			t.Errorf("%s: %v, right %v; want %v, %v", test.name, m.Outcome, m.Right(), test.want, test.right)
+		}
+	}
+}
+
 func TestExtra(t *testing.T) {
 	other := connection(0, 3)
 	other.Responder = c

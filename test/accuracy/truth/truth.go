@@ -5,6 +5,7 @@ package truth
 import (
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Protocol numbers of the conversations that are read.
@@ -28,8 +29,7 @@ type Packet struct {
 	Octets  int   // of the IP packet, header included
 	Flags   uint8 // TCP
 	Payload int   // octets of TCP payload
-	// DNSAnswer: from UDP port 53 and with the bit QR of RFC 1035 section 4.1.1.
-	DNSAnswer bool
+	Answer  bool  // UDP: its protocol marks it as an answer
 }
 
 // Evidence is what the packets say about who opened a conversation.
@@ -37,7 +37,7 @@ type Evidence uint8
 
 const (
 	// FirstPacket is of UDP: the sender of the first packet opened the conversation,
-	// or its receiver if that packet is a DNS answer.
+	// or its receiver if that packet is an answer.
 	FirstPacket Evidence = iota
 	// SYN says that the sender of the first SYN without ACK opened it.
 	SYN
@@ -47,8 +47,8 @@ const (
 	Midstream
 )
 
-// A Conversation is one stream of tshark: TCP streams end where a new SYN reuses
-// the ports, UDP streams are all packets of an address and port pair.
+// A Conversation is one TCP stream of tshark, which ends where a new SYN reuses the
+// ports, or all UDP packets of an address and port pair.
 type Conversation struct {
 	Proto   uint8
 	A, B    netip.AddrPort // A sent the first packet
@@ -59,7 +59,7 @@ type Conversation struct {
 // conversations it returns that A did, which means nothing.
 func (c *Conversation) Opener() (fromA bool, by Evidence) {
 	if c.Proto != TCP {
-		return !c.Packets[0].DNSAnswer, FirstPacket
+		return !c.Packets[0].Answer, FirstPacket
 	}
 	first := func(flags uint8) int {
 		return slices.IndexFunc(c.Packets, func(p Packet) bool { return p.Flags&(FlagSYN|FlagACK) == flags })
@@ -84,3 +84,29 @@ func (c *Conversation) Start() int64 {
 
 // PacketCount returns the number of packets of c.
 func (c *Conversation) PacketCount() uint64 { return uint64(len(c.Packets)) }
+
+// udpTimeout is the pause after which Zeek begins another UDP connection
+// (udp_inactivity_timeout of its scripts/base/init-bare.zeek).
+const udpTimeout = time.Minute
+
+// A Pause is the time between two packets of a conversation, ns since the epoch.
+type Pause struct{ Begin, End int64 }
+
+// Pauses returns the pauses of a UDP conversation at which Zeek ends it and tshark does
+// not. Nobody can say which of the two is right.
+func (c *Conversation) Pauses() (pauses []Pause) {
+	if c.Proto != UDP {
+		return nil
+	}
+	times := make([]int64, len(c.Packets))
+	for i, p := range c.Packets {
+		times[i] = p.Time
+	}
+	slices.Sort(times)
+	for i := 1; i < len(times); i++ {
+		if times[i]-times[i-1] > int64(udpTimeout) {
+			pauses = append(pauses, Pause{times[i-1], times[i]})
+		}
+	}
+	return pauses
+}

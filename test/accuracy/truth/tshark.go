@@ -17,8 +17,8 @@ import (
 // fields are the columns that tshark prints, in this order.
 var fields = []string{
 	"frame.time_epoch", "frame.protocols", "ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "ip.len", "ipv6.plen",
-	"tcp.srcport", "tcp.dstport", "udp.srcport", "udp.dstport", "tcp.stream", "udp.stream", "tcp.flags", "tcp.len",
-	"dns.flags.response",
+	"tcp.srcport", "tcp.dstport", "udp.srcport", "udp.dstport", "tcp.stream", "tcp.flags", "tcp.len",
+	"dns.flags.response", "nbns.flags.response", "http.response", "ntp.flags.mode", "radius.code", "snmp.get_response_element",
 }
 
 // Columns of fields.
@@ -36,10 +36,14 @@ const (
 	colUDPSrc
 	colUDPDst
 	colTCPStream
-	colUDPStream
 	colTCPFlags
 	colTCPPayload
 	colDNSResponse
+	colNBNSResponse
+	colHTTPResponse
+	colNTPMode
+	colRADIUSCode
+	colSNMPResponse
 )
 
 // Read returns the conversations of a capture, by tshark. Packets are taken by
@@ -63,10 +67,32 @@ func Read(ctx context.Context, file string) ([]*Conversation, error) {
 	return parse(bytes.NewReader(out))
 }
 
-// A streamID names a stream of tshark.
+// A streamID names a conversation: a stream of tshark for TCP, the two endpoints in
+// their order for UDP. tshark's UDP streams are not used: it puts the two directions
+// of SNMP, SIP or TFTP into streams of their own, as their dissectors expect the answer
+// from another port.
 type streamID struct {
 	proto  uint8
 	number int
+	lo, hi netip.AddrPort
+}
+
+// answers reports whether columns are of a UDP packet that its protocol marks as an
+// answer to another host: the QR bit of DNS, mDNS, LLMNR (RFC 1035, RFC 6762, RFC 4795)
+// and NetBIOS names (RFC 1002), a status line of SSDP, mode 4 of NTP (RFC 5905), accept,
+// reject, response and challenge of RADIUS (RFC 2865, RFC 2866), a GetResponse of SNMP
+// (RFC 1157, RFC 3416). What is sent to a multicast group is an announcement.
+func answers(columns []string, dst netip.Addr) bool {
+	if dst.IsMulticast() {
+		return false
+	}
+	for _, i := range []int{colDNSResponse, colNBNSResponse, colHTTPResponse} {
+		if strings.ContainsAny(columns[i], "1T") {
+			return true
+		}
+	}
+	radius := []string{"2", "3", "5", "11"}
+	return columns[colNTPMode] == "4" || slices.Contains(radius, columns[colRADIUSCode]) || columns[colSNMPResponse] != ""
 }
 
 // parse reads tshark's lines. Packets that are neither TCP nor UDP directly above
@@ -107,13 +133,13 @@ func parsePacket(columns []string) (id streamID, src, dst netip.AddrPort, p Pack
 		octets, err = strconv.Atoi(columns[colIPv6Payload])
 		octets += 40
 	}
-	srcPort, dstPort, stream := columns[colTCPSrc], columns[colTCPDst], columns[colTCPStream]
+	srcPort, dstPort := columns[colTCPSrc], columns[colTCPDst]
 	switch transport {
 	case "tcp":
 		id.proto = TCP
 	case "udp":
 		id.proto = UDP
-		srcPort, dstPort, stream = columns[colUDPSrc], columns[colUDPDst], columns[colUDPStream]
+		srcPort, dstPort = columns[colUDPSrc], columns[colUDPDst]
 	default:
 		return id, src, dst, p, false
 	}
@@ -121,11 +147,13 @@ func parsePacket(columns []string) (id streamID, src, dst netip.AddrPort, p Pack
 	var errs [6]error
 	errs[0] = err
 	p.Time, errs[1] = parseTime(columns[colTime])
-	id.number, errs[2] = strconv.Atoi(stream)
 	src, errs[3] = parseEndpoint(srcAddr, srcPort)
 	dst, errs[4] = parseEndpoint(dstAddr, dstPort)
-	p.DNSAnswer = id.proto == UDP && srcPort == "53" && strings.ContainsAny(columns[colDNSResponse], "1T")
-	if id.proto == TCP {
+	if id.proto == UDP {
+		id.lo, id.hi = inOrder(src, dst)
+		p.Answer = answers(columns, dst.Addr())
+	} else {
+		id.number, errs[2] = strconv.Atoi(columns[colTCPStream])
 		var flags uint64
 		flags, errs[5] = strconv.ParseUint(columns[colTCPFlags], 0, 16)
 		p.Flags = uint8(flags)
@@ -149,6 +177,13 @@ func outermost(protocols string) (network, transport string) {
 		}
 	}
 	return network, ""
+}
+
+func inOrder(a, b netip.AddrPort) (lo, hi netip.AddrPort) {
+	if a.Compare(b) > 0 {
+		return b, a
+	}
+	return a, b
 }
 
 func parseEndpoint(addr, port string) (netip.AddrPort, error) {

@@ -88,7 +88,7 @@ func TestOpener(t *testing.T) {
 			t.Errorf("%s: opened by A: %v by %d, want %v by %d", c.packets, fromA, by, c.fromA, c.by)
 		}
 	}
-	answer := Conversation{Proto: UDP, Packets: []Packet{{FromA: true, DNSAnswer: true}}}
+	answer := Conversation{Proto: UDP, Packets: []Packet{{FromA: true, Answer: true}}}
 	if fromA, _ := answer.Opener(); fromA {
 		t.Error("the sender of a DNS answer opened the conversation")
 	}
