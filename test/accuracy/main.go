@@ -245,15 +245,20 @@ func measure(ctx context.Context, s setting, captures []*capture, o options) (re
 		if err != nil {
 			return fmt.Errorf("%s of %s: %w", s.name, c.name, err)
 		}
+		exported, err := exportOf(datagrams, s.rate > 1)
+		if err != nil {
+			return fmt.Errorf("%s of %s: %w", s.name, c.name, err)
+		}
+		knowable := func(m *score.Match) bool { return exported.Knowable(m, c.conversations) }
 		matches, extra := score.MatchAll(s.exportable(c.conversations), connections)
 		mu.Lock()
 		defer mu.Unlock()
 		r.tallies.Extra += len(extra)
 		for j := range matches {
-			r.tallies.Of(matches[j].Conversation.Proto).Add(&matches[j])
+			r.tallies.Of(matches[j].Conversation.Proto).Add(&matches[j], knowable)
 		}
 		if o.verbose {
-			reports[i] = report(s, c, matches)
+			reports[i] = report(s, c, matches, knowable)
 		}
 		return nil
 	})

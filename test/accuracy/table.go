@@ -38,16 +38,18 @@ func tables(results []result) string {
 }
 
 func unsampledTable(b *strings.Builder, results []result) {
-	b.WriteString("| exporter | form | timeouts, s | TCP | right | split | merged | missing | conn_state | " +
-		"UDP | right | split | merged | missing |\n")
-	b.WriteString(strings.Repeat("|---", 14) + "|\n")
+	b.WriteString("| exporter | form | timeouts, s | TCP | right | at best | split | merged | missing | conn_state | " +
+		"UDP | right | at best | split | merged | missing |\n")
+	b.WriteString(strings.Repeat("|---", 16) + "|\n")
 	row := func(exporter, form, timeouts string, t score.Tallies) {
 		share := func(t *score.Tally, o score.Outcome) string { return percent(t.Outcomes[o], t.Conversations) }
-		fmt.Fprintf(b, "| %s | %s | %s | %d | %s | %s | %s | %s | %s | %d | %s | %s | %s | %s |\n", exporter, form, timeouts,
-			t.TCP.Conversations, percent(t.TCP.Right, t.TCP.Conversations),
+		best := func(t *score.Tally) string { return percent(t.Right+t.Knowable, t.Conversations) }
+		fmt.Fprintf(b, "| %s | %s | %s | %d | %s | %s | %s | %s | %s | %s | %d | %s | %s | %s | %s | %s |\n",
+			exporter, form, timeouts,
+			t.TCP.Conversations, percent(t.TCP.Right, t.TCP.Conversations), best(&t.TCP),
 			share(&t.TCP, score.Split), share(&t.TCP, score.Merged), share(&t.TCP, score.Missing),
 			percent(t.TCP.StateHit, t.TCP.StateKnown),
-			t.UDP.Conversations, percent(t.UDP.Right, t.UDP.Conversations),
+			t.UDP.Conversations, percent(t.UDP.Right, t.UDP.Conversations), best(&t.UDP),
 			share(&t.UDP, score.Split), share(&t.UDP, score.Merged), share(&t.UDP, score.Missing))
 	}
 	for _, r := range results {
@@ -63,15 +65,16 @@ func unsampledTable(b *strings.Builder, results []result) {
 }
 
 func sampledTable(b *strings.Builder, results []result) {
-	b.WriteString("\n| exporter | form | sampling | TCP seen | one connection | initiator right | " +
-		"UDP seen | one connection | initiator right |\n")
-	b.WriteString(strings.Repeat("|---", 9) + "|\n")
+	b.WriteString("\n| exporter | form | sampling | TCP seen | one connection | initiator right | at best | " +
+		"UDP seen | one connection | initiator right | at best |\n")
+	b.WriteString(strings.Repeat("|---", 11) + "|\n")
 	row := func(exporter, form, sampling string, t score.Tallies) {
 		seen := func(t score.Tally) int { return t.Conversations - t.Outcomes[score.Missing] }
 		one := func(t score.Tally) string { return percent(t.Outcomes[score.One], seen(t)) }
-		fmt.Fprintf(b, "| %s | %s | %s | %d | %s | %s | %d | %s | %s |\n", exporter, form, sampling,
-			seen(t.TCP), one(t.TCP), percent(t.TCP.InitiatorHit, t.TCP.InitiatorKnown),
-			seen(t.UDP), one(t.UDP), percent(t.UDP.InitiatorHit, t.UDP.InitiatorKnown))
+		best := func(t score.Tally) string { return percent(t.InitiatorHit+t.InitiatorKnowable, t.InitiatorKnown) }
+		fmt.Fprintf(b, "| %s | %s | %s | %d | %s | %s | %s | %d | %s | %s | %s |\n", exporter, form, sampling,
+			seen(t.TCP), one(t.TCP), percent(t.TCP.InitiatorHit, t.TCP.InitiatorKnown), best(t.TCP),
+			seen(t.UDP), one(t.UDP), percent(t.UDP.InitiatorHit, t.UDP.InitiatorKnown), best(t.UDP))
 	}
 	for _, r := range results {
 		row(r.setting.exporter, r.setting.form, fmt.Sprintf("1:%d", r.setting.rate), r.tallies)
@@ -96,7 +99,7 @@ func total(results []result, is func(setting) bool) (sum score.Tallies, many boo
 }
 
 // report names what came out wrong of a capture, a line for each conversation.
-func report(s setting, c *capture, matches []score.Match) string {
+func report(s setting, c *capture, matches []score.Match, knowable func(*score.Match) bool) string {
 	var b strings.Builder
 	for i := range matches {
 		m := &matches[i]
@@ -104,6 +107,9 @@ func report(s setting, c *capture, matches []score.Match) string {
 			continue // none of its packets was seen
 		}
 		if why := whatIsWrong(m, s.rate > 1); why != "" {
+			if !m.Right() && !knowable(m) {
+				why += " (cannot be known from the records)"
+			}
 			fmt.Fprintf(&b, "%s %s: %s: %s\n", s.name, c.name, conversationText(m.Conversation), why)
 		}
 	}

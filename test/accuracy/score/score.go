@@ -155,6 +155,21 @@ func dividedAtPauses(c *truth.Conversation, connections []Connection) bool {
 	return true
 }
 
+// partOpener returns whether A opened the part of a UDP conversation between pauses that
+// w is.
+func partOpener(c *truth.Conversation, w Connection) (fromA bool) {
+	begin := int64(0)
+	for _, p := range c.Pauses() {
+		if p.End <= w.Start+int64(sameStart) {
+			begin = p.End
+		}
+	}
+	part := truth.Conversation{Proto: c.Proto, A: c.A, B: c.B, Packets: slices.DeleteFunc(slices.Clone(c.Packets),
+		func(p truth.Packet) bool { return p.Time < begin })}
+	fromA, _ = part.Opener()
+	return fromA
+}
+
 // Judgement is what is right about a match.
 type Judgement struct {
 	// InitiatorKnown: the packets say who opened the conversation.
@@ -168,15 +183,18 @@ type Judgement struct {
 	ZeekState  string // of the conversation, when StateKnown
 }
 
-// Judge compares the connections of m with its conversation: all must have its
-// initiator. m.Outcome must be One.
+// Judge compares the connections of m with its conversation. Each must have its
+// initiator; a part between pauses may also have the initiator of its own first packet,
+// as Zeek says. m.Outcome must be One.
 func (m *Match) Judge() Judgement {
 	c, w := m.Conversation, m.Connections[0]
 	fromA, by := c.Opener()
 	weirFromA := w.Initiator == c.A
 	j := Judgement{InitiatorKnown: by != truth.Midstream, Initiator: true}
 	if j.InitiatorKnown {
-		j.Initiator = !slices.ContainsFunc(m.Connections, func(w Connection) bool { return (w.Initiator == c.A) != fromA })
+		j.Initiator = !slices.ContainsFunc(m.Connections, func(w Connection) bool {
+			return (w.Initiator == c.A) != fromA && (len(m.Connections) == 1 || (w.Initiator == c.A) != partOpener(c, w))
+		})
 	}
 	if c.Proto == truth.TCP && j.Initiator {
 		j.StateKnown = true
@@ -196,10 +214,20 @@ type Tally struct {
 	Right                        int // one connection, and its initiator where it is known
 	InitiatorKnown, InitiatorHit int // of those that are one connection
 	StateKnown, StateHit         int // of those with the right initiator
+	// Knowable are those that are not right, though the exported records have what is
+	// needed; InitiatorKnowable those of them that are one connection.
+	Knowable, InitiatorKnowable int
 }
 
-// Add counts m.
-func (t *Tally) Add(m *Match) {
+// Add counts m. knowable says whether the exported records have what is needed to get it
+// right, and is asked when it is not.
+func (t *Tally) Add(m *Match, knowable func(*Match) bool) {
+	if m.Outcome != Missing && !m.Right() && knowable(m) {
+		t.Knowable++
+		if m.Outcome == One {
+			t.InitiatorKnowable++
+		}
+	}
 	t.Conversations++
 	t.Outcomes[m.Outcome]++
 	if m.Outcome != One {
@@ -229,6 +257,8 @@ func (t *Tally) Sum(o Tally) {
 	t.InitiatorHit += o.InitiatorHit
 	t.StateKnown += o.StateKnown
 	t.StateHit += o.StateHit
+	t.Knowable += o.Knowable
+	t.InitiatorKnowable += o.InitiatorKnowable
 }
 
 // Tallies are those of a setting, by protocol.

@@ -78,6 +78,7 @@ func TestMatchAll(t *testing.T) {
 func TestUDPDividedAtPauses(t *testing.T) {
 	at := func(s int64) truth.Packet { return truth.Packet{Time: s * int64(time.Second), FromA: true} }
 	conversation := &truth.Conversation{Proto: truth.UDP, A: a, B: b, Packets: []truth.Packet{at(0), at(50), at(111), at(120)}}
+	conversation.Packets[2].FromA = false
 	part := func(initiator, responder netip.AddrPort, start, end int64) Connection {
 		return Connection{
 			Proto: truth.UDP, Initiator: initiator, Responder: responder,
@@ -94,7 +95,8 @@ func TestUDPDividedAtPauses(t *testing.T) {
 		{"at the pause of 61 s", []Connection{part(a, b, 111, 120), part(a, b, 0, 50)}, One, true},
 		{"at the pause of 50 s", []Connection{part(a, b, 0, 0), part(a, b, 50, 120)}, Split, false},
 		{"overlapping", []Connection{part(a, b, 0, 120), part(a, b, 111, 120)}, Split, false},
-		{"a part turned round", []Connection{part(a, b, 0, 50), part(b, a, 111, 120)}, One, false},
+		{"a part with the initiator of its own", []Connection{part(a, b, 0, 50), part(b, a, 111, 120)}, One, true},
+		{"a part turned round", []Connection{part(b, a, 0, 50), part(b, a, 111, 120)}, One, false},
 	} {
 		matches, _ := MatchAll([]*truth.Conversation{conversation}, test.connections)
 		if m := matches[0]; m.Outcome != test.want || m.Right() != test.right {
@@ -126,11 +128,11 @@ func TestTally(t *testing.T) {
 		{conversation(0, 3), Split, []Connection{connection(0, 2), connection(9, 1)}}, // no initiator to judge
 		{conversation(0, 3), Missing, nil},
 	} {
-		got.Add(&m)
+		got.Add(&m, func(m *Match) bool { return m.Outcome == Split })
 	}
 	want := Tally{
 		Conversations: 6, Outcomes: [4]int{4, 1, 0, 1}, Right: 3,
-		InitiatorKnown: 3, InitiatorHit: 2, StateKnown: 3, StateHit: 1,
+		InitiatorKnown: 3, InitiatorHit: 2, StateKnown: 3, StateHit: 1, Knowable: 1,
 	}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)

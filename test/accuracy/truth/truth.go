@@ -59,7 +59,7 @@ type Conversation struct {
 // conversations it returns that A did, which means nothing.
 func (c *Conversation) Opener() (fromA bool, by Evidence) {
 	if c.Proto != TCP {
-		return !c.Packets[0].Answer, FirstPacket
+		return c.Packets[0].FromA != c.Packets[0].Answer, FirstPacket
 	}
 	first := func(flags uint8) int {
 		return slices.IndexFunc(c.Packets, func(p Packet) bool { return p.Flags&(FlagSYN|FlagACK) == flags })
