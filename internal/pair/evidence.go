@@ -70,8 +70,9 @@ func handshake(answered int8, loHi, hiLo *direction) (method flowpb.DirectionMet
 }
 
 // guess returns the likelier initiator of a connection without evidence. A side
-// that alone was seen is likelier than the owner of the higher port. Sampling
-// reverses that: which directions have a sampled packet is chance.
+// that alone was seen is likelier than the owner of the higher port. That is not so of
+// a TCP handshake, in which both sides send, nor where packets are sampled: which
+// directions have a sampled packet is chance.
 func (m *Machine) guess(k *stateKey, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo bool) {
 	ports := flowkey.HasPorts(k.Proto)
 	if ports {
@@ -85,13 +86,20 @@ func (m *Machine) guess(k *stateKey, loHi, hiLo *direction) (method flowpb.Direc
 	if earlier, decided := m.earlier(loHi, hiLo); decided {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, earlier
 	}
-	if (loHi.best == nil) != (hiLo.best == nil) {
+	if (loHi.best == nil) != (hiLo.best == nil) && !(ports && k.LoPort != k.HiPort && shookHands(k.Proto, loHi, hiLo)) {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER, loHi.best != nil
 	}
 	if ports && k.LoPort != k.HiPort {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT, k.LoPort > k.HiPort
 	}
 	return flowpb.DirectionMethod_DIRECTION_METHOD_ARBITRARY, loHi.start <= hiLo.start
+}
+
+// shookHands reports whether a direction that alone was seen has the flags of a whole
+// handshake: either a SYN and later ACKs, or the SYN+ACK that answers. A SYN alone and a
+// record of one SYN+ACK are evidence.
+func shookHands(proto uint8, loHi, hiLo *direction) bool {
+	return proto == flowkey.TCP && (loHi.flags|hiLo.flags)&(syn|ack) == syn|ack
 }
 
 // sampled reports whether a record of either direction counts one packet of several.
@@ -179,25 +187,34 @@ func (m *Machine) earlier(loHi, hiLo *direction) (lo, decided bool) {
 	return d > 0, d >= tol || -d >= tol
 }
 
-// The ranks of a port as a service's.
+// The ranks of a port as a service's. Hosts that are trusted by their port send from
+// 512 to 1023 (rresvport(3)), most of all clients of NFS.
 const (
-	opens     = iota - 1 // FTP servers open data connections from it, RFC 959 section 3.2
-	noService            // also an ephemeral port
-	registered
-	system // RFC 6335 section 6
+	opens      = iota - 1 // FTP servers open data connections from it, RFC 959 section 3.2
+	noService             // also an ephemeral port
+	unnamed               // 512 to 1023 without a name
+	registered            // may be an ephemeral port, too
+	named                 // 512 to 1023
+	nfs
+	system // below 512; RFC 6335 section 6 has those up to 1023
 )
 
-// service returns the rank of port. A registered port may be an ephemeral one: it
-// does not outweigh a system port.
+// service returns the rank of port.
 func (m *Machine) service(proto uint8, port uint16) int {
-	const ftpData = 20
+	const ftpData, nfsPort, firstReserved = 20, 2049, 512
 	switch {
 	case port == 0:
 		return noService
 	case port == ftpData && proto == flowkey.TCP:
 		return opens
-	case port < 1024:
+	case port == nfsPort:
+		return nfs
+	case port < firstReserved:
 		return system
+	case port < 1024 && m.c.Service != nil && !m.c.Service(proto, port):
+		return unnamed
+	case port < 1024:
+		return named
 	case port < 32768 && m.c.Service != nil && m.c.Service(proto, port):
 		return registered
 	}

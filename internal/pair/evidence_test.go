@@ -192,7 +192,7 @@ func TestTheInitiatorOfAConnectionWithoutEvidence(t *testing.T) {
 		tcp    = 6
 	)
 	c := testConfig
-	c.Service = func(_ uint8, port uint16) bool { return port == 5060 || port == 20000 }
+	c.Service = func(_ uint8, port uint16) bool { return port == 5060 || port == 20000 || port == 993 }
 	for _, tt := range []struct {
 		name      string
 		proto     uint32
@@ -223,6 +223,16 @@ func TestTheInitiatorOfAConnectionWithoutEvidence(t *testing.T) {
 		{"a system port to a registered port", udp, 0, 80, 20000, false, 1, other, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
 		{"FTP data", tcp, syn | ack, 20, 40000, true, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
 		{"port 20 of UDP", udp, 0, 20, 40000, true, 1, other, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"TCP with SYN and ACK, to the higher", tcp, syn | ack | psh, 40000, 50000, false, 1, other, flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT},
+		{"TCP with SYN and ACK, to the lower", tcp, syn | ack | psh, 50000, 40000, false, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT},
+		{"TCP with SYN and ACK, one port", tcp, syn | ack | psh, 40000, 40000, false, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER},
+		{"NFS from a port without a name", udp, 0, 1023, 2049, false, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"NFS from a system port with a name", tcp, ack, 993, 2049, true, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"NFS to a system port without a name", tcp, ack, 2049, 700, true, 1, other, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"NFS's port to a web server", tcp, ack, 2049, 443, true, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"a registered service from a port without a name", udp, 0, 700, 5060, false, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"a system port with a name from a registered one", tcp, ack, 5060, 993, true, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"a system port without a name from a high port", tcp, ack, 40000, 700, true, 1, sender, flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, exchanged := range []bool{false, true} { // the order of the addresses does not matter

@@ -33,8 +33,8 @@ type Config struct {
 	// reads both.
 	StateFormat int `env:"-"`
 
-	// Service tells whether a port is a known service; ports below 1024 are
-	// services anyway. May be nil.
+	// Service tells whether a port is a known service; ports below 512 are services
+	// anyway, and up to 1023 where it is nil.
 	Service func(proto uint8, port uint16) bool `env:"-"`
 }
 

@@ -56,7 +56,7 @@ func (m *Model) initiator(c *connection, toHi, toLo *Direction) (method flowpb.D
 		return flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT, c.Lo.Port > c.Hi.Port
 	case isEarlier:
 		return flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, ahead > 0
-	case !both:
+	case !both && !(differ && c.Proto == 6 && there.Flags&syn+back.Flags&syn != 0 && there.Flags&ack+back.Flags&ack != 0):
 		return flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER, toHi != nil
 	case differ:
 		return flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT, c.Lo.Port > c.Hi.Port
@@ -99,15 +99,24 @@ func (m *Model) startTolerance(a, b *Direction) int64 {
 	return t
 }
 
-// weight orders ports by how likely a server has them.
+// weight orders ports by how likely a server has them: the list of SERVICE_PORT from its end.
 func (m *Model) weight(proto uint8, port uint16) int {
-	switch {
-	case proto == 6 && port == 20: // the FTP server's end of a data connection that it opens
+	hasName := m.c.Registered == nil || m.c.Registered(proto, port)
+	lists := []bool{
+		proto != 6 || port != 20, // the FTP server's end of a data connection that it opens
+		port >= 512 && port <= 1023,
+		port >= 1024 && port <= 32767 && m.c.Registered != nil && hasName,
+		port >= 512 && port <= 1023 && hasName,
+		port == 2049,
+		port >= 1 && port <= 511,
+	}
+	if !lists[0] {
 		return -1
-	case port >= 1 && port <= 1023:
-		return 2
-	case port >= 1024 && port <= 32767 && m.c.Registered != nil && m.c.Registered(proto, port):
-		return 1
+	}
+	for w := len(lists) - 1; w > 0; w-- {
+		if lists[w] {
+			return w
+		}
 	}
 	return 0
 }
