@@ -277,7 +277,7 @@ func TestIdleSeriesOfTrafficComeBack(t *testing.T) {
 func TestMergedConnectionsCountOnce(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	tr := newTraffic(100, reg)
-	names := newLearned(newFacts())
+	names := annotate.NewLearned(nil)
 	report := func(version uint32, reason flowpb.EmitReason) *flowpb.Connection {
 		return &flowpb.Connection{Version: version, Service: "https", EmitReason: reason}
 	}
