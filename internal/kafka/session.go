@@ -43,6 +43,7 @@ type Record struct {
 	Offset     int64
 	Time       time.Time
 	Partition  int32 // of those that a Tail reads
+	Epoch      int32 // leader epoch, of those that a Tail reads; -1 where the log has none
 	// Refused is why Kafka refused the output of this record in an earlier
 	// transaction; nil: it did not. The Handler must count such a record and produce
 	// nothing of it. Only a Session with SkipRefused sets it.

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -145,7 +146,7 @@ func TestATailThatReadsNoticesThatItsLogWasCut(t *testing.T) {
 	c, addr := fakeCluster(t, cutLogs(&end))
 	makeTopic(ctx, t, addr, "x", 1)
 	putTo(ctx, t, addr, "x", 0, "a", "b", "c")
-	begins, err := Begins(ctx, config(addr), "x")
+	begins, err := Begins(ctx, config(addr), "x", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,5 +163,35 @@ func TestATailThatReadsNoticesThatItsLogWasCut(t *testing.T) {
 	}
 	if got := r.failed.all(); len(got) == 0 {
 		t.Error("the loss is not reported")
+	}
+}
+
+// Brokers lost the records from offset 2 on, and the log has grown beyond what was read.
+func TestTheEndOfAnEpochIsThatOfTheLogThatWasCut(t *testing.T) {
+	ctx := testContext(t)
+	var end atomic.Int64
+	_, addr := fakeCluster(t, cutLogs(&end))
+	makeTopic(ctx, t, addr, "x", 2)
+	putTo(ctx, t, addr, "x", 0, "a", "b", "c", "d")
+	var epochs []int32
+	tail := Tail{Start: true, Once: true}
+	if err := tail.Read(ctx, config(addr), "x", func(rs []Record) error {
+		for _, r := range rs {
+			epochs = append(epochs, r.Epoch)
+		}
+		return nil
+	}, func(err error) { t.Error(err) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(epochs) != 4 || epochs[3] < 0 {
+		t.Fatalf("want 4 records with an epoch, got epochs %v", epochs)
+	}
+	end.Store(2)
+	b, err := Begins(ctx, config(addr), "x", map[int32]int32{0: epochs[3], 1: noEpoch, 7: 0}) // 7: of a topic with more partitions
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := map[int32]int64{0: 2}; b.End[0] != 4 || !maps.Equal(b.EpochEnds, want) {
+		t.Errorf("want an end of 4 and ends of epochs %v, got %d and %v", want, b.End[0], b.EpochEnds)
 	}
 }

@@ -32,10 +32,15 @@ type Beginning struct {
 	ID    string          // another one once the topic was deleted and made again
 	First map[int32]int64 // the first offset that is there, by partition
 	End   map[int32]int64 // the offset after the last one, by partition
+	// EpochEnds is the offset after the last record that the log holds of a leader
+	// epoch and of all before it, by partition; only of epochs that Begins was given.
+	EpochEnds map[int32]int64
 }
 
-// Begins returns where a topic begins and ends.
-func Begins(ctx context.Context, c Config, topic string) (Beginning, error) {
+// Begins returns where a topic begins and ends. epochs are the leader epochs of the last
+// records read, by partition, or nil. A log that was cut since holds less of an epoch than
+// was read (KIP-320).
+func Begins(ctx context.Context, c Config, topic string, epochs map[int32]int32) (Beginning, error) {
 	cl, err := kgo.NewClient(append(c.as("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
 	if err != nil {
 		return Beginning{}, fmt.Errorf("kafka client: %w", err)
@@ -62,6 +67,9 @@ func Begins(ctx context.Context, c Config, topic string) (Beginning, error) {
 			x.to[p] = o.Offset
 		}
 	}
+	held := maps.Clone(epochs)
+	maps.DeleteFunc(held, func(p, _ int32) bool { _, ok := b.End[p]; return !ok })
+	b.EpochEnds = epochEnds(ctx, cl, topic, held)
 	return b, nil
 }
 
@@ -217,7 +225,7 @@ func (r *tailing) take(rec *kgo.Record) {
 	end, counts := r.left[rec.Partition]
 	if !rec.Attrs.IsControl() && (!r.Once || counts && rec.Offset < end) {
 		r.records = append(r.records, Record{
-			Key: rec.Key, Value: rec.Value, Offset: rec.Offset, Time: rec.Timestamp, Partition: rec.Partition,
+			Key: rec.Key, Value: rec.Value, Offset: rec.Offset, Time: rec.Timestamp, Partition: rec.Partition, Epoch: rec.LeaderEpoch,
 		})
 	}
 	if counts && rec.Offset+1 >= end {

@@ -163,7 +163,7 @@ func TestATailWithPositionsEndsWhenTheyAreNotTheTopicsAnyMore(t *testing.T) {
 			b := startBroker(t, "127.0.0.1:0")
 			adm := makeTopic(ctx, t, b.Addr(), "x", 1)
 			putTo(ctx, t, b.Addr(), "x", 0, "a", "b", "c")
-			begins, err := Begins(ctx, config(b.Addr()), "x")
+			begins, err := Begins(ctx, config(b.Addr()), "x", nil)
 			if err != nil {
 				t.Fatal(err)
 			}

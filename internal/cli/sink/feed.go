@@ -40,7 +40,7 @@ type feeding struct {
 // there, and a Kafka that does not answer at the start, are errors.
 func (f Feed) Run(ctx context.Context) (Kept, error) {
 	r := &feeding{Feed: f}
-	b, err := kafka.Begins(ctx, f.Kafka, f.Options.Topic)
+	b, err := r.begins(ctx)
 	if err != nil {
 		return r.kept, err
 	}
@@ -55,6 +55,15 @@ func (f Feed) Run(ctx context.Context) (Kept, error) {
 	}
 }
 
+// begins returns where the topic begins and ends.
+func (r *feeding) begins(ctx context.Context) (kafka.Beginning, error) {
+	epochs, err := r.Sink.Epochs(ctx)
+	if err != nil {
+		return kafka.Beginning{}, fmt.Errorf("%s: %w", r.Options.Path, err)
+	}
+	return kafka.Begins(ctx, r.Kafka, r.Options.Topic, epochs)
+}
+
 // beginEvery is how often a topic that changed is looked at until it can be read.
 const beginEvery = time.Second
 
@@ -66,7 +75,7 @@ func (r *feeding) again(ctx context.Context) kafka.Beginning {
 			return kafka.Beginning{}
 		case <-time.After(beginEvery):
 		}
-		b, err := kafka.Begins(ctx, r.Kafka, r.Options.Topic)
+		b, err := r.begins(ctx)
 		if err == nil || ctx.Err() != nil {
 			return b
 		}
@@ -80,7 +89,7 @@ func (r *feeding) read(ctx context.Context, b kafka.Beginning) error {
 		return nil
 	}
 	o := &r.Options
-	at, err := r.Sink.Begin(ctx, Topic{ID: b.ID, First: b.First, End: b.End})
+	at, err := r.Sink.Begin(ctx, Topic{ID: b.ID, First: b.First, End: b.End, EpochEnds: b.EpochEnds})
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.Path, err)
 	}
@@ -114,7 +123,7 @@ func (r *feeding) keep(ctx context.Context, records []kafka.Record) error {
 	var list []Record
 	messages := 0
 	for i, rec := range records {
-		x := Record{Partition: rec.Partition, Offset: rec.Offset, Time: rec.Time}
+		x := Record{Partition: rec.Partition, Offset: rec.Offset, Epoch: rec.Epoch, Time: rec.Time}
 		n, err := kind.Each(rec.Value, func(m []byte) { x.Messages = append(x.Messages, m) })
 		if err != nil {
 			r.kept.Bad++

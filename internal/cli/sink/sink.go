@@ -20,6 +20,7 @@ type Options struct {
 type Record struct {
 	Partition int32
 	Offset    int64
+	Epoch     int32 // leader epoch; -1: none
 	Time      time.Time
 	Messages  [][]byte // protobuf
 }
@@ -29,6 +30,9 @@ type Topic struct {
 	ID    string          // another one once the topic was deleted and made again
 	First map[int32]int64 // the first offset that is there, by partition
 	End   map[int32]int64 // the offset after the last one, by partition
+	// EpochEnds is the offset after the last record that Kafka holds of the epochs that
+	// Sink.Epochs returned, by partition. A partition whose leader did not say is missing.
+	EpochEnds map[int32]int64
 }
 
 // A Beginning is where a topic is to be read from.
@@ -41,6 +45,9 @@ type Beginning struct {
 
 // A Sink keeps the messages of one topic. It is for one goroutine.
 type Sink interface {
+	// Epochs returns the leader epoch of the last record that is kept of each partition,
+	// where it is known.
+	Epochs(ctx context.Context) (map[int32]int32, error)
 	// Begin returns where the topic is to be read from. It must come before Write, and
 	// again when the topic changed.
 	Begin(ctx context.Context, topic Topic) (Beginning, error)

@@ -34,14 +34,23 @@ const (
 	neither = "INTEGER NOT NULL"
 )
 
-// Times are ns since 1970, as in the messages; NULL is what is not known.
-var flowColumns = []column{
+// Times are ns since 1970, as in the messages; NULL is what is not known. Columns of a
+// later schema are the last ones, in the order of the schemas.
+var flowColumns = append([]column{
 	{"published", neither}, {"received", number}, {"start", number}, {`"end"`, number},
 	{"exporter", text}, {"exporter_name", text}, {"domain", number}, {"type", text}, {"sampling_rate", number},
 	{"protocol", text}, {"src", text}, {"src_port", number}, {"dst", text}, {"dst_port", number}, {"icmp_type", number}, {"icmp_code", number},
 	{"octets", number}, {"packets", number}, {"reverse_octets", number}, {"reverse_packets", number}, {"tcp_flags", number}, {"tos", number},
 	{"in_if", number}, {"in_if_name", text}, {"out_if", number}, {"out_if_name", text}, {"src_as", number}, {"dst_as", number}, {"vlan", number},
 	{"src_mac", text}, {"dst_mac", text}, {"next_hop", text}, {"post_nat_src", text}, {"post_nat_dst", text}, {"application", text},
+}, flowColumns2...)
+
+// flowColumns2 are those that schema 2 added.
+var flowColumns2 = []column{
+	{"post_nat_src_port", number}, {"post_nat_dst_port", number}, {"nat_event", number}, {"firewall_event", number}, {"flow_id", number},
+	{"firewall_rule", text}, {"tunnel_src", text}, {"tunnel_dst", text}, {"tunnel_protocol", text}, {"tunnel_id", number},
+	{"user_name", text}, {"station", text}, {"station_mac", text},
+	{"in_vrf", number}, {"in_vrf_name", text}, {"in_vrf_rd", text}, {"out_vrf", number}, {"out_vrf_name", text}, {"out_vrf_rd", text}, {"rd", text},
 }
 
 var connectionColumns = []column{
@@ -54,8 +63,12 @@ var connectionColumns = []column{
 	{"exporter", text}, {"in_if_name", text}, {"out_if_name", text},
 }
 
+// createEpochs makes the table of leader epochs: that of the last record before next.
+const createEpochs = "CREATE TABLE epochs (topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL, epoch INTEGER NOT NULL, PRIMARY KEY (topic, partition)) WITHOUT ROWID"
+
 // create makes the tables of this version.
 var create = []string{
+	createEpochs,
 	"CREATE TABLE offsets (topic TEXT NOT NULL, partition INTEGER NOT NULL, topic_id TEXT NOT NULL, next INTEGER NOT NULL, PRIMARY KEY (topic, partition)) WITHOUT ROWID",
 	tableOf("flows", flowColumns),
 	tableOf("connections", connectionColumns),
@@ -72,6 +85,15 @@ var create = []string{
 		`coalesce(service, protocol || coalesce('/' || responder_port, '')) AS service, ` +
 		`initiator || coalesce(' (' || initiator_name || ')', '') AS initiator, responder || coalesce(' (' || responder_name || ')', '') AS responder, ` +
 		`coalesce(octets, 0) + coalesce(octets_back, 0) AS octets, coalesce(packets, 0) + coalesce(packets_back, 0) AS packets FROM connections`,
+}
+
+// from1 returns the statements that make a file of schema 1 one of schema 2.
+func from1() []string {
+	all := []string{createEpochs}
+	for _, c := range flowColumns2 {
+		all = append(all, "ALTER TABLE flows ADD COLUMN "+c.name+" "+c.declared)
+	}
+	return all
 }
 
 func tableOf(name string, columns []column) string {
@@ -114,6 +136,11 @@ func flowRow(message []byte, at time.Time) ([]any, bool) {
 		unless(!m.GetBiflow(), uint64(counter(m.GetReverseBytes()))), unless(!m.GetBiflow(), uint64(counter(m.GetReversePackets()))), m.GetTcpFlags(), m.GetIpTos(),
 		m.GetInIf(), textOrNull(m.GetInIfName()), m.GetOutIf(), textOrNull(m.GetOutIfName()), orNull(uint64(m.GetSrcAs())), orNull(uint64(m.GetDstAs())), orNull(uint64(m.GetVlanId())),
 		mac(m.GetSrcMac()), mac(m.GetDstMac()), address(m.GetNextHop()), address(m.GetPostNatSrcAddr()), address(m.GetPostNatDstAddr()), textOrNull(m.GetApplicationName()),
+		orNull(uint64(m.GetPostNatSrcPort())), orNull(uint64(m.GetPostNatDstPort())), orNull(uint64(m.GetNatEvent())), orNull(uint64(m.GetFirewallEvent())), orNull(m.GetFlowId()),
+		textOrNull(m.GetFirewallRule()), address(m.GetTunnelSrcAddr()), address(m.GetTunnelDstAddr()), tunnelProtocol(m.GetTunnelProto()), orNull(m.GetTunnelId()),
+		textOrNull(m.GetUserName()), address(m.GetStationAddr()), mac(m.GetStationMac()),
+		orNull(uint64(m.GetIngressVrfId())), textOrNull(m.GetIngressVrfName()), textOrNull(m.GetIngressVrfRd()),
+		orNull(uint64(m.GetEgressVrfId())), textOrNull(m.GetEgressVrfName()), textOrNull(m.GetEgressVrfRd()), textOrNull(m.GetRouteDistinguisher()),
 	}, true
 }
 
@@ -160,7 +187,15 @@ func orNull(n uint64) any {
 	if n == 0 {
 		return nil
 	}
-	return int64(n) // a time, or a number of at most 32 bits; a time beyond 2262 is negative
+	return int64(n) // a time beyond 2262, or a flow id beyond 2^63-1, is negative
+}
+
+// tunnelProtocol is the name of the outer packet's protocol; 0 is no tunnel.
+func tunnelProtocol(n uint32) any {
+	if n == 0 {
+		return nil
+	}
+	return services.Protocol(n)
 }
 
 func unless[N uint32 | uint64](absent bool, n N) any {

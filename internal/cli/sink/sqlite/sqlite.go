@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 
 // schema is the version of the tables below; PRAGMA user_version of the file. A
 // change of theirs is a step in upgrade.
-const schema = 1
+const schema = 2
 
 // applicationID marks the file as ours (PRAGMA application_id): "Weir".
 const applicationID = 0x57656972
@@ -82,40 +83,47 @@ func makePrivate(path string) error {
 
 // upgrade makes the tables, or brings an older file up to date.
 func (t *Table) upgrade(ctx context.Context) error {
-	if ready, err := ready(ctx, t.db); ready || err != nil { // a look takes no lock
+	if version, err := schemaOf(ctx, t.db); version == schema || err != nil { // a look takes no lock
 		return err
 	}
 	return t.within(ctx, func(tx *sql.Tx) error {
-		if ready, err := ready(ctx, tx); ready || err != nil { // another one was first
+		version, err := schemaOf(ctx, tx)
+		var statements []string
+		switch {
+		case err != nil || version == schema: // another one was first
 			return err
+		case version == 1:
+			statements = from1()
+		default:
+			statements = slices.Concat(create, []string{fmt.Sprintf("PRAGMA application_id = %d", applicationID)})
 		}
-		for _, statement := range append(create, fmt.Sprintf("PRAGMA user_version = %d", schema), fmt.Sprintf("PRAGMA application_id = %d", applicationID)) {
+		for _, statement := range append(statements, fmt.Sprintf("PRAGMA user_version = %d", schema)) {
 			if _, err := tx.ExecContext(ctx, statement); err != nil {
-				return fmt.Errorf("making the tables: %w", err)
+				return fmt.Errorf("making the tables of schema %d from %d: %w", schema, version, err)
 			}
 		}
 		return nil
 	})
 }
 
-// ready tells whether the tables of this version are there; false: the file is empty.
-func ready(ctx context.Context, db interface {
+// schemaOf returns the version of the tables that are there, 0 for an empty file.
+func schemaOf(ctx context.Context, db interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 },
-) (bool, error) {
+) (int, error) {
 	var version, application, tables int
 	err := db.QueryRowContext(ctx, "SELECT (SELECT user_version FROM pragma_user_version), (SELECT application_id FROM pragma_application_id), (SELECT count(*) FROM sqlite_schema)").Scan(&version, &application, &tables)
 	switch {
 	case err != nil:
-		return false, err
+		return 0, err
 	case application == applicationID && version > schema:
-		return false, fmt.Errorf("its schema is of version %d, this program knows %d: take a newer one", version, schema)
-	case application == applicationID && version == schema:
-		return true, nil
+		return 0, fmt.Errorf("its schema is of version %d, this program knows %d: take a newer one", version, schema)
+	case application == applicationID && version > 0:
+		return version, nil
 	case tables > 0:
-		return false, errors.New("it is a database of something else")
+		return 0, errors.New("it is a database of something else")
 	}
-	return false, nil
+	return 0, nil
 }
 
 // patience is how often the lock for writing is asked for, ten seconds each: another
@@ -141,9 +149,28 @@ func isLocked(err error) bool {
 	return ok && e.Code()&0xff == lib.SQLITE_BUSY
 }
 
+// Epochs implements sink.Sink. An epoch counts with the offset that it was written with: a
+// program of schema 1 that still has the file open moves the offset alone.
+func (t *Table) Epochs(ctx context.Context) (map[int32]int32, error) {
+	rows, err := t.db.QueryContext(ctx, "SELECT partition, epoch FROM epochs JOIN offsets USING (topic, partition, next) WHERE topic = ?", t.topic)
+	if err != nil {
+		return nil, err
+	}
+	epochs := map[int32]int32{}
+	for rows.Next() {
+		var p, epoch int32
+		if err := rows.Scan(&p, &epoch); err != nil {
+			return nil, errors.Join(err, rows.Close())
+		}
+		epochs[p] = epoch
+	}
+	return epochs, rows.Err()
+}
+
 // Begin implements sink.Sink: a topic is read from after what is there already. Where
-// it ends before that, Kafka lost records that are rows here: it is read from its
-// end, since to read it again would keep the rest of it twice.
+// it ends before that, or ended there before it grew again, Kafka lost records that are
+// rows here: it is read from where it ended, since to read it again would keep the rest
+// of it twice.
 func (t *Table) Begin(ctx context.Context, topic sink.Topic) (b sink.Beginning, err error) {
 	id := topic.ID
 	t.next = map[int32]int64{}
@@ -171,9 +198,18 @@ func (t *Table) Begin(ctx context.Context, topic sink.Topic) (b sink.Beginning, 
 		if _, err := tx.ExecContext(ctx, "DELETE FROM offsets WHERE topic = ? AND topic_id <> ?", t.topic, id); err != nil {
 			return err
 		}
+		if b.Anew {
+			if _, err := tx.ExecContext(ctx, "DELETE FROM epochs WHERE topic = ?", t.topic); err != nil {
+				return err
+			}
+		}
 		for p, o := range topic.First {
 			if next, ok := known[p]; ok {
-				end := max(o, topic.End[p])
+				end := topic.End[p]
+				if cut, ok := topic.EpochEnds[p]; ok {
+					end = min(end, cut)
+				}
+				end = max(o, end)
 				b.Missed += max(0, o-next)
 				b.Lost += max(0, next-end)
 				o = min(max(o, next), end)
@@ -195,14 +231,14 @@ var ErrOther = errors.New("another process writes this topic into this file: end
 
 // Write implements sink.Sink.
 func (t *Table) Write(ctx context.Context, records []sink.Record) (rows, bad int, err error) {
-	next := map[int32]int64{}
+	next, epochs := map[int32]int64{}, map[int32]int32{}
 	err = t.within(ctx, func(tx *sql.Tx) error {
 		insert, err := tx.PrepareContext(ctx, t.kind.insert)
 		if err != nil {
 			return err
 		}
 		for _, r := range records {
-			next[r.Partition] = r.Offset + 1
+			next[r.Partition], epochs[r.Partition] = r.Offset+1, r.Epoch
 			for _, m := range r.Messages {
 				values, ok := t.kind.row(m, r.Time)
 				if !ok {
@@ -222,6 +258,10 @@ func (t *Table) Write(ctx context.Context, records []sink.Record) (rows, bad int
 			}
 			if n, err := done.RowsAffected(); err != nil || n != 1 {
 				return errors.Join(ErrOther, err)
+			}
+			_, err = tx.ExecContext(ctx, "INSERT INTO epochs (topic, partition, next, epoch) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET next = excluded.next, epoch = excluded.epoch", t.topic, p, o, epochs[p])
+			if err != nil {
+				return err
 			}
 		}
 		return nil

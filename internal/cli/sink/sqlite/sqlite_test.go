@@ -325,7 +325,7 @@ func TestFilesOfSomethingElse(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		make("other.db", "CREATE TABLE t (x)"): "it is a database of something else",
-		make("newer.db", "CREATE TABLE t (x)", "PRAGMA user_version = 2", "PRAGMA application_id = 1466263922"): "its schema is of version 2, this program knows 1",
+		make("newer.db", "CREATE TABLE t (x)", "PRAGMA user_version = 3", "PRAGMA application_id = 1466263922"): "its schema is of version 3, this program knows 2",
 		text:                             "not a database",
 		filepath.Join(dir, "no", "x.db"): "unable to open database file",
 	} {

@@ -1,0 +1,25 @@
+-- A file of schema 1 as Weir wrote it before schema 2, by sqlite3's .dump. PRAGMA of the header are those of the file.
+PRAGMA foreign_keys=OFF;
+BEGIN TRANSACTION;
+CREATE TABLE offsets (topic TEXT NOT NULL, partition INTEGER NOT NULL, topic_id TEXT NOT NULL, next INTEGER NOT NULL, PRIMARY KEY (topic, partition)) WITHOUT ROWID;
+INSERT INTO offsets VALUES('netflow.connections',0,'id',1);
+INSERT INTO offsets VALUES('netflow.connections',1,'id',0);
+INSERT INTO offsets VALUES('netflow.flows',0,'id',6);
+CREATE TABLE flows (published INTEGER NOT NULL, received INTEGER, start INTEGER, "end" INTEGER, exporter TEXT, exporter_name TEXT, domain INTEGER, type TEXT, sampling_rate INTEGER, protocol TEXT, src TEXT, src_port INTEGER, dst TEXT, dst_port INTEGER, icmp_type INTEGER, icmp_code INTEGER, octets INTEGER, packets INTEGER, reverse_octets INTEGER, reverse_packets INTEGER, tcp_flags INTEGER, tos INTEGER, in_if INTEGER, in_if_name TEXT, out_if INTEGER, out_if_name TEXT, src_as INTEGER, dst_as INTEGER, vlan INTEGER, src_mac TEXT, dst_mac TEXT, next_hop TEXT, post_nat_src TEXT, post_nat_dst TEXT, application TEXT);
+INSERT INTO flows VALUES(1790000000000000005,NULL,NULL,NULL,NULL,NULL,0,'IPFIX',NULL,'udp','10.0.0.1',5000,'192.0.2.80',53,NULL,NULL,100,1,NULL,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO flows VALUES(1790000000000000005,NULL,NULL,NULL,NULL,NULL,0,'NETFLOW_V9',NULL,'tcp','10.0.0.2',5001,'192.0.2.80',443,NULL,NULL,200,2,NULL,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+CREATE TABLE connections (id BLOB NOT NULL UNIQUE, version INTEGER NOT NULL, published INTEGER NOT NULL, final INTEGER NOT NULL, emit_reason TEXT, community_id TEXT, start INTEGER, "end" INTEGER, protocol TEXT, service TEXT, icmp_type INTEGER, icmp_code INTEGER, initiator TEXT, initiator_port INTEGER, initiator_name TEXT, initiator_as INTEGER, initiator_country TEXT, responder TEXT, responder_port INTEGER, responder_name TEXT, responder_as INTEGER, responder_country TEXT, octets INTEGER, packets INTEGER, octets_back INTEGER, packets_back INTEGER, octets_est INTEGER, octets_back_est INTEGER, state TEXT, direction_by TEXT, network_direction TEXT, quality TEXT, application TEXT, exporter TEXT, in_if_name TEXT, out_if_name TEXT);
+INSERT INTO connections VALUES(X'6f6e65',2,1790000000000000005,1,'COMPLETE',NULL,1700000000500000000,1700000002000000000,'tcp','https',NULL,NULL,'10.0.0.1',40000,NULL,NULL,NULL,'192.0.2.80',443,'www.example.net',NULL,NULL,20,3,7,1,0,0,'SF',NULL,NULL,'SAMPLED,NAT',NULL,'192.0.2.1',NULL,NULL);
+INSERT INTO connections VALUES(X'74776f',1,1790000000000000005,1,'COMPLETE',NULL,1700000000500000000,1700000002000000000,'tcp','https',NULL,NULL,'10.0.0.1',40000,NULL,NULL,NULL,'192.0.2.80',443,'www.example.net',NULL,NULL,1,3,7,1,0,0,'SF',NULL,NULL,'SAMPLED,NAT',NULL,'192.0.2.1',NULL,NULL);
+CREATE INDEX flows_published ON flows (published);
+CREATE INDEX flows_start ON flows (start);
+CREATE INDEX flows_src ON flows (src, start);
+CREATE INDEX flows_dst ON flows (dst, start);
+CREATE INDEX connections_published ON connections (published);
+CREATE INDEX connections_start ON connections (start);
+CREATE INDEX connections_initiator ON connections (initiator, start);
+CREATE INDEX connections_responder ON connections (responder, start);
+CREATE VIEW talks AS SELECT strftime('%Y-%m-%d %H:%M:%f', start / 1e9, 'unixepoch') AS began, ("end" - start) / 1e9 AS seconds, coalesce(service, protocol || coalesce('/' || responder_port, '')) AS service, initiator || coalesce(' (' || initiator_name || ')', '') AS initiator, responder || coalesce(' (' || responder_name || ')', '') AS responder, coalesce(octets, 0) + coalesce(octets_back, 0) AS octets, coalesce(packets, 0) + coalesce(packets_back, 0) AS packets FROM connections;
+COMMIT;
+PRAGMA user_version=1;
+PRAGMA application_id=1466263922;
