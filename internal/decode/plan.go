@@ -91,7 +91,24 @@ func compile(version uint8, t *Template) *Plan {
 		p.findTenant(acts)
 	}
 	p.decide()
-	holders := map[uint16]int{} // field number → steps that write it
+	holders := p.settle(acts)
+	for s := range p.has {
+		p.has[s] = p.has[s] && p.uses(slot(s))
+	}
+	p.stray = p.strays()
+	p.lifts = p.findLifts()
+	p.findList(acts, holders)
+	p.makeSteps(acts, second, holders)
+	p.needsInit = p.version == 10 && p.times.source == flowpb.TimeSource_TIME_SOURCE_UPTIME && !p.has[sInit]
+	p.names = p.nameKinds()
+	p.findUndefined()
+	p.fast = p.arrange()
+	return p
+}
+
+// settle turns acts whose value no rule takes into elements, and returns how many steps write each field of the message.
+func (p *Plan) settle(acts []action) (holders map[uint16]int) {
+	holders = map[uint16]int{}
 	for i, a := range acts {
 		switch a.op {
 		case opSlot, opFloat:
@@ -108,19 +125,24 @@ func compile(version uint8, t *Template) *Plan {
 			}
 		}
 	}
-	for s := range p.has {
-		p.has[s] = p.has[s] && p.uses(slot(s))
-	}
-	p.stray = p.strays()
-	p.lifts = p.findLifts()
-	for i, f := range t.Fields {
+	return holders
+}
+
+// findList makes the first subTemplateMultiList a list whose records may set fields of the flow that no element of its own
+// sets.
+func (p *Plan) findList(acts []action, holders map[uint16]int) {
+	for i, f := range p.template.Fields {
 		if to := p.liftsTo(holders); acts[i].op == opElement && f.PEN == 0 && f.ID == SubTemplateMultiList && to != 0 {
 			acts[i] = action{op: opList, to: to}
 			break // of several lists the first one counts
 		}
 	}
+}
+
+// makeSteps appends the steps of each field. holders counts the steps that write a field of the message.
+func (p *Plan) makeSteps(acts, second []action, holders map[uint16]int) {
 	onces := map[uint16]uint8{}
-	for i, f := range t.Fields {
+	for i, f := range p.template.Fields {
 		st := step{op: acts[i].op, to: acts[i].to, length: f.Length, id: f.ID, pen: f.PEN}
 		direct := st.op == opUint || st.op == opBytes || st.op == opOctets || st.op == opString
 		if direct && holders[st.to] > 1 {
@@ -138,8 +160,7 @@ func compile(version uint8, t *Template) *Plan {
 		if st.op == opUint && st.once == 0 && st.to >= 16 && st.to != fDirection && st.to != fBiflowDirection {
 			st.op, st.tag = opPlain, tagOf(protowire.Number(st.to))
 		}
-		if n := len(p.steps); st.op == opSkip && n > 0 && p.steps[n-1].op == opSkip && st.length != VarLen && p.steps[n-1].length != VarLen && int(p.steps[n-1].length)+int(st.length) < VarLen {
-			p.steps[n-1].length += st.length
+		if n := len(p.steps); n > 0 && p.steps[n-1].absorb(&st) {
 			continue
 		}
 		p.steps = append(p.steps, st)
@@ -150,11 +171,15 @@ func compile(version uint8, t *Template) *Plan {
 			p.steps = append(p.steps, step{op: a.op, to: a.to, length: st.length, id: st.id, pen: st.pen, once: again})
 		}
 	}
-	p.needsInit = p.version == 10 && p.times.source == flowpb.TimeSource_TIME_SOURCE_UPTIME && !p.has[sInit]
-	p.names = p.nameKinds()
-	p.findUndefined()
-	p.fast = p.arrange()
-	return p
+}
+
+// absorb lengthens a step that skips octets by another such step, and reports whether it could.
+func (st *step) absorb(next *step) bool {
+	if st.op != opSkip || next.op != opSkip || st.length == VarLen || next.length == VarLen || int(st.length)+int(next.length) >= VarLen {
+		return false
+	}
+	st.length += next.length
+	return true
 }
 
 // meanings returns what each field means, and what it means besides (opSkip:
@@ -218,11 +243,9 @@ func (p *Plan) hasAll(slots []slot) bool {
 	return !slices.ContainsFunc(slots, func(s slot) bool { return !p.has[s] })
 }
 
-// uses tells whether a rule takes slot s, which the template has.
+// uses reports whether a rule takes slot s, which the template has.
 func (p *Plan) uses(s slot) bool {
 	k := &p.picks
-	v4, v6 := p.addrs&(1<<aSrc4|1<<aDst4) != 0, p.addrs&(1<<aSrc6|1<<aDst6) != 0
-	apart4, apart6 := p.has[sTypeV4] || p.has[sCodeV4], p.has[sTypeV6] || p.has[sCodeV6]
 	switch s {
 	case k.octets, k.packets, k.totalOctets, k.totalPackets, k.srcPort, k.dstPort, k.flags, k.postSrcPort, k.postDstPort, k.sampler,
 		sProto, sEtherType, sIPVersion, sTypeV4, sCodeV4, sTypeV6, sCodeV6:
@@ -231,27 +254,38 @@ func (p *Plan) uses(s slot) bool {
 		return true
 	case k.revOctets, k.revPackets:
 		return p.biflow
+	case sICMPv4, sICMPv6, sSrcNet4, sSrcNet6, sDstNet4, sDstNet6:
+		return p.usesOfFamily(s)
+	case sInit:
+		return p.times.unit == tStartUp && p.times.source != 0 || p.reverse.unit == tStartUp && p.reverse.source != 0
+	}
+	switch {
+	case s >= sToS:
+		return true // there because findTunnel put it there
+	case s >= sTimes && s < sReverseTimes:
+		return p.times.uses(s)
+	case s >= sReverseTimes && s < sReverseTimes+nTimes:
+		return p.reverse.uses(s)
+	}
+	return slices.ContainsFunc(rateFamilies, func(f []slot) bool { return slices.Contains(f, s) && p.hasAll(f) })
+}
+
+// usesOfFamily is uses for slots whose use depends on the address families of the template: ICMP type and code in one
+// field, and networks in place of addresses.
+func (p *Plan) usesOfFamily(s slot) bool {
+	k := &p.picks
+	v4, v6 := p.addrs&(1<<aSrc4|1<<aDst4) != 0, p.addrs&(1<<aSrc6|1<<aDst6) != 0
+	apart4, apart6 := p.has[sTypeV4] || p.has[sCodeV4], p.has[sTypeV6] || p.has[sCodeV6]
+	switch s {
 	case sICMPv4:
 		return !apart4 || k.icmp6 == s && !apart6 && (v6 || !v4)
 	case sICMPv6:
 		return !apart6
 	case sSrcNet4, sSrcNet6:
 		return s == k.src4Net && (v4 || !v6) || s == k.src6Net && v6
-	case sDstNet4, sDstNet6:
+	default: // sDstNet4, sDstNet6
 		return s == k.dst4Net && (v4 || !v6) || s == k.dst6Net && v6
-	case sInit:
-		return p.times.unit == tStartUp && p.times.source != 0 || p.reverse.unit == tStartUp && p.reverse.source != 0
 	}
-	if s >= sToS {
-		return true // there because findTunnel put it there
-	}
-	if s >= sTimes && s < sReverseTimes {
-		return p.times.uses(s)
-	}
-	if s >= sReverseTimes && s < sReverseTimes+nTimes {
-		return p.reverse.uses(s)
-	}
-	return slices.ContainsFunc(rateFamilies, func(f []slot) bool { return slices.Contains(f, s) && p.hasAll(f) })
 }
 
 // ambiguous tells whether the value of st is not all that its field is made of, or
