@@ -94,7 +94,10 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 	}
 	f.exporter, _ = flowkey.Address(m.SamplerAddress)
 	f.domain, f.iface = m.ObservationDomainId, uint8(m.FlowDirection)
-	f.Received, f.Start, f.End, f.Export = instant(m.TimeReceivedNs), instant(m.TimeFlowStartNs), instant(m.TimeFlowEndNs), instant(m.TimeExportNs)
+	f.Received = instant(m.TimeReceivedNs)
+	f.Start = instant(m.TimeFlowStartNs)
+	f.End = instant(m.TimeFlowEndNs)
+	f.Export = instant(m.TimeExportNs)
 	f.Resolution = max(int64(m.TimeResolutionUs)*1000, 1)
 	f.Fine, f.Datagram = f.Resolution, m.DatagramHash
 	if m.TimeSource == flowpb.TimeSource_TIME_SOURCE_UPTIME { // one header, whose whole seconds all records share
@@ -108,11 +111,45 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 			Start: instant(m.ReverseTimeFlowStartNs), End: instant(m.ReverseTimeFlowEndNs),
 		}
 	}
+	f.Rate = m.SamplingRate
+	f.event(m, denied)
+	f.ICMPCode = uint8(m.IcmpCode)
+	if reversed := f.Biflow && f.There.Octets|f.There.Packets == 0 && f.Back.Octets|f.Back.Packets != 0; reversed {
+		// Only the reverse direction has packets: it is the record's own, as for
+		// a record of one direction.
+		src, dst = dst, src
+		f.There, f.Back = f.Back, counts{}
+		f.Initiator = -f.Initiator
+		m = swapped(m)
+	}
+	f.InIf, f.OutIf, f.ToS = m.InIf, m.OutIf, uint8(m.IpTos)
+	if f.VLAN = uint16(m.SrcVlan); f.VLAN == 0 {
+		f.VLAN = uint16(m.VlanId)
+	}
+	f.SrcMAC, f.DstMAC = m.SrcMac, m.DstMac
+	f.SrcAS, f.DstAS = m.SrcAs, m.DstAs
+	f.vrfs = vrfs{m.IngressVrfId, m.EgressVrfId}
+	f.app = applicationOf(m.ApplicationId)
+	if c.DedupContent {
+		f.Ident = f.content(m)
+	} else {
+		f.Ident = ident(&f.exporter, m.DatagramHash, m.RecordOffset)
+	}
+	f.conversation(m, src, dst)
+	f.Scope = f.scope(m, c.Scope)
+	f.clocks(m, c)
+	return f, true
+}
+
+// event sets what a firewall's event (IE 233) and the record's own fields determine: how the record counts, the
+// initiator, the reason for the end, and the qualities of the event. denied says that the event is a denied flow
+// without counters.
+func (f *Flow) event(m *flowpb.FlowMessage, denied bool) {
 	f.counting, f.ofFlowID = countingOf(m), m.FirewallEvent != 0 && m.FlowId != 0
 	if f.ofFlowID && f.counting != countsRecord && m.FirewallEvent != eventDenied {
 		f.quality |= firewallFlow
 	}
-	f.Reason, f.Rate = uint8(m.FlowEndReason), m.SamplingRate
+	f.Reason = uint8(m.FlowEndReason)
 	switch {
 	case m.BiflowDirection == flowpb.BiflowDirection_BIFLOW_DIRECTION_INITIATOR:
 		f.Initiator = 1
@@ -130,36 +167,18 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 	case m.FirewallEvent == eventDeleted:
 		f.Reason = reasonEnd
 	}
-	f.ICMPCode = uint8(m.IcmpCode)
-	if reversed := f.Biflow && f.There.Octets|f.There.Packets == 0 && f.Back.Octets|f.Back.Packets != 0; reversed {
-		// Only the reverse direction has packets: it is the record's own, as for
-		// a record of one direction.
-		src, dst = dst, src
-		f.There, f.Back = f.Back, counts{}
-		f.Initiator = -f.Initiator
-		m = swapped(m)
+}
+
+// applicationOf packs an applicationId (IE 95) of at most 8 octets. A longer identifier gives the zero application.
+func applicationOf(id []byte) (a application) {
+	if len(id) > 8 {
+		return a
 	}
-	f.InIf, f.OutIf, f.ToS = m.InIf, m.OutIf, uint8(m.IpTos)
-	if f.VLAN = uint16(m.SrcVlan); f.VLAN == 0 {
-		f.VLAN = uint16(m.VlanId)
+	for _, b := range id {
+		a.id = a.id<<8 | uint64(b)
 	}
-	f.SrcMAC, f.DstMAC, f.SrcAS, f.DstAS = m.SrcMac, m.DstMac, m.SrcAs, m.DstAs
-	f.vrfs = vrfs{m.IngressVrfId, m.EgressVrfId}
-	if n := len(m.ApplicationId); n <= 8 {
-		for _, b := range m.ApplicationId {
-			f.app.id = f.app.id<<8 | uint64(b)
-		}
-		f.app.n = uint8(n)
-	}
-	if c.DedupContent {
-		f.Ident = f.content(m)
-	} else {
-		f.Ident = ident(&f.exporter, m.DatagramHash, m.RecordOffset)
-	}
-	f.conversation(m, src, dst)
-	f.Scope = f.scope(m, c.Scope)
-	f.clocks(m, c)
-	return f, true
+	a.n = uint8(len(id))
+	return a
 }
 
 // Firewall events (IE 233) and flow end reasons (IE 136).
