@@ -72,33 +72,52 @@ func (s *Store) parse(id key, value []byte) (*flowpb.ExporterState, error) {
 	case id.definition != nil && st.GetDefinition() == nil, id.fact != nil && st.GetFact() == nil:
 		return nil, errors.New("value is of another kind than its key")
 	}
+	var err error
 	if id.fact != nil {
-		f := st.GetFact()
-		if !known(f.GetWhat()) || f.GetWhat() != id.fact.what || f.GetId() != id.fact.id {
-			return nil, fmt.Errorf("fact %v %d: unknown, or differs from the key's", f.GetWhat(), f.GetId())
-		}
-		if !possible(f.GetWhat(), f.GetNumber()) {
-			return nil, impossible(f.GetWhat(), f.GetNumber())
-		}
-		if n := len(f.GetSources()); n > maxSources {
-			return nil, fmt.Errorf("fact %v %d: %d sources: want at most %d", f.GetWhat(), f.GetId(), n, maxSources)
-		}
-		for _, src := range f.GetSources() {
-			if !possible(f.GetWhat(), src.GetNumber()) {
-				return nil, fmt.Errorf("of port %d: %w", src.GetPort(), impossible(f.GetWhat(), src.GetNumber()))
-			}
-			if src.GetPort() > math.MaxUint16 || src.GetReceivedNs() <= 0 || src.GetReceivedNs() > st.GetReceivedNs() {
-				return nil, fmt.Errorf("source port %d at %d: want a port, received at or before the fact", src.GetPort(), src.GetReceivedNs())
-			}
-		}
-		return st, nil
+		err = checkFact(id.fact, st)
+	} else {
+		err = checkSources(st.GetDefinition().GetSources(), st, "template")
 	}
-	for _, src := range st.GetDefinition().GetSources() {
-		if src.GetPort() > math.MaxUint16 || src.GetReceivedNs() <= 0 || src.GetReceivedNs() > st.GetReceivedNs() {
-			return nil, fmt.Errorf("source port %d at %d: want a port, received at or before the template", src.GetPort(), src.GetReceivedNs())
-		}
+	if err != nil {
+		return nil, err
 	}
 	return st, nil
+}
+
+// checkFact returns an error unless st holds the options fact of the key, with possible numbers.
+func checkFact(key *factID, st *flowpb.ExporterState) error {
+	f := st.GetFact()
+	if !known(f.GetWhat()) || f.GetWhat() != key.what || f.GetId() != key.id {
+		return fmt.Errorf("fact %v %d: unknown, or differs from the key's", f.GetWhat(), f.GetId())
+	}
+	if !possible(f.GetWhat(), f.GetNumber()) {
+		return impossible(f.GetWhat(), f.GetNumber())
+	}
+	if n := len(f.GetSources()); n > maxSources {
+		return fmt.Errorf("fact %v %d: %d sources: want at most %d", f.GetWhat(), f.GetId(), n, maxSources)
+	}
+	for _, src := range f.GetSources() {
+		if !possible(f.GetWhat(), src.GetNumber()) {
+			return fmt.Errorf("of port %d: %w", src.GetPort(), impossible(f.GetWhat(), src.GetNumber()))
+		}
+	}
+	return checkSources(f.GetSources(), st, "fact")
+}
+
+// aSource is the part that sources of definitions and of facts share.
+type aSource interface {
+	GetPort() uint32
+	GetReceivedNs() int64
+}
+
+// checkSources returns an error unless each source is a port, and was received no later than st.
+func checkSources[S aSource](sources []S, st *flowpb.ExporterState, kind string) error {
+	for _, src := range sources {
+		if src.GetPort() > math.MaxUint16 || src.GetReceivedNs() <= 0 || src.GetReceivedNs() > st.GetReceivedNs() {
+			return fmt.Errorf("source port %d at %d: want a port, received at or before the %s", src.GetPort(), src.GetReceivedNs(), kind)
+		}
+	}
+	return nil
 }
 
 // template reads a definition's template.
