@@ -4,7 +4,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// initiator goes down the list of docs/connections.md, "Who opened it". toHi and toLo are nil where not seen.
+// initiator goes down the list of docs/connections.md, "The initiator". toHi and toLo are nil where not seen.
 func (m *Model) initiator(c *connection, toHi, toLo *Direction) (method flowpb.DirectionMethod, lo bool) {
 	there, back := toHi, toLo
 	if there == nil {
