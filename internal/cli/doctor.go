@@ -1,24 +1,13 @@
 package cli
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
-	"net"
-	"net/netip"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
-	"weir/internal/cli/capture"
 	"weir/internal/cli/console"
-	"weir/internal/cli/report"
-	"weir/internal/decode"
-	"weir/internal/doctor"
 )
 
 const doctorAbout = `Reads what exporters send and reports, for each exporter, version and observation
@@ -33,14 +22,6 @@ file that weir collect wrote; "-" reads a capture from standard input. Without F
 --listen receives on UDP for --for, or until Ctrl-C.
 
 exit code: 0 the input was read, whatever was found; 1 it could not be read; 2 wrong usage`
-
-// doctorOptions say what is examined.
-type doctorOptions struct {
-	listen  []string // UDP addresses; nil: files
-	period  time.Duration
-	json    bool
-	started func([]net.Addr) // called when it listens; may be nil
-}
 
 // runDoctor is the verb doctor.
 func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -83,164 +64,4 @@ func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	console.Linef(stderr, "%s", c.in.summary())
 	return code
-}
-
-// An examination hands what is decoded to a Checkup.
-type examination struct {
-	mu    sync.Mutex // guards what follows
-	in    *offline
-	check *doctor.Checkup
-	loss  *lossCount
-}
-
-func newExamination(verb string, stdin io.Reader, stderr io.Writer, now time.Time) *examination {
-	c := &examination{check: doctor.New(), loss: newLossCount(now)}
-	c.in = newOffline(verb, stdin, stderr, c)
-	c.in.waitingMost = 64 << 20
-	return c
-}
-
-// Take implements output.
-func (c *examination) Take(from report.Origin, r *decode.Result) error {
-	h := &from.Header
-	s := doctor.Stream{Exporter: from.Meta.Exporter, Version: h.Version, Domain: h.Domain}
-	switch h.Version {
-	case 1, 5, 7, 9, 10:
-	default:
-		return nil // no export datagram; the last line counts it as an error
-	}
-	if c.loss.take(from, r) {
-		c.check.Message(s, from.Meta.Received, h.Export)
-		if len(r.Errors) > 0 {
-			c.check.Malformed(s)
-		}
-	}
-	for i := range r.Templates {
-		c.check.Template(s, r.Templates[i].Template.ID, from.Meta.Received)
-	}
-	for _, m := range r.Messages {
-		c.check.Flow(m)
-	}
-	return nil
-}
-
-func (c *examination) Flush() error { return nil }
-
-// receiveFor receives until the period is over or ctx ends.
-func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io.Writer) error {
-	conns, err := listenUDP(o.listen)
-	if err != nil {
-		return err
-	}
-	defer closeAll(conns)
-	console.Linef(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early", addresses(conns), o.period)
-	ctx, cancel := context.WithTimeout(ctx, o.period)
-	defer cancel()
-	if o.started != nil {
-		o.started(localAddresses(conns))
-	}
-	failed := make(chan error, len(conns))
-	var wg sync.WaitGroup
-	for _, conn := range conns {
-		wg.Go(func() { failed <- receive(conn, c.receive) })
-	}
-	show := console.NewProgress(stderr)
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for err == nil && ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case err = <-failed:
-		case <-tick.C:
-			c.mu.Lock()
-			show.Count("%s", c.in.summary())
-			c.mu.Unlock()
-		}
-	}
-	show.Clear()
-	closeAll(conns)
-	wg.Wait()
-	return err
-}
-
-func (c *examination) receive(b []byte, from netip.AddrPort, at time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_ = c.in.datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // take never fails
-}
-
-// A findingLine is a line of --json.
-type findingLine struct {
-	Exporter string          `json:"exporter"`
-	Version  uint16          `json:"version"`
-	Domain   uint32          `json:"domain"`
-	Rule     doctor.Rule     `json:"finding"`
-	Severity doctor.Severity `json:"severity"`
-	What     string          `json:"what"`
-	Advice   string          `json:"advice"`
-}
-
-// print prints the findings by stream.
-func (c *examination) print(stdout io.Writer, asJSON bool) error {
-	for _, k := range slices.SortedFunc(maps.Keys(c.in.waiting), func(a, b decode.TemplateKey) int { return int(a.ID) - int(b.ID) }) {
-		s := doctor.Stream{Exporter: netip.AddrFrom16(k.Exporter).Unmap(), Version: uint16(k.Version), Domain: k.Domain}
-		for range c.in.waiting[k] {
-			c.check.Undecoded(s, k.ID)
-		}
-	}
-	c.loss.turn(time.Unix(0, c.in.now).Add(time.Minute))
-	for _, row := range c.loss.cluster.View() {
-		if l := row.Loss; l.Usable {
-			c.check.Lost(doctor.Stream{Exporter: row.Exporter, Version: row.Version, Domain: row.Domain}, l.Lost, l.Lost+l.Received, l.Unit.String())
-		}
-	}
-	findings := c.check.Findings()
-	w := bufio.NewWriter(stdout)
-	if asJSON {
-		e := json.NewEncoder(w)
-		for _, f := range findings {
-			if err := e.Encode(findingLine{f.Exporter.String(), f.Version, f.Domain, f.Rule, f.Severity, f.What, f.Advice}); err != nil {
-				return err
-			}
-		}
-		return w.Flush()
-	}
-	for _, s := range c.check.Streams() {
-		var own []doctor.Finding
-		for _, f := range findings {
-			if f.Stream == s.Stream {
-				own = append(own, f)
-			}
-		}
-		period := ""
-		if s.Period > 0 {
-			period = fmt.Sprintf(" in %v", s.Period.Round(time.Second))
-		}
-		console.Linef(w, "%v, version %d, domain %d: %d datagrams%s, %d flows", s.Exporter, s.Version, s.Domain, s.Messages, period, s.Flows)
-		if own == nil {
-			console.Linef(w, "  no findings")
-		}
-		for _, f := range own {
-			console.Linef(w, "  %-8s %s: %s", f.Severity, f.Rule, f.What)
-			for _, line := range wrapped(f.Advice, 78) {
-				console.Linef(w, "             %s", line)
-			}
-		}
-	}
-	if n := c.check.Beyond(); n > 0 {
-		console.Linef(w, "%d records of further exporters were not examined", n)
-	}
-	return w.Flush()
-}
-
-// wrapped breaks text into lines of at most width characters, at spaces.
-func wrapped(text string, width int) (lines []string) {
-	line := ""
-	for word := range strings.FieldsSeq(text) {
-		if line != "" && len(line)+1+len(word) > width {
-			lines, line = append(lines, line), ""
-		}
-		line = strings.TrimPrefix(line+" "+word, " ")
-	}
-	return append(lines, line)
 }

@@ -2,19 +2,12 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
-
-	"google.golang.org/protobuf/proto"
 
 	"weir/internal/cli/console"
 	"weir/internal/cli/report"
-	"weir/internal/kafka"
-	"weir/internal/kafka/framing"
-	"weir/pkg/flowpb"
 )
 
 const flowsAbout = `Without a file, follows the topic PREFIXflows and prints flows as exporters report
@@ -89,40 +82,4 @@ func followFlows(flags topicFlags, p *report.FlowPrinter, stderr io.Writer) int 
 		return console.ExitUsage
 	}
 	return console.RunUntilSignal("flows", stderr, func(ctx context.Context) error { return readFlows(ctx, settings, flags, p, stderr) })
-}
-
-// readFlows prints the flows of the topic until ctx ends, or it is read.
-func readFlows(ctx context.Context, settings kafkaSettings, flags topicFlags, p *report.FlowPrinter, stderr io.Writer) error {
-	topic := settings.Topics.Name(kafka.Flows)
-	if !flags.once {
-		console.Linef(stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
-	}
-	poison := 0
-	err := flags.tail().Read(ctx, settings.Kafka, topic, func(records []kafka.Record) error {
-		var list []*flowpb.FlowMessage
-		for _, r := range records {
-			_, err := framing.Flows.Each(r.Value, func(value []byte) {
-				m := &flowpb.FlowMessage{}
-				if proto.Unmarshal(value, m) != nil || m.GetType() == flowpb.FlowMessage_FLOWUNKNOWN {
-					poison++
-					return
-				}
-				list = append(list, m)
-			})
-			if err != nil {
-				poison++
-			}
-		}
-		return errors.Join(p.Print(list), p.Flush())
-	}, func(err error) {
-		console.Linef(stderr, "weir flows: %v", err)
-	})
-	if errors.Is(err, report.ErrEnough) {
-		err = nil
-	}
-	if poison > 0 {
-		console.Linef(stderr, "%d records of %s are no flows", poison, topic)
-	}
-	console.Linef(stderr, "%s", p.Summary())
-	return err
 }

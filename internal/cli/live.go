@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -276,24 +275,5 @@ func (l *live) turns() func([]byte, netip.AddrPort, time.Time) {
 	var n atomic.Uint32
 	return func(b []byte, from netip.AddrPort, at time.Time) {
 		l.replicas[(n.Add(1)-1)%replicaCount].receive(b, from, at)
-	}
-}
-
-// receiveBuffer is asked of the kernel for each socket, in octets; it may grant less.
-const receiveBuffer = 8 << 20
-
-// receive reads datagrams from c until it is closed.
-func receive(c *net.UDPConn, to func([]byte, netip.AddrPort, time.Time)) error {
-	_ = c.SetReadBuffer(receiveBuffer) // a smaller one works, too
-	buf := make([]byte, 65535)
-	for {
-		n, from, err := c.ReadFromUDPAddrPort(buf)
-		switch {
-		case errors.Is(err, net.ErrClosed):
-			return nil
-		case err != nil:
-			return fmt.Errorf("receiving on %v: %w", c.LocalAddr(), err)
-		}
-		to(buf[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), time.Now())
 	}
 }

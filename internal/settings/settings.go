@@ -97,7 +97,7 @@ func empty(v reflect.Value, prefix string, environ map[string]string) {
 	}
 }
 
-// WithPrefix returns the variables of an environment (NAME=value) whose names begin with one of the
+// WithPrefix returns the variables of an environment (NAME=value) whose names begin with any of the
 // prefixes. A value may be empty and may contain "=".
 func WithPrefix(environ []string, prefixes ...string) map[string]string {
 	m := map[string]string{}

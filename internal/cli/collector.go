@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"weir/internal/cli/capture"
+	"weir/internal/cli/console"
+	"weir/internal/cli/flowfile"
+	"weir/internal/cli/report"
+	"weir/internal/decode"
+	"weir/internal/wire"
+)
+
+// collectOptions say what is collected, and where to.
+type collectOptions struct {
+	listen    []string // UDP addresses
+	path      string
+	file      flowfile.Options
+	exporters *namedExporters
+	age       *time.Duration   // of uptimes, at most
+	started   func([]net.Addr) // told when it listens; may be nil
+}
+
+// collect runs until ctx ends.
+func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
+	conns, err := listenUDP(o.listen)
+	if err != nil {
+		return err
+	}
+	defer closeAll(conns)
+	w, err := flowfile.Create(o.path, o.file)
+	if err != nil {
+		return fmt.Errorf("--out: %w", err)
+	}
+	c := newCollector(w, stderr, time.Now())
+	if o.exporters != nil && o.exporters.table != nil {
+		c.in.decoder.Exporter = o.exporters.of
+	}
+	if o.age != nil {
+		c.in.decoder.MaxUptimeAge = *o.age
+	}
+	console.Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", addresses(conns), o.path)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for _, conn := range conns {
+		wg.Go(func() {
+			if err := receive(conn, c.receive); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	if o.started != nil {
+		o.started(localAddresses(conns))
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case now := <-tick.C:
+			c.tick(now)
+		}
+	}
+	closeAll(conns)
+	wg.Wait()
+	err = c.end()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		err = errors.Join(cause, err)
+	}
+	return err
+}
+
+// A collector writes the flows of datagrams into a file, and counts.
+type collector struct {
+	mu      sync.Mutex // guards what follows
+	in      *offline
+	w       *flowfile.Writer
+	stderr  io.Writer
+	show    *console.Progress
+	line    []byte
+	causes  map[wire.Cause]int
+	told    string // why the file does not take flows
+	loss    *lossCount
+	counted time.Time
+}
+
+func newCollector(w *flowfile.Writer, stderr io.Writer, now time.Time) *collector {
+	c := &collector{
+		w: w, stderr: stderr, show: console.NewProgress(stderr), causes: map[wire.Cause]int{}, loss: newLossCount(now), counted: now,
+	}
+	c.in = newOffline("collect", nil, stderr, c)
+	c.in.waitingMost = 64 << 20
+	return c
+}
+
+// waitsAtMost is how long data waits for its template.
+const waitsAtMost = 10 * time.Minute
+
+func (c *collector) receive(b []byte, from netip.AddrPort, at time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_ = c.in.datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // take fails never
+}
+
+// Take implements output. What the file does not take is told of, and no reason to
+// stop receiving.
+func (c *collector) Take(from report.Origin, r *decode.Result) error {
+	for _, m := range r.Messages {
+		c.line = report.AppendFlowJSON(c.line[:0], m, c.in.template)
+		c.written(c.w.Write(c.line))
+	}
+	for _, e := range r.Errors {
+		c.causes[e.Cause]++
+	}
+	c.loss.take(from, r)
+	return nil
+}
+
+func (c *collector) Flush() error { return nil }
+
+// written tells once why the file takes nothing, and that it does again.
+func (c *collector) written(err error) {
+	switch {
+	case err == nil && c.told != "":
+		c.show.Clear()
+		console.Linef(c.stderr, "weir collect: the file takes flows again")
+		c.told = ""
+	case err != nil && c.told != err.Error():
+		c.show.Clear()
+		c.told = err.Error()
+		console.Linef(c.stderr, "weir collect: flows are kept, and written later: %v", err)
+	}
+}
+
+// tick is what happens every second.
+func (c *collector) tick(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.written(c.w.Flush())
+	c.in.expire(now.Add(-waitsAtMost).UnixNano())
+	c.in.now = max(c.in.now, now.UnixNano()) // the store's clock, also when nothing comes
+	c.in.store.Maintain()
+	if now.Sub(c.counted) >= 10*time.Second {
+		c.counted = now
+		c.loss.turn(now)
+	}
+	s := c.w.Stats()
+	c.show.Count("%s; %d flows in %d files, %s", c.in.summary(), s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)))
+}
+
+// end decodes what may still be, writes everything, and sums up.
+func (c *collector) end() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_ = c.in.finish() // take and flush fail never
+	err := c.w.Close()
+	c.loss.turn(time.Now())
+	c.show.Clear()
+	for _, row := range c.loss.cluster.View() {
+		if l := row.Loss; l.Usable && l.Lost > 0 {
+			console.Linef(c.stderr, "weir collect: lost on the way from %v (version %d, domain %d), by its sequence numbers: %d of %d %v",
+				row.Exporter, row.Version, row.Domain, l.Lost, l.Lost+l.Received, l.Unit)
+		}
+	}
+	for _, cause := range slices.Sorted(maps.Keys(c.causes)) {
+		console.Linef(c.stderr, "weir collect: errors: %s=%d", cause, c.causes[cause])
+	}
+	s := c.w.Stats()
+	console.Linef(c.stderr, "weir collect: ended: %s", c.in.summary())
+	console.Linef(c.stderr, "%d flows in %d files, %s; %d lost for want of room on disk", s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)), s.Lost)
+	return err
+}

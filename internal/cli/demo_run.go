@@ -1,0 +1,306 @@
+package cli
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"weir/internal/cli/console"
+	"weir/internal/cli/report"
+	"weir/pkg/flowpb"
+)
+
+// demoPatience is how long any single thing may take, in real time. All of them
+// together take two or three seconds on an idle machine.
+const demoPatience = 30 * time.Second
+
+// templatesSettle is how long no other template comes from the other replica
+// before all of a datagram are there.
+const templatesSettle = 50 * time.Millisecond
+
+// A demo is one run of the verb.
+type demo struct {
+	log      *slog.Logger
+	progress *console.Progress
+	live     *live
+	seen     connections
+	did      summary
+}
+
+// A summary is what the demo tells at its end.
+type summary struct {
+	exporters, sent            int
+	datagrams, flows           uint64
+	templates                  uint64 // that a replica has from the other one
+	pairs, oneSided            int
+	addresses, named, nameless int // addresses; of them with a name; connections that lack a name
+	withoutSource              bool
+	took                       time.Duration
+}
+
+// run does everything but the printing.
+func (d *demo) run(ctx context.Context) (err error) {
+	start := time.Now()
+	d.progress.Step("starting the embedded broker, two ingest replicas and enrich")
+	ns, err := startNameServer(demoZone)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, ns.close()) }()
+	d.live, err = startLive(ctx, liveOptions{
+		kafka: "127.0.0.1:0",
+		// DNS_SERVERS too: the demo asks nobody outside.
+		environ:     map[string]string{"DNS_SERVERS": ns.addr, "DNS_PRIVATE_SERVERS": ns.addr},
+		commitEvery: 100 * time.Millisecond,
+		log:         d.log,
+		metrics:     prometheus.NewRegistry(),
+		committed:   d.seen.add,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.live.stop()) }()
+	if err := d.until(ctx, "the services to be ready", func() bool { return d.live.ready() == nil }); err != nil {
+		return errors.Join(err, d.live.ready())
+	}
+	if err := d.replay(ctx); err != nil {
+		return err
+	}
+	d.progress.Step("pairing")
+	if err := d.until(ctx, "enrich to read every flow", func() bool {
+		n := d.live.worker.Stats().Flows
+		d.progress.Count("pairing: %d flows", n)
+		return n >= d.live.stats().Flows
+	}); err != nil {
+		return err
+	}
+	d.progress.Step("moving the pairing's clock on by %v", d.live.config.Pair.Idle+d.live.config.Pair.Linger)
+	closing, cancel := context.WithTimeout(ctx, demoPatience)
+	defer cancel()
+	if err := d.live.closeOpen(closing); err != nil {
+		return err
+	}
+	s := d.live.stats()
+	d.did.datagrams, d.did.flows, d.did.templates = s.Datagrams, s.Flows, s.TemplatesFromOthers
+	d.did.took = time.Since(start)
+	return nil
+}
+
+// until waits for something to happen, for demoPatience at most.
+func (d *demo) until(ctx context.Context, what string, done func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, demoPatience)
+	defer cancel()
+	return d.live.until(ctx, what, done)
+}
+
+// replay sends the captures over UDP, each from an address of its own.
+func (d *demo) replay(ctx context.Context) (err error) {
+	var to [replicaCount]netip.AddrPort
+	var conns []*net.UDPConn
+	var wg sync.WaitGroup
+	defer func() {
+		closeAll(conns)
+		wg.Wait()
+	}()
+	for i := range to {
+		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			return fmt.Errorf("socket of ingest-%d: %w", i+1, err)
+		}
+		conns = append(conns, c)
+		to[i] = c.LocalAddr().(*net.UDPAddr).AddrPort() // a UDP socket's address
+		wg.Go(func() {
+			if err := receive(c, d.live.replicas[i].receive); err != nil {
+				d.live.failed <- err
+			}
+		})
+	}
+	for _, c := range demoCaptures() {
+		if err := d.export(ctx, c, to); err != nil {
+			return err
+		}
+	}
+	return d.until(ctx, "the datagrams to arrive", func() bool {
+		return d.live.stats().Datagrams >= uint64(d.did.sent) // a count
+	})
+}
+
+// export sends one capture. Datagrams with templates go to the first replica,
+// the others turn by turn, to the second one first.
+func (d *demo) export(ctx context.Context, c replayed, to [replicaCount]netip.AddrPort) (err error) {
+	all, err := datagrams(c)
+	if err != nil {
+		return err
+	}
+	conn, own, err := openFrom(c.from)
+	if err != nil {
+		return fmt.Errorf("socket of exporter %v: %w", c.from, err)
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	d.did.exporters++
+	d.did.withoutSource = d.did.withoutSource || !own
+	turn := 1
+	for i, b := range all {
+		d.progress.Count("replaying %s: %d of %d datagrams", c.file, i+1, len(all))
+		before := d.live.replicas[1].replica.Stats().TemplatesFromOthers
+		n := turn % replicaCount
+		templates := hasTemplates(b)
+		if templates {
+			n = 0
+		} else {
+			turn++
+		}
+		if _, err := conn.WriteToUDPAddrPort(b, to[n]); err != nil {
+			return fmt.Errorf("sending as exporter %v: %w", c.from, err)
+		}
+		d.did.sent++
+		if templates {
+			if err := d.shared(ctx, before); err != nil {
+				return err
+			}
+		}
+	}
+	d.progress.Step("replayed %s as exporter %v: %d datagrams", c.file, conn.LocalAddr().(*net.UDPAddr).IP, len(all)) // a UDP socket's address
+	return nil
+}
+
+// shared waits until the second replica knows what the first one has just been
+// told, before being the number of templates that it knew: an exporter sends
+// templates long before it sends again. A datagram that repeats known templates
+// is not waited for.
+func (d *demo) shared(ctx context.Context, before uint64) error {
+	last, since := before, time.Now()
+	return d.until(ctx, "the templates to reach the other replica", func() bool {
+		if n := d.live.replicas[1].replica.Stats().TemplatesFromOthers; n != last {
+			last, since = n, time.Now()
+		}
+		quiet := time.Since(since)
+		return quiet > templatesSettle && (last > before || before > 0 && quiet > 10*templatesSettle)
+	})
+}
+
+// connections are what enrich committed, the greatest version of each.
+type connections struct {
+	mu   sync.Mutex
+	byID map[string]*flowpb.Connection
+}
+
+func (s *connections) add(list []*flowpb.Connection) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byID == nil {
+		s.byID = map[string]*flowpb.Connection{}
+	}
+	for _, c := range list {
+		if old := s.byID[string(c.GetConnectionId())]; old.GetVersion() <= c.GetVersion() {
+			s.byID[string(c.GetConnectionId())] = c
+		}
+	}
+}
+
+// list is in order of start, then of id.
+func (s *connections) list() []*flowpb.Connection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*flowpb.Connection
+	for _, c := range s.byID {
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b *flowpb.Connection) int {
+		return cmp.Or(cmp.Compare(a.GetStartUnixNs(), b.GetStartUnixNs()), bytes.Compare(a.GetConnectionId(), b.GetConnectionId()))
+	})
+	return all
+}
+
+// report prints connections and summary, and says what is not as it should be.
+func (d *demo) report(asJSON bool, stdout, stderr io.Writer) error {
+	all := d.seen.list()
+	d.did.look(all)
+	form, w := report.Wide, stdout
+	if asJSON {
+		form, w = report.JSONLines, stderr
+	}
+	out := report.NewConnectionPrinter(stdout, form)
+	out.PrintAll(all)
+	if err := out.Err(); err != nil {
+		return err
+	}
+	d.did.write(w)
+	return d.did.check(len(all))
+}
+
+// look counts pairs and names.
+func (s *summary) look(all []*flowpb.Connection) {
+	named := map[string]bool{}
+	for _, c := range all {
+		if c.GetForward() != nil && c.GetReverse() != nil {
+			s.pairs++
+		} else {
+			s.oneSided++
+		}
+		lacks := false
+		for _, e := range []*flowpb.Endpoint{c.GetInitiator(), c.GetResponder()} {
+			named[string(e.GetAddress())] = e.GetName() != ""
+			lacks = lacks || e.GetName() == ""
+		}
+		if lacks {
+			s.nameless++
+		}
+	}
+	s.addresses = len(named)
+	for _, ok := range named {
+		if ok {
+			s.named++
+		}
+	}
+}
+
+func (s *summary) write(w io.Writer) {
+	fmt.Fprintf(w, `
+datagrams:        %d, from %d exporters to %d ingest replicas
+flows:            %d
+templates shared: %d, received by one replica and used by the other
+pairs:            %d connections with both directions
+one-sided:        %d connections
+names resolved:   %d of %d addresses
+took:             %v
+`, s.datagrams, s.exporters, replicaCount, s.flows, s.templates, s.pairs, s.oneSided, s.named, s.addresses, s.took.Round(time.Millisecond))
+	if s.withoutSource {
+		fmt.Fprintln(w, "note: this system sends from 127.0.0.1 only, so the captures counted as fewer exporters")
+	}
+}
+
+// check says what is not as it should be.
+func (s *summary) check(n int) error {
+	var errs []error
+	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if s.datagrams != uint64(s.sent) { // a count
+		wrong("%d of %d datagrams arrived", s.datagrams, s.sent)
+	}
+	if s.flows == 0 {
+		wrong("no flow was decoded")
+	}
+	if s.templates == 0 {
+		wrong("no template went from one replica to the other")
+	}
+	if n == 0 {
+		wrong("there are no connections")
+	} else if s.pairs <= s.oneSided {
+		wrong("only %d of %d connections have both directions", s.pairs, n)
+	}
+	if s.nameless > 0 {
+		wrong("%d connections lack a name", s.nameless)
+	}
+	return errors.Join(errs...)
+}

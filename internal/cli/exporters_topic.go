@@ -1,0 +1,221 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"weir/internal/cli/console"
+	"weir/internal/cli/report"
+	"weir/internal/kafka"
+	"weir/internal/loss"
+)
+
+// exportersView is what is shown of exporters.
+type exportersView struct {
+	silent, since  time.Duration
+	json           bool
+	stdout, stderr io.Writer
+}
+
+// An exporterLine is a line of output.
+type exporterLine struct {
+	Exporter       string   `json:"exporter"` // "other": all beyond the bound
+	Name           string   `json:"name,omitempty"`
+	Site           string   `json:"site,omitempty"`
+	Version        uint16   `json:"version"`
+	Domain         uint32   `json:"domain"`
+	First          string   `json:"first_seen"`
+	Last           string   `json:"last_seen"`
+	Datagrams      uint64   `json:"datagrams"`
+	Flows          uint64   `json:"flows"`
+	Octets         uint64   `json:"octets"`
+	Errors         uint64   `json:"errors"`
+	Undecoded      uint64   `json:"undecoded_sets"`
+	FlowsPerSecond float64  `json:"flows_per_second"`
+	Lost           *uint64  `json:"lost"` // null: sequence numbers tell nothing
+	Of             uint64   `json:"of,omitempty"`
+	Unit           string   `json:"lost_unit,omitempty"`
+	Restarts       int      `json:"restarts"`
+	Templates      int      `json:"templates"`
+	TemplateAge    *float64 `json:"template_age_seconds,omitempty"`
+	SamplingRate   uint64   `json:"sampling_rate"` // 0: unknown
+	SamplingSource string   `json:"sampling_source,omitempty"`
+	Replicas       []string `json:"replicas"`
+
+	last, template time.Time
+}
+
+// knownTemplates are the definitions of a stream.
+type knownTemplates struct {
+	n    int
+	last time.Time
+}
+
+// run prints what the topics say at the instant now.
+func (o *exportersView) run(ctx context.Context, settings kafkaSettings, now time.Time) error {
+	lines, err := o.lines(ctx, settings, now)
+	if err != nil {
+		return err
+	}
+	return o.print(lines, now)
+}
+
+// viewOctets bounds the memory for what is read of the topic. Beyond it the streams that
+// were reported longest ago are left out.
+const viewOctets = 256 << 20
+
+// lines are what the topics say at the instant now.
+func (o *exportersView) lines(ctx context.Context, settings kafkaSettings, now time.Time) ([]exporterLine, error) {
+	cluster, bad := loss.NewCluster(), 0
+	cluster.MaxOctets = viewOctets
+	tail := kafka.Tail{Once: true, Start: o.since == 0}
+	if o.since > 0 {
+		tail.Since = now.Add(-o.since)
+	}
+	name := settings.Topics.Name(kafka.Exporters)
+	err := tail.Read(ctx, settings.Kafka, name, func(records []kafka.Record) error {
+		for _, r := range records {
+			if cluster.Take(r.Key, r.Value) != nil {
+				bad++
+			}
+		}
+		return nil
+	}, func(err error) { console.Linef(o.stderr, "weir exporters: %v", err) })
+	if err != nil {
+		return nil, err
+	}
+	if bad > 0 {
+		console.Linef(o.stderr, "weir exporters: %d records of %s cannot be read", bad, name)
+	}
+	entries, err := templatesTopicOf(settings).entries(ctx, &templatesFlags{}, o.stderr)
+	if err != nil {
+		return nil, err
+	}
+	known := map[loss.Stream]knownTemplates{}
+	for _, e := range entries {
+		if e.Template == nil {
+			continue
+		}
+		s := loss.Stream{Exporter: e.Exporter, Version: uint16(e.State.GetVersion()), Domain: e.State.GetDomain()}
+		k := known[s]
+		k.n++
+		if at := time.Unix(0, e.State.GetReceivedNs()); at.After(k.last) {
+			k.last = at
+		}
+		known[s] = k
+	}
+	var lines []exporterLine
+	for _, r := range cluster.View() {
+		if r.Last.IsZero() || now.Sub(r.Last) < o.silent { // only slots, no summary: it was read from the middle
+			continue
+		}
+		lines = append(lines, exporterLineOf(&r, known[r.Stream], now))
+	}
+	return lines, nil
+}
+
+func exporterLineOf(r *loss.Row, known knownTemplates, now time.Time) exporterLine {
+	l := exporterLine{
+		Exporter: "other", Name: r.Name, Site: r.Site, Version: r.Version, Domain: r.Domain, First: instant(r.First.UnixNano()), Last: instant(r.Last.UnixNano()),
+		Datagrams: r.Received[loss.Datagrams], Flows: r.Received[loss.Flows], Octets: r.Octets, Errors: r.Errors, Undecoded: r.Undecoded,
+		Restarts: r.Loss.Restarts, Templates: known.n, SamplingRate: r.SamplingRate, Replicas: r.Replicas, last: r.Last, template: known.last,
+	}
+	if r.Exporter.IsValid() {
+		l.Exporter = r.Exporter.String()
+	}
+	if now.Sub(r.Last) < time.Minute {
+		l.FlowsPerSecond = r.FlowsPerSecond
+	}
+	if r.SamplingRate != 0 {
+		l.SamplingSource = strings.ToLower(report.ShortEnum(r.SamplingSource.String(), "SAMPLING_SOURCE_"))
+	}
+	if r.Loss.Usable {
+		l.Lost, l.Of, l.Unit = &r.Loss.Lost, r.Loss.Lost+r.Loss.Received, r.Loss.Unit.String()
+	}
+	if known.n > 0 {
+		age := now.Sub(known.last).Seconds()
+		l.TemplateAge = &age
+	}
+	return l
+}
+
+func (o *exportersView) print(lines []exporterLine, now time.Time) error {
+	if o.json {
+		for i := range lines {
+			b, err := json.Marshal(&lines[i])
+			if err != nil {
+				return err
+			}
+			if _, err := fmt.Fprintf(o.stdout, "%s\n", console.EscapeJSON(b)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(lines) > 0 {
+		w := tabwriter.NewWriter(o.stdout, 0, 0, 2, ' ', 0)
+		console.Linef(w, "exporter\tname\tversion\tdomain\tfirst seen\tlast seen\tdatagrams\tflows\tflows/s\tlost\ttemplates\tsampling\treplicas")
+		for i := range lines {
+			l := &lines[i]
+			console.Linef(w, "%s\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%.1f\t%s\t%s\t%s\t%s", l.Exporter, console.QuoteOrDash(l.Name), l.Version, l.Domain, l.First, ago(now, l.last),
+				l.Datagrams, l.Flows, l.FlowsPerSecond, l.lostCell(), l.templatesCell(now), l.samplingCell(), replicasCell(l.Replicas))
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case o.silent > 0 && len(lines) == 0:
+		console.Linef(o.stderr, "no exporter is silent for %v", o.silent)
+	case o.silent > 0:
+		console.Linef(o.stderr, "%d export streams are silent for %v or longer", len(lines), o.silent)
+	case o.since > 0:
+		console.Linef(o.stderr, "%d export streams in the last %v", len(lines), o.since)
+	default:
+		console.Linef(o.stderr, "%d export streams", len(lines))
+	}
+	return nil
+}
+
+func (l *exporterLine) lostCell() string {
+	switch {
+	case l.Lost == nil:
+		return "unknown"
+	case *l.Lost == 0:
+		return "0"
+	}
+	return fmt.Sprintf("%d %s (%.2f %%)", *l.Lost, l.Unit, 100*float64(*l.Lost)/float64(l.Of))
+}
+
+func (l *exporterLine) templatesCell(now time.Time) string {
+	if l.Templates == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d, %s", l.Templates, ago(now, l.template))
+}
+
+func (l *exporterLine) samplingCell() string {
+	if l.SamplingRate == 0 {
+		return "unknown"
+	}
+	return fmt.Sprintf("1:%d (%s)", l.SamplingRate, l.SamplingSource)
+}
+
+// replicasCell are names of replicas, as they call themselves.
+func replicasCell(names []string) string {
+	cells := make([]string, len(names))
+	for i, n := range names {
+		cells[i] = console.Quote(n)
+	}
+	return strings.Join(cells, " ")
+}
+
+// ago is how long ago something was.
+func ago(now, at time.Time) string {
+	return now.Sub(at).Round(time.Second).String() + " ago"
+}

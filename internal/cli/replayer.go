@@ -1,0 +1,295 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"weir/internal/cli/capture"
+	"weir/internal/cli/console"
+	"weir/internal/cli/report"
+	"weir/internal/cli/retime"
+	"weir/internal/templates"
+)
+
+// A replayer sends datagrams at the pace of their captures.
+type replayer struct {
+	speed         float64 // 0: no pace
+	loop, rewrite bool
+	port          uint16 // to which they were sent; 0: any
+	send          func(from netip.AddrPort, b []byte) error
+	now           func() time.Time
+	show          *console.Progress
+	stderr        io.Writer
+
+	sent, others, failed int
+	octets               int64
+	shown                time.Time
+	began                time.Time
+}
+
+// run sends all files, again and again if wanted, until ctx ends. A file that
+// cannot be read is told, and does not keep the others from being sent.
+func (p *replayer) run(ctx context.Context, files []string) error {
+	p.began = p.now()
+	var errs []error
+	for again := true; again && ctx.Err() == nil; again = p.loop {
+		before := p.sent
+		for _, name := range files {
+			err := p.file(ctx, name)
+			switch {
+			case err == nil || ctx.Err() != nil:
+			case errors.Is(err, capture.ErrCut):
+				console.Linef(p.stderr, "weir replay: %s: %v", name, console.WithoutPath(err))
+			default:
+				errs = append(errs, fmt.Errorf("%s: %w", console.InputName(name), console.WithoutPath(err)))
+			}
+		}
+		if len(errs) > 0 || p.sent == before {
+			break // again would be no better
+		}
+	}
+	p.show.Clear()
+	if p.failed > 0 {
+		errs = append(errs, fmt.Errorf("%d datagrams could not be sent", p.failed))
+	}
+	if p.sent == 0 && len(errs) == 0 && ctx.Err() == nil {
+		errs = append(errs, errors.New("no NetFlow or IPFIX in there"))
+	}
+	took := p.now().Sub(p.began)
+	console.Linef(p.stderr, "%d datagrams sent, %s in %s; %d of something else left out", p.sent, report.FormatOctets(uint64(p.octets)), report.FormatDuration(took), p.others)
+	return errors.Join(errs...)
+}
+
+// span is when the first and the last datagram of a file were captured, ns since
+// the epoch; 0: unknown.
+func (p *replayer) span(name string) (first, last int64, err error) {
+	defer func(n int) { p.others = n }(p.others)
+	err = p.each(name, func(d *capture.Datagram, _ float64) error {
+		if first == 0 {
+			first = d.Time
+		}
+		last = max(last, d.Time)
+		return nil
+	})
+	return first, last, err
+}
+
+func (p *replayer) file(ctx context.Context, name string) error {
+	var mover *retime.Mover
+	var store *templates.Store // the mover's
+	var seconds int64
+	if p.rewrite {
+		first, last, err := p.span(name)
+		if err != nil && !errors.Is(err, capture.ErrCut) {
+			return err
+		}
+		at := first
+		if p.speed == 0 || p.speed > 1 {
+			at = last
+		}
+		if at != 0 {
+			seconds = p.now().Unix() - at/int64(time.Second)
+		}
+		store = templates.New(templates.Options{Local: true, Now: p.now})
+		mover = retime.New(store)
+	}
+	var first int64
+	start := p.now()
+	return p.each(name, func(d *capture.Datagram, done float64) error {
+		if first == 0 {
+			first = d.Time
+		}
+		if p.speed > 0 && d.Time != 0 {
+			due := start.Add(time.Duration(float64(d.Time-first) / p.speed))
+			if err := p.until(ctx, due, name, done); err != nil {
+				return err
+			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		payload := d.Payload
+		if mover != nil {
+			payload = bytes.Clone(payload)
+			mover.Move(payload, d.Src, d.Time, seconds)
+			store.Confirm()
+		}
+		if err := p.send(d.Src, payload); err != nil {
+			if p.failed++; p.failed == 1 {
+				p.show.Clear()
+				console.Linef(p.stderr, "weir replay: %v", err)
+			}
+			return nil
+		}
+		p.sent++
+		p.octets += int64(len(payload))
+		p.progress(name, done)
+		return nil
+	})
+}
+
+// until waits for an instant.
+func (p *replayer) until(ctx context.Context, due time.Time, name string, done float64) error {
+	for {
+		wait := due.Sub(p.now())
+		if wait <= 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(min(wait, time.Second)):
+			p.progress(name, done)
+		}
+	}
+}
+
+func (p *replayer) progress(name string, done float64) {
+	now := p.now()
+	if now.Sub(p.shown) < 200*time.Millisecond {
+		return
+	}
+	p.shown = now
+	p.show.Count("%s: %.0f %%, %d datagrams sent in %s", name, 100*done, p.sent, report.FormatDuration(now.Sub(p.began)))
+}
+
+// each hands the export datagrams of a file to f, with how much of the file is
+// read.
+func (p *replayer) each(name string, f func(d *capture.Datagram, done float64) error) error {
+	in, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }() // read only
+	size := int64(1)
+	if s, err := in.Stat(); err == nil && s.Size() > 0 {
+		size = s.Size()
+	}
+	read := &counted{r: in}
+	r, err := capture.Open(read, capture.Options{Port: p.port})
+	if err != nil {
+		return err
+	}
+	for {
+		var d capture.Datagram
+		if err := r.Next(&d); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if d.Bad != nil || !isExport(d.Payload) {
+			p.others++
+			continue
+		}
+		if err := f(&d, float64(read.n)/float64(size)); err != nil {
+			return err
+		}
+	}
+}
+
+// isExport tells whether a datagram begins as NetFlow and IPFIX do.
+func isExport(b []byte) bool {
+	if len(b) < 16 {
+		return false
+	}
+	switch binary.BigEndian.Uint16(b) {
+	case 1, 5, 7, 9, 10:
+		return true
+	}
+	return false
+}
+
+// counted counts what is read.
+type counted struct {
+	r io.Reader
+	n int64
+}
+
+// Read implements io.Reader.
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n += int64(n)
+	return n, err
+}
+
+// senders are sockets, one for each source in a capture.
+type senders struct {
+	to      *net.UDPAddr
+	conns   map[netip.AddrPort]*net.UDPConn
+	own     map[netip.Addr]netip.Addr // exporter in the capture → address that it sends from
+	stderr  io.Writer
+	refused bool
+}
+
+// mostSenders bounds the sockets; further sources share one.
+const mostSenders = 1000
+
+func (s *senders) send(from netip.AddrPort, b []byte) error {
+	if len(s.conns) >= mostSenders && s.conns[from] == nil {
+		from = netip.AddrPort{}
+	}
+	c := s.conns[from]
+	if c == nil {
+		var err error
+		if c, err = s.open(from.Addr()); err != nil {
+			return err
+		}
+		s.conns[from] = c
+	}
+	_, err := c.Write(b)
+	for try := 0; errors.Is(err, syscall.ENOBUFS) && try < 100; try++ {
+		time.Sleep(time.Millisecond)
+		_, err = c.Write(b)
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) { // it tells of an earlier datagram; this one was not sent
+		if !s.refused {
+			s.refused = true
+			console.Linef(s.stderr, "weir replay: nothing listens at %v; going on", s.to)
+		}
+		_, err = c.Write(b)
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return nil // sent, as far as UDP knows
+	}
+	return err
+}
+
+// open opens a socket for an exporter of the capture.
+func (s *senders) open(exporter netip.Addr) (*net.UDPConn, error) {
+	to, _ := netip.AddrFromSlice(s.to.IP)
+	to = to.Unmap()
+	own, known := s.own[exporter]
+	if !known && to.Is4() && to.IsLoopback() && len(s.own) > 0 {
+		n := uint32(127<<24 | 1<<16 | len(s.own)) // mostSenders at most
+		var a [4]byte
+		binary.BigEndian.PutUint32(a[:], n)
+		own = netip.AddrFrom4(a)
+	}
+	if own.IsValid() {
+		c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(own, 0)), s.to)
+		if err == nil {
+			if !known {
+				console.Linef(s.stderr, "weir replay: exporter %v of the capture sends from %v", exporter, own)
+			}
+			s.own[exporter] = own
+			return c, nil
+		}
+	}
+	s.own[exporter] = netip.Addr{} // that which the system chooses
+	return net.DialUDP("udp", nil, s.to)
+}
+
+func (s *senders) close() {
+	for _, c := range s.conns {
+		_ = c.Close() // nothing waits in it
+	}
+}

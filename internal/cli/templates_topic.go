@@ -1,0 +1,304 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"weir/internal/cli/console"
+	"weir/internal/kafka"
+	"weir/internal/templates"
+	"weir/internal/templates/text"
+	"weir/pkg/flowpb"
+)
+
+// templatesFlags narrow what list, show and remove are about.
+type templatesFlags struct {
+	exporter netip.Addr
+	domain   *uint64
+	template *uint64
+	all      bool // what does not count too
+	facts    bool
+	json     bool
+	dry      bool
+}
+
+func (o *templatesFlags) take(e *templates.Entry) bool {
+	return (!o.exporter.IsValid() || e.Exporter == o.exporter) &&
+		(o.domain == nil || uint64(e.State.GetDomain()) == *o.domain) &&
+		(o.template == nil || e.Template != nil && uint64(e.Template.ID) == *o.template) &&
+		(o.all || e.InForce())
+}
+
+func exporterAddress(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return a, fmt.Errorf("%q: want an address", s)
+	}
+	return a.Unmap().WithZone(""), nil
+}
+
+// A templatesTopic is the topic of exporter state, for an operator.
+type templatesTopic struct {
+	c        kafka.Config
+	topic    string
+	operator string
+}
+
+func openTemplatesTopic() (*templatesTopic, error) {
+	c, err := kafkaFromEnvironment()
+	if err != nil {
+		return nil, err
+	}
+	return templatesTopicOf(c), nil
+}
+
+func templatesTopicOf(c kafkaSettings) *templatesTopic {
+	name := "operator"
+	if u, err := user.Current(); err == nil {
+		name += " " + u.Username
+	}
+	return &templatesTopic{c.Kafka, c.Topics.Name(kafka.Templates), name}
+}
+
+// entries are what the topic says now, in order of exporter, domain, template.
+// It tells how many records could not be read.
+func (t *templatesTopic) entries(ctx context.Context, o *templatesFlags, stderr io.Writer) ([]*templates.Entry, error) {
+	var onTopic templates.Entries
+	bad := 0
+	err := kafka.ReadWhole(ctx, t.c, t.topic, func(r kafka.Record) {
+		if onTopic.Take(r.Key, r.Value) != nil {
+			bad++
+		}
+	})
+	if bad > 0 {
+		console.Linef(stderr, "weir templates: %d records of %s cannot be read", bad, t.topic)
+	}
+	var all []*templates.Entry
+	for _, e := range onTopic.All() {
+		if o.take(e) {
+			all = append(all, e)
+		}
+	}
+	slices.SortFunc(all, func(a, b *templates.Entry) int {
+		id := func(e *templates.Entry) int {
+			if e.Template == nil {
+				return 1 << 16
+			}
+			return int(e.Template.ID)
+		}
+		return cmp.Or(a.Exporter.Compare(b.Exporter), cmp.Compare(a.State.GetVersion(), b.State.GetVersion()),
+			cmp.Compare(a.State.GetDomain(), b.State.GetDomain()), cmp.Compare(id(a), id(b)),
+			cmp.Compare(a.State.GetFact().GetWhat(), b.State.GetFact().GetWhat()), cmp.Compare(a.State.GetFact().GetId(), b.State.GetFact().GetId()),
+			cmp.Compare(b.State.GetReceivedNs(), a.State.GetReceivedNs()))
+	})
+	return all, err
+}
+
+// A listed is a line of list.
+type listed struct {
+	Exporter  string   `json:"exporter"`
+	Version   uint32   `json:"version"`
+	Domain    uint32   `json:"domain"`
+	Template  uint16   `json:"template,omitempty"`
+	Options   bool     `json:"options,omitempty"`
+	Fields    int      `json:"fields,omitempty"`
+	Ports     []uint32 `json:"ports,omitempty"`
+	Fact      string   `json:"fact,omitempty"`
+	First     string   `json:"first_received"`
+	Received  string   `json:"received"`
+	Confirmed bool     `json:"confirmed,omitempty"`
+	Removed   string   `json:"removed,omitempty"`
+	Replica   string   `json:"replica"`
+}
+
+func listedOf(e *templates.Entry) listed {
+	s := e.State
+	l := listed{
+		Exporter: e.Exporter.String(), Version: s.GetVersion(), Domain: s.GetDomain(), Confirmed: s.GetConfirmed(), Replica: s.GetReplica(),
+		First: instant(s.GetFirstReceivedNs()), Received: instant(s.GetReceivedNs()), Removed: instant(s.GetRemovedNs()),
+	}
+	if e.Template == nil {
+		l.Fact = factText(s.GetFact())
+		return l
+	}
+	l.Template, l.Options, l.Fields = e.Template.ID, e.Template.Options, len(e.Template.Fields)
+	for _, src := range s.GetDefinition().GetSources() {
+		l.Ports = append(l.Ports, src.GetPort())
+	}
+	return l
+}
+
+func instant(ns int64) string {
+	if ns == 0 {
+		return ""
+	}
+	return time.Unix(0, ns).UTC().Format(time.RFC3339)
+}
+
+func factText(f *flowpb.Fact) string {
+	what := strings.ToLower(strings.TrimPrefix(f.GetWhat().String(), "WHAT_"))
+	if f.GetWhat() == flowpb.Fact_WHAT_ELEMENT_DEFINITION {
+		pen, id := f.GetId()>>16, f.GetId()&0xffff
+		return fmt.Sprintf("%s %d/%d: %q, type %d", what, pen, id, f.GetText(), f.GetNumber())
+	}
+	if f.GetText() != "" {
+		return fmt.Sprintf("%s %d: %q", what, f.GetId(), f.GetText())
+	}
+	return fmt.Sprintf("%s %d: %d", what, f.GetId(), f.GetNumber())
+}
+
+func (t *templatesTopic) list(ctx context.Context, o *templatesFlags, stdout, stderr io.Writer) error {
+	all, err := t.entries(ctx, o, stderr)
+	if err != nil {
+		return err
+	}
+	definitions, facts := 0, 0
+	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
+	if !o.json {
+		_, _ = fmt.Fprintln(w, "EXPORTER\tVERSION\tDOMAIN\tTEMPLATE\tFIELDS\tPORTS\tRECEIVED\tCONFIRMED\tREPLICA") // told by Flush
+	}
+	for _, e := range all {
+		if e.Template == nil {
+			facts++
+			if !o.facts {
+				continue
+			}
+		} else {
+			definitions++
+		}
+		l := listedOf(e)
+		if o.json {
+			b, err := json.Marshal(l)
+			if err != nil {
+				return err
+			}
+			if _, err := fmt.Fprintf(stdout, "%s\n", console.EscapeJSON(b)); err != nil {
+				return err
+			}
+			continue
+		}
+		what, fields, confirmed := l.Fact, "", ""
+		if e.Template != nil {
+			what, fields = strconv.Itoa(int(l.Template)), strconv.Itoa(l.Fields)
+			if l.Options {
+				what += " of options"
+			}
+		}
+		if l.Confirmed {
+			confirmed = "yes"
+		}
+		if !e.InForce() {
+			confirmed = "removed"
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Exporter, l.Version, l.Domain, what, fields,
+			strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Ports), " ", ","), "[]"), l.Received, confirmed, console.QuoteOrDash(l.Replica))
+	}
+	if o.json {
+		return nil
+	}
+	console.Linef(stderr, "%d definitions, %d facts", definitions, facts)
+	return w.Flush()
+}
+
+func (t *templatesTopic) show(ctx context.Context, o *templatesFlags, stdout, stderr io.Writer) error {
+	all, err := t.entries(ctx, o, stderr)
+	if err != nil {
+		return err
+	}
+	found := 0
+	for _, e := range all {
+		if e.Template == nil {
+			continue
+		}
+		l := listedOf(e)
+		found++
+		text := text.Append(nil, &text.Entry{Exporter: e.Exporter, Version: uint8(l.Version), Domain: l.Domain, Template: *e.Template})
+		if _, err := fmt.Fprintf(stdout, "# received %s, first %s, from ports %v, by %s\n%s\n", l.Received, l.First, l.Ports, console.Quote(l.Replica), text); err != nil {
+			return err
+		}
+	}
+	if found == 0 {
+		return errors.New("no such template on the topic; weir templates list shows what there is")
+	}
+	return nil
+}
+
+func (t *templatesTopic) add(ctx context.Context, o *templatesFlags, path string, stdin io.Reader, stdout io.Writer) error {
+	in := stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }() // read only
+		in = f
+	}
+	all, err := text.Parse(in)
+	if err != nil {
+		return fmt.Errorf("%s:\n%w", console.InputName(path), err)
+	}
+	var records []templates.Record
+	for i := range all {
+		e := &all[i]
+		if err := e.Owned(); err != nil {
+			return fmt.Errorf("%s: %w", console.InputName(path), err)
+		}
+		both, err := templates.Added(t.operator, time.Now(), e.Exporter, e.Version, e.Domain, &e.Template)
+		if err != nil {
+			return fmt.Errorf("%s: template %d of %s: %w", console.InputName(path), e.Template.ID, e.Exporter, err)
+		}
+		records = append(records, both...)
+	}
+	if len(records) == 0 {
+		return fmt.Errorf("%s: no template in it", console.InputName(path))
+	}
+	return t.write(ctx, o, len(all), records, "published", stdout)
+}
+
+func (t *templatesTopic) remove(ctx context.Context, o *templatesFlags, stdout io.Writer) error {
+	all, err := t.entries(ctx, o, io.Discard)
+	if err != nil {
+		return err
+	}
+	var records []templates.Record
+	for _, e := range all {
+		both, err := templates.Removed(t.operator, time.Now(), e)
+		if err != nil {
+			return err
+		}
+		records = append(records, both...)
+	}
+	if len(records) == 0 {
+		return errors.New("nothing of that exporter, domain and template on the topic; weir templates list shows what there is")
+	}
+	return t.write(ctx, o, len(all), records, "removed", stdout)
+}
+
+// write publishes the records of so many entries.
+func (t *templatesTopic) write(ctx context.Context, o *templatesFlags, entries int, all []templates.Record, done string, stdout io.Writer) error {
+	if o.dry {
+		console.Linef(stdout, "%d entries of %s would be %s", entries, t.topic, done)
+		return nil
+	}
+	records := make([]kafka.Record, 0, len(all))
+	for _, r := range all {
+		records = append(records, kafka.Record{Key: r.Key, Value: r.Value})
+	}
+	if err := kafka.Write(ctx, t.c, t.topic, records); err != nil {
+		return err
+	}
+	console.Linef(stdout, "%d entries of %s are %s", entries, t.topic, done)
+	return nil
+}

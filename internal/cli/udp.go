@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// receiveBuffer is asked of the kernel for each socket, in octets; it may grant less.
+const receiveBuffer = 8 << 20
+
+// receive reads datagrams from c until it is closed.
+func receive(c *net.UDPConn, to func([]byte, netip.AddrPort, time.Time)) error {
+	_ = c.SetReadBuffer(receiveBuffer) // a smaller one works, too
+	buf := make([]byte, 65535)
+	for {
+		n, from, err := c.ReadFromUDPAddrPort(buf)
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case err != nil:
+			return fmt.Errorf("receiving on %v: %w", c.LocalAddr(), err)
+		}
+		to(buf[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), time.Now())
+	}
+}
+
+// localAddresses returns the addresses that conns receive on.
+func localAddresses(conns []*net.UDPConn) []net.Addr {
+	list := make([]net.Addr, len(conns))
+	for i, c := range conns {
+		list[i] = c.LocalAddr()
+	}
+	return list
+}
+
+// addresses are those that conns receive on.
+func addresses(conns []*net.UDPConn) string {
+	list := make([]string, len(conns))
+	for i, c := range conns {
+		list[i] = c.LocalAddr().String()
+	}
+	return strings.Join(list, " and ")
+}
+
+// listenUDP opens every address. An address without host takes IPv6 and IPv4,
+// where the system has both.
+func listenUDP(addrs []string) (conns []*net.UDPConn, err error) {
+	var errs []error
+	for _, a := range addrs {
+		ua, err := net.ResolveUDPAddr("udp", strings.TrimSpace(a))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--listen %s: want host:port or :port, comma separated: %w", a, err))
+			continue
+		}
+		c, err := net.ListenUDP("udp", ua)
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE):
+			errs = append(errs, fmt.Errorf("--listen %s: the port is taken, by another collector perhaps: end that, or choose other ports (for example --listen :12055)", a))
+		case err != nil:
+			errs = append(errs, fmt.Errorf("--listen %s: %w", a, err))
+		default:
+			conns = append(conns, c)
+		}
+	}
+	if len(errs) > 0 {
+		closeAll(conns)
+		return nil, errors.Join(errs...)
+	}
+	return conns, nil
+}
+
+func closeAll(conns []*net.UDPConn) {
+	for _, c := range conns {
+		_ = c.Close() // nothing is written to it
+	}
+}

@@ -1,0 +1,177 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"weir/internal/cli/page"
+	"weir/internal/cli/report"
+	"weir/internal/telemetry"
+	"weir/pkg/flowpb"
+)
+
+type upOptions struct {
+	kafka     string   // host:port of the broker
+	listen    []string // UDP addresses
+	metrics   string   // host:port, empty: none
+	page      string   // host:port, empty: none
+	json      bool
+	exporters string // file of exporters; empty: none
+	environ   map[string]string
+	started   func(udp []net.Addr, kafka string) // told when it listens; may be nil
+}
+
+// up runs until ctx ends.
+func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) {
+	conns, err := listenUDP(o.listen)
+	if err != nil {
+		return err
+	}
+	defer closeAll(conns)
+
+	if o.metrics != "" {
+		// Looked at first: its own error speaks of the services' variable.
+		ml, err := net.Listen("tcp", o.metrics)
+		if err != nil {
+			if errors.Is(err, syscall.EADDRINUSE) {
+				return fmt.Errorf("--metrics %s: the port is taken, by another service perhaps: choose another address, or '' for none", o.metrics)
+			}
+			return fmt.Errorf("--metrics %s: want host:port, or '' for none: %w", o.metrics, err)
+		}
+		_ = ml.Close()
+	}
+	var pages net.Listener
+	if o.page != "" {
+		if pages, err = listenPage(o.page); err != nil {
+			return err
+		}
+		defer func() { _ = pages.Close() }() // a second time, if it was served
+	}
+	form := report.Wide
+	if o.json {
+		form = report.JSONLines
+	}
+	out, reg := report.NewConnectionPrinter(stdout, form), telemetry.NewRegistry()
+	committed, board := out.Print, (*page.Board)(nil)
+	if pages != nil {
+		board = page.NewBoard(time.Now)
+		committed = func(list []*flowpb.Connection) { out.Print(list); board.Connections(list) }
+	}
+	l, err := startLive(ctx, liveOptions{
+		kafka: o.kafka, environ: o.environ, exporters: o.exporters, commitEvery: 500 * time.Millisecond,
+		log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: untimed})),
+		metrics:   reg,
+		committed: committed,
+	})
+	if unable := (errBroker{}); errors.As(err, &unable) {
+		return fmt.Errorf("--kafka %s: %w", o.kafka, err)
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	turn := l.turns()
+	for _, c := range conns {
+		wg.Go(func() {
+			if err := receive(c, turn); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	if o.metrics != "" {
+		wg.Go(func() {
+			if err := telemetry.Serve(ctx, o.metrics, reg, l.ready, nil); err != nil {
+				cancel(fmt.Errorf("--metrics %s: %w", o.metrics, err))
+			}
+		})
+	}
+	if pages != nil {
+		settings := kafkaSettings{Kafka: l.config.Kafka, Topics: l.config.Topics}
+		host, _, _ := net.SplitHostPort(o.page) // it listens there
+		wg.Go(func() {
+			if err := page.NewServer(board, host, time.Second).Serve(ctx, pages); err != nil {
+				cancel(fmt.Errorf("--page %s: %w", o.page, err))
+			}
+		})
+		wg.Go(func() {
+			if err := feedFlows(ctx, settings, board); err != nil {
+				cancel(fmt.Errorf("--page: %w", err))
+			}
+		})
+		wg.Go(func() { feedExporters(ctx, settings, board) })
+	}
+	greet(stderr, o, conns, l)
+	silence := time.AfterFunc(silenceAfter, func() { l.silent(stderr, conns) })
+	defer silence.Stop()
+	if o.started != nil {
+		o.started(localAddresses(conns), l.broker.Addr())
+	}
+	select {
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case err = <-l.failed:
+		cancel(err)
+	}
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	closeAll(conns)
+	wg.Wait()
+	if err == nil {
+		l.endIngest()
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closingAtMost)
+		err = l.closeOpen(closing)
+		cancel()
+	}
+	err = errors.Join(err, l.stop(), out.Err())
+	s := l.stats()
+	fmt.Fprintf(stderr, "weir up: ended: datagrams=%d flows=%d errors=%d dropped=%d templates_shared=%d connections=%d\n",
+		s.Datagrams, s.Flows, s.Errors, s.Dropped, s.TemplatesFromOthers, l.worker.Stats().Connections)
+	return err
+}
+
+// closingAtMost bounds how long the end waits for open connections to close.
+const closingAtMost = 8 * time.Second
+
+// silenceAfter is how long nothing may come before that is remarked on.
+const silenceAfter = time.Minute
+
+// greet says where everything is and what to do next.
+func greet(w io.Writer, o upOptions, conns []*net.UDPConn, l *live) {
+	port := conns[0].LocalAddr().(*net.UDPAddr).Port // a UDP socket's address
+	name := l.config.Topics.Prefix
+	fmt.Fprintf(w, "weir up: receiving NetFlow and IPFIX on UDP %s; Kafka on %s", addresses(conns), l.broker.Addr())
+	if o.metrics != "" {
+		fmt.Fprintf(w, "; http://%s/metrics", o.metrics)
+	}
+	if o.page != "" {
+		fmt.Fprintf(w, "; the page: http://%s/", o.page)
+	}
+	fmt.Fprintf(w, `
+
+Point an exporter at UDP port %[1]d of this host, or try one here:
+  softflowd -r some.pcap -n 127.0.0.1:%[1]d -v 9
+Read the topics:
+  kcat -b %[2]s -L
+  kcat -C -b %[2]s -t %[3]sflows -o beginning -e -q | wc -c
+Connections come here when they close, %[4]v after their last flow at the latest.
+
+`, port, l.broker.Addr(), name, l.config.Pair.Idle)
+}
+
+// untimed leaves the time out of log lines for people who watch.
+func untimed(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}
