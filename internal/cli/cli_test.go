@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
 	"weir/internal/cli/console"
 	"weir/internal/settings"
+	"weir/internal/weirtest/captures"
 )
 
 // asWeir is the variable that makes the test's program weir.
@@ -41,19 +41,6 @@ func run(t testing.TB, stdin string, args ...string) ran {
 func (r ran) last() string {
 	all := strings.Split(strings.TrimSuffix(r.errout, "\n"), "\n")
 	return all[len(all)-1]
-}
-
-// captureFile is the path of one of the repository's captures.
-func captureFile(name string) string { return filepath.Join("../../testdata/captures", name) }
-
-// shared is the path of what this machine may have beside the repository; the
-// test is skipped where it has not.
-func shared(t testing.TB, name string) string {
-	path := filepath.Join("../../../shared", name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("SKIPPED: %s is not there, what it would have shown is not shown", path)
-	}
-	return path
 }
 
 func TestUsage(t *testing.T) {
@@ -181,7 +168,7 @@ func TestStandardOutputThatFails(t *testing.T) {
 		for _, room := range []int{0, 1 << 17} {
 			t.Run(tt.name, func(t *testing.T) {
 				var errout bytes.Buffer
-				code := Main([]string{"decode", "--json", captureFile("softflowd_v10_big.pcap")}, nil, &failing{room, tt.err}, &errout)
+				code := Main([]string{"decode", "--json", captures.File("softflowd_v10_big.pcap")}, nil, &failing{room, tt.err}, &errout)
 				before, last, _ := strings.Cut(errout.String(), "datagrams=")
 				if code != tt.code || before != tt.errout || !strings.HasSuffix(last, " undecoded=0 errors=0\n") {
 					t.Errorf("want exit code %d and %q, got %d and %q", tt.code, tt.errout, code, errout.String())

@@ -11,6 +11,8 @@ import (
 
 	"weir/internal/cli/capture"
 	"weir/internal/cli/flowfile"
+	"weir/internal/cli/report"
+	"weir/internal/decode"
 	"weir/internal/weirtest/locked"
 )
 
@@ -80,12 +82,12 @@ func TestWaitingSetsTakeNoMoreThanTheyAreReckonedAt(t *testing.T) {
 				sent[i] = v9Datagram(now, sets)
 			}
 			c.receive(sent[0], someExporter, now) // what the decoder keeps for reuse
-			before, reckoned := heapNow(), c.in.waitingNow
+			before, reckoned := heapNow(), c.in.WaitingOctets()
 			for _, b := range sent[1:] {
 				c.receive(b, someExporter, now)
 			}
-			grown, reckoned := heapNow()-before, c.in.waitingNow-reckoned
-			if grown > reckoned+1<<20 || reckoned > 2*grown+1<<20 || c.in.waitingNow > 64<<20 {
+			grown, reckoned := heapNow()-before, c.in.WaitingOctets()-reckoned
+			if grown > reckoned+1<<20 || reckoned > 2*grown+1<<20 || c.in.WaitingOctets() > 64<<20 {
 				t.Errorf("%d KiB of sets take %d KiB, reckoned at %d KiB", datagrams*len(sent[0])>>10, grown>>10, reckoned>>10)
 			}
 			runtime.KeepAlive(c)
@@ -107,9 +109,9 @@ func TestForgedTemplatesPushOutNoUsedOneOfACollector(t *testing.T) {
 	if s := c.in.store.Stats(); s.Evicted == 0 || s.Pending != 0 {
 		t.Errorf("want forged ones evicted, and nothing pending for a topic that there is not: %+v", s)
 	}
-	before := c.in.count.flows
+	before := c.in.Counts().Flows
 	c.receive(v9Datagram(now, dataSet), someExporter, now)
-	if got := c.in.count.flows - before; got != 1 {
+	if got := c.in.Counts().Flows - before; got != 1 {
 		t.Errorf("want the honest exporter's flow, got %d: %s", got, c.in.summary())
 	}
 }
@@ -129,7 +131,7 @@ func TestACollectorsTemplatesExpire(t *testing.T) {
 	if n := c.in.store.Stats().Definitions; n != 0 {
 		t.Errorf("after 25 h: want nothing, got %d definitions", n)
 	}
-	o := newOffline("test", nil, io.Discard, &collecting{})
+	o := newOffline("test", nil, io.Discard, discard{})
 	for _, d := range []capture.Datagram{
 		{Src: someExporter, Time: now.UnixNano(), Payload: v9Datagram(now, templateSet(300))},
 		{Src: someExporter, Time: now.Add(100 * 24 * time.Hour).UnixNano(), Payload: v9Datagram(now, dataSet)},
@@ -138,7 +140,16 @@ func TestACollectorsTemplatesExpire(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if o.count.flows != 1 {
+	if o.Counts().Flows != 1 {
 		t.Errorf("a capture of 100 days: want its flow, got %s", o.summary())
 	}
 }
+
+// someExporter sends the datagrams of these tests.
+var someExporter = netip.MustParseAddrPort("127.0.0.1:40000")
+
+// discard ignores decoded records.
+type discard struct{}
+
+func (discard) Take(report.Origin, *decode.Result) error { return nil }
+func (discard) Flush() error                             { return nil }

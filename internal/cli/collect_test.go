@@ -2,9 +2,7 @@ package cli
 
 import (
 	"context"
-	"io"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,35 +14,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
 
-	"weir/internal/cli/capture"
-	"weir/internal/cli/console"
 	"weir/internal/cli/flowfile"
+	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/locked"
 	"weir/internal/weirtest/payloads"
 	"weir/pkg/flowpb"
 )
 
-// send sends datagrams, slowly enough for a receiver with a small buffer.
-func send(t *testing.T, to net.Addr, datagrams [][]byte) {
-	t.Helper()
-	c, err := net.Dial("udp", to.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	for i, d := range datagrams {
-		if i%20 == 19 {
-			time.Sleep(2 * time.Millisecond)
-		}
-		if _, err := c.Write(d); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 func TestWhatIsCollectedIsWhatTheCaptureHolds(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "flows.jsonl.zst")
-	file := captureFile("softflowd_v9_big.pcap")
+	file := captures.File("softflowd_v9_big.pcap")
 	sent := payloads.Of(t, file)
 	lost := append(append([][]byte{}, sent[:100]...), sent[102:]...) // two datagrams of flows
 	ctx, cancel := context.WithCancel(t.Context())
@@ -55,18 +34,16 @@ func TestWhatIsCollectedIsWhatTheCaptureHolds(t *testing.T) {
 		ended <- collect(ctx, collectOptions{listen: []string{"127.0.0.1:0"}, path: path, file: flowfile.Options{Octets: 20_000}, started: func(a []net.Addr) { listens <- a[0] }}, errout)
 	}()
 	to := <-listens
-	send(t, to, append(lost, []byte{0, 42, 0, 0}))
+	payloads.Send(t, to, append(lost, []byte{0, 42, 0, 0}))
 	read := func() (all []*flowpb.FlowMessage) {
 		files, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &collecting{}
-		newOffline("test", nil, io.Discard, c).run(nil, files)
-		return c.all
+		return testflows.OfFiles(files...)
 	}
 	want := 0
-	for _, m := range decodedOf(t, lost) {
+	for _, m := range testflows.OfDatagrams(t, lost) {
 		want += len(m)
 	}
 	for len(read()) < want {
@@ -91,7 +68,7 @@ func TestWhatIsCollectedIsWhatTheCaptureHolds(t *testing.T) {
 		return m
 	}
 	var all []*flowpb.FlowMessage
-	for _, m := range decodedOf(t, lost) {
+	for _, m := range testflows.OfDatagrams(t, lost) {
 		all = append(all, m...)
 	}
 	got := byOffset(read())
@@ -111,21 +88,6 @@ func TestWhatIsCollectedIsWhatTheCaptureHolds(t *testing.T) {
 	if files := regexp.MustCompile(`flows in (\d+) files, [0-9.]+ kB; 0 lost`).FindStringSubmatch(text); files == nil || files[1] == "1" {
 		t.Errorf("want several files in %s", text)
 	}
-}
-
-// decodedOf are the flows of datagrams, decoded one after the other.
-func decodedOf(t *testing.T, datagrams [][]byte) (all [][]*flowpb.FlowMessage) {
-	t.Helper()
-	c := &collecting{}
-	o := newOffline("test", nil, io.Discard, c)
-	for _, d := range datagrams {
-		c.all = nil
-		if err := o.datagram(&capture.Datagram{Src: someExporter, Time: 1_790_000_000_000_000_000, Payload: d}); err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, c.all)
-	}
-	return all
 }
 
 func TestAKilledCollectorsFileReadsUpToItsLastBlock(t *testing.T) {
@@ -154,19 +116,17 @@ func TestAKilledCollectorsFileReadsUpToItsLastBlock(t *testing.T) {
 		}
 		wait("listening", func() bool { return strings.Contains(errout.String(), "receiving") })
 		// The first datagrams are the templates.
-		sent := payloads.Of(t, captureFile("softflowd_v9_big.pcap"))
+		sent := payloads.Of(t, captures.File("softflowd_v9_big.pcap"))
 		flows := func() int {
-			c := &collecting{}
-			newOffline("test", nil, io.Discard, c).run(nil, []string{path})
-			return len(c.all)
+			return len(testflows.OfFiles(path))
 		}
-		send(t, to, sent[:50])
+		payloads.Send(t, to, sent[:50])
 		want := 0
-		for _, m := range decodedOf(t, sent[:50]) {
+		for _, m := range testflows.OfDatagrams(t, sent[:50]) {
 			want += len(m)
 		}
 		wait("written", func() bool { return flows() == want })
-		send(t, to, sent[50:200]) // some of it is in a block, some is not
+		payloads.Send(t, to, sent[50:200]) // some of it is in a block, some is not
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -189,41 +149,3 @@ func TestAKilledCollectorsFileReadsUpToItsLastBlock(t *testing.T) {
 		}
 	}
 }
-
-func TestWhatWaitsHasItsLimits(t *testing.T) {
-	o := newOffline("test", nil, io.Discard, &collecting{})
-	o.waitingMost = 3000
-	sent := payloads.Of(t, captureFile("softflowd_v9_big.pcap"))
-	for i, d := range sent[1:] { // without the first, which brings the templates
-		if hasTemplates(d) {
-			break
-		}
-		if err := o.datagram(&capture.Datagram{Src: someExporter, Time: int64(i), Payload: d}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if o.waitingNow == 0 || o.waitingNow > 3000 || o.count.undecoded == 0 {
-		t.Errorf("%d octets wait, %d sets given up", o.waitingNow, o.count.undecoded)
-	}
-	before := o.count.undecoded
-	o.expire(1 << 40)
-	if o.waitingNow != 0 || len(o.waiting) != 0 || o.count.undecoded == before {
-		t.Errorf("%d octets wait after all", o.waitingNow)
-	}
-}
-
-func TestSizesOfOptions(t *testing.T) {
-	for s, want := range map[string]int64{"0": 0, "500MB": 500e6, "2GiB": 2 << 30, "1.5 kB": 1500, "10B": 10} {
-		if got, err := console.ParseOctets(s); err != nil || got != want {
-			t.Errorf("%s: want %d, got %d, %v", s, want, got, err)
-		}
-	}
-	for _, s := range []string{"", "GB", "-1", "1e40", "5 parsecs", "NaN"} {
-		if n, err := console.ParseOctets(s); err == nil {
-			t.Errorf("%q: want an error, got %d", s, n)
-		}
-	}
-}
-
-// someExporter sends what has no sender of its own.
-var someExporter = netip.MustParseAddrPort("127.0.0.1:40000")

@@ -42,9 +42,7 @@ func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
 		return fmt.Errorf("--out: %w", err)
 	}
 	c := newCollector(w, stderr, time.Now())
-	if o.exporters != nil && o.exporters.table != nil {
-		c.in.decoder.Exporter = o.exporters.of
-	}
+	o.exporters.apply(&c.in.decoder)
 	if o.age != nil {
 		c.in.decoder.MaxUptimeAge = *o.age
 	}
@@ -148,8 +146,7 @@ func (c *collector) tick(now time.Time) {
 	defer c.mu.Unlock()
 	c.written(c.w.Flush())
 	c.in.expire(now.Add(-waitsAtMost).UnixNano())
-	c.in.now = max(c.in.now, now.UnixNano()) // the store's clock, also when nothing comes
-	c.in.store.Maintain()
+	c.in.advance(now)
 	if now.Sub(c.counted) >= 10*time.Second {
 		c.counted = now
 		c.loss.turn(now)
@@ -166,7 +163,7 @@ func (c *collector) end() error {
 	err := c.w.Close()
 	c.loss.turn(time.Now())
 	c.show.Clear()
-	for _, row := range c.loss.cluster.View() {
+	for _, row := range c.loss.rows() {
 		if l := row.Loss; l.Usable && l.Lost > 0 {
 			console.Linef(c.stderr, "weir collect: lost on the way from %v (version %d, domain %d), by its sequence numbers: %d of %d %v",
 				row.Exporter, row.Version, row.Domain, l.Lost, l.Lost+l.Received, l.Unit)

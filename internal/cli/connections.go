@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"io"
 	"os"
 	"slices"
@@ -104,7 +105,7 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	annotateAll(annotator, shown, stderr)
 	out.PrintAll(shown)
 	if err := out.Err(); err != nil && !console.IsBrokenPipe(err) {
-		o.say("%v", err)
+		console.Linef(stderr, "weir connections: %v", err)
 		code = console.ExitFailed
 	}
 	console.Linef(stderr, "%s", o.summary())
@@ -112,4 +113,14 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	console.Linef(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable",
 		len(shown), len(all)-len(enough), filter.MinPackets, c.notPairable)
 	return code
+}
+
+// followConnections is the verb connections without files.
+func followConnections(o *topicConnections) int {
+	settings, err := kafkaFromEnvironment()
+	if err != nil {
+		console.Linef(o.stderr, "weir connections: no file, and for the topic the settings are wrong:\n%v", err)
+		return console.ExitUsage
+	}
+	return console.RunUntilSignal("connections", o.stderr, func(ctx context.Context) error { return o.run(ctx, settings) })
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/weirtest/captures"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -20,7 +22,7 @@ func TestNamesOfAFilesConnectionsAreAskedFor(t *testing.T) {
 	t.Setenv("DNS_ENABLED", "true")
 	t.Setenv("DNS_SERVERS", s.addr)
 	t.Setenv("DNS_PRIVATE_SERVERS", s.addr)
-	file := captureFile("softflowd_v9_synth_adj.pcap")
+	file := captures.File("softflowd_v9_synth_adj.pcap")
 	if got := run(t, "", "connections", "--top", "1", file); !strings.Contains(got.out, "  10.1.1.10 (client.example.net) to 192.0.2.80 (www.example.net)\n") {
 		t.Errorf("got %s%s", got.out, got.errout)
 	}
@@ -36,7 +38,7 @@ func TestNamesOfAFilesConnectionsAreAskedFor(t *testing.T) {
 }
 
 func TestTheOrderAndNumberOfConnections(t *testing.T) {
-	file := captureFile("softflowd_v9_synth_adj.pcap")
+	file := captures.File("softflowd_v9_synth_adj.pcap")
 	for _, tt := range []struct {
 		args []string
 		want []string // of synth, in order
@@ -167,7 +169,7 @@ func TestConnectionsAreTheConversationsOfTheTraffic(t *testing.T) {
 			want = slices.DeleteFunc(want, func(s string) bool { return strings.Contains(s, "2001:db8") }) // IPv4 only
 		}
 		slices.Sort(want)
-		list, got := connectionsOf(t, "--pcap", captureFile(name+".pcap"))
+		list, got := connectionsOf(t, "--pcap", captures.File(name+".pcap"))
 		if d := cmp.Diff(want, texts(list)); d != "" || got.code != 0 {
 			t.Errorf("%s: -want +got (exit code %d)\n%s", name, got.code, d)
 		}
@@ -178,7 +180,7 @@ func TestConnectionsAreTheConversationsOfTheTraffic(t *testing.T) {
 }
 
 func TestTheServiceIsTheResponders(t *testing.T) {
-	list, _ := connectionsOf(t, "--pcap", captureFile("softflowd_v9_synth_adj.pcap"))
+	list, _ := connectionsOf(t, "--pcap", captures.File("softflowd_v9_synth_adj.pcap"))
 	got := map[string]string{}
 	for _, c := range list {
 		if c.Responder.Port < 1024 && c.Forward != nil && c.Reverse != nil && c.Protocol != 1 && c.Protocol != 58 {
@@ -192,7 +194,7 @@ func TestTheServiceIsTheResponders(t *testing.T) {
 }
 
 func TestPacketsDecideWhatIsShown(t *testing.T) {
-	file := captureFile("softflowd_v9_synth_adj.pcap")
+	file := captures.File("softflowd_v9_synth_adj.pcap")
 	list, got := connectionsOf(t, file, "-p", "6")
 	want := []string{synth[0], synth[4], synth[24]} // 15, 6 and 18 packets
 	slices.Sort(want)
@@ -210,7 +212,7 @@ func TestPacketsDecideWhatIsShown(t *testing.T) {
 }
 
 func TestTheOrderOfFilesDoesNotMatter(t *testing.T) {
-	a, b := captureFile("softflowd_v9_synth_adj.pcap"), captureFile("softflowd_v5_synth_adj.pcap")
+	a, b := captures.File("softflowd_v9_synth_adj.pcap"), captures.File("softflowd_v5_synth_adj.pcap")
 	first, _ := connectionsOf(t, "--pcap", a, b)
 	second, _ := connectionsOf(t, "--pcap", b, "--pcap", a)
 	if d := cmp.Diff(first, second); d != "" || len(first) == 0 {
@@ -219,7 +221,7 @@ func TestTheOrderOfFilesDoesNotMatter(t *testing.T) {
 }
 
 func TestEachConnectionIsPrintedOnce(t *testing.T) {
-	list, _ := connectionsOf(t, "--pcap", captureFile("softflowd_v10_loadbalanced_big.pcap"))
+	list, _ := connectionsOf(t, "--pcap", captures.File("softflowd_v10_loadbalanced_big.pcap"))
 	ids := map[string]bool{}
 	for _, c := range list {
 		ids[c.ID] = true
@@ -231,12 +233,12 @@ func TestEachConnectionIsPrintedOnce(t *testing.T) {
 
 func TestTheTableOfACapture(t *testing.T) {
 	for name, args := range map[string][]string{"softflowd_v10_synth_adj.txt": {"-v"}, "softflowd_v10_synth_adj_brief.txt": nil, "softflowd_v10_synth_adj.csv": {"--csv"}} {
-		golden(t, "connections/"+name, run(t, "", append([]string{"connections", "-p", "0", captureFile("softflowd_v10_synth_adj.pcap")}, args...)...).out)
+		golden(t, "connections/"+name, run(t, "", append([]string{"connections", "-p", "0", captures.File("softflowd_v10_synth_adj.pcap")}, args...)...).out)
 	}
 }
 
 func TestAnInputThatCannotBeReadLeavesTheOthers(t *testing.T) {
-	_, got := connectionsOf(t, "--pcap", "/nonexistent/x.pcap", captureFile("softflowd_v5_synth_adj.pcap"))
+	_, got := connectionsOf(t, "--pcap", "/nonexistent/x.pcap", captures.File("softflowd_v5_synth_adj.pcap"))
 	if got.code != 1 || !strings.HasPrefix(got.errout, "weir connections: /nonexistent/x.pcap: no such file or directory\n") || got.out == "" {
 		t.Errorf("exit code %d, errors %q, output of %d octets", got.code, got.errout, len(got.out))
 	}

@@ -131,13 +131,3 @@ func (o *topicConnections) report(list []*flowpb.Connection, c *flowpb.Connectio
 	}
 	return list
 }
-
-// followConnections is the verb connections without files.
-func followConnections(o *topicConnections) int {
-	settings, err := kafkaFromEnvironment()
-	if err != nil {
-		console.Linef(o.stderr, "weir connections: no file, and for the topic the settings are wrong:\n%v", err)
-		return console.ExitUsage
-	}
-	return console.RunUntilSignal("connections", o.stderr, func(ctx context.Context) error { return o.run(ctx, settings) })
-}

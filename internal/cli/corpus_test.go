@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/tsv"
 )
 
@@ -24,7 +25,7 @@ var otherwise = map[string]struct {
 }
 
 func TestCountsOfTheCorpus(t *testing.T) {
-	index := shared(t, "corpus/INDEX.tsv")
+	index := captures.Shared(t, "corpus/INDEX.tsv")
 	for _, row := range tsv.Read(t, index) {
 		file := row.At("file")
 		flows, options := row.Int(t, "flows_ref"), row.Int(t, "option_records_ref")

@@ -63,9 +63,7 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			return f.UsageError(stderr, fmt.Sprintf("--templates: template %d: %v", e.Template.ID, err))
 		}
 	}
-	if named.table != nil {
-		o.decoder.Exporter = named.of
-	}
+	named.apply(&o.decoder)
 	code = o.run(hexes, files)
 	console.Linef(stderr, "%s", o.summary())
 	return code

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"weir/internal/weirtest/captures"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -41,12 +43,12 @@ func TestGoldenCaptures(t *testing.T) {
 		"softflowd_v10_biflow_synth_adj", "softflowd_v10_time_micro_synth", "pmacct_nfprobe_v9min", "nfpcapd_lo",
 	} {
 		t.Run(name, func(t *testing.T) {
-			golden(t, "decode/"+name+".jsonl", run(t, "", "decode", "--json", captureFile(name+".pcap")).out)
+			golden(t, "decode/"+name+".jsonl", run(t, "", "decode", "--json", captures.File(name+".pcap")).out)
 		})
 	}
 	for _, name := range []string{"softflowd_v9_sampled10_lo", "softflowd_v10_biflow_synth_adj"} {
 		t.Run(name+" for people", func(t *testing.T) {
-			golden(t, "decode/"+name+".txt", run(t, "", "decode", captureFile(name+".pcap")).out)
+			golden(t, "decode/"+name+".txt", run(t, "", "decode", captures.File(name+".pcap")).out)
 		})
 	}
 }
@@ -80,7 +82,7 @@ func TestCountsOfCaptures(t *testing.T) {
 		"softflowd_v10_time_micro_synth": "datagrams=2 flows=34 options=1 templates=5 undecoded=0 errors=0",
 		"softflowd_v10_time_sec_synth":   "datagrams=2 flows=34 options=1 templates=5 undecoded=0 errors=0",
 	} {
-		got := run(t, "", "decode", "--json", captureFile(name+".pcap"))
+		got := run(t, "", "decode", "--json", captures.File(name+".pcap"))
 		if got.last() != want || got.code != 0 {
 			t.Errorf("%s:\nwant %s\n got %s (exit code %d)", name, want, got.last(), got.code)
 		}
@@ -202,7 +204,7 @@ func TestHexText(t *testing.T) {
 
 func TestInputsThatCannotBeRead(t *testing.T) {
 	dir := t.TempDir()
-	whole, err := os.ReadFile(captureFile("softflowd_v5_synth_adj.pcap"))
+	whole, err := os.ReadFile(captures.File("softflowd_v5_synth_adj.pcap"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +214,7 @@ func TestInputsThatCannotBeRead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	good := captureFile("softflowd_v5_synth_adj.pcap")
+	good := captures.File("softflowd_v5_synth_adj.pcap")
 	tests := []struct {
 		name   string
 		args   []string
@@ -245,7 +247,7 @@ func TestInputsThatCannotBeRead(t *testing.T) {
 }
 
 func TestPort(t *testing.T) {
-	file := captureFile("softflowd_v5_synth_adj.pcap")
+	file := captures.File("softflowd_v5_synth_adj.pcap")
 	none := run(t, "", "decode", "--port", "9", file)
 	want := "weir decode: " + file + ": not decoded: 2 datagrams to other ports\ndatagrams=0 flows=0 options=0 templates=0 undecoded=0 errors=0\n"
 	if none.errout != want || none.code != 0 {
@@ -306,7 +308,7 @@ func (d decoded) match(t testing.TB, summary string) {
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(v9Data + "\n" + v9Template + "\n\n0"))
 	for _, name := range []string{"softflowd_v10_biflow_synth_adj", "pmacct_nfprobe_v9min"} {
-		b, err := os.ReadFile(captureFile(name + ".pcap"))
+		b, err := os.ReadFile(captures.File(name + ".pcap"))
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -35,7 +35,7 @@ func runDemo(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	defer stop()
 	d := &demo{log: slog.New(slog.DiscardHandler), progress: console.NewProgress(stderr)}
 	if *verbose {
-		d.log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: untimed}))
+		d.log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: console.WithoutTime}))
 		d.progress.AppendOnly() // the log would tear its line
 	}
 	err := d.run(ctx)

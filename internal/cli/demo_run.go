@@ -79,7 +79,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 	d.progress.Step("pairing")
 	if err := d.until(ctx, "enrich to read every flow", func() bool {
-		n := d.live.worker.Stats().Flows
+		n := d.live.enrichStats().Flows
 		d.progress.Count("pairing: %d flows", n)
 		return n >= d.live.stats().Flows
 	}); err != nil {
@@ -121,8 +121,8 @@ func (d *demo) replay(ctx context.Context) (err error) {
 		conns = append(conns, c)
 		to[i] = c.LocalAddr().(*net.UDPAddr).AddrPort() // a UDP socket's address
 		wg.Go(func() {
-			if err := receive(c, d.live.replicas[i].receive); err != nil {
-				d.live.failed <- err
+			if err := receive(c, func(b []byte, from netip.AddrPort, at time.Time) { d.live.receive(i, b, from, at) }); err != nil {
+				d.live.fail(err)
 			}
 		})
 	}
@@ -153,7 +153,7 @@ func (d *demo) export(ctx context.Context, c replayed, to [replicaCount]netip.Ad
 	turn := 1
 	for i, b := range all {
 		d.progress.Count("replaying %s: %d of %d datagrams", c.file, i+1, len(all))
-		before := d.live.replicas[1].replica.Stats().TemplatesFromOthers
+		before := d.live.replicaStats(1).TemplatesFromOthers
 		n := turn % replicaCount
 		templates := hasTemplates(b)
 		if templates {
@@ -182,7 +182,7 @@ func (d *demo) export(ctx context.Context, c replayed, to [replicaCount]netip.Ad
 func (d *demo) shared(ctx context.Context, before uint64) error {
 	last, since := before, time.Now()
 	return d.until(ctx, "the templates to reach the other replica", func() bool {
-		if n := d.live.replicas[1].replica.Stats().TemplatesFromOthers; n != last {
+		if n := d.live.replicaStats(1).TemplatesFromOthers; n != last {
 			last, since = n, time.Now()
 		}
 		quiet := time.Since(since)

@@ -48,9 +48,7 @@ func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	c := newExamination("doctor", stdin, stderr, time.Now())
 	c.in.port = *port
-	if named.table != nil {
-		c.in.decoder.Exporter = named.of
-	}
+	named.apply(&c.in.decoder)
 	if *listen != "" {
 		o.listen = strings.Split(*listen, ",")
 		code = console.RunUntilSignal("doctor", stderr, func(ctx context.Context) error { return c.receiveFor(ctx, o, stderr) })

@@ -13,6 +13,7 @@ import (
 
 	"weir/internal/cli/console"
 	"weir/internal/doctor"
+	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/locked"
 	"weir/internal/weirtest/payloads"
 )
@@ -41,12 +42,12 @@ func TestDoctorFindsWhatIsWrongInCaptures(t *testing.T) {
 		// It says that it samples 1 in 10.
 		{"softflowd_v9_sampled10_lo.pcap", []doctor.Rule{doctor.NoInterfaces}},
 	} {
-		r := run(t, "", "doctor", "--json", captureFile(test.capture))
+		r := run(t, "", "doctor", "--json", captures.File(test.capture))
 		if got := findings(t, r.out); r.code != console.ExitDone || !slices.Equal(got, test.want) {
 			t.Errorf("%s: want %v, got %v, exit code %d, %s", test.capture, test.want, got, r.code, r.errout)
 		}
 	}
-	r := run(t, "", "doctor", captureFile("softflowd_v9_sampled10_lo.pcap"))
+	r := run(t, "", "doctor", captures.File("softflowd_v9_sampled10_lo.pcap"))
 	for _, part := range []string{"127.0.0.1, version 9, domain 0:", "13 flows", "notice   no_interfaces: 13 of 13 flows"} {
 		if !strings.Contains(r.out, part) {
 			t.Errorf("want %q in:\n%s", part, r.out)
@@ -71,14 +72,14 @@ func TestDoctorFindsDatagramsThatCannotBeDecoded(t *testing.T) {
 }
 
 func TestDoctorFindsFirewallTotalsOfACiscoASA(t *testing.T) {
-	r := run(t, "", "doctor", "--json", shared(t, "corpus/pcap/graylog__cisco_asa_netflowv9.pcap"))
+	r := run(t, "", "doctor", "--json", captures.Shared(t, "corpus/pcap/graylog__cisco_asa_netflowv9.pcap"))
 	if got := findings(t, r.out); !slices.Equal(got, []doctor.Rule{doctor.FirewallTotals}) {
 		t.Errorf("got %v: %s", got, r.out)
 	}
 }
 
 func TestDoctorReadsEveryCaptureOfTheCorpus(t *testing.T) {
-	paths, _ := filepath.Glob(filepath.Join(shared(t, "corpus/pcap"), "*.pcap"))
+	paths, _ := filepath.Glob(filepath.Join(captures.Shared(t, "corpus/pcap"), "*.pcap"))
 	for _, path := range paths {
 		if r := run(t, "", "doctor", "--json", path); r.code != console.ExitDone {
 			t.Errorf("%s: exit code %d: %s", path, r.code, r.errout)
@@ -95,10 +96,10 @@ func TestDoctorListens(t *testing.T) {
 	listens, ended := make(chan net.Addr, 1), make(chan error, 1)
 	o := doctorOptions{listen: []string{"127.0.0.1:0"}, period: time.Minute, started: func(a []net.Addr) { listens <- a[0] }}
 	go func() { ended <- e.receiveFor(ctx, o, errout) }()
-	send(t, <-listens, payloads.Of(t, captureFile("softflowd_v9_sampled10_lo.pcap")))
+	payloads.Send(t, <-listens, payloads.Of(t, captures.File("softflowd_v9_sampled10_lo.pcap")))
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		e.mu.Lock()
-		flows := e.in.count.flows
+		flows := e.in.Counts().Flows
 		e.mu.Unlock()
 		if flows == 13 {
 			break
@@ -122,7 +123,7 @@ func TestDoctorListens(t *testing.T) {
 }
 
 func TestWrongUsageOfDoctor(t *testing.T) {
-	file := captureFile("softflowd_v9_sampled10_lo.pcap")
+	file := captures.File("softflowd_v9_sampled10_lo.pcap")
 	for _, test := range []struct {
 		want string
 		args []string

@@ -6,10 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -126,14 +124,14 @@ type findingLine struct {
 
 // print prints the findings by stream.
 func (c *examination) print(stdout io.Writer, asJSON bool) error {
-	for _, k := range slices.SortedFunc(maps.Keys(c.in.waiting), func(a, b decode.TemplateKey) int { return int(a.ID) - int(b.ID) }) {
+	c.in.eachWaiting(func(k *decode.TemplateKey, sets int) {
 		s := doctor.Stream{Exporter: netip.AddrFrom16(k.Exporter).Unmap(), Version: uint16(k.Version), Domain: k.Domain}
-		for range c.in.waiting[k] {
+		for range sets {
 			c.check.Undecoded(s, k.ID)
 		}
-	}
-	c.loss.turn(time.Unix(0, c.in.now).Add(time.Minute))
-	for _, row := range c.loss.cluster.View() {
+	})
+	c.loss.turn(c.in.clock().Add(time.Minute))
+	for _, row := range c.loss.rows() {
 		if l := row.Loss; l.Usable {
 			c.check.Lost(doctor.Stream{Exporter: row.Exporter, Version: row.Version, Domain: row.Domain}, l.Lost, l.Lost+l.Received, l.Unit.String())
 		}

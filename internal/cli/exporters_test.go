@@ -127,8 +127,8 @@ func TestExportersShowsWhatNoReplicaReceived(t *testing.T) {
 		w := &want[i]
 		w.Version, w.Domain, w.Unit, w.SamplingRate, w.SamplingSource = 5, 258, "flows", 100, "header"
 	}
-	want[0].First, want[0].Last, want[0].FlowsPerSecond = instant(now.UnixNano()), instant(now.Add(49*time.Second).UnixNano()), 0
-	want[1].First, want[1].Last = instant(at.UnixNano()), instant(at.UnixNano())
+	want[0].First, want[0].Last, want[0].FlowsPerSecond = now.UTC().Format(time.RFC3339), now.Add(49*time.Second).UTC().Format(time.RFC3339), 0
+	want[1].First, want[1].Last = at.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339)
 	if len(got) == 2 && got[0].FlowsPerSecond != 0 {
 		// 40 s are whole: 10 turns of 18, less 4 and 5.
 		want[0].FlowsPerSecond = (180 - 9) / 40.

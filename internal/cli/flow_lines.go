@@ -139,7 +139,7 @@ const maxReason = 300
 func (o *offline) badLine(at string, why error) error {
 	text := at + ": " + console.Escape(console.Clip(why.Error(), maxReason)) // a value of the line may be in it
 	r := decode.Result{Errors: []wire.Error{{Cause: wire.BadLine, What: text}}}
-	if o.count.errors == 0 {
+	if o.count.Errors == 0 {
 		o.say("%s", text)
 	}
 	if err := o.take(report.Origin{}, &r); err != nil {

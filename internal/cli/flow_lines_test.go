@@ -5,7 +5,6 @@ import (
 	order "cmp"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -22,8 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/cli/flowfile"
-	"weir/internal/cli/report"
-	"weir/internal/decode"
+	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/payloads"
 	"weir/pkg/flowpb"
 )
@@ -37,37 +35,19 @@ func temporary(t *testing.T, name, content string) string {
 	return path
 }
 
-// A collecting keeps messages.
-type collecting struct{ all []*flowpb.FlowMessage }
-
-func (c *collecting) Take(_ report.Origin, r *decode.Result) error {
-	c.all = append(c.all, r.Messages...)
-	return nil
-}
-func (c *collecting) Flush() error { return nil }
-
-func messagesOf(t *testing.T, path string) []*flowpb.FlowMessage {
-	t.Helper()
-	c := &collecting{}
-	if code := newOffline("test", nil, io.Discard, c).run(nil, []string{path}); code != 0 {
-		t.Fatalf("%s: exit code %d", path, code)
-	}
-	return c.all
-}
-
 // What decode --json writes of a capture is read as what the capture holds.
 func TestFlowsOfJSONLinesAreThoseOfTheCapture(t *testing.T) {
-	files, err := filepath.Glob(captureFile("*.pcap"))
+	files, err := filepath.Glob(captures.File("*.pcap"))
 	if err != nil || len(files) < 10 {
 		t.Fatalf("%d captures, %v", len(files), err)
 	}
-	if more, err := filepath.Glob("../../../shared/corpus/pcap/*"); err == nil {
+	if more, err := filepath.Glob(filepath.Join(captures.Root(), "../shared/corpus/pcap/*")); err == nil {
 		files = append(files, more...)
 	}
 	flows := 0
 	for _, file := range files {
-		want := messagesOf(t, file)
-		got := messagesOf(t, temporary(t, "flows.jsonl", run(t, "", "decode", "--json", file).out))
+		want := testflows.OfFiles(file)
+		got := testflows.OfFiles(temporary(t, "flows.jsonl", run(t, "", "decode", "--json", file).out))
 		for _, l := range [][]*flowpb.FlowMessage{want, got} { // decode prints in the datagram's order, whatever had to wait
 			slices.SortStableFunc(l, func(a, b *flowpb.FlowMessage) int {
 				return order.Or(order.Compare(a.DatagramHash, b.DatagramHash), order.Compare(a.RecordOffset, b.RecordOffset))
@@ -128,7 +108,7 @@ func TestLinesThatAreNoFlows(t *testing.T) {
 // that sent more; its service is a port's whoever has it.
 func TestTheAnalyzersConnectionsOfThePythonPackage(t *testing.T) {
 	const dir = "inputs/seed_vectors/"
-	in, err := os.ReadFile(shared(t, dir+"analyzer_v9_input.json"))
+	in, err := os.ReadFile(captures.Shared(t, dir+"analyzer_v9_input.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +120,7 @@ func TestTheAnalyzersConnectionsOfThePythonPackage(t *testing.T) {
 	for _, e := range entries {
 		fmt.Fprintf(&lines, "%s\n", e)
 	}
-	theirs, err := os.ReadFile(shared(t, dir+"analyzer_v9_n_p0.stdout.txt"))
+	theirs, err := os.ReadFile(captures.Shared(t, dir+"analyzer_v9_n_p0.stdout.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +145,7 @@ func TestTheAnalyzersConnectionsOfThePythonPackage(t *testing.T) {
 // The Python package's own collector receives captures; weir reads its file, and
 // pairs what it pairs of the captures themselves.
 func TestWhatThePythonCollectorStored(t *testing.T) {
-	python, err := filepath.Abs("../../.cache/python/bin/python")
+	python, err := filepath.Abs(filepath.Join(captures.Root(), ".cache/python/bin/python"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,8 +155,8 @@ func TestWhatThePythonCollectorStored(t *testing.T) {
 	for _, name := range []string{"softflowd_v1_synth_adj", "softflowd_v5_synth_adj", "softflowd_v9_synth_adj", "softflowd_v10_synth_adj", "softflowd_v9_big"} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "python.gz")
-			pythonCollects(t, python, file, captureFile(name+".pcap"))
-			want, _ := connectionsOf(t, captureFile(name+".pcap"))
+			pythonCollects(t, python, file, captures.File(name+".pcap"))
+			want, _ := connectionsOf(t, captures.File(name+".pcap"))
 			if name == "softflowd_v10_synth_adj" {
 				// Its times count from an instant that options data says, which the
 				// collector does not store: without it the lower port answers.
@@ -282,18 +262,4 @@ func storedLines(path string) (n int) {
 			return n
 		}
 	}
-}
-
-func FuzzFlowLines(f *testing.F) {
-	f.Add([]byte(`{"record":"flow","type":"IPFIX","src_mac":"00:11:22:33:44:55","elements":[{"pen":1,"id":2,"value":"00ff"}]}`))
-	f.Add([]byte(`{"1700000000.25": {"client": ["127.0.0.1", 40000], "header": {"version": 9, "count": 1, "uptime": 3, "timestamp": 4, "sequence": 1, "source_id": 0}, "flows": [{"IPV4_SRC_ADDR": "127.0.0.1", "IN_BYTES": 1, "IN_SRC_MAC": 5}]}}`))
-	f.Add([]byte(`{"1700000000.25": {"client": ["::1", 40000, 0, 0], "header": {"version": 10, "length": 1, "export_uptime": 3}, "flows": [{"sourceIPv6Address": 1, "flowStartMicroseconds": [1, 2], "userName": "x"}]}}`))
-	f.Add([]byte(`{"1.5": {"client": ["10.0.0.1", 1], "header": {"version": 5, "count": 1}, "flows": [{}]}}`))
-	f.Fuzz(func(t *testing.T, line []byte) {
-		c := &collecting{}
-		o := newOffline("test", strings.NewReader(string(line)+"\n"), io.Discard, c)
-		if code := o.run(nil, []string{"-"}); code != 0 && code != 1 {
-			t.Errorf("exit code %d", code)
-		}
-	})
 }

@@ -18,12 +18,13 @@ import (
 	"weir/internal/cli/report"
 	"weir/internal/kafka"
 	"weir/internal/kafka/framing"
+	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/locked"
 	"weir/pkg/flowpb"
 )
 
 func TestFlowsOfAFile(t *testing.T) {
-	file := captureFile("softflowd_v9_synth_adj.pcap")
+	file := captures.File("softflowd_v9_synth_adj.pcap")
 	golden(t, "flows/softflowd_v9_synth_adj.txt", run(t, "", "flows", file).out)
 	lines := func(args ...string) int {
 		t.Helper()

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"weir/internal/weirtest/captures"
 )
 
 // nameless are captures with elements in flows that the registry has no name for,
@@ -24,7 +26,7 @@ var nameless = map[string]struct {
 }
 
 func TestElementsOfTheCorpusHaveNames(t *testing.T) {
-	paths, _ := filepath.Glob(filepath.Join(filepath.Dir(shared(t, "corpus/INDEX.tsv")), "pcap", "*.pcap"))
+	paths, _ := filepath.Glob(filepath.Join(filepath.Dir(captures.Shared(t, "corpus/INDEX.tsv")), "pcap", "*.pcap"))
 	if len(paths) == 0 {
 		t.Fatal("no captures beside corpus/INDEX.tsv")
 	}

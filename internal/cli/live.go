@@ -147,6 +147,26 @@ func (l *live) ended(ctx context.Context, part string, err error) {
 	}
 }
 
+// kafkaAddr returns host:port of the broker.
+func (l *live) kafkaAddr() string { return l.broker.Addr() }
+
+// enrichStats returns the counters of enrich.
+func (l *live) enrichStats() enrich.Stats { return l.worker.Stats() }
+
+// replicaStats returns the counters of the ingest replica i, from 0.
+func (l *live) replicaStats(i int) ingest.Stats { return l.replicas[i].replica.Stats() }
+
+// receive hands a datagram to the ingest replica i, from 0. It may be called concurrently.
+func (l *live) receive(i int, b []byte, from netip.AddrPort, at time.Time) {
+	l.replicas[i].receive(b, from, at)
+}
+
+// fail makes until and stop return err, as when a part has failed.
+func (l *live) fail(err error) { l.failed <- err }
+
+// failure returns the channel on which a part that ended by itself is reported.
+func (l *live) failure() <-chan error { return l.failed }
+
 // ready returns nil when every part is ready, else the reasons.
 func (l *live) ready() error {
 	var errs []error

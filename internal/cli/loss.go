@@ -39,6 +39,9 @@ func (l *lossCount) take(from report.Origin, r *decode.Result) (datagram bool) {
 	return datagram
 }
 
+// rows returns the loss of all streams as of the last turn.
+func (l *lossCount) rows() []loss.Row { return l.cluster.View() }
+
 // turn brings the loss of all streams up to date.
 func (l *lossCount) turn(now time.Time) {
 	for _, r := range l.book.Gather(now, []*loss.Tally{&l.tally}) {

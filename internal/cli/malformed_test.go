@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/tsv"
 )
 
@@ -47,7 +48,7 @@ func perSource(t *testing.T, path string) (head []byte, by map[string][][]byte) 
 }
 
 func TestMalformedCasesKeepTheirBoundsAndSpareTheirSurvivor(t *testing.T) {
-	dir := shared(t, "corpus/malformed")
+	dir := captures.Shared(t, "corpus/malformed")
 	rows := tsv.Read(t, filepath.Join(dir, "cases.tsv"))
 	head, packets := perSource(t, filepath.Join(dir, "malformed.pcap"))
 	kept := 0

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"weir/internal/weirtest/captures"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -87,7 +89,7 @@ var odd = map[string]struct {
 }
 
 func TestOddInputs(t *testing.T) {
-	b, err := os.ReadFile(shared(t, "inputs/odd_inputs.json"))
+	b, err := os.ReadFile(captures.Shared(t, "inputs/odd_inputs.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -46,8 +47,23 @@ type offline struct {
 	// waitingMost bounds what waiting sets take, octets. More are given up.
 	waitingMost, waitingNow int
 	full                    bool // that they were too many was said
-	count                   struct{ datagrams, flows, options, templates, undecoded, errors int }
+	count                   Counts
 }
+
+// Counts say how much there was in the input.
+type Counts struct {
+	Datagrams, Flows int
+	Options          int // records of options data
+	Templates        int // definitions, options templates included
+	Undecoded        int // data sets whose template did not come
+	Errors           int
+}
+
+// Counts returns how much has been read.
+func (o *offline) Counts() Counts { return o.count }
+
+// WaitingOctets returns the memory that data sets without their template take, in octets.
+func (o *offline) WaitingOctets() int { return o.waitingNow }
 
 // A waiting set is a data set whose template has not come yet.
 type waiting struct {
@@ -125,7 +141,7 @@ func (o *offline) run(hexes, inputs []string) int {
 func (o *offline) summary() string {
 	c := o.count
 	return fmt.Sprintf("datagrams=%d flows=%d options=%d templates=%d undecoded=%d errors=%d",
-		c.datagrams, c.flows, c.options, c.templates, c.undecoded, c.errors)
+		c.Datagrams, c.Flows, c.Options, c.Templates, c.Undecoded, c.Errors)
 }
 
 func (o *offline) say(format string, args ...any) {
@@ -208,8 +224,8 @@ func (o *offline) leftOut(name string, r *capture.Reader) {
 
 // datagram decodes one datagram, then what waited for the templates it brought.
 func (o *offline) datagram(d *capture.Datagram) error {
-	o.count.datagrams++
-	from := report.Origin{Datagram: o.count.datagrams}
+	o.count.Datagrams++
+	from := report.Origin{Datagram: o.count.Datagrams}
 	from.Meta = decode.Meta{Exporter: d.Src.Addr(), Port: d.Src.Port(), Received: d.Time}
 	o.now = max(o.now, d.Time)
 	r := &o.result
@@ -250,7 +266,7 @@ func (o *offline) finish() error {
 	clear(o.waiting)
 	err := o.late(rest)
 	for _, w := range o.waiting {
-		o.count.undecoded += len(w)
+		o.count.Undecoded += len(w)
 	}
 	return errors.Join(err, o.out.Flush())
 }
@@ -261,9 +277,9 @@ func (o *offline) wait(from report.Origin, s *decode.Set) {
 	if len(s.Data) == 0 {
 		return
 	}
-	w := waiting{order: o.count.datagrams<<16 | s.Off, from: from, set: *s}
+	w := waiting{order: o.count.Datagrams<<16 | s.Off, from: from, set: *s}
 	if o.waitingNow+w.octets() > o.waitingMost {
-		if o.count.undecoded++; !o.full {
+		if o.count.Undecoded++; !o.full {
 			o.full = true
 			o.say("data sets that wait for their template take %d MiB: further ones are given up, and counted as undecoded", o.waitingMost>>20)
 		}
@@ -275,13 +291,31 @@ func (o *offline) wait(from report.Origin, s *decode.Set) {
 	o.waiting[k] = append(o.waiting[k], w)
 }
 
+// advance moves the clock of the template store on to now, when it is later, and forgets templates that
+// expired. It is for input that arrives as time passes.
+func (o *offline) advance(now time.Time) {
+	o.now = max(o.now, now.UnixNano())
+	o.store.Maintain()
+}
+
+// clock returns the time of receipt of the newest datagram, or the time of advance.
+func (o *offline) clock() time.Time { return time.Unix(0, o.now) }
+
+// eachWaiting calls f for each template that data sets wait for, in order of template id, with their number.
+func (o *offline) eachWaiting(f func(k *decode.TemplateKey, sets int)) {
+	keys := slices.SortedFunc(maps.Keys(o.waiting), func(a, b decode.TemplateKey) int { return int(a.ID) - int(b.ID) })
+	for _, k := range keys {
+		f(&k, len(o.waiting[k]))
+	}
+}
+
 // expire gives up what waits since before the instant at, ns since the epoch.
 func (o *offline) expire(at int64) {
 	for k, list := range o.waiting {
 		list = slices.DeleteFunc(list, func(w waiting) bool {
 			old := w.from.Meta.Received < at
 			if old {
-				o.count.undecoded++
+				o.count.Undecoded++
 				o.waitingNow -= w.octets()
 			}
 			return old
@@ -315,9 +349,9 @@ func (o *offline) late(ready []waiting) error {
 // error here: the set waits, and is counted at the end.
 func (o *offline) take(from report.Origin, r *decode.Result) error {
 	r.Errors = slices.DeleteFunc(r.Errors, func(e wire.Error) bool { return e.Cause == wire.MissingTemplate })
-	o.count.flows += len(r.Messages)
-	o.count.options += len(r.Options)
-	o.count.templates += len(r.Templates)
-	o.count.errors += len(r.Errors)
+	o.count.Flows += len(r.Messages)
+	o.count.Options += len(r.Options)
+	o.count.Templates += len(r.Templates)
+	o.count.Errors += len(r.Errors)
 	return o.out.Take(from, r)
 }

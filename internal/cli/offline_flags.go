@@ -26,6 +26,13 @@ func exportersFlag(f *console.Flags) *namedExporters {
 	return n
 }
 
+// apply makes d use the exporters. Nothing changes when the flag was not given, or n is nil.
+func (n *namedExporters) apply(d *decode.Decoder) {
+	if n != nil && n.table != nil {
+		d.Exporter = n.of
+	}
+}
+
 func (n *namedExporters) of(a netip.Addr) *decode.Exporter {
 	if e := n.table.Lookup(a); e != nil {
 		return &e.Exporter

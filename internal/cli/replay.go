@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"strconv"
 	"strings"
-	"time"
 
 	"weir/internal/cli/console"
 )
@@ -30,7 +28,7 @@ read or sent; 2 wrong usage`
 // runReplay is the verb replay.
 func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("replay", "[flag]... FILE...", replayAbout)
-	p := &replayer{speed: 1, show: console.NewProgress(stderr), stderr: stderr, now: time.Now}
+	p := replayOptions{speed: 1}
 	to := f.String("to", "127.0.0.1:2055", "`HOST:PORT` to send to (default 127.0.0.1:2055)")
 	f.Func("speed", "send N times as fast as captured, or as fast as possible: `10x`, 0.5x, max (default 1x)", func(s string) error {
 		n, err := strconv.ParseFloat(strings.TrimSuffix(s, "x"), 64)
@@ -58,8 +56,6 @@ func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	if err != nil || target.Port == 0 || target.IP == nil {
 		return f.UsageError(stderr, fmt.Sprintf("--to %s: want host:port of a collector", *to))
 	}
-	s := &senders{to: target, conns: map[netip.AddrPort]*net.UDPConn{}, own: map[netip.Addr]netip.Addr{}, stderr: stderr}
-	defer s.close()
-	p.send, p.port = s.send, *port
-	return console.RunUntilSignal("replay", stderr, func(ctx context.Context) error { return p.run(ctx, files) })
+	p.to, p.port = target, *port
+	return console.RunUntilSignal("replay", stderr, func(ctx context.Context) error { return replayFiles(ctx, files, p, stderr) })
 }

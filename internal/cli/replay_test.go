@@ -18,6 +18,7 @@ import (
 
 	"weir/internal/cli/capture"
 	"weir/internal/cli/console"
+	"weir/internal/weirtest/captures"
 	"weir/pkg/flowpb"
 )
 
@@ -28,13 +29,13 @@ type sentAt struct {
 }
 
 // replayed runs a replayer in a bubble of time, which begins in 2000.
-func replayedOf(t *testing.T, p replayer, files ...string) (all []sentAt, errout string, err error) {
+func replayedOf(t *testing.T, o replayOptions, files ...string) (all []sentAt, errout string, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		p.now, p.stderr, p.show = time.Now, &out, console.NewProgress(io.Discard)
+		p := replayer{replayOptions: o, now: time.Now, stderr: &out, show: console.NewProgress(io.Discard)}
 		start := time.Now()
 		p.send = func(_ netip.AddrPort, b []byte) error {
 			if all = append(all, sentAt{time.Since(start), bytes.Clone(b)}); len(all) == 1000 {
@@ -92,11 +93,11 @@ func writeCapture(t *testing.T, list []sentAt) string {
 }
 
 func TestAReplayHasThePaceOfTheCapture(t *testing.T) {
-	v5 := captured(t, captureFile("softflowd_v5_synth_adj.pcap"))[0].B
+	v5 := captured(t, captures.File("softflowd_v5_synth_adj.pcap"))[0].B
 	want := []sentAt{{0, v5}, {1500 * time.Millisecond, v5}, {1500 * time.Millisecond, v5}, {4 * time.Second, v5}}
 	file := writeCapture(t, append([]sentAt{{0, []byte("a datagram of something else")}}, want...))
 	for _, speed := range []float64{1, 4, 0.5, 0} {
-		got, errout, err := replayedOf(t, replayer{speed: speed}, file)
+		got, errout, err := replayedOf(t, replayOptions{speed: speed}, file)
 		if err != nil || len(got) != len(want) {
 			t.Fatalf("%v: %d datagrams, want %d: %v", speed, len(got), len(want), err)
 		}
@@ -116,15 +117,15 @@ func TestAReplayHasThePaceOfTheCapture(t *testing.T) {
 }
 
 func TestAReplayInALoopGoesOnUntilItIsEnded(t *testing.T) {
-	got, errout, err := replayedOf(t, replayer{speed: 0, loop: true}, captureFile("softflowd_v5_synth_adj.pcap"))
+	got, errout, err := replayedOf(t, replayOptions{speed: 0, loop: true}, captures.File("softflowd_v5_synth_adj.pcap"))
 	if err != nil || len(got) != 1000 || !strings.HasPrefix(errout, "1000 datagrams sent") {
 		t.Errorf("%d datagrams, %v, %q", len(got), err, errout)
 	}
 	// What holds nothing to send does not go round for ever.
-	if _, _, err := replayedOf(t, replayer{loop: true}, temporary(t, "nothing.hex", "00 2a 00 00\n")); err == nil || !strings.Contains(err.Error(), "no NetFlow or IPFIX") {
+	if _, _, err := replayedOf(t, replayOptions{loop: true}, temporary(t, "nothing.hex", "00 2a 00 00\n")); err == nil || !strings.Contains(err.Error(), "no NetFlow or IPFIX") {
 		t.Errorf("nothing to send: %v", err)
 	}
-	if _, _, err := replayedOf(t, replayer{loop: true}, "nowhere.pcap"); err == nil || !strings.Contains(err.Error(), "nowhere.pcap: no such file") {
+	if _, _, err := replayedOf(t, replayOptions{loop: true}, "nowhere.pcap"); err == nil || !strings.Contains(err.Error(), "nowhere.pcap: no such file") {
 		t.Errorf("no file: %v", err)
 	}
 }
@@ -133,9 +134,9 @@ func TestAReplayInALoopGoesOnUntilItIsEnded(t *testing.T) {
 // after the move they lie within an hour before the replay.
 func TestAReplayMovesTheTimes(t *testing.T) {
 	for _, name := range []string{"softflowd_v9_synth_adj.pcap", "softflowd_v10_synth_adj.pcap", "softflowd_v5_synth_adj.pcap", "softflowd_v10_time_micro_synth.pcap"} {
-		file := captureFile(name)
+		file := captures.File(name)
 		for _, speed := range []float64{0, 1} {
-			got, _, err := replayedOf(t, replayer{speed: speed, rewrite: true}, file)
+			got, _, err := replayedOf(t, replayOptions{speed: speed, rewrite: true}, file)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -165,7 +166,7 @@ func flowsOf(t *testing.T, list []sentAt) (all []*flowpb.FlowMessage) {
 	for _, s := range list {
 		b = append(b, s.B)
 	}
-	for _, m := range decodedOf(t, b) {
+	for _, m := range testflows.OfDatagrams(t, b) {
 		all = append(all, m...)
 	}
 	return all
@@ -178,7 +179,7 @@ func TestEachExporterOfAReplayHasItsSource(t *testing.T) {
 	}
 	defer func() { _ = l.Close() }()
 	var out bytes.Buffer
-	s := &senders{to: l.LocalAddr().(*net.UDPAddr), conns: map[netip.AddrPort]*net.UDPConn{}, own: map[netip.Addr]netip.Addr{}, stderr: &out}
+	s := newSenders(l.LocalAddr().(*net.UDPAddr), &out)
 	defer s.close()
 	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	sources := map[netip.AddrPort]netip.AddrPort{}

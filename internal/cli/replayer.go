@@ -20,15 +20,30 @@ import (
 	"weir/internal/templates"
 )
 
+// replayOptions say how captures are replayed.
+type replayOptions struct {
+	to      *net.UDPAddr // the collector
+	speed   float64      // times the pace of the capture; 0: as fast as possible
+	loop    bool         // start again at the end
+	rewrite bool         // move the times in the datagrams to now
+	port    uint16       // only datagrams that were sent to this UDP port; 0: any
+}
+
+// replayFiles sends the export datagrams of captures until ctx ends, or all are sent.
+func replayFiles(ctx context.Context, files []string, o replayOptions, stderr io.Writer) error {
+	s := newSenders(o.to, stderr)
+	defer s.close()
+	p := &replayer{replayOptions: o, send: s.send, now: time.Now, show: console.NewProgress(stderr), stderr: stderr}
+	return p.run(ctx, files)
+}
+
 // A replayer sends datagrams at the pace of their captures.
 type replayer struct {
-	speed         float64 // 0: no pace
-	loop, rewrite bool
-	port          uint16 // to which they were sent; 0: any
-	send          func(from netip.AddrPort, b []byte) error
-	now           func() time.Time
-	show          *console.Progress
-	stderr        io.Writer
+	replayOptions
+	send   func(from netip.AddrPort, b []byte) error
+	now    func() time.Time
+	show   *console.Progress
+	stderr io.Writer
 
 	sent, others, failed int
 	octets               int64
@@ -228,6 +243,10 @@ type senders struct {
 	own     map[netip.Addr]netip.Addr // exporter in the capture → address that it sends from
 	stderr  io.Writer
 	refused bool
+}
+
+func newSenders(to *net.UDPAddr, stderr io.Writer) *senders {
+	return &senders{to: to, conns: map[netip.AddrPort]*net.UDPConn{}, own: map[netip.Addr]netip.Addr{}, stderr: stderr}
 }
 
 // mostSenders bounds the sockets; further sources share one.

@@ -73,13 +73,14 @@ func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int 
 			return f.UsageError(stderr, err.Error())
 		}
 	}
-	topic, err := openTemplatesTopic()
+	settings, err := kafkaFromEnvironment()
 	if err != nil {
 		console.Linef(stderr, "weir templates: settings:\n%v", err)
 		return console.ExitUsage
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	topic := templatesTopicOf(settings)
 	switch word {
 	case "list":
 		err = topic.list(ctx, o, stdout, stderr)

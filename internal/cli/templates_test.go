@@ -12,7 +12,7 @@ import (
 	"weir/internal/kafka"
 	"weir/internal/kafka/broker"
 	"weir/internal/templates"
-	"weir/pkg/flowpb"
+	"weir/internal/weirtest/captures"
 )
 
 const someTemplates = `template 256, version 9, domain 7 of 192.0.2.1
@@ -137,7 +137,7 @@ func TestTemplatesSaysWhatIsWrong(t *testing.T) {
 
 // The templates that one capture brought decode data that came without any.
 func TestDecodeTakesTemplatesOfAFile(t *testing.T) {
-	const packets = "../decode/testdata/"
+	packets := filepath.Join(captures.Root(), "internal/decode/testdata") + "/"
 	var text, out, errOut bytes.Buffer
 	if code := Main([]string{"decode", packets + "v9_template.hex"}, nil, &text, &errOut); code != 0 {
 		t.Fatalf("exit code %d: %s", code, &errOut)
@@ -149,12 +149,5 @@ func TestDecodeTakesTemplatesOfAFile(t *testing.T) {
 	errOut.Reset()
 	if code := Main([]string{"decode", "--templates", file, packets + "v9_data.hex"}, nil, &out, &errOut); code != 0 || !strings.Contains(errOut.String(), "flows=24 options=0 templates=0 undecoded=0") {
 		t.Errorf("exit code %d, want 24 flows: %s", code, &errOut)
-	}
-}
-
-func TestADefinitionOfAnElementIsListedByItsNumbers(t *testing.T) {
-	f := &flowpb.Fact{What: flowpb.Fact_WHAT_ELEMENT_DEFINITION, Id: 4242<<16 | 17, Number: 3, Text: "queueDepth"}
-	if got, want := factText(f), `element_definition 4242/17: "queueDepth", type 3`; got != want {
-		t.Errorf("want %s, got %s", want, got)
 	}
 }

@@ -56,14 +56,6 @@ type templatesTopic struct {
 	operator string
 }
 
-func openTemplatesTopic() (*templatesTopic, error) {
-	c, err := kafkaFromEnvironment()
-	if err != nil {
-		return nil, err
-	}
-	return templatesTopicOf(c), nil
-}
-
 func templatesTopicOf(c kafkaSettings) *templatesTopic {
 	name := "operator"
 	if u, err := user.Current(); err == nil {

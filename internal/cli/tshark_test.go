@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"weir/internal/weirtest/captures"
 )
 
 // What tshark's tuples leave out, for want of a column, its whole decode holds.
@@ -150,7 +152,7 @@ func tsharkRecords(t *testing.T, dir, capture string) []shown {
 // Each flow is a record of tshark's with the very same tuple, zeros apart, and
 // each other record of tshark's is one of options data.
 func TestFlowsAndOptionsOfTheCorpusAreAllThatTsharkDecodes(t *testing.T) {
-	dir := shared(t, "corpus/tshark")
+	dir := captures.Shared(t, "corpus/tshark")
 	list, _ := filepath.Glob(filepath.Join(dir, "..", "pcap", "*.pcap"))
 	equal, flows, by := 0, 0, map[string]int{}
 	for _, path := range list {

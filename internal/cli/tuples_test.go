@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/tsv"
 )
 
@@ -62,7 +63,7 @@ var tsharksFaults = map[string]struct {
 }
 
 func TestFlowsOfTheCorpusAreThoseOfTshark(t *testing.T) {
-	list, _ := filepath.Glob(filepath.Join(filepath.Dir(shared(t, "corpus/INDEX.tsv")), "flows", "*.tsv"))
+	list, _ := filepath.Glob(filepath.Join(filepath.Dir(captures.Shared(t, "corpus/INDEX.tsv")), "flows", "*.tsv"))
 	equal := 0
 	for _, path := range list {
 		name := strings.TrimSuffix(filepath.Base(path), ".tsv")

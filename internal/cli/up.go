@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -52,12 +51,4 @@ func runUp(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		return console.ExitFailed
 	}
 	return console.ExitDone
-}
-
-// silent says what to check when no datagram has come.
-func (l *live) silent(w io.Writer, conns []*net.UDPConn) {
-	if l.stats().Datagrams > 0 {
-		return
-	}
-	fmt.Fprintf(w, "weir up: no datagram for %v on %s; check the exporter's target address and port, firewalls on the way and on this host, and rp_filter\n", silenceAfter, addresses(conns))
 }

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"weir/internal/cli/console"
 	"weir/internal/cli/page"
 	"weir/internal/cli/report"
 	"weir/internal/telemetry"
@@ -66,7 +67,7 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 	}
 	l, err := startLive(ctx, liveOptions{
 		kafka: o.kafka, environ: o.environ, exporters: o.exporters, commitEvery: 500 * time.Millisecond,
-		log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: untimed})),
+		log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: console.WithoutTime})),
 		metrics:   reg,
 		committed: committed,
 	})
@@ -110,15 +111,15 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 		wg.Go(func() { feedExporters(ctx, settings, board) })
 	}
 	greet(stderr, o, conns, l)
-	silence := time.AfterFunc(silenceAfter, func() { l.silent(stderr, conns) })
+	silence := time.AfterFunc(silenceAfter, func() { remarkOnSilence(stderr, l, conns) })
 	defer silence.Stop()
 	if o.started != nil {
-		o.started(localAddresses(conns), l.broker.Addr())
+		o.started(localAddresses(conns), l.kafkaAddr())
 	}
 	select {
 	case <-ctx.Done():
 		err = context.Cause(ctx)
-	case err = <-l.failed:
+	case err = <-l.failure():
 		cancel(err)
 	}
 	if errors.Is(err, context.Canceled) {
@@ -135,7 +136,7 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 	err = errors.Join(err, l.stop(), out.Err())
 	s := l.stats()
 	fmt.Fprintf(stderr, "weir up: ended: datagrams=%d flows=%d errors=%d dropped=%d templates_shared=%d connections=%d\n",
-		s.Datagrams, s.Flows, s.Errors, s.Dropped, s.TemplatesFromOthers, l.worker.Stats().Connections)
+		s.Datagrams, s.Flows, s.Errors, s.Dropped, s.TemplatesFromOthers, l.enrichStats().Connections)
 	return err
 }
 
@@ -149,7 +150,7 @@ const silenceAfter = time.Minute
 func greet(w io.Writer, o upOptions, conns []*net.UDPConn, l *live) {
 	port := conns[0].LocalAddr().(*net.UDPAddr).Port // a UDP socket's address
 	name := l.config.Topics.Prefix
-	fmt.Fprintf(w, "weir up: receiving NetFlow and IPFIX on UDP %s; Kafka on %s", addresses(conns), l.broker.Addr())
+	fmt.Fprintf(w, "weir up: receiving NetFlow and IPFIX on UDP %s; Kafka on %s", addresses(conns), l.kafkaAddr())
 	if o.metrics != "" {
 		fmt.Fprintf(w, "; http://%s/metrics", o.metrics)
 	}
@@ -165,13 +166,13 @@ Read the topics:
   kcat -C -b %[2]s -t %[3]sflows -o beginning -e -q | wc -c
 Connections come here when they close, %[4]v after their last flow at the latest.
 
-`, port, l.broker.Addr(), name, l.config.Pair.Idle)
+`, port, l.kafkaAddr(), name, l.config.Pair.Idle)
 }
 
-// untimed leaves the time out of log lines for people who watch.
-func untimed(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) == 0 && a.Key == slog.TimeKey {
-		return slog.Attr{}
+// remarkOnSilence prints what to check when no datagram has arrived.
+func remarkOnSilence(w io.Writer, l *live, conns []*net.UDPConn) {
+	if l.stats().Datagrams > 0 {
+		return
 	}
-	return a
+	fmt.Fprintf(w, "weir up: no datagram for %v on %s; check the exporter's target address and port, firewalls on the way and on this host, and rp_filter\n", silenceAfter, addresses(conns))
 }

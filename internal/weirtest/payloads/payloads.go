@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"testing"
+	"time"
 
 	"weir/internal/cli/capture"
 )
@@ -31,5 +33,23 @@ func Of(t testing.TB, path string) (all [][]byte) {
 			t.Fatal(err)
 		}
 		all = append(all, bytes.Clone(d.Payload))
+	}
+}
+
+// Send sends datagrams to a UDP address, slowly enough for a receiver with a small buffer.
+func Send(t testing.TB, to net.Addr, datagrams [][]byte) {
+	t.Helper()
+	c, err := net.Dial("udp", to.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	for i, d := range datagrams {
+		if i%20 == 19 {
+			time.Sleep(2 * time.Millisecond)
+		}
+		if _, err := c.Write(d); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
