@@ -39,7 +39,7 @@ func runCollect(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		return err
 	})
 	f.DurationVar(&o.file.Every, "rotate-every", o.file.Every, "begin another file once one is as old as `DURATION` (default 24h; 0: never)")
-	o.exporters, o.age = exportersFlag(f), uptimeAgeFlag(f)
+	o.exporters, o.age = ExportersFlag(f), UptimeAgeFlag(f)
 	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
 	case !ok:

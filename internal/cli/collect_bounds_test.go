@@ -106,13 +106,13 @@ func TestForgedTemplatesPushOutNoUsedOneOfACollector(t *testing.T) {
 		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
 		c.receive(v9Datagram(now, templateSet(300)), netip.AddrPortFrom(a, 9), now)
 	}
-	if s := c.in.store.Stats(); s.Evicted == 0 || s.Pending != 0 {
+	if s := c.in.Store.Stats(); s.Evicted == 0 || s.Pending != 0 {
 		t.Errorf("want forged ones evicted, and nothing pending for a topic that there is not: %+v", s)
 	}
 	before := c.in.Counts().Flows
 	c.receive(v9Datagram(now, dataSet), someExporter, now)
 	if got := c.in.Counts().Flows - before; got != 1 {
-		t.Errorf("want the honest exporter's flow, got %d: %s", got, c.in.summary())
+		t.Errorf("want the honest exporter's flow, got %d: %s", got, c.in.Summary())
 	}
 }
 
@@ -124,24 +124,24 @@ func TestACollectorsTemplatesExpire(t *testing.T) {
 	c.receive(v9Datagram(now, templateSet(300)), someExporter, now)
 	c.receive(v9Datagram(now, dataSet), someExporter, now)
 	c.tick(now.Add(23 * time.Hour))
-	if n := c.in.store.Stats().Definitions; n != 1 {
+	if n := c.in.Store.Stats().Definitions; n != 1 {
 		t.Errorf("after 23 h: want the definition, got %d", n)
 	}
 	c.tick(now.Add(25 * time.Hour))
-	if n := c.in.store.Stats().Definitions; n != 0 {
+	if n := c.in.Store.Stats().Definitions; n != 0 {
 		t.Errorf("after 25 h: want nothing, got %d definitions", n)
 	}
-	o := newOffline("test", nil, io.Discard, discard{})
+	o := New("test", nil, io.Discard, discard{})
 	for _, d := range []capture.Datagram{
 		{Src: someExporter, Time: now.UnixNano(), Payload: v9Datagram(now, templateSet(300))},
 		{Src: someExporter, Time: now.Add(100 * 24 * time.Hour).UnixNano(), Payload: v9Datagram(now, dataSet)},
 	} {
-		if err := o.datagram(&d); err != nil {
+		if err := o.Datagram(&d); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if o.Counts().Flows != 1 {
-		t.Errorf("a capture of 100 days: want its flow, got %s", o.summary())
+		t.Errorf("a capture of 100 days: want its flow, got %s", o.Summary())
 	}
 }
 

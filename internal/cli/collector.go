@@ -25,40 +25,40 @@ type collectOptions struct {
 	listen    []string // UDP addresses
 	path      string
 	file      flowfile.Options
-	exporters *namedExporters
+	exporters *Exporters
 	age       *time.Duration   // of uptimes, at most
 	started   func([]net.Addr) // told when it listens; may be nil
 }
 
 // collect runs until ctx ends.
 func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
-	conns, err := listenUDP(o.listen)
+	conns, err := Listen(o.listen)
 	if err != nil {
 		return err
 	}
-	defer closeAll(conns)
+	defer Close(conns)
 	w, err := flowfile.Create(o.path, o.file)
 	if err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
 	c := newCollector(w, stderr, time.Now())
-	o.exporters.apply(&c.in.decoder)
+	o.exporters.Apply(&c.in.Decoder)
 	if o.age != nil {
-		c.in.decoder.MaxUptimeAge = *o.age
+		c.in.Decoder.MaxUptimeAge = *o.age
 	}
-	console.Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", addresses(conns), o.path)
+	console.Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", Describe(conns), o.path)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	for _, conn := range conns {
 		wg.Go(func() {
-			if err := receive(conn, c.receive); err != nil {
+			if err := Receive(conn, c.receive); err != nil {
 				cancel(err)
 			}
 		})
 	}
 	if o.started != nil {
-		o.started(localAddresses(conns))
+		o.started(LocalAddrs(conns))
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -69,7 +69,7 @@ func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
 			c.tick(now)
 		}
 	}
-	closeAll(conns)
+	Close(conns)
 	wg.Wait()
 	err = c.end()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
@@ -81,23 +81,23 @@ func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
 // A collector writes the flows of datagrams into a file, and counts.
 type collector struct {
 	mu      sync.Mutex // guards what follows
-	in      *offline
+	in      *Reader
 	w       *flowfile.Writer
 	stderr  io.Writer
 	show    *console.Progress
 	line    []byte
 	causes  map[wire.Cause]int
 	told    string // why the file does not take flows
-	loss    *lossCount
+	loss    *LossCount
 	counted time.Time
 }
 
 func newCollector(w *flowfile.Writer, stderr io.Writer, now time.Time) *collector {
 	c := &collector{
-		w: w, stderr: stderr, show: console.NewProgress(stderr), causes: map[wire.Cause]int{}, loss: newLossCount(now), counted: now,
+		w: w, stderr: stderr, show: console.NewProgress(stderr), causes: map[wire.Cause]int{}, loss: NewLossCount(now), counted: now,
 	}
-	c.in = newOffline("collect", nil, stderr, c)
-	c.in.waitingMost = 64 << 20
+	c.in = New("collect", nil, stderr, c)
+	c.in.MaxWaiting = 64 << 20
 	return c
 }
 
@@ -107,20 +107,20 @@ const waitsAtMost = 10 * time.Minute
 func (c *collector) receive(b []byte, from netip.AddrPort, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_ = c.in.datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // take fails never
+	_ = c.in.Datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // take fails never
 }
 
 // Take implements output. What the file does not take is told of, and no reason to
 // stop receiving.
 func (c *collector) Take(from report.Origin, r *decode.Result) error {
 	for _, m := range r.Messages {
-		c.line = report.AppendFlowJSON(c.line[:0], m, c.in.template)
+		c.line = report.AppendFlowJSON(c.line[:0], m, c.in.Template)
 		c.written(c.w.Write(c.line))
 	}
 	for _, e := range r.Errors {
 		c.causes[e.Cause]++
 	}
-	c.loss.take(from, r)
+	c.loss.Take(from, r)
 	return nil
 }
 
@@ -145,25 +145,25 @@ func (c *collector) tick(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.written(c.w.Flush())
-	c.in.expire(now.Add(-waitsAtMost).UnixNano())
-	c.in.advance(now)
+	c.in.Expire(now.Add(-waitsAtMost).UnixNano())
+	c.in.Advance(now)
 	if now.Sub(c.counted) >= 10*time.Second {
 		c.counted = now
-		c.loss.turn(now)
+		c.loss.Turn(now)
 	}
 	s := c.w.Stats()
-	c.show.Count("%s; %d flows in %d files, %s", c.in.summary(), s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)))
+	c.show.Count("%s; %d flows in %d files, %s", c.in.Summary(), s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)))
 }
 
 // end decodes what may still be, writes everything, and sums up.
 func (c *collector) end() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_ = c.in.finish() // take and flush fail never
+	_ = c.in.Finish() // take and flush fail never
 	err := c.w.Close()
-	c.loss.turn(time.Now())
+	c.loss.Turn(time.Now())
 	c.show.Clear()
-	for _, row := range c.loss.rows() {
+	for _, row := range c.loss.Rows() {
 		if l := row.Loss; l.Usable && l.Lost > 0 {
 			console.Linef(c.stderr, "weir collect: lost on the way from %v (version %d, domain %d), by its sequence numbers: %d of %d %v",
 				row.Exporter, row.Version, row.Domain, l.Lost, l.Lost+l.Received, l.Unit)
@@ -173,7 +173,7 @@ func (c *collector) end() error {
 		console.Linef(c.stderr, "weir collect: errors: %s=%d", cause, c.causes[cause])
 	}
 	s := c.w.Stats()
-	console.Linef(c.stderr, "weir collect: ended: %s", c.in.summary())
+	console.Linef(c.stderr, "weir collect: ended: %s", c.in.Summary())
 	console.Linef(c.stderr, "%d flows in %d files, %s; %d lost for want of room on disk", s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)), s.Lost)
 	return err
 }

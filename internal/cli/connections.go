@@ -50,9 +50,9 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	f.BoolVar(&noNames, "n", false, "ask for no names, print none")
 	f.BoolVar(&noNames, "no-dns", false, "as -n")
 	filter, choice := report.FilterFlags(f, "connections", 10, "default 10 in the table of a file, else 0"), report.ChoiceFlags(f)
-	topic := topicFlagsOf(f, "print the newest report of each connection")
-	f.BoolVar(&topic.interim, "interim", false, "print reports of connections that go on too")
-	port, age := udpPortFlag(f, "udp-port"), uptimeAgeFlag(f)
+	topic := AddFlags(f, "print the newest report of each connection")
+	f.BoolVar(&topic.Interim, "interim", false, "print reports of connections that go on too")
+	port, age := PortFlag(f, "udp-port"), UptimeAgeFlag(f)
 	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code
@@ -60,10 +60,10 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	files = append(files, rest...)
 	printed, err := form.Form()
 	if err == nil {
-		err = choice.Check(f, len(files) > 0 || topic.once)
+		err = choice.Check(f, len(files) > 0 || topic.Once)
 	}
 	if err == nil {
-		err = topic.check(f, len(files) > 0, "once", "from-start", "since", "interim")
+		err = topic.Check(f, len(files) > 0, "once", "from-start", "since", "interim")
 	}
 	if err != nil {
 		return f.UsageError(stderr, err.Error())
@@ -79,48 +79,48 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 		if *age != 0 {
 			return f.UsageError(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
 		}
-		return followConnections(&topicConnections{topicFlags: *topic, filter: filter, choice: choice, noNames: noNames, stderr: stderr, print: out})
+		return followConnections(&ConnectionsView{Flags: *topic, Filter: filter, Choice: choice, NoNames: noNames, Stderr: stderr, Printer: out})
 	}
-	config, err := pairConfig(os.Environ())
+	config, err := PairConfig(os.Environ())
 	if err != nil {
 		return f.UsageError(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	annotation, err := annotateConfig(os.Environ(), noNames)
+	annotation, err := AnnotateConfig(os.Environ(), noNames)
 	if err != nil {
 		return f.UsageError(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	c := &pairing{config: config}
-	o := newOffline("connections", stdin, stderr, c)
-	o.port, o.decoder.MaxUptimeAge = *port, *age
-	c.learned = annotate.NewLearned(o.known)
-	annotator, err := annotate.New(annotation, c.learned)
+	c := &Pairing{Config: config}
+	o := New("connections", stdin, stderr, c)
+	o.Port, o.Decoder.MaxUptimeAge = *port, *age
+	c.Learned = annotate.NewLearned(o.LearnedName)
+	annotator, err := annotate.New(annotation, c.Learned)
 	if err != nil {
 		return f.UsageError(stderr, err.Error())
 	}
-	code = o.run(nil, files)
+	code = o.Run(nil, files)
 
-	all := slices.DeleteFunc(c.connections(), func(c *flowpb.Connection) bool { return !filter.MatchesConnection(c) })
+	all := slices.DeleteFunc(c.Connections(), func(c *flowpb.Connection) bool { return !filter.MatchesConnection(c) })
 	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return report.Packets(c) < filter.MinPackets })
 	shown := choice.Select(enough)
-	annotateAll(annotator, shown, stderr)
+	Annotate(annotator, shown, stderr)
 	out.PrintAll(shown)
 	if err := out.Err(); err != nil && !console.IsBrokenPipe(err) {
 		console.Linef(stderr, "weir connections: %v", err)
 		code = console.ExitFailed
 	}
-	console.Linef(stderr, "%s", o.summary())
+	console.Linef(stderr, "%s", o.Summary())
 	console.Linef(stderr, "%s", report.Totals(shown, len(enough)))
 	console.Linef(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable",
-		len(shown), len(all)-len(enough), filter.MinPackets, c.notPairable)
+		len(shown), len(all)-len(enough), filter.MinPackets, c.NotPairable)
 	return code
 }
 
 // followConnections is the verb connections without files.
-func followConnections(o *topicConnections) int {
-	settings, err := kafkaFromEnvironment()
+func followConnections(o *ConnectionsView) int {
+	settings, err := FromEnvironment()
 	if err != nil {
-		console.Linef(o.stderr, "weir connections: no file, and for the topic the settings are wrong:\n%v", err)
+		console.Linef(o.Stderr, "weir connections: no file, and for the topic the settings are wrong:\n%v", err)
 		return console.ExitUsage
 	}
-	return console.RunUntilSignal("connections", o.stderr, func(ctx context.Context) error { return o.run(ctx, settings) })
+	return console.RunUntilSignal("connections", o.Stderr, func(ctx context.Context) error { return o.Run(ctx, settings) })
 }

@@ -64,14 +64,14 @@ func TestTheOrderAndNumberOfConnections(t *testing.T) {
 }
 
 func TestPairingSettingsComeFromTheEnvironment(t *testing.T) {
-	c, err := pairConfig([]string{"PAIR_IDLE=90s", "IDLE=1h", "PATH=/bin"})
+	c, err := PairConfig([]string{"PAIR_IDLE=90s", "IDLE=1h", "PATH=/bin"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Idle != 90*time.Second || c.Linger != 5*time.Second {
 		t.Errorf("want IDLE 90s and the default LINGER 5s, got %v and %v", c.Idle, c.Linger)
 	}
-	if _, err := pairConfig([]string{"PAIR_IDLE=soon"}); err == nil || !strings.Contains(err.Error(), "soon") {
+	if _, err := PairConfig([]string{"PAIR_IDLE=soon"}); err == nil || !strings.Contains(err.Error(), "soon") {
 		t.Errorf("want an error that names the value, got %v", err)
 	}
 }

@@ -167,16 +167,16 @@ func TestATopicWithoutConnectionsSaysWhenTheyCome(t *testing.T) {
 
 func TestFollowingTheTopicOfConnections(t *testing.T) {
 	cl := theTopic(t)
-	settings, err := kafkaFromEnvironment()
+	settings, err := FromEnvironment()
 	if err != nil {
 		t.Fatal(err)
 	}
-	follow := func(flags topicFlags) (out *locked.Buffer, stop func()) {
+	follow := func(flags Flags) (out *locked.Buffer, stop func()) {
 		out = &locked.Buffer{}
-		f := &topicConnections{topicFlags: flags, filter: report.NewFilter(), choice: &report.Choice{}, stderr: &bytes.Buffer{}, print: report.NewConnectionPrinter(out, report.JSONLines)}
+		f := &ConnectionsView{Flags: flags, Filter: report.NewFilter(), Choice: &report.Choice{}, Stderr: &bytes.Buffer{}, Printer: report.NewConnectionPrinter(out, report.JSONLines)}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
-		go func() { ended <- f.run(ctx, settings) }()
+		go func() { ended <- f.Run(ctx, settings) }()
 		return out, func() {
 			cancel()
 			if err := <-ended; err != nil {
@@ -196,8 +196,8 @@ func TestFollowingTheTopicOfConnections(t *testing.T) {
 		}
 		t.Fatalf("want %v, got %v", want, idsOf(t, out.String()))
 	}
-	whole, stopWhole := follow(topicFlags{start: true, interim: true})
-	final, stopFinal := follow(topicFlags{start: true})
+	whole, stopWhole := follow(Flags{FromStart: true, Interim: true})
+	final, stopFinal := follow(Flags{FromStart: true})
 	wait(whole, "a1", "a2", "b1", "c1", "d1")
 	wait(final, "a2", "b1", "c1")
 	publish(t, cl, true, reported("d", 2, "10.0.0.1", "192.0.2.9", 22, 6, 10, true), reported("a", 1, "10.0.0.1", "192.0.2.80", 443, 6, 5, true))

@@ -32,7 +32,7 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		hexes = append(hexes, s)
 		return nil
 	})
-	port, named, age := udpPortFlag(f, "port"), exportersFlag(f), uptimeAgeFlag(f)
+	port, named, age := PortFlag(f, "port"), ExportersFlag(f), UptimeAgeFlag(f)
 	var static []text.Entry
 	f.Func("templates", "use the templates of `FILE` where the input has none of that id (TEMPLATES_FILE of ingest; the form is that of this verb's output)", func(path string) error {
 		in, err := os.Open(path)
@@ -51,20 +51,20 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(files) == 0 && len(hexes) == 0 {
 		return f.UsageError(stderr, "no FILE and no --hex")
 	}
-	o := newOffline("decode", stdin, stderr, nil)
-	o.out = report.NewRecordText(stdout, o.template)
+	o := New("decode", stdin, stderr, nil)
+	o.Out = report.NewRecordText(stdout, o.Template)
 	if *asJSON {
-		o.out = report.NewRecordJSON(stdout, o.template)
+		o.Out = report.NewRecordJSON(stdout, o.Template)
 	}
-	o.port, o.decoder.MaxUptimeAge = *port, *age
+	o.Port, o.Decoder.MaxUptimeAge = *port, *age
 	for i := range static {
 		e := &static[i]
-		if err := o.store.AddStatic(e.Exporter, e.Version, e.Domain, &e.Template); err != nil {
+		if err := o.Store.AddStatic(e.Exporter, e.Version, e.Domain, &e.Template); err != nil {
 			return f.UsageError(stderr, fmt.Sprintf("--templates: template %d: %v", e.Template.ID, err))
 		}
 	}
-	named.apply(&o.decoder)
-	code = o.run(hexes, files)
-	console.Linef(stderr, "%s", o.summary())
+	named.Apply(&o.Decoder)
+	code = o.Run(hexes, files)
+	console.Linef(stderr, "%s", o.Summary())
 	return code
 }

@@ -33,7 +33,7 @@ const templatesSettle = 50 * time.Millisecond
 type demo struct {
 	log      *slog.Logger
 	progress *console.Progress
-	live     *live
+	live     *Pipeline
 	seen     connections
 	did      summary
 }
@@ -58,40 +58,40 @@ func (d *demo) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, ns.close()) }()
-	d.live, err = startLive(ctx, liveOptions{
-		kafka: "127.0.0.1:0",
+	d.live, err = Start(ctx, Options{
+		Kafka: "127.0.0.1:0",
 		// DNS_SERVERS too: the demo asks nobody outside.
-		environ:     map[string]string{"DNS_SERVERS": ns.addr, "DNS_PRIVATE_SERVERS": ns.addr},
-		commitEvery: 100 * time.Millisecond,
-		log:         d.log,
-		metrics:     prometheus.NewRegistry(),
-		committed:   d.seen.add,
+		Environ:     map[string]string{"DNS_SERVERS": ns.addr, "DNS_PRIVATE_SERVERS": ns.addr},
+		CommitEvery: 100 * time.Millisecond,
+		Log:         d.log,
+		Metrics:     prometheus.NewRegistry(),
+		Committed:   d.seen.add,
 	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.live.stop()) }()
-	if err := d.until(ctx, "the services to be ready", func() bool { return d.live.ready() == nil }); err != nil {
-		return errors.Join(err, d.live.ready())
+	defer func() { err = errors.Join(err, d.live.Stop()) }()
+	if err := d.until(ctx, "the services to be ready", func() bool { return d.live.Ready() == nil }); err != nil {
+		return errors.Join(err, d.live.Ready())
 	}
 	if err := d.replay(ctx); err != nil {
 		return err
 	}
 	d.progress.Step("pairing")
 	if err := d.until(ctx, "enrich to read every flow", func() bool {
-		n := d.live.enrichStats().Flows
+		n := d.live.EnrichStats().Flows
 		d.progress.Count("pairing: %d flows", n)
-		return n >= d.live.stats().Flows
+		return n >= d.live.Stats().Flows
 	}); err != nil {
 		return err
 	}
-	d.progress.Step("moving the pairing's clock on by %v", d.live.config.Pair.Idle+d.live.config.Pair.Linger)
+	d.progress.Step("moving the pairing's clock on by %v", d.live.Config.Pair.Idle+d.live.Config.Pair.Linger)
 	closing, cancel := context.WithTimeout(ctx, demoPatience)
 	defer cancel()
-	if err := d.live.closeOpen(closing); err != nil {
+	if err := d.live.CloseOpen(closing); err != nil {
 		return err
 	}
-	s := d.live.stats()
+	s := d.live.Stats()
 	d.did.datagrams, d.did.flows, d.did.templates = s.Datagrams, s.Flows, s.TemplatesFromOthers
 	d.did.took = time.Since(start)
 	return nil
@@ -101,16 +101,16 @@ func (d *demo) run(ctx context.Context) (err error) {
 func (d *demo) until(ctx context.Context, what string, done func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, demoPatience)
 	defer cancel()
-	return d.live.until(ctx, what, done)
+	return d.live.WaitFor(ctx, what, done)
 }
 
 // replay sends the captures over UDP, each from an address of its own.
 func (d *demo) replay(ctx context.Context) (err error) {
-	var to [replicaCount]netip.AddrPort
+	var to [ReplicaCount]netip.AddrPort
 	var conns []*net.UDPConn
 	var wg sync.WaitGroup
 	defer func() {
-		closeAll(conns)
+		Close(conns)
 		wg.Wait()
 	}()
 	for i := range to {
@@ -121,8 +121,8 @@ func (d *demo) replay(ctx context.Context) (err error) {
 		conns = append(conns, c)
 		to[i] = c.LocalAddr().(*net.UDPAddr).AddrPort() // a UDP socket's address
 		wg.Go(func() {
-			if err := receive(c, func(b []byte, from netip.AddrPort, at time.Time) { d.live.receive(i, b, from, at) }); err != nil {
-				d.live.fail(err)
+			if err := Receive(c, func(b []byte, from netip.AddrPort, at time.Time) { d.live.Receive(i, b, from, at) }); err != nil {
+				d.live.Fail(err)
 			}
 		})
 	}
@@ -132,13 +132,13 @@ func (d *demo) replay(ctx context.Context) (err error) {
 		}
 	}
 	return d.until(ctx, "the datagrams to arrive", func() bool {
-		return d.live.stats().Datagrams >= uint64(d.did.sent) // a count
+		return d.live.Stats().Datagrams >= uint64(d.did.sent) // a count
 	})
 }
 
 // export sends one capture. Datagrams with templates go to the first replica,
 // the others turn by turn, to the second one first.
-func (d *demo) export(ctx context.Context, c replayed, to [replicaCount]netip.AddrPort) (err error) {
+func (d *demo) export(ctx context.Context, c replayed, to [ReplicaCount]netip.AddrPort) (err error) {
 	all, err := datagrams(c)
 	if err != nil {
 		return err
@@ -153,8 +153,8 @@ func (d *demo) export(ctx context.Context, c replayed, to [replicaCount]netip.Ad
 	turn := 1
 	for i, b := range all {
 		d.progress.Count("replaying %s: %d of %d datagrams", c.file, i+1, len(all))
-		before := d.live.replicaStats(1).TemplatesFromOthers
-		n := turn % replicaCount
+		before := d.live.ReplicaStats(1).TemplatesFromOthers
+		n := turn % ReplicaCount
 		templates := hasTemplates(b)
 		if templates {
 			n = 0
@@ -182,7 +182,7 @@ func (d *demo) export(ctx context.Context, c replayed, to [replicaCount]netip.Ad
 func (d *demo) shared(ctx context.Context, before uint64) error {
 	last, since := before, time.Now()
 	return d.until(ctx, "the templates to reach the other replica", func() bool {
-		if n := d.live.replicaStats(1).TemplatesFromOthers; n != last {
+		if n := d.live.ReplicaStats(1).TemplatesFromOthers; n != last {
 			last, since = n, time.Now()
 		}
 		quiet := time.Since(since)
@@ -275,7 +275,7 @@ pairs:            %d connections with both directions
 one-sided:        %d connections
 names resolved:   %d of %d addresses
 took:             %v
-`, s.datagrams, s.exporters, replicaCount, s.flows, s.templates, s.pairs, s.oneSided, s.named, s.addresses, s.took.Round(time.Millisecond))
+`, s.datagrams, s.exporters, ReplicaCount, s.flows, s.templates, s.pairs, s.oneSided, s.named, s.addresses, s.took.Round(time.Millisecond))
 	if s.withoutSource {
 		fmt.Fprintln(w, "note: this system sends from 127.0.0.1 only, so the captures counted as fewer exporters")
 	}

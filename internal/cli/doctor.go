@@ -30,7 +30,7 @@ func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	f.BoolVar(&o.json, "json", false, "print JSON Lines, a finding a line")
 	listen := f.String("listen", "", "receive on the comma-separated `LIST` of UDP addresses (:2055,:4739) instead of reading a FILE")
 	f.DurationVar(&o.period, "for", time.Minute, "with --listen, receive for `DURATION` (default 1m)")
-	port, named := udpPortFlag(f, "port"), exportersFlag(f)
+	port, named := PortFlag(f, "port"), ExportersFlag(f)
 	files, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
 	case !ok:
@@ -47,19 +47,19 @@ func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return f.UsageError(stderr, fmt.Sprintf("--for %v: want more than 0s", o.period))
 	}
 	c := newExamination("doctor", stdin, stderr, time.Now())
-	c.in.port = *port
-	named.apply(&c.in.decoder)
+	c.in.Port = *port
+	named.Apply(&c.in.Decoder)
 	if *listen != "" {
 		o.listen = strings.Split(*listen, ",")
 		code = console.RunUntilSignal("doctor", stderr, func(ctx context.Context) error { return c.receiveFor(ctx, o, stderr) })
-		_ = c.in.finish() // take and flush never fail
+		_ = c.in.Finish() // take and flush never fail
 	} else {
-		code = c.in.run(nil, files)
+		code = c.in.Run(nil, files)
 	}
 	if err := c.print(stdout, o.json); err != nil && !console.IsBrokenPipe(err) {
 		console.Linef(stderr, "weir doctor: standard output: %v", err)
 		return console.ExitFailed
 	}
-	console.Linef(stderr, "%s", c.in.summary())
+	console.Linef(stderr, "%s", c.in.Summary())
 	return code
 }

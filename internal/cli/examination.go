@@ -30,15 +30,15 @@ type doctorOptions struct {
 // An examination hands what is decoded to a Checkup.
 type examination struct {
 	mu    sync.Mutex // guards what follows
-	in    *offline
+	in    *Reader
 	check *doctor.Checkup
-	loss  *lossCount
+	loss  *LossCount
 }
 
 func newExamination(verb string, stdin io.Reader, stderr io.Writer, now time.Time) *examination {
-	c := &examination{check: doctor.New(), loss: newLossCount(now)}
-	c.in = newOffline(verb, stdin, stderr, c)
-	c.in.waitingMost = 64 << 20
+	c := &examination{check: doctor.New(), loss: NewLossCount(now)}
+	c.in = New(verb, stdin, stderr, c)
+	c.in.MaxWaiting = 64 << 20
 	return c
 }
 
@@ -51,7 +51,7 @@ func (c *examination) Take(from report.Origin, r *decode.Result) error {
 	default:
 		return nil // no export datagram; the last line counts it as an error
 	}
-	if c.loss.take(from, r) {
+	if c.loss.Take(from, r) {
 		c.check.Message(s, from.Meta.Received, h.Export)
 		if len(r.Errors) > 0 {
 			c.check.Malformed(s)
@@ -70,21 +70,21 @@ func (c *examination) Flush() error { return nil }
 
 // receiveFor receives until the period is over or ctx ends.
 func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io.Writer) error {
-	conns, err := listenUDP(o.listen)
+	conns, err := Listen(o.listen)
 	if err != nil {
 		return err
 	}
-	defer closeAll(conns)
-	console.Linef(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early", addresses(conns), o.period)
+	defer Close(conns)
+	console.Linef(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early", Describe(conns), o.period)
 	ctx, cancel := context.WithTimeout(ctx, o.period)
 	defer cancel()
 	if o.started != nil {
-		o.started(localAddresses(conns))
+		o.started(LocalAddrs(conns))
 	}
 	failed := make(chan error, len(conns))
 	var wg sync.WaitGroup
 	for _, conn := range conns {
-		wg.Go(func() { failed <- receive(conn, c.receive) })
+		wg.Go(func() { failed <- Receive(conn, c.receive) })
 	}
 	show := console.NewProgress(stderr)
 	tick := time.NewTicker(time.Second)
@@ -95,12 +95,12 @@ func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io
 		case err = <-failed:
 		case <-tick.C:
 			c.mu.Lock()
-			show.Count("%s", c.in.summary())
+			show.Count("%s", c.in.Summary())
 			c.mu.Unlock()
 		}
 	}
 	show.Clear()
-	closeAll(conns)
+	Close(conns)
 	wg.Wait()
 	return err
 }
@@ -108,7 +108,7 @@ func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io
 func (c *examination) receive(b []byte, from netip.AddrPort, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_ = c.in.datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // take never fails
+	_ = c.in.Datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // take never fails
 }
 
 // A findingLine is a line of --json.
@@ -124,14 +124,14 @@ type findingLine struct {
 
 // print prints the findings by stream.
 func (c *examination) print(stdout io.Writer, asJSON bool) error {
-	c.in.eachWaiting(func(k *decode.TemplateKey, sets int) {
+	c.in.EachWaiting(func(k *decode.TemplateKey, sets int) {
 		s := doctor.Stream{Exporter: netip.AddrFrom16(k.Exporter).Unmap(), Version: uint16(k.Version), Domain: k.Domain}
 		for range sets {
 			c.check.Undecoded(s, k.ID)
 		}
 	})
-	c.loss.turn(c.in.clock().Add(time.Minute))
-	for _, row := range c.loss.rows() {
+	c.loss.Turn(c.in.Clock().Add(time.Minute))
+	for _, row := range c.loss.Rows() {
 		if l := row.Loss; l.Usable {
 			c.check.Lost(doctor.Stream{Exporter: row.Exporter, Version: row.Version, Domain: row.Domain}, l.Lost, l.Lost+l.Received, l.Unit.String())
 		}

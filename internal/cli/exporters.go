@@ -24,28 +24,28 @@ exit code: 0 done; 1 Kafka or a topic is not there; 2 wrong usage`
 // runExporters is the verb exporters.
 func runExporters(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("exporters", "[flag]...", exportersAbout)
-	o := &exportersView{stdout: stdout, stderr: stderr}
-	f.DurationVar(&o.silent, "silent", 0, "only those from which nothing came for `DURATION` (5m); reads the whole topic, a week")
-	f.DurationVar(&o.since, "since", time.Hour, "those of the last `DURATION`, and what was lost in it; default 1h; 0: all that is on the topic")
-	f.BoolVar(&o.json, "json", false, "print JSON Lines")
+	o := &ExportersView{Stdout: stdout, Stderr: stderr}
+	f.DurationVar(&o.Silent, "silent", 0, "only those from which nothing came for `DURATION` (5m); reads the whole topic, a week")
+	f.DurationVar(&o.Since, "since", time.Hour, "those of the last `DURATION`, and what was lost in it; default 1h; 0: all that is on the topic")
+	f.BoolVar(&o.JSON, "json", false, "print JSON Lines")
 	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
 	case !ok:
 		return code
 	case len(rest) > 0:
 		return f.UsageError(stderr, fmt.Sprintf("want no arguments, got %q", rest[0]))
-	case o.silent < 0:
+	case o.Silent < 0:
 		return f.UsageError(stderr, "--silent: want more than 0s")
-	case o.since < 0:
+	case o.Since < 0:
 		return f.UsageError(stderr, "--since: want 0s or more")
 	}
-	if o.silent > 0 && !f.Given("since") {
-		o.since = 0
+	if o.Silent > 0 && !f.Given("since") {
+		o.Since = 0
 	}
-	settings, err := kafkaFromEnvironment()
+	settings, err := FromEnvironment()
 	if err != nil {
 		console.Linef(stderr, "weir exporters: settings:\n%v", err)
 		return console.ExitUsage
 	}
-	return console.RunUntilSignal("exporters", stderr, func(ctx context.Context) error { return o.run(ctx, settings, time.Now()) })
+	return console.RunUntilSignal("exporters", stderr, func(ctx context.Context) error { return o.Run(ctx, settings, time.Now()) })
 }

@@ -110,16 +110,16 @@ func TestExportersShowsWhatNoReplicaReceived(t *testing.T) {
 		}
 	}
 	code, out, errOut = exporters("--json")
-	var got []exporterLine
+	var got []ExporterLine
 	for d := json.NewDecoder(strings.NewReader(out)); d.More(); {
-		var l exporterLine
+		var l ExporterLine
 		if err := d.Decode(&l); err != nil {
 			t.Fatal(err)
 		}
 		got = append(got, l)
 	}
 	lost, none := uint64(9), uint64(0)
-	want := []exporterLine{
+	want := []ExporterLine{
 		{Exporter: "192.0.2.254", Datagrams: 48, Flows: 214, Octets: 48*24 + 214*48, Lost: &lost, Of: 223, Replicas: []string{"one", "two"}},
 		{Exporter: "2001:db8::1", Datagrams: 1, Flows: 1, Octets: 72, Lost: &none, Of: 1, Replicas: []string{"one"}},
 	}

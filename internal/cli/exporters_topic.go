@@ -15,15 +15,15 @@ import (
 	"weir/internal/loss"
 )
 
-// exportersView is what is shown of exporters.
-type exportersView struct {
-	silent, since  time.Duration
-	json           bool
-	stdout, stderr io.Writer
+// ExportersView is what is shown of exporters.
+type ExportersView struct {
+	Silent, Since  time.Duration
+	JSON           bool
+	Stdout, Stderr io.Writer
 }
 
-// An exporterLine is a line of output.
-type exporterLine struct {
+// An ExporterLine is a line of output.
+type ExporterLine struct {
 	Exporter       string   `json:"exporter"` // "other": all beyond the bound
 	Name           string   `json:"name,omitempty"`
 	Site           string   `json:"site,omitempty"`
@@ -56,8 +56,8 @@ type knownTemplates struct {
 	last time.Time
 }
 
-// run prints what the topics say at the instant now.
-func (o *exportersView) run(ctx context.Context, settings kafkaSettings, now time.Time) error {
+// Run prints what the topics say at the instant now.
+func (o *ExportersView) Run(ctx context.Context, settings Settings, now time.Time) error {
 	lines, err := o.lines(ctx, settings, now)
 	if err != nil {
 		return err
@@ -70,12 +70,12 @@ func (o *exportersView) run(ctx context.Context, settings kafkaSettings, now tim
 const viewOctets = 256 << 20
 
 // lines are what the topics say at the instant now.
-func (o *exportersView) lines(ctx context.Context, settings kafkaSettings, now time.Time) ([]exporterLine, error) {
+func (o *ExportersView) lines(ctx context.Context, settings Settings, now time.Time) ([]ExporterLine, error) {
 	cluster, bad := loss.NewCluster(), 0
 	cluster.MaxOctets = viewOctets
-	tail := kafka.Tail{Once: true, Start: o.since == 0}
-	if o.since > 0 {
-		tail.Since = now.Add(-o.since)
+	tail := kafka.Tail{Once: true, Start: o.Since == 0}
+	if o.Since > 0 {
+		tail.Since = now.Add(-o.Since)
 	}
 	name := settings.Topics.Name(kafka.Exporters)
 	err := tail.Read(ctx, settings.Kafka, name, func(records []kafka.Record) error {
@@ -85,14 +85,14 @@ func (o *exportersView) lines(ctx context.Context, settings kafkaSettings, now t
 			}
 		}
 		return nil
-	}, func(err error) { console.Linef(o.stderr, "weir exporters: %v", err) })
+	}, func(err error) { console.Linef(o.Stderr, "weir exporters: %v", err) })
 	if err != nil {
 		return nil, err
 	}
 	if bad > 0 {
-		console.Linef(o.stderr, "weir exporters: %d records of %s cannot be read", bad, name)
+		console.Linef(o.Stderr, "weir exporters: %d records of %s cannot be read", bad, name)
 	}
-	entries, err := templatesTopicOf(settings).entries(ctx, &templatesFlags{}, o.stderr)
+	entries, err := NewTemplates(settings).entries(ctx, &Selection{}, o.Stderr)
 	if err != nil {
 		return nil, err
 	}
@@ -109,9 +109,9 @@ func (o *exportersView) lines(ctx context.Context, settings kafkaSettings, now t
 		}
 		known[s] = k
 	}
-	var lines []exporterLine
+	var lines []ExporterLine
 	for _, r := range cluster.View() {
-		if r.Last.IsZero() || now.Sub(r.Last) < o.silent { // only slots, no summary: it was read from the middle
+		if r.Last.IsZero() || now.Sub(r.Last) < o.Silent { // only slots, no summary: it was read from the middle
 			continue
 		}
 		lines = append(lines, exporterLineOf(&r, known[r.Stream], now))
@@ -119,8 +119,8 @@ func (o *exportersView) lines(ctx context.Context, settings kafkaSettings, now t
 	return lines, nil
 }
 
-func exporterLineOf(r *loss.Row, known knownTemplates, now time.Time) exporterLine {
-	l := exporterLine{
+func exporterLineOf(r *loss.Row, known knownTemplates, now time.Time) ExporterLine {
+	l := ExporterLine{
 		Exporter: "other", Name: r.Name, Site: r.Site, Version: r.Version, Domain: r.Domain, First: instant(r.First.UnixNano()), Last: instant(r.Last.UnixNano()),
 		Datagrams: r.Received[loss.Datagrams], Flows: r.Received[loss.Flows], Octets: r.Octets, Errors: r.Errors, Undecoded: r.Undecoded,
 		Restarts: r.Loss.Restarts, Templates: known.n, SamplingRate: r.SamplingRate, Replicas: r.Replicas, last: r.Last, template: known.last,
@@ -144,21 +144,21 @@ func exporterLineOf(r *loss.Row, known knownTemplates, now time.Time) exporterLi
 	return l
 }
 
-func (o *exportersView) print(lines []exporterLine, now time.Time) error {
-	if o.json {
+func (o *ExportersView) print(lines []ExporterLine, now time.Time) error {
+	if o.JSON {
 		for i := range lines {
 			b, err := json.Marshal(&lines[i])
 			if err != nil {
 				return err
 			}
-			if _, err := fmt.Fprintf(o.stdout, "%s\n", console.EscapeJSON(b)); err != nil {
+			if _, err := fmt.Fprintf(o.Stdout, "%s\n", console.EscapeJSON(b)); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
 	if len(lines) > 0 {
-		w := tabwriter.NewWriter(o.stdout, 0, 0, 2, ' ', 0)
+		w := tabwriter.NewWriter(o.Stdout, 0, 0, 2, ' ', 0)
 		console.Linef(w, "exporter\tname\tversion\tdomain\tfirst seen\tlast seen\tdatagrams\tflows\tflows/s\tlost\ttemplates\tsampling\treplicas")
 		for i := range lines {
 			l := &lines[i]
@@ -170,19 +170,19 @@ func (o *exportersView) print(lines []exporterLine, now time.Time) error {
 		}
 	}
 	switch {
-	case o.silent > 0 && len(lines) == 0:
-		console.Linef(o.stderr, "no exporter is silent for %v", o.silent)
-	case o.silent > 0:
-		console.Linef(o.stderr, "%d export streams are silent for %v or longer", len(lines), o.silent)
-	case o.since > 0:
-		console.Linef(o.stderr, "%d export streams in the last %v", len(lines), o.since)
+	case o.Silent > 0 && len(lines) == 0:
+		console.Linef(o.Stderr, "no exporter is silent for %v", o.Silent)
+	case o.Silent > 0:
+		console.Linef(o.Stderr, "%d export streams are silent for %v or longer", len(lines), o.Silent)
+	case o.Since > 0:
+		console.Linef(o.Stderr, "%d export streams in the last %v", len(lines), o.Since)
 	default:
-		console.Linef(o.stderr, "%d export streams", len(lines))
+		console.Linef(o.Stderr, "%d export streams", len(lines))
 	}
 	return nil
 }
 
-func (l *exporterLine) lostCell() string {
+func (l *ExporterLine) lostCell() string {
 	switch {
 	case l.Lost == nil:
 		return "unknown"
@@ -192,14 +192,14 @@ func (l *exporterLine) lostCell() string {
 	return fmt.Sprintf("%d %s (%.2f %%)", *l.Lost, l.Unit, 100*float64(*l.Lost)/float64(l.Of))
 }
 
-func (l *exporterLine) templatesCell(now time.Time) string {
+func (l *ExporterLine) templatesCell(now time.Time) string {
 	if l.Templates == 0 {
 		return "-"
 	}
 	return fmt.Sprintf("%d, %s", l.Templates, ago(now, l.template))
 }
 
-func (l *exporterLine) samplingCell() string {
+func (l *ExporterLine) samplingCell() string {
 	if l.SamplingRate == 0 {
 		return "unknown"
 	}

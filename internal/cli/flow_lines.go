@@ -60,7 +60,7 @@ const maxFieldName = 60
 // flowLines reads a file of flows as JSON Lines: those that jsonLine writes, and
 // those of the Python collector. A line that is neither is an error, and the others
 // are read.
-func (o *offline) flowLines(name string, lines *flowfile.Lines) error {
+func (o *Reader) flowLines(name string, lines *flowfile.Lines) error {
 	var leftOut fieldNames
 	defer func() {
 		if len(leftOut.names) > 0 {
@@ -88,7 +88,7 @@ func (o *offline) flowLines(name string, lines *flowfile.Lines) error {
 				leftOut.add(field)
 			}
 			for _, payload := range e.Datagrams {
-				if err := o.datagram(&capture.Datagram{Src: e.From, Time: e.Received.UnixNano(), Payload: payload}); err != nil {
+				if err := o.Datagram(&capture.Datagram{Src: e.From, Time: e.Received.UnixNano(), Payload: payload}); err != nil {
 					return errOutput{err}
 				}
 			}
@@ -98,7 +98,7 @@ func (o *offline) flowLines(name string, lines *flowfile.Lines) error {
 			return err
 		}
 		if name == "-" { // someone may watch the lines as they come
-			if err := o.out.Flush(); err != nil {
+			if err := o.Out.Flush(); err != nil {
 				return errOutput{err}
 			}
 		}
@@ -107,7 +107,7 @@ func (o *offline) flowLines(name string, lines *flowfile.Lines) error {
 
 // flowLine takes a line of ours; those of templates, options data and errors say
 // nothing that the flows do not.
-func (o *offline) flowLine(at string, line []byte) error {
+func (o *Reader) flowLine(at string, line []byte) error {
 	var members map[string]any
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.UseNumber()
@@ -136,7 +136,7 @@ func (o *offline) flowLine(at string, line []byte) error {
 const maxReason = 300
 
 // badLine counts a line that is no flow.
-func (o *offline) badLine(at string, why error) error {
+func (o *Reader) badLine(at string, why error) error {
 	text := at + ": " + console.Escape(console.Clip(why.Error(), maxReason)) // a value of the line may be in it
 	r := decode.Result{Errors: []wire.Error{{Cause: wire.BadLine, What: text}}}
 	if o.count.Errors == 0 {

@@ -27,8 +27,8 @@ func FuzzFlowLines(f *testing.F) {
 	f.Add([]byte(`{"1.5": {"client": ["10.0.0.1", 1], "header": {"version": 5, "count": 1}, "flows": [{}]}}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		c := &collecting{}
-		o := newOffline("test", strings.NewReader(string(line)+"\n"), io.Discard, c)
-		if code := o.run(nil, []string{"-"}); code != 0 && code != 1 {
+		o := New("test", strings.NewReader(string(line)+"\n"), io.Discard, c)
+		if code := o.Run(nil, []string{"-"}); code != 0 && code != 1 {
 			t.Errorf("exit code %d", code)
 		}
 	})

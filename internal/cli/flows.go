@@ -38,13 +38,13 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return nil
 	})
 	filter := report.FilterFlags(f, "flows", 0, "default 0")
-	topic := topicFlagsOf(f, "print it")
-	port, age := udpPortFlag(f, "udp-port"), uptimeAgeFlag(f)
+	topic := AddFlags(f, "print it")
+	port, age := PortFlag(f, "udp-port"), UptimeAgeFlag(f)
 	files, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code
 	}
-	err := topic.check(f, len(files) > 0, "once", "from-start", "since")
+	err := topic.Check(f, len(files) > 0, "once", "from-start", "since")
 	switch {
 	case err != nil:
 		return f.UsageError(stderr, err.Error())
@@ -65,21 +65,21 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(files) == 0 {
 		return followFlows(*topic, report.NewFlowPrinter(stdout, form, filter, limit, nil), stderr)
 	}
-	o := newOffline("flows", stdin, stderr, nil)
-	p := report.NewFlowPrinter(stdout, form, filter, limit, o.template)
-	o.out, o.port, o.decoder.MaxUptimeAge = p, *port, *age
-	code = o.run(nil, files)
-	console.Linef(stderr, "%s", o.summary())
+	o := New("flows", stdin, stderr, nil)
+	p := report.NewFlowPrinter(stdout, form, filter, limit, o.Template)
+	o.Out, o.Port, o.Decoder.MaxUptimeAge = p, *port, *age
+	code = o.Run(nil, files)
+	console.Linef(stderr, "%s", o.Summary())
 	console.Linef(stderr, "%s", p.Summary())
 	return code
 }
 
 // followFlows is the verb flows without files.
-func followFlows(flags topicFlags, p *report.FlowPrinter, stderr io.Writer) int {
-	settings, err := kafkaFromEnvironment()
+func followFlows(flags Flags, p *report.FlowPrinter, stderr io.Writer) int {
+	settings, err := FromEnvironment()
 	if err != nil {
 		console.Linef(stderr, "weir flows: no file, and for the topic the settings are wrong:\n%v", err)
 		return console.ExitUsage
 	}
-	return console.RunUntilSignal("flows", stderr, func(ctx context.Context) error { return readFlows(ctx, settings, flags, p, stderr) })
+	return console.RunUntilSignal("flows", stderr, func(ctx context.Context) error { return ReadFlows(ctx, settings, flags, p, stderr) })
 }

@@ -114,7 +114,7 @@ func TestFlowsOfTheTopic(t *testing.T) {
 	if got := run(t, "", "flows", "--once"); strings.Contains(got.out, "\x1b") || !strings.Contains(got.out, `"router\x1b[1"`) {
 		t.Errorf("a name of an exporter: %q", got.out)
 	}
-	settings, err := kafkaFromEnvironment()
+	settings, err := FromEnvironment()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestFlowsOfTheTopic(t *testing.T) {
 	p := report.NewFlowPrinter(out, report.JSONLines, report.NewFilter(), 0, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- readFlows(ctx, settings, topicFlags{start: true}, p, io.Discard) }()
+	go func() { ended <- ReadFlows(ctx, settings, Flags{FromStart: true}, p, io.Discard) }()
 	for n := 5; len(ports(out.String())) < 5; n++ {
 		if n == 5 {
 			produce(flow(5))

@@ -15,10 +15,10 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// readFlows prints the flows of the topic until ctx ends, or it is read.
-func readFlows(ctx context.Context, settings kafkaSettings, flags topicFlags, p *report.FlowPrinter, stderr io.Writer) error {
+// ReadFlows prints the flows of the topic until ctx ends, or it is read.
+func ReadFlows(ctx context.Context, settings Settings, flags Flags, p *report.FlowPrinter, stderr io.Writer) error {
 	topic := settings.Topics.Name(kafka.Flows)
-	if !flags.once {
+	if !flags.Once {
 		console.Linef(stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
 	}
 	poison := 0

@@ -21,17 +21,17 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// replicaCount is how many ingest replicas share the datagrams, so that templates
+// ReplicaCount is how many ingest replicas share the datagrams, so that templates
 // have to travel between them as in production.
-const replicaCount = 2
+const ReplicaCount = 2
 
-// A live is the whole pipeline in one process: an embedded broker, two ingest
+// A Pipeline is the whole pipeline in one process: an embedded broker, two ingest
 // replicas, one enrich.
-type live struct {
+type Pipeline struct {
 	broker   *broker.Broker
-	replicas [replicaCount]*gate
+	replicas [ReplicaCount]*gate
 	worker   *enrich.Worker
-	config   enrich.Config
+	Config   enrich.Config
 
 	metrics prometheus.Gatherer
 	ahead   atomic.Int64 // how far enrich's clock was moved on, ns
@@ -41,39 +41,39 @@ type live struct {
 	failed                 chan error // a part that ended by itself
 }
 
-// liveOptions say how a live is to run.
-type liveOptions struct {
-	kafka       string            // host:port of the broker; port 0: a free one
-	environ     map[string]string // settings of enrich: PAIR_*, DNS_*
-	exporters   string            // file of exporters; empty: none
-	commitEvery time.Duration     // between enrich's transactions
-	log         *slog.Logger
-	metrics     *prometheus.Registry       // of all parts, told apart by the label part
-	committed   func([]*flowpb.Connection) // called by one goroutine
+// Options say how a live is to run.
+type Options struct {
+	Kafka       string            // host:port of the broker; port 0: a free one
+	Environ     map[string]string // settings of enrich: PAIR_*, DNS_*
+	Exporters   string            // file of exporters; empty: none
+	CommitEvery time.Duration     // between enrich's transactions
+	Log         *slog.Logger
+	Metrics     *prometheus.Registry       // of all parts, told apart by the label part
+	Committed   func([]*flowpb.Connection) // called by one goroutine
 }
 
 // registerer is where a part's metrics go.
-func (o *liveOptions) registerer(part string) prometheus.Registerer {
-	return prometheus.WrapRegistererWith(prometheus.Labels{"part": part}, o.metrics)
+func (o *Options) registerer(part string) prometheus.Registerer {
+	return prometheus.WrapRegistererWith(prometheus.Labels{"part": part}, o.Metrics)
 }
 
 // livePartitions is few: one process gains nothing by more, and each costs
 // memory in the embedded broker.
 const livePartitions = 3
 
-// errBroker is a broker that could not start.
-type errBroker struct{ error }
+// BrokerError is a broker that could not start.
+type BrokerError struct{ error }
 
 // Unwrap returns the reason.
-func (e errBroker) Unwrap() error { return e.error }
+func (e BrokerError) Unwrap() error { return e.error }
 
-// startLive starts every part. The parts go on when ctx ends: stop ends them in order.
-func startLive(ctx context.Context, o liveOptions) (*live, error) {
-	b, err := broker.Start(o.kafka, true)
+// Start starts every part. The parts go on when ctx ends: stop ends them in order.
+func Start(ctx context.Context, o Options) (*Pipeline, error) {
+	b, err := broker.Start(o.Kafka, true)
 	if err != nil {
-		return nil, errBroker{err}
+		return nil, BrokerError{err}
 	}
-	l := &live{broker: b, metrics: o.metrics, failed: make(chan error, 2*replicaCount+1)}
+	l := &Pipeline{broker: b, metrics: o.Metrics, failed: make(chan error, 2*ReplicaCount+1)}
 	if err := l.start(context.WithoutCancel(ctx), o); err != nil {
 		b.Close()
 		return nil, err
@@ -81,22 +81,22 @@ func startLive(ctx context.Context, o liveOptions) (*live, error) {
 	return l, nil
 }
 
-// enrichConfig is enrich's configuration against a broker, from PAIR_* and DNS_*.
-func enrichConfig(broker string, environ map[string]string) (enrich.Config, error) {
+// EnrichConfig is enrich's configuration against a broker, from PAIR_* and DNS_*.
+func EnrichConfig(broker string, environ map[string]string) (enrich.Config, error) {
 	all := map[string]string{"KAFKA_BROKERS": broker, "INSTANCE": "enrich"}
 	maps.Copy(all, environ)
 	return settings.Parse[enrich.Config](all)
 }
 
-func (l *live) start(ctx context.Context, o liveOptions) error {
-	c, err := enrichConfig(l.broker.Addr(), o.environ)
+func (l *Pipeline) start(ctx context.Context, o Options) error {
+	c, err := EnrichConfig(l.broker.Addr(), o.Environ)
 	if err != nil {
 		return err
 	}
-	c.MetricsListen, c.CommitEvery = "", o.commitEvery
+	c.MetricsListen, c.CommitEvery = "", o.CommitEvery
 	c.Kafka.ClientID = "weir-enrich"
 	c.Topics.Partitions = livePartitions
-	l.config = c
+	l.Config = c
 	// Made here once: an embedded broker's small topics are set otherwise than
 	// the services would have them, of which each of them would warn.
 	if err := kafka.Ensure(ctx, c.Kafka, c.Topics, nil, kafka.Flows, kafka.Templates, kafka.Undecoded, kafka.Exporters, kafka.Pairing, kafka.Connections); err != nil {
@@ -104,23 +104,23 @@ func (l *live) start(ctx context.Context, o liveOptions) error {
 	}
 	c.Topics.Mode = "off"
 	l.worker, err = enrich.New(c, enrich.Deps{
-		Log: o.log, Metrics: o.registerer("enrich"),
+		Log: o.Log, Metrics: o.registerer("enrich"),
 		Now:       func() time.Time { return time.Now().Add(time.Duration(l.ahead.Load())) },
-		Committed: o.committed,
+		Committed: o.Committed,
 	})
 	if err != nil {
 		return err
 	}
 	for i := range l.replicas {
 		name := fmt.Sprintf("ingest-%d", i+1)
-		ic, err := settings.Parse[ingest.Config](map[string]string{"KAFKA_BROKERS": l.broker.Addr(), "REPLICA": name, "EXPORTERS_FILE": o.exporters})
+		ic, err := settings.Parse[ingest.Config](map[string]string{"KAFKA_BROKERS": l.broker.Addr(), "REPLICA": name, "EXPORTERS_FILE": o.Exporters})
 		if err != nil {
 			return err
 		}
 		ic.Listen, ic.MetricsListen = nil, ""
 		ic.Kafka.ClientID = "weir-" + name
 		ic.Topics = c.Topics
-		r, err := ingest.New(ic, ingest.Deps{Log: o.log, Now: time.Now, Metrics: o.registerer(name)})
+		r, err := ingest.New(ic, ingest.Deps{Log: o.Log, Now: time.Now, Metrics: o.registerer(name)})
 		if err != nil {
 			return err
 		}
@@ -138,7 +138,7 @@ func (l *live) start(ctx context.Context, o liveOptions) error {
 }
 
 // ended reports a part that ended with an error or before it was told to.
-func (l *live) ended(ctx context.Context, part string, err error) {
+func (l *Pipeline) ended(ctx context.Context, part string, err error) {
 	switch {
 	case err != nil:
 		l.failed <- fmt.Errorf("%s: %w", part, err)
@@ -147,28 +147,28 @@ func (l *live) ended(ctx context.Context, part string, err error) {
 	}
 }
 
-// kafkaAddr returns host:port of the broker.
-func (l *live) kafkaAddr() string { return l.broker.Addr() }
+// KafkaAddr returns host:port of the broker.
+func (l *Pipeline) KafkaAddr() string { return l.broker.Addr() }
 
-// enrichStats returns the counters of enrich.
-func (l *live) enrichStats() enrich.Stats { return l.worker.Stats() }
+// EnrichStats returns the counters of enrich.
+func (l *Pipeline) EnrichStats() enrich.Stats { return l.worker.Stats() }
 
-// replicaStats returns the counters of the ingest replica i, from 0.
-func (l *live) replicaStats(i int) ingest.Stats { return l.replicas[i].replica.Stats() }
+// ReplicaStats returns the counters of the ingest replica i, from 0.
+func (l *Pipeline) ReplicaStats(i int) ingest.Stats { return l.replicas[i].replica.Stats() }
 
-// receive hands a datagram to the ingest replica i, from 0. It may be called concurrently.
-func (l *live) receive(i int, b []byte, from netip.AddrPort, at time.Time) {
+// Receive hands a datagram to the ingest replica i, from 0. It may be called concurrently.
+func (l *Pipeline) Receive(i int, b []byte, from netip.AddrPort, at time.Time) {
 	l.replicas[i].receive(b, from, at)
 }
 
-// fail makes until and stop return err, as when a part has failed.
-func (l *live) fail(err error) { l.failed <- err }
+// Fail makes until and stop return err, as when a part has failed.
+func (l *Pipeline) Fail(err error) { l.failed <- err }
 
-// failure returns the channel on which a part that ended by itself is reported.
-func (l *live) failure() <-chan error { return l.failed }
+// Failure returns the channel on which a part that ended by itself is reported.
+func (l *Pipeline) Failure() <-chan error { return l.failed }
 
-// ready returns nil when every part is ready, else the reasons.
-func (l *live) ready() error {
+// Ready returns nil when every part is ready, else the reasons.
+func (l *Pipeline) Ready() error {
 	var errs []error
 	for i, g := range l.replicas {
 		if err := g.replica.Ready(); err != nil {
@@ -181,19 +181,19 @@ func (l *live) ready() error {
 	return errors.Join(errs...)
 }
 
-// closeOpen moves enrich's clock on by the idle time and the linger, so that
+// CloseOpen moves enrich's clock on by the idle time and the linger, so that
 // the idle rule closes what is open, and waits for that or until ctx ends. It
 // is for when no more flows come.
-func (l *live) closeOpen(ctx context.Context) error {
-	err := l.until(ctx, "enrich to read every flow", func() bool { return l.worker.Stats().Flows >= l.stats().Flows })
+func (l *Pipeline) CloseOpen(ctx context.Context) error {
+	err := l.WaitFor(ctx, "enrich to read every flow", func() bool { return l.worker.Stats().Flows >= l.Stats().Flows })
 	if err != nil {
 		return err
 	}
-	l.ahead.Store(int64(l.config.Pair.Idle + l.config.Pair.Linger))
+	l.ahead.Store(int64(l.Config.Pair.Idle + l.Config.Pair.Linger))
 	// The first look comes after a moment: the number of open connections is
 	// brought up to date a little later than that of flows.
 	next := time.Now().Add(100 * time.Millisecond)
-	return l.until(ctx, "the open connections to close", func() bool {
+	return l.WaitFor(ctx, "the open connections to close", func() bool {
 		if time.Now().Before(next) {
 			return false
 		}
@@ -204,7 +204,7 @@ func (l *live) closeOpen(ctx context.Context) error {
 }
 
 // open is how many connections enrich holds open as of its last transaction.
-func (l *live) open() (int, error) {
+func (l *Pipeline) open() (int, error) {
 	families, err := l.metrics.Gather()
 	if err != nil {
 		return 0, err
@@ -220,8 +220,8 @@ func (l *live) open() (int, error) {
 // pollEvery is how often until looks.
 const pollEvery = 5 * time.Millisecond
 
-// until polls for something to happen until ctx ends.
-func (l *live) until(ctx context.Context, what string, done func() bool) error {
+// WaitFor polls for something to happen until ctx ends.
+func (l *Pipeline) WaitFor(ctx context.Context, what string, done func() bool) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for !done() {
@@ -236,10 +236,10 @@ func (l *live) until(ctx context.Context, what string, done func() bool) error {
 	return nil
 }
 
-// stop ends the parts in the order of the flow, so that what was received is
+// Stop ends the parts in the order of the flow, so that what was received is
 // published: ingest, enrich, broker. It returns what went wrong meanwhile.
-func (l *live) stop() error {
-	l.endIngest()
+func (l *Pipeline) Stop() error {
+	l.StopIngest()
 	l.stopEnrich()
 	l.enrich.Wait()
 	l.broker.Close()
@@ -254,14 +254,14 @@ func (l *live) stop() error {
 	}
 }
 
-// endIngest ends the replicas: what they received is published then.
-func (l *live) endIngest() {
+// StopIngest ends the replicas: what they received is published then.
+func (l *Pipeline) StopIngest() {
 	l.stopIngest()
 	l.ingest.Wait()
 }
 
-// stats sums up the replicas'.
-func (l *live) stats() (s ingest.Stats) {
+// Stats sums up the replicas'.
+func (l *Pipeline) Stats() (s ingest.Stats) {
 	for _, g := range l.replicas {
 		r := g.replica.Stats()
 		s.Datagrams += r.Datagrams
@@ -289,11 +289,11 @@ func (g *gate) receive(b []byte, from netip.AddrPort, at time.Time) {
 	g.replica.Receive(b, from, at)
 }
 
-// turns hands datagrams to the replicas turn by turn, as a balancer that knows
+// RoundRobin hands datagrams to the replicas turn by turn, as a balancer that knows
 // nothing of flows would.
-func (l *live) turns() func([]byte, netip.AddrPort, time.Time) {
+func (l *Pipeline) RoundRobin() func([]byte, netip.AddrPort, time.Time) {
 	var n atomic.Uint32
 	return func(b []byte, from netip.AddrPort, at time.Time) {
-		l.replicas[(n.Add(1)-1)%replicaCount].receive(b, from, at)
+		l.replicas[(n.Add(1)-1)%ReplicaCount].receive(b, from, at)
 	}
 }

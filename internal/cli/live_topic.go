@@ -20,8 +20,8 @@ const exportersEvery = 5 * time.Second
 // silentAfter is when an exporter is shown as silent.
 const silentAfter = time.Minute
 
-// feedFlows adds the flows on the topic to the board until ctx ends.
-func feedFlows(ctx context.Context, settings kafkaSettings, b *page.Board) error {
+// FeedFlows adds the flows on the topic to the board until ctx ends.
+func FeedFlows(ctx context.Context, settings Settings, b *page.Board) error {
 	return kafka.Tail{Start: true}.Read(ctx, settings.Kafka, settings.Topics.Name(kafka.Flows), func(records []kafka.Record) error {
 		var list []*flowpb.FlowMessage
 		for _, r := range records {
@@ -37,8 +37,8 @@ func feedFlows(ctx context.Context, settings kafkaSettings, b *page.Board) error
 	}, func(error) {}) // the broker is in this process
 }
 
-// feedExporters brings the board's exporters up to date until ctx ends.
-func feedExporters(ctx context.Context, settings kafkaSettings, b *page.Board) {
+// FeedExporters brings the board's exporters up to date until ctx ends.
+func FeedExporters(ctx context.Context, settings Settings, b *page.Board) {
 	tick := time.NewTicker(exportersEvery)
 	defer tick.Stop()
 	for {
@@ -48,7 +48,7 @@ func feedExporters(ctx context.Context, settings kafkaSettings, b *page.Board) {
 		case <-tick.C:
 		}
 		now := time.Now()
-		lines, err := (&exportersView{stderr: io.Discard}).lines(ctx, settings, now)
+		lines, err := (&ExportersView{Stderr: io.Discard}).lines(ctx, settings, now)
 		if err != nil {
 			continue // the next may do
 		}

@@ -8,23 +8,23 @@ import (
 	"weir/internal/loss"
 )
 
-// A lossCount counts by sequence numbers what did not arrive at this process.
-type lossCount struct {
+// A LossCount counts by sequence numbers what did not arrive at this process.
+type LossCount struct {
 	newest  int // datagram
 	tally   loss.Tally
 	book    *loss.Book
 	cluster *loss.Cluster
 }
 
-func newLossCount(now time.Time) *lossCount {
-	l := &lossCount{book: loss.NewBook("weir", now), cluster: loss.NewCluster()}
+func NewLossCount(now time.Time) *LossCount {
+	l := &LossCount{book: loss.NewBook("weir", now), cluster: loss.NewCluster()}
 	l.book.Attach(&l.tally)
 	return l
 }
 
-// take counts a datagram, or a set of one that was decoded later. It returns true for a
+// Take counts a datagram, or a set of one that was decoded later. It returns true for a
 // datagram.
-func (l *lossCount) take(from report.Origin, r *decode.Result) (datagram bool) {
+func (l *LossCount) Take(from report.Origin, r *decode.Result) (datagram bool) {
 	h := &from.Header
 	if h.Version == 0 {
 		return false
@@ -39,11 +39,11 @@ func (l *lossCount) take(from report.Origin, r *decode.Result) (datagram bool) {
 	return datagram
 }
 
-// rows returns the loss of all streams as of the last turn.
-func (l *lossCount) rows() []loss.Row { return l.cluster.View() }
+// Rows returns the loss of all streams as of the last turn.
+func (l *LossCount) Rows() []loss.Row { return l.cluster.View() }
 
-// turn brings the loss of all streams up to date.
-func (l *lossCount) turn(now time.Time) {
+// Turn brings the loss of all streams up to date.
+func (l *LossCount) Turn(now time.Time) {
 	for _, r := range l.book.Gather(now, []*loss.Tally{&l.tally}) {
 		_ = l.cluster.Take(r.Key, r.Value) // its own
 		l.book.Published(r, nil)

@@ -18,8 +18,8 @@ import (
 // namingAtMost bounds the wait for names.
 const namingAtMost = 10 * time.Second
 
-// annotateConfig returns the settings of enrich that say what is added to connections.
-func annotateConfig(environ []string, noNames bool) (annotate.Config, error) {
+// AnnotateConfig returns the settings of enrich that say what is added to connections.
+func AnnotateConfig(environ []string, noNames bool) (annotate.Config, error) {
 	all := env.ToMap(environ)
 	if noNames {
 		all["DNS_ENABLED"] = "false"
@@ -27,8 +27,8 @@ func annotateConfig(environ []string, noNames bool) (annotate.Config, error) {
 	return settings.Parse[annotate.Config](all)
 }
 
-// annotateAll annotates the connections in list as enrich does, and shows how many names are still awaited.
-func annotateAll(a *annotate.Annotator, list []*flowpb.Connection, stderr io.Writer) {
+// Annotate annotates the connections in list as enrich does, and shows how many names are still awaited.
+func Annotate(a *annotate.Annotator, list []*flowpb.Connection, stderr io.Writer) {
 	ctx, cancel := context.WithTimeout(context.Background(), namingAtMost)
 	defer cancel()
 	show := console.NewProgress(stderr)
@@ -41,10 +41,10 @@ func annotateAll(a *annotate.Annotator, list []*flowpb.Connection, stderr io.Wri
 	}
 }
 
-// known returns the name that options data in the input gave an exporter's object, whichever version of NetFlow said so.
-func (o *offline) known(k annotate.NameKey) string {
+// LearnedName returns the name that options data in the input gave an exporter's object, whichever version of NetFlow said so.
+func (o *Reader) LearnedName(k annotate.NameKey) string {
 	name := func(version uint8) string {
-		facts := o.store.Facts(&decode.TemplateKey{Exporter: k.Exporter, Domain: k.Domain, Version: version})
+		facts := o.Store.Facts(&decode.TemplateKey{Exporter: k.Exporter, Domain: k.Domain, Version: version})
 		return facts.Name(0, k.What, k.ID)
 	}
 	return cmp.Or(name(10), name(9))

@@ -20,8 +20,8 @@ import (
 	"weir/internal/wire"
 )
 
-// An output takes what datagrams hold, in input order. r is valid during the call.
-type output interface {
+// An Output takes what datagrams hold, in input order. r is valid during the call.
+type Output interface {
 	Take(o report.Origin, r *decode.Result) error
 	Flush() error
 }
@@ -31,23 +31,23 @@ type errOutput struct{ error }
 
 func (e errOutput) Unwrap() error { return e.error }
 
-// An offline decodes inputs one after another with one template store, and
+// An Reader decodes inputs one after another with one template store, and
 // keeps data sets whose template comes later.
-type offline struct {
+type Reader struct {
 	verb    string // for messages
-	port    uint16
+	Port    uint16
 	stdin   io.Reader
 	stderr  io.Writer
-	out     output
-	store   *templates.Store
-	decoder decode.Decoder
+	Out     Output
+	Store   *templates.Store
+	Decoder decode.Decoder
 	result  decode.Result
 	now     int64 // capture time of the newest datagram, ns since the epoch
 	waiting map[decode.TemplateKey][]waiting
 	// waitingMost bounds what waiting sets take, octets. More are given up.
-	waitingMost, waitingNow int
-	full                    bool // that they were too many was said
-	count                   Counts
+	MaxWaiting, waitingNow int
+	full                   bool // that they were too many was said
+	count                  Counts
 }
 
 // Counts say how much there was in the input.
@@ -60,10 +60,10 @@ type Counts struct {
 }
 
 // Counts returns how much has been read.
-func (o *offline) Counts() Counts { return o.count }
+func (o *Reader) Counts() Counts { return o.count }
 
 // WaitingOctets returns the memory that data sets without their template take, in octets.
-func (o *offline) WaitingOctets() int { return o.waitingNow }
+func (o *Reader) WaitingOctets() int { return o.waitingNow }
 
 // A waiting set is a data set whose template has not come yet.
 type waiting struct {
@@ -82,25 +82,25 @@ func (w *waiting) octets() int { return len(w.set.Data) + waitingOverhead }
 // waitingInFiles bounds what waits while files are read, octets.
 const waitingInFiles = 256 << 20
 
-func newOffline(verb string, stdin io.Reader, stderr io.Writer, out output) *offline {
-	o := &offline{verb: verb, stdin: stdin, stderr: stderr, out: out, waiting: map[decode.TemplateKey][]waiting{}, waitingMost: waitingInFiles}
-	o.store = templates.New(templates.Options{Local: true, Now: func() time.Time { return time.Unix(0, o.now) }})
-	o.decoder.State = o.store
+func New(verb string, stdin io.Reader, stderr io.Writer, out Output) *Reader {
+	o := &Reader{verb: verb, stdin: stdin, stderr: stderr, Out: out, waiting: map[decode.TemplateKey][]waiting{}, MaxWaiting: waitingInFiles}
+	o.Store = templates.New(templates.Options{Local: true, Now: func() time.Time { return time.Unix(0, o.now) }})
+	o.Decoder.State = o.Store
 	return o
 }
 
-// template returns a template that is known by now.
-func (o *offline) template(k *decode.TemplateKey, port uint16) *decode.Template {
-	if p := o.store.Known(k, port); p != nil {
+// Template returns a template that is known by now.
+func (o *Reader) Template(k *decode.TemplateKey, port uint16) *decode.Template {
+	if p := o.Store.Known(k, port); p != nil {
 		return p.Template()
 	}
 	return nil
 }
 
-// run decodes the hex datagrams, then the inputs; "-" is standard input. It
+// Run decodes the hex datagrams, then the inputs; "-" is standard input. It
 // returns the exit code: an input that cannot be read is told and does not keep
 // the others from being read; one that is cut is told, and what is whole counts.
-func (o *offline) run(hexes, inputs []string) int {
+func (o *Reader) Run(hexes, inputs []string) int {
 	code, stopped := console.ExitDone, false
 	for _, name := range append([]string{""}, inputs...) {
 		var err error
@@ -129,7 +129,7 @@ func (o *offline) run(hexes, inputs []string) int {
 		}
 	}
 	if !stopped {
-		if err := o.finish(); err != nil && !console.IsBrokenPipe(err) {
+		if err := o.Finish(); err != nil && !console.IsBrokenPipe(err) {
 			o.say("standard output: %v", err)
 			code = console.ExitFailed
 		}
@@ -137,22 +137,22 @@ func (o *offline) run(hexes, inputs []string) int {
 	return code
 }
 
-// summary is the line that says how much there was.
-func (o *offline) summary() string {
+// Summary is the line that says how much there was.
+func (o *Reader) Summary() string {
 	c := o.count
 	return fmt.Sprintf("datagrams=%d flows=%d options=%d templates=%d undecoded=%d errors=%d",
 		c.Datagrams, c.Flows, c.Options, c.Templates, c.Undecoded, c.Errors)
 }
 
-func (o *offline) say(format string, args ...any) {
+func (o *Reader) say(format string, args ...any) {
 	console.Linef(o.stderr, "weir %s: %s", o.verb, fmt.Sprintf(format, args...))
 }
 
-func (o *offline) hexes(hexes []string) error {
+func (o *Reader) hexes(hexes []string) error {
 	for _, h := range hexes {
 		var d capture.Datagram
 		d.Payload, d.Bad = capture.ParseHex(nil, []byte(h))
-		if err := o.datagram(&d); err != nil {
+		if err := o.Datagram(&d); err != nil {
 			return errOutput{err}
 		}
 	}
@@ -160,7 +160,7 @@ func (o *offline) hexes(hexes []string) error {
 }
 
 // input decodes one file or standard input.
-func (o *offline) input(name string) error {
+func (o *Reader) input(name string) error {
 	in := o.stdin
 	if name != "-" {
 		f, err := os.Open(name)
@@ -177,7 +177,7 @@ func (o *offline) input(name string) error {
 	if flowfile.IsLines(content) {
 		return o.flowLines(name, flowfile.NewLines(content))
 	}
-	r, err := capture.Open(content, capture.Options{Port: o.port, Hex: name == "-"})
+	r, err := capture.Open(content, capture.Options{Port: o.Port, Hex: name == "-"})
 	if err != nil {
 		return err
 	}
@@ -190,9 +190,9 @@ func (o *offline) input(name string) error {
 		case err != nil:
 			return err
 		}
-		err := o.datagram(&d)
+		err := o.Datagram(&d)
 		if err == nil && name == "-" {
-			err = o.out.Flush() // someone may watch a capture as it comes
+			err = o.Out.Flush() // someone may watch a capture as it comes
 		}
 		if err != nil {
 			return errOutput{err}
@@ -201,7 +201,7 @@ func (o *offline) input(name string) error {
 }
 
 // leftOut says what of an input did not become a datagram and should have.
-func (o *offline) leftOut(name string, r *capture.Reader) {
+func (o *Reader) leftOut(name string, r *capture.Reader) {
 	s, parts := r.Stats(), []string(nil)
 	for _, p := range []struct {
 		n    int
@@ -222,8 +222,8 @@ func (o *offline) leftOut(name string, r *capture.Reader) {
 	}
 }
 
-// datagram decodes one datagram, then what waited for the templates it brought.
-func (o *offline) datagram(d *capture.Datagram) error {
+// Datagram decodes one datagram, then what waited for the templates it brought.
+func (o *Reader) Datagram(d *capture.Datagram) error {
 	o.count.Datagrams++
 	from := report.Origin{Datagram: o.count.Datagrams}
 	from.Meta = decode.Meta{Exporter: d.Src.Addr(), Port: d.Src.Port(), Received: d.Time}
@@ -233,8 +233,8 @@ func (o *offline) datagram(d *capture.Datagram) error {
 		*r = decode.Result{Errors: []wire.Error{*d.Bad}}
 		return o.take(from, r)
 	}
-	o.decoder.Read(d.Payload, &from.Meta, r)
-	o.store.Confirm()
+	o.Decoder.Read(d.Payload, &from.Meta, r)
+	o.Store.Confirm()
 	from.Header = r.Header
 	for i := range r.Unknown {
 		o.wait(from, &r.Unknown[i])
@@ -257,8 +257,8 @@ func (o *offline) datagram(d *capture.Datagram) error {
 	return o.late(ready)
 }
 
-// finish decodes what waits and can be decoded after all, and counts the rest.
-func (o *offline) finish() error {
+// Finish decodes what waits and can be decoded after all, and counts the rest.
+func (o *Reader) Finish() error {
 	var rest []waiting
 	for _, w := range o.waiting {
 		rest = append(rest, w...)
@@ -268,20 +268,20 @@ func (o *offline) finish() error {
 	for _, w := range o.waiting {
 		o.count.Undecoded += len(w)
 	}
-	return errors.Join(err, o.out.Flush())
+	return errors.Join(err, o.Out.Flush())
 }
 
 // wait keeps s, whose octets are the datagram's. A set without octets has no records,
 // and is not worth keeping.
-func (o *offline) wait(from report.Origin, s *decode.Set) {
+func (o *Reader) wait(from report.Origin, s *decode.Set) {
 	if len(s.Data) == 0 {
 		return
 	}
 	w := waiting{order: o.count.Datagrams<<16 | s.Off, from: from, set: *s}
-	if o.waitingNow+w.octets() > o.waitingMost {
+	if o.waitingNow+w.octets() > o.MaxWaiting {
 		if o.count.Undecoded++; !o.full {
 			o.full = true
-			o.say("data sets that wait for their template take %d MiB: further ones are given up, and counted as undecoded", o.waitingMost>>20)
+			o.say("data sets that wait for their template take %d MiB: further ones are given up, and counted as undecoded", o.MaxWaiting>>20)
 		}
 		return
 	}
@@ -291,26 +291,26 @@ func (o *offline) wait(from report.Origin, s *decode.Set) {
 	o.waiting[k] = append(o.waiting[k], w)
 }
 
-// advance moves the clock of the template store on to now, when it is later, and forgets templates that
+// Advance moves the clock of the template store on to now, when it is later, and forgets templates that
 // expired. It is for input that arrives as time passes.
-func (o *offline) advance(now time.Time) {
+func (o *Reader) Advance(now time.Time) {
 	o.now = max(o.now, now.UnixNano())
-	o.store.Maintain()
+	o.Store.Maintain()
 }
 
-// clock returns the time of receipt of the newest datagram, or the time of advance.
-func (o *offline) clock() time.Time { return time.Unix(0, o.now) }
+// Clock returns the time of receipt of the newest datagram, or the time of advance.
+func (o *Reader) Clock() time.Time { return time.Unix(0, o.now) }
 
-// eachWaiting calls f for each template that data sets wait for, in order of template id, with their number.
-func (o *offline) eachWaiting(f func(k *decode.TemplateKey, sets int)) {
+// EachWaiting calls f for each template that data sets wait for, in order of template id, with their number.
+func (o *Reader) EachWaiting(f func(k *decode.TemplateKey, sets int)) {
 	keys := slices.SortedFunc(maps.Keys(o.waiting), func(a, b decode.TemplateKey) int { return int(a.ID) - int(b.ID) })
 	for _, k := range keys {
 		f(&k, len(o.waiting[k]))
 	}
 }
 
-// expire gives up what waits since before the instant at, ns since the epoch.
-func (o *offline) expire(at int64) {
+// Expire gives up what waits since before the instant at, ns since the epoch.
+func (o *Reader) Expire(at int64) {
 	for k, list := range o.waiting {
 		list = slices.DeleteFunc(list, func(w waiting) bool {
 			old := w.from.Meta.Received < at
@@ -327,17 +327,17 @@ func (o *offline) expire(at int64) {
 }
 
 // late decodes sets that waited, in the order of their arrival.
-func (o *offline) late(ready []waiting) error {
+func (o *Reader) late(ready []waiting) error {
 	slices.SortFunc(ready, func(a, b waiting) int { return cmp.Compare(a.order, b.order) })
 	for _, w := range ready {
 		k := w.set.Key()
-		plan := o.store.Plan(&k, &w.set.Meta, &w.set.Header)
+		plan := o.Store.Plan(&k, &w.set.Meta, &w.set.Header)
 		if plan == nil {
 			o.waiting[k] = append(o.waiting[k], w)
 			continue
 		}
 		o.waitingNow -= w.octets()
-		o.decoder.ReadSet(&w.set, plan, &o.result)
+		o.Decoder.ReadSet(&w.set, plan, &o.result)
 		if err := o.take(w.from, &o.result); err != nil {
 			return err
 		}
@@ -347,11 +347,11 @@ func (o *offline) late(ready []waiting) error {
 
 // take counts what r holds and hands it on. That a template is missing is no
 // error here: the set waits, and is counted at the end.
-func (o *offline) take(from report.Origin, r *decode.Result) error {
+func (o *Reader) take(from report.Origin, r *decode.Result) error {
 	r.Errors = slices.DeleteFunc(r.Errors, func(e wire.Error) bool { return e.Cause == wire.MissingTemplate })
 	o.count.Flows += len(r.Messages)
 	o.count.Options += len(r.Options)
 	o.count.Templates += len(r.Templates)
 	o.count.Errors += len(r.Errors)
-	return o.out.Take(from, r)
+	return o.Out.Take(from, r)
 }

@@ -10,12 +10,12 @@ import (
 	"weir/internal/exporters"
 )
 
-// A namedExporters is what --exporters says.
-type namedExporters struct{ table *exporters.Table }
+// A Exporters is what --exporters says.
+type Exporters struct{ table *exporters.Table }
 
-// exportersFlag adds --exporters. Who is allowed does not matter by hand.
-func exportersFlag(f *console.Flags) *namedExporters {
-	n := &namedExporters{}
+// ExportersFlag adds --exporters. Who is allowed does not matter by hand.
+func ExportersFlag(f *console.Flags) *Exporters {
+	n := &Exporters{}
 	f.Func("exporters", "take names, sites, sampling rates and interfaces of exporters from the YAML `FILE` (EXPORTERS_FILE of ingest)", func(path string) error {
 		file, err := exporters.Open(path)
 		if err == nil {
@@ -26,27 +26,27 @@ func exportersFlag(f *console.Flags) *namedExporters {
 	return n
 }
 
-// apply makes d use the exporters. Nothing changes when the flag was not given, or n is nil.
-func (n *namedExporters) apply(d *decode.Decoder) {
+// Apply makes d use the exporters. Nothing changes when the flag was not given, or n is nil.
+func (n *Exporters) Apply(d *decode.Decoder) {
 	if n != nil && n.table != nil {
 		d.Exporter = n.of
 	}
 }
 
-func (n *namedExporters) of(a netip.Addr) *decode.Exporter {
+func (n *Exporters) of(a netip.Addr) *decode.Exporter {
 	if e := n.table.Lookup(a); e != nil {
 		return &e.Exporter
 	}
 	return nil
 }
 
-// udpPortFlag adds a flag for the port that datagrams are sent to.
-func udpPortFlag(f *console.Flags, name string) *uint16 {
+// PortFlag adds a flag for the port that datagrams are sent to.
+func PortFlag(f *console.Flags, name string) *uint16 {
 	return console.PortFlag(f, name, "decode UDP datagrams to port `N` only")
 }
 
-// uptimeAgeFlag adds --uptime-max-age, 0 when it is not given.
-func uptimeAgeFlag(f *console.Flags) *time.Duration {
+// UptimeAgeFlag adds --uptime-max-age, 0 when it is not given.
+func UptimeAgeFlag(f *console.Flags) *time.Duration {
 	age := new(time.Duration)
 	f.Func("uptime-max-age", "take a flow time that is an uptime after the header's, of before a wrap of the clock, for wrong when it is older than `DURATION` (UPTIME_MAX_AGE of ingest; default: no limit): the flow has its export time", func(s string) (err error) {
 		if *age, err = time.ParseDuration(s); err != nil || *age < decode.MinUptimeAge || *age > decode.MaxUptimeAge {

@@ -16,8 +16,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// pairConfig is the pairing's configuration by the environment.
-func pairConfig(environ []string) (pair.Config, error) {
+// PairConfig is the pairing's configuration by the environment.
+func PairConfig(environ []string) (pair.Config, error) {
 	c, err := settings.Parse[struct {
 		Pair pair.Config `envPrefix:"PAIR_"`
 	}](env.ToMap(environ))
@@ -25,14 +25,14 @@ func pairConfig(environ []string) (pair.Config, error) {
 	return c.Pair, err
 }
 
-// A pairing collects flows and pairs them when all are there: inputs may
+// A Pairing collects flows and pairs them when all are there: inputs may
 // overlap in time, data may come before its template, and the machine's clock
 // never goes back.
-type pairing struct {
-	config      pair.Config
-	learned     *annotate.Learned
+type Pairing struct {
+	Config      pair.Config
+	Learned     *annotate.Learned
 	flows       []received
-	notPairable int
+	NotPairable int
 }
 
 // received is a flow and when it was received, ns since the epoch.
@@ -41,26 +41,26 @@ type received struct {
 	flow pair.Flow
 }
 
-func (p *pairing) Take(_ report.Origin, r *decode.Result) error {
+func (p *Pairing) Take(_ report.Origin, r *decode.Result) error {
 	for _, m := range r.Messages {
-		p.learned.Learn(m)
-		if f, ok := pair.FromMessage(m, &p.config); ok {
+		p.Learned.Learn(m)
+		if f, ok := pair.FromMessage(m, &p.Config); ok {
 			p.flows = append(p.flows, received{m.GetTimeReceivedNs(), f})
 		} else {
-			p.notPairable++
+			p.NotPairable++
 		}
 	}
 	return nil
 }
 
-func (p *pairing) Flush() error { return nil }
+func (p *Pairing) Flush() error { return nil }
 
-// connections pairs the flows. Each connection has its last report, at the
+// Connections pairs the flows. Each connection has its last report, at the
 // place of its first. Connections that became a part of another are left out.
-func (p *pairing) connections() []*flowpb.Connection {
+func (p *Pairing) Connections() []*flowpb.Connection {
 	var out []*flowpb.Connection
 	place := map[string]int{}
-	m := pair.New(p.config, 1, func(e *pair.Emission) {
+	m := pair.New(p.Config, 1, func(e *pair.Emission) {
 		c := proto.CloneOf(e.Connection)
 		id := string(c.GetConnectionId())
 		if i, again := place[id]; again {

@@ -44,7 +44,7 @@ func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	})
 	f.BoolVar(&p.loop, "loop", false, "begin again at the end, until it is told to end")
 	f.BoolVar(&p.rewrite, "rewrite-time", false, "move the times in the datagrams to now")
-	port := udpPortFlag(f, "udp-port")
+	port := PortFlag(f, "udp-port")
 	files, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
 	case !ok:

@@ -30,9 +30,9 @@ exit code: 0 done; 1 Kafka, or what was asked for is not there; 2 wrong usage`
 // runTemplates is the verb templates.
 func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("templates", "list|show|add FILE|remove ADDRESS [flag]...", templatesAbout)
-	o := &templatesFlags{}
+	o := &Selection{}
 	f.Func("exporter", "only those of the exporter at `ADDRESS` (list, show)", func(s string) (err error) {
-		o.exporter, err = exporterAddress(s)
+		o.Exporter, err = ParseExporter(s)
 		return err
 	})
 	number := func(name, usage string, to **uint64) {
@@ -45,12 +45,12 @@ func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int 
 			return nil
 		})
 	}
-	number("domain", "only those of the observation domain `N`", &o.domain)
-	number("template", "only the template `ID`", &o.template)
-	f.BoolVar(&o.all, "all", false, "what was removed and not received since, too")
-	f.BoolVar(&o.facts, "facts", false, "facts of options data too (list)")
-	f.BoolVar(&o.json, "json", false, "print JSON Lines (list)")
-	f.BoolVar(&o.dry, "dry-run", false, "say what would be published or removed, and do nothing (add, remove)")
+	number("domain", "only those of the observation domain `N`", &o.Domain)
+	number("template", "only the template `ID`", &o.Template)
+	f.BoolVar(&o.All, "all", false, "what was removed and not received since, too")
+	f.BoolVar(&o.Facts, "facts", false, "facts of options data too (list)")
+	f.BoolVar(&o.JSON, "json", false, "print JSON Lines (list)")
+	f.BoolVar(&o.DryRun, "dry-run", false, "say what would be published or removed, and do nothing (add, remove)")
 	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code
@@ -69,27 +69,27 @@ func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int 
 	}
 	if word == "remove" {
 		var err error
-		if o.exporter, err = exporterAddress(rest[0]); err != nil {
+		if o.Exporter, err = ParseExporter(rest[0]); err != nil {
 			return f.UsageError(stderr, err.Error())
 		}
 	}
-	settings, err := kafkaFromEnvironment()
+	settings, err := FromEnvironment()
 	if err != nil {
 		console.Linef(stderr, "weir templates: settings:\n%v", err)
 		return console.ExitUsage
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	topic := templatesTopicOf(settings)
+	topic := NewTemplates(settings)
 	switch word {
 	case "list":
-		err = topic.list(ctx, o, stdout, stderr)
+		err = topic.List(ctx, o, stdout, stderr)
 	case "show":
-		err = topic.show(ctx, o, stdout, stderr)
+		err = topic.Show(ctx, o, stdout, stderr)
 	case "add":
-		err = topic.add(ctx, o, rest[0], stdin, stdout)
+		err = topic.Add(ctx, o, rest[0], stdin, stdout)
 	case "remove":
-		err = topic.remove(ctx, o, stdout)
+		err = topic.Remove(ctx, o, stdout)
 	}
 	if err != nil {
 		console.Linef(stderr, "weir templates %s: %v", word, err)

@@ -23,25 +23,25 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// templatesFlags narrow what list, show and remove are about.
-type templatesFlags struct {
-	exporter netip.Addr
-	domain   *uint64
-	template *uint64
-	all      bool // what does not count too
-	facts    bool
-	json     bool
-	dry      bool
+// Selection narrow what list, show and remove are about.
+type Selection struct {
+	Exporter netip.Addr
+	Domain   *uint64
+	Template *uint64
+	All      bool // what does not count too
+	Facts    bool
+	JSON     bool
+	DryRun   bool
 }
 
-func (o *templatesFlags) take(e *templates.Entry) bool {
-	return (!o.exporter.IsValid() || e.Exporter == o.exporter) &&
-		(o.domain == nil || uint64(e.State.GetDomain()) == *o.domain) &&
-		(o.template == nil || e.Template != nil && uint64(e.Template.ID) == *o.template) &&
-		(o.all || e.InForce())
+func (o *Selection) take(e *templates.Entry) bool {
+	return (!o.Exporter.IsValid() || e.Exporter == o.Exporter) &&
+		(o.Domain == nil || uint64(e.State.GetDomain()) == *o.Domain) &&
+		(o.Template == nil || e.Template != nil && uint64(e.Template.ID) == *o.Template) &&
+		(o.All || e.InForce())
 }
 
-func exporterAddress(s string) (netip.Addr, error) {
+func ParseExporter(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	if err != nil {
 		return a, fmt.Errorf("%q: want an address", s)
@@ -49,24 +49,24 @@ func exporterAddress(s string) (netip.Addr, error) {
 	return a.Unmap().WithZone(""), nil
 }
 
-// A templatesTopic is the topic of exporter state, for an operator.
-type templatesTopic struct {
+// A Templates is the topic of exporter state, for an operator.
+type Templates struct {
 	c        kafka.Config
 	topic    string
 	operator string
 }
 
-func templatesTopicOf(c kafkaSettings) *templatesTopic {
+func NewTemplates(c Settings) *Templates {
 	name := "operator"
 	if u, err := user.Current(); err == nil {
 		name += " " + u.Username
 	}
-	return &templatesTopic{c.Kafka, c.Topics.Name(kafka.Templates), name}
+	return &Templates{c.Kafka, c.Topics.Name(kafka.Templates), name}
 }
 
 // entries are what the topic says now, in order of exporter, domain, template.
 // It tells how many records could not be read.
-func (t *templatesTopic) entries(ctx context.Context, o *templatesFlags, stderr io.Writer) ([]*templates.Entry, error) {
+func (t *Templates) entries(ctx context.Context, o *Selection, stderr io.Writer) ([]*templates.Entry, error) {
 	var onTopic templates.Entries
 	bad := 0
 	err := kafka.ReadWhole(ctx, t.c, t.topic, func(r kafka.Record) {
@@ -151,27 +151,27 @@ func factText(f *flowpb.Fact) string {
 	return fmt.Sprintf("%s %d: %d", what, f.GetId(), f.GetNumber())
 }
 
-func (t *templatesTopic) list(ctx context.Context, o *templatesFlags, stdout, stderr io.Writer) error {
+func (t *Templates) List(ctx context.Context, o *Selection, stdout, stderr io.Writer) error {
 	all, err := t.entries(ctx, o, stderr)
 	if err != nil {
 		return err
 	}
 	definitions, facts := 0, 0
 	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
-	if !o.json {
+	if !o.JSON {
 		_, _ = fmt.Fprintln(w, "EXPORTER\tVERSION\tDOMAIN\tTEMPLATE\tFIELDS\tPORTS\tRECEIVED\tCONFIRMED\tREPLICA") // told by Flush
 	}
 	for _, e := range all {
 		if e.Template == nil {
 			facts++
-			if !o.facts {
+			if !o.Facts {
 				continue
 			}
 		} else {
 			definitions++
 		}
 		l := listedOf(e)
-		if o.json {
+		if o.JSON {
 			b, err := json.Marshal(l)
 			if err != nil {
 				return err
@@ -197,14 +197,14 @@ func (t *templatesTopic) list(ctx context.Context, o *templatesFlags, stdout, st
 		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Exporter, l.Version, l.Domain, what, fields,
 			strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Ports), " ", ","), "[]"), l.Received, confirmed, console.QuoteOrDash(l.Replica))
 	}
-	if o.json {
+	if o.JSON {
 		return nil
 	}
 	console.Linef(stderr, "%d definitions, %d facts", definitions, facts)
 	return w.Flush()
 }
 
-func (t *templatesTopic) show(ctx context.Context, o *templatesFlags, stdout, stderr io.Writer) error {
+func (t *Templates) Show(ctx context.Context, o *Selection, stdout, stderr io.Writer) error {
 	all, err := t.entries(ctx, o, stderr)
 	if err != nil {
 		return err
@@ -227,7 +227,7 @@ func (t *templatesTopic) show(ctx context.Context, o *templatesFlags, stdout, st
 	return nil
 }
 
-func (t *templatesTopic) add(ctx context.Context, o *templatesFlags, path string, stdin io.Reader, stdout io.Writer) error {
+func (t *Templates) Add(ctx context.Context, o *Selection, path string, stdin io.Reader, stdout io.Writer) error {
 	in := stdin
 	if path != "-" {
 		f, err := os.Open(path)
@@ -259,7 +259,7 @@ func (t *templatesTopic) add(ctx context.Context, o *templatesFlags, path string
 	return t.write(ctx, o, len(all), records, "published", stdout)
 }
 
-func (t *templatesTopic) remove(ctx context.Context, o *templatesFlags, stdout io.Writer) error {
+func (t *Templates) Remove(ctx context.Context, o *Selection, stdout io.Writer) error {
 	all, err := t.entries(ctx, o, io.Discard)
 	if err != nil {
 		return err
@@ -279,8 +279,8 @@ func (t *templatesTopic) remove(ctx context.Context, o *templatesFlags, stdout i
 }
 
 // write publishes the records of so many entries.
-func (t *templatesTopic) write(ctx context.Context, o *templatesFlags, entries int, all []templates.Record, done string, stdout io.Writer) error {
-	if o.dry {
+func (t *Templates) write(ctx context.Context, o *Selection, entries int, all []templates.Record, done string, stdout io.Writer) error {
+	if o.DryRun {
 		console.Linef(stdout, "%d entries of %s would be %s", entries, t.topic, done)
 		return nil
 	}

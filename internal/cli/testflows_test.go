@@ -17,10 +17,10 @@ type decoder struct{}
 func (decoder) OfDatagrams(t *testing.T, datagrams [][]byte) (all [][]*flowpb.FlowMessage) {
 	t.Helper()
 	c := &collecting{}
-	o := newOffline("test", nil, io.Discard, c)
+	o := New("test", nil, io.Discard, c)
 	for _, d := range datagrams {
 		c.all = nil
-		if err := o.datagram(&capture.Datagram{Src: someExporter, Time: 1_790_000_000_000_000_000, Payload: d}); err != nil {
+		if err := o.Datagram(&capture.Datagram{Src: someExporter, Time: 1_790_000_000_000_000_000, Payload: d}); err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, c.all)
@@ -31,6 +31,6 @@ func (decoder) OfDatagrams(t *testing.T, datagrams [][]byte) (all [][]*flowpb.Fl
 // OfFiles returns the flows of captures and files of flows.
 func (decoder) OfFiles(paths ...string) []*flowpb.FlowMessage {
 	c := &collecting{}
-	newOffline("test", nil, io.Discard, c).run(nil, paths)
+	New("test", nil, io.Discard, c).Run(nil, paths)
 	return c.all
 }

@@ -13,8 +13,8 @@ import (
 // receiveBuffer is asked of the kernel for each socket, in octets; it may grant less.
 const receiveBuffer = 8 << 20
 
-// receive reads datagrams from c until it is closed.
-func receive(c *net.UDPConn, to func([]byte, netip.AddrPort, time.Time)) error {
+// Receive reads datagrams from c until it is closed.
+func Receive(c *net.UDPConn, to func([]byte, netip.AddrPort, time.Time)) error {
 	_ = c.SetReadBuffer(receiveBuffer) // a smaller one works, too
 	buf := make([]byte, 65535)
 	for {
@@ -29,8 +29,8 @@ func receive(c *net.UDPConn, to func([]byte, netip.AddrPort, time.Time)) error {
 	}
 }
 
-// localAddresses returns the addresses that conns receive on.
-func localAddresses(conns []*net.UDPConn) []net.Addr {
+// LocalAddrs returns the addresses that conns receive on.
+func LocalAddrs(conns []*net.UDPConn) []net.Addr {
 	list := make([]net.Addr, len(conns))
 	for i, c := range conns {
 		list[i] = c.LocalAddr()
@@ -38,8 +38,8 @@ func localAddresses(conns []*net.UDPConn) []net.Addr {
 	return list
 }
 
-// addresses are those that conns receive on.
-func addresses(conns []*net.UDPConn) string {
+// Describe are those that conns receive on.
+func Describe(conns []*net.UDPConn) string {
 	list := make([]string, len(conns))
 	for i, c := range conns {
 		list[i] = c.LocalAddr().String()
@@ -47,9 +47,9 @@ func addresses(conns []*net.UDPConn) string {
 	return strings.Join(list, " and ")
 }
 
-// listenUDP opens every address. An address without host takes IPv6 and IPv4,
+// Listen opens every address. An address without host takes IPv6 and IPv4,
 // where the system has both.
-func listenUDP(addrs []string) (conns []*net.UDPConn, err error) {
+func Listen(addrs []string) (conns []*net.UDPConn, err error) {
 	var errs []error
 	for _, a := range addrs {
 		ua, err := net.ResolveUDPAddr("udp", strings.TrimSpace(a))
@@ -68,13 +68,13 @@ func listenUDP(addrs []string) (conns []*net.UDPConn, err error) {
 		}
 	}
 	if len(errs) > 0 {
-		closeAll(conns)
+		Close(conns)
 		return nil, errors.Join(errs...)
 	}
 	return conns, nil
 }
 
-func closeAll(conns []*net.UDPConn) {
+func Close(conns []*net.UDPConn) {
 	for _, c := range conns {
 		_ = c.Close() // nothing is written to it
 	}

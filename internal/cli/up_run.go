@@ -31,11 +31,11 @@ type upOptions struct {
 
 // up runs until ctx ends.
 func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) {
-	conns, err := listenUDP(o.listen)
+	conns, err := Listen(o.listen)
 	if err != nil {
 		return err
 	}
-	defer closeAll(conns)
+	defer Close(conns)
 
 	if o.metrics != "" {
 		// Looked at first: its own error speaks of the services' variable.
@@ -65,13 +65,13 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 		board = page.NewBoard(time.Now)
 		committed = func(list []*flowpb.Connection) { out.Print(list); board.Connections(list) }
 	}
-	l, err := startLive(ctx, liveOptions{
-		kafka: o.kafka, environ: o.environ, exporters: o.exporters, commitEvery: 500 * time.Millisecond,
-		log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: console.WithoutTime})),
-		metrics:   reg,
-		committed: committed,
+	l, err := Start(ctx, Options{
+		Kafka: o.kafka, Environ: o.environ, Exporters: o.exporters, CommitEvery: 500 * time.Millisecond,
+		Log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: console.WithoutTime})),
+		Metrics:   reg,
+		Committed: committed,
 	})
-	if unable := (errBroker{}); errors.As(err, &unable) {
+	if unable := (BrokerError{}); errors.As(err, &unable) {
 		return fmt.Errorf("--kafka %s: %w", o.kafka, err)
 	}
 	if err != nil {
@@ -80,23 +80,23 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	turn := l.turns()
+	turn := l.RoundRobin()
 	for _, c := range conns {
 		wg.Go(func() {
-			if err := receive(c, turn); err != nil {
+			if err := Receive(c, turn); err != nil {
 				cancel(err)
 			}
 		})
 	}
 	if o.metrics != "" {
 		wg.Go(func() {
-			if err := telemetry.Serve(ctx, o.metrics, reg, l.ready, nil); err != nil {
+			if err := telemetry.Serve(ctx, o.metrics, reg, l.Ready, nil); err != nil {
 				cancel(fmt.Errorf("--metrics %s: %w", o.metrics, err))
 			}
 		})
 	}
 	if pages != nil {
-		settings := kafkaSettings{Kafka: l.config.Kafka, Topics: l.config.Topics}
+		settings := Settings{Kafka: l.Config.Kafka, Topics: l.Config.Topics}
 		host, _, _ := net.SplitHostPort(o.page) // it listens there
 		wg.Go(func() {
 			if err := page.NewServer(board, host, time.Second).Serve(ctx, pages); err != nil {
@@ -104,39 +104,39 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 			}
 		})
 		wg.Go(func() {
-			if err := feedFlows(ctx, settings, board); err != nil {
+			if err := FeedFlows(ctx, settings, board); err != nil {
 				cancel(fmt.Errorf("--page: %w", err))
 			}
 		})
-		wg.Go(func() { feedExporters(ctx, settings, board) })
+		wg.Go(func() { FeedExporters(ctx, settings, board) })
 	}
 	greet(stderr, o, conns, l)
 	silence := time.AfterFunc(silenceAfter, func() { remarkOnSilence(stderr, l, conns) })
 	defer silence.Stop()
 	if o.started != nil {
-		o.started(localAddresses(conns), l.kafkaAddr())
+		o.started(LocalAddrs(conns), l.KafkaAddr())
 	}
 	select {
 	case <-ctx.Done():
 		err = context.Cause(ctx)
-	case err = <-l.failure():
+	case err = <-l.Failure():
 		cancel(err)
 	}
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	closeAll(conns)
+	Close(conns)
 	wg.Wait()
 	if err == nil {
-		l.endIngest()
+		l.StopIngest()
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closingAtMost)
-		err = l.closeOpen(closing)
+		err = l.CloseOpen(closing)
 		cancel()
 	}
-	err = errors.Join(err, l.stop(), out.Err())
-	s := l.stats()
+	err = errors.Join(err, l.Stop(), out.Err())
+	s := l.Stats()
 	fmt.Fprintf(stderr, "weir up: ended: datagrams=%d flows=%d errors=%d dropped=%d templates_shared=%d connections=%d\n",
-		s.Datagrams, s.Flows, s.Errors, s.Dropped, s.TemplatesFromOthers, l.enrichStats().Connections)
+		s.Datagrams, s.Flows, s.Errors, s.Dropped, s.TemplatesFromOthers, l.EnrichStats().Connections)
 	return err
 }
 
@@ -147,10 +147,10 @@ const closingAtMost = 8 * time.Second
 const silenceAfter = time.Minute
 
 // greet says where everything is and what to do next.
-func greet(w io.Writer, o upOptions, conns []*net.UDPConn, l *live) {
+func greet(w io.Writer, o upOptions, conns []*net.UDPConn, l *Pipeline) {
 	port := conns[0].LocalAddr().(*net.UDPAddr).Port // a UDP socket's address
-	name := l.config.Topics.Prefix
-	fmt.Fprintf(w, "weir up: receiving NetFlow and IPFIX on UDP %s; Kafka on %s", addresses(conns), l.kafkaAddr())
+	name := l.Config.Topics.Prefix
+	fmt.Fprintf(w, "weir up: receiving NetFlow and IPFIX on UDP %s; Kafka on %s", Describe(conns), l.KafkaAddr())
 	if o.metrics != "" {
 		fmt.Fprintf(w, "; http://%s/metrics", o.metrics)
 	}
@@ -166,13 +166,13 @@ Read the topics:
   kcat -C -b %[2]s -t %[3]sflows -o beginning -e -q | wc -c
 Connections come here when they close, %[4]v after their last flow at the latest.
 
-`, port, l.kafkaAddr(), name, l.config.Pair.Idle)
+`, port, l.KafkaAddr(), name, l.Config.Pair.Idle)
 }
 
 // remarkOnSilence prints what to check when no datagram has arrived.
-func remarkOnSilence(w io.Writer, l *live, conns []*net.UDPConn) {
-	if l.stats().Datagrams > 0 {
+func remarkOnSilence(w io.Writer, l *Pipeline, conns []*net.UDPConn) {
+	if l.Stats().Datagrams > 0 {
 		return
 	}
-	fmt.Fprintf(w, "weir up: no datagram for %v on %s; check the exporter's target address and port, firewalls on the way and on this host, and rp_filter\n", silenceAfter, addresses(conns))
+	fmt.Fprintf(w, "weir up: no datagram for %v on %s; check the exporter's target address and port, firewalls on the way and on this host, and rp_filter\n", silenceAfter, Describe(conns))
 }

@@ -11,18 +11,18 @@ import (
 )
 
 func TestWhatWaitsHasItsLimits(t *testing.T) {
-	o := newOffline("test", nil, io.Discard, &collecting{})
-	o.waitingMost = 3000
+	o := New("test", nil, io.Discard, &collecting{})
+	o.MaxWaiting = 3000
 	sent := payloads.Of(t, captures.File("softflowd_v9_big.pcap"))
-	probe := newOffline("test", nil, io.Discard, &collecting{})
+	probe := New("test", nil, io.Discard, &collecting{})
 	for i, d := range sent[1:] { // without the first, which brings the templates
-		if err := probe.datagram(&capture.Datagram{Src: sender, Time: int64(i), Payload: d}); err != nil {
+		if err := probe.Datagram(&capture.Datagram{Src: sender, Time: int64(i), Payload: d}); err != nil {
 			t.Fatal(err)
 		}
 		if probe.count.Templates > 0 { // they come again
 			break
 		}
-		if err := o.datagram(&capture.Datagram{Src: sender, Time: int64(i), Payload: d}); err != nil {
+		if err := o.Datagram(&capture.Datagram{Src: sender, Time: int64(i), Payload: d}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -30,7 +30,7 @@ func TestWhatWaitsHasItsLimits(t *testing.T) {
 		t.Errorf("%d octets wait, %d sets given up", o.waitingNow, o.count.Undecoded)
 	}
 	before := o.count.Undecoded
-	o.expire(1 << 40)
+	o.Expire(1 << 40)
 	if o.waitingNow != 0 || len(o.waiting) != 0 || o.count.Undecoded == before {
 		t.Errorf("%d octets wait after all", o.waitingNow)
 	}
