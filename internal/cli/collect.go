@@ -9,6 +9,7 @@ import (
 
 	"weir/internal/cli/console"
 	"weir/internal/cli/flowfile"
+	"weir/internal/cli/offline"
 )
 
 const collectAbout = `Receives NetFlow and IPFIX over UDP and writes the flows to a file, without Kafka:
@@ -39,7 +40,7 @@ func runCollect(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		return err
 	})
 	f.DurationVar(&o.file.Every, "rotate-every", o.file.Every, "begin another file once one is as old as `DURATION` (default 24h; 0: never)")
-	o.exporters, o.age = ExportersFlag(f), UptimeAgeFlag(f)
+	o.exporters, o.age = offline.ExportersFlag(f), offline.UptimeAgeFlag(f)
 	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
 	case !ok:

@@ -11,6 +11,7 @@ import (
 
 	"weir/internal/cli/capture"
 	"weir/internal/cli/flowfile"
+	"weir/internal/cli/offline"
 	"weir/internal/cli/report"
 	"weir/internal/decode"
 	"weir/internal/weirtest/locked"
@@ -131,7 +132,7 @@ func TestACollectorsTemplatesExpire(t *testing.T) {
 	if n := c.in.Store.Stats().Definitions; n != 0 {
 		t.Errorf("after 25 h: want nothing, got %d definitions", n)
 	}
-	o := New("test", nil, io.Discard, discard{})
+	o := offline.New("test", nil, io.Discard, discard{})
 	for _, d := range []capture.Datagram{
 		{Src: someExporter, Time: now.UnixNano(), Payload: v9Datagram(now, templateSet(300))},
 		{Src: someExporter, Time: now.Add(100 * 24 * time.Hour).UnixNano(), Payload: v9Datagram(now, dataSet)},

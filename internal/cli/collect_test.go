@@ -18,6 +18,7 @@ import (
 	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/locked"
 	"weir/internal/weirtest/payloads"
+	"weir/internal/weirtest/testflows"
 	"weir/pkg/flowpb"
 )
 

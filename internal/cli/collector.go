@@ -15,7 +15,9 @@ import (
 	"weir/internal/cli/capture"
 	"weir/internal/cli/console"
 	"weir/internal/cli/flowfile"
+	"weir/internal/cli/offline"
 	"weir/internal/cli/report"
+	"weir/internal/cli/udp"
 	"weir/internal/decode"
 	"weir/internal/wire"
 )
@@ -25,18 +27,18 @@ type collectOptions struct {
 	listen    []string // UDP addresses
 	path      string
 	file      flowfile.Options
-	exporters *Exporters
+	exporters *offline.Exporters
 	age       *time.Duration   // of uptimes, at most
 	started   func([]net.Addr) // told when it listens; may be nil
 }
 
 // collect runs until ctx ends.
 func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
-	conns, err := Listen(o.listen)
+	conns, err := udp.Listen(o.listen)
 	if err != nil {
 		return err
 	}
-	defer Close(conns)
+	defer udp.Close(conns)
 	w, err := flowfile.Create(o.path, o.file)
 	if err != nil {
 		return fmt.Errorf("--out: %w", err)
@@ -46,19 +48,19 @@ func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
 	if o.age != nil {
 		c.in.Decoder.MaxUptimeAge = *o.age
 	}
-	console.Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", Describe(conns), o.path)
+	console.Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", udp.Describe(conns), o.path)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	for _, conn := range conns {
 		wg.Go(func() {
-			if err := Receive(conn, c.receive); err != nil {
+			if err := udp.Receive(conn, c.receive); err != nil {
 				cancel(err)
 			}
 		})
 	}
 	if o.started != nil {
-		o.started(LocalAddrs(conns))
+		o.started(udp.LocalAddrs(conns))
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -69,7 +71,7 @@ func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
 			c.tick(now)
 		}
 	}
-	Close(conns)
+	udp.Close(conns)
 	wg.Wait()
 	err = c.end()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
@@ -81,22 +83,22 @@ func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
 // A collector writes the flows of datagrams into a file, and counts.
 type collector struct {
 	mu      sync.Mutex // guards what follows
-	in      *Reader
+	in      *offline.Reader
 	w       *flowfile.Writer
 	stderr  io.Writer
 	show    *console.Progress
 	line    []byte
 	causes  map[wire.Cause]int
 	told    string // why the file does not take flows
-	loss    *LossCount
+	loss    *offline.LossCount
 	counted time.Time
 }
 
 func newCollector(w *flowfile.Writer, stderr io.Writer, now time.Time) *collector {
 	c := &collector{
-		w: w, stderr: stderr, show: console.NewProgress(stderr), causes: map[wire.Cause]int{}, loss: NewLossCount(now), counted: now,
+		w: w, stderr: stderr, show: console.NewProgress(stderr), causes: map[wire.Cause]int{}, loss: offline.NewLossCount(now), counted: now,
 	}
-	c.in = New("collect", nil, stderr, c)
+	c.in = offline.New("collect", nil, stderr, c)
 	c.in.MaxWaiting = 64 << 20
 	return c
 }

@@ -9,7 +9,9 @@ import (
 
 	"weir/internal/annotate"
 	"weir/internal/cli/console"
+	"weir/internal/cli/offline"
 	"weir/internal/cli/report"
+	"weir/internal/cli/topics"
 	"weir/pkg/flowpb"
 )
 
@@ -50,9 +52,9 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	f.BoolVar(&noNames, "n", false, "ask for no names, print none")
 	f.BoolVar(&noNames, "no-dns", false, "as -n")
 	filter, choice := report.FilterFlags(f, "connections", 10, "default 10 in the table of a file, else 0"), report.ChoiceFlags(f)
-	topic := AddFlags(f, "print the newest report of each connection")
+	topic := topics.AddFlags(f, "print the newest report of each connection")
 	f.BoolVar(&topic.Interim, "interim", false, "print reports of connections that go on too")
-	port, age := PortFlag(f, "udp-port"), UptimeAgeFlag(f)
+	port, age := offline.PortFlag(f, "udp-port"), offline.UptimeAgeFlag(f)
 	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code
@@ -79,18 +81,18 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 		if *age != 0 {
 			return f.UsageError(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
 		}
-		return followConnections(&ConnectionsView{Flags: *topic, Filter: filter, Choice: choice, NoNames: noNames, Stderr: stderr, Printer: out})
+		return followConnections(&topics.ConnectionsView{Flags: *topic, Filter: filter, Choice: choice, NoNames: noNames, Stderr: stderr, Printer: out})
 	}
-	config, err := PairConfig(os.Environ())
+	config, err := offline.PairConfig(os.Environ())
 	if err != nil {
 		return f.UsageError(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	annotation, err := AnnotateConfig(os.Environ(), noNames)
+	annotation, err := offline.AnnotateConfig(os.Environ(), noNames)
 	if err != nil {
 		return f.UsageError(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	c := &Pairing{Config: config}
-	o := New("connections", stdin, stderr, c)
+	c := &offline.Pairing{Config: config}
+	o := offline.New("connections", stdin, stderr, c)
 	o.Port, o.Decoder.MaxUptimeAge = *port, *age
 	c.Learned = annotate.NewLearned(o.LearnedName)
 	annotator, err := annotate.New(annotation, c.Learned)
@@ -102,7 +104,7 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	all := slices.DeleteFunc(c.Connections(), func(c *flowpb.Connection) bool { return !filter.MatchesConnection(c) })
 	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return report.Packets(c) < filter.MinPackets })
 	shown := choice.Select(enough)
-	Annotate(annotator, shown, stderr)
+	offline.Annotate(annotator, shown, stderr)
 	out.PrintAll(shown)
 	if err := out.Err(); err != nil && !console.IsBrokenPipe(err) {
 		console.Linef(stderr, "weir connections: %v", err)
@@ -116,8 +118,8 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 }
 
 // followConnections is the verb connections without files.
-func followConnections(o *ConnectionsView) int {
-	settings, err := FromEnvironment()
+func followConnections(o *topics.ConnectionsView) int {
+	settings, err := topics.FromEnvironment()
 	if err != nil {
 		console.Linef(o.Stderr, "weir connections: no file, and for the topic the settings are wrong:\n%v", err)
 		return console.ExitUsage

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/cli/offline"
 	"weir/internal/weirtest/captures"
 
 	"github.com/google/go-cmp/cmp"
@@ -64,14 +65,14 @@ func TestTheOrderAndNumberOfConnections(t *testing.T) {
 }
 
 func TestPairingSettingsComeFromTheEnvironment(t *testing.T) {
-	c, err := PairConfig([]string{"PAIR_IDLE=90s", "IDLE=1h", "PATH=/bin"})
+	c, err := offline.PairConfig([]string{"PAIR_IDLE=90s", "IDLE=1h", "PATH=/bin"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Idle != 90*time.Second || c.Linger != 5*time.Second {
 		t.Errorf("want IDLE 90s and the default LINGER 5s, got %v and %v", c.Idle, c.Linger)
 	}
-	if _, err := PairConfig([]string{"PAIR_IDLE=soon"}); err == nil || !strings.Contains(err.Error(), "soon") {
+	if _, err := offline.PairConfig([]string{"PAIR_IDLE=soon"}); err == nil || !strings.Contains(err.Error(), "soon") {
 		t.Errorf("want an error that names the value, got %v", err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/cli/report"
+	"weir/internal/cli/topics"
 	"weir/internal/kafka"
 	"weir/internal/kafka/broker"
 	"weir/internal/weirtest/locked"
@@ -167,13 +168,13 @@ func TestATopicWithoutConnectionsSaysWhenTheyCome(t *testing.T) {
 
 func TestFollowingTheTopicOfConnections(t *testing.T) {
 	cl := theTopic(t)
-	settings, err := FromEnvironment()
+	settings, err := topics.FromEnvironment()
 	if err != nil {
 		t.Fatal(err)
 	}
-	follow := func(flags Flags) (out *locked.Buffer, stop func()) {
+	follow := func(flags topics.Flags) (out *locked.Buffer, stop func()) {
 		out = &locked.Buffer{}
-		f := &ConnectionsView{Flags: flags, Filter: report.NewFilter(), Choice: &report.Choice{}, Stderr: &bytes.Buffer{}, Printer: report.NewConnectionPrinter(out, report.JSONLines)}
+		f := &topics.ConnectionsView{Flags: flags, Filter: report.NewFilter(), Choice: &report.Choice{}, Stderr: &bytes.Buffer{}, Printer: report.NewConnectionPrinter(out, report.JSONLines)}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- f.Run(ctx, settings) }()
@@ -196,8 +197,8 @@ func TestFollowingTheTopicOfConnections(t *testing.T) {
 		}
 		t.Fatalf("want %v, got %v", want, idsOf(t, out.String()))
 	}
-	whole, stopWhole := follow(Flags{FromStart: true, Interim: true})
-	final, stopFinal := follow(Flags{FromStart: true})
+	whole, stopWhole := follow(topics.Flags{FromStart: true, Interim: true})
+	final, stopFinal := follow(topics.Flags{FromStart: true})
 	wait(whole, "a1", "a2", "b1", "c1", "d1")
 	wait(final, "a2", "b1", "c1")
 	publish(t, cl, true, reported("d", 2, "10.0.0.1", "192.0.2.9", 22, 6, 10, true), reported("a", 1, "10.0.0.1", "192.0.2.80", 443, 6, 5, true))

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"weir/internal/cli/console"
+	"weir/internal/cli/offline"
 	"weir/internal/cli/report"
 	"weir/internal/templates/text"
 )
@@ -32,7 +33,7 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		hexes = append(hexes, s)
 		return nil
 	})
-	port, named, age := PortFlag(f, "port"), ExportersFlag(f), UptimeAgeFlag(f)
+	port, named, age := offline.PortFlag(f, "port"), offline.ExportersFlag(f), offline.UptimeAgeFlag(f)
 	var static []text.Entry
 	f.Func("templates", "use the templates of `FILE` where the input has none of that id (TEMPLATES_FILE of ingest; the form is that of this verb's output)", func(path string) error {
 		in, err := os.Open(path)
@@ -51,7 +52,7 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(files) == 0 && len(hexes) == 0 {
 		return f.UsageError(stderr, "no FILE and no --hex")
 	}
-	o := New("decode", stdin, stderr, nil)
+	o := offline.New("decode", stdin, stderr, nil)
 	o.Out = report.NewRecordText(stdout, o.Template)
 	if *asJSON {
 		o.Out = report.NewRecordJSON(stdout, o.Template)

@@ -17,7 +17,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"weir/internal/cli/console"
+	"weir/internal/cli/pipeline"
 	"weir/internal/cli/report"
+	"weir/internal/cli/udp"
 	"weir/pkg/flowpb"
 )
 
@@ -33,7 +35,7 @@ const templatesSettle = 50 * time.Millisecond
 type demo struct {
 	log      *slog.Logger
 	progress *console.Progress
-	live     *Pipeline
+	live     *pipeline.Pipeline
 	seen     connections
 	did      summary
 }
@@ -58,7 +60,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, ns.close()) }()
-	d.live, err = Start(ctx, Options{
+	d.live, err = pipeline.Start(ctx, pipeline.Options{
 		Kafka: "127.0.0.1:0",
 		// DNS_SERVERS too: the demo asks nobody outside.
 		Environ:     map[string]string{"DNS_SERVERS": ns.addr, "DNS_PRIVATE_SERVERS": ns.addr},
@@ -106,11 +108,11 @@ func (d *demo) until(ctx context.Context, what string, done func() bool) error {
 
 // replay sends the captures over UDP, each from an address of its own.
 func (d *demo) replay(ctx context.Context) (err error) {
-	var to [ReplicaCount]netip.AddrPort
+	var to [pipeline.ReplicaCount]netip.AddrPort
 	var conns []*net.UDPConn
 	var wg sync.WaitGroup
 	defer func() {
-		Close(conns)
+		udp.Close(conns)
 		wg.Wait()
 	}()
 	for i := range to {
@@ -121,7 +123,7 @@ func (d *demo) replay(ctx context.Context) (err error) {
 		conns = append(conns, c)
 		to[i] = c.LocalAddr().(*net.UDPAddr).AddrPort() // a UDP socket's address
 		wg.Go(func() {
-			if err := Receive(c, func(b []byte, from netip.AddrPort, at time.Time) { d.live.Receive(i, b, from, at) }); err != nil {
+			if err := udp.Receive(c, func(b []byte, from netip.AddrPort, at time.Time) { d.live.Receive(i, b, from, at) }); err != nil {
 				d.live.Fail(err)
 			}
 		})
@@ -138,7 +140,7 @@ func (d *demo) replay(ctx context.Context) (err error) {
 
 // export sends one capture. Datagrams with templates go to the first replica,
 // the others turn by turn, to the second one first.
-func (d *demo) export(ctx context.Context, c replayed, to [ReplicaCount]netip.AddrPort) (err error) {
+func (d *demo) export(ctx context.Context, c replayed, to [pipeline.ReplicaCount]netip.AddrPort) (err error) {
 	all, err := datagrams(c)
 	if err != nil {
 		return err
@@ -154,7 +156,7 @@ func (d *demo) export(ctx context.Context, c replayed, to [ReplicaCount]netip.Ad
 	for i, b := range all {
 		d.progress.Count("replaying %s: %d of %d datagrams", c.file, i+1, len(all))
 		before := d.live.ReplicaStats(1).TemplatesFromOthers
-		n := turn % ReplicaCount
+		n := turn % pipeline.ReplicaCount
 		templates := hasTemplates(b)
 		if templates {
 			n = 0
@@ -275,7 +277,7 @@ pairs:            %d connections with both directions
 one-sided:        %d connections
 names resolved:   %d of %d addresses
 took:             %v
-`, s.datagrams, s.exporters, ReplicaCount, s.flows, s.templates, s.pairs, s.oneSided, s.named, s.addresses, s.took.Round(time.Millisecond))
+`, s.datagrams, s.exporters, pipeline.ReplicaCount, s.flows, s.templates, s.pairs, s.oneSided, s.named, s.addresses, s.took.Round(time.Millisecond))
 	if s.withoutSource {
 		fmt.Fprintln(w, "note: this system sends from 127.0.0.1 only, so the captures counted as fewer exporters")
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"weir/internal/cli/console"
+	"weir/internal/cli/offline"
 )
 
 const doctorAbout = `Reads what exporters send and reports, for each exporter, version and observation
@@ -30,7 +31,7 @@ func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	f.BoolVar(&o.json, "json", false, "print JSON Lines, a finding a line")
 	listen := f.String("listen", "", "receive on the comma-separated `LIST` of UDP addresses (:2055,:4739) instead of reading a FILE")
 	f.DurationVar(&o.period, "for", time.Minute, "with --listen, receive for `DURATION` (default 1m)")
-	port, named := PortFlag(f, "port"), ExportersFlag(f)
+	port, named := offline.PortFlag(f, "port"), offline.ExportersFlag(f)
 	files, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
 	case !ok:

@@ -14,7 +14,9 @@ import (
 
 	"weir/internal/cli/capture"
 	"weir/internal/cli/console"
+	"weir/internal/cli/offline"
 	"weir/internal/cli/report"
+	"weir/internal/cli/udp"
 	"weir/internal/decode"
 	"weir/internal/doctor"
 )
@@ -30,14 +32,14 @@ type doctorOptions struct {
 // An examination hands what is decoded to a Checkup.
 type examination struct {
 	mu    sync.Mutex // guards what follows
-	in    *Reader
+	in    *offline.Reader
 	check *doctor.Checkup
-	loss  *LossCount
+	loss  *offline.LossCount
 }
 
 func newExamination(verb string, stdin io.Reader, stderr io.Writer, now time.Time) *examination {
-	c := &examination{check: doctor.New(), loss: NewLossCount(now)}
-	c.in = New(verb, stdin, stderr, c)
+	c := &examination{check: doctor.New(), loss: offline.NewLossCount(now)}
+	c.in = offline.New(verb, stdin, stderr, c)
 	c.in.MaxWaiting = 64 << 20
 	return c
 }
@@ -70,21 +72,21 @@ func (c *examination) Flush() error { return nil }
 
 // receiveFor receives until the period is over or ctx ends.
 func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io.Writer) error {
-	conns, err := Listen(o.listen)
+	conns, err := udp.Listen(o.listen)
 	if err != nil {
 		return err
 	}
-	defer Close(conns)
-	console.Linef(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early", Describe(conns), o.period)
+	defer udp.Close(conns)
+	console.Linef(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early", udp.Describe(conns), o.period)
 	ctx, cancel := context.WithTimeout(ctx, o.period)
 	defer cancel()
 	if o.started != nil {
-		o.started(LocalAddrs(conns))
+		o.started(udp.LocalAddrs(conns))
 	}
 	failed := make(chan error, len(conns))
 	var wg sync.WaitGroup
 	for _, conn := range conns {
-		wg.Go(func() { failed <- Receive(conn, c.receive) })
+		wg.Go(func() { failed <- udp.Receive(conn, c.receive) })
 	}
 	show := console.NewProgress(stderr)
 	tick := time.NewTicker(time.Second)
@@ -100,7 +102,7 @@ func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io
 		}
 	}
 	show.Clear()
-	Close(conns)
+	udp.Close(conns)
 	wg.Wait()
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"weir/internal/cli/console"
+	"weir/internal/cli/topics"
 )
 
 const exportersAbout = `Shows who sends, what all replicas together received of it, and what they did
@@ -24,7 +25,7 @@ exit code: 0 done; 1 Kafka or a topic is not there; 2 wrong usage`
 // runExporters is the verb exporters.
 func runExporters(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("exporters", "[flag]...", exportersAbout)
-	o := &ExportersView{Stdout: stdout, Stderr: stderr}
+	o := &topics.ExportersView{Stdout: stdout, Stderr: stderr}
 	f.DurationVar(&o.Silent, "silent", 0, "only those from which nothing came for `DURATION` (5m); reads the whole topic, a week")
 	f.DurationVar(&o.Since, "since", time.Hour, "those of the last `DURATION`, and what was lost in it; default 1h; 0: all that is on the topic")
 	f.BoolVar(&o.JSON, "json", false, "print JSON Lines")
@@ -42,7 +43,7 @@ func runExporters(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	if o.Silent > 0 && !f.Given("since") {
 		o.Since = 0
 	}
-	settings, err := FromEnvironment()
+	settings, err := topics.FromEnvironment()
 	if err != nil {
 		console.Linef(stderr, "weir exporters: settings:\n%v", err)
 		return console.ExitUsage

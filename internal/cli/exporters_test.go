@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"weir/internal/cli/topics"
 	"weir/internal/ingest"
 	"weir/internal/kafka"
 )
@@ -110,16 +111,16 @@ func TestExportersShowsWhatNoReplicaReceived(t *testing.T) {
 		}
 	}
 	code, out, errOut = exporters("--json")
-	var got []ExporterLine
+	var got []topics.ExporterLine
 	for d := json.NewDecoder(strings.NewReader(out)); d.More(); {
-		var l ExporterLine
+		var l topics.ExporterLine
 		if err := d.Decode(&l); err != nil {
 			t.Fatal(err)
 		}
 		got = append(got, l)
 	}
 	lost, none := uint64(9), uint64(0)
-	want := []ExporterLine{
+	want := []topics.ExporterLine{
 		{Exporter: "192.0.2.254", Datagrams: 48, Flows: 214, Octets: 48*24 + 214*48, Lost: &lost, Of: 223, Replicas: []string{"one", "two"}},
 		{Exporter: "2001:db8::1", Datagrams: 1, Flows: 1, Octets: 72, Lost: &none, Of: 1, Replicas: []string{"one"}},
 	}

@@ -23,6 +23,7 @@ import (
 	"weir/internal/cli/flowfile"
 	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/payloads"
+	"weir/internal/weirtest/testflows"
 	"weir/pkg/flowpb"
 )
 

@@ -7,7 +7,9 @@ import (
 	"strconv"
 
 	"weir/internal/cli/console"
+	"weir/internal/cli/offline"
 	"weir/internal/cli/report"
+	"weir/internal/cli/topics"
 )
 
 const flowsAbout = `Without a file, follows the topic PREFIXflows and prints flows as exporters report
@@ -38,8 +40,8 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return nil
 	})
 	filter := report.FilterFlags(f, "flows", 0, "default 0")
-	topic := AddFlags(f, "print it")
-	port, age := PortFlag(f, "udp-port"), UptimeAgeFlag(f)
+	topic := topics.AddFlags(f, "print it")
+	port, age := offline.PortFlag(f, "udp-port"), offline.UptimeAgeFlag(f)
 	files, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code
@@ -65,7 +67,7 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(files) == 0 {
 		return followFlows(*topic, report.NewFlowPrinter(stdout, form, filter, limit, nil), stderr)
 	}
-	o := New("flows", stdin, stderr, nil)
+	o := offline.New("flows", stdin, stderr, nil)
 	p := report.NewFlowPrinter(stdout, form, filter, limit, o.Template)
 	o.Out, o.Port, o.Decoder.MaxUptimeAge = p, *port, *age
 	code = o.Run(nil, files)
@@ -75,11 +77,11 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 }
 
 // followFlows is the verb flows without files.
-func followFlows(flags Flags, p *report.FlowPrinter, stderr io.Writer) int {
-	settings, err := FromEnvironment()
+func followFlows(flags topics.Flags, p *report.FlowPrinter, stderr io.Writer) int {
+	settings, err := topics.FromEnvironment()
 	if err != nil {
 		console.Linef(stderr, "weir flows: no file, and for the topic the settings are wrong:\n%v", err)
 		return console.ExitUsage
 	}
-	return console.RunUntilSignal("flows", stderr, func(ctx context.Context) error { return ReadFlows(ctx, settings, flags, p, stderr) })
+	return console.RunUntilSignal("flows", stderr, func(ctx context.Context) error { return topics.ReadFlows(ctx, settings, flags, p, stderr) })
 }

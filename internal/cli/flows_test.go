@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/cli/report"
+	"weir/internal/cli/topics"
 	"weir/internal/kafka"
 	"weir/internal/kafka/framing"
 	"weir/internal/weirtest/captures"
@@ -114,7 +115,7 @@ func TestFlowsOfTheTopic(t *testing.T) {
 	if got := run(t, "", "flows", "--once"); strings.Contains(got.out, "\x1b") || !strings.Contains(got.out, `"router\x1b[1"`) {
 		t.Errorf("a name of an exporter: %q", got.out)
 	}
-	settings, err := FromEnvironment()
+	settings, err := topics.FromEnvironment()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +123,7 @@ func TestFlowsOfTheTopic(t *testing.T) {
 	p := report.NewFlowPrinter(out, report.JSONLines, report.NewFilter(), 0, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- ReadFlows(ctx, settings, Flags{FromStart: true}, p, io.Discard) }()
+	go func() { ended <- topics.ReadFlows(ctx, settings, topics.Flags{FromStart: true}, p, io.Discard) }()
 	for n := 5; len(ports(out.String())) < 5; n++ {
 		if n == 5 {
 			produce(flow(5))

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"weir/internal/cli/console"
+	"weir/internal/cli/offline"
 )
 
 const replayAbout = `Sends the export datagrams of captures (pcap, pcapng, also compressed with gzip)
@@ -44,7 +45,7 @@ func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	})
 	f.BoolVar(&p.loop, "loop", false, "begin again at the end, until it is told to end")
 	f.BoolVar(&p.rewrite, "rewrite-time", false, "move the times in the datagrams to now")
-	port := PortFlag(f, "udp-port")
+	port := offline.PortFlag(f, "udp-port")
 	files, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
 	case !ok:

@@ -19,6 +19,7 @@ import (
 	"weir/internal/cli/capture"
 	"weir/internal/cli/console"
 	"weir/internal/weirtest/captures"
+	"weir/internal/weirtest/testflows"
 	"weir/pkg/flowpb"
 )
 

@@ -13,6 +13,7 @@ import (
 
 	"weir/internal/cli/console"
 	"weir/internal/cli/sink"
+	"weir/internal/cli/topics"
 	"weir/internal/kafka"
 )
 
@@ -104,7 +105,7 @@ func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, 
 	case o.Keep < 0:
 		return f.UsageError(stderr, fmt.Sprintf("--keep %v: want more than 0", o.Keep))
 	}
-	settings, err := FromEnvironment()
+	settings, err := topics.FromEnvironment()
 	if err != nil {
 		console.Linef(stderr, "weir sink sqlite: settings:\n%v", err)
 		return console.ExitUsage
@@ -131,7 +132,7 @@ type sinking struct {
 }
 
 // run reads the topic into the sink until ctx ends.
-func (s *sinking) run(ctx context.Context, settings Settings) error {
+func (s *sinking) run(ctx context.Context, settings topics.Settings) error {
 	found := false
 	feed := sink.Feed{
 		Sink: s.sink, Options: s.o, Kafka: settings.Kafka, Once: s.once,

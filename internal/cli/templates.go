@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"weir/internal/cli/console"
+	"weir/internal/cli/topics"
 )
 
 const templatesAbout = `Shows and changes what the replicas share of exporters: template definitions and
@@ -30,9 +31,9 @@ exit code: 0 done; 1 Kafka, or what was asked for is not there; 2 wrong usage`
 // runTemplates is the verb templates.
 func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("templates", "list|show|add FILE|remove ADDRESS [flag]...", templatesAbout)
-	o := &Selection{}
+	o := &topics.Selection{}
 	f.Func("exporter", "only those of the exporter at `ADDRESS` (list, show)", func(s string) (err error) {
-		o.Exporter, err = ParseExporter(s)
+		o.Exporter, err = topics.ParseExporter(s)
 		return err
 	})
 	number := func(name, usage string, to **uint64) {
@@ -69,18 +70,18 @@ func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int 
 	}
 	if word == "remove" {
 		var err error
-		if o.Exporter, err = ParseExporter(rest[0]); err != nil {
+		if o.Exporter, err = topics.ParseExporter(rest[0]); err != nil {
 			return f.UsageError(stderr, err.Error())
 		}
 	}
-	settings, err := FromEnvironment()
+	settings, err := topics.FromEnvironment()
 	if err != nil {
 		console.Linef(stderr, "weir templates: settings:\n%v", err)
 		return console.ExitUsage
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	topic := NewTemplates(settings)
+	topic := topics.NewTemplates(settings)
 	switch word {
 	case "list":
 		err = topic.List(ctx, o, stdout, stderr)

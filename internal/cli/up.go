@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"weir/internal/cli/console"
+	"weir/internal/cli/pipeline"
 	"weir/internal/settings"
 )
 
@@ -39,7 +40,7 @@ func runUp(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	if len(rest) > 0 {
 		return f.UsageError(stderr, fmt.Sprintf("no argument wanted, got %q", rest[0]))
 	}
-	if _, err := EnrichConfig("127.0.0.1:9092", o.environ); err != nil {
+	if _, err := pipeline.EnrichConfig("127.0.0.1:9092", o.environ); err != nil {
 		console.Linef(stderr, "weir up: settings:\n%v", err)
 		return console.ExitUsage
 	}

@@ -13,7 +13,10 @@ import (
 
 	"weir/internal/cli/console"
 	"weir/internal/cli/page"
+	"weir/internal/cli/pipeline"
 	"weir/internal/cli/report"
+	"weir/internal/cli/topics"
+	"weir/internal/cli/udp"
 	"weir/internal/telemetry"
 	"weir/pkg/flowpb"
 )
@@ -31,11 +34,11 @@ type upOptions struct {
 
 // up runs until ctx ends.
 func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) {
-	conns, err := Listen(o.listen)
+	conns, err := udp.Listen(o.listen)
 	if err != nil {
 		return err
 	}
-	defer Close(conns)
+	defer udp.Close(conns)
 
 	if o.metrics != "" {
 		// Looked at first: its own error speaks of the services' variable.
@@ -65,13 +68,13 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 		board = page.NewBoard(time.Now)
 		committed = func(list []*flowpb.Connection) { out.Print(list); board.Connections(list) }
 	}
-	l, err := Start(ctx, Options{
+	l, err := pipeline.Start(ctx, pipeline.Options{
 		Kafka: o.kafka, Environ: o.environ, Exporters: o.exporters, CommitEvery: 500 * time.Millisecond,
 		Log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: console.WithoutTime})),
 		Metrics:   reg,
 		Committed: committed,
 	})
-	if unable := (BrokerError{}); errors.As(err, &unable) {
+	if unable := (pipeline.BrokerError{}); errors.As(err, &unable) {
 		return fmt.Errorf("--kafka %s: %w", o.kafka, err)
 	}
 	if err != nil {
@@ -83,7 +86,7 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 	turn := l.RoundRobin()
 	for _, c := range conns {
 		wg.Go(func() {
-			if err := Receive(c, turn); err != nil {
+			if err := udp.Receive(c, turn); err != nil {
 				cancel(err)
 			}
 		})
@@ -96,7 +99,7 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 		})
 	}
 	if pages != nil {
-		settings := Settings{Kafka: l.Config.Kafka, Topics: l.Config.Topics}
+		settings := topics.Settings{Kafka: l.Config.Kafka, Topics: l.Config.Topics}
 		host, _, _ := net.SplitHostPort(o.page) // it listens there
 		wg.Go(func() {
 			if err := page.NewServer(board, host, time.Second).Serve(ctx, pages); err != nil {
@@ -104,17 +107,17 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 			}
 		})
 		wg.Go(func() {
-			if err := FeedFlows(ctx, settings, board); err != nil {
+			if err := topics.FeedFlows(ctx, settings, board); err != nil {
 				cancel(fmt.Errorf("--page: %w", err))
 			}
 		})
-		wg.Go(func() { FeedExporters(ctx, settings, board) })
+		wg.Go(func() { topics.FeedExporters(ctx, settings, board) })
 	}
 	greet(stderr, o, conns, l)
 	silence := time.AfterFunc(silenceAfter, func() { remarkOnSilence(stderr, l, conns) })
 	defer silence.Stop()
 	if o.started != nil {
-		o.started(LocalAddrs(conns), l.KafkaAddr())
+		o.started(udp.LocalAddrs(conns), l.KafkaAddr())
 	}
 	select {
 	case <-ctx.Done():
@@ -125,7 +128,7 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	Close(conns)
+	udp.Close(conns)
 	wg.Wait()
 	if err == nil {
 		l.StopIngest()
@@ -147,10 +150,10 @@ const closingAtMost = 8 * time.Second
 const silenceAfter = time.Minute
 
 // greet says where everything is and what to do next.
-func greet(w io.Writer, o upOptions, conns []*net.UDPConn, l *Pipeline) {
+func greet(w io.Writer, o upOptions, conns []*net.UDPConn, l *pipeline.Pipeline) {
 	port := conns[0].LocalAddr().(*net.UDPAddr).Port // a UDP socket's address
 	name := l.Config.Topics.Prefix
-	fmt.Fprintf(w, "weir up: receiving NetFlow and IPFIX on UDP %s; Kafka on %s", Describe(conns), l.KafkaAddr())
+	fmt.Fprintf(w, "weir up: receiving NetFlow and IPFIX on UDP %s; Kafka on %s", udp.Describe(conns), l.KafkaAddr())
 	if o.metrics != "" {
 		fmt.Fprintf(w, "; http://%s/metrics", o.metrics)
 	}
@@ -170,9 +173,9 @@ Connections come here when they close, %[4]v after their last flow at the latest
 }
 
 // remarkOnSilence prints what to check when no datagram has arrived.
-func remarkOnSilence(w io.Writer, l *Pipeline, conns []*net.UDPConn) {
+func remarkOnSilence(w io.Writer, l *pipeline.Pipeline, conns []*net.UDPConn) {
 	if l.Stats().Datagrams > 0 {
 		return
 	}
-	fmt.Fprintf(w, "weir up: no datagram for %v on %s; check the exporter's target address and port, firewalls on the way and on this host, and rp_filter\n", silenceAfter, Describe(conns))
+	fmt.Fprintf(w, "weir up: no datagram for %v on %s; check the exporter's target address and port, firewalls on the way and on this host, and rp_filter\n", silenceAfter, udp.Describe(conns))
 }
