@@ -48,8 +48,9 @@ func list(t *testing.T, patterns ...string) (out []pkg) {
 var layers = [][]string{
 	{"weir/cmd/ingest", "weir/cmd/enrich", "weir/cmd/weir", "weir/cmd/weir-sqlite"},
 	{"weir/internal/cli"},
+	{"weir/internal/cli/offline", "weir/internal/cli/topics", "weir/internal/cli/pipeline"},
 	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/kafka/broker", "weir/internal/cli/capture", "weir/internal/cli/flowfile", "weir/pkg/netflow", "weir/internal/cli/page", "weir/internal/cli/listen", "weir/internal/cli/sink/sqlite", "weir/internal/cli/report", "weir/testdata"},
-	{"weir/internal/kafka", "weir/internal/annotate", "weir/internal/annotate/rdns", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/annotate/geo", "weir/internal/annotate/cryptopan", "weir/internal/cli/sink", "weir/internal/cli/console"},
+	{"weir/internal/kafka", "weir/internal/annotate", "weir/internal/annotate/rdns", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/annotate/geo", "weir/internal/annotate/cryptopan", "weir/internal/cli/sink", "weir/internal/cli/console", "weir/internal/cli/udp"},
 	{"weir/internal/templates", "weir/internal/templates/text", "weir/internal/kafka/framing", "weir/internal/loss", "weir/internal/doctor", "weir/internal/ingest/budget", "weir/internal/cli/pynetflow", "weir/internal/cli/retime"},
 	{"weir/internal/decode", "weir/internal/pair"},
 	{"weir/internal/ie", "weir/internal/flowkey", "weir/internal/transport"},

@@ -18,7 +18,8 @@ import (
 // namingAtMost bounds the wait for names.
 const namingAtMost = 10 * time.Second
 
-// AnnotateConfig returns the settings of enrich that say what is added to connections.
+// AnnotateConfig returns the settings of the annotation of connections from environ (NAME=value), as enrich reads
+// them. With noNames DNS is not asked.
 func AnnotateConfig(environ []string, noNames bool) (annotate.Config, error) {
 	all := env.ToMap(environ)
 	if noNames {
@@ -27,7 +28,8 @@ func AnnotateConfig(environ []string, noNames bool) (annotate.Config, error) {
 	return settings.Parse[annotate.Config](all)
 }
 
-// Annotate annotates the connections in list as enrich does, and shows how many names are still awaited.
+// Annotate annotates the connections in list as enrich does. It shows the number of answered names on stderr and
+// waits for them at most 10 s.
 func Annotate(a *annotate.Annotator, list []*flowpb.Connection, stderr io.Writer) {
 	ctx, cancel := context.WithTimeout(context.Background(), namingAtMost)
 	defer cancel()
@@ -41,7 +43,8 @@ func Annotate(a *annotate.Annotator, list []*flowpb.Connection, stderr io.Writer
 	}
 }
 
-// LearnedName returns the name that options data in the input gave an exporter's object, whichever version of NetFlow said so.
+// LearnedName returns the name that options data in the input gave an object of an exporter, in IPFIX or else in
+// NetFlow v9.
 func (o *Reader) LearnedName(k annotate.NameKey) string {
 	name := func(version uint8) string {
 		facts := o.Store.Facts(&decode.TemplateKey{Exporter: k.Exporter, Domain: k.Domain, Version: version})

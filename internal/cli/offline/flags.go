@@ -10,10 +10,10 @@ import (
 	"weir/internal/exporters"
 )
 
-// A Exporters is what --exporters says.
+// Exporters are the exporters of the file that --exporters names.
 type Exporters struct{ table *exporters.Table }
 
-// ExportersFlag adds --exporters. Who is allowed does not matter by hand.
+// ExportersFlag adds --exporters. The allow-list of the file is ignored.
 func ExportersFlag(f *console.Flags) *Exporters {
 	n := &Exporters{}
 	f.Func("exporters", "take names, sites, sampling rates and interfaces of exporters from the YAML `FILE` (EXPORTERS_FILE of ingest)", func(path string) error {
@@ -26,7 +26,7 @@ func ExportersFlag(f *console.Flags) *Exporters {
 	return n
 }
 
-// Apply makes d use the exporters. Nothing changes when the flag was not given, or n is nil.
+// Apply makes d use the exporters. It does nothing when the flag was not given, or n is nil.
 func (n *Exporters) Apply(d *decode.Decoder) {
 	if n != nil && n.table != nil {
 		d.Exporter = n.of
@@ -40,12 +40,12 @@ func (n *Exporters) of(a netip.Addr) *decode.Exporter {
 	return nil
 }
 
-// PortFlag adds a flag for the port that datagrams are sent to.
+// PortFlag adds a flag for the UDP destination port of datagrams in captures, 0 when it is not given.
 func PortFlag(f *console.Flags, name string) *uint16 {
 	return console.PortFlag(f, name, "decode UDP datagrams to port `N` only")
 }
 
-// UptimeAgeFlag adds --uptime-max-age, 0 when it is not given.
+// UptimeAgeFlag adds --uptime-max-age. The result is 0 when it is not given; see decode.Decoder.MaxUptimeAge.
 func UptimeAgeFlag(f *console.Flags) *time.Duration {
 	age := new(time.Duration)
 	f.Func("uptime-max-age", "take a flow time that is an uptime after the header's, of before a wrap of the clock, for wrong when it is older than `DURATION` (UPTIME_MAX_AGE of ingest; default: no limit): the flow has its export time", func(s string) (err error) {

@@ -8,7 +8,8 @@ import (
 	"weir/internal/loss"
 )
 
-// A LossCount counts by sequence numbers what did not arrive at this process.
+// A LossCount computes from sequence numbers how much of each export stream did not arrive. It must not be used
+// concurrently.
 type LossCount struct {
 	newest  int // datagram
 	tally   loss.Tally
@@ -16,14 +17,15 @@ type LossCount struct {
 	cluster *loss.Cluster
 }
 
+// NewLossCount returns a LossCount that starts at now.
 func NewLossCount(now time.Time) *LossCount {
 	l := &LossCount{book: loss.NewBook("weir", now), cluster: loss.NewCluster()}
 	l.book.Attach(&l.tally)
 	return l
 }
 
-// Take counts a datagram, or a set of one that was decoded later. It returns true for a
-// datagram.
+// Take counts the records of r, a datagram or a set of a datagram that was decoded later. It reports whether r is
+// the first result of its datagram.
 func (l *LossCount) Take(from report.Origin, r *decode.Result) (datagram bool) {
 	h := &from.Header
 	if h.Version == 0 {
@@ -39,10 +41,10 @@ func (l *LossCount) Take(from report.Origin, r *decode.Result) (datagram bool) {
 	return datagram
 }
 
-// Rows returns the loss of all streams as of the last turn.
+// Rows returns the loss of all streams as of the last Turn.
 func (l *LossCount) Rows() []loss.Row { return l.cluster.View() }
 
-// Turn brings the loss of all streams up to date.
+// Turn updates the loss of all streams to now.
 func (l *LossCount) Turn(now time.Time) {
 	for _, r := range l.book.Gather(now, []*loss.Tally{&l.tally}) {
 		_ = l.cluster.Take(r.Key, r.Value) // its own

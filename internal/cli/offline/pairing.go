@@ -16,7 +16,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// PairConfig is the pairing's configuration by the environment.
+// PairConfig returns the configuration of the pairing from the variables PAIR_* of environ (NAME=value).
 func PairConfig(environ []string) (pair.Config, error) {
 	c, err := settings.Parse[struct {
 		Pair pair.Config `envPrefix:"PAIR_"`
@@ -25,14 +25,13 @@ func PairConfig(environ []string) (pair.Config, error) {
 	return c.Pair, err
 }
 
-// A Pairing collects flows and pairs them when all are there: inputs may
-// overlap in time, data may come before its template, and the machine's clock
-// never goes back.
+// A Pairing is an Output that keeps flows and pairs them after all inputs were read: inputs may overlap in time and
+// data may precede its template, but the pairing needs its flows in order of receipt.
 type Pairing struct {
-	Config      pair.Config
-	Learned     *annotate.Learned
+	Config      pair.Config       // must be set before Take
+	Learned     *annotate.Learned // learns names from the flows; must be set before Take
 	flows       []received
-	NotPairable int
+	NotPairable int // flows that the pairing does not take
 }
 
 // received is a flow and when it was received, ns since the epoch.
@@ -41,6 +40,7 @@ type received struct {
 	flow pair.Flow
 }
 
+// Take keeps the flows of r.
 func (p *Pairing) Take(_ report.Origin, r *decode.Result) error {
 	for _, m := range r.Messages {
 		p.Learned.Learn(m)
@@ -53,10 +53,11 @@ func (p *Pairing) Take(_ report.Origin, r *decode.Result) error {
 	return nil
 }
 
+// Flush does nothing.
 func (p *Pairing) Flush() error { return nil }
 
-// Connections pairs the flows. Each connection has its last report, at the
-// place of its first. Connections that became a part of another are left out.
+// Connections pairs the flows and closes all connections. Each connection has the state of its last report, in
+// the order of first reports. Connections that were merged into another are left out.
 func (p *Pairing) Connections() []*flowpb.Connection {
 	var out []*flowpb.Connection
 	place := map[string]int{}

@@ -1,3 +1,5 @@
+// Package offline reads captures and files of flows: it decodes datagrams, pairs flows into connections and names
+// their endpoints, without Kafka. collect and doctor decode what they receive with it, too.
 package offline
 
 import (
@@ -20,7 +22,8 @@ import (
 	"weir/internal/wire"
 )
 
-// An Output takes what datagrams hold, in input order. r is valid during the call.
+// An Output consumes decoded records in the order of the input, except that sets whose template was late follow
+// that template. r must not be kept after Take returns. An error ends the reading of all inputs.
 type Output interface {
 	Take(o report.Origin, r *decode.Result) error
 	Flush() error
@@ -31,38 +34,39 @@ type errOutput struct{ error }
 
 func (e errOutput) Unwrap() error { return e.error }
 
-// An Reader decodes inputs one after another with one template store, and
-// keeps data sets whose template comes later.
+// A Reader decodes inputs one after another with one template store, and keeps data sets until their template
+// arrives. Its exported fields must be set before it is used. It must not be used concurrently.
 type Reader struct {
-	verb    string // for messages
-	Port    uint16
-	stdin   io.Reader
-	stderr  io.Writer
-	Out     Output
-	Store   *templates.Store
-	Decoder decode.Decoder
-	result  decode.Result
-	now     int64 // capture time of the newest datagram, ns since the epoch
-	waiting map[decode.TemplateKey][]waiting
-	// waitingMost bounds what waiting sets take, octets. More are given up.
-	MaxWaiting, waitingNow int
-	full                   bool // that they were too many was said
-	count                  Counts
+	Out        Output
+	Port       uint16         // UDP destination port of datagrams in captures; 0: any
+	Decoder    decode.Decoder // its State is Store
+	Store      *templates.Store
+	MaxWaiting int // bounds WaitingOctets; further sets are given up
+
+	verb           string // for messages
+	stdin          io.Reader
+	stderr         io.Writer
+	result         decode.Result
+	now            int64 // capture time of the newest datagram, ns since the epoch
+	waiting        map[decode.TemplateKey][]waiting
+	waitingNow     int
+	reportedExcess bool // that MaxWaiting was reached
+	count          Counts
 }
 
-// Counts say how much there was in the input.
+// Counts are the numbers of records in the input.
 type Counts struct {
 	Datagrams, Flows int
-	Options          int // records of options data
-	Templates        int // definitions, options templates included
-	Undecoded        int // data sets whose template did not come
+	Options          int // options data records
+	Templates        int // template definitions, options templates included
+	Undecoded        int // data sets given up, because their template did not arrive
 	Errors           int
 }
 
-// Counts returns how much has been read.
+// Counts returns the numbers of records read so far.
 func (o *Reader) Counts() Counts { return o.count }
 
-// WaitingOctets returns the memory that data sets without their template take, in octets.
+// WaitingOctets returns the memory in octets of the data sets whose template has not arrived.
 func (o *Reader) WaitingOctets() int { return o.waitingNow }
 
 // A waiting set is a data set whose template has not come yet.
@@ -82,6 +86,7 @@ func (w *waiting) octets() int { return len(w.set.Data) + waitingOverhead }
 // waitingInFiles bounds what waits while files are read, octets.
 const waitingInFiles = 256 << 20
 
+// New returns a Reader whose messages to stderr begin with the verb's name. stdin is the input "-".
 func New(verb string, stdin io.Reader, stderr io.Writer, out Output) *Reader {
 	o := &Reader{verb: verb, stdin: stdin, stderr: stderr, Out: out, waiting: map[decode.TemplateKey][]waiting{}, MaxWaiting: waitingInFiles}
 	o.Store = templates.New(templates.Options{Local: true, Now: func() time.Time { return time.Unix(0, o.now) }})
@@ -89,7 +94,8 @@ func New(verb string, stdin io.Reader, stderr io.Writer, out Output) *Reader {
 	return o
 }
 
-// Template returns a template that is known by now.
+// Template returns the template of k for data from a source port, nil when it is not known. It is a
+// report.Templates.
 func (o *Reader) Template(k *decode.TemplateKey, port uint16) *decode.Template {
 	if p := o.Store.Known(k, port); p != nil {
 		return p.Template()
@@ -97,9 +103,9 @@ func (o *Reader) Template(k *decode.TemplateKey, port uint16) *decode.Template {
 	return nil
 }
 
-// Run decodes the hex datagrams, then the inputs; "-" is standard input. It
-// returns the exit code: an input that cannot be read is told and does not keep
-// the others from being read; one that is cut is told, and what is whole counts.
+// Run decodes the hex datagrams, then the inputs, and returns the exit code of the verb. "-" is standard input. It
+// prints which input cannot be read and goes on with the next; of an input that is cut it decodes the records
+// before the cut.
 func (o *Reader) Run(hexes, inputs []string) int {
 	code, stopped := console.ExitDone, false
 	for _, name := range append([]string{""}, inputs...) {
@@ -137,7 +143,7 @@ func (o *Reader) Run(hexes, inputs []string) int {
 	return code
 }
 
-// Summary is the line that says how much there was.
+// Summary returns the counts as a line.
 func (o *Reader) Summary() string {
 	c := o.count
 	return fmt.Sprintf("datagrams=%d flows=%d options=%d templates=%d undecoded=%d errors=%d",
@@ -222,7 +228,7 @@ func (o *Reader) leftOut(name string, r *capture.Reader) {
 	}
 }
 
-// Datagram decodes one datagram, then what waited for the templates it brought.
+// Datagram decodes a datagram, then the sets that waited for its templates. The error is that of the Output.
 func (o *Reader) Datagram(d *capture.Datagram) error {
 	o.count.Datagrams++
 	from := report.Origin{Datagram: o.count.Datagrams}
@@ -257,7 +263,7 @@ func (o *Reader) Datagram(d *capture.Datagram) error {
 	return o.late(ready)
 }
 
-// Finish decodes what waits and can be decoded after all, and counts the rest.
+// Finish decodes the waiting sets whose template arrived, counts the others as undecoded, and flushes the Output.
 func (o *Reader) Finish() error {
 	var rest []waiting
 	for _, w := range o.waiting {
@@ -279,8 +285,8 @@ func (o *Reader) wait(from report.Origin, s *decode.Set) {
 	}
 	w := waiting{order: o.count.Datagrams<<16 | s.Off, from: from, set: *s}
 	if o.waitingNow+w.octets() > o.MaxWaiting {
-		if o.count.Undecoded++; !o.full {
-			o.full = true
+		if o.count.Undecoded++; !o.reportedExcess {
+			o.reportedExcess = true
 			o.say("data sets that wait for their template take %d MiB: further ones are given up, and counted as undecoded", o.MaxWaiting>>20)
 		}
 		return
@@ -291,17 +297,17 @@ func (o *Reader) wait(from report.Origin, s *decode.Set) {
 	o.waiting[k] = append(o.waiting[k], w)
 }
 
-// Advance moves the clock of the template store on to now, when it is later, and forgets templates that
-// expired. It is for input that arrives as time passes.
+// Advance sets the clock of the template store to now, if that is later, and removes expired templates. It is for
+// live input; the clock of files is the time of receipt of their datagrams.
 func (o *Reader) Advance(now time.Time) {
 	o.now = max(o.now, now.UnixNano())
 	o.Store.Maintain()
 }
 
-// Clock returns the time of receipt of the newest datagram, or the time of advance.
+// Clock returns the clock of the template store.
 func (o *Reader) Clock() time.Time { return time.Unix(0, o.now) }
 
-// EachWaiting calls f for each template that data sets wait for, in order of template id, with their number.
+// EachWaiting calls f for each template that sets wait for, in order of template id, with the number of sets.
 func (o *Reader) EachWaiting(f func(k *decode.TemplateKey, sets int)) {
 	keys := slices.SortedFunc(maps.Keys(o.waiting), func(a, b decode.TemplateKey) int { return int(a.ID) - int(b.ID) })
 	for _, k := range keys {
@@ -309,7 +315,7 @@ func (o *Reader) EachWaiting(f func(k *decode.TemplateKey, sets int)) {
 	}
 }
 
-// Expire gives up what waits since before the instant at, ns since the epoch.
+// Expire gives up the sets that were received before the instant at, in ns since the epoch.
 func (o *Reader) Expire(at int64) {
 	for k, list := range o.waiting {
 		list = slices.DeleteFunc(list, func(w waiting) bool {

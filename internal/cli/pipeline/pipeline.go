@@ -1,3 +1,5 @@
+// Package pipeline runs all of Weir in one process: an embedded broker, two ingest replicas and enrich. It receives
+// datagrams through calls; whoever uses it has the sockets.
 package pipeline
 
 import (
@@ -21,12 +23,11 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// ReplicaCount is how many ingest replicas share the datagrams, so that templates
-// have to travel between them as in production.
+// ReplicaCount is the number of ingest replicas. With two of them templates must be shared, as in production.
 const ReplicaCount = 2
 
-// A Pipeline is the whole pipeline in one process: an embedded broker, two ingest
-// replicas, one enrich.
+// A Pipeline is a running broker, ReplicaCount ingest replicas and an enrich. Its methods may be called
+// concurrently. Stop must be called once.
 type Pipeline struct {
 	broker   *broker.Broker
 	replicas [ReplicaCount]*gate
@@ -41,15 +42,15 @@ type Pipeline struct {
 	failed                 chan error // a part that ended by itself
 }
 
-// Options say how a live is to run.
+// Options are the settings of a Pipeline.
 type Options struct {
 	Kafka       string            // host:port of the broker; port 0: a free one
-	Environ     map[string]string // settings of enrich: PAIR_*, DNS_*
+	Environ     map[string]string // variables of enrich: PAIR_*, DNS_*
 	Exporters   string            // file of exporters; empty: none
 	CommitEvery time.Duration     // between enrich's transactions
 	Log         *slog.Logger
-	Metrics     *prometheus.Registry       // of all parts, told apart by the label part
-	Committed   func([]*flowpb.Connection) // called by one goroutine
+	Metrics     *prometheus.Registry       // of all services, with the label part
+	Committed   func([]*flowpb.Connection) // receives connections after their transaction; called by one goroutine
 }
 
 // registerer is where a part's metrics go.
@@ -61,13 +62,13 @@ func (o *Options) registerer(part string) prometheus.Registerer {
 // memory in the embedded broker.
 const livePartitions = 3
 
-// BrokerError is a broker that could not start.
+// A BrokerError is the error of Start when the embedded broker cannot start.
 type BrokerError struct{ error }
 
 // Unwrap returns the reason.
 func (e BrokerError) Unwrap() error { return e.error }
 
-// Start starts every part. The parts go on when ctx ends: stop ends them in order.
+// Start starts all services. ctx bounds Start only: Stop ends the services.
 func Start(ctx context.Context, o Options) (*Pipeline, error) {
 	b, err := broker.Start(o.Kafka, true)
 	if err != nil {
@@ -81,7 +82,7 @@ func Start(ctx context.Context, o Options) (*Pipeline, error) {
 	return l, nil
 }
 
-// EnrichConfig is enrich's configuration against a broker, from PAIR_* and DNS_*.
+// EnrichConfig returns the configuration of enrich for a broker (host:port), from variables PAIR_* and DNS_*.
 func EnrichConfig(broker string, environ map[string]string) (enrich.Config, error) {
 	all := map[string]string{"KAFKA_BROKERS": broker, "INSTANCE": "enrich"}
 	maps.Copy(all, environ)
@@ -147,7 +148,7 @@ func (l *Pipeline) ended(ctx context.Context, part string, err error) {
 	}
 }
 
-// KafkaAddr returns host:port of the broker.
+// KafkaAddr returns the host:port of the broker.
 func (l *Pipeline) KafkaAddr() string { return l.broker.Addr() }
 
 // EnrichStats returns the counters of enrich.
@@ -161,13 +162,13 @@ func (l *Pipeline) Receive(i int, b []byte, from netip.AddrPort, at time.Time) {
 	l.replicas[i].receive(b, from, at)
 }
 
-// Fail makes until and stop return err, as when a part has failed.
+// Fail reports a failure of the caller, a socket for example, as the failure of a service.
 func (l *Pipeline) Fail(err error) { l.failed <- err }
 
-// Failure returns the channel on which a part that ended by itself is reported.
+// Failure returns a channel of the errors of services that ended before Stop. WaitFor and Stop read it too.
 func (l *Pipeline) Failure() <-chan error { return l.failed }
 
-// Ready returns nil when every part is ready, else the reasons.
+// Ready returns nil when all services are ready, else the reasons.
 func (l *Pipeline) Ready() error {
 	var errs []error
 	for i, g := range l.replicas {
@@ -181,9 +182,8 @@ func (l *Pipeline) Ready() error {
 	return errors.Join(errs...)
 }
 
-// CloseOpen moves enrich's clock on by the idle time and the linger, so that
-// the idle rule closes what is open, and waits for that or until ctx ends. It
-// is for when no more flows come.
+// CloseOpen waits until enrich has read all flows, advances its clock by PAIR_IDLE and PAIR_LINGER, so that the idle
+// rule closes all connections, and waits for that or until ctx ends. No more datagrams must be received.
 func (l *Pipeline) CloseOpen(ctx context.Context) error {
 	err := l.WaitFor(ctx, "enrich to read every flow", func() bool { return l.worker.Stats().Flows >= l.Stats().Flows })
 	if err != nil {
@@ -220,7 +220,7 @@ func (l *Pipeline) open() (int, error) {
 // pollEvery is how often until looks.
 const pollEvery = 5 * time.Millisecond
 
-// WaitFor polls for something to happen until ctx ends.
+// WaitFor polls done until it is true, ctx ends or a service fails. what names the event in the error.
 func (l *Pipeline) WaitFor(ctx context.Context, what string, done func() bool) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
@@ -236,8 +236,8 @@ func (l *Pipeline) WaitFor(ctx context.Context, what string, done func() bool) e
 	return nil
 }
 
-// Stop ends the parts in the order of the flow, so that what was received is
-// published: ingest, enrich, broker. It returns what went wrong meanwhile.
+// Stop ends the ingest replicas, then enrich, then the broker, so that received flows are published. It returns the
+// errors of the services.
 func (l *Pipeline) Stop() error {
 	l.StopIngest()
 	l.stopEnrich()
@@ -254,13 +254,13 @@ func (l *Pipeline) Stop() error {
 	}
 }
 
-// StopIngest ends the replicas: what they received is published then.
+// StopIngest ends the ingest replicas after they have published their flows. Stop does so too.
 func (l *Pipeline) StopIngest() {
 	l.stopIngest()
 	l.ingest.Wait()
 }
 
-// Stats sums up the replicas'.
+// Stats returns the counters of the ingest replicas, summed up.
 func (l *Pipeline) Stats() (s ingest.Stats) {
 	for _, g := range l.replicas {
 		r := g.replica.Stats()
@@ -289,8 +289,8 @@ func (g *gate) receive(b []byte, from netip.AddrPort, at time.Time) {
 	g.replica.Receive(b, from, at)
 }
 
-// RoundRobin hands datagrams to the replicas turn by turn, as a balancer that knows
-// nothing of flows would.
+// RoundRobin returns a function that distributes datagrams over the replicas in turn, as a balancer without
+// affinity does.
 func (l *Pipeline) RoundRobin() func([]byte, netip.AddrPort, time.Time) {
 	var n atomic.Uint32
 	return func(b []byte, from netip.AddrPort, at time.Time) {

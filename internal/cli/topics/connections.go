@@ -17,14 +17,15 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// ConnectionsView prints the connections of the topic.
+// A ConnectionsView prints connections of the topic PREFIXconnections. All exported fields must be set.
 type ConnectionsView struct {
 	Flags
-	Filter   *report.Filter
-	Choice   *report.Choice
-	NoNames  bool
-	Stderr   io.Writer
-	Printer  *report.ConnectionPrinter
+	Filter  *report.Filter
+	Choice  *report.Choice
+	NoNames bool // leave out the names of endpoints
+	Stderr  io.Writer
+	Printer *report.ConnectionPrinter
+
 	shown    int // without --once
 	versions map[string]uint32
 	newest   map[string]*flowpb.Connection // with --once
@@ -36,7 +37,8 @@ type ConnectionsView struct {
 // was written twice could be out of it.
 const maxVersions = 1_000_000
 
-// Run reads the topic until ctx ends, or it is read.
+// Run reads the topic until ctx ends, with Once to its end, or until as many connections as requested are printed.
+// The error is of Kafka or of the output.
 func (o *ConnectionsView) Run(ctx context.Context, settings Settings) error {
 	topic := settings.Topics.Name(kafka.Connections)
 	o.newest, o.versions = map[string]*flowpb.Connection{}, map[string]uint32{}

@@ -15,14 +15,17 @@ import (
 	"weir/internal/loss"
 )
 
-// ExportersView is what is shown of exporters.
+// An ExportersView prints a line for each exporter, version and observation domain, from the topics
+// PREFIXexporters and PREFIXtemplates.
 type ExportersView struct {
+	// Silent selects streams from which nothing was received for that long, Since those received that recently;
+	// 0: all.
 	Silent, Since  time.Duration
 	JSON           bool
 	Stdout, Stderr io.Writer
 }
 
-// An ExporterLine is a line of output.
+// An ExporterLine is a line of weir exporters --json. Times are RFC 3339 in UTC.
 type ExporterLine struct {
 	Exporter       string   `json:"exporter"` // "other": all beyond the bound
 	Name           string   `json:"name,omitempty"`
@@ -56,7 +59,7 @@ type knownTemplates struct {
 	last time.Time
 }
 
-// Run prints what the topics say at the instant now.
+// Run reads both topics and prints the lines as of the instant now.
 func (o *ExportersView) Run(ctx context.Context, settings Settings, now time.Time) error {
 	lines, err := o.lines(ctx, settings, now)
 	if err != nil {

@@ -1,3 +1,5 @@
+// Package topics reads and prints the topics for an operator: flows, connections, exporters and templates; it also
+// changes shared templates, and feeds the page of weir up.
 package topics
 
 import (
@@ -11,24 +13,27 @@ import (
 	"weir/internal/settings"
 )
 
-// Settings say where the topics are.
+// Settings are how Kafka is reached and the names of the topics.
 type Settings struct {
 	Kafka  kafka.Config `envPrefix:"KAFKA_"`
 	Topics kafka.TopicConfig
 }
 
-// FromEnvironment reads them as the services do.
+// FromEnvironment reads KAFKA_* and TOPIC_* of the process as the services do. The error names each wrong variable
+// on a line.
 func FromEnvironment() (Settings, error) {
 	return settings.Parse[Settings](settings.WithPrefix(os.Environ(), "KAFKA_", "TOPIC_"))
 }
 
-// Flags say how a topic is read.
+// Flags are the flags that select the part of a topic to read.
 type Flags struct {
-	Once, FromStart, Interim bool
-	since                    time.Duration
+	Once      bool // end at the end that the topic has when the reading starts
+	FromStart bool // begin with the first record
+	Interim   bool // print reports of open connections too; AddFlags adds no flag for it
+	since     time.Duration
 }
 
-// AddFlags adds them; newest is what --once prints.
+// AddFlags adds --once, --from-start and --since; newest says in the help text what --once prints.
 func AddFlags(f *console.Flags, newest string) *Flags {
 	o := &Flags{}
 	f.BoolVar(&o.Once, "once", false, "read what is on the topic now, "+newest+", and end")
@@ -37,7 +42,8 @@ func AddFlags(f *console.Flags, newest string) *Flags {
 	return o
 }
 
-// Check says what is wrong with the flags, which are for the topic only.
+// Check returns an error when the flags contradict each other, or when files are read and any of the flags names was
+// given: those are for the topic only.
 func (o *Flags) Check(f *console.Flags, files bool, names ...string) error {
 	for _, name := range names {
 		if files && f.Given(name) {

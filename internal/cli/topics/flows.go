@@ -15,7 +15,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// ReadFlows prints the flows of the topic until ctx ends, or it is read.
+// ReadFlows prints flows of the topic PREFIXflows until ctx ends, with Once to its end, or until p has printed as
+// many as requested.
 func ReadFlows(ctx context.Context, settings Settings, flags Flags, p *report.FlowPrinter, stderr io.Writer) error {
 	topic := settings.Topics.Name(kafka.Flows)
 	if !flags.Once {

@@ -20,7 +20,7 @@ const exportersEvery = 5 * time.Second
 // silentAfter is when an exporter is shown as silent.
 const silentAfter = time.Minute
 
-// FeedFlows adds the flows on the topic to the board until ctx ends.
+// FeedFlows adds the flows of the topic PREFIXflows to b until ctx ends.
 func FeedFlows(ctx context.Context, settings Settings, b *page.Board) error {
 	return kafka.Tail{Start: true}.Read(ctx, settings.Kafka, settings.Topics.Name(kafka.Flows), func(records []kafka.Record) error {
 		var list []*flowpb.FlowMessage
@@ -37,7 +37,7 @@ func FeedFlows(ctx context.Context, settings Settings, b *page.Board) error {
 	}, func(error) {}) // the broker is in this process
 }
 
-// FeedExporters brings the board's exporters up to date until ctx ends.
+// FeedExporters updates the exporters of b every 5 s until ctx ends. A failed read is repeated at the next turn.
 func FeedExporters(ctx context.Context, settings Settings, b *page.Board) {
 	tick := time.NewTicker(exportersEvery)
 	defer tick.Stop()

@@ -23,15 +23,15 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Selection narrow what list, show and remove are about.
+// A Selection selects the entries that List, Show and Remove work on, and how they are printed.
 type Selection struct {
-	Exporter netip.Addr
-	Domain   *uint64
-	Template *uint64
-	All      bool // what does not count too
-	Facts    bool
-	JSON     bool
-	DryRun   bool
+	Exporter netip.Addr // invalid: all
+	Domain   *uint64    // observation domain; nil: all
+	Template *uint64    // template id; nil: all
+	All      bool       // entries that are not in force too
+	Facts    bool       // List prints facts of options data too
+	JSON     bool       // List prints JSON Lines
+	DryRun   bool       // Add and Remove publish nothing
 }
 
 func (o *Selection) take(e *templates.Entry) bool {
@@ -41,6 +41,7 @@ func (o *Selection) take(e *templates.Entry) bool {
 		(o.All || e.InForce())
 }
 
+// ParseExporter parses the address of an exporter; IPv4 may be written as IPv6.
 func ParseExporter(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	if err != nil {
@@ -49,13 +50,14 @@ func ParseExporter(s string) (netip.Addr, error) {
 	return a.Unmap().WithZone(""), nil
 }
 
-// A Templates is the topic of exporter state, for an operator.
+// Templates is the topic PREFIXtemplates.
 type Templates struct {
 	c        kafka.Config
 	topic    string
 	operator string
 }
 
+// NewTemplates returns the topic of c. Changes are published under the name of the user of this process.
 func NewTemplates(c Settings) *Templates {
 	name := "operator"
 	if u, err := user.Current(); err == nil {
@@ -151,6 +153,7 @@ func factText(f *flowpb.Fact) string {
 	return fmt.Sprintf("%s %d: %d", what, f.GetId(), f.GetNumber())
 }
 
+// List prints a line for each entry.
 func (t *Templates) List(ctx context.Context, o *Selection, stdout, stderr io.Writer) error {
 	all, err := t.entries(ctx, o, stderr)
 	if err != nil {
@@ -204,6 +207,7 @@ func (t *Templates) List(ctx context.Context, o *Selection, stdout, stderr io.Wr
 	return w.Flush()
 }
 
+// Show prints template definitions in the text form that Add reads. It is an error when none is selected.
 func (t *Templates) Show(ctx context.Context, o *Selection, stdout, stderr io.Writer) error {
 	all, err := t.entries(ctx, o, stderr)
 	if err != nil {
@@ -227,6 +231,7 @@ func (t *Templates) Show(ctx context.Context, o *Selection, stdout, stderr io.Wr
 	return nil
 }
 
+// Add publishes the templates of a file in text form, "-" for stdin, as received now.
 func (t *Templates) Add(ctx context.Context, o *Selection, path string, stdin io.Reader, stdout io.Writer) error {
 	in := stdin
 	if path != "-" {
@@ -259,6 +264,7 @@ func (t *Templates) Add(ctx context.Context, o *Selection, path string, stdin io
 	return t.write(ctx, o, len(all), records, "published", stdout)
 }
 
+// Remove publishes the removal of the selected entries. It is an error when none is selected.
 func (t *Templates) Remove(ctx context.Context, o *Selection, stdout io.Writer) error {
 	all, err := t.entries(ctx, o, io.Discard)
 	if err != nil {

@@ -1,3 +1,4 @@
+// Package udp opens the sockets of verbs that receive datagrams themselves.
 package udp
 
 import (
@@ -13,7 +14,7 @@ import (
 // receiveBuffer is asked of the kernel for each socket, in octets; it may grant less.
 const receiveBuffer = 8 << 20
 
-// Receive reads datagrams from c until it is closed.
+// Receive calls to for each datagram from c until c is closed; the error is nil then. to must not keep the octets.
 func Receive(c *net.UDPConn, to func([]byte, netip.AddrPort, time.Time)) error {
 	_ = c.SetReadBuffer(receiveBuffer) // a smaller one works, too
 	buf := make([]byte, 65535)
@@ -29,7 +30,7 @@ func Receive(c *net.UDPConn, to func([]byte, netip.AddrPort, time.Time)) error {
 	}
 }
 
-// LocalAddrs returns the addresses that conns receive on.
+// LocalAddrs returns the addresses of conns.
 func LocalAddrs(conns []*net.UDPConn) []net.Addr {
 	list := make([]net.Addr, len(conns))
 	for i, c := range conns {
@@ -38,7 +39,7 @@ func LocalAddrs(conns []*net.UDPConn) []net.Addr {
 	return list
 }
 
-// Describe are those that conns receive on.
+// Describe returns the addresses of conns for a message.
 func Describe(conns []*net.UDPConn) string {
 	list := make([]string, len(conns))
 	for i, c := range conns {
@@ -47,8 +48,8 @@ func Describe(conns []*net.UDPConn) string {
 	return strings.Join(list, " and ")
 }
 
-// Listen opens every address. An address without host takes IPv6 and IPv4,
-// where the system has both.
+// Listen opens UDP addresses; one without host receives IPv6 and IPv4. It opens all or none: the error names each
+// address that failed and the flag --listen.
 func Listen(addrs []string) (conns []*net.UDPConn, err error) {
 	var errs []error
 	for _, a := range addrs {
@@ -74,6 +75,7 @@ func Listen(addrs []string) (conns []*net.UDPConn, err error) {
 	return conns, nil
 }
 
+// Close closes conns.
 func Close(conns []*net.UDPConn) {
 	for _, c := range conns {
 		_ = c.Close() // nothing is written to it
