@@ -27,6 +27,7 @@ var pure = []string{
 	"internal/cli/retime",
 	"internal/decode",
 	"internal/doctor",
+	"internal/failure",
 	"internal/flowkey",
 	"internal/ie",
 	"internal/ingest/budget",

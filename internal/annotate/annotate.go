@@ -16,6 +16,7 @@ import (
 	"weir/internal/annotate/cryptopan"
 	"weir/internal/annotate/geo"
 	"weir/internal/annotate/rdns"
+	"weir/internal/failure"
 	"weir/internal/flowkey"
 	"weir/internal/pair"
 	"weir/internal/services"
@@ -103,7 +104,7 @@ const rereadEvery = 10 * time.Second
 func (a *Annotator) reread(ctx context.Context, log *slog.Logger) error {
 	t := time.NewTicker(rereadEvery)
 	defer t.Stop()
-	logged := ""
+	var failures failure.Repeats
 	for {
 		select {
 		case <-ctx.Done():
@@ -114,10 +115,10 @@ func (a *Annotator) reread(ctx context.Context, log *slog.Logger) error {
 		for _, path := range changed {
 			log.Info("a MaxMind file has changed", "path", path)
 		}
-		if err == nil {
-			logged = ""
-		} else if logged != err.Error() {
-			logged = err.Error()
+		switch {
+		case err == nil:
+			failures.Recovered()
+		case failures.IsNew(err, time.Time{}):
 			log.Error("a MaxMind file is wrong: what it said before stays in force", "err", err)
 		}
 	}

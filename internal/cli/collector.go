@@ -19,6 +19,7 @@ import (
 	"weir/internal/cli/report"
 	"weir/internal/cli/udp"
 	"weir/internal/decode"
+	"weir/internal/failure"
 	"weir/internal/wire"
 )
 
@@ -82,16 +83,16 @@ func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
 
 // A collector writes the flows of datagrams into a file, and counts.
 type collector struct {
-	mu      sync.Mutex // guards what follows
-	in      *offline.Reader
-	w       *flowfile.Writer
-	stderr  io.Writer
-	show    *console.Progress
-	line    []byte
-	causes  map[wire.Cause]int
-	told    string // why the file does not take flows
-	loss    *offline.LossCount
-	counted time.Time
+	mu       sync.Mutex // guards what follows
+	in       *offline.Reader
+	w        *flowfile.Writer
+	stderr   io.Writer
+	show     *console.Progress
+	line     []byte
+	causes   map[wire.Cause]int
+	failures failure.Repeats // of writing the file
+	loss     *offline.LossCount
+	counted  time.Time
 }
 
 func newCollector(w *flowfile.Writer, stderr io.Writer, now time.Time) *collector {
@@ -131,13 +132,11 @@ func (c *collector) Flush() error { return nil }
 // written tells once why the file takes nothing, and that it does again.
 func (c *collector) written(err error) {
 	switch {
-	case err == nil && c.told != "":
+	case err == nil && c.failures.Recovered():
 		c.show.Clear()
 		console.Linef(c.stderr, "weir collect: the file takes flows again")
-		c.told = ""
-	case err != nil && c.told != err.Error():
+	case err != nil && c.failures.IsNew(err, time.Time{}):
 		c.show.Clear()
-		c.told = err.Error()
 		console.Linef(c.stderr, "weir collect: flows are kept, and written later: %v", err)
 	}
 }

@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"weir/internal/cli/console"
 	"weir/internal/cli/sink"
 	"weir/internal/cli/topics"
+	"weir/internal/failure"
 	"weir/internal/kafka"
 )
 
@@ -123,12 +125,12 @@ func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, 
 
 // A sinking shows how a sink is fed.
 type sinking struct {
-	sink   sink.Sink
-	o      sink.Options
-	once   bool
-	show   *console.Progress
-	stderr io.Writer
-	told   string // the last failure
+	sink     sink.Sink
+	o        sink.Options
+	once     bool
+	show     *console.Progress
+	stderr   io.Writer
+	failures failure.Repeats
 }
 
 // run reads the topic into the sink until ctx ends.
@@ -162,9 +164,7 @@ func (s *sinking) notice(what error) {
 
 // complain prints a failure, unless it is the last one again.
 func (s *sinking) complain(err error) {
-	if err.Error() == s.told {
-		return
+	if s.failures.IsNew(err, time.Time{}) {
+		s.notice(err)
 	}
-	s.told = err.Error()
-	s.notice(err)
 }

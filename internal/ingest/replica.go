@@ -18,6 +18,7 @@ import (
 
 	"weir/internal/decode"
 	"weir/internal/exporters"
+	"weir/internal/failure"
 	"weir/internal/ingest/budget"
 	"weir/internal/kafka"
 	"weir/internal/loss"
@@ -39,26 +40,26 @@ type Replica struct {
 	deps Deps
 	log  *slog.Logger
 
-	file      *exporters.File
-	fileError string // the last failure to read it again; reread's
-	store     *templates.Store
-	tlog      *kafka.TemplateLog
-	run       atomic.Pointer[running] // nil until Run
-	metrics   *metrics
-	exporters seen
-	proxies   *transport.Proxies
-	streams   *transport.Streams
-	sessions  *sessions
-	watch     *watch
-	examiner  *examiner
-	accounts  accounts
-	output    *budget.Budget
-	park      parking
-	changed   changes   // for parking
-	batches   sync.Pool // of *batch
-	ports     map[uint16]bool
-	started   chan struct{}
-	passed    chan struct{} // closed once the barrier has passed
+	file         *exporters.File
+	fileFailures failure.Repeats // of reading it again; reread's
+	store        *templates.Store
+	tlog         *kafka.TemplateLog
+	run          atomic.Pointer[running] // nil until Run
+	metrics      *metrics
+	exporters    seen
+	proxies      *transport.Proxies
+	streams      *transport.Streams
+	sessions     *sessions
+	watch        *watch
+	examiner     *examiner
+	accounts     accounts
+	output       *budget.Budget
+	park         parking
+	changed      changes   // for parking
+	batches      sync.Pool // of *batch
+	ports        map[uint16]bool
+	started      chan struct{}
+	passed       chan struct{} // closed once the barrier has passed
 
 	publishNow, parkNow chan struct{}
 	publishing          atomic.Int64
@@ -447,20 +448,19 @@ func every(ctx context.Context, d time.Duration, f func()) error {
 	}
 }
 
-// reread takes the exporters file if it has changed. The same failure is told once.
+// reread takes the exporters file if it has changed. It reports the same failure once.
 func (r *Replica) reread() {
 	changed, err := r.file.Reload()
 	switch {
-	case err != nil && err.Error() != r.fileError:
+	case err != nil && r.fileFailures.IsNew(err, time.Time{}):
 		r.metrics.reloads.WithLabelValues("failed").Inc()
 		r.log.Error("the exporters file is wrong: what it said before stays in force", "err", err)
 	case changed:
 		r.metrics.reloads.WithLabelValues("ok").Inc()
 		r.log.Info("the exporters file has changed", "entries", r.file.Table().Len())
 	}
-	r.fileError = ""
-	if err != nil {
-		r.fileError = err.Error()
+	if err == nil {
+		r.fileFailures.Recovered()
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"weir/internal/failure"
 )
 
 // Ensure creates what is missing of topics and verifies what exists, by
@@ -65,7 +67,7 @@ type ensurer struct {
 const surelyMissing = 5
 
 func (e *ensurer) run(ctx context.Context, status func(error)) error {
-	told, at := "", time.Time{}
+	failures := failure.Repeats{Every: repeatWait}
 	for try := 0; ; try++ {
 		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
 		wait, err := e.pass(attempt)
@@ -78,8 +80,7 @@ func (e *ensurer) run(ctx context.Context, status func(error)) error {
 		case wait == nil:
 			return nil
 		}
-		if status != nil && (wait.Error() != told || time.Since(at) >= repeatWait) {
-			told, at = wait.Error(), time.Now()
+		if status != nil && failures.IsNew(wait, time.Now()) {
 			status(wait)
 		}
 		select {
