@@ -23,10 +23,11 @@ import (
 type store struct {
 	topic kafka.Topic
 
-	mu   sync.Mutex // guards what follows
-	id   string     // of the topic
-	next map[int32]int64
-	rows []row
+	mu     sync.Mutex // guards what follows
+	id     string     // of the topic
+	next   map[int32]int64
+	epochs map[int32]int32 // leader epochs of the records before next
+	rows   []row
 }
 
 // A row is a message and where it was on the topic.
@@ -49,21 +50,36 @@ var (
 	errKilled      = errors.New("the process was killed")
 )
 
+// Epochs implements sink.Sink.
+func (k *keeper) Epochs(context.Context) (map[int32]int32, error) {
+	s := k.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.epochs), nil
+}
+
 // Begin implements sink.Sink.
 func (k *keeper) Begin(_ context.Context, t sink.Topic) (b sink.Beginning, err error) {
 	s := k.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b.Anew = s.id != "" && s.id != t.ID; s.id != t.ID {
-		s.id, s.next = t.ID, map[int32]int64{}
+		s.id, s.next, s.epochs = t.ID, map[int32]int64{}, map[int32]int32{}
 	}
 	for p, first := range t.First {
 		at := first
 		if next, known := s.next[p]; known {
-			end := max(first, t.End[p])
+			end := t.End[p]
+			if cut, known := t.EpochEnds[p]; known {
+				end = min(end, cut)
+			}
+			end = max(first, end)
 			b.Missed += max(0, first-next)
 			b.Lost += max(0, next-end)
 			at = min(max(first, next), end)
+		}
+		if s.next[p] != at {
+			delete(s.epochs, p) // of no record before it
 		}
 		s.next[p] = at
 	}
@@ -77,10 +93,10 @@ func (k *keeper) Write(_ context.Context, records []sink.Record) (rows, bad int,
 	if k.pause() {
 		return 0, 0, errKilled
 	}
-	next := map[int32]int64{}
+	next, epochs := map[int32]int64{}, map[int32]int32{}
 	var added []row
 	for _, r := range records {
-		next[r.Partition] = r.Offset + 1
+		next[r.Partition], epochs[r.Partition] = r.Offset+1, r.Epoch
 		for _, m := range r.Messages {
 			added = append(added, row{r.Partition, r.Offset, bytes.Clone(m)})
 		}
@@ -94,6 +110,8 @@ func (k *keeper) Write(_ context.Context, records []sink.Record) (rows, bad int,
 		}
 	}
 	maps.Copy(s.next, next)
+	maps.Copy(s.epochs, epochs)
+	maps.DeleteFunc(s.epochs, func(_ int32, epoch int32) bool { return epoch < 0 })
 	maps.Copy(k.next, next)
 	s.rows = append(s.rows, added...)
 	s.mu.Unlock()
