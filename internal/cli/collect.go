@@ -24,7 +24,8 @@ earlier run left is put aside too. A disk that takes nothing is told of, and tri
 again; up to 64 MiB of flows are kept meanwhile.
 
 Data that comes before its template waits for it, ten minutes at most. SIGINT and
-SIGTERM end it; it says then what was received, lost and not understood.
+SIGTERM end it; it says then what was received, lost, dropped by the kernel and not
+understood.
 
 exit code: 0 ended as told; 1 it could not receive or write; 2 wrong usage`
 

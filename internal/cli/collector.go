@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -15,9 +14,9 @@ import (
 	"weir/internal/cli/capture"
 	"weir/internal/cli/console"
 	"weir/internal/cli/flowfile"
+	"weir/internal/cli/listen"
 	"weir/internal/cli/offline"
 	"weir/internal/cli/report"
-	"weir/internal/cli/udp"
 	"weir/internal/decode"
 	"weir/internal/failure"
 	"weir/internal/wire"
@@ -30,69 +29,62 @@ type collectOptions struct {
 	file      flowfile.Options
 	exporters *offline.Exporters
 	age       *time.Duration   // of uptimes, at most
-	started   func([]net.Addr) // told when it listens; may be nil
+	buffer    int              // receive buffer, octets; 0: the usual one
+	started   func([]net.Addr) // called when it listens and does not read yet; may be nil
 }
 
 // collect runs until ctx ends.
 func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
-	conns, err := udp.Listen(o.listen)
+	sockets, err := listen.Open(ctx, o.listen, listen.Options{Sockets: 1, Buffer: o.buffer})
 	if err != nil {
 		return err
 	}
-	defer udp.Close(conns)
+	defer sockets.Close()
 	w, err := flowfile.Create(o.path, o.file)
 	if err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
 	c := newCollector(w, stderr, time.Now())
+	c.sockets = sockets
 	o.exporters.Apply(&c.in.Decoder)
 	if o.age != nil {
 		c.in.Decoder.MaxUptimeAge = *o.age
 	}
-	console.Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", udp.Describe(conns), o.path)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var wg sync.WaitGroup
-	for _, conn := range conns {
-		wg.Go(func() {
-			if err := udp.Receive(conn, c.receive); err != nil {
-				cancel(err)
-			}
-		})
-	}
+	console.Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", sockets, o.path)
 	if o.started != nil {
-		o.started(udp.LocalAddrs(conns))
+		o.started(sockets.Addresses())
 	}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		sockets.Receive(ctx, listen.Drain, func() listen.Handler { return c.receive }, c.failed)
+	}()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for ctx.Err() == nil {
+	for {
 		select {
-		case <-ctx.Done():
+		case <-read:
+			return c.end()
 		case now := <-tick.C:
 			c.tick(now)
 		}
 	}
-	udp.Close(conns)
-	wg.Wait()
-	err = c.end()
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
-		err = errors.Join(cause, err)
-	}
-	return err
 }
 
 // A collector writes the flows of datagrams into a file, and counts.
 type collector struct {
-	mu       sync.Mutex // guards what follows
-	in       *offline.Reader
-	w        *flowfile.Writer
-	stderr   io.Writer
-	show     *console.Progress
-	line     []byte
-	causes   map[wire.Cause]int
-	failures failure.Repeats // of writing the file
-	loss     *offline.LossCount
-	counted  time.Time
+	mu        sync.Mutex // guards what follows
+	in        *offline.Reader
+	w         *flowfile.Writer
+	stderr    io.Writer
+	show      *console.Progress
+	line      []byte
+	causes    map[wire.Cause]int
+	failures  failure.Repeats // of writing the file
+	sockets   listen.Sockets
+	receiving failure.Repeats
+	loss      *offline.LossCount
+	counted   time.Time
 }
 
 func newCollector(w *flowfile.Writer, stderr io.Writer, now time.Time) *collector {
@@ -111,6 +103,16 @@ func (c *collector) receive(b []byte, from netip.AddrPort, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_ = c.in.Datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // take fails never
+}
+
+// failed reports an error of receiving, unless it is the last one again.
+func (c *collector) failed(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.receiving.IsNew(err, time.Time{}) {
+		c.show.Clear()
+		console.Linef(c.stderr, "weir collect: %v", err)
+	}
 }
 
 // Take implements output. What the file does not take is told of, and no reason to
@@ -153,7 +155,7 @@ func (c *collector) tick(now time.Time) {
 		c.loss.Turn(now)
 	}
 	s := c.w.Stats()
-	c.show.Count("%s; %d flows in %d files, %s", c.in.Summary(), s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)))
+	c.show.Count("%s; %d flows in %d files, %s; %d dropped by the kernel", c.in.Summary(), s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)), c.sockets.Drops())
 }
 
 // end decodes what may still be, writes everything, and sums up.
@@ -174,7 +176,10 @@ func (c *collector) end() error {
 		console.Linef(c.stderr, "weir collect: errors: %s=%d", cause, c.causes[cause])
 	}
 	s := c.w.Stats()
-	console.Linef(c.stderr, "weir collect: ended: %s", c.in.Summary())
+	console.Linef(c.stderr, "weir collect: ended: %s dropped_by_kernel=%d", c.in.Summary(), c.sockets.Drops())
 	console.Linef(c.stderr, "%d flows in %d files, %s; %d lost for want of room on disk", s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)), s.Lost)
+	if text := c.sockets.DropsText(); text != "" {
+		console.Linef(c.stderr, "weir collect: %s", text)
+	}
 	return err
 }

@@ -17,9 +17,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"weir/internal/cli/console"
+	"weir/internal/cli/listen"
 	"weir/internal/cli/pipeline"
 	"weir/internal/cli/report"
-	"weir/internal/cli/udp"
+	"weir/internal/transport"
 	"weir/pkg/flowpb"
 )
 
@@ -109,23 +110,24 @@ func (d *demo) until(ctx context.Context, what string, done func() bool) error {
 // replay sends the captures over UDP, each from an address of its own.
 func (d *demo) replay(ctx context.Context) (err error) {
 	var to [pipeline.ReplicaCount]netip.AddrPort
-	var conns []*net.UDPConn
+	var all []*transport.Socket
 	var wg sync.WaitGroup
 	defer func() {
-		udp.Close(conns)
+		transport.CloseSockets(all)
 		wg.Wait()
 	}()
 	for i := range to {
-		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		s, err := transport.ListenUDP(ctx, netip.MustParseAddrPort("127.0.0.1:0"), 1, listen.Buffer)
 		if err != nil {
 			return fmt.Errorf("socket of ingest-%d: %w", i+1, err)
 		}
-		conns = append(conns, c)
-		to[i] = c.LocalAddr().(*net.UDPAddr).AddrPort() // a UDP socket's address
+		all = append(all, s...)
+		to[i] = s[0].Address
 		wg.Go(func() {
-			if err := udp.Receive(c, func(b []byte, from netip.AddrPort, at time.Time) { d.live.Receive(i, b, from, at) }); err != nil {
+			s[0].Read(ctx, 0, func(b []byte, from netip.AddrPort) { d.live.Receive(i, b, from, time.Now()) }, func(err error) {
 				d.live.Fail(err)
-			}
+				s[0].Close()
+			})
 		})
 	}
 	for _, c := range demoCaptures() {

@@ -14,9 +14,9 @@ import (
 
 	"weir/internal/cli/capture"
 	"weir/internal/cli/console"
+	"weir/internal/cli/listen"
 	"weir/internal/cli/offline"
 	"weir/internal/cli/report"
-	"weir/internal/cli/udp"
 	"weir/internal/decode"
 	"weir/internal/doctor"
 )
@@ -26,7 +26,8 @@ type doctorOptions struct {
 	listen  []string // UDP addresses; nil: files
 	period  time.Duration
 	json    bool
-	started func([]net.Addr) // called when it listens; may be nil
+	buffer  int              // receive buffer, octets; 0: the usual one
+	started func([]net.Addr) // called when it listens and does not read yet; may be nil
 }
 
 // An examination hands what is decoded to a Checkup.
@@ -72,29 +73,32 @@ func (c *examination) Flush() error { return nil }
 
 // receiveFor receives until the period is over or ctx ends.
 func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io.Writer) error {
-	conns, err := udp.Listen(o.listen)
+	sockets, err := listen.Open(ctx, o.listen, listen.Options{Sockets: 1, Buffer: o.buffer})
 	if err != nil {
 		return err
 	}
-	defer udp.Close(conns)
-	console.Linef(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early", udp.Describe(conns), o.period)
+	defer sockets.Close()
+	console.Linef(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early", sockets, o.period)
 	ctx, cancel := context.WithTimeout(ctx, o.period)
 	defer cancel()
 	if o.started != nil {
-		o.started(udp.LocalAddrs(conns))
-	}
-	failed := make(chan error, len(conns))
-	var wg sync.WaitGroup
-	for _, conn := range conns {
-		wg.Go(func() { failed <- udp.Receive(conn, c.receive) })
+		o.started(sockets.Addresses())
 	}
 	show := console.NewProgress(stderr)
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		sockets.Receive(ctx, time.Second, func() listen.Handler { return c.receive }, func(err error) {
+			show.Clear()
+			console.Linef(stderr, "weir doctor: %v", err)
+		})
+	}()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for err == nil && ctx.Err() == nil {
+	for reading := true; reading; {
 		select {
-		case <-ctx.Done():
-		case err = <-failed:
+		case <-read:
+			reading = false
 		case <-tick.C:
 			c.mu.Lock()
 			show.Count("%s", c.in.Summary())
@@ -102,9 +106,10 @@ func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io
 		}
 	}
 	show.Clear()
-	udp.Close(conns)
-	wg.Wait()
-	return err
+	if text := sockets.DropsText(); text != "" {
+		console.Linef(stderr, "weir doctor: %s; gaps in sequence numbers may be these", text)
+	}
+	return nil
 }
 
 func (c *examination) receive(b []byte, from netip.AddrPort, at time.Time) {

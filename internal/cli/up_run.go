@@ -12,11 +12,11 @@ import (
 	"time"
 
 	"weir/internal/cli/console"
+	"weir/internal/cli/listen"
 	"weir/internal/cli/page"
 	"weir/internal/cli/pipeline"
 	"weir/internal/cli/report"
 	"weir/internal/cli/topics"
-	"weir/internal/cli/udp"
 	"weir/internal/telemetry"
 	"weir/pkg/flowpb"
 )
@@ -28,17 +28,18 @@ type upOptions struct {
 	page      string   // host:port, empty: none
 	json      bool
 	exporters string // file of exporters; empty: none
+	buffer    int    // receive buffer of each socket, octets; 0: the usual one
 	environ   map[string]string
-	started   func(udp []net.Addr, kafka string) // told when it listens; may be nil
+	started   func(udp []net.Addr, kafka string) // called when it listens and does not read yet; may be nil
 }
 
 // up runs until ctx ends.
 func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) {
-	conns, err := udp.Listen(o.listen)
+	sockets, err := listen.Open(ctx, o.listen, listen.Options{Buffer: o.buffer})
 	if err != nil {
 		return err
 	}
-	defer udp.Close(conns)
+	defer sockets.Close()
 
 	if o.metrics != "" {
 		// Looked at first: its own error speaks of the services' variable.
@@ -66,6 +67,7 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 	committed, board := out.Print, (*page.Board)(nil)
 	if pages != nil {
 		board = page.NewBoard(time.Now)
+		board.KernelDrops = sockets.Drops
 		committed = func(list []*flowpb.Connection) { out.Print(list); board.Connections(list) }
 	}
 	l, err := pipeline.Start(ctx, pipeline.Options{
@@ -73,6 +75,7 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 		Log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: console.WithoutTime})),
 		Metrics:   reg,
 		Committed: committed,
+		Sockets:   sockets,
 	})
 	if unable := (pipeline.BrokerError{}); errors.As(err, &unable) {
 		return fmt.Errorf("--kafka %s: %w", o.kafka, err)
@@ -83,14 +86,6 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	turn := l.RoundRobin()
-	for _, c := range conns {
-		wg.Go(func() {
-			if err := udp.Receive(c, turn); err != nil {
-				cancel(err)
-			}
-		})
-	}
 	if o.metrics != "" {
 		wg.Go(func() {
 			if err := telemetry.Serve(ctx, o.metrics, reg, l.Ready, nil); err != nil {
@@ -113,12 +108,18 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 		})
 		wg.Go(func() { topics.FeedExporters(ctx, settings, board) })
 	}
-	greet(stderr, o, conns, l)
-	silence := time.AfterFunc(silenceAfter, func() { remarkOnSilence(stderr, l, conns) })
+	greet(stderr, o, sockets, l)
+	silence := time.AfterFunc(silenceAfter, func() { remarkOnSilence(stderr, l, sockets) })
 	defer silence.Stop()
 	if o.started != nil {
-		o.started(udp.LocalAddrs(conns), l.KafkaAddr())
+		o.started(sockets.Addresses(), l.KafkaAddr())
 	}
+	wg.Go(func() {
+		sockets.Receive(ctx, listen.Drain, func() listen.Handler { return l.RoundRobin() }, func(err error) {
+			fmt.Fprintf(stderr, "weir up: %v\n", err)
+		})
+	})
+	wg.Go(func() { remarkOnDrops(ctx, stderr, sockets) })
 	select {
 	case <-ctx.Done():
 		err = context.Cause(ctx)
@@ -128,8 +129,8 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	udp.Close(conns)
 	wg.Wait()
+	sockets.Close()
 	if err == nil {
 		l.StopIngest()
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closingAtMost)
@@ -137,9 +138,12 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 		cancel()
 	}
 	err = errors.Join(err, l.Stop(), out.Err())
+	if text := sockets.DropsText(); text != "" {
+		fmt.Fprintf(stderr, "weir up: %s\n", text)
+	}
 	s := l.Stats()
-	fmt.Fprintf(stderr, "weir up: ended: datagrams=%d flows=%d errors=%d dropped=%d templates_shared=%d connections=%d\n",
-		s.Datagrams, s.Flows, s.Errors, s.Dropped, s.TemplatesFromOthers, l.EnrichStats().Connections)
+	fmt.Fprintf(stderr, "weir up: ended: datagrams=%d flows=%d errors=%d dropped=%d dropped_by_kernel=%d templates_shared=%d connections=%d\n",
+		s.Datagrams, s.Flows, s.Errors, s.Dropped, sockets.Drops(), s.TemplatesFromOthers, l.EnrichStats().Connections)
 	return err
 }
 
@@ -150,10 +154,10 @@ const closingAtMost = 8 * time.Second
 const silenceAfter = time.Minute
 
 // greet says where everything is and what to do next.
-func greet(w io.Writer, o upOptions, conns []*net.UDPConn, l *pipeline.Pipeline) {
-	port := conns[0].LocalAddr().(*net.UDPAddr).Port // a UDP socket's address
+func greet(w io.Writer, o upOptions, sockets listen.Sockets, l *pipeline.Pipeline) {
+	port := sockets[0].Address.Port()
 	name := l.Config.Topics.Prefix
-	fmt.Fprintf(w, "weir up: receiving NetFlow and IPFIX on UDP %s; Kafka on %s", udp.Describe(conns), l.KafkaAddr())
+	fmt.Fprintf(w, "weir up: receiving NetFlow and IPFIX on UDP %s; Kafka on %s", sockets, l.KafkaAddr())
 	if o.metrics != "" {
 		fmt.Fprintf(w, "; http://%s/metrics", o.metrics)
 	}
@@ -173,9 +177,30 @@ Connections come here when they close, %[4]v after their last flow at the latest
 }
 
 // remarkOnSilence prints what to check when no datagram has arrived.
-func remarkOnSilence(w io.Writer, l *pipeline.Pipeline, conns []*net.UDPConn) {
+func remarkOnSilence(w io.Writer, l *pipeline.Pipeline, sockets listen.Sockets) {
 	if l.Stats().Datagrams > 0 {
 		return
 	}
-	fmt.Fprintf(w, "weir up: no datagram for %v on %s; check the exporter's target address and port, firewalls on the way and on this host, and rp_filter\n", silenceAfter, udp.Describe(conns))
+	fmt.Fprintf(w, "weir up: no datagram for %v on %s; check the exporter's target address and port, firewalls on the way and on this host, and rp_filter\n", silenceAfter, sockets)
+}
+
+// dropsEvery is how often the kernel's drops are reported while they grow.
+const dropsEvery = 10 * time.Second
+
+// remarkOnDrops prints what the kernel has dropped, whenever that grew within dropsEvery, until ctx ends.
+func remarkOnDrops(ctx context.Context, w io.Writer, sockets listen.Sockets) {
+	tick := time.NewTicker(dropsEvery)
+	defer tick.Stop()
+	reported := uint64(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if n := sockets.Drops(); n > reported {
+			reported = n
+			fmt.Fprintf(w, "weir up: %s\n", sockets.DropsText())
+		}
+	}
 }

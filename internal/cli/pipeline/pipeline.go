@@ -20,6 +20,7 @@ import (
 	"weir/internal/kafka"
 	"weir/internal/kafka/broker"
 	"weir/internal/settings"
+	"weir/internal/transport"
 	"weir/pkg/flowpb"
 )
 
@@ -39,7 +40,8 @@ type Pipeline struct {
 
 	stopIngest, stopEnrich context.CancelFunc
 	ingest, enrich         sync.WaitGroup
-	failed                 chan error // a part that ended by itself
+	readers                atomic.Uint32 // calls of RoundRobin
+	failed                 chan error    // a part that ended by itself
 }
 
 // Options are the settings of a Pipeline.
@@ -51,6 +53,7 @@ type Options struct {
 	Log         *slog.Logger
 	Metrics     *prometheus.Registry       // of all services, with the label part
 	Committed   func([]*flowpb.Connection) // receives connections after their transaction; called by one goroutine
+	Sockets     []*transport.Socket        // read by the caller; Metrics shows what the kernel dropped there
 }
 
 // registerer is where a part's metrics go.
@@ -128,6 +131,7 @@ func (l *Pipeline) start(ctx context.Context, o Options) error {
 		l.replicas[i] = &gate{replica: r}
 	}
 
+	o.registerer("sockets").MustRegister(ingest.NewSocketMetrics(func() []*transport.Socket { return o.Sockets }))
 	ingestCtx, stopIngest := context.WithCancel(ctx)
 	enrichCtx, stopEnrich := context.WithCancel(ctx)
 	l.stopIngest, l.stopEnrich = stopIngest, stopEnrich
@@ -290,10 +294,15 @@ func (g *gate) receive(b []byte, from netip.AddrPort, at time.Time) {
 }
 
 // RoundRobin returns a function that distributes datagrams over the replicas in turn, as a balancer without
-// affinity does.
+// affinity does. It must be called by one goroutine at a time: each socket needs one of its own.
 func (l *Pipeline) RoundRobin() func([]byte, netip.AddrPort, time.Time) {
-	var n atomic.Uint32
+	var to [ReplicaCount]func([]byte, netip.AddrPort, time.Time)
+	for i, g := range l.replicas {
+		to[i] = g.replica.Receiver()
+	}
+	turn := l.readers.Add(1) - 1
 	return func(b []byte, from netip.AddrPort, at time.Time) {
-		l.replicas[(n.Add(1)-1)%ReplicaCount].receive(b, from, at)
+		to[turn%ReplicaCount](b, from, at)
+		turn++
 	}
 }
