@@ -167,7 +167,7 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 	w.produce(b, x, at)
 	for i := range w.res.Unknown {
 		if w.session { // a template of a session comes before its data
-			r.lostSet(&w.res.Unknown[i], reasonSession, at)
+			r.lost.add(&w.res.Unknown[i], reasonSession, at)
 			continue
 		}
 		w.putAside(&w.res.Unknown[i], at)
@@ -341,16 +341,23 @@ func (w *worker) putAside(s *decode.Set, at time.Time) {
 	w.run.undecoded.put(s, at)
 }
 
-// lostSet counts a set that is dropped.
-func (r *Replica) lostSet(s *decode.Set, reason string, at time.Time) {
-	r.lostSets(s.Meta.Exporter, reason)
-	r.watch.dropped(s, reason, at)
+// droppedSets counts data sets that are dropped, and reports their templates.
+type droppedSets struct {
+	exporters *seen
+	metrics   *metrics
+	watch     *watch
 }
 
-// lostSets counts a set of an exporter that is dropped.
-func (r *Replica) lostSets(exporter netip.Addr, reason string) {
-	x, _ := r.exporters.get(exporter)
-	r.metrics.sets.WithLabelValues(x.known(), reason).Inc()
+// add counts a set.
+func (d droppedSets) add(s *decode.Set, reason string, at time.Time) {
+	d.count(s.Meta.Exporter, reason)
+	d.watch.dropped(s, reason, at)
+}
+
+// count counts a set of an exporter.
+func (d droppedSets) count(exporter netip.Addr, reason string) {
+	x, _ := d.exporters.get(exporter)
+	d.metrics.sets.WithLabelValues(x.known(), reason).Inc()
 }
 
 // unpark decodes the sets whose template has come and hands on those whose time

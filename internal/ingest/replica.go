@@ -47,6 +47,7 @@ type Replica struct {
 	run          atomic.Pointer[running] // nil until Run
 	metrics      *metrics
 	exporters    seen
+	lost         droppedSets
 	proxies      *transport.Proxies
 	streams      *transport.Streams
 	sessions     *sessions
@@ -144,6 +145,7 @@ func New(c Config, d Deps) (*Replica, error) {
 	r.output = newOutputBudget(c)
 	r.examiner = newExaminer()
 	r.watch = newWatch(r.log, d.Now(), r.listening)
+	r.lost = droppedSets{exporters: &r.exporters, metrics: r.metrics, watch: r.watch}
 	r.exporters.dropped, r.exporters.flows, r.exporters.fold = r.dropped, r.metrics.flows, r.metrics.fold
 	r.exporters.listed = r.listsAddress
 	r.exporters.unnamed.seen = &r.exporters

@@ -3,11 +3,14 @@ package ingest
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/decode"
@@ -15,6 +18,7 @@ import (
 	"weir/internal/kafka"
 	"weir/internal/kafka/framing"
 	"weir/internal/loss"
+	"weir/internal/templates"
 )
 
 // What happens to sets on the topic of undecoded ones, a closed set.
@@ -64,16 +68,29 @@ const (
 //
 // It implements kafka.Handler.
 type undecoded struct {
-	r            *Replica
-	topic, flows string
-	keep         time.Duration
-	session      *kafka.Session
-	follower     *kafka.Follower
-	producer     *kafka.Producer
-	checkNow     chan struct{}
-	changed      changes
-	worker       *worker // of the session
-	budget       *budget.Budget
+	topic, flows   string
+	keep           time.Duration
+	flowsRetention time.Duration
+	form           framing.Config
+	now            func() time.Time
+	log            *slog.Logger
+	errorLog       *rate.Limiter
+
+	// These are the Replica's.
+	store     *templates.Store
+	watch     *watch
+	metrics   *metrics
+	exporters *seen
+	lost      droppedSets
+	decoded   *atomic.Uint64 // flows
+
+	session  *kafka.Session
+	follower *kafka.Follower
+	producer *kafka.Producer
+	checkNow chan struct{}
+	changed  changes
+	worker   *worker // of the session
+	budget   *budget.Budget
 
 	mu      sync.Mutex // guards what follows
 	owned   map[int32]*waitingFor
@@ -116,7 +133,9 @@ type waitingFor struct {
 
 func (r *Replica) newUndecoded(producer *kafka.Producer) *undecoded {
 	u := &undecoded{
-		r: r, topic: r.c.Topics.Name(kafka.Undecoded), flows: r.c.Topics.Name(kafka.Flows), keep: r.c.Undecoded.Keep,
+		flowsRetention: r.c.Topics.FlowsRetention, form: r.c.Form, now: r.deps.Now, log: r.log, errorLog: r.errorLog,
+		store: r.store, watch: r.watch, metrics: r.metrics, exporters: &r.exporters, lost: r.lost, decoded: &r.stats.flows,
+		topic: r.c.Topics.Name(kafka.Undecoded), flows: r.c.Topics.Name(kafka.Flows), keep: r.c.Undecoded.Keep,
 		checkNow: make(chan struct{}, 1), worker: r.worker(nil, &r.accounts.shared), producer: producer,
 		budget: newUndecodedBudget(r.c.Undecoded),
 		owned:  map[int32]*waitingFor{}, pending: map[string]float64{},
@@ -138,14 +157,14 @@ func (r *Replica) newUndecoded(producer *kafka.Producer) *undecoded {
 func (u *undecoded) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return u.follower.Run(ctx, u.follow) })
-	group.Go(func() error { u.watch(ctx); return nil })
+	group.Go(func() error { u.schedule(ctx); return nil })
 	group.Go(func() error { return u.session.Run(ctx, u) })
 	return group.Wait()
 }
 
-// watch asks for passes: when a definition came that something waits for, and
+// schedule asks for passes: when a definition came that something waits for, and
 // every now and then.
-func (u *undecoded) watch(ctx context.Context) {
+func (u *undecoded) schedule(ctx context.Context) {
 	t, rested := time.NewTicker(passEvery), time.NewTicker(passRestMost/40)
 	defer t.Stop()
 	defer rested.Stop()
@@ -183,7 +202,7 @@ func (u *undecoded) askFor(is func(*waitingFor) bool) {
 // pass asks for a pass, as soon as the partition has rested from the last one.
 // mu is held.
 func (u *undecoded) pass(partition int32, w *waitingFor) {
-	if w.wanted = u.r.deps.Now().Before(w.notBefore); !w.wanted {
+	if w.wanted = u.now().Before(w.notBefore); !w.wanted {
 		u.session.Pass(partition)
 	}
 }
@@ -194,7 +213,7 @@ func (u *undecoded) anyKnown(w *waitingFor, exporters [][16]byte, all bool, look
 	known := func(keys map[decode.TemplateKey]int64) bool {
 		for k := range keys {
 			*looked++
-			if u.r.store.Known(&k, 0) != nil {
+			if u.store.Known(&k, 0) != nil {
 				return true
 			}
 		}
@@ -234,28 +253,28 @@ func (u *undecoded) templates() int {
 func (u *undecoded) put(s *decode.Set, now time.Time) {
 	value, err := proto.Marshal(rawSet(s))
 	if err != nil {
-		u.r.lostSet(s, reasonKafka, now) // never: it holds no text
+		u.lost.add(s, reasonKafka, now) // never: it holds no text
 		return
 	}
 	switch u.budget.Spend(s.Meta.Exporter, len(value), now) {
 	case budget.None:
 	case budget.Exporter:
-		u.r.lostSet(s, reasonExporterLimit, now)
+		u.lost.add(s, reasonExporterLimit, now)
 		return
 	case budget.All:
-		u.r.lostSet(s, reasonUndecodedLimit, now)
+		u.lost.add(s, reasonUndecodedLimit, now)
 		return
 	}
 	k := s.Key()
 	exporter := s.Meta.Exporter
 	u.producer.Produce(undecodedKey(&k), value, now, func(err error) {
 		if err != nil {
-			u.r.lostSets(exporter, reasonKafka)
+			u.lost.count(exporter, reasonKafka)
 			return
 		}
-		u.r.metrics.late.WithLabelValues(lateAppended).Inc()
+		u.metrics.late.WithLabelValues(lateAppended).Inc()
 	})
-	u.r.watch.waiting(s, now)
+	u.watch.waiting(s, now)
 }
 
 // follow notes what a set on the topic waits for.
@@ -282,7 +301,7 @@ func (u *undecoded) follow(partition int32, rec kafka.Record) {
 		w.templates[k.Exporter] = map[decode.TemplateKey]int64{}
 	}
 	w.templates[k.Exporter][k] = rec.Offset
-	if u.r.store.Known(&k, 0) != nil {
+	if u.store.Known(&k, 0) != nil {
 		u.pass(partition, w)
 	}
 	u.mu.Unlock()
@@ -335,7 +354,7 @@ func (u *undecoded) Metadata(int32) string { return "" }
 // Records implements kafka.Handler: each set is decoded, or appended again, or
 // expires.
 func (u *undecoded) Records(tx *kafka.Tx, partition int32, records []kafka.Record) int {
-	now := u.r.deps.Now()
+	now := u.now()
 	for i := range records {
 		u.record(tx, partition, &records[i], now)
 	}
@@ -346,16 +365,16 @@ func (u *undecoded) record(tx *kafka.Tx, partition int32, rec *kafka.Record, now
 	s, m, err := parseRawSet(rec.Value)
 	if err != nil {
 		u.count(partition, rec.Offset, "")
-		u.r.metrics.poison.Inc()
-		if u.r.errorLog.AllowN(now, 1) {
-			u.r.log.Warn("a record of the topic of undecoded sets is skipped", "partition", partition, "offset", rec.Offset, "err", err)
+		u.metrics.poison.Inc()
+		if u.errorLog.AllowN(now, 1) {
+			u.log.Warn("a record of the topic of undecoded sets is skipped", "partition", partition, "offset", rec.Offset, "err", err)
 		}
 		return
 	}
 	if rec.Refused != nil {
 		u.count(partition, rec.Offset, lateRefused)
-		if u.r.errorLog.AllowN(now, 1) {
-			u.r.log.Warn("a set on the undecoded topic is dropped", "exporter", s.Meta.Exporter, "partition", partition, "offset", rec.Offset, "err", rec.Refused)
+		if u.errorLog.AllowN(now, 1) {
+			u.log.Warn("a set on the undecoded topic is dropped", "exporter", s.Meta.Exporter, "partition", partition, "offset", rec.Offset, "err", rec.Refused)
 		}
 		return
 	}
@@ -366,14 +385,14 @@ func (u *undecoded) record(tx *kafka.Tx, partition int32, rec *kafka.Record, now
 	if agree {
 		u.correct(s, waited, now)
 		k := s.Key()
-		p = u.r.store.Settle(&k, &s.Meta, &s.Header)
+		p = u.store.Settle(&k, &s.Meta, &s.Header)
 	}
 	switch {
 	case p != nil:
 		u.decode(tx, s, p)
 		u.count(partition, rec.Offset, lateDecoded)
 	case agree && waited > u.keep:
-		u.r.watch.dropped(s, lateExpired, now)
+		u.watch.dropped(s, lateExpired, now)
 		u.count(partition, rec.Offset, lateExpired)
 	default: // where clocks disagree the next pass compares with the time of this one
 		m.WaitedNs = int64(waited)
@@ -387,14 +406,14 @@ func (u *undecoded) record(tx *kafka.Tx, partition int32, rec *kafka.Record, now
 // to the topic: Kafka refuses flows from the future, and deletes at once those that are
 // older than it keeps flows.
 func (u *undecoded) correct(s *decode.Set, waited time.Duration, now time.Time) {
-	oldest := now.Add(-max(u.r.c.Topics.FlowsRetention, time.Hour))
+	oldest := now.Add(-max(u.flowsRetention, time.Hour))
 	received := time.Unix(0, s.Meta.Received)
 	if !received.After(now.Add(maxReceivedAhead)) && !received.Before(oldest) {
 		return
 	}
 	s.Meta.Received = now.Add(-waited).UnixNano()
-	if u.r.errorLog.AllowN(now, 1) {
-		u.r.log.Warn("the receive time of a set on the undecoded topic is wrong: its flows get the time at which it came there; is the clock of a replica wrong?",
+	if u.errorLog.AllowN(now, 1) {
+		u.log.Warn("the receive time of a set on the undecoded topic is wrong: its flows get the time at which it came there; is the clock of a replica wrong?",
 			"exporter", s.Meta.Exporter, "received", received.UTC().Format(time.RFC3339))
 	}
 }
@@ -420,14 +439,14 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 	w.res.Buf = nil // the client keeps what it is given
 	w.allow(setOctets(s))
 	w.dec.WireSet(s, p, &w.res)
-	w.charge(s.Meta.Exporter, setOctets(s), u.r.deps.Now())
+	w.charge(s.Meta.Exporter, setOctets(s), u.now())
 	at := time.Unix(0, s.Meta.Received)
 	x, _ := w.exporter(s.Meta.Exporter)
 	for _, span := range w.res.Flows {
 		b := w.res.Buf
 		value := b[span.Start:span.ValueEnd:span.ValueEnd]
-		if !u.r.c.Form.Plain() {
-			value, _ = u.r.c.Form.Append(nil, framing.Flows, value) // the decoder's own messages are good
+		if !u.form.Plain() {
+			value, _ = u.form.Append(nil, framing.Flows, value) // the decoder's own messages are good
 		}
 		tx.ProduceAt(u.flows, 0, b[span.ValueEnd:span.KeyEnd:span.KeyEnd], value, at, nil)
 	}
@@ -437,7 +456,7 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 	u.made = append(u.made, lateSet{x, len(w.res.Flows), besideFlows(&w.res), tallied})
 	u.mu.Unlock()
 	w.dec.Trim(&w.res)
-	u.r.watch.found(s.Key(), u.r.deps.Now())
+	u.watch.found(s.Key(), u.now())
 }
 
 // Committed implements kafka.Handler.
@@ -450,7 +469,7 @@ func (u *undecoded) Committed(partitions []int32) {
 			continue
 		}
 		w.done = max(w.done, w.seen)
-		w.rest(u.r.deps.Now())
+		w.rest(u.now())
 		for e, keys := range w.templates {
 			for k, last := range keys {
 				if last < w.done {
@@ -465,22 +484,22 @@ func (u *undecoded) Committed(partitions []int32) {
 		w.more = w.more && u.keys >= maxWaitingKeys
 	}
 	for what, n := range u.pending {
-		u.r.metrics.late.WithLabelValues(what).Add(n)
+		u.metrics.late.WithLabelValues(what).Add(n)
 	}
 	for i := range u.made {
 		s := &u.made[i]
 		if s.rest != nil {
-			u.worker.outcome(s.rest, s.of, u.r.deps.Now())
+			u.worker.outcome(s.rest, s.of, u.now())
 		}
 		u.worker.tally.Add(&s.Datagram)
 		if n := s.flows; n > 0 {
-			u.r.stats.flows.Add(uint64(n))
-			u.r.exporters.decoded(s.of).Add(float64(n))
+			u.decoded.Add(uint64(n))
+			u.exporters.decoded(s.of).Add(float64(n))
 			s.of.flows.Add(uint64(n)) // activity, for its label
 		}
 	}
 	if n := u.pending[lateDecoded]; n > 0 {
-		u.r.log.Info("data sets were decoded whose template came late", "sets", n)
+		u.log.Info("data sets were decoded whose template came late", "sets", n)
 	}
 	clear(u.pending)
 	u.made = u.made[:0]
