@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"weir/pkg/flowpb"
@@ -119,6 +120,9 @@ func TestATeardownAfterASilenceCountsItsFlowOnce(t *testing.T) {
 			all := x.ended(tt.want)
 			if r := all[len(all)-1]; r.Forward.Octets != 150 || r.Reverse.GetOctets() != 30 || tt.want == 1 && r.Version != 2 {
 				t.Errorf("%+v, format %d: want 150 and 30 octets, got %v", tt, format, r)
+			}
+			if first := all[0]; tt.id != 0 && (first.StartUnixNs != all[len(all)-1].StartUnixNs || !proto.Equal(first.Initiator, all[len(all)-1].Initiator)) {
+				t.Errorf("%+v, format %d: what a forgotten flow counted is not found by endpoints and start", tt, format)
 			}
 			if open, grace := x.m.Held(); open != 0 {
 				t.Errorf("%d open, %d in grace", open, grace)
