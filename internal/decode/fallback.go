@@ -6,6 +6,7 @@ import "weir/internal/ie"
 const (
 	huawei     = 2011
 	ixia       = 3054
+	netscaler  = 5951
 	barracuda  = 10704
 	barracuda2 = 12326 // the same elements
 	procera    = 15397
@@ -45,8 +46,12 @@ var fallbacks = map[elementID]fallback{
 	{ixia, 111}:                    {txt(fApplicationName), []elementID{iana(96)}}, // l7ApplicationName
 	{ixia, 176}:                    {s(sRevOctets, 8), []elementID{reversed(1), reversed(85), iana(232)}},
 	{ixia, 177}:                    {s(sRevPackets, 8), []elementID{reversed(2), reversed(86), iana(299)}},
-	{viptela, 4321}:                {u(fInVRF, 8), []elementID{iana(234)}}, // VPN
-	{huawei, 232}:                  {u(fInVRF, 4), []elementID{iana(234)}}, // VPN
+	{netscaler, 205}:               {txt(fUserName), []elementID{iana(371)}},                   // aaaUsername
+	{netscaler, 250}:               {txt(fUserName), []elementID{iana(371), {netscaler, 205}}}, // icaUsername
+	{ie.NTop, 428}:                 {txt(fUserName), []elementID{iana(371)}},                   // USER_NAME
+	{ixia, 212}:                    {txt(fUserName), []elementID{iana(371)}},                   // ixiaRadiusUsername
+	{viptela, 4321}:                {u(fInVRF, 8), []elementID{iana(234)}},                     // VPN
+	{huawei, 232}:                  {u(fInVRF, 4), []elementID{iana(234)}},                     // VPN
 	{ie.CERT, 14}:                  {s(sInitialFlags, 2), []elementID{iana(6)}},
 	{ie.CERT, 15}:                  {s(sUnionFlags, 2), []elementID{iana(6)}},
 	{ie.CERT, 14 | ie.CERTReverse}: {s(sRevInitialFlags, 2), []elementID{reversed(6)}},

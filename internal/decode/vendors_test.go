@@ -43,6 +43,12 @@ func TestVendorsElementsHaveTypedFields(t *testing.T) {
 		{"Huawei's VPN", 10, []Field{{2011, 232, 2}}, "0007", &flowpb.FlowMessage{IngressVrfId: 7}},
 		{"Huawei's VPN beside ingressVRFID", 10, []Field{{2011, 232, 2}, {0, 234, 4}}, "0007" + "00000001",
 			&flowpb.FlowMessage{IngressVrfId: 1, Elements: []*flowpb.Element{{Pen: 2011, Id: 232, Value: []byte{0, 7}}}}},
+		{"NetScaler's user", 10, []Field{{5951, 205, VarLen}}, "03616e6e", &flowpb.FlowMessage{UserName: "ann"}},
+		{"NetScaler's two users", 10, []Field{{5951, 250, VarLen}, {5951, 205, VarLen}}, "03626f62" + "03616e6e",
+			&flowpb.FlowMessage{UserName: "ann", Elements: []*flowpb.Element{{Pen: 5951, Id: 250, Value: []byte("bob")}}}},
+		{"nProbe's user, v9: 57472 and the id", 9, []Field{{0, 57900, 4}}, "616e6e00", &flowpb.FlowMessage{UserName: "ann"}},
+		{"Ixia's RADIUS user beside userName", 10, []Field{{3054, 212, 3}, {0, 371, 3}}, "626f62" + "616e6e",
+			&flowpb.FlowMessage{UserName: "ann", Elements: []*flowpb.Element{{Pen: 3054, Id: 212, Value: []byte("bob")}}}},
 		// SYN, ECE and CWR, then ACK and FIN; SYN and ACK, then ACK and FIN: a record of
 		// a public YAF capture.
 		{"YAF's flags of both directions", 10, []Field{yaf(14), yaf(15), yaf(16398), yaf(16399)}, "c2" + "11" + "12" + "11",

@@ -708,7 +708,8 @@ type FlowMessage struct {
 	// source: IE 351, which elements keep whole.
 	TunnelId uint64 `protobuf:"varint,273,opt,name=tunnel_id,json=tunnelId,proto3" json:"tunnel_id,omitempty"`
 	// Name of the user whose traffic it is, UTF-8; source: IE 371, v9 types 40000
-	// (Cisco ASA) and 56702 (PAN-OS User-ID).
+	// (Cisco ASA) and 56702 (PAN-OS User-ID), else NetScaler's 5951/205, else 250,
+	// nProbe's 35632/428, Ixia's 3054/212.
 	UserName string `protobuf:"bytes,274,opt,name=user_name,json=userName,proto3" json:"user_name,omitempty"`
 	// Address of the wireless client, 4 octets; source: IE 366.
 	StationAddr []byte `protobuf:"bytes,275,opt,name=station_addr,json=stationAddr,proto3" json:"station_addr,omitempty"`
