@@ -1,0 +1,146 @@
+package loss
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"weir/pkg/flowpb"
+)
+
+// A Row is what is known of one stream.
+type Row struct {
+	Stream
+	Name, Site     string
+	First, Last    time.Time // receive times; zero: not known
+	Received       Units     // of all replicas, in their lives
+	Octets         uint64
+	Errors         uint64 // parts of datagrams that could not be decoded
+	Undecoded      uint64 // sets whose template was not known at once
+	SamplingRate   uint64 // 0: unknown
+	SamplingSource flowpb.SamplingSource
+	Replicas       []string // that saw it, sorted
+
+	FlowsPerSecond float64 // over the last minute that is known, of the exporter's time
+	Loss           Loss
+}
+
+// View returns the rows of all streams, by exporter, version and domain. Others can
+// use the cluster between two rows.
+func (c *Cluster) View() []Row {
+	c.mu.Lock()
+	all := make([]*history, 0, len(c.streams))
+	for _, h := range c.streams {
+		all = append(all, h)
+	}
+	c.mu.Unlock()
+	rows := c.rows(all)
+	slices.SortFunc(rows, func(a, b Row) int {
+		return cmp.Or(a.Exporter.Compare(b.Exporter), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Domain, b.Domain))
+	})
+	return rows
+}
+
+// Top returns the rows of at most so many streams: those of listed exporters first,
+// then those reported longest, then those with most flows. Of newcomers it returns at
+// most fresh.
+func (c *Cluster) Top(most, fresh int) []Row {
+	type ranked struct {
+		h      *history
+		of     netip.Addr
+		listed bool
+		turns  int
+		flows  uint64
+	}
+	c.mu.Lock()
+	all := make([]ranked, 0, len(c.streams))
+	for s, h := range c.streams {
+		if s.Exporter.IsValid() {
+			all = append(all, ranked{h: h, of: s.Exporter, turns: h.turns, flows: h.flows})
+		}
+	}
+	c.mu.Unlock()
+	for i := range all {
+		all[i].listed = lists(c.Listed, all[i].of)
+	}
+	slices.SortFunc(all, func(a, b ranked) int {
+		if a.listed != b.listed {
+			if a.listed {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(b.turns, a.turns), cmp.Compare(b.flows, a.flows), a.of.Compare(b.of))
+	})
+	var chosen []*history
+	for _, r := range all {
+		if len(chosen) == most || len(chosen) >= fresh && !r.listed && r.turns < provenTurns {
+			break
+		}
+		chosen = append(chosen, r.h)
+	}
+	return c.rows(chosen)
+}
+
+// rows computes rows, one at a time under the lock.
+func (c *Cluster) rows(of []*history) []Row {
+	rows := make([]Row, len(of))
+	for i, h := range of {
+		c.mu.Lock()
+		rows[i] = h.row()
+		c.mu.Unlock()
+	}
+	return rows
+}
+
+func (h *history) row() Row {
+	n := &h.newest
+	r := Row{Stream: h.of, FlowsPerSecond: h.rate(), Loss: h.lost(h.of.Version), SamplingRate: n.rate, SamplingSource: n.source, Name: n.name, Site: n.site}
+	for i := range h.lives {
+		m := &h.lives[i]
+		if first := time.Unix(0, m.first); r.First.IsZero() || first.Before(r.First) {
+			r.First = first
+		}
+		if last := time.Unix(0, m.last); last.After(r.Last) {
+			r.Last = last
+		}
+		r.Received.add(&m.received)
+		r.Octets = saturatingSum(r.Octets, m.octets)
+		r.Errors = saturatingSum(r.Errors, m.errors)
+		r.Undecoded = saturatingSum(r.Undecoded, m.undecoded)
+		r.Replicas = append(r.Replicas, m.replica)
+	}
+	slices.Sort(r.Replicas)
+	r.Replicas = slices.Compact(r.Replicas)
+	return r
+}
+
+// lost is the account with the slots that are open.
+func (h *history) lost(version uint16) Loss {
+	l := h.loss
+	for i := range h.slots {
+		l.add(h.slots[i].runs())
+	}
+	l.end()
+	return l.told(version)
+}
+
+// rate is flows per second over the last slots; the newest may not be full.
+func (h *history) rate() float64 {
+	slots := h.slots
+	if len(slots) > 1 {
+		slots = slots[:len(slots)-1]
+	}
+	slots = slots[max(0, len(slots)-rateSlots):]
+	if len(slots) == 0 {
+		return 0
+	}
+	flows := uint64(0)
+	for i := range slots {
+		for p := range slots[i].counted {
+			flows = saturatingSum(flows, p.flows)
+		}
+	}
+	return float64(flows) / float64(slots[len(slots)-1].begin-slots[0].begin+slotSeconds)
+}
