@@ -46,13 +46,7 @@ func (p *Plan) findEnds(usable map[elementID]bool, acts, second []action) {
 // destination. It requires both addresses of a family, and that counters, if any, are
 // those of initiator and responder: of others it is not known which end sent them.
 func (p *Plan) findClient(usable map[elementID]bool, acts []action) bool {
-	has := map[elementID]bool{}
-	for _, f := range p.template.Fields {
-		id := idOf(p.version, f)
-		if a, ok := clientActions[id]; ok && (f.Length == a.width || a.op == opSlot && f.Length > 0 && f.Length <= 4) {
-			has[id] = true
-		}
-	}
+	has := p.clientElements()
 	pair4, pair6 := has[clientPair4[0]] && has[clientPair4[1]], has[clientPair6[0]] && has[clientPair6[1]]
 	counted := usable[iana(1)] || usable[iana(2)] || usable[iana(85)] || usable[iana(86)]
 	if !pair4 && !pair6 || counted {
@@ -73,6 +67,18 @@ func (p *Plan) findClient(usable map[elementID]bool, acts []action) bool {
 	}
 	p.client = !usable[iana(239)]
 	return true
+}
+
+// clientElements returns the elements of clientActions that the template has with a length that can be read.
+func (p *Plan) clientElements() map[elementID]bool {
+	has := map[elementID]bool{}
+	for _, f := range p.template.Fields {
+		id := idOf(p.version, f)
+		if a, ok := clientActions[id]; ok && (f.Length == a.width || a.op == opSlot && f.Length > 0 && f.Length <= 4) {
+			has[id] = true
+		}
+	}
+	return has
 }
 
 // findStation makes the wireless client an end of the flow: the source, or the

@@ -102,27 +102,21 @@ func (c Config) Validate() error {
 			bad("%s=%v: want 0s to 1m", name, d)
 		}
 	}
-	for name, n := range map[string]int{"PRODUCE_MAX_RECORDS": c.MaxRecords, "PRODUCE_MAX_OCTETS": c.MaxOctets, "PARK_MAX_OCTETS": c.ParkMax, "OUTPUT_EXTRA": c.OutputExtra, "OUTPUT_EXTRA_PER_EXPORTER": c.OutputExtraEach} {
-		if n < 0 {
-			bad("%s=%d: want 0 (the default) or more", name, n)
-		}
-	}
+	errs = append(errs, notNegative("0 (the default) or more", map[string]int{
+		"PRODUCE_MAX_RECORDS": c.MaxRecords, "PRODUCE_MAX_OCTETS": c.MaxOctets, "PARK_MAX_OCTETS": c.ParkMax,
+		"OUTPUT_EXTRA": c.OutputExtra, "OUTPUT_EXTRA_PER_EXPORTER": c.OutputExtraEach,
+		"TEMPLATES_MAX_OCTETS": c.Templates.Octets, "TEMPLATES_PER_EXPORTER": c.Templates.PerExporter,
+		"TEMPLATES_MAX": c.Templates.Max, "TEMPLATES_MAX_UNCONFIRMED": c.Templates.Unconfirmed,
+	})...)
 	if a := c.MaxUptimeAge; a != 0 && (a < decode.MinUptimeAge || a > decode.MaxUptimeAge) {
 		bad("UPTIME_MAX_AGE=%v: want %v to %v", a, decode.MinUptimeAge, decode.MaxUptimeAge)
 	}
 	if c.Undecoded.Keep < 0 || c.Undecoded.Keep > maxUndecodedKeep {
 		bad("UNDECODED_KEEP=%v: want 0s to %v, the topic keeps no longer", c.Undecoded.Keep, maxUndecodedKeep)
 	}
-	for name, n := range map[string]int{"UNDECODED_RATE": c.Undecoded.Rate, "UNDECODED_BURST": c.Undecoded.Burst, "UNDECODED_PER_EXPORTER": c.Undecoded.Exporter} {
-		if n < 0 {
-			bad("%s=%d: want 0 or more octets", name, n)
-		}
-	}
-	for name, n := range map[string]int{"TEMPLATES_MAX_OCTETS": c.Templates.Octets, "TEMPLATES_PER_EXPORTER": c.Templates.PerExporter, "TEMPLATES_MAX": c.Templates.Max, "TEMPLATES_MAX_UNCONFIRMED": c.Templates.Unconfirmed} {
-		if n < 0 {
-			bad("%s=%d: want 0 (the default) or more", name, n)
-		}
-	}
+	errs = append(errs, notNegative("0 or more octets", map[string]int{
+		"UNDECODED_RATE": c.Undecoded.Rate, "UNDECODED_BURST": c.Undecoded.Burst, "UNDECODED_PER_EXPORTER": c.Undecoded.Exporter,
+	})...)
 	switch c.Templates.Keys {
 	case "", "both", "new":
 	default:
@@ -140,6 +134,16 @@ func (c Config) Validate() error {
 		bad("PRODUCE_COMPRESSION=%q: want none, snappy, lz4 or zstd", c.Compression)
 	}
 	return errors.Join(append(errs, c.validateMemory())...)
+}
+
+// notNegative returns an error for each setting below zero.
+func notNegative(want string, settings map[string]int) (errs []error) {
+	for name, n := range settings {
+		if n < 0 {
+			errs = append(errs, fmt.Errorf("%s=%d: want %s", name, n, want))
+		}
+	}
+	return errs
 }
 
 // maxPack is how many flows a record may have: beyond that nothing is gained, and a

@@ -52,6 +52,7 @@ type metrics struct {
 	streamRefused *prometheus.CounterVec // limit
 }
 
+// newMetrics registers all metrics of ingest. The replica must have its store, accounts and sessions.
 func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	var perExporter []*prometheus.CounterVec
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -62,6 +63,57 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		}
 		return c
 	}
+	registerState(reg, r)
+	exported := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "weir_ingest_exporter_reported", Help: "totals that an exporting process reports of itself (IE 40, 41, 42), the last ones received",
+	}, []string{"exporter", "domain", "what"})
+	reg.MustRegister(exported)
+	reg.MustRegister(NewSocketMetrics(r.sockets))
+	reg.MustRegister(newClusterMetrics(r.accounts.cluster))
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "weir_ingest_accounting_unplaced_datagrams_total", Help: "datagrams in no slot of the exporters topic, since too many waited there: they count as lost there",
+	}, func() float64 { return float64(r.accounts.book.Dropped()) }))
+	reg.MustRegister(newMemoryMetrics(r))
+	findings := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "weir_ingest_findings",
+		Help: "export streams of an exporter whose flows showed a fault of configuration in the last minute; one datagram a second is examined; weir doctor says what to change",
+	}, []string{"exporter", "finding"})
+	reg.MustRegister(findings)
+	m := &metrics{
+		findings:      findings,
+		streamRefused: counter("tcp_templates_refused_total", "templates of connections refused at a part of TCP_MAX_OCTETS: of the connection, of its address, of all", "limit"),
+		streamEnds:    counter("tcp_ended_connections_total", "connections of exporters that ended, by reason", "reason"),
+		streamWaits:   counter("tcp_waits_total", "times that reading from a connection waited because Kafka's client had no room").WithLabelValues(),
+		exported:      exported,
+		datagrams:     map[uint16]prometheus.Counter{},
+		flows:         counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),
+		options:       counter("options_records_total", "records of options data").WithLabelValues(),
+		errors:        counter("errors_total", "parts of datagrams that could not be decoded, by cause", "exporter", "cause"),
+		oddities:      counter("oddities_total", "values decoded in spite of their form (time_misencoded: Unix time where NTP's is asked for) or taken as unknown (sampling_unusable: a rate of zero or absurd operands)", "what"),
+		oldUptimes:    counter("old_uptimes_total", "flow times given as uptimes that lie more than UPTIME_MAX_AGE back behind a wrap of the exporter's clock: the flows have their export time", "exporter"),
+		denied:        counter("denied_datagrams_total", "datagrams dropped because the exporters file does not allow their source, by its entry", "entry"),
+		proxied:       counter("proxy_dropped_datagrams_total", "datagrams of trusted proxies that were dropped: without a header that says whose they are", "reason"),
+		reloads:       counter("exporters_file_reloads_total", "changes of the exporters file that were taken (ok) or refused (failed: the old one stays in force)", "result"),
+		dropped:       counter("dropped_flows_total", "flows that were not published: Kafka did not take them, or a datagram held more than its octets allow", "exporter", "reason"),
+		sets:          counter("undecoded_sets_total", "data sets dropped whose template was not known: beyond a limit, or Kafka away", "exporter", "reason"),
+		late:          counter("late_sets_total", "data sets on the undecoded topic: appended, decoded once their template came, passed over again, expired, refused (Kafka does not take its flows)", "what"),
+		ownExport:     counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),
+		learnt:        counter("templates_learnt_total", "template records accepted from datagrams").WithLabelValues(),
+		published:     counter("templates_published_total", "records written to the templates topic: two of a definition, one of a fact", "result"),
+		fromOthers:    counter("templates_shared_total", "definitions learnt from the templates topic").WithLabelValues(),
+		poison:        counter("template_records_skipped_total", "records of the topics templates, undecoded and exporters that could not be used").WithLabelValues(),
+		recovered:     counter("recovered_flows_total", "flows of killed replicas that this one found on the flows topic and added to their accounts: they had published them after their last report").WithLabelValues(),
+	}
+	m.perExporter = perExporter
+	datagrams := counter("datagrams_total", "datagrams received, by version of the export protocol", "version")
+	for _, v := range []uint16{0, 1, 5, 7, 8, 9, 10} {
+		m.datagrams[v] = datagrams.WithLabelValues(version(v))
+	}
+	return m
+}
+
+// registerState registers the metrics that are read from the replica and its template store at each scrape.
+func registerState(reg prometheus.Registerer, r *Replica) {
 	gauge := func(name, help string, f func() float64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "weir_ingest_" + name, Help: help}, f))
 	}
@@ -108,53 +160,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	fromStore("templates_refused_total", "definitions and facts refused: larger than one exporter may have, or no room for a fact", func(s templates.Stats) uint64 { return s.Refused })
 	fromStore("templates_over_budget_total", "new definitions and facts refused because their exporter, or all exporters together, sent too many", func(s templates.Stats) uint64 { return s.OverBudget })
 	gauge("templates_pending", "definitions and facts that are not on the templates topic yet, or not as they are known", func() float64 { return float64(r.store.Stats().Pending) })
-	exported := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "weir_ingest_exporter_reported", Help: "totals that an exporting process reports of itself (IE 40, 41, 42), the last ones received",
-	}, []string{"exporter", "domain", "what"})
-	reg.MustRegister(exported)
-	reg.MustRegister(NewSocketMetrics(r.sockets))
-	reg.MustRegister(newClusterMetrics(r.accounts.cluster))
-	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "weir_ingest_accounting_unplaced_datagrams_total", Help: "datagrams in no slot of the exporters topic, since too many waited there: they count as lost there",
-	}, func() float64 { return float64(r.accounts.book.Dropped()) }))
 	gauge("tcp_connections", "connections of exporters over TCP and TLS", func() float64 { return float64(r.streams.Open()) })
-	reg.MustRegister(newMemoryMetrics(r))
-	findings := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "weir_ingest_findings",
-		Help: "export streams of an exporter whose flows showed a fault of configuration in the last minute; one datagram a second is examined; weir doctor says what to change",
-	}, []string{"exporter", "finding"})
-	reg.MustRegister(findings)
-	m := &metrics{
-		findings:      findings,
-		streamRefused: counter("tcp_templates_refused_total", "templates of connections refused at a part of TCP_MAX_OCTETS: of the connection, of its address, of all", "limit"),
-		streamEnds:    counter("tcp_ended_connections_total", "connections of exporters that ended, by reason", "reason"),
-		streamWaits:   counter("tcp_waits_total", "times that reading from a connection waited because Kafka's client had no room").WithLabelValues(),
-		exported:      exported,
-		datagrams:     map[uint16]prometheus.Counter{},
-		flows:         counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),
-		options:       counter("options_records_total", "records of options data").WithLabelValues(),
-		errors:        counter("errors_total", "parts of datagrams that could not be decoded, by cause", "exporter", "cause"),
-		oddities:      counter("oddities_total", "values decoded in spite of their form (time_misencoded: Unix time where NTP's is asked for) or taken as unknown (sampling_unusable: a rate of zero or absurd operands)", "what"),
-		oldUptimes:    counter("old_uptimes_total", "flow times given as uptimes that lie more than UPTIME_MAX_AGE back behind a wrap of the exporter's clock: the flows have their export time", "exporter"),
-		denied:        counter("denied_datagrams_total", "datagrams dropped because the exporters file does not allow their source, by its entry", "entry"),
-		proxied:       counter("proxy_dropped_datagrams_total", "datagrams of trusted proxies that were dropped: without a header that says whose they are", "reason"),
-		reloads:       counter("exporters_file_reloads_total", "changes of the exporters file that were taken (ok) or refused (failed: the old one stays in force)", "result"),
-		dropped:       counter("dropped_flows_total", "flows that were not published: Kafka did not take them, or a datagram held more than its octets allow", "exporter", "reason"),
-		sets:          counter("undecoded_sets_total", "data sets dropped whose template was not known: beyond a limit, or Kafka away", "exporter", "reason"),
-		late:          counter("late_sets_total", "data sets on the undecoded topic: appended, decoded once their template came, passed over again, expired, refused (Kafka does not take its flows)", "what"),
-		ownExport:     counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),
-		learnt:        counter("templates_learnt_total", "template records accepted from datagrams").WithLabelValues(),
-		published:     counter("templates_published_total", "records written to the templates topic: two of a definition, one of a fact", "result"),
-		fromOthers:    counter("templates_shared_total", "definitions learnt from the templates topic").WithLabelValues(),
-		poison:        counter("template_records_skipped_total", "records of the topics templates, undecoded and exporters that could not be used").WithLabelValues(),
-		recovered:     counter("recovered_flows_total", "flows of killed replicas that this one found on the flows topic and added to their accounts: they had published them after their last report").WithLabelValues(),
-	}
-	m.perExporter = perExporter
-	datagrams := counter("datagrams_total", "datagrams received, by version of the export protocol", "version")
-	for _, v := range []uint16{0, 1, 5, 7, 8, 9, 10} {
-		m.datagrams[v] = datagrams.WithLabelValues(version(v))
-	}
-	return m
 }
 
 // received counts datagrams of a version.
