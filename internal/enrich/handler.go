@@ -449,27 +449,42 @@ func (w handler) Committed(partitions []int32) {
 // truncateEvery is how often state that no restore needs is deleted.
 const truncateEvery = 5 * time.Second
 
-// truncate deletes, in the background, what lies before the committed restore
-// points.
+// truncate hands the committed restore points to the deletion of old state, unless the last deletion still runs.
 func (w handler) truncate() {
-	if time.Since(w.truncated) < truncateEvery || !w.truncating.CompareAndSwap(false, true) {
+	if time.Since(w.truncated) < truncateEvery {
 		return
 	}
-	w.truncated = time.Now()
 	before := map[int32]int64{}
 	for n, p := range w.partitions {
 		if p.kept.from > 0 {
 			before[n] = p.kept.from
 		}
 	}
-	go func() {
-		defer w.truncating.Store(false)
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := w.session.Truncate(ctx, w.c.Topics.Name(kafka.Pairing), before); err != nil {
-			w.log.Warn("old pairing state is not deleted: the topic grows (enrich needs the right to delete its records)", "err", err)
+	if len(before) == 0 {
+		return
+	}
+	select {
+	case w.truncations <- before:
+		w.truncated = time.Now()
+	default:
+	}
+}
+
+// deleteOldState deletes the pairing state before the restore points that truncate hands over, until ctx ends.
+func (w *Worker) deleteOldState(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case before := <-w.truncations:
+			attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
+			err := w.session.Truncate(attempt, w.c.Topics.Name(kafka.Pairing), before)
+			cancel()
+			if err != nil && ctx.Err() == nil {
+				w.log.Warn("old pairing state is not deleted: the topic grows (enrich needs the right to delete its records)", "err", err)
+			}
 		}
-	}()
+	}
 }
 
 // count refreshes the gauges.

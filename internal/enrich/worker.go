@@ -57,8 +57,8 @@ type Worker struct {
 	reported   int                    // connections, in a transaction
 	left       map[int32]restorePoint // whose state was gone, by partition
 
-	truncating atomic.Bool
-	stats      struct {
+	truncations chan map[int32]int64 // to deleteOldState: the first offset that each partition needs
+	stats       struct {
 		flows, notPairable, duplicates, connections, commits, aborts, restores, poison, ahead, stateLost atomic.Uint64
 		open, grace, octets, restoring                                                                   atomic.Int64
 		logged                                                                                           atomic.Uint64
@@ -90,7 +90,7 @@ func New(c Config, d Deps) (*Worker, error) {
 	}
 	w := &Worker{
 		c: c, deps: d, log: d.Log.With("instance", c.Instance), facts: known, annotator: annotator, learned: annotator.Learned,
-		waiting: errors.New("starting: kafka is not reached yet"), partitions: map[int32]*partition{}, left: map[int32]restorePoint{},
+		waiting: errors.New("starting: kafka is not reached yet"), partitions: map[int32]*partition{}, truncations: make(chan map[int32]int64), left: map[int32]restorePoint{},
 	}
 	w.session = kafka.NewSession(c.Kafka, kafka.SessionConfig{
 		Group: c.Group, Member: c.Instance, Input: c.Topics.Name(kafka.Flows), Twin: c.Topics.Name(kafka.Pairing),
@@ -123,6 +123,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.mu.Unlock()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.annotator.Run(ctx, w.log) })
+	group.Go(func() error { return w.deleteOldState(ctx) })
 	known := make(chan struct{})
 	group.Go(func() error {
 		return w.facts.follow(ctx, w.c.Kafka, w.c.Topics.Name(kafka.Templates), func() { close(known) })
