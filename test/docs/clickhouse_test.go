@@ -13,12 +13,6 @@ import (
 // A column is one of ClickHouse: as the queue reads it, and as the table keeps it.
 type column struct{ name, queued, kept, expr string }
 
-// addresses are the fields whose octets are an IPv4 or IPv6 address.
-var addresses = map[protoreflect.Name]bool{
-	"src_addr": true, "dst_addr": true, "sampler_address": true, "next_hop": true, "bgp_next_hop": true, "post_nat_src_addr": true, "post_nat_dst_addr": true,
-	"address": true, "nat_address": true, "exporter": true,
-}
-
 // columns are those of a message; prefix is of the message it is in, with its dot.
 func columns(t *testing.T, md protoreflect.MessageDescriptor, prefix string) (list []column) {
 	t.Helper()
@@ -55,7 +49,7 @@ func columns(t *testing.T, md protoreflect.MessageDescriptor, prefix string) (li
 		switch name := string(fd.Name()); {
 		case fd.IsList():
 			c.queued, c.kept = "Array("+c.queued+")", "Array("+c.kept+")"
-		case addresses[fd.Name()]:
+		case flowpb.FormOf(fd) == flowpb.Address:
 			// Octets of IPv4 become ::ffff:192.0.2.1; none become ::.
 			c.kept = "IPv6"
 			c.expr = "CAST(toFixedString(multiIf(length(" + quoted + ") = 4, concat(unhex('00000000000000000000FFFF'), " + quoted + "), length(" + quoted + ") = 16, " + quoted + ", unhex(repeat('00', 16))), 16) AS IPv6)"

@@ -13,38 +13,6 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A form is how a scalar field is to be read, where its proto type does not say.
-type form uint8
-
-const (
-	asIs      form = iota
-	asAddress      // 4 or 16 octets
-	asMAC          // 6 octets, or the low 48 bits
-)
-
-// forms of fields, by full name. Octets without a form are hex text.
-var forms = map[protoreflect.FullName]form{
-	"weir.v1.FlowMessage.src_addr":                      asAddress,
-	"weir.v1.FlowMessage.dst_addr":                      asAddress,
-	"weir.v1.FlowMessage.sampler_address":               asAddress,
-	"weir.v1.FlowMessage.next_hop":                      asAddress,
-	"weir.v1.FlowMessage.bgp_next_hop":                  asAddress,
-	"weir.v1.FlowMessage.mpls_ip":                       asAddress,
-	"weir.v1.FlowMessage.ipv6_routing_header_addresses": asAddress,
-	"weir.v1.FlowMessage.post_nat_src_addr":             asAddress,
-	"weir.v1.FlowMessage.post_nat_dst_addr":             asAddress,
-	"weir.v1.FlowMessage.tunnel_src_addr":               asAddress,
-	"weir.v1.FlowMessage.tunnel_dst_addr":               asAddress,
-	"weir.v1.FlowMessage.station_addr":                  asAddress,
-	"weir.v1.FlowMessage.station_mac":                   asMAC,
-	"weir.v1.FlowMessage.src_mac":                       asMAC,
-	"weir.v1.FlowMessage.dst_mac":                       asMAC,
-	"weir.v1.Endpoint.address":                          asAddress,
-	"weir.v1.Endpoint.nat_address":                      asAddress,
-	"weir.v1.Endpoint.mac":                              asMAC,
-	"weir.v1.Traffic.exporter":                          asAddress,
-}
-
 // fields writes the fields of m that are present as JSON members: proto names,
 // addresses as text, enums by name, absent fields absent. Lists within a flow
 // are read with the templates that of gives; of may be nil.
@@ -93,7 +61,7 @@ func (j *jsonLine) field(m protoreflect.Message, fd protoreflect.FieldDescriptor
 	case protoreflect.Int64Kind:
 		j.int(v.Int())
 	case protoreflect.Uint32Kind, protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
-		if forms[fd.FullName()] == asMAC {
+		if flowpb.FormOf(fd) == flowpb.MAC {
 			j.text(scalarText(fd, v))
 			return
 		}
@@ -113,10 +81,10 @@ func (j *jsonLine) field(m protoreflect.Message, fd protoreflect.FieldDescriptor
 func scalarText(fd protoreflect.FieldDescriptor, v protoreflect.Value) string {
 	switch fd.Kind() {
 	case protoreflect.BytesKind:
-		switch forms[fd.FullName()] {
-		case asAddress:
+		switch flowpb.FormOf(fd) {
+		case flowpb.Address:
 			return addressText(v.Bytes())
-		case asMAC:
+		case flowpb.MAC:
 			return macText(v.Bytes())
 		}
 		return hex.EncodeToString(v.Bytes())
@@ -126,7 +94,7 @@ func scalarText(fd protoreflect.FieldDescriptor, v protoreflect.Value) string {
 		}
 		return strconv.Itoa(int(v.Enum()))
 	case protoreflect.Uint64Kind:
-		if forms[fd.FullName()] == asMAC {
+		if flowpb.FormOf(fd) == flowpb.MAC {
 			return macText(binary.BigEndian.AppendUint64(nil, v.Uint())[2:])
 		}
 	}

@@ -98,7 +98,7 @@ func fieldValue(empty func(protoreflect.FieldDescriptor) protoreflect.Value, fd 
 			return protoreflect.ValueOfUint32(uint32(n)), nil
 		}
 	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
-		if forms[fd.FullName()] == asMAC && isText {
+		if flowpb.FormOf(fd) == flowpb.MAC && isText {
 			b, err := parseOctets(fd, text)
 			return protoreflect.ValueOfUint64(bigEndian(b)), err
 		}
@@ -127,12 +127,12 @@ func parseMAC(s string) ([]byte, bool) {
 // parseOctets is the inverse of scalarText for octets. What does not have its form is
 // hex text there.
 func parseOctets(fd protoreflect.FieldDescriptor, s string) ([]byte, error) {
-	switch forms[fd.FullName()] {
-	case asAddress:
+	switch flowpb.FormOf(fd) {
+	case flowpb.Address:
 		if a, err := netip.ParseAddr(s); err == nil {
 			return a.AsSlice(), nil
 		}
-	case asMAC:
+	case flowpb.MAC:
 		if b, ok := parseMAC(s); ok {
 			return b, nil
 		}
