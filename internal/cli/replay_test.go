@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -90,7 +92,7 @@ func writeCapture(t *testing.T, list []sentAt) string {
 			t.Fatal(err)
 		}
 	}
-	return temporary(t, "written.pcap", b.String())
+	return writeFile(t, "written.pcap", b.String())
 }
 
 func TestAReplayHasThePaceOfTheCapture(t *testing.T) {
@@ -123,7 +125,7 @@ func TestAReplayInALoopGoesOnUntilItIsEnded(t *testing.T) {
 		t.Errorf("%d datagrams, %v, %q", len(got), err, errout)
 	}
 	// What holds nothing to send does not go round for ever.
-	if _, _, err := replayedOf(t, replayOptions{loop: true}, temporary(t, "nothing.hex", "00 2a 00 00\n")); err == nil || !strings.Contains(err.Error(), "no NetFlow or IPFIX") {
+	if _, _, err := replayedOf(t, replayOptions{loop: true}, writeFile(t, "nothing.hex", "00 2a 00 00\n")); err == nil || !strings.Contains(err.Error(), "no NetFlow or IPFIX") {
 		t.Errorf("nothing to send: %v", err)
 	}
 	if _, _, err := replayedOf(t, replayOptions{loop: true}, "nowhere.pcap"); err == nil || !strings.Contains(err.Error(), "nowhere.pcap: no such file") {
@@ -207,4 +209,14 @@ func TestEachExporterOfAReplayHasItsSource(t *testing.T) {
 	if want := "weir replay: exporter 192.0.2.2 of the capture sends from 127.1.0.1\n"; out.String() != want {
 		t.Errorf("want %q, got %q", want, out.String())
 	}
+}
+
+// writeFile returns the path of a file with content.
+func writeFile(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

@@ -5,13 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"net"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"weir/internal/cli/console"
+	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/locked"
+	"weir/internal/weirtest/payloads"
 )
 
 func TestUpPrintsConnectionsAsTheyClose(t *testing.T) {
@@ -37,11 +38,8 @@ func TestUpPrintsConnectionsAsTheyClose(t *testing.T) {
 	}
 
 	// The template datagram to one socket, the rest to the other.
-	all, err := datagrams(replayed{file: "softflowd_v9_synth_adj.pcap"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, _, err := openFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	all := payloads.Of(t, captures.File("softflowd_v9_synth_adj.pcap"))
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
