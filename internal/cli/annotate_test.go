@@ -21,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/cli/demo"
 	"weir/internal/cli/report"
 	"weir/internal/enrich"
 	"weir/internal/settings"
@@ -182,14 +183,14 @@ func addComparable(t *testing.T, to map[string]map[string]any, lines string) {
 }
 
 func TestFilesAreAnnotatedAsEnrichAnnotatesTheTopic(t *testing.T) {
-	s, err := startNameServer("www.example.net 198.51.100.80\nclient.example.net 192.0.2.10")
+	s, err := demo.StartNameServer("www.example.net 198.51.100.80\nclient.example.net 192.0.2.10")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.close() })
+	t.Cleanup(func() { _ = s.Close() })
 	t.Setenv("DNS_ENABLED", "true")
-	t.Setenv("DNS_SERVERS", s.addr)
-	t.Setenv("DNS_PRIVATE_SERVERS", s.addr)
+	t.Setenv("DNS_SERVERS", s.Addr)
+	t.Setenv("DNS_PRIVATE_SERVERS", s.Addr)
 	asn := func(n uint32) mmdbtype.DataType {
 		return mmdbtype.Map{"autonomous_system_number": mmdbtype.Uint32(n)}
 	}

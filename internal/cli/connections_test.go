@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/cli/demo"
 	"weir/internal/cli/offline"
 	"weir/internal/weirtest/captures"
 
@@ -15,14 +16,14 @@ import (
 )
 
 func TestNamesOfAFilesConnectionsAreAskedFor(t *testing.T) {
-	s, err := startNameServer("www.example.net 192.0.2.80\nclient.example.net 10.1.1.10")
+	s, err := demo.StartNameServer("www.example.net 192.0.2.80\nclient.example.net 10.1.1.10")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.close() })
+	t.Cleanup(func() { _ = s.Close() })
 	t.Setenv("DNS_ENABLED", "true")
-	t.Setenv("DNS_SERVERS", s.addr)
-	t.Setenv("DNS_PRIVATE_SERVERS", s.addr)
+	t.Setenv("DNS_SERVERS", s.Addr)
+	t.Setenv("DNS_PRIVATE_SERVERS", s.Addr)
 	file := captures.File("softflowd_v9_synth_adj.pcap")
 	if got := run(t, "", "connections", "--top", "1", file); !strings.Contains(got.out, "  10.1.1.10 (client.example.net) to 192.0.2.80 (www.example.net)\n") {
 		t.Errorf("got %s%s", got.out, got.errout)

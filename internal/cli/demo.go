@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"weir/internal/cli/console"
+	"weir/internal/cli/demo"
 )
 
 const demoAbout = `Shows the whole pipeline at work, without network, Kafka or settings: starts an
@@ -33,15 +34,15 @@ func runDemo(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	d := &demo{log: slog.New(slog.DiscardHandler), progress: console.NewProgress(stderr)}
+	d := &demo.Demo{Log: slog.New(slog.DiscardHandler), Progress: console.NewProgress(stderr)}
 	if *verbose {
-		d.log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: console.WithoutTime}))
-		d.progress.AppendOnly() // the log would tear its line
+		d.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: console.WithoutTime}))
+		d.Progress.AppendOnly() // the log would tear its line
 	}
-	err := d.run(ctx)
-	d.progress.Clear()
+	err := d.Run(ctx)
+	d.Progress.Clear()
 	if err == nil {
-		err = d.report(*asJSON, stdout, stderr)
+		err = d.Report(*asJSON, stdout, stderr)
 	}
 	if err != nil {
 		console.Linef(stderr, "weir demo: %v", err)

@@ -1,4 +1,4 @@
-package cli
+package demo
 
 import (
 	_ "embed"
@@ -11,22 +11,22 @@ import (
 	"github.com/miekg/dns"
 )
 
-//go:embed demo_zone.txt
+//go:embed zone.txt
 var demoZone string
 
-// A nameServer answers for a few names and addresses, both ways, over UDP on a
+// A NameServer answers for a few names and addresses, both ways, over UDP on a
 // free port of 127.0.0.1.
-type nameServer struct {
+type NameServer struct {
 	names map[netip.Addr]string   // fully qualified
 	addrs map[string][]netip.Addr // by fully qualified name
 	srv   *dns.Server
-	addr  string
+	Addr  string
 	ended chan error
 }
 
-// startNameServer serves zone: a name and an address a line, ';' begins a comment.
-func startNameServer(zone string) (*nameServer, error) {
-	s := &nameServer{names: map[netip.Addr]string{}, addrs: map[string][]netip.Addr{}, ended: make(chan error, 1)}
+// StartNameServer serves zone: a name and an address a line, ';' begins a comment.
+func StartNameServer(zone string) (*NameServer, error) {
+	s := &NameServer{names: map[netip.Addr]string{}, addrs: map[string][]netip.Addr{}, ended: make(chan error, 1)}
 	for i, line := range strings.Split(zone, "\n") {
 		line, _, _ = strings.Cut(line, ";")
 		f := strings.Fields(line)
@@ -48,7 +48,7 @@ func startNameServer(zone string) (*nameServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("name server of the demo: %w", err)
 	}
-	s.addr = pc.LocalAddr().String()
+	s.Addr = pc.LocalAddr().String()
 	started := make(chan struct{})
 	s.srv = &dns.Server{PacketConn: pc, Handler: s, NotifyStartedFunc: func() { close(started) }}
 	go func() { s.ended <- s.srv.ActivateAndServe() }()
@@ -61,7 +61,7 @@ func startNameServer(zone string) (*nameServer, error) {
 }
 
 // ServeDNS implements dns.Handler.
-func (s *nameServer) ServeDNS(w dns.ResponseWriter, m *dns.Msg) {
+func (s *NameServer) ServeDNS(w dns.ResponseWriter, m *dns.Msg) {
 	reply := new(dns.Msg).SetReply(m)
 	reply.Authoritative = true
 	if len(m.Question) != 1 {
@@ -97,7 +97,7 @@ func (s *nameServer) ServeDNS(w dns.ResponseWriter, m *dns.Msg) {
 	_ = w.WriteMsg(reply) // the client asks again
 }
 
-func (s *nameServer) close() error {
+func (s *NameServer) Close() error {
 	err := s.srv.Shutdown()
 	return errors.Join(err, <-s.ended)
 }

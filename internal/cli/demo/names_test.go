@@ -1,4 +1,4 @@
-package cli
+package demo
 
 import (
 	"context"
@@ -14,12 +14,12 @@ import (
 )
 
 func TestTheDemosNamesAreVerifiedByTheResolverOfProduction(t *testing.T) {
-	s, err := startNameServer("a.example.net 192.0.2.1 ; comment\n\n; comment\na.example.net 2001:db8::1\n")
+	s, err := StartNameServer("a.example.net 192.0.2.1 ; comment\n\n; comment\na.example.net 2001:db8::1\n")
 	if err != nil {
 		t.Fatal(err)
 	}
 	r, err := rdns.New(rdns.Config{
-		Enabled: true, PrivateServers: []string{s.addr}, Verify: true, Timeout: 2 * time.Second,
+		Enabled: true, PrivateServers: []string{s.Addr}, Verify: true, Timeout: 2 * time.Second,
 		Rate: 1000, InFlight: 4, Queue: 16, CacheSize: 100,
 	})
 	if err != nil {
@@ -48,20 +48,20 @@ func TestTheDemosNamesAreVerifiedByTheResolverOfProduction(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("Run: %v", err)
 	}
-	if reply, err := dns.Exchange(new(dns.Msg).SetQuestion("b.example.net.", dns.TypeA), s.addr); err != nil || reply.Rcode != dns.RcodeNameError {
+	if reply, err := dns.Exchange(new(dns.Msg).SetQuestion("b.example.net.", dns.TypeA), s.Addr); err != nil || reply.Rcode != dns.RcodeNameError {
 		t.Errorf("another name: %v, %v; want NXDOMAIN", reply, err)
 	}
-	if err := s.close(); err != nil {
+	if err := s.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
 }
 
 func TestAWrongZoneSaysWhichLine(t *testing.T) {
 	for _, zone := range []string{"; fine\na.example.net\n", "; fine\na.example.net 1.2.3\n"} {
-		s, err := startNameServer(zone)
+		s, err := StartNameServer(zone)
 		if err == nil {
 			t.Errorf("%q is accepted", zone)
-			_ = s.close()
+			_ = s.Close()
 			continue
 		}
 		if got := err.Error()[:len("demo zone, line 2:")]; got != "demo zone, line 2:" {

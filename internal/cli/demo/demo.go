@@ -1,4 +1,4 @@
-package cli
+package demo
 
 import (
 	"bytes"
@@ -32,10 +32,10 @@ const demoPatience = 30 * time.Second
 // before all of a datagram are there.
 const templatesSettle = 50 * time.Millisecond
 
-// A demo is one run of the verb.
-type demo struct {
-	log      *slog.Logger
-	progress *console.Progress
+// A Demo is one run of the verb.
+type Demo struct {
+	Log      *slog.Logger
+	Progress *console.Progress
 	live     *pipeline.Pipeline
 	seen     connections
 	did      summary
@@ -52,21 +52,21 @@ type summary struct {
 	took                       time.Duration
 }
 
-// run does everything but the printing.
-func (d *demo) run(ctx context.Context) (err error) {
+// Run does everything but the printing.
+func (d *Demo) Run(ctx context.Context) (err error) {
 	start := time.Now()
-	d.progress.Step("starting the embedded broker, two ingest replicas and enrich")
-	ns, err := startNameServer(demoZone)
+	d.Progress.Step("starting the embedded broker, two ingest replicas and enrich")
+	ns, err := StartNameServer(demoZone)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, ns.close()) }()
+	defer func() { err = errors.Join(err, ns.Close()) }()
 	d.live, err = pipeline.Start(ctx, pipeline.Options{
 		Kafka: "127.0.0.1:0",
 		// DNS_SERVERS too: the demo asks nobody outside.
-		Environ:     map[string]string{"DNS_SERVERS": ns.addr, "DNS_PRIVATE_SERVERS": ns.addr},
+		Environ:     map[string]string{"DNS_SERVERS": ns.Addr, "DNS_PRIVATE_SERVERS": ns.Addr},
 		CommitEvery: 100 * time.Millisecond,
-		Log:         d.log,
+		Log:         d.Log,
 		Metrics:     prometheus.NewRegistry(),
 		Committed:   d.seen.add,
 	})
@@ -80,15 +80,15 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := d.replay(ctx); err != nil {
 		return err
 	}
-	d.progress.Step("pairing")
+	d.Progress.Step("pairing")
 	if err := d.until(ctx, "enrich to read every flow", func() bool {
 		n := d.live.EnrichStats().Flows
-		d.progress.Count("pairing: %d flows", n)
+		d.Progress.Count("pairing: %d flows", n)
 		return n >= d.live.Stats().Flows
 	}); err != nil {
 		return err
 	}
-	d.progress.Step("moving the pairing's clock on by %v", d.live.Config.Pair.Idle+d.live.Config.Pair.Linger)
+	d.Progress.Step("moving the pairing's clock on by %v", d.live.Config.Pair.Idle+d.live.Config.Pair.Linger)
 	closing, cancel := context.WithTimeout(ctx, demoPatience)
 	defer cancel()
 	if err := d.live.CloseOpen(closing); err != nil {
@@ -101,14 +101,14 @@ func (d *demo) run(ctx context.Context) (err error) {
 }
 
 // until waits for something to happen, for demoPatience at most.
-func (d *demo) until(ctx context.Context, what string, done func() bool) error {
+func (d *Demo) until(ctx context.Context, what string, done func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, demoPatience)
 	defer cancel()
 	return d.live.WaitFor(ctx, what, done)
 }
 
 // replay sends the captures over UDP, each from an address of its own.
-func (d *demo) replay(ctx context.Context) (err error) {
+func (d *Demo) replay(ctx context.Context) (err error) {
 	var to [pipeline.ReplicaCount]netip.AddrPort
 	var all []*transport.Socket
 	var wg sync.WaitGroup
@@ -142,7 +142,7 @@ func (d *demo) replay(ctx context.Context) (err error) {
 
 // export sends one capture. Datagrams with templates go to the first replica,
 // the others turn by turn, to the second one first.
-func (d *demo) export(ctx context.Context, c replayed, to [pipeline.ReplicaCount]netip.AddrPort) (err error) {
+func (d *Demo) export(ctx context.Context, c replayed, to [pipeline.ReplicaCount]netip.AddrPort) (err error) {
 	all, err := datagrams(c)
 	if err != nil {
 		return err
@@ -156,7 +156,7 @@ func (d *demo) export(ctx context.Context, c replayed, to [pipeline.ReplicaCount
 	d.did.withoutSource = d.did.withoutSource || !own
 	turn := 1
 	for i, b := range all {
-		d.progress.Count("replaying %s: %d of %d datagrams", c.file, i+1, len(all))
+		d.Progress.Count("replaying %s: %d of %d datagrams", c.file, i+1, len(all))
 		before := d.live.ReplicaStats(1).TemplatesFromOthers
 		n := turn % pipeline.ReplicaCount
 		templates := hasTemplates(b)
@@ -175,7 +175,7 @@ func (d *demo) export(ctx context.Context, c replayed, to [pipeline.ReplicaCount
 			}
 		}
 	}
-	d.progress.Step("replayed %s as exporter %v: %d datagrams", c.file, conn.LocalAddr().(*net.UDPAddr).IP, len(all)) // a UDP socket's address
+	d.Progress.Step("replayed %s as exporter %v: %d datagrams", c.file, conn.LocalAddr().(*net.UDPAddr).IP, len(all)) // a UDP socket's address
 	return nil
 }
 
@@ -183,7 +183,7 @@ func (d *demo) export(ctx context.Context, c replayed, to [pipeline.ReplicaCount
 // told, before being the number of templates that it knew: an exporter sends
 // templates long before it sends again. A datagram that repeats known templates
 // is not waited for.
-func (d *demo) shared(ctx context.Context, before uint64) error {
+func (d *Demo) shared(ctx context.Context, before uint64) error {
 	last, since := before, time.Now()
 	return d.until(ctx, "the templates to reach the other replica", func() bool {
 		if n := d.live.ReplicaStats(1).TemplatesFromOthers; n != last {
@@ -227,8 +227,8 @@ func (s *connections) list() []*flowpb.Connection {
 	return all
 }
 
-// report prints connections and summary, and says what is not as it should be.
-func (d *demo) report(asJSON bool, stdout, stderr io.Writer) error {
+// Report prints connections and summary, and says what is not as it should be.
+func (d *Demo) Report(asJSON bool, stdout, stderr io.Writer) error {
 	all := d.seen.list()
 	d.did.look(all)
 	form, w := report.Wide, stdout
