@@ -10,6 +10,7 @@ import (
 
 	"weir/internal/cli/console"
 	"weir/internal/cli/offline"
+	"weir/internal/cli/replay"
 )
 
 const replayAbout = `Sends the export datagrams of captures (pcap, pcapng, also compressed with gzip)
@@ -29,22 +30,22 @@ read or sent; 2 wrong usage`
 // runReplay is the verb replay.
 func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("replay", "[flag]... FILE...", replayAbout)
-	p := replayOptions{speed: 1}
+	p := replay.Options{Speed: 1}
 	to := f.String("to", "127.0.0.1:2055", "`HOST:PORT` to send to (default 127.0.0.1:2055)")
 	f.Func("speed", "send N times as fast as captured, or as fast as possible: `10x`, 0.5x, max (default 1x)", func(s string) error {
 		n, err := strconv.ParseFloat(strings.TrimSuffix(s, "x"), 64)
 		switch {
 		case s == "max":
-			p.speed = 0
+			p.Speed = 0
 		case err != nil || !(n > 0 && n <= 1e6):
 			return fmt.Errorf("%q: want 10x, 0.5x or max", s)
 		default:
-			p.speed = n
+			p.Speed = n
 		}
 		return nil
 	})
-	f.BoolVar(&p.loop, "loop", false, "begin again at the end, until it is told to end")
-	f.BoolVar(&p.rewrite, "rewrite-time", false, "move the times in the datagrams to now")
+	f.BoolVar(&p.Loop, "loop", false, "begin again at the end, until it is told to end")
+	f.BoolVar(&p.RewriteTimes, "rewrite-time", false, "move the times in the datagrams to now")
 	port := offline.PortFlag(f, "udp-port")
 	files, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
@@ -57,6 +58,6 @@ func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	if err != nil || target.Port == 0 || target.IP == nil {
 		return f.UsageError(stderr, fmt.Sprintf("--to %s: want host:port of a collector", *to))
 	}
-	p.to, p.port = target, *port
-	return console.RunUntilSignal("replay", stderr, func(ctx context.Context) error { return replayFiles(ctx, files, p, stderr) })
+	p.To, p.Port = target, *port
+	return console.RunUntilSignal("replay", stderr, func(ctx context.Context) error { return replay.Run(ctx, files, p, stderr) })
 }

@@ -1,4 +1,4 @@
-package cli
+package replay
 
 import (
 	"bytes"
@@ -20,26 +20,26 @@ import (
 	"weir/internal/templates"
 )
 
-// replayOptions say how captures are replayed.
-type replayOptions struct {
-	to      *net.UDPAddr // the collector
-	speed   float64      // times the pace of the capture; 0: as fast as possible
-	loop    bool         // start again at the end
-	rewrite bool         // move the times in the datagrams to now
-	port    uint16       // only datagrams that were sent to this UDP port; 0: any
+// Options say how captures are replayed.
+type Options struct {
+	To           *net.UDPAddr // the collector
+	Speed        float64      // times the pace of the capture; 0: as fast as possible
+	Loop         bool         // start again at the end
+	RewriteTimes bool         // move the times in the datagrams to now
+	Port         uint16       // only datagrams that were sent to this UDP port; 0: any
 }
 
-// replayFiles sends the export datagrams of captures until ctx ends, or all are sent.
-func replayFiles(ctx context.Context, files []string, o replayOptions, stderr io.Writer) error {
-	s := newSenders(o.to, stderr)
+// Run sends the export datagrams of captures until ctx ends, or all are sent.
+func Run(ctx context.Context, files []string, o Options, stderr io.Writer) error {
+	s := newSenders(o.To, stderr)
 	defer s.close()
-	p := &replayer{replayOptions: o, send: s.send, now: time.Now, show: console.NewProgress(stderr), stderr: stderr}
+	p := &replayer{Options: o, send: s.send, now: time.Now, show: console.NewProgress(stderr), stderr: stderr}
 	return p.run(ctx, files)
 }
 
 // A replayer sends datagrams at the pace of their captures.
 type replayer struct {
-	replayOptions
+	Options
 	send   func(from netip.AddrPort, b []byte) error
 	now    func() time.Time
 	show   *console.Progress
@@ -56,7 +56,7 @@ type replayer struct {
 func (p *replayer) run(ctx context.Context, files []string) error {
 	p.began = p.now()
 	var errs []error
-	for again := true; again && ctx.Err() == nil; again = p.loop {
+	for again := true; again && ctx.Err() == nil; again = p.Loop {
 		before := p.sent
 		for _, name := range files {
 			err := p.file(ctx, name)
@@ -102,13 +102,13 @@ func (p *replayer) file(ctx context.Context, name string) error {
 	var mover *retime.Mover
 	var store *templates.Store // the mover's
 	var seconds int64
-	if p.rewrite {
+	if p.RewriteTimes {
 		first, last, err := p.span(name)
 		if err != nil && !errors.Is(err, capture.ErrCut) {
 			return err
 		}
 		at := first
-		if p.speed == 0 || p.speed > 1 {
+		if p.Speed == 0 || p.Speed > 1 {
 			at = last
 		}
 		if at != 0 {
@@ -123,8 +123,8 @@ func (p *replayer) file(ctx context.Context, name string) error {
 		if first == 0 {
 			first = d.Time
 		}
-		if p.speed > 0 && d.Time != 0 {
-			due := start.Add(time.Duration(float64(d.Time-first) / p.speed))
+		if p.Speed > 0 && d.Time != 0 {
+			due := start.Add(time.Duration(float64(d.Time-first) / p.Speed))
 			if err := p.until(ctx, due, name, done); err != nil {
 				return err
 			}
@@ -190,7 +190,7 @@ func (p *replayer) each(name string, f func(d *capture.Datagram, done float64) e
 		size = s.Size()
 	}
 	read := &counted{r: in}
-	r, err := capture.Open(read, capture.Options{Port: p.port})
+	r, err := capture.Open(read, capture.Options{Port: p.Port})
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package cli
+package replay
 
 import (
 	"bytes"
@@ -32,13 +32,13 @@ type sentAt struct {
 }
 
 // replayed runs a replayer in a bubble of time, which begins in 2000.
-func replayedOf(t *testing.T, o replayOptions, files ...string) (all []sentAt, errout string, err error) {
+func replayedOf(t *testing.T, o Options, files ...string) (all []sentAt, errout string, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		p := replayer{replayOptions: o, now: time.Now, stderr: &out, show: console.NewProgress(io.Discard)}
+		p := replayer{Options: o, now: time.Now, stderr: &out, show: console.NewProgress(io.Discard)}
 		start := time.Now()
 		p.send = func(_ netip.AddrPort, b []byte) error {
 			if all = append(all, sentAt{time.Since(start), bytes.Clone(b)}); len(all) == 1000 {
@@ -100,7 +100,7 @@ func TestAReplayHasThePaceOfTheCapture(t *testing.T) {
 	want := []sentAt{{0, v5}, {1500 * time.Millisecond, v5}, {1500 * time.Millisecond, v5}, {4 * time.Second, v5}}
 	file := writeCapture(t, append([]sentAt{{0, []byte("a datagram of something else")}}, want...))
 	for _, speed := range []float64{1, 4, 0.5, 0} {
-		got, errout, err := replayedOf(t, replayOptions{speed: speed}, file)
+		got, errout, err := replayedOf(t, Options{Speed: speed}, file)
 		if err != nil || len(got) != len(want) {
 			t.Fatalf("%v: %d datagrams, want %d: %v", speed, len(got), len(want), err)
 		}
@@ -120,15 +120,15 @@ func TestAReplayHasThePaceOfTheCapture(t *testing.T) {
 }
 
 func TestAReplayInALoopGoesOnUntilItIsEnded(t *testing.T) {
-	got, errout, err := replayedOf(t, replayOptions{speed: 0, loop: true}, captures.File("softflowd_v5_synth_adj.pcap"))
+	got, errout, err := replayedOf(t, Options{Speed: 0, Loop: true}, captures.File("softflowd_v5_synth_adj.pcap"))
 	if err != nil || len(got) != 1000 || !strings.HasPrefix(errout, "1000 datagrams sent") {
 		t.Errorf("%d datagrams, %v, %q", len(got), err, errout)
 	}
 	// What holds nothing to send does not go round for ever.
-	if _, _, err := replayedOf(t, replayOptions{loop: true}, writeFile(t, "nothing.hex", "00 2a 00 00\n")); err == nil || !strings.Contains(err.Error(), "no NetFlow or IPFIX") {
+	if _, _, err := replayedOf(t, Options{Loop: true}, writeFile(t, "nothing.hex", "00 2a 00 00\n")); err == nil || !strings.Contains(err.Error(), "no NetFlow or IPFIX") {
 		t.Errorf("nothing to send: %v", err)
 	}
-	if _, _, err := replayedOf(t, replayOptions{loop: true}, "nowhere.pcap"); err == nil || !strings.Contains(err.Error(), "nowhere.pcap: no such file") {
+	if _, _, err := replayedOf(t, Options{Loop: true}, "nowhere.pcap"); err == nil || !strings.Contains(err.Error(), "nowhere.pcap: no such file") {
 		t.Errorf("no file: %v", err)
 	}
 }
@@ -139,7 +139,7 @@ func TestAReplayMovesTheTimes(t *testing.T) {
 	for _, name := range []string{"softflowd_v9_synth_adj.pcap", "softflowd_v10_synth_adj.pcap", "softflowd_v5_synth_adj.pcap", "softflowd_v10_time_micro_synth.pcap"} {
 		file := captures.File(name)
 		for _, speed := range []float64{0, 1} {
-			got, _, err := replayedOf(t, replayOptions{speed: speed, rewrite: true}, file)
+			got, _, err := replayedOf(t, Options{Speed: speed, RewriteTimes: true}, file)
 			if err != nil {
 				t.Fatal(err)
 			}
