@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"weir/internal/cli/collect"
 	"weir/internal/cli/console"
 	"weir/internal/cli/flowfile"
 	"weir/internal/cli/offline"
@@ -32,27 +33,27 @@ exit code: 0 ended as told; 1 it could not receive or write; 2 wrong usage`
 // runCollect is the verb collect.
 func runCollect(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("collect", "--out FILE [flag]...", collectAbout)
-	var o collectOptions
+	var o collect.Options
 	listen := f.String("listen", ":2055,:4739", "comma-separated `LIST` of UDP addresses to receive on (default :2055,:4739)")
-	f.StringVar(&o.path, "out", "", "`FILE` to write: .jsonl, .jsonl.gz or .jsonl.zst")
-	o.file = flowfile.Options{Octets: 1e9, Every: 24 * time.Hour}
+	f.StringVar(&o.Path, "out", "", "`FILE` to write: .jsonl, .jsonl.gz or .jsonl.zst")
+	o.File = flowfile.Options{Octets: 1e9, Every: 24 * time.Hour}
 	f.Func("rotate-size", "begin another file once one has `SIZE` octets (500MB, 2GiB; default 1GB; 0: never)", func(s string) (err error) {
-		o.file.Octets, err = console.ParseOctets(s)
+		o.File.Octets, err = console.ParseOctets(s)
 		return err
 	})
-	f.DurationVar(&o.file.Every, "rotate-every", o.file.Every, "begin another file once one is as old as `DURATION` (default 24h; 0: never)")
-	o.exporters, o.age = offline.ExportersFlag(f), offline.UptimeAgeFlag(f)
+	f.DurationVar(&o.File.Every, "rotate-every", o.File.Every, "begin another file once one is as old as `DURATION` (default 24h; 0: never)")
+	o.Exporters, o.MaxUptimeAge = offline.ExportersFlag(f), offline.UptimeAgeFlag(f)
 	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
 	case !ok:
 		return code
 	case len(rest) > 0:
 		return f.UsageError(stderr, fmt.Sprintf("no argument wanted, got %q", rest[0]))
-	case o.path == "":
+	case o.Path == "":
 		return f.UsageError(stderr, "no --out FILE")
-	case o.file.Every < 0:
-		return f.UsageError(stderr, fmt.Sprintf("--rotate-every %v: want 0 or more", o.file.Every))
+	case o.File.Every < 0:
+		return f.UsageError(stderr, fmt.Sprintf("--rotate-every %v: want 0 or more", o.File.Every))
 	}
-	o.listen = strings.Split(*listen, ",")
-	return console.RunUntilSignal("collect", stderr, func(ctx context.Context) error { return collect(ctx, o, stderr) })
+	o.Listen = strings.Split(*listen, ",")
+	return console.RunUntilSignal("collect", stderr, func(ctx context.Context) error { return collect.Run(ctx, o, stderr) })
 }

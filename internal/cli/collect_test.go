@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"weir/internal/cli/collect"
 	"weir/internal/cli/flowfile"
 	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/locked"
@@ -32,7 +33,7 @@ func TestWhatIsCollectedIsWhatTheCaptureHolds(t *testing.T) {
 	errout := &locked.Buffer{}
 	ended := make(chan error, 1)
 	go func() {
-		ended <- collect(ctx, collectOptions{listen: []string{"127.0.0.1:0"}, path: path, file: flowfile.Options{Octets: 20_000}, started: func(a []net.Addr) { listens <- a[0] }}, errout)
+		ended <- collect.Run(ctx, collect.Options{Listen: []string{"127.0.0.1:0"}, Path: path, File: flowfile.Options{Octets: 20_000}, Started: func(a []net.Addr) { listens <- a[0] }}, errout)
 	}()
 	to := <-listens
 	payloads.Send(t, to, append(lost, []byte{0, 42, 0, 0}))

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/cli/collect"
 	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/locked"
 	"weir/internal/weirtest/payloads"
@@ -56,8 +57,8 @@ func figure(t *testing.T, text, pattern string) int {
 func TestCollectAndDoctorReportWhatTheKernelDropped(t *testing.T) {
 	for verb, run := range map[string]func(ctx context.Context, started func([]net.Addr), stderr io.Writer) error{
 		"collect": func(ctx context.Context, started func([]net.Addr), stderr io.Writer) error {
-			o := collectOptions{listen: []string{"127.0.0.1:0"}, path: filepath.Join(t.TempDir(), "flows.jsonl"), buffer: 1, started: started}
-			return collect(ctx, o, stderr)
+			o := collect.Options{Listen: []string{"127.0.0.1:0"}, Path: filepath.Join(t.TempDir(), "flows.jsonl"), Buffer: 1, Started: started}
+			return collect.Run(ctx, o, stderr)
 		},
 		"doctor": func(ctx context.Context, started func([]net.Addr), stderr io.Writer) error {
 			c := newExamination("doctor", nil, stderr, time.Now())

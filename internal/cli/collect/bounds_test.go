@@ -1,4 +1,4 @@
-package cli
+package collect
 
 import (
 	"encoding/binary"

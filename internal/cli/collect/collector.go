@@ -1,4 +1,4 @@
-package cli
+package collect
 
 import (
 	"context"
@@ -22,37 +22,37 @@ import (
 	"weir/internal/wire"
 )
 
-// collectOptions say what is collected, and where to.
-type collectOptions struct {
-	listen    []string // UDP addresses
-	path      string
-	file      flowfile.Options
-	exporters *offline.Exporters
-	age       *time.Duration   // of uptimes, at most
-	buffer    int              // receive buffer, octets; 0: the usual one
-	started   func([]net.Addr) // called when it listens and does not read yet; may be nil
+// Options say what is collected, and where to.
+type Options struct {
+	Listen       []string // UDP addresses
+	Path         string
+	File         flowfile.Options
+	Exporters    *offline.Exporters
+	MaxUptimeAge *time.Duration   // of uptimes, at most
+	Buffer       int              // receive buffer, octets; 0: the usual one
+	Started      func([]net.Addr) // called when it listens and does not read yet; may be nil
 }
 
-// collect runs until ctx ends.
-func collect(ctx context.Context, o collectOptions, stderr io.Writer) error {
-	sockets, err := listen.Open(ctx, o.listen, listen.Options{Sockets: 1, Buffer: o.buffer})
+// Run runs until ctx ends.
+func Run(ctx context.Context, o Options, stderr io.Writer) error {
+	sockets, err := listen.Open(ctx, o.Listen, listen.Options{Sockets: 1, Buffer: o.Buffer})
 	if err != nil {
 		return err
 	}
 	defer sockets.Close()
-	w, err := flowfile.Create(o.path, o.file)
+	w, err := flowfile.Create(o.Path, o.File)
 	if err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
 	c := newCollector(w, stderr, time.Now())
 	c.sockets = sockets
-	o.exporters.Apply(&c.in.Decoder)
-	if o.age != nil {
-		c.in.Decoder.MaxUptimeAge = *o.age
+	o.Exporters.Apply(&c.in.Decoder)
+	if o.MaxUptimeAge != nil {
+		c.in.Decoder.MaxUptimeAge = *o.MaxUptimeAge
 	}
-	console.Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", sockets, o.path)
-	if o.started != nil {
-		o.started(sockets.Addresses())
+	console.Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", sockets, o.Path)
+	if o.Started != nil {
+		o.Started(sockets.Addresses())
 	}
 	read := make(chan struct{})
 	go func() {
