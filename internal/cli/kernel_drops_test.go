@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"weir/internal/cli/collect"
+	"weir/internal/cli/up"
 	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/locked"
 	"weir/internal/weirtest/payloads"
@@ -105,14 +106,14 @@ func TestUpShowsWhatTheKernelDropped(t *testing.T) {
 	ctx, end := context.WithTimeout(t.Context(), time.Minute)
 	defer end()
 	listening := make(chan struct{})
-	o := upOptions{
-		kafka: "127.0.0.1:0", listen: []string{"127.0.0.1:0"}, buffer: 1, page: free(), metrics: free(),
-		environ: map[string]string{"DNS_ENABLED": "false"},
-		started: func(udp []net.Addr, _ string) { flood(t, udp[0]); close(listening) },
+	o := up.Options{
+		Kafka: "127.0.0.1:0", Listen: []string{"127.0.0.1:0"}, Buffer: 1, Page: free(), Metrics: free(),
+		Environ: map[string]string{"DNS_ENABLED": "false"},
+		Started: func(udp []net.Addr, _ string) { flood(t, udp[0]); close(listening) },
 	}
 	var stdout, stderr locked.Buffer
 	ended := make(chan error, 1)
-	go func() { ended <- up(ctx, o, &stdout, &stderr) }()
+	go func() { ended <- up.Run(ctx, o, &stdout, &stderr) }()
 	select {
 	case <-listening:
 	case err := <-ended:
@@ -136,13 +137,13 @@ func TestUpShowsWhatTheKernelDropped(t *testing.T) {
 			}
 		}
 	}
-	metrics := figure(t, get("http://"+o.metrics+"/metrics"), `weir_ingest_socket_drops_total\{[^}]*part="sockets"[^}]*\} (\d+)`)
+	metrics := figure(t, get("http://"+o.Metrics+"/metrics"), `weir_ingest_socket_drops_total\{[^}]*part="sockets"[^}]*\} (\d+)`)
 	var page struct {
 		Totals struct {
 			KernelDrops int `json:"kernel_drops"`
 		} `json:"totals"`
 	}
-	if err := json.Unmarshal([]byte(get("http://"+o.page+"/snapshot.json")), &page); err != nil {
+	if err := json.Unmarshal([]byte(get("http://"+o.Page+"/snapshot.json")), &page); err != nil {
 		t.Fatal(err)
 	}
 	end()

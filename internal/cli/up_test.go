@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"weir/internal/cli/console"
+	"weir/internal/cli/up"
 	"weir/internal/weirtest/captures"
 	"weir/internal/weirtest/locked"
 	"weir/internal/weirtest/payloads"
@@ -22,14 +23,14 @@ func TestUpPrintsConnectionsAsTheyClose(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	listening := make(chan []net.Addr, 1)
-	o := upOptions{
-		kafka: "127.0.0.1:0", listen: []string{"127.0.0.1:0", "127.0.0.1:0"}, json: true,
-		environ: map[string]string{"DNS_ENABLED": "false", "PAIR_IDLE": "2s", "PAIR_LINGER": "200ms", "PAIR_ACTIVE_TIMEOUT": "1s"},
-		started: func(udp []net.Addr, _ string) { listening <- udp },
+	o := up.Options{
+		Kafka: "127.0.0.1:0", Listen: []string{"127.0.0.1:0", "127.0.0.1:0"}, JSON: true,
+		Environ: map[string]string{"DNS_ENABLED": "false", "PAIR_IDLE": "2s", "PAIR_LINGER": "200ms", "PAIR_ACTIVE_TIMEOUT": "1s"},
+		Started: func(udp []net.Addr, _ string) { listening <- udp },
 	}
 	var stdout, stderr locked.Buffer
 	ended := make(chan error, 1)
-	go func() { ended <- up(ctx, o, &stdout, &stderr) }()
+	go func() { ended <- up.Run(ctx, o, &stdout, &stderr) }()
 	var addrs []net.Addr
 	select {
 	case addrs = <-listening:

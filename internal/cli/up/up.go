@@ -1,4 +1,4 @@
-package cli
+package up
 
 import (
 	"context"
@@ -21,46 +21,46 @@ import (
 	"weir/pkg/flowpb"
 )
 
-type upOptions struct {
-	kafka     string   // host:port of the broker
-	listen    []string // UDP addresses
-	metrics   string   // host:port, empty: none
-	page      string   // host:port, empty: none
-	json      bool
-	exporters string // file of exporters; empty: none
-	buffer    int    // receive buffer of each socket, octets; 0: the usual one
-	environ   map[string]string
-	started   func(udp []net.Addr, kafka string) // called when it listens and does not read yet; may be nil
+type Options struct {
+	Kafka     string   // host:port of the broker
+	Listen    []string // UDP addresses
+	Metrics   string   // host:port, empty: none
+	Page      string   // host:port, empty: none
+	JSON      bool
+	Exporters string // file of exporters; empty: none
+	Buffer    int    // receive buffer of each socket, octets; 0: the usual one
+	Environ   map[string]string
+	Started   func(udp []net.Addr, kafka string) // called when it listens and does not read yet; may be nil
 }
 
-// up runs until ctx ends.
-func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) {
-	sockets, err := listen.Open(ctx, o.listen, listen.Options{Buffer: o.buffer})
+// Run runs until ctx ends.
+func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
+	sockets, err := listen.Open(ctx, o.Listen, listen.Options{Buffer: o.Buffer})
 	if err != nil {
 		return err
 	}
 	defer sockets.Close()
 
-	if o.metrics != "" {
+	if o.Metrics != "" {
 		// Looked at first: its own error speaks of the services' variable.
-		ml, err := net.Listen("tcp", o.metrics)
+		ml, err := net.Listen("tcp", o.Metrics)
 		if err != nil {
 			if errors.Is(err, syscall.EADDRINUSE) {
-				return fmt.Errorf("--metrics %s: the port is taken, by another service perhaps: choose another address, or '' for none", o.metrics)
+				return fmt.Errorf("--metrics %s: the port is taken, by another service perhaps: choose another address, or '' for none", o.Metrics)
 			}
-			return fmt.Errorf("--metrics %s: want host:port, or '' for none: %w", o.metrics, err)
+			return fmt.Errorf("--metrics %s: want host:port, or '' for none: %w", o.Metrics, err)
 		}
 		_ = ml.Close()
 	}
 	var pages net.Listener
-	if o.page != "" {
-		if pages, err = listenPage(o.page); err != nil {
+	if o.Page != "" {
+		if pages, err = listenPage(o.Page); err != nil {
 			return err
 		}
 		defer func() { _ = pages.Close() }() // a second time, if it was served
 	}
 	form := report.Wide
-	if o.json {
+	if o.JSON {
 		form = report.JSONLines
 	}
 	out, reg := report.NewConnectionPrinter(stdout, form), telemetry.NewRegistry()
@@ -71,14 +71,14 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 		committed = func(list []*flowpb.Connection) { out.Print(list); board.Connections(list) }
 	}
 	l, err := pipeline.Start(ctx, pipeline.Options{
-		Kafka: o.kafka, Environ: o.environ, Exporters: o.exporters, CommitEvery: 500 * time.Millisecond,
+		Kafka: o.Kafka, Environ: o.Environ, Exporters: o.Exporters, CommitEvery: 500 * time.Millisecond,
 		Log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: console.WithoutTime})),
 		Metrics:   reg,
 		Committed: committed,
 		Sockets:   sockets,
 	})
 	if unable := (pipeline.BrokerError{}); errors.As(err, &unable) {
-		return fmt.Errorf("--kafka %s: %w", o.kafka, err)
+		return fmt.Errorf("--kafka %s: %w", o.Kafka, err)
 	}
 	if err != nil {
 		return err
@@ -86,19 +86,19 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	if o.metrics != "" {
+	if o.Metrics != "" {
 		wg.Go(func() {
-			if err := telemetry.Serve(ctx, o.metrics, reg, l.Ready, nil); err != nil {
-				cancel(fmt.Errorf("--metrics %s: %w", o.metrics, err))
+			if err := telemetry.Serve(ctx, o.Metrics, reg, l.Ready, nil); err != nil {
+				cancel(fmt.Errorf("--metrics %s: %w", o.Metrics, err))
 			}
 		})
 	}
 	if pages != nil {
 		settings := topics.Settings{Kafka: l.Config.Kafka, Topics: l.Config.Topics}
-		host, _, _ := net.SplitHostPort(o.page) // it listens there
+		host, _, _ := net.SplitHostPort(o.Page) // it listens there
 		wg.Go(func() {
 			if err := page.NewServer(board, host, time.Second).Serve(ctx, pages); err != nil {
-				cancel(fmt.Errorf("--page %s: %w", o.page, err))
+				cancel(fmt.Errorf("--page %s: %w", o.Page, err))
 			}
 		})
 		wg.Go(func() {
@@ -111,8 +111,8 @@ func up(ctx context.Context, o upOptions, stdout, stderr io.Writer) (err error) 
 	greet(stderr, o, sockets, l)
 	silence := time.AfterFunc(silenceAfter, func() { remarkOnSilence(stderr, l, sockets) })
 	defer silence.Stop()
-	if o.started != nil {
-		o.started(sockets.Addresses(), l.KafkaAddr())
+	if o.Started != nil {
+		o.Started(sockets.Addresses(), l.KafkaAddr())
 	}
 	wg.Go(func() {
 		sockets.Receive(ctx, listen.Drain, func() listen.Handler { return l.RoundRobin() }, func(err error) {
@@ -154,15 +154,15 @@ const closingAtMost = 8 * time.Second
 const silenceAfter = time.Minute
 
 // greet says where everything is and what to do next.
-func greet(w io.Writer, o upOptions, sockets listen.Sockets, l *pipeline.Pipeline) {
+func greet(w io.Writer, o Options, sockets listen.Sockets, l *pipeline.Pipeline) {
 	port := sockets[0].Address.Port()
 	name := l.Config.Topics.Prefix
 	fmt.Fprintf(w, "weir up: receiving NetFlow and IPFIX on UDP %s; Kafka on %s", sockets, l.KafkaAddr())
-	if o.metrics != "" {
-		fmt.Fprintf(w, "; http://%s/metrics", o.metrics)
+	if o.Metrics != "" {
+		fmt.Fprintf(w, "; http://%s/metrics", o.Metrics)
 	}
-	if o.page != "" {
-		fmt.Fprintf(w, "; the page: http://%s/", o.page)
+	if o.Page != "" {
+		fmt.Fprintf(w, "; the page: http://%s/", o.Page)
 	}
 	fmt.Fprintf(w, `
 
