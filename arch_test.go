@@ -48,6 +48,7 @@ func list(t *testing.T, patterns ...string) (out []pkg) {
 var layers = [][]string{
 	{"weir/cmd/ingest", "weir/cmd/enrich", "weir/cmd/weir", "weir/cmd/weir-sqlite"},
 	{"weir/internal/cli"},
+	{"weir/internal/cli/collect", "weir/internal/cli/replay", "weir/internal/cli/up", "weir/internal/cli/demo"},
 	{"weir/internal/cli/offline", "weir/internal/cli/topics", "weir/internal/cli/pipeline"},
 	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/kafka/broker", "weir/internal/cli/capture", "weir/internal/cli/flowfile", "weir/pkg/netflow", "weir/internal/cli/page", "weir/internal/cli/sink/sqlite", "weir/internal/cli/report", "weir/testdata"},
 	{"weir/internal/kafka", "weir/internal/annotate", "weir/internal/annotate/rdns", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/annotate/geo", "weir/internal/annotate/cryptopan", "weir/internal/cli/sink", "weir/internal/cli/console", "weir/internal/cli/listen"},

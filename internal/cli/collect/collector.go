@@ -1,3 +1,4 @@
+// Package collect receives datagrams and writes their flows to files of JSON Lines, without Kafka.
 package collect
 
 import (
@@ -22,18 +23,19 @@ import (
 	"weir/internal/wire"
 )
 
-// Options say what is collected, and where to.
+// Options are the sockets and the file of a collector.
 type Options struct {
 	Listen       []string // UDP addresses
-	Path         string
+	Path         string   // of the file: .jsonl, .jsonl.gz or .jsonl.zst
 	File         flowfile.Options
 	Exporters    *offline.Exporters
-	MaxUptimeAge *time.Duration   // of uptimes, at most
+	MaxUptimeAge *time.Duration   // see decode.Decoder.MaxUptimeAge; nil: unlimited
 	Buffer       int              // receive buffer, octets; 0: the usual one
 	Started      func([]net.Addr) // called when it listens and does not read yet; may be nil
 }
 
-// Run runs until ctx ends.
+// Run receives until ctx ends, then writes all flows. A file that cannot be written is reported on stderr and is
+// tried again. The error is of a socket, or of the file at the start and the end.
 func Run(ctx context.Context, o Options, stderr io.Writer) error {
 	sockets, err := listen.Open(ctx, o.Listen, listen.Options{Sockets: 1, Buffer: o.Buffer})
 	if err != nil {

@@ -1,3 +1,5 @@
+// Package demo replays captures of the repository through a whole pipeline in this process, with a name server of its
+// own, and prints the connections.
 package demo
 
 import (
@@ -32,7 +34,7 @@ const demoPatience = 30 * time.Second
 // before all of a datagram are there.
 const templatesSettle = 50 * time.Millisecond
 
-// A Demo is one run of the verb.
+// A Demo is a run of the demo: Run, then Report. Log and Progress must be set.
 type Demo struct {
 	Log      *slog.Logger
 	Progress *console.Progress
@@ -52,7 +54,7 @@ type summary struct {
 	took                       time.Duration
 }
 
-// Run does everything but the printing.
+// Run starts the pipeline, replays the captures and waits until all connections have closed. Each step may take 30 s.
 func (d *Demo) Run(ctx context.Context) (err error) {
 	start := time.Now()
 	d.Progress.Step("starting the embedded broker, two ingest replicas and enrich")
@@ -227,7 +229,8 @@ func (s *connections) list() []*flowpb.Connection {
 	return all
 }
 
-// Report prints connections and summary, and says what is not as it should be.
+// Report prints the connections to stdout and the summary, as JSON to stderr. The error lists the results that are
+// not as expected.
 func (d *Demo) Report(asJSON bool, stdout, stderr io.Writer) error {
 	all := d.seen.list()
 	d.did.look(all)

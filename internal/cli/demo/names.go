@@ -14,17 +14,16 @@ import (
 //go:embed zone.txt
 var demoZone string
 
-// A NameServer answers for a few names and addresses, both ways, over UDP on a
-// free port of 127.0.0.1.
+// A NameServer answers queries for names and addresses of a zone over UDP, on a free port of 127.0.0.1.
 type NameServer struct {
 	names map[netip.Addr]string   // fully qualified
 	addrs map[string][]netip.Addr // by fully qualified name
 	srv   *dns.Server
-	Addr  string
+	Addr  string // host:port
 	ended chan error
 }
 
-// StartNameServer serves zone: a name and an address a line, ';' begins a comment.
+// StartNameServer serves a zone until Close: a name and an address a line, ';' begins a comment.
 func StartNameServer(zone string) (*NameServer, error) {
 	s := &NameServer{names: map[netip.Addr]string{}, addrs: map[string][]netip.Addr{}, ended: make(chan error, 1)}
 	for i, line := range strings.Split(zone, "\n") {
@@ -97,6 +96,7 @@ func (s *NameServer) ServeDNS(w dns.ResponseWriter, m *dns.Msg) {
 	_ = w.WriteMsg(reply) // the client asks again
 }
 
+// Close stops the server.
 func (s *NameServer) Close() error {
 	err := s.srv.Shutdown()
 	return errors.Join(err, <-s.ended)

@@ -1,3 +1,4 @@
+// Package replay sends the export datagrams of captures to a collector at the pace at which they were captured.
 package replay
 
 import (
@@ -20,7 +21,7 @@ import (
 	"weir/internal/templates"
 )
 
-// Options say how captures are replayed.
+// Options are how captures are replayed.
 type Options struct {
 	To           *net.UDPAddr // the collector
 	Speed        float64      // times the pace of the capture; 0: as fast as possible
@@ -29,7 +30,8 @@ type Options struct {
 	Port         uint16       // only datagrams that were sent to this UDP port; 0: any
 }
 
-// Run sends the export datagrams of captures until ctx ends, or all are sent.
+// Run sends the export datagrams of files in their order, until all are sent or ctx ends. It prints progress and a
+// summary to stderr. The error names each file that could not be read, and the number of failed sends.
 func Run(ctx context.Context, files []string, o Options, stderr io.Writer) error {
 	s := newSenders(o.To, stderr)
 	defer s.close()

@@ -1,3 +1,5 @@
+// Package up receives datagrams into a pipeline in this process, prints its connections, and serves its metrics and the
+// page for browsers.
 package up
 
 import (
@@ -21,19 +23,21 @@ import (
 	"weir/pkg/flowpb"
 )
 
+// Options are the addresses and outputs of weir up.
 type Options struct {
-	Kafka     string   // host:port of the broker
-	Listen    []string // UDP addresses
-	Metrics   string   // host:port, empty: none
-	Page      string   // host:port, empty: none
-	JSON      bool
-	Exporters string // file of exporters; empty: none
-	Buffer    int    // receive buffer of each socket, octets; 0: the usual one
-	Environ   map[string]string
+	Kafka     string                             // host:port of the broker
+	Listen    []string                           // UDP addresses
+	Metrics   string                             // host:port, empty: none
+	Page      string                             // host:port, empty: none
+	JSON      bool                               // print connections as JSON Lines, else as a wide table
+	Exporters string                             // file of exporters; empty: none
+	Buffer    int                                // receive buffer of each socket, octets; 0: the usual one
+	Environ   map[string]string                  // variables PAIR_* and DNS_*
 	Started   func(udp []net.Addr, kafka string) // called when it listens and does not read yet; may be nil
 }
 
-// Run runs until ctx ends.
+// Run receives until ctx ends or a part fails, then closes and prints the open connections, within 8 s. The error names
+// the flag whose address cannot be used.
 func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 	sockets, err := listen.Open(ctx, o.Listen, listen.Options{Buffer: o.Buffer})
 	if err != nil {
