@@ -5,6 +5,7 @@ import "google.golang.org/protobuf/reflect/protoreflect"
 // A Form is the meaning of a scalar field's octets or number that its type in the schema does not give.
 type Form uint8
 
+// The forms of values.
 const (
 	Plain   Form = iota // as the type of the field
 	Address             // an IPv4 or IPv6 address: 4 or 16 octets

@@ -13,6 +13,7 @@ import (
 // A Form is how connections and flows are printed.
 type Form uint8
 
+// The forms of output.
 const (
 	Brief     Form = iota // a table of the columns that most people need
 	Wide                  // connections: a table with both directions, state and direction method; flows: all fields
