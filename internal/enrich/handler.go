@@ -307,14 +307,14 @@ func (w handler) observe(p *partition, flow []byte, limit int64, mayLeave bool) 
 
 // pair gives a flow to the machine.
 func (w handler) pair(p *partition, m *flowpb.FlowMessage, f *pair.Flow) {
-	outcome := p.machine.Observe(f)
-	switch {
-	case outcome == pair.Duplicate:
+	switch p.machine.Observe(f) {
+	case pair.Duplicate:
 		p.counts.duplicates++
 		return
-	case outcome == pair.Opened: // names have until the connection ends
+	case pair.Opened: // names have until the connection ends
 		w.annotator.Want(netip.AddrFrom16(f.Key.Lo).Unmap())
 		w.annotator.Want(netip.AddrFrom16(f.Key.Hi).Unmap())
+	case pair.Joined:
 	}
 	if f.Event() { // other events of its flow count the same
 		octets, packets := p.machine.Raised()
@@ -481,7 +481,8 @@ func (w *Worker) deleteOldState(ctx context.Context) error {
 			err := w.session.Truncate(attempt, w.c.Topics.Name(kafka.Pairing), before)
 			cancel()
 			if err != nil && ctx.Err() == nil {
-				w.log.Warn("old pairing state is not deleted: the topic grows (enrich needs the right to delete its records)", "err", err)
+				w.log.Warn("old pairing state is not deleted: the topic grows "+
+					"(enrich needs the right to delete its records)", "err", err)
 			}
 		}
 	}

@@ -90,7 +90,8 @@ func New(c Config, d Deps) (*Worker, error) {
 	}
 	w := &Worker{
 		c: c, deps: d, log: d.Log.With("instance", c.Instance), facts: known, annotator: annotator, learned: annotator.Learned,
-		waiting: errors.New("starting: kafka is not reached yet"), partitions: map[int32]*partition{}, truncations: make(chan map[int32]int64), left: map[int32]restorePoint{},
+		waiting: errors.New("starting: kafka is not reached yet"), partitions: map[int32]*partition{},
+		truncations: make(chan map[int32]int64), left: map[int32]restorePoint{},
 	}
 	w.session = kafka.NewSession(c.Kafka, kafka.SessionConfig{
 		Group: c.Group, Member: c.Instance, Input: c.Topics.Name(kafka.Flows), Twin: c.Topics.Name(kafka.Pairing),

@@ -56,7 +56,7 @@ func stuff(r protoreflect.Message, seed *[]byte) {
 	}
 }
 
-// What is written is what protobuf reads as the same message, whatever is in it.
+// protobuf reads the same message from the octets appended, for every content.
 func FuzzAppendConnectionIsRead(f *testing.F) {
 	all := make([]byte, 100)
 	for i := range all {

@@ -9,9 +9,9 @@ import (
 
 var errFlow = errors.New("not a flow message")
 
-// ReadPairingFields sets m to the fields of an encoded FlowMessage that enrich uses, and leaves the others unset: a third
-// of the time of proto.Unmarshal, without allocations except for names. Addresses and other octets of m are parts of b,
-// which the caller must not modify while it uses m.
+// ReadPairingFields sets m to the fields of an encoded FlowMessage that enrich uses, and leaves the others unset: a
+// third of the time of proto.Unmarshal, without allocations except for names. Addresses and other octets of m are
+// parts of b, which the caller must not modify while it uses m.
 func ReadPairingFields(b []byte, m *FlowMessage) error {
 	m.Reset()
 	for len(b) > 0 {
