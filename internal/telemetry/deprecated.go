@@ -6,7 +6,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"google.golang.org/protobuf/proto"
 )
 
 // A Renaming is a metric that /metrics serves under its old name, too.
@@ -32,8 +31,8 @@ func (g oldNames) Gather() ([]*dto.MetricFamily, error) {
 			continue
 		}
 		families = append(families, &dto.MetricFamily{
-			Name:   proto.String(Renamed[i].Old),
-			Help:   proto.String("deprecated name of " + f.GetName()),
+			Name:   new(Renamed[i].Old),
+			Help:   new("deprecated name of " + f.GetName()),
 			Type:   f.Type,
 			Metric: f.Metric,
 		})

@@ -16,10 +16,10 @@ import (
 // families gives metrics the form that promlint reads, with one series each.
 func families(list []telemetry.Metric) (out []*dto.MetricFamily) {
 	for _, m := range list {
-		f := &dto.MetricFamily{Name: proto.String(m.Name), Help: proto.String(m.Help)}
+		f := &dto.MetricFamily{Name: new(m.Name), Help: new(m.Help)}
 		series := &dto.Metric{}
 		for _, l := range m.Labels {
-			series.Label = append(series.Label, &dto.LabelPair{Name: proto.String(l), Value: proto.String("x")})
+			series.Label = append(series.Label, &dto.LabelPair{Name: new(l), Value: new("x")})
 		}
 		switch m.Type {
 		case "counter":
