@@ -19,6 +19,7 @@ const (
 	ruleTotals    = "octetTotalCount and packetTotalCount (85, 86), where there are no deltas"
 	ruleInitiator = "initiatorOctets and initiatorPackets (231, 298), where there are neither deltas nor totals"
 	ruleICMP      = "protocol 1 or 58 by the ICMP elements (32, 176 to 179), where there is no protocolIdentifier (4)"
+	ruleClient    = "client and server of Cisco AVC (9/12236 to 9/12241), where there are no addresses of IANA"
 	ruleFamilies  = "the IPv6 addresses (27, 28), where the IPv4 ones beside them are 0.0.0.0"
 )
 
@@ -67,13 +68,17 @@ func (s shown) tuple() (u tuple, rules map[string]bool) {
 		}
 		return 0
 	}
-	for i, f := range []string{"cflow.srcaddr", "cflow.dstaddr"} {
-		if first(i, f, f+"v6") == 1 && s[f] != "" {
+	const avc = "cflow.pie.cisco.connection_"
+	for i, f := range []struct{ address, end string }{{"cflow.srcaddr", avc + "client"}, {"cflow.dstaddr", avc + "server"}} {
+		switch at := first(i, f.address, f.address+"v6", f.end+"_ipv4_address", f.end+"_ipv6_address"); {
+		case at == 1 && s[f.address] != "":
 			rules[ruleFamilies] = true
+		case at >= 2:
+			rules[ruleClient] = true
 		}
 	}
-	first(2, "cflow.srcport")
-	first(3, "cflow.dstport")
+	first(2, "cflow.srcport", avc+"client_transport_port")
+	first(3, "cflow.dstport", avc+"server_transport_port")
 	first(4, "cflow.protocol")
 	if s["cflow.protocol"] == "" {
 		for _, of := range []struct{ family, proto string }{{"ipv4", "1"}, {"ipv6", "58"}} {
@@ -197,7 +202,7 @@ func TestFlowsAndOptionsOfTheCorpusAreAllThatTsharkDecodes(t *testing.T) {
 		})
 	}
 	t.Logf("%d of %d captures agree fully with tshark, %d flows; %d differ by a named fault of it", equal, len(list), flows, len(tsharkAlone))
-	for _, r := range []string{ruleTotals, ruleInitiator, ruleICMP, ruleFamilies} {
+	for _, r := range []string{ruleTotals, ruleInitiator, ruleICMP, ruleClient, ruleFamilies} {
 		t.Logf("%d flows by the rule: %s", by[r], r)
 	}
 }
