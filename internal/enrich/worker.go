@@ -94,8 +94,8 @@ func New(c Config, d Deps) (*Worker, error) {
 		truncations: make(chan map[int32]int64), left: map[int32]restorePoint{},
 	}
 	w.session = kafka.NewSession(c.Kafka, kafka.SessionConfig{
-		Group: c.Group, Member: c.Instance, Input: c.Topics.Name(kafka.Flows), Twin: c.Topics.Name(kafka.Pairing),
-		ByNumber: []string{c.Topics.Name(kafka.Pairing)}, MaxRecords: c.CommitRecords, Every: c.CommitEvery,
+		Group: c.Group, Member: c.Instance, Input: c.Topics.Name(kafka.Flows), CoPartitioned: c.Topics.Name(kafka.Pairing),
+		ManualPartitioning: []string{c.Topics.Name(kafka.Pairing)}, MaxRecords: c.CommitRecords, Every: c.CommitEvery,
 		Now: d.Now, Log: w.log,
 	})
 	w.metrics = newMetrics(d.Metrics, w)

@@ -145,7 +145,7 @@ func (r *Replica) newUndecoded(producer *kafka.Producer) *undecoded {
 	c := r.c.Kafka
 	c.SessionTimeout = min(c.SessionTimeout, 6*time.Second)
 	u.session = kafka.NewSession(c, kafka.SessionConfig{
-		Group: r.c.Topics.Prefix + undecodedGroup, Member: r.c.Replica, Input: u.topic, ByNumber: []string{u.topic},
+		Group: r.c.Topics.Prefix + undecodedGroup, Member: r.c.Replica, Input: u.topic, ManualPartitioning: []string{u.topic},
 		MaxRecords: passSets, Every: 100 * time.Millisecond, Passes: true, SkipRefused: true,
 		Rebalance: 3 * time.Second, Timeout: 10 * time.Second, Now: r.deps.Now, Log: r.log,
 	})

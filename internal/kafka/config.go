@@ -21,7 +21,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Config is how to reach Kafka; the environment names have the prefix KAFKA_.
+// Config holds the settings of connections to Kafka. The environment names have the prefix KAFKA_.
 type Config struct {
 	Brokers        []string      `env:"BROKERS,required" unit:"host:port list" help:"brokers to start from, comma separated"`
 	ClientID       string        `env:"CLIENT_ID" envDefault:"weir" help:"client id shown in the brokers' logs"`
@@ -39,19 +39,17 @@ type Config struct {
 	SASLTokenFile      string `env:"SASL_TOKEN_FILE" unit:"path" help:"file that holds the token of oauthbearer; read anew for each connection, and whenever the broker asks for a new one"`
 	SASLPlaintextAllow bool   `env:"SASL_ALLOW_PLAINTEXT" envDefault:"false" help:"let SASL plain and oauthbearer send the password or token without TLS"`
 
-	// Metrics, when set, gets the clients' own metrics (weir_kafka_*), one
-	// client_id label value per client.
+	// Metrics, when set, receives the clients' own metrics (weir_kafka_*), with one value of the label client_id
+	// for each client.
 	Metrics prometheus.Registerer `env:"-"`
-	// Log, when set, gets the clients' warnings and errors.
+	// Log, when set, receives the clients' warnings and errors.
 	Log *slog.Logger `env:"-"`
-	// Dial, when set, opens every client's connections to the brokers, below TLS. nil
-	// selects a net.Dialer. It must return when ctx ends. Tests set it to reach brokers
-	// on a virtual network.
+	// Dial, when set, opens every client's connections to the brokers, below TLS. nil selects a net.Dialer. It
+	// must return when ctx ends. Tests set it to reach brokers on a virtual network.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error) `env:"-"`
 }
 
-// Validate reports every mistake at once, by variable and value. It reads the
-// files that are named.
+// Validate reports all mistakes together, by variable and value. It reads the files that the settings name.
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -72,6 +70,7 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+// validateSASL reports the mistakes in the settings of SASL.
 func (c *Config) validateSASL() (errs []error) {
 	switch strings.ToLower(c.SASLMechanism) {
 	case "", "none":
@@ -115,8 +114,7 @@ func (c *Config) validateSASL() (errs []error) {
 	return errs
 }
 
-// secret reads the file that a variable names; a line end at its end is not part of
-// it.
+// secret reads the file that a variable names. It removes line ends at the end of the text.
 func secret(variable, path, what string) (string, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -129,11 +127,11 @@ func secret(variable, path, what string) (string, error) {
 	return s, nil
 }
 
-// mechanisms are those of SASL.
+// mechanisms names the SASL mechanisms in error messages.
 const mechanisms = "plain, scram-sha-256, scram-sha-512 or oauthbearer"
 
-// mechanism returns the SASL mechanism, nil for none. The password or token is
-// read for each connection, so that it can be changed without a restart.
+// mechanism returns the SASL mechanism, or nil for none. The file with the password or token is read for each
+// connection, so that it can be changed without a restart.
 func (c *Config) mechanism() sasl.Mechanism {
 	auth := func(context.Context) (user, password string, err error) {
 		password, err = secret("KAFKA_SASL_PASSWORD_FILE", c.SASLPasswordFile, "password")
@@ -163,9 +161,9 @@ func (c *Config) mechanism() sasl.Mechanism {
 	}
 }
 
-// as returns a copy for the client with this role: its client id tells the
-// clients of one process apart, in the brokers' logs and in the metrics.
-func (c *Config) as(role string) *Config {
+// withRole returns a copy for the client with this role. The role is part of the client id, which distinguishes
+// the clients of one process in the brokers' logs and in the metrics.
+func (c *Config) withRole(role string) *Config {
 	d := *c
 	if d.ClientID == "" {
 		d.ClientID = "weir"
@@ -174,7 +172,8 @@ func (c *Config) as(role string) *Config {
 	return &d
 }
 
-// opts returns what every client needs to reach Kafka. c stays in use.
+// opts returns the options that every client needs to reach Kafka. The clients keep c: the caller must not
+// modify it.
 func (c *Config) opts() []kgo.Opt {
 	o := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
@@ -200,13 +199,12 @@ func (c *Config) opts() []kgo.Opt {
 	return o
 }
 
-// metadataMinAge is how soon a client asks again who leads a partition: while it
-// does not know, records wait. franz-go's default is 5 s.
+// metadataMinAge is the least time between two metadata requests of a client. Records wait while the leader of
+// their partition is not known. franz-go's default is 5 s.
 const metadataMinAge = 250 * time.Millisecond
 
-// backoff is how long to wait before try number n+1: from 50 ms, doubling, at
-// most a second, less up to a fifth. franz-go's own grows to 5 s: a handful of
-// passing faults then costs ten seconds.
+// backoff returns the delay before try number n+1: 50 ms, doubling up to 1 s, shortened by up to a fifth.
+// franz-go's own delay grows to 5 s: a few passing faults would then cost ten seconds.
 func backoff(n int) time.Duration {
 	d := time.Second
 	if n = max(n, 0); n < 5 {
@@ -215,8 +213,8 @@ func backoff(n int) time.Duration {
 	return d - rand.N(d/5)
 }
 
-// clientLog hands franz-go's warnings and errors to slog, a few at a time: while
-// Kafka is away there is one for every try.
+// clientLog passes franz-go's warnings and errors to slog at a bounded rate: while Kafka is away the client logs
+// each try.
 type clientLog struct {
 	log   *slog.Logger
 	limit *rate.Limiter

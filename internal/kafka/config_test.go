@@ -279,7 +279,7 @@ func TestClientsOfOneProcessHaveMetricsOfTheirOwn(t *testing.T) {
 	c := config(b.Addr())
 	c.Metrics = reg
 	for range 2 { // the second takes the first one's place
-		cl, err := kgo.NewClient(c.as("flows").opts()...)
+		cl, err := kgo.NewClient(c.withRole("flows").opts()...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -288,7 +288,7 @@ func TestClientsOfOneProcessHaveMetricsOfTheirOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	other, err := kgo.NewClient(c.as("templates").opts()...)
+	other, err := kgo.NewClient(c.withRole("templates").opts()...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,11 +18,10 @@ import (
 	"weir/internal/failure"
 )
 
-// Ensure creates what is missing of topics and verifies what exists, by
-// tc.Mode. It waits for Kafka with backoff until ctx ends, telling status (may
-// be nil) why it waits. A mismatch is an error that names the topic, what is and
-// what should be; mismatches of several topics are reported together. A zero
-// Mode is create; a zero Replication or retention is the broker's default.
+// Ensure creates missing topics and verifies existing ones, as tc.Mode says. It waits for Kafka with back-off
+// until ctx ends and passes the reason to status, which may be nil. A mismatch is an error that names the topic,
+// the setting, its value and the wanted value; mismatches of several topics are joined into one error. A zero
+// Mode means create; a zero Replication or retention means the broker's default.
 func Ensure(ctx context.Context, c Config, tc TopicConfig, status func(error), topics ...Topic) error {
 	switch tc.Mode = cmp.Or(tc.Mode, modeCreate); tc.Mode {
 	case modeOff:
@@ -39,9 +38,9 @@ func Ensure(ctx context.Context, c Config, tc TopicConfig, status func(error), t
 		}
 		e.todo[tc.Name(t)] = s
 	}
-	cl, err := kgo.NewClient(append(c.as("topics").opts(),
-		kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second), // the loop below goes on, and says why
-		kgo.MetadataMinAge(50*time.Millisecond), // what was just created is looked at again at once
+	cl, err := kgo.NewClient(append(c.withRole("topics").opts(),
+		kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second), // the loop below goes on and reports the reason
+		kgo.MetadataMinAge(50*time.Millisecond), // a topic that was just created is read again at once
 	)...)
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)
@@ -51,7 +50,7 @@ func Ensure(ctx context.Context, c Config, tc TopicConfig, status func(error), t
 	return e.run(ctx, status)
 }
 
-// An ensurer works through the topics still to be verified.
+// An ensurer creates and verifies the topics in todo. It is for one goroutine.
 type ensurer struct {
 	c    *Config
 	tc   *TopicConfig
@@ -61,11 +60,11 @@ type ensurer struct {
 	missed map[string]int // passes that did not see the topic, by full name
 }
 
-// surelyMissing is how many passes have to miss a topic that is only verified
-// (together they take at least 0.6 s): a node that lags behind the others does
-// not know a topic that was just created.
+// surelyMissing is the number of passes that must miss a topic in mode verify before it counts as missing;
+// together they take at least 0.6 s. A broker that lags behind does not know a topic that was just created.
 const surelyMissing = 5
 
+// run repeats pass, with back-off, until all topics are verified, a permanent error occurs, or ctx ends.
 func (e *ensurer) run(ctx context.Context, status func(error)) error {
 	failures := failure.Repeats{Every: repeatWait}
 	for try := 0; ; try++ {
@@ -90,11 +89,11 @@ func (e *ensurer) run(ctx context.Context, status func(error)) error {
 	}
 }
 
-// repeatWait is how often the same reason to wait is told again.
+// repeatWait is the time after which the same reason for waiting is reported again.
 const repeatWait = 30 * time.Second
 
-// pass looks at all topics once. wait says why it has to be tried again, err
-// what only a person can mend.
+// pass reads the state of all topics in todo once and removes those that are as wanted. wait is a passing
+// failure, for which the caller tries again; err is permanent.
 func (e *ensurer) pass(ctx context.Context) (wait, err error) {
 	names := slices.Sorted(maps.Keys(e.todo))
 	if len(names) == 0 {
@@ -117,12 +116,13 @@ func (e *ensurer) pass(ctx context.Context) (wait, err error) {
 		}
 		unsure = unsure || w != nil && e.missed[name] > 0
 	}
-	if unsure { // what is wrong with several topics is told together
+	if unsure { // report the faults of all topics together
 		return errors.Join(append(waits, errs...)...), nil
 	}
 	return errors.Join(waits...), errors.Join(errs...)
 }
 
+// topic verifies a topic, given its state as the cluster lists it, or creates it. Its results are those of pass.
 func (e *ensurer) topic(ctx context.Context, name string, is kadm.TopicDetail) (wait, err error) {
 	should := e.todo[name]
 	missing := is.Topic == "" || errors.Is(is.Err, kerr.UnknownTopicOrPartition)
@@ -136,24 +136,25 @@ func (e *ensurer) topic(ctx context.Context, name string, is kadm.TopicDetail) (
 	case missing:
 		return e.create(ctx, name, should)
 	case is.Err != nil:
-		return judge(is.Err, "topic %s cannot be read: %w", name, is.Err)
+		return classifyError(is.Err, "topic %s cannot be read: %w", name, is.Err)
 	}
 	var errs []error
 	if n := int32(len(is.Partitions)); n != should.partitions { // a topic has few partitions
-		errs = append(errs, fmt.Errorf("topic %s has %d partitions, want %d: %s", name, n, should.partitions, e.mendPartitions(name, n)))
+		errs = append(errs, fmt.Errorf("topic %s has %d partitions, want %d: %s", name, n, should.partitions, e.partitionsRemedy(name, n)))
 	}
 	wait, err = e.verifyConfigs(ctx, name, should)
 	return wait, errors.Join(append(errs, err)...)
 }
 
-func (e *ensurer) mendPartitions(name string, n int32) string {
+// partitionsRemedy returns the advice for a topic with n partitions that should have another number.
+func (e *ensurer) partitionsRemedy(name string, n int32) string {
 	if s := e.todo[name]; s.partitions == e.tc.Partitions && s.partitions != 1 {
 		return fmt.Sprintf("the number is fixed for life; set TOPIC_PARTITIONS=%d if the other topics have as many, else start with another TOPIC_PREFIX", n)
 	}
 	return "delete the topic, or start with another TOPIC_PREFIX"
 }
 
-// create makes a topic; the next pass verifies it.
+// create creates a topic. It returns a wait, since the next pass must verify the topic.
 func (e *ensurer) create(ctx context.Context, name string, should spec) (wait, err error) {
 	configs := make(map[string]*string, len(should.configs))
 	for k, v := range should.configs {
@@ -163,15 +164,17 @@ func (e *ensurer) create(ctx context.Context, name string, should spec) (wait, e
 	}
 	resp, err := e.adm.CreateTopic(ctx, should.partitions, cmp.Or(e.tc.Replication, -1), configs, name)
 	switch {
-	case err == nil, errors.Is(err, kerr.TopicAlreadyExists): // another replica was first
+	case err == nil, errors.Is(err, kerr.TopicAlreadyExists): // another replica was faster
 		return fmt.Errorf("topic %s is being created", name), nil
 	case resp.ErrMessage != "":
-		return judge(err, "topic %s cannot be created: %w: %s", name, err, resp.ErrMessage)
+		return classifyError(err, "topic %s cannot be created: %w: %s", name, err, resp.ErrMessage)
 	default:
-		return judge(err, "topic %s cannot be created: %w", name, err)
+		return classifyError(err, "topic %s cannot be created: %w", name, err)
 	}
 }
 
+// verifyConfigs compares the settings of a topic with the wanted ones. A setting that would lose records is an
+// error; any other difference is logged as a warning.
 func (e *ensurer) verifyConfigs(ctx context.Context, name string, should spec) (wait, err error) {
 	rs, err := e.adm.DescribeTopicConfigs(ctx, name)
 	if err != nil {
@@ -205,21 +208,21 @@ func (e *ensurer) verifyConfigs(ctx context.Context, name string, should spec) (
 	return nil, errors.Join(errs...)
 }
 
-// mismatch returns an error that names a setting and the command that mends it; value
-// is what that command sets.
+// mismatch returns an error that names a setting and the command that corrects it. value is the setting's value
+// in that command.
 func mismatch(topic, key, got, want, value string) error {
 	return fmt.Errorf("topic %s has %s=%s, want %s: kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s=%s",
 		topic, key, got, want, topic, key, value)
 }
 
-// deletesTooEarly reports whether a setting is a limit below the least one of s.
+// deletesTooEarly reports whether value is a limit below s.least[key]. -1 is no limit.
 func (s *spec) deletesTooEarly(key, value string) bool {
 	least, ok := s.least[key]
 	n, err := strconv.ParseInt(value, 10, 64)
 	return ok && err == nil && n >= 0 && n < least
 }
 
-// sameList compares comma-separated lists in any order.
+// sameList reports whether two comma-separated lists have the same elements in any order.
 func sameList(a, b string) bool {
 	split := func(s string) []string {
 		l := strings.Split(strings.ReplaceAll(s, " ", ""), ",")
@@ -235,9 +238,9 @@ func (e *ensurer) warn(msg string, args ...any) {
 	}
 }
 
-// judge makes an error one that passes, or one that only a person can mend.
-// Too few brokers for the replication factor passes: they may be starting.
-func judge(cause error, format string, args ...any) (wait, err error) {
+// classifyError formats an error and returns it as wait if it may pass by itself, else as err. Too few brokers
+// for the replication factor may pass: brokers may be starting.
+func classifyError(cause error, format string, args ...any) (wait, err error) {
 	e := fmt.Errorf(format, args...)
 	for _, permanent := range []error{
 		kerr.InvalidConfig, kerr.InvalidTopicException, kerr.InvalidPartitions, kerr.InvalidRequest, kerr.PolicyViolation,
@@ -252,7 +255,7 @@ func judge(cause error, format string, args ...any) (wait, err error) {
 	return e, nil
 }
 
-// String is the spec as arguments of kafka-topics.sh.
+// String returns the spec as arguments of kafka-topics.sh.
 func (s spec) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "--partitions %d", s.partitions)

@@ -10,27 +10,27 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// A Follower reads partitions of a topic as records come (read_committed),
-// without a group: for whoever wants to know what is there, beside its offsets.
+// A Follower reads partitions of a topic as records arrive, at isolation level read_committed, without a
+// consumer group and without committing offsets. Add and Remove may be called by any goroutine at any time.
 type Follower struct {
 	c     Config
 	topic string
 
-	changed chan struct{} // wakes turn
+	changed chan struct{} // wakes updateClient; of capacity 1
 
-	mu    sync.Mutex      // guards what follows; never held while the client is called, which may wait for a broker
-	at    map[int32]int64 // partitions followed, and where each begins
-	dirty map[int32]bool  // partitions of which the client does not know yet what at says
-	anew  bool            // the topic was made again
+	mu    sync.Mutex      // guards the fields below; must not be held during calls of the client
+	at    map[int32]int64 // partitions followed, and the offset at which each begins
+	dirty map[int32]bool  // partitions whose entry in at the client does not have yet
+	anew  bool            // the topic was deleted and made again
 }
 
-// NewFollower returns a Follower of a topic (full name); it is inert until Run.
+// NewFollower returns a Follower of a topic, given its full name. It reads nothing before Run.
 func NewFollower(c Config, topic string) *Follower {
-	return &Follower{c: *c.as("follower"), topic: topic, changed: make(chan struct{}, 1), at: map[int32]int64{}, dirty: map[int32]bool{}}
+	return &Follower{c: *c.withRole("follower"), topic: topic, changed: make(chan struct{}, 1), at: map[int32]int64{}, dirty: map[int32]bool{}}
 }
 
-// Add begins to follow a partition from an offset on; one that is followed
-// already begins anew. It does not wait for Kafka.
+// Add follows a partition from an offset on; a negative offset is the start. A partition that is followed
+// already begins at offset again. Add does not wait for Kafka.
 func (f *Follower) Add(partition int32, offset int64) {
 	f.mu.Lock()
 	f.at[partition], f.dirty[partition] = offset, true
@@ -38,7 +38,8 @@ func (f *Follower) Add(partition int32, offset int64) {
 	f.wake()
 }
 
-// Remove ends following a partition. It does not wait for Kafka: a few records may still come.
+// Remove ends following a partition. It does not wait for Kafka: records that were fetched before may still
+// arrive.
 func (f *Follower) Remove(partition int32) {
 	f.mu.Lock()
 	delete(f.at, partition)
@@ -47,6 +48,7 @@ func (f *Follower) Remove(partition int32) {
 	f.wake()
 }
 
+// wake wakes updateClient. It never blocks.
 func (f *Follower) wake() {
 	select {
 	case f.changed <- struct{}{}:
@@ -54,8 +56,9 @@ func (f *Follower) wake() {
 	}
 }
 
-// turn tells the client what is followed, until ctx ends. The client waits for its open fetches.
-func (f *Follower) turn(ctx context.Context, cl *kgo.Client) {
+// updateClient passes changes of the followed partitions to the client until ctx ends. It has a goroutine of its
+// own, since the client's calls wait for open fetches.
+func (f *Follower) updateClient(ctx context.Context, cl *kgo.Client) {
 	followed := map[int32]bool{} // by the client
 	for {
 		select {
@@ -74,7 +77,7 @@ func (f *Follower) turn(ctx context.Context, cl *kgo.Client) {
 			}
 			delete(followed, p)
 			if at, is := f.at[p]; is {
-				add[p], followed[p] = begin(at), true
+				add[p], followed[p] = offsetOrStart(at), true
 			}
 		}
 		clear(f.dirty)
@@ -91,23 +94,24 @@ func (f *Follower) turn(ctx context.Context, cl *kgo.Client) {
 	}
 }
 
-func begin(offset int64) kgo.Offset {
+// offsetOrStart returns an offset; the start of the log for a negative number.
+func offsetOrStart(offset int64) kgo.Offset {
 	if offset < 0 {
 		return kgo.NewOffset().AtStart()
 	}
 	return kgo.NewOffset().At(offset)
 }
 
-// Run hands every record to apply, in order within a partition and one at a
-// time, until ctx ends. What fails is tried again, and logged at a bounded rate. A
-// topic that is deleted and made again is read from its start, perhaps more than once.
+// Run hands every record to apply until ctx ends, in order within a partition and one record at a time. A failed
+// fetch is repeated with back-off and logged at a bounded rate. A topic that is deleted and made again is read
+// from its start, perhaps more than once.
 func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record)) error {
 	cl, err := kgo.NewClient(append(f.c.opts(),
-		kgo.WithContext(ctx),                        // a fetch that is not answered must not delay the end
-		kgo.ConsumeResetOffset(kgo.RewindOffset(0)), // from the start, or the last record read
+		kgo.WithContext(ctx),                        // an unanswered fetch must not delay the end
+		kgo.ConsumeResetOffset(kgo.RewindOffset(0)), // from the start, or from the last record read
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.FetchMaxWait(time.Second),
-		kgo.FetchMaxPartitionBytes(256<<10), // of a topic that anybody can fill
+		kgo.FetchMaxPartitionBytes(256<<10), // anybody may fill the topic
 	)...)
 	if err != nil {
 		return fmt.Errorf("follower of %s: %w", f.topic, err)
@@ -122,7 +126,7 @@ func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record
 	turned := make(chan struct{})
 	go func() {
 		defer close(turned)
-		f.turn(turning, cl)
+		f.updateClient(turning, cl)
 	}()
 	defer func() {
 		stop()
@@ -149,14 +153,14 @@ func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record
 		waitBackoff(ctx, try)
 		try++
 		if slices.ContainsFunc(errs, topicIsGone) {
-			f.again()
+			f.restart()
 		}
 	}
 	return nil
 }
 
-// again begins anew: the topic was deleted and made again, its id is another.
-func (f *Follower) again() {
+// restart follows all partitions from their start: the topic was deleted and made again, with another id.
+func (f *Follower) restart() {
 	f.mu.Lock()
 	f.anew = true
 	for p := range f.at {

@@ -1,4 +1,4 @@
-// Package kafka is Weir's side of Kafka: client options, the topics and their
-// settings, the flow producer, the shared template log and the transactional
-// consume-and-produce session. With internal/kafka/broker it alone imports franz-go.
+// Package kafka contains client options, the topics and their settings, the producer of flows, the shared
+// template log, readers without a consumer group, and the transactional session that consumes and produces. It
+// and internal/kafka/broker are the only packages that import franz-go.
 package kafka

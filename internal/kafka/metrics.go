@@ -12,7 +12,7 @@ import (
 	"github.com/twmb/franz-go/plugin/kprom"
 )
 
-// clientMetrics returns the hooks that count and time what the client of an id does.
+// clientMetrics returns the hooks that count and time the requests of the client with this client id.
 func clientMetrics(reg prometheus.Registerer, id string) []kgo.Hook {
 	took := prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "weir_kafka_produce_duration_seconds", Help: "from a produce request being written to its acknowledgement by all replicas in sync",
@@ -26,7 +26,7 @@ func clientMetrics(reg prometheus.Registerer, id string) []kgo.Hook {
 	)}
 }
 
-// produceTime observes how long produce requests take.
+// produceTime observes the duration of produce requests, seconds.
 type produceTime struct{ took prometheus.Histogram }
 
 // OnBrokerE2E implements kgo.HookBrokerE2E.
@@ -36,8 +36,8 @@ func (p produceTime) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, e2e kgo.Broker
 	}
 }
 
-// DescribeMetrics registers what every client registers, of one that reaches
-// nothing: for lists of what there is.
+// DescribeMetrics registers all metrics of this package, with a client that connects to no broker: the lists of
+// metrics in the documents are made from them.
 func DescribeMetrics(reg prometheus.Registerer) error {
 	newLosses(reg).start("netflow.flows")
 	cl, err := kgo.NewClient((&Config{ClientID: "weir", Brokers: []string{"127.0.0.1:9092"}, Metrics: reg}).opts()...)
@@ -48,8 +48,8 @@ func DescribeMetrics(reg prometheus.Registerer) error {
 	return nil
 }
 
-// replacing is a Registerer to which a client that takes another's place (same
-// client id) can register: the last one counts, nothing panics.
+// replacing is a Registerer in which a client replaces a former client with the same client id: the last
+// registration counts, and none panics.
 type replacing struct{ prometheus.Registerer }
 
 // Register implements prometheus.Registerer.
@@ -62,16 +62,16 @@ func (r replacing) Register(c prometheus.Collector) error {
 	return err
 }
 
-// MustRegister implements prometheus.Registerer; it does not panic: a metric
-// that cannot be registered is no reason for a service not to run.
+// MustRegister implements prometheus.Registerer. It must not panic: a service runs without a metric that cannot
+// be registered.
 func (r replacing) MustRegister(cs ...prometheus.Collector) {
 	for _, c := range cs {
-		_ = r.Register(c) // without its metrics the client works all the same
+		_ = r.Register(c) // the client works without its metrics
 	}
 }
 
-// gauges is a Registerer that takes the suffix _total off the names of gauges, which kprom gives to two: the suffix is
-// that of counters.
+// gauges is a Registerer that takes the suffix _total off the names of gauges: kprom gives it to two gauges, but
+// it is the suffix of counters.
 type gauges struct{ prometheus.Registerer }
 
 // Register implements prometheus.Registerer.
@@ -89,14 +89,14 @@ func (g gauges) Unregister(c prometheus.Collector) bool {
 	return g.Registerer.Unregister(withoutTotal(c))
 }
 
-// kpromGauges are the names of kprom's gauges that end in _total, with the help of theirs.
+// kpromGauges maps the names of kprom's gauges that end in _total to our help texts.
 var kpromGauges = map[string]string{
 	"weir_kafka_buffered_fetch_records_total":   "records that the client has fetched and the service has not taken yet",
 	"weir_kafka_buffered_produce_records_total": "records that the client holds until Kafka has acknowledged them",
 }
 
-// withoutTotal returns c, or for one of kpromGauges a collector of the same value under the name without _total. Two
-// calls for one collector give collectors of the same identity.
+// withoutTotal returns c or, for a gauge in kpromGauges, a collector of the same value under the name without
+// _total. Two calls for one collector return collectors with the same identity, so that Unregister finds it.
 func withoutTotal(c prometheus.Collector) prometheus.Collector {
 	metric, ok := c.(prometheus.Metric)
 	if !ok {

@@ -11,51 +11,52 @@ import (
 	"weir/internal/kafka/framing"
 )
 
-// An Account is told what became of messages.
+// An Account is notified of the outcome of messages.
 type Account interface {
-	// Settled is called once for every message, some at a time: nil when they are
-	// acknowledged, else why not, as Producer.Produce has it.
+	// Settled is called exactly once for each message, for several messages at a time. err is nil once they are
+	// acknowledged, else the error of Producer.Produce. It must not block and may be called by any goroutine.
 	Settled(messages int, err error)
 }
 
-// A Packer puts messages of one partition into one record, each with its length
-// before it: what a client costs a record it then costs several messages. The
-// partition is that of the messages' own keys; the record has none.
+// A Packer puts several messages of one partition into one record, each with its length before it (package
+// framing): the cost of a record in the client is then shared by its messages. The messages' own keys select the
+// partition; the record has no key. Add may be called by several goroutines at once.
 type Packer struct {
 	p     *Producer
 	most  int                  // messages of a record
-	place kgo.TopicPartitioner // which partition a key belongs to
-	packs sync.Pool            // of *pack: empty ones
-	room  atomic.Int64         // octets of the largest record so far, a little more
+	place kgo.TopicPartitioner // the partition of a key
+	packs sync.Pool            // of *pack, all empty
+	room  atomic.Int64         // octets: capacity of a new pack, from the largest record so far
 
-	mu      sync.Mutex // guards what follows
-	filling []*pack    // by partition, as many as are known; nil: nothing there
-	turn    int        // where messages without a key go
+	mu      sync.Mutex // guards the fields below
+	filling []*pack    // by partition, as many as are known; nil: no record is being filled
+	turn    int        // selects the partition of messages without key
 	key     kgo.Record // scratch
 }
 
-// A pack is a record that is being filled, or on its way.
+// A pack is a record that is being filled or is on its way to Kafka. Its buffer belongs to the client from send
+// until settled is called.
 type pack struct {
 	buf   []byte
 	at    time.Time // of the first message
 	n     int
-	aged  bool // there at the last tick already
+	aged  bool // it was there at the last tick already
 	whose []share
 	done  func(error)
 }
 
-// A share is how many messages of a record are whose.
+// A share is the number of messages in a record that belong to one account, in a row.
 type share struct {
 	of Account
 	n  int
 }
 
-// packOctets is when a record is full whatever the number of its messages: far
-// below what brokers take.
+// packOctets is the size in octets at which a record is full, whatever the number of its messages. It is far
+// below the brokers' limit of about 1 MiB.
 const packOctets = 128 << 10
 
-// Packer returns a Packer of at most most messages a record. A record that does
-// not fill leaves after the producer's linger, twice that at most.
+// Packer returns a Packer of at most most messages a record. A record that does not fill is sent after the
+// producer's linger, or twice that at most.
 func (p *Producer) Packer(most int) *Packer {
 	k := &Packer{p: p, most: most, place: kgo.StickyKeyPartitioner(nil).ForTopic(p.topic)}
 	k.room.Store(4 << 10)
@@ -73,8 +74,8 @@ func (p *Producer) Packer(most int) *Packer {
 	return k
 }
 
-// Add adds the messages that spans tell of in buf, received at the instant at, to
-// records. It copies them, and never waits for Kafka.
+// Add adds the messages that spans delimit in buf, received at the instant at, to records. It copies them and
+// never waits for Kafka. of is notified of each message once.
 func (k *Packer) Add(buf []byte, spans []decode.Span, at time.Time, of Account) {
 	n := int(k.p.partitions.Load())
 	k.mu.Lock()
@@ -84,7 +85,7 @@ func (k *Packer) Add(buf []byte, spans []decode.Span, at time.Time, of Account) 
 	}
 	for _, s := range spans {
 		message, key := buf[s.Start:s.ValueEnd], buf[s.ValueEnd:s.KeyEnd]
-		if n == 0 { // nothing has told yet how many partitions there are: the client finds it
+		if n == 0 { // the number of partitions is not known yet: the client finds the partition
 			k.p.Produce(append([]byte(nil), key...), framing.AppendDelimited(nil, message), at, func(err error) { of.Settled(1, err) })
 			continue
 		}
@@ -95,7 +96,7 @@ func (k *Packer) Add(buf []byte, spans []decode.Span, at time.Time, of Account) 
 		}
 		x := k.filling[to]
 		if x == nil {
-			x = k.packs.Get().(*pack) // the pool's own
+			x = k.packs.Get().(*pack) // of the pool, which holds nothing else
 			x.at, k.filling[to] = at, x
 		}
 		x.buf = framing.AppendDelimited(x.buf, message)
@@ -111,28 +112,28 @@ func (k *Packer) Add(buf []byte, spans []decode.Span, at time.Time, of Account) 
 	}
 }
 
-// send hands the record of a partition to the client. mu is held.
+// send hands the record of a partition to the client. k.mu must be held.
 func (k *Packer) send(to int) {
 	x := k.filling[to]
 	k.filling[to] = nil
 	if n := int64(len(x.buf)); n > k.room.Load() {
-		k.room.Store(n + n/16) // a new one need not grow
+		k.room.Store(n + n/16) // the next pack of this size need not grow
 	}
 	k.turn++
 	k.p.producePacked(int32(to), x.buf, x.at, x.done) // a topic has few partitions
 }
 
-// settled tells whose the messages of a record are, and keeps its room.
+// settled notifies the accounts of a record's messages and returns the pack to the pool.
 func (k *Packer) settled(x *pack, err error) {
 	for _, w := range x.whose {
 		w.of.Settled(w.n, err)
 	}
-	clear(x.whose) // a closed exporter's account is not kept
+	clear(x.whose) // the pool must not keep the account of a closed exporter
 	x.buf, x.n, x.aged, x.whose = x.buf[:0], 0, false, x.whose[:0]
 	k.packs.Put(x)
 }
 
-// flush sends what was there at the last flush already, or everything.
+// flush sends the records that were there at the last flush already, or all of them.
 func (k *Packer) flush(everything bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -147,7 +148,7 @@ func (k *Packer) flush(everything bool) {
 	}
 }
 
-// tick flushes the packers until the producer ends.
+// tick flushes the packers at each linger until the producer is closed.
 func (p *Producer) tick() {
 	t := time.NewTicker(max(p.linger, time.Millisecond))
 	defer t.Stop()
@@ -170,9 +171,9 @@ func (p *Producer) flushPackers(everything bool) {
 	}
 }
 
-// placing is the partitioner of a Producer: that of the key, as the Java client's
-// (murmur2); of a record of a Packer the one it was packed for. It notes how many
-// partitions there are.
+// placing is the partitioner of a Producer. A record of a Packer goes to the partition that it was packed for;
+// any other goes by its key, with the hash of the Java client (murmur2). It notes the number of partitions,
+// which Packer.Add needs.
 type placing struct{ p *Producer }
 
 // ForTopic implements kgo.Partitioner.
@@ -180,6 +181,7 @@ func (q placing) ForTopic(topic string) kgo.TopicPartitioner {
 	return &place{kgo.StickyKeyPartitioner(nil).ForTopic(topic), q.p}
 }
 
+// A place is the partitioner of one topic.
 type place struct {
 	byKey kgo.TopicPartitioner
 	p     *Producer
@@ -195,7 +197,7 @@ func (q *place) Partition(r *kgo.Record, n int) int {
 	switch {
 	case isPacked(r):
 		return int(r.Partition) % n
-	case q.byKey.RequiresConsistency(r) && int(q.p.partitions.Load()) != n: // then n counts all of them
+	case q.byKey.RequiresConsistency(r) && int(q.p.partitions.Load()) != n: // n counts all partitions then
 		q.p.partitions.Store(int32(n)) // a topic has few partitions
 	}
 	return q.byKey.Partition(r, n)
@@ -208,6 +210,7 @@ func (q *place) OnNewBatch() {
 	}
 }
 
+// isPacked reports whether r comes from a Packer and has its partition already.
 func isPacked(r *kgo.Record) bool {
 	d, ok := r.Context.(*pending)
 	return ok && d.packed

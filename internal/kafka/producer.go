@@ -13,25 +13,25 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// ErrBufferFull is why a Producer refused a record: as much as it may hold
-// waits for Kafka.
+// ErrBufferFull is the outcome of a record that a Producer refused because records up to its limits wait for
+// Kafka.
 var ErrBufferFull = errors.New("buffer full: kafka is away or too slow")
 
-// ErrClosed is why records fail that a Producer or TemplateLog still held when
-// it was closed, or got when it was not running.
+// ErrClosed is the outcome of records that a Producer or TemplateLog still held when it was closed, and of those
+// that were passed to it while it was not running.
 var ErrClosed = errors.New("kafka client closed")
 
-// ProducerConfig bounds what a Producer holds while Kafka is away. Memory in
-// use is about six times MaxOctets for records of 100 octets.
+// ProducerConfig bounds the records that a Producer holds while Kafka is away. Memory use is about six times
+// MaxOctets for records of 100 octets.
 type ProducerConfig struct {
-	Linger      time.Duration // wait for a batch to fill
+	Linger      time.Duration // delay in which a batch fills
 	MaxRecords  int           // 0: 1 Mi
 	MaxOctets   int           // of keys and values; 0: 64 MiB
 	Compression string        // none, snappy (also ""), lz4, zstd
 }
 
-// A Producer publishes records without ever making its caller wait:
-// idempotent, acknowledged by all replicas in sync, retried without end.
+// A Producer publishes records and never makes its caller wait. It is idempotent, waits for all in-sync
+// replicas, and retries without end. Its methods may be called by any goroutine.
 type Producer struct {
 	cl         *kgo.Client
 	topic      string
@@ -43,27 +43,27 @@ type Producer struct {
 	ended      chan struct{}
 	closing    sync.Once
 
-	mu      sync.Mutex // guards what follows
-	packers []*Packer
-	mending bool       // the topic was deleted and made again
-	held    []*pending // records that failed for that
-	mender  *time.Timer
-	closed  bool
+	mu        sync.Mutex // guards the fields below
+	packers   []*Packer
+	holding   bool       // the topic was deleted and made again: see holdForRetry
+	held      []*pending // records to produce again
+	holdTimer *time.Timer
+	closed    bool
 }
 
-// A pending is a record on its way with what is to be called at its end. Its
-// record's Context leads back to it, so that no closure is made per record.
+// A pending is a record on its way, with the callback for its outcome. The record's Context is the pending
+// itself, so that no closure is allocated per record. It belongs to the client until finished is called.
 type pending struct {
 	context.Context // context.Background()
 
 	rec    kgo.Record
 	packed bool // rec has its partition already
-	slab   bool // it is part of a Slab
+	slab   bool // it is part of a Slab, and must not go into the pool
 	done   func(error)
 	from   *Producer
 }
 
-// NewProducer returns a Producer to topic (full name).
+// NewProducer returns a Producer to a topic, given its full name. The caller must call Close.
 func NewProducer(c Config, topic string, pc ProducerConfig) (*Producer, error) {
 	codec, err := codec(pc.Compression)
 	if err != nil {
@@ -74,7 +74,7 @@ func NewProducer(c Config, topic string, pc ProducerConfig) (*Producer, error) {
 	maxOctets := cmp.Or(pc.MaxOctets, 64<<20)
 	p := &Producer{topic: topic, max: maxRecords, maxOctets: maxOctets, linger: pc.Linger, ended: make(chan struct{})}
 	p.pool.New = func() any { return &pending{Context: context.Background(), from: p} }
-	p.cl, err = kgo.NewClient(append(c.as(role).opts(), append(producing(&c),
+	p.cl, err = kgo.NewClient(append(c.withRole(role).opts(), append(producing(&c),
 		kgo.ProducerLinger(pc.Linger),
 		kgo.MaxBufferedRecords(maxRecords),
 		kgo.MaxBufferedBytes(maxOctets),
@@ -87,9 +87,9 @@ func NewProducer(c Config, topic string, pc ProducerConfig) (*Producer, error) {
 	return p, nil
 }
 
-// producing are the options that keep a record once it is accepted: no limit of
-// time or retries, since giving up on a record in flight is what breaks
-// idempotence. A data loss on the broker's side is told, and production goes on.
+// producing returns the options that keep a record once it is accepted. There is no limit of time or retries,
+// since giving up on a record in flight breaks idempotence. When brokers lose acknowledged records, that is
+// logged and production goes on.
 func producing(c *Config) []kgo.Opt {
 	log := c.Log
 	return []kgo.Opt{
@@ -118,40 +118,41 @@ func codec(name string) (kgo.CompressionCodec, error) {
 	}
 }
 
-// Produce hands over one record with its receive time; key and value stay
-// untouched until done is called. done is called exactly once, from another
-// goroutine and never waiting: nil when acknowledged, else why not
-// (ErrBufferFull at the limit, ErrClosed at the end). An empty key is none.
+// Produce hands over a record with its receive time. The caller must not modify key or value until done is
+// called. done is called exactly once, from another goroutine, and must not block: with nil once the record is
+// acknowledged, with ErrBufferFull at the limit, with ErrClosed at the end, or with Kafka's error. An empty key
+// counts as none.
 func (p *Producer) Produce(key, value []byte, at time.Time, done func(error)) {
-	p.produce(p.pool.Get().(*pending), key, value, at, done) // the pool's own
+	p.produce(p.pool.Get().(*pending), key, value, at, done) // of the pool, which holds nothing else
 }
 
-// A Slab is room for records that are produced together: one after the other in
-// memory, and used again once done has been called for all of them.
+// A Slab holds records that are produced together, one after another in memory. It may be used again once done
+// has been called for all of them.
 type Slab struct{ all []pending }
 
-// Grow makes room for n records; none of the slab may be on its way.
+// Grow makes room for n records. No record of the slab may be on its way.
 func (s *Slab) Grow(n int) {
 	if n <= len(s.all) {
 		return
 	}
 	s.all = make([]pending, n)
 	for i := range s.all {
-		// Written once: the client may look at the context of a record that is done.
+		// Written once: the client may read the context of a record after its promise.
 		s.all[i].Context = context.Background()
 	}
 }
 
-// Len returns the room of the slab, records.
+// Len returns the number of records that the slab has room for.
 func (s *Slab) Len() int { return len(s.all) }
 
-// ProduceIn is Produce with place i of a slab.
+// ProduceIn is Produce with record i of a slab. The caller must not use i again before done is called.
 func (p *Producer) ProduceIn(s *Slab, i int, key, value []byte, at time.Time, done func(error)) {
 	d := &s.all[i]
 	d.from, d.slab = p, true
 	p.produce(d, key, value, at, done)
 }
 
+// produce hands d to the client, which calls finished.
 func (p *Producer) produce(d *pending, key, value []byte, at time.Time, done func(error)) {
 	if len(key) == 0 {
 		key = nil
@@ -161,7 +162,7 @@ func (p *Producer) produce(d *pending, key, value []byte, at time.Time, done fun
 	p.cl.TryProduce(d, &d.rec, finished)
 }
 
-// producePacked produces a record to its partition.
+// producePacked produces a record to the given partition.
 func (p *Producer) producePacked(partition int32, value []byte, at time.Time, done func(error)) {
 	d := p.pool.Get().(*pending) // the pool's own
 	d.rec = kgo.Record{Topic: p.topic, Context: d, Partition: partition, Value: value, Timestamp: at}
@@ -169,10 +170,10 @@ func (p *Producer) producePacked(partition int32, value []byte, at time.Time, do
 	p.cl.TryProduce(d, &d.rec, finished)
 }
 
-// finished is the promise of every record of every Producer.
+// finished is the promise of every record of every Producer. It takes d back from the client.
 func finished(r *kgo.Record, err error) {
 	d := r.Context.(*pending) // set by Produce
-	if err != nil && d.from.again(d, err) {
+	if err != nil && d.from.holdForRetry(d, err) {
 		return
 	}
 	done := d.done
@@ -180,11 +181,11 @@ func finished(r *kgo.Record, err error) {
 		d.rec, d.packed, d.done = kgo.Record{}, false, nil
 		d.from.pool.Put(d)
 	}
-	done(ours(err))
+	done(translateError(err))
 }
 
-// ours gives franz-go's errors our names.
-func ours(err error) error {
+// translateError maps franz-go's errors to those of this package.
+func translateError(err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -197,8 +198,8 @@ func ours(err error) error {
 	}
 }
 
-// Buffered is what waits to be acknowledged; octets are those of keys and values.
-// What a Packer still gathers is not in it.
+// Buffered returns the records that wait for their acknowledgement, and the octets of their keys and values.
+// Messages that a Packer still gathers are not included.
 func (p *Producer) Buffered() (records, octets int64) {
 	p.mu.Lock()
 	for _, d := range p.held {
@@ -208,7 +209,7 @@ func (p *Producer) Buffered() (records, octets int64) {
 	return records + p.cl.BufferedProduceRecords(), octets + p.cl.BufferedProduceBytes()
 }
 
-// Used is how full a Producer is, from 0 to 1.
+// Used returns the fill level of a Producer, from 0 to 1: the greater one of records and octets.
 func (p *Producer) Used() float64 {
 	records, octets := p.Buffered()
 	return max(float64(records)/float64(p.max), float64(octets)/float64(p.maxOctets))
@@ -217,13 +218,13 @@ func (p *Producer) Used() float64 {
 // Room reports whether a Producer is less than seven eighths full.
 func (p *Producer) Room() bool { return p.Used() < 7./8 }
 
-// Flush waits until everything is acknowledged or ctx ends.
+// Flush waits until all records are acknowledged or ctx ends. Records produced meanwhile prolong it.
 func (p *Producer) Flush(ctx context.Context) error {
 	p.flushPackers(true)
 	for {
 		err := p.cl.Flush(ctx)
 		if err == nil {
-			err = p.settled(ctx)
+			err = p.waitHeld(ctx)
 		}
 		n, _ := p.Buffered()
 		switch {
@@ -235,10 +236,11 @@ func (p *Producer) Flush(ctx context.Context) error {
 	}
 }
 
-// Close gives up on what is buffered (done gets ErrClosed) and ends.
+// Close abandons buffered records (done is called with ErrClosed) and ends the Producer. It may be called more
+// than once.
 func (p *Producer) Close() {
 	p.closing.Do(func() { close(p.ended) })
 	p.flushPackers(true)
-	p.letGo()
+	p.failHeld()
 	p.cl.Close()
 }

@@ -9,39 +9,42 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// A topic that was deleted and made again has another id. franz-go then fails
-// what is buffered and all that follows with UNKNOWN_TOPIC_ID, until the client
-// is told to forget the topic. The records are still wanted: they are held,
-// the topic is forgotten, and they are produced once more.
+// A topic that was deleted and made again has another id (KIP-516). franz-go keeps the old id and fails every
+// buffered and every later record with UNKNOWN_TOPIC_ID until the client forgets the topic. A Producer must not
+// lose those records: it holds them, forgets the topic, and produces them again.
 
-// mendAfter is how long to wait before the topic is forgotten and tried again:
-// until then records gather, so that a topic that goes on vanishing costs little.
-const mendAfter = 200 * time.Millisecond
+// forgetAfter is the delay between the first such failure and the moment at which the client forgets the topic.
+// Records gather meanwhile, so that a topic that is deleted over and over costs few requests.
+const forgetAfter = 200 * time.Millisecond
 
-// again reports whether d, which failed with err, is kept to be produced again.
-func (p *Producer) again(d *pending, err error) bool {
+// holdForRetry reports whether d, which failed with err, is held and will be produced again. The caller must not
+// touch d then. Records that Kafka refuses for their size, and those of a full or closed client, are not held.
+// At most p.max records are held. The records that fail after the first are held whatever their error: the purge
+// fails them with others.
+func (p *Producer) holdForRetry(d *pending, err error) bool {
 	if errors.Is(err, kgo.ErrMaxBuffered) || errors.Is(err, kgo.ErrClientClosed) || errors.Is(err, kerr.MessageTooLarge) {
 		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.mending && !errors.Is(err, kerr.UnknownTopicID) || len(p.held) >= p.max || p.closed {
+	if !p.holding && !errors.Is(err, kerr.UnknownTopicID) || len(p.held) >= p.max || p.closed {
 		return false
 	}
 	p.held = append(p.held, d)
-	if !p.mending {
-		p.mending = true
-		p.mender = time.AfterFunc(mendAfter, p.mend)
+	if !p.holding {
+		p.holding = true
+		p.holdTimer = time.AfterFunc(forgetAfter, p.produceHeld)
 	}
 	return true
 }
 
-// mend forgets the topic and produces again what was held.
-func (p *Producer) mend() {
+// produceHeld makes the client forget the topic and produces the held records again. It runs on the timer's
+// goroutine.
+func (p *Producer) produceHeld() {
 	p.cl.PurgeTopicsFromProducing(p.topic)
 	p.mu.Lock()
 	held := p.held
-	p.held, p.mending = nil, false
+	p.held, p.holding = nil, false
 	p.mu.Unlock()
 	for _, d := range held {
 		d.rec = kgo.Record{Topic: p.topic, Partition: d.rec.Partition, Key: d.rec.Key, Value: d.rec.Value, Timestamp: d.rec.Timestamp, Context: d}
@@ -49,14 +52,14 @@ func (p *Producer) mend() {
 	}
 }
 
-// letGo ends mending: what is held fails.
-func (p *Producer) letGo() {
+// failHeld ends the retries at Close: held records fail with ErrClosed, and none is held from now on.
+func (p *Producer) failHeld() {
 	p.mu.Lock()
 	p.closed = true
 	held := p.held
-	p.held, p.mending = nil, false
-	if p.mender != nil {
-		p.mender.Stop()
+	p.held, p.holding = nil, false
+	if p.holdTimer != nil {
+		p.holdTimer.Stop()
 	}
 	p.mu.Unlock()
 	for _, d := range held {
@@ -64,19 +67,19 @@ func (p *Producer) letGo() {
 	}
 }
 
-// settled waits until nothing is held.
-func (p *Producer) settled(ctx context.Context) error {
+// waitHeld waits until no record is held, or ctx ends.
+func (p *Producer) waitHeld(ctx context.Context) error {
 	for {
 		p.mu.Lock()
-		mending := p.mending
+		holding := p.holding
 		p.mu.Unlock()
-		if !mending {
+		if !holding {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(mendAfter / 4):
+		case <-time.After(forgetAfter / 4):
 		}
 	}
 }

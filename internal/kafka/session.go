@@ -12,14 +12,14 @@ import (
 
 // A SessionConfig is what a Session consumes and how its transactions are cut.
 type SessionConfig struct {
-	Group      string
-	Member     string   // unique among those that run; with Group the transactional id
-	Input      string   // topic, full name; read_committed
-	Twin       string   // topic that must have as many partitions as Input; "" = none
-	ByNumber   []string // topics whose records carry their partition's number; others go by key
-	MaxRecords int      // a transaction ends after so many records
-	Every      time.Duration
-	Passes     bool // read in passes, see Session.Pass
+	Group              string
+	Member             string   // unique among those that run; with Group the transactional id
+	Input              string   // topic, full name; read_committed
+	CoPartitioned      string   // topic that must have as many partitions as Input; "" = none
+	ManualPartitioning []string // topics whose records carry their partition's number; others go by key
+	MaxRecords         int      // a transaction ends after so many records
+	Every              time.Duration
+	Passes             bool // read in passes, see Session.Pass
 	// SkipRefused passes over an input record whose output Kafka refuses for what the
 	// record holds. The output must depend on that record alone. See Record.Refused.
 	SkipRefused bool
@@ -157,8 +157,8 @@ func (s *Session) noteAbort(err error) {
 // last answer of their brokers.
 func (s *Session) Lag() int64 { return s.lag.Load() }
 
-// turns notes that a transaction begins; with zero, that none does.
-func (s *Session) turns(now time.Time) {
+// noteTurn notes that a transaction begins; with zero, that none does.
+func (s *Session) noteTurn(now time.Time) {
 	s.mu.Lock()
 	s.turn = now
 	s.mu.Unlock()
@@ -180,12 +180,12 @@ func (s *Session) note(err error) {
 // Run works for h until ctx ends: then the open transaction is committed and the
 // group left. It returns early only with an error that wraps ErrFatal.
 func (s *Session) Run(ctx context.Context, h Handler) error {
-	told := newReporter(func(err error) {
+	failures := newReporter(func(err error) {
 		s.sc.Log.Warn("the transactional session starts anew", "group", s.sc.Group, "err", err)
 	})
 	for try := 0; ctx.Err() == nil; try++ {
 		began := time.Now()
-		err := s.once(ctx, h)
+		err := s.runClient(ctx, h)
 		if errors.Is(err, ErrFatal) {
 			return err
 		}
@@ -196,7 +196,7 @@ func (s *Session) Run(ctx context.Context, h Handler) error {
 			try = 0
 		}
 		s.note(err)
-		told.report(err)
+		failures.report(err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(backoff(try)):

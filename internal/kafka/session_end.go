@@ -55,7 +55,7 @@ func (l *life) settle() error {
 
 // end finishes a transaction: all or nothing.
 func (l *life) end(tx *Tx) error {
-	if !l.current(tx.partitions) {
+	if !l.stillOwns(tx.partitions) {
 		tx.fail(fmt.Errorf("generation %d of the group: %w", l.generation, errNotOwned))
 	} else {
 		l.h.Finish(tx, tx.partitions)

@@ -74,12 +74,12 @@ func (s *Session) rebalanceTimeout() time.Duration {
 	return cmp.Or(s.sc.Rebalance, min(10*time.Second, max(2*s.c.SessionTimeout, s.sc.Every+2*time.Second)))
 }
 
-func (s *Session) once(ctx context.Context, h Handler) (err error) {
+func (s *Session) runClient(ctx context.Context, h Handler) (err error) {
 	l := s.newLife(h)
-	if err := l.look(ctx); err != nil {
+	if err := l.adoptTopics(ctx); err != nil {
 		return err
 	}
-	c := s.c.as(s.sc.Group)
+	c := s.c.withRole(s.sc.Group)
 	heartbeat := min(3*time.Second, s.c.SessionTimeout/5)
 	late, over := outlive(ctx, min(commitWithin, s.rebalanceTimeout()+commitSlack))
 	defer over()
@@ -98,7 +98,7 @@ func (s *Session) once(ctx context.Context, h Handler) (err error) {
 		kgo.BlockRebalanceOnPoll(),
 		kgo.SessionTimeout(s.c.SessionTimeout), kgo.HeartbeatInterval(heartbeat), kgo.RebalanceTimeout(s.rebalanceTimeout()),
 		kgo.TransactionalID(s.sc.Group+"-"+s.sc.Member), kgo.TransactionTimeout(s.transactionTimeout()),
-		kgo.RecordPartitioner(partitioner{byNumber: s.sc.ByNumber}),
+		kgo.RecordPartitioner(partitioner{manual: s.sc.ManualPartitioning}),
 		kgo.ProducerLinger(2*time.Millisecond), kgo.ProducerBatchCompression(kgo.SnappyCompression()),
 		kgo.MaxBufferedRecords(100_000), // a transaction's, so that taking records does not wait for the broker
 		kgo.FetchMaxWait(200*time.Millisecond),
@@ -145,12 +145,12 @@ func (s *Session) newLife(h Handler) *life {
 // work runs transactions until ctx ends or something fails.
 func (l *life) work(ctx context.Context) error {
 	lastIdle := l.sc.Now()
-	defer l.turns(time.Time{})
+	defer l.noteTurn(time.Time{})
 	for ctx.Err() == nil {
 		if err := l.prepare(ctx); err != nil {
 			return err
 		}
-		l.turns(l.sc.Now())
+		l.noteTurn(l.sc.Now())
 		tx := &Tx{l: l}
 		l.beginPasses(ctx)
 		err := l.gather(ctx, tx)
@@ -161,7 +161,7 @@ func (l *life) work(ctx context.Context) error {
 		if err == nil && tx.began {
 			err = l.end(tx)
 		}
-		tx.over()
+		tx.release()
 		l.gts.AllowRebalance()
 		if err != nil {
 			return err
@@ -177,7 +177,7 @@ func (l *life) work(ctx context.Context) error {
 // prepare brings ownership and state up to date before a transaction. No rebalance is
 // blocked meanwhile.
 func (l *life) prepare(ctx context.Context) error {
-	l.turns(time.Time{})
+	l.noteTurn(time.Time{})
 	if err := l.follow(); err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func (l *life) gather(ctx context.Context, tx *Tx) error {
 	}
 	until, cancel := context.WithTimeout(ctx, every)
 	defer cancel()
-	most := l.refusals.most()
+	most := l.refusals.recordLimit()
 	for until.Err() == nil && tx.records < most && !tx.full {
 		fetches := l.gts.PollRecords(until, max(1, (most-tx.records)/max(1, l.weight)))
 		if err := l.failures(ctx, fetches); err != nil {
@@ -212,7 +212,7 @@ func (l *life) gather(ctx context.Context, tx *Tx) error {
 		if err := tx.begin(); err != nil {
 			return err
 		}
-		fetches.EachPartition(func(p kgo.FetchTopicPartition) { l.take(tx, p.Partition, p.Records) })
+		fetches.EachPartition(func(p kgo.FetchTopicPartition) { l.takeRecords(tx, p.Partition, p.Records) })
 		l.weight = tx.records / fetches.NumRecords()
 		l.measure(fetches)
 	}
@@ -242,11 +242,11 @@ func (l *life) failures(ctx context.Context, fetches kgo.Fetches) error {
 		if errors.Is(e.Err, kgo.ErrClientClosed) {
 			return e.Err
 		}
-		if needsNewLife(e.Err) && l.mendable(ctx, e.Err) {
+		if needsNewLife(e.Err) && l.needsReplacement(ctx, e.Err) {
 			return fmt.Errorf("reading %s partition %d: %w", e.Topic, e.Partition, e.Err)
 		}
 		if loss, ok := errors.AsType[*kgo.ErrDataLoss](e.Err); ok {
-			l.lose(loss)
+			l.noteDataLoss(loss)
 			continue
 		}
 		working = false
@@ -268,8 +268,8 @@ func (l *life) failures(ctx context.Context, fetches kgo.Fetches) error {
 	return nil
 }
 
-// take hands records to the Handler.
-func (l *life) take(tx *Tx, partition int32, records []*kgo.Record) {
+// takeRecords hands records to the Handler.
+func (l *life) takeRecords(tx *Tx, partition int32, records []*kgo.Record) {
 	if len(records) == 0 {
 		return
 	}
@@ -285,7 +285,7 @@ func (l *life) take(tx *Tx, partition int32, records []*kgo.Record) {
 	for _, r := range records {
 		p.next = r.Offset + 1
 		if !r.Attrs.IsControl() {
-			refused := l.refusals.of(partition, r.Offset)
+			refused := l.refusals.causeOf(partition, r.Offset)
 			l.buf = append(l.buf, Record{Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp, Refused: refused})
 		}
 	}

@@ -61,14 +61,14 @@ type topicState struct {
 // inputTopics returns the state of the input and of its twin, by name. A twin with
 // another number of partitions is fatal: both are fixed for life, together.
 func (s *Session) inputTopics(ctx context.Context) (map[string]topicState, error) {
-	cl, err := kgo.NewClient(append(s.c.as("topics").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
+	cl, err := kgo.NewClient(append(s.c.withRole("topics").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka client: %w", err)
 	}
 	defer cl.Close()
 	names := []string{s.sc.Input}
-	if s.sc.Twin != "" {
-		names = append(names, s.sc.Twin)
+	if s.sc.CoPartitioned != "" {
+		names = append(names, s.sc.CoPartitioned)
 	}
 	topics, err := kadm.NewClient(cl).ListTopics(ctx, names...)
 	if err == nil {
@@ -81,9 +81,9 @@ func (s *Session) inputTopics(ctx context.Context) (map[string]topicState, error
 	for _, name := range names {
 		are[name] = topicState{topics[name].ID, len(topics[name].Partitions)}
 	}
-	if n, m := are[s.sc.Input].partitions, are[s.sc.Twin].partitions; s.sc.Twin != "" && m != n {
+	if n, m := are[s.sc.Input].partitions, are[s.sc.CoPartitioned].partitions; s.sc.CoPartitioned != "" && m != n {
 		return nil, fmt.Errorf("%w: topic %s has %d partitions and %s has %d: want as many; their number is fixed for life (make both anew, under another TOPIC_PREFIX)",
-			ErrFatal, s.sc.Input, n, s.sc.Twin, m)
+			ErrFatal, s.sc.Input, n, s.sc.CoPartitioned, m)
 	}
 	return are, nil
 }
@@ -103,7 +103,7 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 	if len(start) == 0 {
 		return nil
 	}
-	cl, err := kgo.NewClient(append(s.c.as("restore").opts(),
+	cl, err := kgo.NewClient(append(s.c.withRole("restore").opts(),
 		kgo.WithContext(ctx), // a fetch that is not answered must not delay the end
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: start}),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
@@ -115,7 +115,7 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 		return fmt.Errorf("kafka client: %w", err)
 	}
 	defer cl.Close()
-	if err := whole(ctx, cl, topic, parts); err != nil {
+	if err := verifyRanges(ctx, cl, topic, parts); err != nil {
 		if ended := ctx.Err(); ended != nil { // the client ends with it, and says that it is closed
 			return fmt.Errorf("reading %s: %w", topic, ended)
 		}
@@ -153,10 +153,10 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 	return nil
 }
 
-// whole returns a *TruncatedError when partitions of a topic do not hold their part. The
+// verifyRanges returns a *TruncatedError when partitions of a topic do not hold their part. The
 // end is that of the log, not of its decided transactions: the records of a committed
 // transaction are there before its marker is.
-func whole(ctx context.Context, cl *kgo.Client, topic string, parts map[int32]Range) error {
+func verifyRanges(ctx context.Context, cl *kgo.Client, topic string, parts map[int32]Range) error {
 	logs, err := listBounds(ctx, cl, topic, slices.Collect(maps.Keys(parts)), readUncommitted)
 	if err != nil {
 		return err
@@ -180,7 +180,7 @@ func whole(ctx context.Context, cl *kgo.Client, topic string, parts map[int32]Ra
 // Committed returns the committed positions of partitions of the input as of now, by
 // partition. It waits for transactions that are being committed.
 func (s *Session) Committed(ctx context.Context, partitions []int32) (map[int32]Position, error) {
-	cl, err := kgo.NewClient(append(s.c.as("offsets").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
+	cl, err := kgo.NewClient(append(s.c.withRole("offsets").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka client: %w", err)
 	}
@@ -206,7 +206,7 @@ func (s *Session) Committed(ctx context.Context, partitions []int32) (map[int32]
 
 // InputStart returns the first offset that a partition of the input holds.
 func (s *Session) InputStart(ctx context.Context, partition int32) (int64, error) {
-	cl, err := kgo.NewClient(append(s.c.as("offsets").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
+	cl, err := kgo.NewClient(append(s.c.withRole("offsets").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
 	if err != nil {
 		return 0, fmt.Errorf("kafka client: %w", err)
 	}
@@ -218,7 +218,7 @@ func (s *Session) InputStart(ctx context.Context, partition int32) (int64, error
 // Truncate deletes the records of a topic before the offsets given, by
 // partition. Kafka frees whole segments.
 func (s *Session) Truncate(ctx context.Context, topic string, before map[int32]int64) error {
-	cl, err := kgo.NewClient(append(s.c.as("truncate").opts(), kgo.RequestRetries(1), kgo.RetryTimeout(5*time.Second))...)
+	cl, err := kgo.NewClient(append(s.c.withRole("truncate").opts(), kgo.RequestRetries(1), kgo.RetryTimeout(5*time.Second))...)
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)
 	}

@@ -109,8 +109,8 @@ func (l *life) nearest(at Position, log bounds) Position {
 	return at
 }
 
-// look takes the state of the topics over at the beginning of a life.
-func (l *life) look(ctx context.Context) error {
+// adoptTopics takes the state of the topics over at the beginning of a life.
+func (l *life) adoptTopics(ctx context.Context) error {
 	topics, err := l.inputTopics(ctx)
 	if err != nil {
 		return err
@@ -149,9 +149,9 @@ func (s *Session) adopt(id [16]byte) (renewed bool, err error) {
 	return renewed, nil
 }
 
-// another reports whether id is that of a topic made after the one with the id was: neither
+// isNewTopic reports whether id is that of a topic made after the one with the id was: neither
 // unknown, nor of a topic that is known to be deleted.
-func (s *Session) another(id, was [16]byte) bool {
+func (s *Session) isNewTopic(id, was [16]byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return id != was && id != [16]byte{} && was != [16]byte{} && !s.past[id]
@@ -235,8 +235,8 @@ func (s *Session) recall(at Position) Position {
 	return Position{Partition: at.Partition, Metadata: was.committed.Metadata}
 }
 
-// lose takes the news that the log of a partition was cut: the client goes on at its end.
-func (l *life) lose(loss *kgo.ErrDataLoss) {
+// noteDataLoss takes the news that the log of a partition was cut: the client goes on at its end.
+func (l *life) noteDataLoss(loss *kgo.ErrDataLoss) {
 	p := l.owned[loss.Partition]
 	if p == nil {
 		return
@@ -255,10 +255,10 @@ func needsNewLife(err error) bool {
 // expire ends the life soon, for a reason that only another one can mend.
 func (l *life) expire(why error) { l.expired.CompareAndSwap(nil, &why) }
 
-// mendable reports whether another client would do better than this one after an error that
+// needsReplacement reports whether another client would do better than this one after an error that
 // needs a new life. While a deleted topic is not made again this one stays in the group: a
 // member of the group can commit positions in the new topic, see bequeath.
-func (l *life) mendable(ctx context.Context, err error) bool {
+func (l *life) needsReplacement(ctx context.Context, err error) bool {
 	if !errors.Is(err, kerr.UnknownTopicID) {
 		return true
 	}
@@ -273,7 +273,7 @@ func (l *life) madeAgain(ctx context.Context, cl *kgo.Client) (id [16]byte, agai
 	if err != nil || now.partitions != l.partitions {
 		return id, false
 	}
-	return now.id, l.another(now.id, l.inputID)
+	return now.id, l.isNewTopic(now.id, l.inputID)
 }
 
 // bequeath commits the start of owned partitions, with the metadata that was committed
@@ -347,7 +347,7 @@ func (l *life) changed(ctx context.Context) error {
 		was, now := l.topics[name], topics[name]
 		switch {
 		case now.Err != nil || len(now.Partitions) == 0:
-		case l.another(now.ID, was.id):
+		case l.isNewTopic(now.ID, was.id):
 			return fmt.Errorf("topic %s was deleted and made again", name)
 		case len(now.Partitions) != was.partitions:
 			return fmt.Errorf("topic %s has %d partitions, it had %d", name, len(now.Partitions), was.partitions)

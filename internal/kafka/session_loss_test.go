@@ -20,25 +20,25 @@ func TestASessionEndsWhenItsTwinHasAnotherNumberOfPartitions(t *testing.T) {
 	ensure(ctx, t, b.Addr(), Undecoded, Flows, Pairing)
 	tc := topicConfig()
 	s := ownerSession(b.Addr(), "a", time.Now)
-	s.sc.Twin, s.every = tc.Name(Pairing), 10*time.Millisecond
+	s.sc.CoPartitioned, s.every = tc.Name(Pairing), 10*time.Millisecond
 	o := newOwner(tc.Name(Flows))
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx, o) }()
 	o.assigned.wait(ctx, t, "partitions are assigned", atLeast[int](1))
 	adm := admin(t, b.Addr())
-	if _, err := adm.DeleteTopics(ctx, s.sc.Twin); err != nil {
+	if _, err := adm.DeleteTopics(ctx, s.sc.CoPartitioned); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := adm.CreateTopic(ctx, 3, 1, nil, s.sc.Twin); err != nil {
+	if _, err := adm.CreateTopic(ctx, 3, 1, nil, s.sc.CoPartitioned); err != nil {
 		t.Fatal(err)
 	}
 	o.assigned.wait(ctx, t, "the twin made again is taken up", atLeast[int](2))
-	if _, err := adm.CreatePartitions(ctx, 2, s.sc.Twin); err != nil {
+	if _, err := adm.CreatePartitions(ctx, 2, s.sc.CoPartitioned); err != nil {
 		t.Fatal(err)
 	}
 	select {
 	case err := <-ended:
-		if !errors.Is(err, ErrFatal) || !strings.Contains(err.Error(), "has 3 partitions and "+s.sc.Twin+" has 5") {
+		if !errors.Is(err, ErrFatal) || !strings.Contains(err.Error(), "has 3 partitions and "+s.sc.CoPartitioned+" has 5") {
 			t.Errorf("want a fatal error that names the numbers, got %v", err)
 		}
 	case <-ctx.Done():
@@ -89,7 +89,7 @@ func lossy(t *testing.T, log *locked.Buffer) *life {
 func TestALogThatWasCutIsReadFromTheCut(t *testing.T) {
 	var log locked.Buffer
 	l := lossy(t, &log)
-	l.lose(&kgo.ErrDataLoss{Topic: "in", Partition: 0, ConsumedTo: 100, ResetTo: 90})
+	l.noteDataLoss(&kgo.ErrDataLoss{Topic: "in", Partition: 0, ConsumedTo: 100, ResetTo: 90})
 	if p := l.owned[0]; p.next != 90 || p.end != 90 {
 		t.Errorf("want offset 90 of 90, got %d of %d", p.next, p.end)
 	}
@@ -117,7 +117,7 @@ func TestTheIdOfADeletedTopicIsNoNewTopic(t *testing.T) {
 		id, was [16]byte
 		want    bool
 	}{{made, old, true}, {old, made, false}, {made, made, false}, {unknown, made, false}, {made, unknown, false}} {
-		if got := s.another(tt.id, tt.was); got != tt.want {
+		if got := s.isNewTopic(tt.id, tt.was); got != tt.want {
 			t.Errorf("topic %x after %x: want another topic %t, got %t", tt.id[0], tt.was[0], tt.want, got)
 		}
 	}

@@ -60,7 +60,7 @@ func TestAMemberThatIsPutOutWhileItCommitsBeginsAnew(t *testing.T) {
 	c := config(addr)
 	c.SessionTimeout = 6 * time.Second
 	s := NewSession(c, SessionConfig{
-		Group: "g", Member: "m", Input: "t.undecoded", ByNumber: []string{"t.undecoded", "t.flows"}, MaxRecords: 100, Every: 20 * time.Millisecond,
+		Group: "g", Member: "m", Input: "t.undecoded", ManualPartitioning: []string{"t.undecoded", "t.flows"}, MaxRecords: 100, Every: 20 * time.Millisecond,
 		Rebalance: time.Second, Timeout: 10 * time.Second, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	run, stop := context.WithCancel(ctx)

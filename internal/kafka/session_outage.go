@@ -25,8 +25,8 @@ func (o *outages) note(node int32) {
 	o.nodes[node] = true
 }
 
-// take returns the brokers that failed since the last call, by node id.
-func (o *outages) take() map[int32]bool {
+// drain returns the brokers that failed since the last call, by node id.
+func (o *outages) drain() map[int32]bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	nodes := o.nodes
@@ -50,7 +50,7 @@ func (o *outages) OnBrokerE2E(b kgo.BrokerMetadata, _ int16, e2e kgo.BrokerE2E) 
 
 // unquiet begins the silence of partitions anew whose leader failed since the last call.
 func (l *life) unquiet() {
-	failed := l.outages.take()
+	failed := l.outages.drain()
 	if len(failed) == 0 {
 		return
 	}

@@ -178,9 +178,9 @@ func (l *life) follow() error {
 	return nil
 }
 
-// current reports whether the client still owns the partitions, in the generation of the
+// stillOwns reports whether the client still owns the partitions, in the generation of the
 // last follow.
-func (l *life) current(partitions []int32) bool {
+func (l *life) stillOwns(partitions []int32) bool {
 	o := &l.ownership
 	o.mu.Lock()
 	defer o.mu.Unlock()

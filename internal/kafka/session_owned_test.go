@@ -87,7 +87,7 @@ func ownerSession(addr, member string, now func() time.Time) *Session {
 	c := config(addr)
 	c.ClientID = member
 	return NewSession(c, SessionConfig{
-		Group: "g", Member: member, Input: tc.Name(Undecoded), ByNumber: []string{tc.Name(Flows)}, MaxRecords: 100, Every: 20 * time.Millisecond,
+		Group: "g", Member: member, Input: tc.Name(Undecoded), ManualPartitioning: []string{tc.Name(Flows)}, MaxRecords: 100, Every: 20 * time.Millisecond,
 		Rebalance: 3 * time.Second, Timeout: 10 * time.Second, Now: now, Log: slog.New(slog.DiscardHandler),
 	})
 }

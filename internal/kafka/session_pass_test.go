@@ -81,7 +81,7 @@ func TestAPassReadsToTheEndAsOfItsStart(t *testing.T) {
 		return strings.Contains(letters, v[:1])
 	}}
 	s := NewSession(config(b.Addr()), SessionConfig{
-		Group: "g", Member: "m", Input: input, ByNumber: []string{input, out}, MaxRecords: 100, Every: 20 * time.Millisecond,
+		Group: "g", Member: "m", Input: input, ManualPartitioning: []string{input, out}, MaxRecords: 100, Every: 20 * time.Millisecond,
 		Passes: true, Rebalance: 3 * time.Second, Timeout: 10 * time.Second, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	run, stop := context.WithCancel(ctx)

@@ -27,7 +27,7 @@ func TestASessionThatStandsStillIsNotReady(t *testing.T) {
 		return true
 	}}
 	s := NewSession(config(b.Addr()), SessionConfig{
-		Group: "g", Member: "m", Input: input, ByNumber: []string{input, out}, MaxRecords: 100, Every: 20 * time.Millisecond,
+		Group: "g", Member: "m", Input: input, ManualPartitioning: []string{input, out}, MaxRecords: 100, Every: 20 * time.Millisecond,
 		Rebalance: 3 * time.Second, Timeout: 10 * time.Second, Log: slog.New(slog.DiscardHandler),
 		Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) },
 	})

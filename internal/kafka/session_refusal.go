@@ -44,26 +44,26 @@ type refusals struct {
 	records map[int32]map[int64]error // by partition and offset, until committed
 }
 
-// most returns how many records the next transaction may take.
-func (r *refusals) most() int {
+// recordLimit returns how many records the next transaction may take.
+func (r *refusals) recordLimit() int {
 	if r.limit > 0 {
 		return r.limit
 	}
 	return r.max
 }
 
-// of returns why the output of a record is refused, nil when it is not known to be.
-func (r *refusals) of(partition int32, offset int64) error { return r.records[partition][offset] }
+// causeOf returns why the output of a record is refused, nil when it is not known to be.
+func (r *refusals) causeOf(partition int32, offset int64) error { return r.records[partition][offset] }
 
-// take notes that a transaction of so many records was refused, of which last is
+// noteRefused notes that a transaction of so many records was refused, of which last is
 // the last one. It returns false when the search ends without a record to pass over.
-func (r *refusals) take(records int, last Position, why error) bool {
+func (r *refusals) noteRefused(records int, last Position, why error) bool {
 	if records > 1 {
 		r.limit = records / 2
 		return true
 	}
 	r.limit = 1
-	if records == 0 || r.of(last.Partition, last.Offset) != nil {
+	if records == 0 || r.causeOf(last.Partition, last.Offset) != nil {
 		return false
 	}
 	if r.records == nil {
@@ -113,7 +113,7 @@ func (l *life) aborted(tx *Tx) {
 // narrow reports whether the refusal of tx narrowed the search for a record, or
 // found it.
 func (l *life) narrow(tx *Tx, why error) bool {
-	return l.refusals.take(tx.records, tx.last, why)
+	return l.refusals.noteRefused(tx.records, tx.last, why)
 }
 
 // pause delays the next transaction after aborted ones, and after polls that failed.
@@ -128,7 +128,7 @@ func (l *life) pause(ctx context.Context) {
 	if delay == 0 {
 		return
 	}
-	l.turns(time.Time{})
+	l.noteTurn(time.Time{})
 	select {
 	case <-ctx.Done():
 	case <-time.After(delay):

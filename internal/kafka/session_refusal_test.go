@@ -116,7 +116,7 @@ func stampSession(t *testing.T, addr string, log *locked.Buffer) (s *Session, h 
 	input = tc.Name(Undecoded)
 	h = &stamper{passer{topic: input, out: tc.Name(Flows), passes: newTally[string]()}, newTally[string]()}
 	s = NewSession(config(addr), SessionConfig{
-		Group: "g", Member: "m", Input: input, ByNumber: []string{input, h.out}, MaxRecords: 100, Every: 20 * time.Millisecond, SkipRefused: true,
+		Group: "g", Member: "m", Input: input, ManualPartitioning: []string{input, h.out}, MaxRecords: 100, Every: 20 * time.Millisecond, SkipRefused: true,
 		Rebalance: 3 * time.Second, Timeout: 10 * time.Second, Now: time.Now, Log: slog.New(slog.NewTextHandler(log, nil)),
 	})
 	return s, h, input
@@ -232,28 +232,28 @@ func TestRefusalsNarrowToOneRecord(t *testing.T) {
 	why := errors.New("refused")
 	r := refusals{max: 1000}
 	for _, want := range []int{500, 250, 125, 62, 31, 15, 7, 3, 1} {
-		if !r.take(r.most(), Position{Offset: 7}, why) || r.most() != want {
-			t.Fatalf("want transactions of %d records, got %d", want, r.most())
+		if !r.noteRefused(r.recordLimit(), Position{Offset: 7}, why) || r.recordLimit() != want {
+			t.Fatalf("want transactions of %d records, got %d", want, r.recordLimit())
 		}
 	}
-	if !r.take(1, Position{Offset: 7}, why) || r.of(0, 7) == nil || r.of(0, 8) != nil {
+	if !r.noteRefused(1, Position{Offset: 7}, why) || r.causeOf(0, 7) == nil || r.causeOf(0, 8) != nil {
 		t.Fatal("want record 7 refused")
 	}
-	if r.take(1, Position{Offset: 7}, why) {
+	if r.noteRefused(1, Position{Offset: 7}, why) {
 		t.Error("passed over already: want no progress")
 	}
-	if r.take(0, Position{Offset: 9}, why) || r.of(0, 9) != nil {
+	if r.noteRefused(0, Position{Offset: 9}, why) || r.causeOf(0, 9) != nil {
 		t.Error("a transaction without input: want no record refused")
 	}
 	r.forget(0, 8)
 	for range 9 {
 		r.committed()
 	}
-	if r.of(0, 7) != nil || len(r.records) != 0 || r.most() != 512 {
-		t.Errorf("want nothing remembered and 512 records, got %v, %d", r.records, r.most())
+	if r.causeOf(0, 7) != nil || len(r.records) != 0 || r.recordLimit() != 512 {
+		t.Errorf("want nothing remembered and 512 records, got %v, %d", r.records, r.recordLimit())
 	}
 	r.committed()
-	if r.most() != 1000 {
-		t.Errorf("want 1000 records again, got %d", r.most())
+	if r.recordLimit() != 1000 {
+		t.Errorf("want 1000 records again, got %d", r.recordLimit())
 	}
 }

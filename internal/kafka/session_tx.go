@@ -49,8 +49,8 @@ func (tx *Tx) begin() error {
 	return nil
 }
 
-// over frees what the transaction holds.
-func (tx *Tx) over() {
+// release frees what the transaction holds.
+func (tx *Tx) release() {
 	if tx.cancel != nil {
 		tx.cancel()
 	}
@@ -83,7 +83,7 @@ func (tx *Tx) failure() error {
 }
 
 // Produce adds a record to the transaction, stamped with the wall clock;
-// partition counts for the topics of SessionConfig.ByNumber. acked (may be nil)
+// partition counts for the topics of SessionConfig.ManualPartitioning. acked (may be nil)
 // is told its offset, before the transaction commits. Key and value are not to
 // be changed any more; an empty key is none. A failure aborts the transaction.
 func (tx *Tx) Produce(topic string, partition int32, key, value []byte, acked func(offset int64)) {
@@ -142,11 +142,11 @@ func (tx *Tx) refusedAt(r *kgo.Record, err error) {
 
 // A partitioner takes the record's own partition for some topics; for others
 // murmur2 of the key, as the Java client does.
-type partitioner struct{ byNumber []string }
+type partitioner struct{ manual []string }
 
 // ForTopic implements kgo.Partitioner.
 func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
-	if slices.Contains(p.byNumber, topic) {
+	if slices.Contains(p.manual, topic) {
 		return kgo.ManualPartitioner().ForTopic(topic)
 	}
 	return kgo.StickyKeyPartitioner(nil).ForTopic(topic)

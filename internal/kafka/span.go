@@ -10,21 +10,21 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// ReadBetween hands the committed records of a topic with timestamps from from to before to
-// to apply, a fetch at a time, in order within a partition. The broker finds offsets by
-// time: where timestamps are not in order it hands over others too. What a transaction
-// still holds open is left out. An error of apply ends it.
+// ReadBetween hands the committed records of a topic whose timestamps are at or after from and before to to
+// apply, one fetch at a time, in order within a partition. The broker finds offsets by time: where timestamps
+// are not in order, apply gets records outside of the span too. Records of open transactions are left out. An
+// error of apply ends the reading and is returned.
 func ReadBetween(ctx context.Context, c Config, topic string, from, to time.Time, apply func([]Record) error) error {
-	first, left, err := between(ctx, c, topic, from, to)
+	first, left, err := offsetsBetween(ctx, c, topic, from, to)
 	if err != nil || len(left) == 0 {
 		return err
 	}
-	cl, err := kgo.NewClient(append(c.as("reader").opts(),
-		kgo.WithContext(ctx), // a fetch that is not answered must not delay the end
+	cl, err := kgo.NewClient(append(c.withRole("reader").opts(),
+		kgo.WithContext(ctx), // an unanswered fetch must not delay the end
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: first}),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.KeepControlRecords(), // the last offset may be one
+		kgo.KeepControlRecords(), // the last record may be a control record
 	)...)
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)
@@ -54,9 +54,10 @@ func ReadBetween(ctx context.Context, c Config, topic string, from, to time.Time
 	return nil
 }
 
-// between returns where the records of a time begin and end, of partitions that have some.
-func between(ctx context.Context, c Config, topic string, from, to time.Time) (first map[int32]kgo.Offset, left map[int32]int64, err error) {
-	cl, err := kgo.NewClient(append(c.as("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
+// offsetsBetween returns the offset of the first record of the span, and the offset after its last record, of
+// each partition that has records in it.
+func offsetsBetween(ctx context.Context, c Config, topic string, from, to time.Time) (first map[int32]kgo.Offset, left map[int32]int64, err error) {
+	cl, err := kgo.NewClient(append(c.withRole("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("kafka client: %w", err)
 	}

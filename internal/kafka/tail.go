@@ -16,32 +16,32 @@ import (
 
 // A Tail reads a topic at isolation level read_committed, without a group.
 type Tail struct {
-	Since time.Time // from the records of that time on
-	Start bool      // from the first record on
-	Once  bool      // until what is there now is read; else until ctx ends
-	// From is the first offset to read, by partition; it must have all partitions of
-	// the topic. nil: as above.
+	Since time.Time // the first record is the first with this time or a later one
+	Start bool      // the first record is the first of the log
+	Once  bool      // ends at the records that are there now; else when ctx ends
+	// From is the first offset to read, by partition; it must have all partitions of the topic. nil selects
+	// Since, Start or, with neither, the end of the log.
 	From map[int32]int64
 	ID   string // the topic's id, as Begins returned it with From
 
-	lookEvery time.Duration // at the state of the topic; 0: topicStateEvery
+	checkEvery time.Duration // interval of checkTopic; 0: topicStateEvery
 }
 
-// A Beginning is what a topic holds at the moment.
+// A Beginning is the state of a topic at one moment.
 type Beginning struct {
-	ID    string          // another one once the topic was deleted and made again
-	First map[int32]int64 // the first offset that is there, by partition
+	ID    string          // changes when the topic is deleted and made again
+	First map[int32]int64 // the first offset of the log, by partition
 	End   map[int32]int64 // the offset after the last one, by partition
-	// EpochEnds is the offset after the last record that the log holds of a leader
-	// epoch and of all before it, by partition; only of epochs that Begins was given.
+	// EpochEnds is the offset after the last record of a leader epoch and all epochs before it (KIP-320), by
+	// partition. It has the partitions whose epochs were passed to Begins.
 	EpochEnds map[int32]int64
 }
 
-// Begins returns where a topic begins and ends. epochs are the leader epochs of the last
-// records read, by partition, or nil. A log that was cut since holds less of an epoch than
-// was read (KIP-320).
+// Begins returns the bounds of a topic. epochs are the leader epochs of the last records read, by
+// partition, or nil. If the log of a partition was cut since, its epoch ends before the last record read
+// (KIP-320).
 func Begins(ctx context.Context, c Config, topic string, epochs map[int32]int32) (Beginning, error) {
-	cl, err := kgo.NewClient(append(c.as("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
+	cl, err := kgo.NewClient(append(c.withRole("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
 	if err != nil {
 		return Beginning{}, fmt.Errorf("kafka client: %w", err)
 	}
@@ -73,26 +73,24 @@ func Begins(ctx context.Context, c Config, topic string, epochs map[int32]int32)
 	return b, nil
 }
 
-// A tailing is a Tail that reads.
+// A tailing is the state of one Tail.Read.
 type tailing struct {
 	Tail
 	cl      *kgo.Client
 	topic   string
 	report  *reporter
-	left    map[int32]int64 // with Once: where each partition ends that is not read yet
+	left    map[int32]int64 // with Once: the end of each partition that is not read yet
 	state   topicState
-	at      map[int32]kgo.Offset // the next record of each partition
+	at      map[int32]kgo.Offset // the next offset of each partition
 	past    pastTopics
-	looked  time.Time // at the state of the topic
+	checked time.Time // time of the last checkTopic
 	records []Record
 }
 
-// Read hands the records of a topic to apply, a fetch at a time, in order within
-// a partition. A topic that is not there, and a Kafka that does not answer at the
-// start, are errors; later ones go to failed, at a bounded rate, and reading goes
-// on. Partitions that are added, and a topic that is deleted and made again, are
-// read from their start. With From that is decided by the caller: Read returns
-// ErrTopicChanged.
+// Read hands the records of a topic to apply, one fetch at a time, in order within a partition. A missing topic,
+// and a Kafka that does not answer at the start, are errors; later failures go to failed, at a bounded rate, and
+// reading goes on. Added partitions, and a topic that is deleted and made again, are read from their start. With
+// From the caller decides on that: Read returns ErrTopicChanged.
 func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Record) error, failed func(error)) error {
 	left, err := t.unread(ctx, c, topic)
 	if err != nil {
@@ -101,7 +99,7 @@ func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Rec
 	if t.Once && len(left) == 0 {
 		return nil
 	}
-	t.lookEvery = cmp.Or(t.lookEvery, topicStateEvery)
+	t.checkEvery = cmp.Or(t.checkEvery, topicStateEvery)
 	r := &tailing{Tail: t, topic: topic, report: newReporter(failed), left: left, at: map[int32]kgo.Offset{}, past: pastTopics{}}
 	if err := r.open(ctx, c); err != nil {
 		return err
@@ -121,7 +119,7 @@ func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Rec
 		if t.Once && len(r.left) == 0 {
 			return nil
 		}
-		if err := r.look(ctx, errs); err != nil {
+		if err := r.checkTopic(ctx, errs); err != nil {
 			return err
 		}
 		if len(errs) == 0 {
@@ -133,22 +131,22 @@ func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Rec
 	}
 }
 
-// open makes the client, which reads each partition from where t begins.
+// open makes the client, which reads each partition from the offset that t selects. The caller must close it.
 func (r *tailing) open(ctx context.Context, c Config) (err error) {
-	reset := kgo.RewindOffset(0) // after a loss that cannot be located: what is newer than the last record read
+	reset := kgo.RewindOffset(0) // after a loss that cannot be located, go on with records newer than the last one read
 	if r.From != nil {
 		reset = kgo.NoResetOffset()
 	}
-	r.cl, err = kgo.NewClient(append(c.as("reader").opts(),
-		kgo.WithContext(ctx), // a fetch that is not answered must not delay the end
+	r.cl, err = kgo.NewClient(append(c.withRole("reader").opts(),
+		kgo.WithContext(ctx), // an unanswered fetch must not delay the end
 		kgo.ConsumeResetOffset(reset),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.KeepControlRecords(), // the last offset may be one
+		kgo.KeepControlRecords(), // the last record may be a control record
 	)...)
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)
 	}
-	for try := 0; ; try++ { // unread found the topic: another broker may not know it yet
+	for try := 0; ; try++ { // unread found the topic, but another broker may not know it yet
 		if r.state, err = readTopicState(ctx, r.cl, r.topic); err == nil || try == 5 {
 			break
 		}
@@ -161,7 +159,7 @@ func (r *tailing) open(ctx context.Context, c Config) (err error) {
 		r.cl.Close()
 		return err
 	}
-	r.looked = time.Now()
+	r.checked = time.Now()
 	for p := range int32(r.state.partitions) { // a topic has few partitions
 		r.at[p] = r.begin(p)
 	}
@@ -169,6 +167,7 @@ func (r *tailing) open(ctx context.Context, c Config) (err error) {
 	return nil
 }
 
+// begin returns the offset at which a partition begins.
 func (r *tailing) begin(partition int32) kgo.Offset {
 	switch {
 	case r.From != nil:
@@ -182,9 +181,9 @@ func (r *tailing) begin(partition int32) kgo.Offset {
 	}
 }
 
-// poll fills records. errs are failures that pass, and are reported; err ends the reading.
+// poll fills r.records. errs are passing failures, and are reported; err ends the reading.
 func (r *tailing) poll(ctx context.Context) (errs []error, err error) {
-	ctx, cancel := context.WithTimeout(ctx, r.lookEvery)
+	ctx, cancel := context.WithTimeout(ctx, r.checkEvery)
 	defer cancel()
 	fetches := r.cl.PollFetches(ctx)
 	r.records = r.records[:0]
@@ -197,7 +196,7 @@ func (r *tailing) poll(ctx context.Context) (errs []error, err error) {
 		case errors.Is(e, kerr.OffsetOutOfRange) && r.From != nil:
 			return nil, r.changed(e.Error())
 		case lost && r.Once:
-			return nil, e // its end may be gone
+			return nil, e // the end to read to may be gone
 		}
 		r.report.report(e)
 	}
@@ -213,15 +212,18 @@ func (r *tailing) poll(ctx context.Context) (errs []error, err error) {
 			}
 		}
 	}
-	fetches.EachRecord(r.take)
+	fetches.EachRecord(r.takeRecord)
 	return errs, nil
 }
 
+// changed returns ErrTopicChanged with the reason.
 func (r *tailing) changed(how string) error {
 	return fmt.Errorf("topic %s: %w: %s", r.topic, ErrTopicChanged, how)
 }
 
-func (r *tailing) take(rec *kgo.Record) {
+// takeRecord appends a record to r.records and notes the end of a partition. Control records only move the
+// position.
+func (r *tailing) takeRecord(rec *kgo.Record) {
 	end, counts := r.left[rec.Partition]
 	if !rec.Attrs.IsControl() && (!r.Once || counts && rec.Offset < end) {
 		r.records = append(r.records, Record{
@@ -233,14 +235,14 @@ func (r *tailing) take(rec *kgo.Record) {
 	}
 }
 
-// look looks at the state of the topic from time to time, and when errs say that the
-// topic is gone.
-func (r *tailing) look(ctx context.Context, errs []error) error {
+// checkTopic compares the state of the topic with that of the last check, at each interval, and at once when
+// errs show that the topic is gone.
+func (r *tailing) checkTopic(ctx context.Context, errs []error) error {
 	gone := slices.ContainsFunc(errs, topicIsGone)
-	if time.Since(r.looked) < r.lookEvery && !gone {
+	if time.Since(r.checked) < r.checkEvery && !gone {
 		return nil
 	}
-	r.looked = time.Now()
+	r.checked = time.Now()
 	now, err := readTopicState(ctx, r.cl, r.topic)
 	switch {
 	case err != nil:
@@ -249,18 +251,18 @@ func (r *tailing) look(ctx context.Context, errs []error) error {
 		}
 		return nil
 	case now.id != r.state.id && !r.past[now.id]:
-		return r.anew(now)
-	case now.id == r.state.id && gone: // the client learnt its id from a broker that lags behind
+		return r.switchTopic(now)
+	case now.id == r.state.id && gone: // the client has the id of a broker that lags behind
 		r.cl.PurgeTopicsFromClient(r.topic)
 		r.cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: maps.Clone(r.at)})
 	case now.id == r.state.id && now.partitions > r.state.partitions && !r.Once:
-		return r.grown(now)
+		return r.addPartitions(now)
 	}
 	return nil
 }
 
-// anew goes over to another topic of the same name.
-func (r *tailing) anew(now topicState) error {
+// switchTopic reads another topic of the same name from its start.
+func (r *tailing) switchTopic(now topicState) error {
 	if r.From != nil || r.Once {
 		return r.changed("it was deleted and made again")
 	}
@@ -272,8 +274,8 @@ func (r *tailing) anew(now topicState) error {
 	return nil
 }
 
-// grown begins to read partitions that were added.
-func (r *tailing) grown(now topicState) error {
+// addPartitions reads added partitions from their start.
+func (r *tailing) addPartitions(now topicState) error {
 	how := fmt.Sprintf("it has %d partitions now, %d before", now.partitions, r.state.partitions)
 	if r.From != nil {
 		return r.changed(how)
@@ -283,7 +285,7 @@ func (r *tailing) grown(now topicState) error {
 	return nil
 }
 
-// addFrom reads the partitions from first on from their start.
+// addFrom reads the partitions from number first on from their start.
 func (r *tailing) addFrom(first int32, now topicState) {
 	added := map[int32]kgo.Offset{}
 	for p := first; p < int32(now.partitions); p++ {
@@ -294,10 +296,10 @@ func (r *tailing) addFrom(first int32, now topicState) {
 	r.state = now
 }
 
-// unread is unread of what is decided, from where t begins. Its client is of its
-// own: it gives up soon, one that follows a topic does not.
+// unread returns the ends of the partitions that have committed records, from the offset that t selects. It has
+// a client of its own that gives up soon; the client that follows the topic does not.
 func (t Tail) unread(ctx context.Context, c Config, topic string) (map[int32]int64, error) {
-	cl, err := kgo.NewClient(append(c.as("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
+	cl, err := kgo.NewClient(append(c.withRole("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka client: %w", err)
 	}

@@ -24,7 +24,7 @@ func readTail(ctx context.Context, t *testing.T, addr, topic string, tail Tail) 
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	r := &reading{values: newTally[string](), failed: newTally[string](), ended: make(chan error, 1)}
-	tail.lookEvery = 50 * time.Millisecond
+	tail.checkEvery = 50 * time.Millisecond
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

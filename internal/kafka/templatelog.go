@@ -16,34 +16,33 @@ import (
 	"weir/internal/templates"
 )
 
-// A TemplateLog is the compacted topic of exporter state: published by and
-// tailed by every replica. It has a client of its own, so that a full buffer of
-// flows never holds up a template.
+// A TemplateLog is the compacted topic of exporter state, which every replica publishes to and reads as a whole.
+// It has a client of its own, so that a full buffer of flows never delays a template.
 type TemplateLog struct {
-	// Renewed, when set before Run, is called (from Run's goroutine) when the
-	// topic was deleted and made again: nothing of what was published is on it.
+	// Renewed, when set before Run, is called from Run's goroutine when the topic was deleted and made again.
+	// The new topic holds no record of the old one: the owner must publish its state again.
 	Renewed func()
 
 	c       Config
 	topic   string
 	barrier templates.Record
-	losses  *reporter // for Run's goroutine
+	losses  *reporter // used by Run's goroutine only
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	cl      *kgo.Client
 	ready   bool
-	writing bool               // a barrier is on its way, or will be tried again
-	reason  error              // why it is not ready, as far as known
-	gone    bool               // a record failed with UNKNOWN_TOPIC_ID since the topic was forgotten
-	wake    context.CancelFunc // ends the poll under way; nil: none
+	writing bool               // a barrier is on its way, or waits for its retry
+	reason  error              // why the log is not ready; nil: not known
+	gone    bool               // a record failed with UNKNOWN_TOPIC_ID since the client last forgot the topic
+	wake    context.CancelFunc // ends the poll in progress; nil: none
 }
 
-// NewTemplateLog returns the log on topic (full name) for replica (its name,
-// unique among those that run). It is inert until Run.
+// NewTemplateLog returns the log on a topic, given its full name. replica must be unique among the running
+// replicas. The log does nothing before Run.
 func NewTemplateLog(c Config, topic, replica string) (*TemplateLog, error) {
 	nonce := make([]byte, 16)
-	_, _ = rand.Read(nonce) // never fails, crypto/rand
-	l := &TemplateLog{c: *c.as("templates"), topic: topic, barrier: templates.Barrier(replica, nonce)}
+	_, _ = rand.Read(nonce) // crypto/rand never fails
+	l := &TemplateLog{c: *c.withRole("templates"), topic: topic, barrier: templates.Barrier(replica, nonce)}
 	l.losses = logReporter(c.Log, "the template log lost records; reading goes on", topic)
 	if err := kgo.ValidateOpts(l.opts()...); err != nil {
 		return nil, fmt.Errorf("template log %s: %w", topic, err)
@@ -51,18 +50,19 @@ func NewTemplateLog(c Config, topic, replica string) (*TemplateLog, error) {
 	return l, nil
 }
 
-// Bounds of what the client holds, octets: of records that Kafka has not acknowledged,
-// and of an answer to a fetch.
+// Limits of the octets that the client holds: of records that Kafka has not acknowledged, and of a response to a
+// fetch.
 const (
 	maxTemplatesBuffered = 16 << 20
 	maxTemplatesFetched  = 8 << 20
 )
 
+// opts returns the options of the client, which produces and consumes.
 func (l *TemplateLog) opts() []kgo.Opt {
 	return append(append(l.c.opts(), producing(&l.c)...),
-		kgo.ProducerLinger(0), // whoever waits for a template waits for this
+		kgo.ProducerLinger(0), // flows wait for their template, and it for this
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
-		kgo.ProducerBatchMaxBytes(maxTemplateBatch-1024), // the broker counts its own framing, too
+		kgo.ProducerBatchMaxBytes(maxTemplateBatch-1024), // the broker counts its own framing too
 		kgo.MaxBufferedBytes(maxTemplatesBuffered),
 		kgo.FetchMaxBytes(maxTemplatesFetched),
 		kgo.ConsumeTopics(l.topic),
@@ -74,12 +74,11 @@ func (l *TemplateLog) opts() []kgo.Opt {
 	)
 }
 
-// Run reads the topic from its start and hands every record but barriers to
-// apply (value nil: tombstone; key as internal/templates defines it), one at a
-// time, until ctx ends. It survives Kafka's absence and the topic's deletion.
-// The barrier of this replica is written and looked for.
+// Run reads the topic from its start and hands every record but barriers to apply, one at a time, until ctx
+// ends. A nil value is a tombstone; internal/templates defines the key. Run survives the absence of Kafka and
+// the deletion of the topic. It writes the barrier of this replica, which ends the backlog: see Ready.
 func (l *TemplateLog) Run(ctx context.Context, apply func(key, value []byte)) error {
-	client, giveUp := outlive(ctx, leaveWithin) // a fetch that is not answered must not delay the end
+	client, giveUp := outlive(ctx, leaveWithin) // an unanswered fetch must not delay the end
 	defer giveUp()
 	cl, err := kgo.NewClient(append(l.opts(), kgo.WithContext(client))...)
 	if err != nil {
@@ -109,8 +108,7 @@ func (l *TemplateLog) Run(ctx context.Context, apply func(key, value []byte)) er
 	return nil
 }
 
-// poll waits for records, errors, or a produced record that failed because the
-// topic has another id.
+// poll waits for records, for errors, or for the failure of a produced record because the topic has another id.
 func (l *TemplateLog) poll(ctx context.Context, cl *kgo.Client) kgo.Fetches {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -123,8 +121,8 @@ func (l *TemplateLog) poll(ctx context.Context, cl *kgo.Client) kgo.Fetches {
 	return cl.PollFetches(ctx)
 }
 
-// noteProduced notes the outcome of a produced record. The producer and the consumer
-// of a client may know different ids of one topic, so that only one of them fails.
+// noteProduced notes the outcome of a produced record and wakes poll when the topic was made again. The producer
+// and the consumer of one client may have different ids of a topic, so that only one of them fails.
 func (l *TemplateLog) noteProduced(err error) {
 	if !errors.Is(err, kerr.UnknownTopicID) {
 		return
@@ -137,12 +135,12 @@ func (l *TemplateLog) noteProduced(err error) {
 	}
 }
 
-// failure returns what went wrong with a fetch or a produced record, nil for what
-// passes by itself.
+// failure returns the failures of a fetch and of produced records, or nil if there are none or they pass by
+// themselves.
 func (l *TemplateLog) failure(fetches kgo.Fetches) error {
 	var errs []error
 	for _, err := range pollErrors(fetches) {
-		if _, ok := errors.AsType[*kgo.ErrDataLoss](err); ok { // and read again from the start
+		if _, ok := errors.AsType[*kgo.ErrDataLoss](err); ok { // the client reads from the start again
 			l.losses.report(err)
 			continue
 		}
@@ -156,8 +154,8 @@ func (l *TemplateLog) failure(fetches kgo.Fetches) error {
 	return errors.Join(errs...)
 }
 
-// recover waits after a failure. A topic that was deleted and made again has to
-// be forgotten first: its id is another.
+// recover waits for the back-off. After a failure that shows a new topic id it makes the client forget the
+// topic, writes the barrier again and calls Renewed.
 func (l *TemplateLog) recover(ctx context.Context, err error, try int) {
 	l.note(err)
 	waitBackoff(ctx, try)
@@ -166,7 +164,7 @@ func (l *TemplateLog) recover(ctx context.Context, err error, try int) {
 	}
 	l.mu.Lock()
 	cl, known := l.cl, l.ready
-	l.gone = false // the purge fails what is buffered with another error
+	l.gone = false // the purge fails buffered records with another error
 	l.mu.Unlock()
 	cl.PurgeTopicsFromClient(l.topic)
 	cl.AddConsumeTopics(l.topic)
@@ -176,8 +174,8 @@ func (l *TemplateLog) recover(ctx context.Context, err error, try int) {
 	}
 }
 
-// writeBarrier publishes the barrier, unless it came back or is on its way,
-// until it is acknowledged or the client closed.
+// writeBarrier publishes the barrier, and tries again until it is acknowledged or the client is closed. It does
+// nothing if the barrier came back already or is on its way.
 func (l *TemplateLog) writeBarrier(cl *kgo.Client) {
 	l.mu.Lock()
 	skip := l.ready || l.writing
@@ -201,25 +199,27 @@ func (l *TemplateLog) writeBarrier(cl *kgo.Client) {
 	})
 }
 
-// barrierRetry is how long after a failure the barrier is written again.
+// barrierRetry is the delay before a failed barrier is written again.
 const barrierRetry = 250 * time.Millisecond
 
+// written notes that no barrier is on its way.
 func (l *TemplateLog) written() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.writing = false
 }
 
+// sawBarrier makes the log ready if r is the barrier of this run.
 func (l *TemplateLog) sawBarrier(r *kgo.Record) {
 	if !bytes.Equal(r.Key, l.barrier.Key) || !bytes.Equal(r.Value, l.barrier.Value) {
-		return // another replica's, or an earlier life's
+		return // of another replica, or of an earlier run
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ready, l.reason = true, nil
 }
 
-// end takes the barrier back and closes the client.
+// end writes the tombstone of the barrier, within 500 ms, and closes the client.
 func (l *TemplateLog) end(ctx context.Context) {
 	l.mu.Lock()
 	cl, ready := l.cl, l.ready
@@ -229,20 +229,20 @@ func (l *TemplateLog) end(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 500*time.Millisecond)
 		defer cancel()
 		cl.TryProduce(ctx, &kgo.Record{Topic: l.topic, Key: l.barrier.Key}, nil)
-		_ = cl.Flush(ctx) // a barrier that stays costs one small record
+		_ = cl.Flush(ctx) // a barrier without tombstone costs one small record
 	}
 	cl.Close()
 }
 
-// Ready returns nil once the barrier has come back: all that was on the topic
-// before is applied. Else the reason.
+// Ready returns nil once the barrier has come back: all records that were on the topic before are applied then.
+// Until then it returns the reason.
 func (l *TemplateLog) Ready() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.ready:
 		return nil
-	case l.cl == nil: // first: its first connection may have failed before it is here
+	case l.cl == nil: // comes first: a connection may fail before Run has set cl
 		return fmt.Errorf("topic %s is not read to its end yet: not started", l.topic)
 	case l.reason != nil:
 		return fmt.Errorf("topic %s is not read to its end yet: %w", l.topic, l.reason)
@@ -251,33 +251,33 @@ func (l *TemplateLog) Ready() error {
 	}
 }
 
+// note notes why the log is not ready.
 func (l *TemplateLog) note(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reason = err
 }
 
-// Publish writes one record (value nil: tombstone), stamped with the wall
-// clock; key and value stay untouched until done is called, exactly once and
-// from another goroutine, with the outcome. While Kafka is away it waits, up to
-// 10 000 records and 16 MiB; beyond that the outcome is ErrBufferFull. Outside Run
-// the outcome is ErrClosed.
+// Publish writes one record, stamped with the wall clock. A nil value is a tombstone. The caller must not modify
+// key or value until done is called. done is called exactly once, from another goroutine, with the outcome.
+// While Kafka is away records wait, up to 10 000 of them and 16 MiB; beyond that the outcome is ErrBufferFull.
+// Outside of Run it is ErrClosed.
 func (l *TemplateLog) Publish(key, value []byte, done func(error)) {
 	l.mu.Lock()
 	cl := l.cl
 	l.mu.Unlock()
 	if cl == nil {
-		go done(ErrClosed) // as ever from another goroutine: the caller may hold a lock
+		go done(ErrClosed) // from another goroutine as always: the caller may hold a lock that done takes
 		return
 	}
 	cl.TryProduce(context.Background(), &kgo.Record{Topic: l.topic, Key: key, Value: value},
 		func(_ *kgo.Record, err error) {
 			l.noteProduced(err)
-			done(ours(err))
+			done(translateError(err))
 		})
 }
 
-// connects keeps why a broker cannot be reached, for Ready.
+// connects notes failures to connect to a broker, for Ready.
 type connects struct{ l *TemplateLog }
 
 // OnBrokerConnect implements kgo.HookBrokerConnect.

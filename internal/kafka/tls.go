@@ -14,6 +14,7 @@ import (
 // dialTimeout bounds one attempt to connect, TLS handshake included.
 const dialTimeout = 10 * time.Second
 
+// validateTLS reports the mistakes in the settings of TLS.
 func (c *Config) validateTLS() (errs []error) {
 	if !c.TLS {
 		for _, f := range []struct{ name, value string }{
@@ -37,7 +38,8 @@ func (c *Config) validateTLS() (errs []error) {
 	return errs
 }
 
-// roots returns the certificates that may sign the brokers'; nil: the system's.
+// roots returns the certificates of the authorities that may sign the brokers' certificates; nil selects the
+// system's.
 func (c *Config) roots() (*x509.CertPool, error) {
 	if c.TLSCAFile == "" {
 		return nil, nil // crypto/tls reads a nil pool as the system's
@@ -53,7 +55,7 @@ func (c *Config) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// certificates returns what is shown to the brokers; none when no file is set.
+// certificates returns the client certificate, none when no file is set.
 func (c *Config) certificates() ([]tls.Certificate, error) {
 	switch {
 	case c.TLSCertFile == "" && c.TLSKeyFile == "":
@@ -70,8 +72,7 @@ func (c *Config) certificates() ([]tls.Certificate, error) {
 	return []tls.Certificate{cert}, nil
 }
 
-// dial connects to a broker, with TLS where it is set. It is the one place where
-// connections to Kafka are opened.
+// dial connects to a broker, with TLS where it is set. All connections to Kafka are opened here.
 func (c *Config) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -97,8 +98,8 @@ func (c *Config) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	return conn, nil
 }
 
-// clientTLS returns the TLS settings of a connection to addr, host:port. It reads the
-// files each time, so that renewed certificates are used without a restart.
+// clientTLS returns the TLS settings of a connection to addr, host:port. It reads the files each time, so that
+// renewed certificates are used without a restart.
 func (c *Config) clientTLS(addr string) (*tls.Config, error) {
 	roots, err := c.roots()
 	if err != nil {

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// TopicConfig is what the topics are called and how they are made.
+// TopicConfig holds the settings of Weir's topics. The prefix of a topic's name separates two installations on
+// one cluster.
 type TopicConfig struct {
 	Prefix         string        `env:"TOPIC_PREFIX" envDefault:"netflow." help:"what the names of all topics begin with"`
 	Mode           string        `env:"TOPIC_MODE" envDefault:"create" help:"create: create missing topics, verify existing ones; verify: verify only; off: neither"`
@@ -20,10 +21,10 @@ type TopicConfig struct {
 	ConnRetention  time.Duration `env:"TOPIC_CONNECTIONS_RETENTION" envDefault:"168h" help:"how long connections are kept"`
 }
 
-// A Topic is one of Weir's topics, by its name without prefix.
+// A Topic is the name of a topic without the prefix.
 type Topic string
 
-// The topics.
+// Weir's topics.
 const (
 	Flows       Topic = "flows"
 	Templates   Topic = "templates"
@@ -43,11 +44,11 @@ const (
 	modeOff    = "off"
 )
 
-// legalPrefix is what Kafka allows in a name; the longest of ours has 11
-// characters of the 249 that a name may have.
+// legalPrefix matches the prefixes that Kafka allows. A name has at most 249 characters; the longest Topic takes
+// 11 of them.
 var legalPrefix = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,238}$`)
 
-// Validate reports every mistake at once, by variable and value.
+// Validate reports all mistakes together, by variable and value.
 func (c TopicConfig) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -74,30 +75,30 @@ func (c TopicConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// The settings of a topic that Weir depends on: verified, a mismatch is an error.
+// cleanupPolicy is a setting that must be as wanted: Ensure refuses a topic with another value.
 const cleanupPolicy = "cleanup.policy"
 
-// A spec is how a topic is made.
+// A spec holds the wanted properties of a topic.
 type spec struct {
 	partitions int32
 	configs    map[string]string
-	// least holds settings that must be -1 (unlimited) or at least this: with less,
-	// Kafka deletes records that are still needed. A topic with less is refused.
+	// least holds settings that must be -1 (unlimited) or at least this value: with less, Kafka deletes records
+	// that are still needed. Ensure refuses such a topic.
 	least map[string]int64
 }
 
 // defaultFlowsRetention is the default of TOPIC_FLOWS_RETENTION.
 const defaultFlowsRetention = 24 * time.Hour
 
-// keep is what an unlimited retention is called.
+// keep is Kafka's value for an unlimited retention.
 const keep = "-1"
 
-// millis is a duration as Kafka's *.ms settings want it.
+// millis returns a duration as Kafka's *.ms settings want it.
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
-// spec is the table of topics. Every record carries its receive time or the
-// wall clock as timestamp, so retention counts from there; brokers delete by it
-// and refuse what lies more than an hour in the future.
+// spec returns the wanted properties of a topic. The timestamp of every record is its receive time or the wall
+// clock, so retention counts from there; brokers delete by it and refuse timestamps that are more than an hour
+// in the future.
 func (c *TopicConfig) spec(t Topic) (spec, error) {
 	s := spec{partitions: c.Partitions, configs: map[string]string{
 		cleanupPolicy:            "delete",
@@ -116,22 +117,22 @@ func (c *TopicConfig) spec(t Topic) (spec, error) {
 		s.configs["retention.ms"] = millis(7 * 24 * time.Hour)
 		s.configs["segment.ms"] = millis(time.Hour) // the newest segment is never compacted
 	case Pairing:
-		// enrich deletes up to its restore point itself. A segment is deleted
-		// as a whole: small ones keep little.
+		// enrich deletes records before its restore point itself. Kafka frees whole segments: small ones hold
+		// few old records.
 		s.configs["retention.ms"] = keep
 		s.configs["retention.bytes"] = keep
 		s.configs["segment.bytes"] = strconv.Itoa(16 << 20)
 		s.configs["unclean.leader.election.enable"] = "false"
-		// State must outlive the flows after it: a member that was down for less than
-		// their retention goes on with both. No limit of octets says how long that is.
+		// State must outlive the flows after it: a member that was away for less than their retention goes on
+		// with both. A limit in octets gives no such guarantee.
 		s.least = map[string]int64{
 			"retention.ms":    cmp.Or(c.FlowsRetention, defaultFlowsRetention).Milliseconds(),
 			"retention.bytes": math.MaxInt64,
 		}
 	case Templates:
-		// One partition: one order for all replicas, one barrier. Rolled hourly
-		// since the newest segment is never compacted; tombstones stay a day, so
-		// that whoever reads from the start within it sees them.
+		// One partition gives all replicas the same order, and needs one barrier. Segments are rolled each hour,
+		// since the newest is never compacted. Tombstones stay a day, so that a reader that takes less than that
+		// sees them.
 		s.partitions = 1
 		s.configs[cleanupPolicy] = "compact"
 		s.configs["min.cleanable.dirty.ratio"] = "0.1"

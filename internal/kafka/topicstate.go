@@ -13,11 +13,11 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// topicStateEvery is how often a consumer that runs looks for added partitions and
-// for another topic of the same name.
+// topicStateEvery is the interval at which a running consumer looks for added partitions and for another topic
+// of the same name.
 const topicStateEvery = 10 * time.Second
 
-// readTopicState asks the cluster for the state of a topic. It takes a few seconds at most.
+// readTopicState asks the cluster for the state of a topic. It takes 5 s at most.
 func readTopicState(ctx context.Context, cl *kgo.Client, topic string) (topicState, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -31,13 +31,14 @@ func readTopicState(ctx context.Context, cl *kgo.Client, topic string) (topicSta
 	return topicState{topics[topic].ID, len(topics[topic].Partitions)}, nil
 }
 
-// maxPastTopics bounds the ids of deleted topics that are remembered.
+// maxPastTopics bounds the ids of deleted topics that a consumer remembers.
 const maxPastTopics = 64
 
-// pastTopics are the ids of deleted topics of one name: a broker that lags behind still
-// tells them.
+// pastTopics is the set of ids of deleted topics with one name. A broker that lags behind may still answer with
+// such an id.
 type pastTopics map[[16]byte]bool
 
+// add adds the id of a deleted topic, and forgets the others at the limit.
 func (p pastTopics) add(id [16]byte) {
 	if len(p) >= maxPastTopics {
 		clear(p)
@@ -45,21 +46,21 @@ func (p pastTopics) add(id [16]byte) {
 	p[id] = true
 }
 
-// ErrTopicChanged is why Tail.Read with From ends: the positions are not those of the
-// topic any more. The caller must call Begins and decide on its positions again.
+// ErrTopicChanged is the error of Tail.Read with From when the positions are no longer those of the topic. The
+// caller must call Begins and choose its positions again.
 var ErrTopicChanged = errors.New("the topic changed")
 
-// topicIsGone reports whether err says that the topic was deleted, and perhaps made again.
+// topicIsGone reports whether err means that the topic was deleted, and perhaps made again.
 func topicIsGone(err error) bool {
 	return errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.UnknownTopicOrPartition)
 }
 
-// A reporter passes the failures of a loop on: each text once in 30 s, and one in
-// 10 s in all after the first 5. It is for one goroutine.
+// A reporter passes the failures of a loop on, at a bounded rate: each text once in 30 s, and after the first 5
+// one failure in 10 s in all. It must be used by one goroutine.
 type reporter struct {
 	to    func(error)
 	limit *rate.Limiter
-	last  map[string]time.Time // by text
+	last  map[string]time.Time // last report, by text
 }
 
 // maxReported bounds the texts that a reporter remembers.
@@ -69,7 +70,7 @@ func newReporter(to func(error)) *reporter {
 	return &reporter{to: to, limit: rate.NewLimiter(0.1, 5), last: map[string]time.Time{}}
 }
 
-// logReporter returns a reporter that warns in log, which may be nil.
+// logReporter returns a reporter that logs warnings to log, which may be nil.
 func logReporter(log *slog.Logger, msg, topic string) *reporter {
 	return newReporter(func(err error) {
 		if log != nil {
@@ -78,6 +79,7 @@ func logReporter(log *slog.Logger, msg, topic string) *reporter {
 	})
 }
 
+// report passes err on, or drops it at the limits.
 func (r *reporter) report(err error) {
 	text, now := err.Error(), time.Now()
 	if at, ok := r.last[text]; ok && now.Sub(at) < repeatWait || !r.limit.AllowN(now, 1) {
@@ -90,8 +92,8 @@ func (r *reporter) report(err error) {
 	r.to(err)
 }
 
-// pollErrors returns the errors of a poll but those of its context, which have no topic: a
-// poll that was ended on purpose is no failure.
+// pollErrors returns the errors of a poll, except those of its context, which have no topic: the caller ended
+// the poll on purpose.
 func pollErrors(fetches kgo.Fetches) (errs []error) {
 	for _, e := range fetches.Errors() {
 		if e.Topic == "" && (errors.Is(e.Err, context.Canceled) || errors.Is(e.Err, context.DeadlineExceeded)) {

@@ -10,21 +10,21 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// within is how long people wait for a broker that does not answer.
+// within bounds the retries of a request for a person at a terminal.
 const within = 10 * time.Second
 
-// silent is how long a topic is read on that ought to have more.
+// silent is the time without a record after which ReadWhole checks whether the topic has more.
 const silent = 3 * time.Second
 
-// ReadWhole hands every record that is on a topic now to apply, in order within
-// a partition, and returns. A topic that is not there, and a Kafka that does not
-// answer, are errors.
+// ReadWhole hands every record that is on a topic now to apply, in order within a partition, and returns. A
+// missing topic, and a Kafka that does not answer, are errors. Records of open and aborted transactions are
+// included.
 func ReadWhole(ctx context.Context, c Config, topic string, apply func(r Record)) error {
-	cl, err := kgo.NewClient(append(c.as("reader").opts(),
-		kgo.WithContext(ctx), // a fetch that is not answered must not delay the end
+	cl, err := kgo.NewClient(append(c.withRole("reader").opts(),
+		kgo.WithContext(ctx), // an unanswered fetch must not delay the end
 		kgo.RetryTimeout(within), kgo.RequestRetries(5),
 		kgo.ConsumeTopics(topic), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
-		kgo.KeepControlRecords(), // the last offset may be one
+		kgo.KeepControlRecords(), // the last record may be a control record
 	)...)
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)
@@ -40,7 +40,7 @@ func ReadWhole(ctx context.Context, c Config, topic string, apply func(r Record)
 		fetches := cl.PollFetches(try)
 		cancel()
 		if fetches.NumRecords() == 0 {
-			// Compaction may have left nothing at the end.
+			// Compaction may have removed the last records.
 			if _, err := adm.ListEndOffsets(ctx, topic); err != nil {
 				return fmt.Errorf("reading topic %s: %w", topic, errors.Join(err, fetches.Err()))
 			}
@@ -58,11 +58,11 @@ func ReadWhole(ctx context.Context, c Config, topic string, apply func(r Record)
 	return nil
 }
 
-// offsets lists offsets of a topic's partitions.
+// offsets lists one offset of each partition of a topic.
 type offsets func(ctx context.Context, topics ...string) (kadm.ListedOffsets, error)
 
-// unread is up to where a topic is to be read, by partition; those that have
-// nothing from start on are not in it.
+// unread returns the offset after the last record to read, by partition. Partitions without a record between
+// start and end are left out.
 func unread(ctx context.Context, c Config, topic string, start, end offsets) (left map[int32]int64, err error) {
 	var at [2]kadm.ListedOffsets
 	for i, list := range []offsets{start, end} {
@@ -84,7 +84,7 @@ func unread(ctx context.Context, c Config, topic string, start, end offsets) (le
 
 // Write publishes records to a topic and waits until all are acknowledged.
 func Write(ctx context.Context, c Config, topic string, records []Record) error {
-	cl, err := kgo.NewClient(append(c.as("writer").opts(), kgo.RetryTimeout(within), kgo.RecordDeliveryTimeout(within), kgo.RequiredAcks(kgo.AllISRAcks()))...)
+	cl, err := kgo.NewClient(append(c.withRole("writer").opts(), kgo.RetryTimeout(within), kgo.RecordDeliveryTimeout(within), kgo.RequiredAcks(kgo.AllISRAcks()))...)
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)
 	}
