@@ -10,36 +10,38 @@ import (
 
 // Reasons for which a datagram of a trusted proxy is dropped, a closed set.
 const (
-	ProxyBad     = "proxy_header_bad"     // a header that cannot be read
-	ProxyMissing = "proxy_header_missing" // no header, and none came before it
-	ProxyLocal   = "proxy_local"          // a header that names no exporter: the proxy's own, a health check say
-	ProxyEmpty   = "proxy_empty"          // nothing behind the header
+	ProxyBad     = "proxy_header_bad"     // the header is malformed
+	ProxyMissing = "proxy_header_missing" // no header, nor on an earlier datagram from that address and port
+	ProxyLocal   = "proxy_local"          // the header names no exporter: the proxy's own traffic, e.g. a health check
+	ProxyEmpty   = "proxy_empty"          // the datagram ends with the header
 )
 
 const (
-	// proxyMemory is how long a proxy's address and port stand for the exporter
-	// that a header named, since the last datagram from there.
+	// proxyMemory is the time, since the last datagram from a proxy's address and port, for which
+	// datagrams without a header are attributed to the exporter of the last header from there.
 	proxyMemory = 5 * time.Minute
-	// maxProxyStreams bounds how many are remembered.
+	// maxProxyStreams bounds the proxy addresses and ports that are remembered.
 	maxProxyStreams = 65_536
 )
 
-// Proxies finds the exporter behind a balancer that puts a PROXY header in front
-// of datagrams: of each, or of the first of a stream only. No one else's header
-// is looked at: what he sends is no NetFlow then.
+// Proxies determines the exporter of datagrams that a balancer forwards with a PROXY protocol header
+// in front of each datagram, or of the first datagram of a stream only. Headers of senders outside the
+// trusted networks are not parsed: their datagrams fail as malformed NetFlow. Proxies is safe for
+// concurrent use.
 type Proxies struct {
-	trusted []netip.Prefix
+	trusted []netip.Prefix // immutable
 
 	mu      sync.Mutex
-	streams map[netip.AddrPort]proxied // by the proxy's address and port
+	streams map[netip.AddrPort]proxied // by the proxy's address and port; guarded by mu
 }
 
+// A proxied is the exporter behind an address and port of a proxy.
 type proxied struct {
 	exporter netip.AddrPort
-	last     time.Time
+	last     time.Time // receipt of the last datagram
 }
 
-// NewProxies returns the Proxies of trusted networks, which may be none.
+// NewProxies returns the Proxies of trusted networks. trusted may be empty.
 func NewProxies(trusted []netip.Prefix) *Proxies {
 	return &Proxies{trusted: trusted, streams: map[netip.AddrPort]proxied{}}
 }
@@ -54,13 +56,16 @@ func (p *Proxies) Trusts(a netip.Addr) bool {
 	return false
 }
 
-// Unwrap returns the datagram without its header and the exporter it is from.
-// reason is not empty when it is to be dropped. from is unmapped.
-func (p *Proxies) Unwrap(pkt []byte, from netip.AddrPort, at time.Time) (rest []byte, exporter netip.AddrPort, reason string) {
+// Unwrap returns the datagram without its PROXY header, and its exporter. If reason is not empty, the
+// caller must drop the datagram and count it with that reason. from must be bare. rest shares the
+// octets of pkt.
+func (p *Proxies) Unwrap(
+	pkt []byte, from netip.AddrPort, at time.Time,
+) (rest []byte, exporter netip.AddrPort, reason string) {
 	if !p.Trusts(from.Addr()) {
 		return pkt, from, ""
 	}
-	if !proxyproto.Has(pkt) {
+	if !proxyproto.HasHeader(pkt) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		s, ok := p.streams[from]
@@ -89,8 +94,8 @@ func (p *Proxies) Unwrap(pkt []byte, from netip.AddrPort, at time.Time) (rest []
 	return pkt[n:], exporter, ""
 }
 
-// makeRoom forgets streams that are over, then others until an eighth of the room is
-// free: the search is not repeated for each new stream. mu is held.
+// makeRoom removes expired streams, then arbitrary streams until an eighth of the table is free, so
+// that a full table is not searched for each new stream. The caller must hold mu.
 func (p *Proxies) makeRoom(now time.Time) {
 	for from, s := range p.streams {
 		if now.Sub(s.last) > proxyMemory {

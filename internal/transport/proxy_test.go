@@ -12,11 +12,11 @@ const (
 	local2  = "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
 )
 
-func TestWhoseADatagramIsBehindABalancer(t *testing.T) {
+func TestUnwrapNamesTheExporterBehindABalancer(t *testing.T) {
 	const balancer, other, stranger = "10.0.0.1:7000", "[fd00::1]:7001", "203.0.113.5:9"
 	begin := time.Unix(1_700_000_000, 0)
 	type datagram struct {
-		after            time.Duration // since the one before
+		after            time.Duration // since the previous datagram
 		from, pkt        string
 		exporter, reason string
 		rest             string
@@ -29,7 +29,7 @@ func TestWhoseADatagramIsBehindABalancer(t *testing.T) {
 			{0, balancer, header1 + "a", "192.0.2.1:40000", "", "a"},
 			{0, balancer, header6 + "b", "[2001:db8::1]:40000", "", "b"},
 		}},
-		{"only the first has one: its stream lives from datagram to datagram", []datagram{
+		{"only the first has a header: each datagram renews the stream", []datagram{
 			{0, balancer, header1 + "a", "192.0.2.1:40000", "", "a"},
 			{5 * time.Minute, balancer, "b", "192.0.2.1:40000", "", "b"},
 			{5 * time.Minute, balancer, "c", "192.0.2.1:40000", "", "c"},
@@ -45,17 +45,17 @@ func TestWhoseADatagramIsBehindABalancer(t *testing.T) {
 			{0, balancer, "c", "[2001:db8::1]:40000", "", "c"},
 		}},
 		{"an IPv6 balancer", []datagram{{0, other, header6 + "a", "[2001:db8::1]:40000", "", "a"}}},
-		{"who is not trusted speaks for himself, header or not", []datagram{
+		{"a sender outside the trusted networks is the exporter, header or not", []datagram{
 			{0, stranger, header1 + "a", stranger, "", header1 + "a"},
 			{0, stranger, "b", stranger, "", "b"},
 		}},
-		{"what cannot be charged to anyone", []datagram{
+		{"no exporter can be determined", []datagram{
 			{0, balancer, "PROXY TCP4 router\r\na", balancer, ProxyBad, ""},
 			{0, balancer, "PROXY UNKNOWN\r\na", balancer, ProxyLocal, ""},
 			{0, balancer, local2, balancer, ProxyLocal, ""},
 			{0, balancer, "a", balancer, ProxyMissing, ""},
 		}},
-		{"a header alone names the exporter of what follows", []datagram{
+		{"a header alone names the exporter of later datagrams", []datagram{
 			{0, balancer, header1, "192.0.2.1:40000", ProxyEmpty, ""},
 			{0, balancer, "a", "192.0.2.1:40000", "", "a"},
 		}},
@@ -74,8 +74,8 @@ func TestWhoseADatagramIsBehindABalancer(t *testing.T) {
 	}
 }
 
-// One stream that is over makes room for more than one: a full table is not searched
-// for each new stream.
+// TestRoomForStreamsIsMadeInOneSearch checks that makeRoom frees an eighth of the table although a
+// single stream has expired: a full table must not be searched for each new stream.
 func TestRoomForStreamsIsMadeInOneSearch(t *testing.T) {
 	p := NewProxies([]netip.Prefix{netip.MustParsePrefix("::/0")})
 	at := time.Unix(1_700_000_000, 0)
@@ -83,13 +83,13 @@ func TestRoomForStreamsIsMadeInOneSearch(t *testing.T) {
 		a := netip.AddrFrom16([16]byte{0xfd, 1: byte(i >> 8), 2: byte(i)})
 		p.streams[netip.AddrPortFrom(a, 1)] = proxied{last: at.Add(time.Duration(min(i, 1)))}
 	}
-	p.Unwrap([]byte(header1+"a"), netip.MustParseAddrPort("[fd00::2]:2"), at.Add(proxyMemory+1)) // one is over
+	p.Unwrap([]byte(header1+"a"), netip.MustParseAddrPort("[fd00::2]:2"), at.Add(proxyMemory+1)) // a single stream has expired
 	if n := len(p.streams); n > maxProxyStreams-maxProxyStreams/8+1 {
 		t.Errorf("want an eighth of %d free, got %d streams", maxProxyStreams, n)
 	}
 }
 
-// More streams than are remembered: those that are over go first.
+// TestStreamsOfProxiesAreBounded checks that a full table drops expired streams first.
 func TestStreamsOfProxiesAreBounded(t *testing.T) {
 	p := NewProxies([]netip.Prefix{netip.MustParsePrefix("::/0")})
 	at := time.Unix(1_700_000_000, 0)
@@ -101,12 +101,12 @@ func TestStreamsOfProxiesAreBounded(t *testing.T) {
 	}
 	p.Unwrap([]byte(header1+"a"), from(maxProxyStreams), at.Add(proxyMemory))
 	if n := len(p.streams); n != maxProxyStreams-maxProxyStreams/8+1 {
-		t.Errorf("streams at the limit: want an eighth gone and one new, got %d", n)
+		t.Errorf("streams at the limit: want an eighth removed and the new stream added, got %d", n)
 	}
 	for i := range maxProxyStreams / 8 {
 		p.Unwrap([]byte(header1+"a"), from(2*maxProxyStreams+i), at.Add(proxyMemory+1))
 	}
 	if n := len(p.streams); n != 1+maxProxyStreams/8 {
-		t.Errorf("want those gone whose time is over, got %d", n)
+		t.Errorf("want the expired streams removed and %d left, got %d", 1+maxProxyStreams/8, n)
 	}
 }

@@ -16,38 +16,41 @@ import (
 // MaxDatagram is the largest UDP payload, octets.
 const MaxDatagram = 65535
 
-// quiet is how long nothing may come before draining ends.
+// quiet is the time without a datagram after which draining ends early.
 const quiet = time.Second
 
-// A Socket is a UDP socket. One goroutine must read it; the other methods may be called by several.
+// A Socket is a UDP socket. Only a single goroutine may call Read; the other methods are safe for
+// concurrent use. The owner must call Close.
 type Socket struct {
-	// Address is the local address, with the port that the system chose where 0 was asked for.
+	// Address is the local address. If port 0 was requested, it has the port that the system chose.
 	Address netip.AddrPort
-	// Buffer is the receive buffer that the system granted, octets; 0: unknown, or none was asked for.
+	// Buffer is the receive buffer that the system granted, octets; 0: unknown, or none was requested.
 	Buffer int
 
-	conn   *net.UDPConn
-	beside bool // the kernel's drop counter comes beside datagrams
-	drops  dropCount
+	conn           *net.UDPConn
+	dropsInControl bool // datagrams carry the kernel's drop counter in a control message
+	drops          dropCount
 }
 
-// dialect is a as package net wants it: [::] takes IPv4 too, and is 0.0.0.0
-// where there is no IPv6.
-func dialect(a netip.AddrPort) string {
+// listenAddress returns a in the form that package net expects. [::] becomes an empty host, which
+// listens on IPv6 and IPv4, or on 0.0.0.0 if the system has no IPv6.
+func listenAddress(a netip.AddrPort) string {
 	if a.Addr() == netip.IPv6Unspecified() {
 		return ":" + strconv.Itoa(int(a.Port()))
 	}
 	return a.String()
 }
 
-// Bare returns a without zone, and as IPv4 where it is IPv4 in IPv6.
+// Bare returns a without its zone; an IPv4-mapped IPv6 address becomes IPv4. Exporters are
+// identified by bare addresses.
 func Bare(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
-// ListenUDP opens sockets on address, [::] for IPv6 and IPv4, or none: sockets of them that share
-// the port, 0 for one per CPU and at most 4. Each gets a receive buffer of buffer octets, past the
-// system's limit where that is allowed; 0 keeps the system's default. The caller must close them.
+// ListenUDP opens sockets that share address; [::] receives IPv6 and IPv4. sockets is their number;
+// 0 opens a socket per CPU, at most 4. Each gets a receive buffer of buffer octets, beyond the
+// system's limit if the process may exceed it; 0 keeps the system's default. After an error no
+// socket is open. The caller must close the sockets.
 func ListenUDP(ctx context.Context, address netip.AddrPort, sockets, buffer int) (all []*Socket, err error) {
 	if sockets == 0 {
 		sockets = min(runtime.GOMAXPROCS(0), 4)
@@ -61,17 +64,17 @@ func ListenUDP(ctx context.Context, address netip.AddrPort, sockets, buffer int)
 			all = nil
 		}
 	}()
-	// Sharing a port would let a second process take half of the datagrams
-	// unseen: first see that nobody else has it.
+	// With SO_REUSEPORT, a second process on the same port would silently receive half of the
+	// datagrams. An exclusive socket fails if the port is in use.
 	first, err := openUDP(ctx, address, false)
 	if err != nil {
 		return nil, err
 	}
-	at := first.LocalAddr().(*net.UDPAddr).AddrPort() // a UDP socket's
+	at := first.LocalAddr().(*net.UDPAddr).AddrPort() // always a *net.UDPAddr: the socket is UDP
 	if sockets == 1 {
 		return []*Socket{newSocket(first, at, buffer)}, nil
 	}
-	_ = first.Close() // it only asked
+	_ = first.Close() // it only tested that the port is free
 	at = netip.AddrPortFrom(address.Addr(), at.Port())
 	for range sockets {
 		c, err := openUDP(ctx, at, true)
@@ -84,48 +87,53 @@ func ListenUDP(ctx context.Context, address netip.AddrPort, sockets, buffer int)
 }
 
 func newSocket(c *net.UDPConn, at netip.AddrPort, buffer int) *Socket {
-	return &Socket{Address: at, Buffer: setBuffer(c, buffer), conn: c, beside: dropsBeside(c)}
+	return &Socket{Address: at, Buffer: setBuffer(c, buffer), conn: c, dropsInControl: requestDropControl(c)}
 }
 
-// CloseSockets closes sockets.
+// CloseSockets closes all sockets.
 func CloseSockets(all []*Socket) {
 	for _, s := range all {
 		s.Close()
 	}
 }
 
-// Close closes s, which may be closed already, and ends Read.
+// Close closes s and ends Read. It may be called again.
 func (s *Socket) Close() {
-	_ = s.Drops()      // what is counted stays known
-	_ = s.conn.Close() // nothing is buffered in it
+	_ = s.Drops()      // the last reading of the counter: Drops returns it after Close
+	_ = s.conn.Close() // an error loses no data: nothing is sent
 }
 
 // Drops returns how many datagrams the kernel dropped because the socket's buffer was full.
 func (s *Socket) Drops() uint64 { return s.drops.read(s.conn) }
 
-// A dropCount follows the kernel's counter of 32 bits.
+// A dropCount extends the kernel's 32-bit drop counter, which wraps, to 64 bits.
 type dropCount struct {
-	mu    sync.Mutex // guards what follows, and orders readings of the kernel's counter
-	last  uint32     // the kernel's
+	mu    sync.Mutex // guards the fields below; held while the kernel's counter is read, so that readings are in order
+	last  uint32     // last reading of the kernel's counter
 	total uint64
 }
 
-// set takes a reading of the kernel's counter. mu is held.
+// set adds a reading of the kernel's counter. The caller must hold mu.
 func (d *dropCount) set(n uint32) {
 	d.total += uint64(n - d.last) // modulo 2^32
 	d.last = n
 }
 
-// Read calls handle for each datagram until s is closed, or ctx has ended and draining is over:
-// reading goes on for drain then, unless nothing comes for a second. pkt is valid during the call;
-// from is bare. An error that ends nothing, of ICMP say, is passed to failed.
-func (s *Socket) Read(ctx context.Context, drain time.Duration, handle func(pkt []byte, from netip.AddrPort), failed func(error)) {
+// Read calls handle for each datagram until s is closed or draining is over. Draining begins when ctx
+// ends and lasts for drain, or until no datagram has arrived for a second. handle must not keep pkt
+// after it returns; from is bare. Read passes temporary errors, for example of ICMP, to failed and
+// continues after 100 ms.
+func (s *Socket) Read(
+	ctx context.Context, drain time.Duration, handle func(pkt []byte, from netip.AddrPort), failed func(error),
+) {
 	buf := make([]byte, MaxDatagram)
-	var oob []byte // a read without it is faster
-	if s.beside {
+	var oob []byte // nil makes each read faster
+	if s.dropsInControl {
 		oob = make([]byte, 128)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetReadDeadline(time.Now().Add(min(quiet, drain))) }) // wakes the read below
+	stop := context.AfterFunc(ctx, func() { // wakes the read below
+		_ = s.conn.SetReadDeadline(time.Now().Add(min(quiet, drain)))
+	})
 	defer stop()
 	var until time.Time
 	for {
@@ -135,7 +143,7 @@ func (s *Socket) Read(ctx context.Context, drain time.Duration, handle func(pkt 
 		case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil, errors.Is(err, net.ErrClosed):
 			return
 		default:
-			// ICMP errors and the like concern one datagram.
+			// Errors such as ICMP's concern a single datagram, not the socket.
 			failed(fmt.Errorf("receiving on %v: %w", s.Address, err))
 			select {
 			case <-ctx.Done():
@@ -145,7 +153,7 @@ func (s *Socket) Read(ctx context.Context, drain time.Duration, handle func(pkt 
 			continue
 		}
 		if oobn > 0 {
-			s.drops.beside(oob[:oobn])
+			s.drops.updateFromControl(oob[:oobn])
 		}
 		handle(buf[:n], Bare(from))
 		if ctx.Err() != nil {

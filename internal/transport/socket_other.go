@@ -8,15 +8,16 @@ import (
 	"net/netip"
 )
 
-// shareable: elsewhere one socket has an address for itself.
+// shareable reports that an address has a single socket: SO_REUSEPORT distributes datagrams on Linux
+// only.
 const shareable = false
 
 func openUDP(ctx context.Context, a netip.AddrPort, _ bool) (*net.UDPConn, error) {
-	c, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", dialect(a))
+	c, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", listenAddress(a))
 	if err != nil {
 		return nil, err
 	}
-	return c.(*net.UDPConn), nil // of network udp
+	return c.(*net.UDPConn), nil // always a *net.UDPConn: the network is udp
 }
 
 func setBuffer(c *net.UDPConn, n int) (granted int) {
@@ -26,9 +27,9 @@ func setBuffer(c *net.UDPConn, n int) (granted int) {
 	return 0
 }
 
-func dropsBeside(*net.UDPConn) bool { return false }
+func requestDropControl(*net.UDPConn) bool { return false }
 
-// read returns 0: the count is not known here.
+// read returns 0: drops are not counted on this system.
 func (d *dropCount) read(*net.UDPConn) uint64 { return d.total }
 
-func (d *dropCount) beside([]byte) {}
+func (d *dropCount) updateFromControl([]byte) {}

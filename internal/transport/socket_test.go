@@ -26,14 +26,14 @@ func flood(t *testing.T, to netip.AddrPort, n int) {
 	}
 }
 
-// TestTheKernelsDropsAreCounted: what was sent over loopback is read or was dropped. Nothing comes
-// after the flood, so that no later datagram can bring the count.
+// TestTheKernelsDropsAreCounted checks that each datagram sent over loopback is either read or counted
+// as dropped. No datagram follows the flood, so that none can carry the counter (SO_RXQ_OVFL).
 func TestTheKernelsDropsAreCounted(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("SKIPPED: only Linux tells what it dropped")
+		t.Skip("SKIPPED: only Linux reports its drops")
 	}
 	const sent = 500
-	all, err := ListenUDP(t.Context(), anyPort, 1, 1) // the kernel makes that its least, some KiB
+	all, err := ListenUDP(t.Context(), anyPort, 1, 1) // the kernel raises 1 octet to its minimum, a few KiB
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,20 +41,20 @@ func TestTheKernelsDropsAreCounted(t *testing.T) {
 	s := all[0]
 	flood(t, s.Address, sent)
 	ended, end := context.WithCancel(t.Context())
-	end() // what is in the buffer is read after that
+	end() // Read drains the buffer after that
 	read := 0
 	s.Read(ended, time.Second, func([]byte, netip.AddrPort) { read++ }, func(err error) { t.Error(err) })
 	if n := s.Drops(); read == 0 || n == 0 || read+int(n) != sent {
-		t.Errorf("%d read, %d dropped: want %d together, and some of each", read, n, sent)
+		t.Errorf("%d read, %d dropped: want a sum of %d, and neither 0", read, n, sent)
 	}
 	before := s.Drops()
 	s.Close()
 	if n := s.Drops(); n != before {
-		t.Errorf("%d dropped, %d once it is closed: want the same", before, n)
+		t.Errorf("%d dropped, %d after Close: want the same", before, n)
 	}
 }
 
-// TestTheCountOfDropsOutlivesTheKernelsCounter: the kernel's has 32 bits.
+// TestTheCountOfDropsOutlivesTheKernelsCounter checks the wrap of the kernel's 32-bit counter.
 func TestTheCountOfDropsOutlivesTheKernelsCounter(t *testing.T) {
 	var d dropCount
 	for _, n := range []uint32{1 << 31, 1<<32 - 1, 4} {
@@ -65,7 +65,8 @@ func TestTheCountOfDropsOutlivesTheKernelsCounter(t *testing.T) {
 	}
 }
 
-// TestAPortIsNotSharedWithAnotherProcess: SO_REUSEPORT would allow it.
+// TestAPortIsNotSharedWithAnotherProcess checks that a port in use is refused although SO_REUSEPORT
+// would allow it.
 func TestAPortIsNotSharedWithAnotherProcess(t *testing.T) {
 	all, err := ListenUDP(t.Context(), anyPort, 2, 0)
 	if err != nil {

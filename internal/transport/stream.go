@@ -22,20 +22,20 @@ import (
 	"weir/internal/transport/proxyproto"
 )
 
-// StreamConfig is how IPFIX comes over TCP and TLS (RFC 7011 sections 10.4, 11).
+// StreamConfig holds the settings of IPFIX over TCP and TLS (RFC 7011 sections 10.4, 11).
 type StreamConfig struct {
 	TCP        []netip.AddrPort `env:"LISTEN_TCP" unit:"host:port list" help:"TCP addresses to receive IPFIX on (port 4739 by convention); empty: none"`
 	TLS        []netip.AddrPort `env:"LISTEN_TLS" unit:"host:port list" help:"TCP addresses to receive IPFIX over TLS on (port 4740 by convention); empty: none"`
-	CertFile   string           `env:"TLS_CERT_FILE" unit:"path" help:"PEM certificate for LISTEN_TLS; read anew for each connection"`
+	CertFile   string           `env:"TLS_CERT_FILE" unit:"path" help:"PEM certificate for LISTEN_TLS; read for each connection"`
 	KeyFile    string           `env:"TLS_KEY_FILE" unit:"path" help:"PEM key of TLS_CERT_FILE"`
-	ClientCA   string           `env:"TLS_CLIENT_CA_FILE" unit:"path" help:"PEM certificates that have to have signed those of exporters; empty: exporters need none"`
-	Max        int              `env:"TCP_MAX_CONNECTIONS" envDefault:"1024" help:"connections of exporters at a time; more are closed at once"`
-	PerAddress int              `env:"TCP_MAX_PER_ADDRESS" envDefault:"64" help:"of these, of one exporter address (IPv6: of one /64)"`
-	Idle       time.Duration    `env:"TCP_IDLE_TIMEOUT" envDefault:"30m" help:"a connection over which no message came for this long is closed; the first message must begin within 10 s"`
-	Octets     int              `env:"TCP_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"memory for the templates of all connections; one address may take a quarter of it, one connection a sixteenth; templates beyond that are refused and counted"`
+	ClientCA   string           `env:"TLS_CLIENT_CA_FILE" unit:"path" help:"PEM file of the CAs that must have signed the exporters' certificates; empty: exporters need none"`
+	Max        int              `env:"TCP_MAX_CONNECTIONS" envDefault:"1024" help:"concurrent connections of exporters; beyond this, new connections are closed at once"`
+	PerAddress int              `env:"TCP_MAX_PER_ADDRESS" envDefault:"64" help:"concurrent connections of an exporter address (IPv6: of a /64)"`
+	Idle       time.Duration    `env:"TCP_IDLE_TIMEOUT" envDefault:"30m" help:"a connection is closed after this long without a message; the first message must begin within 10 s"`
+	Octets     int              `env:"TCP_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"memory for the templates of all connections, of which an address may take a quarter and a connection a sixteenth; templates beyond a limit are refused and counted"`
 }
 
-// Validate reports every mistake at once. It reads the files that are named.
+// Validate returns the mistakes of all settings, joined. It reads the certificate and key files.
 func (c StreamConfig) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -43,7 +43,7 @@ func (c StreamConfig) Validate() error {
 	for name, all := range map[string][]netip.AddrPort{"LISTEN_TCP": c.TCP, "LISTEN_TLS": c.TLS} {
 		for _, a := range all {
 			if seen[a] && a.Port() != 0 {
-				bad("%s: %s is there twice: want each address once", name, a)
+				bad("%s: %s is listed twice: want each address once", name, a)
 			}
 			seen[a] = true
 		}
@@ -58,7 +58,10 @@ func (c StreamConfig) Validate() error {
 		bad("TCP_MAX_OCTETS=%d: want 0 (the default) or more", c.Octets)
 	}
 	if len(c.TLS) == 0 {
-		for name, f := range map[string]string{"TLS_CERT_FILE": c.CertFile, "TLS_KEY_FILE": c.KeyFile, "TLS_CLIENT_CA_FILE": c.ClientCA} {
+		files := map[string]string{
+			"TLS_CERT_FILE": c.CertFile, "TLS_KEY_FILE": c.KeyFile, "TLS_CLIENT_CA_FILE": c.ClientCA,
+		}
+		for name, f := range files {
 			if f != "" {
 				bad("%s=%s has no effect without LISTEN_TLS", name, f)
 			}
@@ -73,8 +76,8 @@ func (c StreamConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// tls reads the files: for each connection, so that renewed ones are taken up
-// without a restart. It has the form of tls.Config.GetConfigForClient.
+// tls reads the certificate, key and CA files. It is the tls.Config.GetConfigForClient of each
+// connection, so that renewed files are used without a restart.
 func (c *StreamConfig) tls(*tls.ClientHelloInfo) (*tls.Config, error) {
 	cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
 	if err != nil {
@@ -95,55 +98,56 @@ func (c *StreamConfig) tls(*tls.ClientHelloInfo) (*tls.Config, error) {
 	return t, nil
 }
 
-// Ends of connections, a closed set.
+// Reasons for the end of a connection, a closed set: values of the metric label "reason".
 const (
-	EndClosed    = "closed"     // by the exporter, between two messages
-	EndCut       = "cut"        // by the exporter or the network, within a message
-	EndIdle      = "idle"       // TCP_IDLE_TIMEOUT
+	EndClosed    = "closed"     // the exporter closed it, between two messages
+	EndCut       = "cut"        // the exporter or the network cut it within a message
+	EndIdle      = "idle"       // no message for TCP_IDLE_TIMEOUT
 	EndSilent    = "silent"     // no message began within beginWithin
-	EndSlow      = "slow"       // a message or handshake that did not come to its end
-	EndNoIPFIX   = "no_ipfix"   // octets that are no IPFIX message
-	EndTLS       = "tls"        // the handshake failed
-	EndProxy     = "proxy"      // a trusted proxy, and no PROXY header that names an exporter
-	EndDenied    = "denied"     // the exporters file does not allow it
-	EndLimit     = "limit"      // too many connections
-	EndPerSource = "limit_each" // too many of one address
-	EndShutdown  = "shutdown"
+	EndSlow      = "slow"       // a message was not complete within messageWithin
+	EndNoIPFIX   = "no_ipfix"   // the octets are not an IPFIX message
+	EndTLS       = "tls"        // the TLS handshake failed or took longer than beginWithin
+	EndProxy     = "proxy"      // a trusted proxy sent no PROXY header that names an exporter
+	EndDenied    = "denied"     // EXPORTERS_FILE denies the exporter
+	EndLimit     = "limit"      // TCP_MAX_CONNECTIONS are open
+	EndPerSource = "limit_each" // TCP_MAX_PER_ADDRESS are open
+	EndShutdown  = "shutdown"   // ctx of Run ended
 )
 
-// beginWithin bounds the PROXY header, the handshake and the wait for the first
-// message, each; messageWithin bounds a message that has begun. A sender of one
-// octet now and then holds its place no longer than that.
+// beginWithin bounds the PROXY header, the TLS handshake and the wait for the first message, each.
+// messageWithin bounds a message from its first octet. Without these bounds a sender of single
+// octets could hold a connection for ever.
 const (
 	beginWithin   = 10 * time.Second
 	messageWithin = 30 * time.Second
 )
 
-// A StreamReceiver takes what connections bring. Its methods are called by the goroutines of
-// connections, several at a time.
+// A StreamReceiver receives the sessions of connections. Its methods must be safe for concurrent
+// use: each connection has a goroutine that calls them.
 type StreamReceiver interface {
 	// Allows reports whether an exporter may send.
 	Allows(exporter netip.Addr) bool
-	// Begin begins a session, which lasts as long as its connection. exporter is bare.
+	// Begin begins a session, which lasts as long as its connection: a transport session of RFC
+	// 7011 section 2, the scope of its templates. exporter is bare.
 	Begin(exporter netip.AddrPort) Session
-	// Ended is called at the end of each connection, also of one that never had a session, before
-	// the exporter can notice the end. why is one of the constants End….
-	Ended(why string)
+	// Ended is called at the end of each connection, even without a session, and before the
+	// connection is closed. reason is a constant End….
+	Ended(reason string)
 }
 
-// A Session takes the messages of one connection, from one goroutine.
+// A Session receives the messages of a connection. All its methods are called by the same goroutine.
 type Session interface {
-	// Wait returns when there is room for another message, or ctx ends. Meanwhile the exporter
-	// waits: TCP does not take more from it than buffers hold.
+	// Wait returns when there is room for another message, or ctx ends. It is the flow control:
+	// the connection is not read meanwhile, and the exporter blocks when TCP's buffers are full.
 	Wait(ctx context.Context)
-	// Message takes an IPFIX message, valid during the call. Its slice has capacity for spare
-	// octets more.
+	// Message handles an IPFIX message; it must not keep msg after it returns. msg has a capacity of
+	// at least spare octets beyond its length, which the decoder may read.
 	Message(msg []byte)
-	// Close is called once, after the last message.
+	// Close is called exactly once, after the last message.
 	Close()
 }
 
-// Streams are the listeners of IPFIX over TCP and TLS, and their connections.
+// Streams holds the listeners of IPFIX over TCP and TLS and serves their connections.
 type Streams struct {
 	c        StreamConfig
 	drain    time.Duration
@@ -152,30 +156,30 @@ type Streams struct {
 	receiver StreamReceiver
 	endLog   *rate.Limiter
 
-	drained context.Context // ends DRAIN after Run's: nothing waits for room any longer
-	ending  atomic.Int64    // when Run's context ended, ns since the epoch; 0: it has not
+	drained context.Context // ends DRAIN after ctx of Run; from then on Session.Wait returns at once
+	ending  atomic.Int64    // end of ctx of Run, ns since the epoch; 0: it has not ended
 
-	mu            sync.Mutex // guards what follows
+	mu            sync.Mutex // guards the fields below
 	plain, secure []net.Listener
 	open          int
-	each          map[netip.Addr]int // connections by SourceOf their exporters
+	each          map[netip.Addr]int // open connections by SourceOf of their exporter; at most as many as open
 }
 
-// SourceOf returns the address by which the connections of a are counted: an address of IPv4 or a /64
-// of IPv6, which is what one sender commonly has.
+// SourceOf returns the address by which the connections of a are counted: an IPv4 address, or the
+// /64 of an IPv6 address, since a host can commonly use every address of its /64.
 func SourceOf(a netip.Addr) netip.Addr {
 	if a.Is4() {
 		return a
 	}
 	p, err := a.Prefix(64)
 	if err != nil {
-		return a // never: a is an address of IPv6
+		return a // unreachable: a is an IPv6 address
 	}
 	return p.Addr()
 }
 
-// NewStreams returns Streams that are inert until Listen. Reading goes on for drain after Run's
-// context has ended.
+// NewStreams returns Streams that are inert until Listen. Connections are read for drain after ctx of
+// Run has ended.
 func NewStreams(c StreamConfig, drain time.Duration, proxies *Proxies, log *slog.Logger, to StreamReceiver) *Streams {
 	return &Streams{
 		c: c, drain: drain, proxies: proxies, log: log, receiver: to,
@@ -183,12 +187,13 @@ func NewStreams(c StreamConfig, drain time.Duration, proxies *Proxies, log *slog
 	}
 }
 
-// Listen opens the listeners of every address, or none. Run or Close closes them.
+// Listen opens the listeners of every address. After an error none is open. Either Run or Close must
+// be called to close them.
 func (s *Streams) Listen(ctx context.Context) error {
 	var errs []error
 	open := func(name string, addrs []netip.AddrPort) (ls []net.Listener) {
 		for _, a := range addrs {
-			l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", dialect(a))
+			l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listenAddress(a))
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s %s: %w (is another collector listening there?)", name, a, err))
 				continue
@@ -217,7 +222,7 @@ func (s *Streams) listeners() []net.Listener {
 	return slices.Concat(s.plain, s.secure)
 }
 
-// Addresses returns the addresses listened on, those of TLS last.
+// Addresses returns the local addresses of the listeners, TLS last.
 func (s *Streams) Addresses() (all []net.Addr) {
 	for _, l := range s.listeners() {
 		all = append(all, l.Addr())
@@ -228,19 +233,19 @@ func (s *Streams) Addresses() (all []net.Addr) {
 // Close closes the listeners.
 func (s *Streams) Close() {
 	for _, l := range s.listeners() {
-		_ = l.Close() // a second time, or nothing is buffered in it
+		_ = l.Close() // fails only if it is closed already
 	}
 }
 
-// Open returns the number of connections.
+// Open returns the number of open connections.
 func (s *Streams) Open() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.open
 }
 
-// Run accepts connections until ctx ends, then reads on as sockets do, and returns when every
-// connection has ended.
+// Run accepts connections until ctx ends, then drains them as Socket.Read does. It returns when every
+// connection has ended. It must be called at most once, after Listen.
 func (s *Streams) Run(ctx context.Context) {
 	drained, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -260,7 +265,7 @@ func (s *Streams) Run(ctx context.Context) {
 				switch {
 				case errors.Is(err, net.ErrClosed):
 					return
-				case err != nil: // too many open files, say
+				case err != nil: // for example too many open files
 					s.log.Warn("accepting connections", "address", l.Addr(), "err", err)
 					select {
 					case <-ctx.Done():
@@ -269,14 +274,14 @@ func (s *Streams) Run(ctx context.Context) {
 					}
 					continue
 				}
-				if !s.enter() {
+				if !s.reserve() {
 					s.ended(c, EndLimit, nil)
 					continue
 				}
 				all.Go(func() {
-					defer s.leave()
-					why, err := s.serve(ctx, c, secure)
-					s.ended(c, why, err)
+					defer s.release()
+					reason, err := s.serve(ctx, c, secure)
+					s.ended(c, reason, err)
 				})
 			}
 		})
@@ -290,7 +295,9 @@ func (s *Streams) Run(ctx context.Context) {
 	all.Wait()
 }
 
-func (s *Streams) enter() bool {
+// reserve counts a connection. It returns false at TCP_MAX_CONNECTIONS; else the caller must call
+// release.
+func (s *Streams) reserve() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open >= s.c.Max {
@@ -300,14 +307,15 @@ func (s *Streams) enter() bool {
 	return true
 }
 
-func (s *Streams) leave() {
+func (s *Streams) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open--
 }
 
-// takes counts a connection of an exporter; false at the limit.
-func (s *Streams) takes(a netip.Addr) bool {
+// reserveSource counts a connection of an exporter. It returns false at TCP_MAX_PER_ADDRESS; else the
+// caller must call releaseSource.
+func (s *Streams) reserveSource(a netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a = SourceOf(a)
@@ -318,7 +326,7 @@ func (s *Streams) takes(a netip.Addr) bool {
 	return true
 }
 
-func (s *Streams) gives(a netip.Addr) {
+func (s *Streams) releaseSource(a netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a = SourceOf(a)
@@ -327,40 +335,43 @@ func (s *Streams) gives(a netip.Addr) {
 	}
 }
 
-// ended closes a connection and says why.
-func (s *Streams) ended(c net.Conn, why string, err error) {
-	s.receiver.Ended(why)
-	_ = c.Close() // what it held is read
-	if why != EndClosed && why != EndShutdown && s.endLog.Allow() {
-		s.log.Warn("a connection of an exporter is closed", "from", c.RemoteAddr(), "reason", why, "err", err)
+// ended counts the end of a connection, closes it and logs abnormal ends.
+func (s *Streams) ended(c net.Conn, reason string, err error) {
+	s.receiver.Ended(reason)
+	_ = c.Close() // an error loses no data: nothing is sent
+	if reason != EndClosed && reason != EndShutdown && s.endLog.Allow() {
+		s.log.Warn("a connection of an exporter is closed", "from", c.RemoteAddr(), "reason", reason, "err", err)
 	}
 }
 
-// serve reads the messages of one connection.
-func (s *Streams) serve(ctx context.Context, c net.Conn, secure bool) (why string, err error) {
+// serve reads the messages of a connection until its end and returns a constant End….
+func (s *Streams) serve(ctx context.Context, c net.Conn, secure bool) (reason string, err error) {
 	from, err := netip.ParseAddrPort(c.RemoteAddr().String())
 	if err != nil {
 		return EndNoIPFIX, err
 	}
 	from = Bare(from)
-	wake := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Now().Add(min(quiet, s.drain))) }) // wakes a read
+	wake := context.AfterFunc(ctx, func() { // wakes a read
+		_ = c.SetReadDeadline(time.Now().Add(min(quiet, s.drain)))
+	})
 	defer wake()
 	in := &messages{conn: c, raw: c, idle: s.c.Idle, ending: ctx, endedAt: &s.ending, drain: s.drain}
 	if s.proxies.Trusts(from.Addr()) {
-		if from, err = in.proxy(); err != nil {
+		if from, err = in.readProxyHeader(); err != nil {
 			return EndProxy, err
 		}
 	}
 	if !s.receiver.Allows(from.Addr()) {
 		return EndDenied, nil
 	}
-	if !s.takes(from.Addr()) {
+	if !s.reserveSource(from.Addr()) {
 		return EndPerSource, nil
 	}
-	defer s.gives(from.Addr())
+	defer s.releaseSource(from.Addr())
 	if secure {
-		// What came behind a PROXY header is the handshake's already.
-		t := tls.Server(&rest{Conn: c, first: in.take()}, &tls.Config{GetConfigForClient: s.c.tls, MinVersion: tls.VersionTLS12})
+		// Octets read together with the PROXY header belong to the handshake.
+		raw := &prefixedConn{Conn: c, prefix: in.detachUnread()}
+		t := tls.Server(raw, &tls.Config{GetConfigForClient: s.c.tls, MinVersion: tls.VersionTLS12})
 		handshake, cancel := context.WithTimeout(ctx, beginWithin)
 		err := t.HandshakeContext(handshake)
 		cancel()
@@ -395,18 +406,19 @@ func (s *Streams) serve(ctx context.Context, c net.Conn, secure bool) (why strin
 	}
 }
 
-// rest is a connection of which a part was read already.
-type rest struct {
+// A prefixedConn is a connection whose first octets, prefix, have been read already. Read returns
+// them first.
+type prefixedConn struct {
 	net.Conn
 
-	first []byte
+	prefix []byte
 }
 
 // Read implements io.Reader.
-func (c *rest) Read(b []byte) (int, error) {
-	if len(c.first) > 0 {
-		n := copy(b, c.first)
-		c.first = c.first[n:]
+func (c *prefixedConn) Read(b []byte) (int, error) {
+	if len(c.prefix) > 0 {
+		n := copy(b, c.prefix)
+		c.prefix = c.prefix[n:]
 		return n, nil
 	}
 	return c.Conn.Read(b)
@@ -414,45 +426,47 @@ func (c *rest) Read(b []byte) (int, error) {
 
 const (
 	ipfixVersion = 10
-	ipfixHeader  = 16
-	firstBuffer  = 4 << 10
-	spare        = 1 << 10 // behind a message, for the decoder's windows
+	ipfixHeader  = 16      // octets of a message header, RFC 7011 section 3.1
+	firstBuffer  = 4 << 10 // octets; the buffer grows to the largest message of its connection
+	spare        = 1 << 10 // octets of capacity after a message: the decoder reads windows beyond its end
 )
 
 var errNoIPFIX = errors.New("not IPFIX")
 
-// messages cuts the octets of a connection into IPFIX messages (RFC 7011 section
-// 10.4.3): each states its length.
+// messages splits the octets of a connection into IPFIX messages by the Length field of their headers
+// (RFC 7011 sections 3.1, 10.4). A single goroutine uses it.
 type messages struct {
 	conn   io.Reader
-	raw    net.Conn // for deadlines
+	raw    net.Conn // receives the deadlines; under TLS conn is another
 	idle   time.Duration
-	ending context.Context // shutting down: what still comes is read for drain
+	ending context.Context // its end begins draining
 	drain  time.Duration
-	// endedAt is when ending ended, ns since the epoch; 0 or nil: in this moment. The time
-	// in which the connection waited for Kafka counts for drain.
+	// endedAt is the time at which ending ended, ns since the epoch; 0 or nil: now. drain counts
+	// from there, so that it includes the time in which the connection waited for Kafka.
 	endedAt *atomic.Int64
 
-	spoken bool      // a message has come
-	since  time.Time // when waiting for the first message began
+	spoken bool      // a message has been received
+	since  time.Time // start of the wait for the first message
 
 	buf        []byte
-	start, end int       // what is read and not yet given out
-	begun      time.Time // when the first octet of a message came
-	until      time.Time // the end of draining
+	start, end int       // buf[start:end] has been read and not returned yet
+	begun      time.Time // arrival of the first octet of an incomplete message
+	until      time.Time // end of draining
 }
 
-// partly reports whether a part of a message is there.
+// partly reports whether the buffer holds a part of a message.
 func (m *messages) partly() bool { return m.end > m.start }
 
-// take gives out what is read, whatever it is.
-func (m *messages) take() []byte {
+// detachUnread returns the octets that have been read and not returned, and empties the buffer. The
+// caller owns them.
+func (m *messages) detachUnread() []byte {
 	b := m.buf[m.start:m.end]
-	m.buf, m.start, m.end = nil, 0, 0
+	m.buf = nil
+	m.start, m.end = 0, 0
 	return b
 }
 
-// next returns the next message; it is good until the next call.
+// next returns the next message, which is valid until the next call.
 func (m *messages) next() ([]byte, error) {
 	need := 4
 	for {
@@ -461,9 +475,9 @@ func (m *messages) next() ([]byte, error) {
 			version, length := binary.BigEndian.Uint16(have), int(binary.BigEndian.Uint16(have[2:]))
 			switch {
 			case version != ipfixVersion:
-				return nil, fmt.Errorf("%w: version %d, over TCP there is only 10", errNoIPFIX, version)
+				return nil, fmt.Errorf("%w: version %d: want 10 over TCP", errNoIPFIX, version)
 			case length < ipfixHeader:
-				return nil, fmt.Errorf("%w: a message of %d octets, its header has %d", errNoIPFIX, length, ipfixHeader)
+				return nil, fmt.Errorf("%w: message length %d: want at least %d", errNoIPFIX, length, ipfixHeader)
 			case length <= len(have):
 				m.start += length
 				m.begun, m.spoken = time.Time{}, true
@@ -477,7 +491,9 @@ func (m *messages) next() ([]byte, error) {
 	}
 }
 
-// read reads some more octets into the buffer, which has room for need.
+// read reads at least an octet into the buffer after it made room for need octets in all. It sets the
+// deadline of the read: of the message that has begun, of the first message, or of an idle connection;
+// while draining, the end of draining.
 func (m *messages) read(need int) error {
 	if m.start > 0 {
 		m.end, m.start = copy(m.buf, m.buf[m.start:m.end]), 0
@@ -500,7 +516,8 @@ func (m *messages) read(need int) error {
 		deadline = earlier(deadline, m.since.Add(beginWithin))
 	}
 	_ = m.raw.SetReadDeadline(deadline)
-	if m.ending.Err() != nil { // also when it ended in this moment, and the deadline above came after the one that it set
+	// ending may have ended after AfterFunc set its deadline and before the deadline above replaced it.
+	if m.ending.Err() != nil {
 		if m.until.IsZero() {
 			m.until = m.drainsFrom(at).Add(m.drain + min(quiet, m.drain))
 		}
@@ -513,7 +530,7 @@ func (m *messages) read(need int) error {
 	return err
 }
 
-// drainsFrom returns when draining began.
+// drainsFrom returns the time at which draining began.
 func (m *messages) drainsFrom(now time.Time) time.Time {
 	if m.endedAt == nil || m.endedAt.Load() == 0 {
 		return now
@@ -521,12 +538,13 @@ func (m *messages) drainsFrom(now time.Time) time.Time {
 	return time.Unix(0, m.endedAt.Load())
 }
 
-// proxy reads the PROXY header that a trusted proxy puts first.
-func (m *messages) proxy() (exporter netip.AddrPort, err error) {
+// readProxyHeader reads the PROXY header at the start of a trusted proxy's connection and returns the
+// exporter that it names. The header must be complete within beginWithin.
+func (m *messages) readProxyHeader() (exporter netip.AddrPort, err error) {
 	within := m.idle
 	m.idle = beginWithin
-	defer func() { m.idle, m.begun, m.since = within, time.Time{}, time.Time{} }()
-	for !proxyproto.Whole(m.buf[m.start:m.end]) {
+	defer func() { m.idle = within; m.begun, m.since = time.Time{}, time.Time{} }()
+	for !proxyproto.Complete(m.buf[m.start:m.end]) {
 		if err := m.read(m.end - m.start + 1); err != nil {
 			return exporter, fmt.Errorf("no PROXY header: %w", err)
 		}
@@ -536,7 +554,7 @@ func (m *messages) proxy() (exporter netip.AddrPort, err error) {
 	case err != nil:
 		return exporter, err
 	case !exporter.IsValid():
-		return exporter, errors.New("the PROXY header names no exporter: a health check, say")
+		return exporter, errors.New("the PROXY header names no exporter: probably a health check")
 	}
 	m.start += n
 	return exporter, nil

@@ -17,7 +17,10 @@ import (
 func TestStreamConfigReportsEveryMistake(t *testing.T) {
 	two := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:4739"), netip.MustParseAddrPort("127.0.0.1:4739")}
 	err := StreamConfig{TCP: two, Max: -1, Idle: time.Millisecond, CertFile: "x.pem"}.Validate()
-	for _, want := range []string{"LISTEN_TCP: 127.0.0.1:4739 is there twice", "TCP_MAX_CONNECTIONS=-1", "TCP_IDLE_TIMEOUT=1ms", "TLS_CERT_FILE=x.pem has no effect without LISTEN_TLS"} {
+	for _, want := range []string{
+		"LISTEN_TCP: 127.0.0.1:4739 is listed twice", "TCP_MAX_CONNECTIONS=-1", "TCP_IDLE_TIMEOUT=1ms",
+		"TLS_CERT_FILE=x.pem has no effect without LISTEN_TLS",
+	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q in %v", want, err)
 		}
@@ -28,8 +31,8 @@ func TestStreamConfigReportsEveryMistake(t *testing.T) {
 	}
 }
 
-// FuzzMessages holds that any octets over a connection, cut anywhere, end in
-// messages and an error, and that messages are what they state.
+// FuzzMessages checks that the octets of a connection, in segments of any size, are split into
+// messages and then end with an error, and that each message has the length of its header.
 func FuzzMessages(f *testing.F) {
 	f.Add([]byte{0, 10, 0, 16, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 10}, uint8(3))
 	f.Fuzz(func(t *testing.T, octets []byte, piece uint8) {
@@ -63,7 +66,7 @@ func FuzzMessages(f *testing.F) {
 	})
 }
 
-// ipfixMessage is an IPFIX message of sets of domain 1, exported now.
+// ipfixMessage returns an IPFIX message with sets, of observation domain 1, exported now.
 func ipfixMessage(sets ...[]byte) []byte {
 	b := binary.BigEndian.AppendUint16(nil, 10)
 	b = binary.BigEndian.AppendUint16(b, uint16(16+len(bytes.Join(sets, nil))))
@@ -72,8 +75,8 @@ func ipfixMessage(sets ...[]byte) []byte {
 	return append(b, bytes.Join(sets, nil)...)
 }
 
-// TestAConnectionThatWaitedForKafkaEndsWithTheOthers: the time in which it waited
-// counts for DRAIN, however much its exporter still sends.
+// TestAConnectionThatWaitedForKafkaEndsWithTheOthers checks that DRAIN includes the time in which a
+// connection waited for Kafka, even if its exporter keeps sending.
 func TestAConnectionThatWaitedForKafkaEndsWithTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server, client := net.Pipe()
@@ -85,7 +88,7 @@ func TestAConnectionThatWaitedForKafkaEndsWithTheOthers(t *testing.T) {
 		began := time.Now()
 		stop()
 		endedAt.Store(began.UnixNano())
-		time.Sleep(drain) // as room does
+		time.Sleep(drain) // as Session.Wait does
 		var exporter sync.WaitGroup
 		exporter.Go(func() {
 			for {
@@ -108,12 +111,12 @@ func TestAConnectionThatWaitedForKafkaEndsWithTheOthers(t *testing.T) {
 	})
 }
 
-// TestAConnectionHasToSpeak: the first message must begin within beginWithin; later
-// ones may be TCP_IDLE_TIMEOUT apart.
+// TestAConnectionHasToSpeak checks that the first message must begin within beginWithin, while later
+// messages may be TCP_IDLE_TIMEOUT apart.
 func TestAConnectionHasToSpeak(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		sends [][]byte // one each 5 s
+		sends [][]byte // written 5 s apart
 		want  time.Duration
 	}{
 		{"nothing", nil, beginWithin},
@@ -147,7 +150,7 @@ func TestAConnectionHasToSpeak(t *testing.T) {
 
 func TestConnectionsOfOneNetworkOfIPv6AreCountedTogether(t *testing.T) {
 	s := NewStreams(StreamConfig{PerAddress: 2}, 0, nil, nil, nil)
-	take := func(a string) bool { return s.takes(netip.MustParseAddr(a)) }
+	reserve := func(a string) bool { return s.reserveSource(netip.MustParseAddr(a)) }
 	for _, tt := range []struct {
 		addr string
 		want bool
@@ -155,12 +158,12 @@ func TestConnectionsOfOneNetworkOfIPv6AreCountedTogether(t *testing.T) {
 		{"2001:db8::1", true}, {"2001:db8::2", true}, {"2001:db8::3", false}, {"2001:db8:0:0:ffff::1", false},
 		{"2001:db8:0:1::1", true}, {"192.0.2.1", true}, {"192.0.2.2", true}, {"192.0.2.1", true}, {"192.0.2.1", false},
 	} {
-		if got := take(tt.addr); got != tt.want {
+		if got := reserve(tt.addr); got != tt.want {
 			t.Errorf("%s: want %v, got %v", tt.addr, tt.want, got)
 		}
 	}
-	s.gives(netip.MustParseAddr("2001:db8::9"))
-	if !take("2001:db8::a") || take("2001:db8::b") {
+	s.releaseSource(netip.MustParseAddr("2001:db8::9"))
+	if !reserve("2001:db8::a") || reserve("2001:db8::b") {
 		t.Error("a connection that ended still counts, or counts twice")
 	}
 }

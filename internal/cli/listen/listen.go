@@ -1,5 +1,5 @@
-// Package listen opens the UDP sockets that --listen names and receives on them, for the verbs that
-// receive: collect, doctor and up.
+// Package listen opens the UDP sockets of the flag --listen and receives datagrams on them, for the
+// verbs collect, doctor and up.
 package listen
 
 import (
@@ -17,24 +17,25 @@ import (
 	"weir/internal/transport"
 )
 
-// Buffer is the receive buffer asked of the kernel for each socket, octets: as RCVBUF of ingest.
+// Buffer is the receive buffer requested from the kernel for each socket, octets. It equals the
+// default of RCVBUF.
 const Buffer = 8 << 20
 
-// Drain is how long reading goes on after the end was asked for, unless nothing comes for a second:
-// as DRAIN of ingest.
+// Drain is the time for which sockets are read after the context has ended, unless no datagram arrives
+// for a second. It equals the default of DRAIN.
 const Drain = 5 * time.Second
 
 // Sockets are the sockets of all addresses.
 type Sockets []*transport.Socket
 
-// Options say how sockets are opened.
+// Options are the options of Open.
 type Options struct {
-	Sockets int // per address, which share the port; 0: one per CPU, at most 4
+	Sockets int // number per address, which share the port; 0: a socket per CPU, at most 4
 	Buffer  int // receive buffer of each, octets; 0: Buffer
 }
 
-// Open opens sockets on each address (host:port, or :port for IPv6 and IPv4), or none. The caller
-// must close them.
+// Open opens sockets on each address: host:port, or :port for IPv6 and IPv4. After an error no socket
+// is open. The caller must call Close.
 func Open(ctx context.Context, addrs []string, o Options) (all Sockets, err error) {
 	var errs []error
 	for _, a := range addrs {
@@ -46,7 +47,8 @@ func Open(ctx context.Context, addrs []string, o Options) (all Sockets, err erro
 		s, err := transport.ListenUDP(ctx, at, o.Sockets, cmp.Or(o.Buffer, Buffer))
 		switch {
 		case errors.Is(err, syscall.EADDRINUSE):
-			errs = append(errs, fmt.Errorf("--listen %s: the port is taken, by another collector perhaps: end that, or choose other ports (for example --listen :12055)", a))
+			errs = append(errs, fmt.Errorf("--listen %s: the port is taken, by another collector perhaps: "+
+				"end that, or choose other ports (for example --listen :12055)", a))
 		case err != nil:
 			errs = append(errs, fmt.Errorf("--listen %s: %w", a, err))
 		default:
@@ -79,7 +81,7 @@ func (s Sockets) Close() { transport.CloseSockets(s) }
 // Addresses returns the local addresses, each once.
 func (s Sockets) Addresses() (all []net.Addr) {
 	var last netip.AddrPort
-	for _, x := range s { // those of one address follow each other
+	for _, x := range s { // sockets of the same address are adjacent
 		if x.Address != last {
 			all = append(all, net.UDPAddrFromAddrPort(x.Address))
 			last = x.Address
@@ -88,7 +90,7 @@ func (s Sockets) Addresses() (all []net.Addr) {
 	return all
 }
 
-// String returns the addresses, for people.
+// String returns the addresses as "a and b".
 func (s Sockets) String() string {
 	var list []string
 	for _, a := range s.Addresses() {
@@ -105,26 +107,28 @@ func (s Sockets) Drops() (n uint64) {
 	return n
 }
 
-// DropsText says what the kernel dropped, and what to do; it is empty when that is nothing.
+// DropsText describes the drops of the kernel and their remedy for the operator. It is empty if there
+// are none.
 func (s Sockets) DropsText() string {
 	n := s.Drops()
 	if n == 0 {
 		return ""
 	}
-	text := fmt.Sprintf("the kernel dropped %d datagrams before they were read: they came faster than they are processed", n)
+	text := fmt.Sprintf(
+		"the kernel dropped %d datagrams before they were read: they came faster than they are processed", n)
 	if granted := s[0].Buffer; granted > 0 && granted < Buffer {
 		text += fmt.Sprintf("; the receive buffer is %d octets, raise net.core.rmem_max to %d", granted, Buffer)
 	}
 	return text
 }
 
-// A Handler takes a datagram: its octets, which are valid during the call, its source and when it
-// was received.
+// A Handler handles a datagram with its source, which is bare, and its time of receipt. It must not
+// keep pkt after it returns.
 type Handler func(pkt []byte, from netip.AddrPort, at time.Time)
 
-// Receive reads every socket until ctx has ended and what came until then is read. handler is called
-// once a socket; the Handlers that it returns are called concurrently. failed is called for errors
-// that end nothing.
+// Receive reads every socket until ctx has ended and draining is over, see transport.Socket.Read. It
+// calls handler once per socket; the returned Handlers are called concurrently with each other.
+// Receive passes temporary errors to failed, which must be safe for concurrent use.
 func (s Sockets) Receive(ctx context.Context, drain time.Duration, handler func() Handler, failed func(error)) {
 	var readers sync.WaitGroup
 	for _, x := range s {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestWhatCameBeforeTheEndIsReadOrCounted: the sockets are not read while the datagrams come, and
-// their buffers are the least that the kernel allows.
+// TestWhatCameBeforeTheEndIsReadOrCounted sends datagrams to sockets that are not read yet, whose
+// buffers have the kernel's minimum: each datagram must be read or counted as dropped.
 func TestWhatCameBeforeTheEndIsReadOrCounted(t *testing.T) {
 	const each = 300
 	s, err := Open(t.Context(), []string{"127.0.0.1:0", "127.0.0.1:0"}, Options{Sockets: 2, Buffer: 1})

@@ -1,7 +1,7 @@
-// Package proxyproto reads the PROXY protocol header (versions 1 and 2, as the
-// HAProxy project specifies them) that a balancer puts in front of a datagram, or
-// of a connection's first octets. It is pure. A datagram holds its header as a
-// whole; on a connection Whole says whether to read on.
+// Package proxyproto parses the PROXY protocol header (versions 1 and 2 of the HAProxy project's
+// specification) that a balancer puts in front of a datagram or at the start of a connection. It is
+// pure. A datagram always holds its whole header; on a connection, Complete reports whether to read
+// more before Parse.
 package proxyproto
 
 import (
@@ -17,10 +17,10 @@ const (
 	begin1 = "PROXY "
 	begin2 = "\r\n\r\n\x00\r\nQUIT\n"
 
-	// max1 is the longest header of version 1, its end of line included.
+	// max1 is the longest header of version 1 with its CRLF, octets.
 	max1 = 107
-	// fixed2 is the part of version 2 before the addresses: signature, version
-	// and command, family and transport, length.
+	// fixed2 is the length of a version 2 header before the addresses, octets: signature (12),
+	// version and command (1), family and transport (1), length of the remainder (2).
 	fixed2 = 16
 )
 
@@ -31,16 +31,16 @@ func bad(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrHeader, fmt.Errorf(format, args...))
 }
 
-// Has reports whether a datagram begins as a PROXY header does. No version of
-// NetFlow or IPFIX does.
-func Has(pkt []byte) bool {
+// HasHeader reports whether a datagram begins with the signature of a PROXY header. No version of
+// NetFlow or IPFIX begins with these octets.
+func HasHeader(pkt []byte) bool {
 	return bytes.HasPrefix(pkt, []byte(begin1)) || bytes.HasPrefix(pkt, []byte(begin2))
 }
 
-// Parse reads the header in front of a datagram: its length in octets and the
-// source that it names, unmapped and without zone. The source is not valid where
-// the header names none (version 1: UNKNOWN; version 2: LOCAL, or a family that
-// is not IP): the sender speaks for itself.
+// Parse parses the header at the start of pkt. It returns the source address that the header names,
+// unmapped and without zone, and the length of the header in octets. The source is invalid (IsValid is
+// false) if the header names none, because the proxy sends on its own behalf: version 1 with UNKNOWN,
+// version 2 with LOCAL or a family other than IP. Errors wrap ErrHeader.
 func Parse(pkt []byte) (source netip.AddrPort, n int, err error) {
 	switch {
 	case bytes.HasPrefix(pkt, []byte(begin2)):
@@ -51,9 +51,9 @@ func Parse(pkt []byte) (source netip.AddrPort, n int, err error) {
 	return source, 0, bad("neither version 1 nor 2")
 }
 
-// Whole reports whether what came over a connection so far holds all of a header,
-// or none: more octets change nothing.
-func Whole(b []byte) bool {
+// Complete reports whether b, the first octets of a connection, is long enough for Parse: it holds a
+// complete header, or it cannot become a header however many octets follow.
+func Complete(b []byte) bool {
 	begins := func(s string) bool { n := min(len(b), len(s)); return string(b[:n]) == s[:n] }
 	switch {
 	case begins(begin1):
@@ -64,8 +64,8 @@ func Whole(b []byte) bool {
 	return true
 }
 
-// parse1 reads "PROXY TCP4 source destination port port\r\n". There is no word
-// for UDP: balancers say TCP4 and TCP6 for it too.
+// parse1 parses "PROXY TCP4 source destination sourceport destinationport\r\n". Version 1 has no word
+// for UDP: balancers send TCP4 and TCP6 for it too.
 func parse1(pkt []byte) (source netip.AddrPort, n int, err error) {
 	end := bytes.Index(pkt[:min(len(pkt), max1)], []byte("\r\n"))
 	if end < 0 {
@@ -75,7 +75,7 @@ func parse1(pkt []byte) (source netip.AddrPort, n int, err error) {
 	if family := string(words[0]); family == "UNKNOWN" {
 		return source, end + 2, nil
 	} else if family != "TCP4" && family != "TCP6" {
-		return source, 0, bad("version 1 is of %.20q: want TCP4, TCP6 or UNKNOWN", family)
+		return source, 0, bad("version 1 has family %.20q: want TCP4, TCP6 or UNKNOWN", family)
 	}
 	if len(words) != 5 {
 		return source, 0, bad("version 1 has %d words: want two addresses and two ports after the family", len(words)+1)
@@ -102,7 +102,7 @@ func endpoint(addr, port []byte) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(a.Unmap().WithZone(""), uint16(p)), nil
 }
 
-// parse2 reads the binary form; what follows the addresses (TLVs) is passed over.
+// parse2 parses the binary form of version 2. It skips the TLVs after the addresses.
 func parse2(pkt []byte) (source netip.AddrPort, n int, err error) {
 	if len(pkt) < fixed2 {
 		return source, 0, bad("version 2 has %d octets: want at least %d", len(pkt), fixed2)
@@ -118,13 +118,13 @@ func parse2(pkt []byte) (source netip.AddrPort, n int, err error) {
 	if command&15 == 0 {
 		return source, n, nil
 	}
-	size := map[byte]int{1: 4, 2: 16}[family>>4] // of an address
+	size := map[byte]int{1: 4, 2: 16}[family>>4] // octets of an address; 1 is AF_INET, 2 AF_INET6
 	if size == 0 {
 		return source, n, nil
 	}
 	if want := 2*size + 4; rest < want {
 		return source, 0, bad("version 2 has %d octets of addresses: want %d", rest, want)
 	}
-	a, _ := netip.AddrFromSlice(pkt[fixed2 : fixed2+size]) // of one of the two sizes
+	a, _ := netip.AddrFromSlice(pkt[fixed2 : fixed2+size]) // cannot fail: size is 4 or 16
 	return netip.AddrPortFrom(a.Unmap(), binary.BigEndian.Uint16(pkt[fixed2+2*size:])), n, nil
 }
