@@ -70,7 +70,7 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	if err != nil {
 		return f.UsageError(stderr, err.Error())
 	}
-	if (printed == report.JSONLines || printed == report.CSV || len(files) == 0) && !f.Given("p") && !f.Given("packets") {
+	if (printed == report.JSONLines || printed == report.CSV || len(files) == 0) && !f.IsSet("p") && !f.IsSet("packets") {
 		filter.MinPackets = 0
 	}
 	out := report.NewConnectionPrinter(stdout, printed)

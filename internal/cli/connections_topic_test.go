@@ -139,7 +139,7 @@ func TestTheNewestReportOfEachConnectionOnTheTopic(t *testing.T) {
 		if strings.Contains(got.errout, "has none") {
 			t.Errorf("%s: there are some: %q", tt.name, got.errout)
 		}
-		if !strings.Contains(got.errout, "1 records of t.connections are no connections") {
+		if !strings.Contains(got.errout, "1 records of t.connections are not connections") {
 			t.Errorf("%s: the record that is none is not told of: %q", tt.name, got.errout)
 		}
 	}

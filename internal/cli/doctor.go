@@ -42,7 +42,7 @@ func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return f.UsageError(stderr, fmt.Sprintf("--listen and FILE %q: want one of them", files[0]))
 	case *listen != "" && *port != 0:
 		return f.UsageError(stderr, "--port is for captures; --listen names its ports itself")
-	case *listen == "" && f.Given("for"):
+	case *listen == "" && f.IsSet("for"):
 		return f.UsageError(stderr, "--for is for --listen")
 	case o.period <= 0:
 		return f.UsageError(stderr, fmt.Sprintf("--for %v: want more than 0s", o.period))

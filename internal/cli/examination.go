@@ -46,7 +46,7 @@ func newExamination(verb string, stdin io.Reader, stderr io.Writer, now time.Tim
 }
 
 // Take implements output.
-func (c *examination) Take(from report.Origin, r *decode.Result) error {
+func (c *examination) Consume(from report.Origin, r *decode.Result) error {
 	h := &from.Header
 	s := doctor.Stream{Exporter: from.Meta.Exporter, Version: h.Version, Domain: h.Domain}
 	switch h.Version {
@@ -54,7 +54,7 @@ func (c *examination) Take(from report.Origin, r *decode.Result) error {
 	default:
 		return nil // no export datagram; the last line counts it as an error
 	}
-	if c.loss.Take(from, r) {
+	if c.loss.Add(from, r) {
 		c.check.Message(s, from.Meta.Received, h.Export)
 		if len(r.Errors) > 0 {
 			c.check.Malformed(s)
@@ -137,7 +137,7 @@ func (c *examination) print(stdout io.Writer, asJSON bool) error {
 			c.check.Undecoded(s, k.ID)
 		}
 	})
-	c.loss.Turn(c.in.Clock().Add(time.Minute))
+	c.loss.Advance(c.in.Clock().Add(time.Minute))
 	for _, row := range c.loss.Rows() {
 		if l := row.Loss; l.Usable {
 			c.check.Lost(doctor.Stream{Exporter: row.Exporter, Version: row.Version, Domain: row.Domain}, l.Lost, l.Lost+l.Received, l.Unit.String())

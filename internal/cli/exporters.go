@@ -40,7 +40,7 @@ func runExporters(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	case o.Since < 0:
 		return f.UsageError(stderr, "--since: want 0s or more")
 	}
-	if o.Silent > 0 && !f.Given("since") {
+	if o.Silent > 0 && !f.IsSet("since") {
 		o.Since = 0
 	}
 	settings, err := topics.FromEnvironment()

@@ -106,7 +106,7 @@ func TestFlowsOfTheTopic(t *testing.T) {
 		return got
 	}
 	got := run(t, "", "flows", "--once", "--json")
-	if !slices.Equal(ports(got.out), []int{1, 2, 3, 4}) || !strings.Contains(got.errout, "1 records of t.flows are no flows\n4 flows shown") {
+	if !slices.Equal(ports(got.out), []int{1, 2, 3, 4}) || !strings.Contains(got.errout, "1 records of t.flows are not flows\n4 flows shown") {
 		t.Errorf("%s%s", got.out, got.errout)
 	}
 	if got := run(t, "", "flows", "--from-start", "--limit", "3", "--json"); !slices.Equal(ports(got.out), []int{1, 2, 3}) || got.code != 0 {

@@ -152,5 +152,5 @@ var someExporter = netip.MustParseAddrPort("127.0.0.1:40000")
 // discard ignores decoded records.
 type discard struct{}
 
-func (discard) Take(report.Origin, *decode.Result) error { return nil }
-func (discard) Flush() error                             { return nil }
+func (discard) Consume(report.Origin, *decode.Result) error { return nil }
+func (discard) Flush() error                                { return nil }

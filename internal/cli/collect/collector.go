@@ -119,7 +119,7 @@ func (c *collector) failed(err error) {
 
 // Take implements output. What the file does not take is told of, and no reason to
 // stop receiving.
-func (c *collector) Take(from report.Origin, r *decode.Result) error {
+func (c *collector) Consume(from report.Origin, r *decode.Result) error {
 	for _, m := range r.Messages {
 		c.line = report.AppendFlowJSON(c.line[:0], m, c.in.Template)
 		c.written(c.w.Write(c.line))
@@ -127,7 +127,7 @@ func (c *collector) Take(from report.Origin, r *decode.Result) error {
 	for _, e := range r.Errors {
 		c.causes[e.Cause]++
 	}
-	c.loss.Take(from, r)
+	c.loss.Add(from, r)
 	return nil
 }
 
@@ -154,7 +154,7 @@ func (c *collector) tick(now time.Time) {
 	c.in.Advance(now)
 	if now.Sub(c.counted) >= 10*time.Second {
 		c.counted = now
-		c.loss.Turn(now)
+		c.loss.Advance(now)
 	}
 	s := c.w.Stats()
 	c.show.Count("%s; %d flows in %d files, %s; %d dropped by the kernel", c.in.Summary(), s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)), c.sockets.Drops())
@@ -166,7 +166,7 @@ func (c *collector) end() error {
 	defer c.mu.Unlock()
 	_ = c.in.Finish() // take and flush fail never
 	err := c.w.Close()
-	c.loss.Turn(time.Now())
+	c.loss.Advance(time.Now())
 	c.show.Clear()
 	for _, row := range c.loss.Rows() {
 		if l := row.Loss; l.Usable && l.Lost > 0 {

@@ -18,10 +18,10 @@ import (
 // sequence (ECMA-48 section 5.4).
 func Escape(s string) string { return escapeExcept(s, "") }
 
-// EscapeLines is Escape for a text of several lines: it keeps line feeds and tabs.
+// EscapeLines escapes like Escape, but keeps line feeds and tabs, for text of several lines.
 func EscapeLines(s string) string { return escapeExcept(s, "\n\t") }
 
-// escapeExcept is Escape that keeps the characters of but.
+// escapeExcept escapes like Escape, but keeps the characters in but.
 func escapeExcept(s, but string) string {
 	if IsPrintable(s, but) {
 		return s
@@ -40,7 +40,7 @@ func escapeExcept(s, but string) string {
 	return b.String()
 }
 
-// IsPrintable reports whether each character of s is graphic or one of but.
+// IsPrintable reports whether each character of s is graphic or contained in but.
 func IsPrintable(s, but string) bool {
 	for i := 0; i < len(s); {
 		if c := s[i]; ' ' <= c && c <= '~' {
@@ -90,7 +90,7 @@ func EscapeJSON(b []byte) []byte {
 		switch {
 		case r == '\n' || strconv.IsGraphic(r):
 			out = utf8.AppendRune(out, r)
-		case r > 0xffff: // two halves, RFC 8259 section 7
+		case r > 0xffff: // a surrogate pair, RFC 8259 section 7
 			r -= 0x10000
 			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
 		default:
@@ -106,7 +106,7 @@ func Linef(w io.Writer, format string, args ...any) {
 	_, _ = fmt.Fprintln(w, message(format, args))
 }
 
-// Quote returns s as it is when it is one printable word without =, else as a quoted Go string.
+// Quote returns s unchanged when it is a single printable word without =, otherwise as a quoted Go string.
 func Quote(s string) string {
 	if s == "" || strings.ContainsAny(s, ` "=`) || !IsPrintable(s, "") {
 		return strconv.QuoteToGraphic(s)
@@ -114,7 +114,7 @@ func Quote(s string) string {
 	return s
 }
 
-// QuoteOrDash is Quote that returns "-" for an empty text.
+// QuoteOrDash quotes like Quote, but returns "-" for an empty text.
 func QuoteOrDash(s string) string {
 	if s == "" {
 		return "-"

@@ -1,5 +1,5 @@
-// Package console is how weir talks to the person at the terminal: messages, progress, flags and usage, exit
-// codes, and the escaping of text from outside.
+// Package console is the interface between weir and the user of the terminal: messages, progress, flags and usage,
+// exit codes, and the escaping of text from outside.
 package console
 
 import (

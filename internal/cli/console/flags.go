@@ -46,15 +46,15 @@ func (f *Flags) ParseArgs(args []string, stdout, stderr io.Writer) (rest []strin
 	}
 }
 
-// Given reports whether the flag was on the command line.
-func (f *Flags) Given(name string) (yes bool) {
+// IsSet reports whether the flag was on the command line.
+func (f *Flags) IsSet(name string) (yes bool) {
 	f.Visit(func(g *flag.Flag) { yes = yes || g.Name == name })
 	return yes
 }
 
-// UsageError prints a line that says what is wrong with the arguments and where help is, and returns ExitUsage.
-func (f *Flags) UsageError(stderr io.Writer, what string) int {
-	Linef(stderr, "weir %s: %s; see weir %s --help", f.Name(), Literal(what), f.Name())
+// UsageError prints one line with the error and the command that prints the help text, and returns ExitUsage.
+func (f *Flags) UsageError(stderr io.Writer, problem string) int {
+	Linef(stderr, "weir %s: %s; see weir %s --help", f.Name(), Literal(problem), f.Name())
 	return ExitUsage
 }
 
@@ -91,7 +91,10 @@ func ParseOctets(s string) (int64, error) {
 	units := []struct {
 		name string
 		n    float64
-	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1}, {"", 1}}
+	}{
+		{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
+		{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1}, {"", 1},
+	}
 	for _, u := range units {
 		text, ok := strings.CutSuffix(s, u.name)
 		if !ok {

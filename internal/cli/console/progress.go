@@ -17,7 +17,7 @@ type Progress struct {
 	w        io.Writer
 	terminal bool
 	mu       sync.Mutex
-	shown    string // what stands on the line
+	shown    string // text on the current line
 }
 
 // NewProgress returns a Progress on w, usually standard error.
@@ -41,7 +41,7 @@ func (p *Progress) Step(format string, args ...any) {
 	if !p.terminal {
 		fmt.Fprintln(p.w, text)
 	} else {
-		p.over(text)
+		p.overwrite(text)
 	}
 	p.shown = text
 }
@@ -54,7 +54,7 @@ func (p *Progress) Count(format string, args ...any) {
 		return
 	}
 	if text := Escape(message(format, args)); text != p.shown {
-		p.over(text)
+		p.overwrite(text)
 		p.shown = text
 	}
 }
@@ -64,14 +64,14 @@ func (p *Progress) Clear() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.terminal && p.shown != "" {
-		p.over("")
+		p.overwrite("")
 		fmt.Fprint(p.w, "\r")
 	}
 	p.shown = ""
 }
 
-// over overwrites the shown text by text.
-func (p *Progress) over(text string) {
+// overwrite replaces the shown text by text. p.mu must be held.
+func (p *Progress) overwrite(text string) {
 	blank := max(0, utf8.RuneCountInString(p.shown)-utf8.RuneCountInString(text))
 	fmt.Fprintf(p.w, "\r%s%s", text, strings.Repeat(" ", blank))
 }

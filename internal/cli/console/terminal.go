@@ -27,6 +27,6 @@ func LookOf(w io.Writer) Look {
 	return Look{Width: width, Colours: os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
 }
 
-// narrow is a terminal that is better left to break lines than to cut what is in
-// their last column, characters.
+// narrow is the width in characters below which lines are not cut: on a narrow terminal, wrapped lines are more
+// useful than a table without its last column.
 const narrow = 110

@@ -15,11 +15,11 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// namingAtMost bounds the wait for names.
+// namingAtMost bounds the wait for DNS answers.
 const namingAtMost = 10 * time.Second
 
 // AnnotateConfig returns the settings of the annotation of connections from environ (NAME=value), as enrich reads
-// them. With noNames DNS is not asked.
+// them. With noNames no DNS query is sent.
 func AnnotateConfig(environ []string, noNames bool) (annotate.Config, error) {
 	all := env.ToMap(environ)
 	if noNames {
@@ -28,8 +28,8 @@ func AnnotateConfig(environ []string, noNames bool) (annotate.Config, error) {
 	return settings.Parse[annotate.Config](all)
 }
 
-// Annotate annotates the connections in list as enrich does. It shows the number of answered names on stderr and
-// waits for them at most 10 s.
+// Annotate annotates the connections in list as enrich does. It waits at most 10 s for DNS answers and shows their
+// number on stderr.
 func Annotate(a *annotate.Annotator, list []*flowpb.Connection, stderr io.Writer) {
 	ctx, cancel := context.WithTimeout(context.Background(), namingAtMost)
 	defer cancel()
@@ -39,12 +39,13 @@ func Annotate(a *annotate.Annotator, list []*flowpb.Connection, stderr io.Writer
 	})
 	show.Clear()
 	if unanswered > 0 {
-		console.Linef(stderr, "weir connections: %d of %d names were not answered within %v: left out (-n asks for none)", unanswered, asked, namingAtMost)
+		console.Linef(stderr, "weir connections: %d of %d names were not answered within %v: left out (-n asks for none)",
+			unanswered, asked, namingAtMost)
 	}
 }
 
-// LearnedName returns the name that options data in the input gave an object of an exporter, in IPFIX or else in
-// NetFlow v9.
+// LearnedName returns the name that options data in the input assigned to an object of an exporter. IPFIX has
+// precedence over NetFlow v9.
 func (o *Reader) LearnedName(k annotate.NameKey) string {
 	name := func(version uint8) string {
 		facts := o.Store.Facts(&decode.TemplateKey{Exporter: k.Exporter, Domain: k.Domain, Version: version})

@@ -19,16 +19,16 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// maxFieldNames is how many names of unknown fields are kept of a file.
+// maxFieldNames is the number of unknown field names that are kept per file.
 const maxFieldNames = 20
 
-// fieldNames are the first names of fields that a file has and nobody knows.
+// fieldNames holds the first unknown field names of a file.
 type fieldNames struct {
 	names []string
-	more  bool // than are kept
+	more  bool // names beyond maxFieldNames were dropped
 }
 
-// add takes a name; its cost does not depend on how many there were before.
+// add records a name. Its cost is bounded by maxFieldNames, not by the number of names in the file.
 func (n *fieldNames) add(name string) {
 	switch {
 	case slices.Contains(n.names, name):
@@ -39,7 +39,7 @@ func (n *fieldNames) add(name string) {
 	}
 }
 
-// text is the names for people.
+// text formats the names for people.
 func (n *fieldNames) text() string {
 	var b strings.Builder
 	for i, name := range n.names {
@@ -54,17 +54,16 @@ func (n *fieldNames) text() string {
 	return b.String()
 }
 
-// maxFieldName is how much of a name is shown, characters.
+// maxFieldName is the number of characters of a name that are shown.
 const maxFieldName = 60
 
-// flowLines reads a file of flows as JSON Lines: those that jsonLine writes, and
-// those of the Python collector. A line that is neither is an error, and the others
-// are read.
+// flowLines reads a file of flows as JSON Lines, in the form of report.AppendFlowJSON or of the Python package
+// netflow. A line in neither form is counted as an error; the following lines are still read.
 func (o *Reader) flowLines(name string, lines *flowfile.Lines) error {
 	var leftOut fieldNames
 	defer func() {
 		if len(leftOut.names) > 0 {
-			o.say("%s: fields that are not known were left out: %s", console.InputName(name), leftOut.text())
+			o.printf("%s: fields that are not known were left out: %s", console.InputName(name), leftOut.text())
 		}
 	}()
 	for {
@@ -97,7 +96,7 @@ func (o *Reader) flowLines(name string, lines *flowfile.Lines) error {
 		if err := o.flowLine(at, line); err != nil {
 			return err
 		}
-		if name == "-" { // someone may watch the lines as they come
+		if name == "-" { // standard input may be followed live: show each line at once
 			if err := o.Out.Flush(); err != nil {
 				return errOutput{err}
 			}
@@ -105,8 +104,8 @@ func (o *Reader) flowLines(name string, lines *flowfile.Lines) error {
 	}
 }
 
-// flowLine takes a line of ours; those of templates, options data and errors say
-// nothing that the flows do not.
+// flowLine reads a line in the form of weir decode --json. Lines of templates, options data and errors are
+// ignored, since their content is already in the fields of the flows.
 func (o *Reader) flowLine(at string, line []byte) error {
 	var members map[string]any
 	d := json.NewDecoder(bytes.NewReader(line))
@@ -126,23 +125,23 @@ func (o *Reader) flowLine(at string, line []byte) error {
 		return o.badLine(at, err)
 	}
 	o.now = max(o.now, int64(m.GetTimeReceivedNs()))
-	if err := o.take(report.Origin{}, &decode.Result{Messages: []*flowpb.FlowMessage{m}}); err != nil {
+	if err := o.consume(report.Origin{}, &decode.Result{Messages: []*flowpb.FlowMessage{m}}); err != nil {
 		return errOutput{err}
 	}
 	return nil
 }
 
-// maxReason is how much of what is wrong with a line is said, characters.
+// maxReason is the number of characters of an error that are shown.
 const maxReason = 300
 
-// badLine counts a line that is no flow.
+// badLine counts and reports a line that is not a flow.
 func (o *Reader) badLine(at string, why error) error {
-	text := at + ": " + console.Escape(console.Clip(why.Error(), maxReason)) // a value of the line may be in it
+	text := at + ": " + console.Escape(console.Clip(why.Error(), maxReason)) // the error may quote a value of the line
 	r := decode.Result{Errors: []wire.Error{{Cause: wire.BadLine, What: text}}}
 	if o.count.Errors == 0 {
-		o.say("%s", text)
+		o.printf("%s", text)
 	}
-	if err := o.take(report.Origin{}, &r); err != nil {
+	if err := o.consume(report.Origin{}, &r); err != nil {
 		return errOutput{err}
 	}
 	return nil

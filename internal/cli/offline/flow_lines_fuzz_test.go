@@ -13,7 +13,7 @@ import (
 // A collecting keeps messages.
 type collecting struct{ all []*flowpb.FlowMessage }
 
-func (c *collecting) Take(_ report.Origin, r *decode.Result) error {
+func (c *collecting) Consume(_ report.Origin, r *decode.Result) error {
 	c.all = append(c.all, r.Messages...)
 	return nil
 }

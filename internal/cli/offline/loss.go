@@ -8,10 +8,9 @@ import (
 	"weir/internal/loss"
 )
 
-// A LossCount computes from sequence numbers how much of each export stream did not arrive. It must not be used
-// concurrently.
+// A LossCount computes the loss of each export stream from sequence numbers. It must not be used concurrently.
 type LossCount struct {
-	newest  int // datagram
+	newest  int // number of the newest datagram
 	tally   loss.Tally
 	book    *loss.Book
 	cluster *loss.Cluster
@@ -24,9 +23,9 @@ func NewLossCount(now time.Time) *LossCount {
 	return l
 }
 
-// Take counts the records of r, a datagram or a set of a datagram that was decoded later. It reports whether r is
+// Add counts the records of r: a datagram, or a set of a datagram that was decoded later. It reports whether r is
 // the first result of its datagram.
-func (l *LossCount) Take(from report.Origin, r *decode.Result) (datagram bool) {
+func (l *LossCount) Add(from report.Origin, r *decode.Result) (datagram bool) {
 	h := &from.Header
 	if h.Version == 0 {
 		return false
@@ -41,13 +40,13 @@ func (l *LossCount) Take(from report.Origin, r *decode.Result) (datagram bool) {
 	return datagram
 }
 
-// Rows returns the loss of all streams as of the last Turn.
+// Rows returns the loss of all streams as of the last Advance.
 func (l *LossCount) Rows() []loss.Row { return l.cluster.View() }
 
-// Turn updates the loss of all streams to now.
-func (l *LossCount) Turn(now time.Time) {
+// Advance updates the loss of all streams to now.
+func (l *LossCount) Advance(now time.Time) {
 	for _, r := range l.book.Gather(now, []*loss.Tally{&l.tally}) {
-		_ = l.cluster.Take(r.Key, r.Value) // its own
+		_ = l.cluster.Take(r.Key, r.Value) // l.book made the record, so it is valid
 		l.book.Published(r, nil)
 	}
 	l.cluster.Turn()

@@ -25,23 +25,23 @@ func PairConfig(environ []string) (pair.Config, error) {
 	return c.Pair, err
 }
 
-// A Pairing is an Output that keeps flows and pairs them after all inputs were read: inputs may overlap in time and
-// data may precede its template, but the pairing needs its flows in order of receipt.
+// A Pairing is an Output that collects flows and pairs them after all inputs were read: inputs may overlap in time
+// and data sets may precede their template, but the pairing needs its flows in order of receipt.
 type Pairing struct {
-	Config      pair.Config       // must be set before Take
-	Learned     *annotate.Learned // learns names from the flows; must be set before Take
+	Config      pair.Config       // must be set before Consume
+	Learned     *annotate.Learned // learns names from the flows; must be set before Consume
 	flows       []received
-	NotPairable int // flows that the pairing does not take
+	NotPairable int // flows that the pairing rejects
 }
 
-// received is a flow and when it was received, ns since the epoch.
+// A received flow has its time of receipt, in ns since the epoch.
 type received struct {
 	at   uint64
 	flow pair.Flow
 }
 
-// Take keeps the flows of r.
-func (p *Pairing) Take(_ report.Origin, r *decode.Result) error {
+// Consume collects the flows of r. It implements Output.
+func (p *Pairing) Consume(_ report.Origin, r *decode.Result) error {
 	for _, m := range r.Messages {
 		p.Learned.Learn(m)
 		if f, ok := pair.FromMessage(m, &p.Config); ok {

@@ -1,5 +1,5 @@
 // Package offline reads captures and files of flows: it decodes datagrams, pairs flows into connections and names
-// their endpoints, without Kafka. collect and doctor decode what they receive with it, too.
+// their endpoints, without Kafka. The verbs collect and doctor also decode received datagrams with it.
 package offline
 
 import (
@@ -22,14 +22,15 @@ import (
 	"weir/internal/wire"
 )
 
-// An Output consumes decoded records in the order of the input, except that sets whose template was late follow
-// that template. r must not be kept after Take returns. An error ends the reading of all inputs.
+// An Output consumes decoded records in the order of the input. A data set that arrived before its template is an
+// exception: its records follow the template. Consume must not keep r after it returns. An error ends the reading
+// of all inputs.
 type Output interface {
-	Take(o report.Origin, r *decode.Result) error
+	Consume(o report.Origin, r *decode.Result) error
 	Flush() error
 }
 
-// errOutput is a failure of the output, which ends the reading of all inputs.
+// errOutput marks an error of the Output, which ends the reading of all inputs.
 type errOutput struct{ error }
 
 func (e errOutput) Unwrap() error { return e.error }
@@ -41,7 +42,7 @@ type Reader struct {
 	Port       uint16         // UDP destination port of datagrams in captures; 0: any
 	Decoder    decode.Decoder // its State is Store
 	Store      *templates.Store
-	MaxWaiting int // bounds WaitingOctets; further sets are given up
+	MaxWaiting int // bounds WaitingOctets; further sets are dropped and counted as undecoded
 
 	verb           string // for messages
 	stdin          io.Reader
@@ -50,7 +51,7 @@ type Reader struct {
 	now            int64 // capture time of the newest datagram, ns since the epoch
 	waiting        map[decode.TemplateKey][]waiting
 	waitingNow     int
-	reportedExcess bool // that MaxWaiting was reached
+	reportedExcess bool // the user was warned that MaxWaiting was reached
 	count          Counts
 }
 
@@ -59,7 +60,7 @@ type Counts struct {
 	Datagrams, Flows int
 	Options          int // options data records
 	Templates        int // template definitions, options templates included
-	Undecoded        int // data sets given up, because their template did not arrive
+	Undecoded        int // data sets dropped because their template did not arrive
 	Errors           int
 }
 
@@ -69,32 +70,35 @@ func (o *Reader) Counts() Counts { return o.count }
 // WaitingOctets returns the memory in octets of the data sets whose template has not arrived.
 func (o *Reader) WaitingOctets() int { return o.waitingNow }
 
-// A waiting set is a data set whose template has not come yet.
+// A waiting set is a data set whose template has not arrived.
 type waiting struct {
 	order int // of arrival
 	from  report.Origin
-	set   decode.Set // its octets are its own
+	set   decode.Set // Data is a copy that the set owns
 }
 
-// waitingOverhead is what a waiting set takes beside its octets: itself, in a slice
-// that may be half empty, the list it is in, and what the allocator rounds up.
+// waitingOverhead estimates the memory of a waiting set besides its octets: the struct in a slice that may be half
+// empty, the entry of the map, and the rounding of the allocator.
 const waitingOverhead = 400
 
-// octets is what w takes in memory.
+// octets returns the estimated memory of w in octets.
 func (w *waiting) octets() int { return len(w.set.Data) + waitingOverhead }
 
-// waitingInFiles bounds what waits while files are read, octets.
+// waitingInFiles is the default of MaxWaiting, in octets.
 const waitingInFiles = 256 << 20
 
-// New returns a Reader whose messages to stderr begin with the verb's name. stdin is the input "-".
+// New returns a Reader whose messages to stderr begin with the name of the verb. stdin is read for the input "-".
 func New(verb string, stdin io.Reader, stderr io.Writer, out Output) *Reader {
-	o := &Reader{verb: verb, stdin: stdin, stderr: stderr, Out: out, waiting: map[decode.TemplateKey][]waiting{}, MaxWaiting: waitingInFiles}
+	o := &Reader{
+		verb: verb, stdin: stdin, stderr: stderr, Out: out,
+		waiting: map[decode.TemplateKey][]waiting{}, MaxWaiting: waitingInFiles,
+	}
 	o.Store = templates.New(templates.Options{Local: true, Now: func() time.Time { return time.Unix(0, o.now) }})
 	o.Decoder.State = o.Store
 	return o
 }
 
-// Template returns the template of k for data from a source port, nil when it is not known. It is a
+// Template returns the template of k for data from a source port, or nil when it has not arrived. It is a
 // report.Templates.
 func (o *Reader) Template(k *decode.TemplateKey, port uint16) *decode.Template {
 	if p := o.Store.Known(k, port); p != nil {
@@ -103,9 +107,9 @@ func (o *Reader) Template(k *decode.TemplateKey, port uint16) *decode.Template {
 	return nil
 }
 
-// Run decodes the hex datagrams, then the inputs, and returns the exit code of the verb. "-" is standard input. It
-// prints which input cannot be read and goes on with the next; of an input that is cut it decodes the records
-// before the cut.
+// Run decodes the datagrams in hexes, then the inputs, and returns the exit code of the verb. "-" is standard
+// input. An input that cannot be read is reported, and Run continues with the next. A truncated input is decoded
+// up to its last complete record.
 func (o *Reader) Run(hexes, inputs []string) int {
 	code, stopped := console.ExitDone, false
 	for _, name := range append([]string{""}, inputs...) {
@@ -120,14 +124,14 @@ func (o *Reader) Run(hexes, inputs []string) int {
 		case err == nil:
 			continue
 		case errors.As(err, &output) && (console.IsBrokenPipe(err) || errors.Is(err, report.ErrEnough)):
-			stopped = true // whoever reads has seen enough
+			stopped = true // the consumer needs no further records
 		case errors.As(err, &output):
-			o.say("standard output: %v", output.error)
+			o.printf("standard output: %v", output.error)
 			code, stopped = console.ExitFailed, true
-		case errors.Is(err, capture.ErrCut), errors.Is(err, flowfile.ErrCut): // all that is whole was read
-			o.say("%s: %v", console.InputName(name), console.WithoutPath(err))
+		case errors.Is(err, capture.ErrCut), errors.Is(err, flowfile.ErrCut): // all complete records were read
+			o.printf("%s: %v", console.InputName(name), console.WithoutPath(err))
 		default:
-			o.say("%s: %v", console.InputName(name), console.WithoutPath(err))
+			o.printf("%s: %v", console.InputName(name), console.WithoutPath(err))
 			code = console.ExitFailed
 		}
 		if stopped {
@@ -136,7 +140,7 @@ func (o *Reader) Run(hexes, inputs []string) int {
 	}
 	if !stopped {
 		if err := o.Finish(); err != nil && !console.IsBrokenPipe(err) {
-			o.say("standard output: %v", err)
+			o.printf("standard output: %v", err)
 			code = console.ExitFailed
 		}
 	}
@@ -150,7 +154,7 @@ func (o *Reader) Summary() string {
 		c.Datagrams, c.Flows, c.Options, c.Templates, c.Undecoded, c.Errors)
 }
 
-func (o *Reader) say(format string, args ...any) {
+func (o *Reader) printf(format string, args ...any) {
 	console.Linef(o.stderr, "weir %s: %s", o.verb, fmt.Sprintf(format, args...))
 }
 
@@ -198,7 +202,7 @@ func (o *Reader) input(name string) error {
 		}
 		err := o.Datagram(&d)
 		if err == nil && name == "-" {
-			err = o.Out.Flush() // someone may watch a capture as it comes
+			err = o.Out.Flush() // standard input may be a live capture: show its records at once
 		}
 		if err != nil {
 			return errOutput{err}
@@ -206,7 +210,7 @@ func (o *Reader) input(name string) error {
 	}
 }
 
-// leftOut says what of an input did not become a datagram and should have.
+// leftOut reports the packets of an input that may be export datagrams but were not decoded.
 func (o *Reader) leftOut(name string, r *capture.Reader) {
 	s, parts := r.Stats(), []string(nil)
 	for _, p := range []struct {
@@ -224,11 +228,11 @@ func (o *Reader) leftOut(name string, r *capture.Reader) {
 		}
 	}
 	if parts != nil {
-		o.say("%s: not decoded: %s", console.InputName(name), strings.Join(parts, ", "))
+		o.printf("%s: not decoded: %s", console.InputName(name), strings.Join(parts, ", "))
 	}
 }
 
-// Datagram decodes a datagram, then the sets that waited for its templates. The error is that of the Output.
+// Datagram decodes a datagram, then the sets that waited for its templates. The error is the error of the Output.
 func (o *Reader) Datagram(d *capture.Datagram) error {
 	o.count.Datagrams++
 	from := report.Origin{Datagram: o.count.Datagrams}
@@ -237,7 +241,7 @@ func (o *Reader) Datagram(d *capture.Datagram) error {
 	r := &o.result
 	if d.Bad != nil {
 		*r = decode.Result{Errors: []wire.Error{*d.Bad}}
-		return o.take(from, r)
+		return o.consume(from, r)
 	}
 	o.Decoder.Read(d.Payload, &from.Meta, r)
 	o.Store.Confirm()
@@ -245,7 +249,7 @@ func (o *Reader) Datagram(d *capture.Datagram) error {
 	for i := range r.Unknown {
 		o.wait(from, &r.Unknown[i])
 	}
-	err := o.take(from, r)
+	err := o.consume(from, r)
 	if err != nil || len(o.waiting) == 0 {
 		return err
 	}
@@ -260,7 +264,7 @@ func (o *Reader) Datagram(d *capture.Datagram) error {
 		ready = append(ready, o.waiting[k]...)
 		delete(o.waiting, k)
 	}
-	return o.late(ready)
+	return o.decodeWaiting(ready)
 }
 
 // Finish decodes the waiting sets whose template arrived, counts the others as undecoded, and flushes the Output.
@@ -270,15 +274,15 @@ func (o *Reader) Finish() error {
 		rest = append(rest, w...)
 	}
 	clear(o.waiting)
-	err := o.late(rest)
+	err := o.decodeWaiting(rest)
 	for _, w := range o.waiting {
 		o.count.Undecoded += len(w)
 	}
 	return errors.Join(err, o.Out.Flush())
 }
 
-// wait keeps s, whose octets are the datagram's. A set without octets has no records,
-// and is not worth keeping.
+// wait stores a copy of s until its template arrives; the octets of s belong to the datagram. A set without octets
+// has no records and is not stored.
 func (o *Reader) wait(from report.Origin, s *decode.Set) {
 	if len(s.Data) == 0 {
 		return
@@ -287,7 +291,8 @@ func (o *Reader) wait(from report.Origin, s *decode.Set) {
 	if o.waitingNow+w.octets() > o.MaxWaiting {
 		if o.count.Undecoded++; !o.reportedExcess {
 			o.reportedExcess = true
-			o.say("data sets that wait for their template take %d MiB: further ones are given up, and counted as undecoded", o.MaxWaiting>>20)
+			o.printf("data sets that wait for their template take %d MiB: further sets are dropped, and counted as undecoded",
+				o.MaxWaiting>>20)
 		}
 		return
 	}
@@ -298,7 +303,7 @@ func (o *Reader) wait(from report.Origin, s *decode.Set) {
 }
 
 // Advance sets the clock of the template store to now, if that is later, and removes expired templates. It is for
-// live input; the clock of files is the time of receipt of their datagrams.
+// live input only; files advance the clock by the time of receipt of their datagrams.
 func (o *Reader) Advance(now time.Time) {
 	o.now = max(o.now, now.UnixNano())
 	o.Store.Maintain()
@@ -307,7 +312,8 @@ func (o *Reader) Advance(now time.Time) {
 // Clock returns the clock of the template store.
 func (o *Reader) Clock() time.Time { return time.Unix(0, o.now) }
 
-// EachWaiting calls f for each template that sets wait for, in order of template id, with the number of sets.
+// EachWaiting calls f with each missing template and the number of data sets that wait for it, in order of
+// template id.
 func (o *Reader) EachWaiting(f func(k *decode.TemplateKey, sets int)) {
 	keys := slices.SortedFunc(maps.Keys(o.waiting), func(a, b decode.TemplateKey) int { return int(a.ID) - int(b.ID) })
 	for _, k := range keys {
@@ -315,7 +321,7 @@ func (o *Reader) EachWaiting(f func(k *decode.TemplateKey, sets int)) {
 	}
 }
 
-// Expire gives up the sets that were received before the instant at, in ns since the epoch.
+// Expire drops the waiting sets that were received before at, in ns since the epoch, and counts them as undecoded.
 func (o *Reader) Expire(at int64) {
 	for k, list := range o.waiting {
 		list = slices.DeleteFunc(list, func(w waiting) bool {
@@ -332,8 +338,8 @@ func (o *Reader) Expire(at int64) {
 	}
 }
 
-// late decodes sets that waited, in the order of their arrival.
-func (o *Reader) late(ready []waiting) error {
+// decodeWaiting decodes sets that waited for their template, in the order of their arrival.
+func (o *Reader) decodeWaiting(ready []waiting) error {
 	slices.SortFunc(ready, func(a, b waiting) int { return cmp.Compare(a.order, b.order) })
 	for _, w := range ready {
 		k := w.set.Key()
@@ -344,20 +350,20 @@ func (o *Reader) late(ready []waiting) error {
 		}
 		o.waitingNow -= w.octets()
 		o.Decoder.ReadSet(&w.set, plan, &o.result)
-		if err := o.take(w.from, &o.result); err != nil {
+		if err := o.consume(w.from, &o.result); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// take counts what r holds and hands it on. That a template is missing is no
-// error here: the set waits, and is counted at the end.
-func (o *Reader) take(from report.Origin, r *decode.Result) error {
+// consume counts the records of r and passes them to the Output. A missing template is not an error here: the set
+// waits, and is counted as undecoded in Finish.
+func (o *Reader) consume(from report.Origin, r *decode.Result) error {
 	r.Errors = slices.DeleteFunc(r.Errors, func(e wire.Error) bool { return e.Cause == wire.MissingTemplate })
 	o.count.Flows += len(r.Messages)
 	o.count.Options += len(r.Options)
 	o.count.Templates += len(r.Templates)
 	o.count.Errors += len(r.Errors)
-	return o.Out.Take(from, r)
+	return o.Out.Consume(from, r)
 }

@@ -12,7 +12,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A FormFlag is the flags that select a Form.
+// A FormFlag holds the flags that select a Form.
 type FormFlag struct{ json, csv, wide bool }
 
 // FormFlags adds the flags --json, --csv and -v.
@@ -39,14 +39,14 @@ func (o *FormFlag) Form() (Form, error) {
 	return Brief, nil
 }
 
-// A Choice is the order of connections and how many of them are printed.
+// A Choice sets the order of printed connections and their number.
 type Choice struct {
 	by    string
 	Limit int // 0: all
-	top   int // 0: not asked for
+	top   int // --top; 0: not given
 }
 
-// The orders of connections.
+// The keys of --sort.
 const (
 	byStart    = "start"
 	byOctets   = "octets"
@@ -57,7 +57,8 @@ const (
 // ChoiceFlags adds the flags --sort, --limit and --top.
 func ChoiceFlags(f *console.Flags) *Choice {
 	o := &Choice{by: byStart}
-	f.Func("sort", "print in the order of `KEY`: start (default), octets, packets, duration; the largest first", func(s string) error {
+	const sortUsage = "print in the order of `KEY`: start (default), octets, packets, duration; the largest first"
+	f.Func("sort", sortUsage, func(s string) error {
 		switch s {
 		case byStart, byOctets, byPackets, byDuration:
 			o.by = s
@@ -78,22 +79,23 @@ func ChoiceFlags(f *console.Flags) *Choice {
 	return o
 }
 
-// Check must be called after f was parsed. It returns an error when the flags contradict each other. whole is
-// false when connections are printed as they arrive, which cannot be sorted.
+// Check resolves --top and returns an error when the flags contradict each other. It must be called after f was
+// parsed and before Select. whole is false when connections are printed as they arrive, which excludes sorting.
 func (o *Choice) Check(f *console.Flags, whole bool) error {
 	if o.top > 0 {
-		if f.Given("sort") || f.Given("limit") {
+		if f.IsSet("sort") || f.IsSet("limit") {
 			return errors.New("--top N is --sort octets --limit N: want one of them")
 		}
 		o.by, o.Limit = byOctets, o.top
 	}
-	if !whole && (o.top > 0 || f.Given("sort")) {
+	if !whole && (o.top > 0 || f.IsSet("sort")) {
 		return errors.New("--sort and --top want all there is: files, or --once")
 	}
 	return nil
 }
 
-// Select returns the connections of list that are printed, in their order. list is not changed.
+// Select returns the connections of list that are printed, in order of the sort key, then of start time. It does
+// not modify list.
 func (o *Choice) Select(list []*flowpb.Connection) []*flowpb.Connection {
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b *flowpb.Connection) int {
@@ -114,8 +116,8 @@ func (o *Choice) Select(list []*flowpb.Connection) []*flowpb.Connection {
 	return list
 }
 
-// Totals returns a line with octets, packets and time span of the printed connections; of is how many there
-// were before Select.
+// Totals returns a line with the octets, packets and time span of the printed connections. of is the number of
+// connections before Select.
 func Totals(list []*flowpb.Connection, of int) string {
 	var size, count uint64
 	var first, last int64

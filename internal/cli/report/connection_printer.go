@@ -10,30 +10,32 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A Form is how connections and flows are printed.
+// A Form is an output format of connections and flows.
 type Form uint8
 
-// The forms of output.
+// The output formats.
 const (
-	Brief     Form = iota // a table of the columns that most people need
+	Brief     Form = iota // a table of the most used columns
 	Wide                  // connections: a table with both directions, state and direction method; flows: all fields
 	JSONLines             // a JSON object a line, keys are the names of the protobuf fields
-	CSV                   // connections only: RFC 4180 with line feeds and a head
+	CSV                   // connections only: RFC 4180 with a header line; lines end with LF instead of CRLF
 )
 
-// A ConnectionPrinter prints connections. It flushes after each batch. Its methods may be called concurrently.
+// A ConnectionPrinter prints connections to a writer that the caller owns. It flushes after each batch. Its
+// methods may be called concurrently.
 type ConnectionPrinter struct {
 	mu     sync.Mutex
 	buf    *bufio.Writer
 	form   Form
-	grid   *grid // of a table
+	grid   *grid // Brief and Wide only
 	cells  func(*flowpb.Connection) []string
 	line   jsonLine
 	headed bool
-	failed error // of the first write that failed; later ones are not tried
+	failed error // error of the first failed write; nothing is written after it
 }
 
-// NewConnectionPrinter returns a printer to w; a terminal gets colours and, in Brief, lines of its width.
+// NewConnectionPrinter returns a printer to w. On a terminal it prints colours and, in Brief, cuts lines to the
+// width of the terminal.
 func NewConnectionPrinter(w io.Writer, form Form) *ConnectionPrinter {
 	p := &ConnectionPrinter{buf: bufio.NewWriterSize(w, 1<<16), form: form}
 	switch form {
@@ -46,7 +48,7 @@ func NewConnectionPrinter(w io.Writer, form Form) *ConnectionPrinter {
 	return p
 }
 
-// begin prints what comes before all connections, once.
+// begin prints the header of a table or of CSV before the first connection. p.mu must be held.
 func (p *ConnectionPrinter) begin() error {
 	switch {
 	case p.headed:
@@ -61,15 +63,15 @@ func (p *ConnectionPrinter) begin() error {
 	return nil
 }
 
-// Print prints a batch of connections, after the head of a table or CSV for the first one. Once a write has
-// failed nothing more is written; see Err.
+// Print prints a batch of connections, preceded by the header on the first call. After a failed write it prints
+// nothing; the error is returned by Err.
 func (p *ConnectionPrinter) Print(list []*flowpb.Connection) {
 	if len(list) > 0 {
 		p.PrintAll(list)
 	}
 }
 
-// PrintAll is Print that prints the head even when list is empty.
+// PrintAll prints like Print, but prints the header even when list is empty.
 func (p *ConnectionPrinter) PrintAll(list []*flowpb.Connection) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -84,7 +86,7 @@ func (p *ConnectionPrinter) PrintAll(list []*flowpb.Connection) {
 	p.failed = p.begin()
 	for _, c := range list {
 		if p.failed == nil {
-			p.failed = p.one(c)
+			p.failed = p.printConnection(c)
 		}
 	}
 	if p.failed == nil {
@@ -92,7 +94,8 @@ func (p *ConnectionPrinter) PrintAll(list []*flowpb.Connection) {
 	}
 }
 
-func (p *ConnectionPrinter) one(c *flowpb.Connection) error {
+// printConnection prints one connection in p.form. p.mu must be held.
+func (p *ConnectionPrinter) printConnection(c *flowpb.Connection) error {
 	switch p.form {
 	case JSONLines:
 		p.line = p.line[:0]
@@ -108,7 +111,7 @@ func (p *ConnectionPrinter) one(c *flowpb.Connection) error {
 	return p.grid.row(p.cells(c))
 }
 
-// Err returns the first error of a write.
+// Err returns the error of the first failed write, nil if all writes succeeded.
 func (p *ConnectionPrinter) Err() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

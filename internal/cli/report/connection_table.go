@@ -14,26 +14,30 @@ import (
 
 // briefColumns are the columns of Brief.
 var briefColumns = []column{
-	{name: "start (UTC)", colour: dim}, {name: "service", colour: cyan}, {name: "size", numeric: true, colour: green}, {name: "duration", numeric: true},
+	{name: "start (UTC)", colour: dim}, {name: "service", colour: cyan},
+	{name: "size", numeric: true, colour: green}, {name: "duration", numeric: true},
 	{name: "packets", numeric: true}, {name: "hosts"}, {name: "", colour: dim},
 }
 
-// brief is a connection as cells of briefColumns.
+// brief returns the cells of a connection for briefColumns.
 func brief(c *flowpb.Connection) []string {
 	return []string{
-		timeCell(c.GetStartUnixNs()), serviceCell(c), FormatOctets(octets(c)), durationCell(c), strconv.FormatUint(Packets(c), 10),
+		timeCell(c.GetStartUnixNs()), serviceCell(c), FormatOctets(octets(c)), durationCell(c),
+		strconv.FormatUint(Packets(c), 10),
 		hostCell(c.GetInitiator()) + " to " + hostCell(c.GetResponder()), remarkCell(c),
 	}
 }
 
 // wideColumns are the columns of Wide.
 var wideColumns = []column{
-	{name: "start (UTC)", colour: dim}, {name: "initiator"}, {name: ""}, {name: "responder"}, {name: "proto/service", colour: cyan},
-	{name: "packets", numeric: true}, {name: "octets", numeric: true}, {name: "packets back", numeric: true}, {name: "octets back", numeric: true},
+	{name: "start (UTC)", colour: dim}, {name: "initiator"}, {name: ""}, {name: "responder"},
+	{name: "proto/service", colour: cyan},
+	{name: "packets", numeric: true}, {name: "octets", numeric: true},
+	{name: "packets back", numeric: true}, {name: "octets back", numeric: true},
 	{name: "duration", numeric: true}, {name: "state"}, {name: "direction by"}, {name: "", colour: dim},
 }
 
-// wide is a connection as cells of wideColumns.
+// wide returns the cells of a connection for wideColumns.
 func wide(c *flowpb.Connection) []string {
 	there, thereOctets := trafficCells(c.GetForward())
 	back, backOctets := trafficCells(c.GetReverse())
@@ -41,11 +45,13 @@ func wide(c *flowpb.Connection) []string {
 		timeCell(c.GetStartUnixNs()),
 		endCell(c.GetInitiator(), c.GetProtocol()), "→", endCell(c.GetResponder(), c.GetProtocol()),
 		protocolCell(c), there, thereOctets, back, backOctets, durationCell(c),
-		ShortEnum(c.GetConnState().String(), "CONN_STATE_"), ShortEnum(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"),
+		ShortEnum(c.GetConnState().String(), "CONN_STATE_"),
+		ShortEnum(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"),
 		reportCell(c),
 	}
 }
 
+// timeCell formats ns since the epoch in UTC with milliseconds, "-" for 0 (unknown).
 func timeCell(ns int64) string {
 	if ns == 0 {
 		return "-"
@@ -53,6 +59,7 @@ func timeCell(ns int64) string {
 	return time.Unix(0, ns).UTC().Format("2006-01-02 15:04:05.000")
 }
 
+// durationCell formats the duration of c, "-" when its start is unknown.
 func durationCell(c *flowpb.Connection) string {
 	if c.GetStartUnixNs() == 0 {
 		return "-"
@@ -69,12 +76,13 @@ func Packets(c *flowpb.Connection) uint64 {
 	return saturating.Add(c.GetForward().GetPackets(), c.GetReverse().GetPackets())
 }
 
-// octets is how many octets a connection has in both directions.
+// octets returns the number of octets of a connection in both directions.
 func octets(c *flowpb.Connection) uint64 {
 	return saturating.Add(c.GetForward().GetOctets(), c.GetReverse().GetOctets())
 }
 
-// reportCell says when a report is not the first and last of its connection.
+// reportCell marks a report that is not both the first and the last of its connection, and returns "" for any
+// other.
 func reportCell(c *flowpb.Connection) string {
 	switch {
 	case IsMerged(c):
@@ -87,7 +95,8 @@ func reportCell(c *flowpb.Connection) string {
 	return ""
 }
 
-// remarkCell is what a reader of the brief form has to know besides.
+// remarkCell returns the remarks of the brief form: a direction without traffic, an unknown initiator, and the
+// mark of reportCell.
 func remarkCell(c *flowpb.Connection) string {
 	var all []string
 	switch {
@@ -106,7 +115,7 @@ func remarkCell(c *flowpb.Connection) string {
 	return strings.Join(all, ", ")
 }
 
-// hostCell is an address and, where there is one, its name.
+// hostCell returns the address of an endpoint, and its name in parentheses if it has a name.
 func hostCell(e *flowpb.Endpoint) string {
 	s := endpointText(e.GetAddress(), 0, 0)
 	if n := e.GetName(); n != "" {
@@ -115,7 +124,7 @@ func hostCell(e *flowpb.Endpoint) string {
 	return s
 }
 
-// endCell is an endpoint and, where there is one, its name.
+// endCell returns the address and port of an endpoint, and its name if it has a name.
 func endCell(e *flowpb.Endpoint, proto uint32) string {
 	s := endpointText(e.GetAddress(), e.GetPort(), proto)
 	if n := e.GetName(); n != "" {
@@ -124,7 +133,7 @@ func endCell(e *flowpb.Endpoint, proto uint32) string {
 	return s
 }
 
-// serviceCell is protocolCell with the port that answers where no service is known.
+// serviceCell returns protocolCell, or protocol/port of the responder when the service is unknown.
 func serviceCell(c *flowpb.Connection) string {
 	if port := c.GetResponder().GetPort(); c.GetService() == "" && c.IcmpType == nil && port != 0 {
 		return fmt.Sprintf("%s/%d", services.Protocol(c.GetProtocol()), port)
@@ -132,7 +141,7 @@ func serviceCell(c *flowpb.Connection) string {
 	return protocolCell(c)
 }
 
-// protocolCell is the protocol and the service; ICMP's is its type and code.
+// protocolCell returns protocol/service; for ICMP, protocol/type.code.
 func protocolCell(c *flowpb.Connection) string {
 	s := services.Protocol(c.GetProtocol())
 	switch {
@@ -144,7 +153,7 @@ func protocolCell(c *flowpb.Connection) string {
 	return s
 }
 
-// trafficCells are packets and octets of a direction, "-" when it was not seen.
+// trafficCells returns the packets and octets of a direction, "-" for a direction that was not observed.
 func trafficCells(t *flowpb.Traffic) (packets, octets string) {
 	if t == nil {
 		return "-", "-"
@@ -152,7 +161,7 @@ func trafficCells(t *flowpb.Traffic) (packets, octets string) {
 	return strconv.FormatUint(t.GetPackets(), 10), strconv.FormatUint(t.GetOctets(), 10)
 }
 
-// ShortEnum returns the name of an enum value without the enum's prefix, "-" for UNSPECIFIED.
+// ShortEnum returns the name of an enum value without the prefix of the enum, "-" for UNSPECIFIED.
 func ShortEnum(name, prefix string) string {
 	s := strings.TrimPrefix(name, prefix)
 	if s == "UNSPECIFIED" {

@@ -13,14 +13,14 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A csvColumn is one of the CSV form of connections.
+// A csvColumn is a column of the CSV form of connections.
 type csvColumn struct {
 	name string
-	of   func(c *flowpb.Connection) string
+	cell func(c *flowpb.Connection) string
 }
 
-// csvColumns are the CSV form: what is not known is empty. Their order is stable;
-// new ones come at the end.
+// csvColumns returns the columns of the CSV form. The cell of an unknown value is empty. The order of the columns
+// must not change, since scripts select columns by number; new columns must be appended.
 func csvColumns() []csvColumn {
 	number := func(n uint64) string { return strconv.FormatUint(n, 10) }
 	end := func(name string, e func(*flowpb.Connection) *flowpb.Endpoint) []csvColumn {
@@ -44,12 +44,17 @@ func csvColumns() []csvColumn {
 				return number(get(t(c)))
 			}
 		}
-		return []csvColumn{{name + "_octets", of((*flowpb.Traffic).GetOctets)}, {name + "_packets", of((*flowpb.Traffic).GetPackets)}}
+		return []csvColumn{
+			{name + "_octets", of((*flowpb.Traffic).GetOctets)},
+			{name + "_packets", of((*flowpb.Traffic).GetPackets)},
+		}
 	}
 	list := []csvColumn{
 		{"start", func(c *flowpb.Connection) string { return csvTime(c.GetStartUnixNs()) }},
 		{"end", func(c *flowpb.Connection) string { return csvTime(c.GetEndUnixNs()) }},
-		{"duration_s", func(c *flowpb.Connection) string { return strconv.FormatFloat(duration(c).Seconds(), 'f', -1, 64) }},
+		{"duration_s", func(c *flowpb.Connection) string {
+			return strconv.FormatFloat(duration(c).Seconds(), 'f', -1, 64)
+		}},
 		{"protocol", func(c *flowpb.Connection) string { return services.Protocol(c.GetProtocol()) }},
 		{"service", func(c *flowpb.Connection) string { return harmless(c.GetService()) }},
 	}
@@ -60,11 +65,15 @@ func csvColumns() []csvColumn {
 	return append(list,
 		csvColumn{"icmp_type", func(c *flowpb.Connection) string { return optional(c.IcmpType) }},
 		csvColumn{"icmp_code", func(c *flowpb.Connection) string { return optional(c.IcmpCode) }},
-		csvColumn{"conn_state", func(c *flowpb.Connection) string { return csvEnum(c.GetConnState().String(), "CONN_STATE_") }},
+		csvColumn{"conn_state", func(c *flowpb.Connection) string {
+			return csvEnum(c.GetConnState().String(), "CONN_STATE_")
+		}},
 		csvColumn{"direction_method", func(c *flowpb.Connection) string {
 			return csvEnum(c.GetDirectionMethod().String(), "DIRECTION_METHOD_")
 		}},
-		csvColumn{"emit_reason", func(c *flowpb.Connection) string { return csvEnum(c.GetEmitReason().String(), "EMIT_REASON_") }},
+		csvColumn{"emit_reason", func(c *flowpb.Connection) string {
+			return csvEnum(c.GetEmitReason().String(), "EMIT_REASON_")
+		}},
 		csvColumn{"version", func(c *flowpb.Connection) string { return number(uint64(c.GetVersion())) }},
 		csvColumn{"community_id", func(c *flowpb.Connection) string { return unformula(c.GetCommunityId()) }},
 		csvColumn{"connection_id", func(c *flowpb.Connection) string { return hex.EncodeToString(c.GetConnectionId()) }},
@@ -82,12 +91,12 @@ func csvHead() []string {
 func csvRow(c *flowpb.Connection) []string {
 	var cells []string
 	for _, col := range csvColumns() {
-		cells = append(cells, col.of(c))
+		cells = append(cells, col.cell(c))
 	}
 	return cells
 }
 
-// writeCSV writes one line of CSV (RFC 4180, with a line feed only).
+// writeCSV writes one record of CSV (RFC 4180) that ends with LF.
 func writeCSV(w io.Writer, cells []string) error {
 	for i, s := range cells {
 		cells[i] = console.Escape(s)
@@ -121,9 +130,8 @@ func optional(n *uint32) string {
 	return strconv.FormatUint(uint64(*n), 10)
 }
 
-// harmless is a text from the network for a spreadsheet: what is not a plain word
-// is quoted, and so begins neither with what is taken for a formula nor holds
-// control characters.
+// harmless returns a text from the network in a form that a spreadsheet does not evaluate: a text that is not one
+// plain word is quoted, so that it does not begin like a formula and holds no control characters.
 func harmless(s string) string {
 	if s == "" {
 		return ""
@@ -134,7 +142,7 @@ func harmless(s string) string {
 	return console.Quote(s)
 }
 
-// unformula is s, quoted when a spreadsheet would take it for a formula.
+// unformula returns s, quoted when a spreadsheet would evaluate it as a formula.
 func unformula(s string) string {
 	if s != "" && strings.ContainsRune("=+-@", rune(s[0])) {
 		return strconv.QuoteToGraphic(s)

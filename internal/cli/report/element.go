@@ -9,15 +9,15 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A named element is how a field is called and read.
+// A named element is an Information Element as a field of a record: its name and its data type.
 type named struct {
 	name  string
 	typ   ie.Type
-	known bool // the registry has it, or the exporter defined it
+	known bool // in the IANA registry, or defined by the exporter (RFC 5610)
 }
 
-// lookup finds an element by private enterprise number and id; v9 says whether
-// the id is a NetFlow v9 field type. An unknown one goes by "pen/id".
+// lookup finds an element by private enterprise number and id. With v9 the id is a NetFlow v9 field type. The name
+// of an unknown element is "pen/id".
 func lookup(v9 bool, pen uint32, id uint16) named {
 	var e ie.Element
 	var ok bool
@@ -32,8 +32,8 @@ func lookup(v9 bool, pen uint32, id uint16) named {
 	return named{e.Name, e.Type, true}
 }
 
-// lookupDefined is lookup for an element of a flow, which has the name that the
-// exporter gave it where the registry has none.
+// lookupDefined is lookup for an element of a flow. If the registry has no such element, it takes the name and
+// type that the exporter defined (RFC 5610).
 func lookupDefined(v9 bool, e *flowpb.Element) named {
 	x := lookup(v9, e.GetPen(), uint16(e.GetId()))
 	if !x.known && e.GetName() != "" {
@@ -42,8 +42,8 @@ func lookupDefined(v9 bool, e *flowpb.Element) named {
 	return x
 }
 
-// lookupScope is lookup for a scope field: NetFlow v9 has scope types of its
-// own, IPFIX takes any element.
+// lookupScope is lookup for a scope field. NetFlow v9 has its own scope types (RFC 3954 section 6.1); in IPFIX any
+// element can be a scope (RFC 7011 section 3.4.2.1).
 func lookupScope(v9 bool, pen uint32, id uint16) named {
 	if !v9 {
 		return lookup(v9, pen, id)
@@ -55,7 +55,7 @@ func lookupScope(v9 bool, pen uint32, id uint16) named {
 	return named{name, ie.Unsigned, ok}
 }
 
-// fieldName is lookup for the i-th field of a template.
+// fieldName is lookup for field i of a template.
 func fieldName(v9 bool, t *decode.Template, i int) named {
 	f := t.Fields[i]
 	if i < t.Scopes {

@@ -14,18 +14,18 @@ import (
 
 // A Filter selects connections or flows by address, port, protocol and number of packets.
 type Filter struct {
-	hosts      []netip.Prefix // either end, or its other address by NAT, is in one of them
-	port       *uint16        // of either end; 0: any
+	hosts      []netip.Prefix // an endpoint's address, before or after NAT, must be in one of these; empty: any
+	port       *uint16        // of either endpoint; 0: any
 	protocol   int            // -1: any
-	MinPackets uint64         // in both directions together; MatchesConnection does not look at it
+	MinPackets uint64         // sum of both directions; MatchesConnection ignores it
 }
 
 // NewFilter returns a filter that matches everything.
 func NewFilter() *Filter { return &Filter{port: new(uint16), protocol: -1} }
 
-// FilterFlags adds the flags of a filter. what is their noun in the help text, least the default of -p, usage
-// how the help text describes that default.
-func FilterFlags(f *console.Flags, what string, least uint64, usage string) *Filter {
+// FilterFlags adds the flags of a filter. noun names the filtered records in the help text, least is the default
+// of -p, and usage describes that default in the help text.
+func FilterFlags(f *console.Flags, noun string, least uint64, usage string) *Filter {
 	o := NewFilter()
 	o.MinPackets = least
 	host := func(s string) error {
@@ -33,10 +33,10 @@ func FilterFlags(f *console.Flags, what string, least uint64, usage string) *Fil
 		o.hosts = append(o.hosts, p)
 		return err
 	}
-	f.Func("host", "only "+what+" of the `ADDRESS`, in any of its textual forms, or prefix; may be repeated", host)
+	f.Func("host", "only "+noun+" of the `ADDRESS`, in any of its textual forms, or prefix; may be repeated", host)
 	f.Func("match-host", "as --host `ADDRESS`", host)
-	o.port = console.PortFlag(f, "port", "only "+what+" with port `N` at either end")
-	f.Func("proto", "only "+what+" of the protocol `NAME` or number", func(s string) error {
+	o.port = console.PortFlag(f, "port", "only "+noun+" with port `N` at either end")
+	f.Func("proto", "only "+noun+" of the protocol `NAME` or number", func(s string) error {
 		for n := range 256 {
 			if strings.EqualFold(services.Protocol(uint32(n)), s) || strconv.Itoa(n) == s {
 				o.protocol = n
@@ -51,13 +51,13 @@ func FilterFlags(f *console.Flags, what string, least uint64, usage string) *Fil
 		}
 		return nil
 	}
-	f.Func("p", "leave out "+what+" of fewer than `N` packets; "+usage, packets)
+	f.Func("p", "leave out "+noun+" of fewer than `N` packets; "+usage, packets)
 	f.Func("packets", "as -p `N`", packets)
 	return o
 }
 
-// hostPrefix reads an address or a prefix; an IPv4 one may be written as IPv6, any
-// may stand in brackets, and a zone does not count.
+// hostPrefix parses an address or a prefix. IPv4 may be written as IPv4-mapped IPv6, brackets are allowed, and a
+// zone is ignored.
 func hostPrefix(s string) (netip.Prefix, error) {
 	text := s
 	if inner, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(inner, "]") {
@@ -77,20 +77,23 @@ func hostPrefix(s string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-// MatchesConnection reports whether c matches, whatever its number of packets.
+// MatchesConnection reports whether c matches, regardless of its number of packets.
 func (o *Filter) MatchesConnection(c *flowpb.Connection) bool {
 	a, z := c.GetInitiator(), c.GetResponder()
-	return o.matches(c.GetProtocol(), a.GetPort(), z.GetPort(), a.GetAddress(), z.GetAddress(), a.GetNatAddress(), z.GetNatAddress())
+	return o.matches(c.GetProtocol(), a.GetPort(), z.GetPort(),
+		a.GetAddress(), z.GetAddress(), a.GetNatAddress(), z.GetNatAddress())
 }
 
 // MatchesFlow reports whether m matches, its number of packets included.
 func (o *Filter) MatchesFlow(m *flowpb.FlowMessage) bool {
 	return m.GetPackets()+m.GetReversePackets() >= o.MinPackets &&
-		o.matches(m.GetProto(), m.GetSrcPort(), m.GetDstPort(), m.GetSrcAddr(), m.GetDstAddr(), m.GetPostNatSrcAddr(), m.GetPostNatDstAddr())
+		o.matches(m.GetProto(), m.GetSrcPort(), m.GetDstPort(),
+			m.GetSrcAddr(), m.GetDstAddr(), m.GetPostNatSrcAddr(), m.GetPostNatDstAddr())
 }
 
 func (o *Filter) matches(proto, port1, port2 uint32, addresses ...[]byte) bool {
-	if o.protocol >= 0 && int(proto) != o.protocol || *o.port != 0 && port1 != uint32(*o.port) && port2 != uint32(*o.port) {
+	if o.protocol >= 0 && int(proto) != o.protocol ||
+		*o.port != 0 && port1 != uint32(*o.port) && port2 != uint32(*o.port) {
 		return false
 	}
 	return len(o.hosts) == 0 || slices.ContainsFunc(addresses, func(b []byte) bool {

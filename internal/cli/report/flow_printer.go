@@ -14,18 +14,19 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// ErrEnough is the error of a printer that has printed as many records as requested. Whoever reads the input
-// must stop then; it is not a failure.
+// ErrEnough is the error of a printer that has printed the requested number of records. It is not a failure. The
+// caller must stop reading the input.
 var ErrEnough = errors.New("enough")
 
 // flowColumns are the columns of Brief.
 var flowColumns = []column{
-	{name: "start (UTC)", colour: dim, least: 23}, {name: "exporter", least: 15}, {name: "protocol", colour: cyan}, {name: "source", least: 21}, {name: ""},
-	{name: "destination", least: 21}, {name: "packets", numeric: true, least: 8}, {name: "octets", numeric: true, colour: green, least: 10},
+	{name: "start (UTC)", colour: dim, least: 23}, {name: "exporter", least: 15},
+	{name: "protocol", colour: cyan}, {name: "source", least: 21}, {name: ""}, {name: "destination", least: 21},
+	{name: "packets", numeric: true, least: 8}, {name: "octets", numeric: true, colour: green, least: 10},
 	{name: "duration", numeric: true, least: 9}, {name: "sampling"},
 }
 
-// flowRow is a flow as cells of flowColumns.
+// flowRow returns the cells of a flow for flowColumns.
 func flowRow(m *flowpb.FlowMessage) []string {
 	exporter := endpointText(m.GetSamplerAddress(), 0, 0)
 	if n := m.GetExporterName(); n != "" {
@@ -41,8 +42,9 @@ func flowRow(m *flowpb.FlowMessage) []string {
 	}
 	return []string{
 		timeCell(int64(m.GetTimeFlowStartNs())), exporter, services.Protocol(m.GetProto()),
-		endpointText(m.GetSrcAddr(), m.GetSrcPort(), m.GetProto()), "→", endpointText(m.GetDstAddr(), m.GetDstPort(), m.GetProto()),
-		known(m.GetPackets()), known(m.GetBytes()), duration, sampling,
+		endpointText(m.GetSrcAddr(), m.GetSrcPort(), m.GetProto()), "→",
+		endpointText(m.GetDstAddr(), m.GetDstPort(), m.GetProto()),
+		counterText(m.GetPackets()), counterText(m.GetBytes()), duration, sampling,
 	}
 }
 
@@ -57,13 +59,13 @@ type FlowPrinter struct {
 	headed bool
 	line   []byte
 	shown  int
-	others int // not asked for
+	others int // flows that the filter rejected
 	octets uint64
 	count  uint64 // packets
 }
 
-// NewFlowPrinter returns a printer to w of the flows that match filter, of the first limit of them when limit
-// is not 0. form must not be CSV. of is needed for lists (RFC 6313) only, and may be nil.
+// NewFlowPrinter returns a printer to w of the flows that match filter. It prints the first limit flows, all flows
+// if limit is 0. form must not be CSV. of resolves the templates of lists (RFC 6313); it may be nil.
 func NewFlowPrinter(w io.Writer, form Form, filter *Filter, limit int, of Templates) *FlowPrinter {
 	p := &FlowPrinter{form: form, filter: filter, limit: limit, of: of, buf: bufio.NewWriterSize(w, 1<<16)}
 	if form == Brief {
@@ -72,13 +74,13 @@ func NewFlowPrinter(w io.Writer, form Form, filter *Filter, limit int, of Templa
 	return p
 }
 
-// Take prints the flows of r.
-func (p *FlowPrinter) Take(_ Origin, r *decode.Result) error { return p.Print(r.Messages) }
+// Consume prints the flows of r. It implements offline.Output.
+func (p *FlowPrinter) Consume(_ Origin, r *decode.Result) error { return p.Print(r.Messages) }
 
 // Flush writes buffered lines.
 func (p *FlowPrinter) Flush() error { return p.buf.Flush() }
 
-// Print prints the flows of list that match. The error is ErrEnough once the limit is reached.
+// Print prints the flows of list that match the filter. It returns ErrEnough once the limit is reached.
 func (p *FlowPrinter) Print(list []*flowpb.FlowMessage) error {
 	var asked []*flowpb.FlowMessage
 	for _, m := range list {
@@ -100,11 +102,11 @@ func (p *FlowPrinter) Print(list []*flowpb.FlowMessage) error {
 		}
 	}
 	for _, m := range asked {
-		if err := p.one(m); err != nil {
+		if err := p.printFlow(m); err != nil {
 			return err
 		}
 		p.shown++
-		if !pair.IsUpdate(m) { // the teardown counts it again
+		if !pair.IsUpdate(m) { // the teardown repeats the counters of an update
 			p.octets, p.count = p.octets+m.GetBytes()+m.GetReverseBytes(), p.count+m.GetPackets()+m.GetReversePackets()
 		}
 	}
@@ -114,7 +116,7 @@ func (p *FlowPrinter) Print(list []*flowpb.FlowMessage) error {
 	return nil
 }
 
-func (p *FlowPrinter) one(m *flowpb.FlowMessage) error {
+func (p *FlowPrinter) printFlow(m *flowpb.FlowMessage) error {
 	switch p.form {
 	case JSONLines:
 		p.line = AppendFlowJSON(p.line[:0], m, p.of)
@@ -127,8 +129,8 @@ func (p *FlowPrinter) one(m *flowpb.FlowMessage) error {
 	return err
 }
 
-// AppendFlowJSON appends m to b as a JSON object without a line feed. of is needed for lists (RFC 6313) only, and
-// may be nil.
+// AppendFlowJSON appends m to b as a JSON object without a line feed. of resolves the templates of lists (RFC
+// 6313); it may be nil.
 func AppendFlowJSON(b []byte, m *flowpb.FlowMessage, of Templates) []byte {
 	line := jsonLine(b)
 	line.open('{')
@@ -139,7 +141,8 @@ func AppendFlowJSON(b []byte, m *flowpb.FlowMessage, of Templates) []byte {
 	return line
 }
 
-// Summary returns a line that says how much was printed and left out.
+// Summary returns a line with the totals of the printed flows and the number of flows left out.
 func (p *FlowPrinter) Summary() string {
-	return fmt.Sprintf("%d flows shown, %s in %d packets; %d left out", p.shown, FormatOctets(p.octets), p.count, p.others)
+	return fmt.Sprintf("%d flows shown, %s in %d packets; %d left out",
+		p.shown, FormatOctets(p.octets), p.count, p.others)
 }

@@ -9,8 +9,7 @@ import (
 	"weir/internal/cli/console"
 )
 
-// A grid prints rows of cells, one a line. Columns are as wide as their widest
-// cell so far.
+// A grid prints rows of cells, one row a line. A column is as wide as its widest cell so far.
 type grid struct {
 	w       io.Writer
 	columns []column
@@ -18,12 +17,12 @@ type grid struct {
 	look    console.Look
 }
 
-// A column is one of a grid's.
+// A column describes a column of a grid.
 type column struct {
 	name    string
 	numeric bool   // aligned to the right
 	colour  string // of the cells, on a terminal
-	least   int    // width, for what is printed as it comes
+	least   int    // minimum width, for rows that are printed before later rows are known
 }
 
 // Colours of a terminal (ECMA-48, select graphic rendition).
@@ -52,14 +51,14 @@ func (g *grid) names() []string {
 	return cells
 }
 
-// widen makes the columns as wide as cells.
+// widen makes each column at least as wide as its cell in cells.
 func (g *grid) widen(cells []string) {
 	for i, s := range cells {
 		g.widths[i] = max(g.widths[i], utf8.RuneCountInString(s))
 	}
 }
 
-// head prints the columns' names.
+// head prints the column names.
 func (g *grid) head() error { return g.line(g.names(), true) }
 
 // row prints cells.
@@ -67,7 +66,7 @@ func (g *grid) row(cells []string) error { return g.line(cells, false) }
 
 func (g *grid) line(cells []string, head bool) error {
 	for i, s := range cells {
-		if !console.IsPrintable(s, "") { // what is a cell's own is quoted by who makes it
+		if !console.IsPrintable(s, "") { // cells quote text from the network themselves
 			cells[i] = console.Escape(s)
 		}
 	}

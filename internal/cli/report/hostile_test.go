@@ -37,7 +37,7 @@ func FuzzPlain(f *testing.F) {
 
 // A printer is what prints records of datagrams.
 type printer interface {
-	Take(Origin, *decode.Result) error
+	Consume(Origin, *decode.Result) error
 	Flush() error
 }
 
@@ -54,7 +54,7 @@ func TestNoTextOfAMessageReachesTheTerminal(t *testing.T) {
 	}
 	for name, o := range outputs {
 		text.Reset()
-		if err := o.Take(Origin{}, r); err != nil {
+		if err := o.Consume(Origin{}, r); err != nil {
 			t.Fatal(err)
 		}
 		if err := o.Flush(); err != nil {
@@ -87,7 +87,7 @@ func TestNoTextOfOptionsDataReachesTheTerminal(t *testing.T) {
 	} {
 		text := &bytes.Buffer{}
 		o := make(text)
-		if err := o.Take(Origin{Header: decode.Header{Version: 10}}, r); err != nil {
+		if err := o.Consume(Origin{Header: decode.Header{Version: 10}}, r); err != nil {
 			t.Fatal(err)
 		}
 		if err := o.Flush(); err != nil {

@@ -8,11 +8,11 @@ import (
 	"weir/internal/cli/console"
 )
 
-// A jsonLine builds one JSON value, commas included. Numbers are exact: 64-bit
-// integers are written as numbers, never through a float64.
+// A jsonLine builds one JSON value and inserts the commas. 64-bit integers are written exactly, never through a
+// float64.
 type jsonLine []byte
 
-// next writes the comma that separates a value from the one before it.
+// next writes the comma before a value that is not the first in its array or object.
 func (j *jsonLine) next() {
 	if n := len(*j); n > 0 {
 		switch (*j)[n-1] {
@@ -55,7 +55,8 @@ func (j *jsonLine) null() {
 	*j = append(*j, "null"...)
 }
 
-// float writes a number; what JSON has no number for becomes text.
+// float writes a number. Infinities and NaN, which JSON numbers cannot represent (RFC 8259 section 6), become
+// strings.
 func (j *jsonLine) float(f float64) {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
 		j.text(strconv.FormatFloat(f, 'g', -1, 64))
@@ -65,14 +66,14 @@ func (j *jsonLine) float(f float64) {
 	*j = strconv.AppendFloat(*j, f, 'g', -1, 64)
 }
 
-// text writes a string; octets that are no UTF-8 are replaced.
+// text writes a string. Octets that are not UTF-8 are replaced by U+FFFD.
 func (j *jsonLine) text(s string) {
 	j.next()
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
 			b, err := json.Marshal(s)
 			if err != nil {
-				panic(err) // a string always marshals
+				panic(err) // cannot happen: a string always marshals
 			}
 			*j = append(*j, console.EscapeJSON(b)...)
 			return

@@ -12,19 +12,18 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Templates returns the template of a key for data from a source port, nil when it is not known. A nil Templates
-// knows none.
+// Templates returns the template of a key for data from a source port, or nil when there is none. A nil Templates
+// has no templates.
 type Templates func(k *decode.TemplateKey, port uint16) *decode.Template
 
 // A listReader reads structured data (RFC 6313) of one exporter and domain.
 type listReader struct {
 	v9    bool
-	depth int // lists around this one
+	depth int // number of enclosing lists
 	of    func(id uint16) *decode.Template
 }
 
-// flow returns the reader for the elements of a flow; for other messages one
-// that knows no templates.
+// flow returns the list reader for the elements of a flow. For other messages the reader has no templates.
 func (t Templates) flow(m protoreflect.Message) listReader {
 	r := listReader{v9: isV9(m), of: func(uint16) *decode.Template { return nil }}
 	f, ok := m.Interface().(*flowpb.FlowMessage)
@@ -43,14 +42,14 @@ func (t Templates) flow(m protoreflect.Message) listReader {
 	return r
 }
 
-// deeper is the reader for what lies in a list.
+// deeper returns the reader for lists nested in the current list.
 func (r listReader) deeper() listReader {
 	r.depth++
 	return r
 }
 
-// read reads an element that is a list; nil when it is none, lies too deep or
-// cannot be read.
+// read decodes an element that is a list. It returns nil for other elements, for lists that are nested too deep,
+// and for malformed lists.
 func (r listReader) read(x named, id uint16, octets []byte) *decode.List {
 	if x.typ != ie.List || r.v9 || r.depth >= decode.MaxListDepth {
 		return nil
@@ -62,8 +61,10 @@ func (r listReader) read(x named, id uint16, octets []byte) *decode.List {
 	return l
 }
 
-// semantics are the names of RFC 6313 section 4.4.
-var semantics = map[uint8]string{0: "noneOf", 1: "exactlyOneOf", 2: "oneOrMoreOf", 3: "allOf", 4: "ordered", 255: "undefined"}
+// semantics maps the semantics of structured data to their names, RFC 6313 section 4.4.
+var semantics = map[uint8]string{
+	0: "noneOf", 1: "exactlyOneOf", 2: "oneOrMoreOf", 3: "allOf", 4: "ordered", 255: "undefined",
+}
 
 func semantic(n uint8) string {
 	if s, ok := semantics[n]; ok {
@@ -72,7 +73,7 @@ func semantic(n uint8) string {
 	return strconv.Itoa(int(n))
 }
 
-// list writes a list: its semantic and values, or records of elements.
+// list writes a list: its semantic, and either its values or its records.
 func (j *jsonLine) list(l *decode.List, r listReader) {
 	j.open('{')
 	j.key("semantic")
@@ -117,8 +118,8 @@ func (j *jsonLine) listRecord(rec *decode.ListRecord, r listReader) {
 	j.close('}')
 }
 
-// appendPair appends an element as name=value for people; a list as
-// semantic[…], its records in braces.
+// appendPair appends an element as name=value for people. A list is written as semantic[…], with each record in
+// braces.
 func (r listReader) appendPair(b []byte, x named, id uint16, octets []byte) []byte {
 	b = append(append(b, console.Quote(x.name)...), '=')
 	l := r.read(x, id, octets)
@@ -137,7 +138,8 @@ func (r listReader) appendPair(b []byte, x named, id uint16, octets []byte) []by
 		rec := &l.Records[i]
 		b = append(b, '{')
 		if rec.Values == nil {
-			b = append(append(strconv.AppendUint(append(b, "template "...), uint64(rec.TemplateID), 10), ' '), hexText(rec.Octets)...)
+			b = strconv.AppendUint(append(b, "template "...), uint64(rec.TemplateID), 10)
+			b = append(append(b, ' '), hexText(rec.Octets)...)
 		}
 		for k, v := range rec.Values {
 			if k > 0 {

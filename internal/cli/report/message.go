@@ -13,9 +13,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// fields writes the fields of m that are present as JSON members: proto names,
-// addresses as text, enums by name, absent fields absent. Lists within a flow
-// are read with the templates that of gives; of may be nil.
+// fields writes the present fields of m as JSON members: names as in the .proto file, addresses as text, enums by
+// name. Lists within a flow are decoded with the templates of of, which may be nil.
 func (j *jsonLine) fields(m protoreflect.Message, of Templates) {
 	list := m.Descriptor().Fields()
 	for i := range list.Len() {
@@ -35,7 +34,7 @@ func (j *jsonLine) fields(m protoreflect.Message, of Templates) {
 		}
 		j.close(']')
 	}
-	eachOwn(m, func(name string, v ownValue) {
+	eachOperatorField(m, func(name string, v operatorValue) {
 		j.key(name)
 		v.json(j)
 	})
@@ -77,7 +76,7 @@ func (j *jsonLine) field(m protoreflect.Message, fd protoreflect.FieldDescriptor
 	}
 }
 
-// scalarText is a scalar field's value as text.
+// scalarText formats the value of a scalar field as text.
 func scalarText(fd protoreflect.FieldDescriptor, v protoreflect.Value) string {
 	switch fd.Kind() {
 	case protoreflect.BytesKind:
@@ -101,15 +100,14 @@ func scalarText(fd protoreflect.FieldDescriptor, v protoreflect.Value) string {
 	return v.String()
 }
 
-// isV9 reports whether m is a flow of NetFlow v9, whose field types have names
-// of their own.
+// isV9 reports whether m is a flow of NetFlow v9, whose field types have their own names (RFC 3954 section 8).
 func isV9(m protoreflect.Message) bool {
 	f, ok := m.Interface().(*flowpb.FlowMessage)
 	return ok && f.GetType() == flowpb.FlowMessage_NETFLOW_V9
 }
 
-// element writes an element's number, name, octets as hex text, and what they
-// say by its type.
+// element writes the number and name of an element, its octets as hexadecimal text, and their value by the data
+// type of the element.
 func (j *jsonLine) element(pen uint32, id uint16, x named, octets []byte, r listReader) {
 	j.key("pen")
 	j.uint(uint64(pen))
@@ -130,9 +128,9 @@ func (j *jsonLine) element(pen uint32, id uint16, x named, octets []byte, r list
 	}
 }
 
-// pairs appends the fields of m that are present as " name=value" for people,
-// but those whose names are in shown. Times are instants.
-func pairs(b []byte, m protoreflect.Message, shown map[protoreflect.Name]bool, of Templates) []byte {
+// appendFields appends the present fields of m as " name=value" for people, except the fields in shown. Times are
+// printed as instants.
+func appendFields(b []byte, m protoreflect.Message, shown map[protoreflect.Name]bool, of Templates) []byte {
 	list := m.Descriptor().Fields()
 	for i := range list.Len() {
 		fd := list.Get(i)
@@ -163,7 +161,7 @@ func pairs(b []byte, m protoreflect.Message, shown map[protoreflect.Name]bool, o
 			b = append(append(b, separator), pairText(fd, v.List().Get(k))...)
 		}
 	}
-	eachOwn(m, func(name string, v ownValue) {
+	eachOperatorField(m, func(name string, v operatorValue) {
 		b = append(append(append(append(b, ' '), name...), '='), v.String()...)
 	})
 	return b

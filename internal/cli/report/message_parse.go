@@ -13,8 +13,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// SetFields sets the fields of m from the members of a JSON object as this package prints it; numbers must be
-// json.Number. It ignores members that are not fields: names and readable values of elements. The error names
+// SetFields sets the fields of m from the members of a JSON object as this package prints it. Numbers must be
+// json.Number. Members that are not fields (names and readable values of elements) are ignored. The error names
 // the field and its value.
 func SetFields(m protoreflect.Message, members map[string]any) error {
 	list := m.Descriptor().Fields()
@@ -54,8 +54,10 @@ func setField(m protoreflect.Message, fd protoreflect.FieldDescriptor, v any) er
 	return nil
 }
 
-// fieldValue reads one value of a field; empty makes one of a message.
-func fieldValue(empty func(protoreflect.FieldDescriptor) protoreflect.Value, fd protoreflect.FieldDescriptor, v any) (protoreflect.Value, error) {
+// fieldValue parses one value of a field. empty must return a new, empty value of a message field.
+func fieldValue(
+	empty func(protoreflect.FieldDescriptor) protoreflect.Value, fd protoreflect.FieldDescriptor, v any,
+) (protoreflect.Value, error) {
 	text, isText := v.(string)
 	number, isNumber := v.(json.Number)
 	var none protoreflect.Value
@@ -65,7 +67,7 @@ func fieldValue(empty func(protoreflect.FieldDescriptor) protoreflect.Value, fd 
 			x := empty(fd)
 			err := SetFields(x.Message(), members)
 			if e, ok := x.Message().Interface().(*flowpb.Element); ok && members["type"] == nil {
-				e.Name = "" // the registry's: only those that an exporter gave come with a type
+				e.Name = "" // a name without a type comes from the registry, not from the exporter
 			}
 			return x, err
 		}
@@ -109,8 +111,8 @@ func fieldValue(empty func(protoreflect.FieldDescriptor) protoreflect.Value, fd 
 	return none, fmt.Errorf("%v is no %v", v, fd.Kind())
 }
 
-// parseMAC is the inverse of macText: octets of two hexadecimal digits, separated by colons. It accepts hyphens
-// (IEEE 802) too.
+// parseMAC is the inverse of macText: octets of two hexadecimal digits, separated by colons. It also accepts
+// hyphens (IEEE 802).
 func parseMAC(s string) ([]byte, bool) {
 	if len(s)%3 != 2 {
 		return nil, false
@@ -124,8 +126,8 @@ func parseMAC(s string) ([]byte, bool) {
 	return b, err == nil && len(b) == (len(s)+1)/3
 }
 
-// parseOctets is the inverse of scalarText for octets. What does not have its form is
-// hex text there.
+// parseOctets is the inverse of scalarText for octets, which prints values that do not have the form of their
+// field as hexadecimal text.
 func parseOctets(fd protoreflect.FieldDescriptor, s string) ([]byte, error) {
 	switch flowpb.FormOf(fd) {
 	case flowpb.Address:

@@ -121,7 +121,7 @@ func TestPairsSayEverythingThatIsPresent(t *testing.T) {
 	}
 	want := ` src_mac=00:00:00:00:00:01 mpls_label=16,17 time_received_ns=2023-11-14T22:13:20.5Z vrf_name="\x1b[31m"` +
 		` interface_name="Gi 0/1" mibObjectValueInteger=-2 4242/9=01 queueDepth=256 "a b=c"=a`
-	if got := string(pairs(nil, m.ProtoReflect(), map[protoreflect.Name]bool{"type": true, "src_addr": true}, nil)); got != want {
+	if got := string(appendFields(nil, m.ProtoReflect(), map[protoreflect.Name]bool{"type": true, "src_addr": true}, nil)); got != want {
 		t.Errorf("want %s\n got %s", want, got)
 	}
 }

@@ -12,17 +12,16 @@ import (
 	"weir/internal/ie"
 )
 
-// An ownValue is the value of a field that the operator added to FlowMessage
-// (ELEMENTS_FILE).
-type ownValue struct {
+// An operatorValue is the value of a field that the operator added to FlowMessage (ELEMENTS_FILE).
+type operatorValue struct {
 	typ    ie.Type
-	number uint64 // of varints and doubles: the bits
+	number uint64 // varints, and the bits of doubles
 	octets []byte
 }
 
-// eachOwn calls f for each field of m that the operator added, by its element's
-// name; a number that no element has any more goes by itself.
-func eachOwn(m protoreflect.Message, f func(name string, v ownValue)) {
+// eachOperatorField calls f with the name and value of each field of m that the operator added. A field whose
+// number ELEMENTS_FILE no longer has is named by that number.
+func eachOperatorField(m protoreflect.Message, f func(name string, v operatorValue)) {
 	for b := m.GetUnknown(); len(b) > 0; {
 		n, typ, tagLen := protowire.ConsumeTag(b)
 		if tagLen < 0 {
@@ -34,7 +33,7 @@ func eachOwn(m protoreflect.Message, f func(name string, v ownValue)) {
 		}
 		value := b[tagLen : tagLen+whole]
 		b = b[tagLen+whole:]
-		v := ownValue{typ: ie.OctetArray}
+		v := operatorValue{typ: ie.OctetArray}
 		name := strconv.Itoa(int(n))
 		if x, ok := ie.ExtendedField(int32(n)); ok {
 			v.typ, name = x.Type, x.Name
@@ -55,7 +54,7 @@ func eachOwn(m protoreflect.Message, f func(name string, v ownValue)) {
 	}
 }
 
-func (v ownValue) json(j *jsonLine) {
+func (v operatorValue) json(j *jsonLine) {
 	switch v.typ {
 	case ie.Unsigned, ie.Seconds, ie.Milliseconds, ie.Microseconds, ie.Nanoseconds:
 		j.uint(v.number)
@@ -70,8 +69,8 @@ func (v ownValue) json(j *jsonLine) {
 	}
 }
 
-// String is v for people; times are instants.
-func (v ownValue) String() string {
+// String formats v for people; times are printed as instants.
+func (v operatorValue) String() string {
 	switch v.typ {
 	case ie.Unsigned:
 		return strconv.FormatUint(v.number, 10)
@@ -87,7 +86,7 @@ func (v ownValue) String() string {
 	return console.Quote(v.text())
 }
 
-func (v ownValue) text() string {
+func (v operatorValue) text() string {
 	switch v.typ {
 	case ie.String:
 		return string(v.octets)

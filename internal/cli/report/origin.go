@@ -1,6 +1,5 @@
-// Package report prints flows, connections and the other records of datagrams as tables, text, JSON Lines and
-// CSV, and selects which connections are printed and in which order. It writes to an io.Writer and does no
-// other I/O.
+// Package report prints flows, connections and the other records of datagrams as tables, text, JSON Lines and CSV,
+// and selects the printed connections and their order. It writes to an io.Writer and must not do other I/O.
 package report
 
 import (
@@ -11,14 +10,14 @@ import (
 	"weir/internal/decode"
 )
 
-// An Origin is the datagram that records were decoded from.
+// An Origin describes the datagram that records were decoded from.
 type Origin struct {
 	Meta     decode.Meta
 	Header   decode.Header
 	Datagram int // number in the input, from 1
 }
 
-// exporterText is the exporter's address, "" when it is not known (hex text).
+// exporterText formats the address of the exporter, "" when it is unknown (datagrams in hexadecimal text).
 func exporterText(a netip.Addr) string {
 	if !a.IsValid() {
 		return ""
@@ -26,7 +25,7 @@ func exporterText(a netip.Addr) string {
 	return a.String()
 }
 
-// A lines writes lines through a buffer and keeps the first failure.
+// A lines writes lines through a buffer and keeps the first error, which Flush returns.
 type lines struct{ w *bufio.Writer }
 
 func newLines(w io.Writer) lines { return lines{bufio.NewWriterSize(w, 1<<16)} }

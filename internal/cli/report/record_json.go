@@ -9,12 +9,11 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A part is one line of a datagram: which record of which kind, and where in the
-// datagram it stands.
+// A part is a record of a datagram that is printed on one line: its kind, its index and its place in the datagram.
 type part struct {
 	off   int // octets
 	kind  partKind
-	index int // in the Result's slice of that kind
+	index int // in the slice of that kind in the Result
 }
 
 type partKind uint8
@@ -26,8 +25,7 @@ const (
 	anError
 )
 
-// parts appends to p what r holds, in the order in which it stands in the
-// datagram.
+// parts appends the records of r to p, in order of their offset in the datagram.
 func parts(p []part, r *decode.Result) []part {
 	for i := range r.Templates {
 		p = append(p, part{r.Templates[i].Off, aTemplate, i})
@@ -53,13 +51,13 @@ type RecordJSON struct {
 	of    Templates
 }
 
-// NewRecordJSON returns a printer to w. of is needed for lists (RFC 6313) only, and may be nil.
+// NewRecordJSON returns a printer to w. of resolves the templates of lists (RFC 6313); it may be nil.
 func NewRecordJSON(w io.Writer, of Templates) *RecordJSON {
 	return &RecordJSON{lines: newLines(w), of: of}
 }
 
-// Take prints the records of r in their order in the datagram.
-func (d *RecordJSON) Take(from Origin, r *decode.Result) error {
+// Consume prints the records of r in the order of the datagram. It implements offline.Output.
+func (d *RecordJSON) Consume(from Origin, r *decode.Result) error {
 	d.parts = parts(d.parts[:0], r)
 	for _, p := range d.parts {
 		d.line = d.line[:0]
@@ -102,7 +100,7 @@ func (d *RecordJSON) exporter(from Origin) {
 	}
 }
 
-// head writes the members that say whose template or options record it is.
+// head writes the members that identify a template: exporter, observation domain, version and template id.
 func (d *RecordJSON) head(record string, from Origin, id uint16) {
 	d.line.text(record)
 	d.exporter(from)
@@ -140,8 +138,8 @@ func (d *RecordJSON) template(from Origin, t *decode.Template) {
 	d.line.close(']')
 }
 
-// options writes the values by element name, scopes apart. An element that
-// stands in the record several times has a list.
+// options writes the values by element name, scope fields apart from the others. An element that occurs more than
+// once in the record is written as a list.
 func (d *RecordJSON) options(from Origin, rec *decode.OptionsRecord) {
 	v9 := from.Header.Version == 9
 	d.head("options", from, rec.TemplateID)
@@ -183,17 +181,17 @@ func (d *RecordJSON) options(from Origin, rec *decode.OptionsRecord) {
 	d.line.close(']')
 }
 
-// A namedValue is one field of an options record.
+// A namedValue is a field of an options record.
 type namedValue struct {
 	named
 	octets []byte
 }
 
-// groups are rec's scopes, or its other fields, those of one name together, in
-// record order of the first of each.
+// groups returns the scope fields of rec, or its other fields, grouped by name. The groups are in record order of
+// their first fields.
 func groups(rec *decode.OptionsRecord, v9, scope bool) [][]namedValue {
 	var out [][]namedValue
-	place := map[string]int{} // in out, by name
+	place := map[string]int{} // index in out, by name
 	for _, v := range rec.Values {
 		if v.Scope != scope {
 			continue
@@ -213,7 +211,7 @@ func groups(rec *decode.OptionsRecord, v9, scope bool) [][]namedValue {
 	return out
 }
 
-// flowTypes are the export protocols' names.
+// flowTypes are the names of the export protocols.
 var flowTypes = map[flowpb.FlowMessage_FlowType]string{
 	flowpb.FlowMessage_NETFLOW_V1: "v1",
 	flowpb.FlowMessage_NETFLOW_V5: "v5",

@@ -16,7 +16,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A RecordText prints the same records as a RecordJSON for people: a line a record, a block a template.
+// A RecordText prints the same records as a RecordJSON for people: a record takes a line, a template a block of
+// lines.
 type RecordText struct {
 	lines
 	parts []part
@@ -24,13 +25,13 @@ type RecordText struct {
 	of    Templates
 }
 
-// NewRecordText returns a printer to w. of is needed for lists (RFC 6313) only, and may be nil.
+// NewRecordText returns a printer to w. of resolves the templates of lists (RFC 6313); it may be nil.
 func NewRecordText(w io.Writer, of Templates) *RecordText {
 	return &RecordText{lines: newLines(w), of: of}
 }
 
-// Take prints the records of r in their order in the datagram.
-func (d *RecordText) Take(from Origin, r *decode.Result) error {
+// Consume prints the records of r in the order of the datagram. It implements offline.Output.
+func (d *RecordText) Consume(from Origin, r *decode.Result) error {
 	d.parts = parts(d.parts[:0], r)
 	for _, p := range d.parts {
 		d.line = d.line[:0]
@@ -42,9 +43,10 @@ func (d *RecordText) Take(from Origin, r *decode.Result) error {
 		case aFlow:
 			d.line = appendFlow(d.line, r.Messages[p.index], d.of)
 		case anError:
-			d.line = fmt.Appendf(d.line, "error    %s, datagram %d%s", r.Errors[p.index].Error(), from.Datagram, of(from))
+			d.line = fmt.Appendf(d.line, "error    %s, datagram %d%s",
+				r.Errors[p.index].Error(), from.Datagram, exporterSuffix(from))
 		}
-		if p.kind == aTemplate { // of several lines
+		if p.kind == aTemplate { // a block of lines
 			d.line = []byte(console.EscapeLines(string(d.line)))
 		} else {
 			d.line = []byte(console.Escape(string(d.line)))
@@ -57,8 +59,8 @@ func (d *RecordText) Take(from Origin, r *decode.Result) error {
 	return nil
 }
 
-// of says which exporter it was, when that is known.
-func of(from Origin) string {
+// exporterSuffix returns " of ADDRESS" for a known exporter, "" otherwise.
+func exporterSuffix(from Origin) string {
 	if s := exporterText(from.Meta.Exporter); s != "" {
 		return " of " + s
 	}
@@ -73,7 +75,8 @@ func (d *RecordText) template(from Origin, t *decode.Template) {
 
 func (d *RecordText) options(from Origin, rec *decode.OptionsRecord) {
 	v9 := from.Header.Version == 9
-	d.line = fmt.Appendf(d.line, "options  template %d, version %d, domain %d%s:", rec.TemplateID, from.Header.Version, from.Header.Domain, of(from))
+	d.line = fmt.Appendf(d.line, "options  template %d, version %d, domain %d%s:",
+		rec.TemplateID, from.Header.Version, from.Header.Domain, exporterSuffix(from))
 	for _, v := range rec.Values {
 		x := lookup(v9, v.PEN, v.ID)
 		mark := ""
@@ -84,14 +87,13 @@ func (d *RecordText) options(from Origin, rec *decode.OptionsRecord) {
 	}
 }
 
-// inHead are the fields that the head of a flow's line shows.
+// inHead are the fields that are printed at the head of the line of a flow.
 var inHead = map[protoreflect.Name]bool{
 	"type": true, "proto": true, "src_addr": true, "dst_addr": true, "src_port": true, "dst_port": true,
 	"packets": true, "bytes": true, "time_flow_start_ns": true, "time_flow_end_ns": true,
 }
 
-// appendFlow appends a flow as one line: when, who to whom, how much, then all
-// other fields by name.
+// appendFlow appends a flow as one line: time, protocol, endpoints and counters, then all other fields by name.
 func appendFlow(b []byte, m *flowpb.FlowMessage, of Templates) []byte {
 	kind, ok := flowTypes[m.GetType()]
 	if !ok {
@@ -99,20 +101,21 @@ func appendFlow(b []byte, m *flowpb.FlowMessage, of Templates) []byte {
 	}
 	b = fmt.Appendf(b, "flow     %-5s  %s  %s  %s → %s  packets=%s octets=%s", kind,
 		timeSpan(m.GetTimeFlowStartNs(), m.GetTimeFlowEndNs()), services.Protocol(m.GetProto()),
-		endpointText(m.GetSrcAddr(), m.GetSrcPort(), m.GetProto()), endpointText(m.GetDstAddr(), m.GetDstPort(), m.GetProto()),
-		known(m.GetPackets()), known(m.GetBytes()))
-	return pairs(b, m.ProtoReflect(), inHead, of)
+		endpointText(m.GetSrcAddr(), m.GetSrcPort(), m.GetProto()),
+		endpointText(m.GetDstAddr(), m.GetDstPort(), m.GetProto()),
+		counterText(m.GetPackets()), counterText(m.GetBytes()))
+	return appendFields(b, m.ProtoReflect(), inHead, of)
 }
 
-// known is a counter, "-" for one that is not reported.
-func known(n uint64) string {
+// counterText formats a counter, "-" for a counter that was not exported (0).
+func counterText(n uint64) string {
 	if n == 0 {
 		return "-"
 	}
 	return strconv.FormatUint(n, 10)
 }
 
-// timeSpan is start and duration of ns since the epoch; 0 is unknown.
+// timeSpan formats start and duration. start and end are in ns since the epoch; start 0 is unknown.
 func timeSpan(start, end uint64) string {
 	if start == 0 {
 		return "at an unknown time"
@@ -120,8 +123,7 @@ func timeSpan(start, end uint64) string {
 	return fmt.Sprintf("%s +%s", timeText(time.Unix(0, int64(start))), time.Duration(end-start))
 }
 
-// endpointText is address and port, the address alone for protocols without
-// ports, "?" where there is no address.
+// endpointText formats address and port. Protocols without ports have the address alone; a missing address is "?".
 func endpointText(addr []byte, port, proto uint32) string {
 	a, ok := netip.AddrFromSlice(addr)
 	switch {

@@ -13,15 +13,14 @@ import (
 	"weir/internal/ie"
 )
 
-// A value is a field's octets read by the element's type, RFC 7011 section 6.1.
-// Octets whose length does not fit the type, and types without a readable form,
-// are hex text.
+// A value holds the octets of a field, decoded by the data type of its element (RFC 7011 section 6.1). Octets of a
+// length that the type does not allow, and types without a readable form, become hexadecimal text.
 type value struct {
 	kind   valueKind
-	number uint64 // kind unsigned; signed and float: the bits
+	number uint64 // kinds unsigned and bool; signed and float: the bits
 	text   string // kind text
 	typ    ie.Type
-	raw    bool // the text is the octets' hex: the type does not say more
+	raw    bool // text holds the octets in hexadecimal
 }
 
 type valueKind uint8
@@ -35,8 +34,7 @@ const (
 	isNothing // no octets
 )
 
-// readValue reads octets; a number of at most 8 octets may be of reduced size
-// (RFC 7011 section 6.2).
+// readValue decodes octets. A number of at most 8 octets may have reduced-size encoding (RFC 7011 section 6.2).
 func readValue(t ie.Type, b []byte) value {
 	v := value{typ: t}
 	switch n := len(b); t {
@@ -87,7 +85,7 @@ func readValue(t ie.Type, b []byte) value {
 	return v
 }
 
-// json writes v; times are numbers as on the wire.
+// json writes v. Times are written as the number in the record.
 func (v value) json(j *jsonLine) {
 	switch v.kind {
 	case isText:
@@ -105,7 +103,7 @@ func (v value) json(j *jsonLine) {
 	}
 }
 
-// String is v for people; times are instants.
+// String formats v for people; times are printed as instants.
 func (v value) String() string {
 	switch v.kind {
 	case isUnsigned:
@@ -126,8 +124,8 @@ func (v value) String() string {
 	}
 }
 
-// instant is the time that a dateTime element says, RFC 7011 sections 6.1.7 to
-// 6.1.10.
+// instant returns the time of a dateTime element, RFC 7011 sections 6.1.7 to 6.1.10. ok is false for other types
+// and for times out of range.
 func (v value) instant() (t time.Time, ok bool) {
 	switch v.typ {
 	case ie.Seconds:
@@ -135,7 +133,7 @@ func (v value) instant() (t time.Time, ok bool) {
 	case ie.Milliseconds:
 		return time.UnixMilli(int64(v.number)), v.number <= math.MaxInt64/1_000_000
 	case ie.Microseconds, ie.Nanoseconds:
-		const unixEpoch = 2_208_988_800 // in seconds since 1900
+		const unixEpoch = 2_208_988_800 // 1970 in NTP seconds, RFC 5905 section 6
 		nanos := (v.number & math.MaxUint32 * 1e9) >> 32
 		return time.Unix(int64(v.number>>32)-unixEpoch, int64(nanos)), v.number>>32 >= unixEpoch
 	}
@@ -151,7 +149,7 @@ func bigEndian(b []byte) (n uint64) {
 	return n
 }
 
-// addressText is an address of 4 or 16 octets, hex text for others.
+// addressText formats an address of 4 or 16 octets; other lengths become hexadecimal text.
 func addressText(b []byte) string {
 	if a, ok := netip.AddrFromSlice(b); ok {
 		return a.String()
@@ -159,7 +157,7 @@ func addressText(b []byte) string {
 	return hex.EncodeToString(b)
 }
 
-// macText is octets as aa:bb:cc:dd:ee:ff.
+// macText formats octets as aa:bb:cc:dd:ee:ff.
 func macText(b []byte) string {
 	var s strings.Builder
 	for i, c := range b {

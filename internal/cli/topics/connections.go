@@ -26,26 +26,26 @@ type ConnectionsView struct {
 	Stderr  io.Writer
 	Printer *report.ConnectionPrinter
 
-	shown    int // without --once
+	shown    int // number of printed connections, without --once
 	versions map[string]uint32
-	newest   map[string]*flowpb.Connection // with --once
+	newest   map[string]*flowpb.Connection // newest report of each selected connection, by id; with --once
 	poison   int
 }
 
-// maxVersions bounds the connections whose newest version is remembered, so that
-// an older one is not printed after it. They come in order from Kafka; only what
-// was written twice could be out of it.
+// maxVersions bounds the number of connections whose newest version is remembered, so that an older version is not
+// printed after it. Kafka delivers the reports of a connection in order, so only repeated records can be out of
+// order.
 const maxVersions = 1_000_000
 
-// Run reads the topic until ctx ends, with Once to its end, or until as many connections as requested are printed.
-// The error is of Kafka or of the output.
+// Run reads the topic until ctx ends, with Once to its end, or until the limit of connections is printed. The
+// error comes from Kafka or from the output.
 func (o *ConnectionsView) Run(ctx context.Context, settings Settings) error {
 	topic := settings.Topics.Name(kafka.Connections)
 	o.newest, o.versions = map[string]*flowpb.Connection{}, map[string]uint32{}
 	if !o.Once {
 		console.Linef(o.Stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
 	}
-	err := o.tail().Read(ctx, settings.Kafka, topic, o.take, func(err error) {
+	err := o.tail().Read(ctx, settings.Kafka, topic, o.addRecords, func(err error) {
 		console.Linef(o.Stderr, "weir connections: %v", err)
 	})
 	if errors.Is(err, report.ErrEnough) {
@@ -59,18 +59,20 @@ func (o *ConnectionsView) Run(ctx context.Context, settings Settings) error {
 			}
 		}
 		slices.SortFunc(list, func(a, b *flowpb.Connection) int {
-			return cmp.Or(cmp.Compare(a.GetStartUnixNs(), b.GetStartUnixNs()), strings.Compare(string(a.GetConnectionId()), string(b.GetConnectionId())))
+			return cmp.Or(cmp.Compare(a.GetStartUnixNs(), b.GetStartUnixNs()),
+				strings.Compare(string(a.GetConnectionId()), string(b.GetConnectionId())))
 		})
 		shown := o.Choice.Select(list)
 		o.Printer.PrintAll(shown)
 		console.Linef(o.Stderr, "%s", report.Totals(shown, len(list)))
 		console.Linef(o.Stderr, "%d connections shown", len(shown))
 		if len(o.versions) == 0 {
-			console.Linef(o.Stderr, "%s has none: enrich reports a connection once it has ended, after PAIR_IDLE at the latest; weir exporters says who sends", topic)
+			console.Linef(o.Stderr, "%s has none: enrich reports a connection once it has ended, after PAIR_IDLE at the latest; "+
+				"weir exporters lists the exporters", topic)
 		}
 	}
 	if o.poison > 0 {
-		console.Linef(o.Stderr, "%d records of %s are no connections", o.poison, topic)
+		console.Linef(o.Stderr, "%d records of %s are not connections", o.poison, topic)
 	}
 	if perr := o.Printer.Err(); err == nil {
 		err = perr
@@ -78,8 +80,8 @@ func (o *ConnectionsView) Run(ctx context.Context, settings Settings) error {
 	return err
 }
 
-// take takes the records of one fetch.
-func (o *ConnectionsView) take(records []kafka.Record) error {
+// addRecords decodes the records of one fetch and prints the selected connections.
+func (o *ConnectionsView) addRecords(records []kafka.Record) error {
 	var list []*flowpb.Connection
 	for _, r := range records {
 		_, err := framing.Connections.Each(r.Value, func(value []byte) {
@@ -88,7 +90,7 @@ func (o *ConnectionsView) take(records []kafka.Record) error {
 				o.poison++
 				return
 			}
-			list = o.report(list, c)
+			list = o.addReport(list, c)
 		})
 		if err != nil {
 			o.poison++
@@ -104,9 +106,8 @@ func (o *ConnectionsView) take(records []kafka.Record) error {
 	return o.Printer.Err()
 }
 
-// report takes a report of a connection, and adds it to list when it is to be
-// printed now.
-func (o *ConnectionsView) report(list []*flowpb.Connection, c *flowpb.Connection) []*flowpb.Connection {
+// addReport records a report of a connection and appends it to list when it must be printed now.
+func (o *ConnectionsView) addReport(list []*flowpb.Connection, c *flowpb.Connection) []*flowpb.Connection {
 	id := string(c.ConnectionId)
 	if o.versions[id] >= c.Version {
 		return list
@@ -122,12 +123,13 @@ func (o *ConnectionsView) report(list []*flowpb.Connection, c *flowpb.Connection
 			}
 		}
 	}
-	shown := o.Filter.MatchesConnection(c) && report.Packets(c) >= o.Filter.MinPackets && (c.Final || o.Interim || o.Once)
+	shown := o.Filter.MatchesConnection(c) && report.Packets(c) >= o.Filter.MinPackets &&
+		(c.Final || o.Interim || o.Once)
 	switch {
 	case o.Once && shown:
 		o.newest[id] = c
 	case o.Once:
-		delete(o.newest, id) // an older report was shown, the newest is not asked for
+		delete(o.newest, id) // an older report matched the filter, this report does not
 	case shown:
 		list = append(list, c)
 	}

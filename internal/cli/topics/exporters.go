@@ -27,7 +27,7 @@ type ExportersView struct {
 
 // An ExporterLine is a line of weir exporters --json. Times are RFC 3339 in UTC.
 type ExporterLine struct {
-	Exporter       string   `json:"exporter"` // "other": all beyond the bound
+	Exporter       string   `json:"exporter"` // "other": the sum of the exporters beyond the limit
 	Name           string   `json:"name,omitempty"`
 	Site           string   `json:"site,omitempty"`
 	Version        uint16   `json:"version"`
@@ -40,7 +40,7 @@ type ExporterLine struct {
 	Errors         uint64   `json:"errors"`
 	Undecoded      uint64   `json:"undecoded_sets"`
 	FlowsPerSecond float64  `json:"flows_per_second"`
-	Lost           *uint64  `json:"lost"` // null: sequence numbers tell nothing
+	Lost           *uint64  `json:"lost"` // null: unknown, the sequence numbers are not usable
 	Of             uint64   `json:"of,omitempty"`
 	Unit           string   `json:"lost_unit,omitempty"`
 	Restarts       int      `json:"restarts"`
@@ -53,13 +53,13 @@ type ExporterLine struct {
 	last, template time.Time
 }
 
-// knownTemplates are the definitions of a stream.
+// knownTemplates counts the template definitions of a stream.
 type knownTemplates struct {
 	n    int
 	last time.Time
 }
 
-// Run reads both topics and prints the lines as of the instant now.
+// Run reads both topics and prints the lines as of now.
 func (o *ExportersView) Run(ctx context.Context, settings Settings, now time.Time) error {
 	lines, err := o.lines(ctx, settings, now)
 	if err != nil {
@@ -68,11 +68,11 @@ func (o *ExportersView) Run(ctx context.Context, settings Settings, now time.Tim
 	return o.print(lines, now)
 }
 
-// viewOctets bounds the memory for what is read of the topic. Beyond it the streams that
-// were reported longest ago are left out.
+// viewOctets bounds the memory for the content of the topic. Beyond it the streams that were reported longest ago
+// are left out.
 const viewOctets = 256 << 20
 
-// lines are what the topics say at the instant now.
+// lines reads both topics and returns the lines as of now.
 func (o *ExportersView) lines(ctx context.Context, settings Settings, now time.Time) ([]ExporterLine, error) {
 	cluster, bad := loss.NewCluster(), 0
 	cluster.MaxOctets = viewOctets
@@ -114,7 +114,7 @@ func (o *ExportersView) lines(ctx context.Context, settings Settings, now time.T
 	}
 	var lines []ExporterLine
 	for _, r := range cluster.View() {
-		if r.Last.IsZero() || now.Sub(r.Last) < o.Silent { // only slots, no summary: it was read from the middle
+		if r.Last.IsZero() || now.Sub(r.Last) < o.Silent { // slots without a summary, from before the start of the reading
 			continue
 		}
 		lines = append(lines, exporterLineOf(&r, known[r.Stream], now))
@@ -124,9 +124,12 @@ func (o *ExportersView) lines(ctx context.Context, settings Settings, now time.T
 
 func exporterLineOf(r *loss.Row, known knownTemplates, now time.Time) ExporterLine {
 	l := ExporterLine{
-		Exporter: "other", Name: r.Name, Site: r.Site, Version: r.Version, Domain: r.Domain, First: instant(r.First.UnixNano()), Last: instant(r.Last.UnixNano()),
-		Datagrams: r.Received[loss.Datagrams], Flows: r.Received[loss.Flows], Octets: r.Octets, Errors: r.Errors, Undecoded: r.Undecoded,
-		Restarts: r.Loss.Restarts, Templates: known.n, SamplingRate: r.SamplingRate, Replicas: r.Replicas, last: r.Last, template: known.last,
+		Exporter: "other", Name: r.Name, Site: r.Site, Version: r.Version, Domain: r.Domain,
+		First: instant(r.First.UnixNano()), Last: instant(r.Last.UnixNano()),
+		Datagrams: r.Received[loss.Datagrams], Flows: r.Received[loss.Flows],
+		Octets: r.Octets, Errors: r.Errors, Undecoded: r.Undecoded,
+		Restarts: r.Loss.Restarts, Templates: known.n, SamplingRate: r.SamplingRate, Replicas: r.Replicas,
+		last: r.Last, template: known.last,
 	}
 	if r.Exporter.IsValid() {
 		l.Exporter = r.Exporter.String()
@@ -162,11 +165,14 @@ func (o *ExportersView) print(lines []ExporterLine, now time.Time) error {
 	}
 	if len(lines) > 0 {
 		w := tabwriter.NewWriter(o.Stdout, 0, 0, 2, ' ', 0)
-		console.Linef(w, "exporter\tname\tversion\tdomain\tfirst seen\tlast seen\tdatagrams\tflows\tflows/s\tlost\ttemplates\tsampling\treplicas")
+		console.Linef(w, "exporter\tname\tversion\tdomain\tfirst seen\tlast seen\t"+
+			"datagrams\tflows\tflows/s\tlost\ttemplates\tsampling\treplicas")
 		for i := range lines {
 			l := &lines[i]
-			console.Linef(w, "%s\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%.1f\t%s\t%s\t%s\t%s", l.Exporter, console.QuoteOrDash(l.Name), l.Version, l.Domain, l.First, ago(now, l.last),
-				l.Datagrams, l.Flows, l.FlowsPerSecond, l.lostCell(), l.templatesCell(now), l.samplingCell(), replicasCell(l.Replicas))
+			console.Linef(w, "%s\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%.1f\t%s\t%s\t%s\t%s",
+				l.Exporter, console.QuoteOrDash(l.Name), l.Version, l.Domain, l.First, formatAge(now, l.last),
+				l.Datagrams, l.Flows, l.FlowsPerSecond, l.lostCell(), l.templatesCell(now), l.samplingCell(),
+				replicasCell(l.Replicas))
 		}
 		if err := w.Flush(); err != nil {
 			return err
@@ -199,7 +205,7 @@ func (l *ExporterLine) templatesCell(now time.Time) string {
 	if l.Templates == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%d, %s", l.Templates, ago(now, l.template))
+	return fmt.Sprintf("%d, %s", l.Templates, formatAge(now, l.template))
 }
 
 func (l *ExporterLine) samplingCell() string {
@@ -209,7 +215,7 @@ func (l *ExporterLine) samplingCell() string {
 	return fmt.Sprintf("1:%d (%s)", l.SamplingRate, l.SamplingSource)
 }
 
-// replicasCell are names of replicas, as they call themselves.
+// replicasCell formats the names that replicas report for themselves.
 func replicasCell(names []string) string {
 	cells := make([]string, len(names))
 	for i, n := range names {
@@ -218,7 +224,7 @@ func replicasCell(names []string) string {
 	return strings.Join(cells, " ")
 }
 
-// ago is how long ago something was.
-func ago(now, at time.Time) string {
+// formatAge formats the time from at to now.
+func formatAge(now, at time.Time) string {
 	return now.Sub(at).Round(time.Second).String() + " ago"
 }

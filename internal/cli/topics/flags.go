@@ -1,5 +1,5 @@
-// Package topics reads and prints the topics for an operator: flows, connections, exporters and templates; it also
-// changes shared templates, and feeds the page of weir up.
+// Package topics reads and prints the topics for an operator: flows, connections, exporters and templates. It also
+// changes shared templates and feeds the page of weir up.
 package topics
 
 import (
@@ -13,27 +13,27 @@ import (
 	"weir/internal/settings"
 )
 
-// Settings are how Kafka is reached and the names of the topics.
+// Settings holds the connection to Kafka and the names of the topics.
 type Settings struct {
 	Kafka  kafka.Config `envPrefix:"KAFKA_"`
 	Topics kafka.TopicConfig
 }
 
-// FromEnvironment reads KAFKA_* and TOPIC_* of the process as the services do. The error names each wrong variable
-// on a line.
+// FromEnvironment reads KAFKA_* and TOPIC_* from the environment as the services do. The error names each wrong
+// variable on its own line.
 func FromEnvironment() (Settings, error) {
 	return settings.Parse[Settings](settings.WithPrefix(os.Environ(), "KAFKA_", "TOPIC_"))
 }
 
 // Flags are the flags that select the part of a topic to read.
 type Flags struct {
-	Once      bool // end at the end that the topic has when the reading starts
-	FromStart bool // begin with the first record
+	Once      bool // stop at the end offsets of the topic at the start of the reading
+	FromStart bool // start with the first record of the topic
 	Interim   bool // print reports of open connections too; AddFlags adds no flag for it
 	since     time.Duration
 }
 
-// AddFlags adds --once, --from-start and --since; newest says in the help text what --once prints.
+// AddFlags adds --once, --from-start and --since. newest describes the output of --once in the help text.
 func AddFlags(f *console.Flags, newest string) *Flags {
 	o := &Flags{}
 	f.BoolVar(&o.Once, "once", false, "read what is on the topic now, "+newest+", and end")
@@ -42,11 +42,11 @@ func AddFlags(f *console.Flags, newest string) *Flags {
 	return o
 }
 
-// Check returns an error when the flags contradict each other, or when files are read and any of the flags names was
-// given: those are for the topic only.
+// Check returns an error when the flags contradict each other. When files are read, it also returns an error when
+// any of the flags in names was given, since they apply to the topic only.
 func (o *Flags) Check(f *console.Flags, files bool, names ...string) error {
 	for _, name := range names {
-		if files && f.Given(name) {
+		if files && f.IsSet(name) {
 			return fmt.Errorf("--%s is for the topic, not for files", name)
 		}
 	}
@@ -59,7 +59,7 @@ func (o *Flags) Check(f *console.Flags, files bool, names ...string) error {
 	return nil
 }
 
-// tail is what of the topic is read.
+// tail returns the part of the topic to read.
 func (o *Flags) tail() kafka.Tail {
 	t := kafka.Tail{Start: o.FromStart || o.Once && o.since == 0, Once: o.Once}
 	if o.since > 0 {

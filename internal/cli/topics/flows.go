@@ -15,8 +15,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// ReadFlows prints flows of the topic PREFIXflows until ctx ends, with Once to its end, or until p has printed as
-// many as requested.
+// ReadFlows prints the flows of the topic PREFIXflows until ctx ends, with Once to its end, or until p has reached
+// its limit.
 func ReadFlows(ctx context.Context, settings Settings, flags Flags, p *report.FlowPrinter, stderr io.Writer) error {
 	topic := settings.Topics.Name(kafka.Flows)
 	if !flags.Once {
@@ -46,7 +46,7 @@ func ReadFlows(ctx context.Context, settings Settings, flags Flags, p *report.Fl
 		err = nil
 	}
 	if poison > 0 {
-		console.Linef(stderr, "%d records of %s are no flows", poison, topic)
+		console.Linef(stderr, "%d records of %s are not flows", poison, topic)
 	}
 	console.Linef(stderr, "%s", p.Summary())
 	return err

@@ -23,18 +23,19 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A Selection selects the entries that List, Show and Remove work on, and how they are printed.
+// A Selection selects the entries for List, Show and Remove, and the form of their output.
 type Selection struct {
-	Exporter netip.Addr // invalid: all
-	Domain   *uint64    // observation domain; nil: all
-	Template *uint64    // template id; nil: all
-	All      bool       // entries that are not in force too
-	Facts    bool       // List prints facts of options data too
+	Exporter netip.Addr // invalid: any
+	Domain   *uint64    // observation domain; nil: any
+	Template *uint64    // template id; nil: any
+	All      bool       // include entries that were removed and not received since
+	Facts    bool       // List prints facts of options data as well
 	JSON     bool       // List prints JSON Lines
 	DryRun   bool       // Add and Remove publish nothing
 }
 
-func (o *Selection) take(e *templates.Entry) bool {
+// matches reports whether o selects e.
+func (o *Selection) matches(e *templates.Entry) bool {
 	return (!o.Exporter.IsValid() || e.Exporter == o.Exporter) &&
 		(o.Domain == nil || uint64(e.State.GetDomain()) == *o.Domain) &&
 		(o.Template == nil || e.Template != nil && uint64(e.Template.ID) == *o.Template) &&
@@ -50,14 +51,14 @@ func ParseExporter(s string) (netip.Addr, error) {
 	return a.Unmap().WithZone(""), nil
 }
 
-// Templates is the topic PREFIXtemplates.
+// Templates reads and changes the topic PREFIXtemplates.
 type Templates struct {
 	c        kafka.Config
 	topic    string
 	operator string
 }
 
-// NewTemplates returns the topic of c. Changes are published under the name of the user of this process.
+// NewTemplates returns the templates topic of c. Changes are published under the name of the user of this process.
 func NewTemplates(c Settings) *Templates {
 	name := "operator"
 	if u, err := user.Current(); err == nil {
@@ -66,8 +67,8 @@ func NewTemplates(c Settings) *Templates {
 	return &Templates{c.Kafka, c.Topics.Name(kafka.Templates), name}
 }
 
-// entries are what the topic says now, in order of exporter, domain, template.
-// It tells how many records could not be read.
+// entries returns the selected entries of the topic, in order of exporter, version, domain and template. It
+// reports the number of unreadable records on stderr.
 func (t *Templates) entries(ctx context.Context, o *Selection, stderr io.Writer) ([]*templates.Entry, error) {
 	var onTopic templates.Entries
 	bad := 0
@@ -81,7 +82,7 @@ func (t *Templates) entries(ctx context.Context, o *Selection, stderr io.Writer)
 	}
 	var all []*templates.Entry
 	for _, e := range onTopic.All() {
-		if o.take(e) {
+		if o.matches(e) {
 			all = append(all, e)
 		}
 	}
@@ -94,13 +95,14 @@ func (t *Templates) entries(ctx context.Context, o *Selection, stderr io.Writer)
 		}
 		return cmp.Or(a.Exporter.Compare(b.Exporter), cmp.Compare(a.State.GetVersion(), b.State.GetVersion()),
 			cmp.Compare(a.State.GetDomain(), b.State.GetDomain()), cmp.Compare(id(a), id(b)),
-			cmp.Compare(a.State.GetFact().GetWhat(), b.State.GetFact().GetWhat()), cmp.Compare(a.State.GetFact().GetId(), b.State.GetFact().GetId()),
+			cmp.Compare(a.State.GetFact().GetWhat(), b.State.GetFact().GetWhat()),
+			cmp.Compare(a.State.GetFact().GetId(), b.State.GetFact().GetId()),
 			cmp.Compare(b.State.GetReceivedNs(), a.State.GetReceivedNs()))
 	})
 	return all, err
 }
 
-// A listed is a line of list.
+// A listed entry is a line of List.
 type listed struct {
 	Exporter  string   `json:"exporter"`
 	Version   uint32   `json:"version"`
@@ -120,8 +122,10 @@ type listed struct {
 func listedOf(e *templates.Entry) listed {
 	s := e.State
 	l := listed{
-		Exporter: e.Exporter.String(), Version: s.GetVersion(), Domain: s.GetDomain(), Confirmed: s.GetConfirmed(), Replica: s.GetReplica(),
-		First: instant(s.GetFirstReceivedNs()), Received: instant(s.GetReceivedNs()), Removed: instant(s.GetRemovedNs()),
+		Exporter: e.Exporter.String(), Version: s.GetVersion(), Domain: s.GetDomain(),
+		Confirmed: s.GetConfirmed(), Replica: s.GetReplica(),
+		First: instant(s.GetFirstReceivedNs()), Received: instant(s.GetReceivedNs()),
+		Removed: instant(s.GetRemovedNs()),
 	}
 	if e.Template == nil {
 		l.Fact = factText(s.GetFact())
@@ -162,7 +166,7 @@ func (t *Templates) List(ctx context.Context, o *Selection, stdout, stderr io.Wr
 	definitions, facts := 0, 0
 	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
 	if !o.JSON {
-		_, _ = fmt.Fprintln(w, "EXPORTER\tVERSION\tDOMAIN\tTEMPLATE\tFIELDS\tPORTS\tRECEIVED\tCONFIRMED\tREPLICA") // told by Flush
+		_, _ = fmt.Fprintln(w, "EXPORTER\tVERSION\tDOMAIN\tTEMPLATE\tFIELDS\tPORTS\tRECEIVED\tCONFIRMED\tREPLICA") // errors are returned by Flush
 	}
 	for _, e := range all {
 		if e.Template == nil {
@@ -198,7 +202,8 @@ func (t *Templates) List(ctx context.Context, o *Selection, stdout, stderr io.Wr
 			confirmed = "removed"
 		}
 		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Exporter, l.Version, l.Domain, what, fields,
-			strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Ports), " ", ","), "[]"), l.Received, confirmed, console.QuoteOrDash(l.Replica))
+			strings.Trim(strings.ReplaceAll(fmt.Sprint(l.Ports), " ", ","), "[]"), l.Received, confirmed,
+			console.QuoteOrDash(l.Replica))
 	}
 	if o.JSON {
 		return nil
@@ -207,7 +212,8 @@ func (t *Templates) List(ctx context.Context, o *Selection, stdout, stderr io.Wr
 	return w.Flush()
 }
 
-// Show prints template definitions in the text form that Add reads. It is an error when none is selected.
+// Show prints template definitions in the text form that Add reads. It returns an error when no template is
+// selected.
 func (t *Templates) Show(ctx context.Context, o *Selection, stdout, stderr io.Writer) error {
 	all, err := t.entries(ctx, o, stderr)
 	if err != nil {
@@ -220,8 +226,11 @@ func (t *Templates) Show(ctx context.Context, o *Selection, stdout, stderr io.Wr
 		}
 		l := listedOf(e)
 		found++
-		text := text.Append(nil, &text.Entry{Exporter: e.Exporter, Version: uint8(l.Version), Domain: l.Domain, Template: *e.Template})
-		if _, err := fmt.Fprintf(stdout, "# received %s, first %s, from ports %v, by %s\n%s\n", l.Received, l.First, l.Ports, console.Quote(l.Replica), text); err != nil {
+		text := text.Append(nil, &text.Entry{
+			Exporter: e.Exporter, Version: uint8(l.Version), Domain: l.Domain, Template: *e.Template,
+		})
+		if _, err := fmt.Fprintf(stdout, "# received %s, first %s, from ports %v, by %s\n%s\n",
+			l.Received, l.First, l.Ports, console.Quote(l.Replica), text); err != nil {
 			return err
 		}
 	}
@@ -231,7 +240,7 @@ func (t *Templates) Show(ctx context.Context, o *Selection, stdout, stderr io.Wr
 	return nil
 }
 
-// Add publishes the templates of a file in text form, "-" for stdin, as received now.
+// Add publishes the templates of a file in text form, "-" for stdin. Their time of receipt is the current time.
 func (t *Templates) Add(ctx context.Context, o *Selection, path string, stdin io.Reader, stdout io.Writer) error {
 	in := stdin
 	if path != "-" {
@@ -264,7 +273,8 @@ func (t *Templates) Add(ctx context.Context, o *Selection, path string, stdin io
 	return t.write(ctx, o, len(all), records, "published", stdout)
 }
 
-// Remove publishes the removal of the selected entries. It is an error when none is selected.
+// Remove publishes the removal of the selected entries, which is in force until the entry is received again. It
+// returns an error when no entry is selected.
 func (t *Templates) Remove(ctx context.Context, o *Selection, stdout io.Writer) error {
 	all, err := t.entries(ctx, o, io.Discard)
 	if err != nil {
@@ -284,8 +294,10 @@ func (t *Templates) Remove(ctx context.Context, o *Selection, stdout io.Writer) 
 	return t.write(ctx, o, len(all), records, "removed", stdout)
 }
 
-// write publishes the records of so many entries.
-func (t *Templates) write(ctx context.Context, o *Selection, entries int, all []templates.Record, done string, stdout io.Writer) error {
+// write publishes records, which belong to the given number of entries.
+func (t *Templates) write(
+	ctx context.Context, o *Selection, entries int, all []templates.Record, done string, stdout io.Writer,
+) error {
 	if o.DryRun {
 		console.Linef(stdout, "%d entries of %s would be %s", entries, t.topic, done)
 		return nil

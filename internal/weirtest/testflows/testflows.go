@@ -19,7 +19,7 @@ var source = netip.MustParseAddrPort("127.0.0.1:40000")
 // A messages keeps flows.
 type messages struct{ all []*flowpb.FlowMessage }
 
-func (c *messages) Take(_ report.Origin, r *decode.Result) error {
+func (c *messages) Consume(_ report.Origin, r *decode.Result) error {
 	c.all = append(c.all, r.Messages...)
 	return nil
 }
