@@ -7,24 +7,26 @@ import (
 )
 
 const (
-	// maxBehind is how far the wall clock may be behind the brokers'. Beyond it the
-	// worker is not ready: a clock that is synchronised is not a second wrong.
+	// maxBehind limits the lag of the wall clock behind the brokers' clocks. Beyond it the
+	// worker is not ready: a synchronised clock is less than a second wrong.
 	maxBehind = time.Minute
-	// allAheadFor is for how long every flow may be received in the future before the
-	// worker is not ready, from the first to the last one: one flow says little.
+	// allAheadFor limits the time during which every flow has a receive time in the future,
+	// from the first to the last of these flows. After it the worker is not ready. A span is
+	// required because a single flow is weak evidence.
 	allAheadFor = time.Minute
 )
 
-// A clockCheck finds out that the wall clock is wrong, or that of every ingest. Flows that
-// are received in the future move no stream time, so that nothing ends; see maxAhead.
+// A clockCheck detects a wrong wall clock, of this host or of every ingest. Flows received in
+// the future do not advance stream time, so connections would never end; see maxAhead.
 type clockCheck struct {
-	// When the first and the last transaction were, ns since the epoch, since which every
-	// flow is received in the future; 0: not.
+	// ahead and last are the times of the first and the last transaction in an unbroken run
+	// of transactions all of whose flows were received in the future; ns since the epoch, 0
+	// without such a run. Written by the session's goroutine, read by /readyz.
 	ahead, last atomic.Int64
 }
 
-// committed notes the flows of a transaction, and how many of them were received in the
-// future.
+// committed updates the run with a committed transaction: its flows, and the number of them
+// that were received in the future. A transaction without flows changes nothing.
 func (c *clockCheck) committed(flows, ahead uint64, now time.Time) {
 	switch {
 	case flows == 0:
@@ -36,11 +38,12 @@ func (c *clockCheck) committed(flows, ahead uint64, now time.Time) {
 	}
 }
 
-// wrong returns why the clocks are wrong, nil when they are not. The wall clock is behind
-// that of the brokers by behind; 0: it is not, or that is not known.
+// wrong returns an error that names the wrong clock, or nil. The wall clock lags the brokers'
+// by behind; 0 if it does not, or if the lag is unknown.
 func (c *clockCheck) wrong(behind time.Duration) error {
 	if behind > maxBehind {
-		return fmt.Errorf("this host's clock is %v behind that of the Kafka brokers: synchronise it (NTP)", behind.Round(time.Second))
+		return fmt.Errorf("this host's clock is %v behind that of the Kafka brokers: synchronise it (NTP)",
+			behind.Round(time.Second))
 	}
 	since := c.ahead.Load()
 	if since == 0 || time.Duration(c.last.Load()-since) < allAheadFor {
@@ -51,8 +54,8 @@ func (c *clockCheck) wrong(behind time.Duration) error {
 		time.Unix(0, since).UTC().Format(time.RFC3339), maxAhead)
 }
 
-// latest returns the latest receive time of a flow that may move stream time. A wall clock
-// that is behind the brokers' is not believed.
+// latest returns the greatest receive time that may advance stream time. It corrects a wall
+// clock that lags the brokers', which would reject correct flows.
 func (w *Worker) latest() time.Time {
 	return w.deps.Now().Add(w.session.Behind() + maxAhead)
 }

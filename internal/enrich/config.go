@@ -11,24 +11,25 @@ import (
 	"weir/internal/pair"
 )
 
-// Config is enrich's settings.
+// Config holds the settings of enrich. Validate checks enrich's own settings; those of Kafka, Pair and Annotate
+// are checked by their packages.
 type Config struct {
 	MetricsListen string        `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
 	Instance      string        `env:"INSTANCE" help:"name of this member, unique among those that run: part of its transactional id; default: host name and pid"`
 	Group         string        `env:"GROUP" envDefault:"enrich" help:"consumer group"`
-	CommitRecords int           `env:"COMMIT_RECORDS" envDefault:"20000" unit:"flows" help:"a transaction ends after so many flows, or so many connections that time ended"`
+	CommitRecords int           `env:"COMMIT_RECORDS" envDefault:"20000" unit:"flows" help:"a transaction ends after this number of flows, or of connections ended by timeouts"`
 	CommitEvery   time.Duration `env:"COMMIT_INTERVAL" envDefault:"500ms" help:"a transaction ends after this time"`
-	StateLost     string        `env:"STATE_LOST" envDefault:"refuse" unit:"refuse or continue" help:"when the pairing state of a partition is gone (the pairing topic does not hold it any more, or another program committed the offset): refuse to work, or continue without it (open connections are then reported in parts)"`
-	StateFormat   int           `env:"STATE_FORMAT" envDefault:"2" unit:"2 or 3" help:"format in which the pairing state is written; both are read. Set 3 when no member is of a version that reads 2 alone, and 2 again before one is started"`
+	StateLost     string        `env:"STATE_LOST" envDefault:"refuse" unit:"refuse or continue" help:"when the pairing state of a partition is gone (deleted from the pairing topic, or another program committed the offset): refuse to work, or continue without it (open connections are then reported in parts)"`
+	StateFormat   int           `env:"STATE_FORMAT" envDefault:"2" unit:"2 or 3" help:"format in which the pairing state is written; both are read. Set 3 only when every member's version reads it, and 2 again before a member of an older version starts"`
 	Form          framing.Config
-	MetricsSeries int          `env:"METRICS_SERIES" envDefault:"10000" unit:"series" help:"series of traffic metrics at most; what goes beyond is counted as other"`
+	MetricsSeries int          `env:"METRICS_SERIES" envDefault:"10000" unit:"series" help:"maximum number of series of the traffic metrics; traffic beyond it is counted as other"`
 	Kafka         kafka.Config `envPrefix:"KAFKA_"`
 	Topics        kafka.TopicConfig
 	Pair          pair.Config `envPrefix:"PAIR_"`
 	Annotate      annotate.Config
 }
 
-// Validate reports every mistake of enrich's own settings at once.
+// Validate returns all mistakes in enrich's own settings, joined into one error.
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }

@@ -14,31 +14,34 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// facts are what options data of exporters says, from the topic of templates:
-// sampling rates, for flows that were decoded before a replica knew them, and the
-// names of interfaces, VRFs and applications.
+// facts holds options data of exporters (RFC 7011 section 3.4.2), read from the topic of templates: sampling rates,
+// for flows that were decoded before the replica knew the rate, and the names of interfaces, VRFs and applications.
+//
+// follow writes it; complete and name may be called from any goroutine.
 type facts struct {
-	mu    sync.RWMutex // guards what follows
-	rates map[rateScope]map[uint64]rates
+	mu    sync.RWMutex                   // guards rates, names and at
+	rates map[rateScope]map[uint64]rates // by sampler id
 	names map[annotate.NameKey]string
-	at    map[string]any // by record key, for tombstones: a sampler or a annotate.NameKey
+	at    map[string]any // by record key, for tombstones: a sampler or an annotate.NameKey
 
-	named atomic.Int64 // how many names there are
+	named atomic.Int64 // number of names: name avoids the lock while it is 0
 }
 
-// A rateScope is whose samplers have ids of their own.
+// A rateScope is the scope of sampler ids: RFC 7011 and RFC 3954 define them per observation domain of an exporter.
 type rateScope struct {
 	exporter netip.Addr
 	version  uint32
 	domain   uint32
 }
 
-// rates are what the source ports of an exporter address said of a sampler.
+// rates holds the sampling rates reported for a sampler, 1 in N. Several exporters may share an address behind NAT:
+// their source ports distinguish them.
 type rates struct {
 	newest uint64
-	own    []*flowpb.FactSource // of ports that said another one; at most 8
+	own    []*flowpb.FactSource // ports that reported a rate other than newest; at most 8
 }
 
+// ratesOf returns the rates in fact. It leaves out rates of ports that are 0 or above decode.MaxSamplingRate.
 func ratesOf(fact *flowpb.Fact) rates {
 	r := rates{newest: fact.GetNumber()}
 	for _, s := range fact.GetSources() {
@@ -49,9 +52,8 @@ func ratesOf(fact *flowpb.Fact) rates {
 	return r
 }
 
-// of returns the rate for flows of a source port: what it said itself, else the
-// newest.
-func (r *rates) of(port uint32) uint64 {
+// forPort returns the sampling rate of flows from a source port: the rate that the port reported, else the newest.
+func (r *rates) forPort(port uint32) uint64 {
 	for _, s := range r.own {
 		if s.GetPort() == port {
 			return s.GetNumber()
@@ -60,18 +62,23 @@ func (r *rates) of(port uint32) uint64 {
 	return r.newest
 }
 
+// A sampler identifies a sampler or selector (IE 48, 302) of an exporter.
 type sampler struct {
 	scope rateScope
 	id    uint64
 }
 
 func newFacts() *facts {
-	return &facts{rates: map[rateScope]map[uint64]rates{}, names: map[annotate.NameKey]string{}, at: map[string]any{}}
+	return &facts{
+		rates: map[rateScope]map[uint64]rates{},
+		names: map[annotate.NameKey]string{},
+		at:    map[string]any{},
+	}
 }
 
-// take takes a record of the topic. What is neither a rate nor a name is passed
-// over: ingest counts what cannot be read.
-func (f *facts) take(rec kafka.Record) {
+// apply updates the facts with a record of the topic; a record without a value is a tombstone. It ignores definitions
+// and facts other than rates and names. Unreadable records are ignored without a count: ingest counts them.
+func (f *facts) apply(rec kafka.Record) {
 	if rec.Value == nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -94,11 +101,14 @@ func (f *facts) take(rec kafka.Record) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.drop(string(rec.Key))
-	if !e.InForce() || named && fact.GetText() == "" || !named && (fact.GetNumber() == 0 || fact.GetNumber() > decode.MaxSamplingRate) {
+	if !e.InForce() || named && fact.GetText() == "" ||
+		!named && (fact.GetNumber() == 0 || fact.GetNumber() > decode.MaxSamplingRate) {
 		return
 	}
 	if named {
-		k := annotate.NameKey{Exporter: e.Exporter.As16(), Domain: e.State.GetDomain(), What: fact.GetWhat(), ID: fact.GetId()}
+		k := annotate.NameKey{
+			Exporter: e.Exporter.As16(), Domain: e.State.GetDomain(), What: fact.GetWhat(), ID: fact.GetId(),
+		}
 		f.names[k], f.at[string(rec.Key)] = fact.GetText(), k
 		f.named.Store(int64(len(f.names)))
 		return
@@ -111,7 +121,7 @@ func (f *facts) take(rec kafka.Record) {
 	f.at[string(rec.Key)] = s
 }
 
-// drop forgets what a record said. mu is held.
+// drop removes the fact of the record with this key. The caller must hold mu.
 func (f *facts) drop(key string) {
 	switch s := f.at[key].(type) {
 	case sampler:
@@ -126,7 +136,7 @@ func (f *facts) drop(key string) {
 	delete(f.at, key)
 }
 
-// name returns a name, "" when there is none.
+// name returns the name of k, or "".
 func (f *facts) name(k annotate.NameKey) string {
 	if f.named.Load() == 0 {
 		return ""
@@ -136,8 +146,9 @@ func (f *facts) name(k annotate.NameKey) string {
 	return f.names[k]
 }
 
-// complete gives m, which says no rate, that of its exporter: of the sampler that
-// it names, else of the only one.
+// complete sets the sampling rate of m from options data if the record has none: the rate of the sampler that the
+// record names, else that of the only sampler of the observation domain. With several samplers and no sampler id the
+// rate stays unknown: a guess would falsify estimates.
 func (f *facts) complete(m *flowpb.FlowMessage) {
 	if m.GetSamplingRate() != 0 {
 		return
@@ -158,32 +169,33 @@ func (f *facts) complete(m *flowpb.FlowMessage) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	all := f.rates[rateScope{a.Unmap(), version, m.GetObservationDomainId()}]
-	of := all[m.GetSamplerId()]
+	known := all[m.GetSamplerId()]
 	if m.GetSamplerId() == 0 && len(all) == 1 {
-		for _, of = range all {
+		for _, known = range all {
 			break
 		}
 	}
-	if rate := of.of(m.GetExporterPort()); rate != 0 {
+	if rate := known.forPort(m.GetExporterPort()); rate != 0 {
 		m.SamplingRate, m.SamplingSource = rate, flowpb.SamplingSource_SAMPLING_SOURCE_OPTIONS
 	}
 }
 
-// firstFacts is how long the first flows wait for what the topic says already.
+// firstFacts limits the time that the first flows wait for the facts already on the topic.
 const firstFacts = 5 * time.Second
 
-// follow reads the topic until ctx ends; ready is called once what was there is
-// read, or it could not be in a while.
+// follow reads the topic until ctx ends. It calls ready once: after it has read the records present at its start, or
+// after firstFacts, so that an unreadable topic does not stop pairing.
 func (f *facts) follow(ctx context.Context, c kafka.Config, topic string, ready func()) error {
 	first, cancel := context.WithTimeout(ctx, firstFacts)
 	next := int64(-1)
-	_ = kafka.ReadWhole(first, c, topic, func(rec kafka.Record) { // no ingest yet, no topic: it is followed anyhow
-		f.take(rec)
+	// An error is ignored: before the first start of ingest the topic does not exist, and the follower retries.
+	_ = kafka.ReadWhole(first, c, topic, func(rec kafka.Record) {
+		f.apply(rec)
 		next = rec.Offset + 1
 	})
 	cancel()
 	ready()
 	topics := kafka.NewFollower(c, topic)
 	topics.Add(0, next)
-	return topics.Run(ctx, func(_ int32, rec kafka.Record) { f.take(rec) })
+	return topics.Run(ctx, func(_ int32, rec kafka.Record) { f.apply(rec) })
 }

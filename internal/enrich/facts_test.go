@@ -36,9 +36,9 @@ func TestAFlowWithoutARateGetsThatOfItsExporter(t *testing.T) {
 	r := newFacts()
 	single := shared(t, one, 7, map[uint64]uint64{0: 100})
 	for _, rec := range append(single, shared(t, two, 0, map[uint64]uint64{1: 10, 2: 20})...) {
-		r.take(rec)
+		r.apply(rec)
 	}
-	r.take(kafka.Record{Key: []byte("poison"), Value: []byte("poison")})
+	r.apply(kafka.Record{Key: []byte("poison"), Value: []byte("poison")})
 	for _, tt := range []struct {
 		name   string
 		m      *flowpb.FlowMessage
@@ -63,7 +63,7 @@ func TestAFlowWithoutARateGetsThatOfItsExporter(t *testing.T) {
 	if r.complete(v5); v5.SamplingRate != 0 {
 		t.Errorf("v5 has no options data: want no rate, got %d", v5.SamplingRate)
 	}
-	r.take(kafka.Record{Key: single[0].Key})
+	r.apply(kafka.Record{Key: single[0].Key})
 	gone := &flowpb.FlowMessage{Type: flowpb.FlowMessage_NETFLOW_V9, ObservationDomainId: 7, SamplerAddress: one.AsSlice()}
 	if r.complete(gone); gone.SamplingRate != 0 || len(r.rates) != 1 {
 		t.Errorf("after its tombstone: want no rate, got %d", gone.SamplingRate)
@@ -82,7 +82,7 @@ func TestAFlowWithoutARateGetsThatOfItsPort(t *testing.T) {
 	}
 	r := newFacts()
 	for _, rec := range s.Due() {
-		r.take(kafka.Record{Key: rec.Key, Value: rec.Value})
+		r.apply(kafka.Record{Key: rec.Key, Value: rec.Value})
 	}
 	for port, want := range map[uint32]uint64{40001: 10, 40002: 60_000, 40003: 60_000} {
 		m := &flowpb.FlowMessage{Type: flowpb.FlowMessage_NETFLOW_V9, ObservationDomainId: 7, SamplerAddress: a.AsSlice(), ExporterPort: port}
@@ -105,7 +105,7 @@ func TestAnImpossibleRateOfTheTopicIsNotTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := newFacts()
-	r.take(kafka.Record{Key: rec.Key, Value: value})
+	r.apply(kafka.Record{Key: rec.Key, Value: value})
 	m := &flowpb.FlowMessage{Type: flowpb.FlowMessage_NETFLOW_V9, ObservationDomainId: 7, SamplerAddress: a.AsSlice()}
 	if r.complete(m); m.SamplingRate != 0 {
 		t.Errorf("want no rate, got %d", m.SamplingRate)

@@ -66,7 +66,7 @@ func TestNamesOfTheExporterComeFromFlowsAndFromTheTopic(t *testing.T) {
 	var records []kafka.Record
 	for _, r := range s.Due() {
 		records = append(records, kafka.Record{Key: r.Key, Value: r.Value})
-		w.facts.take(records[len(records)-1])
+		w.facts.apply(records[len(records)-1])
 	}
 	w.learned.Learn(&flowpb.FlowMessage{SamplerAddress: exporter.AsSlice(), ObservationDomainId: 7, InIf: 1, InIfName: "uplink", EgressVrfId: 4, EgressVrfName: "blue", ExporterName: "edge-1"})
 
@@ -86,7 +86,7 @@ func TestNamesOfTheExporterComeFromFlowsAndFromTheTopic(t *testing.T) {
 	}
 
 	for _, r := range records {
-		w.facts.take(kafka.Record{Key: r.Key})
+		w.facts.apply(kafka.Record{Key: r.Key})
 	}
 	if len(w.facts.names)+len(w.facts.at) != 0 {
 		t.Errorf("after the tombstones: %v", w.facts.names)

@@ -19,21 +19,22 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A partition is the pairing of one partition of flows.
+// A partition holds the pairing state of one partition of flows. Only the session's goroutine may use it.
 type partition struct {
 	machine *pair.Machine
-	heard   int64 // stream time as of the last record, or the restore: silence counts from there
+	heard   int64 // stream time at the last record or restore; idle time counts from there
 	again   bool  // restored after an abort, not newly assigned
 
 	tx      *kafka.Tx            // the open transaction
-	sent    []*flowpb.Connection // in the open transaction, when someone wants to be told
-	offsets []int64              // of the pieces of state in the open transaction
-	restore restorePoint         // as of the last Metadata
+	sent    []*flowpb.Connection // produced in the open transaction; only with Deps.Committed
+	offsets []int64              // of the pieces of state in the open transaction; set when their produce completes
+	restore restorePoint         // returned by the last Metadata
 	kept    restorePoint         // committed
 	counts  counts               // of the open transaction
 }
 
-// counts are what a transaction adds to the totals once it is committed.
+// counts holds the counts of a transaction. Committed adds them to the totals; after an abort they are dropped with
+// their partition, since the flows are read a second time.
 type counts struct {
 	flows, notPairable, duplicates, poison, ahead uint64
 	connections                                   [reasons]uint64
@@ -42,24 +43,23 @@ type counts struct {
 	long                                          []longRecords
 }
 
-// reasons are how many reasons of emissions there are.
+// reasons counts the values of EmitReason.
 const reasons = int(flowpb.EmitReason_EMIT_REASON_MERGED) + 1
 
-// handler is the Worker as its session sees it.
+// handler implements kafka.Handler for a Worker. The session calls its methods one at a time, from one goroutine.
 type handler struct{ *Worker }
 
 var _ kafka.Handler = handler{}
 
-// maxPiece is how large a piece of state becomes, octets; below the broker's
-// default limit of 1 MiB.
+// maxPiece limits a piece of state, in octets. It must stay below the broker's default limit of a record, 1 MiB.
 const maxPiece = 900_000
 
-// maxAhead is how far in the future a flow's receive time may lie and still move
-// stream time: one wrong clock would end every open connection.
+// maxAhead limits how far in the future a receive time may lie and still advance stream time: a single wrong clock
+// would end every open connection.
 const maxAhead = 5 * time.Minute
 
-// Assigned implements kafka.Handler: restores the state that belongs to the
-// positions.
+// Assigned implements kafka.Handler. It restores the state of the partitions at the committed positions. On an error
+// none of them is kept.
 func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Position) (err error) {
 	defer func() {
 		if err != nil {
@@ -87,7 +87,8 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 		}
 		point, err := parsePoint(pos.Metadata)
 		if err != nil {
-			return fmt.Errorf("%w: group %s, partition %d: %w. %s", kafka.ErrFatal, w.c.Group, pos.Partition, err, w.otherGroup())
+			return fmt.Errorf("%w: group %s, partition %d: %w. %s",
+				kafka.ErrFatal, w.c.Group, pos.Partition, err, w.otherGroup())
 		}
 		p.restore, p.kept, points[pos.Partition] = point, point, point
 		if point.from <= point.tip {
@@ -111,13 +112,15 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 	if len(at) > 0 {
 		w.stats.restores.Add(1)
 		w.stats.restoring.Add(int64(time.Since(began)))
-		w.log.Info("state restored", "partitions", len(at), "pieces", pieces, "took", time.Since(began).Round(time.Millisecond))
+		w.log.Info("state restored", "partitions", len(at), "pieces", pieces,
+			"took", time.Since(began).Round(time.Millisecond))
 	}
 	return nil
 }
 
-// stateless judges a position without pairing state. Nothing is missing at the first offset
-// that the flows topic holds: after a reset of the group to the earliest offset.
+// stateless checks a position that was committed without pairing state. At or before the first offset of the flows
+// topic no state is missing: the group is new, or was reset to the earliest offset. At a later offset it returns a
+// fatal error unless STATE_LOST is "continue".
 func (w handler) stateless(ctx context.Context, pos kafka.Position) error {
 	if pos.Offset <= 0 {
 		return nil
@@ -130,25 +133,28 @@ func (w handler) stateless(ctx context.Context, pos kafka.Position) error {
 	switch {
 	case pos.Offset <= first:
 	case w.c.StateLost != "continue":
-		return fmt.Errorf("%w: group %s is at offset %d of %s partition %d, without pairing state: another program committed it. %s; "+
-			"or set STATE_LOST=continue: flows before this offset stay unread, connections open there are reported in parts",
+		return fmt.Errorf("%w: group %s is at offset %d of %s partition %d, without pairing state: "+
+			"another program committed it. %s; or set STATE_LOST=continue: "+
+			"flows before this offset stay unread, connections open there are reported in parts",
 			kafka.ErrFatal, w.c.Group, pos.Offset, topic, pos.Partition, w.otherGroup())
 	default:
-		w.lose(pos.Partition, restorePoint{streamTime: pos.Offset}, "pairing state is gone: another program committed the position; "+
-			"connections open there are reported in parts", "offset", pos.Offset)
+		w.lose(pos.Partition, restorePoint{streamTime: pos.Offset},
+			"pairing state is gone: another program committed the position; "+
+				"connections open there are reported in parts", "offset", pos.Offset)
 	}
 	return nil
 }
 
-// otherGroup is the advice for a group whose positions are not enrich's.
+// otherGroup returns the advice for a consumer group with offsets that another program committed.
 func (w handler) otherGroup() string {
-	return fmt.Sprintf("Choose another GROUP; or end all members and reset the group to the earliest offset: kafka-consumer-groups.sh "+
-		"--bootstrap-server %s --group %s --topic %s --reset-offsets --to-earliest --execute. Both ways the flows that are still on the topic "+
-		"are paired once more", w.c.Kafka.Brokers[0], w.c.Group, w.c.Topics.Name(kafka.Flows))
+	return fmt.Sprintf("Choose another GROUP; or end all members and reset the group to the earliest offset: "+
+		"kafka-consumer-groups.sh --bootstrap-server %s --group %s --topic %s --reset-offsets --to-earliest --execute. "+
+		"Both ways the flows that are still on the topic are paired once more",
+		w.c.Kafka.Brokers[0], w.c.Group, w.c.Topics.Name(kafka.Flows))
 }
 
-// lose counts and logs that a partition goes on without the state of a restore point,
-// once, however often the same position is restored.
+// lose counts and logs that a partition continues without the state of a restore point. A repeated restore of the
+// same position, as after each abort, is counted and logged only once.
 func (w handler) lose(n int32, point restorePoint, msg string, args ...any) {
 	if w.left[n] == point {
 		return
@@ -158,10 +164,13 @@ func (w handler) lose(n int32, point restorePoint, msg string, args ...any) {
 	w.log.Error(msg, append(args, "partition", n)...)
 }
 
-// restoreState reads the state of the partitions in parts into their machines and returns
-// how many pieces it had. The state of a partition that the pairing topic no longer holds
-// is left behind if STATE_LOST allows it; the other partitions keep theirs.
-func (w handler) restoreState(ctx context.Context, partitions int, parts map[int32]kafka.Range, at []kafka.Position) (pieces int, err error) {
+// restoreState reads the state of the partitions in parts into their machines and returns the number of pieces. If
+// the pairing topic no longer holds the state of a partition, the partition starts with empty state if STATE_LOST is
+// "continue"; otherwise restoreState returns a fatal error. Other partitions are not affected. restoreState removes
+// the partitions without state from parts.
+func (w handler) restoreState(
+	ctx context.Context, partitions int, parts map[int32]kafka.Range, at []kafka.Position,
+) (pieces int, err error) {
 	topic := w.c.Topics.Name(kafka.Pairing)
 	for {
 		pieces = 0
@@ -180,20 +189,21 @@ func (w handler) restoreState(ctx context.Context, partitions int, parts map[int
 			return 0, err
 		}
 		if w.c.StateLost != "continue" {
-			return 0, fmt.Errorf("%w: the pairing state is gone: %w. With STATE_LOST=continue the state of these partitions is left behind: "+
+			return 0, fmt.Errorf("%w: the pairing state is gone: %w. "+
+				"With STATE_LOST=continue the state of these partitions is left behind: "+
 				"connections open then are reported in parts", kafka.ErrFatal, gone)
 		}
-		for n := range parts { // what was read of them is read again
+		for n := range parts { // every remaining partition is read from its start: a machine must not see a piece twice
 			p := w.partitions[n]
 			p.machine = w.machine(p, partitions)
 		}
-		w.leave(gone, parts)
+		w.abandonState(gone, parts)
 	}
 }
 
-// current returns an error unless the positions in at are still the committed ones. A
-// member that the group put out restores what its successor has passed and truncated: its
-// positions are stale, nothing is lost, and it has to join again.
+// current returns an error unless the positions in at are still committed. A member that was fenced by the group may
+// restore from offsets that its successor has already truncated: its positions are stale, no state is lost, and the
+// member must join again.
 func (w handler) current(ctx context.Context, gone *kafka.TruncatedError, at []kafka.Position) error {
 	committed, err := w.session.Committed(ctx, slices.Collect(maps.Keys(gone.Partitions)))
 	if err != nil {
@@ -201,31 +211,33 @@ func (w handler) current(ctx context.Context, gone *kafka.TruncatedError, at []k
 	}
 	for _, pos := range at {
 		now, asked := committed[pos.Partition]
-		if asked && now.Metadata != pos.Metadata { // the end of the state in it grows with each commit
-			return fmt.Errorf("partition %d has another owner: position %d was restored, %d is committed", pos.Partition, pos.Offset, now.Offset)
+		if asked && now.Metadata != pos.Metadata { // every commit raises the last offset in the restore point
+			return fmt.Errorf("partition %d has another owner: position %d was restored, %d is committed",
+				pos.Partition, pos.Offset, now.Offset)
 		}
 	}
 	return nil
 }
 
-// leave goes on without the state of the partitions in gone and takes them out of parts.
-func (w handler) leave(gone *kafka.TruncatedError, parts map[int32]kafka.Range) {
+// abandonState gives the partitions in gone empty state and removes them from parts. Their stream time is kept.
+func (w handler) abandonState(gone *kafka.TruncatedError, parts map[int32]kafka.Range) {
 	for n := range gone.Partitions {
 		delete(parts, n)
 		p := w.partitions[n]
 		p.restore = restorePoint{format: p.kept.format, streamTime: p.kept.streamTime, from: 0, tip: -1}
-		w.lose(n, p.kept, "pairing state is gone; the partition goes on without it: connections open then are reported in parts", "err", gone)
+		w.lose(n, p.kept, "pairing state is gone; the partition goes on without it: "+
+			"connections open then are reported in parts", "err", gone)
 		p.kept = p.restore
 	}
 }
 
-// machine returns a machine that emits into a partition's transaction.
+// machine returns an empty machine for p. Its emissions are produced in the open transaction of p.
 func (w handler) machine(p *partition, partitions int) *pair.Machine {
 	topic := w.c.Topics.Name(kafka.Connections)
 	return pair.New(w.c.Pair, partitions, func(e *pair.Emission) { w.publish(topic, p, e) })
 }
 
-// Lost implements kafka.Handler.
+// Lost implements kafka.Handler. It drops the state: the new owner restores it from the pairing topic.
 func (w handler) Lost(partitions []int32) {
 	for _, n := range partitions {
 		delete(w.partitions, n)
@@ -233,9 +245,10 @@ func (w handler) Lost(partitions []int32) {
 	w.count()
 }
 
-// Records implements kafka.Handler. A flow that ends more connections than the
-// transaction has room for is left for the next one, with what comes after it. Where
-// several flows share a record the first of them decides.
+// Records implements kafka.Handler and returns the number of records that it has consumed. If the receive time of a
+// flow ends more connections than the transaction has room for, Records stops before the record of this flow: the
+// session passes this record and its successors again in the next transaction. A record with several flows cannot be
+// split, so only its first flow can stop Records.
 func (w handler) Records(tx *kafka.Tx, n int32, records []kafka.Record) int {
 	p := w.partitions[n]
 	p.tx = tx
@@ -264,7 +277,7 @@ func (w handler) Records(tx *kafka.Tx, n int32, records []kafka.Record) int {
 	return taken
 }
 
-// room is how many more connections may end in a transaction.
+// room returns the number of connections that may still end in tx, at most CommitRecords.
 func (w handler) room(tx *kafka.Tx) int {
 	if w.tx != tx {
 		w.tx, w.reported = tx, 0
@@ -272,8 +285,9 @@ func (w handler) room(tx *kafka.Tx) int {
 	return max(0, w.c.CommitRecords-w.reported)
 }
 
-// observe takes one flow. It returns false, and has not taken it, when mayLeave is set
-// and connections that end before it exceed the transaction's room.
+// observe passes a flow to the machine of p. With mayLeave it returns false, without passing the flow, if the
+// connections that end before the flow exceed the room of the transaction. A receive time after limit does not advance
+// stream time. observe must not keep flow: the message in w.flow refers to its octets.
 func (w handler) observe(p *partition, flow []byte, limit int64, mayLeave bool) bool {
 	m := &w.flow
 	if err := flowpb.ReadPairingFields(flow, m); err != nil || m.Type == flowpb.FlowMessage_FLOWUNKNOWN {
@@ -305,29 +319,31 @@ func (w handler) observe(p *partition, flow []byte, limit int64, mayLeave bool) 
 	return true
 }
 
-// pair gives a flow to the machine.
+// pair adds a flow to the machine of p and to the counts of its transaction. m must be the message of f.
 func (w handler) pair(p *partition, m *flowpb.FlowMessage, f *pair.Flow) {
 	switch p.machine.Observe(f) {
 	case pair.Duplicate:
 		p.counts.duplicates++
 		return
-	case pair.Opened: // names have until the connection ends
+	case pair.Opened: // the lookups may take until the connection ends
 		w.annotator.Want(netip.AddrFrom16(f.Key.Lo).Unmap())
 		w.annotator.Want(netip.AddrFrom16(f.Key.Hi).Unmap())
 	case pair.Joined:
 	}
-	if f.Event() { // other events of its flow count the same
+	if f.Event() { // every event of a flow counts the same octets: only the increase is added
 		octets, packets := p.machine.Raised()
 		p.counts.tally.crossed(m, octets, packets)
 	} else {
 		p.counts.tally.flow(m)
 	}
-	if w.c.Pair.Long(f) && m.FirewallEvent == 0 { // a firewall's event spans the connection so far
+	// A firewall event spans the connection so far: its duration shows no active timeout.
+	if w.c.Pair.Long(f) && m.FirewallEvent == 0 {
 		p.counts.long = addLong(p.counts.long, flowkey.AddressOrZero(m.SamplerAddress), time.Duration(f.End-f.Start))
 	}
 }
 
-// publish produces one report of a connection.
+// publish annotates a report of a connection and produces it in the transaction of p. Key and value are slices of
+// w.buf and belong to the producer from then on: w.buf only grows by append, and is replaced when it is nearly full.
 func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 	c := e.Connection
 	w.annotator.Annotate(c)
@@ -341,7 +357,7 @@ func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 		buf = flowpb.AppendConnection(buf, c)
 	} else {
 		w.plain = flowpb.AppendConnection(w.plain[:0], c)
-		buf, _ = w.c.Form.Append(buf, framing.Connections, w.plain) // our own messages are good
+		buf, _ = w.c.Form.Append(buf, framing.Connections, w.plain) // it fails only on malformed protobuf
 	}
 	value := buf[start+len(key) : len(buf) : len(buf)]
 	w.buf = buf
@@ -354,25 +370,26 @@ func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 	}
 }
 
-// Due implements kafka.Handler: a quiet partition's stream time goes on with the
-// wall clock, else its last connections would never end.
+// Due implements kafka.Handler. It returns true if Quiet has work for a partition without records for the duration
+// quiet: stream time then advances with the wall clock, or the last connections would never end.
 func (w handler) Due(n int32, quiet time.Duration) bool {
 	p := w.partitions[n]
 	if p != nil && p.kept.format > w.c.StateFormat {
-		return true // an older version may be started next: it must find what it can read
+		return true // an older version may be started next: the committed restore point must be in its format
 	}
 	return p != nil && p.heard != math.MinInt64 && p.machine.Due(p.heard+int64(quiet))
 }
 
-// Quiet implements kafka.Handler.
+// Quiet implements kafka.Handler. It advances the stream time of a partition without records by the duration quiet.
+// more is true if further connections must end in the next transaction.
 func (w handler) Quiet(tx *kafka.Tx, n int32, quiet time.Duration) (more bool) {
 	p := w.partitions[n]
 	p.tx = tx
 	return p.heard != math.MinInt64 && p.machine.AdvanceUpTo(p.heard+int64(quiet), w.room(tx))
 }
 
-// Finish implements kafka.Handler: writes what changed of the state, even when
-// that is nothing (transactions of offsets alone are aborted now and then).
+// Finish implements kafka.Handler. It produces the changes of the state at the end of a transaction. It must produce
+// at least one piece per partition, even without changes: brokers abort transactions of offsets alone now and then.
 func (w handler) Finish(tx *kafka.Tx, partitions []int32) {
 	topic := w.c.Topics.Name(kafka.Pairing)
 	for _, n := range partitions {
@@ -387,19 +404,23 @@ func (w handler) Finish(tx *kafka.Tx, partitions []int32) {
 	}
 }
 
-// Metadata implements kafka.Handler.
+// Metadata implements kafka.Handler. It returns the restore point of a partition. The session must call it after
+// Finish, when the pieces of state have their offsets.
 func (w handler) Metadata(n int32) string {
 	p := w.partitions[n]
 	p.machine.Logged(p.offsets)
 	tip := p.offsets[len(p.offsets)-1]
-	p.restore = restorePoint{format: w.c.StateFormat, streamTime: p.machine.StreamTime(), from: p.machine.RestoreFrom(), tip: tip}
+	p.restore = restorePoint{
+		format: w.c.StateFormat, streamTime: p.machine.StreamTime(), from: p.machine.RestoreFrom(), tip: tip,
+	}
 	if p.restore.from < 0 {
 		p.restore.from = tip + 1
 	}
 	return p.restore.String()
 }
 
-// Committed implements kafka.Handler.
+// Committed implements kafka.Handler. It adds the counts of the transaction to the totals, so that the flows of an
+// aborted transaction are not counted twice.
 func (w handler) Committed(partitions []int32) {
 	w.stats.commits.Add(1)
 	var all []*flowpb.Connection
@@ -420,7 +441,8 @@ func (w handler) Committed(partitions []int32) {
 		w.stats.ahead.Add(p.counts.ahead)
 		flows, ahead = flows+p.counts.flows, ahead+p.counts.ahead
 		if p.counts.poison > 0 {
-			w.log.Warn("records of the flows topic are skipped: they are no flow messages", "partition", n, "records", p.counts.poison)
+			w.log.Warn("records of the flows topic are skipped: they are no flow messages",
+				"partition", n, "records", p.counts.poison)
 		}
 		for r, n := range p.counts.connections {
 			if n > 0 {
@@ -446,10 +468,11 @@ func (w handler) Committed(partitions []int32) {
 	w.truncate()
 }
 
-// truncateEvery is how often state that no restore needs is deleted.
+// truncateEvery is the minimum time between two deletions of old state.
 const truncateEvery = 5 * time.Second
 
-// truncate hands the committed restore points to the deletion of old state, unless the last deletion still runs.
+// truncate passes the committed restore points to deleteOldState. It does not block: while a deletion runs, it does
+// nothing and is called again after the next commit.
 func (w handler) truncate() {
 	if time.Since(w.truncated) < truncateEvery {
 		return
@@ -470,7 +493,8 @@ func (w handler) truncate() {
 	}
 }
 
-// deleteOldState deletes the pairing state before the restore points that truncate hands over, until ctx ends.
+// deleteOldState deletes pairing state before the restore points that truncate sends, until ctx ends. It runs in a
+// goroutine of its own, since a commit must not wait for the deletion.
 func (w *Worker) deleteOldState(ctx context.Context) error {
 	for {
 		select {
@@ -488,7 +512,7 @@ func (w *Worker) deleteOldState(ctx context.Context) error {
 	}
 }
 
-// count refreshes the gauges.
+// count sets the gauges from the machines of all partitions.
 func (w handler) count() {
 	var open, grace, octets int
 	for _, p := range w.partitions {

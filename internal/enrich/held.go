@@ -6,9 +6,8 @@ import (
 	"weir/internal/flowkey"
 )
 
-// wantHeld wants the names of the connections that are open in a newly assigned
-// partition: this process has not seen them open. What the resolver cannot hold is
-// left out. After an abort everything was wanted already.
+// wantHeld queues name lookups for the connections that are open in a newly assigned partition, because this process
+// did not see them open. It stops when the resolver's queue is full. After an abort the lookups were queued before.
 func (w handler) wantHeld(p *partition) {
 	if p.again || !w.annotator.NamesHosts() {
 		return

@@ -8,27 +8,28 @@ import (
 	"weir/internal/pair"
 )
 
-// A restorePoint is committed beside an offset: which part of the pairing log
-// makes the state that belongs to it.
+// A restorePoint is committed as metadata of an offset. It gives the range of the pairing topic from which the state
+// at that offset is restored.
 //
-// Its form is "weir/FORMAT STREAMTIME FROM TIP", where FORMAT is also the format of
-// the newest piece (pair.FirstFormat). From format 3 on, fields KEY=VALUE may follow.
-// A reader ignores a key that it does not know, unless the key begins with a capital:
-// then it must refuse the point.
+// Its text is "weir/FORMAT STREAMTIME FROM TIP", where FORMAT is also the format of the newest piece
+// (pair.FirstFormat), for instance "weir/2 1700000000000000000 17 42". From format 3 on, fields KEY=VALUE may follow.
+// A reader must ignore an unknown key, unless the key begins with a capital letter: then it must refuse the point.
 type restorePoint struct {
 	format     int
 	streamTime int64 // ns since the epoch
-	from, tip  int64 // offsets of the pairing topic, both included; from = tip+1: nothing is held
+	from, tip  int64 // first and last offset on the pairing topic, inclusive; from = tip+1: empty state
 }
 
+// noState is the restore point of a partition that starts with empty state.
 var noState = restorePoint{format: pair.FirstFormat, streamTime: math.MinInt64, from: 0, tip: -1}
 
-// String is the metadata of a commit.
+// String returns the metadata of a commit.
 func (r restorePoint) String() string {
 	return fmt.Sprintf("weir/%d %d %d %d", r.format, r.streamTime, r.from, r.tip)
 }
 
-// parsePoint reads a commit's metadata.
+// parsePoint parses the metadata of a commit. It refuses text that String would not have written, since another
+// program may use the same consumer group.
 func parsePoint(s string) (r restorePoint, err error) {
 	fields := strings.Split(s, " ")
 	more := fields[min(len(fields), 4):]
@@ -36,8 +37,9 @@ func parsePoint(s string) (r restorePoint, err error) {
 	n, err := fmt.Sscanf(head, "weir/%d %d %d %d", &r.format, &r.streamTime, &r.from, &r.tip)
 	if err != nil || n != 4 || r.format < pair.FirstFormat || r.format > pair.LastFormat || r.String() != head ||
 		r.format == pair.FirstFormat && len(more) > 0 {
-		return noState, fmt.Errorf("commit metadata %q is not of form weir/%d to weir/%d: another program or a later version of Weir committed it; "+
-			"run that version, or choose another GROUP", s, pair.FirstFormat, pair.LastFormat)
+		return noState, fmt.Errorf("commit metadata %q is not of form weir/%d to weir/%d: "+
+			"another program or a later version of Weir committed it; run that version, or choose another GROUP",
+			s, pair.FirstFormat, pair.LastFormat)
 	}
 	for _, f := range more {
 		key, _, ok := strings.Cut(f, "=")
@@ -45,7 +47,8 @@ func parsePoint(s string) (r restorePoint, err error) {
 			return noState, fmt.Errorf("commit metadata %q: %q is no KEY=VALUE", s, f)
 		}
 		if key[0] >= 'A' && key[0] <= 'Z' {
-			return noState, fmt.Errorf("commit metadata %q: field %s is of a later version of Weir, which must be used to read this state", s, key)
+			return noState, fmt.Errorf("commit metadata %q: field %s is of a later version of Weir, "+
+				"which must be used to read this state", s, key)
 		}
 	}
 	return r, nil

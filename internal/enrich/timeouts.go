@@ -7,19 +7,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// maxLongExporters bounds the exporters that are named for long records: those of a
-// transaction, and the label values of the metric. Others count as "other".
+// maxLongExporters bounds the exporters counted separately for long records, both in a transaction and as label values
+// of the metric: exporter addresses can be forged. Further exporters are counted as "other".
 const maxLongExporters = 64
 
-// longRecords counts an exporter's records of a transaction that span more than
-// PAIR_ACTIVE_TIMEOUT.
+// longRecords counts the records of an exporter in a transaction that span more than PAIR_ACTIVE_TIMEOUT.
 type longRecords struct {
-	exporter [16]byte // zero: those without a place of their own
+	exporter [16]byte // zero: all exporters beyond maxLongExporters
 	records  uint64
 	longest  time.Duration
 }
 
-// addLong adds a record of an exporter that spans d to list, and returns list.
+// addLong adds a record of exporter that spans d to list, and returns list. The caller must use the returned slice.
+// The search is linear: few exporters send long records.
 func addLong(list []longRecords, exporter [16]byte, d time.Duration) []longRecords {
 	i := 0
 	for i < len(list) && list[i].exporter != exporter {
@@ -39,25 +39,26 @@ func addLong(list []longRecords, exporter [16]byte, d time.Duration) []longRecor
 	return list
 }
 
-// timeouts names exporters that cut records later than PAIR_ACTIVE_TIMEOUT says. One
-// goroutine uses it.
+// timeouts reports exporters whose active timeout is longer than PAIR_ACTIVE_TIMEOUT. Only the session's goroutine may
+// use it.
 type timeouts struct {
 	total  *prometheus.CounterVec // exporter
-	named  map[string]bool        // exporters with a label value, which are logged
+	named  map[string]bool        // exporters that have a label value and were logged
 	log    *slog.Logger
 	active time.Duration
 }
 
 func newTimeouts(reg prometheus.Registerer, active time.Duration, log *slog.Logger) *timeouts {
-	t := &timeouts{named: map[string]bool{}, log: log, active: active, total: prometheus.NewCounterVec(prometheus.CounterOpts{
+	total := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_enrich_flows_long_total",
-		Help: "flows that span clearly more than PAIR_ACTIVE_TIMEOUT (by more than a tenth and 5 s), by exporter; beyond 64 exporters under other",
-	}, []string{"exporter"})}
-	reg.MustRegister(t.total)
-	return t
+		Help: "flows that span clearly more than PAIR_ACTIVE_TIMEOUT (by more than a tenth and 5 s), by exporter; " +
+			"beyond 64 exporters under other",
+	}, []string{"exporter"})
+	reg.MustRegister(total)
+	return &timeouts{named: map[string]bool{}, log: log, active: active, total: total}
 }
 
-// add counts what a committed transaction had of an exporter, and logs an exporter once.
+// add counts the long records of a committed transaction, and logs each exporter once.
 func (t *timeouts) add(r longRecords, exporter string) {
 	if r.exporter == [16]byte{} || !t.named[exporter] && len(t.named) >= maxLongExporters {
 		t.total.WithLabelValues(other).Add(float64(r.records))
@@ -68,7 +69,8 @@ func (t *timeouts) add(r longRecords, exporter string) {
 		return
 	}
 	t.named[exporter] = true
-	t.log.Warn("an exporter's active timeout is longer than PAIR_ACTIVE_TIMEOUT: connections that last longer than PAIR_IDLE are reported in parts. "+
+	t.log.Warn("an exporter's active timeout is longer than PAIR_ACTIVE_TIMEOUT: "+
+		"connections that last longer than PAIR_IDLE are reported in parts. "+
 		"Shorten the exporter's timeout, or raise PAIR_ACTIVE_TIMEOUT, PAIR_IDLE and PAIR_LATE_GRACE",
 		"exporter", exporter, "record_spans", r.longest.Round(time.Second), "PAIR_ACTIVE_TIMEOUT", t.active)
 }

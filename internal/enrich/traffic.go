@@ -14,10 +14,10 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// other is the label value of what has no series of its own.
+// other is the label value of the series that counts traffic beyond the limit of series.
 const other = "other"
 
-// A crossing is where traffic went through an exporter.
+// A crossing identifies traffic through an exporter: from interface in to interface out.
 type crossing struct {
 	exporter [16]byte
 	domain   uint32
@@ -25,26 +25,26 @@ type crossing struct {
 	proto    uint8
 }
 
-// volume is in octets and packets, times the sampling rate.
+// A volume counts octets and packets, multiplied by the sampling rate.
 type volume struct{ octets, packets uint64 }
 
-// served is what connections of a service had. merged are those that were counted and
-// have become a part of another one, while connections still has them.
+// served counts the connections of a service. merged counts connections that are contained in connections, but were
+// later merged into another connection.
 type served struct{ connections, merged, octets uint64 }
 
-// A tally is the traffic of one transaction.
+// A tally counts the traffic of a transaction, until its commit adds it to the metrics.
 type tally struct {
 	crossings map[crossing]volume
 	services  map[string]served
 }
 
-// flow takes a flow that counts what no other does.
+// flow adds a flow. The traffic of the flow must not be part of another flow; firewall events use crossed.
 func (t *tally) flow(m *flowpb.FlowMessage) {
 	octets, packets := saturating.Add(m.Bytes, m.ReverseBytes), saturating.Add(m.Packets, m.ReversePackets)
 	t.crossed(m, saturating.Estimate(octets, m.SamplingRate), saturating.Estimate(packets, m.SamplingRate))
 }
 
-// crossed takes octets and packets, estimated, that went where m says.
+// crossed adds estimated octets and packets to the crossing of m.
 func (t *tally) crossed(m *flowpb.FlowMessage, octets, packets uint64) {
 	if t.crossings == nil {
 		t.crossings = map[crossing]volume{}
@@ -55,7 +55,7 @@ func (t *tally) crossed(m *flowpb.FlowMessage, octets, packets uint64) {
 	t.crossings[k] = v
 }
 
-// connection takes one report; more is by how many octets it is beyond the last.
+// connection adds a report of a connection. more is the increase in estimated octets since its previous report.
 func (t *tally) connection(c *flowpb.Connection, more uint64) {
 	if t.services == nil {
 		t.services = map[string]served{}
@@ -76,66 +76,74 @@ func (t *tally) clear() {
 	clear(t.services)
 }
 
-// traffic is the traffic metrics: at most a number of series, beyond which all is
-// counted as other, so that sums stay exact. When there is no room for a series, those
-// that nothing was counted in for idleFor are added to other: flows can be forged, and
-// must not take the series for good.
+// traffic holds the traffic metrics. The number of series is limited; traffic beyond the limit is counted as other, so
+// that sums stay exact. At the limit, series that were idle for idleFor are added to other and removed: flows can be
+// forged, and forged flows must not occupy the series for ever.
 type traffic struct {
-	now func() time.Time // nil: no series is given up
+	now func() time.Time // nil: idle series are not reclaimed; must be set before use
 
-	mu        sync.Mutex
-	left      int // series that may still be made
+	mu        sync.Mutex // guards the fields below
+	left      int        // series that may still be created
 	flows     map[flowLabels]*series[volume]
 	services  map[string]*series[served]
-	at        time.Time // of the transaction that is being added
-	reclaimed time.Time // when idle series were last looked for
+	at        time.Time // time of the current add
+	reclaimed time.Time // time of the last search for idle series
 }
 
-// A series is one pair of series with the same labels.
+// A series holds the two Prometheus series of a volume or a service: both have the same labels.
 type series[V any] struct {
 	v    V
-	last time.Time // something was counted
+	last time.Time // last addition
 }
 
 const (
-	idleFor      = time.Hour
+	// idleFor is the time without additions after which a series may be reclaimed.
+	idleFor = time.Hour
+	// reclaimEvery is the minimum time between two searches for idle series: a search visits all series.
 	reclaimEvery = time.Minute
 )
 
 type flowLabels struct{ exporter, iface, direction, protocol string }
 
-// seriesOfOther are the series that are always there: of both directions, octets
-// and packets, and of services.
+// seriesOfOther counts the series with label value other, for which room is reserved: octets and packets in both
+// directions, and connections and octets of services.
 const seriesOfOther = 6
 
+// newTraffic registers traffic metrics of at most most series.
 func newTraffic(most int, reg prometheus.Registerer) *traffic {
-	t := &traffic{left: max(0, most-seriesOfOther), flows: map[flowLabels]*series[volume]{}, services: map[string]*series[served]{}}
+	t := &traffic{
+		left:     max(0, most-seriesOfOther),
+		flows:    map[flowLabels]*series[volume]{},
+		services: map[string]*series[served]{},
+	}
 	reg.MustRegister(t)
 	return t
 }
 
-// add adds what a committed transaction had.
-func (t *traffic) add(of *tally, names *annotate.Learned) {
+// add adds the tally of a committed transaction. It does not keep committed.
+func (t *traffic) add(committed *tally, names *annotate.Learned) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.now != nil {
 		t.at = t.now()
 	}
-	for k, v := range of.crossings {
+	for k, v := range committed.crossings {
 		exporter, protocol := names.Exporter(k.exporter), services.Protocol(uint32(k.proto))
 		for _, d := range []struct {
 			direction string
 			index     uint32
 		}{{"in", k.in}, {"out", k.out}} {
-			iface := names.Name(annotate.NameKey{Exporter: k.exporter, Domain: k.domain, What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: uint64(d.index)})
+			iface := names.Name(annotate.NameKey{
+				Exporter: k.exporter, Domain: k.domain, What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: uint64(d.index),
+			})
 			if iface == "" {
 				iface = strconv.FormatUint(uint64(d.index), 10)
 			}
 			k := flowLabels{exporter, iface, d.direction, protocol}
-			seriesOf(t, t.flows, k, k.rest()).add(v)
+			seriesOf(t, t.flows, k, k.overflow()).add(v)
 		}
 	}
-	for name, v := range of.services {
+	for name, v := range committed.services {
 		if name == "" {
 			name = "none"
 		}
@@ -143,15 +151,15 @@ func (t *traffic) add(of *tally, names *annotate.Learned) {
 	}
 }
 
-// rest returns the labels of what has no series of its own.
-func (k flowLabels) rest() flowLabels { return flowLabels{other, other, k.direction, other} }
+// overflow returns the labels of the series that counts traffic of k beyond the limit.
+func (k flowLabels) overflow() flowLabels { return flowLabels{other, other, k.direction, other} }
 
+// add adds w.
 func (v *volume) add(w volume) {
 	v.octets, v.packets = counterSum(v.octets, w.octets), counterSum(v.packets, w.packets)
 }
 
-// add counts w. A counter does not go down: merged connections are taken from the next
-// that come.
+// add adds w. A Prometheus counter must not decrease: merged connections are subtracted from later increases instead.
 func (v *served) add(w served) {
 	merged := v.merged + w.merged
 	settled := min(merged, w.connections)
@@ -160,8 +168,8 @@ func (v *served) add(w served) {
 	v.octets = counterSum(v.octets, w.octets)
 }
 
-// counterSum adds to a counter of Prometheus. A counter that would overflow begins
-// again, as after a restart: at its greatest value it would not count any more.
+// counterSum returns counter + more. On overflow it returns more: Prometheus takes the decrease for a restart. A
+// counter that saturated would never increase again.
 func counterSum(counter, more uint64) uint64 {
 	if sum := counter + more; sum >= counter {
 		return sum
@@ -169,15 +177,16 @@ func counterSum(counter, more uint64) uint64 {
 	return more
 }
 
-// seriesOf returns the two series of k, or those of what has none.
-func seriesOf[K comparable, V any](t *traffic, all map[K]*series[V], k, rest K) *V {
+// seriesOf returns the value of the series of k. At the limit it returns that of overflow, which has no limit. The
+// caller must hold t.mu.
+func seriesOf[K comparable, V any](t *traffic, all map[K]*series[V], k, overflow K) *V {
 	s := all[k]
-	if s == nil && k != rest && t.left < 2 && !t.reclaim() {
-		k = rest
+	if s == nil && k != overflow && t.left < 2 && !t.reclaim() {
+		k = overflow
 		s = all[k]
 	}
 	if s == nil {
-		if s = new(series[V]); k != rest {
+		if s = new(series[V]); k != overflow {
 			t.left -= 2
 		}
 		all[k] = s
@@ -186,15 +195,15 @@ func seriesOf[K comparable, V any](t *traffic, all map[K]*series[V], k, rest K) 
 	return &s.v
 }
 
-// reclaim adds the idle series to those of what has none; false when none is idle. It
-// looks at all of them once a minute at most.
+// reclaim adds the idle series to other and removes them. It returns true if there is room for a pair of series. It
+// searches at most once per reclaimEvery. The caller must hold t.mu.
 func (t *traffic) reclaim() bool {
 	if t.now == nil || t.at.Sub(t.reclaimed) < reclaimEvery {
 		return false
 	}
 	t.reclaimed = t.at
 	for k, s := range t.flows {
-		if r := k.rest(); k != r && t.at.Sub(s.last) >= idleFor {
+		if r := k.overflow(); k != r && t.at.Sub(s.last) >= idleFor {
 			delete(t.flows, k)
 			t.left += 2
 			seriesOf(t, t.flows, r, r).add(s.v)
@@ -211,11 +220,15 @@ func (t *traffic) reclaim() bool {
 }
 
 var (
-	trafficLabels  = []string{"exporter", "interface", "direction", "protocol"}
-	trafficOctets  = prometheus.NewDesc("weir_traffic_octets_total", "octets of flows, times the sampling rate, by interface and whether they came in or went out there", trafficLabels, nil)
-	trafficPackets = prometheus.NewDesc("weir_traffic_packets_total", "packets of flows, times the sampling rate, by interface and whether they came in or went out there", trafficLabels, nil)
-	serviceCount   = prometheus.NewDesc("weir_service_connections_total", "connections by the service of the responder's port", []string{"service"}, nil)
-	serviceOctets  = prometheus.NewDesc("weir_service_octets_total", "octets of connections, times the sampling rate, by the service of the responder's port", []string{"service"}, nil)
+	trafficLabels = []string{"exporter", "interface", "direction", "protocol"}
+	trafficOctets = prometheus.NewDesc("weir_traffic_octets_total",
+		"octets of flows, times the sampling rate, by interface and direction there", trafficLabels, nil)
+	trafficPackets = prometheus.NewDesc("weir_traffic_packets_total",
+		"packets of flows, times the sampling rate, by interface and direction there", trafficLabels, nil)
+	serviceCount = prometheus.NewDesc("weir_service_connections_total",
+		"connections by the service of the responder's port", []string{"service"}, nil)
+	serviceOctets = prometheus.NewDesc("weir_service_octets_total",
+		"octets of connections, times the sampling rate, by the service of the responder's port", []string{"service"}, nil)
 )
 
 // Describe implements prometheus.Collector.

@@ -22,15 +22,20 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Deps is what a Worker does not make itself.
+// Deps holds the dependencies that the caller of New injects.
 type Deps struct {
-	Log       *slog.Logger
-	Now       func() time.Time           // the idle rule's clock
-	Committed func([]*flowpb.Connection) // told of connections after their transaction committed; may be nil
-	Metrics   prometheus.Registerer      // nil: metrics are kept but shown nowhere
+	Log *slog.Logger
+	// Now is the clock of idle partitions and of metrics. It must be safe for concurrent use.
+	Now func() time.Time
+	// Committed receives copies of the connections of each transaction after its commit, and owns them. It runs on
+	// the session's goroutine and must not block. May be nil.
+	Committed func([]*flowpb.Connection)
+	// Metrics registers the metrics; nil: they are counted but not exported.
+	Metrics prometheus.Registerer
 }
 
-// A Worker is one member of the group.
+// A Worker is a member of the consumer group. New creates it, Run must be called at most once. Ready and Stats may be
+// called from any goroutine.
 type Worker struct {
 	c         Config
 	deps      Deps
@@ -42,22 +47,22 @@ type Worker struct {
 	traffic   *traffic
 	clock     clockCheck
 
-	mu      sync.Mutex
-	waiting error // why the topics are not there yet
+	mu      sync.Mutex // guards waiting
+	waiting error      // the reason why Run still waits for the topics; nil: it does not
 
-	// Of the session's goroutine, one call at a time:
+	// Owned by the session's goroutine:
 	partitions map[int32]*partition
 	learned    *annotate.Learned
 	timeouts   *timeouts
-	flow       flowpb.FlowMessage     // the one that is taken
-	buf        []byte                 // of records: what is produced is a part of it
-	plain      []byte                 // a connection on its way into another form
-	truncated  time.Time              // old state was last deleted
-	tx         *kafka.Tx              // in which reported counts
-	reported   int                    // connections, in a transaction
-	left       map[int32]restorePoint // whose state was gone, by partition
+	flow       flowpb.FlowMessage     // the current flow; its octets belong to the record
+	buf        []byte                 // backs keys and values of produced records; see publish
+	plain      []byte                 // scratch: a connection before its conversion to another form
+	truncated  time.Time              // last deletion of old state
+	tx         *kafka.Tx              // the transaction that reported counts
+	reported   int                    // connections produced in tx
+	left       map[int32]restorePoint // restore points without state, by partition; see lose
 
-	truncations chan map[int32]int64 // to deleteOldState: the first offset that each partition needs
+	truncations chan map[int32]int64 // to deleteOldState: the first offset that each partition needs; unbuffered
 	stats       struct {
 		flows, notPairable, duplicates, connections, commits, aborts, restores, poison, ahead, stateLost atomic.Uint64
 		open, grace, octets, restoring                                                                   atomic.Int64
@@ -65,7 +70,8 @@ type Worker struct {
 	}
 }
 
-// New returns a Worker; it is inert until Run.
+// New returns a Worker. It starts no goroutine and opens no connection before Run. It completes c: an empty Instance
+// becomes host name and pid.
 func New(c Config, d Deps) (*Worker, error) {
 	if c.Instance == "" {
 		host, err := os.Hostname()
@@ -89,7 +95,8 @@ func New(c Config, d Deps) (*Worker, error) {
 		return nil, err
 	}
 	w := &Worker{
-		c: c, deps: d, log: d.Log.With("instance", c.Instance), facts: known, annotator: annotator, learned: annotator.Learned,
+		c: c, deps: d, log: d.Log.With("instance", c.Instance), facts: known,
+		annotator: annotator, learned: annotator.Learned,
 		waiting: errors.New("starting: kafka is not reached yet"), partitions: map[int32]*partition{},
 		truncations: make(chan map[int32]int64), left: map[int32]restorePoint{},
 	}
@@ -105,7 +112,9 @@ func New(c Config, d Deps) (*Worker, error) {
 	return w, nil
 }
 
-// Run works until ctx ends: the open transaction is committed, the group left.
+// Run waits for the topics, then pairs flows until ctx ends. Before it returns, it commits the open transaction and
+// leaves the group. All goroutines that it started have then ended. It returns nil after the end of ctx, else the
+// error that ended it, for instance kafka.ErrFatal.
 func (w *Worker) Run(ctx context.Context) error {
 	err := kafka.Ensure(ctx, w.c.Kafka, w.c.Topics, func(why error) {
 		w.mu.Lock()
@@ -130,7 +139,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		return w.facts.follow(ctx, w.c.Kafka, w.c.Topics.Name(kafka.Templates), func() { close(known) })
 	})
 	group.Go(func() error {
-		<-known // soon, whatever happens
+		<-known // closed after firstFacts at the latest
 		return w.session.Run(ctx, handler{w})
 	})
 	err = group.Wait()
@@ -142,7 +151,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	return err
 }
 
-// Ready returns nil when /readyz would be 200, else the reason.
+// Ready returns nil if /readyz must answer 200, else the reason against it.
 func (w *Worker) Ready() error {
 	w.mu.Lock()
 	waiting := w.waiting
@@ -156,18 +165,24 @@ func (w *Worker) Ready() error {
 	return w.clock.wrong(w.session.Behind())
 }
 
-// Stats are totals since the start, for people. Poison are records of the flows
-// topic that are no FlowMessage, Ahead flows whose receive time is far in the
-// future.
+// Stats holds totals since the start, of committed transactions. Poison counts records of the flows topic that are not
+// a FlowMessage; Ahead counts flows with a receive time more than maxAhead in the future.
 type Stats struct {
 	Flows, NotPairable, Duplicates, Connections, Commits, Aborts, Restores, Poison, Ahead uint64
 }
 
-// Stats returns the totals.
+// Stats returns the current totals. They are read one after another, not as one snapshot.
 func (w *Worker) Stats() Stats {
 	s := &w.stats
 	return Stats{
-		Flows: s.flows.Load(), NotPairable: s.notPairable.Load(), Duplicates: s.duplicates.Load(), Connections: s.connections.Load(),
-		Commits: s.commits.Load(), Aborts: s.aborts.Load(), Restores: s.restores.Load(), Poison: s.poison.Load(), Ahead: s.ahead.Load(),
+		Flows:       s.flows.Load(),
+		NotPairable: s.notPairable.Load(),
+		Duplicates:  s.duplicates.Load(),
+		Connections: s.connections.Load(),
+		Commits:     s.commits.Load(),
+		Aborts:      s.aborts.Load(),
+		Restores:    s.restores.Load(),
+		Poison:      s.poison.Load(),
+		Ahead:       s.ahead.Load(),
 	}
 }
