@@ -10,104 +10,103 @@ import (
 	"time"
 )
 
-// A SessionConfig is what a Session consumes and how its transactions are cut.
+// SessionConfig holds the topics of a Session and the limits of its transactions.
 type SessionConfig struct {
 	Group              string
-	Member             string   // unique among those that run; with Group the transactional id
-	Input              string   // topic, full name; read_committed
-	CoPartitioned      string   // topic that must have as many partitions as Input; "" = none
-	ManualPartitioning []string // topics whose records carry their partition's number; others go by key
-	MaxRecords         int      // a transaction ends after so many records
-	Every              time.Duration
-	Passes             bool // read in passes, see Session.Pass
-	// SkipRefused passes over an input record whose output Kafka refuses for what the
-	// record holds. The output must depend on that record alone. See Record.Refused.
+	Member             string        // unique among running members; with Group the transactional id
+	Input              string        // topic, full name; read at read_committed
+	CoPartitioned      string        // topic that must have as many partitions as Input; "": none
+	ManualPartitioning []string      // topics whose producer sets the partition (Tx.Produce); others go by key
+	MaxRecords         int           // input records of a transaction, or messages: see Tx.Count
+	Every              time.Duration // duration after which a transaction ends
+	Passes             bool          // read in passes, see Session.Pass
+	// SkipRefused skips an input record if Kafka refuses its output for its content. The output must depend on
+	// that record alone. See Record.Refused.
 	SkipRefused bool
-	Rebalance   time.Duration    // how long a rebalance waits for a member; 0: up to 10 s
+	Rebalance   time.Duration    // bounds the wait of a rebalance for a member; 0: up to 10 s
 	Timeout     time.Duration    // of a transaction whose member died; 0: 45 s
-	Now         func() time.Time // measures how long a partition is quiet, and a transaction takes
+	Now         func() time.Time // clock that measures quiet partitions and transactions
 	Log         *slog.Logger
 }
 
-// A Position is where consumption of a partition starts, with what was
-// committed beside the offset. It is the state that a Handler restores.
+// A Position is the committed offset of a partition and the metadata committed with it, from which a Handler
+// restores its state.
 type Position struct {
 	Partition int32
 	Offset    int64  // of the next record; -1: nothing was committed yet
 	Metadata  string // as Handler.Metadata returned it; "": none
 }
 
-// A Record is one consumed record. Key and Value are the Handler's to keep.
+// A Record is a consumed record. Key and Value belong to the Handler.
 type Record struct {
 	Key, Value []byte
 	Offset     int64
 	Time       time.Time
-	Partition  int32 // of those that a Tail reads
-	Epoch      int32 // leader epoch, of those that a Tail reads; -1 where the log has none
-	// Refused is why Kafka refused the output of this record in an earlier
-	// transaction; nil: it did not. The Handler must count such a record and produce
-	// nothing of it. Only a Session with SkipRefused sets it.
+	Partition  int32 // set by Tail
+	Epoch      int32 // leader epoch, set by Tail; -1 where the log has none
+	// Refused is the error with which Kafka refused the output of this record in an earlier transaction; nil: it
+	// did not. The Handler must count such a record and must not produce output for it. Only a Session with
+	// SkipRefused sets it.
 	Refused error
 }
 
-// A Handler is what a Session works for. Its methods are never called
-// concurrently, and Assigned before any record of a partition.
+// A Handler processes the records of a Session. The session's goroutine calls its methods, never two at a time.
+// Assigned comes before the first record of a partition.
 type Handler interface {
-	// Assigned gives partitions with where they start: at an assignment, and for
-	// all owned ones after an abort. State that is held of them is void. After an
-	// error the Handler must hold none of them; it must return soon after ctx ends.
+	// Assigned assigns partitions, with the positions to restore their state from: newly assigned partitions,
+	// and all owned ones after an abort. State that the Handler held of them before is void. partitions is the
+	// number of partitions of the input. After an error the Handler must hold no state of these partitions.
+	// Assigned must return soon after ctx ends.
 	Assigned(ctx context.Context, partitions int, at []Position) error
-	// Lost takes partitions away.
+	// Lost revokes partitions. The Handler must drop their state.
 	Lost(partitions []int32)
-	// Records takes records of a partition, within a transaction, and returns how many.
-	// When it does not take all, the transaction ends and the rest comes again in the
-	// next one.
+	// Records processes records of a partition within a transaction and returns the number of records taken. If
+	// it takes fewer, the transaction ends, and the rest is passed again in the next transaction.
 	Records(tx *Tx, partition int32, records []Record) int
-	// Due tells whether a partition that is read to its end and has been quiet
-	// for so long has something to do in a transaction.
+	// Due reports whether a partition has work for Quiet. The partition is read to its end and has been quiet
+	// for this duration.
 	Due(partition int32, quiet time.Duration) bool
-	// Quiet does it. It returns true when a part is left for the next transaction, which
-	// then begins at once.
+	// Quiet does the work of a quiet partition. It returns true when a part is left for the next transaction,
+	// which then begins at once.
 	Quiet(tx *Tx, partition int32, quiet time.Duration) (more bool)
-	// Finish is the last chance to produce in a transaction; partitions are
-	// those that had Records or Quiet in it.
+	// Finish is the last call that may produce in a transaction. partitions are those that were passed to
+	// Records or Quiet in it.
 	Finish(tx *Tx, partitions []int32)
-	// Metadata returns what is committed beside the offset of a partition of
-	// Finish. All that was produced is acknowledged.
+	// Metadata returns the metadata to commit with the offset of a partition that was passed to Finish. All
+	// produced records are acknowledged.
 	Metadata(partition int32) string
-	// Committed tells that the transaction is done.
+	// Committed reports that the transaction is committed.
 	Committed(partitions []int32)
 }
 
-// ErrFatal is wrapped by errors of a Handler that ends the Session instead of
-// being tried again.
+// ErrFatal must be wrapped by an error of a Handler that ends the Session; after any other error it tries again.
 var ErrFatal = errors.New("cannot go on")
 
-// A Session consumes a topic in a group and produces, in transactions: what is
-// produced, the input's offsets and their metadata commit in one step. After any
-// failure it starts anew from what was committed, in the same process.
+// A Session consumes a topic in a group and produces, in transactions (KIP-98): the output, the input's offsets
+// and their metadata are committed together or not at all. After any failure it begins again from the committed
+// positions, in the same process.
 type Session struct {
 	c  Config
 	sc SessionConfig
 
 	lag    atomic.Int64
-	behind atomic.Int64   // ns, see Behind
-	mu     sync.Mutex     // must not be held over I/O
-	reason error          // why it is not working; nil when it is
-	abort  error          // why transactions are aborted; nil when the last one committed
-	turn   time.Time      // when the last transaction, or search for one, began; zero: not at work
-	asked  map[int32]bool // passes
+	behind atomic.Int64   // nanoseconds, see Behind
+	mu     sync.Mutex     // guards the fields below; must not be held over I/O
+	reason error          // why the session does not work; nil: it does
+	abort  error          // why transactions are aborted; nil: the last was committed
+	turn   time.Time      // begin of the current transaction, or of the wait for records; zero: none
+	asked  map[int32]bool // passes asked for, by partition
 	void   int            // partitions whose state is being restored
 
-	every  time.Duration // how often topics are compared with those of the beginning
+	every  time.Duration // interval of life.watch
 	losses losses
-	seen   [16]byte         // Kafka's id of the input topic; zero: not seen yet
-	past   pastTopics       // of the input
-	kept   map[int32]memory // of partitions that a life owned at its end
-	moves  map[int32]move   // the last one that was counted, by partition
+	seen   [16]byte         // Kafka's id of the input topic; zero: not known yet
+	past   pastTopics       // deleted topics with the name of the input
+	kept   map[int32]memory // positions of the last life, by partition
+	moves  map[int32]move   // the last move that was counted, by partition
 }
 
-// NewSession returns a Session; it is inert until Run.
+// NewSession returns a Session. It does nothing before Run.
 func NewSession(c Config, sc SessionConfig) *Session {
 	s := &Session{
 		c: c, sc: sc, reason: errors.New("kafka is not reached yet"), asked: map[int32]bool{},
@@ -117,12 +116,12 @@ func NewSession(c Config, sc SessionConfig) *Session {
 	return s
 }
 
-// standsStill is how long a transaction may take: more than one whose end waits for a
-// rebalance.
+// standsStill is the duration of a transaction after which the session is not ready. It is longer than that of a
+// transaction whose end waits for a rebalance.
 const standsStill = 30 * time.Second
 
-// Ready returns nil while the session is a member of its group and its transactions
-// end and commit.
+// Ready returns nil while the session is a member of its group and its transactions end and are committed; else
+// the reason.
 func (s *Session) Ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,46 +138,48 @@ func (s *Session) Ready() error {
 	}
 }
 
-// Aborting returns why transactions are aborted over and over, nil while they are
-// not. Their input stays where it is until Kafka takes the output.
+// Aborting returns the reason why transactions are aborted again and again, nil while they are not. Their input
+// stays uncommitted until Kafka accepts the output.
 func (s *Session) Aborting() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.abort
 }
 
+// noteAbort notes the reason of aborted transactions; nil: the last was committed.
 func (s *Session) noteAbort(err error) {
 	s.mu.Lock()
 	s.abort = err
 	s.mu.Unlock()
 }
 
-// Lag is how many records of the owned partitions are not taken yet, as of the
-// last answer of their brokers.
+// Lag returns the number of records in owned partitions that are not taken yet, as of their brokers' last
+// responses.
 func (s *Session) Lag() int64 { return s.lag.Load() }
 
-// noteTurn notes that a transaction begins; with zero, that none does.
+// noteTurn notes that a transaction begins; zero: that none is open.
 func (s *Session) noteTurn(now time.Time) {
 	s.mu.Lock()
 	s.turn = now
 	s.mu.Unlock()
 }
 
-// restoring notes of how many partitions the state is being restored.
+// restoring notes the number of partitions whose state is being restored.
 func (s *Session) restoring(partitions int) {
 	s.mu.Lock()
 	s.void = partitions
 	s.mu.Unlock()
 }
 
+// note notes why the session does not work; nil: it does.
 func (s *Session) note(err error) {
 	s.mu.Lock()
 	s.reason = err
 	s.mu.Unlock()
 }
 
-// Run works for h until ctx ends: then the open transaction is committed and the
-// group left. It returns early only with an error that wraps ErrFatal.
+// Run works for h until ctx ends; then it commits the open transaction and leaves the group. It returns early
+// only with an error that wraps ErrFatal.
 func (s *Session) Run(ctx context.Context, h Handler) error {
 	failures := newReporter(func(err error) {
 		s.sc.Log.Warn("the transactional session starts anew", "group", s.sc.Group, "err", err)

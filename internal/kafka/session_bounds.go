@@ -14,22 +14,22 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// The timestamps of ListOffsets requests that stand for the bounds of a log.
+// Timestamps in ListOffsets requests that select a bound of a log.
 const (
 	startOfLog = -2
 	endOfLog   = -1
 )
 
-// The isolation levels of ListOffsets requests: with readCommitted, the end of a log is
-// that of its decided transactions.
+// Isolation levels of ListOffsets requests. With readCommitted the end of a log is its last stable offset: that
+// of its decided transactions.
 const (
 	readUncommitted = 0
 	readCommitted   = 1
 )
 
-// listOffsets returns the start or the end of the logs of partitions of a topic. A partition
-// whose leader does not answer within endsWithin is missing: it must not hold up the others.
-// It is an error only if no leader answers.
+// listOffsets returns the first or the end offset of partitions of a topic. A partition whose leader does not
+// answer within endsWithin is missing from the result: it must not delay the others. It returns an error only if
+// no leader answers.
 func listOffsets(ctx context.Context, cl *kgo.Client, topic string, partitions []int32, timestamp int64, isolation int8) (map[int32]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, endsWithin)
 	defer cancel()
@@ -70,10 +70,10 @@ func listOffsets(ctx context.Context, cl *kgo.Client, topic string, partitions [
 	return at, nil
 }
 
-// bounds are the first offset of a partition and the offset after its last record.
+// bounds are the first offset of a log and the offset after its last record.
 type bounds struct{ first, end int64 }
 
-// listBounds returns the bounds of partitions of a topic, as listOffsets does.
+// listBounds returns the bounds of partitions of a topic. Partitions may be missing, as with listOffsets.
 func listBounds(ctx context.Context, cl *kgo.Client, topic string, partitions []int32, isolation int8) (map[int32]bounds, error) {
 	var starts, ends map[int32]int64
 	var startErr, endErr error
@@ -93,12 +93,12 @@ func listBounds(ctx context.Context, cl *kgo.Client, topic string, partitions []
 	return all, nil
 }
 
-// noEpoch is the leader epoch of a position that nobody knows one of.
+// noEpoch is the leader epoch of a position without a known epoch.
 const noEpoch = -1
 
-// epochEnds returns the offset after the last record that the log of each partition holds of
-// the given leader epoch and all epochs before it (KIP-320). A partition without an epoch, or
-// whose leader does not answer or does not know the epoch, is missing.
+// epochEnds returns, for each partition, the offset after the last record of the given leader epoch and all
+// epochs before it (KIP-320). A partition is missing if it has no epoch, or if its leader does not answer or
+// does not know the epoch.
 func epochEnds(ctx context.Context, cl *kgo.Client, topic string, epochs map[int32]int32) map[int32]int64 {
 	var req kadm.OffsetForLeaderEpochRequest
 	for n, epoch := range epochs {
@@ -111,7 +111,7 @@ func epochEnds(ctx context.Context, cl *kgo.Client, topic string, epochs map[int
 	}
 	ctx, cancel := context.WithTimeout(ctx, endsWithin)
 	defer cancel()
-	// An error is that of some brokers: the others have answered.
+	// An error concerns some brokers only: the others have answered.
 	all, _ := kadm.NewClient(cl).OffsetForLeaderEpoch(ctx, req)
 	ends := map[int32]int64{}
 	for n, e := range all[topic] {
@@ -122,15 +122,15 @@ func epochEnds(ctx context.Context, cl *kgo.Client, topic string, epochs map[int
 	return ends
 }
 
-// listHeld returns the bounds of what partitions of a topic hold of what was read from them,
-// given the leader epoch of the last record read: where the log of a partition was cut, the
-// end is the cut. What the log holds after that is new.
+// listHeld returns the bounds of those records of each log that were there when the partition was last read,
+// given the leader epoch of the last record read. If the log was cut since, the end is the cut; records after it
+// are new.
 func listHeld(ctx context.Context, cl *kgo.Client, topic string, partitions []int32, epochs map[int32]int32) (map[int32]bounds, error) {
 	logs, err := listBounds(ctx, cl, topic, partitions, readUncommitted)
 	if err != nil {
 		return nil, err
 	}
-	ask := map[int32]int32{} // whose leaders answer
+	ask := map[int32]int32{} // of partitions whose leaders answer
 	for n := range logs {
 		if epoch, ok := epochs[n]; ok {
 			ask[n] = epoch

@@ -9,20 +9,20 @@ import (
 )
 
 const (
-	// compareClocksEvery is how often the brokers are asked for their time.
+	// compareClocksEvery is the interval of compareClocks.
 	compareClocksEvery = 30 * time.Second
-	// compareClocksWithin bounds the question: a transaction waits for it.
+	// compareClocksWithin bounds the request: a transaction waits for it.
 	compareClocksWithin = time.Second
 )
 
-// Behind returns by how much SessionConfig.Now is behind the brokers' clock, at least. It
-// is 0 while that is not known, and when it is not behind. The brokers' time is the start
-// of the session's own transaction, as its coordinator noted it (DescribeTransactions,
-// KIP-664, Kafka 3.0): the timestamps of records are their producers'.
+// Behind returns the least amount by which SessionConfig.Now is behind the brokers' clock; 0 while that is not
+// known or Now is not behind. The brokers' time is the start of the session's own transaction, as its
+// coordinator noted it (DescribeTransactions, KIP-664, Kafka 3.0). The timestamps of records are of no use:
+// their producers set them.
 func (s *Session) Behind() time.Duration { return time.Duration(max(0, s.behind.Load())) }
 
-// compareClocks notes how far the brokers' clock is ahead, in an open transaction that has
-// records. It asks rarely, and changes nothing without an answer.
+// compareClocks stores the offset of the brokers' clock. It must be called in an open transaction that has
+// records. It sends a request at most every compareClocksEvery, and keeps the old value without a response.
 func (l *life) compareClocks(ctx context.Context) {
 	now := l.sc.Now()
 	if since := now.Sub(l.compared); !l.compared.IsZero() && since >= 0 && since < compareClocksEvery {
@@ -38,7 +38,7 @@ func (l *life) compareClocks(ctx context.Context) {
 		return
 	}
 	for _, t := range resp.TransactionStates {
-		// The transaction began before the answer came: the brokers' clock shows more now.
+		// The transaction began before the response: the brokers' clock is later by now.
 		if kerr.ErrorForCode(t.ErrorCode) == nil && t.StartTimestamp > 0 {
 			l.behind.Store(int64(time.UnixMilli(t.StartTimestamp).Sub(l.sc.Now())))
 		}

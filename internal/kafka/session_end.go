@@ -10,22 +10,21 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// endSlack is how much longer than a rebalance the end of a transaction may take.
+// endSlack is the time that the end of a transaction may take beyond a rebalance.
 const endSlack = 5 * time.Second
 
-// A shutdown commits the open transaction, but does not wait for a Kafka that is away: the
-// next member of this name, or the transaction's timeout, then aborts it. The process must
-// end within 12 s.
+// A shutdown commits the open transaction, but must not wait for a Kafka that is away: then the next member of
+// this name, or the timeout of the transaction, aborts it. The process must end within 12 s.
 const (
 	// commitWithin bounds the end of the open transaction, from the shutdown on.
 	commitWithin = 8 * time.Second
-	// commitSlack is how much longer than a rebalance that may take, where rebalances are short.
+	// commitSlack is the time that the end may take beyond a rebalance, where rebalances are short.
 	commitSlack = 2 * time.Second
-	// giveUpAfter is when the client is closed under whatever still waits for Kafka.
+	// giveUpAfter is the time after which the client is closed, whatever still waits for Kafka.
 	giveUpAfter = 9 * time.Second
 )
 
-// outlive returns a context that ends after ctx, by so much.
+// outlive returns a context that ends the given time after ctx. The caller must call the CancelFunc.
 func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
@@ -35,8 +34,8 @@ func outlive(ctx context.Context, by time.Duration) (context.Context, context.Ca
 	return longer, func() { stop(); cancel() }
 }
 
-// settle ends an empty transaction after partitions were revoked. Until its End a
-// GroupTransactSession hands no second revocation on, and aborts whatever is committed.
+// settle ends an empty transaction after a revocation of partitions. Until its next End a GroupTransactSession
+// reports no second revocation, and aborts any commit.
 func (l *life) settle() error {
 	if !l.revocation {
 		return nil
@@ -53,7 +52,8 @@ func (l *life) settle() error {
 	return nil
 }
 
-// end finishes a transaction: all or nothing.
+// end ends a transaction: it commits the output, the offsets and the metadata together, or aborts. It returns an
+// error if the client must be replaced.
 func (l *life) end(tx *Tx) error {
 	if !l.stillOwns(tx.partitions) {
 		tx.fail(fmt.Errorf("generation %d of the group: %w", l.generation, errNotOwned))
@@ -65,10 +65,9 @@ func (l *life) end(tx *Tx) error {
 	}
 	l.compareClocks(tx.ctx)
 	next, epochs := map[int32]Position{}, map[int32]int32{}
-	// The client's End wants a heartbeat, and waits for one without end when the group
-	// put this member out meanwhile: the loop that beats waits in turn for the end of
-	// this transaction (BlockRebalanceOnPoll). A new session then begins where the last
-	// commit was.
+	// The client's End waits for a heartbeat, without limit if the group has removed this member: the heartbeat
+	// loop in turn waits for the end of this transaction (BlockRebalanceOnPoll). After the timeout a new client
+	// begins at the last commit.
 	bounded, over := context.WithTimeout(tx.ctx, l.rebalanceTimeout()+endSlack)
 	defer over()
 	commitCtx := kgo.PreTxnCommitFnContext(bounded, func(req *kmsg.TxnOffsetCommitRequest) error {
@@ -136,8 +135,8 @@ func (l *life) end(tx *Tx) error {
 	return nil
 }
 
-// readAgain puts the client back to the first record that the Handler did not take, as
-// it is committed. Nothing rebalances between the commit and here.
+// readAgain resets the client to the first record that the Handler did not take. That offset is committed, and
+// no rebalance happens between the commit and this call.
 func (l *life) readAgain() {
 	at := map[int32]kgo.EpochOffset{}
 	for n, p := range l.owned {
@@ -150,17 +149,16 @@ func (l *life) readAgain() {
 	}
 }
 
-// rewind puts the partitions back to what is committed, as the client does with its own
-// positions.
+// rewind resets the partitions to their committed positions after an abort, as the client does with its own.
 func (l *life) rewind() {
 	l.void = true
 	for n, p := range l.owned {
 		if p.until == 0 && p.touched {
-			l.Pass(n) // its pass had ended in what was aborted
+			l.Pass(n) // its pass had ended in the aborted transaction
 		}
 		at := max(p.committed.Offset, 0)
 		if p.since = p.rest; p.next > at {
-			p.since = l.sc.Now() // its records come again
+			p.since = l.sc.Now() // its records are read again
 		}
 		p.touched, p.behind, p.next, p.epoch = false, nil, at, p.committedEpoch
 	}

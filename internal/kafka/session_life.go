@@ -15,65 +15,66 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// A life is one client's life within a Session. Its fields belong to the session's
-// goroutine, which alone calls the Handler.
+// A life is the time of one client within a Session. Its fields belong to the session's goroutine, which alone
+// calls the Handler, except where noted.
 type life struct {
 	*Session
 	h          Handler
 	gts        *kgo.GroupTransactSession
-	late       context.Context // of transactions: ends some time after the session is told to end
+	late       context.Context // parent of transactions: ends some time after Run's context
 	partitions int
 	inputID    [16]byte // Kafka's id of the input topic
 	topics     map[string]topicState
-	begin      map[int32]int64 // where partitions are read from, by the last fetch of their positions
+	begin      map[int32]int64 // start of reading by partition, from the last fetch of positions
 	unreadable int             // polls in a row that had errors
-	reading    *reporter       // of their errors
+	reading    *reporter       // reports these errors
 	expired    atomic.Pointer[error]
 	outages    outages  // written by the client's goroutines
-	buf        []Record // of the fetch that is taken
+	buf        []Record // of the fetch being taken
 	weight     int      // messages of a record, of late
 	refusals   refusals
-	aborts     int       // transactions in a row that were aborted
-	compared   time.Time // when compareClocks asked last
+	aborts     int       // aborted transactions in a row
+	compared   time.Time // last call of compareClocks
 
 	ownership  ownership // written by the client's goroutines
 	owned      map[int32]*progress
-	member     string // for what is committed, with generation: see follow
+	member     string // with generation: under which positions are committed, see follow
 	generation int32
 	revocation bool // partitions were revoked: see settle
-	more       bool // the Handler left a part of the work on quiet partitions
-	void       bool // the last transaction was aborted: the Handler's state is to be restored
+	more       bool // the Handler left work on quiet partitions
+	void       bool // the last transaction was aborted: the Handler's state must be restored
 }
 
-// progress is where an owned partition stands.
+// progress is the state of an owned partition.
 type progress struct {
 	tenure         *tenure
 	committed      Position
-	committedEpoch int32       // of the leader, committed with the position; noEpoch: none was
+	committedEpoch int32       // leader epoch committed with the position; noEpoch: none
 	next           int64       // offset after the last record seen
-	epoch          int32       // of the leader, of the last record taken; noEpoch: not known
-	since          time.Time   // quiet since
-	rest           time.Time   // quiet since, as of the committed state
+	epoch          int32       // leader epoch of the last record taken; noEpoch: not known
+	since          time.Time   // begin of its silence
+	rest           time.Time   // begin of its silence, as of the committed state
 	touched        bool        // in this transaction
-	behind         *kgo.Record // the first that was read and that the Handler did not take; nil: none
-	end            int64       // offset after the last record there is
-	until          int64       // end of the pass that is under way; 0: none is
+	behind         *kgo.Record // the first record read that the Handler did not take; nil: none
+	end            int64       // offset after the last record of the log
+	until          int64       // end of the current pass; 0: no pass
 }
 
-// transactionTimeout is after what time a broker aborts an open transaction. It must
-// outlive a session timeout and a rebalance that blocks its end.
+// transactionTimeout returns the age at which a broker aborts an open transaction. It must be longer than a
+// session timeout, and than a rebalance that blocks the end of the transaction.
 func (s *Session) transactionTimeout() time.Duration { return cmp.Or(s.sc.Timeout, 45*time.Second) }
 
-// leaveWithin bounds how long leaving the group takes. Without an answer the group
-// notices after the session timeout.
+// leaveWithin bounds the time for leaving the group. Without an answer the group removes the member after the
+// session timeout.
 const leaveWithin = 2 * time.Second
 
-// rebalanceTimeout is how long a rebalance waits for a member: for the end of
-// its transaction, and for one that is dead.
+// rebalanceTimeout returns the time for which a rebalance waits for a member: for the end of its transaction, or
+// for a dead member.
 func (s *Session) rebalanceTimeout() time.Duration {
 	return cmp.Or(s.sc.Rebalance, min(10*time.Second, max(2*s.c.SessionTimeout, s.sc.Every+2*time.Second)))
 }
 
+// runClient runs one life: a client from its creation to its end.
 func (s *Session) runClient(ctx context.Context, h Handler) (err error) {
 	l := s.newLife(h)
 	if err := l.adoptTopics(ctx); err != nil {
@@ -93,16 +94,16 @@ func (s *Session) runClient(ctx context.Context, h Handler) (err error) {
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()), // see locate
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.KeepControlRecords(), // they count for whether a partition is read to its end
+		kgo.KeepControlRecords(), // their offsets count for the end of a partition
 		kgo.Balancers(syncBalancer{kgo.CooperativeStickyBalancer(), s.sc.Input, &l.ownership}),
 		kgo.BlockRebalanceOnPoll(),
 		kgo.SessionTimeout(s.c.SessionTimeout), kgo.HeartbeatInterval(heartbeat), kgo.RebalanceTimeout(s.rebalanceTimeout()),
 		kgo.TransactionalID(s.sc.Group+"-"+s.sc.Member), kgo.TransactionTimeout(s.transactionTimeout()),
 		kgo.RecordPartitioner(partitioner{manual: s.sc.ManualPartitioning}),
 		kgo.ProducerLinger(2*time.Millisecond), kgo.ProducerBatchCompression(kgo.SnappyCompression()),
-		kgo.MaxBufferedRecords(100_000), // a transaction's, so that taking records does not wait for the broker
+		kgo.MaxBufferedRecords(100_000), // of a transaction, so that taking records does not wait for the broker
 		kgo.FetchMaxWait(200*time.Millisecond),
-		kgo.FetchMaxPartitionBytes(256<<10), // a poll empties one partition's share before the next: small ones keep all moving
+		kgo.FetchMaxPartitionBytes(256<<10), // a poll empties a partition's share first: small shares keep all moving
 		kgo.OnPartitionsAssigned(l.assigned), kgo.OnOffsetsFetched(l.fetched), kgo.AdjustFetchOffsetsFn(l.adjust),
 		kgo.OnPartitionsRevoked(l.revoked), kgo.OnPartitionsLost(l.revoked),
 	)...)
@@ -118,8 +119,8 @@ func (s *Session) runClient(ctx context.Context, h Handler) (err error) {
 	}()
 	defer func() { l.drop(slices.Sorted(maps.Keys(l.owned))) }()
 	defer l.remember()
-	// Ends a transaction that a killed process of this name left open, now and not
-	// at the first record: until then nobody gets the offsets of its partitions.
+	// Ends a transaction that a killed process of this name left open, now and not at the first record: nobody
+	// gets the offsets of its partitions before.
 	if _, _, err := l.gts.Client().ProducerID(ctx); err != nil {
 		return fmt.Errorf("transactional id %s: %w", s.sc.Group+"-"+s.sc.Member, err)
 	}
@@ -135,6 +136,7 @@ func (s *Session) runClient(ctx context.Context, h Handler) (err error) {
 	return err
 }
 
+// newLife returns a life without a client.
 func (s *Session) newLife(h Handler) *life {
 	return &life{
 		Session: s, h: h, owned: map[int32]*progress{}, begin: map[int32]int64{},
@@ -142,7 +144,7 @@ func (s *Session) newLife(h Handler) *life {
 	}
 }
 
-// work runs transactions until ctx ends or something fails.
+// work runs transactions until ctx ends or the client must be replaced.
 func (l *life) work(ctx context.Context) error {
 	lastIdle := l.sc.Now()
 	defer l.noteTurn(time.Time{})
@@ -174,8 +176,7 @@ func (l *life) work(ctx context.Context) error {
 	return nil
 }
 
-// prepare brings ownership and state up to date before a transaction. No rebalance is
-// blocked meanwhile.
+// prepare brings ownership and state up to date before a transaction. Rebalances are not blocked meanwhile.
 func (l *life) prepare(ctx context.Context) error {
 	l.noteTurn(time.Time{})
 	if err := l.follow(); err != nil {
@@ -189,9 +190,9 @@ func (l *life) prepare(ctx context.Context) error {
 
 // gather polls until a transaction is full, its time is over, or ctx ends.
 func (l *life) gather(ctx context.Context, tx *Tx) error {
-	// Cutting a transaction is no matter of correctness: the wall clock does.
+	// The length of a transaction does not affect correctness, so the wall clock is good enough.
 	every := l.sc.Every
-	if l.more { // quiet partitions wait
+	if l.more { // quiet partitions wait for the next transaction
 		every = time.Millisecond
 	}
 	until, cancel := context.WithTimeout(ctx, every)
@@ -219,7 +220,7 @@ func (l *life) gather(ctx context.Context, tx *Tx) error {
 	return nil
 }
 
-// measure notes how far the owned partitions are behind.
+// measure updates the lag of the owned partitions.
 func (l *life) measure(fetches kgo.Fetches) {
 	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
 		if p := l.owned[f.Partition]; p != nil && f.HighWatermark > p.end {
@@ -233,6 +234,7 @@ func (l *life) measure(fetches kgo.Fetches) {
 	l.lag.Store(lag)
 }
 
+// failures notes and reports the errors of a poll. It returns an error if the client must be replaced.
 func (l *life) failures(ctx context.Context, fetches kgo.Fetches) error {
 	working := true
 	for _, e := range fetches.Errors() {
@@ -252,7 +254,7 @@ func (l *life) failures(ctx context.Context, fetches kgo.Fetches) error {
 		working = false
 		l.note(e.Err)
 		l.reading.report(fmt.Errorf("topic %s partition %d: %w", e.Topic, e.Partition, e.Err))
-		for n, p := range l.owned { // a partition that cannot be read is not silent
+		for n, p := range l.owned { // a fetch error must not count as silence
 			if e.Topic == "" || n == e.Partition {
 				p.since = l.sc.Now()
 				p.rest = p.since
@@ -268,7 +270,7 @@ func (l *life) failures(ctx context.Context, fetches kgo.Fetches) error {
 	return nil
 }
 
-// takeRecords hands records to the Handler.
+// takeRecords passes records of a partition to the Handler and updates the partition's progress.
 func (l *life) takeRecords(tx *Tx, partition int32, records []*kgo.Record) {
 	if len(records) == 0 {
 		return
@@ -279,7 +281,7 @@ func (l *life) takeRecords(tx *Tx, partition int32, records []*kgo.Record) {
 		return
 	}
 	if p.behind != nil {
-		return // it comes again with what is before it
+		return // it is read again with the records before it
 	}
 	l.buf = slices.Grow(l.buf[:0], len(records))
 	for _, r := range records {

@@ -17,15 +17,15 @@ import (
 // ErrTruncated is wrapped by every TruncatedError.
 var ErrTruncated = errors.New("the log no longer holds wanted records")
 
-// A TruncatedError names the partitions of a topic that no longer hold a wanted range of
-// records: retention or DeleteRecords removed its beginning, or the end of the log lies
-// before the end of the range (brokers lost records, or the topic was made anew).
+// A TruncatedError names the partitions of a topic that no longer hold a wanted range of records: retention or
+// DeleteRecords removed its beginning, or the log ends before the end of the range (brokers lost records, or the
+// topic was deleted and made again).
 type TruncatedError struct {
 	Topic      string
 	Partitions map[int32]Truncation
 }
 
-// A Truncation is a range of records that a partition no longer holds as a whole.
+// A Truncation is a range of records that a partition no longer holds completely.
 type Truncation struct {
 	Want  Range
 	First int64 // first offset of the log; -1: not known
@@ -52,14 +52,14 @@ func (e *TruncatedError) Error() string {
 // Unwrap returns ErrTruncated.
 func (e *TruncatedError) Unwrap() error { return ErrTruncated }
 
-// A topicState is what a life depends on of a topic.
+// A topicState holds the properties of a topic that must not change during a life.
 type topicState struct {
-	id         [16]byte // another one once the topic was deleted and made again
+	id         [16]byte // changes when the topic is deleted and made again
 	partitions int
 }
 
-// inputTopics returns the state of the input and of its twin, by name. A twin with
-// another number of partitions is fatal: both are fixed for life, together.
+// inputTopics returns the states of the input and of the co-partitioned topic, by name. Different numbers of
+// partitions are fatal: neither can change for the life of the topics.
 func (s *Session) inputTopics(ctx context.Context) (map[string]topicState, error) {
 	cl, err := kgo.NewClient(append(s.c.withRole("topics").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
 	if err != nil {
@@ -88,13 +88,12 @@ func (s *Session) inputTopics(ctx context.Context) (map[string]topicState, error
 	return are, nil
 }
 
-// A Range is the records of a partition from one offset to another, both
-// included.
+// A Range is a range of offsets of a partition, both ends included.
 type Range struct{ From, To int64 }
 
-// ReadLog reads parts of a topic, read_committed, and hands every record to
-// apply, in order within a partition. It returns a *TruncatedError when partitions do not
-// hold their part: before the first record, unless the records went while they were read.
+// ReadLog reads ranges of a topic at read_committed and passes every record to apply, in order within a
+// partition. It returns a *TruncatedError when partitions do not hold their range completely: before the first
+// record, unless records were removed during the reading. An error of apply ends the reading and is returned.
 func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Range, apply func(partition int32, offset int64, value []byte) error) error {
 	start := map[int32]kgo.Offset{}
 	for p, r := range parts {
@@ -104,11 +103,11 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 		return nil
 	}
 	cl, err := kgo.NewClient(append(s.c.withRole("restore").opts(),
-		kgo.WithContext(ctx), // a fetch that is not answered must not delay the end
+		kgo.WithContext(ctx), // an unanswered fetch must not delay the end
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: start}),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.KeepControlRecords(), // the last offset may be one
+		kgo.KeepControlRecords(), // the last record may be a control record
 		kgo.FetchMaxWait(100*time.Millisecond),
 	)...)
 	if err != nil {
@@ -116,7 +115,7 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 	}
 	defer cl.Close()
 	if err := verifyRanges(ctx, cl, topic, parts); err != nil {
-		if ended := ctx.Err(); ended != nil { // the client ends with it, and says that it is closed
+		if ended := ctx.Err(); ended != nil { // the client ends with ctx and reports only that it is closed
 			return fmt.Errorf("reading %s: %w", topic, ended)
 		}
 		return err
@@ -153,9 +152,9 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 	return nil
 }
 
-// verifyRanges returns a *TruncatedError when partitions of a topic do not hold their part. The
-// end is that of the log, not of its decided transactions: the records of a committed
-// transaction are there before its marker is.
+// verifyRanges returns a *TruncatedError when partitions of a topic do not hold their range. It compares with
+// the end of the log, not with the last stable offset: the records of a committed transaction are there before
+// its marker is.
 func verifyRanges(ctx context.Context, cl *kgo.Client, topic string, parts map[int32]Range) error {
 	logs, err := listBounds(ctx, cl, topic, slices.Collect(maps.Keys(parts)), readUncommitted)
 	if err != nil {
@@ -177,8 +176,8 @@ func verifyRanges(ctx context.Context, cl *kgo.Client, topic string, parts map[i
 	return nil
 }
 
-// Committed returns the committed positions of partitions of the input as of now, by
-// partition. It waits for transactions that are being committed.
+// Committed returns the committed positions of partitions of the input, by partition. It waits for commits in
+// progress (RequireStable, KIP-447).
 func (s *Session) Committed(ctx context.Context, partitions []int32) (map[int32]Position, error) {
 	cl, err := kgo.NewClient(append(s.c.withRole("offsets").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
 	if err != nil {
@@ -215,8 +214,8 @@ func (s *Session) InputStart(ctx context.Context, partition int32) (int64, error
 	return starts[partition], err
 }
 
-// Truncate deletes the records of a topic before the offsets given, by
-// partition. Kafka frees whole segments.
+// Truncate deletes the records of a topic before the given offsets, by partition. Kafka frees whole segments
+// only.
 func (s *Session) Truncate(ctx context.Context, topic string, before map[int32]int64) error {
 	cl, err := kgo.NewClient(append(s.c.withRole("truncate").opts(), kgo.RequestRetries(1), kgo.RetryTimeout(5*time.Second))...)
 	if err != nil {

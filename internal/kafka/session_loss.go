@@ -15,15 +15,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// The causes for which a Session moves a position that the input does not hold.
+// Causes for moving a position that the input does not hold.
 const (
 	causeRetention = "retention" // the log begins after the position
 	causeTruncated = "truncated" // the log ends before the position: brokers lost records
 	causeRecreated = "recreated" // the topic was deleted and made again
 )
 
-// losses counts positions that were moved, and the records that were gone before they were
-// read. They are shared by all sessions of a registry.
+// losses counts moved positions and the records that were gone before they were read. All sessions of a registry
+// share its metrics.
 type losses struct{ moved, records *prometheus.CounterVec }
 
 func newLosses(reg prometheus.Registerer) losses {
@@ -45,7 +45,8 @@ func newLosses(reg prometheus.Registerer) losses {
 	return l
 }
 
-// registered registers c and returns it, or the same vector that is registered already.
+// registered registers c and returns it, or returns the vector that was registered before with the same
+// descriptor.
 func registered(reg prometheus.Registerer, c *prometheus.CounterVec) *prometheus.CounterVec {
 	err := reg.Register(c)
 	if are, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
@@ -53,10 +54,10 @@ func registered(reg prometheus.Registerer, c *prometheus.CounterVec) *prometheus
 			return is
 		}
 	}
-	return c // without its metric the session works all the same
+	return c // the session works without its metric
 }
 
-// start makes the series of a topic, so that they begin at 0.
+// start creates the series of a topic, so that they begin at 0.
 func (l losses) start(topic string) {
 	for _, cause := range []string{causeRetention, causeTruncated, causeRecreated} {
 		l.moved.WithLabelValues(topic, cause)
@@ -70,9 +71,8 @@ type move struct {
 	from, to int64
 }
 
-// moved counts and logs a move by which lost records, as far as known, were never read. A
-// move that was counted already, before a transaction that was aborted or a session that
-// began anew, counts with what it has grown by.
+// moved counts and logs a move. lost is the number of records that were never read, as far as known. A move that
+// was counted before, in an aborted transaction or an earlier life, counts only its growth.
 func (s *Session) moved(partition int32, m move, lost int64) {
 	s.mu.Lock()
 	was, again := s.moves[partition]
@@ -91,8 +91,7 @@ func (s *Session) moved(partition int32, m move, lost int64) {
 		"topic", s.sc.Input, "partition", partition, "cause", m.cause, "position", m.from, "goes_on_at", m.to, "records_lost_unread", max(lost, 0))
 }
 
-// nearest returns the position from which a partition is read: at, or the nearest one that
-// the log holds.
+// nearest returns the position from which a partition is read: at, or the nearest offset that the log holds.
 func (l *life) nearest(at Position, log bounds) Position {
 	m := move{from: at.Offset, to: min(max(at.Offset, log.first), log.end)}
 	switch {
@@ -103,13 +102,13 @@ func (l *life) nearest(at Position, log bounds) Position {
 		l.moved(at.Partition, m, m.to-m.from)
 	default:
 		m.cause = causeTruncated
-		l.moved(at.Partition, m, 0) // what lay below the position was read
+		l.moved(at.Partition, m, 0) // records below the position were read
 	}
 	at.Offset = m.to
 	return at
 }
 
-// adoptTopics takes the state of the topics over at the beginning of a life.
+// adoptTopics takes over the state of the topics at the beginning of a life.
 func (l *life) adoptTopics(ctx context.Context) error {
 	topics, err := l.inputTopics(ctx)
 	if err != nil {
@@ -126,10 +125,9 @@ func (l *life) adoptTopics(ctx context.Context) error {
 	return nil
 }
 
-// adopt takes the id of the input topic over and reports whether the topic is another one
-// than before. The id of a topic that was deleted is an error: the broker that gave it lags
-// behind, and positions would be taken for those of another topic. A zero id, of a broker
-// that knows none, says nothing.
+// adopt takes over the id of the input topic and reports whether the topic is not the former. The id of a
+// deleted topic is an error: the broker that answered lags behind, and its positions would be taken for those of
+// the new topic. A zero id comes from a broker without topic ids and changes nothing.
 func (s *Session) adopt(id [16]byte) (renewed bool, err error) {
 	if id == ([16]byte{}) {
 		return false, nil
@@ -141,7 +139,7 @@ func (s *Session) adopt(id [16]byte) (renewed bool, err error) {
 	}
 	if renewed = s.seen != [16]byte{} && s.seen != id; renewed {
 		s.past.add(s.seen)
-		was := s.seen // others may have committed in it: what was kept of a topic before it is stale
+		was := s.seen // others may have committed in it: older memories are stale
 		maps.DeleteFunc(s.kept, func(_ int32, m memory) bool { return m.topic != was })
 	}
 	s.seen = id
@@ -149,18 +147,18 @@ func (s *Session) adopt(id [16]byte) (renewed bool, err error) {
 	return renewed, nil
 }
 
-// isNewTopic reports whether id is that of a topic made after the one with the id was: neither
-// unknown, nor of a topic that is known to be deleted.
+// isNewTopic reports whether id belongs to a topic that was made after the topic was: it is neither zero nor the
+// id of a topic known to be deleted.
 func (s *Session) isNewTopic(id, was [16]byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return id != was && id != [16]byte{} && was != [16]byte{} && !s.past[id]
 }
 
-// locate returns where partitions with these committed positions, and the leader epochs
-// committed with them, are read from. A log that lost its end may have grown beyond the
-// position since: the epoch tells where it was cut. The client finds out itself if a
-// partition whose leader does not answer does not hold its position.
+// locate returns the positions from which partitions are read, given their committed positions and the leader
+// epochs committed with them. A log that lost its end may have grown beyond the position since: the epoch then
+// locates the cut (KIP-320). Where a leader does not answer, the position is unchanged, and the client finds out
+// itself whether the log holds it.
 func (l *life) locate(ctx context.Context, cl *kgo.Client, committed []Position, epochs map[int32]int32) ([]Position, error) {
 	partitions := make([]int32, len(committed))
 	for i, pos := range committed {
@@ -186,8 +184,8 @@ func (l *life) locate(ctx context.Context, cl *kgo.Client, committed []Position,
 	return at, nil
 }
 
-// adjust tells the client where to begin: kgo.AdjustFetchOffsetsFn. Before a cut the epoch
-// that was committed holds: with it the client notices the next cut.
+// adjust moves the client to the offsets that locate chose: kgo.AdjustFetchOffsetsFn. Before a cut the committed
+// epoch is valid: with it the client notices the next cut.
 func (l *life) adjust(_ context.Context, fetched map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
 	for n, o := range fetched[l.sc.Input] {
 		if at, ok := l.begin[n]; ok && at >= 0 && o.EpochOffset().Offset != at {
@@ -201,16 +199,15 @@ func (l *life) adjust(_ context.Context, fetched map[string]map[int32]kgo.Offset
 	return fetched, nil
 }
 
-// A memory is what a Session keeps of a partition that a life owned at its end, until the
-// next life.
+// A memory is a Session's record of a partition that a life owned at its end, for the next life.
 type memory struct {
 	topic     [16]byte // Kafka's id
 	committed Position
-	unread    int64 // records behind the last one taken, as far as known
+	unread    int64 // records after the last record taken, as far as known
 }
 
-// remember keeps the positions of owned partitions at the end of a life: Kafka deletes the
-// committed offsets of a topic with the topic.
+// remember stores the positions of owned partitions at the end of a life: Kafka deletes the committed offsets of
+// a topic with the topic.
 func (l *life) remember() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -219,10 +216,10 @@ func (l *life) remember() {
 	}
 }
 
-// recall returns the position of a partition, given its committed one. While the input is
-// the topic that was read before, they are equal. In a topic that was made again, offsets of
-// the old one mean nothing: unless another member has committed, the partition is read
-// from the start, with the metadata of what this session committed last.
+// recall returns the position of a partition, given its committed position. The two are equal while the input is
+// the topic that was read before. In a topic that was made again, offsets of the old topic are void: unless
+// another member has committed, the partition is read from the start, with the metadata that this session
+// committed last.
 func (s *Session) recall(at Position) Position {
 	s.mu.Lock()
 	was, ok := s.kept[at.Partition]
@@ -235,7 +232,7 @@ func (s *Session) recall(at Position) Position {
 	return Position{Partition: at.Partition, Metadata: was.committed.Metadata}
 }
 
-// noteDataLoss takes the news that the log of a partition was cut: the client goes on at its end.
+// noteDataLoss counts a log that was cut while it was read. The client goes on at its end.
 func (l *life) noteDataLoss(loss *kgo.ErrDataLoss) {
 	p := l.owned[loss.Partition]
 	if p == nil {
@@ -245,19 +242,20 @@ func (l *life) noteDataLoss(loss *kgo.ErrDataLoss) {
 	p.next, p.end, p.since = loss.ResetTo, loss.ResetTo, l.sc.Now()
 }
 
-// needsNewLife reports whether an error lasts until another client takes this one's place:
-// a topic was deleted and made again, whose new id the client never adopts; or the input
-// does not hold the position, and the next life looks for the nearest one.
+// needsNewLife reports whether an error lasts until the client is replaced: the topic was deleted and made
+// again, and a client never adopts the new id; or the input does not hold the position, and the next life looks
+// for the nearest.
 func needsNewLife(err error) bool {
 	return errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.OffsetOutOfRange)
 }
 
-// expire ends the life soon, for a reason that only another one can mend.
+// expire ends the life after the current transaction, for a reason that only a new client can correct. It may be
+// called by any goroutine.
 func (l *life) expire(why error) { l.expired.CompareAndSwap(nil, &why) }
 
-// needsReplacement reports whether another client would do better than this one after an error that
-// needs a new life. While a deleted topic is not made again this one stays in the group: a
-// member of the group can commit positions in the new topic, see bequeath.
+// needsReplacement reports whether a new client would do better after an error for which needsNewLife is true.
+// While a deleted topic is not made again, this client stays in the group: only a member of the group can commit
+// positions in the new topic, see bequeath.
 func (l *life) needsReplacement(ctx context.Context, err error) bool {
 	if !errors.Is(err, kerr.UnknownTopicID) {
 		return true
@@ -266,8 +264,7 @@ func (l *life) needsReplacement(ctx context.Context, err error) bool {
 	return again
 }
 
-// madeAgain returns the id of the input topic if it is another one than at the beginning of
-// the life.
+// madeAgain returns the id of the input topic and true if the topic was deleted and made again during this life.
 func (l *life) madeAgain(ctx context.Context, cl *kgo.Client) (id [16]byte, again bool) {
 	now, err := readTopicState(ctx, cl, l.sc.Input)
 	if err != nil || now.partitions != l.partitions {
@@ -276,10 +273,10 @@ func (l *life) madeAgain(ctx context.Context, cl *kgo.Client) (id [16]byte, agai
 	return now.id, l.isNewTopic(now.id, l.inputID)
 }
 
-// bequeath commits the start of owned partitions, with the metadata that was committed
-// last, when the input was made again: Kafka deleted the positions with the topic, and who
-// gets a partition next needs its state. The group refuses it from a member that it has put
-// out. A partition for which it fails keeps its state if this session gets it again.
+// bequeath commits the start of owned partitions in a topic that was made again, with the metadata that was
+// committed last. Kafka deleted the positions with the old topic, but the next owner of a partition needs its
+// state. The group refuses the commit of a member that it has removed. A partition whose commit fails keeps its
+// state if this session gets it again.
 func (l *life) bequeath() {
 	id, again := l.madeAgain(l.late, l.gts.Client())
 	if !again {
@@ -314,12 +311,11 @@ func (l *life) bequeath() {
 	}
 }
 
-// watchEvery is how often a session compares its topics with those that it began with. The
-// client looks at its metadata every 5 min if nothing fails.
+// watchEvery is the interval of watch. The client itself refreshes its metadata every 5 min if nothing fails.
 const watchEvery = 30 * time.Second
 
-// watch ends the life when the input or its twin is another topic, or has another number of
-// partitions, than at its beginning.
+// watch ends the life when the input or the co-partitioned topic was made again or has another number of
+// partitions.
 func (l *life) watch(ctx context.Context) {
 	tick := time.NewTicker(l.every)
 	defer tick.Stop()
@@ -335,8 +331,8 @@ func (l *life) watch(ctx context.Context) {
 	}
 }
 
-// changed returns what has changed about the topics since the life began; nil for nothing,
-// and while Kafka does not say.
+// changed returns the change of the topics since the life began; nil if there is none, or while Kafka does not
+// answer.
 func (l *life) changed(ctx context.Context) error {
 	names := slices.Sorted(maps.Keys(l.topics))
 	topics, err := kadm.NewClient(l.gts.Client()).ListTopics(ctx, names...)

@@ -8,14 +8,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// outages are the brokers that a client could not reach, or whose connection broke. While a
-// broker is away the producers of the input keep their records: the partitions that it leads
-// are not quiet, and are empty to the end for a moment when it is back.
+// outages holds the brokers that a client could not reach or lost the connection to. While a broker is away, the
+// producers of the input keep their records: the partitions that it leads are not quiet, although they are read
+// to their end for a moment when it is back.
 type outages struct {
 	mu    sync.Mutex // must not be held over I/O
 	nodes map[int32]bool
 }
 
+// note notes a failed broker.
 func (o *outages) note(node int32) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -48,7 +49,7 @@ func (o *outages) OnBrokerE2E(b kgo.BrokerMetadata, _ int16, e2e kgo.BrokerE2E) 
 	}
 }
 
-// unquiet begins the silence of partitions anew whose leader failed since the last call.
+// unquiet restarts the silence of the partitions whose leader failed since the last call.
 func (l *life) unquiet() {
 	failed := l.outages.drain()
 	if len(failed) == 0 {

@@ -13,32 +13,31 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// An ownership is the set of partitions that the client owns, with the member id and the
-// generation under which the group assigned them: one snapshot. The client's goroutines
-// write it, the session's goroutine reads it.
+// An ownership is the set of partitions that the client owns, with the member id and the generation under which
+// the group assigned them, as one snapshot. The client's goroutines write it, the session's goroutine reads it.
 //
-// The revocation callbacks alone do not give it: GroupTransactSession of franz-go
-// (v1.22.3) calls neither of them a second time before the next End. A member that has
-// nothing to commit would go on to own what the group gave to others.
+// The revocation callbacks are not sufficient: GroupTransactSession of franz-go (v1.22.3) calls neither of them
+// a second time before the next End. A member that has nothing to commit would go on to own partitions that the
+// group gave to others.
 type ownership struct {
-	mu         sync.Mutex // must not be held over I/O, nor over a call of the Handler
+	mu         sync.Mutex // must not be held over I/O or a call of the Handler
 	synced     []int32    // assigned by the last SyncGroup response
 	member     string
 	generation int32
 	tenures    map[int32]*tenure
 	revoked    bool // partitions were revoked since the last call of life.follow
-	stale      bool // a new member id kept partitions without the fetch of their positions
+	stale      bool // a new member id kept partitions without a fetch of their positions
 }
 
-// A tenure is the ownership of a partition from the fetch of its committed position until
-// its loss. A partition that is lost and assigned again has another one.
+// A tenure is the ownership of a partition from the fetch of its committed position until its loss. A partition
+// that is lost and assigned again has a new tenure.
 type tenure struct {
 	at    Position
-	epoch int32 // of the leader, committed with the position; noEpoch: none was
+	epoch int32 // leader epoch committed with the position; noEpoch: none
 }
 
-// A syncBalancer is a GroupBalancer that notes the partitions of each SyncGroup response
-// in an ownership. The client has no call that returns its assignment.
+// A syncBalancer is a GroupBalancer that copies the partitions of each SyncGroup response into an ownership. The
+// client has no method that returns its assignment.
 type syncBalancer struct {
 	kgo.GroupBalancer
 	topic string
@@ -56,18 +55,17 @@ func (b syncBalancer) ParseSyncAssignment(assignment []byte) (map[string][]int32
 	return topics, err
 }
 
-// assigned begins a generation. The client calls it once in each, after SyncGroup and
-// before it fetches the positions of the added partitions, and does not join again before
-// it returns: GroupMetadata is that of the assignment.
+// assigned begins a generation. The client calls it once in each, after SyncGroup and before it fetches the
+// positions of added partitions. The client does not join again before assigned returns, so GroupMetadata is
+// that of the assignment.
 func (l *life) assigned(_ context.Context, cl *kgo.Client, added map[string][]int32) {
 	member, generation := cl.GroupMetadata()
 	o := &l.ownership
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if member != o.member {
-		// A client that the group has forgotten joins it under another id, and keeps the
-		// positions of what it is assigned again. Another member may have gone on from
-		// there meanwhile.
+		// A client that the group has removed joins it under another id, and keeps its positions of partitions
+		// that it is assigned again. Another member may have committed newer positions meanwhile.
 		kept := func(n int32) bool { return !slices.Contains(added[l.sc.Input], n) }
 		o.stale = o.stale || o.member != "" && slices.ContainsFunc(o.synced, kept)
 		clear(o.tenures)
@@ -91,8 +89,8 @@ func (l *life) revoked(_ context.Context, _ *kgo.Client, gone map[string][]int32
 	}
 }
 
-// fetched begins the ownership of partitions, at their committed positions. They are not
-// read until the session has restored their state.
+// fetched begins the ownership of partitions at their committed positions. They are paused until the session has
+// restored their state.
 func (l *life) fetched(ctx context.Context, cl *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
 	if _, again := l.madeAgain(ctx, cl); again { // the positions may be of the new topic: this life would hand them on as the old one's
 		err := fmt.Errorf("topic %s was deleted and made again", l.sc.Input)
@@ -118,13 +116,12 @@ func (l *life) fetched(ctx context.Context, cl *kgo.Client, resp *kmsg.OffsetFet
 	return nil
 }
 
-// positions returns the committed positions of an OffsetFetch response, and the leader epoch
-// of each.
+// positions returns the committed positions in an OffsetFetch response, and their leader epochs.
 func (l *life) positions(resp *kmsg.OffsetFetchResponse) (at []Position, epochs map[int32]int32) {
 	epochs = map[int32]int32{}
 	add := func(topic string, p int32, offset int64, epoch int32, metadata *string) {
 		if _, seen := epochs[p]; seen || topic != "" && topic != l.sc.Input {
-			return // the client repeats the answer in the form of older versions
+			return // the client repeats the response in the form of older versions
 		}
 		epochs[p] = epoch
 		pos := Position{Partition: p, Offset: offset}
@@ -148,14 +145,13 @@ func (l *life) positions(resp *kmsg.OffsetFetchResponse) (at []Position, epochs 
 	return at, epochs
 }
 
-// errForgotten is why a session starts anew after the group forgot its member.
+// errForgotten is the reason of a new life after the group removed this member.
 var errForgotten = errors.New("the group forgot this member and gave it partitions under another id: their positions have to be fetched again")
 
-// follow takes the client's ownership over: the session drops the partitions that it lost,
-// and keeps the member id and the generation for all that it commits until the next call.
-// A broker refuses the commits of a generation that has ended, so a member that does not
-// know yet what it lost cannot commit for it. It must not be called within a transaction.
-// An error means that this client's positions are not to be relied on.
+// follow takes over the client's ownership: the session drops lost partitions, and commits under this member id
+// and generation until the next call. A broker refuses commits in a generation that has ended, so that a member
+// cannot commit for a partition before it knows of its loss. It must not be called within a transaction. After
+// an error the client's positions must not be used.
 func (l *life) follow() error {
 	o := &l.ownership
 	o.mu.Lock()
@@ -178,8 +174,7 @@ func (l *life) follow() error {
 	return nil
 }
 
-// stillOwns reports whether the client still owns the partitions, in the generation of the
-// last follow.
+// stillOwns reports whether the client still owns the partitions, in the generation of the last follow.
 func (l *life) stillOwns(partitions []int32) bool {
 	o := &l.ownership
 	o.mu.Lock()
@@ -195,7 +190,7 @@ func (l *life) stillOwns(partitions []int32) bool {
 	return true
 }
 
-// drop gives partitions up.
+// drop removes lost partitions and notifies the Handler.
 func (l *life) drop(gone []int32) {
 	if len(gone) == 0 {
 		return
@@ -208,8 +203,8 @@ func (l *life) drop(gone []int32) {
 	l.h.Lost(gone)
 }
 
-// restore gives the Handler the state of newly assigned partitions, and after an abort
-// that of all owned ones.
+// restore lets the Handler restore the state of newly assigned partitions and, after an abort, of all owned
+// partitions.
 func (l *life) restore(ctx context.Context) error {
 	var at []Position
 	if l.void {
@@ -247,9 +242,8 @@ func (l *life) restore(ctx context.Context) error {
 	return nil
 }
 
-// added returns the tenures that began since the last follow, or whose state is not
-// restored yet. A partition that was lost and assigned again meanwhile waits for the next
-// follow to drop it.
+// added returns the tenures whose state is not restored yet. A partition that was lost and assigned again is not
+// among them until follow has dropped it.
 func (l *life) added() map[int32]*tenure {
 	o := &l.ownership
 	o.mu.Lock()
@@ -263,8 +257,8 @@ func (l *life) added() map[int32]*tenure {
 	return added
 }
 
-// resume begins to read partitions, except those that were lost, or lost and assigned
-// again, since their state was restored.
+// resume begins to fetch partitions, except those that were lost, or lost and assigned again, since their state
+// was restored.
 func (l *life) resume(partitions []int32) {
 	o := &l.ownership
 	o.mu.Lock()

@@ -2,11 +2,10 @@ package kafka
 
 import "context"
 
-// Pass asks for a pass over a partition: from the committed offset to the end as
-// of its start, then no further until it is asked again. What the Handler
-// appends to the input meanwhile is for the next one. Each partition has one
-// pass when it is assigned. It counts in a Session with Passes only, and may be
-// called at any time, for a partition that is not owned too (it is in vain then).
+// Pass asks for a pass over a partition: it is read from its position to the end of the log as of the begin of
+// the pass, and then paused until the next pass. Records that the Handler appends to the input meanwhile belong
+// to the next pass. A partition has one pass when it is assigned. Pass has an effect in a Session with Passes
+// only. It may be called at any time by any goroutine; it has no effect on a partition that is not owned.
 func (s *Session) Pass(partition int32) {
 	if !s.sc.Passes {
 		return
@@ -16,7 +15,7 @@ func (s *Session) Pass(partition int32) {
 	s.mu.Unlock()
 }
 
-// beginPasses begins those that were asked for, of owned partitions.
+// beginPasses begins the requested passes of owned partitions.
 func (l *life) beginPasses(ctx context.Context) {
 	if !l.sc.Passes {
 		return
@@ -34,7 +33,7 @@ func (l *life) beginPasses(ctx context.Context) {
 	}
 	logs, err := listBounds(ctx, l.gts.Client(), l.sc.Input, begin, readCommitted)
 	if err != nil {
-		return // asked for still: tried again
+		return // the request stays, and is tried again
 	}
 	var read []int32
 	for _, n := range begin {
@@ -54,7 +53,7 @@ func (l *life) beginPasses(ctx context.Context) {
 	l.resume(read)
 }
 
-// passed ends the pass of a partition that is read to its end.
+// passed pauses a partition that is read to the end of its pass.
 func (l *life) passed(n int32, p *progress) {
 	if p.until == 0 || p.next < p.until {
 		return

@@ -10,11 +10,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
-// errNotOwned is why a transaction aborts in a rebalance: that is no failure.
+// errNotOwned is the reason of an abort after a rebalance, which is no failure.
 var errNotOwned = errors.New("not owned any more")
 
-// stale returns err, which wraps errNotOwned if the group says that the member's generation
-// has ended.
+// stale wraps err in errNotOwned if the group reports that the member's generation has ended.
 func stale(err error) error {
 	for _, e := range []error{kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.RebalanceInProgress} {
 		if errors.Is(err, e) {
@@ -24,8 +23,8 @@ func stale(err error) error {
 	return err
 }
 
-// A refusal is Kafka's error for what a record holds: its size, its form or the
-// timestamp taken from the input. Another try gives the same error.
+// A refusal is Kafka's error for the content of a record: its size, its form or the timestamp taken from the
+// input. A retry gives the same error.
 type refusal struct {
 	topic string
 	err   error
@@ -34,17 +33,16 @@ type refusal struct {
 func (r *refusal) Error() string { return fmt.Sprintf("record for %s: %v", r.topic, r.err) }
 func (r *refusal) Unwrap() error { return r.err }
 
-// refusals finds the input records whose output Kafka refuses. Kafka refuses a
-// whole batch, so a refusal names a transaction, not a record: transactions take
-// half as many records after each refusal, down to one. That one is then given to
-// the Handler with Record.Refused. After it, transactions grow again.
+// refusals finds the input records whose output Kafka refuses. Kafka refuses a whole batch, so a refusal names a
+// transaction, not a record: after each refusal, transactions take half as many records, down to a single
+// record. That record is then passed to the Handler with Record.Refused. After each commit the limit doubles.
 type refusals struct {
 	max     int                       // records of a transaction
-	limit   int                       // of the next one; 0: max
+	limit   int                       // records of the next transaction; 0: max
 	records map[int32]map[int64]error // by partition and offset, until committed
 }
 
-// recordLimit returns how many records the next transaction may take.
+// recordLimit returns the number of records that the next transaction may take.
 func (r *refusals) recordLimit() int {
 	if r.limit > 0 {
 		return r.limit
@@ -52,11 +50,12 @@ func (r *refusals) recordLimit() int {
 	return r.max
 }
 
-// causeOf returns why the output of a record is refused, nil when it is not known to be.
+// causeOf returns the error with which Kafka refuses the output of a record; nil: none is known.
 func (r *refusals) causeOf(partition int32, offset int64) error { return r.records[partition][offset] }
 
-// noteRefused notes that a transaction of so many records was refused, of which last is
-// the last one. It returns false when the search ends without a record to pass over.
+// noteRefused notes the refusal of a transaction that took this number of records, the last of them at last. It
+// returns false when the search cannot go on: a transaction without records, or a record that is skipped
+// already, is refused.
 func (r *refusals) noteRefused(records int, last Position, why error) bool {
 	if records > 1 {
 		r.limit = records / 2
@@ -76,7 +75,7 @@ func (r *refusals) noteRefused(records int, last Position, why error) bool {
 	return true
 }
 
-// committed notes that a transaction was committed.
+// committed doubles the limit after a committed transaction.
 func (r *refusals) committed() {
 	if r.limit *= 2; r.limit >= r.max {
 		r.limit = 0
@@ -95,8 +94,8 @@ func (r *refusals) forget(partition int32, below int64) {
 	}
 }
 
-// aborted notes that tx was aborted. Its records are read again: at once when the
-// refusal of a record narrowed the search for it, else after a growing delay.
+// aborted notes that tx was aborted. Its records are read again: at once if the refusal narrowed the search for
+// a record, else after a growing delay.
 func (l *life) aborted(tx *Tx) {
 	err := tx.failure()
 	if why := (*refusal)(nil); l.sc.SkipRefused && errors.As(err, &why) && l.narrow(tx, why) {
@@ -110,13 +109,12 @@ func (l *life) aborted(tx *Tx) {
 	}
 }
 
-// narrow reports whether the refusal of tx narrowed the search for a record, or
-// found it.
+// narrow reports whether the refusal of tx narrowed the search for a record or found it.
 func (l *life) narrow(tx *Tx, why error) bool {
 	return l.refusals.noteRefused(tx.records, tx.last, why)
 }
 
-// pause delays the next transaction after aborted ones, and after polls that failed.
+// pause delays the next transaction after aborted transactions and failed polls.
 func (l *life) pause(ctx context.Context) {
 	delay := time.Duration(0)
 	if l.aborts > 0 {
@@ -135,8 +133,8 @@ func (l *life) pause(ctx context.Context) {
 	}
 }
 
-// abortBackoff is the delay after n+1 aborted transactions in a row: 50 ms, twice
-// that for each further one, at most 30 s.
+// abortBackoff returns the delay after n+1 aborted transactions in a row: 50 ms, doubling up to 30 s, shortened
+// by up to a fifth.
 func abortBackoff(n int) time.Duration {
 	d := 30 * time.Second
 	if n < 9 {

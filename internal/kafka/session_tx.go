@@ -14,25 +14,25 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// A Tx is one transaction of a Session.
+// A Tx is a transaction of a Session. It must not be used after Handler.Finish returns.
 type Tx struct {
 	l          *life
-	ctx        context.Context // of the client's calls: ends with the transaction's timeout
+	ctx        context.Context // of the client's calls; ends with the transaction's timeout
 	cancel     context.CancelFunc
 	began      bool
-	quiet      []int32      // partitions that it holds no input records of
-	idle       time.Time    // until when those were quiet
+	quiet      []int32      // touched partitions without input records in the transaction
+	idle       time.Time    // time up to which these were quiet
 	full       bool         // the Handler left records for the next transaction
-	records    int          // of the input; or messages, when records hold several
+	records    int          // of the input; messages, where records hold several
 	partitions []int32      // touched, in order of appearance
 	slab       []kgo.Record // of records to produce
 	last       Position     // of the last input record, without metadata
 
 	mu  sync.Mutex
-	err error // the first failed record
+	err error // of the first failed record
 }
 
-// begin begins the transaction, under the client's ownership as it is then.
+// begin begins the transaction, unless it has begun, under the client's current ownership.
 func (tx *Tx) begin() error {
 	if tx.began {
 		return nil
@@ -43,19 +43,20 @@ func (tx *Tx) begin() error {
 	if err := tx.l.gts.Begin(); err != nil {
 		return fmt.Errorf("begin of transaction: %w", err)
 	}
-	// The brokers abort it after this time: to wait for their answer longer is in vain.
+	// Brokers abort the transaction after this time: waiting longer for their answer is useless.
 	tx.ctx, tx.cancel = context.WithTimeout(tx.l.late, tx.l.transactionTimeout())
 	tx.began = true
 	return nil
 }
 
-// release frees what the transaction holds.
+// release frees the context of the transaction. It may be called if none has begun.
 func (tx *Tx) release() {
 	if tx.cancel != nil {
 		tx.cancel()
 	}
 }
 
+// touch adds a partition to those of the transaction.
 func (tx *Tx) touch(n int32, p *progress) {
 	if !p.touched {
 		p.touched = true
@@ -63,11 +64,11 @@ func (tx *Tx) touch(n int32, p *progress) {
 	}
 }
 
-// Count says that the input records at hand held so many more messages than one
-// each: SessionConfig.MaxRecords is about messages.
+// Count adds messages to the length of the transaction: the records passed to Handler.Records hold more messages
+// than records. SessionConfig.MaxRecords limits messages.
 func (tx *Tx) Count(more int) { tx.records += more }
 
-// fail makes the transaction abort; the first reason is kept.
+// fail makes the transaction abort. The first reason is kept. It may be called by any goroutine.
 func (tx *Tx) fail(err error) {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
@@ -76,21 +77,22 @@ func (tx *Tx) fail(err error) {
 	}
 }
 
+// failure returns the reason for which the transaction will be aborted; nil: none.
 func (tx *Tx) failure() error {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
 	return tx.err
 }
 
-// Produce adds a record to the transaction, stamped with the wall clock;
-// partition counts for the topics of SessionConfig.ManualPartitioning. acked (may be nil)
-// is told its offset, before the transaction commits. Key and value are not to
-// be changed any more; an empty key is none. A failure aborts the transaction.
+// Produce adds a record to the transaction, stamped with the wall clock. partition counts for the topics of
+// SessionConfig.ManualPartitioning only. acked, if not nil, is called with the offset of the acknowledged
+// record, from a goroutine of the client, before the transaction is committed. The caller must not modify key or
+// value any more; an empty key counts as none. A failure aborts the transaction.
 func (tx *Tx) Produce(topic string, partition int32, key, value []byte, acked func(offset int64)) {
 	tx.produce(topic, partition, key, value, time.Now(), tx.refused, acked)
 }
 
-// ProduceAt is Produce with a timestamp of the input record.
+// ProduceAt is Produce with the timestamp of an input record.
 func (tx *Tx) ProduceAt(topic string, partition int32, key, value []byte, at time.Time, acked func(offset int64)) {
 	tx.produce(topic, partition, key, value, at, tx.refusedAt, acked)
 }
@@ -117,10 +119,10 @@ func (tx *Tx) produce(
 	})
 }
 
-// slabLen is how many records are made at a time.
+// slabLen is the number of records allocated at a time.
 const slabLen = 64
 
-// refused fails the transaction for a record that Kafka did not take.
+// refused fails the transaction for a record that Kafka refused.
 func (tx *Tx) refused(r *kgo.Record, err error) {
 	switch {
 	case err == nil:
@@ -131,7 +133,7 @@ func (tx *Tx) refused(r *kgo.Record, err error) {
 	}
 }
 
-// refusedAt is refused for a record whose timestamp is that of the input.
+// refusedAt is refused for a record with the timestamp of an input record.
 func (tx *Tx) refusedAt(r *kgo.Record, err error) {
 	if errors.Is(err, kerr.InvalidTimestamp) {
 		tx.fail(&refusal{r.Topic, fmt.Errorf("timestamp %s: %w", r.Timestamp.UTC().Format(time.RFC3339), err)})
@@ -140,8 +142,8 @@ func (tx *Tx) refusedAt(r *kgo.Record, err error) {
 	tx.refused(r, err)
 }
 
-// A partitioner takes the record's own partition for some topics; for others
-// murmur2 of the key, as the Java client does.
+// A partitioner takes the partition set in the record for the topics in manual; other records go by their key,
+// with the hash of the Java client (murmur2).
 type partitioner struct{ manual []string }
 
 // ForTopic implements kgo.Partitioner.
@@ -152,18 +154,18 @@ func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
 	return kgo.StickyKeyPartitioner(nil).ForTopic(topic)
 }
 
-// idleEvery is how often quiet partitions are looked at; quietAfter how long
-// nothing must have come.
+// idleEvery is the interval at which quiet partitions are visited; quietAfter is the least time without records
+// before a partition is quiet.
 const (
 	idleEvery  = time.Second
 	quietAfter = 2 * time.Second
 )
 
-// endsWithin bounds a request for the ends of the input's partitions.
+// endsWithin bounds a request for the bounds of partitions.
 const endsWithin = 5 * time.Second
 
-// idle lets the Handler work on partitions that are read to their end and quiet, and have
-// no records in the transaction.
+// idle lets the Handler work on quiet partitions: they are read to their end, and have no records in the
+// transaction. A partition whose leader does not confirm the end is not quiet.
 func (l *life) idle(ctx context.Context, tx *Tx) error {
 	l.more = false
 	if !tx.began {
@@ -175,7 +177,7 @@ func (l *life) idle(ctx context.Context, tx *Tx) error {
 	now := l.sc.Now()
 	quiet := map[int32]time.Duration{}
 	for n, p := range l.owned {
-		if now.Before(p.since) { // the clock was ahead, and was put right
+		if now.Before(p.since) { // the clock was ahead and has been corrected
 			p.since, p.rest = now, now
 		}
 		if d := now.Sub(p.since); d >= quietAfter && !p.touched && l.h.Due(n, d) {
@@ -196,7 +198,7 @@ func (l *life) idle(ctx context.Context, tx *Tx) error {
 			continue
 		}
 		end, ok := ends[n]
-		if !ok { // its leader is away: that is no silence, and the question is not repeated soon
+		if !ok { // its leader is away: that is not silence, and the request is not repeated soon
 			p.since = l.sc.Now()
 			continue
 		}
@@ -215,13 +217,13 @@ func (l *life) idle(ctx context.Context, tx *Tx) error {
 	return nil
 }
 
-// quietTries is how often a request for the positions of quiet partitions is sent while
-// the end of the transaction before it is not done.
+// quietTries bounds the requests for the positions of quiet partitions while the end of the former transaction
+// is in progress.
 const quietTries = 8
 
-// commitQuiet commits, within the transaction, the positions of partitions of which it
-// holds no records: the client does not know of them. It commits as the member and in the
-// generation of the last follow, so that the broker refuses a member that has lost them.
+// commitQuiet commits the positions of partitions without records in the transaction, within it: the client
+// commits only partitions that it has read from. It commits as the member and in the generation of the last
+// follow, so that the broker refuses a member that has lost the partitions.
 func (l *life) commitQuiet(ctx context.Context, tx *Tx) (at []Position, err error) {
 	cl := l.gts.Client()
 	id, epoch, err := cl.ProducerID(ctx)
@@ -240,7 +242,7 @@ func (l *life) commitQuiet(ctx context.Context, tx *Tx) (at []Position, err erro
 		metadata := l.h.Metadata(n)
 		rp := kmsg.NewTxnOffsetCommitRequestTopicPartition()
 		rp.Partition, rp.Offset, rp.Metadata = n, l.owned[n].next, &metadata
-		rp.LeaderEpoch = l.owned[n].epoch // tells a log that was cut and has grown again
+		rp.LeaderEpoch = l.owned[n].epoch // locates the cut of a log that has grown again
 		topic.Partitions = append(topic.Partitions, rp)
 		at = append(at, Position{n, rp.Offset, metadata})
 	}
@@ -271,9 +273,8 @@ func (l *life) commitQuiet(ctx context.Context, tx *Tx) (at []Position, err erro
 	})
 }
 
-// whileConcurrent tries request again, after a growing delay, while Kafka answers
-// CONCURRENT_TRANSACTIONS: the transaction before is committed, its markers are not
-// written yet.
+// whileConcurrent repeats request with back-off while Kafka answers CONCURRENT_TRANSACTIONS: the former
+// transaction is decided, but its markers are not written yet.
 func whileConcurrent(ctx context.Context, request func() error) error {
 	for try := 0; ; try++ {
 		err := request()
