@@ -23,19 +23,19 @@ import (
 	"weir/internal/wire"
 )
 
-// Options are the sockets and the file of a collector.
+// Options configure the sockets and the file of a collector.
 type Options struct {
 	Listen       []string // UDP addresses
-	Path         string   // of the file: .jsonl, .jsonl.gz or .jsonl.zst
+	Path         string   // output file: .jsonl, .jsonl.gz or .jsonl.zst
 	File         flowfile.Options
 	Exporters    *offline.Exporters
 	MaxUptimeAge *time.Duration   // see decode.Decoder.MaxUptimeAge; nil: unlimited
-	Buffer       int              // receive buffer, octets; 0: the usual one
-	Started      func([]net.Addr) // called when it listens and does not read yet; may be nil
+	Buffer       int              // receive buffer of each socket in octets; 0: the default
+	Started      func([]net.Addr) // called after listening and before the first read; may be nil
 }
 
-// Run receives until ctx ends, then writes all flows. A file that cannot be written is reported on stderr and is
-// tried again. The error is of a socket, or of the file at the start and the end.
+// Run receives datagrams until ctx ends, then writes all flows. A failed write is reported on stderr and retried.
+// Run returns an error of a socket, and an error of the file at the start and at the end.
 func Run(ctx context.Context, o Options, stderr io.Writer) error {
 	sockets, err := listen.Open(ctx, o.Listen, listen.Options{Sockets: 1, Buffer: o.Buffer})
 	if err != nil {
@@ -73,16 +73,16 @@ func Run(ctx context.Context, o Options, stderr io.Writer) error {
 	}
 }
 
-// A collector writes the flows of datagrams into a file, and counts.
+// A collector is an offline.Output that writes the flows of datagrams into a file.
 type collector struct {
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards the fields below
 	in        *offline.Reader
 	w         *flowfile.Writer
 	stderr    io.Writer
 	show      *console.Progress
 	line      []byte
 	causes    map[wire.Cause]int
-	failures  failure.Repeats // of writing the file
+	failures  failure.Repeats // of writes to the file
 	sockets   listen.Sockets
 	receiving failure.Repeats
 	loss      *offline.LossCount
@@ -91,23 +91,25 @@ type collector struct {
 
 func newCollector(w *flowfile.Writer, stderr io.Writer, now time.Time) *collector {
 	c := &collector{
-		w: w, stderr: stderr, show: console.NewProgress(stderr), causes: map[wire.Cause]int{}, loss: offline.NewLossCount(now), counted: now,
+		w: w, stderr: stderr, show: console.NewProgress(stderr), causes: map[wire.Cause]int{},
+		loss: offline.NewLossCount(now), counted: now,
 	}
 	c.in = offline.New("collect", nil, stderr, c)
 	c.in.MaxWaiting = 64 << 20
 	return c
 }
 
-// waitsAtMost is how long data waits for its template.
+// waitsAtMost bounds the wait of a data set for its template. A set that is older is dropped and counted as
+// undecoded.
 const waitsAtMost = 10 * time.Minute
 
 func (c *collector) receive(b []byte, from netip.AddrPort, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_ = c.in.Datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // take fails never
+	_ = c.in.Datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // Consume never fails
 }
 
-// failed reports an error of receiving, unless it is the last one again.
+// failed reports an error of receiving, unless it equals the error before it.
 func (c *collector) failed(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,8 +119,7 @@ func (c *collector) failed(err error) {
 	}
 }
 
-// Take implements output. What the file does not take is told of, and no reason to
-// stop receiving.
+// Consume implements offline.Output. A failed write is reported; it must not stop the receiving.
 func (c *collector) Consume(from report.Origin, r *decode.Result) error {
 	for _, m := range r.Messages {
 		c.line = report.AppendFlowJSON(c.line[:0], m, c.in.Template)
@@ -133,19 +134,20 @@ func (c *collector) Consume(from report.Origin, r *decode.Result) error {
 
 func (c *collector) Flush() error { return nil }
 
-// written tells once why the file takes nothing, and that it does again.
+// written reports the first of equal errors of the file, and the recovery from it.
 func (c *collector) written(err error) {
 	switch {
 	case err == nil && c.failures.Recovered():
 		c.show.Clear()
-		console.Linef(c.stderr, "weir collect: the file takes flows again")
+		console.Linef(c.stderr, "weir collect: flows are written again")
 	case err != nil && c.failures.IsNew(err, time.Time{}):
 		c.show.Clear()
-		console.Linef(c.stderr, "weir collect: flows are kept, and written later: %v", err)
+		console.Linef(c.stderr, "weir collect: flows are kept in memory until the file can be written: %v", err)
 	}
 }
 
-// tick is what happens every second.
+// tick writes a block, drops sets that waited too long, and updates the loss and the progress line. It must be
+// called every second.
 func (c *collector) tick(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,21 +159,22 @@ func (c *collector) tick(now time.Time) {
 		c.loss.Advance(now)
 	}
 	s := c.w.Stats()
-	c.show.Count("%s; %d flows in %d files, %s; %d dropped by the kernel", c.in.Summary(), s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)), c.sockets.Drops())
+	c.show.Count("%s; %d flows in %d files, %s; %d dropped by the kernel",
+		c.in.Summary(), s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)), c.sockets.Drops())
 }
 
-// end decodes what may still be, writes everything, and sums up.
+// end decodes the waiting sets whose template arrived, writes and closes the file, and prints the totals.
 func (c *collector) end() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_ = c.in.Finish() // take and flush fail never
+	_ = c.in.Finish() // Consume and Flush never fail
 	err := c.w.Close()
 	c.loss.Advance(time.Now())
 	c.show.Clear()
 	for _, row := range c.loss.Rows() {
 		if l := row.Loss; l.Usable && l.Lost > 0 {
-			console.Linef(c.stderr, "weir collect: lost on the way from %v (version %d, domain %d), by its sequence numbers: %d of %d %v",
-				row.Exporter, row.Version, row.Domain, l.Lost, l.Lost+l.Received, l.Unit)
+			console.Linef(c.stderr, "weir collect: lost on the way from %v (version %d, domain %d), "+
+				"by its sequence numbers: %d of %d %v", row.Exporter, row.Version, row.Domain, l.Lost, l.Lost+l.Received, l.Unit)
 		}
 	}
 	for _, cause := range slices.Sorted(maps.Keys(c.causes)) {
@@ -179,7 +182,7 @@ func (c *collector) end() error {
 	}
 	s := c.w.Stats()
 	console.Linef(c.stderr, "weir collect: ended: %s dropped_by_kernel=%d", c.in.Summary(), c.sockets.Drops())
-	console.Linef(c.stderr, "%d flows in %d files, %s; %d lost for want of room on disk", s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)), s.Lost)
+	console.Linef(c.stderr, "%d flows in %d files, %s; %d lost because the disk was full", s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)), s.Lost)
 	if text := c.sockets.DropsText(); text != "" {
 		console.Linef(c.stderr, "weir collect: %s", text)
 	}

@@ -13,21 +13,20 @@ import (
 	"weir/testdata"
 )
 
-// A replayed is one capture as an exporter of the demo.
+// A replayed capture is sent by its own exporter of the demo.
 type replayed struct {
 	file string
-	from netip.Addr // source address: each capture is another exporter
-	most int        // datagrams; 0: all
+	from netip.Addr // source address, different for each capture
+	most int        // number of datagrams; 0: all
 }
 
-// demoCaptures are chosen so that the table fits a screen or two: the same
-// conversations seen by two routers, one of which sends templates and one of
-// which does not, and a busier network behind a third.
+// demoCaptures returns captures whose connections fit on one or two screens: the same conversations seen by two
+// routers, of which only one sends templates, and a busier network behind a third router.
 func demoCaptures() []replayed {
 	return []replayed{
 		{"softflowd_v9_synth_adj.pcap", netip.AddrFrom4([4]byte{127, 0, 0, 2}), 0},
 		{"softflowd_v5_synth_adj.pcap", netip.AddrFrom4([4]byte{127, 0, 0, 3}), 0},
-		// 12 connections beside the templates, then 16 without.
+		// The first datagram has templates and 12 connections, the second has 16 connections.
 		{"softflowd_v10_big.pcap", netip.AddrFrom4([4]byte{127, 0, 0, 4}), 2},
 	}
 }
@@ -55,9 +54,8 @@ func datagrams(c replayed) ([][]byte, error) {
 	return all, nil
 }
 
-// hasTemplates reports whether an export datagram holds a template set or an
-// options template set: set ids 0 and 1 in v9 (RFC 3954 section 5.2, 6.1), 2 and 3 in
-// IPFIX (RFC 7011 section 3.3.2).
+// hasTemplates reports whether an export datagram holds a template set or an options template set: set ids 0 and 1
+// in NetFlow v9 (RFC 3954 sections 5.2 and 6.1), 2 and 3 in IPFIX (RFC 7011 section 3.3.2).
 func hasTemplates(b []byte) bool {
 	if len(b) < 2 {
 		return false
@@ -82,8 +80,8 @@ func hasTemplates(b []byte) bool {
 	return false
 }
 
-// openFrom opens a socket that sends from the loopback address from. Where
-// only 127.0.0.1 is configured (not Linux) it sends from there, and own is false.
+// openFrom opens a socket that sends from the loopback address from. On a system that configures 127.0.0.1 only
+// (not Linux) it sends from that address, and own is false. The caller must close the socket.
 func openFrom(from netip.Addr) (c *net.UDPConn, own bool, err error) {
 	c, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)))
 	if err == nil {

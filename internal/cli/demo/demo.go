@@ -1,5 +1,5 @@
-// Package demo replays captures of the repository through a whole pipeline in this process, with a name server of its
-// own, and prints the connections.
+// Package demo replays captures of the repository through a whole pipeline in this process, with its own name
+// server, and prints the connections.
 package demo
 
 import (
@@ -26,12 +26,12 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// demoPatience is how long any single thing may take, in real time. All of them
-// together take two or three seconds on an idle machine.
+// demoPatience bounds each wait of the demo, in real time. All waits together take two or three seconds on an idle
+// machine.
 const demoPatience = 30 * time.Second
 
-// templatesSettle is how long no other template comes from the other replica
-// before all of a datagram are there.
+// templatesSettle is the time without a further template from the other replica after which the templates of a
+// datagram count as received.
 const templatesSettle = 50 * time.Millisecond
 
 // A Demo is a run of the demo: Run, then Report. Log and Progress must be set.
@@ -43,13 +43,13 @@ type Demo struct {
 	did      summary
 }
 
-// A summary is what the demo tells at its end.
+// A summary holds the results of a demo.
 type summary struct {
 	exporters, sent            int
 	datagrams, flows           uint64
-	templates                  uint64 // that a replica has from the other one
+	templates                  uint64 // received by one replica from the other
 	pairs, oneSided            int
-	addresses, named, nameless int // addresses; of them with a name; connections that lack a name
+	addresses, named, nameless int // addresses, addresses with a name, connections without a name
 	withoutSource              bool
 	took                       time.Duration
 }
@@ -65,7 +65,7 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, ns.Close()) }()
 	d.live, err = pipeline.Start(ctx, pipeline.Options{
 		Kafka: "127.0.0.1:0",
-		// DNS_SERVERS too: the demo asks nobody outside.
+		// DNS_SERVERS is set as well: the demo must not query servers outside.
 		Environ:     map[string]string{"DNS_SERVERS": ns.Addr, "DNS_PRIVATE_SERVERS": ns.Addr},
 		CommitEvery: 100 * time.Millisecond,
 		Log:         d.Log,
@@ -76,14 +76,14 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.live.Stop()) }()
-	if err := d.until(ctx, "the services to be ready", func() bool { return d.live.Ready() == nil }); err != nil {
+	if err := d.waitFor(ctx, "the services to be ready", func() bool { return d.live.Ready() == nil }); err != nil {
 		return errors.Join(err, d.live.Ready())
 	}
 	if err := d.replay(ctx); err != nil {
 		return err
 	}
 	d.Progress.Step("pairing")
-	if err := d.until(ctx, "enrich to read every flow", func() bool {
+	if err := d.waitFor(ctx, "enrich to read every flow", func() bool {
 		n := d.live.EnrichStats().Flows
 		d.Progress.Count("pairing: %d flows", n)
 		return n >= d.live.Stats().Flows
@@ -102,14 +102,14 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 	return nil
 }
 
-// until waits for something to happen, for demoPatience at most.
-func (d *Demo) until(ctx context.Context, what string, done func() bool) error {
+// waitFor waits at most demoPatience until done returns true.
+func (d *Demo) waitFor(ctx context.Context, event string, done func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, demoPatience)
 	defer cancel()
-	return d.live.WaitFor(ctx, what, done)
+	return d.live.WaitFor(ctx, event, done)
 }
 
-// replay sends the captures over UDP, each from an address of its own.
+// replay sends the captures over UDP, each from its own address.
 func (d *Demo) replay(ctx context.Context) (err error) {
 	var to [pipeline.ReplicaCount]netip.AddrPort
 	var all []*transport.Socket
@@ -126,7 +126,8 @@ func (d *Demo) replay(ctx context.Context) (err error) {
 		all = append(all, s...)
 		to[i] = s[0].Address
 		wg.Go(func() {
-			s[0].Read(ctx, 0, func(b []byte, from netip.AddrPort) { d.live.Receive(i, b, from, time.Now()) }, func(err error) {
+			receive := func(b []byte, from netip.AddrPort) { d.live.Receive(i, b, from, time.Now()) }
+			s[0].Read(ctx, 0, receive, func(err error) {
 				d.live.Fail(err)
 				s[0].Close()
 			})
@@ -137,13 +138,13 @@ func (d *Demo) replay(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return d.until(ctx, "the datagrams to arrive", func() bool {
-		return d.live.Stats().Datagrams >= uint64(d.did.sent) // a count
+	return d.waitFor(ctx, "the datagrams to arrive", func() bool {
+		return d.live.Stats().Datagrams >= uint64(d.did.sent)
 	})
 }
 
-// export sends one capture. Datagrams with templates go to the first replica,
-// the others turn by turn, to the second one first.
+// export sends one capture. Datagrams with templates go to the first replica, the others alternate between the
+// replicas, starting with the second.
 func (d *Demo) export(ctx context.Context, c replayed, to [pipeline.ReplicaCount]netip.AddrPort) (err error) {
 	all, err := datagrams(c)
 	if err != nil {
@@ -172,22 +173,22 @@ func (d *Demo) export(ctx context.Context, c replayed, to [pipeline.ReplicaCount
 		}
 		d.did.sent++
 		if templates {
-			if err := d.shared(ctx, before); err != nil {
+			if err := d.waitShared(ctx, before); err != nil {
 				return err
 			}
 		}
 	}
-	d.Progress.Step("replayed %s as exporter %v: %d datagrams", c.file, conn.LocalAddr().(*net.UDPAddr).IP, len(all)) // a UDP socket's address
+	local := conn.LocalAddr().(*net.UDPAddr) // conn is a UDP socket
+	d.Progress.Step("replayed %s as exporter %v: %d datagrams", c.file, local.IP, len(all))
 	return nil
 }
 
-// shared waits until the second replica knows what the first one has just been
-// told, before being the number of templates that it knew: an exporter sends
-// templates long before it sends again. A datagram that repeats known templates
-// is not waited for.
-func (d *Demo) shared(ctx context.Context, before uint64) error {
+// waitShared waits until the second replica has the templates that the first replica received last, as happens
+// between an exporter's templates and its data. before is the number of templates that the second replica had from
+// others before. A datagram that repeats known templates ends the wait after a quiet time.
+func (d *Demo) waitShared(ctx context.Context, before uint64) error {
 	last, since := before, time.Now()
-	return d.until(ctx, "the templates to reach the other replica", func() bool {
+	return d.waitFor(ctx, "the templates to reach the other replica", func() bool {
 		if n := d.live.ReplicaStats(1).TemplatesFromOthers; n != last {
 			last, since = n, time.Now()
 		}
@@ -196,7 +197,7 @@ func (d *Demo) shared(ctx context.Context, before uint64) error {
 	})
 }
 
-// connections are what enrich committed, the greatest version of each.
+// connections holds the committed reports of enrich, the greatest version of each connection.
 type connections struct {
 	mu   sync.Mutex
 	byID map[string]*flowpb.Connection
@@ -215,7 +216,7 @@ func (s *connections) add(list []*flowpb.Connection) {
 	}
 }
 
-// list is in order of start, then of id.
+// list returns the connections in order of start, then of id.
 func (s *connections) list() []*flowpb.Connection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -224,16 +225,17 @@ func (s *connections) list() []*flowpb.Connection {
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b *flowpb.Connection) int {
-		return cmp.Or(cmp.Compare(a.GetStartUnixNs(), b.GetStartUnixNs()), bytes.Compare(a.GetConnectionId(), b.GetConnectionId()))
+		return cmp.Or(cmp.Compare(a.GetStartUnixNs(), b.GetStartUnixNs()),
+			bytes.Compare(a.GetConnectionId(), b.GetConnectionId()))
 	})
 	return all
 }
 
-// Report prints the connections to stdout and the summary, as JSON to stderr. The error lists the results that are
-// not as expected.
+// Report prints the connections to stdout, and the summary to stdout or, when asJSON is set, to stderr. The error
+// lists the results that differ from the expected results.
 func (d *Demo) Report(asJSON bool, stdout, stderr io.Writer) error {
 	all := d.seen.list()
-	d.did.look(all)
+	d.did.countConnections(all)
 	form, w := report.Wide, stdout
 	if asJSON {
 		form, w = report.JSONLines, stderr
@@ -247,8 +249,8 @@ func (d *Demo) Report(asJSON bool, stdout, stderr io.Writer) error {
 	return d.did.check(len(all))
 }
 
-// look counts pairs and names.
-func (s *summary) look(all []*flowpb.Connection) {
+// countConnections counts connections by direction and addresses by name.
+func (s *summary) countConnections(all []*flowpb.Connection) {
 	named := map[string]bool{}
 	for _, c := range all {
 		if c.GetForward() != nil && c.GetReverse() != nil {
@@ -282,17 +284,18 @@ pairs:            %d connections with both directions
 one-sided:        %d connections
 names resolved:   %d of %d addresses
 took:             %v
-`, s.datagrams, s.exporters, pipeline.ReplicaCount, s.flows, s.templates, s.pairs, s.oneSided, s.named, s.addresses, s.took.Round(time.Millisecond))
+`, s.datagrams, s.exporters, pipeline.ReplicaCount, s.flows, s.templates, s.pairs, s.oneSided,
+		s.named, s.addresses, s.took.Round(time.Millisecond))
 	if s.withoutSource {
 		fmt.Fprintln(w, "note: this system sends from 127.0.0.1 only, so the captures counted as fewer exporters")
 	}
 }
 
-// check says what is not as it should be.
+// check returns an error for each result that differs from the expected result. n is the number of connections.
 func (s *summary) check(n int) error {
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if s.datagrams != uint64(s.sent) { // a count
+	if s.datagrams != uint64(s.sent) {
 		wrong("%d of %d datagrams arrived", s.datagrams, s.sent)
 	}
 	if s.flows == 0 {

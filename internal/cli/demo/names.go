@@ -16,14 +16,14 @@ var demoZone string
 
 // A NameServer answers queries for names and addresses of a zone over UDP, on a free port of 127.0.0.1.
 type NameServer struct {
-	names map[netip.Addr]string   // fully qualified
+	names map[netip.Addr]string   // fully qualified names
 	addrs map[string][]netip.Addr // by fully qualified name
 	srv   *dns.Server
 	Addr  string // host:port
 	ended chan error
 }
 
-// StartNameServer serves a zone until Close: a name and an address a line, ';' begins a comment.
+// StartNameServer serves a zone until Close. A line of the zone holds a name and an address; ';' begins a comment.
 func StartNameServer(zone string) (*NameServer, error) {
 	s := &NameServer{names: map[netip.Addr]string{}, addrs: map[string][]netip.Addr{}, ended: make(chan error, 1)}
 	for i, line := range strings.Split(zone, "\n") {

@@ -1,9 +1,7 @@
-// Package flowfile writes and reads files of lines: plain, or compressed with
-// gzip or zstd.
+// Package flowfile writes and reads files of lines, uncompressed or compressed with gzip or zstd.
 //
-// What is written is a sequence of blocks, each compressed as a whole: a gzip
-// member (RFC 1952 section 2.2) or a zstd frame (RFC 8878 section 3.1). A file
-// whose writer was killed reads up to its last whole block.
+// A file is a sequence of blocks that are compressed independently: gzip members (RFC 1952 section 2.2) or zstd
+// frames (RFC 8878 section 3.1). A file whose writer was killed can be read up to its last complete block.
 package flowfile
 
 import (
@@ -18,19 +16,17 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// ErrCut is the end of a file in the middle of a block or line; what came before
-// was sound.
+// ErrCut reports a file that ends inside a block or line. The content before that block or line is intact.
 var ErrCut = errors.New("the file is cut")
 
-// maxWindow bounds the memory that a zstd frame may ask for, octets.
+// maxWindow bounds the memory of a zstd decoder, in octets. A larger window of a frame is an error.
 const maxWindow = 128 << 20
 
-// Open returns what r holds, decompressed when it begins as gzip or zstd does.
-// The end of a compressed file in the middle of something is io.ErrUnexpectedEOF
-// to whoever reads.
+// Open returns a reader of the content of r, decompressed when r begins with the magic number of gzip or zstd. A
+// compressed file that ends inside a block makes reads return io.ErrUnexpectedEOF.
 func Open(r io.Reader) (*bufio.Reader, error) {
 	br := bufio.NewReaderSize(r, 1<<16)
-	head, _ := br.Peek(4) // fewer: a short file
+	head, _ := br.Peek(4) // a short file has fewer octets
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
 		z, err := gzip.NewReader(br)
@@ -42,7 +38,8 @@ func Open(r io.Reader) (*bufio.Reader, error) {
 		}
 		return bufio.NewReaderSize(z, 1<<16), nil
 	case bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxWindow), zstd.WithDecoderMaxWindow(maxWindow))
+		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderMaxMemory(maxWindow), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}
@@ -51,17 +48,17 @@ func Open(r io.Reader) (*bufio.Reader, error) {
 	return br, nil
 }
 
-// IsLines reports whether r holds JSON Lines: its first octet beside white space
-// opens an object. It reads nothing.
+// IsLines reports whether r holds JSON Lines: its first octet after white space opens an object. It does not
+// advance r.
 func IsLines(r *bufio.Reader) bool {
-	head, _ := r.Peek(512) // fewer: a short file
+	head, _ := r.Peek(512) // a short file has fewer octets
 	return bytes.HasPrefix(bytes.TrimLeft(head, " \t\r\n"), []byte{'{'})
 }
 
-// MaxLine is the longest line that is read, octets.
+// MaxLine bounds the length of a line that is read, in octets.
 const MaxLine = 16 << 20
 
-// A Lines reads lines one after the other.
+// A Lines reads a file line by line.
 type Lines struct {
 	r    *bufio.Reader
 	line []byte
@@ -71,12 +68,12 @@ type Lines struct {
 // NewLines returns the lines of r.
 func NewLines(r *bufio.Reader) *Lines { return &Lines{r: r} }
 
-// Number is that of the line that Next returned last, 1 for the first.
+// Number returns the number of the line that Next returned last, 1 for the first line.
 func (l *Lines) Number() int { return l.n }
 
-// Next returns the next line that is not empty, without its end; it is valid until
-// the next call. At the end of the input it returns io.EOF. A last line without an
-// end is none: ErrCut, as is the end of a compressed file inside a block.
+// Next returns the next line that is not empty, without its line end. The line is valid until the next call. At
+// the end of the input Next returns io.EOF. For a last line without a line end, and for a compressed file that
+// ends inside a block, it returns ErrCut.
 func (l *Lines) Next() ([]byte, error) {
 	for {
 		l.line = l.line[:0]
@@ -105,10 +102,11 @@ func (l *Lines) Next() ([]byte, error) {
 	}
 }
 
-// A codec makes a block of octets.
+// A codec appends a block with the content src to dst.
 type codec func(dst, src []byte) []byte
 
-// codecOf is what a file's name asks for: .zst, .gz, else nothing.
+// codecOf returns the codec for the extension of a file name: zstd for .zst, gzip for .gz, otherwise no
+// compression.
 func codecOf(path string) (codec, error) {
 	switch {
 	case strings.HasSuffix(path, ".zst"):
@@ -121,7 +119,7 @@ func codecOf(path string) (codec, error) {
 		return func(dst, src []byte) []byte {
 			b := bytes.NewBuffer(dst)
 			z := gzip.NewWriter(b)
-			_, _ = z.Write(src) // a buffer takes everything
+			_, _ = z.Write(src) // a write to a bytes.Buffer does not fail
 			_ = z.Close()
 			return b.Bytes()
 		}, nil

@@ -191,7 +191,7 @@ func TestAFileOfAnEarlierRunIsPutAside(t *testing.T) {
 	if got := string(content(t, filepath.Join(dir, "flows-20261125T010203Z.jsonl.zst"))); got != "damaged" {
 		t.Errorf("got %q", got)
 	}
-	if _, err := Create(dir, Options{}); err == nil || !strings.Contains(err.Error(), "no regular file") {
+	if _, err := Create(dir, Options{}); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("a directory: %v", err)
 	}
 	if _, err := Create(filepath.Join(dir, "no", "flows.jsonl"), Options{}); !errors.Is(err, os.ErrNotExist) {

@@ -11,49 +11,49 @@ import (
 	"time"
 )
 
-// Options say when a Writer begins another file.
+// Options set the limits at which a Writer begins a new file.
 type Options struct {
-	Octets int64            // once the file has as many; 0: never
-	Every  time.Duration    // once the file is as old; 0: never
+	Octets int64            // size of a file; 0: unlimited
+	Every  time.Duration    // age of a file; 0: unlimited
 	Now    func() time.Time // nil: time.Now
 }
 
-// A Writer writes lines into one file, and puts it aside for another one. It is
-// for one goroutine.
+// A Writer writes lines into a file. At the limits of its Options it renames the file and begins a new one. It
+// must not be used concurrently.
 type Writer struct {
 	path   string
 	o      Options
 	encode codec
 
 	f       *os.File
-	size    int64 // octets of whole blocks
+	size    int64 // octets of complete blocks in f
 	began   time.Time
-	buf     []byte // lines of the block to come
-	lines   int    // of buf
+	buf     []byte // lines of the next block
+	lines   int    // number of lines in buf
 	block   []byte
 	stats   Stats
-	damaged bool // behind size stands part of a block
-	full    bool // what is at path is to be put aside
-	failed  bool // the last block was not taken: Flush tries again
+	damaged bool // f holds a partial block after size; it must be truncated
+	full    bool // the file at path must be renamed before a new one is begun
+	failed  bool // the last block could not be written; Flush retries
 }
 
-// Stats say what a Writer did.
+// Stats are the counters of a Writer.
 type Stats struct {
-	Files  int    // begun
-	Lines  uint64 // written
-	Lost   uint64 // lines that found no room while the disk did not take them
-	Octets int64  // written
+	Files  int    // files begun
+	Lines  uint64 // lines written
+	Lost   uint64 // lines dropped because the buffer was full while writes failed
+	Octets int64  // octets written, compressed
 }
 
-// blockOctets are the lines of a block, uncompressed: it is written then at the
-// latest. While the disk takes nothing, maxHeld are kept.
+// blockOctets is the size of the uncompressed lines at which a block is written. maxHeld bounds the lines that are
+// buffered while writes fail.
 const (
 	blockOctets = 256 << 10
 	maxHeld     = 64 << 20
 )
 
-// Create begins a file. What is at path already is put aside as rotation does,
-// since its end may be damaged.
+// Create begins a file. A file that exists at path is renamed as in a rotation, since its end may be damaged. The
+// caller must call Close.
 func Create(path string, o Options) (*Writer, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -68,17 +68,16 @@ func Create(path string, o Options) (*Writer, error) {
 	case err != nil:
 		return nil, err
 	case !s.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no regular file", path)
+		return nil, fmt.Errorf("%s is not a regular file", path)
 	case s.Size() > 0:
-		if err := aside(path, s.ModTime()); err != nil {
+		if err := renameAside(path, s.ModTime()); err != nil {
 			return nil, err
 		}
 	}
 	return w, w.begin()
 }
 
-// fileMode is that of new files: flows are personal data, and none of others' business.
-// The umask may take more.
+// fileMode is the mode of new files before the umask. Flows are personal data, so others must not read them.
 const fileMode = 0o640
 
 func (w *Writer) begin() error {
@@ -91,8 +90,8 @@ func (w *Writer) begin() error {
 	return nil
 }
 
-// aside renames a file: a time before the first dot of its name.
-func aside(path string, at time.Time) error {
+// renameAside renames a file: it inserts at before the first dot of the name, and a number if such a file exists.
+func renameAside(path string, at time.Time) error {
 	dir, name := filepath.Split(path)
 	stem, ext, dotted := strings.Cut(name, ".")
 	if dotted {
@@ -110,9 +109,8 @@ func aside(path string, at time.Time) error {
 	}
 }
 
-// Write adds a line, which has no end of its own. An error says why the file does
-// not take what there is: it is kept, and Flush tries again. It is kept as far as
-// there is room; then lines are lost, and counted.
+// Write adds a line, which must not contain a line end. After an error the lines remain buffered, and Flush
+// retries. When the buffer is full, further lines are dropped and counted in Stats.Lost.
 func (w *Writer) Write(line []byte) error {
 	if len(w.buf)+len(line) >= maxHeld {
 		w.stats.Lost++
@@ -126,8 +124,8 @@ func (w *Writer) Write(line []byte) error {
 	return nil
 }
 
-// Flush writes what there is as a block, and begins another file when it is time.
-// It is to be called every second or so.
+// Flush writes the buffered lines as a block, and begins a new file when the current file has reached its age. It
+// must be called about every second.
 func (w *Writer) Flush() error {
 	if err := w.flush(); err != nil {
 		return err
@@ -153,7 +151,7 @@ func (w *Writer) flush() error {
 }
 
 func (w *Writer) writeBlock() error {
-	if w.f == nil { // a rotation failed half way
+	if w.f == nil { // a rotation closed the old file but could not open the new one
 		if err := w.next(); err != nil {
 			return err
 		}
@@ -174,12 +172,12 @@ func (w *Writer) writeBlock() error {
 	}
 	w.size += int64(len(w.block))
 	w.stats.Octets += int64(len(w.block))
-	w.stats.Lines += uint64(w.lines) // a count
+	w.stats.Lines += uint64(w.lines)
 	w.buf, w.lines = w.buf[:0], 0
 	return nil
 }
 
-// rotate puts the file aside and begins another.
+// rotate closes the file, renames it and begins a new file.
 func (w *Writer) rotate() error {
 	if err := w.end(); err != nil {
 		return err
@@ -188,10 +186,11 @@ func (w *Writer) rotate() error {
 	return w.next()
 }
 
-// next puts a full file aside and begins another.
+// next renames a full file and begins a new one.
 func (w *Writer) next() error {
 	if w.full {
-		if err := aside(w.path, w.began); err != nil && !errors.Is(err, fs.ErrNotExist) { // someone took it away
+		err := renameAside(w.path, w.began)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // ErrNotExist: another process moved the file
 			return err
 		}
 		w.full = false
@@ -205,14 +204,13 @@ func (w *Writer) end() error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// Stats returns what was done so far.
+// Stats returns the current counters.
 func (w *Writer) Stats() Stats { return w.stats }
 
-// Close writes what there is and ends the file. What the file does not take is
-// lost, and counted.
+// Close writes the buffered lines and closes the file. Lines that cannot be written are counted in Stats.Lost.
 func (w *Writer) Close() error {
 	err := w.flush()
-	w.stats.Lost += uint64(w.lines) // a count
+	w.stats.Lost += uint64(w.lines)
 	w.buf, w.lines = nil, 0
 	if w.f == nil {
 		return err

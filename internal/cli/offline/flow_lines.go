@@ -75,7 +75,7 @@ func (o *Reader) flowLines(name string, lines *flowfile.Lines) error {
 			return err
 		}
 		at := fmt.Sprintf("line %d of %s", lines.Number(), console.InputName(name))
-		if pynetflow.Is(line) {
+		if pynetflow.IsEntry(line) {
 			e, err := pynetflow.Parse(line)
 			if err != nil {
 				if err := o.badLine(at, err); err != nil {

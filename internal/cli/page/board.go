@@ -1,5 +1,5 @@
-// Package page is the page of weir up: what goes on now, in a browser. A Board
-// gathers it from flows and connections as they come, a server shows it.
+// Package page serves the page of weir up, which shows the current traffic in a browser. A Board collects flows
+// and connections; a Server shows a Board.
 package page
 
 import (
@@ -16,35 +16,35 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Bounds of what a Board keeps.
+// Bounds of the content of a Board.
 const (
 	seriesSeconds  = 600
 	newestShown    = 25
 	topShown       = 10
-	maxHosts       = 50_000  // and services; of more the smallest are forgotten
-	maxConnections = 200_000 // of which a later report is recognised
+	maxHosts       = 50_000  // and services; beyond it the smaller half is dropped
+	maxConnections = 200_000 // connections whose later reports are recognised
 )
 
-// A Board is what the page shows. It is safe for use by several goroutines.
+// A Board holds the content of the page. It is safe for concurrent use.
 type Board struct {
-	// KernelDrops returns how many datagrams the kernel dropped before they were read; nil: unknown. It
-	// must be set before the first Snapshot.
+	// KernelDrops returns the number of datagrams that the kernel dropped before they were read; nil: unknown. It
+	// must be set before the first call of Snapshot.
 	KernelDrops func() uint64
 
 	now func() time.Time
 
-	mu          sync.Mutex // guards what follows
+	mu          sync.Mutex // guards the fields below
 	seconds     [seriesSeconds]second
 	began       int64 // s since the epoch
 	totals      Totals
 	hosts       map[netip.Addr]*Share
 	services    map[string]*Share
 	connections map[string]counted
-	newest      []Connection // the last one first
+	newest      []Connection // in order of arrival, newest first
 	exporters   []Exporter
 }
 
-// A second is what came within one.
+// A second holds the traffic that arrived within a second.
 type second struct {
 	at            int64 // s since the epoch
 	flows, octets uint64
@@ -53,13 +53,13 @@ type second struct {
 // Totals are sums since the start.
 type Totals struct {
 	Flows       uint64 `json:"flows"`
-	Octets      uint64 `json:"octets"` // as exported, times the sampling rate where one is known
+	Octets      uint64 `json:"octets"` // as exported, multiplied by a known sampling rate
 	Packets     uint64 `json:"packets"`
 	Connections uint64 `json:"connections"`
-	KernelDrops uint64 `json:"kernel_drops"` // datagrams
+	KernelDrops uint64 `json:"kernel_drops"` // datagrams dropped by the kernel
 }
 
-// A Share is what one host or service has of the connections.
+// A Share holds the traffic of a host or service in the connections.
 type Share struct {
 	Name        string `json:"name"`           // address, or service
 	Host        string `json:"host,omitempty"` // DNS name
@@ -67,7 +67,7 @@ type Share struct {
 	Connections uint64 `json:"connections"`
 }
 
-// A Connection is one as the page lists it.
+// A Connection is a connection in the list of the page.
 type Connection struct {
 	ID            string  `json:"-"`
 	Start         int64   `json:"start"` // ms since the epoch, 0: unknown
@@ -82,10 +82,10 @@ type Connection struct {
 	Via           string  `json:"via,omitempty"` // interfaces
 	Answered      bool    `json:"answered"`
 	Final         bool    `json:"final"`
-	Direction     string  `json:"direction"` // by what the initiator was found
+	Direction     string  `json:"direction"` // evidence for the initiator
 }
 
-// An Exporter is an export stream as the page lists it.
+// An Exporter is an export stream in the list of the page.
 type Exporter struct {
 	Exporter  string  `json:"exporter"`
 	Name      string  `json:"name,omitempty"`
@@ -93,19 +93,19 @@ type Exporter struct {
 	Domain    uint32  `json:"domain"`
 	Flows     uint64  `json:"flows"`
 	PerSecond float64 `json:"flows_per_second"`
-	Lost      string  `json:"lost"` // as text: what exporters count differs
+	Lost      string  `json:"lost"` // text: number and unit, since exporters count different units
 	Templates string  `json:"templates"`
 	LastSeen  string  `json:"last_seen"`
 	Silent    bool    `json:"silent"`
 }
 
-// counted is what of a connection is in the totals.
+// counted holds the part of the totals that a connection contributed.
 type counted struct {
 	version         uint32
 	octets, packets uint64
 }
 
-// NewBoard returns an empty Board.
+// NewBoard returns an empty Board. now returns the current time.
 func NewBoard(now func() time.Time) *Board {
 	return &Board{
 		now: now, began: now().Unix(),
@@ -113,8 +113,8 @@ func NewBoard(now func() time.Time) *Board {
 	}
 }
 
-// Flows adds flows that came now. What a firewall's flow transferred counts once, when
-// its teardown comes.
+// Flows adds flows that arrived now. The octets and packets of a firewall's update records (NSEL) are skipped,
+// since the teardown record repeats them.
 func (b *Board) Flows(list []*flowpb.FlowMessage) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -133,7 +133,8 @@ func (b *Board) Flows(list []*flowpb.FlowMessage) {
 	}
 }
 
-// second is that of an instant, emptied when it was another one's.
+// second returns the entry of the second at, in s since the epoch, and resets an entry of an earlier second. b.mu
+// must be held.
 func (b *Board) second(at int64) *second {
 	s := &b.seconds[at%seriesSeconds]
 	if s.at != at {
@@ -142,8 +143,8 @@ func (b *Board) second(at int64) *second {
 	return s
 }
 
-// Connections adds reports of connections. A later report of one replaces the
-// earlier; an older one is nothing new.
+// Connections adds reports of connections. A report replaces an earlier report of the same connection; an older
+// version is ignored.
 func (b *Board) Connections(list []*flowpb.Connection) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -159,7 +160,7 @@ func (b *Board) Connections(list []*flowpb.Connection) {
 			packets: saturating.Add(c.GetForward().GetPackets(), c.GetReverse().GetPackets()),
 		}
 		if len(b.connections) >= maxConnections && !again {
-			clear(b.connections) // a later report of one of them counts it twice
+			clear(b.connections) // a later report of a dropped connection is counted again
 		}
 		b.connections[id] = is
 		if !again {
@@ -180,8 +181,8 @@ func (b *Board) Connections(list []*flowpb.Connection) {
 
 func estimated(t *flowpb.Traffic) uint64 { return max(t.GetOctets(), t.GetOctetsEst()) }
 
-// share is that of a key, made when there is none. The smallest are forgotten when
-// there are too many.
+// share returns the Share of key and creates it if needed. At maxHosts entries it drops the entries up to the
+// median of octets.
 func share[K comparable](m map[K]*Share, key K, name string) *Share {
 	s, ok := m[key]
 	if ok {
@@ -212,7 +213,7 @@ func (s *Share) add(octets uint64, again bool) {
 	}
 }
 
-// list puts a connection at the head of the newest.
+// list puts a connection at the head of the newest connections. b.mu must be held.
 func (b *Board) list(c Connection, again bool) {
 	if again {
 		b.newest = slices.DeleteFunc(b.newest, func(o Connection) bool { return o.ID == c.ID })
@@ -221,7 +222,7 @@ func (b *Board) list(c Connection, again bool) {
 	b.newest = b.newest[:min(len(b.newest), newestShown)]
 }
 
-// serviceOf is the service as in weir connections: protocol and name or port.
+// serviceOf returns the service in the form of weir connections: protocol and name, or protocol and port.
 func serviceOf(c *flowpb.Connection) string {
 	s := services.Protocol(c.GetProtocol())
 	switch port := c.GetResponder().GetPort(); {
@@ -234,8 +235,7 @@ func serviceOf(c *flowpb.Connection) string {
 	}
 }
 
-// Exporters replaces the list of exporters. A rate that JSON has no number for is
-// shown as 0.
+// Exporters replaces the list of exporters. A rate that is infinite or not a number is shown as 0.
 func (b *Board) Exporters(list []Exporter) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -254,7 +254,7 @@ func finite(f float64) float64 {
 	return f
 }
 
-// A Snapshot is what the page is told.
+// A Snapshot is the message of the server to the page.
 type Snapshot struct {
 	Now         int64        `json:"now"`    // s since the epoch
 	Series      [][3]uint64  `json:"series"` // s since the epoch, flows, octets: whole seconds, in order
@@ -265,7 +265,7 @@ type Snapshot struct {
 	Exporters   []Exporter   `json:"exporters"`
 }
 
-// Snapshot is how it stands, with the last seconds that are over.
+// Snapshot returns the current content, with the series of at most the given number of complete seconds.
 func (b *Board) Snapshot(seconds int) Snapshot {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -287,11 +287,12 @@ func (b *Board) Snapshot(seconds int) Snapshot {
 	return s
 }
 
-// top are the largest.
+// top returns the topShown largest shares in descending order.
 func top[K comparable](m map[K]*Share) []Share {
 	best := make([]Share, 0, topShown+1)
 	larger := func(a, b Share) int {
-		return cmp.Or(cmp.Compare(b.Octets, a.Octets), cmp.Compare(b.Connections, a.Connections), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(b.Octets, a.Octets), cmp.Compare(b.Connections, a.Connections),
+			cmp.Compare(a.Name, b.Name))
 	}
 	for _, s := range m {
 		i, _ := slices.BinarySearchFunc(best, *s, larger)

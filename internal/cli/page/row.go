@@ -10,15 +10,17 @@ import (
 
 func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 
-// row is a connection as the page lists it. Texts are as they came: the page puts
-// them in as text.
+// row returns a connection in the form of the page. Texts from the network are not escaped here: the page must
+// insert them as text nodes.
 func row(c *flowpb.Connection) Connection {
 	r := Connection{
-		ID: string(c.GetConnectionId()), Start: c.GetStartUnixNs() / 1e6, Seconds: float64(c.GetEndUnixNs()-c.GetStartUnixNs()) / 1e9,
+		ID: string(c.GetConnectionId()), Start: c.GetStartUnixNs() / 1e6,
+		Seconds:   float64(c.GetEndUnixNs()-c.GetStartUnixNs()) / 1e9,
 		Service:   serviceOf(c),
 		Initiator: end(c, c.GetInitiator()), InitiatorName: c.GetInitiator().GetName(),
 		Responder: end(c, c.GetResponder()), ResponderName: c.GetResponder().GetName(),
-		Octets: estimated(c.GetForward()) + estimated(c.GetReverse()), Packets: c.GetForward().GetPackets() + c.GetReverse().GetPackets(),
+		Octets:   estimated(c.GetForward()) + estimated(c.GetReverse()),
+		Packets:  c.GetForward().GetPackets() + c.GetReverse().GetPackets(),
 		Answered: c.GetForward() != nil && c.GetReverse() != nil, Final: c.GetFinal(),
 		Direction: strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"), "_", " ")),
 	}
@@ -32,7 +34,7 @@ func row(c *flowpb.Connection) Connection {
 	return r
 }
 
-// end is an address with its port.
+// end returns the address and port of an endpoint.
 func end(c *flowpb.Connection, e *flowpb.Endpoint) string {
 	a, ok := netip.AddrFromSlice(e.GetAddress())
 	switch {

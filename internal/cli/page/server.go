@@ -18,33 +18,36 @@ import (
 //go:embed assets
 var assets embed.FS
 
-// mostStreams bounds the pages that are kept up to date at a time.
+// mostStreams bounds the number of concurrent event streams.
 const mostStreams = 64
 
 // A Server shows a Board.
 type Server struct {
 	board   *Board
-	host    string // that it listens on, as it was named
+	host    string // listening host, as configured
 	every   time.Duration
 	streams atomic.Int32
 }
 
-// NewServer returns a Server of a board; host is the name or address that it is
-// reached by, and every the time between two events.
+// NewServer returns a Server of a board. host is the host name or address in the URL of the page, and every is the
+// interval between two events.
 func NewServer(b *Board, host string, every time.Duration) *Server {
 	return &Server{board: b, host: host, every: every}
 }
 
 // Serve serves until ctx ends.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	srv := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	srv := &http.Server{
+		Handler: s.Handler(), ReadHeaderTimeout: 5 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(l) }()
 	select {
 	case err := <-ended:
 		return err
 	case <-ctx.Done():
-		_ = srv.Close() // streams have no end of their own
+		_ = srv.Close() // event streams end only with their connection
 		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
@@ -52,18 +55,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// Handler is the page, its files and its events.
+// Handler returns the handler of the page, its assets, its events and /snapshot.json.
 func (s *Server) Handler() http.Handler {
 	files, err := fs.Sub(assets, "assets")
 	if err != nil {
-		panic(err) // they are embedded
+		panic(err) // cannot happen: assets is embedded
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(files))
 	mux.HandleFunc("GET /events", s.events)
 	mux.HandleFunc("GET /snapshot.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(s.board.Snapshot(seriesSeconds)) // whoever asked is gone else
+		_ = json.NewEncoder(w).Encode(s.board.Snapshot(seriesSeconds)) // an error means that the client is gone
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -73,16 +76,16 @@ func (s *Server) Handler() http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
 		if !s.allowed(r.Host) {
-			http.Error(w, fmt.Sprintf("%q is not what this page is called: use http://%s or an address", r.Host, s.host), http.StatusMisdirectedRequest)
+			text := fmt.Sprintf("%q is not what this page is called: use http://%s or an address", r.Host, s.host)
+			http.Error(w, text, http.StatusMisdirectedRequest)
 			return
 		}
 		mux.ServeHTTP(w, r)
 	})
 }
 
-// allowed tells whether a Host header names this host: an address, localhost, or what
-// the server was told to listen on. Any other name may be one that a page elsewhere
-// had point here (DNS rebinding).
+// allowed reports whether a Host header names this server: an address, localhost, or the configured host. Other
+// names must be rejected, since a foreign page may have made its own name resolve to this address (DNS rebinding).
 func (s *Server) allowed(hostport string) bool {
 	host := hostport
 	if h, _, err := net.SplitHostPort(hostport); err == nil {
@@ -96,8 +99,7 @@ func (s *Server) allowed(hostport string) bool {
 	return strings.EqualFold(host, "localhost") || host != "" && strings.EqualFold(host, s.host)
 }
 
-// events streams snapshots: the first with the whole series, each later one with what
-// came since.
+// events streams snapshots. The first has the whole series, each later snapshot the last seconds.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	if s.streams.Add(1) > mostStreams {
 		s.streams.Add(-1)
@@ -110,12 +112,12 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	out := http.NewResponseController(w)
 	tick := time.NewTicker(s.every)
 	defer tick.Stop()
-	for seconds := seriesSeconds; ; seconds = 5 { // a page that missed one finds it in the next
+	for seconds := seriesSeconds; ; seconds = 5 { // snapshots overlap, so that a missed event leaves no gap
 		b, err := json.Marshal(s.board.Snapshot(seconds))
 		if err != nil {
 			return
 		}
-		_ = out.SetWriteDeadline(time.Now().Add(10 * time.Second)) // where the connection knows deadlines
+		_ = out.SetWriteDeadline(time.Now().Add(10 * time.Second)) // not every connection supports deadlines
 		if _, err := fmt.Fprintf(w, "data: %s\n\n", b); err != nil || out.Flush() != nil {
 			return
 		}

@@ -1,5 +1,5 @@
-// Package pipeline runs all of Weir in one process: an embedded broker, two ingest replicas and enrich. It receives
-// datagrams through calls; whoever uses it has the sockets.
+// Package pipeline runs all of Weir in one process: an embedded broker, two ingest replicas and enrich. It
+// receives datagrams through calls; the caller owns the sockets.
 package pipeline
 
 import (
@@ -24,7 +24,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// ReplicaCount is the number of ingest replicas. With two of them templates must be shared, as in production.
+// ReplicaCount is the number of ingest replicas. Two replicas must share templates, as in production.
 const ReplicaCount = 2
 
 // A Pipeline is a running broker, ReplicaCount ingest replicas and an enrich. Its methods may be called
@@ -36,42 +36,42 @@ type Pipeline struct {
 	Config   enrich.Config
 
 	metrics prometheus.Gatherer
-	ahead   atomic.Int64 // how far enrich's clock was moved on, ns
+	ahead   atomic.Int64 // offset of enrich's clock from the real time, ns
 
 	stopIngest, stopEnrich context.CancelFunc
 	ingest, enrich         sync.WaitGroup
-	readers                atomic.Uint32 // calls of RoundRobin
-	failed                 chan error    // a part that ended by itself
+	readers                atomic.Uint32 // number of calls of RoundRobin
+	failed                 chan error    // errors of services that ended before Stop
 }
 
 // Options are the settings of a Pipeline.
 type Options struct {
-	Kafka       string            // host:port of the broker; port 0: a free one
+	Kafka       string            // host:port of the broker; port 0: any free port
 	Environ     map[string]string // variables of enrich: PAIR_*, DNS_*
-	Exporters   string            // file of exporters; empty: none
-	CommitEvery time.Duration     // between enrich's transactions
+	Exporters   string            // path of the exporters file; empty: none
+	CommitEvery time.Duration     // interval between the transactions of enrich
 	Log         *slog.Logger
 	Metrics     *prometheus.Registry       // of all services, with the label part
 	Committed   func([]*flowpb.Connection) // receives connections after their transaction; called by one goroutine
-	Sockets     []*transport.Socket        // read by the caller; Metrics shows what the kernel dropped there
+	Sockets     []*transport.Socket        // the caller reads them; Metrics shows their kernel drops
 }
 
-// registerer is where a part's metrics go.
+// registerer returns the registerer for the metrics of a part.
 func (o *Options) registerer(part string) prometheus.Registerer {
 	return prometheus.WrapRegistererWith(prometheus.Labels{"part": part}, o.Metrics)
 }
 
-// livePartitions is few: one process gains nothing by more, and each costs
-// memory in the embedded broker.
+// livePartitions is the number of partitions of each topic. It is small because one process gains nothing from
+// more partitions, and each partition takes memory in the embedded broker.
 const livePartitions = 3
 
 // A BrokerError is the error of Start when the embedded broker cannot start.
 type BrokerError struct{ error }
 
-// Unwrap returns the reason.
+// Unwrap returns the cause.
 func (e BrokerError) Unwrap() error { return e.error }
 
-// Start starts all services. ctx bounds Start only: Stop ends the services.
+// Start starts all services. ctx bounds the start only. The services run until Stop, which the caller must call.
 func Start(ctx context.Context, o Options) (*Pipeline, error) {
 	b, err := broker.Start(o.Kafka, true)
 	if err != nil {
@@ -101,9 +101,10 @@ func (l *Pipeline) start(ctx context.Context, o Options) error {
 	c.Kafka.ClientID = "weir-enrich"
 	c.Topics.Partitions = livePartitions
 	l.Config = c
-	// Made here once: an embedded broker's small topics are set otherwise than
-	// the services would have them, of which each of them would warn.
-	if err := kafka.Ensure(ctx, c.Kafka, c.Topics, nil, kafka.Flows, kafka.Templates, kafka.Undecoded, kafka.Exporters, kafka.Pairing, kafka.Connections); err != nil {
+	// The topics must exist before the services start: the small topics of an embedded broker have
+	// other settings than the services expect, and each service would log a warning.
+	if err := kafka.Ensure(ctx, c.Kafka, c.Topics, nil, kafka.Flows, kafka.Templates, kafka.Undecoded,
+		kafka.Exporters, kafka.Pairing, kafka.Connections); err != nil {
 		return err
 	}
 	c.Topics.Mode = "off"
@@ -117,7 +118,9 @@ func (l *Pipeline) start(ctx context.Context, o Options) error {
 	}
 	for i := range l.replicas {
 		name := fmt.Sprintf("ingest-%d", i+1)
-		ic, err := settings.Parse[ingest.Config](map[string]string{"KAFKA_BROKERS": l.broker.Addr(), "REPLICA": name, "EXPORTERS_FILE": o.Exporters})
+		ic, err := settings.Parse[ingest.Config](map[string]string{
+			"KAFKA_BROKERS": l.broker.Addr(), "REPLICA": name, "EXPORTERS_FILE": o.Exporters,
+		})
 		if err != nil {
 			return err
 		}
@@ -142,7 +145,7 @@ func (l *Pipeline) start(ctx context.Context, o Options) error {
 	return nil
 }
 
-// ended reports a part that ended with an error or before it was told to.
+// ended reports a part that ended with an error or before ctx ended.
 func (l *Pipeline) ended(ctx context.Context, part string, err error) {
 	switch {
 	case err != nil:
@@ -161,18 +164,19 @@ func (l *Pipeline) EnrichStats() enrich.Stats { return l.worker.Stats() }
 // ReplicaStats returns the counters of the ingest replica i, from 0.
 func (l *Pipeline) ReplicaStats(i int) ingest.Stats { return l.replicas[i].replica.Stats() }
 
-// Receive hands a datagram to the ingest replica i, from 0. It may be called concurrently.
+// Receive passes a datagram to the ingest replica i, from 0. It may be called concurrently.
 func (l *Pipeline) Receive(i int, b []byte, from netip.AddrPort, at time.Time) {
 	l.replicas[i].receive(b, from, at)
 }
 
-// Fail reports a failure of the caller, a socket for example, as the failure of a service.
+// Fail reports a failure of the caller, for example of a socket, like the failure of a service.
 func (l *Pipeline) Fail(err error) { l.failed <- err }
 
-// Failure returns a channel of the errors of services that ended before Stop. WaitFor and Stop read it too.
+// Failure returns a channel of the errors of services that ended before Stop. WaitFor and Stop receive from the
+// same channel, so each error is delivered only once.
 func (l *Pipeline) Failure() <-chan error { return l.failed }
 
-// Ready returns nil when all services are ready, else the reasons.
+// Ready returns nil when all services are ready, otherwise the reasons.
 func (l *Pipeline) Ready() error {
 	var errs []error
 	for i, g := range l.replicas {
@@ -186,16 +190,17 @@ func (l *Pipeline) Ready() error {
 	return errors.Join(errs...)
 }
 
-// CloseOpen waits until enrich has read all flows, advances its clock by PAIR_IDLE and PAIR_LINGER, so that the idle
-// rule closes all connections, and waits for that or until ctx ends. No more datagrams must be received.
+// CloseOpen waits until enrich has read all flows, advances its clock by PAIR_IDLE and PAIR_LINGER, so that the
+// idle rule closes all connections, and waits for the closing or until ctx ends. The caller must not receive
+// further datagrams.
 func (l *Pipeline) CloseOpen(ctx context.Context) error {
 	err := l.WaitFor(ctx, "enrich to read every flow", func() bool { return l.worker.Stats().Flows >= l.Stats().Flows })
 	if err != nil {
 		return err
 	}
 	l.ahead.Store(int64(l.Config.Pair.Idle + l.Config.Pair.Linger))
-	// The first look comes after a moment: the number of open connections is
-	// brought up to date a little later than that of flows.
+	// The first poll is delayed: enrich updates the number of open connections shortly after the
+	// number of flows.
 	next := time.Now().Add(100 * time.Millisecond)
 	return l.WaitFor(ctx, "the open connections to close", func() bool {
 		if time.Now().Before(next) {
@@ -207,7 +212,7 @@ func (l *Pipeline) CloseOpen(ctx context.Context) error {
 	})
 }
 
-// open is how many connections enrich holds open as of its last transaction.
+// open returns the number of open connections in enrich as of its last transaction.
 func (l *Pipeline) open() (int, error) {
 	families, err := l.metrics.Gather()
 	if err != nil {
@@ -218,20 +223,21 @@ func (l *Pipeline) open() (int, error) {
 			return int(f.GetMetric()[0].GetGauge().GetValue()), nil
 		}
 	}
-	return 0, errors.New("enrich does not tell how many connections are open")
+	return 0, errors.New("enrich has no metric of open connections")
 }
 
-// pollEvery is how often until looks.
+// pollEvery is the interval at which WaitFor polls.
 const pollEvery = 5 * time.Millisecond
 
-// WaitFor polls done until it is true, ctx ends or a service fails. what names the event in the error.
-func (l *Pipeline) WaitFor(ctx context.Context, what string, done func() bool) error {
+// WaitFor polls done until it returns true, ctx ends or a service fails. event names the awaited event in the
+// error.
+func (l *Pipeline) WaitFor(ctx context.Context, event string, done func() bool) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for !done() {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w", what, context.Cause(ctx))
+			return fmt.Errorf("waiting for %s: %w", event, context.Cause(ctx))
 		case err := <-l.failed:
 			return err
 		case <-tick.C:
@@ -240,8 +246,8 @@ func (l *Pipeline) WaitFor(ctx context.Context, what string, done func() bool) e
 	return nil
 }
 
-// Stop ends the ingest replicas, then enrich, then the broker, so that received flows are published. It returns the
-// errors of the services.
+// Stop ends the ingest replicas, then enrich, then the broker, so that received flows are published. It returns
+// the errors of the services. It must be called once.
 func (l *Pipeline) Stop() error {
 	l.StopIngest()
 	l.stopEnrich()
@@ -264,7 +270,7 @@ func (l *Pipeline) StopIngest() {
 	l.ingest.Wait()
 }
 
-// Stats returns the counters of the ingest replicas, summed up.
+// Stats returns the sum of the counters of the ingest replicas.
 func (l *Pipeline) Stats() (s ingest.Stats) {
 	for _, g := range l.replicas {
 		r := g.replica.Stats()
@@ -281,7 +287,7 @@ func (l *Pipeline) Stats() (s ingest.Stats) {
 	return s
 }
 
-// A gate lets datagrams into a replica one at a time, from several sockets.
+// A gate serializes the datagrams of several sockets for a replica, whose decoder must not be used concurrently.
 type gate struct {
 	mu      sync.Mutex
 	replica *ingest.Replica
@@ -293,8 +299,8 @@ func (g *gate) receive(b []byte, from netip.AddrPort, at time.Time) {
 	g.replica.Receive(b, from, at)
 }
 
-// RoundRobin returns a function that distributes datagrams over the replicas in turn, as a balancer without
-// affinity does. It must be called by one goroutine at a time: each socket needs one of its own.
+// RoundRobin returns a function that distributes datagrams over the replicas in turn, like a load balancer without
+// affinity. The function must not be called concurrently: each socket needs its own.
 func (l *Pipeline) RoundRobin() func([]byte, netip.AddrPort, time.Time) {
 	var to [ReplicaCount]func([]byte, netip.AddrPort, time.Time)
 	for i, g := range l.replicas {

@@ -1,7 +1,7 @@
 package pynetflow
 
-// v9Names are the field types of NetFlow v9 by the names that the Python package
-// netflow 0.12 gives them; some it gives otherwise than others do.
+// v9Names maps the names that the Python package netflow 0.12 gives the field types of NetFlow v9 to their
+// numbers. Some of its names differ from RFC 3954 section 8.
 var v9Names = map[string]uint16{
 	"IN_BYTES":                      1,
 	"IN_PKTS":                       2,

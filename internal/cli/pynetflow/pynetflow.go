@@ -1,6 +1,5 @@
-// Package pynetflow reads what the collector of the Python package netflow 0.12
-// stores, a line of JSON for each datagram, and makes datagrams of it again: what
-// its flows mean is then the decoder's to say.
+// Package pynetflow reads files of the collector of the Python package netflow 0.12, which stores a line of JSON
+// for each datagram. It rebuilds export datagrams from the lines, so that package decode interprets the flows.
 package pynetflow
 
 import (
@@ -21,20 +20,20 @@ import (
 	"weir/internal/ie"
 )
 
-// An Entry is one line: a datagram's flows.
+// An Entry holds the flows of a line, which was a datagram.
 type Entry struct {
 	From     netip.AddrPort
 	Received time.Time
-	// Datagrams hold the flows, with the templates they need. One is enough but for
-	// flows that are longer here than they were: numbers have at least 4 octets.
+	// Datagrams hold the flows and their templates. Flows may need more than one datagram, since the rebuilt
+	// numbers have at least 4 octets and may be longer than in the original datagram.
 	Datagrams [][]byte
-	LeftOut   []string // names of fields that are not known
+	LeftOut   []string // names of unknown fields
 }
 
-// Is reports whether line may be one of the collector's: its only member is called
-// by a number, and holds an object.
-func Is(line []byte) bool {
-	// Other lines are told apart without reading them.
+// IsEntry reports whether line may be a line of the collector: an object whose only member has a number as its
+// name and an object as its value.
+func IsEntry(line []byte) bool {
+	// The prefix rejects other lines without parsing them.
 	name, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte{'{'})
 	name, quoted := bytes.CutPrefix(bytes.TrimSpace(name), []byte{'"'})
 	if !ok || !quoted || len(name) == 0 || name[0] < '0' || name[0] > '9' {
@@ -51,7 +50,7 @@ func Is(line []byte) bool {
 	return false
 }
 
-// entry is a line's content.
+// An entry is the parsed content of a line.
 type entry struct {
 	Client []any
 	Header map[string]json.Number
@@ -60,22 +59,22 @@ type entry struct {
 	leftOut map[string]bool
 }
 
-// Parse reads one line. Its errors say which member is not as it should be.
+// Parse parses a line. Its errors name the member that is invalid.
 func Parse(line []byte) (Entry, error) {
 	var one map[string]entry
 	d := json.NewDecoder(strings.NewReader(string(line)))
 	d.UseNumber()
 	if err := d.Decode(&one); err != nil {
-		return Entry{}, fmt.Errorf("no line of the Python collector: %w", err)
+		return Entry{}, fmt.Errorf("not a line of the Python collector: %w", err)
 	}
 	if len(one) != 1 {
-		return Entry{}, fmt.Errorf("%d members, want one, called by its time", len(one))
+		return Entry{}, fmt.Errorf("%d members, want one, named by its time", len(one))
 	}
 	var out Entry
 	for at, e := range one {
 		seconds, err := strconv.ParseFloat(at, 64)
 		if err != nil || !(seconds >= 0 && seconds < 1<<33) {
-			return Entry{}, fmt.Errorf("%q is no time, want seconds since 1970", at)
+			return Entry{}, fmt.Errorf("%q is not a time, want seconds since 1970", at)
 		}
 		out.Received = time.UnixMicro(int64(seconds * 1e6))
 		if out.From, err = client(e.Client); err != nil {
@@ -90,7 +89,7 @@ func Parse(line []byte) (Entry, error) {
 	return out, nil
 }
 
-// client is [address, port], behind which an IPv6 socket has two numbers more.
+// client parses [address, port]. The entry of an IPv6 socket has two more numbers, which are ignored.
 func client(c []any) (netip.AddrPort, error) {
 	if len(c) < 2 {
 		return netip.AddrPort{}, errors.New("client: want [address, port]")
@@ -108,7 +107,7 @@ func client(c []any) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(a.Unmap().WithZone(""), uint16(port)), nil
 }
 
-// number is a member of the header, 0 when it is not there.
+// number returns a member of the header, 0 when it is absent.
 func (e *entry) number(name string, bits int) (uint64, error) {
 	v, ok := e.Header[name]
 	if !ok {
@@ -121,7 +120,7 @@ func (e *entry) number(name string, bits int) (uint64, error) {
 	return n, nil
 }
 
-// numbers appends members of the header, each in as many octets as it says.
+// numbers appends members of the header, each with the length of its entry in fields.
 func (e *entry) numbers(b []byte, fields ...octets) ([]byte, error) {
 	for _, f := range fields {
 		n, err := e.number(f.name, 8*f.n)
@@ -133,7 +132,7 @@ func (e *entry) numbers(b []byte, fields ...octets) ([]byte, error) {
 	return b, nil
 }
 
-// octets is a number's name and length; without a name it is padding.
+// octets describes a number by its name and its length in octets; without a name it is padding.
 type octets struct {
 	name string
 	n    int
@@ -150,8 +149,13 @@ func (e *entry) datagrams() ([][]byte, error) {
 		return e.fixed([]octets{{"version", 2}, {"", 2}, {"uptime", 4}, {"timestamp", 4}, {"timestamp_nano", 4}},
 			slices.Concat(common, []octets{{"", 2}, {"PROTO", 1}, {"TOS", 1}, {"TCP_FLAGS", 1}, {"", 7}}), 24)
 	case "5":
-		return e.fixed([]octets{{"version", 2}, {"", 2}, {"uptime", 4}, {"timestamp", 4}, {"timestamp_nano", 4}, {"sequence", 4}, {"engine_type", 1}, {"engine_id", 1}, {"sampling_interval", 2}},
-			slices.Concat(common, []octets{{"", 1}, {"TCP_FLAGS", 1}, {"PROTO", 1}, {"TOS", 1}, {"SRC_AS", 2}, {"DST_AS", 2}, {"SRC_MASK", 1}, {"DST_MASK", 1}, {"", 2}}), 30)
+		return e.fixed([]octets{
+			{"version", 2}, {"", 2}, {"uptime", 4}, {"timestamp", 4}, {"timestamp_nano", 4}, {"sequence", 4},
+			{"engine_type", 1}, {"engine_id", 1}, {"sampling_interval", 2},
+		}, slices.Concat(common, []octets{
+			{"", 1}, {"TCP_FLAGS", 1}, {"PROTO", 1}, {"TOS", 1}, {"SRC_AS", 2}, {"DST_AS", 2},
+			{"SRC_MASK", 1}, {"DST_MASK", 1}, {"", 2},
+		}), 30)
 	case "9":
 		return e.templated(9)
 	case "10":
@@ -161,13 +165,14 @@ func (e *entry) datagrams() ([][]byte, error) {
 	}
 }
 
-// common is what records of v1 and v5 begin with.
+// common are the first fields of a record of NetFlow v1 and v5.
 var common = []octets{
-	{"IPV4_SRC_ADDR", 4}, {"IPV4_DST_ADDR", 4}, {"NEXT_HOP", 4}, {"INPUT", 2}, {"OUTPUT", 2}, {"IN_PACKETS", 4}, {"IN_OCTETS", 4},
+	{"IPV4_SRC_ADDR", 4}, {"IPV4_DST_ADDR", 4}, {"NEXT_HOP", 4}, {"INPUT", 2}, {"OUTPUT", 2},
+	{"IN_PACKETS", 4}, {"IN_OCTETS", 4},
 	{"FIRST_SWITCHED", 4}, {"LAST_SWITCHED", 4}, {"SRC_PORT", 2}, {"DST_PORT", 2},
 }
 
-// fixed makes datagrams of v1 or v5, most records each.
+// fixed returns datagrams of NetFlow v1 or v5 with at most most records each.
 func (e *entry) fixed(header, record []octets, most int) ([][]byte, error) {
 	head, err := e.numbers(nil, header...)
 	if err != nil {
@@ -176,7 +181,7 @@ func (e *entry) fixed(header, record []octets, most int) ([][]byte, error) {
 	var out [][]byte
 	for flows := range slices.Chunk(e.Flows, most) {
 		b := slices.Clone(head)
-		binary.BigEndian.PutUint16(b[2:], uint16(len(flows))) // 30 at most
+		binary.BigEndian.PutUint16(b[2:], uint16(len(flows))) // at most 30
 		for i, f := range flows {
 			for _, field := range record {
 				v, ok := f[field.name].(json.Number)
@@ -195,24 +200,27 @@ func (e *entry) fixed(header, record []octets, most int) ([][]byte, error) {
 	return out, nil
 }
 
-// A field is one of a flow: its octets, and whose.
+// A field is a field of a flow: its element id and its octets.
 type field struct {
 	id uint16
 	b  []byte
 }
 
-// full is how long a datagram may be before the next flow goes into another one.
+// full is the length of a datagram in octets from which the next flow starts a new datagram.
 const full = 32 << 10
 
-// templated makes datagrams of v9 or IPFIX, each flow with its own template: what
-// lengths its fields had is not stored.
+// templated returns datagrams of NetFlow v9 or IPFIX. Each flow has its own template, since the file does not
+// store the lengths of the original fields.
 func (e *entry) templated(version uint16) ([][]byte, error) {
 	var head []byte
 	var err error
 	if version == 9 {
-		head, err = e.numbers(nil, octets{"version", 2}, octets{"", 2}, octets{"uptime", 4}, octets{"timestamp", 4}, octets{"sequence", 4}, octets{"source_id", 4})
+		head, err = e.numbers(nil, octets{"version", 2}, octets{"", 2}, octets{"uptime", 4}, octets{"timestamp", 4},
+			octets{"sequence", 4}, octets{"source_id", 4})
 	} else {
-		head, err = e.numbers(nil, octets{"version", 2}, octets{"", 2}, octets{"export_uptime", 4}, octets{"sequence_number", 4}, octets{"obervation_domain_id", 4})
+		// "obervation" is the spelling of the package.
+		head, err = e.numbers(nil, octets{"version", 2}, octets{"", 2}, octets{"export_uptime", 4},
+			octets{"sequence_number", 4}, octets{"obervation_domain_id", 4})
 	}
 	if err != nil {
 		return nil, err
@@ -227,7 +235,7 @@ func (e *entry) templated(version uint16) ([][]byte, error) {
 		if version == 9 {
 			n = records
 		}
-		binary.BigEndian.PutUint16(b[2:], uint16(n)) // below full and a flow
+		binary.BigEndian.PutUint16(b[2:], uint16(n)) // at most full and one flow
 		out = append(out, b)
 		b, records, id = slices.Clone(head), 0, 256
 	}
@@ -249,7 +257,7 @@ func (e *entry) templated(version uint16) ([][]byte, error) {
 			length += len(f.b)
 		}
 		if len(fields) == 0 {
-			continue // nothing was said
+			continue // the flow has no known field
 		}
 		if length > full {
 			return nil, fmt.Errorf("flow %d: %d octets are more than a datagram has", i+1, length)
@@ -266,7 +274,7 @@ func (e *entry) templated(version uint16) ([][]byte, error) {
 	return out, nil
 }
 
-// fieldsOf are the fields of a flow, in order of their ids.
+// fieldsOf returns the fields of a flow in order of their ids. Unknown fields are recorded in e.leftOut.
 func (e *entry) fieldsOf(version uint16, flow map[string]any) (fields []field, err error) {
 	for name, v := range flow {
 		id, ok := v9Names[name]
@@ -292,7 +300,7 @@ func (e *entry) fieldsOf(version uint16, flow map[string]any) (fields []field, e
 	return fields, nil
 }
 
-// value is a field's octets.
+// value returns the octets of a field.
 func value(version, id uint16, v any) ([]byte, error) {
 	switch v := v.(type) {
 	case bool: // RFC 7011 section 6.1.5
@@ -301,7 +309,7 @@ func value(version, id uint16, v any) ([]byte, error) {
 		}
 		return []byte{2}, nil
 	case string:
-		e, _ := ie.Lookup(0, id) // what is not known is a text
+		e, _ := ie.Lookup(0, id) // an unknown element is read as text
 		if a, err := netip.ParseAddr(v); err == nil && (version == 9 || e.Type == ie.IPv4 || e.Type == ie.IPv6) {
 			return a.AsSlice(), nil
 		}
@@ -311,7 +319,7 @@ func value(version, id uint16, v any) ([]byte, error) {
 		return []byte(v), nil
 	case json.Number:
 		return numberOctets(version, id, v.String())
-	case []any: // seconds since 1900 and their fraction, RFC 7011 section 6.1.9
+	case []any: // NTP seconds and fraction, RFC 7011 section 6.1.9
 		if len(v) != 2 {
 			return nil, errors.New("want [seconds, fraction]")
 		}
@@ -326,18 +334,18 @@ func value(version, id uint16, v any) ([]byte, error) {
 		}
 		return b, nil
 	}
-	return nil, fmt.Errorf("%v is no value", v)
+	return nil, fmt.Errorf("%v is not a value", v)
 }
 
-// maxNumberOctets is the longest number that is read, in octets, and maxDigits its
-// decimal digits. Reading decimal digits takes time that grows with their square.
+// maxNumberOctets and maxDigits bound a number in octets and in decimal digits. The cost of parsing decimal digits
+// grows with the square of their number.
 const (
 	maxNumberOctets = 1500
-	maxDigits       = 3613 // of 2^(8*1500)
+	maxDigits       = 3613 // digits of 2^(8*1500)
 )
 
-// numberOctets are a number's octets: as many as its type has, else as few as hold
-// it. Addresses, texts and other octets are numbers here too.
+// numberOctets returns the octets of a number: the length of its type, or the shortest of 4, 8 or more octets that
+// holds it. In the file, addresses, texts and other octets are numbers as well.
 func numberOctets(version, id uint16, text string) ([]byte, error) {
 	if len(text) > maxDigits {
 		return nil, fmt.Errorf("a number of %d digits", len(text))
@@ -349,9 +357,9 @@ func numberOctets(version, id uint16, text string) ([]byte, error) {
 	}
 	switch {
 	case !ok && known && e.Type == ie.Float:
-		return nil, nil // a rate or the like, which flows have no use for
+		return nil, nil // a float such as a rate: flows do not use it
 	case !ok:
-		return nil, fmt.Errorf("%s is no whole number", text)
+		return nil, fmt.Errorf("%s is not a whole number", text)
 	case n.Sign() < 0:
 		return nil, fmt.Errorf("%s is below 0", text)
 	case n.BitLen() > 8*maxNumberOctets:
@@ -384,7 +392,7 @@ func numberOctets(version, id uint16, text string) ([]byte, error) {
 	return n.FillBytes(make([]byte, least)), nil
 }
 
-// ianaNames are the ids of IANA's elements by their names.
+// ianaNames maps the names of IANA's Information Elements to their ids.
 var ianaNames = sync.OnceValue(func() map[string]uint16 {
 	m := map[string]uint16{}
 	for id := uint16(1); id < 1024; id++ {

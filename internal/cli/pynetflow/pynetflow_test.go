@@ -79,7 +79,7 @@ func TestManyFlowsAreSeveralDatagrams(t *testing.T) {
 
 func TestLinesThatAreNot(t *testing.T) {
 	for text, want := range map[string]string{
-		`{"a": {}}`:                              `"a" is no time`,
+		`{"a": {}}`:                              `"a" is not a time`,
 		`{"1": {}}`:                              "client: want",
 		`{"1": {}, "2": {}}`:                     "2 members",
 		`{"1": {"client": ["x", 1]}}`:            "client: ",
@@ -87,19 +87,19 @@ func TestLinesThatAreNot(t *testing.T) {
 		`{"1": {"client": ["10.0.0.1", 1], "header": {"version": 7}}}`:      `version "7"`,
 		string(line(`{"version": 9, "uptime": 4294967296}`, `[]`)):          "header: uptime",
 		string(line(`{"version": 9}`, `[{"IN_BYTES": -1}]`)):                "flow 1: IN_BYTES: -1 is below 0",
-		string(line(`{"version": 9}`, `[{"IN_BYTES": 1.5}]`)):               "flow 1: IN_BYTES: 1.5 is no whole number",
-		string(line(`{"version": 9}`, `[{"IN_BYTES": null}]`)):              "is no value",
+		string(line(`{"version": 9}`, `[{"IN_BYTES": 1.5}]`)):               "flow 1: IN_BYTES: 1.5 is not a whole number",
+		string(line(`{"version": 9}`, `[{"IN_BYTES": null}]`)):              "is not a value",
 		string(line(`{"version": 9}`, `[{"IN_SRC_MAC": 281474976710656}]`)): "does not fit 6 octets",
 		string(line(`{"version": 5}`, `[{"PROTO": 6}]`)):                    "flow 1: IPV4_SRC_ADDR: want a number",
-		`[]`: "no line of the Python collector",
+		`[]`: "not a line of the Python collector",
 	} {
 		if _, err := Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: want %q, got %v", text, want, err)
 		}
 	}
 	for text, want := range map[string]bool{`{"1.5": {}}`: true, `{"1.5": 1}`: false, `{"a": {}}`: false, `{"1": {}, "2": {}}`: false, `{`: false} {
-		if Is([]byte(text)) != want {
-			t.Errorf("Is(%s): want %v", text, want)
+		if IsEntry([]byte(text)) != want {
+			t.Errorf("IsEntry(%s): want %v", text, want)
 		}
 	}
 }

@@ -57,7 +57,7 @@ func captured(t *testing.T, file string) (all []sentAt) {
 	t.Helper()
 	var first int64
 	p := replayer{}
-	if err := p.each(file, func(d *capture.Datagram, _ float64) error {
+	if err := p.eachDatagram(file, func(d *capture.Datagram, _ float64) error {
 		if first == 0 {
 			first = d.Time
 		}

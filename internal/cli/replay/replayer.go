@@ -1,4 +1,4 @@
-// Package replay sends the export datagrams of captures to a collector at the pace at which they were captured.
+// Package replay sends the export datagrams of captures to a collector at their original pace.
 package replay
 
 import (
@@ -21,13 +21,13 @@ import (
 	"weir/internal/templates"
 )
 
-// Options are how captures are replayed.
+// Options configure a replay.
 type Options struct {
 	To           *net.UDPAddr // the collector
-	Speed        float64      // times the pace of the capture; 0: as fast as possible
+	Speed        float64      // multiple of the original pace; 0: as fast as possible
 	Loop         bool         // start again at the end
 	RewriteTimes bool         // move the times in the datagrams to now
-	Port         uint16       // only datagrams that were sent to this UDP port; 0: any
+	Port         uint16       // UDP destination port of the replayed datagrams; 0: any
 }
 
 // Run sends the export datagrams of files in their order, until all are sent or ctx ends. It prints progress and a
@@ -39,7 +39,7 @@ func Run(ctx context.Context, files []string, o Options, stderr io.Writer) error
 	return p.run(ctx, files)
 }
 
-// A replayer sends datagrams at the pace of their captures.
+// A replayer sends datagrams at the pace of their captures. It must not be used concurrently.
 type replayer struct {
 	Options
 	send   func(from netip.AddrPort, b []byte) error
@@ -53,8 +53,8 @@ type replayer struct {
 	began                time.Time
 }
 
-// run sends all files, again and again if wanted, until ctx ends. A file that
-// cannot be read is told, and does not keep the others from being sent.
+// run sends all files, repeatedly with Loop, until ctx ends. A file that cannot be read is reported, and the next
+// file is sent.
 func (p *replayer) run(ctx context.Context, files []string) error {
 	p.began = p.now()
 	var errs []error
@@ -71,7 +71,7 @@ func (p *replayer) run(ctx context.Context, files []string) error {
 			}
 		}
 		if len(errs) > 0 || p.sent == before {
-			break // again would be no better
+			break // a repetition would fail again
 		}
 	}
 	p.show.Clear()
@@ -79,18 +79,18 @@ func (p *replayer) run(ctx context.Context, files []string) error {
 		errs = append(errs, fmt.Errorf("%d datagrams could not be sent", p.failed))
 	}
 	if p.sent == 0 && len(errs) == 0 && ctx.Err() == nil {
-		errs = append(errs, errors.New("no NetFlow or IPFIX in there"))
+		errs = append(errs, errors.New("no NetFlow or IPFIX in the files"))
 	}
 	took := p.now().Sub(p.began)
-	console.Linef(p.stderr, "%d datagrams sent, %s in %s; %d of something else left out", p.sent, report.FormatOctets(uint64(p.octets)), report.FormatDuration(took), p.others)
+	console.Linef(p.stderr, "%d datagrams sent, %s in %s; %d of something else left out",
+		p.sent, report.FormatOctets(uint64(p.octets)), report.FormatDuration(took), p.others)
 	return errors.Join(errs...)
 }
 
-// span is when the first and the last datagram of a file were captured, ns since
-// the epoch; 0: unknown.
+// span returns the capture times of the first and last datagram of a file, in ns since the epoch; 0: unknown.
 func (p *replayer) span(name string) (first, last int64, err error) {
 	defer func(n int) { p.others = n }(p.others)
-	err = p.each(name, func(d *capture.Datagram, _ float64) error {
+	err = p.eachDatagram(name, func(d *capture.Datagram, _ float64) error {
 		if first == 0 {
 			first = d.Time
 		}
@@ -102,7 +102,7 @@ func (p *replayer) span(name string) (first, last int64, err error) {
 
 func (p *replayer) file(ctx context.Context, name string) error {
 	var mover *retime.Mover
-	var store *templates.Store // the mover's
+	var store *templates.Store // state of mover
 	var seconds int64
 	if p.RewriteTimes {
 		first, last, err := p.span(name)
@@ -121,13 +121,13 @@ func (p *replayer) file(ctx context.Context, name string) error {
 	}
 	var first int64
 	start := p.now()
-	return p.each(name, func(d *capture.Datagram, done float64) error {
+	return p.eachDatagram(name, func(d *capture.Datagram, done float64) error {
 		if first == 0 {
 			first = d.Time
 		}
 		if p.Speed > 0 && d.Time != 0 {
 			due := start.Add(time.Duration(float64(d.Time-first) / p.Speed))
-			if err := p.until(ctx, due, name, done); err != nil {
+			if err := p.sleepUntil(ctx, due, name, done); err != nil {
 				return err
 			}
 		}
@@ -154,8 +154,8 @@ func (p *replayer) file(ctx context.Context, name string) error {
 	})
 }
 
-// until waits for an instant.
-func (p *replayer) until(ctx context.Context, due time.Time, name string, done float64) error {
+// sleepUntil waits until due or until ctx ends, and updates the progress every second.
+func (p *replayer) sleepUntil(ctx context.Context, due time.Time, name string, done float64) error {
 	for {
 		wait := due.Sub(p.now())
 		if wait <= 0 {
@@ -176,12 +176,13 @@ func (p *replayer) progress(name string, done float64) {
 		return
 	}
 	p.shown = now
-	p.show.Count("%s: %.0f %%, %d datagrams sent in %s", name, 100*done, p.sent, report.FormatDuration(now.Sub(p.began)))
+	p.show.Count("%s: %.0f %%, %d datagrams sent in %s",
+		name, 100*done, p.sent, report.FormatDuration(now.Sub(p.began)))
 }
 
-// each hands the export datagrams of a file to f, with how much of the file is
-// read.
-func (p *replayer) each(name string, f func(d *capture.Datagram, done float64) error) error {
+// eachDatagram calls f with each export datagram of a file. done is the fraction of the file that was read, 0 to
+// 1.
+func (p *replayer) eachDatagram(name string, f func(d *capture.Datagram, done float64) error) error {
 	in, err := os.Open(name)
 	if err != nil {
 		return err
@@ -213,7 +214,7 @@ func (p *replayer) each(name string, f func(d *capture.Datagram, done float64) e
 	}
 }
 
-// isExport tells whether a datagram begins as NetFlow and IPFIX do.
+// isExport reports whether a datagram has a version number of NetFlow or IPFIX.
 func isExport(b []byte) bool {
 	if len(b) < 16 {
 		return false
@@ -225,7 +226,7 @@ func isExport(b []byte) bool {
 	return false
 }
 
-// counted counts what is read.
+// A counted reader counts the octets that were read.
 type counted struct {
 	r io.Reader
 	n int64
@@ -238,11 +239,11 @@ func (c *counted) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// senders are sockets, one for each source in a capture.
+// senders holds a socket for each source of datagrams in a capture.
 type senders struct {
 	to      *net.UDPAddr
 	conns   map[netip.AddrPort]*net.UDPConn
-	own     map[netip.Addr]netip.Addr // exporter in the capture → address that it sends from
+	own     map[netip.Addr]netip.Addr // exporter in the capture → source address here; invalid: chosen by the system
 	stderr  io.Writer
 	refused bool
 }
@@ -251,7 +252,7 @@ func newSenders(to *net.UDPAddr, stderr io.Writer) *senders {
 	return &senders{to: to, conns: map[netip.AddrPort]*net.UDPConn{}, own: map[netip.Addr]netip.Addr{}, stderr: stderr}
 }
 
-// mostSenders bounds the sockets; further sources share one.
+// mostSenders bounds the number of sockets; further sources share a socket.
 const mostSenders = 1000
 
 func (s *senders) send(from netip.AddrPort, b []byte) error {
@@ -271,26 +272,27 @@ func (s *senders) send(from netip.AddrPort, b []byte) error {
 		time.Sleep(time.Millisecond)
 		_, err = c.Write(b)
 	}
-	if errors.Is(err, syscall.ECONNREFUSED) { // it tells of an earlier datagram; this one was not sent
+	if errors.Is(err, syscall.ECONNREFUSED) { // the error belongs to an earlier datagram; b was not sent
 		if !s.refused {
 			s.refused = true
-			console.Linef(s.stderr, "weir replay: nothing listens at %v; going on", s.to)
+			console.Linef(s.stderr, "weir replay: nothing listens at %v; continuing", s.to)
 		}
 		_, err = c.Write(b)
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return nil // sent, as far as UDP knows
+		return nil // UDP has no delivery report: count it as sent
 	}
 	return err
 }
 
-// open opens a socket for an exporter of the capture.
+// open opens a socket for an exporter of the capture. If the target is a loopback address, each exporter after the
+// first gets its own source address in 127.1.0.0/16.
 func (s *senders) open(exporter netip.Addr) (*net.UDPConn, error) {
 	to, _ := netip.AddrFromSlice(s.to.IP)
 	to = to.Unmap()
 	own, known := s.own[exporter]
 	if !known && to.Is4() && to.IsLoopback() && len(s.own) > 0 {
-		n := uint32(127<<24 | 1<<16 | len(s.own)) // mostSenders at most
+		n := uint32(127<<24 | 1<<16 | len(s.own)) // len is at most mostSenders
 		var a [4]byte
 		binary.BigEndian.PutUint32(a[:], n)
 		own = netip.AddrFrom4(a)
@@ -305,12 +307,12 @@ func (s *senders) open(exporter netip.Addr) (*net.UDPConn, error) {
 			return c, nil
 		}
 	}
-	s.own[exporter] = netip.Addr{} // that which the system chooses
+	s.own[exporter] = netip.Addr{} // the system chooses the address
 	return net.DialUDP("udp", nil, s.to)
 }
 
 func (s *senders) close() {
 	for _, c := range s.conns {
-		_ = c.Close() // nothing waits in it
+		_ = c.Close() // UDP sockets have no pending data to lose
 	}
 }
