@@ -14,30 +14,31 @@ import (
 )
 
 const (
-	// accountEvery is how often what was received is published.
+	// accountEvery is the interval at which reports are published.
 	accountEvery = 10 * time.Second
-	// lossFrom is how long before its start a replica reads what the others
-	// published, so that its figures begin with whole slots.
+	// lossFrom is the time before its own start from which on a replica counts the reports of the
+	// others, so that its figures begin with complete slots.
 	lossFrom = 2 * time.Minute
-	// accountOctets bounds the reports that wait for Kafka.
+	// accountOctets bounds the reports that wait for Kafka, octets.
 	accountOctets = 8 << 20
 )
 
-// accounts is what this replica received of each export stream, and what all of
-// them did.
+// accounts counts the datagrams and records received of each export stream: by this replica (book) and
+// by all replicas (cluster).
 type accounts struct {
 	book    *loss.Book
 	cluster *loss.Cluster
-	lives   loss.Lives
+	lives   loss.Lives // starts and ends of all replicas
 	self    loss.Life
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards tallies
 	tallies []*loss.Tally
-	shared  loss.Tally // of whoever has none of its own
+	shared  loss.Tally // tally of workers without their own
 }
 
-// tally returns a tally for one goroutine, gathered from now on.
-func (a *accounts) tally() *loss.Tally {
+// newTally returns a tally for a goroutine. Reports include it from now on, for ever: it must not be
+// called per connection.
+func (a *accounts) newTally() *loss.Tally {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	t := &loss.Tally{}
@@ -46,13 +47,15 @@ func (a *accounts) tally() *loss.Tally {
 	return t
 }
 
-// account hands what has changed to Kafka's client.
-func (r *Replica) account(to *kafka.Producer, now time.Time) {
-	r.report(to, now, r.accounts.book.Gather)
+// publishAccounts publishes a report of each changed account.
+func (r *Replica) publishAccounts(to *kafka.Producer, now time.Time) {
+	r.publishGathered(to, now, r.accounts.book.Gather)
 }
 
-// report hands the reports that gather returns to Kafka's client.
-func (r *Replica) report(to *kafka.Producer, now time.Time, gather func(time.Time, []*loss.Tally) []loss.Report) {
+// publishGathered publishes the reports that gather returns. It does not wait for Kafka.
+func (r *Replica) publishGathered(
+	to *kafka.Producer, now time.Time, gather func(time.Time, []*loss.Tally) []loss.Report,
+) {
 	a := &r.accounts
 	a.mu.Lock()
 	tallies := append([]*loss.Tally{&a.shared}, a.tallies...)
@@ -61,29 +64,29 @@ func (r *Replica) report(to *kafka.Producer, now time.Time, gather func(time.Tim
 		to.Produce(rep.Key, rep.Value, now, func(err error) {
 			a.book.Published(rep, err)
 			if err != nil && r.errorLog.AllowN(r.deps.Now(), 1) {
-				r.log.Warn("what was counted of an exporter could not be published; it will be tried again", "err", err)
+				r.log.Warn("a report of an exporter's datagrams could not be published; it will be retried", "err", err)
 			}
 		})
 	}
 }
 
-// accountant publishes until ctx ends.
+// accountant publishes reports until ctx ends.
 func (r *Replica) accountant(ctx context.Context, to *kafka.Producer) error {
-	return every(ctx, accountEvery, func() {
-		r.account(to, r.deps.Now())
+	return runEvery(ctx, accountEvery, func() {
+		r.publishAccounts(to, r.deps.Now())
 		r.accounts.cluster.Turn()
 	})
 }
 
-// overlooker reads what all replicas published until ctx ends.
+// overlooker reads the reports of all replicas until ctx ends.
 func (r *Replica) overlooker(ctx context.Context) error {
 	began := r.deps.Now()
 	since, from := loss.RememberLives, began.Add(-lossFrom)
 	take := func(records []kafka.Record) error {
-		since = lossFrom // Kafka may not have answered before
+		since = lossFrom // the first read succeeded; later reads need not go back further
 		for _, rec := range records {
 			read := r.deps.Now()
-			if rec.Time.Before(began) { // it was there before
+			if rec.Time.Before(began) { // published before this replica started
 				read = rec.Time
 			}
 			r.accounts.lives.Take(rec.Value, rec.Time, read)
@@ -100,11 +103,12 @@ func (r *Replica) overlooker(ctx context.Context) error {
 		return nil
 	}
 	for ctx.Err() == nil {
-		// The topic may not be there yet, or be made anew, or Kafka away: it is read
-		// again from a little before on, which changes nothing.
+		// Read fails if the topic does not exist yet, was created again, or Kafka is not reachable.
+		// The next Read begins since before now; reports that are read twice count once.
 		tail := kafka.Tail{Since: r.deps.Now().Add(-since)}
 		reading, failed := context.WithCancel(ctx)
-		_ = tail.Read(reading, r.c.Kafka, r.c.Topics.Name(kafka.Exporters), take, func(error) { failed() }) // every Kafka client tells of it
+		// The Kafka client logs the error.
+		_ = tail.Read(reading, r.c.Kafka, r.c.Topics.Name(kafka.Exporters), take, func(error) { failed() })
 		failed()
 		select {
 		case <-ctx.Done():
@@ -114,25 +118,31 @@ func (r *Replica) overlooker(ctx context.Context) error {
 	return nil
 }
 
-// tallied counts a message, and the sets of it that wait.
-func (w *worker) tallied(from netip.Addr, received int64, octets int) {
+// tallyMessage counts a message of from, with its sets that wait for a template. received is in ns
+// since the epoch, octets is the length of the message.
+func (w *worker) tallyMessage(from netip.Addr, received int64, octets int) {
 	res := &w.res
-	d := w.units(from, &res.Header)
-	d.Received, d.Octets, d.Errors, d.Undecoded = received, octets, len(res.Errors), len(res.Unknown)
+	d := w.countUnits(from, &res.Header)
+	d.Received = received
+	d.Octets = octets
+	d.Errors = len(res.Errors)
+	d.Undecoded = len(res.Unknown)
 	d.Units[loss.Datagrams] = 1
 	w.tally.Add(&d)
 }
 
-// talliedLate is what a set adds whose datagram was counted before.
-func (w *worker) talliedLate(s *decode.Set) loss.Datagram {
-	d := w.units(s.Meta.Exporter, &s.Header)
+// lateDatagram returns the counts of a set decoded after its datagram was counted.
+func (w *worker) lateDatagram(s *decode.Set) loss.Datagram {
+	d := w.countUnits(s.Meta.Exporter, &s.Header)
 	d.Received, d.Errors = s.Meta.Received, len(w.res.Errors)
 	return d
 }
 
-func (w *worker) units(from netip.Addr, h *decode.Header) loss.Datagram {
+// countUnits counts the records of w.res in each unit that sequence numbers may count (RFC 3954 section
+// 5.1: packets; RFC 7011 section 3.1: data records). Its Flow shares the octets of w.res.Buf.
+func (w *worker) countUnits(from netip.Addr, h *decode.Header) loss.Datagram {
 	res := &w.res
-	// Records that were dropped have been received: the exporter's numbers count them.
+	// Dropped records count: the exporter's sequence numbers include them.
 	d := loss.Of(from, h, len(res.Flows)+res.TooSmall+res.Beyond, res.OptionsRecords, len(res.Templates))
 	d.Sequenced = d.Sequenced && !w.session
 	if len(res.Flows) > 0 {
@@ -142,8 +152,8 @@ func (w *worker) units(from netip.Addr, h *decode.Header) loss.Datagram {
 	return d
 }
 
-// clusterMetrics shows what all replicas together counted: every replica shows the
-// same, so that any of them can be asked.
+// clusterMetrics exports the counts of all replicas together. Every replica exports the same values, so
+// scraping a single replica suffices.
 type clusterMetrics struct {
 	cluster *loss.Cluster
 
@@ -157,11 +167,15 @@ func newClusterMetrics(c *loss.Cluster) *clusterMetrics {
 	}
 	return &clusterMetrics{
 		cluster: c,
-		lost: desc("lost", "what no replica received, told by sequence numbers over all replicas, since two minutes before this one started; unit: what the exporter's numbers count",
+		lost: desc("lost", "units that no replica received, computed from sequence numbers across all replicas, "+
+			"since two minutes before this replica started; unit: what the exporter's sequence numbers count",
 			append(of, "unit")...),
-		received: desc("received", "what all replicas received of the same datagrams, to compare lost with", append(of, "unit")...),
-		last:     desc("last_received_timestamp_seconds", "when any replica received the last datagram, seconds since the epoch", of...),
-		unusable: desc("sequence_unusable", "export streams, of those shown, whose sequence numbers say nothing about loss"),
+		received: desc("received", "units that all replicas received in the same time: compare lost with it",
+			append(of, "unit")...),
+		last: desc("last_received_timestamp_seconds",
+			"when any replica received the last datagram, seconds since the epoch", of...),
+		unusable: desc("sequence_unusable",
+			"export streams, among those with metrics, from whose sequence numbers loss cannot be computed"),
 	}
 }
 
@@ -172,13 +186,13 @@ func (m *clusterMetrics) Describe(c chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. It shows the streams that matter most, and
-// computes the rest not at all: what a scrape costs is bounded.
+// Collect implements prometheus.Collector. It exports and computes only the top streams, so that the
+// cost of a scrape is bounded.
 func (m *clusterMetrics) Collect(c chan<- prometheus.Metric) {
 	unusable := 0
 	for _, row := range m.cluster.Top(maxExporters, maxFresh) {
 		if version(row.Version) == otherLabel {
-			continue // two of these would be one series twice, which fails the whole scrape
+			continue // two of them would have the same labels, and a duplicate series fails the whole scrape
 		}
 		if !row.Loss.Usable {
 			unusable++

@@ -15,35 +15,37 @@ import (
 const (
 	// examinedFlows bounds the flows of a datagram that are examined.
 	examinedFlows = 64
-	// examinedPerSecond bounds the datagrams of all exporters that are examined.
+	// examinedPerSecond bounds the datagrams of all exporters that are examined, per second.
 	examinedPerSecond = 100
-	// examinePeriod is what the findings are about.
+	// examinePeriod is the period that findings cover; the metric is replaced at its end.
 	examinePeriod = time.Minute
 )
 
-// An examiner applies the rules of weir doctor to a sample of what is received: of each
-// exporter that has a label, one datagram a second.
+// An examiner applies the rules of weir doctor to samples: of each exporter with a label of its own, a
+// datagram per second. Workers call offer; a single goroutine receives samples.
 type examiner struct {
 	limit   *rate.Limiter
 	samples chan sample
 }
 
-// A sample is the flows of one datagram, as copies of their messages.
+// A sample holds copies of the flow messages of a datagram.
 type sample struct {
-	label    string
+	label    string // of the exporter
 	stream   doctor.Stream
-	received int64
-	export   int64
+	received int64 // ns since the epoch
+	export   int64 // ns since the epoch
 	octets   []byte
-	ends     []int // of the messages in octets
+	ends     []int // end of each message in octets
 }
 
 func newExaminer() *examiner {
-	return &examiner{limit: rate.NewLimiter(examinedPerSecond, examinedPerSecond), samples: make(chan sample, examinedPerSecond)}
+	return &examiner{
+		limit: rate.NewLimiter(examinedPerSecond, examinedPerSecond), samples: make(chan sample, examinedPerSecond),
+	}
 }
 
-// offer takes the flows of res, whose messages are in buf, unless a datagram of x was
-// taken in the same second. It never waits.
+// offer copies the flows of res, whose messages are in buf, as a sample. It does nothing if x was
+// sampled in the same second, or if the examiner is busy. It never blocks.
 func (e *examiner) offer(x *exporter, res *decode.Result, buf []byte, at time.Time) {
 	second := at.Unix()
 	last := x.examined.Load()
@@ -62,11 +64,11 @@ func (e *examiner) offer(x *exporter, res *decode.Result, buf []byte, at time.Ti
 	}
 	select {
 	case e.samples <- s:
-	default: // the examiner is busy; the next second has another one
+	default: // the examiner is busy: this sample is lost, the next second has another
 	}
 }
 
-// An examination is the samples of one period.
+// An examination applies the rules to the samples of a period.
 type examination struct {
 	check  *doctor.Checkup
 	labels map[doctor.Stream]string
@@ -77,7 +79,7 @@ func newExamination() *examination {
 	return &examination{check: doctor.NewOfSample(), labels: map[doctor.Stream]string{}}
 }
 
-func (e *examination) take(s *sample) {
+func (e *examination) add(s *sample) {
 	e.labels[s.stream] = s.label
 	e.check.Message(s.stream, s.received, s.export)
 	start := 0
@@ -90,7 +92,7 @@ func (e *examination) take(s *sample) {
 	}
 }
 
-// counts returns the streams with a finding, by label and rule.
+// counts returns the number of streams with a finding, by label and rule.
 func (e *examination) counts() map[[2]string]int {
 	out := map[[2]string]int{}
 	for _, f := range e.check.Findings() {
@@ -101,7 +103,7 @@ func (e *examination) counts() map[[2]string]int {
 	return out
 }
 
-// examine shows the findings of each period until ctx ends.
+// examine exports the findings of each period until ctx ends.
 func (r *Replica) examine(ctx context.Context) error {
 	t := time.NewTicker(examinePeriod)
 	defer t.Stop()
@@ -111,7 +113,7 @@ func (r *Replica) examine(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case s := <-r.examiner.samples:
-			e.take(&s)
+			e.add(&s)
 		case <-t.C:
 			r.metrics.findings.Reset()
 			for k, n := range e.counts() {

@@ -38,7 +38,7 @@ func TestFindingsAreThoseOfWeirDoctor(t *testing.T) {
 	e.offer(x, &res, res.Buf, at)
 	s := <-e.samples
 	clear(res.Buf) // a sample has octets of its own
-	period.take(&s)
+	period.add(&s)
 	got := period.counts()
 	for _, r := range []doctor.Rule{doctor.SamplingUnknown, doctor.NoInterfaces} {
 		if got[[2]string{"edge-1", string(r)}] != 1 {

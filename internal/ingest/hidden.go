@@ -8,38 +8,37 @@ import (
 )
 
 const (
-	// maxStreams bounds how many export streams are looked at.
+	// maxStreams bounds the export streams that a worker checks.
 	maxStreams = 10_000
-	// nearSequence is how far apart two sequence numbers of one stream may be:
-	// datagrams go to other replicas, are lost and come out of order.
+	// nearSequence is the largest distance between two sequence numbers of the same sequence:
+	// datagrams are received by other replicas, lost and reordered.
 	nearSequence = 1 << 20
-	// hiddenTurns is how often two sequences have to take turns within
-	// hiddenWithin: an exporter that restarts changes once.
+	// hiddenTurns is the number of changes between two sequences, within hiddenWithin, that proves two
+	// exporters. An exporter that restarts changes its sequence only once.
 	hiddenTurns  = 10
 	hiddenWithin = time.Minute
 )
 
-// A streamKey is where one export stream ought to come from.
+// A streamKey identifies an export stream. If a balancer or NAT hides exporters, several share a key.
 type streamKey struct {
 	from    netip.AddrPort
 	version uint16
 	domain  uint32
 }
 
-// A stream is what is known of the sequence numbers of one.
+// A stream tracks up to two interleaved sequences of numbers.
 type stream struct {
-	last  [2]uint32 // of two sequences, if there are two
-	known int       // of these
-	at    int       // which the last datagram was of
-	turns int
-	since time.Time // of the first of turns
-	told  bool
+	last     [2]uint32 // last number of each sequence
+	known    int       // sequences in last
+	at       int       // index in last of the sequence of the last datagram
+	turns    int       // changes of at since since
+	since    time.Time
+	reported bool
 }
 
-// hides takes the header of a datagram and reports whether its address and port
-// stand for more than one exporter: sequences that cannot be one take turns. It
-// does so once.
-func (s *stream) hides(sequence uint32, now time.Time) bool {
+// observe adds the sequence number of a datagram. It returns true, at most once for a stream, when the
+// datagrams of its address and port alternate between two sequences, which means two exporters.
+func (s *stream) observe(sequence uint32, now time.Time) bool {
 	is := -1
 	for i := range s.known {
 		if d := int32(sequence - s.last[i]); d < nearSequence && d > -nearSequence {
@@ -62,29 +61,29 @@ func (s *stream) hides(sequence uint32, now time.Time) bool {
 		s.turns, s.since = 0, now
 	}
 	s.turns++
-	if s.told || s.turns < hiddenTurns {
+	if s.reported || s.turns < hiddenTurns {
 		return false
 	}
-	s.told = true
+	s.reported = true
 	return true
 }
 
-// hidden finds exporters that a balancer or NAT hides. The datagrams of one address
-// and port all come to the same socket.
+// hidden detects exporters behind a balancer or NAT that share an address and port. Each worker has its
+// own: the kernel delivers all datagrams of an address and port to the same socket.
 type hidden struct {
 	streams map[streamKey]*stream // at most maxStreams
-	last    *stream               // of lastOf
-	lastOf  streamKey
+	last    *stream               // streams[lastKey]: saves most look-ups
+	lastKey streamKey
 }
 
-// by takes the header of a datagram and reports whether more than one exporter
-// seems to send from its address and port, once.
-func (x *hidden) by(from netip.AddrPort, h *decode.Header, now time.Time) bool {
+// observe adds the header of a datagram. It returns true, at most once for a stream, when more than one
+// exporter seems to send from its address and port.
+func (x *hidden) observe(from netip.AddrPort, h *decode.Header, now time.Time) bool {
 	if h.Version == 1 || h.Version == 0 { // no sequence numbers
 		return false
 	}
 	k := streamKey{from, h.Version, h.Domain}
-	if x.last == nil || k != x.lastOf {
+	if x.last == nil || k != x.lastKey {
 		s := x.streams[k]
 		if s == nil {
 			if len(x.streams) >= maxStreams {
@@ -96,14 +95,15 @@ func (x *hidden) by(from netip.AddrPort, h *decode.Header, now time.Time) bool {
 			s = &stream{}
 			x.streams[k] = s
 		}
-		x.last, x.lastOf = s, k
+		x.last, x.lastKey = s, k
 	}
-	return x.last.hides(h.Sequence, now)
+	return x.last.observe(h.Sequence, now)
 }
 
-// hidden tells of a balancer or NAT that hides exporters.
+// hidden logs a warning that a balancer or NAT hides exporters.
 func (w *watch) hidden(from netip.AddrPort, h *decode.Header) {
-	w.log.Warn("more than one exporter seems to send from one address and port: a balancer or NAT in between hides them, and their flows and templates "+
-		"cannot be told apart. Preserve source addresses (IPVS, DSR, externalTrafficPolicy: Local), or let it put a PROXY protocol header in front "+
-		"of datagrams and name it in TRUSTED_PROXIES", "from", from, "version", h.Version, "domain", h.Domain)
+	w.log.Warn("more than one exporter seems to send from one address and port: a balancer or NAT in between "+
+		"hides them, and their flows and templates cannot be distinguished. Preserve source addresses (IPVS, DSR, "+
+		"externalTrafficPolicy: Local), or let it put a PROXY protocol header in front of datagrams and name it in "+
+		"TRUSTED_PROXIES", "from", from, "version", h.Version, "domain", h.Domain)
 }

@@ -36,7 +36,7 @@ func TestExportersHiddenBehindOneAddressAndPortAreToldOf(t *testing.T) {
 			var x hidden
 			for i := range 100 {
 				h := &decode.Header{Version: tt.version, Sequence: tt.sequence(i)}
-				if x.by(exporterAt, h, at.Add(time.Duration(i)*tt.every)) {
+				if x.observe(exporterAt, h, at.Add(time.Duration(i)*tt.every)) {
 					w.hidden(exporterAt, h)
 				}
 			}
@@ -47,7 +47,7 @@ func TestExportersHiddenBehindOneAddressAndPortAreToldOf(t *testing.T) {
 	}
 	var x hidden
 	for i := range 2 * maxStreams {
-		x.by(netip.AddrPortFrom(exporterAt.Addr(), uint16(i)), &decode.Header{Version: 9, Domain: uint32(i >> 16)}, at)
+		x.observe(netip.AddrPortFrom(exporterAt.Addr(), uint16(i)), &decode.Header{Version: 9, Domain: uint32(i >> 16)}, at)
 	}
 	if n := len(x.streams); n != maxStreams {
 		t.Errorf("streams: want at most %d, got %d", maxStreams, n)

@@ -1,5 +1,9 @@
-// Package ingest receives export datagrams over UDP, decodes them and publishes
-// flows and exporter state.
+// Package ingest is the service that receives NetFlow and IPFIX over UDP, TCP and TLS, decodes it and
+// publishes flows, template definitions, options facts and counts of received data on Kafka.
+//
+// A Replica shares template state with all other replicas through the templates topic: data may be
+// sent to a replica that never received its template. A data set without a template waits in memory
+// (setBuffer) for PARK_FOR, then on the undecoded topic (undecoded).
 package ingest
 
 import (
@@ -13,7 +17,8 @@ import (
 	"weir/internal/telemetry"
 )
 
-// Run is the whole service: cmd/ingest calls it.
+// Run runs the service until ctx ends; cmd/ingest calls it. It sets the memory limit of the Go
+// runtime, so a process must call it only once.
 func Run(ctx context.Context, c Config) error {
 	if len(c.Listen)+len(c.Streams.TCP)+len(c.Streams.TLS) == 0 {
 		return errors.New("LISTEN_UDP, LISTEN_TCP and LISTEN_TLS are empty: want at least one host:port to receive on")
@@ -21,7 +26,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := elements.Load(c.ElementsFile); err != nil {
 		return err
 	}
-	debug.SetMemoryLimit(int64(c.heapMax())) // garbage makes no more of it
+	debug.SetMemoryLimit(int64(c.heapMax())) // the garbage collector keeps the heap below MEMORY_MAX
 	reg := telemetry.NewRegistry()
 	r, err := New(c, Deps{Log: slog.Default(), Now: time.Now, Metrics: reg})
 	if err != nil {

@@ -13,8 +13,9 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// undecodedKey is the key of a set on the topic, integers in network byte order:
+// undecodedKey returns the Kafka key of a set, integers in network byte order:
 // exporter (16 octets, v4-mapped) | version (1) | domain (4) | template id (2).
+// All sets that wait for a template are in the same partition.
 func undecodedKey(k *decode.TemplateKey) []byte {
 	b := append(make([]byte, 0, undecodedKeyLen), k.Exporter[:]...)
 	b = append(b, k.Version)
@@ -33,7 +34,7 @@ func parseUndecodedKey(b []byte) (k decode.TemplateKey, err error) {
 	return k, nil
 }
 
-// rawSetSchema is the version of RawSet's meaning that is written and read.
+// rawSetSchema is the value of RawSet.schema that this version writes and reads.
 const rawSetSchema = 1
 
 func rawSet(s *decode.Set) *flowpb.RawSet {
@@ -45,24 +46,25 @@ func rawSet(s *decode.Set) *flowpb.RawSet {
 	}
 }
 
-// parseRawSet reads a value of the topic; the error names a poison record.
+// parseRawSet parses a record's value. An error makes it a poison record, to be skipped.
 func parseRawSet(value []byte) (*decode.Set, *flowpb.RawSet, error) {
 	var m flowpb.RawSet
 	if err := proto.Unmarshal(value, &m); err != nil {
 		return nil, nil, fmt.Errorf("value: %w", err)
 	}
-	s, err := setOf(&m)
+	s, err := setFromMessage(&m)
 	return s, &m, err
 }
 
-// setOf returns the set of a message; the error says what is wrong with it.
-func setOf(m *flowpb.RawSet) (*decode.Set, error) {
+// setFromMessage returns the set of m, or an error if m is invalid. Its Data is m's.
+func setFromMessage(m *flowpb.RawSet) (*decode.Set, error) {
 	addr, ok := netip.AddrFromSlice(m.GetExporter())
 	switch {
 	case m.GetSchema() != rawSetSchema:
 		return nil, fmt.Errorf("schema %d: this version reads %d", m.GetSchema(), rawSetSchema)
 	case !ok || m.GetExporterPort() > math.MaxUint16:
-		return nil, fmt.Errorf("exporter of %d octets, port %d: want an address and a port", len(m.GetExporter()), m.GetExporterPort())
+		return nil, fmt.Errorf("exporter of %d octets, port %d: want an address and a port",
+			len(m.GetExporter()), m.GetExporterPort())
 	case m.GetVersion() != 9 && m.GetVersion() != 10:
 		return nil, fmt.Errorf("version %d: want 9 or 10", m.GetVersion())
 	case m.GetTemplateId() < 256 || m.GetTemplateId() > math.MaxUint16:
@@ -73,7 +75,8 @@ func setOf(m *flowpb.RawSet) (*decode.Set, error) {
 	return &decode.Set{
 		Meta: decode.Meta{Exporter: addr.Unmap(), Port: uint16(m.GetExporterPort()), Received: m.GetFirstReceivedNs()},
 		Header: decode.Header{
-			Version: uint16(m.GetVersion()), Domain: m.GetDomain(), Export: m.GetExportNs(), Uptime: m.GetUptimeMs(), Sequence: m.GetSequence(),
+			Version: uint16(m.GetVersion()), Domain: m.GetDomain(),
+			Export: m.GetExportNs(), Uptime: m.GetUptimeMs(), Sequence: m.GetSequence(),
 		},
 		Hash: m.GetDatagramHash(), ID: uint16(m.GetTemplateId()), Off: int(m.GetOffset()), Data: m.GetData(),
 	}, nil

@@ -151,7 +151,7 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 	m := decode.Meta{Exporter: addr, Port: from.Port(), Received: at.UnixNano()}
 	b := r.batches.Get().(*batch) // the pool's own
 	w.res.Buf = b.buf
-	w.allow(len(pkt))
+	w.limitOutput(len(pkt))
 	w.dec.Wire(pkt, &m, &w.res)
 	w.charge(addr, len(pkt), at)
 	b.buf = w.res.Buf
@@ -159,10 +159,10 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 	r.metrics.received(w.res.Header.Version).Inc()
 	x, first := w.exporter(addr)
 	r.watch.datagram(from, &w.res.Header, first, at)
-	if !w.session && w.hides.by(from, &w.res.Header, at) {
+	if !w.session && w.hides.observe(from, &w.res.Header, at) {
 		r.watch.hidden(from, &w.res.Header)
 	}
-	w.tallied(addr, m.Received, len(pkt))
+	w.tallyMessage(addr, m.Received, len(pkt))
 	w.outcome(&w.res, x, at)
 	w.produce(b, x, at)
 	for i := range w.res.Unknown {
@@ -398,13 +398,13 @@ func (w *worker) parked(s *decode.Set, p *decode.Plan, now time.Time) {
 	r := w.r
 	b := r.batches.Get().(*batch) // the pool's own
 	w.res.Buf = b.buf
-	w.allow(setOctets(s))
+	w.limitOutput(setOctets(s))
 	w.dec.WireSet(s, p, &w.res)
 	w.charge(s.Meta.Exporter, setOctets(s), now)
 	b.buf = w.res.Buf
 	x, _ := w.exporter(s.Meta.Exporter)
 	w.outcome(&w.res, x, now)
-	d := w.talliedLate(s)
+	d := w.lateDatagram(s)
 	w.tally.Add(&d)
 	w.produce(b, x, time.Unix(0, s.Meta.Received))
 	w.dec.Trim(&w.res)

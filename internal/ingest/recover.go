@@ -35,7 +35,7 @@ func (r *Replica) recoverer(ctx context.Context, to *kafka.Producer) error {
 	_, _ = h.Write([]byte(r.c.Replica)) // it has no error
 	turn := time.Duration(h.Sum32()%recoverTurns) * accountEvery
 	limit := rate.NewLimiter(rate.Every(recoverEvery), recoverBurst)
-	return every(ctx, accountEvery, func() {
+	return runEvery(ctx, accountEvery, func() {
 		for _, ended := range r.accounts.lives.Ended(r.deps.Now().Add(-turn), r.accounts.self) {
 			if !limit.AllowN(r.deps.Now(), 1) {
 				return // it is named again later

@@ -54,7 +54,7 @@ func TestTheAccountOfAKilledReplicaIsCompletedFromTheFlows(t *testing.T) {
 		sequence += 30
 	}
 	report := func(r *Replica) {
-		r.account(r.run.Load().reports, r.deps.Now())
+		r.publishAccounts(r.run.Load().reports, r.deps.Now())
 		if err := r.run.Load().reports.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func TestAStoppedReplicaClosesItsAccount(t *testing.T) {
 	r, stop := start(t, config(b.Addr(), "stopped"), &log)
 	eventually(t, "the replica is ready", func() bool { return r.Ready() == nil })
 	r.Receive(packet(t, "v5_30.hex"), netip.MustParseAddrPort("192.0.2.1:5000"), time.Now())
-	r.account(r.run.Load().reports, time.Now())
+	r.publishAccounts(r.run.Load().reports, time.Now())
 	if err := r.run.Load().reports.Flush(t.Context()); err != nil { // nothing is left to report
 		t.Fatal(err)
 	}

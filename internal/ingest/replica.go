@@ -298,7 +298,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	guard(r.overlooker)
 	guard(func(c context.Context) error { return r.recoverer(c, run.reports) })
 	guard(r.examine)
-	guard(func(c context.Context) error { return every(c, rankEvery, r.exporters.rank) })
+	guard(func(c context.Context) error { return runEvery(c, rankEvery, r.exporters.rank) })
 	passes, endPasses := context.WithCancel(groupCtx)
 	defer endPasses()
 	guard(func(context.Context) error {
@@ -356,7 +356,7 @@ func (r *Replica) open() (run *running, err error) {
 		run.pack = run.producer.Packer(r.c.Pack)
 	}
 	run.undecoded = r.newUndecoded(late)
-	run.direct = r.worker(run, r.accounts.tally())
+	run.direct = r.worker(run, r.accounts.newTally())
 	return run, nil
 }
 
@@ -389,7 +389,7 @@ func (r *Replica) listen(ctx context.Context) (all []*transport.Socket, err erro
 
 // reader returns a worker for one goroutine that takes datagrams.
 func (r *Replica) reader(run *running) *worker {
-	w := r.worker(run, r.accounts.tally())
+	w := r.worker(run, r.accounts.newTally())
 	if run.pack != nil { // readers do not wait for each other
 		w.pack = run.producer.Packer(r.c.Pack)
 	}
@@ -433,11 +433,11 @@ func (r *Replica) rereader(ctx context.Context) error {
 	if r.c.ExportersFile == "" {
 		return nil
 	}
-	return every(ctx, reread, r.reread)
+	return runEvery(ctx, reread, r.reread)
 }
 
 // every calls f again and again until ctx ends.
-func every(ctx context.Context, d time.Duration, f func()) error {
+func runEvery(ctx context.Context, d time.Duration, f func()) error {
 	t := time.NewTicker(d)
 	defer t.Stop()
 	for {
@@ -516,7 +516,7 @@ func (r *Replica) finish(run *running) {
 		r.log.Warn("data sets are lost whose template did not come and that kafka did not take", "sets", n, "octets", octets, "err", err)
 	}
 	late.producer.Close()
-	r.report(run.reports, r.deps.Now(), r.accounts.book.Close)
+	r.publishGathered(run.reports, r.deps.Now(), r.accounts.book.Close)
 	if err := run.reports.Flush(ctx); err != nil {
 		r.log.Warn("what was counted of exporters is not all published: it will seem lost", "err", err)
 	}

@@ -12,23 +12,24 @@ import (
 	"weir/internal/transport"
 )
 
-// sessions decodes what comes over TCP and TLS. It implements transport.StreamReceiver.
+// sessions decodes the IPFIX messages received over TCP and TLS. It implements
+// transport.StreamReceiver.
 type sessions struct {
 	r *Replica
 
-	run *running // from start on
-	// workers are shared, and made in start: what decoding needs beside a connection's
-	// templates is held once per worker, not once per connection.
+	run *running // set by start
+	// workers is the pool of workers, filled by start. All connections share them, so that the memory
+	// of a connection is its templates alone.
 	workers chan *worker
 
-	octets atomic.Int64 // of the templates of all connections; written with mu held
-	mu     sync.Mutex   // guards what follows
-	each   map[netip.Addr]int
+	octets atomic.Int64       // of the templates of all connections; written only with mu held
+	mu     sync.Mutex         // guards the fields below
+	each   map[netip.Addr]int // octets of templates by transport.SourceOf of the exporter; no entry: 0
 }
 
 func newSessions(r *Replica) *sessions { return &sessions{r: r, each: map[netip.Addr]int{}} }
 
-// start makes the workers. It must be called before a session begins.
+// start fills the pool of workers. It must be called before any session begins.
 func (s *sessions) start(run *running) {
 	s.run = run
 	n := max(4, 2*runtime.GOMAXPROCS(0))
@@ -44,9 +45,9 @@ func (s *sessions) start(run *running) {
 func (s *sessions) Allows(exporter netip.Addr) bool { return s.r.denies(exporter) == nil }
 
 // Ended implements transport.StreamReceiver.
-func (s *sessions) Ended(why string) {
-	s.r.metrics.streamEnds.WithLabelValues(why).Inc()
-	if why == transport.EndProxy {
+func (s *sessions) Ended(reason string) {
+	s.r.metrics.streamEnds.WithLabelValues(reason).Inc()
+	if reason == transport.EndProxy {
 		s.r.metrics.proxied.WithLabelValues(transport.ProxyBad).Inc()
 	}
 }
@@ -57,7 +58,8 @@ func (s *sessions) Begin(exporter netip.AddrPort) transport.Session {
 	return &session{sessions: s, exporter: exporter, templates: s.r.store.NewSession(b)}
 }
 
-// A session decodes the messages of one connection. It implements transport.Session.
+// A session decodes the messages of a connection. Its templates are valid within the connection only
+// (RFC 7011 section 8.4). It implements transport.Session.
 type session struct {
 	*sessions
 
@@ -68,8 +70,8 @@ type session struct {
 // Close implements transport.Session.
 func (s *session) Close() { s.templates.Close() }
 
-// Message implements transport.Session. A worker is always given back soon: decoding and
-// producing never wait.
+// Message implements transport.Session. It waits for a worker, but not for long: neither decoding nor
+// producing blocks.
 func (s *session) Message(msg []byte) {
 	w := <-s.workers
 	w.dec.State = s.templates
@@ -78,10 +80,9 @@ func (s *session) Message(msg []byte) {
 	s.workers <- w
 }
 
-// Wait implements transport.Session: it waits until Kafka's client has room for the flows of a message.
-// What comes over TCP can wait at the exporter instead of being dropped here. When ctx ends
-// nothing waits any longer: what is received is decoded, and dropped where there is no room,
-// so that it is counted.
+// Wait implements transport.Session. It returns when Kafka's client has room for the flows of a
+// message: TCP makes the exporter wait, so no flow needs to be dropped. It also returns when ctx ends;
+// then messages are decoded regardless, and flows without room are dropped and counted.
 func (s *session) Wait(ctx context.Context) {
 	if s.run.producer.Room() || ctx.Err() != nil {
 		return
@@ -101,19 +102,19 @@ func (s *session) Wait(ctx context.Context) {
 	}
 }
 
-// Parts of TCP_MAX_OCTETS that the templates of one address and of one connection
-// may take.
+// The templates of an exporter address may take TCP_MAX_OCTETS / addressPart, the templates of a
+// connection TCP_MAX_OCTETS / connectionPart.
 const (
 	addressPart    = 4
 	connectionPart = 16
 )
 
-// A sessionBudget bounds the octets of the templates of one connection, of its
-// address and of all connections. It implements templates.Budget.
+// A sessionBudget bounds the octets of the templates of a connection, of its exporter address and of
+// all connections. It implements templates.Budget.
 type sessionBudget struct {
 	s      *sessions
 	source netip.Addr
-	octets int // of this connection
+	octets int // of this connection; guarded by s.mu
 }
 
 // Take implements templates.Budget.
@@ -146,7 +147,7 @@ func (b *sessionBudget) Give(n int) {
 	b.add(-n)
 }
 
-// add changes the counts. mu is held.
+// add adds n octets, which may be negative, to the three counts. The caller must hold s.mu.
 func (b *sessionBudget) add(n int) {
 	b.octets += n
 	b.s.octets.Add(int64(n))

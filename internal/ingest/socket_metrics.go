@@ -6,28 +6,30 @@ import (
 	"weir/internal/transport"
 )
 
-// SocketMetrics shows the receive buffers of UDP sockets and what the kernel dropped there. It
-// implements prometheus.Collector.
+// SocketMetrics exports the receive buffers of UDP sockets and the drops of the kernel. It implements
+// prometheus.Collector.
 type SocketMetrics struct {
 	sockets       func() []*transport.Socket
 	drops, buffer *prometheus.Desc
 }
 
-// NewSocketMetrics returns metrics of the sockets that the function returns at the time. They read
-// the kernel's counter each time that they are collected.
+// NewSocketMetrics returns a collector for the sockets that the function returns at each collection.
+// The function must be safe for concurrent use. Collect reads the kernel's counters.
 func NewSocketMetrics(sockets func() []*transport.Socket) *SocketMetrics {
 	label := []string{"address"}
 	return &SocketMetrics{
 		sockets: sockets,
-		drops:   prometheus.NewDesc("weir_ingest_socket_drops_total", "datagrams that the kernel dropped because the socket's buffer was full", label, nil),
-		buffer:  prometheus.NewDesc("weir_ingest_socket_buffer_octets", "receive buffer that the kernel granted each socket", label, nil),
+		drops: prometheus.NewDesc("weir_ingest_socket_drops_total",
+			"datagrams that the kernel dropped because the socket's buffer was full", label, nil),
+		buffer: prometheus.NewDesc("weir_ingest_socket_buffer_octets",
+			"receive buffer that the kernel granted each socket", label, nil),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (m *SocketMetrics) Describe(c chan<- *prometheus.Desc) { c <- m.drops; c <- m.buffer }
 
-// Collect implements prometheus.Collector. Sockets that share an address are one series.
+// Collect implements prometheus.Collector. Sockets that share an address share a series.
 func (m *SocketMetrics) Collect(c chan<- prometheus.Metric) {
 	drops, buffer := map[string]uint64{}, map[string]int{}
 	for _, s := range m.sockets() {

@@ -8,7 +8,7 @@ import (
 	"weir/internal/templates/text"
 )
 
-// addStatic reads TEMPLATES_FILE. Its error names every line that is wrong.
+// addStatic adds the templates of TEMPLATES_FILE to the store. Its error names every wrong line.
 func (r *Replica) addStatic() error {
 	if r.c.TemplatesFile == "" {
 		return nil

@@ -437,7 +437,7 @@ func (u *undecoded) count(partition int32, offset int64, what string) {
 func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 	w := u.worker
 	w.res.Buf = nil // the client keeps what it is given
-	w.allow(setOctets(s))
+	w.limitOutput(setOctets(s))
 	w.dec.WireSet(s, p, &w.res)
 	w.charge(s.Meta.Exporter, setOctets(s), u.now())
 	at := time.Unix(0, s.Meta.Received)
@@ -450,7 +450,7 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 		}
 		tx.ProduceAt(u.flows, 0, b[span.ValueEnd:span.KeyEnd:span.KeyEnd], value, at, nil)
 	}
-	tallied := w.talliedLate(s)
+	tallied := w.lateDatagram(s)
 	tallied.Flow = bytes.Clone(tallied.Flow) // not all flows of the set, until the commit
 	u.mu.Lock()
 	u.made = append(u.made, lateSet{x, len(w.res.Flows), besideFlows(&w.res), tallied})

@@ -1,4 +1,5 @@
-// Package budget bounds the octets that a replica produces: of each exporter, and of all.
+// Package budget limits the rate of octets that a replica produces, per exporter and in total, so
+// that a forged or broken exporter cannot fill a topic.
 package budget
 
 import (
@@ -9,41 +10,45 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A Limit is a rate in octets a second, and how many octets may be spent at once.
+// A Limit is the rate and the size of a token bucket.
 type Limit struct {
-	Rate   float64
-	AtOnce int
+	Rate   float64 // octets per second
+	AtOnce int     // octets: the size of the bucket
 }
 
-// A Budget bounds the octets that a replica produces, in all and of one exporter. It can be
-// used by several goroutines.
+// A Budget holds a token bucket of all exporters and a bucket for each exporter. It is safe for
+// concurrent use.
 type Budget struct {
 	each Limit
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards the fields below
 	all       *rate.Limiter
-	exporters map[netip.Addr]*rate.Limiter // at most maxExporters
+	exporters map[netip.Addr]*rate.Limiter // at most maxExporters; no entry: the bucket is full
 }
 
-// maxExporters bounds how many exporters have a budget of their own that is not full.
+// maxExporters bounds the exporters whose bucket is stored.
 const maxExporters = 10_000
 
-// New returns a budget with the limits of each exporter and of all.
+// New returns a Budget with the limit of each exporter and the limit of all exporters together.
 func New(each, all Limit) *Budget {
-	return &Budget{each: each, all: rate.NewLimiter(rate.Limit(all.Rate), all.AtOnce), exporters: map[netip.Addr]*rate.Limiter{}}
+	return &Budget{
+		each: each, all: rate.NewLimiter(rate.Limit(all.Rate), all.AtOnce),
+		exporters: map[netip.Addr]*rate.Limiter{},
+	}
 }
 
-// A Refusal says which limit octets are beyond.
+// A Refusal names the limit that refused octets.
 type Refusal uint8
 
 // The limits.
 const (
-	None     Refusal = iota // the octets are within both
-	Exporter                // that of the exporter
-	All                     // that of all exporters
+	None     Refusal = iota // not refused
+	Exporter                // the limit of the exporter
+	All                     // the limit of all exporters
 )
 
-// Spend takes octets off. It takes nothing when they are beyond a limit.
+// Spend takes octets from the bucket of the exporter and from that of all exporters. If either holds
+// fewer, it takes nothing and returns the limit.
 func (b *Budget) Spend(exporter netip.Addr, octets int, now time.Time) Refusal {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -65,7 +70,8 @@ func (b *Budget) Spend(exporter netip.Addr, octets int, now time.Time) Refusal {
 	return None
 }
 
-// makeRoom forgets the budgets that are full again, else an eighth of all. mu is held.
+// makeRoom removes full buckets, then arbitrary buckets until an eighth of the table is free. The
+// exporter of a removed bucket starts with a full bucket again. The caller must hold mu.
 func (b *Budget) makeRoom(now time.Time) {
 	for a, l := range b.exporters {
 		if l.TokensAt(now) >= float64(b.each.AtOnce) {
