@@ -18,13 +18,13 @@ var (
 	router = netip.MustParseAddr("192.0.2.1")
 )
 
-// A replica is a tally and its book.
+// A replica has a tally and its book.
 type replica struct {
 	Tally
 	book *Book
 }
 
-// world is replicas, an exporter that sends to them, and whoever reads the topic.
+// A world has replicas, an exporter that sends to them, and a reader of the topic.
 type world struct {
 	t        *testing.T
 	replicas []*replica
@@ -45,7 +45,8 @@ func newWorld(t *testing.T, replicas int, version uint16, counts Unit) *world {
 	return w
 }
 
-// send sends a datagram with flows and options records; to -1 it is lost.
+// send sends a datagram with flows and options data records to a replica; the network
+// loses a datagram to -1.
 func (w *world) send(to, flows, options int) {
 	u := Units{1, uint64(flows), uint64(flows + options), uint64(flows + options)}
 	if to >= 0 {
@@ -59,7 +60,7 @@ func (w *world) send(to, flows, options int) {
 	w.sent++
 }
 
-// publish lets every replica publish, and the reader read.
+// publish makes every replica publish its reports and the reader take them.
 func (w *world) publish() {
 	w.t.Helper()
 	for _, r := range w.replicas {
@@ -118,7 +119,7 @@ func TestLossIsCountedOverAllReplicasByWhateverTheNumbersCount(t *testing.T) {
 			if !got.Usable || got.Unit != tt.counts || got.Lost != 0 || got.Restarts != 0 {
 				t.Errorf("nothing is lost: want 0 %v, got %+v", tt.counts, got)
 			}
-			// Two datagrams in the middle of a slot, and one at its edge.
+			// Two datagrams in the middle of a slot, and a third at its edge.
 			before := w.sequence
 			lost := Units{}
 			w.slots(4, func(i int) bool {
@@ -133,7 +134,7 @@ func TestLossIsCountedOverAllReplicasByWhateverTheNumbersCount(t *testing.T) {
 				t.Errorf("want %d %v lost, got %+v", lost[tt.counts], tt.counts, got)
 			}
 			if sum := got.Lost + got.Received; sum != uint64(w.sequence) || before == w.sequence {
-				t.Errorf("the exporter sent %d, told are %d", w.sequence, sum)
+				t.Errorf("the exporter sent %d, received and lost are %d", w.sequence, sum)
 			}
 		})
 	}
@@ -149,7 +150,7 @@ func TestLossStaysRightWhenSlotsAreSettled(t *testing.T) {
 		}
 		return lost
 	})
-	// The last of all, datagram 499, is lost: nothing tells of it.
+	// The last datagram, 499, is lost: no later sequence number shows it.
 	want -= uint64(20 + (w.sent-1)%3 + (w.sent-1)%7/6)
 	if got := w.row(); got.Loss.Lost != want || got.Loss.Unit != Records || len(got.Replicas) != 2 {
 		t.Errorf("want %d records lost, seen by 2, got %+v", want, got)
@@ -291,7 +292,7 @@ func TestForgedExportersAreBounded(t *testing.T) {
 		a := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
 		w.replicas[0].Add(&Datagram{Stream: Stream{a, 9, 0}, Received: 1, Sequenced: true, Units: Units{1, 1, 1, 1}})
 	}
-	for i := range 100_000 { // export times of one that are anything
+	for i := range 100_000 { // forged export times of a single stream
 		w.replicas[0].Add(&Datagram{Stream: Stream{router, 9, 1}, Received: 1, Export: int64(i) * 1e12, Sequenced: true, Units: Units{1, 1, 1, 1}})
 	}
 	w.publish()
@@ -306,7 +307,7 @@ func TestForgedExportersAreBounded(t *testing.T) {
 		t.Errorf("want every flow in a summary, got %d", total)
 	}
 	if w.replicas[0].book.Dropped() == 0 {
-		t.Error("what had no slot is not counted")
+		t.Error("Dropped does not count the datagrams without a slot")
 	}
 }
 
@@ -380,8 +381,8 @@ func FuzzTake(f *testing.F) {
 	})
 }
 
-// One datagram of 100 is lost in each slot, so that no slot is whole by any unit. The
-// expected numbers are those of the records that the test does not hand over.
+// A datagram of 100 is lost in each slot, so that no slot is complete in any unit. The
+// expected loss is the number of records that the test does not pass to a tally.
 func TestWithALossInEverySlotTheUnitWithTheLeastMissingIsTaken(t *testing.T) {
 	for _, tt := range []struct {
 		name           string
@@ -419,8 +420,8 @@ func TestWithALossInEverySlotTheUnitWithTheLeastMissingIsTaken(t *testing.T) {
 	}
 }
 
-// A datagram that the network repeats makes the only slot so far one with more than was
-// sent. By datagrams nearly everything would be missing.
+// A repeated datagram gives the only slot so far an excess. In datagrams nearly
+// everything would be missing.
 func TestARepeatedDatagramIsNoReasonForAnotherUnit(t *testing.T) {
 	w := newWorld(t, 1, 10, Records)
 	for range 5 {
@@ -438,7 +439,7 @@ func TestARepeatedDatagramIsNoReasonForAnotherUnit(t *testing.T) {
 }
 
 // RFC 7011 section 3.1: the sequence number is modulo 2^32, and an exporting process
-// that starts counts from 0. IPFIX states no uptime that would tell the two apart.
+// that starts counts from 0. IPFIX has no uptime that would distinguish them.
 func TestAnIPFIXRestartShortlyBefore2To32IsNoLoss(t *testing.T) {
 	for name, before := range map[string]uint32{"2 000 records": 2_000, "a million": 1_000_000, "200 million": 200_000_000} {
 		for _, within := range []bool{false, true} { // a slot

@@ -14,46 +14,48 @@ import (
 )
 
 const (
-	// slotLife is how many gatherings a slot is kept that nothing comes for.
+	// slotLife is the number of gatherings after which a slot without new datagrams is
+	// deleted.
 	slotLife = 6
-	// forgetAfter is how long a silent stream is remembered, newcomerAfter one that
-	// never became established.
+	// forgetAfter is the silence after which an established stream is forgotten,
+	// newcomerAfter that of a newcomer.
 	forgetAfter   = 24 * time.Hour
 	newcomerAfter = time.Hour
-	// baseSlots is how many slots each stream can have, whatever others take.
+	// baseSlots is the number of slots guaranteed to each stream.
 	baseSlots = 2
-	// bookSlots bounds the octets of slots beyond those; each stream has an equal
-	// part of them.
+	// bookSlots bounds the octets of slots beyond the guaranteed slots of all streams.
+	// Each stream has an equal share.
 	bookSlots = bookMax - maxStreams*(accountOctets+placeOctets+baseSlots*(slotOctets+runOctets))
-	// streamMost bounds the octets of one stream's slots, however few streams there are.
+	// streamMost bounds the octets of a stream's slots, however few streams there are.
 	streamMost = 64 << 10
 )
 
-// A Book holds what one replica counted, and what of it is to be published. It is
-// safe for use by several goroutines.
+// A Book holds the counts of a replica and marks those that must be published. It is
+// safe for concurrent use.
 type Book struct {
-	// Listed reports whether an exporter is one that the operator knows: its streams
-	// are established at once. Nil: none is. It must be set before the first use.
+	// Listed reports whether the operator listed an exporter: its streams are
+	// established at once. Nil lists no exporter. It must be set before the first use
+	// and must not call the Book, whose lock is held.
 	Listed func(netip.Addr) bool
 
 	replica string
 	started int64
-	reports int // octets of the reports of one Gather, about
+	reports int // approximate bound of the octets of the reports of a Gather
 	room    room
 
-	mu         sync.Mutex // guards what follows
+	mu         sync.Mutex // guards all fields below
 	streams    map[Stream]*account
-	newcomers  int // streams that are not established
-	unproven   int // of these, streams of which nothing was decoded
-	slots      int64
-	turn       uint64 // gatherings
+	newcomers  int    // streams that are not established
+	unproven   int    // newcomers without a decoded record
+	slots      int64  // octets of the slots of all streams
+	turn       uint64 // number of gatherings
 	dropped    uint64
-	idle       []Stream // newcomers that were not active in this turn, the longest silent last
+	idle       []Stream // newcomers not active in this turn, the longest silent last
 	idleAt     uint64   // turn of idle
 	longIdle   []Stream // established streams that were silent for idleTurns
-	longIdleAt uint64
-	noUnproven uint64 // turn in which all streams of which nothing was decoded are active
-	closed     bool   // no report comes after the next ones
+	longIdleAt uint64   // turn of longIdle
+	noUnproven uint64   // turn in which no unproven stream is idle
+	closed     bool     // the next reports are the last
 }
 
 // NewBook returns the book of a replica that started at the instant at.
@@ -61,29 +63,31 @@ func NewBook(replica string, at time.Time) *Book {
 	return &Book{replica: replica, started: at.UnixNano(), reports: reportsMax, streams: map[Stream]*account{}}
 }
 
-// Attach lets a tally that is not used yet share the book's memory with others.
+// Attach makes a tally share the memory of the book with other tallies. It must be
+// called before the first Add to the tally.
 func (b *Book) Attach(t *Tally) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.room = &b.room
 }
 
-// A Report is one record of the topic.
+// A Report is a record of the topic netflow.exporters.
 type Report struct {
 	Key, Value []byte
 
-	of *mark // of the slot or account that it reports
+	of *mark // of the reported slot or account
 }
 
-// A mark says whether a slot or account is to be reported.
+// A mark holds the publishing state of a slot or account.
 type mark struct {
-	dirty bool // it has changed since it was reported
-	out   bool // its report has no outcome yet
+	dirty bool // changed since the last report
+	out   bool // the last report has no outcome yet
 }
 
-// Gather empties tallies into the book and returns what has changed since it was
-// published, up to reportsMax octets; the next call returns the rest. It is to be
-// called every 10 s. Each Report is to be given back to Published.
+// Gather empties tallies into the book and returns reports of the slots and accounts
+// that have changed since they were published, up to reportsMax octets; the next call
+// returns the rest. The caller must call it every 10 s and must pass each Report to
+// Published.
 func (b *Book) Gather(now time.Time, tallies []*Tally) []Report {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -108,12 +112,13 @@ func (b *Book) Gather(now time.Time, tallies []*Tally) []Report {
 	return out
 }
 
-// Close is the last Gather: its reports say that nothing will be added.
+// Close is the last Gather. Its summaries are marked closed, so other replicas do not
+// recover the account.
 func (b *Book) Close(now time.Time, tallies []*Tally) []Report {
 	b.mu.Lock()
 	b.closed = true
 	for _, a := range b.streams {
-		if a.proven && !a.out { // its summary says so, whatever has changed
+		if a.proven && !a.out { // a summary must be published as closed, even without a change
 			a.dirty = true
 			break
 		}
@@ -122,8 +127,8 @@ func (b *Book) Close(now time.Time, tallies []*Tally) []Report {
 	return b.Gather(now, tallies)
 }
 
-// takeIn merges what tallies counted: of known streams first, so that those are
-// active when room is made for others.
+// takeIn merges the counts of tallies. Known streams come first, so that they are
+// active in this turn before unknown streams evict idle streams. b.mu must be held.
 func (b *Book) takeIn(tallies []*Tally) {
 	type counted struct {
 		of Stream
@@ -144,7 +149,7 @@ func (b *Book) takeIn(tallies []*Tally) {
 	}
 }
 
-// expire forgets old slots of a stream, and the stream after a long silence.
+// expire deletes the old slots of a stream, and the stream after a long silence.
 func (b *Book) expire(s Stream, a *account, now time.Time) {
 	a.slots = slices.DeleteFunc(a.slots, func(s *slot) bool {
 		old := (!s.dirty && !s.out || !a.proven) && b.turn-s.touched >= slotLife
@@ -162,7 +167,8 @@ func (b *Book) expire(s Stream, a *account, now time.Time) {
 	}
 }
 
-// Published notes the outcome of publishing a report.
+// Published records the outcome of producing a report. A report that failed is made
+// again by the next Gather.
 func (b *Book) Published(r Report, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -170,18 +176,18 @@ func (b *Book) Published(r Report, err error) {
 	r.of.dirty = r.of.dirty || err != nil
 }
 
-// Dropped is how many datagrams no slot was left for: their sequence numbers count
-// as lost.
+// Dropped returns the number of datagrams for which no slot or run was left. Their
+// sequence numbers count as lost.
 func (b *Book) Dropped() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.dropped
 }
 
-// merge adds what a tally counted of a stream.
+// merge adds a tally's counts of a stream. b.mu must be held.
 func (b *Book) merge(s Stream, more *account) {
 	a, s := b.account(s, more.received[Records] > 0)
-	if a == nil { // nothing was decoded of it, of many
+	if a == nil { // too many streams without a decoded record
 		return
 	}
 	if a.turn != b.turn {
@@ -207,7 +213,7 @@ func (b *Book) merge(s Stream, more *account) {
 	}
 }
 
-// sum adds totals.
+// sum adds the totals of more; slots are left out.
 func (a *account) sum(more *account) {
 	if a.first == 0 || more.first < a.first {
 		a.first = more.first
@@ -223,15 +229,16 @@ func (a *account) sum(more *account) {
 	a.dirty = true
 }
 
+// size returns the heap octets of s, an estimate.
 func (s *slot) size() int64 { return slotOctets + int64(len(s.runs))*runOctets }
 
-// grow counts octets of a stream's slots.
+// grow adds to the octets of a stream's slots; octets may be negative.
 func (b *Book) grow(a *account, octets int64) {
 	a.octets += octets
 	b.slots += octets
 }
 
-// fits reports whether a stream may take more octets for slots.
+// fits reports whether a stream may use more octets for slots.
 func (b *Book) fits(a *account, octets int64) bool {
 	const base = baseSlots * (slotOctets + runOctets)
 	n := int64(len(b.streams))
@@ -239,6 +246,7 @@ func (b *Book) fits(a *account, octets int64) bool {
 	return a.octets+octets <= base || a.octets+octets <= most && b.slots+octets <= bookSlots+n*base
 }
 
+// mergeSlot adds the slot o to a. The book owns o afterwards.
 func (b *Book) mergeSlot(a *account, o *slot) {
 	for _, s := range a.slots {
 		if s.begin != o.begin {
@@ -265,9 +273,9 @@ func (b *Book) mergeSlot(a *account, o *slot) {
 	b.grow(a, o.size())
 }
 
-// account returns what a stream's datagrams are counted in, and of which stream that
-// is: of all beyond the bound, where there is no room. Nil: nothing was decoded of
-// it, of many.
+// account returns the account that counts a stream, and its Stream: the zero Stream
+// if there is no room for another stream. It returns nil if nothing of the stream was
+// decoded and maxUnproven such streams are active.
 func (b *Book) account(s Stream, decoded bool) (*account, Stream) {
 	if a := b.streams[s]; a != nil {
 		return a, s
@@ -293,8 +301,10 @@ func (b *Book) add(s Stream) *account {
 	return a
 }
 
-// evictNewcomer forgets the newcomer that is silent for longest; unproven: one of
-// which nothing was decoded. False when all are active in this turn.
+// evictNewcomer forgets the newcomer with the longest silence. With unproven it must
+// be a newcomer without a decoded record. It returns false if all candidates are active
+// in this turn. The list of idle newcomers is made once a turn, so that a flood of
+// forged addresses does not sort it for each datagram.
 func (b *Book) evictNewcomer(unproven bool) bool {
 	if b.idleAt != b.turn {
 		b.idleAt = b.turn
@@ -323,7 +333,8 @@ func (b *Book) evictNewcomer(unproven bool) bool {
 	return false
 }
 
-// unreported accounts for what was not published yet of a stream that is forgotten.
+// unreported counts the unpublished part of a forgotten stream: datagrams of its slots
+// as dropped, totals without a summary for the zero Stream.
 func (b *Book) unreported(a *account) {
 	if !a.proven {
 		return
@@ -339,7 +350,7 @@ func (b *Book) unreported(a *account) {
 	}
 }
 
-// silent appends the streams that a function chooses, the longest silent last.
+// silent appends the streams for which choose returns true, the longest silent last.
 func (b *Book) silent(out []Stream, choose func(*account) bool) []Stream {
 	for s, a := range b.streams {
 		if choose(a) {
@@ -350,7 +361,8 @@ func (b *Book) silent(out []Stream, choose func(*account) bool) []Stream {
 	return out
 }
 
-// establish makes a newcomer established when it is proven and there is room.
+// establish makes a newcomer established if it is listed, or was active for long
+// enough, and there is room.
 func (b *Book) establish(s Stream, a *account) {
 	const most = maxStreams - maxNewcomers
 	if a.established || s != (Stream{}) && !lists(b.Listed, s.Exporter) && (!a.proven || a.turns < provenTurns) {
@@ -364,8 +376,8 @@ func (b *Book) establish(s Stream, a *account) {
 	b.room.established.Store(s, struct{}{})
 }
 
-// evictEstablished forgets the established stream that is silent for longest; false
-// when none is silent for idleTurns.
+// evictEstablished forgets the established stream with the longest silence. It returns
+// false if no stream has been silent for idleTurns.
 func (b *Book) evictEstablished() bool {
 	if b.longIdleAt != b.turn {
 		b.longIdleAt = b.turn
@@ -383,6 +395,7 @@ func (b *Book) evictEstablished() bool {
 	return false
 }
 
+// forget deletes a stream and returns its memory.
 func (b *Book) forget(s Stream, a *account) {
 	delete(b.streams, s)
 	b.slots -= a.octets
@@ -396,7 +409,8 @@ func (b *Book) forget(s Stream, a *account) {
 	}
 }
 
-// Octets returns the memory that the book and its tallies take, by its own account.
+// Octets returns the heap octets of the book and its tallies, as estimated by the
+// constants in octets.go.
 func (b *Book) Octets() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -404,7 +418,8 @@ func (b *Book) Octets() int64 {
 	return b.room.used.Load() + b.slots + int64(len(b.streams))*accountOctets + established*placeOctets
 }
 
-// due appends what has changed of a stream.
+// due appends the reports of a stream's changed slots and totals, and marks them as
+// sent.
 func (b *Book) due(out []Report, s Stream, a *account) []Report {
 	for _, o := range a.slots {
 		if !o.dirty {
@@ -417,7 +432,8 @@ func (b *Book) due(out []Report, s Stream, a *account) []Report {
 			slot.Runs = o.runs.proto()
 		}
 		m.Report = &flowpb.ExporterReport_Slot{Slot: slot}
-		out = append(out, b.record(m, &o.mark, "slot %s %d %d %d %d %d %s", name(s.Exporter), s.Version, s.Domain, o.begin, o.part, b.started, b.replica))
+		out = append(out, b.record(m, &o.mark, slotKey,
+			name(s.Exporter), s.Version, s.Domain, o.begin, o.part, b.started, b.replica))
 	}
 	if !a.dirty {
 		return out
@@ -425,13 +441,22 @@ func (b *Book) due(out []Report, s Stream, a *account) []Report {
 	a.mark, a.reported = mark{out: true}, true
 	m := b.report(s)
 	m.Report = &flowpb.ExporterReport_Summary{Summary: &flowpb.ExporterSummary{
-		FirstReceivedNs: a.first, LastReceivedNs: a.last, Received: a.received.proto(), Octets: a.octetsReceived, Errors: a.errors,
-		UndecodedSets: a.undecoded, SamplingRate: a.rate, SamplingSource: a.source, Name: a.name, Site: a.site, Closed: b.closed,
+		FirstReceivedNs: a.first, LastReceivedNs: a.last, Received: a.received.proto(), Octets: a.octetsReceived,
+		Errors: a.errors, UndecodedSets: a.undecoded, SamplingRate: a.rate, SamplingSource: a.source,
+		Name: a.name, Site: a.site, Closed: b.closed,
 	}}
-	return append(out, b.record(m, &a.mark, "total %s %d %d %d %s", name(s.Exporter), s.Version, s.Domain, b.started, b.replica))
+	return append(out, b.record(m, &a.mark, summaryKey,
+		name(s.Exporter), s.Version, s.Domain, b.started, b.replica))
 }
 
-// name is an exporter in a key.
+// Formats of record keys. A Recovery replaces the records of a process under their own
+// keys; in the key of a slot that the process never reported, part is 0.
+const (
+	slotKey    = "slot %s %d %d %d %d %d %s" // exporter, version, domain, begin, part, start, replica
+	summaryKey = "total %s %d %d %d %s"      // exporter, version, domain, start, replica
+)
+
+// name returns the exporter's address as a key has it.
 func name(a netip.Addr) string {
 	if !a.IsValid() {
 		return "other"
@@ -439,20 +464,22 @@ func name(a netip.Addr) string {
 	return a.String()
 }
 
+// report returns a report of the stream without its slot or summary.
 func (b *Book) report(s Stream) *flowpb.ExporterReport {
 	return &flowpb.ExporterReport{
-		Schema: schema, Replica: b.replica, StartedNs: b.started, Exporter: s.Exporter.AsSlice(), Version: uint32(s.Version), Domain: s.Domain,
+		Schema: schema, Replica: b.replica, StartedNs: b.started,
+		Exporter: s.Exporter.AsSlice(), Version: uint32(s.Version), Domain: s.Domain,
 	}
 }
 
-// schema is the version of a report's meaning.
+// schema is the version of the record format. A reader rejects all others.
 const schema = 1
 
-// record makes a record. Its key is text, for people who look at the topic; nobody
-// parses it.
+// record makes a record. Its key is text for readers of the topic; no program parses
+// it.
 func (b *Book) record(m *flowpb.ExporterReport, of *mark, key string, parts ...any) Report {
 	value, err := proto.Marshal(m)
-	if err != nil { // a name that is no UTF-8, which settings refuse
+	if err != nil { // the name is not valid UTF-8, which package settings rejects
 		m.GetSummary().Name, m.GetSummary().Site = "", ""
 		value, _ = proto.Marshal(m)
 	}

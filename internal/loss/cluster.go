@@ -13,52 +13,54 @@ import (
 )
 
 const (
-	// openSlots is how many slots of a stream may still change.
+	// openSlots is the number of slots of a stream that may still change. Older slots
+	// are settled.
 	openSlots = 18
-	// maxBack is how many slots in a row may lie before those that are settled,
-	// until the exporter's clock is taken to have been set back.
+	// maxBack is the number of consecutive reports of settled slots that prove that the
+	// exporter's clock was set back.
 	maxBack = 3
-	// maxLives bounds the processes that are remembered of a stream: replicas that are
-	// named anew at each start are many in a week.
+	// maxLives bounds the processes remembered of a stream: in a week, replicas with a
+	// new name for each start become many.
 	maxLives = 1000
-	// maxParts bounds the reports of one slot.
+	// maxParts bounds the reports of a slot.
 	maxParts = 128
 	// maxNoted bounds the noted reports of a stream.
 	maxNoted = 128
-	// streamMaxOctets bounds one stream.
+	// streamMaxOctets bounds the memory of a stream.
 	streamMaxOctets = 256 << 10
-	// rateSlots is over how many slots flows per second are told.
+	// rateSlots is the number of slots over which flows per second are averaged.
 	rateSlots = 6
 )
 
 // keepTurns is the silence, in turns of 10 s, after which a Cluster forgets a stream:
-// the retention of the topic.
+// the retention of the topic, 7 days.
 const keepTurns = 7 * 24 * 360
 
-// A Cluster holds what all replicas together counted, read from the topic. It is safe
-// for use by several goroutines.
+// A Cluster holds the counts of all replicas, read from the topic netflow.exporters. It
+// is safe for concurrent use.
 //
-// Its memory is bounded. When it is full, the newcomers that were reported longest
-// ago are forgotten as long as they hold more than a quarter of it, else established
-// streams keep fewer open slots. A stream that nobody reports for 7 days is forgotten.
+// Its memory is bounded. When it is full, it forgets the newcomers that were reported
+// longest ago if newcomers hold more than a quarter of it, else established streams
+// keep fewer open slots. A stream without a report for 7 days is forgotten.
 type Cluster struct {
-	// Listed reports whether an exporter is one that the operator knows: its streams
-	// are established at once. Nil: none is. MaxOctets bounds the memory. Both must be
-	// set before the first use.
+	// Listed reports whether the operator listed an exporter: its streams are
+	// established at once. Nil lists no exporter. MaxOctets bounds the memory. Both
+	// must be set before the first use. Listed must not call the Cluster, whose lock
+	// may be held.
 	Listed    func(netip.Addr) bool
 	MaxOctets int64
 
-	mu          sync.Mutex // guards what follows
+	mu          sync.Mutex // guards all fields below
 	streams     map[Stream]*history
 	turn        int64
 	newcomers   list
 	established list
 }
 
-// NewCluster returns a Cluster that has read nothing.
+// NewCluster returns an empty Cluster.
 func NewCluster() *Cluster { return &Cluster{streams: map[Stream]*history{}, MaxOctets: clusterMax} }
 
-// A list holds the streams of one class, the one reported longest ago first.
+// A list holds the streams of a class in order of their last report, the oldest first.
 type list struct {
 	first, last *history
 	n           int
@@ -93,32 +95,33 @@ func (l *list) remove(h *history) {
 	l.octets -= h.octets
 }
 
-// A history is one stream.
+// A history holds the reports of a stream.
 type history struct {
 	of      Stream
 	lives   []lived
 	newest  newest
-	flows   uint64     // of all lives
-	slots   []gathered // open, by begin
-	settled int64      // slots up to this one are in loss; 0: none
-	back    int
-	loss    loss
-	noted   []noted // the newest last
+	flows   uint64     // sum over lives
+	slots   []gathered // open slots in order of begin
+	settled int64      // begin of the newest slot in loss; 0: none
+	back    int        // consecutive reports of settled slots
+	loss    loss       // of the settled slots
+	noted   []noted    // the newest last
 
-	octets        int64 // of all this
+	octets        int64 // heap octets, from size
 	heard         int64 // turn of the last report
-	turns         int   // turns with reports
+	turns         int   // number of turns with reports
 	established   bool
-	before, after *history // in the list of its class
+	before, after *history // neighbours in the list of its class
 }
 
-// A noted report is one of a slot that can come after the slot is in the account.
+// A noted is a report that may arrive after its slot was settled: late sets, or a
+// recovered account.
 type noted struct {
-	key   uint64 // hash of the record's
+	key   uint64 // hash of the record key
 	units Units
 }
 
-// lived holds what one process of a replica counted in its life.
+// A lived holds the totals of a process of a replica.
 type lived struct {
 	replica                   string
 	started                   int64
@@ -127,50 +130,57 @@ type lived struct {
 	octets, errors, undecoded uint64
 }
 
-// newest holds what the latest summary says of the stream itself.
+// A newest holds the properties of the stream from its latest summary.
 type newest struct {
-	last       int64 // its receive time, ns since the epoch
+	last       int64 // last receive time of the summary, ns since the epoch
 	rate       uint64
 	source     flowpb.SamplingSource
 	name, site string
 }
 
-// A gathered slot is what the replicas said of it.
+// A gathered is a slot with the reports of all replicas.
 type gathered struct {
-	begin int64
+	begin int64 // s since the epoch
 	parts []part
 }
 
-// A part is what one replica said of a slot, under one key.
+// A part is a replica's report of a slot. A later record with the same key replaces it.
 type part struct {
-	key       uint64 // hash of the record's
+	key       uint64 // hash of the record key
 	process   uint64 // hash of the replica and its start
-	recovered bool   // another replica wrote it, and the process reported nothing of the slot
+	recovered bool   // another replica wrote it, and the process itself reported nothing of the slot
 	flows     uint64
 	runs      runs
 }
 
+// partOf returns the part that a record with this key holds.
 func partOf(key []byte, m *flowpb.ExporterReport, s *flowpb.ExporterSlot) part {
 	process := xxhash.Sum64String(m.Replica) ^ uint64(m.StartedNs)
 	whole := s.Recovered != nil && unitsFrom(s.Recovered) == unitsFrom(s.Received)
-	return part{key: xxhash.Sum64(key), process: process, recovered: whole, flows: s.GetReceived().GetFlows(), runs: runsOf(s)}
+	return part{
+		key: xxhash.Sum64(key), process: process, recovered: whole,
+		flows: s.GetReceived().GetFlows(), runs: runsOf(s),
+	}
 }
 
-// counted returns the parts that count. A replica that was paused may go on after another
-// one has recovered its account: what it says itself counts.
+// counted yields the parts that count. A paused replica may resume after another replica
+// has recovered its account: then its own reports count and the recovered report does
+// not, else datagrams would count twice.
 func (g *gathered) counted(yield func(*part) bool) {
 	for i := range g.parts {
 		p := &g.parts[i]
-		again := p.recovered && slices.ContainsFunc(g.parts, func(q part) bool { return q.process == p.process && !q.recovered })
-		if !again && !yield(p) {
+		superseded := p.recovered && slices.ContainsFunc(g.parts, func(q part) bool {
+			return q.process == p.process && !q.recovered
+		})
+		if !superseded && !yield(p) {
 			return
 		}
 	}
 }
 
-// Take reads a record of the topic. The caller may reuse key and value afterwards.
-// A tombstone changes nothing. An error says why the record is no report of this
-// schema; such a record changes nothing either.
+// Take adds a record of the topic. It keeps neither key nor value. A tombstone changes
+// nothing, and neither does a record that is no valid report of this schema, for which
+// Take returns an error. It also returns an error for a slot with too many reports.
 func (c *Cluster) Take(key, value []byte) error {
 	if len(value) == 0 {
 		return nil
@@ -206,8 +216,8 @@ func (c *Cluster) Take(key, value []byte) error {
 	return err
 }
 
-// Turn notes that 10 s have passed. It is to be called that often by whoever goes on
-// reading.
+// Turn advances the clock of the Cluster by 10 s. The reader of the topic must call it
+// every 10 s; it must not stop while the topic is idle.
 func (c *Cluster) Turn() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -219,13 +229,16 @@ func (c *Cluster) Turn() {
 	}
 }
 
-// Octets returns the memory that the cluster takes, by its own account.
+// Octets returns the heap octets of the cluster, as estimated by the constants in
+// octets.go.
 func (c *Cluster) Octets() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.newcomers.octets + c.established.octets
 }
 
+// class returns the list that holds h. It must be called with the same h.established
+// for push and remove.
 func (c *Cluster) class(h *history) *list {
 	if h.established {
 		return &c.established
@@ -233,17 +246,18 @@ func (c *Cluster) class(h *history) *list {
 	return &c.newcomers
 }
 
+// forget deletes a stream that is in the list of its class.
 func (c *Cluster) forget(h *history) {
 	c.class(h).remove(h)
 	delete(c.streams, h.of)
 }
 
-// establishedOctets is the part of the memory that newcomers cannot take.
+// establishedOctets returns the part of the memory that newcomers cannot use.
 func (c *Cluster) establishedOctets() int64 { return c.MaxOctets / 4 * 3 }
 
-// establish makes a newcomer established, which is in no list now, when it has been
-// reported for long enough and there is room. Streams that were not reported for
-// idleTurns make room.
+// establish makes a newcomer established if it is listed or was reported for long
+// enough, and there is room. Streams without a report for idleTurns make room. h must be
+// in no list.
 func (c *Cluster) establish(h *history) {
 	if h.established || !lists(c.Listed, h.of.Exporter) && h.of != (Stream{}) && h.turns < provenTurns {
 		return
@@ -257,7 +271,7 @@ func (c *Cluster) establish(h *history) {
 	h.established = true
 }
 
-// shrink makes room after a report of h.
+// shrink brings the memory below its bounds after a report of h.
 func (c *Cluster) shrink(h *history) {
 	if h.established && c.established.octets > c.establishedOctets() {
 		c.established.remove(h)
@@ -274,7 +288,7 @@ func (c *Cluster) shrink(h *history) {
 	}
 }
 
-// size returns the octets of h.
+// size returns the heap octets of h, an estimate.
 func (h *history) size() int64 {
 	n := int64(historyOctets + len(h.newest.name) + len(h.newest.site) + len(h.noted)*notedOctets)
 	for i := range h.lives {
@@ -289,8 +303,8 @@ func (h *history) size() int64 {
 	return n
 }
 
-// shrink settles the oldest slots and forgets the oldest lives until h has at most so
-// many octets. It leaves one of each.
+// shrink settles the oldest slots and forgets the oldest lives until h has at most most
+// octets. It leaves the newest slot and the newest life.
 func (h *history) shrink(most int64) {
 	size := h.size()
 	for size > most && len(h.slots) > 1 {
@@ -303,12 +317,12 @@ func (h *history) shrink(most int64) {
 	}
 }
 
-// summary takes what a process counted in its life; of too many the one that ended
-// first is forgotten.
+// summary stores the totals of a process. Beyond maxLives the process that ended first
+// is forgotten.
 func (h *history) summary(m *flowpb.ExporterReport, s *flowpb.ExporterSummary) {
 	l := lived{
-		replica: clip(m.Replica), started: m.StartedNs, first: s.FirstReceivedNs, last: s.LastReceivedNs, received: unitsFrom(s.Received),
-		octets: s.Octets, errors: s.Errors, undecoded: s.UndecodedSets,
+		replica: clip(m.Replica), started: m.StartedNs, first: s.FirstReceivedNs, last: s.LastReceivedNs,
+		received: unitsFrom(s.Received), octets: s.Octets, errors: s.Errors, undecoded: s.UndecodedSets,
 	}
 	i := slices.IndexFunc(h.lives, func(o lived) bool { return o.started == l.started && o.replica == l.replica })
 	switch {
@@ -321,7 +335,9 @@ func (h *history) summary(m *flowpb.ExporterReport, s *flowpb.ExporterSummary) {
 		h.lives = append(h.lives, l)
 	}
 	if l.last >= h.newest.last {
-		h.newest = newest{last: l.last, rate: s.SamplingRate, source: s.SamplingSource, name: clip(s.Name), site: clip(s.Site)}
+		h.newest = newest{
+			last: l.last, rate: s.SamplingRate, source: s.SamplingSource, name: clip(s.Name), site: clip(s.Site),
+		}
 	}
 	h.flows = 0
 	for i := range h.lives {
@@ -329,6 +345,7 @@ func (h *history) summary(m *flowpb.ExporterReport, s *flowpb.ExporterSummary) {
 	}
 }
 
+// forgetLife forgets the process with the oldest last datagram.
 func (h *history) forgetLife() {
 	oldest := 0
 	for i := range h.lives {
@@ -339,14 +356,14 @@ func (h *history) forgetLife() {
 	h.lives = slices.Delete(h.lives, oldest, oldest+1)
 }
 
-// slot takes what a replica counted in a slot. An error says that there are too many
-// reports of the slot.
+// slot adds a replica's report of a slot. It returns an error if the slot has maxParts
+// reports already.
 func (h *history) slot(key []byte, m *flowpb.ExporterReport, s *flowpb.ExporterSlot) error {
 	settled := h.settled != 0 && s.Begin <= h.settled
-	if more := late(s); more != nil {
+	if more := lateUnits(s); more != nil {
 		fresh := h.note(xxhash.Sum64(key), unitsFrom(more))
-		if settled { // the slot's other datagrams are in the account
-			h.loss.late(&fresh)
+		if settled { // the other datagrams of the slot are in h.loss
+			h.loss.addLate(&fresh)
 			return nil
 		}
 	}
@@ -359,7 +376,9 @@ func (h *history) slot(key []byte, m *flowpb.ExporterReport, s *flowpb.ExporterS
 		h.settled = 0
 	}
 	h.back = 0
-	i, found := slices.BinarySearchFunc(h.slots, s.Begin, func(g gathered, begin int64) int { return cmp.Compare(g.begin, begin) })
+	i, found := slices.BinarySearchFunc(h.slots, s.Begin, func(g gathered, begin int64) int {
+		return cmp.Compare(g.begin, begin)
+	})
 	if !found {
 		h.slots = slices.Insert(h.slots, i, gathered{begin: s.Begin})
 	}
@@ -375,9 +394,10 @@ func (h *history) slot(key []byte, m *flowpb.ExporterReport, s *flowpb.ExporterS
 	return nil
 }
 
-// late returns what a report says of a slot that can still be added once the slot is in
-// the account: what another replica recovered, or sets that were decoded late. Nil: nothing.
-func late(s *flowpb.ExporterSlot) *flowpb.ExportUnits {
+// lateUnits returns the units of a report that can be added to a settled slot: those
+// that another replica recovered, or those of sets that were decoded late. It returns
+// nil for all other reports.
+func lateUnits(s *flowpb.ExporterSlot) *flowpb.ExportUnits {
 	switch {
 	case s.Recovered != nil:
 		return s.Recovered
@@ -387,9 +407,9 @@ func late(s *flowpb.ExporterSlot) *flowpb.ExportUnits {
 	return nil
 }
 
-// note notes what the report under a key has that can come late, and returns how much of
-// it no report under that key had before: reports are read more than once, and several
-// replicas recover the same account.
+// note remembers the late units of the report with a key and returns the part of them
+// that is new. A report may be read more than once, and several replicas may recover
+// the same account.
 func (h *history) note(key uint64, u Units) (fresh Units) {
 	i := slices.IndexFunc(h.noted, func(n noted) bool { return n.key == key })
 	if i < 0 {
@@ -408,7 +428,7 @@ func (h *history) note(key uint64, u Units) (fresh Units) {
 	return fresh
 }
 
-// settle takes all but the newest slots into the account.
+// settle moves all but the newest open slots into h.loss.
 func (h *history) settle(open int) {
 	n := len(h.slots) - open
 	if n <= 0 {
@@ -421,8 +441,8 @@ func (h *history) settle(open int) {
 	h.slots = slices.Delete(h.slots, 0, n)
 }
 
-// runs merges what the replicas said, the least first: which replica said what
-// makes no difference.
+// runs merges the runs of all replicas in order of sequence number, so that the result
+// does not depend on the replica that received a datagram.
 func (g *gathered) runs() (rs runs) {
 	var all runs
 	for p := range g.counted {

@@ -12,29 +12,31 @@ import (
 )
 
 const (
-	// silentFor is the silence after which a process is taken to have ended: it reports
-	// every 10 s as long as anything comes.
+	// silentFor is the silence after which a process counts as ended. A process reports
+	// every 10 s as long as it receives datagrams.
 	silentFor = 45 * time.Second
-	// succeededFor is that silence where a successor of the same name has reported.
+	// succeededFor is the silence after which a process counts as ended if a successor
+	// with the same name has reported.
 	succeededFor = 25 * time.Second
-	// triedFor is for how long a process is not named again, whatever came of it.
+	// triedFor is the time for which Ended does not return a process again, whether or
+	// not its recovery succeeded.
 	triedFor = 5 * time.Minute
-	// RememberLives is for how long after its last report a process is remembered.
+	// RememberLives is the time after its last report for which a process is remembered.
 	RememberLives = 15 * time.Minute
-	// maxKnownLives bounds the processes that are remembered.
+	// maxKnownLives bounds the remembered processes.
 	maxKnownLives = 1000
 )
 
-// A Life is one process of a replica, as its reports show it.
+// A Life is a process of a replica, as described by its reports.
 type Life struct {
 	Replica  string
 	Started  int64     // ns since the epoch
-	Reported time.Time // of the last report, by the clock of the process
-	Next     int64     // when the next process of that name started, ns since the epoch; 0: none has
+	Reported time.Time // time of the last report, by the clock of the process
+	Next     int64     // start of the next process with that name, ns since the epoch; 0: there is none
 }
 
 // Lives holds the processes that report, and finds those that ended without closing
-// their account. It is safe for use by several goroutines.
+// their account. The zero Lives is ready to use. It is safe for concurrent use.
 type Lives struct {
 	mu  sync.Mutex
 	all map[lifeKey]*knownLife
@@ -46,13 +48,15 @@ type lifeKey struct {
 }
 
 type knownLife struct {
-	reported, heard time.Time // by the clock of the process, and of the reader
-	tried           time.Time // Ended returned it last
-	closed          bool
+	reported time.Time // last report, by the clock of the process
+	heard    time.Time // last report, by the clock of the reader
+	tried    time.Time // last return by Ended
+	closed   bool
 }
 
-// Take reads a record of the topic, written at the instant at and read at the instant
-// now. Both are the same of what was written before the reader started.
+// Take adds a record of the topic, which was written at the instant at and read at the
+// instant now. For a record written before the reader started the caller must pass the
+// same instant for both.
 func (l *Lives) Take(value []byte, at, now time.Time) {
 	var m flowpb.ExporterReport
 	if proto.Unmarshal(value, &m) != nil || m.Schema != schema || now.Sub(at) > RememberLives {
@@ -72,15 +76,16 @@ func (l *Lives) Take(value []byte, at, now time.Time) {
 		known = &knownLife{}
 		l.all[k] = known
 	}
-	if recovered(&m) { // by another process
+	if recovered(&m) { // written by another process: no sign of life
 		known.closed = known.closed || m.GetSummary().GetClosed()
 		return
 	}
-	// One that goes on after it was taken to have ended was only paused.
-	known.reported, known.heard, known.closed = at, now, m.GetSummary().GetClosed()
+	// A process that reports after another replica closed its account was only paused.
+	known.reported, known.heard = at, now
+	known.closed = m.GetSummary().GetClosed()
 }
 
-// recovered reports whether another process than the one that m is about wrote it.
+// recovered reports whether another process wrote m on behalf of an ended process.
 func recovered(m *flowpb.ExporterReport) bool {
 	return m.GetSlot().GetRecovered() != nil || m.GetSummary().GetRecovered()
 }
@@ -95,8 +100,8 @@ func (l *Lives) forgetOldest() {
 	delete(l.all, oldest)
 }
 
-// Ended returns the processes that seem to have ended without closing their account, but
-// for self. It returns each once in triedFor.
+// Ended returns the processes, except self, that seem to have ended without closing
+// their account, in order of their starts. It returns each process once in triedFor.
 func (l *Lives) Ended(now time.Time, self Life) (ended []Life) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -124,7 +129,8 @@ func (l *Lives) Ended(now time.Time, self Life) (ended []Life) {
 	return ended
 }
 
-// next returns when the next process of that name started, 0: none has.
+// next returns the start of the next process with the same name, 0 if there is none.
+// l.mu must be held.
 func (l *Lives) next(of lifeKey) (started int64) {
 	for k := range l.all {
 		if k.replica == of.replica && k.started > of.started && (started == 0 || k.started < started) {

@@ -5,61 +5,65 @@ import (
 	"slices"
 )
 
-// A Loss is what sequence numbers say of datagrams that no replica received.
+// A Loss is the loss of a stream, computed from sequence numbers across all replicas
+// (RFC 7011 section 3.1).
 type Loss struct {
-	// Usable: the sequence numbers count something that is known. Else nothing
-	// else is told.
+	// Usable reports whether the unit of the sequence numbers is known. If it is
+	// false, all other fields are zero.
 	Usable   bool
-	Unit     Unit   // what they count
-	Lost     uint64 // of Unit
-	Received uint64 // of Unit, over the same datagrams
-	Restarts int    // times the exporter began to count anew
+	Unit     Unit   // unit of the sequence numbers
+	Lost     uint64 // in Unit
+	Received uint64 // in Unit, of the same datagrams
+	Restarts int    // restarts of the exporter's sequence numbers
 }
 
 const (
-	// proof is in how many slots nothing may be missing by a unit until it is
-	// taken for what sequence numbers count.
+	// proof is the number of slots without loss in a unit that prove the unit.
 	proof = 3
-	// doubt is how many such slots outweigh one, after the first, in which more came
-	// than was sent: networks repeat a datagram now and then.
+	// doubt is the number of slots without loss that outweigh a slot with excess, in
+	// which more was received than sent. The first slot with excess counts nothing:
+	// networks repeat a datagram now and then.
 	doubt = 10
 )
 
-// A loss is an account of one stream, from slot to slot, by all units: which one
-// its sequence numbers count is found as it goes.
+// A loss computes the loss of a stream from slot to slot, in all units at once: the
+// unit of its sequence numbers is not known at first. add must be called in ascending
+// order of slots. A loss is a plain value: a copy can be ended without a change of the
+// original.
 type loss struct {
 	has      bool
-	tail     run // the last run, not in what follows
+	tail     run // the last run; the counts below do not include it
 	doubts   bool
-	doubt    run // a datagram alone and far from the tail, until the next slot confirms it
+	doubt    run // a single datagram far from the tail, until the next slot confirms it
 	restarts int
 
 	missing  [unitsCount]int64
 	received Units
-	whole    [unitsCount]int // slots in which nothing was missing
-	excess   [unitsCount]int // slots of which more was received than sent
+	whole    [unitsCount]int // slots without loss
+	excess   [unitsCount]int // slots with more received than sent
 }
 
-// add takes the runs of the next slot.
+// add adds the runs of the next slot.
 func (l *loss) add(rs runs) {
 	l.resolve(rs)
 	next := l.nearest(rs)
 	if next >= 0 && !l.doubtful(&rs[next]) {
-		l.enter(&rs[next])
+		l.advance(&rs[next])
 	}
 	for i := range rs {
 		switch r := &rs[i]; {
 		case l.doubtful(r):
 			l.doubts, l.doubt = true, *r
 		case i != next && crossesZero(l.tail.least, r.least) && l.follows(r):
-			l.enter(r) // a run ends at 2^32
+			l.advance(r) // without a boot time a run ends at 2^32
 		case i != next:
 			l.restart(r)
 		}
 	}
 }
 
-// nearest returns the run that follows the tail first, -1 when none does.
+// nearest returns the index of the run closest behind the tail, -1 if no run follows
+// the tail.
 func (l *loss) nearest(rs runs) int {
 	next := -1
 	for i := range rs {
@@ -70,18 +74,18 @@ func (l *loss) nearest(rs runs) int {
 	return next
 }
 
-// doubtful reports whether r is a single datagram that may be forged: something is
-// missing between it and the tail, or it is behind the tail.
+// doubtful reports whether r is a single datagram that may be forged: its sequence
+// number is not the successor of the tail in any unit.
 func (l *loss) doubtful(r *run) bool {
-	if !l.has || !r.single() || !l.tail.of(r.boot) {
+	if !l.has || !r.single() || !l.tail.sameLife(r.boot) {
 		return false
 	}
 	ahead := r.least - l.tail.greatest
 	return !slices.ContainsFunc(l.tail.last[:], func(sent uint64) bool { return sent == uint64(ahead) })
 }
 
-// resolve confirms the doubt if the next slot's runs go on from it. If they go on from
-// the tail below it, it is dropped.
+// resolve confirms the doubt if the runs of the next slot continue it. It drops the
+// doubt if they continue the tail instead.
 func (l *loss) resolve(rs runs) {
 	if !l.doubts {
 		return
@@ -92,7 +96,7 @@ func (l *loss) resolve(rs runs) {
 	for i := range rs {
 		r := &rs[i]
 		after := int32(r.least - d.least)
-		continues := after > 0 && after < maxGap && d.of(r.boot)
+		continues := after > 0 && after < maxGap && d.sameLife(r.boot)
 		if l.follows(r) && (!ahead || !continues) {
 			return
 		}
@@ -101,20 +105,20 @@ func (l *loss) resolve(rs runs) {
 	switch {
 	case !confirmed:
 	case ahead:
-		l.enter(&d)
+		l.advance(&d)
 	default:
 		l.restart(&d)
 	}
 }
 
-// enter takes the run that follows the tail. The datagrams up to its first were sent
-// in the tail's slot.
-func (l *loss) enter(r *run) {
-	l.account(int64(r.least-l.tail.least), nil)
+// advance makes r, which follows the tail, the tail. The numbers from the tail's first
+// datagram to the first of r were sent in the tail's slot.
+func (l *loss) advance(r *run) {
+	l.count(int64(r.least-l.tail.least), nil)
 	l.tail = *r
 }
 
-// restart takes a run that does not follow the tail.
+// restart makes r, which does not follow the tail, the tail and counts a restart.
 func (l *loss) restart(r *run) {
 	if l.has {
 		l.end()
@@ -123,47 +127,48 @@ func (l *loss) restart(r *run) {
 	l.has, l.tail = true, *r
 }
 
-// follows reports whether a run may be what the exporter of the tail sent next: it
-// is ahead of the tail's begin, and no restart lies between.
+// follows reports whether r may continue the tail: it begins after the tail's begin,
+// and no restart lies between them.
 func (l *loss) follows(r *run) bool {
 	ahead := int32(r.least - l.tail.least)
-	return ahead > 0 && ahead < maxGap && l.tail.of(r.boot) && !l.restartedAtZero(r)
+	return ahead > 0 && ahead < maxGap && l.tail.sameLife(r.boot) && !l.restartedAtZero(r)
 }
 
-// restartedAtZero reports whether a run behind the tail, across sequence number 2^32,
-// is that of a restarted exporter, which counts from 0, rather than the tail's after
-// a loss. IPFIX states no uptime that would tell. A loss across 2^32 ends anywhere
-// behind it. A restart begins at it, with a gap before it that is long by comparison.
+// restartedAtZero reports whether a run behind 2^32 belongs to a restarted exporter,
+// which counts from 0, and does not continue the tail after a loss. IPFIX has no uptime
+// that would distinguish them. A loss across 2^32 ends at any number behind it. A
+// restart begins at 0, and the gap before 2^32 is long by comparison.
 func (l *loss) restartedAtZero(r *run) bool {
 	if l.tail.boot != 0 || !crossesZero(l.tail.greatest, r.least) {
 		return false
 	}
 	datagram := slices.Max(l.tail.last[:])
-	before := uint64(-l.tail.greatest) // numbers from the tail's last datagram to 2^32
+	before := uint64(-l.tail.greatest) // sequence numbers from the tail's last datagram to 2^32
 	return before > restartGap*max(datagram, 1) && before > restartGap*uint64(r.least)
 }
 
-// restartGap is how many times longer than a datagram, and than what is missing
-// after 2^32, the gap before 2^32 is of an exporter that was restarted.
+// restartGap is the factor by which the gap before 2^32 must exceed both a datagram and
+// the gap after 2^32 to be a restart.
 const restartGap = 8
 
 // crossesZero reports whether sequence numbers pass 2^32 on the way from a to b.
 func crossesZero(a, b uint32) bool { return b < a && int32(b-a) > 0 }
 
-// end takes what is known of the tail, without what was lost after it. A doubt that
-// nothing has confirmed is dropped.
+// end counts the tail, without the loss after it, which is unknown, and drops an
+// unconfirmed doubt.
 func (l *loss) end() {
 	l.doubts = false
 	if !l.has {
 		return
 	}
-	l.account(int64(l.tail.greatest-l.tail.least), &l.tail.last)
+	l.count(int64(l.tail.greatest-l.tail.least), &l.tail.last)
 	l.has = false
 }
 
-// account takes the tail, in which so much was sent, and last more at its end; with
-// last nothing is learnt of what numbers count, a single datagram is always whole.
-func (l *loss) account(sent int64, last *Units) {
+// count adds the tail to the counts. sent is the distance of sequence numbers that the
+// tail covers; last, if not nil, is added to it in each unit. A tail with last proves no
+// unit: a single datagram is complete in every unit.
+func (l *loss) count(sent int64, last *Units) {
 	for u := range unitsCount {
 		missing := signedSum(sent, -int64(l.tail.received[u]))
 		if last != nil {
@@ -180,15 +185,15 @@ func (l *loss) account(sent int64, last *Units) {
 	l.received.add(&l.tail.received)
 }
 
-// late takes what belongs to a slot that is in the account already.
-func (l *loss) late(u *Units) {
+// addLate adds units received in a slot that add has seen already.
+func (l *loss) addLate(u *Units) {
 	l.received.add(u)
 	for i := range u {
 		l.missing[i] = signedSum(l.missing[i], -int64(u[i]))
 	}
 }
 
-// signedSum returns a+b, or the nearest int64 where the sum overflows.
+// signedSum returns a+b, saturated at the bounds of int64.
 func signedSum(a, b int64) int64 {
 	sum := a + b
 	switch {
@@ -200,8 +205,10 @@ func signedSum(a, b int64) int64 {
 	return sum
 }
 
-// own is what a version's sequence numbers ought to count.
-func own(version uint16) (u Unit, ok bool) {
+// definedUnit returns the unit that a protocol defines for its sequence numbers: flows
+// in NetFlow v5 and v7, export packets in v9 (RFC 3954 section 5.1), data records in
+// IPFIX (RFC 7011 section 3.1). NetFlow v1 has none.
+func definedUnit(version uint16) (u Unit, ok bool) {
 	switch version {
 	case 5, 7:
 		return Flows, true
@@ -213,10 +220,10 @@ func own(version uint16) (u Unit, ok bool) {
 	return 0, false
 }
 
-// told is the account by the unit that fits: one that is proven, else the one that
-// leaves the smallest share missing.
-func (l *loss) told(version uint16) Loss {
-	unit, ok := own(version)
+// result returns the Loss in the proven unit, else in the likeliest unit. The caller
+// must call end before.
+func (l *loss) result(version uint16) Loss {
+	unit, ok := definedUnit(version)
 	if !ok || l.received == (Units{}) {
 		return Loss{}
 	}
@@ -226,19 +233,20 @@ func (l *loss) told(version uint16) Loss {
 		return Loss{}
 	}
 	return Loss{
-		Usable: true, Unit: unit, Lost: uint64(max(l.missing[unit], 0)), Received: l.received[unit], Restarts: l.restarts,
+		Usable: true, Unit: unit, Restarts: l.restarts,
+		Lost: uint64(max(l.missing[unit], 0)), Received: l.received[unit],
 	}
 }
 
-// usable reports whether a unit can be what the numbers count: more was received than
-// sent in few slots only.
+// usable reports whether u can be the unit of the sequence numbers: only few slots have
+// an excess.
 func (l *loss) usable(u Unit) bool { return (l.excess[u]-1)*doubt <= l.whole[u] }
 
-// proven returns the usable unit by which most slots are whole, at least proof of
-// them; among equals the version's own.
-func (l *loss) proven(own Unit) (best Unit, ok bool) {
+// proven returns the usable unit with most slots without loss, which must be proof at
+// least. The unit that the protocol defines wins a tie.
+func (l *loss) proven(defined Unit) (best Unit, ok bool) {
 	for u := range unitsCount {
-		more := !ok || l.whole[u] > l.whole[best] || l.whole[u] == l.whole[best] && u == own
+		more := !ok || l.whole[u] > l.whole[best] || l.whole[u] == l.whole[best] && u == defined
 		if l.whole[u] >= proof && l.usable(u) && more {
 			best, ok = u, true
 		}
@@ -246,14 +254,14 @@ func (l *loss) proven(own Unit) (best Unit, ok bool) {
 	return best, ok
 }
 
-// likeliest returns the usable unit of which the smallest share is missing, at least
-// none; among equals the version's own. An exporter that loses a datagram in every
-// slot proves no unit: by a wrong one either more came than was sent, or nearly
-// everything is missing. Of the version's own unit more may have come than was sent:
-// networks repeat a datagram now and then.
-func (l *loss) likeliest(own Unit) (best Unit, ok bool) {
-	if l.usable(own) && l.missing[own] <= 0 {
-		return own, true
+// likeliest returns the usable unit with the smallest share of loss, which must not be
+// negative. The unit that the protocol defines wins a tie. It is needed for an exporter
+// with a loss in every slot, which proves no unit: in a wrong unit either more was
+// received than sent, or nearly everything is missing. A negative loss is accepted in
+// the defined unit only: networks repeat a datagram now and then.
+func (l *loss) likeliest(defined Unit) (best Unit, ok bool) {
+	if l.usable(defined) && l.missing[defined] <= 0 {
+		return defined, true
 	}
 	least := math.Inf(1)
 	for u := range unitsCount {
@@ -261,7 +269,7 @@ func (l *loss) likeliest(own Unit) (best Unit, ok bool) {
 			continue
 		}
 		share := float64(l.missing[u]) / (float64(l.missing[u]) + float64(l.received[u]))
-		if share < least || share == least && u == own {
+		if share < least || share == least && u == defined {
 			best, least, ok = u, share, true
 		}
 	}

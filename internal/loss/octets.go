@@ -7,20 +7,20 @@ import (
 	"weir/internal/atomicmap"
 )
 
-// MaxOctets is the memory that the accounting of a replica takes at most, as counted
-// by the constants below: its tallies together, its Book, the reports of one Gather,
-// and its Cluster.
+// MaxOctets bounds the memory for loss accounting in a replica, as estimated by the
+// constants below: its tallies together, its Book, the reports of one Gather, and its
+// Cluster.
 const MaxOctets = tallyMax + bookMax + reportsMax + clusterMax
 
 // Bounds of the parts, octets.
 const (
 	tallyMax   = 16 << 20 // all tallies of a Book together
 	bookMax    = 20 << 20
-	reportsMax = 8 << 20 // of one Gather; what is beyond is reported by the next one
+	reportsMax = 8 << 20 // of one Gather; the next Gather reports the rest
 	clusterMax = 20 << 20
 )
 
-// Heap octets, with what maps and slices keep free.
+// Heap octets of each value, including the spare capacity of maps and slices.
 const (
 	accountOctets  = 288 // an account and its map entry
 	slotOctets     = 128
@@ -33,53 +33,57 @@ const (
 	notedOctets    = 72
 )
 
-// Streams. A source address can be forged, and so can a datagram that decodes: a
-// stream is a newcomer until it was active in provenTurns gatherings, or its exporter
-// is listed. Newcomers share a part of each bound and make room for each other;
-// established streams make room only after a silence.
+// Bounds of streams. Source addresses can be forged, and so can datagrams that decode.
+// Therefore a stream is a newcomer until it was active in provenTurns gatherings, or at
+// once established if its exporter is listed. Newcomers share a part of each bound and
+// evict each other; an established stream is evicted only after a silence.
 const (
-	// maxStreams bounds the streams that are told apart; the rest is one.
+	// maxStreams bounds the streams with an account of their own. All others are
+	// counted in the zero Stream.
 	maxStreams = 10_000
 	// maxNewcomers bounds the newcomers among them.
 	maxNewcomers = 2_500
-	// maxUnproven bounds those of which nothing was decoded yet.
+	// maxUnproven bounds the newcomers without a decoded record.
 	maxUnproven = 1_000
-	// provenTurns is the number of gatherings, of 10 s each, in which a newcomer has
-	// to be active to become established.
+	// provenTurns is the number of gatherings, 10 s apart, in which a newcomer must
+	// be active to become established.
 	provenTurns = 6
-	// idleTurns is the silence after which an established stream makes room for one
-	// that becomes established.
+	// idleTurns is the number of gatherings without a datagram after which an
+	// established stream may be evicted for a stream that becomes established.
 	idleTurns = 60
 )
 
-// A room is the memory that the tallies of a Book share. It is safe for use by
-// several goroutines.
+// A room bounds the memory that the tallies of a Book share. It is safe for concurrent
+// use.
 type room struct {
-	established atomicmap.Map[Stream, struct{}] // changed by the Book, under its lock
+	established atomicmap.Map[Stream, struct{}] // written by the Book, under its lock
 	used        atomic.Int64                    // octets
-	newcomers   atomic.Int64                    // of these, octets
+	newcomers   atomic.Int64                    // octets of newcomers, part of used
 }
 
-// A need is the kind of thing that memory of a room is for.
+// A need is the purpose of reserved memory.
 type need int
 
+// Needs, each with a limit of its own.
 const (
-	needNewcomer need = iota // anything of a newcomer
-	needBase                 // the first slots of an established stream
-	needExtra                // more slots and runs of one
+	needNewcomer need = iota // any memory of a newcomer
+	needBase                 // the first two slots of an established stream
+	needExtra                // further slots and runs of an established stream
 )
 
-// most is the use of the room up to which a need is met.
-func (n need) most() int64 {
+// limit returns the use of the room up to which the need is met. The upper half is for
+// the base slots of established streams.
+func (n need) limit() int64 {
 	if n == needBase {
 		return tallyMax
 	}
 	return tallyMax / 2
 }
 
-// take takes octets for a need; false when there is no room for it.
-func (r *room) take(octets int64, n need) bool {
-	if r.used.Add(octets) > n.most() {
+// reserve reserves octets for a need. It returns false, and reserves nothing, if there
+// is no room.
+func (r *room) reserve(octets int64, n need) bool {
+	if r.used.Add(octets) > n.limit() {
 		r.used.Add(-octets)
 		return false
 	}
@@ -94,12 +98,11 @@ func (r *room) take(octets int64, n need) bool {
 	return true
 }
 
-// give returns octets, of these newcomers' ones.
-func (r *room) give(octets, newcomers int64) {
+// release returns reserved octets; newcomers is the part that needNewcomer reserved.
+func (r *room) release(octets, newcomers int64) {
 	r.used.Add(-octets)
 	r.newcomers.Add(-newcomers)
 }
 
-// lists reports whether an address is one of those that a function lists; a nil
-// function lists none.
+// lists reports whether f lists the address. A nil f lists no address.
 func lists(f func(netip.Addr) bool, a netip.Addr) bool { return f != nil && a.IsValid() && f(a) }

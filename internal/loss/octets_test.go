@@ -58,8 +58,8 @@ func (r *replica) gather(t *testing.T, now time.Time, to ...*Cluster) (reports i
 func (b *Book) has(a netip.Addr) bool    { return b.streams[Stream{a, 5, 0}] != nil }
 func (c *Cluster) has(a netip.Addr) bool { return c.streams[Stream{a, 5, 0}] != nil }
 
-// Every stream has 16 slots of 8 runs each time: the most that it can have. The heap
-// grows by what is accounted, within a factor of 2, and not beyond the bound.
+// Every stream has 16 slots of 8 runs in each turn, the maximum. The heap must grow by
+// the estimated octets within a factor of 2, and must not exceed the bound.
 func TestAccountingStaysWithinItsOctets(t *testing.T) {
 	for _, tt := range []struct{ streams, slots, runs, turns int }{
 		{2000, 4, 8, 2}, {4000, 2, 1, 7}, {12_000, 1, 1, 1}, {200, 16, 8, 9},
@@ -143,8 +143,8 @@ func TestForgedStreamsPushOutNoEstablishedOne(t *testing.T) {
 	}
 }
 
-// A new exporter becomes established while forged streams come and go, and a listed one
-// is at once.
+// A new exporter becomes established while forged streams come and go; a listed exporter
+// is established at once.
 func TestANewExporterIsTakenInDuringAFlood(t *testing.T) {
 	honest, listed := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	r, c := newReplica("r"), NewCluster()
@@ -207,7 +207,7 @@ func TestTheClusterForgets(t *testing.T) {
 	}
 }
 
-// 1 200 forged addresses that sort before the honest ones.
+// 1 200 forged addresses sort before the addresses of honest exporters.
 func TestTheTopIsWhoIsActiveLongest(t *testing.T) {
 	listed, old, busy := netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	r, c := newReplica("r"), NewCluster()
@@ -243,7 +243,7 @@ func TestTheTopIsWhoIsActiveLongest(t *testing.T) {
 	}
 }
 
-// What one Gather does not report, the next ones do.
+// The Gathers after a full Gather report the rest.
 func TestReportsOfOneGatherAreBounded(t *testing.T) {
 	r, c := newReplica("r"), NewCluster()
 	const streams = 100
@@ -281,8 +281,8 @@ func TestReportsOfOneGatherAreBounded(t *testing.T) {
 	}
 }
 
-// One forged message without records, its sequence number two million away, in a slot
-// with others, in a slot of its own, and in one that is far ahead.
+// A forged message without records has a sequence number two million away: in a slot
+// with other datagrams, in a slot of its own, and in a slot far ahead.
 func TestOneForgedSequenceNumberCountsNothingLost(t *testing.T) {
 	for name, at := range map[string]func(w *world) time.Time{
 		"within a slot":      func(w *world) time.Time { return w.now },
@@ -315,7 +315,7 @@ func TestOneForgedSequenceNumberCountsNothingLost(t *testing.T) {
 	}
 }
 
-// An exporter of one datagram a slot that loses many is told of a slot later.
+// The loss of an exporter with a single datagram per slot appears a slot later.
 func TestALossBetweenSingleDatagramsCounts(t *testing.T) {
 	w := newWorld(t, 1, 5, Flows)
 	single := func(n int) {
@@ -385,7 +385,7 @@ func TestSlotsThatWaitForKafkaAreSharedByAllStreams(t *testing.T) {
 		}
 	}
 	if r.book.Dropped() == 0 {
-		t.Error("what found no slot is not counted")
+		t.Error("Dropped does not count the datagrams without a slot")
 	}
 	if got := len(r.book.streams[Stream{router, 5, 0}].slots); got != provenTurns+turns {
 		t.Errorf("the exporter with one slot each time: want %d slots, got %d", provenTurns+turns, got)
@@ -416,7 +416,7 @@ func TestForgedStreamsFillNoTally(t *testing.T) {
 		t.Errorf("%d KiB, want at most a quarter of %d", n>>10, tallyMax>>10)
 	}
 	if got := r.streams[Stream{}].received[Datagrams]; got == 0 {
-		t.Error("what has no room is not counted together")
+		t.Error("the zero Stream does not count the streams without room")
 	}
 	r.gather(t, now)
 	if n := r.book.room.used.Load(); n != 0 {

@@ -15,13 +15,15 @@ import (
 )
 
 const (
-	// reportsBefore is how long before the last report of a process the reports begin
-	// that a Recovery needs: a slot that may still change was reported since.
+	// reportsBefore is the time before the last report of a process at which a Recovery
+	// begins to read reports. Every slot that may still change was reported since.
 	reportsBefore = 2 * time.Minute
-	// flowsBefore is how long before the last report of a process the flows begin.
+	// flowsBefore is the time before the last report of a process at which a Recovery
+	// begins to read flows.
 	flowsBefore = 2 * time.Second
-	// firstFlows is how long after that report flows are read first: the next report was
-	// due after 10 s. As long as there are flows, moreFlows are read again, up to mostFlows.
+	// firstFlows is the end of the first window of flows, after the last report: the
+	// next report was due after 10 s. While windows have flows, further windows of
+	// moreFlows are read, up to mostFlows after the report.
 	firstFlows = 14 * time.Second
 	moreFlows  = 10 * time.Second
 	mostFlows  = time.Minute
@@ -30,59 +32,65 @@ const (
 	recoveryOctets    = 16 << 20
 	recoveryDatagrams = 200_000
 	recoveryStreams   = 1000
-	// maxBoots bounds the starts that are remembered of an exporter.
+	// maxBoots bounds the remembered boot times of an exporter.
 	maxBoots = 4
 )
 
-// A Recovery adds to the account of a process that was killed what it had published on the
-// flows topic since its last report: that was received and is not lost. It takes the
-// reports first, then the flows, window by window. Templates, options data and other
-// datagrams without a flow are not on that topic and cannot be found.
+// A Recovery completes the account of a killed process: it counts the datagrams whose
+// flows the process produced after its last report, which would else count as lost.
+// The caller must pass all reports first, then the flows, window by window. Datagrams
+// without a flow (templates, options data) leave no trace on the flows topic and cannot
+// be recovered.
 //
-// The keys of its reports are those of the process, so that of several replicas that
-// recover the same account each replaces the reports of the one before.
+// A Recovery writes its reports under the keys of the process. If several replicas
+// recover the same account, each replaces the reports of the last. It must be used by
+// one goroutine at a time.
 type Recovery struct {
 	life      Life
 	closed    bool
-	octets    int  // of reports
-	full      bool // there are more reports than are held
+	octets    int  // of the held reports
+	full      bool // a report was not held for lack of room
 	streams   map[Stream]*lostStream
-	unknown   int // streams of which the process made no report
+	unknown   int // number of streams without a report of the process
 	datagrams map[datagramKey]*publishedDatagram
-	beyond    bool // there are more datagrams than are held
+	beyond    bool // a datagram was not held for lack of room
 	from, to  time.Time
-	found     bool // flows, in the window
+	found     bool // the window has flows that were not reported
 }
 
-// A lostStream is what the reports say of a stream.
+// A lostStream holds the reports of a stream.
 type lostStream struct {
-	summary    *flowpb.ExporterSummary // of the process; nil: it made none
+	summary    *flowpb.ExporterSummary // of the process; nil: no summary was read
 	summaryKey []byte
 	octets     int                 // of the summary
 	slots      map[int64]*lostSlot // of the process, by begin
-	sequenced  bool                // any process reported runs
-	boots      []bootRange         // of all processes
-	reported   bool                // by the process
-	stale      bool                // a report of the process is not held
+	sequenced  bool                // a process reported runs
+	boots      []bootRange         // from all processes
+	reported   bool                // the process made a report
+	stale      bool                // a report of the process was not held
 }
 
+// A lostSlot is the last report of a slot by the process.
 type lostSlot struct {
 	key    []byte
 	slot   *flowpb.ExporterSlot
 	octets int
 }
 
-// A bootRange holds the sequence numbers of an exporter since it started.
+// A bootRange is the range of sequence numbers of one life of an exporter.
 type bootRange struct {
 	boot            int64
 	least, greatest uint32
 }
 
+// A datagramKey identifies a datagram by the hash of its octets and its receive time,
+// which all its flows carry.
 type datagramKey struct {
 	hash     uint64
-	received int64
+	received int64 // ns since the epoch
 }
 
+// A publishedDatagram is a datagram whose flows are on the flows topic but in no report.
 type publishedDatagram struct {
 	stream   Stream
 	export   int64 // s since the epoch
@@ -90,30 +98,32 @@ type publishedDatagram struct {
 	flows    uint64
 }
 
-// NewRecovery returns the recovery of the account of a process that ended.
+// NewRecovery returns a Recovery of the account of an ended process.
 func NewRecovery(ended Life) *Recovery {
 	return &Recovery{life: ended, streams: map[Stream]*lostStream{}, datagrams: map[datagramKey]*publishedDatagram{}}
 }
 
-// ReportsFrom returns from when on Report needs the records of the exporters topic.
+// ReportsFrom returns the time of the first record of netflow.exporters that must be
+// passed to Report.
 func (r *Recovery) ReportsFrom() time.Time { return r.life.Reported.Add(-reportsBefore) }
 
-// Report takes a record of the exporters topic, of any process, written at the instant at.
+// Report adds a record of netflow.exporters, written at the instant at by any process.
+// It keeps neither key nor value. Invalid records are ignored.
 func (r *Recovery) Report(key, value []byte, at time.Time) {
 	m, s, err := parseReport(value)
 	if err != nil {
 		return
 	}
 	own := clip(m.Replica) == r.life.Replica && m.StartedNs == r.life.Started
-	// A silent process can be taken to have ended, and goes on: its later reports open
-	// the account again.
+	// A paused process may resume after another replica closed its account: its later
+	// reports open the account again.
 	r.closed = r.closed || own && m.GetSummary().GetClosed() && !at.Before(r.life.Reported)
-	if recovered(m) { // by a replica that did not finish; the reports before are there too
+	if recovered(m) { // by an interrupted Recovery; the reports of the process are on the topic, too
 		return
 	}
 	l := r.streams[s]
 	if l == nil {
-		if !r.take(accountOctets) {
+		if !r.reserve(accountOctets) {
 			return
 		}
 		l = &lostStream{slots: map[int64]*lostSlot{}}
@@ -128,7 +138,8 @@ func (r *Recovery) Report(key, value []byte, at time.Time) {
 	}
 }
 
-// hold keeps a report of the process in place of the one before it.
+// hold stores a report of the process in place of its last report of the same slot or
+// totals.
 func (r *Recovery) hold(l *lostStream, m *flowpb.ExporterReport, key []byte, octets int) {
 	slot := m.GetSlot()
 	before := l.octets
@@ -138,7 +149,7 @@ func (r *Recovery) hold(l *lostStream, m *flowpb.ExporterReport, key []byte, oct
 		}
 	}
 	switch {
-	case !r.take(octets - before):
+	case !r.reserve(octets - before):
 		l.stale = true
 	case slot != nil:
 		l.slots[slot.Begin] = &lostSlot{slices.Clone(key), slot, octets}
@@ -147,8 +158,8 @@ func (r *Recovery) hold(l *lostStream, m *flowpb.ExporterReport, key []byte, oct
 	}
 }
 
-// take takes octets for reports; false: there is no room.
-func (r *Recovery) take(octets int) bool {
+// reserve reserves octets for reports. It returns false if there is no room.
+func (r *Recovery) reserve(octets int) bool {
 	if r.octets+octets > recoveryOctets {
 		r.full = true
 		return false
@@ -157,7 +168,7 @@ func (r *Recovery) take(octets int) bool {
 	return true
 }
 
-// learn notes what the runs of a slot say of the exporter.
+// learn adds the sequence numbers and boot times of a slot's runs to l.boots.
 func (l *lostStream) learn(slot *flowpb.ExporterSlot) {
 	l.sequenced = l.sequenced || len(slot.Runs) > 0
 	for _, r := range slot.Runs {
@@ -179,8 +190,8 @@ func (l *lostStream) learn(slot *flowpb.ExporterSlot) {
 	}
 }
 
-// boot returns the start of the exporter whose sequence numbers are nearest; flows do not
-// state it.
+// boot returns the boot time of the exporter life with the nearest sequence numbers.
+// Flows do not carry it.
 func (l *lostStream) boot(sequence uint32) int64 {
 	boot, nearest := int64(0), int64(-1)
 	for _, b := range l.boots {
@@ -192,11 +203,13 @@ func (l *lostStream) boot(sequence uint32) int64 {
 	return boot
 }
 
-// Closed reports whether the account is closed already.
+// Closed reports whether the account is closed already. It must be called after the last
+// Report.
 func (r *Recovery) Closed() bool { return r.closed }
 
-// Window returns of what time flows are to be read next, by the timestamps of their
-// records; false when no more are needed.
+// Window returns the next window of flows to read, as timestamps of their records. The
+// caller must pass all flows of the window to Flow before it calls Window again. more is
+// false after the last window.
 func (r *Recovery) Window() (from, to time.Time, more bool) {
 	switch {
 	case r.to.IsZero():
@@ -210,7 +223,8 @@ func (r *Recovery) Window() (from, to time.Time, more bool) {
 	return r.from, r.to, true
 }
 
-// Flow takes a message of the flows topic, in protobuf's wire format.
+// Flow adds a message of the flows topic, in protobuf wire format, if the process
+// produced it and had not reported its datagram. It does not keep message.
 func (r *Recovery) Flow(message []byte) {
 	f, ok := parseOrigin(message, r.life.Replica)
 	if !ok || f.received < r.life.Started || r.life.Next != 0 && f.received >= r.life.Next {
@@ -218,7 +232,7 @@ func (r *Recovery) Flow(message []byte) {
 	}
 	l := r.streams[f.stream]
 	if l == nil && r.full || l != nil && l.stale {
-		return // it may have been counted
+		return // a report that is not held may have counted it
 	}
 	if l == nil || !l.reported {
 		if l == nil {
@@ -230,7 +244,7 @@ func (r *Recovery) Flow(message []byte) {
 			r.streams[f.stream] = l
 		}
 	} else if l.summary == nil || f.received <= l.summary.LastReceivedNs {
-		return // it was counted
+		return // the summary counts it
 	}
 	r.found = true
 	k := datagramKey{f.hash, f.received}
@@ -245,8 +259,8 @@ func (r *Recovery) Flow(message []byte) {
 	d.flows++
 }
 
-// Flows returns how many flows were found that the process had not reported, and whether
-// there are more than can be held.
+// Flows returns the number of recovered flows, which the process had not reported.
+// beyond reports whether there were more than a Recovery can hold.
 func (r *Recovery) Flows() (flows uint64, beyond bool) {
 	for _, d := range r.datagrams {
 		flows += d.flows
@@ -254,8 +268,9 @@ func (r *Recovery) Flows() (flows uint64, beyond bool) {
 	return flows, r.beyond || r.full
 }
 
-// Reports returns the reports of the process with what was found, the last of them closes
-// its account.
+// Reports returns the reports of the process, completed by the recovered datagrams. The
+// summaries come last and close the account; the caller must produce the reports in
+// order. It must be called once, after the last window.
 func (r *Recovery) Reports() []Report {
 	var out []Report
 	changed := map[Stream]map[int64]bool{}
@@ -283,13 +298,15 @@ func (r *Recovery) Reports() []Report {
 			o := l.slots[begin]
 			m := r.report(s)
 			m.Report = &flowpb.ExporterReport_Slot{Slot: o.slot}
-			out = append(out, r.record(m, o.key, "slot %s %d %d %d %d %d %s", name(s.Exporter), s.Version, s.Domain, begin, 0, r.life.Started, r.life.Replica))
+			out = append(out, r.record(m, o.key, slotKey,
+				name(s.Exporter), s.Version, s.Domain, begin, 0, r.life.Started, r.life.Replica))
 		}
 	}
 	return append(out, r.summaries(changed)...)
 }
 
-// summaries returns the summaries of the streams that have changed, at least of one.
+// summaries returns the closing summaries of the changed streams. If none has changed,
+// it returns the summary of any stream, since an account must be closed by one.
 func (r *Recovery) summaries(changed map[Stream]map[int64]bool) (out []Report) {
 	for s, l := range r.streams {
 		if l.summary == nil || changed[s] == nil && (len(changed) > 0 || len(out) > 0) {
@@ -298,14 +315,15 @@ func (r *Recovery) summaries(changed map[Stream]map[int64]bool) (out []Report) {
 		l.summary.Closed, l.summary.Recovered = true, true
 		m := r.report(s)
 		m.Report = &flowpb.ExporterReport_Summary{Summary: l.summary}
-		out = append(out, r.record(m, l.summaryKey, "total %s %d %d %d %s", name(s.Exporter), s.Version, s.Domain, r.life.Started, r.life.Replica))
+		out = append(out, r.record(m, l.summaryKey, summaryKey,
+			name(s.Exporter), s.Version, s.Domain, r.life.Started, r.life.Replica))
 	}
 	return out
 }
 
-// add counts a datagram, received at the instant received, in the slot that begins at begin
-// and in the summary. Without a summary the process may have made one long before: what it
-// counted in its life is not known, and stays as it is.
+// add counts a datagram in the summary and in the slot that begins at begin. received is
+// in ns, begin in s since the epoch. A summary that was not read may be on the topic, of
+// a time before ReportsFrom: its totals are unknown and stay as they are.
 func (l *lostStream) add(d *publishedDatagram, received, begin int64) {
 	u := Units{1, d.flows, d.flows, d.flows}
 	if l.summary != nil {
@@ -319,7 +337,7 @@ func (l *lostStream) add(d *publishedDatagram, received, begin int64) {
 	}
 	o.slot.Received, o.slot.Recovered = plus(o.slot.Received, &u), plus(o.slot.Recovered, &u)
 	if !l.sequenced {
-		return // a version without sequence numbers, or TCP; or nothing is known of it
+		return // NetFlow v1, a reliable transport, or a stream without reports
 	}
 	rs, boot := runsOf(o.slot), l.boot(d.sequence)
 	if !rs.extend(d.sequence, boot, &u) {
@@ -328,12 +346,14 @@ func (l *lostStream) add(d *publishedDatagram, received, begin int64) {
 	o.slot.Runs = rs.proto()
 }
 
+// plus returns p + u as a new message.
 func plus(p *flowpb.ExportUnits, u *Units) *flowpb.ExportUnits {
 	sum := unitsFrom(p)
 	sum.add(u)
 	return sum.proto()
 }
 
+// report returns a report of the ended process without its slot or summary.
 func (r *Recovery) report(s Stream) *flowpb.ExporterReport {
 	return &flowpb.ExporterReport{
 		Schema: schema, Replica: r.life.Replica, StartedNs: r.life.Started, Exporter: s.Exporter.AsSlice(),
@@ -341,16 +361,17 @@ func (r *Recovery) report(s Stream) *flowpb.ExporterReport {
 	}
 }
 
-// record makes a record under the key that the process used, or would have used.
+// record makes a record under key, the key that the process used. A nil key is made
+// from format and parts.
 func (r *Recovery) record(m *flowpb.ExporterReport, key []byte, format string, parts ...any) Report {
 	if key == nil {
 		key = fmt.Appendf(nil, format, parts...)
 	}
-	value, _ := proto.Marshal(m) // it was unmarshaled before
+	value, _ := proto.Marshal(m) // cannot fail: its texts were valid when it was unmarshaled
 	return Report{Key: key, Value: value}
 }
 
-// An origin is what a flow says of the datagram that it came in.
+// An origin holds the fields of a flow that describe its datagram.
 type origin struct {
 	stream           Stream
 	received, export int64 // ns since the epoch
@@ -358,14 +379,15 @@ type origin struct {
 	sequence         uint32
 }
 
-// versions are the versions of export protocols, by type of flow.
+// versions maps the type of a flow to the version of its export protocol.
 var versions = map[flowpb.FlowMessage_FlowType]uint16{
 	flowpb.FlowMessage_NETFLOW_V1: 1, flowpb.FlowMessage_NETFLOW_V5: 5, flowpb.FlowMessage_NETFLOW_V7: 7,
 	flowpb.FlowMessage_NETFLOW_V9: 9, flowpb.FlowMessage_IPFIX: 10,
 }
 
-// parseOrigin reads the origin of a flow; false when another replica decoded it, or b is no
-// FlowMessage. It looks at every flow of the topic for a while, and allocates nothing.
+// parseOrigin returns the origin of a flow, and false if another replica decoded it or
+// b is no FlowMessage. A Recovery calls it for every flow of a window, of all replicas;
+// it allocates nothing.
 func parseOrigin(b []byte, replica string) (f origin, ok bool) {
 	for len(b) > 0 {
 		number, kind, n := protowire.ConsumeTag(b)

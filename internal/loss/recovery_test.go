@@ -10,7 +10,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A topics is what Kafka keeps: the reports, and the flows that replicas published.
+// A topics holds the records on Kafka: reports, and the flows that replicas produced.
 type topics struct {
 	*world
 	reports  [][2][]byte
@@ -79,9 +79,9 @@ func (k *topics) recovery(of Life) *Recovery {
 	return r
 }
 
-// Replica a reports, receives for another 7 s, publishes the flows, and is killed. What it
-// received is not lost; what was sent to it afterwards is. The expected number is that of
-// the datagrams that no replica got.
+// Replica a reports, receives for another 7 s, produces the flows, and is killed. The
+// datagrams that it received are not lost; datagrams sent to it afterwards are. The
+// expected loss is the number of datagrams that no replica received.
 func TestWhatAKilledReplicaPublishedIsNotLost(t *testing.T) {
 	for _, tt := range []struct {
 		version uint16
@@ -299,10 +299,9 @@ func FuzzRecovery(f *testing.F) {
 	})
 }
 
-// The slots that a killed replica had to do with are settled when its account is
-// recovered, or become so before a second replica recovers it too. Kafka may repeat a
-// record, and a reader begins again a little before where it was. None of that hides what
-// is missing.
+// The slots of a killed replica are settled when its account is recovered, or before a
+// second replica recovers it, too. Kafka may repeat a record, and a reader may begin again
+// before its last offset. None of that may hide a loss.
 func TestARecoveryCountsOnceHoweverOftenAndLateItIsRead(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -397,8 +396,8 @@ func TestAnAccountThatWasClosedInASilenceIsCompletedAfterAKill(t *testing.T) {
 	}
 }
 
-// A recovery holds the last report of each key, however many came before. Of a stream
-// whose last report it cannot hold, nothing is added to an older one.
+// A recovery holds the last report of each key, however many came before. If it cannot
+// hold the last report of a stream, it must not add datagrams to an older report.
 func TestManyReportsAreRecoveredFromTheNewest(t *testing.T) {
 	for _, streams := range []int{1, 120_000} {
 		k := &topics{world: newWorld(t, 1, 10, Records)}

@@ -11,19 +11,19 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Bounds of a report's values. A header states export time in 32 bits of seconds, and
-// uptime in 32 bits of ms, so what a Book publishes lies within.
+// Bounds of a report's values. Message headers have 32 bits for export time in seconds
+// and 32 bits for uptime in milliseconds, so the values of a Book are within them.
 const (
-	// maxTime bounds the begin of a slot and receive times, s since the epoch: the
-	// year 2106.
+	// maxTime bounds the begin of a slot and receive times, in seconds since the epoch:
+	// the year 2106.
 	maxTime = 1 << 32
-	// maxCount bounds each count of a report. The sum of the counts of maxLives
-	// processes fits an int64, and a float64 is exact up to it.
+	// maxCount bounds each count of a report. The sum over maxLives processes fits an
+	// int64, and a float64 represents each count exactly.
 	maxCount = 1 << 53
 )
 
-// parseReport decodes a value of the topic and checks it. A report that passes can
-// be added up without overflow. An error says which field is wrong.
+// parseReport decodes a value of the topic and validates it. The values of a valid
+// report can be summed without overflow. An error names the wrong field.
 func parseReport(value []byte) (*flowpb.ExporterReport, Stream, error) {
 	var m flowpb.ExporterReport
 	if err := proto.Unmarshal(value, &m); err != nil {

@@ -9,25 +9,25 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A Row is what is known of one stream.
+// A Row is the report of a stream across all replicas.
 type Row struct {
 	Stream
 	Name, Site     string
-	First, Last    time.Time // receive times; zero: not known
-	Received       Units     // of all replicas, in their lives
+	First, Last    time.Time // receive times; zero: unknown
+	Received       Units     // by all replicas since their starts
 	Octets         uint64
 	Errors         uint64 // parts of datagrams that could not be decoded
-	Undecoded      uint64 // sets whose template was not known at once
+	Undecoded      uint64 // sets received before their template
 	SamplingRate   uint64 // 0: unknown
 	SamplingSource flowpb.SamplingSource
-	Replicas       []string // that saw it, sorted
+	Replicas       []string // replicas that received the stream, sorted
 
-	FlowsPerSecond float64 // over the last minute that is known, of the exporter's time
+	FlowsPerSecond float64 // over the latest minute of export time
 	Loss           Loss
 }
 
-// View returns the rows of all streams, by exporter, version and domain. Others can
-// use the cluster between two rows.
+// View returns the rows of all streams in order of exporter, version and domain. It
+// holds the lock for one row at a time, so the rows are no snapshot.
 func (c *Cluster) View() []Row {
 	c.mu.Lock()
 	all := make([]*history, 0, len(c.streams))
@@ -42,9 +42,9 @@ func (c *Cluster) View() []Row {
 	return rows
 }
 
-// Top returns the rows of at most so many streams: those of listed exporters first,
-// then those reported longest, then those with most flows. Of newcomers it returns at
-// most fresh.
+// Top returns the rows of at most most streams: listed exporters first, then the streams
+// with most turns, then those with most flows. Newcomers appear only among the first
+// fresh rows. The zero Stream is left out.
 func (c *Cluster) Top(most, fresh int) []Row {
 	type ranked struct {
 		h      *history
@@ -83,7 +83,7 @@ func (c *Cluster) Top(most, fresh int) []Row {
 	return c.rows(chosen)
 }
 
-// rows computes rows, one at a time under the lock.
+// rows computes the rows of streams. It holds the lock for one row at a time.
 func (c *Cluster) rows(of []*history) []Row {
 	rows := make([]Row, len(of))
 	for i, h := range of {
@@ -96,7 +96,10 @@ func (c *Cluster) rows(of []*history) []Row {
 
 func (h *history) row() Row {
 	n := &h.newest
-	r := Row{Stream: h.of, FlowsPerSecond: h.rate(), Loss: h.lost(h.of.Version), SamplingRate: n.rate, SamplingSource: n.source, Name: n.name, Site: n.site}
+	r := Row{
+		Stream: h.of, FlowsPerSecond: h.rate(), Loss: h.lost(h.of.Version),
+		SamplingRate: n.rate, SamplingSource: n.source, Name: n.name, Site: n.site,
+	}
 	for i := range h.lives {
 		m := &h.lives[i]
 		if first := time.Unix(0, m.first); r.First.IsZero() || first.Before(r.First) {
@@ -116,17 +119,19 @@ func (h *history) row() Row {
 	return r
 }
 
-// lost is the account with the slots that are open.
+// lost returns the Loss of settled and open slots. It works on a copy of h.loss: open
+// slots may still change.
 func (h *history) lost(version uint16) Loss {
 	l := h.loss
 	for i := range h.slots {
 		l.add(h.slots[i].runs())
 	}
 	l.end()
-	return l.told(version)
+	return l.result(version)
 }
 
-// rate is flows per second over the last slots; the newest may not be full.
+// rate returns the flows per second over the last rateSlots open slots. It leaves out
+// the newest slot, which may be incomplete, unless it is the only slot.
 func (h *history) rate() float64 {
 	slots := h.slots
 	if len(slots) > 1 {

@@ -13,28 +13,32 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A Datagram is one export message as it was received, or a set of one that was
-// decoded later.
+// A Datagram is a received export message, or a buffered Set that was decoded after
+// its template arrived. Such a Set has no datagram in its Units, since that was counted
+// on receipt.
 type Datagram struct {
 	Stream    Stream
 	Received  int64 // ns since the epoch
-	Export    int64 // export time, ns since the epoch
-	Boot      int64 // export time less uptime, s since the epoch; 0: not known
+	Export    int64 // export time of the header, ns since the epoch
+	Boot      int64 // export time minus uptime, s since the epoch; 0: unknown
 	Sequence  uint32
-	Sequenced bool // Sequence means something, and datagrams may get lost
+	Sequenced bool // Sequence has a meaning, and the transport may lose datagrams
 	Units     Units
 	Octets    int
 	Errors    int    // parts that could not be decoded
-	Undecoded int    // sets whose template is not known yet
-	Flow      []byte // one of its flows, plain protobuf; nil: none
+	Undecoded int    // sets without a known template
+	Flow      []byte // a flow of the datagram, protobuf wire format; nil: it has none
 }
 
-// Of is what a message under a header says to an account: its flows, options
-// records and templates. What else a Datagram has its receiver adds.
+// Of returns the Datagram of a message with header h and these numbers of flows,
+// options data records and templates. The receiver must set the remaining fields:
+// Received, Octets, Errors, Undecoded, Flow and Units[Datagrams]; it clears Sequenced
+// for a transport that loses nothing.
 func Of(exporter netip.Addr, h *decode.Header, flows, options, templates int) Datagram {
 	records := uint64(flows + options)
 	d := Datagram{
-		Stream: Stream{Exporter: exporter, Version: h.Version, Domain: h.Domain}, Export: h.Export,
+		Stream:   Stream{Exporter: exporter, Version: h.Version, Domain: h.Domain},
+		Export:   h.Export,
 		Sequence: h.Sequence, Sequenced: h.Version != 1,
 		Units: Units{Flows: uint64(flows), Records: records, All: records + uint64(templates)},
 	}
@@ -44,23 +48,25 @@ func Of(exporter netip.Addr, h *decode.Header, flows, options, templates int) Da
 	return d
 }
 
-// maxTallySlots bounds the slots that one stream's export times can make between two
-// gatherings.
+// maxTallySlots bounds the slots of a stream between two gatherings: export times can
+// be forged.
 const maxTallySlots = 16
 
-// A Tally is filled by one goroutine and emptied by a Book. The zero Tally is ready
-// to use; Book.Attach bounds it together with others.
+// A Tally counts the datagrams of one receiving goroutine until a Book empties it. The
+// zero Tally is ready to use; Book.Attach bounds it together with other tallies. Its
+// lock is contended only during a gathering.
 type Tally struct {
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards all fields below
 	streams   map[Stream]*account
-	last      *account // of lastOf
+	last      *account // of lastOf, the stream of the last datagram
 	lastOf    Stream
 	room      *room // nil: not used yet
-	octets    int64 // taken from room
-	newcomers int64 // of these
+	octets    int64 // reserved in room
+	newcomers int64 // part of octets that newcomers hold
 }
 
-// An account is what was counted of one stream.
+// An account holds the counts of a stream: in a Tally those since the last gathering,
+// in a Book those since the start of the process.
 type account struct {
 	first, last    int64 // receive times, ns since the epoch
 	received       Units
@@ -71,32 +77,32 @@ type account struct {
 	source         flowpb.SamplingSource
 	name, site     string
 	slots          []*slot
-	unplaced       uint64 // datagrams that no slot was left for
+	unplaced       uint64 // datagrams for which no slot was left
 
-	// A Tally's:
+	// Used by a Tally only:
 	newcomer bool
-	shared   bool // of all streams beyond the bound
+	shared   bool // the account of the zero Stream
 
-	// A Book's:
+	// Used by a Book only:
 	mark
-	proven      bool // something was decoded
+	proven      bool // a record was decoded
 	reported    bool // a summary was made
 	established bool
-	turn        uint64 // the last gathering in which it was active
-	turns       int    // gatherings in which it was active
-	octets      int64  // of its slots
+	turn        uint64 // last gathering in which the stream was active
+	turns       int    // number of gatherings in which the stream was active
+	octets      int64  // of the slots
 }
 
-// A slot is ten seconds of export time.
+// A slot holds the counts of slotSeconds of export time.
 type slot struct {
 	begin    int64 // s since the epoch
 	received Units
 	octets   uint64
 	runs     runs
 
-	// A Book's:
-	part    uint64 // tells it from earlier ones of the same time
-	touched uint64
+	// Used by a Book only:
+	part    uint64 // gathering in which it was made; part of the key: a deleted slot of the same time may exist
+	touched uint64 // last gathering that changed it
 	mark
 }
 
@@ -112,7 +118,8 @@ func (t *Tally) Add(d *Datagram) {
 	t.add(a, d)
 }
 
-// account returns the account of a stream, or that of all streams beyond the bound.
+// account returns the account of a stream, or that of the zero Stream if there is no
+// room. t.mu must be held.
 func (t *Tally) account(s *Stream) *account {
 	a := t.streams[*s]
 	if a != nil {
@@ -126,7 +133,7 @@ func (t *Tally) account(s *Stream) *account {
 		a.newcomer = false
 	}
 	of := *s
-	if len(t.streams) >= maxStreams || !t.take(a, accountOctets+slotOctets+runOctets, true) {
+	if len(t.streams) >= maxStreams || !t.reserve(a, accountOctets+slotOctets+runOctets, true) {
 		of = Stream{}
 		if other := t.streams[of]; other != nil {
 			return other
@@ -141,8 +148,9 @@ func (t *Tally) account(s *Stream) *account {
 	return a
 }
 
-// take takes octets for a stream from the room; base: for one of its first slots.
-func (t *Tally) take(a *account, octets int64, base bool) bool {
+// reserve reserves octets of the room for a stream; base: for one of its first two
+// slots. It returns false if there is no room.
+func (t *Tally) reserve(a *account, octets int64, base bool) bool {
 	n := needExtra
 	switch {
 	case a.newcomer:
@@ -150,7 +158,7 @@ func (t *Tally) take(a *account, octets int64, base bool) bool {
 	case base:
 		n = needBase
 	}
-	if !t.room.take(octets, n) {
+	if !t.room.reserve(octets, n) {
 		return false
 	}
 	t.octets += octets
@@ -160,18 +168,20 @@ func (t *Tally) take(a *account, octets int64, base bool) bool {
 	return true
 }
 
-// empty returns what was counted and begins anew.
+// empty returns the accounts since the last call, which the caller owns, and returns
+// their memory to the room.
 func (t *Tally) empty() map[Stream]*account {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	streams := t.streams
 	if t.room != nil {
-		t.room.give(t.octets, t.newcomers)
+		t.room.release(t.octets, t.newcomers)
 	}
 	t.streams, t.last, t.octets, t.newcomers = nil, nil, 0, 0
 	return streams
 }
 
+// add counts a datagram in a. t.mu must be held.
 func (t *Tally) add(a *account, d *Datagram) {
 	if a.first == 0 || d.Received < a.first {
 		a.first = d.Received
@@ -183,37 +193,38 @@ func (t *Tally) add(a *account, d *Datagram) {
 	a.undecoded += uint64(d.Undecoded)
 	s := t.slot(a, floor(d.Export/1e9))
 	if s == nil {
-		a.unplaced += d.Units[Datagrams] // a late set is of a datagram that was counted
+		a.unplaced += d.Units[Datagrams] // 0 for a buffered Set: its datagram was counted on receipt
 		return
 	}
-	if d.Flow != nil && s.received[Flows] == 0 && !a.shared { // once a slot
+	if d.Flow != nil && s.received[Flows] == 0 && !a.shared { // once per slot
 		a.describe(d.Flow)
 	}
 	s.octets += uint64(d.Octets)
 	if d.Sequenced && !a.shared {
 		if !s.runs.extend(d.Sequence, d.Boot, &d.Units) {
-			n := len(s.runs) // the memory of the first run was taken with the slot
-			s.runs.begin(d.Sequence, d.Boot, &d.Units, n == 0 || n < maxRuns && t.take(a, runOctets, false))
+			n := len(s.runs) // the memory of the first run was reserved with the slot
+			s.runs.begin(d.Sequence, d.Boot, &d.Units, n == 0 || n < maxRuns && t.reserve(a, runOctets, false))
 		}
 	}
 	s.received.add(&d.Units)
 }
 
-// floor is when the slot of a time begins.
+// floor returns the begin of the slot that holds a time, both in seconds since the
+// epoch. It rounds down, also before the epoch.
 func floor(seconds int64) int64 {
 	return seconds - (seconds%slotSeconds+slotSeconds)%slotSeconds
 }
 
-// slot returns the slot of an account that begins at begin, nil when there are too
-// many.
+// slot returns the slot of an account that begins at begin. It makes the slot if there
+// is none, and returns nil if there is no room for it.
 func (t *Tally) slot(a *account, begin int64) *slot {
-	for _, s := range slices.Backward(a.slots) { // mostly the last one
+	for _, s := range slices.Backward(a.slots) { // export time mostly advances
 		if s.begin == begin {
 			return s
 		}
 	}
-	// The memory of the first slot was taken with the account.
-	if n := len(a.slots); n >= maxTallySlots || n > 0 && !a.shared && !t.take(a, slotOctets+runOctets, n == 1) {
+	// The memory of the first slot was reserved with the account.
+	if n := len(a.slots); n >= maxTallySlots || n > 0 && !a.shared && !t.reserve(a, slotOctets+runOctets, n == 1) {
 		return nil
 	}
 	s := &slot{begin: begin}
@@ -221,19 +232,21 @@ func (t *Tally) slot(a *account, begin int64) *slot {
 	return s
 }
 
-// describe takes from a flow what holds for the stream.
+// describe copies the sampling rate, the exporter's name and its site from a flow.
 func (a *account) describe(flow []byte) {
 	var m flowpb.FlowMessage
 	if proto.Unmarshal(flow, &m) != nil {
-		return // never: it is the decoder's own
+		return // unreachable: the decoder made the message
 	}
-	a.rate, a.source, a.name, a.site = m.GetSamplingRate(), m.GetSamplingSource(), clip(m.GetExporterName()), clip(m.GetSite())
+	a.rate, a.source = m.GetSamplingRate(), m.GetSamplingSource()
+	a.name, a.site = clip(m.GetExporterName()), clip(m.GetSite())
 }
 
-// maxText bounds names, octets.
+// maxText bounds names, in octets.
 const maxText = 256
 
-// clip returns the first maxText octets of a text at most, a copy where it is cut.
+// clip cuts a text to maxText octets. A cut text is a copy, so that it does not keep
+// the long text in memory.
 func clip(s string) string {
 	if len(s) <= maxText {
 		return s
