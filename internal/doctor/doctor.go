@@ -1,5 +1,5 @@
-// Package doctor finds faults of configuration in what exporters send: a missing sampling
-// rate, clocks that are off, templates that come too rarely, flows that are metered twice.
+// Package doctor finds faults of an exporter's configuration in its messages: a missing
+// sampling rate, a wrong clock, rare templates, flows metered twice.
 package doctor
 
 import (
@@ -12,57 +12,56 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A Stream is one export stream: the flows of one exporter, version and observation
-// domain.
+// A Stream identifies an export stream: the messages of an exporter, version and
+// Observation Domain.
 type Stream struct {
 	Exporter netip.Addr
 	Version  uint16 // 1, 5, 7, 9 or 10 (IPFIX)
 	Domain   uint32
 }
 
-// Bounds of what a Checkup keeps, so that no input can make it grow.
+// Bounds of the state of a Checkup. No input may make it grow beyond them.
 const (
 	maxStreams       = 1000
-	maxTemplates     = 256  // of a stream
-	maxUnnamed       = 64   // elements of a stream
-	maxConversations = 4096 // of a stream
-	maxRecords       = 4096 // of a stream, to find those that are metered twice
-	maxFlowIDs       = 4096 // of a stream, of firewall events
+	maxTemplates     = 256  // per stream
+	maxUnnamed       = 64   // elements per stream
+	maxConversations = 4096 // per stream
+	maxRecords       = 4096 // per stream, to find flows metered twice
+	maxFlowIDs       = 4096 // per stream, of firewall events
 
 	maxHeld = 1 << 18 // conversations, records and flow ids of all streams
-	fewHeld = 64      // of each of these a stream may have beyond maxHeld
+	fewHeld = 64      // number of each that a stream may hold beyond maxHeld
 )
 
 // A Checkup observes export streams and judges them. The zero value is not usable; call
-// New or NewOfSample. A Checkup must not be used by several goroutines at a time.
+// New or NewOfSample. A Checkup must be used by one goroutine at a time.
 type Checkup struct {
 	streams map[Stream]*chart
 	sampled bool
-	beyond  int // records of streams beyond maxStreams
+	beyond  int // observations of streams beyond maxStreams
 	held    int // conversations, records and flow ids of all streams
 }
 
-// New returns a Checkup that has observed nothing and is to observe everything that its
-// streams send.
+// New returns an empty Checkup. All messages of its streams must be passed to it.
 func New() *Checkup { return &Checkup{streams: map[Stream]*chart{}} }
 
-// NewOfSample returns a Checkup that is to observe only some of the datagrams. Rules that
-// need all of them do not apply.
+// NewOfSample returns an empty Checkup of a sample of the messages. Rules that need all
+// messages do not apply.
 func NewOfSample() *Checkup { return &Checkup{streams: map[Stream]*chart{}, sampled: true} }
 
-// A chart is what was observed of one stream.
+// A chart holds the observations of a stream.
 type chart struct {
-	held        *int // of the Checkup
+	held        *int // Checkup.held
 	messages    int
 	malformed   int   // messages with octets that could not be decoded
-	first, last int64 // receive times, ns since the epoch; 0: not known
-	least, most int64 // receive time less export time, ns
+	first, last int64 // receive times, ns since the epoch; 0: unknown
+	least, most int64 // receive time minus export time, ns
 	timed       bool  // least and most are set
 
 	templates map[uint16]*refresh
-	undecoded map[uint16]int // sets, by template id
-	lost, of  uint64
-	unit      string
+	undecoded map[uint16]int // number of sets by template id
+	lost, of  uint64         // from Lost
+	unit      string         // unit of lost and of
 
 	flows, withoutRate, withoutInterface, ofExport, zero, events, long, old int
 	longest                                                                 time.Duration
@@ -75,36 +74,40 @@ type chart struct {
 	flowIDs              map[uint64]uint8       // bits: 1 an update, 2 a teardown
 }
 
+// A refresh holds the receipts of a template. Times are ns.
 type refresh struct {
-	first, last, gap int64 // ns; gap is the longest between two receipts
-	times            int
+	first, last int64
+	gap         int64 // longest time between two receipts
+	times       int
 }
 
+// An element identifies an Information Element.
 type element struct {
-	pen uint32
+	pen uint32 // 0: IANA
 	id  uint16
 }
 
-// A record is what two records say that count the same packets.
+// A record holds the fields in which two records of the same packets agree.
 type record struct {
 	src, dst               [16]byte
 	ports                  uint64
 	start, end, octets, ps uint64
 }
 
-// A place is where a record was metered.
+// A place is an Observation Point: the interfaces and the direction of metering.
 type place struct {
 	in, out   uint32
 	direction flowpb.FlowDirection
 	datagram  uint64
 }
 
+// A conversation identifies a TCP connection independent of the direction.
 type conversation struct {
 	lo, hi [16]byte
 	ports  uint64
 }
 
-// chart returns what was observed of a stream, nil beyond maxStreams.
+// chart returns the chart of a stream, nil beyond maxStreams.
 func (c *Checkup) chart(s Stream) *chart {
 	h := c.streams[s]
 	if h == nil {
@@ -113,7 +116,8 @@ func (c *Checkup) chart(s Stream) *chart {
 			return nil
 		}
 		h = &chart{
-			held: &c.held, templates: map[uint16]*refresh{}, undecoded: map[uint16]int{}, unnamed: map[element]int{}, records: map[record]place{},
+			held: &c.held, templates: map[uint16]*refresh{}, undecoded: map[uint16]int{},
+			unnamed: map[element]int{}, records: map[record]place{},
 			conversations: map[conversation]uint8{}, flowIDs: map[uint64]uint8{},
 		}
 		c.streams[s] = h
@@ -121,7 +125,7 @@ func (c *Checkup) chart(s Stream) *chart {
 	return h
 }
 
-// Message observes an export datagram. Times are ns since the epoch, 0 for unknown.
+// Message observes an export message. Times are ns since the epoch, 0: unknown.
 func (c *Checkup) Message(s Stream, received, export int64) {
 	h := c.chart(s)
 	if h == nil {
@@ -143,16 +147,15 @@ func (c *Checkup) Message(s Stream, received, export int64) {
 	}
 }
 
-// Malformed observes that octets of the datagram that Message was called for could not be
-// decoded.
+// Malformed observes that octets of a message could not be decoded. Message must have
+// been called for it before.
 func (c *Checkup) Malformed(s Stream) {
 	if h := c.chart(s); h != nil {
 		h.malformed++
 	}
 }
 
-// Template observes the definition of a template, received at the given time (ns since
-// the epoch).
+// Template observes the receipt of a Template Record. received is in ns since the epoch.
 func (c *Checkup) Template(s Stream, id uint16, received int64) {
 	h := c.chart(s)
 	if h == nil {
@@ -169,22 +172,22 @@ func (c *Checkup) Template(s Stream, id uint16, received int64) {
 	}
 }
 
-// Undecoded observes a data set that nobody has a template for.
+// Undecoded observes a Data Set without a known template.
 func (c *Checkup) Undecoded(s Stream, id uint16) {
 	if h := c.chart(s); h != nil && (len(h.undecoded) < maxTemplates || h.undecoded[id] > 0) {
 		h.undecoded[id]++
 	}
 }
 
-// Lost observes that, by sequence numbers, lost of so many units did not arrive. The unit
-// is a plural noun: datagrams, flows, records.
+// Lost sets the loss of a stream, from sequence numbers: lost of of units. unit is a
+// plural noun: datagrams, flows, records.
 func (c *Checkup) Lost(s Stream, lost, of uint64, unit string) {
 	if h := c.chart(s); h != nil {
 		h.lost, h.of, h.unit = lost, of, unit
 	}
 }
 
-// versions are the export versions of message types.
+// versions maps the type of a flow to the version of its export protocol.
 var versions = map[flowpb.FlowMessage_FlowType]uint16{
 	flowpb.FlowMessage_NETFLOW_V1: 1, flowpb.FlowMessage_NETFLOW_V5: 5, flowpb.FlowMessage_NETFLOW_V7: 7,
 	flowpb.FlowMessage_NETFLOW_V9: 9, flowpb.FlowMessage_IPFIX: 10,
@@ -196,11 +199,11 @@ func StreamOf(m *flowpb.FlowMessage) Stream {
 	return Stream{Exporter: a, Version: versions[m.Type], Domain: m.ObservationDomainId}
 }
 
-// longFlow is the length from which a flow shows that the exporter's active timeout is
-// long: a report is late by it, and the default PAIR_ACTIVE_TIMEOUT is 60 s.
+// longFlow is the duration from which a flow shows a long active timeout of the exporter:
+// traffic is reported that late, and the default PAIR_ACTIVE_TIMEOUT is 60 s.
 const longFlow = 2 * time.Minute
 
-// oldFlow is how long before its export a flow may have ended.
+// oldFlow is the greatest plausible time between the end of a flow and its export.
 const oldFlow = 24 * time.Hour
 
 // Flow observes a flow.
@@ -240,10 +243,10 @@ func (c *Checkup) Flow(m *flowpb.FlowMessage) {
 	h.firewall(m)
 }
 
-// elements counts elements that have no name.
+// elements counts elements without a name.
 func (h *chart) elements(m *flowpb.FlowMessage, version uint16) {
 	for _, e := range m.Elements {
-		if e.Name != "" { // by the exporter itself
+		if e.Name != "" { // the exporter sent a name (RFC 5610)
 			continue
 		}
 		named := false
@@ -264,8 +267,8 @@ func (h *chart) elements(m *flowpb.FlowMessage, version uint16) {
 	}
 }
 
-// metering counts records that count the same packets as another one did, at another
-// interface or in another direction of metering.
+// metering counts records of packets that an earlier record counted at another interface
+// or in another direction of metering.
 func (h *chart) metering(m *flowpb.FlowMessage) {
 	if m.Packets == 0 || m.TimeFlowStartNs == 0 || len(m.SrcAddr) == 0 {
 		return
@@ -288,7 +291,8 @@ func (h *chart) metering(m *flowpb.FlowMessage) {
 	}
 }
 
-// room reports whether the stream may keep one more where it has n, and counts it if so.
+// room reports whether a map of the stream with n entries may grow by an entry. If so, it
+// counts the entry.
 func (h *chart) room(n, most int) bool {
 	if n >= most || n >= fewHeld && *h.held >= maxHeld {
 		return false
@@ -304,14 +308,15 @@ func as16(b []byte) (a [16]byte) {
 	return a
 }
 
+// portsOf packs two ports and a protocol into an integer.
 func portsOf(src, dst, proto uint32) uint64 {
 	return uint64(src&0xffff)<<32 | uint64(dst&0xffff)<<16 | uint64(proto&0xff)
 }
 
-// conversation notes in which directions a TCP conversation was seen.
+// conversation records the direction in which a TCP conversation was observed.
 func (h *chart) conversation(m *flowpb.FlowMessage) {
 	const tcp = 6
-	if m.Proto != tcp || len(m.SrcAddr) == 0 || m.SamplingRate > 1 { // sampling misses directions
+	if m.Proto != tcp || len(m.SrcAddr) == 0 || m.SamplingRate > 1 { // sampling may miss a direction
 		return
 	}
 	src, dst := as16(m.SrcAddr), as16(m.DstAddr)
@@ -329,9 +334,9 @@ func (h *chart) conversation(m *flowpb.FlowMessage) {
 	}
 }
 
-// firewall notes which counters of one flow id firewall events carried.
+// firewall records whether updates and teardowns of a firewall flow carry counters.
 func (h *chart) firewall(m *flowpb.FlowMessage) {
-	const deleted, updated = 2, 5 // IE 233
+	const deleted, updated = 2, 5 // firewallEvent, element 233
 	if m.FlowId == 0 || m.Bytes|m.ReverseBytes == 0 {
 		return
 	}
@@ -341,14 +346,14 @@ func (h *chart) firewall(m *flowpb.FlowMessage) {
 	}
 }
 
-// A Summary is how much was observed of a stream.
+// A Summary counts the observations of a stream.
 type Summary struct {
 	Stream
 	Messages, Flows int
-	Period          time.Duration // from the first message to the last; 0: not known
+	Period          time.Duration // from the first message to the last; 0: unknown
 }
 
-// Streams returns what was observed, by exporter, version and domain.
+// Streams returns the summaries of all streams in order of exporter, version and domain.
 func (c *Checkup) Streams() (out []Summary) {
 	for s, h := range c.streams {
 		out = append(out, Summary{Stream: s, Messages: h.messages, Flows: h.flows, Period: time.Duration(h.last - h.first)})
@@ -357,7 +362,8 @@ func (c *Checkup) Streams() (out []Summary) {
 	return out
 }
 
-// Beyond returns how many observations belonged to streams beyond the bound.
+// Beyond returns the number of observations that were dropped because their streams were
+// beyond the bound of 1 000 streams.
 func (c *Checkup) Beyond() int { return c.beyond }
 
 func (s Stream) compare(o Stream) int {

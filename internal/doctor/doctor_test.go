@@ -19,7 +19,7 @@ const (
 
 var router = Stream{Exporter: netip.MustParseAddr("192.0.2.1"), Version: 9, Domain: 7}
 
-// sound is a flow without a fault: of conversation n, one of both directions.
+// sound returns a flow without a fault, a direction of conversation n.
 func sound(n int, back bool) *flowpb.FlowMessage {
 	m := &flowpb.FlowMessage{
 		Type: flowpb.FlowMessage_NETFLOW_V9, SamplerAddress: []byte{192, 0, 2, 1}, ObservationDomainId: 7,
@@ -33,7 +33,7 @@ func sound(n int, back bool) *flowpb.FlowMessage {
 	return m
 }
 
-// observe has c observe a minute of a device: a template, a datagram and 60 flows of 30
+// observe passes a minute of a device to c: a template, two messages and 60 flows of 30
 // conversations, each changed by f.
 func observe(c *Checkup, f func(i int, m *flowpb.FlowMessage)) {
 	c.Message(router, int64(noon), int64(noon))
@@ -74,7 +74,7 @@ func TestEachFaultIsFoundByItsRule(t *testing.T) {
 	}
 	for _, test := range []struct {
 		rule   Rule
-		what   string // a part of it
+		what   string // substring of Finding.What
 		device func(*Checkup)
 	}{
 		{SamplingUnknown, "60 of 60", alter(func(_ int, m *flowpb.FlowMessage) { m.SamplingRate = 0 })},
@@ -179,7 +179,7 @@ func TestFirewallEventsWithoutCountersAreNoFault(t *testing.T) {
 	}
 }
 
-// An element has a name when its exporter defined one (RFC 5610).
+// An element has a name if its exporter defined it (RFC 5610).
 func TestElementsThatTheirExporterNamesAreNoFault(t *testing.T) {
 	for name, want := range map[string][]Rule{"queueDepth": nil, "": {ElementsUnnamed}} {
 		c := New()
@@ -219,8 +219,8 @@ func TestWhatIsKeptIsBounded(t *testing.T) {
 	}
 }
 
-// Each stream may keep thousands of records, and there may be a thousand streams: together they
-// must not.
+// Each stream may hold thousands of records, and there may be a thousand streams. The sum
+// must stay below maxHeld.
 func TestWhatIsKeptOfAllStreamsIsBounded(t *testing.T) {
 	c := New()
 	const streams = 100

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// A Severity says how much a finding matters.
+// A Severity grades a finding.
 type Severity string
 
-// The severities. A warning makes figures wrong or loses flows; a notice is what whoever
-// reads the figures must know.
+// Severities. A Warning means wrong figures or lost flows. A Notice must be known to
+// interpret the figures correctly.
 const (
 	Warning Severity = "warning"
 	Notice  Severity = "notice"
@@ -23,7 +23,7 @@ const (
 // A Rule names a kind of fault. Names are stable: they are label values of metrics.
 type Rule string
 
-// The rules.
+// Names of the rules.
 const (
 	SamplingUnknown  Rule = "sampling_unknown"
 	NoInterfaces     Rule = "no_interfaces"
@@ -43,20 +43,20 @@ const (
 	Malformed        Rule = "malformed"
 )
 
-// A Finding is one fault of one stream.
+// A Finding is a fault of a stream.
 type Finding struct {
 	Stream
 	Rule     Rule
 	Severity Severity
-	What     string // what was observed, with figures
-	Advice   string // what to change, and where
+	What     string // the observation, with figures
+	Advice   string // the change to make, and its place
 }
 
-// A rule judges a stream: what is "" when there is no fault.
+// A rule judges a stream: judge returns the observation, "" if there is no fault.
 type rule struct {
 	name     Rule
 	severity Severity
-	whole    bool // it needs every datagram
+	whole    bool // it needs all messages of the stream
 	judge    func(s Stream, h *chart) (what string)
 	advice   string
 }
@@ -64,24 +64,28 @@ type rule struct {
 // Thresholds of the rules.
 const (
 	nearlyAll       = 0.95             // share of the flows
-	clockTolerance  = 5 * time.Second  // of the exporter's clock; header times are whole seconds
-	templateRefresh = 10 * time.Minute // most between two receipts of a template
-	fewConversation = 20               // conversations before one_direction is judged
+	clockTolerance  = 5 * time.Second  // error of the exporter's clock; header times are whole seconds
+	templateRefresh = 10 * time.Minute // greatest time between two receipts of a template
+	fewConversation = 20               // number of conversations from which one_direction is judged
 )
 
+// rules lists all rules, in the order of findings. docs/doctor.md is generated from it.
 var rules = []rule{
 	{
 		SamplingUnknown, Warning, false, func(_ Stream, h *chart) string {
 			return share(h.withoutRate, h.flows, nearlyAll, "flows without a sampling rate")
 		},
-		"Nothing says whether packets are sampled, so counters may stand for more traffic than they say. Let the device send its sampler options " +
-			"(Cisco: option sampler-table; Juniper: they come with IPFIX templates), or state the rate in EXPORTERS_FILE (sampling_default: 1 when it samples nothing).",
+		"It is unknown whether packets are sampled, so the traffic may be greater than the counters. " +
+			"Let the device send its sampler options " +
+			"(Cisco: option sampler-table; Juniper: they come with IPFIX templates), " +
+			"or state the rate in EXPORTERS_FILE (sampling_default: 1 if it samples nothing).",
 	},
 	{
 		NoInterfaces, Notice, false, func(_ Stream, h *chart) string {
 			return share(h.withoutInterface, h.flows, nearlyAll, "flows without an interface")
 		},
-		"Traffic cannot be told by interface. Add the input and output interface to the flow record (Cisco: match interface input, collect interface output). " +
+		"Traffic cannot be told by interface. Add the input and output interface to the flow record " +
+			"(Cisco: match interface input, collect interface output). " +
 			"Software probes have none to report.",
 	},
 	{
@@ -94,7 +98,8 @@ var rules = []rule{
 			}
 			return ""
 		},
-		"Let the device synchronise its clock (NTP). Beyond PAIR_MAX_CLOCK_SKEW Weir moves flow times to the receiver's clock.",
+		"Let the device synchronise its clock (NTP). " +
+			"Beyond PAIR_MAX_CLOCK_SKEW Weir moves flow times to the receiver's clock.",
 	},
 	{
 		TemplateRare, Warning, true, rareTemplates,
@@ -110,44 +115,50 @@ var rules = []rule{
 			if n == 0 {
 				return ""
 			}
-			return fmt.Sprintf("%d data sets without their template: %s", n, numbers(slices.Sorted(maps.Keys(h.undecoded))))
+			ids := slices.Sorted(maps.Keys(h.undecoded))
+			return fmt.Sprintf("%d data sets without their template: %s", n, numbers(ids))
 		},
-		"The template did not come while Weir watched. Shorten the template refresh to 1 min, or give it by TEMPLATES_FILE.",
+		"The template did not arrive in the observed time. " +
+			"Shorten the template refresh to 1 min, or state the template in TEMPLATES_FILE.",
 	},
 	{
 		ExportTimeOnly, Warning, false, func(_ Stream, h *chart) string {
 			return share(h.ofExport, h.flows, nearlyAll, "flows with no time but the export's")
 		},
 		"Start and end of flows are not known, so connections cannot be put in order. Add them to the flow record " +
-			"(Cisco: collect timestamp absolute first and last; IPFIX elements 152 and 153), or send the exporter's start (element 160) in options data.",
+			"(Cisco: collect timestamp absolute first and last; IPFIX elements 152 and 153), " +
+			"or send the exporter's start (element 160) in options data.",
 	},
 	{
 		TimesImplausible, Warning, false, func(_ Stream, h *chart) string {
 			return share(h.old, h.flows, 0, "flows that ended more than a day before their export")
 		},
-		"The uptime in flow records does not fit the header's, usually after a restart or a change of the clock. Update the device's software; " +
-			"prefer absolute times (elements 152 and 153) to uptimes (21 and 22).",
+		"The uptime in flow records does not fit the header's, usually after a restart or a change of the clock. " +
+			"Update the device's software; prefer absolute times (elements 152 and 153) to uptimes (21 and 22).",
 	},
 	{
 		FlowsLong, Notice, false, func(_ Stream, h *chart) string {
 			if h.long == 0 {
 				return ""
 			}
-			return fmt.Sprintf("%s, the longest %v", share(h.long, h.flows, 0, "flows longer than 2 min"), durationText(h.longest))
+			return fmt.Sprintf("%s, the longest %v",
+				share(h.long, h.flows, 0, "flows longer than 2 min"), durationText(h.longest))
 		},
 		"Traffic is reported that late, and as if it were even over the whole flow. Set the active timeout to 60 s " +
-			"(Cisco: cache timeout active 60; Juniper: flow-active-timeout 60), or raise PAIR_ACTIVE_TIMEOUT, PAIR_IDLE and PAIR_LATE_GRACE.",
+			"(Cisco: cache timeout active 60; Juniper: flow-active-timeout 60), " +
+			"or raise PAIR_ACTIVE_TIMEOUT, PAIR_IDLE and PAIR_LATE_GRACE.",
 	},
 	{
 		ElementsUnnamed, Notice, false, unnamedElements,
-		"Their values are kept as octets. Name them in ELEMENTS_FILE, or tell the developers of Weir which device sends them.",
+		"Their values are kept as octets. Name them in ELEMENTS_FILE, " +
+			"or tell the developers of Weir which device sends them.",
 	},
 	{
 		CountersZero, Warning, false, func(_ Stream, h *chart) string {
 			return share(h.zero, h.flows, 0, "flows with neither octets nor packets")
 		},
 		"Add octets and packets to the flow record (Cisco: collect counter bytes long, collect counter packets long). " +
-			"Some devices send such flows for what their hardware did not count.",
+			"Some devices send such flows for traffic that their hardware did not count.",
 	},
 	{
 		FirewallTotals, Notice, false, func(_ Stream, h *chart) string {
@@ -159,20 +170,23 @@ var rules = []rule{
 			}
 			return share(n, len(h.flowIDs), 0, "firewall flows with counters in updates and in the teardown")
 		},
-		"Updates carry what came since the last one, a teardown the total of the flow: who sums netflow.flows must count one of the two. Connections do.",
+		"An update carries the traffic since the last update, a teardown the total of the flow. " +
+			"A sum over netflow.flows must count either updates or teardowns, as connections do.",
 	},
 	{
 		MeteredTwice, Warning, false, func(_ Stream, h *chart) string {
-			return share(h.twice, h.flows, 0.01, "flows that were metered before at another interface, without a flow direction")
+			return share(h.twice, h.flows, 0.01,
+				"flows that were metered before at another interface, without a flow direction")
 		},
-		"Traffic is counted twice. Meter on ingress only, on all interfaces, or add the flow direction to the record (Cisco: collect flow direction); " +
-			"else set PAIR_DEDUP_CONTENT=true for enrich.",
+		"Traffic is counted twice. Meter on ingress only, on all interfaces, or add the flow direction to the record " +
+			"(Cisco: collect flow direction); else set PAIR_DEDUP_CONTENT=true for enrich.",
 	},
 	{
 		MeteredBothWays, Notice, false, func(_ Stream, h *chart) string {
 			return share(h.twiceDirected, h.flows, 0.01, "flows that were metered at ingress and again at egress")
 		},
-		"Connections count them once. Who sums netflow.flows must take one flow_direction, or meter on ingress only.",
+		"Connections count them once. A sum over netflow.flows must take a single flow_direction, " +
+			"or the device must meter on ingress only.",
 	},
 	{
 		OneDirection, Warning, true, func(_ Stream, h *chart) string {
@@ -187,7 +201,8 @@ var rules = []rule{
 			}
 			return share(one, len(h.conversations), 0.9, "TCP conversations of which one direction was seen")
 		},
-		"The other direction takes another path, or is metered on no interface. Meter on ingress on every interface, and export from both paths.",
+		"The other direction takes another path, or is metered on no interface. " +
+			"Meter on ingress on every interface, and export from both paths.",
 	},
 	{
 		SequenceGaps, Warning, true, func(_ Stream, h *chart) string {
@@ -196,18 +211,20 @@ var rules = []rule{
 			}
 			return fmt.Sprintf("%d of %d %s did not arrive, by sequence numbers", h.lost, h.of, h.unit)
 		},
-		"Datagrams are lost on the way or at the receiver: look at UdpRcvbufErrors of the host and at weir_ingest_socket_drops_total, " +
+		"Datagrams are lost on the way or at the receiver: " +
+			"look at UdpRcvbufErrors of the host and at weir_ingest_socket_drops_total, " +
 			"raise net.core.rmem_max and RCVBUF, or let the exporter send less (sampling, longer timeouts).",
 	},
 	{
 		Malformed, Warning, true, func(_ Stream, h *chart) string {
 			return share(h.malformed, h.messages, 0, "datagrams with octets that cannot be decoded")
 		},
-		"Their flows may be missing. weir decode names each place. Update the device's software; a capture that cuts packets (tcpdump -s) has such datagrams, too.",
+		"Their flows may be missing. weir decode names each place. Update the device's software; " +
+			"a capture that cuts packets (tcpdump -s) has such datagrams, too.",
 	},
 }
 
-// durationText is d to the second, or in days.
+// durationText returns d rounded to the second, from two days in days.
 func durationText(d time.Duration) string {
 	if days := d / (24 * time.Hour); days >= 2 {
 		return fmt.Sprintf("%d days", days)
@@ -215,15 +232,16 @@ func durationText(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// share says how many of all there are, "" when they are none or under the least share.
-func share(n, of int, least float64, what string) string {
+// share returns the text "n of of noun", "" if n is 0 or below the share least of of.
+func share(n, of int, least float64, noun string) string {
 	if n == 0 || of == 0 || float64(n) < least*float64(of) {
 		return ""
 	}
-	return fmt.Sprintf("%d of %d %s", n, of, what)
+	return fmt.Sprintf("%d of %d %s", n, of, noun)
 }
 
-// rareTemplates judges how often templates come over UDP.
+// rareTemplates finds templates whose refresh takes longer than templateRefresh. Over UDP
+// a collector depends on it (RFC 7011 section 8.1; NetFlow v9: RFC 3954 section 9).
 func rareTemplates(s Stream, h *chart) string {
 	if s.Version < 9 {
 		return ""
@@ -243,6 +261,7 @@ func rareTemplates(s Stream, h *chart) string {
 	return fmt.Sprintf("no definition for up to %v of templates %s", durationText(longest), numbers(rare))
 }
 
+// unnamedElements lists the elements without a name, the most frequent first.
 func unnamedElements(_ Stream, h *chart) string {
 	if len(h.unnamed) == 0 {
 		return ""
@@ -260,9 +279,10 @@ func unnamedElements(_ Stream, h *chart) string {
 	return "elements without a name, as enterprise/id (records): " + strings.Join(list, ", ")
 }
 
-// listed is how many items a finding names.
+// listed bounds the items that a finding names.
 const listed = 8
 
+// numbers returns the first template ids as text, at most listed of them.
 func numbers(ids []uint16) string {
 	var list []string
 	for _, id := range ids[:min(len(ids), listed)] {
@@ -274,7 +294,7 @@ func numbers(ids []uint16) string {
 	return strings.Join(list, ", ")
 }
 
-// Findings returns the faults of all streams, by stream and in the order of the rules.
+// Findings returns the faults of all streams in order of stream and rule.
 func (c *Checkup) Findings() (out []Finding) {
 	for _, sum := range c.Streams() {
 		h := c.streams[sum.Stream]
@@ -283,19 +303,21 @@ func (c *Checkup) Findings() (out []Finding) {
 				continue
 			}
 			if what := r.judge(sum.Stream, h); what != "" {
-				out = append(out, Finding{Stream: sum.Stream, Rule: r.name, Severity: r.severity, What: what, Advice: r.advice})
+				out = append(out, Finding{
+					Stream: sum.Stream, Rule: r.name, Severity: r.severity, What: what, Advice: r.advice,
+				})
 			}
 		}
 	}
 	return out
 }
 
-// A Description says what a rule finds and what to do about it.
+// A Description describes a rule for the documentation.
 type Description struct {
 	Rule     Rule
 	Severity Severity
 	Advice   string
-	Whole    bool // it needs every datagram: ingest, which examines some, does not apply it
+	Whole    bool // it needs all messages; ingest examines a sample and does not apply it
 }
 
 // Rules describes all rules, in the order of Findings.
