@@ -1,5 +1,5 @@
-// Package settings reads a service's settings from the environment, explains
-// them, and reports every mistake at once.
+// Package settings parses a service's settings from environment variables, prints their
+// documentation, and reports all mistakes at once.
 package settings
 
 import (
@@ -23,12 +23,13 @@ import (
 	"weir/internal/telemetry"
 )
 
-// A Validator checks what types cannot say; it names variables and values.
+// A Validator checks rules that types cannot express. Each error must begin with the name
+// of the variable, followed by "=", ":" or a space; errors.Join joins several.
 type Validator interface{ Validate() error }
 
-// Parse fills a T from environ (name → value). The error names every wrong or
-// missing variable at once, each with its value and what would be right: what
-// the types say, and what Validate of T and of each struct in it says.
+// Parse fills a T from environ (name → value). The error lists every wrong or missing
+// variable with its value and the expected form. It comes from the types of the fields and
+// from Validate of T and of each struct in T.
 func Parse[T any](environ map[string]string) (T, error) {
 	c, err := env.ParseAsWithOptions[T](env.Options{Environment: environ, FuncMap: wideIntegers})
 	empty(reflect.ValueOf(&c).Elem(), "", environ)
@@ -39,7 +40,7 @@ func Parse[T any](environ map[string]string) (T, error) {
 		errs, bad = explain(err, fields[T](), environ)
 	}
 	for _, e := range append(prefixErrors(reflect.ValueOf(&c).Elem(), ""), validate(reflect.ValueOf(&c).Elem())...) {
-		// A variable that the parser refused has no value to be judged.
+		// A variable that the parser rejected has no value to validate.
 		if !bad[subject(e)] {
 			errs = append(errs, errors.New(e))
 		}
@@ -51,16 +52,19 @@ func Parse[T any](environ map[string]string) (T, error) {
 	return c, nil
 }
 
-// wideIntegers replaces the library's parsers of int and uint, which refuse values
-// beyond 32 bits: 2 GiB and more would be no number of octets.
+// wideIntegers replaces the library's parsers of int and uint, which reject values beyond
+// 32 bits: a limit of 2 GiB would be impossible.
 var wideIntegers = map[reflect.Type]env.ParserFunc{
-	reflect.TypeFor[int]():  func(v string) (any, error) { return strconv.Atoi(v) },
-	reflect.TypeFor[uint](): func(v string) (any, error) { n, err := strconv.ParseUint(v, 10, strconv.IntSize); return uint(n), err },
+	reflect.TypeFor[int](): func(v string) (any, error) { return strconv.Atoi(v) },
+	reflect.TypeFor[uint](): func(v string) (any, error) {
+		n, err := strconv.ParseUint(v, 10, strconv.IntSize)
+		return uint(n), err
+	},
 }
 
-// Chosen are the names of the variables that the environment sets, so that a
-// service can tell a value from a default. A field of this type, with the tag
-// env:"-", gets them from Parse: never nil.
+// Chosen holds true for the variables that the environment sets, so that a service can
+// distinguish a chosen value from a default. Parse fills fields of this type, which must
+// have the tag env:"-"; it never leaves them nil.
 type Chosen map[string]bool
 
 // choose fills the fields of type Chosen in v.
@@ -80,8 +84,8 @@ func choose(v reflect.Value, fs []field, environ map[string]string) {
 	}
 }
 
-// empty sets what is set to nothing: for a text that means none, where the
-// parser would take the default.
+// empty sets a text field to "" if its variable is set and empty. The parser would use
+// the default.
 func empty(v reflect.Value, prefix string, environ map[string]string) {
 	for sf, f := range v.Fields() {
 		name, _, _ := strings.Cut(sf.Tag.Get("env"), ",")
@@ -97,8 +101,8 @@ func empty(v reflect.Value, prefix string, environ map[string]string) {
 	}
 }
 
-// WithPrefix returns the variables of an environment (NAME=value) whose names begin with any of the
-// prefixes. A value may be empty and may contain "=".
+// WithPrefix returns the variables of an environment (NAME=value) that begin with any of
+// the prefixes. A value may be empty and may contain "=".
 func WithPrefix(environ []string, prefixes ...string) map[string]string {
 	m := map[string]string{}
 	for _, e := range environ {
@@ -112,8 +116,8 @@ func WithPrefix(environ []string, prefixes ...string) map[string]string {
 	return m
 }
 
-// explain turns the parser's errors into ones that name the variable, its value
-// and what would be right. named holds the variables it could name.
+// explain turns the parser's errors into errors with the variable, its value and the
+// expected form. named holds the variables of these errors.
 func explain(err error, fs []field, environ map[string]string) (errs []error, named map[string]bool) {
 	named = map[string]bool{}
 	list := []error{err}
@@ -134,7 +138,7 @@ func explain(err error, fs []field, environ map[string]string) (errs []error, na
 				continue
 			}
 			named[fs[i].Name] = true
-			errs = append(errs, fmt.Errorf("%s=%q: want %s", fs[i].Name, environ[fs[i].Name], fs[i].want()))
+			errs = append(errs, fmt.Errorf("%s=%q: want %s", fs[i].Name, environ[fs[i].Name], fs[i].expected()))
 		case errors.As(e, &unset):
 			named[unset.Key] = true
 			errs = append(errs, missing(fs, unset.Key))
@@ -151,14 +155,14 @@ func explain(err error, fs []field, environ map[string]string) (errs []error, na
 func missing(fs []field, name string) error {
 	for _, f := range fs {
 		if f.Name == name {
-			return fmt.Errorf("%s is not set: want %s (%s)", name, f.want(), f.Help)
+			return fmt.Errorf("%s is not set: want %s (%s)", name, f.expected(), f.Help)
 		}
 	}
 	return fmt.Errorf("%s is not set", name)
 }
 
-// subject is the variable that a line of Validate begins with: it ends at "=", ":"
-// or a space.
+// subject returns the variable at the begin of a line of Validate. The name ends at "=",
+// ":" or a space.
 func subject(line string) string {
 	if i := strings.IndexAny(line, "=: "); i >= 0 {
 		return line[:i]
@@ -166,8 +170,8 @@ func subject(line string) string {
 	return line
 }
 
-// validate calls Validate of v and of the structs in it, and returns a line for
-// each mistake.
+// validate calls Validate of v and of the structs in it. It returns a line for each
+// mistake.
 func validate(v reflect.Value) (lines []string) {
 	if c, ok := reflect.TypeAssert[Validator](v.Addr()); ok {
 		lines = errorLines(c.Validate())
@@ -180,8 +184,8 @@ func validate(v reflect.Value) (lines []string) {
 	return lines
 }
 
-// errorLines returns a line for each error that err joins. A value with line ends in
-// it stays in its line: they are escaped.
+// errorLines returns a line for each error that err joins. Line ends within an error are
+// escaped.
 func errorLines(err error) (lines []string) {
 	if err == nil {
 		return nil
@@ -195,9 +199,9 @@ func errorLines(err error) (lines []string) {
 	return []string{strings.NewReplacer("\r", `\r`, "\n", `\n`).Replace(err.Error())}
 }
 
-// prefixErrors returns a line for each network of v and of the structs in it that
-// is not written as it is matched: host bits would be ignored, and an IPv4 network
-// written as IPv6 matches no address, since addresses are unmapped.
+// prefixErrors returns a line for each network in v and its structs that would not match
+// as written: host bits would be ignored, and an IPv4 network written as IPv6 matches no
+// address, since addresses are unmapped.
 func prefixErrors(v reflect.Value, envPrefix string) (lines []string) {
 	for sf, f := range v.Fields() {
 		name, _, _ := strings.Cut(sf.Tag.Get("env"), ",")
@@ -217,17 +221,19 @@ func prefixErrors(v reflect.Value, envPrefix string) (lines []string) {
 			switch {
 			case p.Addr().Is4In6() && p.Bits() >= 96:
 				want = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96).Masked()
-				lines = append(lines, fmt.Sprintf("%s: %s is an IPv4 network written as IPv6: want %s", envPrefix+name, p, want))
+				lines = append(lines,
+					fmt.Sprintf("%s: %s is an IPv4 network written as IPv6: want %s", envPrefix+name, p, want))
 			case p != want:
-				lines = append(lines, fmt.Sprintf("%s: %s has bits beyond its length: want %s", envPrefix+name, p, want))
+				lines = append(lines,
+					fmt.Sprintf("%s: %s has bits beyond its length: want %s", envPrefix+name, p, want))
 			}
 		}
 	}
 	return lines
 }
 
-// Unknown returns a line for each variable of environ that looks like a
-// misspelt one of T: it has the first word of one and is at most two letters off.
+// Unknown returns a line for each variable of environ that looks like a misspelt variable
+// of T: its Distance to a variable of more than four letters is 1 or 2.
 func Unknown[T any](environ map[string]string) (warnings []string) {
 	var known []string
 	for _, f := range fields[T]() {
@@ -248,8 +254,8 @@ func Unknown[T any](environ map[string]string) (warnings []string) {
 	return warnings
 }
 
-// Distance is the number of octets to insert, delete or replace to make b of a
-// (Levenshtein).
+// Distance returns the Levenshtein distance of a and b: the number of octets to insert,
+// delete or replace.
 func Distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -270,7 +276,7 @@ func Distance(a, b string) int {
 	return row[len(b)]
 }
 
-// logging are the settings that all services share.
+// logging holds the settings that all services share.
 type logging struct {
 	Level  slog.Level `env:"LOG_LEVEL" envDefault:"info" unit:"debug, info, warn or error" help:"least severity that is logged"`
 	Format string     `env:"LOG_FORMAT" envDefault:"text" unit:"text or json" help:"form of log lines on standard error"`
@@ -284,7 +290,7 @@ func (l logging) Validate() error {
 	return nil
 }
 
-// all is T with what all services share.
+// all is T with the settings that all services share.
 type all[T any] struct {
 	Service T
 	Logging logging
@@ -297,16 +303,21 @@ const (
 	exitUsage  = 2
 )
 
-// Main is a service's whole main: -h prints Usage and exits 0; wrong settings
-// exit 2; run's error exits 1; SIGINT and SIGTERM end run's context, a second
-// one the process.
+// Main runs a service and ends the process. With -h it prints Usage and exits with 0,
+// with health it checks the running service. Otherwise it parses the settings and calls
+// run. It exits with 2 for wrong settings and with 1 for an error of run. SIGINT and
+// SIGTERM end the context of run; a second signal kills the process.
 func Main[T any](program, about string, run func(ctx context.Context, c T) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // the second signal is not caught
 	os.Exit(service(ctx, program, about, run, os.Args[1:], env.ToMap(os.Environ()), os.Stdout, os.Stderr))
 }
 
-func service[T any](ctx context.Context, program, about string, run func(context.Context, T) error, args []string, environ map[string]string, stdout, stderr io.Writer) int {
+// service implements Main and returns the exit code.
+func service[T any](
+	ctx context.Context, program, about string, run func(context.Context, T) error,
+	args []string, environ map[string]string, stdout, stderr io.Writer,
+) int {
 	if len(args) > 0 {
 		switch args[0] {
 		case "-h", "-help", "--help", "help":
@@ -315,7 +326,8 @@ func service[T any](ctx context.Context, program, about string, run func(context
 		case "health":
 			return health[T](ctx, program, environ, stderr)
 		}
-		fmt.Fprintf(stderr, "%s takes no arguments (%q): its settings are environment variables, see %s -h\n", program, args[0], program)
+		fmt.Fprintf(stderr, "%s takes no arguments (%q): its settings are environment variables, see %s -h\n",
+			program, args[0], program)
 		return exitUsage
 	}
 	c, err := Parse[all[T]](environ)
@@ -339,8 +351,8 @@ func service[T any](ctx context.Context, program, about string, run func(context
 	return exitDone
 }
 
-// health asks the service that runs with these settings whether it is
-// ready: for container engines, whose images here hold nothing else that could.
+// health checks whether the service that runs with these settings is ready. It serves as
+// the health check of container images, which contain no other program.
 func health[T any](ctx context.Context, program string, environ map[string]string, stderr io.Writer) int {
 	addr := environ["METRICS_LISTEN"]
 	for _, f := range fields[T]() {
@@ -363,10 +375,13 @@ func newLog(l logging, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
-// Usage prints every variable of T with its default, unit and meaning, from the
-// struct tags env, envDefault, unit and help.
+// Usage prints every variable of T with its default, unit and help, from the struct tags
+// env, envDefault, unit and help.
 func Usage[T any](w io.Writer, program, about string) {
-	fmt.Fprintf(w, "%s: %s\n\n%s health asks the one that runs with the same METRICS_LISTEN whether it is ready (exit code 0).\n\nSettings are environment variables:\n\n", program, about, program)
+	fmt.Fprintf(w, "%s: %s\n\n", program, about)
+	fmt.Fprintf(w, "%s health checks whether the service with the same METRICS_LISTEN is ready (exit code 0).\n\n",
+		program)
+	fmt.Fprint(w, "Settings are environment variables:\n\n")
 	fs := Variables[T]()
 	width := 0
 	for _, f := range fs {
@@ -387,14 +402,14 @@ func Usage[T any](w io.Writer, program, about string) {
 	}
 }
 
-// A Variable is one setting, as it is written for people.
+// A Variable documents a setting.
 type Variable struct {
 	Name, Default, Unit, Help string
 	Required                  bool
 }
 
-// Variables are the settings of a service whose settings are a T, in their order;
-// those that all services share come last.
+// Variables returns the variables of T in the order of its fields, followed by those that
+// all services share.
 func Variables[T any]() (list []Variable) {
 	for _, f := range append(fields[T](), fields[logging]()...) {
 		list = append(list, f.Variable)
@@ -402,16 +417,16 @@ func Variables[T any]() (list []Variable) {
 	return list
 }
 
-// A field is one variable of a settings struct.
+// A field is a variable with its field of the settings struct.
 type field struct {
 	Variable
 
-	member string // of the struct
+	member string // name of the Go field
 	typ    reflect.Type
 }
 
-// want says what a value looks like.
-func (f field) want() string {
+// expected describes the form of a value.
+func (f field) expected() string {
 	if f.typ.String() == "time.Duration" {
 		return "a duration like 500ms, 15s or 24h"
 	}
@@ -423,22 +438,23 @@ func (f field) want() string {
 	}
 	switch f.typ.Kind() {
 	case reflect.Int, reflect.Int64:
-		return "a whole number" + of(f.Unit)
+		return "a whole number" + parenthesized(f.Unit)
 	case reflect.Int8, reflect.Int16, reflect.Int32:
-		return fmt.Sprintf("a whole number up to %d", 1<<(f.typ.Bits()-1)-1) + of(f.Unit)
+		return fmt.Sprintf("a whole number up to %d", 1<<(f.typ.Bits()-1)-1) + parenthesized(f.Unit)
 	case reflect.Uint8, reflect.Uint16, reflect.Uint32:
-		return fmt.Sprintf("a whole number, 0 to %d", 1<<f.typ.Bits()-1) + of(f.Unit)
+		return fmt.Sprintf("a whole number, 0 to %d", 1<<f.typ.Bits()-1) + parenthesized(f.Unit)
 	case reflect.Uint, reflect.Uint64:
-		return "a whole number, 0 or more" + of(f.Unit)
+		return "a whole number, 0 or more" + parenthesized(f.Unit)
 	case reflect.Bool:
 		return "true or false"
 	case reflect.Float32, reflect.Float64:
-		return "a number" + of(f.Unit)
+		return "a number" + parenthesized(f.Unit)
 	}
 	return cmp.Or(f.Unit, "text")
 }
 
-func of(unit string) string {
+// parenthesized returns a unit for the end of a description, "" for a plain number.
+func parenthesized(unit string) string {
 	if unit == "" || unit == "number" {
 		return ""
 	}
@@ -452,6 +468,8 @@ func fields[T any]() []field {
 	return list
 }
 
+// walk appends the variables of t to list. prefix is the envPrefix of the enclosing
+// structs.
 func walk(t reflect.Type, prefix string, list *[]field) {
 	for sf := range t.Fields() {
 		tag := sf.Tag.Get("env")
@@ -479,6 +497,7 @@ func walk(t reflect.Type, prefix string, list *[]field) {
 	}
 }
 
+// unitOf returns the unit of a field without the tag unit.
 func unitOf(t reflect.Type) string {
 	switch {
 	case t.String() == "time.Duration":
