@@ -10,9 +10,10 @@ import (
 	"weir/internal/ie"
 )
 
-// Load reads the file and extends the registry; an empty path is no file. It is
-// called once, before anything is decoded. An error names the file and every
-// wrong line.
+// Load reads the file and extends the registry of the process. An empty path means no
+// file. It must be called once, before the first message is decoded: the decoder reads
+// the registry without a lock. An error names the file and every wrong line; then the
+// registry is unchanged.
 func Load(path string) error {
 	if path == "" {
 		return nil

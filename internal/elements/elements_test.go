@@ -23,8 +23,16 @@ func TestEveryWrongLineIsNamed(t *testing.T) {
 		name, text string
 		want       []string
 	}{
-		{"columns, pen, id, name, type, field", "1\t2\n-1\t0\t9x\tint\t7\n", []string{"line 1: 2 columns", `line 2: pen "-1"`, `id "0"`, `name "9x"`, `type "int"`, `field number "7"`}},
-		{"an element twice, a field twice", "9\t1\ta\tstring\t1000\n9\t1\tb\tstring\n9\t2\tc\tstring\t1000\n", []string{"line 2: element 9/1 is on line 1 already", "line 3: field number 1000 is on line 1 already"}},
+		{
+			"columns, pen, id, name, type, field", "1\t2\n-1\t0\t9x\tint\t7\n",
+			[]string{
+				"line 1: 2 columns", `line 2: pen "-1"`, `id "0"`, `name "9x"`, `type "int"`, `field number "7"`,
+			},
+		},
+		{
+			"an element twice, a field twice", "9\t1\ta\tstring\t1000\n9\t1\tb\tstring\n9\t2\tc\tstring\t1000\n",
+			[]string{"line 2: element 9/1 is on line 1 already", "line 3: field number 1000 is on line 1 already"},
+		},
 		{"protobuf's own numbers", "9\t1\ta\tstring\t19000\n", []string{`line 1: field number "19000"`}},
 		{"a list with a field", "9\t1\ta\tbasicList\t1000\n", []string{"line 1: type basicList has no typed field"}},
 		{"an element that has a field", "0\t1\toctets\tunsigned64\t1000\n", []string{"element 0/1 (octets): FlowMessage has a field for it"}},

@@ -1,6 +1,6 @@
-// Package exporters reads the operator's file of exporters (EXPORTERS_FILE): how
-// they are called, where they stand, how they sample, and whether they are
-// allowed. The file is looked at again while a service runs.
+// Package exporters reads the operator's file of exporters (EXPORTERS_FILE). It names
+// exporters and their sites, sets their sampling rates and lists who may send. A service
+// reloads the file while it runs.
 package exporters
 
 import (
@@ -11,23 +11,24 @@ import (
 	"weir/internal/decode"
 )
 
-// An Entry is what the file says of an address or prefix.
+// An Entry is an entry of the file. It must not be changed.
 type Entry struct {
 	decode.Exporter
 	Denied bool         // allow: false
-	Of     netip.Prefix // whom it is for
+	Of     netip.Prefix // the address or prefix of the entry
 }
 
-// A Table finds the entry of an address: that of the longest prefix that holds
-// it, as a whole. It is immutable. The zero Table holds nothing.
+// A Table finds the entry of an address by longest prefix match. Entries are not merged:
+// a longer prefix hides all keys of a shorter prefix. A Table is immutable and safe for
+// concurrent use. The zero Table is empty.
 type Table struct {
 	entries map[netip.Prefix]*Entry
 	bits4   []int // lengths of the IPv4 prefixes, longest first
 	bits6   []int
 }
 
-// Lookup returns the entry of an address, nil when there is none. It allocates
-// nothing.
+// Lookup returns the entry of an address, nil if there is none. An IPv4 address must be
+// unmapped. Lookup allocates nothing.
 func (t *Table) Lookup(a netip.Addr) *Entry {
 	bits := t.bits6
 	if a.Is4() {
@@ -35,7 +36,7 @@ func (t *Table) Lookup(a netip.Addr) *Entry {
 	}
 	for _, n := range bits {
 		p, err := a.Prefix(n)
-		if err != nil { // no address at all
+		if err != nil { // the address is invalid
 			return nil
 		}
 		if e := t.entries[p]; e != nil {
@@ -45,9 +46,10 @@ func (t *Table) Lookup(a netip.Addr) *Entry {
 	return nil
 }
 
-// Len is the number of entries.
+// Len returns the number of entries.
 func (t *Table) Len() int { return len(t.entries) }
 
+// add adds an entry while the table is built.
 func (t *Table) add(p netip.Prefix, e *Entry) error {
 	if t.entries[p] != nil {
 		return fmt.Errorf("%s is there twice: want one entry for each address or prefix", p)

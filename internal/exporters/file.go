@@ -10,15 +10,15 @@ import (
 	"weir/internal/decode"
 )
 
-// A File is a file of exporters and what it said last. Lookup may be called at
-// any time; Reload by one goroutine at a time.
+// A File is a file of exporters and the Table in force. Table and Exporter may be called
+// concurrently with all methods; Reload must be called by one goroutine at a time.
 type File struct {
 	path  string
 	text  []byte
 	table atomic.Pointer[Table]
 }
 
-// Open reads the file. An empty path is no file: nothing is said of any exporter.
+// Open reads the file. An empty path means no file: the table is empty and stays so.
 func Open(path string) (*File, error) {
 	f := &File{path: path}
 	f.table.Store(&Table{})
@@ -29,8 +29,8 @@ func Open(path string) (*File, error) {
 	return f, err
 }
 
-// Reload reads the file again. changed tells whether another table is in force
-// now; on an error, which names the file and its lines, the old one stays.
+// Reload reads the file again. changed reports whether another table is in force now. On
+// an error, which names the file and its wrong lines, the old table stays in force.
 func (f *File) Reload() (changed bool, err error) {
 	if f.path == "" {
 		return false, nil
@@ -54,7 +54,7 @@ func (f *File) Reload() (changed bool, err error) {
 // Table returns the table in force, never nil.
 func (f *File) Table() *Table { return f.table.Load() }
 
-// Exporter is Lookup for a decoder.
+// Exporter returns the entry of an address as the decoder takes it, nil if there is none.
 func (f *File) Exporter(a netip.Addr) *decode.Exporter {
 	if e := f.Table().Lookup(a); e != nil {
 		return &e.Exporter

@@ -14,7 +14,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 )
 
-// maxName bounds names and sites, octets: they are in every flow.
+// maxName bounds names and sites, in octets: every flow carries them.
 const maxName = 255
 
 // Parse reads a file of exporters: YAML with one key, exporters, a list of
@@ -24,14 +24,14 @@ const maxName = 255
 //	  - address: 192.0.2.1        # or a prefix, 192.0.2.0/24; IPv4 or IPv6
 //	    name: edge-1
 //	    site: fra
-//	    address_plan: corp        # where a private address names one host; its site where it is left out
-//	    sampling_default: 1000    # 1 in N where the exporter does not say
-//	    sampling_override: 500    # 1 in N whatever it says
+//	    address_plan: corp        # network in which a private address is unique; default: the site
+//	    sampling_default: 1000    # 1 in N if the exporter reports no rate
+//	    sampling_override: 500    # 1 in N in place of the rate that the exporter reports
 //	    interfaces: {1: ge-0/0/1, 2: ge-0/0/2}
 //	    allow: true               # false: its datagrams are dropped and counted
 //
-// All keys but address may be left out. Every mistake is reported at once, each
-// with its line and key.
+// All keys except address are optional. An error lists every mistake with its line and
+// key.
 func Parse(text []byte) (*Table, error) {
 	f, err := parser.ParseBytes(text, 0)
 	if err != nil {
@@ -53,11 +53,13 @@ func Parse(text []byte) (*Table, error) {
 	return p.table, nil
 }
 
+// A reader builds a table and collects mistakes.
 type reader struct {
 	table *Table
 	errs  []error
 }
 
+// bad records a mistake at node n.
 func (p *reader) bad(n ast.Node, key, format string, args ...any) {
 	p.errs = append(p.errs, fmt.Errorf("line %d: %s: %s", line(n), key, fmt.Sprintf(format, args...)))
 }
@@ -69,15 +71,16 @@ func line(n ast.Node) int {
 	return 0
 }
 
-// pairs returns the keys and values of a mapping, each key once.
-func (p *reader) pairs(n ast.Node, what string) (all []*ast.MappingValueNode) {
+// pairs returns the keys and values of a mapping. A repeated key is a mistake and left
+// out. key names the mapping in mistakes.
+func (p *reader) pairs(n ast.Node, key string) (all []*ast.MappingValueNode) {
 	switch m := n.(type) {
 	case *ast.MappingNode:
 		all = m.Values
 	case *ast.MappingValueNode:
 		all = []*ast.MappingValueNode{m}
 	default:
-		p.bad(n, what, "want keys and values, got %s", n.Type())
+		p.bad(n, key, "want keys and values, got %s", n.Type())
 		return nil
 	}
 	seen := map[string]bool{}
@@ -140,7 +143,8 @@ func (p *reader) entry(n ast.Node) {
 				p.bad(v.Value, k, "%s: want true or false", shown(v.Value))
 			}
 		default:
-			p.bad(v.Key, k, "unknown key: want address, name, site, address_plan, sampling_default, sampling_override, interfaces or allow")
+			p.bad(v.Key, k, "unknown key: want address, name, site, address_plan, "+
+				"sampling_default, sampling_override, interfaces or allow")
 		}
 	}
 	if len(p.errs) > before {
@@ -176,7 +180,7 @@ func (p *reader) prefix(v *ast.MappingValueNode) netip.Prefix {
 	return prefix
 }
 
-// text is a name: a number is taken as it is written.
+// text returns a name. A number stands for its own text.
 func (p *reader) text(n ast.Node, key string) string {
 	s, ok := scalar(n)
 	switch {
@@ -213,8 +217,8 @@ func (p *reader) interfaces(v *ast.MappingValueNode) map[uint32]string {
 	return m
 }
 
-// scalar is a node's text as it is written, without quotes; ok is false for
-// lists, mappings and nothing.
+// scalar returns the text of a node as written, without quotes. ok is false for lists,
+// mappings and null.
 func scalar(n ast.Node) (s string, ok bool) {
 	switch n := n.(type) {
 	case *ast.StringNode:
@@ -227,7 +231,7 @@ func scalar(n ast.Node) (s string, ok bool) {
 	return "", false
 }
 
-// shown is scalar, for what is not one its type.
+// shown returns the text of a scalar for an error, and the type of any other node.
 func shown(n ast.Node) string {
 	if s, ok := scalar(n); ok {
 		return s
