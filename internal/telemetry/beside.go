@@ -8,10 +8,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Beside runs work with the pages beside it, on addr (host:port; empty: none).
-// They answer until work has ended, so that /readyz tells of a shutdown. A
-// failure of either ends both.
-func Beside(ctx context.Context, addr string, reg *prometheus.Registry, ready func() error, work func(context.Context) error) error {
+// Beside runs work and serves the pages on addr (host:port; empty: no pages) until work
+// returns. The end of ctx ends work but not the pages, so that /readyz can report a
+// shutdown. If either fails, Beside ends both and returns the first error.
+func Beside(
+	ctx context.Context, addr string, reg *prometheus.Registry, ready func() error, work func(context.Context) error,
+) error {
 	pages, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, ctx := errgroup.WithContext(ctx)

@@ -8,10 +8,10 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// A Renaming is a metric that /metrics serves under its old name, too.
+// A Renaming is a metric that /metrics also serves under its old name.
 type Renaming struct{ Old, New string }
 
-// Renamed lists the metrics that are served under two names. An entry must stay for one minor version, in which rules
+// Renamed lists the metrics that are served under two names. An entry must stay for a minor version, in which rules
 // and dashboards can move to the new name.
 var Renamed = []Renaming{
 	{"weir_exporters_last_received_seconds", "weir_exporters_last_received_timestamp_seconds"},

@@ -12,17 +12,18 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// A Metric is what is known of a metric before it has a value.
+// A Metric describes a metric before it has a value.
 type Metric struct {
 	Name, Help string
 	Type       string // counter, gauge or histogram
 	Labels     []string
 }
 
-// An Inventory is a Registerer that only writes down what is registered.
+// An Inventory is a Registerer that records the registered metrics and serves none. The
+// zero Inventory is ready to use. It must be used by one goroutine at a time.
 type Inventory struct{ all map[string]Metric }
 
-// Metrics are those that were registered, by name.
+// Metrics returns the registered metrics in order of name.
 func (i *Inventory) Metrics() (list []Metric) {
 	for _, m := range i.all {
 		list = append(list, m)
@@ -31,8 +32,12 @@ func (i *Inventory) Metrics() (list []Metric) {
 	return list
 }
 
-// description is how a Desc shows itself: it has no other way.
-var description = regexp.MustCompile(`^Desc\{fqName: ("(?:[^"\\]|\\.)*"), help: ("(?:[^"\\]|\\.)*"), (?:unit: "[^"]*", )?constLabels: \{(.*?)\}, variableLabels: \{(.*)\}\}$`)
+// description matches the text of a Desc, which has no other access to its fields.
+var description = regexp.MustCompile(`^Desc\{fqName: (` + quoted + `), help: (` + quoted +
+	`), (?:unit: "[^"]*", )?constLabels: \{(.*?)\}, variableLabels: \{(.*)\}\}$`)
+
+// quoted matches a quoted Go string.
+const quoted = `"(?:[^"\\]|\\.)*"`
 
 // Register implements prometheus.Registerer.
 func (i *Inventory) Register(c prometheus.Collector) error {
@@ -48,7 +53,7 @@ func (i *Inventory) Register(c prometheus.Collector) error {
 	return err
 }
 
-// collected gives the types of the metrics that a collector has now, by the text of their Desc.
+// collected returns the types of the metrics that a collector has now, by the text of their Desc.
 func collected(c prometheus.Collector) map[string]string {
 	metrics := make(chan prometheus.Metric)
 	go func() { defer close(metrics); c.Collect(metrics) }()
@@ -78,7 +83,7 @@ func typeOfMetric(metric prometheus.Metric) string {
 func (i *Inventory) add(c prometheus.Collector, desc, typ string) error {
 	parts := description.FindStringSubmatch(desc)
 	if parts == nil {
-		return fmt.Errorf("%s: not in the form that is known", desc)
+		return fmt.Errorf("%s: want the form %s", desc, description)
 	}
 	m := Metric{}
 	for p, to := range map[int]*string{1: &m.Name, 2: &m.Help} {
@@ -101,8 +106,8 @@ func (i *Inventory) add(c prometheus.Collector, desc, typ string) error {
 	return nil
 }
 
-// typeOf gives the type of a metric that has no value yet: that of the collector where its Go type determines it, else
-// the conventional type of the name.
+// typeOf returns the type of a metric that has no value yet. The Go type of the collector determines it, else the
+// suffix of the name.
 func typeOf(c prometheus.Collector, name string) string {
 	switch c.(type) {
 	case *prometheus.CounterVec:
@@ -127,5 +132,5 @@ func (i *Inventory) MustRegister(cs ...prometheus.Collector) {
 	}
 }
 
-// Unregister implements prometheus.Registerer; what was there stays written down.
+// Unregister implements prometheus.Registerer. The Inventory keeps its metrics.
 func (i *Inventory) Unregister(prometheus.Collector) bool { return true }

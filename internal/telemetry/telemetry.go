@@ -16,20 +16,24 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// NewRegistry returns a registry of its own with the process's and Go's metrics.
+// NewRegistry returns a new registry with the metrics of the process and of Go.
 func NewRegistry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 
-// Serve listens on addr (host:port) until ctx ends. ready returns nil when the
-// service is ready, else the reason, which /readyz answers with 503. bound (may
-// be nil) is told the address once it listens.
-func Serve(ctx context.Context, addr string, reg *prometheus.Registry, ready func() error, bound func(addr string)) error {
+// Serve listens on addr (host:port) until ctx ends; then it closes all connections and
+// returns nil. ready must return nil if the service is ready, else the reason, which
+// /readyz answers with status 503; it is called concurrently. Serve calls bound, unless
+// it is nil, with the address once it listens.
+func Serve(
+	ctx context.Context, addr string, reg *prometheus.Registry, ready func() error, bound func(addr string),
+) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
-		return fmt.Errorf("METRICS_LISTEN=%s: %w (another process there? set another host:port, or leave it empty for none)", addr, err)
+		return fmt.Errorf("METRICS_LISTEN=%s: %w "+
+			"(another process there? set another host:port, or leave it empty for none)", addr, err)
 	}
 	if bound != nil {
 		bound(l.Addr().String())
@@ -57,8 +61,9 @@ func handler(reg *prometheus.Registry, ready func() error) http.Handler {
 	return mux
 }
 
-// Check asks the service at addr (host:port, as Serve got it) whether it is
-// ready; the error is the reason why not.
+// Check requests /readyz of the service that listens on addr (host:port, as passed to
+// Serve). It returns nil if the service is ready, else an error with the reason. It takes
+// 2 s at most.
 func Check(ctx context.Context, addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
