@@ -1,6 +1,6 @@
-// Package atomicmap provides a map that many goroutines read without a lock
-// while one goroutine at a time changes it. A change costs the same whatever
-// the map holds, unlike a copy of the whole map per change.
+// Package atomicmap provides a map that many goroutines read without a lock while a
+// single goroutine changes it. The cost of a change does not grow with the map, unlike
+// that of a copy per change.
 package atomicmap
 
 import (
@@ -13,10 +13,10 @@ import (
 // A Map maps K to V. The zero value is empty and ready to use; a Map must not be
 // copied after first use.
 //
-// Load may be called at any time by any goroutine. All other methods must be
-// called by one goroutine at a time, for example under the caller's lock.
+// Load may be called concurrently with all methods. The other methods must be called by
+// one goroutine at a time, for example under the caller's lock.
 //
-// Keys are hashed with a seed of the process, so that a sender cannot choose keys
+// Keys are hashed with a random seed of the process, so that a sender cannot choose keys
 // that collide.
 type Map[K comparable, V any] struct {
 	table atomic.Pointer[table[K, V]] // nil: empty, never written
@@ -28,8 +28,8 @@ type table[K comparable, V any] struct {
 	buckets []atomic.Pointer[node[K, V]]
 }
 
-// A node is one entry. Key and value are immutable: a new value is a new node, so
-// that a reader sees either the old value or the new one whole.
+// A node is an entry. Key and value are immutable: a new value needs a new node, so that
+// a reader never sees a half-written value.
 type node[K comparable, V any] struct {
 	key   K
 	value V
@@ -90,8 +90,8 @@ func (m *Map[K, V]) Store(k K, v V) {
 	m.n++
 }
 
-// Delete removes k, if it is there. A reader that stands on the removed node
-// still finds its way to the rest of the list.
+// Delete removes k. The removed node keeps its successor, so that a reader at the node
+// still reaches the rest of the list.
 func (m *Map[K, V]) Delete(k K) {
 	t := m.table.Load()
 	if t == nil {
@@ -109,8 +109,8 @@ func (m *Map[K, V]) Delete(k K) {
 	}
 }
 
-// resize moves all entries to a table of so many buckets. Readers of the old
-// table finish there; its nodes do not change any more.
+// resize copies all entries to a new table with this number of buckets, which must be a
+// power of two. Readers of the old table finish there; its nodes do not change any more.
 func (m *Map[K, V]) resize(buckets int) *table[K, V] {
 	t := &table[K, V]{buckets: make([]atomic.Pointer[node[K, V]], buckets)}
 	for k, v := range m.All() {
@@ -126,8 +126,8 @@ func (m *Map[K, V]) resize(buckets int) *table[K, V] {
 // Len returns the number of entries.
 func (m *Map[K, V]) Len() int { return m.n }
 
-// All iterates over the entries in no order. The map must not grow or shrink
-// during the iteration, but the current entry may be deleted after the loop.
+// All iterates over the entries in no particular order. Entries must be neither added nor
+// deleted during the iteration.
 func (m *Map[K, V]) All() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		t := m.table.Load()
@@ -144,8 +144,8 @@ func (m *Map[K, V]) All() iter.Seq2[K, V] {
 	}
 }
 
-// Octets returns the heap octets of the map itself: its buckets and nodes, without
-// what keys and values point to.
+// Octets returns the heap octets of the map: its buckets and nodes, without the targets
+// of pointers in keys and values.
 func (m *Map[K, V]) Octets() int {
 	t := m.table.Load()
 	if t == nil {
@@ -154,7 +154,7 @@ func (m *Map[K, V]) Octets() int {
 	return len(t.buckets)*int(unsafe.Sizeof(t.buckets[0])) + m.n*NodeOctets[K, V]()
 }
 
-// NodeOctets returns the heap octets of one entry, without its bucket.
+// NodeOctets returns the heap octets of an entry, without its bucket.
 func NodeOctets[K comparable, V any]() int {
 	var n node[K, V]
 	return int(unsafe.Sizeof(n))

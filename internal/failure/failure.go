@@ -6,10 +6,10 @@ import "time"
 // A Repeats recognises the failure of a loop that fails for the same reason again and again. The zero value is ready to
 // use. It must be used by one goroutine at a time.
 type Repeats struct {
-	// Every is the time after which the same failure is new again. 0: it is not, until Recovered.
+	// Every is the time after which the same failure is new again. 0: it is new again only after Recovered.
 	Every time.Duration
 
-	text string // of the last failure that was new; "": there was none since Recovered
+	text string // text of the last new failure; "": none since Recovered
 	at   time.Time
 }
 

@@ -1,6 +1,5 @@
-// Package saturating adds and multiplies counters. A result that does not fit is
-// the greatest number instead of a small one: what exporters report is not to be
-// trusted.
+// Package saturating adds and multiplies counters without wrapping. A result above
+// 2^64-1 is 2^64-1: the counters of exporters cannot be trusted.
 package saturating
 
 import (
@@ -26,6 +25,6 @@ func Mul(a, b uint64) uint64 {
 	return lo
 }
 
-// Estimate returns a counter of a flow times its sampling rate, 1 in N; a rate of
-// 0 is not known and counts as 1.
+// Estimate returns a counter of a flow multiplied by its sampling rate, 1 in N. A rate
+// of 0 is unknown and counts as 1.
 func Estimate(counter, rate uint64) uint64 { return Mul(counter, max(rate, 1)) }

@@ -1,6 +1,6 @@
 //go:build ignore
 
-// Gen makes table.go of services.tsv.
+// Gen generates table.go from services.tsv.
 package main
 
 import (
@@ -47,7 +47,8 @@ func main() {
 	fmt.Fprintf(&out, "// table is in ascending order of key.\nvar table = [...]port{\n")
 	for i, r := range rows {
 		if i > 0 && rows[i-1].proto == r.proto && rows[i-1].port == r.port {
-			log.Fatalf("services.tsv: protocol %d port %d has two names, %s and %s", r.proto, r.port, rows[i-1].name, r.name)
+			log.Fatalf("services.tsv: protocol %d port %d has two names, %s and %s",
+				r.proto, r.port, rows[i-1].name, r.name)
 		}
 		fmt.Fprintf(&out, "\t{%d<<16 | %d, %q},\n", r.proto, r.port, r.name)
 	}
@@ -61,7 +62,7 @@ func main() {
 	}
 }
 
-// parse reads port, protocols and name, one row a protocol.
+// parse reads a line of port, protocols and name. It returns a row for each protocol.
 func parse(line string) ([]row, error) {
 	f := strings.Split(line, "\t")
 	if len(f) != 3 || f[2] == "" {

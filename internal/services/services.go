@@ -11,10 +11,10 @@ type port struct {
 	name string
 }
 
-// Name returns the IANA service name of a port of an IP protocol (IANA number),
-// "" when it has none. UDP-Lite and DCCP ports go by the names of UDP's: RFC
-// 3828 section 6.1 gives UDP-Lite those very ports, and no DCCP port of the
-// table differs. It allocates nothing.
+// Name returns the IANA service name of a port of an IP protocol (IANA number), "" if
+// the port has no name. UDP-Lite and DCCP ports have the names of UDP ports: RFC 3828
+// section 6.1 gives UDP-Lite the same ports, and no DCCP port of the table differs. Name
+// allocates nothing.
 func Name(proto uint8, number uint16) string {
 	switch proto {
 	case 33, 136: // DCCP, UDP-Lite
