@@ -1,4 +1,4 @@
-// Package cli is the command weir: one file a verb.
+// Package cli implements the command weir. Each verb has its own file, which holds its flags and its help text.
 package cli
 
 import (
@@ -12,30 +12,29 @@ import (
 	"weir/internal/settings"
 )
 
-// A verb is one thing that weir does.
+// A verb is a subcommand of weir.
 type verb struct {
 	name  string
 	about string // one line
 	run   func(args []string, stdin io.Reader, stdout, stderr io.Writer) int
 }
 
-// verbs are in the order of the help text.
+// verbs are the subcommands, in the order of the help text.
 var verbs = []verb{
 	{"up", "run everything in one process, with an embedded broker", runUp},
 	{"demo", "show the whole pipeline at work on captures of real exporters", runDemo},
 	{"replay", "send the datagrams of captures again", runReplay},
 	{"collect", "receive flows into a file, without Kafka", runCollect},
-	{"decode", "print what the datagrams of a capture or of hex text hold", runDecode},
-	{"doctor", "find faults of configuration in what exporters send", runDoctor},
-	{"sink", "keep flows or connections in an SQLite database", runSink},
+	{"decode", "print the content of the datagrams of a capture or of hex text", runDecode},
+	{"doctor", "find configuration errors of exporters in their datagrams", runDoctor},
+	{"sink", "store flows or connections in an SQLite database", runSink},
 	{"templates", "show and change the templates that the replicas share", runTemplates},
-	{"exporters", "show who sends, and what was lost on the way", runExporters},
-	{"flows", "what exporters report: of the topic, or of captures and files of flows", runFlows},
-	{"connections", "who talked to whom: of the topic, or of captures and files of flows", runConnections},
+	{"exporters", "list exporters and their losses", runExporters},
+	{"flows", "print flows from the topic, or from captures and files of flows", runFlows},
+	{"connections", "print connections from the topic, or from captures and files of flows", runConnections},
 }
 
-// Main runs one verb and returns the process's exit code: 0 done, 1 failed, 2
-// wrong usage.
+// Main runs a verb and returns the exit code of the process: 0 done, 1 failed, 2 wrong usage.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		help(stdout)
@@ -64,21 +63,22 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 }
 
 func help(w io.Writer) {
-	console.Linef(w, "weir measures what flows: NetFlow and IPFIX in, named connections out.\n\nusage: weir VERB [flag]... [argument]...\n\nverbs:")
+	console.Linef(w, "Weir collects NetFlow and IPFIX and turns flows into named connections.\n\n"+
+		"usage: weir VERB [flag]... [argument]...\n\nverbs:")
 	for _, v := range verbs {
 		console.Linef(w, "  %-12s  %s", v.name, v.about)
 	}
-	console.Linef(w, "\nweir VERB --help explains a verb. ELEMENTS_FILE, a variable, names a file of Information Elements of your own.")
+	console.Linef(w, "\nweir VERB --help explains a verb. "+
+		"The environment variable ELEMENTS_FILE names a file of your own Information Elements.")
 }
 
-// suggestion names the verb that a mistyped name is nearest to, "" when none is
-// near.
+// suggestion returns a hint with the verb nearest to a mistyped name, "" when no verb is near.
 func suggestion(name string) string {
 	best, least := "", 1+len(name)/2
 	for _, v := range verbs {
 		n := settings.Distance(name, v.name)
 		if strings.HasPrefix(v.name, name) {
-			n = 0 // an abbreviation
+			n = 0 // an abbreviation is as near as possible
 		}
 		if n < least {
 			best, least = v.name, n

@@ -15,32 +15,33 @@ import (
 	"weir/pkg/flowpb"
 )
 
-const connectionsAbout = `Without a file, follows the topic PREFIXconnections (only what is committed) and
+const connectionsAbout = `Without a file, follows the topic PREFIXconnections (committed records only) and
 prints connections as they are reported; a correction by a late record is printed
-again. With --once it reads what is there and prints the newest report of each.
+again. With --once it reads the topic to its end and prints the newest report of
+each connection.
 Kafka is reached as by the services: KAFKA_BROKERS, KAFKA_TLS…, TOPIC_PREFIX.
 
 With files, pairs their flows into connections, offline. A file is a capture
 (pcap, pcapng), flows as JSON Lines (of weir collect or weir decode --json), or
-what the collector of the Python package netflow writes; each may be compressed
-with gzip or zstd, and "-" is standard input. At the end of the input all that is
-open is emitted. Of a connection that was reported several times the last report
-is printed. Records are taken in the order of their times of receipt, whatever the
-order of the files. The pairing's times are those of the environment variables
-PAIR_* (enrich -h). What is printed is annotated as enrich does it, by its settings:
-DNS_*, HOME_NETS, MAXMIND_FILES and ANONYMIZE_KEY_FILE; -n asks for no names. AS,
-country, home networks and network direction are in the output of --json.
+a file of the collector of the Python package netflow; each may be compressed
+with gzip or zstd, and "-" is standard input. At the end of the input all open
+connections are closed. The last report of each connection is printed. Flows are
+paired in order of their times of receipt, regardless of the order of the files.
+The environment variables PAIR_* set the timeouts of the pairing (enrich -h).
+Connections are annotated as by enrich, with its settings DNS_*, HOME_NETS,
+MAXMIND_FILES and ANONYMIZE_KEY_FILE; -n sends no DNS queries. AS, country, home
+networks and network direction are in the output of --json.
 
-The table has a line for each connection: when it began, its service, the octets
-and packets of both directions, how long it took, and who opened it to whom. -v
-tells the directions apart, and says by what the initiator was found. A terminal
-gets colours (unless NO_COLOR is set) and, from 110 characters on, lines of its
-width; what goes to a file or pipe is neither cut nor coloured.
+The table has a line for each connection: its start, service, octets and packets
+of both directions, duration, and its initiator and responder. -v prints the
+directions separately, and the evidence for the initiator. On a terminal the table
+has colours (unless NO_COLOR is set) and, from 110 characters on, lines of the width
+of the terminal; in a file or pipe lines are neither cut nor coloured.
 
-exit code: 0 the input could be read, whatever it held (of a file that is cut,
-what is whole); 1 it could not; 2 wrong usage`
+exit code: 0 the input was read, whatever its content (a truncated file up to its
+last complete record); 1 it could not be read; 2 wrong usage`
 
-// runConnections is the verb connections.
+// runConnections implements the verb connections.
 func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("connections", "[flag]... [--pcap] [FILE]...", connectionsAbout)
 	var files []string
@@ -49,11 +50,12 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 		return nil
 	})
 	form, noNames := report.FormFlags(f), false
-	f.BoolVar(&noNames, "n", false, "ask for no names, print none")
+	f.BoolVar(&noNames, "n", false, "send no DNS queries and print no names")
 	f.BoolVar(&noNames, "no-dns", false, "as -n")
-	filter, choice := report.FilterFlags(f, "connections", 10, "default 10 in the table of a file, else 0"), report.ChoiceFlags(f)
+	filter := report.FilterFlags(f, "connections", 10, "default 10 in the table of a file, else 0")
+	choice := report.ChoiceFlags(f)
 	topic := topics.AddFlags(f, "print the newest report of each connection")
-	f.BoolVar(&topic.Interim, "interim", false, "print reports of connections that go on too")
+	f.BoolVar(&topic.Interim, "interim", false, "print reports of open connections too")
 	port, age := offline.PortFlag(f, "udp-port"), offline.UptimeAgeFlag(f)
 	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
@@ -70,7 +72,8 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	if err != nil {
 		return f.UsageError(stderr, err.Error())
 	}
-	if (printed == report.JSONLines || printed == report.CSV || len(files) == 0) && !f.IsSet("p") && !f.IsSet("packets") {
+	if (printed == report.JSONLines || printed == report.CSV || len(files) == 0) &&
+		!f.IsSet("p") && !f.IsSet("packets") {
 		filter.MinPackets = 0
 	}
 	out := report.NewConnectionPrinter(stdout, printed)
@@ -81,7 +84,9 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 		if *age != 0 {
 			return f.UsageError(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
 		}
-		return followConnections(&topics.ConnectionsView{Flags: *topic, Filter: filter, Choice: choice, NoNames: noNames, Stderr: stderr, Printer: out})
+		return followConnections(&topics.ConnectionsView{
+			Flags: *topic, Filter: filter, Choice: choice, NoNames: noNames, Stderr: stderr, Printer: out,
+		})
 	}
 	config, err := offline.PairConfig(os.Environ())
 	if err != nil {
@@ -102,7 +107,9 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	code = o.Run(nil, files)
 
 	all := slices.DeleteFunc(c.Connections(), func(c *flowpb.Connection) bool { return !filter.MatchesConnection(c) })
-	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool { return report.Packets(c) < filter.MinPackets })
+	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool {
+		return report.Packets(c) < filter.MinPackets
+	})
 	shown := choice.Select(enough)
 	offline.Annotate(annotator, shown, stderr)
 	out.PrintAll(shown)
@@ -117,12 +124,14 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	return code
 }
 
-// followConnections is the verb connections without files.
+// followConnections implements the verb connections without files.
 func followConnections(o *topics.ConnectionsView) int {
 	settings, err := topics.FromEnvironment()
 	if err != nil {
 		console.Linef(o.Stderr, "weir connections: no file, and for the topic the settings are wrong:\n%v", err)
 		return console.ExitUsage
 	}
-	return console.RunUntilSignal("connections", o.Stderr, func(ctx context.Context) error { return o.Run(ctx, settings) })
+	return console.RunUntilSignal("connections", o.Stderr, func(ctx context.Context) error {
+		return o.Run(ctx, settings)
+	})
 }

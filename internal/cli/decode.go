@@ -11,22 +11,23 @@ import (
 	"weir/internal/templates/text"
 )
 
-const decodeAbout = `Prints what export datagrams hold: flows, options data, templates and errors, one
-line each in the order of the input. FILE is a pcap or pcapng capture, also
-compressed with gzip, or hex text of one datagram a line; "-" reads hex text or
+const decodeAbout = `Prints the content of export datagrams: flows, options data, templates and errors,
+one line each in the order of the input. FILE is a pcap or pcapng capture, also
+compressed with gzip, or hex text with one datagram a line; "-" reads hex text or
 a capture from standard input. All UDP payloads of a capture are decoded, unless
---port says which.
+--port selects a port.
 
-Data that comes before its template is decoded when the template has come, and
-printed then. The last line on standard error counts what there was; undecoded
-are data sets whose template was nowhere in the input.
+Data that arrives before its template is decoded and printed after the template.
+The last line on standard error has the totals; undecoded are data sets whose
+template is missing in the input.
 
-exit code: 0 the input could be read, whatever it held (of a capture that is cut,
-what is whole); 1 it could not; 2 wrong usage`
+exit code: 0 the input was read, whatever its content (a truncated capture up to
+its last complete packet); 1 it could not be read; 2 wrong usage`
 
-// runDecode is the verb decode.
+// runDecode implements the verb decode.
 func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := console.NewFlags("decode", "[--json] [--hex HEX]... [--port N] [--exporters FILE] [--templates FILE] [--uptime-max-age DURATION] [FILE]...", decodeAbout)
+	f := console.NewFlags("decode", "[--json] [--hex HEX]... [--port N] [--exporters FILE] [--templates FILE] "+
+		"[--uptime-max-age DURATION] [FILE]...", decodeAbout)
 	asJSON := f.Bool("json", false, "print JSON Lines; keys of a flow are the names of FlowMessage's fields")
 	var hexes []string
 	f.Func("hex", "decode `HEX`, one datagram, before any FILE; may be repeated", func(s string) error {
@@ -35,7 +36,9 @@ func runDecode(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	})
 	port, named, age := offline.PortFlag(f, "port"), offline.ExportersFlag(f), offline.UptimeAgeFlag(f)
 	var static []text.Entry
-	f.Func("templates", "use the templates of `FILE` where the input has none of that id (TEMPLATES_FILE of ingest; the form is that of this verb's output)", func(path string) error {
+	const templatesUsage = "use the templates of `FILE` for ids without a template in the input " +
+		"(TEMPLATES_FILE of ingest; in the form of this verb's output)"
+	f.Func("templates", templatesUsage, func(path string) error {
 		in, err := os.Open(path)
 		if err != nil {
 			return err

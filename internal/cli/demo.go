@@ -16,11 +16,11 @@ import (
 const demoAbout = `Shows the whole pipeline at work, without network, Kafka or settings: starts an
 embedded broker, two ingest replicas, enrich and a small name server in this
 process and replays captures of real exporters over UDP. Datagrams with
-templates go to the first replica only, the others to both turn by turn. Then the clock
-of the pairing is moved on until all that is open has closed, and the
-connections are printed as a table.`
+templates go to the first replica only, the others alternate between both replicas.
+Then the clock of the pairing is advanced until all connections have closed, and
+the connections are printed as a table.`
 
-// runDemo is the verb demo.
+// runDemo implements the verb demo.
 func runDemo(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("demo", "[flag]...", demoAbout)
 	asJSON := f.Bool("json", false, "print connections as JSON Lines, the summary on stderr")
@@ -30,14 +30,14 @@ func runDemo(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		return code
 	}
 	if len(rest) > 0 {
-		return f.UsageError(stderr, fmt.Sprintf("no argument wanted, got %q", rest[0]))
+		return f.UsageError(stderr, fmt.Sprintf("unexpected argument %q", rest[0]))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	d := &demo.Demo{Log: slog.New(slog.DiscardHandler), Progress: console.NewProgress(stderr)}
 	if *verbose {
 		d.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: console.WithoutTime}))
-		d.Progress.AppendOnly() // the log would tear its line
+		d.Progress.AppendOnly() // log lines would break an overwritten line
 	}
 	err := d.Run(ctx)
 	d.Progress.Clear()

@@ -11,25 +11,27 @@ import (
 	"weir/internal/cli/offline"
 )
 
-const doctorAbout = `Reads what exporters send and reports, for each exporter, version and observation
-domain, what is configured in a way that makes figures wrong or loses flows, and what
-to change on the device: a missing sampling rate or interface, a clock that is off,
-templates that come too rarely, flows without times, elements without a name, counters
-of zero, flows metered twice, conversations seen in one direction only, gaps in the
+const doctorAbout = `Examines export datagrams and reports, for each exporter, version and observation
+domain, configuration errors that make figures wrong or lose flows, and the change to
+make on the device: a missing sampling rate or interface, a wrong clock, templates
+that are sent too rarely, flows without times, elements without a name, counters of
+zero, flows metered twice, conversations observed in one direction only, gaps in the
 sequence numbers, octets that cannot be decoded.
 
 FILE is a pcap or pcapng capture of export datagrams, also compressed with gzip, or a
 file that weir collect wrote; "-" reads a capture from standard input. Without FILE,
 --listen receives on UDP for --for, or until Ctrl-C.
 
-exit code: 0 the input was read, whatever was found; 1 it could not be read; 2 wrong usage`
+exit code: 0 the input was read, whatever the findings; 1 it could not be read; 2 wrong usage`
 
-// runDoctor is the verb doctor.
+// runDoctor implements the verb doctor.
 func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	f := console.NewFlags("doctor", "[--json] [--port N] [--exporters FILE] FILE... | --listen LIST [--for DURATION]", doctorAbout)
+	f := console.NewFlags("doctor",
+		"[--json] [--port N] [--exporters FILE] FILE... | --listen LIST [--for DURATION]", doctorAbout)
 	o := doctorOptions{}
 	f.BoolVar(&o.json, "json", false, "print JSON Lines, a finding a line")
-	listen := f.String("listen", "", "receive on the comma-separated `LIST` of UDP addresses (:2055,:4739) instead of reading a FILE")
+	listen := f.String("listen", "",
+		"receive on the comma-separated `LIST` of UDP addresses (:2055,:4739) instead of reading a FILE")
 	f.DurationVar(&o.period, "for", time.Minute, "with --listen, receive for `DURATION` (default 1m)")
 	port, named := offline.PortFlag(f, "port"), offline.ExportersFlag(f)
 	files, code, ok := f.ParseArgs(args, stdout, stderr)
@@ -52,8 +54,10 @@ func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	named.Apply(&c.in.Decoder)
 	if *listen != "" {
 		o.listen = strings.Split(*listen, ",")
-		code = console.RunUntilSignal("doctor", stderr, func(ctx context.Context) error { return c.receiveFor(ctx, o, stderr) })
-		_ = c.in.Finish() // take and flush never fail
+		code = console.RunUntilSignal("doctor", stderr, func(ctx context.Context) error {
+			return c.receiveFor(ctx, o, stderr)
+		})
+		_ = c.in.Finish() // Consume and Flush never fail
 	} else {
 		code = c.in.Run(nil, files)
 	}

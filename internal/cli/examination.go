@@ -21,18 +21,18 @@ import (
 	"weir/internal/doctor"
 )
 
-// doctorOptions say what is examined.
+// doctorOptions configure an examination.
 type doctorOptions struct {
 	listen  []string // UDP addresses; nil: files
 	period  time.Duration
 	json    bool
-	buffer  int              // receive buffer, octets; 0: the usual one
-	started func([]net.Addr) // called when it listens and does not read yet; may be nil
+	buffer  int              // receive buffer in octets; 0: the default
+	started func([]net.Addr) // called after listening and before the first read; may be nil
 }
 
-// An examination hands what is decoded to a Checkup.
+// An examination is an offline.Output that passes decoded records to a Checkup.
 type examination struct {
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	in    *offline.Reader
 	check *doctor.Checkup
 	loss  *offline.LossCount
@@ -45,14 +45,14 @@ func newExamination(verb string, stdin io.Reader, stderr io.Writer, now time.Tim
 	return c
 }
 
-// Take implements output.
+// Consume implements offline.Output.
 func (c *examination) Consume(from report.Origin, r *decode.Result) error {
 	h := &from.Header
 	s := doctor.Stream{Exporter: from.Meta.Exporter, Version: h.Version, Domain: h.Domain}
 	switch h.Version {
 	case 1, 5, 7, 9, 10:
 	default:
-		return nil // no export datagram; the last line counts it as an error
+		return nil // not an export datagram; the summary counts it as an error
 	}
 	if c.loss.Add(from, r) {
 		c.check.Message(s, from.Meta.Received, h.Export)
@@ -71,14 +71,15 @@ func (c *examination) Consume(from report.Origin, r *decode.Result) error {
 
 func (c *examination) Flush() error { return nil }
 
-// receiveFor receives until the period is over or ctx ends.
+// receiveFor receives datagrams for o.period or until ctx ends.
 func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io.Writer) error {
 	sockets, err := listen.Open(ctx, o.listen, listen.Options{Sockets: 1, Buffer: o.buffer})
 	if err != nil {
 		return err
 	}
 	defer sockets.Close()
-	console.Linef(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early", sockets, o.period)
+	console.Linef(stderr, "weir doctor: receiving NetFlow and IPFIX on UDP %s for %v; Ctrl-C ends it early",
+		sockets, o.period)
 	ctx, cancel := context.WithTimeout(ctx, o.period)
 	defer cancel()
 	if o.started != nil {
@@ -115,7 +116,7 @@ func (c *examination) receiveFor(ctx context.Context, o doctorOptions, stderr io
 func (c *examination) receive(b []byte, from netip.AddrPort, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_ = c.in.Datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // take never fails
+	_ = c.in.Datagram(&capture.Datagram{Src: from, Time: at.UnixNano(), Payload: b}) // Consume never fails
 }
 
 // A findingLine is a line of --json.
@@ -129,7 +130,7 @@ type findingLine struct {
 	Advice   string          `json:"advice"`
 }
 
-// print prints the findings by stream.
+// print prints the findings, grouped by export stream.
 func (c *examination) print(stdout io.Writer, asJSON bool) error {
 	c.in.EachWaiting(func(k *decode.TemplateKey, sets int) {
 		s := doctor.Stream{Exporter: netip.AddrFrom16(k.Exporter).Unmap(), Version: uint16(k.Version), Domain: k.Domain}
@@ -140,7 +141,8 @@ func (c *examination) print(stdout io.Writer, asJSON bool) error {
 	c.loss.Advance(c.in.Clock().Add(time.Minute))
 	for _, row := range c.loss.Rows() {
 		if l := row.Loss; l.Usable {
-			c.check.Lost(doctor.Stream{Exporter: row.Exporter, Version: row.Version, Domain: row.Domain}, l.Lost, l.Lost+l.Received, l.Unit.String())
+			s := doctor.Stream{Exporter: row.Exporter, Version: row.Version, Domain: row.Domain}
+			c.check.Lost(s, l.Lost, l.Lost+l.Received, l.Unit.String())
 		}
 	}
 	findings := c.check.Findings()
@@ -148,7 +150,8 @@ func (c *examination) print(stdout io.Writer, asJSON bool) error {
 	if asJSON {
 		e := json.NewEncoder(w)
 		for _, f := range findings {
-			if err := e.Encode(findingLine{f.Exporter.String(), f.Version, f.Domain, f.Rule, f.Severity, f.What, f.Advice}); err != nil {
+			line := findingLine{f.Exporter.String(), f.Version, f.Domain, f.Rule, f.Severity, f.What, f.Advice}
+			if err := e.Encode(line); err != nil {
 				return err
 			}
 		}
@@ -165,7 +168,8 @@ func (c *examination) print(stdout io.Writer, asJSON bool) error {
 		if s.Period > 0 {
 			period = fmt.Sprintf(" in %v", s.Period.Round(time.Second))
 		}
-		console.Linef(w, "%v, version %d, domain %d: %d datagrams%s, %d flows", s.Exporter, s.Version, s.Domain, s.Messages, period, s.Flows)
+		console.Linef(w, "%v, version %d, domain %d: %d datagrams%s, %d flows",
+			s.Exporter, s.Version, s.Domain, s.Messages, period, s.Flows)
 		if own == nil {
 			console.Linef(w, "  no findings")
 		}
@@ -182,7 +186,7 @@ func (c *examination) print(stdout io.Writer, asJSON bool) error {
 	return w.Flush()
 }
 
-// wrapped breaks text into lines of at most width characters, at spaces.
+// wrapped breaks text at spaces into lines of at most width characters; a longer word has its own line.
 func wrapped(text string, width int) (lines []string) {
 	line := ""
 	for word := range strings.FieldsSeq(text) {

@@ -10,24 +10,26 @@ import (
 	"weir/internal/cli/topics"
 )
 
-const exportersAbout = `Shows who sends, what all replicas together received of it, and what they did
-not: one line for each exporter, version and observation domain, from the topics
+const exportersAbout = `Lists exporters with the records that all replicas together received and missed:
+one line for each exporter, version and observation domain, from the topics
 PREFIXexporters and PREFIXtemplates.
 
-Lost is told by sequence numbers, in whatever the exporter counts by them. The
-replicas publish every 10 s. Templates: how many are known, and how long ago the
-last one came. Flows per second are those of the last minute.
+Lost is computed from sequence numbers, in the unit that the exporter counts. The
+replicas publish every 10 s. Templates has the number of known templates and the
+age of the newest. Flows per second is the rate of the last minute.
 
 Kafka is reached as by ingest: KAFKA_BROKERS, KAFKA_TLS…, TOPIC_PREFIX.
 
-exit code: 0 done; 1 Kafka or a topic is not there; 2 wrong usage`
+exit code: 0 done; 1 Kafka or a topic is not available; 2 wrong usage`
 
-// runExporters is the verb exporters.
+// runExporters implements the verb exporters.
 func runExporters(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("exporters", "[flag]...", exportersAbout)
 	o := &topics.ExportersView{Stdout: stdout, Stderr: stderr}
-	f.DurationVar(&o.Silent, "silent", 0, "only those from which nothing came for `DURATION` (5m); reads the whole topic, a week")
-	f.DurationVar(&o.Since, "since", time.Hour, "those of the last `DURATION`, and what was lost in it; default 1h; 0: all that is on the topic")
+	f.DurationVar(&o.Silent, "silent", 0,
+		"only exporters that sent nothing for `DURATION` (5m); reads the whole topic, a week")
+	f.DurationVar(&o.Since, "since", time.Hour,
+		"exporters of the last `DURATION` and their losses in it; default 1h; 0: the whole topic")
 	f.BoolVar(&o.JSON, "json", false, "print JSON Lines")
 	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {
@@ -48,5 +50,7 @@ func runExporters(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		console.Linef(stderr, "weir exporters: settings:\n%v", err)
 		return console.ExitUsage
 	}
-	return console.RunUntilSignal("exporters", stderr, func(ctx context.Context) error { return o.Run(ctx, settings, time.Now()) })
+	return console.RunUntilSignal("exporters", stderr, func(ctx context.Context) error {
+		return o.Run(ctx, settings, time.Now())
+	})
 }

@@ -13,20 +13,20 @@ import (
 )
 
 const flowsAbout = `Without a file, follows the topic PREFIXflows and prints flows as exporters report
-them, one a line, each direction of a conversation for itself. With --once it reads
-what is there. Kafka is reached as by the services: KAFKA_BROKERS, KAFKA_TLS…,
+them, one a line, each direction of a conversation separately. With --once it reads
+the topic to its end. Kafka is reached as by the services: KAFKA_BROKERS, KAFKA_TLS…,
 TOPIC_PREFIX.
 
-With files, prints the flows that they hold: captures, flows as JSON Lines (weir
-collect), files of the Python package netflow; "-" is standard input.
+With files, prints the flows of captures, of JSON Lines (weir collect), and of files
+of the Python package netflow; "-" is standard input.
 
-The table has when a flow began, its exporter, protocol, ends, packets and octets
-(as counted: see sampling), and how long it took. -v prints every field instead.
+The table has the start of a flow, its exporter, protocol, endpoints, packets and
+octets (as counted: see sampling), and its duration. -v prints every field instead.
 
-exit code: 0 the input could be read, whatever it held (of a file that is cut,
-what is whole); 1 it could not; 2 wrong usage`
+exit code: 0 the input was read, whatever its content (a truncated file up to its
+last complete record); 1 it could not be read; 2 wrong usage`
 
-// runFlows is the verb flows.
+// runFlows implements the verb flows.
 func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("flows", "[flag]... [FILE]...", flowsAbout)
 	asJSON, wide := false, false
@@ -76,12 +76,14 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return code
 }
 
-// followFlows is the verb flows without files.
+// followFlows implements the verb flows without files.
 func followFlows(flags topics.Flags, p *report.FlowPrinter, stderr io.Writer) int {
 	settings, err := topics.FromEnvironment()
 	if err != nil {
 		console.Linef(stderr, "weir flows: no file, and for the topic the settings are wrong:\n%v", err)
 		return console.ExitUsage
 	}
-	return console.RunUntilSignal("flows", stderr, func(ctx context.Context) error { return topics.ReadFlows(ctx, settings, flags, p, stderr) })
+	return console.RunUntilSignal("flows", stderr, func(ctx context.Context) error {
+		return topics.ReadFlows(ctx, settings, flags, p, stderr)
+	})
 }

@@ -16,23 +16,24 @@ import (
 const replayAbout = `Sends the export datagrams of captures (pcap, pcapng, also compressed with gzip)
 again, at the pace at which they were captured: to this host, where weir up listens,
 unless --to names another target. Only NetFlow and IPFIX are sent; all datagrams
-come from one source port for each exporter of the capture. To this host, where an
-exporter is known by its address, the second and later ones get an address of their
-own from 127.0.0.0/8.
+come from one source port for each exporter of the capture. A collector on this host
+identifies exporters by address, so the second and later exporters send from their
+own addresses in 127.0.0.0/8.
 
 --rewrite-time moves the times in the datagrams, headers and records, to now. Faster
-than captured, the last datagram gets the time at which it starts, so that nothing
-lies in the future. Without it a collector may find the times implausibly old.
+than captured, the last datagram gets the time at which the replay starts, so that no
+time is in the future. Without it a collector may find the times implausibly old.
 
-exit code: 0 everything was sent, or it was told to end; 1 something could not be
-read or sent; 2 wrong usage`
+exit code: 0 all datagrams were sent, or a signal ended it; 1 some could not be read
+or sent; 2 wrong usage`
 
-// runReplay is the verb replay.
+// runReplay implements the verb replay.
 func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("replay", "[flag]... FILE...", replayAbout)
 	p := replay.Options{Speed: 1}
 	to := f.String("to", "127.0.0.1:2055", "`HOST:PORT` to send to (default 127.0.0.1:2055)")
-	f.Func("speed", "send N times as fast as captured, or as fast as possible: `10x`, 0.5x, max (default 1x)", func(s string) error {
+	const speedUsage = "send N times as fast as captured, or as fast as possible: `10x`, 0.5x, max (default 1x)"
+	f.Func("speed", speedUsage, func(s string) error {
 		n, err := strconv.ParseFloat(strings.TrimSuffix(s, "x"), 64)
 		switch {
 		case s == "max":
@@ -44,7 +45,7 @@ func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		}
 		return nil
 	})
-	f.BoolVar(&p.Loop, "loop", false, "begin again at the end, until it is told to end")
+	f.BoolVar(&p.Loop, "loop", false, "repeat until a signal ends it")
 	f.BoolVar(&p.RewriteTimes, "rewrite-time", false, "move the times in the datagrams to now")
 	port := offline.PortFlag(f, "udp-port")
 	files, code, ok := f.ParseArgs(args, stdout, stderr)
@@ -59,5 +60,7 @@ func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		return f.UsageError(stderr, fmt.Sprintf("--to %s: want host:port of a collector", *to))
 	}
 	p.To, p.Port = target, *port
-	return console.RunUntilSignal("replay", stderr, func(ctx context.Context) error { return replay.Run(ctx, files, p, stderr) })
+	return console.RunUntilSignal("replay", stderr, func(ctx context.Context) error {
+		return replay.Run(ctx, files, p, stderr)
+	})
 }

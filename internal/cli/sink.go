@@ -19,16 +19,16 @@ import (
 	"weir/internal/kafka"
 )
 
-const sinkAbout = `Keeps the rows of a topic in a database: weir sink sqlite FILE. It is a program of
-its own, weir-sqlite, since the database is more code than all of weir:
+const sinkAbout = `Stores the messages of a topic in a database: weir sink sqlite FILE. It executes a
+separate program, weir-sqlite, since the database engine is larger than weir:
   go build -o bin/ ./cmd/weir ./cmd/weir-sqlite
-puts both in one place. weir runs it from beside itself or from PATH, and exits with 2
-when it is in neither.`
+builds both into one directory. weir looks for it in its own directory, then in PATH,
+and exits with 2 when it is in neither.`
 
-// sqliteProgram is the program behind weir sink sqlite.
+// sqliteProgram is the program that weir sink sqlite executes.
 const sqliteProgram = "weir-sqlite"
 
-// runSink is the verb sink.
+// runSink implements the verb sink.
 func runSink(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("sink", "sqlite FILE [flag]...", sinkAbout)
 	if len(args) == 0 || args[0] == "--help" || args[0] == "-h" {
@@ -48,8 +48,8 @@ func runSink(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	return console.ExitFailed
 }
 
-// findBeside returns the path of a program of ours: beside this one, or in PATH. What
-// lies in the current directory is never run, whatever PATH says.
+// findBeside returns the path of a program in the directory of this program or in PATH. It must not return a
+// program of the current directory, even if PATH contains it.
 func findBeside(name string) (string, error) {
 	if self, err := os.Executable(); err == nil {
 		if beside := filepath.Join(filepath.Dir(self), name); isProgram(beside) {
@@ -59,7 +59,8 @@ func findBeside(name string) (string, error) {
 	if found, err := exec.LookPath(name); err == nil { // exec.ErrDot for the current directory
 		return found, nil
 	}
-	return "", fmt.Errorf("%s is neither beside this program nor in PATH: build both in Weir's source with\n  go build -o bin/ ./cmd/weir ./cmd/%s\nand run bin/weir", name, name)
+	return "", fmt.Errorf("%s is neither beside this program nor in PATH: build both in Weir's source with\n"+
+		"  go build -o bin/ ./cmd/weir ./cmd/%s\nand run bin/weir", name, name)
 }
 
 func isProgram(path string) bool {
@@ -67,19 +68,19 @@ func isProgram(path string) bool {
 	return err == nil && s.Mode().IsRegular() && s.Mode()&0o111 != 0
 }
 
-const sqliteAbout = `Reads the topic PREFIXconnections or PREFIXflows (only what is committed) and keeps
-its messages as rows of FILE, an SQLite database. The offsets up to which it read are
-written with the rows: each is there exactly once, also after kill -9. A connection
-that is reported again replaces what was known of it. FILE may hold both topics, from
-a process each. Kafka is reached as by the services: KAFKA_BROKERS, KAFKA_TLS…,
-TOPIC_PREFIX.
+const sqliteAbout = `Reads the topic PREFIXconnections or PREFIXflows (committed records only) and stores
+its messages as rows of FILE, an SQLite database. The offsets are written in the same
+transaction as the rows, so each message is stored exactly once, also after kill -9. A
+later report of a connection replaces the earlier report. FILE may hold both topics,
+written by one process each. Kafka is reached as by the services: KAFKA_BROKERS,
+KAFKA_TLS…, TOPIC_PREFIX.
 
-Old rows are deleted by age (--keep) or size (--max-size); the space is given back.
-The tables and queries to try: docs/sqlite.md.
+Old rows are deleted by age (--keep) or size (--max-size), and the file shrinks.
+Tables and example queries: docs/sqlite.md.
 
-exit code: 0 ended as told; 1 Kafka or the file failed; 2 wrong usage`
+exit code: 0 ended by a signal; 1 Kafka or the file failed; 2 wrong usage`
 
-// SQLite is the program weir-sqlite; open opens its file.
+// SQLite implements the program weir-sqlite. open opens the database file.
 func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, sink.Options) (sink.Sink, error)) int {
 	f := console.NewFlags("sink sqlite", "FILE [flag]...", sqliteAbout)
 	o := sink.Options{Rows: string(kafka.Connections)}
@@ -92,7 +93,8 @@ func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, 
 		return nil
 	})
 	f.DurationVar(&o.Keep, "keep", 0, "delete rows published longer ago than `DURATION` (720h); default: none")
-	f.Func("max-size", "delete the oldest rows once the file has more than `SIZE` octets (10GB); default: none", func(s string) (err error) {
+	const sizeUsage = "delete the oldest rows once the file has more than `SIZE` octets (10GB); default: none"
+	f.Func("max-size", sizeUsage, func(s string) (err error) {
 		if o.MaxSize, err = console.ParseOctets(s); err == nil && o.MaxSize < 1<<20 {
 			err = fmt.Errorf("%q: want at least 1MiB", s)
 		}
@@ -123,7 +125,7 @@ func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, 
 	})
 }
 
-// A sinking shows how a sink is fed.
+// A sinking reports the progress and failures of a sink.Feed.
 type sinking struct {
 	sink     sink.Sink
 	o        sink.Options
@@ -141,7 +143,8 @@ func (s *sinking) run(ctx context.Context, settings topics.Settings) error {
 		Began: func() {
 			found = true
 			if !s.once {
-				console.Linef(s.stderr, "%s at %s goes into %s; end with Ctrl-C", s.o.Topic, strings.Join(settings.Kafka.Brokers, ","), s.o.Path)
+				console.Linef(s.stderr, "%s at %s goes into %s; end with Ctrl-C",
+					s.o.Topic, strings.Join(settings.Kafka.Brokers, ","), s.o.Path)
 			}
 		},
 		Notice: s.notice, Failed: s.complain,
@@ -152,17 +155,18 @@ func (s *sinking) run(ctx context.Context, settings topics.Settings) error {
 		return err
 	}
 	s.show.Clear()
-	console.Linef(s.stderr, "%d rows written, %d messages that are no %s, %d old rows deleted", kept.Rows, kept.Bad, s.o.Rows, kept.Deleted)
+	console.Linef(s.stderr, "%d rows written, %d messages that are not %s, %d old rows deleted",
+		kept.Rows, kept.Bad, s.o.Rows, kept.Deleted)
 	return err
 }
 
-// notice prints something that is no failure of this moment.
-func (s *sinking) notice(what error) {
+// notice prints a message, which need not be a current failure.
+func (s *sinking) notice(event error) {
 	s.show.Clear()
-	console.Linef(s.stderr, "weir sink sqlite: %v", what)
+	console.Linef(s.stderr, "weir sink sqlite: %v", event)
 }
 
-// complain prints a failure, unless it is the last one again.
+// complain prints a failure, unless it equals the failure before it.
 func (s *sinking) complain(err error) {
 	if s.failures.IsNew(err, time.Time{}) {
 		s.notice(err)

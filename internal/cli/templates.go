@@ -13,26 +13,24 @@ import (
 	"weir/internal/cli/topics"
 )
 
-const templatesAbout = `Shows and changes what the replicas share of exporters: template definitions and
-the facts of options data, on the topic PREFIXtemplates.
+const templatesAbout = `Shows and changes the template definitions and facts of options data that the
+replicas share on the topic PREFIXtemplates.
 
   list             one line each
   show             as weir decode prints templates, with remarks: a file of templates
-  add FILE         publish the templates of FILE ("-": standard input), as if they
-                   had been received now; each line "template …" has to end in
-                   "of ADDRESS"
-  remove ADDRESS   take back what is known of an exporter; it counts again once it
-                   is received again
+  add FILE         publish the templates of FILE ("-": standard input) as received
+                   now; each line "template …" must end in "of ADDRESS"
+  remove ADDRESS   remove the entries of an exporter until they are received again
 
 Kafka is reached as by ingest: KAFKA_BROKERS, KAFKA_TLS…, TOPIC_PREFIX.
 
-exit code: 0 done; 1 Kafka, or what was asked for is not there; 2 wrong usage`
+exit code: 0 done; 1 Kafka is not available, or no entry matches; 2 wrong usage`
 
-// runTemplates is the verb templates.
+// runTemplates implements the verb templates.
 func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("templates", "list|show|add FILE|remove ADDRESS [flag]...", templatesAbout)
 	o := &topics.Selection{}
-	f.Func("exporter", "only those of the exporter at `ADDRESS` (list, show)", func(s string) (err error) {
+	f.Func("exporter", "only entries of the exporter at `ADDRESS` (list, show)", func(s string) (err error) {
 		o.Exporter, err = topics.ParseExporter(s)
 		return err
 	})
@@ -46,12 +44,12 @@ func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int 
 			return nil
 		})
 	}
-	number("domain", "only those of the observation domain `N`", &o.Domain)
+	number("domain", "only entries of the observation domain `N`", &o.Domain)
 	number("template", "only the template `ID`", &o.Template)
-	f.BoolVar(&o.All, "all", false, "what was removed and not received since, too")
-	f.BoolVar(&o.Facts, "facts", false, "facts of options data too (list)")
+	f.BoolVar(&o.All, "all", false, "include entries that were removed and not received since")
+	f.BoolVar(&o.Facts, "facts", false, "include facts of options data (list)")
 	f.BoolVar(&o.JSON, "json", false, "print JSON Lines (list)")
-	f.BoolVar(&o.DryRun, "dry-run", false, "say what would be published or removed, and do nothing (add, remove)")
+	f.BoolVar(&o.DryRun, "dry-run", false, "print the number of entries to publish or remove, and do nothing (add, remove)")
 	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code

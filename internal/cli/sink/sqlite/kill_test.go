@@ -164,7 +164,7 @@ func TestTheProgram(t *testing.T) {
 			t.Errorf("%v: exit code %d, want %d with %q; got %s%s", args, got, code, want, out.String(), errout.String())
 		}
 	}
-	run(0, "6 rows written, 1 messages that are no connections, 0 old rows deleted", path, "--once")
+	run(0, "6 rows written, 1 messages that are not connections, 0 old rows deleted", path, "--once")
 	run(0, "0 rows written, 0 messages", path, "--once")
 	transaction(t, cl, true, &kgo.Record{Topic: "t.connections", Value: marshal(t, connection("one", 9, 1))})
 	run(0, "1 rows written", path, "--once")
