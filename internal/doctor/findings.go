@@ -241,7 +241,7 @@ func share(n, of int, least float64, noun string) string {
 }
 
 // rareTemplates finds templates whose refresh takes longer than templateRefresh. Over UDP
-// a collector depends on it (RFC 7011 section 8.1; NetFlow v9: RFC 3954 section 9).
+// a collector depends on it (RFC 7011 section 8.4; NetFlow v9: RFC 3954 section 9).
 func rareTemplates(s Stream, h *chart) string {
 	if s.Version < 9 {
 		return ""

@@ -9,8 +9,8 @@ import (
 	"weir/internal/decode"
 )
 
-// A definition is one layout of a template id. What is not atomic is guarded by
-// its shard's lock.
+// A definition is a layout of a template id. The lock of its shard guards all fields that
+// are not atomic. Decoding reads plan without a lock; it must not change.
 type definition struct {
 	shard   *shard
 	records [recordKinds]definitionRecord
@@ -19,38 +19,38 @@ type definition struct {
 	plan    *decode.Plan
 	sources []source // newest first, at most maxSources
 
-	lives      atomic.Pointer[[]life] // of its exporters when they sent this last, newest first; nil: not v9
-	settled    atomic.Bool            // used in doubt
+	lives      atomic.Pointer[[]life] // clocks of its exporters at their last receipt, newest first; nil: not v9
+	settled    atomic.Bool            // in use although it is doubtful, see Settle
 	received   atomic.Int64           // greatest receive time, ns; read without lock
 	first      int64                  // least receive time, ns
-	local      int64                  // receive time of this replica's last own reception, ns; 0: none
-	static     bool                   // an operator's, not received
-	removed    int64                  // removed by an operator at, ns; counts only if received later
+	local      int64                  // last receive time of this replica, ns; 0: none
+	static     bool                   // stated by the operator in a file
+	removed    int64                  // time of removal by an operator, ns; a later receipt revokes it
 	confirmed  bool                   // a replica decoded a data set with it
 	place      place                  // in the order of eviction
 	usage      usage                  // by this replica
-	noted      atomic.Bool            // a use is noted and not taken yet
-	pins       atomic.Pointer[[]*pin] // ports of data; at most maxPins
-	octets     int64                  // accounted, without the plan
+	noted      atomic.Bool            // a use waits in trust.uses
+	pins       atomic.Pointer[[]*pin] // ports of data, at most maxPins; the slice is immutable
+	octets     int64                  // accounted octets, without the plan
 	planOctets int64
 	compiled   bool // the plan was compiled for this definition
-	say        bool // it is time to say so there
+	say        bool // the confirmation must be published
 	sayAt      int64
 	origin     origin
 }
 
-// A source is a port that a definition came from.
+// A source is a port from which a definition was received.
 type source struct {
 	port     uint16
-	received int64 // ns
-	local    int64 // own reception, ns; 0: none
+	received int64 // last receive time of any replica, ns
+	local    int64 // last receive time of this replica, ns; 0: none
 
-	spared   bool               // older than others that went: data of the port was decoded
-	onTopic  [recordKinds]int64 // as the topic's last record of the kind says, ns; 0: not there
-	recorded [recordKinds]bool  // a record of the kind had it once
+	spared   bool               // kept in place of newer sources, since data of the port was decoded
+	onTopic  [recordKinds]int64 // receive time in the topic's last record of the kind, ns; 0: none
+	recorded [recordKinds]bool  // a record of the kind had this source at some time
 }
 
-// An origin is the header of the datagram that brought something last.
+// An origin holds fields of a message header: of the latest message with an entry.
 type origin struct {
 	export   int64 // ns since the epoch
 	uptime   uint32
@@ -66,15 +66,18 @@ func (d *definition) home() *shard { return d.shard }
 // inForce reports whether d was received after its removal, if any.
 func (d *definition) inForce() bool { return d.received.Load() > d.removed }
 
-// newer orders definitions by time, then by hash and digest, so that all replicas
-// agree. Replicas that know no digest agree too, unless the hashes collide.
+// newer reports whether a, received at the time at, precedes b, received at the time than.
+// Equal times are ordered by hash and digest, so that all replicas agree. Replicas of
+// older versions, which know no digest, agree unless the hashes collide.
 func newer(at int64, a *definition, than int64, b *definition) bool {
-	return cmp.Or(cmp.Compare(at, than), cmp.Compare(a.id.hash, b.id.hash), bytes.Compare(a.id.digest[:], b.id.digest[:])) > 0
+	return cmp.Or(
+		cmp.Compare(at, than), cmp.Compare(a.id.hash, b.id.hash), bytes.Compare(a.id.digest[:], b.id.digest[:]),
+	) > 0
 }
 
-// from returns d's source for port, adding it if needed. When there are too many
-// the oldest goes of those without data, else the oldest; nil when that is the new
-// one.
+// from returns the source of d for a port and raises its receive time to at. It adds the
+// source if needed. Beyond maxSources it drops the oldest source from whose port no data
+// was decoded, else the oldest; it returns nil if it dropped the added source.
 func (d *definition) from(port uint16, at int64) *source {
 	i := slices.IndexFunc(d.sources, func(s source) bool { return s.port == port })
 	if i < 0 {
@@ -92,7 +95,7 @@ func (d *definition) from(port uint16, at int64) *source {
 		for goes > 0 && d.pinned(d.sources[goes].port) {
 			goes--
 		}
-		if d.pinned(d.sources[goes].port) { // all are
+		if d.pinned(d.sources[goes].port) { // all sources are pinned
 			goes = n - 1
 		}
 		for i := goes + 1; i < n; i++ {
@@ -106,11 +109,11 @@ func (d *definition) from(port uint16, at int64) *source {
 	return &d.sources[i]
 }
 
-// layouts are the definitions of one template id.
+// layouts holds the definitions of a template id, at most maxLayouts.
 type layouts struct{ defs []*definition }
 
-// byLayout returns the definition with t's layout, nil when there is none. It
-// compares layouts, not hashes.
+// byLayout returns the definition with the layout of t, nil if there is none. It compares
+// layouts, since hashes may collide.
 func (l *layouts) byLayout(t *decode.Template) *definition {
 	for _, d := range l.defs {
 		if d.plan.Template().SameLayout(t) {
@@ -120,7 +123,7 @@ func (l *layouts) byLayout(t *decode.Template) *definition {
 	return nil
 }
 
-// newest returns the definition that was received last; nil when none was yet.
+// newest returns the definition with the latest receipt, nil if none was received.
 func (l *layouts) newest() *definition {
 	var best *definition
 	for _, d := range l.defs {
@@ -131,8 +134,8 @@ func (l *layouts) newest() *definition {
 	return best
 }
 
-// leastUsed returns the definition to evict for one from a port: those that this
-// port alone sent go first, so that it does not displace what others use.
+// leastUsed returns the definition to evict for a new definition from a port. Definitions
+// of this port alone go first, so that a sender cannot evict the definitions of others.
 func (l *layouts) leastUsed(port uint16) *definition {
 	own := slices.DeleteFunc(slices.Clone(l.defs), func(d *definition) bool { return !d.ofPortAlone(port) })
 	if len(own) > 0 {
@@ -141,8 +144,7 @@ func (l *layouts) leastUsed(port uint16) *definition {
 	return slices.MinFunc(l.defs, evictBefore)
 }
 
-// ofPortAlone reports whether d came from a port, and neither templates nor data
-// of d from another.
+// ofPortAlone reports whether all templates and data of d came from this port.
 func (d *definition) ofPortAlone(port uint16) bool {
 	if d.static || len(d.sources) != 1 || d.sources[0].port != port {
 		return false
@@ -151,9 +153,9 @@ func (d *definition) ofPortAlone(port uint16) bool {
 	return pins == nil || !slices.ContainsFunc(*pins, func(p *pin) bool { return p.port != port })
 }
 
-// evictBefore orders definitions of one exporter: an operator's last, unconfirmed
-// ones first, then by the sets decoded, then by the last data set, and unconfirmed
-// ones by their last reception.
+// evictBefore orders the definitions of an exporter for eviction: by level, that is
+// unconfirmed definitions first and then by the number of decoded sets; within a level by
+// the last data set, then by the last receipt. Static definitions come last.
 func evictBefore(a, b *definition) int {
 	if a.static != b.static {
 		if a.static {
@@ -165,7 +167,7 @@ func evictBefore(a, b *definition) int {
 		cmp.Compare(a.received.Load(), b.received.Load()), cmp.Compare(a.id.hash, b.id.hash))
 }
 
-// level is d's level in the order of eviction.
+// level returns the level of d in the order of eviction.
 func (d *definition) level() int {
 	n := levelOf(d.usage.sets())
 	if d.confirmed {
@@ -174,20 +176,22 @@ func (d *definition) level() int {
 	return n
 }
 
-// A choice says which definition of a template id is in force. It is immutable,
-// but for the definitions' receive times.
+// A choice holds the definitions in force of a template id. It is immutable, except for
+// the receive times of the definitions. Readers use it without a lock.
 type choice struct {
-	defs  []*definition // in force; at least one
-	ports []portChoice  // by port that definitions came from
-	data  []portChoice  // by port that data alone comes from
+	defs  []*definition // in force; never empty
+	ports []portChoice  // for ports that sent a definition, ascending
+	data  []portChoice  // for ports that sent only data
 }
 
+// A portChoice is the definition in force for a source port.
 type portChoice struct {
 	port uint16
 	def  *definition
 }
 
-// of returns the definition for datagrams from port, nil when there is none.
+// of returns the definition for datagrams from a port, nil if c is nil. A port that is not
+// in the choice gets the newest definition of the exporter.
 func (c *choice) of(port uint16) *definition {
 	switch {
 	case c == nil:
@@ -212,8 +216,7 @@ func (c *choice) of(port uint16) *definition {
 	return best
 }
 
-// choose decides from what is known which definition is in force for each port;
-// nil when none is.
+// choose returns the definitions in force for each port, nil if none is in force.
 func (l *layouts) choose() *choice {
 	c := &choice{}
 	for _, d := range l.defs {
@@ -243,11 +246,11 @@ func (l *layouts) choose() *choice {
 	return c
 }
 
-// choosePins decides which definition is in force for ports that send data alone:
-// the one confirmed by data of the port, while a port that sent its template goes
-// on sending it. Another port's template does not displace it.
+// choosePins chooses the definition for ports that send only data: the definition with
+// which data of the port was decoded, as long as a port that sent its template keeps
+// sending it. Another port's template does not replace it.
 func (c *choice) choosePins() {
-	var since []int64 // of c.data
+	var since []int64 // pin.since of the elements of c.data
 	for _, d := range c.defs {
 		pins := d.pins.Load()
 		if pins == nil || !c.holds(d) {
@@ -266,8 +269,8 @@ func (c *choice) choosePins() {
 	}
 }
 
-// holds reports whether d is in force for a port that sent it lately, as measured
-// by the newest of all.
+// holds reports whether d is in force for a port that sent it within sourceLife before
+// the newest receipt of all definitions.
 func (c *choice) holds(d *definition) bool {
 	var newest int64
 	for _, o := range c.defs {
@@ -278,7 +281,7 @@ func (c *choice) holds(d *definition) bool {
 	})
 }
 
-// fromPort returns the definition last received from port itself, nil if none was.
+// fromPort returns the definition that a port itself sent last, nil if it sent none.
 func (c *choice) fromPort(port uint16) *definition {
 	if c == nil {
 		return nil
@@ -291,6 +294,7 @@ func (c *choice) fromPort(port uint16) *definition {
 	return nil
 }
 
+// receivedFrom returns the last receive time of d from a port, 0 if there is none.
 func (d *definition) receivedFrom(port uint16) int64 {
 	for _, s := range d.sources {
 		if s.port == port {
@@ -307,8 +311,8 @@ func (c *choice) equal(o *choice) bool {
 	return slices.Equal(c.defs, o.defs) && slices.Equal(c.ports, o.ports) && slices.Equal(c.data, o.data)
 }
 
-// spares reports whether the source of a port is kept for its data alone. Other
-// replicas may not keep it, so that it must not be a reason to publish d again.
+// spares reports whether the source of a port is kept only because of its data. Other
+// replicas may have dropped it, so it must not be a reason to publish d again.
 func (d *definition) spares(port uint16) bool {
 	return slices.ContainsFunc(d.sources, func(s source) bool { return s.port == port && s.spared })
 }

@@ -3,26 +3,27 @@ package templates
 import "time"
 
 const (
-	// sweepEvery is how often what nobody receives any more is looked for.
+	// sweepEvery is the interval of the search for expired entries.
 	sweepEvery = time.Minute
-	// sweepMost is how many tombstones one sweep gives: the rest waits a minute.
+	// sweepMost bounds the tombstones of a sweep. The rest waits for the next sweep.
 	sweepMost = 1000
-	// expirySpread is how far apart replicas notice that something expired: the
-	// first one's tombstone saves the others theirs.
+	// expirySpread is the period over which replicas notice an expiry. The tombstone of
+	// the first replica makes those of the others unnecessary.
 	expirySpread = 5 * time.Minute
 )
 
-// expired returns tombstones of what no replica received within its lifetime,
-// at most once per sweepEvery. What the topic does not have goes at once; the
-// rest when its tombstones are published: a definition has up to two records. A
-// replica that did receive it meanwhile answers the tombstone with a publication.
+// expired searches for entries that no replica received within their lifetime, at most
+// once per sweepEvery, and returns their tombstones. It removes entries without a record
+// on the topic; the others are removed when their tombstones are published (a definition
+// has up to two records). A replica that received an entry meanwhile publishes it again
+// when it reads the tombstone.
 func (s *Store) expired() []Record {
 	now, last := s.now(), s.swept.Load()
 	passed := now - last // negative: the clock was set back
 	if passed >= 0 && passed < int64(sweepEvery) || !s.swept.CompareAndSwap(last, now) {
 		return nil
 	}
-	doubted := now - int64(lifetime) // of unconfirmed definitions
+	doubted := now - int64(lifetime) // bound of unconfirmed definitions
 	if s.unconfirmed() > unconfirmedFew {
 		doubted = now - int64(unconfirmedLife)
 	}
@@ -59,15 +60,16 @@ func (s *Store) expired() []Record {
 	return out
 }
 
-// An unseen is what nobody received for its lifetime.
+// An unseen holds the expired entries of a shard.
 type unseen struct {
 	facts       []*fact
 	definitions []*definition
-	records     []*definitionRecord // of these definitions, and of others that are received but not written any more
+	records     []*definitionRecord // of these definitions, and records of a kind that is no longer written
 }
 
-// unseen returns what was last received before a time, and definitions that are
-// not confirmed before another, ns.
+// unseen returns the entries that were last received before the time before, and the
+// unconfirmed definitions that were last received before the time doubted, both in ns.
+// The shard's lock must be held.
 func (sh *shard) unseen(before, doubted int64, replica string) (out unseen) {
 	old := func(p publishable, received, before int64) bool {
 		return received < before && received+p.state().spread(replica, expirySpread) < before

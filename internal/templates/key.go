@@ -20,14 +20,16 @@ import (
 //	definition by digest:   3 | exporter (16) | version (1) | domain (4) | template id (2) | layout digest (16)
 //
 // The digest is the first 16 octets of the SHA-256, the hash the 64-bit xxHash of
-// the canonical encoding of the layout (decode.Template.AppendLayout). One of them
-// is in the key so that compaction, which keeps the last record of a key, can never
-// replace a newer definition by a delayed older one.
+// the canonical encoding of the layout (decode.Template.AppendLayout). The key of a
+// definition contains its digest or hash, so that compaction, which keeps the last record
+// of a key, cannot replace a newer definition by a delayed older definition.
 //
-// Records by hash are there for replicas that do not know kind 3 and skip its
-// records as poison. The hash has no secret key: anybody can make a second layout
-// with the hash of an honest one, whose record then takes the honest one's place
-// on the topic. Both kinds are read, and merged by the layout in the value.
+// Records by hash serve replicas of older versions, which skip kind 3 as poison. The
+// hash has no secret key: a sender can forge a second layout with the hash of an honest
+// layout, and its record then replaces the honest record on the topic. A replica reads
+// both kinds and merges them by the layout in the value.
+//
+// Keys are part of the format that old and new replicas share: they must not change.
 const (
 	kindBarrier          = 0
 	kindDefinitionHash   = 1
@@ -40,7 +42,8 @@ const (
 	scopeLen     = 16 + 1 + 4
 )
 
-// A scope is what template ids and facts are relative to.
+// A scope is the name space of template ids and facts: an Observation Domain (RFC 7011
+// section 3.4.1).
 type scope struct {
 	exporter [16]byte // v4-mapped when IPv4
 	domain   uint32
@@ -63,8 +66,8 @@ func readScope(b []byte) scope {
 	return s
 }
 
-// A definitionID is what the keys of a definition's records say of it among those
-// of a scope. It is always computed from the layout.
+// A definitionID identifies a definition within a scope. digest and hash must be computed
+// from the layout, never copied from a record's key.
 type definitionID struct {
 	template uint16
 	digest   digest
@@ -89,7 +92,7 @@ func layoutDigest(t *decode.Template) digest {
 	return digest(sum[:16])
 }
 
-// recordKey returns the key of one of a definition's two records.
+// recordKey returns the key of a definition's record of a kind.
 func recordKey(s scope, d definitionID, by recordKind) []byte {
 	if by == hashRecord {
 		return hashKey(s, d)
@@ -111,8 +114,8 @@ func hashKey(s scope, d definitionID) []byte {
 	return binary.BigEndian.AppendUint64(b, d.hash)
 }
 
-// A definitionRef is what the key of one of a definition's records says: the hash
-// or the digest, by kind.
+// A definitionRef is the definition in a record's key: by digest or by hash, as the kind
+// of the record says. The other field is zero.
 type definitionRef struct {
 	by       recordKind
 	template uint16
@@ -120,7 +123,7 @@ type definitionRef struct {
 	hash     uint64
 }
 
-// names reports whether r is a key of the definition with that id.
+// names reports whether r refers to the definition with that id.
 func (r *definitionRef) names(id *definitionID) bool {
 	if r.by == hashRecord {
 		return r.template == id.template && r.hash == id.hash
@@ -135,22 +138,22 @@ func (r *definitionRef) String() string {
 	return fmt.Sprintf("template %d with digest %x", r.template, r.digest)
 }
 
-// A factID is a fact among those of a scope.
+// A factID identifies a fact within a scope.
 type factID struct {
 	what flowpb.Fact_What
-	id   uint64
+	id   uint64 // such as a sampler id or an interface index
 }
 
 func factKey(s scope, f factID) []byte {
 	b := s.append(append(make([]byte, 0, factKeyLen), kindFact))
-	b = append(b, byte(f.what)) // checked where a fact comes in
+	b = append(b, byte(f.what)) // LearnFact and parse check the range
 	return binary.BigEndian.AppendUint64(b, f.id)
 }
 
-// errKey is what a key of the wrong length or kind gives.
+// errKey is the error for a key of the wrong length or kind.
 var errKey = errors.New("key is neither a definition's nor a fact's")
 
-// A key is a parsed key; one of definition and fact is not nil, unless barrier.
+// A key is a parsed key. Unless it is a barrier, either definition or fact is not nil.
 type key struct {
 	barrier    bool
 	scope      scope
@@ -158,6 +161,7 @@ type key struct {
 	fact       *factID
 }
 
+// parseKey parses the key of a record of the shared log.
 func parseKey(b []byte) (key, error) {
 	switch {
 	case len(b) >= 1 && b[0] == kindBarrier:
@@ -196,13 +200,13 @@ func (s scope) check() error {
 	return nil
 }
 
-// BarrierKey is the key of a replica's barrier.
+// BarrierKey returns the key of a replica's barrier.
 func BarrierKey(replica string) []byte {
 	return append([]byte{kindBarrier}, replica...)
 }
 
-// IsBarrier reports whether a key is that of a barrier, of whichever replica.
+// IsBarrier reports whether k is the key of a barrier, of any replica.
 func IsBarrier(k []byte) bool { return len(k) > 0 && k[0] == kindBarrier }
 
-// schema is the version of ExporterState's meaning that is written and read.
+// schema is the version of the format of ExporterState. A reader rejects all others.
 const schema = 1

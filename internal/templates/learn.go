@@ -10,9 +10,11 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Learn implements decode.State. A definition that Compile refuses changes
-// nothing: the good one, if any, stays in force.
-func (s *Store) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t *decode.Template) (*decode.Plan, error) {
+// Learn implements decode.State. A template that decode.Compile rejects changes nothing:
+// the old definition, if any, stays in force.
+func (s *Store) Learn(
+	k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t *decode.Template,
+) (*decode.Plan, error) {
 	sh := s.shardOf(&k.Exporter)
 	sh.mu.Lock()
 	d, changed, err := s.learn(sh, k, m, h, t)
@@ -21,13 +23,17 @@ func (s *Store) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t
 	}
 	sh.mu.Unlock()
 	if err != nil {
-		return nil, err // nothing was added
+		return nil, err // the store is unchanged
 	}
 	s.changed(k.Exporter, changed, &d.place)
 	return d.plan, nil
 }
 
-func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t *decode.Template) (d *definition, changed bool, err error) {
+// learn adds a received template. changed reports whether another definition is in force
+// for its port now. The shard's lock must be held.
+func (s *Store) learn(
+	sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, t *decode.Template,
+) (d *definition, changed bool, err error) {
 	a, sc := sh.allowanceOf(k.Exporter), scopeOf(k)
 	d = sh.withLayout(sc, k.ID, t)
 	octets := definitionOctets(t)
@@ -70,11 +76,11 @@ func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decod
 
 	was := before.fromPort(m.Port)
 	if was == d {
-		if newest != d { // another layout came in between, from another port
+		if newest != d { // another port sent another layout meanwhile
 			s.count.conflicts.Add(1)
 		}
 		if d.quiet(at) {
-			return d, false, nil // as ever: nothing to decide, nothing to publish
+			return d, false, nil // the usual refresh: no decision and no record is needed
 		}
 	} else if was != nil {
 		s.count.redefined.Add(1)
@@ -85,11 +91,11 @@ func (s *Store) learn(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decod
 	return d, changed, nil
 }
 
-// receiveTime is when d was received. What one replica receives from one port
-// is in order whatever its clock does: two layouts in one datagram have one
-// receive time, and a clock may be set back.
+// receiveTime returns the receive time for d, raised above those of the other layouts that
+// this replica received from the port. The receipts from a port must stay in order: two
+// layouts in a datagram have the same receive time, and a clock may be set back.
 func (l *layouts) receiveTime(d *definition, m *decode.Meta) int64 {
-	at := max(m.Received, 1) // 0: not known
+	at := max(m.Received, 1) // 0 stands for "never"
 	for _, o := range l.defs {
 		for _, s := range o.sources {
 			switch {
@@ -104,7 +110,7 @@ func (l *layouts) receiveTime(d *definition, m *decode.Meta) int64 {
 	return at
 }
 
-// receivedAt notes a reception by any replica.
+// receivedAt records a receipt by any replica.
 func (d *definition) receivedAt(at, first int64, o origin) {
 	if at >= d.received.Load() {
 		d.received.Store(at)
@@ -120,7 +126,7 @@ func (s *Store) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Heade
 	if !known(f.What) || !possible(f.What, f.Number) || scopeOf(k).check() != nil {
 		return
 	}
-	f.Text = strings.ToValidUTF8(f.Text, "\uFFFD") // protobuf carries nothing else
+	f.Text = strings.ToValidUTF8(f.Text, "\uFFFD") // protobuf strings must be valid UTF-8
 	sh := s.shardOf(&k.Exporter)
 	sh.mu.Lock()
 	changed := s.learnFact(sh, k, m, h, f)
@@ -128,7 +134,7 @@ func (s *Store) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Heade
 	s.changed(k.Exporter, changed, nil)
 }
 
-// impossible is the error for a fact whose number cannot be.
+// impossible returns the error for a fact whose number is out of range.
 func impossible(what flowpb.Fact_What, number uint64) error {
 	if what == flowpb.Fact_WHAT_SAMPLER {
 		return fmt.Errorf("sampling rate 1 in %d: want at most %d", number, uint32(decode.MaxSamplingRate))
@@ -136,8 +142,8 @@ func impossible(what flowpb.Fact_What, number uint64) error {
 	return fmt.Errorf("data type %d of an element: want at most %d", number, math.MaxUint8)
 }
 
-// possible reports whether a fact's number can be: of sampling rates at most
-// decode.MaxSamplingRate, of data types one octet.
+// possible reports whether the number of a fact is within range: sampling rates up to
+// decode.MaxSamplingRate, data types (RFC 5610 section 3.1) up to an octet.
 func possible(what flowpb.Fact_What, number uint64) bool {
 	switch what {
 	case flowpb.Fact_WHAT_SAMPLER:
@@ -149,12 +155,16 @@ func possible(what flowpb.Fact_What, number uint64) bool {
 	}
 }
 
-// known reports whether what is among the facts of this version.
+// known reports whether this version defines the kind of fact.
 func known(what flowpb.Fact_What) bool {
 	return what > flowpb.Fact_WHAT_UNSPECIFIED && flowpb.Fact_What_name[int32(what)] != ""
 }
 
-func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, is decode.Fact) (changed bool) {
+// learnFact adds a received fact. changed reports whether a port reads another value now.
+// The shard's lock must be held.
+func (s *Store) learnFact(
+	sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, is decode.Fact,
+) (changed bool) {
 	sc, id, v := scopeOf(k), factID{is.What, is.ID}, factValue{is.Number, is.Text}
 	a := sh.allowanceOf(k.Exporter)
 	octets := factOctets(v.text)
@@ -174,7 +184,7 @@ func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *d
 	}
 	f, err := s.fact(sh, sc, id, v.text)
 	if err != nil {
-		return false // counted
+		return false // makeRoom counted it
 	}
 	at := max(m.Received, 1)
 	if f.local > 0 {
@@ -184,7 +194,7 @@ func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *d
 		}
 	}
 	f.local = at
-	if own, ok := f.by(int32(m.Port)); ok && own == v && v != f.is { // another port said otherwise meanwhile
+	if own, ok := f.by(int32(m.Port)); ok && own == v && v != f.is { // another port sent another value meanwhile
 		s.count.factConflicts.Add(1)
 	}
 	changed = f.receive(factSource{is: v, received: at, port: int32(m.Port)}, at, origin{h.Export, h.Uptime, h.Sequence})
@@ -195,8 +205,8 @@ func (s *Store) learnFact(sh *shard, k *decode.TemplateKey, m *decode.Meta, h *d
 	return changed
 }
 
-// withLayout returns the definition of a template id with the layout of t, nil when there
-// is none. The shard's lock is held.
+// withLayout returns the definition of a template id with the layout of t, nil if there is
+// none. The shard's lock must be held.
 func (sh *shard) withLayout(sc scope, id uint16, t *decode.Template) *definition {
 	dom := sh.domain(sc)
 	if dom == nil || dom.templates[id] == nil {
@@ -205,11 +215,11 @@ func (sh *shard) withLayout(sc scope, id uint16, t *decode.Template) *definition
 	return dom.templates[id].byLayout(t)
 }
 
-// errOverBudget is what Learn gives for a template beyond the budget of its exporter, or
-// of all exporters, for new definitions. It must not be changed: a flood gets it for each
-// template, and nothing is allocated for it.
+// errOverBudget is the error of Learn for a template beyond the budget of its exporter, or
+// of all exporters, for new definitions. It is a shared value, so that a flood costs no
+// allocation; the caller must not change it.
 var errOverBudget error = &wire.Error{What: "template: too many new ones of this exporter, or of all", Cause: wire.BadTemplate}
 
-// errFull is what Learn gives for a template that the limits leave no room for. It must
-// not be changed either.
+// errFull is the error of Learn for a template without room at the limits. The caller must
+// not change it.
 var errFull error = &wire.Error{What: "template: the store is full", Cause: wire.BadTemplate}

@@ -1,18 +1,17 @@
 package templates
 
-// A Local store has no shared log. Nothing is queued for one, what no datagram brings
-// any more goes without a tombstone, and Due and Published are not for it: its owner
-// calls Maintain or Confirm.
+// A Local store has no shared log: it queues no records, and expired entries need no
+// tombstone. Its owner must call Maintain or Confirm in place of Due and Published.
 
-// Maintain confirms definitions that decoding used since the last call, and drops
+// Maintain confirms the definitions that decoding used since the last call, and deletes
 // definitions and facts that were not received for their lifetime, by the clock of
-// Options.Now. It is cheap to call; the search for what expired runs once a minute.
-// The owner of a Local store must call it every second or so.
+// Options.Now. The owner of a Local store must call it about once a second. It is cheap:
+// the search for expired entries runs once a minute.
 func (s *Store) Maintain() {
 	s.Confirm()
-	s.expired() // without a shared log there is nothing to bury
+	s.expired() // a Local store has no tombstones to publish
 }
 
-// Confirm is Maintain for a store that reads a recording: nothing expires in it, since
-// its clock may jump from one recording to the next.
+// Confirm is Maintain without expiry. The owner of a Local store that reads recordings
+// must call it: the clock may jump from a recording to the next.
 func (s *Store) Confirm() { s.confirmUsed() }

@@ -7,26 +7,29 @@ import (
 	"weir/internal/decode"
 )
 
-// plans shares compiled plans: exporters of one kind send the same templates, and
-// a plan is larger than all else that is kept of one.
+// A plans shares compiled plans between definitions. Exporters of the same model send the
+// same templates, and a plan is the largest part of a definition.
 type plans struct {
-	octets atomic.Int64 // heap of all
-	mu     sync.Mutex
+	octets atomic.Int64 // heap octets of all plans, shared or not
+	mu     sync.Mutex   // guards all; taken inside a shard's lock
 	all    map[planKey]*sharedPlan
 }
 
+// A planKey identifies a plan. Layouts with the same digest may collide.
 type planKey struct {
 	version  uint8
 	template uint16
 	digest   digest
 }
 
+// A sharedPlan is a plan with the number of definitions that use it.
 type sharedPlan struct {
 	plan *decode.Plan
 	uses int
 }
 
-// get returns the plan of t, compiled if need be; give it back with put.
+// get returns the plan of t. compiled reports whether get compiled it. The caller must
+// return the plan with put, under the same key.
 func (p *plans) get(k planKey, t *decode.Template) (plan *decode.Plan, compiled bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -39,13 +42,13 @@ func (p *plans) get(k planKey, t *decode.Template) (plan *decode.Plan, compiled 
 		return nil, false, err
 	}
 	p.octets.Add(planOctets(plan))
-	if p.all[k] == nil { // of two layouts with one digest the second is not shared
+	if p.all[k] == nil { // a second layout with the same digest is not shared
 		p.all[k] = &sharedPlan{plan, 1}
 	}
 	return plan, true, nil
 }
 
-// put gives a plan back.
+// put returns a plan. The last put of a shared plan releases it.
 func (p *plans) put(k planKey, plan *decode.Plan) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -60,5 +63,5 @@ func (p *plans) put(k planKey, plan *decode.Plan) {
 	}
 }
 
-// planOctets returns what a plan takes, with its entry in plans.
+// planOctets returns the heap octets of a plan with its entry in plans.
 func planOctets(p *decode.Plan) int64 { return int64(p.HeapOctets()) + perPlan }

@@ -4,29 +4,30 @@ import (
 	"weir/internal/decode"
 )
 
-// A Session is what is known within one transport session over TCP or TLS:
-// templates are of the session alone, and are withdrawn there (RFC 7011 sections 8
-// and 8.1); what options data says is of the exporter, and shared. It implements
-// decode.State and decode.Withdrawer, for one goroutine.
+// A Session holds the templates of a Transport Session over TCP or TLS. Templates belong
+// to the session and can be withdrawn in it (RFC 7011 sections 8 and 8.1). Options data
+// belongs to the exporter and goes to the Store. A Session implements decode.State and
+// decode.Withdrawer. It must be used by one goroutine at a time, and must be closed.
 type Session struct {
 	shared *Store
 	budget Budget
 	rate   bucket // of sessionChanges
-	spent  int64  // receive time of the message that found nothing left of it, ns; 0: none
-	most   int    // definitions
-	places int    // of known that are paid for: a map does not shrink
+	spent  int64  // receive time of the message that exhausted rate, ns; 0: none
+	most   int    // bound of definitions
+	places int    // entries of known that are charged to budget: a map does not shrink
 	known  map[sessionKey]sessionPlan
 }
 
-// A Budget bounds the octets of sessions' definitions.
+// A Budget bounds the octets of the definitions of sessions. It must be safe for
+// concurrent use if sessions share it.
 type Budget interface {
-	// Take takes n octets; false when they are beyond a bound, and nothing is taken.
+	// Take reserves n octets. It returns false, and reserves nothing, beyond a bound.
 	Take(n int) bool
-	// Give returns n octets.
+	// Give returns n reserved octets.
 	Give(n int)
 }
 
-// sessionPlace is what an entry of a Session takes beside its plan, octets.
+// sessionPlace is the size of an entry of Session.known without its plan, in octets.
 const sessionPlace = 96
 
 type sessionKey struct {
@@ -37,18 +38,17 @@ type sessionKey struct {
 type sessionPlan struct {
 	plan   *decode.Plan
 	octets int
-	data   bool // of a template, not of an options template
+	data   bool // a Template, not an Options Template
 }
 
-// unbounded is the Budget of a session that has none.
+// unbounded is a Budget without a bound.
 type unbounded struct{}
 
 func (unbounded) Take(int) bool { return true }
 func (unbounded) Give(int)      {}
 
-// NewSession returns a Session that keeps at most as many definitions as s does of
-// an exporter, and takes their octets from a budget; nil: without a bound. It must
-// be closed.
+// NewSession returns a Session. It holds up to Options.MaxPerExporter definitions and
+// takes their octets from b; nil: without a bound. The caller must call Close.
 func (s *Store) NewSession(b Budget) *Session {
 	if b == nil {
 		b = unbounded{}
@@ -56,7 +56,8 @@ func (s *Store) NewSession(b Budget) *Session {
 	return &Session{shared: s, budget: b, most: s.o.MaxPerExporter, known: map[sessionKey]sessionPlan{}}
 }
 
-// Close returns what the session took from its budget.
+// Close returns all octets of the session to its budget. The Session must not be used
+// afterwards.
 func (s *Session) Close() {
 	for at := range s.known {
 		s.forget(at)
@@ -64,13 +65,14 @@ func (s *Session) Close() {
 	s.renew()
 }
 
-// forget removes a definition.
+// forget removes a definition and returns its octets to the budget.
 func (s *Session) forget(at sessionKey) {
 	s.budget.Give(s.known[at].octets)
 	delete(s.known, at)
 }
 
-// renew returns the places of a map that became empty.
+// renew replaces an empty map, since maps do not shrink, and returns its places to the
+// budget.
 func (s *Session) renew() {
 	if len(s.known) == 0 && s.places > 0 {
 		s.budget.Give(s.places * sessionPlace)
@@ -83,8 +85,8 @@ func (s *Session) Plan(k *decode.TemplateKey, _ *decode.Meta, _ *decode.Header) 
 	return s.known[sessionKey{k.Domain, k.ID}].plan
 }
 
-// affords charges a new definition; the rest of a message is refused that found nothing
-// left. It counts what is refused.
+// affords charges a new definition to sessionChanges. After the first refusal it refuses
+// the rest of the message without reading the clock. It counts refusals.
 func (s *Session) affords(t *decode.Template, received int64) bool {
 	n := definitionOctets(t)
 	if received == 0 || s.spent != received {
@@ -98,9 +100,12 @@ func (s *Session) affords(t *decode.Template, received int64) bool {
 	return false
 }
 
-// Learn implements decode.State. A definition takes the place of the one that its
-// id had, withdrawn or not: nothing of what follows it is lost then.
-func (s *Session) Learn(k *decode.TemplateKey, m *decode.Meta, _ *decode.Header, t *decode.Template) (*decode.Plan, error) {
+// Learn implements decode.State. A definition replaces the old definition of its id, even
+// without a Template Withdrawal (RFC 7011 section 8.1 requires it), so that the data that
+// follows can be decoded.
+func (s *Session) Learn(
+	k *decode.TemplateKey, m *decode.Meta, _ *decode.Header, t *decode.Template,
+) (*decode.Plan, error) {
 	at := sessionKey{k.Domain, k.ID}
 	is, known := s.known[at]
 	if known && is.plan.Template().SameLayout(t) {
@@ -110,7 +115,7 @@ func (s *Session) Learn(k *decode.TemplateKey, m *decode.Meta, _ *decode.Header,
 		return nil, errFull
 	}
 	if !s.affords(t, m.Received) {
-		if known { // its data must not be read by the layout that it had
+		if known { // its data must not be decoded by the old layout
 			s.forget(at)
 			s.renew()
 		}
@@ -120,10 +125,10 @@ func (s *Session) Learn(k *decode.TemplateKey, m *decode.Meta, _ *decode.Header,
 	if err != nil {
 		return nil, err
 	}
-	if known { // as above
+	if known {
 		s.forget(at)
 	}
-	octets := plan.HeapOctets() // a walk of the plan: once
+	octets := plan.HeapOctets() // it walks the plan: call it only once
 	if err := s.pay(octets); err != nil {
 		return nil, err
 	}
@@ -131,7 +136,7 @@ func (s *Session) Learn(k *decode.TemplateKey, m *decode.Meta, _ *decode.Header,
 	return plan, nil
 }
 
-// pay takes the octets of a definition, and of its place, from the budget.
+// pay reserves the octets of a definition, and of its place, in the budget.
 func (s *Session) pay(octets int) error {
 	place := 0
 	if len(s.known) == s.places {
@@ -145,8 +150,9 @@ func (s *Session) pay(octets int) error {
 	return nil
 }
 
-// Withdraw implements decode.Withdrawer: of one template, or, under the id of a set
-// of templates or options templates, of all of the domain.
+// Withdraw implements decode.Withdrawer. It withdraws a template, or all templates of the
+// domain if the id is a Set ID: 2 for Templates, 3 for Options Templates (RFC 7011
+// section 8.1).
 func (s *Session) Withdraw(k *decode.TemplateKey, options bool) bool {
 	at, all := sessionKey{k.Domain, k.ID}, uint16(decode.IPFIXTemplates)
 	if options {

@@ -1,11 +1,12 @@
-// Package templates holds what is known of exporters: the template store that
-// decoding reads without locks, and the keys and values under which it is
-// shared. It knows nothing of Kafka.
+// Package templates stores the templates and options data of exporters. Decoding reads
+// the store without locks. The package also defines the keys and values of the shared
+// log, the topic on which replicas exchange templates. It does not depend on Kafka.
 //
-// A replica learns definitions and facts from datagrams (Learn, LearnFact) and
-// from the shared log (Merge). Which definition is in force follows from receive
-// times and source ports alone, not from the order of arrival, so that replicas
-// that know the same records decide alike.
+// A definition is a Template Record or Options Template Record (RFC 7011 section 3.4,
+// RFC 3954 sections 5.2 and 6.1). A fact is a value from options data, such as a sampling
+// rate. A replica learns both from datagrams (Learn, LearnFact) and from the shared log
+// (Merge). The definition in force depends on receive times and source ports only, not on
+// the order of arrival, so that replicas with the same records decide alike.
 package templates
 
 import (
@@ -22,68 +23,71 @@ import (
 	"weir/internal/decode"
 )
 
-// A Record is one entry for the shared log.
+// A Record is a record of the shared log. A nil Value is a tombstone.
 type Record struct{ Key, Value []byte }
 
-// Options are the Store's limits and clock.
+// Options holds the limits and the clock of a Store. A limit of 0 stands for its default.
 type Options struct {
-	Replica string           // written into what is shared
+	Replica string           // written into published records; unique among running replicas
 	Now     func() time.Time // wall clock; nil: time.Now
-	// Changed is called (without locks) when a definition or a fact of an exporter
-	// became known; may be nil.
+	// Changed is called, without locks, after a definition or a fact of an exporter
+	// became known. It may be nil. It must be safe for concurrent use.
 	Changed func(exporter [16]byte)
 
-	// Local: the store shares nothing, see Maintain.
+	// Local makes a store without a shared log, see Maintain.
 	Local bool
 
-	// HashKeys: definitions are published under a 64-bit hash too, for replicas
-	// that do not read the records by digest. See key.go.
+	// HashKeys makes the store also publish definitions under a 64-bit hash, for
+	// replicas of older versions that do not read records by digest. See key.go.
 	HashKeys bool
 
-	// Patient: Plan gives nothing for a moment where what is known may be wrong
-	// soon, see Settle.
+	// Patient makes Plan return nil while the known definition may be outdated or lacks
+	// a fact, so that the caller buffers the set. See Settle.
 	Patient bool
 
 	// Limits by number.
-	MaxPerExporter int // definitions, and facts, of one exporter address; 0: 4 096
-	MaxTotal       int // definitions and facts of all; 0: 1 000 000
-	MaxUnconfirmed int // definitions with which no replica has decoded yet; 0: 65 536
+	MaxPerExporter int // definitions, and facts, of an exporter address; default 4 096
+	MaxTotal       int // definitions and facts of all exporters; default 1 000 000
+	MaxUnconfirmed int // definitions with which no replica has decoded yet; default 65 536
 
-	// Limits by octets of heap, as Stats.Octets accounts them; the same entries go
-	// at these limits as at those by number.
+	// Limits by heap octets, as estimated by Stats.Octets. The order of eviction is
+	// the same as at the limits by number.
 	//
-	// MaxOctets bounds everything the Store keeps. A plan that several exporters
-	// share counts once. 0: 1 GiB.
+	// MaxOctets bounds all entries of the Store. A plan that several exporters share
+	// counts once. Default 1 GiB.
 	MaxOctets int64
-	// MaxExporterOctets bounds what is kept of one exporter address; facts take at
-	// most half of it. A shared plan counts in full. A definition or fact that is
-	// larger is refused. 0: 32 MiB; never more than MaxOctets.
+	// MaxExporterOctets bounds the entries of an exporter address; facts may use half
+	// of it. A shared plan counts in full. A larger definition or fact is refused.
+	// Default 32 MiB, and never more than MaxOctets.
 	MaxExporterOctets int64
 	// MaxUnconfirmedOctets bounds the definitions with which no replica has decoded
-	// yet. A shared plan counts for the first of them. 0: a quarter of MaxOctets.
+	// yet. A shared plan counts for the first of them. Default: a quarter of MaxOctets.
 	MaxUnconfirmedOctets int64
 }
 
 const (
-	// refreshInterval is after how long an entry that is still received is
-	// published again; per entry and replica ±20 %, so that one replica does it
-	// and the others see that it is done.
+	// refreshInterval is the time after which an entry that is still received is
+	// published again. It varies by ±20 % per entry and replica, so that usually a
+	// single replica publishes and the others see its record.
 	refreshInterval = 10 * time.Minute
-	// lifetime is how long a definition or fact counts after it was received.
+	// lifetime is the validity of a definition or fact after its last receipt.
 	lifetime = 24 * time.Hour
-	// maxAhead is how far in the future a shared receive time may lie: a
-	// replica with a wrong clock would be right for ever.
+	// maxAhead bounds the lead of a shared receive time over the local clock. Without
+	// it, the entries of a replica with a fast clock would stay in force.
 	maxAhead = time.Hour
-	// maxSources is how many source ports a definition remembers.
+	// maxSources bounds the source ports of a definition.
 	maxSources = 8
-	// maxLayouts is how many definitions of one template id are kept.
+	// maxLayouts bounds the definitions of a template id.
 	maxLayouts = 8
-	// shards is how many parts the store has, each with a lock for writers.
+	// shards is the number of parts of the store, each with a lock for writers.
 	shards = 4096
 )
 
-// A Store holds definitions and facts of all exporters. It implements
-// decode.State. All its methods may be called concurrently.
+// A Store holds the definitions and facts of all exporters. It implements
+// decode.State. All its methods are safe for concurrent use.
+//
+// Locks must be taken in this order: a shard's lock, then that of queue, trust, budgets
+// or plans. No two shards may be locked at once.
 type Store struct {
 	o     Options
 	seed  maphash.Seed
@@ -97,12 +101,12 @@ type Store struct {
 	shard [shards]shard
 }
 
-// A held counts what a Store holds.
+// A held counts the entries of a Store.
 type held struct {
 	exporters, definitions, facts atomic.Int64
 	octets                        atomic.Int64 // without plans
 	factOctets                    atomic.Int64
-	unconfirmed                   atomic.Int64 // definitions
+	unconfirmed                   atomic.Int64 // number of definitions
 	unconfirmedOctets             atomic.Int64
 }
 
@@ -110,37 +114,39 @@ type held struct {
 type shard struct {
 	domains atomicmap.Map[scope, *domain] // read without lock
 
-	mu        sync.Mutex // guards what follows, changes of domains, and all below the domains but what is atomic
+	// mu guards the fields below, changes of domains, and all non-atomic fields of
+	// domains, definitions and facts.
+	mu        sync.Mutex
 	exporters map[[16]byte]*exporter
 }
 
-// An exporter counts what is known of one address.
+// An exporter holds the counts of an exporter address.
 type exporter struct {
 	definitions, facts int
-	octets             int64 // accounted, with plans
-	factOctets         int64 // of these, facts
+	octets             int64 // accounted octets, with plans
+	factOctets         int64 // part of octets that facts use
 	domains            map[*domain]struct{}
-	mostDomains        int   // since that map was made
-	held               bool  // nothing of it is published: many are new
-	heldAt             int64 // receive time of its first datagram
-	established        bool  // with one of its definitions maxSets data sets were decoded
+	mostDomains        int   // greatest length of domains since the map was made
+	held               bool  // its records are held back: a flood of new exporters
+	heldAt             int64 // receive time of its first datagram, ns
+	established        bool  // maxSets data sets were decoded with a definition
 	allowance          allowance
 }
 
-// A domain is one exporter, version and observation domain.
+// A domain holds the templates and facts of an Observation Domain.
 type domain struct {
 	scope   scope
 	choices atomicmap.Map[uint16, *choice] // by template id; read without lock
-	said    decode.Facts                   // the facts as decoding reads them
-	settled atomic.Bool                    // no set waits for an init time any more
+	said    decode.Facts                   // facts in the form that decoding reads
+	settled atomic.Bool                    // sets no longer wait for an init time
 
 	templates map[uint16]*layouts
 	facts     map[factID]*fact
 
-	mostTemplates, mostFacts int // since these maps were made
+	mostTemplates, mostFacts int // greatest lengths of these maps since they were made
 }
 
-// choice returns what is in force of a template id, nil if nothing is.
+// choice returns the choice of a template id, nil if no definition is in force.
 func (d *domain) choice(template uint16) *choice {
 	c, _ := d.choices.Load(template)
 	return c
@@ -155,7 +161,7 @@ func New(o Options) *Store {
 	}
 	o.MaxPerExporter = cmp.Or(o.MaxPerExporter, 4096)
 	o.MaxTotal = cmp.Or(o.MaxTotal, 1_000_000)
-	o.Replica = strings.ToValidUTF8(o.Replica, "\uFFFD") // protobuf carries nothing else
+	o.Replica = strings.ToValidUTF8(o.Replica, "\uFFFD") // protobuf strings must be valid UTF-8
 	o.MaxUnconfirmed = cmp.Or(o.MaxUnconfirmed, 65_536)
 	o.MaxOctets = cmp.Or(o.MaxOctets, 1<<30)
 	o.MaxExporterOctets = min(cmp.Or(o.MaxExporterOctets, 32<<20), o.MaxOctets)
@@ -169,12 +175,13 @@ func New(o Options) *Store {
 	return s
 }
 
-// domain returns the domain of sc, nil if nothing is known of it.
+// domain returns the domain of sc, nil if there is none. It needs no lock.
 func (sh *shard) domain(sc scope) *domain {
 	d, _ := sh.domains.Load(sc)
 	return d
 }
 
+// shardOf returns the shard of an exporter address.
 func (s *Store) shardOf(exporter *[16]byte) *shard {
 	return &s.shard[maphash.Bytes(s.seed, exporter[:])%shards]
 }
@@ -190,14 +197,14 @@ func (s *Store) Facts(k *decode.TemplateKey) *decode.Facts {
 
 var _ decode.State = (*Store)(nil)
 
-// now is the wall clock, ns since the epoch.
+// now returns the wall clock in ns since the epoch.
 func (s *Store) now() int64 { return s.o.Now().UnixNano() }
 
-// changed tells that something became known, not to be evicted for itself; no lock
-// is held.
-func (s *Store) changed(exporter [16]byte, is bool, keep *place) {
+// changed evicts the entries beyond the limits, except keep, and calls Options.Changed if
+// news is true. No lock may be held.
+func (s *Store) changed(exporter [16]byte, news bool, keep *place) {
 	s.trim(keep)
-	if is && s.o.Changed != nil {
+	if news && s.o.Changed != nil {
 		s.o.Changed(exporter)
 	}
 }
@@ -207,27 +214,27 @@ type counters struct {
 	evicted, refused, overBudget, factConflicts, redefined, conflicts, stale atomic.Uint64
 }
 
-// Stats counts what the store holds, and what happened since the start.
+// Stats holds the number of entries of a Store and the totals since its start.
 type Stats struct {
 	Exporters, Definitions, Facts int
 	Unconfirmed                   int   // definitions with which no replica has decoded yet
-	Pending                       int   // due or under way to the shared log
-	Octets                        int64 // heap that all of it takes, as accounted
+	Pending                       int   // records due or being produced to the shared log
+	Octets                        int64 // estimated heap octets
 
-	Evicted uint64 // dropped for another at a limit
-	Refused uint64 // not taken: larger than all of an exporter may be, or no room for a fact
-	// OverBudget counts new definitions and facts that were not taken because
-	// their exporter, or all exporters together, sent too many.
+	Evicted uint64 // entries evicted at a limit
+	Refused uint64 // entries refused: larger than MaxExporterOctets, or no room for a fact
+	// OverBudget counts new definitions and facts that were refused because their
+	// exporter, or all exporters together, sent too many.
 	OverBudget uint64
-	// FactConflicts counts facts that a source port said again after another port
-	// of the same address had said otherwise.
+	// FactConflicts counts facts that a source port repeated after another port of the
+	// same address had sent another value.
 	FactConflicts uint64
-	Redefined     uint64 // a source port changed to another layout of a template id
+	Redefined     uint64 // changes of a template id to another layout by a source port
 	Stale         uint64 // data sets decoded with a definition from before their exporter's restart
-	Conflicts     uint64 // one template id had different layouts from different ports
+	Conflicts     uint64 // receipts of a template id with different layouts from different ports
 }
 
-// Stats returns current counts. It costs little: no search.
+// Stats returns the current counts. It takes constant time, without a search.
 func (s *Store) Stats() Stats {
 	return Stats{
 		Exporters:   int(s.held.exporters.Load()),

@@ -10,44 +10,44 @@ import (
 )
 
 const (
-	// maxPins is how many ports of data a definition remembers.
+	// maxPins bounds the ports of data that a definition remembers.
 	maxPins = 8
-	// pinLife is how long a port of data keeps its place after its last data set.
+	// pinLife is the time after its last data set for which a pin keeps its place.
 	pinLife = time.Hour
-	// pinRefresh is how often the time of a port's last data set is written.
+	// pinRefresh is the resolution of pin.at: a hot definition writes it rarely.
 	pinRefresh = 10 * time.Minute
-	// sourceLife is how long after its last template a port holds a layout for
-	// ports that send data alone.
+	// sourceLife is the time after its last template for which a port keeps a layout in
+	// force for ports that send only data.
 	sourceLife = 2 * time.Hour
 )
 
-// A usage counts the data sets decoded with a definition: their number up to
-// maxSets, the port of one of the last, and when. Once the number is reached it is
-// written every 8.6 s only. Octet 0 is the number, 1 and 2 are the port, the rest
-// is the receive time in 2^33 ns.
+// A usage counts the data sets decoded with a definition: their number up to maxSets, a
+// recent port, and the time of the last. It is a single word, so that decoding updates it
+// without a lock. At maxSets it is written only every 8.6 s. Octet 0 is the number, octets
+// 1 and 2 are the port, octets 3 to 7 the receive time in units of 2^33 ns.
 type usage struct{ word atomic.Uint64 }
 
 const usageUnit = 33 // 2^33 ns are 8.6 s
 
 func (u *usage) sets() uint8 { return uint8(u.word.Load()) }
 
-// at returns when the last data set was received, in steps of 8.6 s, ns; 0: never.
+// at returns the receive time of the last data set in ns, rounded down to 8.6 s; 0: never.
 func (u *usage) at() int64 { return int64(u.word.Load()>>24) << usageUnit }
 
-// current reports whether a data set adds nothing to u.
+// current reports whether a data set would not change u.
 func (u *usage) current(m *decode.Meta) bool {
 	w := u.word.Load()
 	return uint8(w) == maxSets && uint16(w>>8) == m.Port && int64(w>>24) >= m.Received>>usageUnit
 }
 
-// add counts a data set and returns how many were counted before, and are now.
+// add counts a data set and returns the number of sets before and after.
 func (u *usage) add(m *decode.Meta) (before, now uint8) {
 	for {
 		w := u.word.Load()
 		before, now = uint8(w), min(uint8(w)+1, maxSets)
 		at := max(w>>24, uint64(max(m.Received, 0))>>usageUnit)
 		if before == now && at == w>>24 {
-			return before, now // only the port differs: several send
+			return before, now // only the port differs: several ports send data
 		}
 		if u.word.CompareAndSwap(w, at<<24|uint64(m.Port)<<8|uint64(now)) {
 			return before, now
@@ -55,21 +55,21 @@ func (u *usage) add(m *decode.Meta) (before, now uint8) {
 	}
 }
 
-// A pin is a port from which data was decoded with a definition.
+// A pin is a source port from which data was decoded with a definition.
 type pin struct {
 	port  uint16
 	since int64        // receive time of the first data set, ns
-	at    atomic.Int64 // receive time of the last, in steps of pinRefresh, ns
+	at    atomic.Int64 // receive time of the last data set, up to pinRefresh late, ns
 }
 
-// pinned reports whether d is confirmed by data of a port.
+// pinned reports whether data of a port was decoded with d.
 func (d *definition) pinned(port uint16) bool {
 	pins := d.pins.Load()
 	return pins != nil && slices.ContainsFunc(*pins, func(p *pin) bool { return p.port == port })
 }
 
-// pinFor looks for the port of a data set among d's, and whether it would get a
-// place there.
+// pinFor reports whether d has a pin for the port of a data set, and if not, whether there
+// is room for it. It needs no lock.
 func (d *definition) pinFor(m *decode.Meta) (pinned, room bool) {
 	pins := d.pins.Load()
 	if pins == nil {
@@ -89,8 +89,8 @@ func (d *definition) pinFor(m *decode.Meta) (pinned, room bool) {
 	return false, room
 }
 
-// pin notes a port of data, in the place of the one longest without data if there
-// are many. The shard's lock is held.
+// pin adds a pin for the port of a data set. At maxPins it replaces the pin with the
+// longest silence. The shard's lock must be held.
 func (d *definition) pin(m *decode.Meta) {
 	if pinned, room := d.pinFor(m); pinned || !room {
 		return
@@ -109,19 +109,21 @@ func (d *definition) pin(m *decode.Meta) {
 	d.pins.Store(&pins)
 }
 
-// A noted is a use that the order of eviction does not show yet.
+// A noted is a use that is not applied to the order of eviction yet.
 type noted struct {
 	d *definition
 	m decode.Meta
 }
 
-// use notes that a data set is being decoded with d. No lock is held.
+// use counts a data set that is being decoded with d. Decoding calls it for every data
+// set; no lock may be held.
 func (s *Store) use(d *definition, m *decode.Meta) {
 	if !d.usage.current(m) {
 		s.note(d, m)
 	}
 }
 
+// note counts a data set, and queues the use if it changes the level or the pins of d.
 func (s *Store) note(d *definition, m *decode.Meta) {
 	before, now := d.usage.add(m)
 	pinned, room := d.pinFor(m)
@@ -134,8 +136,8 @@ func (s *Store) note(d *definition, m *decode.Meta) {
 	s.trust.noted.Add(1)
 }
 
-// takeUses confirms the definitions that decoding used, and ranks them. No lock
-// is held.
+// takeUses applies the queued uses: it confirms and ranks their definitions. No lock may
+// be held.
 func (s *Store) takeUses() {
 	s.trust.mu.Lock()
 	uses := s.trust.uses
@@ -154,7 +156,8 @@ func (s *Store) takeUses() {
 	}
 }
 
-// takeUse takes a use of a known definition. The shard's lock is held.
+// takeUse applies a use of a definition that the store holds. The shard's lock must be
+// held.
 func (s *Store) takeUse(d *definition, m *decode.Meta, now int64) {
 	d.pin(m)
 	if len(d.domain.templates[d.id.template].defs) > 1 {
@@ -173,8 +176,8 @@ func (s *Store) takeUse(d *definition, m *decode.Meta, now int64) {
 	s.accountDefinition(d)
 }
 
-// credit counts a confirmed definition that other replicas go on receiving as if
-// a data set had been decoded, up to those of youngLevel. The shard's lock is held.
+// credit counts a data set for a confirmed definition that other replicas keep receiving,
+// up to youngLevel. The shard's lock must be held.
 func (s *Store) credit(d *definition) {
 	w := d.usage.word.Load()
 	if levelOf(uint8(w)) <= youngLevel && d.usage.word.CompareAndSwap(w, w+1) {

@@ -8,7 +8,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// state is what definitions and facts have in common on the shared log.
+// state returns the fields of a record's value that definitions and facts share.
 func (s scope) state(replica string, o origin) *flowpb.ExporterState {
 	return &flowpb.ExporterState{
 		Schema:   schema,
