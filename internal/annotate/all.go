@@ -8,13 +8,14 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// pollEvery is the interval at which All looks for answers.
+// pollEvery is the interval at which All polls for answers.
 const pollEvery = 20 * time.Millisecond
 
-// All annotates a finite list of connections. It asks for the names of all their ends and waits until each is answered
-// or ctx ends. It returns the number of addresses, and of those without an answer by then: their status is PENDING, or
-// UNSPECIFIED where ctx ended before they were asked for. All must not be called while Run is running. progress is called while All
-// waits, with the numbers of addresses answered and asked for so far.
+// All annotates a finite list of connections. It asks for the names of all their ends and waits until each is
+// answered or ctx ends. It returns the number of addresses, and the number of addresses without an answer by
+// then: their status is PENDING, or UNSPECIFIED where ctx ended before they were asked for. All must not be
+// called while Run is running. progress is called while All waits, with the numbers of addresses answered and
+// asked for so far.
 func (a *Annotator) All(ctx context.Context, list []*flowpb.Connection, progress func(answered, asked int)) (addresses, unanswered int) {
 	if !a.dns {
 		for _, c := range list {
@@ -47,8 +48,8 @@ func (a *Annotator) All(ctx context.Context, list []*flowpb.Connection, progress
 	return addresses, unanswered
 }
 
-// wait asks for the names of the ends in list and returns how many addresses they have, and how many of them had no
-// answer when ctx ended.
+// wait asks for the names of the ends in list. It returns the number of their addresses, and the number of these
+// that had no answer when ctx ended.
 func (a *Annotator) wait(ctx context.Context, list []*flowpb.Connection, progress func(left, asked int)) (asked, left int) {
 	open := map[netip.Addr]struct{}{}
 	for _, c := range list {

@@ -1,5 +1,4 @@
-// Package annotate adds to a connection what pairing does not know: names, home networks, AS and country; or it anonymises
-// the addresses.
+// Package annotate adds names, home networks, AS and country to a connection, or anonymises its addresses.
 package annotate
 
 import (
@@ -31,10 +30,10 @@ type Config struct {
 	DNS              rdns.Config    `envPrefix:"DNS_"`
 }
 
-// An Annotator adds to connections what pairing does not know: the service, names, home networks, AS and country. With
-// an anonymisation key it maps the addresses instead of naming them.
+// An Annotator adds to connections the fields that pairing cannot set: the service, names, home networks, AS and
+// country. With an anonymisation key it maps the addresses and looks up no names.
 //
-// Annotate and Learned must be used by one goroutine at a time, Run and Names concurrently with it.
+// Annotate and Learned must be used by one goroutine at a time. Run and Names may be used concurrently with it.
 type Annotator struct {
 	Names   *rdns.Resolver // of hosts
 	Learned *Learned       // of exporters, interfaces, VRFs and applications
@@ -44,10 +43,11 @@ type Annotator struct {
 	geo   *geo.Files
 	hide  *cryptopan.Map // nil: addresses are not anonymised
 	dns   bool           // names are asked for
-	batch int            // connections of which all addresses fit into the queue of names
+	batch int            // connections whose addresses all fit into the queue of names
 }
 
-// New reads the files that c names. Nothing is asked of DNS before Run or All. learned holds the names that flows carry.
+// New reads the files that c names. It sends no DNS query; Run and All do. learned holds the names that flows
+// carry.
 func New(c Config, learned *Learned) (*Annotator, error) {
 	names, err := rdns.New(c.DNS)
 	if err != nil {
@@ -67,7 +67,7 @@ func New(c Config, learned *Learned) (*Annotator, error) {
 	}, nil
 }
 
-// readKey reads the key of anonymisation. It returns nil without a file.
+// readKey reads the anonymisation key. It returns nil without a file.
 func readKey(path string) (*cryptopan.Map, error) {
 	if path == "" {
 		return nil, nil
@@ -83,7 +83,7 @@ func readKey(path string) (*cryptopan.Map, error) {
 	return cryptopan.New(key)
 }
 
-// Run asks for wanted names and follows the MaxMind files until ctx ends. It returns nil then.
+// Run looks up wanted names and follows the MaxMind files until ctx ends. It returns nil then.
 func (a *Annotator) Run(ctx context.Context, log *slog.Logger) error {
 	if a.dns {
 		public, private := a.Names.Servers()
@@ -100,7 +100,7 @@ func (a *Annotator) Run(ctx context.Context, log *slog.Logger) error {
 // rereadEvery is the interval at which files are checked for changes.
 const rereadEvery = 10 * time.Second
 
-// reread follows the MaxMind files. It logs the same failure once.
+// reread follows the MaxMind files. It logs repeats of a failure once.
 func (a *Annotator) reread(ctx context.Context, log *slog.Logger) error {
 	t := time.NewTicker(rereadEvery)
 	defer t.Stop()
@@ -124,17 +124,18 @@ func (a *Annotator) reread(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
-// NamesHosts reports whether names of addresses are looked up: they are not under anonymisation.
+// NamesHosts reports whether names of addresses are looked up. Under anonymisation they are not.
 func (a *Annotator) NamesHosts() bool { return a.hide == nil }
 
-// Want asks for the name of an address that a connection will be annotated with. It never waits.
+// Want requests the name of an address that a connection will be annotated with. It never waits.
 func (a *Annotator) Want(address netip.Addr) {
 	if a.hide == nil {
 		a.Names.Want(address)
 	}
 }
 
-// Annotate completes c with the names and places known now, or anonymises it. It must be called once for each c.
+// Annotate adds the names and places known now to c, or anonymises it. It must be called once for each c: a
+// second call would map the mapped addresses.
 func (a *Annotator) Annotate(c *flowpb.Connection) {
 	c.Service = services.Name(uint8(c.Protocol), uint16(c.Responder.Port))
 	for _, t := range []*flowpb.Traffic{c.Forward, c.Reverse} {
@@ -159,7 +160,7 @@ func (a *Annotator) Annotate(c *flowpb.Connection) {
 	c.CommunityId = pair.CommunityID(c)
 }
 
-// interfaces names a direction's interfaces and VRFs.
+// interfaces sets the names of a direction's interfaces and VRFs.
 func (a *Annotator) interfaces(t *flowpb.Traffic) {
 	k := NameKey{flowkey.AddressOrZero(t.Exporter), t.Domain, flowpb.Fact_WHAT_INTERFACE_NAME, uint64(t.InputIf)}
 	t.InputIfName = a.Learned.Name(k)
@@ -174,7 +175,7 @@ func (a *Annotator) interfaces(t *flowpb.Traffic) {
 	}
 }
 
-// place sets AS, country and the network direction.
+// place sets AS, country, is_home and the network direction.
 func (a *Annotator) place(c *flowpb.Connection) {
 	for _, e := range []*flowpb.Endpoint{c.Initiator, c.Responder} {
 		address, ok := netip.AddrFromSlice(e.Address)
@@ -182,7 +183,7 @@ func (a *Annotator) place(c *flowpb.Connection) {
 			continue
 		}
 		asn, country := a.geo.Lookup(address)
-		if e.Country = country; e.Asn == 0 { // the exporter's comes first
+		if e.Country = country; e.Asn == 0 { // the exporter's AS number takes precedence
 			e.Asn = asn
 		}
 		e.IsHome = slices.ContainsFunc(a.home, func(p netip.Prefix) bool { return p.Contains(address) })
@@ -202,7 +203,7 @@ func (a *Annotator) place(c *flowpb.Connection) {
 	}
 }
 
-// host sets the name of an end, or why it has none.
+// host sets the name of an end, or the reason for its absence.
 func (a *Annotator) host(e *flowpb.Endpoint) {
 	address, ok := netip.AddrFromSlice(e.Address)
 	if !ok {
@@ -212,8 +213,8 @@ func (a *Annotator) host(e *flowpb.Endpoint) {
 	e.Name, e.NameStatus, e.NameVerified, e.NameSource = n.Name, n.Status, n.Verified, n.Source
 }
 
-// anonymize maps all addresses of c and removes the names and MAC addresses that would identify them. The connection's
-// id becomes its tag, the same on every replica.
+// anonymize maps all addresses of c and removes the names and MAC addresses that would identify them. The
+// connection's id becomes its tag, the same on every replica.
 func anonymize(c *flowpb.Connection, m *cryptopan.Map) {
 	for _, e := range []*flowpb.Endpoint{c.Initiator, c.Responder} {
 		e.Address, e.NatAddress, e.Mac = mapped(m, e.Address), mapped(m, e.NatAddress), nil
@@ -227,6 +228,7 @@ func anonymize(c *flowpb.Connection, m *cryptopan.Map) {
 	c.ConnectionId = m.Tag(c.ConnectionId)
 }
 
+// mapped returns the image of an address, nil for octets that are not an address.
 func mapped(m *cryptopan.Map, address []byte) []byte {
 	a, ok := netip.AddrFromSlice(address)
 	if !ok {

@@ -7,11 +7,10 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// maxLearned bounds the names that are learned from flows. A pipeline of more
-// forgets them all and learns again.
+// maxLearned bounds the names that are learned from flows. At the limit all are forgotten and learned again.
 const maxLearned = 100_000
 
-// A NameKey identifies an object that an exporter names.
+// A NameKey identifies a named object of an exporter.
 type NameKey struct {
 	Exporter [16]byte // IPv4 in its v4-mapped form
 	Domain   uint32
@@ -19,14 +18,15 @@ type NameKey struct {
 	ID       uint64
 }
 
-// Learned holds the names that flows carry: of the exporter, its interfaces, VRFs and applications. A connection is
-// reported later than its flows, and the pairing state keeps numbers only. It must be used by one goroutine at a time.
+// Learned holds the names that flows carry: of the exporter, its interfaces, VRFs and applications. It is needed
+// because a connection is reported later than its flows, and the pairing state keeps numbers only. It must be
+// used by one goroutine at a time.
 type Learned struct {
 	names map[NameKey]string
 	known func(NameKey) string
 }
 
-// NewLearned returns an empty Learned. known is asked for a name that no flow brought; nil: there are no others.
+// NewLearned returns an empty Learned. known is the source of names that no flow carried; nil: there is none.
 func NewLearned(known func(NameKey) string) *Learned {
 	if known == nil {
 		known = func(NameKey) string { return "" }
@@ -34,7 +34,7 @@ func NewLearned(known func(NameKey) string) *Learned {
 	return &Learned{names: map[NameKey]string{}, known: known}
 }
 
-// Learn takes the names of a flow.
+// Learn stores the names of a flow.
 func (l *Learned) Learn(m *flowpb.FlowMessage) {
 	k := NameKey{Exporter: flowkey.AddressOrZero(m.SamplerAddress)}
 	l.put(k, m.ExporterName)
@@ -51,6 +51,7 @@ func (l *Learned) Learn(m *flowpb.FlowMessage) {
 	l.put(k, m.ApplicationName)
 }
 
+// put stores a name. An empty name does not replace another.
 func (l *Learned) put(k NameKey, name string) {
 	if name == "" || l.names[k] == name {
 		return
@@ -61,7 +62,7 @@ func (l *Learned) put(k NameKey, name string) {
 	l.names[k] = name
 }
 
-// Name returns the newest name that a flow brought, else the one that is known otherwise, else "".
+// Name returns the newest name that a flow carried, else the name from known, else "".
 func (l *Learned) Name(k NameKey) string {
 	if s := l.names[k]; s != "" {
 		return s
@@ -69,7 +70,7 @@ func (l *Learned) Name(k NameKey) string {
 	return l.known(k)
 }
 
-// Exporter returns an exporter's name, else its address.
+// Exporter returns an exporter's name, else its address as text.
 func (l *Learned) Exporter(a [16]byte) string {
 	if s := l.names[NameKey{Exporter: a}]; s != "" {
 		return s
@@ -77,7 +78,7 @@ func (l *Learned) Exporter(a [16]byte) string {
 	return netip.AddrFrom16(a).Unmap().String()
 }
 
-// number returns an application id as the ID of its name.
+// number returns an application id as a NameKey.ID: its octets in network order.
 func number(id []byte) (n uint64) {
 	for _, b := range id {
 		n = n<<8 | uint64(b)

@@ -1,7 +1,6 @@
-// Package cryptopan maps addresses to others so that two with a common prefix of
-// n bits have images with a common prefix of exactly n bits: Crypto-PAn (J. Fan,
-// J. Xu, M. Ammar, S. Moon: Prefix-preserving IP address anonymization, 2004).
-// The map is one to one and depends on the key alone.
+// Package cryptopan maps addresses so that two addresses with a common prefix of exactly n bits have images with
+// a common prefix of exactly n bits: Crypto-PAn (J. Fan, J. Xu, M. Ammar, S. Moon: Prefix-preserving IP address
+// anonymization, 2004). The map is one to one and depends on the key alone.
 package cryptopan
 
 import (
@@ -15,18 +14,18 @@ import (
 	"strings"
 )
 
-// KeyLen is the octets of a key.
+// KeyLen is the length of a key, octets.
 const KeyLen = 32
 
 // A Map maps addresses under one key. Its methods may be called concurrently.
 type Map struct {
 	block cipher.Block
 	pad   [16]byte
-	mac   []byte // key of Tag
+	mac   []byte // key of Tag, derived from the whole key
 }
 
-// New returns the Map of a key of KeyLen octets: an AES key and what becomes the
-// padding, 16 each.
+// New returns the Map of a key of KeyLen octets: 16 octets of AES key, then 16 octets that are encrypted to the
+// padding.
 func New(key []byte) (*Map, error) {
 	if len(key) != KeyLen {
 		return nil, fmt.Errorf("a key of %d octets: want %d", len(key), KeyLen)
@@ -42,8 +41,8 @@ func New(key []byte) (*Map, error) {
 	return m, nil
 }
 
-// ParseKey reads the text of a key file: KeyLen octets as they are, or twice as
-// many hexadecimal digits, with white space around them.
+// ParseKey reads the text of a key file: KeyLen octets, or twice as many hexadecimal digits, with optional white
+// space around them.
 func ParseKey(text []byte) ([]byte, error) {
 	if len(text) == KeyLen {
 		return text, nil
@@ -55,8 +54,8 @@ func ParseKey(text []byte) ([]byte, error) {
 	return nil, fmt.Errorf("%d octets that are no key: want %d octets, or %d hexadecimal digits (openssl rand -hex %d)", len(text), KeyLen, 2*KeyLen, KeyLen)
 }
 
-// Addr returns the image of a, of the same family. A v4-mapped address is taken
-// for the IPv4 address; zones are dropped.
+// Addr returns the image of a, of the same family. A v4-mapped address is treated as the IPv4 address; the zone
+// is dropped.
 func (m *Map) Addr(a netip.Addr) netip.Addr {
 	a = a.Unmap()
 	if a.Is4() {
@@ -72,9 +71,8 @@ func (m *Map) Addr(a netip.Addr) netip.Addr {
 	return a
 }
 
-// octets maps an address in place. Bit i of the image is that of the address,
-// turned when the cipher of its first i bits, filled up with the padding, begins
-// with 1.
+// octets maps an address in place. Bit i is flipped if the encryption of the first i bits, filled up with the
+// padding, begins with 1.
 func (m *Map) octets(addr []byte) {
 	var in, out [16]byte
 	in = m.pad
@@ -91,8 +89,9 @@ func (m *Map) octets(addr []byte) {
 	}
 }
 
-// Tag returns 16 octets by which what is told apart by parts stays told apart,
-// and which say nothing about them without the key.
+// Tag returns 16 octets that identify parts, an HMAC: equal parts give equal tags, and without the key a tag
+// reveals nothing about them. A part must have fewer than 256 octets, or two lists of parts may give the same
+// input.
 func (m *Map) Tag(parts ...[]byte) []byte {
 	h := hmac.New(sha256.New, m.mac)
 	for _, p := range parts {

@@ -1,5 +1,5 @@
-// Package geo says the AS and the country of an address, from files in MaxMind's
-// format that are read again when they change.
+// Package geo looks up the AS number and the country of an address in files of MaxMind's format, which are read
+// again when they change.
 package geo
 
 import (
@@ -14,13 +14,14 @@ import (
 	"github.com/oschwald/maxminddb-golang/v2"
 )
 
-// Files are some databases; what one does not know, the next may. Lookup may be
-// called at any time; Reload by one goroutine at a time.
+// Files is a list of databases. A field that a database does not have is looked up in the next. Lookup may be
+// called by any goroutine at any time; Reload must be called by one goroutine at a time.
 type Files struct {
 	files   []*file
 	readers atomic.Pointer[[]*maxminddb.Reader]
 }
 
+// A file is a database and the state of its file when it was read.
 type file struct {
 	path   string
 	size   int64
@@ -29,7 +30,7 @@ type file struct {
 	reader *maxminddb.Reader
 }
 
-// Open reads the files at paths. Errors name the file.
+// Open reads the files at paths. An error names its file.
 func Open(paths []string) (*Files, error) {
 	f := &Files{}
 	for _, p := range paths {
@@ -40,8 +41,8 @@ func Open(paths []string) (*Files, error) {
 	return f, err
 }
 
-// Reload reads files again that have changed. changed names them; on an error,
-// which names the file, the old one stays in force.
+// Reload reads the files that have changed and returns their paths. On an error, which names the file, the
+// former database stays in use.
 func (f *Files) Reload() (changed []string, err error) {
 	var errs []error
 	for _, x := range f.files {
@@ -64,8 +65,8 @@ func (f *Files) Reload() (changed []string, err error) {
 	return changed, errors.Join(errs...)
 }
 
-// reload takes the whole file into memory: one that is written over in place
-// would change, or end, under a memory map.
+// reload reads the whole file into memory. A memory map would change, or end, while a file is overwritten in
+// place.
 func (x *file) reload() (changed bool, err error) {
 	info, err := os.Stat(x.path)
 	if err != nil {
@@ -86,7 +87,7 @@ func (x *file) reload() (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	// A file of another kind has neither.
+	// A database of another kind has neither field.
 	if kind := r.Metadata.DatabaseType; !bytes.Contains(text, []byte("autonomous_system_number")) && !bytes.Contains(text, []byte("iso_code")) {
 		return false, fmt.Errorf("a database of type %q, which knows neither ASNs nor countries", kind)
 	}
@@ -94,8 +95,8 @@ func (x *file) reload() (changed bool, err error) {
 	return true, nil
 }
 
-// Lookup returns the AS number of an address, 0 when it is not known, and the ISO
-// 3166-1 alpha-2 code of its country, "" when that is not.
+// Lookup returns the AS number of an address, 0 if unknown, and the ISO 3166-1 alpha-2 code of its country, ""
+// if unknown.
 func (f *Files) Lookup(a netip.Addr) (asn uint32, country string) {
 	readers := *f.readers.Load()
 	if len(readers) == 0 {
@@ -104,7 +105,7 @@ func (f *Files) Lookup(a netip.Addr) (asn uint32, country string) {
 	return lookup(readers, a)
 }
 
-// lookup is apart from Lookup, since its results are on the heap.
+// lookup is separate from Lookup, since its results escape to the heap.
 func lookup(readers []*maxminddb.Reader, a netip.Addr) (asn uint32, country string) {
 	a = a.Unmap().WithZone("")
 	for _, r := range readers {
@@ -113,7 +114,7 @@ func lookup(readers []*maxminddb.Reader, a netip.Addr) (asn uint32, country stri
 			continue
 		}
 		if asn == 0 {
-			_ = found.DecodePath(&asn, "autonomous_system_number") // not there: stays 0
+			_ = found.DecodePath(&asn, "autonomous_system_number") // absent: stays 0
 		}
 		if country == "" {
 			_ = found.DecodePath(&country, "country", "iso_code")

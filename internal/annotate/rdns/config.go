@@ -13,10 +13,10 @@ import (
 	"github.com/miekg/dns"
 )
 
-// resolvConf is where a system says which resolvers it uses (resolv.conf(5)).
+// resolvConf is the file that names the resolvers of a system (resolv.conf(5)).
 const resolvConf = "/etc/resolv.conf"
 
-// Config is the resolver's settings; the environment names have the prefix DNS_.
+// Config holds the settings of a Resolver. The environment names have the prefix DNS_.
 type Config struct {
 	Enabled        bool          `env:"ENABLED" envDefault:"true" help:"ask for names"`
 	Servers        []string      `env:"SERVERS" unit:"host:port list" help:"resolvers for public addresses, comma separated, the first is preferred; empty: those of /etc/resolv.conf"`
@@ -28,13 +28,13 @@ type Config struct {
 	Queue          int           `env:"QUEUE" envDefault:"65536" unit:"addresses" help:"addresses that wait to be asked, of each kind; more are dropped and counted"`
 	CacheSize      int           `env:"CACHE_SIZE" envDefault:"500000" unit:"addresses" help:"addresses whose name or failure is remembered, about 250 octets each"`
 
-	// Dial, when set, opens the sockets to name servers, network "udp" or "tcp", one for each question. nil selects a
-	// net.Dialer. It must return when ctx ends. A connection of "udp" must be a net.PacketConn too. Tests set it to
-	// simulate name servers.
+	// Dial, when set, opens the sockets to name servers, network "udp" or "tcp", a socket for each query. nil
+	// selects a net.Dialer. It must return when ctx ends. A connection of "udp" must be a net.PacketConn too.
+	// Tests set it to simulate name servers.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error) `env:"-"`
 }
 
-// Validate reports every mistake at once, by variable and value.
+// Validate reports all mistakes together, by variable and value.
 func (c Config) Validate() error {
 	if !c.Enabled {
 		return nil
@@ -66,6 +66,7 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+// checkServer reports whether s is host:port, as an error.
 func checkServer(s string) error {
 	host, port, err := net.SplitHostPort(s)
 	n, perr := strconv.Atoi(port)
@@ -75,8 +76,7 @@ func checkServer(s string) error {
 	return nil
 }
 
-// systemServers reads a resolv.conf: the nameservers as host:port, none when
-// there is no such file.
+// systemServers returns the name servers in a resolv.conf as host:port; none if there is no such file.
 func systemServers(file string) []string {
 	c, err := dns.ClientConfigFromFile(file)
 	if err != nil {
@@ -91,23 +91,23 @@ func systemServers(file string) []string {
 	return servers
 }
 
-// A class says who may be asked for an address.
+// A class selects the servers that may be asked for an address.
 type class uint8
 
 const (
 	never   class = iota // has no name anywhere
-	special              // has one in its own network at most
+	special              // has a name in its own network at most
 	public
 )
 
+// neverAsked are the ranges of class never.
 var neverAsked = prefixes(
 	"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4",
 	"::/127", "fe80::/10", "ff00::/8",
 )
 
-// specialUse are the special-purpose address registries' (RFC 6890) ranges
-// that are not globally reachable. Questions for them leak to the internet
-// when they are asked of a public resolver (RFC 6303).
+// specialUse are ranges in the special-purpose address registries (RFC 6890) that are not globally reachable.
+// Queries for them must not leak to public resolvers (RFC 6303).
 var specialUse = prefixes(
 	"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", // RFC 1918
 	"100.64.0.0/10",                                     // shared, RFC 6598
@@ -133,7 +133,7 @@ func prefixes(list ...string) []netip.Prefix {
 	return ps
 }
 
-// classify says who may be asked for a, which is not IPv4-mapped.
+// classify returns the class of a. It must not be IPv4-mapped.
 func classify(a netip.Addr) class {
 	in := func(p netip.Prefix) bool { return p.Contains(a) }
 	switch {

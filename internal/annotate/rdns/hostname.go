@@ -6,23 +6,21 @@ import (
 	"strings"
 )
 
-// specialNames are top-level names that mean something in one network only, or
-// nothing at all (RFC 6761 and its registry). Such a name is believed only of a
-// resolver for special-use addresses: everybody could put it into a public
-// reverse zone.
+// specialNames are top-level names that have a meaning in a single network, or none at all (RFC 6761 and its
+// registry). Such a name is believed only from a resolver for special-use addresses: anybody could put it into a
+// public reverse zone.
 var specialNames = []string{
 	"local", "invalid", "test", "onion", "alt", "home.arpa", "in-addr.arpa", "ip6.arpa",
 }
 
-// hostname makes a host name of a PTR's target in presentation form. Whoever
-// holds the reverse zone chooses that text freely (markup, terminal control
-// sequences, another address), so what is not a plain host name is refused, never repaired.
+// hostname returns the target of a PTR record as a host name. The holder of the reverse zone chooses the text
+// freely (markup, terminal control sequences, another address), so a target that is not a plain host name is
+// refused, never repaired.
 //
-// ok means: at most 253 octets; at least two labels of 1 to 63 letters, digits,
-// '-' and '_', neither begun nor ended by '-' (RFC 1123 section 2.1, and '_',
-// which is common); the last label not numeric, so that no address looks like a
-// name; not below localhost; below another special-use name only when
-// fromPrivate. Punycode is left as it is: decoded, it could imitate other names.
+// ok means: at most 253 octets; at least two labels of 1 to 63 letters, digits, '-' and '_', which neither begin
+// nor end with '-' (RFC 1123 section 2.1, and '_', which is common); the last label not numeric, so that no
+// address looks like a name; not below localhost; below another special-use name only if fromPrivate. Punycode
+// is not decoded: the result could imitate other names.
 func hostname(target string, fromPrivate bool) (name string, ok bool) {
 	target = strings.TrimSuffix(target, ".")
 	if target == "" || len(target) > 253 {
@@ -44,25 +42,25 @@ func hostname(target string, fromPrivate bool) (name string, ok bool) {
 			numeric = numeric && digit
 		}
 	}
-	// Only now: some letters outside ASCII have a lower case inside it.
+	// After the check of the characters: some letters outside of ASCII have a lower case within it.
 	name = strings.ToLower(target)
-	if labels < 2 || numeric || under(name, "localhost") {
+	if labels < 2 || numeric || inDomain(name, "localhost") {
 		return "", false
 	}
-	if !fromPrivate && slices.ContainsFunc(specialNames, func(zone string) bool { return under(name, zone) }) {
+	if !fromPrivate && slices.ContainsFunc(specialNames, func(zone string) bool { return inDomain(name, zone) }) {
 		return "", false
 	}
 	return name, true
 }
 
-// under reports whether name is zone or below it.
-func under(name, zone string) bool {
+// inDomain reports whether name is zone or lies below it.
+func inDomain(name, zone string) bool {
 	head, ok := strings.CutSuffix(name, zone)
 	return ok && (head == "" || head[len(head)-1] == '.')
 }
 
-// candidates are the host names among several PTR targets, the shortest first,
-// then alphabetically: resolvers rotate answers, and rotation must not show.
+// candidates returns the valid host names among several PTR targets, the shortest first, then in alphabetical
+// order: resolvers rotate answers, and the result must not depend on that.
 func candidates(targets []string, fromPrivate bool) []string {
 	var list []string
 	for _, t := range targets {

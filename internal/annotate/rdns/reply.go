@@ -10,25 +10,24 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A result is what came of asking for one address.
+// A result is the outcome of the lookup of an address.
 type result struct {
 	answer Answer
-	ttl    time.Duration // how long it is in force; 0 for a failure
-	retry  time.Duration // of a failure without a question: until its zone may be asked; else 0
+	ttl    time.Duration // life of the answer; 0 for a failure
+	retry  time.Duration // of a failure without a query: time until its zone may be asked; else 0
 }
 
-// failed reports whether nobody could say, in contrast to a known absence.
+// failed reports whether the lookup gave no answer, in contrast to a known absence of a name.
 func (r result) failed() bool {
 	return r.answer.Status == flowpb.NameStatus_NAME_STATUS_SERVFAIL || r.answer.Status == flowpb.NameStatus_NAME_STATUS_TIMEOUT
 }
 
-// chain follows the CNAMEs of a reply from its question (RFC 2317 delegates
-// reverse zones by them) and gives the records of the wanted type at the end,
-// with the least TTL on the way.
-func chain(reply *dns.Msg) (records []dns.RR, ttl time.Duration) {
+// followCNAMEs follows the CNAMEs of a reply from its question (RFC 2317 delegates reverse zones by them) and
+// returns the records of the wanted type at the end, with the least TTL on the way.
+func followCNAMEs(reply *dns.Msg) (records []dns.RR, ttl time.Duration) {
 	owner, kind := reply.Question[0].Name, reply.Question[0].Qtype
 	ttl = maxTTL
-	for range 16 { // a loop of CNAMEs has to end somewhere
+	for range 16 { // bounds a loop of CNAMEs
 		next := ""
 		for _, rr := range reply.Answer {
 			h := rr.Header()
@@ -52,9 +51,9 @@ func chain(reply *dns.Msg) (records []dns.RR, ttl time.Duration) {
 	return records, ttl
 }
 
-// targets are the names that the PTR records of a reply point to.
-func targets(reply *dns.Msg) (list []string, ttl time.Duration) {
-	records, ttl := chain(reply)
+// ptrTargets returns the targets of the PTR records of a reply.
+func ptrTargets(reply *dns.Msg) (list []string, ttl time.Duration) {
+	records, ttl := followCNAMEs(reply)
 	for _, rr := range records {
 		if ptr, ok := rr.(*dns.PTR); ok {
 			list = append(list, ptr.Ptr)
@@ -63,9 +62,9 @@ func targets(reply *dns.Msg) (list []string, ttl time.Duration) {
 	return list, ttl
 }
 
-// holds reports whether the address records of a reply contain a.
-func holds(reply *dns.Msg, a netip.Addr) (ok bool, ttl time.Duration) {
-	records, ttl := chain(reply)
+// containsAddress reports whether the address records of a reply contain a.
+func containsAddress(reply *dns.Msg, a netip.Addr) (ok bool, ttl time.Duration) {
+	records, ttl := followCNAMEs(reply)
 	for _, rr := range records {
 		var ip []byte
 		switch rr := rr.(type) {
@@ -81,8 +80,8 @@ func holds(reply *dns.Msg, a netip.Addr) (ok bool, ttl time.Duration) {
 	return false, ttl
 }
 
-// negativeTTL is how long a missing name is in force: the lesser of the SOA's
-// TTL and its minimum (RFC 2308 section 5).
+// negativeTTL returns the life of a missing name: the lesser of the SOA's TTL and its minimum (RFC 2308 section
+// 5).
 func negativeTTL(reply *dns.Msg) time.Duration {
 	for _, rr := range reply.Ns {
 		if soa, ok := rr.(*dns.SOA); ok {

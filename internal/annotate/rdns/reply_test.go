@@ -33,7 +33,7 @@ func FuzzReply(f *testing.F) {
 		if m.Unpack(b) != nil || len(m.Question) != 1 {
 			return // the transport refuses it
 		}
-		list, ttl := targets(m)
+		list, ttl := ptrTargets(m)
 		if ttl = clamp(ttl, maxTTL); ttl < minTTL || ttl > maxTTL {
 			t.Errorf("in force for %v", ttl)
 		}
@@ -45,7 +45,7 @@ func FuzzReply(f *testing.F) {
 				t.Errorf("%q is a name, but not to DNS", n)
 			}
 		}
-		if ok, _ := holds(m, netip.Addr{}); ok {
+		if ok, _ := containsAddress(m, netip.Addr{}); ok {
 			t.Error("holds no address")
 		}
 	})

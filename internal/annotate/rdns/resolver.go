@@ -1,5 +1,5 @@
-// Package rdns asks for the names of addresses in the background and tells
-// what is known so far. Nothing in it makes its caller wait.
+// Package rdns looks up the host names of addresses (PTR records) in the background and returns the names known
+// so far. None of its methods but Run makes its caller wait.
 package rdns
 
 import (
@@ -17,19 +17,19 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// How long answers are in force, before they are asked for anew.
+// Lives of answers: after these times an address is looked up again.
 const (
 	minTTL      = time.Minute      // RFC 8767 section 4 lets a resolver raise tiny TTLs within reason
-	maxTTL      = 24 * time.Hour   // a name
-	maxNegative = time.Hour        // that there is no name (RFC 2308 section 5 wants a limit)
+	maxTTL      = 24 * time.Hour   // of a name
+	maxNegative = time.Hour        // of the absence of a name (RFC 2308 section 5 wants a limit)
 	firstRetry  = 30 * time.Second // after a failure, doubling (RFC 9520 section 3.2)
 	lastRetry   = 5 * time.Minute
-	maxStale    = 24 * time.Hour   // an old name stands in while asking fails (RFC 8767)
-	remembered  = 15 * time.Minute // a negative answer or failure outlives its time, for Peek
-	droppedLife = 2 * time.Minute
+	maxStale    = 24 * time.Hour   // an old name stands in while queries fail (RFC 8767)
+	remembered  = 15 * time.Minute // beyond the life of a negative answer or failure, for Peek
+	droppedLife = 2 * time.Minute  // time after a drop in which unknown addresses count as dropped
 )
 
-// An Answer is what is known of an address. Name is set only with status OK.
+// An Answer is the known name of an address, or the reason for its absence. Name is set only with status OK.
 type Answer struct {
 	Name     string // lower-case letters, digits, '-', '_' and '.', no dot at the end
 	Status   flowpb.NameStatus
@@ -37,36 +37,37 @@ type Answer struct {
 	Source   flowpb.NameSource
 }
 
-// A Resolver asks and remembers. New is inert; Run works until its context
-// ends. Want, Peek and Stats may be called at any time by any goroutine.
+// A Resolver looks up and caches names. It does nothing before Run, which works until its context ends. Want,
+// Peek and Stats may be called by any goroutine at any time.
 type Resolver struct {
 	config  Config
 	cache   *otter.Cache[[16]byte, entry]
-	public  *lane
-	private *lane // nil: such addresses are not asked
+	public  *upstream
+	private *upstream // nil: such addresses are not looked up
 	start   time.Time
 
+	// mu guards pending.
 	mu      sync.RWMutex
-	pending map[[16]byte]struct{} // waits in a queue or is being asked
+	pending map[[16]byte]struct{} // in a queue or being looked up
 
 	wanted, hits, dropped, suppressed atomic.Uint64
-	recorded                          atomic.Uint64 // answers so far
-	lastDrop                          atomic.Int64  // ns since start, plus 1; 0: never
+	recorded                          atomic.Uint64 // results so far
+	lastDrop                          atomic.Int64  // nanoseconds since start, plus 1; 0: never
 	answers                           [int(flowpb.NameStatus_NAME_STATUS_DISABLED) + 1]atomic.Uint64
 	counters                          counters
 }
 
-// An entry is what the cache holds of an address. Times are since start.
+// An entry is the cached result for an address. Times are since Resolver.start.
 type entry struct {
 	answer Answer
-	fresh  time.Duration // until then it is not asked for again
+	fresh  time.Duration // until then it is not looked up again
 	stale  time.Duration // until then a name stands in for failures
-	life   time.Duration // how long the cache keeps it, from its writing
+	life   time.Duration // duration for which the cache keeps it, from its writing
 	fails  uint8         // failures in a row
 }
 
-// New returns a Resolver. Without DNS_SERVERS it reads resolv.conf; when that
-// names no server, public addresses are not asked (see Servers).
+// New returns a Resolver. Without DNS_SERVERS it reads resolv.conf; if that names no server, public addresses
+// are not looked up (see Servers).
 func New(c Config) (*Resolver, error) {
 	return newResolver(c, network{c.Dial})
 }
@@ -89,33 +90,32 @@ func newResolver(c Config, t transport) (*Resolver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("names: cache: %w", err)
 	}
-	r.cache.StopAllGoroutines() // Run cleans up, so that New starts nothing
+	r.cache.StopAllGoroutines() // Run cleans up, so that New starts no goroutine
 
 	limit := rate.NewLimiter(rate.Limit(c.Rate), max(1, c.Rate/10))
 	servers := c.Servers
 	if len(servers) == 0 {
 		servers = systemServers(resolvConf)
 	}
-	r.public = newLane(c, servers, false, limit, t, &r.counters)
-	r.private = newLane(c, c.PrivateServers, true, limit, t, &r.counters)
+	r.public = newUpstream(c, servers, false, limit, t, &r.counters)
+	r.private = newUpstream(c, c.PrivateServers, true, limit, t, &r.counters)
 	return r, nil
 }
 
-// Servers says who is asked, for a line in the log: resolvers for public and
-// for special-use addresses, empty where such addresses are not asked.
+// Servers returns the resolvers for public and for special-use addresses, for a log line. A list is empty if
+// such addresses are not looked up.
 func (r *Resolver) Servers() (public, private []string) {
 	return r.public.names(), r.private.names()
 }
 
-// Run asks what was wanted until ctx ends. It returns nil then; questions
-// without answer are given up.
+// Run looks up wanted addresses until ctx ends, and returns nil then. Open queries are abandoned.
 func (r *Resolver) Run(ctx context.Context) error {
 	if r.cache == nil {
 		<-ctx.Done()
 		return nil
 	}
 	var g errgroup.Group
-	for _, l := range []*lane{r.public, r.private} {
+	for _, l := range []*upstream{r.public, r.private} {
 		if l != nil {
 			g.Go(func() error { l.run(ctx, r.record); return nil })
 		}
@@ -135,32 +135,32 @@ func (r *Resolver) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Want says that a's name will be needed. It never waits. What is known and
-// still in force is not asked again.
-func (r *Resolver) Want(a netip.Addr) { r.want(a, func(l *lane) chan netip.Addr { return l.queue }) }
+// Want requests the name of a. It never waits. An address whose answer is still valid is not looked up again.
+func (r *Resolver) Want(a netip.Addr) {
+	r.enqueue(a, func(l *upstream) chan netip.Addr { return l.queue })
+}
 
-// WantLater is Want for addresses that come many at once, after a restart. They are
-// asked for while no address of Want waits. It returns false when as many wait as fit:
-// a was not taken then, nor counted as dropped.
+// WantLater is Want for many addresses at once, after a restart. They are looked up while no address of Want
+// waits. It returns false if the queue is full: then a was not taken, nor counted as dropped.
 func (r *Resolver) WantLater(a netip.Addr) bool {
 	if r.cache == nil {
 		return false
 	}
-	if l := r.lane(a.Unmap()); l != nil && len(l.later) == cap(l.later) {
+	if l := r.upstreamOf(a.Unmap()); l != nil && len(l.later) == cap(l.later) {
 		return false
 	}
-	r.want(a, func(l *lane) chan netip.Addr { return l.later })
+	r.enqueue(a, func(l *upstream) chan netip.Addr { return l.later })
 	return true
 }
 
-// want puts a into a queue of its lane.
-func (r *Resolver) want(a netip.Addr, queueOf func(*lane) chan netip.Addr) {
+// enqueue puts a into a queue of its upstream, unless its answer is valid or a is pending already.
+func (r *Resolver) enqueue(a netip.Addr, queueOf func(*upstream) chan netip.Addr) {
 	r.wanted.Add(1)
 	if r.cache == nil {
 		return
 	}
 	a = a.Unmap()
-	l := r.lane(a)
+	l := r.upstreamOf(a)
 	if l == nil {
 		r.suppressed.Add(1)
 		return
@@ -171,7 +171,7 @@ func (r *Resolver) want(a netip.Addr, queueOf func(*lane) chan netip.Addr) {
 		return
 	}
 	queue := queueOf(l)
-	if len(queue) == cap(queue) { // no need to hold up others for it
+	if len(queue) == cap(queue) { // without the write lock, which delays others
 		r.mu.RLock()
 		_, pending := r.pending[key]
 		r.mu.RUnlock()
@@ -185,7 +185,7 @@ func (r *Resolver) want(a netip.Addr, queueOf func(*lane) chan netip.Addr) {
 	if _, ok := r.pending[key]; ok {
 		return
 	}
-	// An answer may have come between the look above and the lock.
+	// An answer may have arrived between the check above and the lock.
 	if e, ok := r.cache.GetIfPresent(key); ok && e.fresh > r.now() {
 		r.hits.Add(1)
 		return
@@ -198,18 +198,19 @@ func (r *Resolver) want(a netip.Addr, queueOf func(*lane) chan netip.Addr) {
 	}
 }
 
+// drop counts an address that found the queue full.
 func (r *Resolver) drop() {
 	r.dropped.Add(1)
 	r.lastDrop.Store(int64(r.now()) + 1)
 }
 
-// Peek returns what is known of a now. It never waits.
+// Peek returns the current answer for a. It never waits.
 func (r *Resolver) Peek(a netip.Addr) Answer {
 	if r.cache == nil {
 		return Answer{Status: flowpb.NameStatus_NAME_STATUS_DISABLED}
 	}
 	a = a.Unmap()
-	if r.lane(a) == nil {
+	if r.upstreamOf(a) == nil {
 		return Answer{Status: flowpb.NameStatus_NAME_STATUS_SUPPRESSED}
 	}
 	key := a.As16()
@@ -224,22 +225,22 @@ func (r *Resolver) Peek(a netip.Addr) Answer {
 	if pending {
 		return Answer{Status: flowpb.NameStatus_NAME_STATUS_PENDING}
 	}
-	// Between the two looks an answer may have replaced pending.
+	// Between the two checks an answer may have replaced the pending entry.
 	if r.recorded.Load() != before {
 		if e, known = r.cache.GetIfPresent(key); known {
 			return e.answer
 		}
 	}
-	// Nothing tells which addresses were dropped: what is not known while the queue
-	// is, or was of late, full.
+	// Dropped addresses are not remembered: an unknown address counts as dropped while the queue is, or was
+	// recently, full.
 	if at := r.lastDrop.Load(); at > 0 && r.now()-time.Duration(at) < droppedLife {
 		return Answer{Status: flowpb.NameStatus_NAME_STATUS_DROPPED}
 	}
 	return Answer{}
 }
 
-// lane is who may be asked for a, nil for nobody.
-func (r *Resolver) lane(a netip.Addr) *lane {
+// upstreamOf returns the servers that may be asked for a, nil if there are none.
+func (r *Resolver) upstreamOf(a netip.Addr) *upstream {
 	switch classify(a) {
 	case public:
 		return r.public
@@ -250,7 +251,7 @@ func (r *Resolver) lane(a netip.Addr) *lane {
 	return nil
 }
 
-// record stores what came of asking for a.
+// record stores the result of a lookup of a.
 func (r *Resolver) record(a netip.Addr, res result) {
 	key := a.As16()
 	now := r.now()

@@ -12,20 +12,19 @@ import (
 	"github.com/miekg/dns"
 )
 
-// A transport asks one server one question.
+// A transport sends a query to a server.
 type transport interface {
-	// exchange returns the reply to m. network is udp or tcp, server host:port.
+	// exchange returns the response to m. network is udp or tcp, server host:port. It must return when ctx ends.
 	exchange(ctx context.Context, m *dns.Msg, network, server string, timeout time.Duration) (*dns.Msg, error)
 }
 
-// network is the transport of production: a socket of its own for each
-// question, so that source ports are as hard to guess as the kernel makes them
-// (RFC 5452 section 9.2).
+// network is the transport of production. Each query has a socket of its own, so that source ports are as hard
+// to guess as the kernel makes them (RFC 5452 section 9.2).
 type network struct {
 	dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil: a net.Dialer's
 }
 
-// open makes the socket of one question.
+// open opens the socket of a query.
 func (n network) open(ctx context.Context, c *dns.Client, server string) (*dns.Conn, error) {
 	if n.dial == nil {
 		return c.DialContext(ctx, server)
@@ -61,33 +60,34 @@ func (n network) exchange(ctx context.Context, m *dns.Msg, proto, server string,
 	return reply, nil
 }
 
-// The circuit breaker of a server.
+// Limits of a server's circuit breaker.
 const (
-	window   = 10 // seconds that are looked at
-	enough   = 8  // exchanges within the window before it is judged
+	window   = 10 // seconds of exchanges that are counted
+	enough   = 8  // failed exchanges in the window that open the breaker, if none succeeded
 	probeGap = time.Second
 )
 
-// A server is one resolver and its health. It is open (asked once a second only) from
-// when no exchange of the window succeeded until one does. That some questions fail
-// says nothing about a server: the authoritative servers of a zone may be silent.
+// A server is a resolver and its health. Its breaker is open, so that it is asked once a second only, from the
+// moment at which no exchange of the window succeeded until an exchange succeeds. Failures beside successes do
+// not open it: the authoritative servers of a zone may be silent.
 type server struct {
 	name string // host:port as configured
 
 	mu       sync.Mutex
 	resolved string    // host:port with an address
-	until    time.Time // then resolved is looked up anew; zero: never
+	until    time.Time // end of the life of resolved; zero: without end
 	buckets  [window]struct {
 		second   int64
 		ok, fail int
 	}
 	open   bool
-	probe  time.Time // when open: the next question may be asked then
-	probes int       // questions while open
+	probe  time.Time // if open: time of the next query
+	probes int       // queries while open
 
 	latency time.Duration // of successful exchanges, a moving average; 0: none yet
 }
 
+// newServer returns a server, given host:port.
 func newServer(name string) *server {
 	s := &server{name: name}
 	if _, err := netip.ParseAddrPort(name); err == nil {
@@ -96,8 +96,8 @@ func newServer(name string) *server {
 	return s
 }
 
-// address is the server as host:port with an address. A host name is looked up
-// by the system's resolver, once a minute at most; an old address serves while that fails.
+// address returns the server's host:port with an IP address. A host name is looked up by the system's resolver,
+// at most once a minute; the former address is used while that fails.
 func (s *server) address(ctx context.Context, now time.Time) (string, error) {
 	s.mu.Lock()
 	known, until := s.resolved, s.until
@@ -122,8 +122,7 @@ func (s *server) address(ctx context.Context, now time.Time) (string, error) {
 	return known, nil
 }
 
-// admit reports whether the server may be asked now. When it may not, wait is
-// how long until it may be probed.
+// admit reports whether the server may be asked now. If not, wait is the time until its next probe.
 func (s *server) admit(now time.Time) (wait time.Duration, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,16 +137,15 @@ func (s *server) admit(now time.Time) (wait time.Duration, ok bool) {
 	return 0, true
 }
 
-// probesRoot reports whether the question that admit allowed last is to be one for the
-// root zone: every other one of an open server. All addresses that wait may belong to
-// silent zones, which would keep a healthy server open.
+// probesRoot reports whether the query that admit allowed last must be for the root zone: every second query of
+// an open server. All waiting addresses may belong to silent zones, which would keep a healthy server open.
 func (s *server) probesRoot() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.open && s.probes%2 == 1
 }
 
-// succeeded notes how long an exchange took.
+// succeeded notes the duration of an exchange.
 func (s *server) succeeded(took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,8 +163,8 @@ func (s *server) answers(now time.Time) bool {
 	return good > 0
 }
 
-// patience returns how long an answer is waited for while places are scarce: four
-// times as long as answers take, an eighth of most at least.
+// patience returns the time for which a response is waited for while places are scarce: four times the usual
+// latency, but at least an eighth of most.
 func (s *server) patience(now time.Time, most time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,8 +174,7 @@ func (s *server) patience(now time.Time, most time.Duration) time.Duration {
 	return min(max(4*s.latency, most/8), most)
 }
 
-// recent returns the exchanges of the window that succeeded and that failed. mu is
-// held.
+// recent returns the numbers of exchanges in the window that succeeded and that failed. s.mu must be held.
 func (s *server) recent(now time.Time) (good, bad int) {
 	for _, b := range s.buckets {
 		if now.Unix()-b.second < window {
@@ -187,8 +184,8 @@ func (s *server) recent(now time.Time) (good, bad int) {
 	return good, bad
 }
 
-// done takes the outcome of an exchange.
-func (s *server) done(now time.Time, ok bool) {
+// noteOutcome notes the outcome of an exchange, and opens or closes the breaker.
+func (s *server) noteOutcome(now time.Time, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ok && s.open {
@@ -209,14 +206,15 @@ func (s *server) done(now time.Time, ok bool) {
 	}
 }
 
-func (s *server) down() bool {
+// isOpen reports whether the breaker is open.
+func (s *server) isOpen() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.open
 }
 
-// admit is the first server of list that may be asked now, except the one to
-// avoid; when none may, wait is how long until one may.
+// admit returns the first server of list, except avoid, that may be asked now. If there is none, wait is the
+// time until the next probe.
 func admit(list []*server, avoid *server, now time.Time) (s *server, wait time.Duration) {
 	wait = probeGap
 	for _, s := range list {
@@ -232,15 +230,17 @@ func admit(list []*server, avoid *server, now time.Time) (s *server, wait time.D
 	return nil, wait
 }
 
-func down(list []*server) (n int) {
+// countOpen returns the number of servers with an open breaker.
+func countOpen(list []*server) (n int) {
 	for _, s := range list {
-		if s.down() {
+		if s.isOpen() {
 			n++
 		}
 	}
 	return n
 }
 
+// serverNames returns the servers as configured.
 func serverNames(list []*server) []string {
 	names := make([]string, len(list))
 	for i, s := range list {

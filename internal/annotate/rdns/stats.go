@@ -2,24 +2,24 @@ package rdns
 
 import "weir/pkg/flowpb"
 
-// Stats are totals since New, and the state of now.
+// Stats holds totals since New, and the current state.
 type Stats struct {
 	Wanted     uint64 // calls of Want
-	Hits       uint64 // of them: known and in force
-	Suppressed uint64 // of them: nobody may be asked
-	Dropped    uint64 // of them: the queue was full
-	Questions  uint64 // put to servers, the second try and those for verification too
-	Failures   uint64 // questions without a usable reply
-	Truncated  uint64 // questions repeated over TCP
-	Silent     uint64 // addresses not asked for, since their zone's servers do not answer
+	Hits       uint64 // of these: answered by a valid answer in the cache
+	Suppressed uint64 // of these: no server may be asked
+	Dropped    uint64 // of these: the queue was full
+	Questions  uint64 // sent to servers, including second tries and verification
+	Failures   uint64 // without a usable response
+	Truncated  uint64 // repeated over TCP
+	Silent     uint64 // addresses not looked up, since the servers of their zone do not answer
 	Answers    map[flowpb.NameStatus]uint64
-	Pending    int // addresses queued or being asked
-	Cached     int // addresses remembered, about
+	Pending    int // addresses queued or being looked up
+	Cached     int // addresses in the cache, approximately
 	Servers    int // servers in use
-	Down       int // of them: asked once a second only, since no question was answered for 10 s
+	Down       int // of these: no query was answered for 10 s, so that they are asked once a second
 }
 
-// Stats returns the totals.
+// Stats returns the current statistics.
 func (r *Resolver) Stats() Stats {
 	s := Stats{
 		Wanted: r.wanted.Load(), Hits: r.hits.Load(), Suppressed: r.suppressed.Load(), Dropped: r.dropped.Load(),
@@ -37,10 +37,10 @@ func (r *Resolver) Stats() Stats {
 	if r.cache != nil {
 		s.Cached = r.cache.EstimatedSize()
 	}
-	for _, l := range []*lane{r.public, r.private} {
+	for _, l := range []*upstream{r.public, r.private} {
 		if l != nil {
 			s.Servers += len(l.servers)
-			s.Down += down(l.servers)
+			s.Down += countOpen(l.servers)
 		}
 	}
 	return s

@@ -15,17 +15,17 @@ import (
 )
 
 const (
-	verifyAtMost  = 4               // names of one address whose own addresses are asked for
-	verifyAgain   = 5 * time.Minute // a name that could not be checked is asked for anew after this time
-	maxUDPPayload = 1232            // octets; what passes without fragments nearly everywhere
+	verifyAtMost  = 4               // names of an address whose own addresses are asked for
+	verifyAgain   = 5 * time.Minute // life of a name whose addresses could not be asked for
+	maxUDPPayload = 1232            // octets; passes nearly everywhere without fragmentation
 )
 
-// counters are totals of both lanes.
+// counters are totals of both upstreams.
 type counters struct{ questions, failures, truncated, silent atomic.Uint64 }
 
-// A lane is the addresses that one group of servers is asked for, so that a
-// silent group does not hold up the other one.
-type lane struct {
+// An upstream is a group of servers with the queue of addresses to ask them for. The groups are separate, so
+// that a silent group does not delay the other.
+type upstream struct {
 	private  bool
 	servers  []*server
 	queue    chan netip.Addr
@@ -37,15 +37,15 @@ type lane struct {
 	via      transport
 	count    *counters
 	zones    zones
-	asking   atomic.Int64 // questions that wait for an answer
+	asking   atomic.Int64 // queries that wait for a response
 }
 
-// newLane returns nil when there is nobody to ask.
-func newLane(c Config, names []string, private bool, limit *rate.Limiter, via transport, count *counters) *lane {
+// newUpstream returns nil if there are no servers.
+func newUpstream(c Config, names []string, private bool, limit *rate.Limiter, via transport, count *counters) *upstream {
 	if len(names) == 0 {
 		return nil
 	}
-	l := &lane{
+	l := &upstream{
 		private: private, queue: make(chan netip.Addr, c.Queue), later: make(chan netip.Addr, c.Queue), inFlight: make(chan struct{}, c.InFlight),
 		limit: limit, timeout: c.Timeout, verify: c.Verify, via: via, count: count,
 	}
@@ -55,15 +55,16 @@ func newLane(c Config, names []string, private bool, limit *rate.Limiter, via tr
 	return l
 }
 
-func (l *lane) names() []string {
+// names returns the servers as configured. l may be nil.
+func (l *upstream) names() []string {
 	if l == nil {
 		return nil
 	}
 	return serverNames(l.servers)
 }
 
-// run asks for what is queued until ctx ends and hands each outcome to record.
-func (l *lane) run(ctx context.Context, record func(netip.Addr, result)) {
+// run looks up queued addresses until ctx ends and passes each result to record.
+func (l *upstream) run(ctx context.Context, record func(netip.Addr, result)) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
@@ -72,9 +73,9 @@ func (l *lane) run(ctx context.Context, record func(netip.Addr, result)) {
 			return
 		case l.inFlight <- struct{}{}:
 		}
-		// The server comes before the address, so that addresses wait in the
-		// queue, where they are PENDING, while no server may be asked.
-		first := l.await(ctx)
+		// The server is chosen before the address, so that addresses stay in the queue, where they are PENDING,
+		// while no server may be asked.
+		first := l.awaitServer(ctx)
 		if first == nil {
 			return
 		}
@@ -85,7 +86,7 @@ func (l *lane) run(ctx context.Context, record func(netip.Addr, result)) {
 			})
 			continue
 		}
-		a, ok := l.next(ctx)
+		a, ok := l.nextAddress(ctx)
 		if !ok {
 			return
 		}
@@ -98,8 +99,8 @@ func (l *lane) run(ctx context.Context, record func(netip.Addr, result)) {
 	}
 }
 
-// next returns the address to ask for; false when ctx ends first.
-func (l *lane) next(ctx context.Context) (a netip.Addr, ok bool) {
+// nextAddress returns the next address to look up; false if ctx ends first.
+func (l *upstream) nextAddress(ctx context.Context) (a netip.Addr, ok bool) {
 	select {
 	case a = <-l.queue:
 		return a, true
@@ -114,8 +115,8 @@ func (l *lane) next(ctx context.Context) (a netip.Addr, ok bool) {
 	return a, true
 }
 
-// await returns a server that may be asked, nil when ctx ends first.
-func (l *lane) await(ctx context.Context) *server {
+// awaitServer returns a server that may be asked, nil if ctx ends first.
+func (l *upstream) awaitServer(ctx context.Context) *server {
 	for {
 		s, wait := admit(l.servers, nil, time.Now())
 		if s != nil {
@@ -131,20 +132,20 @@ func (l *lane) await(ctx context.Context) *server {
 	}
 }
 
-// lookup asks for a's name, and for the addresses of what it is told.
-func (l *lane) lookup(ctx context.Context, a netip.Addr, first *server) result {
+// lookup asks for the name of a and, to verify it, for the addresses of that name.
+func (l *upstream) lookup(ctx context.Context, a netip.Addr, first *server) result {
 	arpa, err := dns.ReverseAddr(a.String())
-	if err != nil { // a valid address always has one
+	if err != nil { // every valid address has a reverse name
 		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_INVALID}, ttl: maxTTL}
 	}
 	asked := time.Now()
-	if !first.down() {
+	if !first.isOpen() {
 		if wait := l.zones.silent(a, asked, 2*l.timeout); wait > 0 {
 			l.count.silent.Add(1)
 			return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_TIMEOUT}, retry: wait}
 		}
 	}
-	reply, status := l.ask(ctx, arpa, dns.TypePTR, first)
+	reply, status := l.query(ctx, arpa, dns.TypePTR, first)
 	if reply == nil {
 		l.unanswered(a, status, asked)
 		return result{answer: Answer{Status: status}}
@@ -153,7 +154,7 @@ func (l *lane) lookup(ctx context.Context, a netip.Addr, first *server) result {
 	if reply.Rcode == dns.RcodeNameError {
 		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_NXDOMAIN}, ttl: negativeTTL(reply)}
 	}
-	list, ttl := targets(reply)
+	list, ttl := ptrTargets(reply)
 	if len(list) == 0 {
 		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_NODATA}, ttl: negativeTTL(reply)}
 	}
@@ -161,16 +162,16 @@ func (l *lane) lookup(ctx context.Context, a netip.Addr, first *server) result {
 	if len(names) == 0 {
 		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_INVALID}, ttl: clamp(ttl, maxTTL)}
 	}
-	name, verified, ttl := l.confirm(ctx, a, names, ttl)
+	name, verified, ttl := l.chooseName(ctx, a, names, ttl)
 	return result{answer: Answer{
 		Name: name, Status: flowpb.NameStatus_NAME_STATUS_OK, Verified: verified,
 		Source: flowpb.NameSource_NAME_SOURCE_PTR,
 	}, ttl: clamp(ttl, maxTTL)}
 }
 
-// unanswered notes that a question failed. It counts against the zone when servers
-// answer other questions and this one was waited for as long as may be.
-func (l *lane) unanswered(a netip.Addr, status flowpb.NameStatus, asked time.Time) {
+// unanswered notes a query without response. It counts against the zone if servers answer other queries and this
+// query was waited for during the whole timeout.
+func (l *upstream) unanswered(a netip.Addr, status flowpb.NameStatus, asked time.Time) {
 	now := time.Now()
 	if status != flowpb.NameStatus_NAME_STATUS_TIMEOUT || now.Sub(asked) < l.timeout {
 		return
@@ -180,36 +181,35 @@ func (l *lane) unanswered(a netip.Addr, status flowpb.NameStatus, asked time.Tim
 	}
 }
 
-// probeRoot asks an open server for the root's servers, which a resolver knows
-// whatever zones are silent. A server that knows only its own zones refuses, and is
-// probed with addresses.
-func (l *lane) probeRoot(ctx context.Context, s *server) {
+// probeRoot asks an open server for the name servers of the root, which a resolver knows whatever zones are
+// silent. A server that serves only its own zones refuses, and is probed with addresses.
+func (l *upstream) probeRoot(ctx context.Context, s *server) {
 	if l.limit.Wait(ctx) != nil {
 		return
 	}
 	reply, err := l.exchange(ctx, ".", dns.TypeNS, s, l.timeout)
 	if ctx.Err() == nil {
-		s.done(time.Now(), err == nil && reply.Rcode == dns.RcodeSuccess)
+		s.noteOutcome(time.Now(), err == nil && reply.Rcode == dns.RcodeSuccess)
 	}
 }
 
-// scarce reports whether questions that wait for an answer have more than half of the
-// places: many of them are in silent zones, for example.
-func (l *lane) scarce() bool { return l.asking.Load() > int64(max(1, cap(l.inFlight)/2)) }
+// scarce reports whether queries that wait for a response take more than half of the places, for example because
+// many are for silent zones.
+func (l *upstream) scarce() bool { return l.asking.Load() > int64(max(1, cap(l.inFlight)/2)) }
 
-// patience returns how long an answer of s is waited for. Questions have half of the
-// places for as long as DNS_TIMEOUT; beyond that they wait as long as answers take, so
-// that silent zones leave places to others.
-func (l *lane) patience(s *server) time.Duration {
+// patience returns the time for which a response of s is waited for. Half of the places may be taken for the
+// whole DNS_TIMEOUT. Beyond that, queries wait as long as responses usually take, so that silent zones leave
+// places to others.
+func (l *upstream) patience(s *server) time.Duration {
 	if l.scarce() {
 		return s.patience(time.Now(), l.timeout)
 	}
 	return l.timeout
 }
 
-// confirm chooses among the names of a: the first whose own addresses contain
-// it, else the first of all. ttl is the names' and comes back as that of the choice.
-func (l *lane) confirm(ctx context.Context, a netip.Addr, names []string, ttl time.Duration) (string, bool, time.Duration) {
+// chooseName chooses among the names of a: the first whose own addresses contain a, else the first of all. ttl
+// is that of the names; the result has that of the choice.
+func (l *upstream) chooseName(ctx context.Context, a netip.Addr, names []string, ttl time.Duration) (string, bool, time.Duration) {
 	if !l.verify {
 		return names[0], false, ttl
 	}
@@ -218,22 +218,21 @@ func (l *lane) confirm(ctx context.Context, a netip.Addr, names []string, ttl ti
 		kind = dns.TypeA
 	}
 	for _, n := range names[:min(len(names), verifyAtMost)] {
-		reply, _ := l.ask(ctx, dns.Fqdn(n), kind, nil)
+		reply, _ := l.query(ctx, dns.Fqdn(n), kind, nil)
 		if reply == nil {
 			ttl = min(ttl, verifyAgain)
 			continue
 		}
-		if ok, t := holds(reply, a); ok {
+		if ok, t := containsAddress(reply, a); ok {
 			return n, true, min(ttl, t)
 		}
 	}
 	return names[0], false, ttl
 }
 
-// ask puts one question to first (nil: whoever may be asked), and once more to
-// another server, or the same when there is no other. A reply has the rcode
-// success or NXDOMAIN; without one, status says why.
-func (l *lane) ask(ctx context.Context, name string, kind uint16, first *server) (reply *dns.Msg, status flowpb.NameStatus) {
+// query sends a query to first (nil: any server that may be asked), and once more to another server, or to the
+// same if there is no other. A reply has the RCODE NOERROR or NXDOMAIN; without a reply, status is the reason.
+func (l *upstream) query(ctx context.Context, name string, kind uint16, first *server) (reply *dns.Msg, status flowpb.NameStatus) {
 	status = flowpb.NameStatus_NAME_STATUS_TIMEOUT
 	s := first
 	for try := range 2 {
@@ -255,18 +254,17 @@ func (l *lane) ask(ctx context.Context, name string, kind uint16, first *server)
 		reply, err := l.exchange(ctx, name, kind, s, l.patience(s))
 		switch {
 		case ctx.Err() != nil:
-			return nil, status // says nothing about the server
+			return nil, status // gives no information about the server
 		case err != nil:
-			s.done(time.Now(), false)
+			s.noteOutcome(time.Now(), false)
 			l.count.failures.Add(1)
 			status = flowpb.NameStatus_NAME_STATUS_TIMEOUT
 		case reply.Rcode == dns.RcodeSuccess || reply.Rcode == dns.RcodeNameError:
-			s.done(time.Now(), true)
+			s.noteOutcome(time.Now(), true)
 			return reply, flowpb.NameStatus_NAME_STATUS_OK
 		default:
-			// SERVFAIL is about a zone; any other code is this server's way to
-			// say that it does not serve us.
-			s.done(time.Now(), reply.Rcode == dns.RcodeServerFailure)
+			// SERVFAIL concerns a zone. Any other code means that this server does not serve us.
+			s.noteOutcome(time.Now(), reply.Rcode == dns.RcodeServerFailure)
 			l.count.failures.Add(1)
 			status = flowpb.NameStatus_NAME_STATUS_SERVFAIL
 		}
@@ -274,8 +272,8 @@ func (l *lane) ask(ctx context.Context, name string, kind uint16, first *server)
 	return nil, status
 }
 
-// exchange asks s over UDP, and over TCP when the reply was cut.
-func (l *lane) exchange(ctx context.Context, name string, kind uint16, s *server, timeout time.Duration) (*dns.Msg, error) {
+// exchange asks s over UDP, and over TCP if the reply is truncated (RFC 7766).
+func (l *upstream) exchange(ctx context.Context, name string, kind uint16, s *server, timeout time.Duration) (*dns.Msg, error) {
 	addr, err := s.address(ctx, time.Now())
 	if err != nil {
 		return nil, err

@@ -7,25 +7,25 @@ import (
 )
 
 const (
-	silentAfter = 3                // questions in a row without an answer, after which a zone counts as silent
+	silentAfter = 3                // queries in a row without response after which a zone is silent
 	firstSilent = 30 * time.Second // until it is asked again, doubling (RFC 9520 section 3.2)
 	lastSilent  = 5 * time.Minute
-	maxZones    = 4096 // that are remembered
+	maxZones    = 4096 // remembered at a time
 )
 
-// zones remembers reverse zones whose servers do not answer, so that their addresses
-// do not use up what others need. A zone here is a /24 or, of IPv6, a /48: where
-// reverse zones are mostly delegated. It is safe for use by several goroutines.
+// zones remembers reverse zones whose servers do not answer, so that their addresses do not use up the places of
+// others. A zone is a /24, or a /48 of IPv6: most reverse zones are delegated at these lengths. It may be used
+// by several goroutines at once.
 type zones struct {
-	mu  sync.Mutex // guards what follows
+	mu  sync.Mutex // guards all
 	all map[netip.Prefix]*quietZone
 }
 
-// A quietZone is a zone with failures in a row.
+// A quietZone counts failures in a row.
 type quietZone struct {
 	failures int
 	wait     time.Duration
-	until    time.Time // the next question may be asked then, once it is silent
+	until    time.Time // once it is silent: the next query is allowed then
 }
 
 func zoneOf(a netip.Addr) netip.Prefix {
@@ -37,9 +37,9 @@ func zoneOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// silent returns how long no question about an address may be asked; 0: it may be asked now. When the time
-// of a silent zone is over, one question may be asked; it has until answered or failed
-// is called, or probing passes.
+// silent returns the time for which no query for an address may be sent; 0: now. Once the time of a silent zone
+// is over, one query may be sent. The caller must call answered or failed for it; else the next query may be
+// sent after probing.
 func (z *zones) silent(a netip.Addr, now time.Time, probing time.Duration) time.Duration {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -54,15 +54,15 @@ func (z *zones) silent(a netip.Addr, now time.Time, probing time.Duration) time.
 	return 0
 }
 
-// answered notes that a question about an address had an answer.
+// answered notes that a query for an address had a response.
 func (z *zones) answered(a netip.Addr) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	delete(z.all, zoneOf(a))
 }
 
-// failed notes that a question about an address had none, asked at the instant asked,
-// though others had.
+// failed notes that a query for an address had no response, although servers answered others. asked is the
+// instant of the query.
 func (z *zones) failed(a netip.Addr, asked, now time.Time) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -75,14 +75,13 @@ func (z *zones) failed(a netip.Addr, asked, now time.Time) {
 	}
 	s.failures++
 	if s.failures < silentAfter || s.wait > 0 && asked.Before(s.until.Add(-s.wait)) {
-		return // of before it was silent
+		return // asked before the zone was silent
 	}
 	s.wait = min(max(2*s.wait, firstSilent), lastSilent)
 	s.until = now.Add(s.wait)
 }
 
-// makeRoom forgets a zone when there are too many, one that is not silent rather. mu
-// is held.
+// makeRoom forgets a zone if there are too many, preferably a zone that is not silent. z.mu must be held.
 func (z *zones) makeRoom() {
 	if z.all == nil {
 		z.all = map[netip.Prefix]*quietZone{}

@@ -1,5 +1,5 @@
-// Package broker is the embedded broker (franz-go's kfake) of `weir up`, `weir
-// demo` and tests. It is not Kafka: memory only, one process.
+// Package broker is the embedded broker (franz-go's kfake) of `weir up`, `weir demo` and tests. It is not Kafka:
+// it is a single process that keeps records in memory only.
 package broker
 
 import (
@@ -13,25 +13,23 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// What a topic of a small broker holds, octets per partition. A segment is
-// freed as a whole, so a topic that is cut by time or octets may hold up to
-// their sum.
+// Limits of the topics of a small broker, octets per partition. Kafka deletes whole segments, so a topic may
+// hold up to the sum of both.
 const (
 	smallRetention = "4194304"
 	smallSegment   = "1048576"
 )
 
-// A Broker is a running embedded broker.
+// A Broker is a running embedded broker. The owner must call Close.
 type Broker struct {
 	cluster *kfake.Cluster
 	addr    string
 }
 
-// Start starts one on addr (host:port; no host: 127.0.0.1, since it asks nobody
-// who they are; port 0: a free one). small keeps memory
-// bounded: every topic made later has small segments, and those whose records
-// may be deleted by age are also cut by octets. Topics that keep everything
-// (retention.ms=-1) or are compacted are never cut by octets.
+// Start starts a broker on addr, host:port. Without a host it listens on 127.0.0.1, since it authenticates
+// nobody; port 0 selects a free port. small bounds memory: topics created later have small segments, and topics
+// whose records may be deleted by age are also limited in octets. Topics that keep all records (retention.ms=-1)
+// or are compacted are never limited in octets.
 func Start(addr string, small bool) (*Broker, error) {
 	if strings.HasPrefix(addr, ":") {
 		addr = "127.0.0.1" + addr
@@ -45,15 +43,15 @@ func Start(addr string, small bool) (*Broker, error) {
 	}
 	c, err := kfake.NewCluster(
 		kfake.NumBrokers(1),
-		kfake.Ports(ln.Addr().(*net.TCPAddr).Port), // a tcp listener's address
+		kfake.Ports(ln.Addr().(*net.TCPAddr).Port), // of a TCP listener
 		kfake.ListenFn(func(_, _ string) (net.Listener, error) { return ln, nil }),
 		kfake.BrokerConfigs(map[string]string{
-			"log.cleaner.backoff.ms":       "5000", // an hour by default: nothing would be cut or compacted
-			"group.min.session.timeout.ms": "1000", // so that a test need not wait for a dead consumer
+			"log.cleaner.backoff.ms":       "5000", // kfake's default of an hour would delete and compact nothing
+			"group.min.session.timeout.ms": "1000", // so that tests do not wait long for a dead consumer
 		}),
 	)
 	if err != nil {
-		_ = ln.Close() // the cluster's error says more
+		_ = ln.Close() // the cluster's error is the cause
 		return nil, fmt.Errorf("embedded broker on %s: %w", addr, err)
 	}
 	Mend(c)
@@ -64,13 +62,13 @@ func Start(addr string, small bool) (*Broker, error) {
 					shrink(&req.Topics[i])
 				}
 			}
-			return nil, nil, false // kfake goes on with the changed request
+			return nil, nil, false // kfake handles the changed request
 		})
 	}
 	return &Broker{cluster: c, addr: ln.Addr().String()}, nil
 }
 
-// shrink makes a topic that is to be created small.
+// shrink reduces the segments and the retention of a topic that is to be created.
 func shrink(t *kmsg.CreateTopicsRequestTopic) {
 	cut := true
 	own := t.Configs
@@ -93,14 +91,15 @@ func shrink(t *kmsg.CreateTopicsRequestTopic) {
 	}
 }
 
+// config returns a setting of a topic.
 func config(name, value string) kmsg.CreateTopicsRequestTopicConfig {
 	c := kmsg.NewCreateTopicsRequestTopicConfig()
 	c.Name, c.Value = name, &value
 	return c
 }
 
-// Addr is the host:port that clients start from.
+// Addr returns the host:port that clients connect to.
 func (b *Broker) Addr() string { return b.addr }
 
-// Close ends it; all records are gone.
+// Close ends the broker. Its records are lost.
 func (b *Broker) Close() { b.cluster.Close() }

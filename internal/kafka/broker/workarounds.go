@@ -10,9 +10,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Mend works around two defects of kfake, which docs/upstream.md describes: with control
-// functions that answer in its place. Start calls it; a test that makes a cluster of
-// its own must call it if the cluster has consumer groups or moves leaders.
+// Mend adds control functions to a cluster that work around two defects of kfake: see docs/upstream.md. Start
+// calls it. A test that makes its own cluster must call it if the cluster has consumer groups or moves leaders.
+// Control functions that must answer first must be added before the call.
 func Mend(c *kfake.Cluster) {
 	b := &joinBarriers{groups: map[string]*joinBarrier{}}
 	c.ControlKey(int16(kmsg.JoinGroup), func(r kmsg.Request) (kmsg.Response, error, bool) {
@@ -21,7 +21,7 @@ func Mend(c *kfake.Cluster) {
 		if !ok || !b.refuses(req, time.Now()) {
 			return nil, nil, false
 		}
-		resp := req.ResponseKind().(*kmsg.JoinGroupResponse) // of this request
+		resp := req.ResponseKind().(*kmsg.JoinGroupResponse) // the kind belongs to the request
 		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
 		return resp, nil, true
 	})
@@ -42,29 +42,28 @@ func Mend(c *kfake.Cluster) {
 	})
 }
 
-// A joinBarrier bounds the first phase of one group's rebalance. Kafka waits for members
-// that do not join for the rebalance timeout, counted from the first JoinGroup. kfake
-// counts from the last one, so that members that try again keep a group with a dead
-// member from ever becoming stable. Once the phase has lasted for the timeout, further
-// requests are refused with an error that clients retry, and kfake's timer expires.
+// A joinBarrier bounds the first phase of a group's rebalance. Kafka waits for members that do not join for the
+// rebalance timeout, counted from the first JoinGroup. kfake counts from the last JoinGroup, so that members
+// that retry keep a group with a dead member from ever becoming stable. Once the phase has lasted for the
+// timeout, further requests are refused with an error that clients retry, and kfake's timer expires.
 type joinBarrier struct {
-	first, last time.Time     // JoinGroup requests of this phase that kfake got; zero: none
+	first, last time.Time     // JoinGroup requests of this phase that reached kfake; zero: none
 	timeout     time.Duration // the greatest rebalance timeout among the requests
 }
 
-// joinBarriers are those of all groups.
+// joinBarriers holds the barriers of all groups.
 type joinBarriers struct {
 	mu     sync.Mutex
 	groups map[string]*joinBarrier // at most maxGroups
 }
 
-// maxGroups bounds the groups that are remembered.
+// maxGroups bounds the groups; at the limit all are forgotten.
 const maxGroups = 1000
 
 // refuses reports whether a request must not reach kfake.
 func (b *joinBarriers) refuses(r *kmsg.JoinGroupRequest, now time.Time) bool {
 	if r.MemberID == "" && r.InstanceID == nil {
-		return false // it gets a member id, and starts no timer
+		return false // kfake answers with a member id and starts no timer
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -87,7 +86,7 @@ func (b *joinBarriers) refuses(r *kmsg.JoinGroupRequest, now time.Time) bool {
 	return false
 }
 
-// end ends the phase of a group: a member got its answer to JoinGroup.
+// end ends the phase of a group: kfake has answered a JoinGroup.
 func (b *joinBarriers) end(group string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -96,11 +95,11 @@ func (b *joinBarriers) end(group string) {
 	}
 }
 
-// epochEnds answers OffsetForLeaderEpoch for a log that never loses records: no epoch ends
-// before what was read in it. kfake does not know an epoch of which no batch has a
-// successor, as after a leader moved; clients take that for a loss.
+// epochEnds answers OffsetForLeaderEpoch for a log that never loses records: no epoch ends before the records
+// that were read in it. kfake does not know an epoch without a later batch, as after a leader moved, and clients
+// take that for a loss.
 func epochEnds(r *kmsg.OffsetForLeaderEpochRequest) kmsg.Response {
-	resp := r.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse) // of this request
+	resp := r.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse) // the kind belongs to the request
 	for _, t := range r.Topics {
 		rt := kmsg.NewOffsetForLeaderEpochResponseTopic()
 		rt.Topic = t.Topic

@@ -1,6 +1,6 @@
-// Package framing puts messages into Kafka records, and takes them out again: one
-// a record as plain protobuf, with its length before it (and then several in one
-// record, if wanted), or as JSON. A record tells by its first octets which it is.
+// Package framing encodes messages into Kafka records and decodes them. A record is a message in protobuf, or
+// messages with their length before each of them (length-delimited protobuf), or a message in JSON. The first
+// octets of a record identify its form, so readers need no setting.
 package framing
 
 import (
@@ -15,13 +15,13 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Config is the form of the records of a topic.
+// Config selects the form of the records of a topic.
 type Config struct {
 	Format  string `env:"FORMAT" envDefault:"protobuf" unit:"protobuf or json" help:"what a record holds: protobuf, or JSON (protobuf's JSON form with the names of the .proto), for consumers without protobuf; JSON is slow and large"`
 	Framing string `env:"FRAMING" envDefault:"single" unit:"single or delimited" help:"single: a record is one message; delimited: each message has its length before it, as goflow2 and ClickHouse's format Protobuf want it"`
 }
 
-// Validate reports every mistake at once, by variable and value.
+// Validate reports all mistakes together, by variable and value.
 func (c Config) Validate() error {
 	var errs []error
 	switch c.Format {
@@ -46,14 +46,14 @@ const (
 	framingSingle, framingDelimited = "single", "delimited"
 )
 
-// Delimited tells whether messages have their length before them.
+// Delimited reports whether messages have their length before them.
 func (c Config) Delimited() bool { return c.Framing == framingDelimited && c.Format != formatJSON }
 
-// Plain tells whether a record is a message as it is.
+// Plain reports whether a record is a message in protobuf without anything else.
 func (c Config) Plain() bool { return !c.Delimited() && c.Format != formatJSON }
 
-// Append appends a message, which is of kind k and in protobuf's wire format, as
-// one of a record.
+// Append appends message, of kind k in protobuf's wire format, to dst in the form of c. Only with Delimited may
+// dst hold other messages.
 func (c Config) Append(dst []byte, k Kind, message []byte) ([]byte, error) {
 	switch {
 	case c.Format == formatJSON:
@@ -68,28 +68,27 @@ func (c Config) Append(dst []byte, k Kind, message []byte) ([]byte, error) {
 	return append(dst, message...), nil
 }
 
-// AppendDelimited appends a message with its length before it.
+// AppendDelimited appends message with its length before it, as a varint.
 func AppendDelimited(dst, message []byte) []byte {
 	return append(protowire.AppendVarint(dst, uint64(len(message))), message...)
 }
 
-// A Kind is what the messages of a topic are. Its first field is always written
-// first: a record that begins with it is one message. A length never looks like
-// it, since no message is that short.
+// A Kind is the message type of a topic. Encoders must write field 1 first and always: a record that begins with
+// its tag is a single message. A length cannot be mistaken for the tag, since no message is that short.
 type Kind struct {
 	name    string
 	first   byte // tag of field 1
 	message func() proto.Message
 }
 
-// The kinds.
+// The kinds of messages.
 var (
 	Flows       = Kind{"flow", 1<<3 | byte(protowire.VarintType), func() proto.Message { return &flowpb.FlowMessage{} }}
 	Connections = Kind{"connection", 1<<3 | byte(protowire.BytesType), func() proto.Message { return &flowpb.Connection{} }}
 )
 
-// Each hands the messages of a record to take, one after the other, and returns how
-// many there were; what follows one that cannot be read is not looked at.
+// Each passes the messages of a record to take, in order, and returns their number. It stops at the first
+// message that cannot be decoded.
 func (k *Kind) Each(record []byte, take func(message []byte)) (n int, err error) {
 	for {
 		message, left, err := k.Next(record)
@@ -104,9 +103,9 @@ func (k *Kind) Each(record []byte, take func(message []byte)) (n int, err error)
 	}
 }
 
-// Next takes the first message of a record, or of what is left of one, in
-// protobuf's wire format; nothing is left after the last. It does not look into
-// what is no JSON.
+// Next returns the first message of a record, or of the rest of a record, in protobuf's wire format, and the
+// rest after it, which is empty after the last. message aliases record, except for JSON. Next does not check the
+// content of a protobuf message.
 func (k *Kind) Next(record []byte) (message, left []byte, err error) {
 	switch {
 	case len(record) == 0:
