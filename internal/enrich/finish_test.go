@@ -1,10 +1,8 @@
 package enrich
 
 import (
-	"bytes"
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,7 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/testing/protocmp"
 
 	"weir/internal/annotate"
 	"weir/internal/decode"
@@ -93,74 +90,11 @@ func TestNamesOfTheExporterComeFromFlowsAndFromTheTopic(t *testing.T) {
 	}
 }
 
-func TestWhereTheEndsAre(t *testing.T) {
-	w := worker(t, Config{Annotate: annotate.Config{HomeNets: []netip.Prefix{netip.MustParsePrefix("128.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}}})
-	for _, tt := range []struct {
-		from, to string
-		want     flowpb.NetworkDirection
-	}{
-		{"128.1.1.1", "8.8.8.8", flowpb.NetworkDirection_NETWORK_DIRECTION_OUTBOUND},
-		{"8.8.8.8", "2001:db8::1", flowpb.NetworkDirection_NETWORK_DIRECTION_INBOUND},
-		{"128.1.1.1", "2001:db8::1", flowpb.NetworkDirection_NETWORK_DIRECTION_INTERNAL},
-		{"9.9.9.9", "8.8.8.8", flowpb.NetworkDirection_NETWORK_DIRECTION_EXTERNAL},
-	} {
-		c := conversation()
-		c.Initiator.Address, c.Responder.Address = octets(tt.from), octets(tt.to)
-		if w.annotator.Annotate(c); c.NetworkDirection != tt.want {
-			t.Errorf("%s to %s: want %v, got %v", tt.from, tt.to, tt.want, c.NetworkDirection)
-		}
-	}
-	c := conversation()
-	if worker(t, Config{}).annotator.Annotate(c); c.NetworkDirection != 0 || c.Initiator.IsHome {
-		t.Errorf("without HOME_NETS: %v", c)
-	}
-}
-
-// The addresses are those of Crypto-PAn's sample, under its key.
-func TestAnonymizedConnections(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(path, []byte("1522178d33a4cf80130a5b1649907d10d8988f837979652762574c2d2a842202\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w := worker(t, Config{Annotate: annotate.Config{AnonymizeKeyFile: path, HomeNets: []netip.Prefix{netip.MustParsePrefix("128.0.0.0/8")}}})
-	c := conversation()
-	w.annotator.Annotate(c)
-	want := conversation()
-	want.Initiator = &flowpb.Endpoint{Address: octets("135.242.180.132"), Port: 40000, NatAddress: octets("134.136.186.123"), NatPort: 5, Asn: 64500, IsHome: true, NameStatus: flowpb.NameStatus_NAME_STATUS_DISABLED}
-	want.Responder = &flowpb.Endpoint{Address: octets("133.68.164.234"), Port: 443, NameStatus: flowpb.NameStatus_NAME_STATUS_DISABLED}
-	want.Forward.Exporter, want.Reverse.Exporter = octets("141.167.8.160"), octets("141.129.237.235")
-	want.Service, want.NetworkDirection = "https", flowpb.NetworkDirection_NETWORK_DIRECTION_OUTBOUND
-	want.CommunityId = pair.CommunityID(want) // of the mapped addresses
-	if d := cmp.Diff(want, c, protocmp.Transform(), protocmp.IgnoreFields(c, "connection_id")); d != "" {
-		t.Errorf("(-want +got):\n%s", d)
-	}
-	if bytes.Equal(c.ConnectionId, conversation().ConnectionId) || len(c.ConnectionId) != 16 {
-		t.Errorf("connection id %x", c.ConnectionId)
-	}
-	again := conversation()
-	worker(t, Config{Annotate: annotate.Config{AnonymizeKeyFile: path}}).annotator.Annotate(again)
-	if !bytes.Equal(again.ConnectionId, c.ConnectionId) {
-		t.Errorf("another replica: %x, want %x", again.ConnectionId, c.ConnectionId)
-	}
-}
-
-func TestWrongFilesAreRefusedAtTheStart(t *testing.T) {
-	dir := t.TempDir()
-	short := filepath.Join(dir, "key")
-	if err := os.WriteFile(short, []byte("1234"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		c    Config
-		want string
-	}{
-		{Config{Annotate: annotate.Config{AnonymizeKeyFile: short}}, "ANONYMIZE_KEY_FILE: " + short + ": 4 octets that are no key"},
-		{Config{Annotate: annotate.Config{AnonymizeKeyFile: dir + "/none"}}, "no such file"},
-		{Config{Annotate: annotate.Config{MaxMindFiles: []string{short}}}, "MAXMIND_FILES: MaxMind file " + short},
-	} {
-		if _, err := New(tt.c, Deps{Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("want %q, got %v", tt.want, err)
-		}
+// The errors of package annotate end New.
+func TestNewRefusesAWrongKeyFile(t *testing.T) {
+	c := Config{Annotate: annotate.Config{AnonymizeKeyFile: filepath.Join(t.TempDir(), "none")}}
+	if _, err := New(c, Deps{Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("want no such file, got %v", err)
 	}
 }
 
