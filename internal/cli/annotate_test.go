@@ -55,7 +55,8 @@ func maxMindFile(t *testing.T, kind string, values map[string]mmdbtype.DataType)
 	return path
 }
 
-// annotatedFlows are both directions of a conversation from two exporters, and of one without AS of the exporter.
+// annotatedFlows returns both directions of a conversation from two exporters, and of a conversation without an AS
+// number from the exporter.
 func annotatedFlows() []*flowpb.FlowMessage {
 	const at = 1_700_000_000e9
 	flow := func(n uint64, from, to string, fromPort, toPort uint32, exporter string) *flowpb.FlowMessage {
@@ -76,8 +77,8 @@ func annotatedFlows() []*flowpb.FlowMessage {
 	return []*flowpb.FlowMessage{out, back, inbound}
 }
 
-// enriched returns the connections that enrich reports of flows, as lines of JSON without the fields that depend on when
-// it reports them. The settings are those of the environment.
+// enriched returns the connections that enrich reports for flows, as lines of JSON without the fields that depend
+// on the time of the report. The settings come from the environment.
 func enriched(t *testing.T, flows []*flowpb.FlowMessage) map[string]map[string]any {
 	t.Helper()
 	b := onBroker(t)

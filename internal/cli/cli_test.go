@@ -13,18 +13,18 @@ import (
 	"weir/internal/weirtest/captures"
 )
 
-// asWeir is the variable that makes the test's program weir.
+// asWeir is the environment variable that makes the test binary run as weir.
 const asWeir = "WEIR_TEST_AS_WEIR"
 
 func TestMain(m *testing.M) {
-	_ = os.Setenv("DNS_ENABLED", "false") // nobody outside is asked; fails for impossible names only
-	if os.Getenv(asWeir) != "" {          // a process of its own, that can be killed
+	_ = os.Setenv("DNS_ENABLED", "false") // no DNS query leaves the test; Setenv fails for invalid names only
+	if os.Getenv(asWeir) != "" {          // a separate process that tests can kill
 		os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
 }
 
-// A ran is what one run of weir gave.
+// A ran is the result of a run of weir: output and exit code.
 type ran struct {
 	code        int
 	out, errout string
@@ -37,7 +37,7 @@ func run(t testing.TB, stdin string, args ...string) ran {
 	return ran{code, out.String(), errout.String()}
 }
 
-// last is the last line of standard error.
+// last returns the last line of standard error.
 func (r ran) last() string {
 	all := strings.Split(strings.TrimSuffix(r.errout, "\n"), "\n")
 	return all[len(all)-1]
@@ -130,7 +130,7 @@ func TestDistance(t *testing.T) {
 		{"", "", 0},
 		{"", "abc", 3},
 		{"abc", "", 3},
-		{"kitten", "sitting", 3}, // the textbook's example
+		{"kitten", "sitting", 3}, // the usual example of the edit distance
 		{"decode", "decode", 0},
 		{"dcode", "decode", 1},
 	} {
@@ -140,7 +140,7 @@ func TestDistance(t *testing.T) {
 	}
 }
 
-// failing is a writer that takes some octets and then fails.
+// failing is a writer that accepts some octets and then fails.
 type failing struct {
 	room int
 	err  error

@@ -102,7 +102,7 @@ var synth = []string{
 	"6 203.0.113.66:55555 10.1.1.10:1008 1/40 none",
 	"6 203.0.113.66:55555 10.1.1.10:1009 1/40 none",
 	"6 10.1.1.10:40009 192.0.2.80:81 1/40 1/40",
-	"17 10.1.1.10:7000 192.0.2.80:7001 1/1420 none", // one datagram only: its sender opened it, as the fragment's below
+	"17 10.1.1.10:7000 192.0.2.80:7001 1/1420 none", // a single datagram: its sender is the initiator, as for the fragment below
 	"17 10.1.1.10:0 192.0.2.80:0 1/220 none",        // a later fragment
 	"47 10.1.1.10:0 192.0.2.80:0 1/62 none",
 	"132 10.1.1.10:0 192.0.2.80:0 1/48 none",
@@ -110,7 +110,7 @@ var synth = []string{
 	"6 10.9.9.9:49999 192.0.2.99:5222 9/1260 9/2160",
 }
 
-// jsonConnection is a line of connections --json, as far as the tests look.
+// A jsonConnection holds the members of connections --json that the tests check.
 type jsonConnection struct {
 	Protocol             int
 	Initiator, Responder struct {
@@ -206,7 +206,7 @@ func TestPacketsDecideWhatIsShown(t *testing.T) {
 	if want := "3 connections shown, 22 of fewer than 6 packets left out (-p), 0 flows not pairable"; got.last() != want {
 		t.Errorf("want %q, got %q", want, got.last())
 	}
-	// Without -p the table leaves out what has fewer than 10.
+	// Without -p the table leaves out connections of fewer than 10 packets.
 	table := run(t, "", "connections", file)
 	if want := "2 connections shown, 23 of fewer than 10 packets left out (-p), 0 flows not pairable"; table.last() != want || strings.Count(table.out, "\n") != 3 {
 		t.Errorf("want %q and three lines, got %q and\n%s", want, table.last(), table.out)

@@ -36,7 +36,7 @@ func reported(id string, version uint32, from, to string, port, protocol uint32,
 	return c
 }
 
-// emptyTopic is a broker with the topic of connections, which the verbs are to read.
+// emptyTopic starts a broker with the topic of connections and points the environment at it.
 func emptyTopic(t *testing.T) *broker.Broker {
 	t.Helper()
 	b := onBroker(t)
@@ -47,8 +47,8 @@ func emptyTopic(t *testing.T) *broker.Broker {
 	return b
 }
 
-// theTopic is an embedded broker with connections on its topic: some committed,
-// one in a transaction that was aborted, and a record that is none.
+// theTopic starts an embedded broker whose topic has committed connections, a connection in an aborted
+// transaction, and a record that is not a connection.
 func theTopic(t *testing.T) *kgo.Client {
 	t.Helper()
 	b := emptyTopic(t)
@@ -91,7 +91,7 @@ func publish(t *testing.T, cl *kgo.Client, commit bool, list ...*flowpb.Connecti
 	}
 }
 
-// idsOf are the ids and versions of JSON Lines.
+// idsOf returns the ids and versions of JSON Lines.
 func idsOf(t *testing.T, out string) (ids []string) {
 	t.Helper()
 	for line := range strings.Lines(out) {
@@ -208,7 +208,7 @@ func TestFollowingTheTopicOfConnections(t *testing.T) {
 	stopFinal()
 }
 
-// Another producer's connection may have an id and nothing else.
+// A connection of another producer may have an id and no other field.
 func TestAConnectionWithoutEndsIsPrinted(t *testing.T) {
 	cl := theTopic(t)
 	publish(t, cl, true, &flowpb.Connection{ConnectionId: []byte("f without ends  "), Version: 1, Final: true})

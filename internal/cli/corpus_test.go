@@ -9,9 +9,8 @@ import (
 	"weir/internal/weirtest/tsv"
 )
 
-// otherwise are captures where the corpus' reference decoder, which keys
-// templates by source port and drops what is malformed, counts otherwise: flows
-// and options records, and why.
+// otherwise lists the captures with other counts of flows and options records than the reference decoder of the
+// corpus, and the reasons. The reference decoder keys templates by source port and drops malformed datagrams.
 var otherwise = map[string]struct {
 	flows, options int
 	why            string
@@ -40,7 +39,7 @@ func TestCountsOfTheCorpus(t *testing.T) {
 		for _, m := range all {
 			n[m["record"]]++
 		}
-		// What the reference does not count as late may be of either kind.
+		// Late records that the reference does not count may be flows or options records.
 		if n["flow"] < flows || n["options"] < options || n["flow"]+n["options"] != records {
 			t.Errorf("%s: want %d flows, %d options records, %d in all; got %d and %d", file, flows, options, records, n["flow"], n["options"])
 		}

@@ -16,7 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// golden compares with testdata/name, or rewrites it.
+// golden compares got with testdata/name, or rewrites that file.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
@@ -53,7 +53,7 @@ func TestGoldenCaptures(t *testing.T) {
 	}
 }
 
-// The counts are those of a decoder of a few lines that goes by lengths only.
+// The counts come from a separate decoder of a few lines that uses the lengths only.
 func TestCountsOfCaptures(t *testing.T) {
 	for name, want := range map[string]string{
 		"nfpcapd_lo":                     "datagrams=2 flows=0 options=0 templates=0 undecoded=0 errors=2", // nfdump's own protocol
@@ -255,7 +255,7 @@ func TestPort(t *testing.T) {
 	}
 }
 
-// decoded are lines of JSON.
+// decoded holds parsed lines of JSON.
 type decoded []map[string]any
 
 func linesOf(t testing.TB, out string) (all decoded) {
@@ -272,8 +272,7 @@ func linesOf(t testing.TB, out string) (all decoded) {
 	return all
 }
 
-// records are the records in order: flows by their source address, errors by
-// their cause.
+// records returns the records in order: flows as their source address, errors as their cause.
 func (d decoded) records() string {
 	var out []string
 	for _, m := range d {
@@ -290,7 +289,7 @@ func (d decoded) records() string {
 	return strings.Join(out, " ")
 }
 
-// match holds that a summary counts the lines.
+// match checks that a summary has the counts of the lines.
 func (d decoded) match(t testing.TB, summary string) {
 	t.Helper()
 	n := map[any]int{}
@@ -303,8 +302,8 @@ func (d decoded) match(t testing.TB, summary string) {
 	}
 }
 
-// FuzzDecode holds that every line is JSON and that the last line of standard
-// error counts them, whatever the datagrams hold.
+// FuzzDecode checks for any datagram that every line is valid JSON and that the last line of standard error has
+// the counts of the lines.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(v9Data + "\n" + v9Template + "\n\n0"))
 	for _, name := range []string{"softflowd_v10_biflow_synth_adj", "pmacct_nfprobe_v9min"} {

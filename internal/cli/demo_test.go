@@ -11,7 +11,7 @@ import (
 	"weir/internal/cli/console"
 )
 
-// demoRow is what the test needs of a connection.
+// A demoRow holds the members of a connection that the test checks.
 type demoRow struct {
 	Protocol  int    `json:"protocol"`
 	Service   string `json:"service"`
@@ -83,7 +83,7 @@ func TestDemoShowsNamedConnectionsOfBothDirections(t *testing.T) {
 		t.Errorf("%d connections with both directions, want 37", both)
 	}
 
-	// One conversation seen by two routers counts once: softflowd_v9_synth_adj
+	// A conversation observed by two routers counts once: softflowd_v9_synth_adj
 	// and softflowd_v5_synth_adj say 1820 octets there and 7280 back.
 	found := false
 	for _, r := range rows {
@@ -113,7 +113,7 @@ func TestDemoShowsNamedConnectionsOfBothDirections(t *testing.T) {
 	}
 }
 
-// number is the number after a name in the summary.
+// number returns the number after a name in the summary.
 func number(t *testing.T, summary, name string) int {
 	t.Helper()
 	m := regexp.MustCompile(`(?m)^` + name + `:\s+(\d+)`).FindStringSubmatch(summary)

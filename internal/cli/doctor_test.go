@@ -18,7 +18,7 @@ import (
 	"weir/internal/weirtest/payloads"
 )
 
-// findings are the rules that a run of weir doctor --json found.
+// findings returns the rules in the output of weir doctor --json.
 func findings(t *testing.T, out string) (rules []doctor.Rule) {
 	t.Helper()
 	for line := range strings.Lines(out) {
@@ -31,7 +31,7 @@ func findings(t *testing.T, out string) (rules []doctor.Rule) {
 	return rules
 }
 
-// What tshark and the way in which a capture was made say of its exporter.
+// The expected findings come from tshark and from the way in which each capture was made.
 func TestDoctorFindsWhatIsWrongInCaptures(t *testing.T) {
 	for _, test := range []struct {
 		capture string
@@ -39,7 +39,7 @@ func TestDoctorFindsWhatIsWrongInCaptures(t *testing.T) {
 	}{
 		// softflowd has no interfaces; the traffic is of three years before the export, and lasts 40 min.
 		{"softflowd_v5_synth_adj.pcap", []doctor.Rule{doctor.SamplingUnknown, doctor.NoInterfaces, doctor.ClockOff, doctor.FlowsLong}},
-		// It says that it samples 1 in 10.
+		// It announces a sampling rate of 1 in 10.
 		{"softflowd_v9_sampled10_lo.pcap", []doctor.Rule{doctor.NoInterfaces}},
 	} {
 		r := run(t, "", "doctor", "--json", captures.File(test.capture))
@@ -55,8 +55,8 @@ func TestDoctorFindsWhatIsWrongInCaptures(t *testing.T) {
 	}
 }
 
-// A NetFlow v5 datagram that says it has two records and has one, one that is sound, and one of
-// no version there is.
+// The input has a NetFlow v5 datagram with a count of two and a single record, a valid datagram, and a datagram
+// with an unknown version.
 func TestDoctorFindsDatagramsThatCannotBeDecoded(t *testing.T) {
 	record := strings.Repeat("0", 96)
 	header := func(count string) string { return "0005" + count + strings.Repeat("0", 40) }

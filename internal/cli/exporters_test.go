@@ -18,7 +18,7 @@ import (
 	"weir/internal/kafka"
 )
 
-// v5 is a v5 datagram of n flows, after Cisco's export format.
+// v5 returns a NetFlow v5 datagram of n flows, by Cisco's export format.
 func v5(n int, sequence uint32, export time.Time, boot time.Time) []byte {
 	b := binary.BigEndian.AppendUint16(nil, 5)
 	b = binary.BigEndian.AppendUint16(b, uint16(n))
@@ -40,8 +40,8 @@ func v5(n int, sequence uint32, export time.Time, boot time.Time) []byte {
 	return b
 }
 
-// Two replicas between which a balancer takes turns see gaps that are not there;
-// what no replica received is told, and nothing else.
+// Two replicas behind a round-robin balancer each see gaps in the sequence numbers that are not losses. Only flows
+// that no replica received must be reported as lost.
 func TestExportersShowsWhatNoReplicaReceived(t *testing.T) {
 	b := onBroker(t)
 	exporters := func(args ...string) (code int, out, errOut string) {

@@ -20,10 +20,10 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A capture of a Cisco ASA: what happened to a flow is told in events of its flow
-// id (IE 148), by which the connections are counted here. Cisco's guide to NSEL: an
-// update (5) counts since the update before it, a teardown (2) the whole flow. In the
-// capture both are equal where there are both.
+// The capture is from a Cisco ASA, which reports a flow as events with its flow id (IE 148); the expected
+// connections are counted from these events. By Cisco's guide to NSEL, an update (5) counts since the update
+// before it and a teardown (2) counts the whole flow. In this capture both counts are equal for flows with both
+// events.
 func TestScenario18ACaptureOfAFirewall(t *testing.T) {
 	path := filepath.Join("..", "..", "..", "shared", "corpus", "pcap", "graylog__cisco_asa_netflowv9.pcap")
 	file, err := os.ReadFile(path)
@@ -56,11 +56,11 @@ func TestScenario18ACaptureOfAFirewall(t *testing.T) {
 				return netip.AddrPortFrom(x, uint16(port)).String()
 			}
 			name := fmt.Sprintf("%d %s %s", m.Proto, ends(m.SrcAddr, m.SrcPort), ends(m.DstAddr, m.DstPort))
-			if len(m.PostNatDstAddr) == 4 && m.PostNatDstAddr[0] == 10 && m.SrcAddr[0] != 10 && m.DstAddr[0] != 10 { // inside is what has a private address
+			if len(m.PostNatDstAddr) == 4 && m.PostNatDstAddr[0] == 10 && m.SrcAddr[0] != 10 && m.DstAddr[0] != 10 { // the inside network has private addresses
 				name = fmt.Sprintf("%d %s %s", m.Proto, ends(m.PostNatSrcAddr, m.PostNatSrcPort), ends(m.PostNatDstAddr, m.PostNatDstPort))
 			}
 			switch m.FirewallEvent {
-			case 1: // created: nothing was transferred yet
+			case 1: // created: no octets yet
 			case 3:
 				denied[name] = true
 			case 5:
@@ -85,7 +85,7 @@ func TestScenario18ACaptureOfAFirewall(t *testing.T) {
 		}
 		there, back := max(u[0], d[0]), max(u[1], d[1])
 		if there+back == 0 {
-			continue // events of a flow that transferred nothing
+			continue // events of a flow without octets
 		}
 		octets += there + back
 		want = append(want, fmt.Sprintf("%s %d %d", name, there, back))
@@ -124,7 +124,7 @@ func TestScenario18ACaptureOfAFirewall(t *testing.T) {
 	t.Logf("%d flows in %d connections, %d denied, %d octets", len(flows), len(got)-len(denied), len(denied), octets)
 }
 
-// octetsOf is the octets of one direction.
+// octetsOf returns the octets of a direction.
 func octetsOf(t *testing.T, c jsonConnection, forward bool) (n uint64) {
 	t.Helper()
 	x := c.Reverse

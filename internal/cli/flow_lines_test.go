@@ -36,7 +36,7 @@ func temporary(t *testing.T, name, content string) string {
 	return path
 }
 
-// What decode --json writes of a capture is read as what the capture holds.
+// Flows read from the output of decode --json must equal the flows of the capture.
 func TestFlowsOfJSONLinesAreThoseOfTheCapture(t *testing.T) {
 	files, err := filepath.Glob(captures.File("*.pcap"))
 	if err != nil || len(files) < 10 {
@@ -49,7 +49,7 @@ func TestFlowsOfJSONLinesAreThoseOfTheCapture(t *testing.T) {
 	for _, file := range files {
 		want := testflows.OfFiles(file)
 		got := testflows.OfFiles(temporary(t, "flows.jsonl", run(t, "", "decode", "--json", file).out))
-		for _, l := range [][]*flowpb.FlowMessage{want, got} { // decode prints in the datagram's order, whatever had to wait
+		for _, l := range [][]*flowpb.FlowMessage{want, got} { // decode prints in the order of the datagram, waiting sets included
 			slices.SortStableFunc(l, func(a, b *flowpb.FlowMessage) int {
 				return order.Or(order.Compare(a.DatagramHash, b.DatagramHash), order.Compare(a.RecordOffset, b.RecordOffset))
 			})
@@ -69,7 +69,7 @@ func TestFlowsOfJSONLinesAreThoseOfTheCapture(t *testing.T) {
 	t.Logf("%d flows of %d captures", flows, len(files))
 }
 
-// invalidText reports whether a text of m is no UTF-8, for which JSON has no form.
+// invalidText reports whether a text of m is not UTF-8. JSON cannot represent such a text.
 func invalidText(m *flowpb.FlowMessage) bool {
 	_, err := proto.Marshal(m)
 	return err != nil
@@ -104,9 +104,9 @@ func TestLinesThatAreNoFlows(t *testing.T) {
 	}
 }
 
-// What the package's analyzer makes of a file, weir makes too: the same
-// conversations by packets, durations and services. Its sizes are those of the side
-// that sent more; its service is a port's whoever has it.
+// The oracle is the analyzer of the Python package: weir must find the same conversations by packets, durations
+// and services. The analyzer reports the size of the direction with more octets, and takes the service from the
+// port of either endpoint.
 func TestTheAnalyzersConnectionsOfThePythonPackage(t *testing.T) {
 	const dir = "inputs/seed_vectors/"
 	in, err := os.ReadFile(captures.Shared(t, dir+"analyzer_v9_input.json"))
@@ -136,15 +136,15 @@ func TestTheAnalyzersConnectionsOfThePythonPackage(t *testing.T) {
 	}
 	slices.Sort(want)
 	slices.Sort(got)
-	// Its minutes are cut, ours are rounded.
+	// The analyzer truncates minutes, weir rounds them.
 	text := strings.NewReplacer("1:56", "1:55", "1:01", "1:00").Replace(strings.Join(got, "\n"))
 	if d := cmp.Diff(strings.Join(want, "\n"), text); d != "" || len(want) != 22 {
 		t.Errorf("%d, -want +got\n%s\n%s", len(want), d, out)
 	}
 }
 
-// The Python package's own collector receives captures; weir reads its file, and
-// pairs what it pairs of the captures themselves.
+// The collector of the Python package receives captures. From its file weir must pair the same connections as from
+// the captures.
 func TestWhatThePythonCollectorStored(t *testing.T) {
 	python, err := filepath.Abs(filepath.Join(captures.Root(), ".cache/python/bin/python"))
 	if err != nil {
@@ -159,8 +159,8 @@ func TestWhatThePythonCollectorStored(t *testing.T) {
 			pythonCollects(t, python, file, captures.File(name+".pcap"))
 			want, _ := connectionsOf(t, captures.File(name+".pcap"))
 			if name == "softflowd_v10_synth_adj" {
-				// Its times count from an instant that options data says, which the
-				// collector does not store: without it the lower port answers.
+				// The times of this capture are relative to an instant in options data, which the
+				// collector does not store. Without times the endpoint with the lower port is the responder.
 				for i, c := range want {
 					if c.Responder.Port == 6001 {
 						want[i].Initiator, want[i].Responder, want[i].Forward, want[i].Reverse = c.Responder, c.Initiator, c.Reverse, c.Forward
@@ -175,7 +175,7 @@ func TestWhatThePythonCollectorStored(t *testing.T) {
 	}
 }
 
-// pythonCollects lets the package's collector store a capture.
+// pythonCollects stores a capture with the collector of the Python package.
 func pythonCollects(t *testing.T, python, file, captured string) {
 	t.Helper()
 	l, err := net.ListenPacket("udp4", "127.0.0.1:0")
@@ -209,7 +209,7 @@ func pythonCollects(t *testing.T, python, file, captured string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	// It says that it starts before it listens: what it has to ignore tells when.
+	// It logs its start before it listens. A datagram that it ignores shows that it listens.
 	for began, up := time.Now(), false; !up; {
 		if time.Since(began) > 30*time.Second {
 			t.Fatal("the collector does not start")
@@ -232,7 +232,7 @@ func pythonCollects(t *testing.T, python, file, captured string) {
 			t.Fatalf("datagram %d is not processed", i)
 		}
 	}
-	for stored := 0; stored < len(sent); stored = storedLines(file) { // it is killed in the middle of a line else
+	for stored := 0; stored < len(sent); stored = storedLines(file) { // otherwise it would be killed inside a line
 		select {
 		case <-t.Context().Done():
 			t.Fatal("not everything is stored")
@@ -247,7 +247,7 @@ func pythonCollects(t *testing.T, python, file, captured string) {
 	_ = cmd.Wait() // it ends with an exception
 }
 
-// storedLines is how many whole lines a file has.
+// storedLines returns the number of complete lines of a file.
 func storedLines(path string) (n int) {
 	f, err := os.Open(path)
 	if err != nil {

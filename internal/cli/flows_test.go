@@ -35,7 +35,7 @@ func TestFlowsOfAFile(t *testing.T) {
 		}
 		return strings.Count(got.out, "\n")
 	}
-	// 34 directions of the conversations in synth, and one event without an address pair.
+	// 34 directions of the conversations in synth, and an event without an address pair.
 	want := 0
 	for _, c := range synth {
 		want += 2 - strings.Count(c, "none")
@@ -53,7 +53,7 @@ func TestFlowsOfAFile(t *testing.T) {
 			t.Errorf("%v: %d flows, want %d", tt.args, got, tt.want)
 		}
 	}
-	// What it prints it reads.
+	// weir flows reads its own output.
 	again := temporary(t, "flows.jsonl", run(t, "", "flows", "--json", file).out)
 	if a, b := run(t, "", "flows", "-v", file).out, run(t, "", "flows", "-v", again).out; a != b {
 		t.Errorf("-capture +lines\n%s", cmp.Diff(a, b))

@@ -9,8 +9,8 @@ import (
 	"weir/internal/weirtest/captures"
 )
 
-// nameless are captures with elements in flows that the registry has no name for,
-// and how many of how many: no source describes them.
+// nameless lists the captures with elements in flows that the registry has no name for, with the number of such
+// elements and of all elements. No public source describes them.
 var nameless = map[string]struct {
 	without, all int
 	why          string

@@ -20,12 +20,12 @@ import (
 	"weir/internal/weirtest/payloads"
 )
 
-// flooded is how many datagrams a test sends to sockets that are not read yet, with a receive buffer
-// of one octet: the kernel makes that its least, which holds one or two of them.
+// flooded is the number of datagrams that a test sends to sockets that are not yet read. The receive buffer is set
+// to one octet; the kernel raises it to its minimum, which holds one or two datagrams.
 const flooded = 300
 
-// flood sends the first datagram of a capture again and again. On loopback each is in the buffer, or
-// dropped, when the call returns.
+// flood sends the first datagram of a capture repeatedly. On loopback each datagram is in the buffer or dropped
+// when the call returns.
 func flood(t *testing.T, to net.Addr) {
 	t.Helper()
 	c, err := net.Dial("udp", to.String())
@@ -41,7 +41,7 @@ func flood(t *testing.T, to net.Addr) {
 	}
 }
 
-// figure returns the number that a pattern's group finds in text.
+// figure returns the number that the group of a pattern matches in text.
 func figure(t *testing.T, text, pattern string) int {
 	t.Helper()
 	found := regexp.MustCompile(pattern).FindStringSubmatch(text)
@@ -74,7 +74,7 @@ func TestCollectAndDoctorReportWhatTheKernelDropped(t *testing.T) {
 			var stderr locked.Buffer
 			err := run(ctx, func(a []net.Addr) {
 				flood(t, a[0])
-				end() // what is in the buffer is read all the same
+				end() // buffered datagrams must still be read
 			}, &stderr)
 			if err != nil {
 				t.Fatal(err)
@@ -133,7 +133,7 @@ func TestUpShowsWhatTheKernelDropped(t *testing.T) {
 			select {
 			case err := <-ended:
 				t.Fatalf("ended: %v\n%s", err, stderr.String())
-			case <-tick.C: // it is not served yet
+			case <-tick.C: // the server does not answer yet
 			}
 		}
 	}

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Datagrams laid out by hand after RFC 7011 and RFC 6313.
+// The datagrams are laid out by hand from RFC 7011 and RFC 6313.
 func TestListsAreReadableInTextAndJSON(t *testing.T) {
 	// The template set, then a basicList of two ports and a subTemplateList of two records.
 	template := "000a002c" + "68e77800" + "00000001" + "00000100" + "0002001c" + "0100000200040001" + "00070002" + "01010002" + "0123ffff" + "0124ffff"

@@ -15,22 +15,21 @@ import (
 	"weir/internal/weirtest/tsv"
 )
 
-// setUpHoldsRecords are the cases that would leave their bounds if their set-up
-// counted: it ends with a sound data datagram, and least and most are said of the
-// last datagram alone. So in every case what counts is what the malformed
-// datagram adds to the records of the datagrams before it.
+// setUpHoldsRecords lists the cases whose set-up ends with a valid data datagram, while their bounds apply to the
+// last datagram alone. Every case therefore counts the records that the malformed datagram adds to the records of
+// the datagrams before it.
 var setUpHoldsRecords = map[string]string{
 	"ipfix_duplicate":     "the same datagram once before: 2 records each time, duplicates are for consumers to find",
 	"ipfix_sequence_back": "a datagram of 1 record with sequence number 2^32-1 before the one with 1",
 	"v9_sequence_back":    "a datagram of 1 record with sequence number 2^32-1 before the one with 1",
 }
 
-// The sound NetFlow v5 datagram behind each case holds one flow, octets laid out
-// by hand: 10.77.0.1:1234 → 10.77.0.2:4321, TCP flags 0x10, protocol 6.
+// survivor is the flow of the valid NetFlow v5 datagram after each case, with octets laid out by hand:
+// 10.77.0.1:1234 → 10.77.0.2:4321, TCP flags 0x10, protocol 6.
 var survivor = tuple{"10.77.0.1", "10.77.0.2", "1234", "4321", "6", "424242", "7"}
 
-// perSource are the packets of a pcap file (little-endian, Ethernet, IPv4) by
-// source address, each with its record header, and the file's header.
+// perSource returns the packets of a pcap file (little-endian, Ethernet, IPv4) by source address, each with its
+// record header, and the header of the file.
 func perSource(t *testing.T, path string) (head []byte, by map[string][][]byte) {
 	t.Helper()
 	b, err := os.ReadFile(path)

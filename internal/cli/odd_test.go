@@ -12,9 +12,8 @@ import (
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-// odd are the required outcomes of the odd inputs: flows, options, templates and
-// undecoded sets, the causes of errors in order, and parts that the output must
-// hold.
+// odd lists the required results of the unusual inputs: flows, options, templates and undecoded sets, the causes
+// of errors in order, and substrings that the output must contain.
 var odd = map[string]struct {
 	flows, options, templates, undecoded int
 	causes                               string
@@ -63,7 +62,7 @@ var odd = map[string]struct {
 	"V30": {causes: "reserved_set"},
 	"I1":  {causes: "bad_length", parts: []string{`"what":"set length"`}},
 	"I1b": {causes: "bad_length"},
-	"I2":  {flows: 1, templates: 1, causes: "withdrawal"}, // over UDP it is ignored, and counted
+	"I2":  {flows: 1, templates: 1, causes: "withdrawal"}, // over UDP it is ignored and counted as an error
 	"I2b": {flows: 1, templates: 2, causes: "withdrawal"},
 	"I2d": {flows: 1, templates: 1, causes: "withdrawal"},
 	"I3":  {flows: 1, templates: 1, parts: []string{`"pen":9,"id":12235,`, `"value":"00000005"`}},

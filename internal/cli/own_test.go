@@ -10,8 +10,8 @@ import (
 	"weir/internal/ie"
 )
 
-// IPFIX by hand: a template of two addresses and three elements of enterprise
-// 55555, and one record.
+// The datagram is IPFIX laid out by hand: a template of two addresses and three elements of enterprise 55555, and
+// a record.
 func TestElementsOfTheOperatorAreNamedAndTyped(t *testing.T) {
 	t.Cleanup(func() { ie.Extend(nil) })
 	path := filepath.Join(t.TempDir(), "elements.tsv")

@@ -23,7 +23,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Names of fields and values of JSON Lines, names of files, and what is wrong with them.
+// The texts are names of fields and values of JSON Lines, file names, and the error messages that quote them.
 func TestNoTextOfAFileReachesTheTerminal(t *testing.T) {
 	name := filepath.Join(t.TempDir(), strings.NewReplacer("/", "_", "\x00", "").Replace(hostile.Octets))
 	quote := func(s string) string {
@@ -46,7 +46,7 @@ func TestNoTextOfAFileReachesTheTerminal(t *testing.T) {
 		`{"record": "flow", "type": "IPFIX", "exporter_name": ` + h + `, ` + h + `: 1, "time_received_ns": 1790000000000000000}`,
 		`{` + h + `}`,
 	}
-	for i, line := range lines { // what is wrong with the first is told, so each is the first once
+	for i, line := range lines { // only the first error of a file is reported, so each line must be first once
 		if err := os.WriteFile(name, []byte(line+"\n"+strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +62,7 @@ func TestNoTextOfAFileReachesTheTerminal(t *testing.T) {
 	for _, args := range [][]string{{"decode", name + "x"}, {"flows", name + "x"}, {"connections", name + "x"}, {"replay", name}, {"replay", name + "x"}} {
 		hostile.Clean(t, fmt.Sprintf("errors of %q", args), run(t, "", args...).errout, 4)
 	}
-	// What somebody types himself may have line ends, which errors keep; they join others.
+	// Arguments may contain line ends. Errors keep line ends, since they may join several errors.
 	for _, args := range [][]string{
 		{"decode", "--templates", name, "--hex", "00"}, {"decode", "--exporters", name, "--hex", "00"}, {"replay", "--to", hostile.Text, name},
 		{hostile.Text}, {"decode", "--" + hostile.Text}, {"decode", "--port", hostile.Text}, {"sink", hostile.Text}, {"templates", hostile.Text},
@@ -75,7 +75,7 @@ func TestNoTextOfAFileReachesTheTerminal(t *testing.T) {
 	}
 }
 
-// What replicas and exporters wrote on the topics, in all verbs that read them.
+// The texts are written by replicas and exporters to the topics; all verbs that read topics must escape them.
 func TestNoTextOfATopicReachesTheTerminal(t *testing.T) {
 	b := onBroker(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -96,7 +96,7 @@ func TestNoTextOfATopicReachesTheTerminal(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// poisonTexts sets texts alone: what else is in a record of the topic is checked.
+	// poisonTexts sets only texts, since other fields of a record are validated.
 	var poisonTexts func(m protoreflect.Message)
 	poisonTexts = func(m protoreflect.Message) {
 		fields := m.Descriptor().Fields()

@@ -12,30 +12,30 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// unordered is a conversation's protocol and ends, whoever opened it.
+// unordered returns the protocol and endpoints of a conversation, independent of its initiator.
 func unordered(s string) string {
 	f := strings.Fields(s)
 	return f[0] + " " + min(f[1], f[2]) + " " + max(f[1], f[2])
 }
 
-// The same traffic through other exporters gives the same connections, up to what
-// each of them does not report.
+// The same traffic through other exporters must give the same connections, except for fields that an exporter does
+// not report.
 func TestScenario9OtherExportersGiveTheSameConnections(t *testing.T) {
 	ipv4Only := map[string]string{
 		"6 2001:db8::10:41000 2001:db8:1::443:443 2/620 2/1020": "",
 		"58 2001:db8::10:0 2001:db8:1::443:0 1/56 1/56":         "",
 	}
 	pmacct := map[string]string{
-		// counts no MPLS labels, and gives both directions one start: the lower port answers
+		// excludes MPLS labels, and both directions have the same start: the lower port is the responder
 		"17 10.4.4.4:6000 10.5.5.5:6001 1/136 1/96": "17 10.5.5.5:6001 10.4.4.4:6000 1/88 1/128",
-		// counts a later fragment as the first one's
+		// counts a later fragment with the first fragment
 		"17 10.1.1.10:7000 192.0.2.80:7001 1/1420 none": "17 10.1.1.10:7000 192.0.2.80:7001 2/1640 none",
 		"17 10.1.1.10:0 192.0.2.80:0 1/220 none":        "",
 	}
 	for _, x := range []struct {
 		name   string
 		differ []map[string]string // "": not reported
-		more   bool                // the capture has other traffic too
+		more   bool                // the capture has further traffic
 	}{
 		{"pmacct_nfprobe_v5", []map[string]string{pmacct, ipv4Only}, false},
 		{"pmacct_nfprobe_v9", []map[string]string{pmacct}, false},
@@ -72,8 +72,8 @@ func TestScenario9OtherExportersGiveTheSameConnections(t *testing.T) {
 	}
 }
 
-// synSenders are who sent a SYN without ACK in a pcap file of Ethernet frames:
-// ends of the conversation → its sender.
+// synSenders returns the senders of SYN segments without ACK in a pcap file of Ethernet frames, by the endpoints
+// of the conversation.
 func synSenders(t *testing.T, path string) map[string]string {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -109,8 +109,7 @@ func synSenders(t *testing.T, path string) map[string]string {
 	return senders
 }
 
-// Of each TCP session of the traffic there is one connection, and its initiator is
-// who sent the SYN.
+// Each TCP session of the traffic must give a single connection whose initiator sent the SYN.
 func TestScenario9InitiatorsAreTheSendersOfTheSYNs(t *testing.T) {
 	shared := filepath.Join("..", "..", "..", "shared", "captures")
 	for _, x := range []struct {

@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// weir sink sqlite is run in a directory of somebody else's: one that has a module
-// weir, and a program of the right name.
+// weir sink sqlite runs in a foreign directory that has a module named weir and a program of the expected name.
 func TestTheSinksProgramIsNeverTakenFromTheCurrentDirectory(t *testing.T) {
 	strange, path := t.TempDir(), t.TempDir()
 	write := func(name, text string, mode os.FileMode) {
@@ -37,7 +36,7 @@ func TestTheSinksProgramIsNeverTakenFromTheCurrentDirectory(t *testing.T) {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "sink", "sqlite", "talks.db", "--once")
 		cmd.Dir = strange
 		cmd.Env = append(os.Environ(), asWeir+"=1", "PATH="+tt.path, "GOFLAGS=-mod=mod", "GOWORK=off")
-		out, _ := cmd.CombinedOutput() // the exit code is looked at
+		out, _ := cmd.CombinedOutput() // the test checks the exit code
 		if code := cmd.ProcessState.ExitCode(); code != tt.code || !strings.Contains(string(out), tt.want) || strings.Contains(string(out), "strange") {
 			t.Errorf("%s: want exit code %d and %q, got %d: %s", tt.name, tt.code, tt.want, code, out)
 		}

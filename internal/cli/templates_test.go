@@ -22,7 +22,7 @@ template 257 of options, version 10, domain 0 of 2001:db8::1
          82          variable  interfaceName
 `
 
-// weirTemplates runs the verb and returns what it said.
+// weirTemplates runs the verb and returns its output and exit code.
 func weirTemplates(t *testing.T, stdin string, args ...string) (code int, out, errOut string) {
 	t.Helper()
 	var o, e bytes.Buffer
@@ -30,7 +30,7 @@ func weirTemplates(t *testing.T, stdin string, args ...string) (code int, out, e
 	return code, o.String(), e.String()
 }
 
-// onBroker starts an embedded broker that the environment names.
+// onBroker starts an embedded broker and sets the environment to its address.
 func onBroker(t *testing.T) *broker.Broker {
 	t.Helper()
 	b, err := broker.Start("127.0.0.1:0", false)
@@ -67,7 +67,7 @@ func TestAnOperatorAddsShowsAndRemovesTemplates(t *testing.T) {
 	run(0, "2 definitions, 0 facts", "", "list")
 	run(0, `"exporter":"2001:db8::1","version":10,"domain":0,"template":257,"options":true,"fields":2`, "", "list", "--json")
 
-	// What is shown can be added; remarks are passed over.
+	// The output of show can be added; comments in it are ignored.
 	shown := run(0, "interfaceName", "", "show")
 	if !strings.Contains(shown, strings.Split(someTemplates, "\n")[1]) {
 		t.Errorf("want the same text, got\n%s", shown)
@@ -81,7 +81,7 @@ func TestAnOperatorAddsShowsAndRemovesTemplates(t *testing.T) {
 		t.Errorf("want one exporter's, got\n%s", only)
 	}
 
-	// A replica takes them, and what is removed goes.
+	// A replica learns added templates and forgets removed templates.
 	store := templates.New(templates.Options{Replica: "r"})
 	sync := func() (definitions int) {
 		t.Helper()
@@ -135,7 +135,7 @@ func TestTemplatesSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// The templates that one capture brought decode data that came without any.
+// Templates from a capture decode data of a capture without templates.
 func TestDecodeTakesTemplatesOfAFile(t *testing.T) {
 	packets := filepath.Join(captures.Root(), "internal/decode/testdata") + "/"
 	var text, out, errOut bytes.Buffer

@@ -13,8 +13,7 @@ import (
 	"weir/internal/weirtest/captures"
 )
 
-// What tshark's tuples leave out, for want of a column, its whole decode holds.
-// These rules make the same tuple of it as of a flow.
+// The rules derive from tshark's full decode the tuple of a flow for fields that the tuple columns lack.
 const (
 	ruleTotals    = "octetTotalCount and packetTotalCount (85, 86), where there are no deltas"
 	ruleInitiator = "initiatorOctets and initiatorPackets (231, 298), where there are neither deltas nor totals"
@@ -23,9 +22,8 @@ const (
 	ruleFamilies  = "the IPv6 addresses (27, 28), where the IPv4 ones beside them are 0.0.0.0"
 )
 
-// tsharkAlone are captures in which tshark's whole decode has fewer flows than
-// Weir (fewer), or another number of records that are no flow of Weir's than
-// there are options records (others).
+// tsharkAlone lists the captures in which tshark's full decode has fewer flows than Weir (fewer), or a number of
+// non-flow records that differs from the number of options records (others).
 var tsharkAlone = map[string]struct {
 	fewer, others int
 	why           string
@@ -48,15 +46,14 @@ var tsharkAlone = map[string]struct {
 	"pmacct__502_IPFIXv10_BGP_IPv6_CISCO_SRv6_lcomms_t00":         {4, 4, outerTuple},
 }
 
-// outerTuple is why tshark's tuples differ from those of flows in tunnels, see
+// outerTuple is the reason for differences between tshark's tuples and those of flows in tunnels, see
 // decode.TestTunnelsOfTheCorpus.
 const outerTuple = "of repeated elements tshark shows the first here: protocol and ports of the outer packet, not of the flow in the tunnel"
 
-// A shown record is what tshark shows of one: field → value, the first where it
-// shows several.
+// A shown record is a record in tshark's output: field → value, the first of several values.
 type shown map[string]string
 
-// tuple is the record's tuple, and the rules that it took.
+// tuple returns the tuple of the record and the rules that were applied.
 func (s shown) tuple() (u tuple, rules map[string]bool) {
 	rules = map[string]bool{}
 	first := func(i int, fields ...string) (at int) {
@@ -99,11 +96,11 @@ func (s shown) tuple() (u tuple, rules map[string]bool) {
 	return u, rules
 }
 
-// aRecord is what tshark calls a record: of v1, v5 and v7, and of the others.
+// aRecord matches tshark's names of records: pdu in v1, v5 and v7, Flow in the other versions.
 var aRecord = regexp.MustCompile(`^(pdu|Flow) [0-9]+`)
 
-// shownIn appends the records in v, what JSON holds. Records of structured data
-// are part of the record around them.
+// shownIn appends the records in v, a parsed JSON value. Records of structured data belong to the enclosing
+// record.
 func shownIn(all []shown, v any) []shown {
 	switch v := v.(type) {
 	case []any:
@@ -132,8 +129,8 @@ func shownIn(all []shown, v any) []shown {
 	return all
 }
 
-// tsharkRecords reads tshark's decode of a capture, the one of two passes where
-// there is one: that one knows the templates that come after their data.
+// tsharkRecords reads tshark's decode of a capture. If there is a decode in two passes it is preferred, since it
+// knows templates that arrive after their data.
 func tsharkRecords(t *testing.T, dir, capture string) []shown {
 	f, err := os.Open(filepath.Join(dir, capture+".2pass.json.gz"))
 	if err != nil {
@@ -154,8 +151,8 @@ func tsharkRecords(t *testing.T, dir, capture string) []shown {
 	return shownIn(nil, v)
 }
 
-// Each flow is a record of tshark's with the very same tuple, zeros apart, and
-// each other record of tshark's is one of options data.
+// Each flow must be a record of tshark with the same tuple, except for zeros. Each other record of tshark must be
+// an options record.
 func TestFlowsAndOptionsOfTheCorpusAreAllThatTsharkDecodes(t *testing.T) {
 	dir := captures.Shared(t, "corpus/tshark")
 	list, _ := filepath.Glob(filepath.Join(dir, "..", "pcap", "*.pcap"))
@@ -207,7 +204,7 @@ func TestFlowsAndOptionsOfTheCorpusAreAllThatTsharkDecodes(t *testing.T) {
 	}
 }
 
-// flowTuple is the tuple of a flow in JSON.
+// flowTuple returns the tuple of a flow in JSON.
 func flowTuple(m map[string]any) (u tuple) {
 	for i, k := range []string{"src_addr", "dst_addr", "src_port", "dst_port", "proto", "bytes", "packets"} {
 		if v, ok := m[k]; ok {

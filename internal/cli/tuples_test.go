@@ -10,13 +10,13 @@ import (
 	"weir/internal/weirtest/tsv"
 )
 
-// A tuple is source and destination address and port, protocol, octets, packets;
-// what is 0 or not there is "".
+// A tuple holds source and destination address and port, protocol, octets and packets. A value that is 0 or absent
+// is "".
 type tuple [7]string
 
-// fits tells whether u says nothing else than t where t says something: tshark
-// has no column for totals (IE 85, 86), initiator's counters (231, 298), the
-// protocol that ICMP fields imply, and IPv6 addresses beside IPv4 ones.
+// fits reports whether u does not contradict the non-empty values of t. tshark has no columns for totals (IE 85,
+// 86), counters of the initiator (231, 298), the protocol implied by ICMP fields, and IPv6 addresses in addition
+// to IPv4 addresses.
 func (t tuple) fits(u tuple) bool {
 	for i := range t {
 		if t[i] != "" && t[i] != u[i] {
@@ -32,8 +32,8 @@ const (
 	vary  = "tshark does not resolve this template of variable-length fields"
 )
 
-// tsharksFaults are captures in which Weir finds more flows than tshark (more),
-// or tshark shows a tuple where there is no such flow (less).
+// tsharksFaults lists the captures in which Weir finds more flows than tshark (more), or tshark shows a tuple
+// without a corresponding flow (less).
 var tsharksFaults = map[string]struct {
 	more, less int
 	why        string
@@ -84,8 +84,8 @@ func TestFlowsOfTheCorpusAreThoseOfTshark(t *testing.T) {
 	t.Logf("%d of %d captures agree with tshark, %d differ by a named fault of it", equal, len(list), len(tsharksFaults))
 }
 
-// compare takes what is equal away, then what fits, then tshark's empty rows,
-// which are options data (or flows without addresses).
+// compare removes equal tuples, then tuples that fit, then tshark's empty rows, which are options data or flows
+// without addresses.
 func compare(theirs, ours []tuple) (more, less []tuple) {
 	more = ours
 	for _, same := range []func(a, b tuple) bool{func(a, b tuple) bool { return a == b }, tuple.fits} {
@@ -123,7 +123,7 @@ func ourTuples(t *testing.T, path string) (all []tuple) {
 	return all
 }
 
-// set is s, "" for what is not set.
+// set returns s, "" for an unset value.
 func set(s string) string {
 	switch s {
 	case "0", "0.0.0.0", "::":

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A flow of NetFlow v5 whose times are 613 775 s of an uptime that is 60 s: 42.6 days
-// before the wrap, which is believed when asked for.
+// A NetFlow v5 flow has times at uptime 613 775 s while the uptime in the header is 60 s: 42.6 days before a wrap.
+// The default accepts this time; --uptime-max-age rejects it.
 func TestTheAgeOfUptimesIsAsked(t *testing.T) {
 	b := []byte{0, 5, 0, 1}
 	for _, v := range []uint32{60_000, 1_700_000_000, 0, 1, 0, 0x0a000001, 0x0a000002, 0, 0, 1, 100, 613_775_597, 613_775_597, 0, 0x1100, 0, 0} {

@@ -16,7 +16,7 @@ import (
 	"github.com/gopacket/gopacket/pcapgo"
 )
 
-// read is everything that an input gives.
+// read returns all datagrams of an input, the counters, and the error at its end.
 func read(in []byte, o Options) (got []Datagram, s Stats, err error) {
 	r, err := Open(bytes.NewReader(in), o)
 	if err != nil {
@@ -35,7 +35,7 @@ func read(in []byte, o Options) (got []Datagram, s Stats, err error) {
 	}
 }
 
-// payloads are the payloads of datagrams as strings.
+// payloads returns the payloads of datagrams as strings.
 func payloads(ds []Datagram) []string {
 	out := []string{}
 	for _, d := range ds {
@@ -44,7 +44,7 @@ func payloads(ds []Datagram) []string {
 	return out
 }
 
-// udp4 is an IPv4 packet 192.0.2.1:4000 → 192.0.2.2:port with an Ethernet header.
+// udp4 returns an IPv4 packet 192.0.2.1:4000 → 192.0.2.2:port with an Ethernet header.
 func udp4(port uint16, payload string) []byte {
 	return append(ether(etherIPv4), ipv4(nil, udp(port, payload))...)
 }
@@ -299,7 +299,7 @@ func gz(t *testing.T, b []byte) []byte {
 	return buf.Bytes()
 }
 
-// FuzzOpen holds that no input panics or gives more octets than it has room for.
+// FuzzOpen checks that no input makes the reader panic or return more octets than the input can hold.
 func FuzzOpen(f *testing.F) {
 	f.Add(pcapFile(f, true, layers.LinkTypeEthernet, packet{data: udp4(1, "a")}))
 	f.Add(pcapFile(f, false, layers.LinkTypeLinuxSLL, packet{data: udp4(1, "a"), wire: 99}))

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// A file of a few octets may claim a packet or a block of 768 MiB. Memory is taken as
-// octets come, not as a file claims.
+// A file of a few octets may claim a packet or a block of 768 MiB. Memory must grow with the octets read, not with
+// the claimed length.
 func TestClaimedLengthsTakeNoMemory(t *testing.T) {
 	const claim = 0x30000000
 	le := binary.LittleEndian
@@ -50,8 +50,8 @@ func TestClaimedLengthsTakeNoMemory(t *testing.T) {
 	}
 }
 
-// Interfaces cost memory, and 20 octets of a file, of which compression leaves nothing:
-// they are bounded, in one gap between packets and in all.
+// An interface takes memory for 20 octets of a file, which compress to almost nothing. The number of interfaces
+// must be bounded, between two packets and in total.
 func TestInterfacesOfAFileAreBounded(t *testing.T) {
 	head := []byte{0x0a, 0x0d, 0x0d, 0x0a, 28, 0, 0, 0, 0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 28, 0, 0, 0}
 	one := []byte{1, 0, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0}

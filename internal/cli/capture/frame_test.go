@@ -7,7 +7,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 )
 
-// ipv6 is a packet 2001:db8::1 → 2001:db8::2 with headers between.
+// ipv6 returns a packet 2001:db8::1 → 2001:db8::2 with extension headers in content.
 func ipv6(next byte, content []byte) []byte {
 	b := make([]byte, 40)
 	b[0], b[6], b[7] = 0x60, next, 64

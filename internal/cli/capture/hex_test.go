@@ -79,8 +79,7 @@ func TestALineIsADatagram(t *testing.T) {
 	}
 }
 
-// FuzzParseHex compares with the standard library, which tolerates no white
-// space.
+// FuzzParseHex compares ParseHex with encoding/hex, which does not accept white space.
 func FuzzParseHex(f *testing.F) {
 	for _, s := range []string{"", "0a0b", "0", " 0 A\n", "0g", "\xff"} {
 		f.Add([]byte(s))

@@ -17,7 +17,7 @@ import (
 	"weir/internal/weirtest/locked"
 )
 
-// v9Datagram is a NetFlow v9 datagram of sets (RFC 3954 section 5).
+// v9Datagram returns a NetFlow v9 datagram of sets (RFC 3954 section 5).
 func v9Datagram(at time.Time, sets ...[]byte) []byte {
 	b := make([]byte, 20)
 	b[1] = 9
@@ -28,13 +28,12 @@ func v9Datagram(at time.Time, sets ...[]byte) []byte {
 	return b
 }
 
-// templateSet is a template set of source, destination address and octets, 12 octets
-// a record.
+// templateSet returns a template set of source address, destination address and octets; a record has 12 octets.
 func templateSet(id uint16) []byte {
 	return []byte{0, 0, 0, 20, byte(id >> 8), byte(id), 0, 3, 0, 8, 0, 4, 0, 12, 0, 4, 0, 1, 0, 4}
 }
 
-// dataSet is one record of templateSet(300).
+// dataSet is a data set with one record of templateSet(300).
 var dataSet = []byte{1, 44, 0, 16, 10, 0, 0, 1, 10, 0, 0, 2, 0, 0, 0, 9}
 
 func testCollector(t *testing.T, now time.Time) *collector {
@@ -54,8 +53,8 @@ func heapNow() int {
 	return int(m.HeapAlloc)
 }
 
-// Sets that wait for their template take between half of what they are reckoned at and
-// all of it: empty, tiny, large, of one template, of as many as there are sets.
+// The memory of waiting sets must be between half of WaitingOctets and WaitingOctets: for empty, tiny and large
+// sets, of one template and of as many templates as sets.
 func TestWaitingSetsTakeNoMoreThanTheyAreReckonedAt(t *testing.T) {
 	const datagrams = 6
 	for _, tt := range []struct {
@@ -82,7 +81,7 @@ func TestWaitingSetsTakeNoMoreThanTheyAreReckonedAt(t *testing.T) {
 				}
 				sent[i] = v9Datagram(now, sets)
 			}
-			c.receive(sent[0], someExporter, now) // what the decoder keeps for reuse
+			c.receive(sent[0], someExporter, now) // allocates the memory that the decoder reuses
 			before, reckoned := heapNow(), c.in.WaitingOctets()
 			for _, b := range sent[1:] {
 				c.receive(b, someExporter, now)
@@ -97,13 +96,13 @@ func TestWaitingSetsTakeNoMoreThanTheyAreReckonedAt(t *testing.T) {
 	}
 }
 
-// Templates that nobody uses cannot push out one that data was decoded with.
+// Unused templates must not evict a template that data was decoded with.
 func TestForgedTemplatesPushOutNoUsedOneOfACollector(t *testing.T) {
 	now := time.Unix(1_790_000_000, 0)
 	c := testCollector(t, now)
 	c.receive(v9Datagram(now, templateSet(300)), someExporter, now)
 	c.receive(v9Datagram(now, dataSet), someExporter, now)
-	for i := range 70_000 { // more than unconfirmed ones are kept
+	for i := range 70_000 { // above the limit of unconfirmed templates
 		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
 		c.receive(v9Datagram(now, templateSet(300)), netip.AddrPortFrom(a, 9), now)
 	}
@@ -117,8 +116,8 @@ func TestForgedTemplatesPushOutNoUsedOneOfACollector(t *testing.T) {
 	}
 }
 
-// A collector forgets what nobody has sent for a day (docs/templates.md), also when
-// nothing comes at all; a file's templates hold whatever the times in it.
+// A collector removes templates that were not received for a day (docs/templates.md), even without traffic.
+// Templates of a file do not expire, whatever the times in the file.
 func TestACollectorsTemplatesExpire(t *testing.T) {
 	now := time.Unix(1_790_000_000, 0)
 	c := testCollector(t, now)

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A clock is moved by hand.
+// A clock is advanced by the test.
 type clock struct{ now time.Time }
 
 func (c *clock) Now() time.Time { return c.now }
@@ -44,7 +44,7 @@ func write(t *testing.T, w *Writer, lines ...string) {
 	}
 }
 
-// read returns the lines of b, and what ended them.
+// read returns the lines of b and the error that ended them.
 func read(b []byte) (lines []string, err error) {
 	r, err := Open(bytes.NewReader(b))
 	if err != nil {
@@ -143,7 +143,7 @@ func TestFilesArePutAsideBySizeAndTime(t *testing.T) {
 	c.now = c.now.Add(time.Minute)
 	write(t, w, "second")
 	c.now = c.now.Add(time.Hour)
-	write(t, w) // nothing but the time
+	write(t, w) // rotated by age alone
 	write(t, w, "third 1234")
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
@@ -205,7 +205,7 @@ func TestWhatTheFileDoesNotTakeIsKept(t *testing.T) {
 	w := create(t, path, Options{})
 	write(t, w, "first")
 	sound := w.f
-	closed, err := os.Open(path) // for reading only: what is written fails
+	closed, err := os.Open(path) // opened for reading, so writes fail
 	if err != nil {
 		t.Fatal(err)
 	}

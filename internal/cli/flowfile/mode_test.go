@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Files of flows are not readable for others, whatever the umask, also after a
-// rotation; a stricter umask counts, and a file that is there keeps its mode.
+// Others must not be able to read files of flows, whatever the umask, also after a rotation. A stricter umask
+// applies, and an existing file keeps its mode.
 func TestFilesAreNotReadableForOthers(t *testing.T) {
 	for _, tt := range []struct {
 		umask int

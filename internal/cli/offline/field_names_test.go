@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A file of the Python collector names fields that nobody knows: as many as lines. What
-// is kept of them has a bound, so that each costs the same.
+// A file of the Python collector may have a new unknown field name in each line. The kept names must be bounded,
+// so that each line has the same cost.
 func TestNamesOfUnknownFieldsAreBounded(t *testing.T) {
 	var n fieldNames
 	for i := range 100_000 {

@@ -10,7 +10,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A collecting keeps messages.
+// collecting is an Output that collects flows.
 type collecting struct{ all []*flowpb.FlowMessage }
 
 func (c *collecting) Consume(_ report.Origin, r *decode.Result) error {

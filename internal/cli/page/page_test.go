@@ -19,7 +19,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A clock is moved by hand.
+// A clock is advanced by the test.
 type clock struct{ now time.Time }
 
 func newBoard() (*Board, *clock) {
@@ -52,19 +52,19 @@ func TestSecondsHaveTheFlowsThatCameInThem(t *testing.T) {
 	if got, want := b.Snapshot(1).Totals, (Totals{Flows: 3, Octets: 2008, Packets: 42}); got != want {
 		t.Errorf("want %+v, got %+v", want, got)
 	}
-	c.now = c.now.Add(seriesSeconds * time.Second) // what the places held is too old
+	c.now = c.now.Add(seriesSeconds * time.Second) // all entries of the series are expired
 	if got := b.Snapshot(10_000).Series; len(got) != seriesSeconds-1 || got[0] != [3]uint64{1_790_000_003} {
 		t.Errorf("%d seconds, the first %v", len(got), got[0])
 	}
 }
 
-// An update of a firewall counts what the teardown of its flow counts again.
+// The update of a firewall's flow must not be counted, since the teardown repeats its counts.
 func TestAFirewallsFlowCountsOnce(t *testing.T) {
 	b, c := newBoard()
 	b.Flows([]*flowpb.FlowMessage{
 		{FirewallEvent: 5, FlowId: 7, Biflow: true, Bytes: 100, ReverseBytes: 10, Packets: 2},
 		{FirewallEvent: 2, FlowId: 7, Biflow: true, Bytes: 150, ReverseBytes: 20, Packets: 3},
-		{FirewallEvent: 5, FlowId: 9, Bytes: 1000, Packets: 4}, // of one direction: counted in no other
+		{FirewallEvent: 5, FlowId: 9, Bytes: 1000, Packets: 4}, // an update
 	})
 	c.now = c.now.Add(2 * time.Second)
 	if got, want := b.Snapshot(600).Totals, (Totals{Flows: 3, Octets: 1170, Packets: 7}); got != want {
@@ -180,8 +180,7 @@ func TestTheServer(t *testing.T) {
 	}
 }
 
-// encoding/json has no text for an infinite number, and one would take the whole page
-// with it.
+// encoding/json cannot encode an infinite number and fails for the whole document.
 func TestNumbersWithoutJSONDoNotBreakThePage(t *testing.T) {
 	b, _ := newBoard()
 	b.Exporters([]Exporter{{Exporter: "192.0.2.1", PerSecond: math.Inf(1)}, {Exporter: "192.0.2.2", PerSecond: math.NaN()}, {Exporter: "192.0.2.3", PerSecond: 2.5}})
@@ -205,7 +204,7 @@ func TestNumbersWithoutJSONDoNotBreakThePage(t *testing.T) {
 	}
 }
 
-// Nothing of the page comes from elsewhere, and no markup is made of strings.
+// The page must not load content from other origins and must not build markup from strings.
 func TestThePageIsOfOnePiece(t *testing.T) {
 	for _, name := range []string{"index.html", "page.css", "page.js", "icon.svg"} {
 		text, err := assets.ReadFile("assets/" + name)
@@ -213,7 +212,7 @@ func TestThePageIsOfOnePiece(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, word := range []string{"http://", "https://", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "style=", "onclick", "<script>"} {
-			if strings.Contains(string(text), word) && (name != "icon.svg" || word != "http://") { // its name space
+			if strings.Contains(string(text), word) && (name != "icon.svg" || word != "http://") { // the SVG name space
 				t.Errorf("%s: %s", name, word)
 			}
 		}

@@ -13,8 +13,7 @@ func line(header, flows string) []byte {
 	return []byte(`{"1700000000.25": {"client": ["192.0.2.1", 40000], "header": ` + header + `, "flows": ` + flows + `}}`)
 }
 
-// The octets are those of RFC 3954 sections 5 and 8, and of RFC 7011 sections 3.1
-// to 3.4, by hand.
+// The expected octets are laid out by hand from RFC 3954 sections 5 and 8 and RFC 7011 sections 3.1 to 3.4.
 func TestDatagrams(t *testing.T) {
 	const v9 = `{"version": 9, "count": 1, "uptime": 3, "timestamp": 4, "sequence": 5, "source_id": 6}`
 	const ipfix = `{"version": 10, "length": 1, "export_uptime": 3, "sequence_number": 4, "obervation_domain_id": 5}`
@@ -117,14 +116,13 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// A number that is longer than any value is refused by its digits: to read a million of
-// them takes seconds.
+// A number longer than any value must be rejected by its number of digits: parsing a million digits takes seconds.
 func TestLongNumbersAreNotRead(t *testing.T) {
 	const v9 = `{"version": 9, "count": 1, "uptime": 3, "timestamp": 4, "sequence": 5, "source_id": 6}`
 	for digits, want := range map[int]string{
 		3612:      "",                           // 10^3612 - 1 has 11999 bits
 		3613:      "a number of 12003 bits",     // 10^3613 - 1
-		1_000_000: "a number of 1000000 digits", // not looked at
+		1_000_000: "a number of 1000000 digits", // rejected without parsing
 	} {
 		_, err := Parse(line(v9, `[{"APPLICATION_NAME": `+strings.Repeat("9", digits)+`}]`))
 		if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {

@@ -25,13 +25,13 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// sentAt is a datagram, and when after the start it was sent.
+// A sentAt is a datagram and the time of its sending since the start.
 type sentAt struct {
 	After time.Duration
 	B     []byte
 }
 
-// replayed runs a replayer in a bubble of time, which begins in 2000.
+// replayedOf runs a replayer in a synctest bubble, whose clock starts in 2000.
 func replayedOf(t *testing.T, o Options, files ...string) (all []sentAt, errout string, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -52,7 +52,7 @@ func replayedOf(t *testing.T, o Options, files ...string) (all []sentAt, errout 
 	return all, errout, err
 }
 
-// captured are the datagrams of a file as a replay at full pace should send them.
+// captured returns the datagrams of a file as a replay at the original pace must send them.
 func captured(t *testing.T, file string) (all []sentAt) {
 	t.Helper()
 	var first int64
@@ -69,7 +69,7 @@ func captured(t *testing.T, file string) (all []sentAt) {
 	return all
 }
 
-// writeCapture writes datagrams with the times at which they were captured.
+// writeCapture writes datagrams with their capture times and returns the path of the file.
 func writeCapture(t *testing.T, list []sentAt) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -124,7 +124,7 @@ func TestAReplayInALoopGoesOnUntilItIsEnded(t *testing.T) {
 	if err != nil || len(got) != 1000 || !strings.HasPrefix(errout, "1000 datagrams sent") {
 		t.Errorf("%d datagrams, %v, %q", len(got), err, errout)
 	}
-	// What holds nothing to send does not go round for ever.
+	// A file without export datagrams must not loop forever.
 	if _, _, err := replayedOf(t, Options{Loop: true}, writeFile(t, "nothing.hex", "00 2a 00 00\n")); err == nil || !strings.Contains(err.Error(), "no NetFlow or IPFIX") {
 		t.Errorf("nothing to send: %v", err)
 	}
@@ -133,8 +133,8 @@ func TestAReplayInALoopGoesOnUntilItIsEnded(t *testing.T) {
 	}
 }
 
-// The flows of the synthetic traffic lie within an hour before they were exported;
-// after the move they lie within an hour before the replay.
+// The flows of the synthetic traffic lie within the hour before their export. After the move they must lie within
+// the hour before the replay.
 func TestAReplayMovesTheTimes(t *testing.T) {
 	for _, name := range []string{"softflowd_v9_synth_adj.pcap", "softflowd_v10_synth_adj.pcap", "softflowd_v5_synth_adj.pcap", "softflowd_v10_time_micro_synth.pcap"} {
 		file := captures.File(name)

@@ -7,7 +7,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// The sum of weir flows counts a flow once: by its teardown.
+// The totals of weir flows must count a firewall's flow once, by its teardown.
 func TestTheSumOfFlowsCountsAFirewallsFlowOnce(t *testing.T) {
 	p := NewFlowPrinter(io.Discard, JSONLines, NewFilter(), 0, nil)
 	if err := p.Print([]*flowpb.FlowMessage{

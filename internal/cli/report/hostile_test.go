@@ -35,7 +35,7 @@ func FuzzPlain(f *testing.F) {
 	})
 }
 
-// A printer is what prints records of datagrams.
+// A printer prints the records of datagrams.
 type printer interface {
 	Consume(Origin, *decode.Result) error
 	Flush() error
@@ -63,7 +63,7 @@ func TestNoTextOfAMessageReachesTheTerminal(t *testing.T) {
 		if text.Len() < 20 {
 			t.Errorf("%s: nothing printed", name)
 		}
-		hostile.Clean(t, name, text.String(), 2) // with a head
+		hostile.Clean(t, name, text.String(), 2) // with a header
 	}
 	for name, form := range map[string]Form{"brief": Brief, "wide": Wide, "JSON": JSONLines, "CSV": CSV} {
 		text.Reset()
@@ -76,7 +76,7 @@ func TestNoTextOfAMessageReachesTheTerminal(t *testing.T) {
 	}
 }
 
-// Options data: a text of an element that has one.
+// The options data has a text element.
 func TestNoTextOfOptionsDataReachesTheTerminal(t *testing.T) {
 	r := &decode.Result{Options: []decode.OptionsRecord{{TemplateID: 256, Values: []decode.Value{
 		{ID: 10, Scope: true, Octets: []byte{1}}, {ID: 82, Octets: []byte(hostile.Octets)}, {PEN: 9, ID: 12345, Octets: []byte(hostile.Octets)},

@@ -126,8 +126,7 @@ func TestPairsSayEverythingThatIsPresent(t *testing.T) {
 	}
 }
 
-// FuzzText holds that any text comes back from JSON as it was, but for what is
-// no UTF-8.
+// FuzzText checks that a text is unchanged after a round trip through JSON, except for octets that are not UTF-8.
 func FuzzText(f *testing.F) {
 	for _, s := range []string{"", "plain", "\"\\\x00\x7f", "\xff", "\u2028", "</script>"} {
 		f.Add(s)

@@ -23,7 +23,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A reader decodes what it is given.
+// A reader decodes datagrams and collects their flows.
 type reader struct {
 	d decode.Decoder
 	r decode.Result
@@ -38,7 +38,7 @@ func (r *reader) read(b []byte, from netip.AddrPort) []*flowpb.FlowMessage {
 	return r.r.Messages
 }
 
-// Every time of every flow moves by the same, and nothing else changes.
+// Every time of every flow must move by the same amount, and no other field may change.
 func TestTimesOfFlowsMove(t *testing.T) {
 	files, err := filepath.Glob("../../../testdata/captures/*.pcap")
 	if err != nil || len(files) < 10 {
@@ -78,7 +78,7 @@ func TestTimesOfFlowsMove(t *testing.T) {
 			}
 			for i, w := range want {
 				g := got[i]
-				for _, m := range []*flowpb.FlowMessage{w, g} { // elements may be times that Weir has no field for
+				for _, m := range []*flowpb.FlowMessage{w, g} { // an element may be a time without a field in FlowMessage
 					m.DatagramHash, m.Elements = 0, nil
 				}
 				if !proto.Equal(w, g) && valid(w) {
@@ -92,13 +92,13 @@ func TestTimesOfFlowsMove(t *testing.T) {
 	t.Logf("%d flows of %d captures", flows, len(files))
 }
 
-// valid tells whether the texts of m are UTF-8, without which nothing is equal.
+// valid reports whether the texts of m are UTF-8. Messages with other texts cannot be compared.
 func valid(m *flowpb.FlowMessage) bool {
 	_, err := proto.Marshal(m)
 	return err == nil
 }
 
-// add adds seconds to the times of a flow that are there, but to that of receipt.
+// add adds seconds to the present times of a flow, except to the time of receipt.
 func add(m protoreflect.Message, seconds uint64) {
 	list := m.Descriptor().Fields()
 	for i := range list.Len() {

@@ -11,7 +11,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// An exporter may report 2^64-1 octets: what is kept is neither negative nor stops sums.
+// An exporter may report 2^64-1 octets. The stored value must not be negative and must not make sums overflow.
 func TestCountersBeyondAllBoundsAreCut(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "f.db"), "flows", sink.Options{})
 	begin(t, s, "id", map[int32]int64{0: 0})

@@ -24,7 +24,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// asProgram makes the test's program weir-sqlite, which can be killed.
+// asProgram is the environment variable that makes the test binary run as weir-sqlite, so that a test can kill it.
 const asProgram = "WEIR_TEST_AS_SQLITE"
 
 func TestMain(m *testing.M) {
@@ -38,7 +38,7 @@ func program(args []string, stdout, stderr io.Writer) int {
 	return cli.SQLite(args, stdout, stderr, func(ctx context.Context, o sink.Options) (sink.Sink, error) { return Open(ctx, o) })
 }
 
-// onBroker is an embedded broker with the topics t.connections and t.flows.
+// onBroker starts an embedded broker with the topics t.connections and t.flows and returns a client of it.
 func onBroker(t *testing.T) *kgo.Client {
 	t.Helper()
 	b, err := broker.Start("127.0.0.1:0", false)
@@ -73,7 +73,7 @@ func transaction(t *testing.T, cl *kgo.Client, commit bool, records ...*kgo.Reco
 	}
 }
 
-// The program is killed again and again while flows come; each flow is a row once.
+// The program is killed repeatedly while flows arrive. Each flow must be stored exactly once.
 func TestEachFlowIsARowOnceWheneverItIsKilled(t *testing.T) {
 	cl := onBroker(t)
 	path := filepath.Join(t.TempDir(), "flows.db")
@@ -124,7 +124,7 @@ func TestEachFlowIsARowOnceWheneverItIsKilled(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for began := time.Now(); rows() <= last; time.Sleep(10 * time.Millisecond) { // it has written, and is at it again
+		for began := time.Now(); rows() <= last; time.Sleep(10 * time.Millisecond) { // it has stored new rows
 			if time.Since(began) > 30*time.Second {
 				t.Fatalf("no rows: %s", out.String())
 			}

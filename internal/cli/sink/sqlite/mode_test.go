@@ -9,7 +9,7 @@ import (
 	"weir/internal/cli/sink"
 )
 
-// The file and SQLite's two beside it are not readable for others.
+// Others must not be able to read the database and its -wal and -shm files.
 func TestFilesAreNotReadableForOthers(t *testing.T) {
 	dir := t.TempDir()
 	before := syscall.Umask(0)

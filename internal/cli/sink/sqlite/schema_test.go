@@ -14,7 +14,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// schema1File makes a file of testdata/schema1.sql, which the version with schema 1 wrote.
+// schema1File creates a file from testdata/schema1.sql, a dump of a file written with schema 1.
 func schema1File(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile("testdata/schema1.sql")
@@ -38,7 +38,7 @@ const tables = "SELECT m.name, c.name, c.type, c.\"notnull\" FROM sqlite_schema 
 func TestAFileOfSchema1IsBroughtUpToDate(t *testing.T) {
 	path := schema1File(t)
 	var both sync.WaitGroup
-	for _, rows := range []string{"flows", "connections"} { // two programs at once: the file is changed once
+	for _, rows := range []string{"flows", "connections"} { // two programs open it; it must be upgraded once
 		both.Go(func() {
 			s, err := Open(t.Context(), sink.Options{Path: path, Rows: rows, Topic: "netflow." + rows})
 			if err != nil {
@@ -70,7 +70,7 @@ func TestAFileOfSchema1IsBroughtUpToDate(t *testing.T) {
 			t.Errorf("%s: want %s, got %s", statement, want, got)
 		}
 	}
-	// Reading goes on behind the rows.
+	// The topic must be read from the offset after the stored rows.
 	if b := begin(t, s, "id", map[int32]int64{0: 0}); !cmp.Equal(b, sink.Beginning{From: map[int32]int64{0: 6}}) {
 		t.Errorf("want to go on at 6, got %+v", b)
 	}
@@ -100,7 +100,7 @@ func TestFieldsOfSchema2AreColumns(t *testing.T) {
 	}
 }
 
-// The leader epoch tells a log that was cut and has grown again from one that grew.
+// The leader epoch distinguishes a log that was truncated and grew again from a log that only grew.
 func TestALogThatWasCutAndHasGrownIsReadFromTheCut(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "f.db"), "flows", sink.Options{})
 	begin(t, s, "id", map[int32]int64{0: 0, 1: 0, 2: 0})
@@ -123,7 +123,7 @@ func TestALogThatWasCutAndHasGrownIsReadFromTheCut(t *testing.T) {
 	if d := cmp.Diff(sink.Beginning{From: map[int32]int64{0: 70, 1: 50, 2: 10}, Lost: 30}, got); d != "" {
 		t.Errorf("-want +got\n%s", d)
 	}
-	epochs(map[int32]int32{1: 2, 2: -1}) // of partition 0 nothing is known but where it is read on
+	epochs(map[int32]int32{1: 2, 2: -1}) // partition 0 has an offset and no epoch
 	// A program of schema 1 that has the file open writes an offset without an epoch.
 	if _, err := s.db.ExecContext(t.Context(), "UPDATE offsets SET next = 60 WHERE partition = 1"); err != nil {
 		t.Fatal(err)

@@ -185,14 +185,14 @@ func TestReadingGoesOnWhereItEnded(t *testing.T) {
 	if b := begin(t, s, "other", map[int32]int64{0: 0, 1: 0}); !cmp.Equal(b, sink.Beginning{From: map[int32]int64{0: 0, 1: 0}, Anew: true}) {
 		t.Errorf("another topic: %+v", b)
 	}
-	// The other topic in the same file has offsets of its own.
+	// Another topic in the same file must have separate offsets.
 	f := open(t, path, "flows", sink.Options{})
 	if b := begin(t, f, "id", map[int32]int64{0: 0}); !cmp.Equal(b, sink.Beginning{From: map[int32]int64{0: 0}}) {
 		t.Errorf("flows: %+v", b)
 	}
 }
 
-// Whoever opens a file that is written looks at it without waiting.
+// Partitions that end before the stored offset must be read from their end.
 func TestATopicThatEndsBeforeTheStoredPositionIsReadFromItsEnd(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "f.db"), "flows", sink.Options{})
 	begin(t, s, "id", map[int32]int64{0: 0, 1: 0, 2: 0})
@@ -221,6 +221,7 @@ func TestATopicThatIsMadeAgainWithFewerPartitionsIsNewOnce(t *testing.T) {
 	}
 }
 
+// Opening a file must not wait for the write lock of another process.
 func TestAFileThatIsWrittenOpensAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.db")
 	a := open(t, path, "connections", sink.Options{})
@@ -286,7 +287,7 @@ func TestOldRowsAreDeleted(t *testing.T) {
 	begin(t, s, "id", map[int32]int64{0: n})
 	fill(s, n)
 	fill(s, 2*n)
-	if err := s.Close(); err != nil { // the log goes into the file
+	if err := s.Close(); err != nil { // checkpoints the write-ahead log
 		t.Fatal(err)
 	}
 	before := size()
@@ -339,7 +340,7 @@ func TestFilesOfSomethingElse(t *testing.T) {
 	}
 }
 
-// The queries of docs/sqlite.md run, and use the indexes that are there for them.
+// The queries of docs/sqlite.md must run and use the indexes made for them.
 func TestTheDocumentedQueries(t *testing.T) {
 	doc, err := os.ReadFile("../../../../docs/sqlite.md")
 	if err != nil {
@@ -364,7 +365,7 @@ func TestTheDocumentedQueries(t *testing.T) {
 			t.Errorf("no index for\n%s\n%s", q[1], plan)
 		}
 	}
-	for _, columns := range [][]column{flowColumns, connectionColumns} { // each is documented
+	for _, columns := range [][]column{flowColumns, connectionColumns} { // each column must be documented
 		for _, c := range columns {
 			name := strings.Trim(c.name, `"`)
 			for _, end := range []string{"initiator_", "responder_"} {

@@ -25,8 +25,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// putFlows publishes flows with numbers from first up to, not including, end, with a
-// client that has not seen the topic before.
+// putFlows publishes flows with the numbers first up to, not including, end. It uses a new client that has not
+// seen the topic before.
 func putFlows(t *testing.T, cl *kgo.Client, partition int32, first, end int) {
 	t.Helper()
 	own, err := kgo.NewClient(kgo.SeedBrokers(cl.OptValue(kgo.SeedBrokers).([]string)...),
@@ -44,7 +44,7 @@ func putFlows(t *testing.T, cl *kgo.Client, partition int32, first, end int) {
 	}
 }
 
-// rowsAndDistinct returns how many flows are rows, and how many of them differ.
+// rowsAndDistinct returns the number of stored flows and the number of distinct flows.
 func rowsAndDistinct(t *testing.T, path string) string {
 	t.Helper()
 	s := open(t, path, "flows", sink.Options{})
@@ -65,7 +65,7 @@ func TestNoFlowIsARowTwiceWhenTheTopicEndsBeforeTheStoredPosition(t *testing.T) 
 	}
 	putFlows(t, cl, 0, 0, 10)
 	run()
-	// The file has read more than the topic has, as after the loss of the topic's tail.
+	// The stored offset is beyond the end of the topic, as after the loss of its last records.
 	s := open(t, path, "flows", sink.Options{})
 	if _, err := s.db.ExecContext(t.Context(), "UPDATE offsets SET next = 1000 WHERE partition = 0"); err != nil {
 		t.Fatal(err)
@@ -138,9 +138,9 @@ func TestATopicThatChangesUnderARunningSinkIsReadOn(t *testing.T) {
 	}
 }
 
-// Kafka loses the records from offset 6 on, and the topic grows beyond the stored offset before
-// the sink starts again: what is behind the cut is read. The broker of the test only says that
-// it lost them, so that six of the rows are there twice.
+// Kafka loses the records from offset 6 on, and the topic grows beyond the stored offset before the sink starts
+// again. The records after the truncation must be read. The broker of the test only reports the loss, so six of
+// the rows occur twice.
 func TestRecordsBehindACutAreRead(t *testing.T) {
 	var cut atomic.Int64
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "t.flows"))
@@ -183,7 +183,7 @@ func TestRecordsBehindACutAreRead(t *testing.T) {
 	putFlows(t, cl, 0, 0, 10)
 	run("10 rows written")
 	putFlows(t, cl, 0, 10, 12)
-	run("2 rows written") // nothing was cut
+	run("2 rows written") // no truncation
 	cut.Store(6)
 	putFlows(t, cl, 0, 12, 20)
 	run("the last records of t.flows are lost in Kafka, 6 of which are in")
