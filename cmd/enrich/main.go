@@ -7,5 +7,6 @@ import (
 )
 
 func main() {
-	settings.Main("enrich", "Pairs flows into connections, names their ends and publishes them to Kafka, exactly once.", enrich.Run)
+	settings.Main("enrich",
+		"Pairs flows into connections, names their ends and publishes them to Kafka, exactly once.", enrich.Run)
 }

@@ -7,5 +7,6 @@ import (
 )
 
 func main() {
-	settings.Main("ingest", "Receives NetFlow v1/v5/v7/v9 and IPFIX over UDP and publishes flows and templates to Kafka.", ingest.Run)
+	settings.Main("ingest",
+		"Receives NetFlow v1/v5/v7/v9 and IPFIX over UDP and publishes flows and templates to Kafka.", ingest.Run)
 }

@@ -1,6 +1,5 @@
-// Command weir-sqlite keeps the messages of a topic in an SQLite database. It is
-// what weir sink sqlite runs, and a program of its own since the database is more
-// code than all of weir.
+// Command weir-sqlite stores the messages of a topic in an SQLite database. weir sink sqlite executes it. It is a
+// separate program because the database engine is larger than all other code of weir.
 package main
 
 import (

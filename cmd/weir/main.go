@@ -1,5 +1,5 @@
-// Command weir is Weir for people: the whole pipeline in one process, a demo on
-// real captures, and decoding and pairing by hand.
+// Command weir is the tool for users and operators: it runs the whole pipeline in one process, shows a demo on
+// real captures, decodes and pairs captures, and reads the topics.
 package main
 
 import (

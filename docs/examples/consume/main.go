@@ -1,5 +1,5 @@
-// Command consume reads netflow.connections and adds up, as an example of a consumer in
-// Go: pkg/flowpb has the messages.
+// Command consume is an example of a consumer in Go. It reads netflow.connections with the messages of
+// pkg/flowpb and prints totals.
 //
 //	go run ./docs/examples/consume 127.0.0.1:19092
 package main
@@ -29,17 +29,17 @@ func main() {
 	}
 }
 
-// consume reads until nothing comes for 3 s.
+// consume reads until no record arrives for 3 s.
 func consume(broker string) error {
 	cl, err := kgo.NewClient(
 		kgo.SeedBrokers(broker), kgo.ConsumeTopics(topic), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()), // what was aborted is not there
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), // skip aborted transactions
 	)
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
-	latest := map[string]*flowpb.Connection{} // by connection_id: the greatest version is in force
+	latest := map[string]*flowpb.Connection{} // by connection_id: the greatest version is valid
 	reports := 0
 	for quiet := false; !quiet; {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
@@ -67,5 +67,7 @@ func consume(broker string) error {
 		octets += c.GetForward().GetOctets() + c.GetReverse().GetOctets()
 		packets += c.GetForward().GetPackets() + c.GetReverse().GetPackets()
 	}
-	return json.NewEncoder(os.Stdout).Encode(map[string]any{"reports": reports, "connections": len(latest), "octets": octets, "packets": packets})
+	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+		"reports": reports, "connections": len(latest), "octets": octets, "packets": packets,
+	})
 }

@@ -1,5 +1,4 @@
-// Package capture reads UDP payloads from pcap and pcapng files and from hex
-// text. Files compressed with gzip are read as if they were not.
+// Package capture reads UDP payloads from pcap and pcapng files and from hexadecimal text. It decompresses gzip.
 package capture
 
 import (
@@ -18,33 +17,32 @@ import (
 // A Datagram is one UDP payload of an input.
 type Datagram struct {
 	Src, Dst netip.AddrPort // zero for hex text; addresses unmapped and without zone
-	Time     int64          // capture time, ns since the epoch; 0 = unknown, as in hex text
+	Time     int64          // capture time, ns since the epoch; 0: unknown, as in hex text
 	Payload  []byte         // valid until the next call of Next
-	// Bad is why a line of hex text is no datagram: the place is in octets of the
-	// datagram it would have been. Payload is then empty. nil otherwise.
+	// Bad is the error of a malformed line of hex text, nil for a datagram. Its offset counts octets of the
+	// datagram. Payload is empty when Bad is set.
 	Bad *wire.Error
 }
 
-// Options say what of an input is wanted.
+// Options select the datagrams of an input.
 type Options struct {
-	Port uint16 // UDP destination port; 0 = all. Hex text has no ports and ignores it
-	// Hex takes whatever is not a capture as hex text, without asking whether it
-	// is text at all.
+	Port uint16 // UDP destination port; 0: all. Hex text has no ports: all lines are read
+	// Hex reads any input that is not a capture as hex text, without checking that it is text.
 	Hex bool
 }
 
-// Stats count what of a capture did not become a Datagram, in packets.
+// Stats count the packets of a capture, and by cause the packets that did not yield a Datagram.
 type Stats struct {
-	Packets   int // all packets read, those that became a Datagram among them
-	Fragments int // IP fragments that carry UDP; they are not put together
-	Cut       int // shorter in the file than on the wire: cut by the snap length
-	Malformed int // UDP whose headers contradict the packet's length
+	Packets   int // all packets, including those that yielded a Datagram
+	Fragments int // IP fragments that carry UDP; they are not reassembled
+	Cut       int // truncated by the snap length of the capture
+	Malformed int // UDP whose headers contradict the length of the packet
 	OtherPort int // UDP to another port than Options.Port
-	OtherLink int // of a link type that is not supported (pcapng, where each interface has its own)
-	Other     int // neither of these and not UDP
+	OtherLink int // unsupported link type (pcapng: a link type per interface)
+	Other     int // other packets that are not UDP
 }
 
-// Failures of an input, to be found with errors.Is.
+// Errors of an input, for errors.Is.
 var (
 	ErrCut         = errors.New("the file is cut")
 	ErrFormat      = errors.New("neither pcap, pcapng nor hex text")
@@ -57,12 +55,12 @@ type Reader struct {
 	stats  Stats
 }
 
-// A source is one form of input. next returns io.EOF at its end.
+// A source is a format of input. next returns io.EOF at the end of the input.
 type source interface {
 	next(d *Datagram, s *Stats) error
 }
 
-// Open finds out which form r has and reads its header.
+// Open detects the format of r and reads its header.
 func Open(r io.Reader, o Options) (*Reader, error) {
 	br := bufio.NewReaderSize(r, 1<<16)
 	if head, _ := br.Peek(2); bytes.Equal(head, []byte{0x1f, 0x8b}) {
@@ -93,19 +91,18 @@ func Open(r io.Reader, o Options) (*Reader, error) {
 	return &Reader{source: s}, nil
 }
 
-// Next reads the next datagram into d. It returns io.EOF at the end of the
-// input, and ErrCut where a file ends inside a packet; what came before was
-// sound. After an error it must not be called again.
+// Next reads the next datagram into d; its payload is valid until the next call. Next returns io.EOF at the end of
+// the input, and ErrCut when the file ends inside a packet. It must not be called after an error.
 func (r *Reader) Next(d *Datagram) error {
 	*d = Datagram{}
 	return r.source.next(d, &r.stats)
 }
 
-// Stats is what was left out so far.
+// Stats returns the counters of the packets read so far.
 func (r *Reader) Stats() Stats { return r.stats }
 
-// isPcap reports whether head starts a pcap file of either octet order, with
-// micro- or nanoseconds.
+// isPcap reports whether head starts a pcap file of either octet order, with a resolution of micro- or
+// nanoseconds.
 func isPcap(head []byte) bool {
 	if len(head) < 4 {
 		return false
@@ -118,8 +115,8 @@ func isPcap(head []byte) bool {
 	return false
 }
 
-// isPcapng reports whether head starts a pcapng section. The block type alone
-// would be text: the octet order mark behind the length tells them apart.
+// isPcapng reports whether head starts a pcapng section. The block type consists of line ends and could start hex
+// text, so the byte-order magic after the block length is checked as well.
 func isPcapng(head []byte) bool {
 	if len(head) < 4 || binary.BigEndian.Uint32(head) != 0x0a0d0d0a {
 		return false
@@ -131,7 +128,7 @@ func isPcapng(head []byte) bool {
 	return binary.BigEndian.Uint32(mark) == 0x1a2b3c4d || binary.LittleEndian.Uint32(mark) == 0x1a2b3c4d
 }
 
-// isText reports whether head could be hex text: printable ASCII and white space.
+// isText reports whether head can be hex text: printable ASCII and white space.
 func isText(head []byte) bool {
 	for _, c := range head {
 		if (c < ' ' || c > '~') && !isSpace(c) {
@@ -141,7 +138,7 @@ func isText(head []byte) bool {
 	return true
 }
 
-// cut makes the end of a file in the middle of something an ErrCut.
+// cut returns ErrCut for a file that ends inside an element, other errors unchanged.
 func cut(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return ErrCut

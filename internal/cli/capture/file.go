@@ -12,14 +12,13 @@ import (
 	"github.com/gopacket/gopacket/pcapgo"
 )
 
-// What a file may hold beside packets is bounded: a few octets compressed may be as many
-// interfaces as memory takes.
+// Bounds of a capture's content besides packets. A few compressed octets can expand to any number of interfaces.
 const (
-	maxGap        = 16 << 20 // octets that are read for one packet, blocks before it included
+	maxGap        = 16 << 20 // octets read per packet, including the blocks before it
 	maxInterfaces = 65_536
 )
 
-// file is a pcap or pcapng file as a source.
+// A file is a pcap or pcapng file as a source.
 type file struct {
 	in         *gapReader
 	read       func() ([]byte, gopacket.CaptureInfo, error)
@@ -52,8 +51,8 @@ func newPcap(r io.Reader, port uint16) (*file, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pcap header: %w", cut(err))
 	}
-	// The upper bits of the link type hold the length of the frame check
-	// sequence; LinkType has the lower 16 only.
+	// The upper bits of the field hold the length of the frame check sequence; LinkType returns the
+	// lower 16 bits.
 	if link := p.LinkType(); !supported(link) {
 		return nil, fmt.Errorf("link type %d: %w", uint16(link), ErrUnsupported)
 	}
@@ -90,7 +89,7 @@ func (f *file) next(d *Datagram, s *Stats) error {
 			err = fmt.Errorf("%d interfaces, more than %d: %w", n, maxInterfaces, ErrUnsupported)
 		}
 		if err != nil {
-			// pcapgo says EOF too when nothing follows a packet's header.
+			// pcapgo also returns EOF when the file ends after a packet header.
 			if errors.Is(err, io.EOF) && ci.CaptureLength == 0 {
 				return io.EOF
 			}
@@ -110,8 +109,7 @@ func (f *file) next(d *Datagram, s *Stats) error {
 		case isFragment:
 			s.Fragments++
 		case isCut:
-			// Contradicting headers are one thing, a packet of which the file
-			// holds the beginning another.
+			// A packet that the capture truncated is not malformed.
 			if ci.CaptureLength < ci.Length {
 				s.Cut++
 			} else {
@@ -127,8 +125,8 @@ func (f *file) next(d *Datagram, s *Stats) error {
 	}
 }
 
-// unixNano is t in ns since the epoch, 0 where it does not fit or is not known
-// (the zero time of a pcapng simple packet block).
+// unixNano returns t in ns since the epoch, 0 for an unknown time (the zero time of a pcapng simple packet block)
+// and for a time out of range.
 func unixNano(t time.Time) int64 {
 	if sec := t.Unix(); sec < 0 || sec >= math.MaxInt64/int64(time.Second) {
 		return 0

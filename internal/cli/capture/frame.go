@@ -7,23 +7,22 @@ import (
 	"github.com/gopacket/gopacket/layers"
 )
 
-// A verdict is what a captured packet turned out to be.
+// A verdict is the result of parsing a captured packet.
 type verdict uint8
 
 const (
-	isUDP       verdict = iota // a whole UDP datagram
-	isOther                    // something else than UDP over IP
+	isUDP       verdict = iota // a complete UDP datagram
+	isOther                    // not UDP over IP
 	isFragment                 // a fragment of a UDP datagram
-	isCut                      // fewer octets than its headers say
-	isMalformed                // headers that cannot be
-	isOtherLink                // a link type that is not supported
+	isCut                      // fewer octets than the lengths in its headers
+	isMalformed                // invalid headers
+	isOtherLink                // unsupported link type
 )
 
-// Link types of https://www.tcpdump.org/linktypes.html that gopacket has no
-// name for.
+// Link types of https://www.tcpdump.org/linktypes.html without a constant in gopacket.
 const (
-	linkRawBSD    = 12  // raw IP where DLT_RAW was written as it is
-	linkRawOpen   = 14  // raw IP by OpenBSD
+	linkRawBSD    = 12  // raw IP, BSD value of DLT_RAW
+	linkRawOpen   = 14  // raw IP, OpenBSD value of DLT_RAW
 	linkLinuxSLL2 = 276 // Linux cooked, version 2
 )
 
@@ -60,8 +59,8 @@ func supported(link layers.LinkType) bool {
 	return false
 }
 
-// parseFrame finds the UDP datagram in a captured packet and sets d's addresses
-// and payload, which aliases b.
+// parseFrame finds the UDP datagram in a captured packet and sets the addresses and payload of d. The payload
+// aliases b.
 func parseFrame(link layers.LinkType, b []byte, d *Datagram) verdict {
 	switch link {
 	case layers.LinkTypeEthernet:
@@ -69,8 +68,8 @@ func parseFrame(link layers.LinkType, b []byte, d *Datagram) verdict {
 	case layers.LinkTypeLinuxSLL:
 		return parseTagged(b, 14, d)
 	case linkLinuxSLL2:
-		// The protocol comes first here and the payload 20 octets on, so what
-		// lies between would part a tag's type from its content.
+		// The protocol is at offset 0 and the payload at 20, so a VLAN tag's type is not adjacent to its
+		// content as parseTagged requires.
 		if len(b) < 20 {
 			return isCut
 		}
@@ -83,8 +82,7 @@ func parseFrame(link layers.LinkType, b []byte, d *Datagram) verdict {
 	return isOtherLink
 }
 
-// parseTagged parses a frame whose Ethernet type stands at offset at, directly
-// before the payload.
+// parseTagged parses a frame whose Ethernet type is at offset at, directly before the payload.
 func parseTagged(b []byte, at int, d *Datagram) verdict {
 	if len(b) < at+2 {
 		return isCut
@@ -92,8 +90,8 @@ func parseTagged(b []byte, at int, d *Datagram) verdict {
 	return parseType(binary.BigEndian.Uint16(b[at:]), b[at+2:], d)
 }
 
-// parseType parses what follows an Ethernet type, any number of VLAN tags
-// first: each is two octets and the next type.
+// parseType parses the content of an Ethernet type after any number of VLAN tags. A tag is two octets of control
+// information and the next type.
 func parseType(etherType uint16, b []byte, d *Datagram) verdict {
 	for {
 		switch etherType {
@@ -110,8 +108,8 @@ func parseType(etherType uint16, b []byte, d *Datagram) verdict {
 	}
 }
 
-// parseLoopback parses a BSD loopback frame: an address family in the octet
-// order of the machine that captured it, then the packet.
+// parseLoopback parses a BSD loopback frame: an address family in the octet order of the capturing host, then the
+// packet.
 func parseLoopback(b []byte, d *Datagram) verdict {
 	if len(b) < 4 {
 		return isCut
@@ -121,7 +119,7 @@ func parseLoopback(b []byte, d *Datagram) verdict {
 		family = binary.BigEndian.Uint32(b)
 	}
 	switch family {
-	// AF_INET everywhere; AF_INET6 of Linux, NetBSD and OpenBSD, FreeBSD, macOS.
+	// AF_INET of all systems; AF_INET6 of Linux, NetBSD and OpenBSD, FreeBSD, macOS.
 	case 2, 10, 24, 28, 30:
 		return parseIP(b[4:], d)
 	}
@@ -141,7 +139,7 @@ func parseIP(b []byte, d *Datagram) verdict {
 	return isOther
 }
 
-// parseIPv4 parses a packet as RFC 791 section 3.1 describes it.
+// parseIPv4 parses an IPv4 packet, RFC 791 section 3.1.
 func parseIPv4(b []byte, d *Datagram) verdict {
 	if len(b) < 20 {
 		return isCut
@@ -151,13 +149,12 @@ func parseIPv4(b []byte, d *Datagram) verdict {
 	}
 	header, total := int(b[0]&15)*4, int(binary.BigEndian.Uint16(b[2:]))
 	if total == 0 {
-		total = len(b) // left to the network card by segmentation offload
+		total = len(b) // 0: the network card sets it (segmentation offload)
 	}
 	if header < 20 || total < header {
 		return isMalformed
 	}
-	// Any bit but "don't fragment" and the reserved one: more fragments follow,
-	// or this is not the first.
+	// "More fragments" or a fragment offset is set. The mask omits "don't fragment" and the reserved bit.
 	if binary.BigEndian.Uint16(b[6:])&0x3fff != 0 {
 		return isFragment
 	}
@@ -168,7 +165,7 @@ func parseIPv4(b []byte, d *Datagram) verdict {
 	return parseUDP(src, dst, b[header:total], d)
 }
 
-// parseIPv6 parses a packet as RFC 8200 sections 3 and 4 describe it.
+// parseIPv6 parses an IPv6 packet with its extension headers, RFC 8200 sections 3 and 4.
 func parseIPv6(b []byte, d *Datagram) verdict {
 	if len(b) < 40 {
 		return isCut
@@ -217,14 +214,14 @@ func parseIPv6(b []byte, d *Datagram) verdict {
 	}
 }
 
-// parseUDP parses a datagram as RFC 768 describes it; b is the IP payload.
+// parseUDP parses a UDP datagram, RFC 768. b is the IP payload.
 func parseUDP(src, dst netip.Addr, b []byte, d *Datagram) verdict {
 	if len(b) < 8 {
 		return isMalformed
 	}
 	length := int(binary.BigEndian.Uint16(b[4:]))
 	if length == 0 {
-		length = len(b) // RFC 2675 section 4, and segmentation offload
+		length = len(b) // 0: a jumbogram (RFC 2675 section 4) or segmentation offload
 	}
 	if length < 8 || length > len(b) {
 		return isMalformed

@@ -8,24 +8,22 @@ import (
 	"weir/internal/wire"
 )
 
-// maxUDP is the largest UDP payload, octets: a 16-bit length less the header.
+// maxUDP is the largest UDP payload in octets: the maximum of the 16-bit length minus the header.
 const maxUDP = 65535 - 8
 
-// ParseHex appends the octets of hex text to dst. White space is ignored,
-// between digits too. The error is of cause wire.BadHex, its place in octets of
-// the result: where something else than a digit stands, where the last octet
-// has one digit only, or where a UDP payload cannot go on. dst is then returned
-// as it was.
+// ParseHex appends the octets of hex text to dst. White space is ignored, also between digits. For an invalid
+// digit, a last octet of one digit, and more than 65527 octets it returns dst unchanged and an error of cause
+// wire.BadHex whose offset counts octets of the result.
 func ParseHex(dst, text []byte) ([]byte, *wire.Error) {
 	p := hexParser{out: dst, start: len(dst)}
 	p.feed(text)
 	return p.end()
 }
 
-// A hexParser takes hex text piece by piece.
+// A hexParser parses hex text that arrives in pieces.
 type hexParser struct {
 	out   []byte
-	start int // where in out the octets begin
+	start int // index of the first octet in out
 	high  byte
 	half  bool // high holds the first digit of an octet
 	err   *wire.Error
@@ -82,8 +80,8 @@ func isSpace(c byte) bool {
 	return c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '\v' || c == '\f'
 }
 
-// hexText is hex text as a source: one datagram a line, an empty line an empty
-// datagram. A line may be of any length: it is parsed as it comes.
+// hexText reads hex text as a source. A line is a datagram; an empty line is an empty datagram. A line of any
+// length takes bounded memory, since it is parsed in pieces.
 type hexText struct {
 	r   *bufio.Reader
 	buf []byte

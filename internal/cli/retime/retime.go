@@ -1,6 +1,5 @@
-// Package retime moves the times in export datagrams: those of the header, and the
-// absolute ones in data records. Times that count from the exporter's start move
-// with the header.
+// Package retime moves the times in export datagrams: the export time of the header, and absolute times in data
+// records. Times relative to the exporter's start (uptimes) move with the header.
 package retime
 
 import (
@@ -12,28 +11,28 @@ import (
 	"weir/internal/ie"
 )
 
-// A Mover moves the times of datagrams, which it has to see all and in order: it
-// learns the templates from them. It is for one goroutine.
+// A Mover moves the times of datagrams. It learns templates from the datagrams, so it must see all of them in
+// order. It must not be used concurrently.
 type Mover struct {
 	decoder   decode.Decoder
 	result    decode.Result
 	templates map[decode.TemplateKey][]decode.Field
 }
 
-// New returns a Mover; state is its decoder's own.
+// New returns a Mover. state must not be shared with another decoder.
 func New(state decode.State) *Mover {
 	return &Mover{decoder: decode.Decoder{State: state}, templates: map[decode.TemplateKey][]decode.Field{}}
 }
 
-// Move adds seconds to the times in b, in place. What cannot be read stays as it
-// is, as do data records whose template has not come.
+// Move adds seconds to the times in b, in place. Malformed parts, and data records whose template has not arrived,
+// are left unchanged.
 func (m *Mover) Move(b []byte, from netip.AddrPort, received, seconds int64) {
 	if len(b) < 16 {
 		return
 	}
 	k := decode.TemplateKey{Exporter: decode.Map16(from.Addr()), Version: uint8(binary.BigEndian.Uint16(b))}
 	switch binary.BigEndian.Uint16(b) {
-	case 1, 5, 7: // unix_secs follows version, count and sysUptime
+	case 1, 5, 7: // unix_secs is after version, count and sysUptime
 		addSeconds(b[8:], seconds)
 	case 9: // RFC 3954 section 5.1
 		if len(b) < 20 {
@@ -52,7 +51,7 @@ func (m *Mover) Move(b []byte, from netip.AddrPort, received, seconds int64) {
 	}
 }
 
-// learn takes the datagram's templates.
+// learn stores the templates of the datagram b.
 func (m *Mover) learn(b []byte, from netip.AddrPort, received int64, k decode.TemplateKey) {
 	m.decoder.Read(b, &decode.Meta{Exporter: from.Addr(), Port: from.Port(), Received: received}, &m.result)
 	for i := range m.result.Templates {
@@ -84,8 +83,8 @@ func (m *Mover) sets(b []byte, k decode.TemplateKey, seconds int64) {
 	}
 }
 
-// record hands the fields of the record that b begins with to each, which may be
-// nil, and returns its length; ok is false when b is shorter.
+// record calls each with the fields of the record at the start of b and returns the length of the record. each may
+// be nil. ok is false when b is shorter than the record.
 func record(b []byte, fields []decode.Field, each func(decode.Field, []byte)) (size int, ok bool) {
 	at := 0
 	for _, f := range fields {
@@ -114,8 +113,7 @@ func record(b []byte, fields []decode.Field, each func(decode.Field, []byte)) (s
 	return at, true
 }
 
-// moveField moves a field that is an absolute time, RFC 7011 sections 6.1.7 to
-// 6.1.10.
+// moveField moves a field that is an absolute time, RFC 7011 sections 6.1.7 to 6.1.10.
 func moveField(version uint8, f decode.Field, octets []byte, seconds int64) {
 	e, ok := ie.Lookup(f.PEN, f.ID)
 	if version == 9 {
@@ -130,27 +128,27 @@ func moveField(version uint8, f decode.Field, octets []byte, seconds int64) {
 	case (e.Type == ie.Microseconds || e.Type == ie.Nanoseconds) && len(octets) == 8:
 		switch v := binary.BigEndian.Uint64(octets); {
 		case v == 0:
-		case v >= ntp1970<<32: // seconds since 1900 and their fraction
+		case v >= ntp1970<<32: // NTP timestamp, as RFC 7011 requires
 			addSeconds(octets, seconds)
-		case v >= 1e17: // some exporters write Unix time: ns,
+		case v >= 1e17: // deviating exporters: ns since 1970,
 			add(octets, seconds*1e9)
-		default: // or µs
+		default: // or µs since 1970
 			add(octets, seconds*1e6)
 		}
 	}
 }
 
-// ntp1970 is 1970 in seconds since 1900.
+// ntp1970 is the Unix epoch in NTP seconds (since 1900).
 const ntp1970 = 2_208_988_800
 
 func addSeconds(b []byte, seconds int64) {
-	if v := binary.BigEndian.Uint32(b); v != 0 { // 0: no time
+	if v := binary.BigEndian.Uint32(b); v != 0 { // 0: unknown
 		binary.BigEndian.PutUint32(b, uint32(int64(v)+seconds))
 	}
 }
 
 func add(b []byte, n int64) {
-	if v := binary.BigEndian.Uint64(b); v != 0 { // 0: no time
+	if v := binary.BigEndian.Uint64(b); v != 0 { // 0: unknown
 		binary.BigEndian.PutUint64(b, uint64(int64(v)+n))
 	}
 }

@@ -13,31 +13,32 @@ import (
 // A Feed reads a topic at isolation level read_committed into a Sink. All fields must be set before Run.
 type Feed struct {
 	Sink    Sink
-	Options Options // that the Sink was opened with
+	Options Options // the options of Sink
 	Kafka   kafka.Config
-	Once    bool // end when what is on the topic at the start is kept; else when ctx ends
+	Once    bool // stop at the end offsets of the start; otherwise run until ctx ends
 
-	Began    func()      // the topic was found
-	Notice   func(error) // something was lost, or the topic was made anew
-	Failed   func(error) // a failure that passes; equal ones follow one another
-	Progress func(Kept)  // after each transaction
+	Began    func()      // called once the topic was found
+	Notice   func(error) // called for lost records and for a topic that was created again
+	Failed   func(error) // called for each temporary failure, equal failures included
+	Progress func(Kept)  // called after each transaction
 }
 
-// Kept is what a Feed has done.
+// Kept counts the work of a Feed.
 type Kept struct {
-	Rows, Bad int   // messages that were written, and that are none of the topic's
-	Deleted   int64 // rows that were too old or too much
+	Rows, Bad int   // messages stored, and messages of another kind
+	Deleted   int64 // rows deleted by age or size
 }
 
-// A feeding is a Feed that runs.
+// A feeding is a running Feed.
 type feeding struct {
 	Feed
 	kept    Kept
 	trimmed time.Time
 }
 
-// Run reads until ctx ends. Where the topic changes, the Sink decides again where to read on. A topic that is not
-// there, and a Kafka that does not answer at the start, are errors.
+// Run stores records until ctx ends. After a change of the topic it asks the Sink for the new position. A missing
+// topic, and an unreachable Kafka at the start, are errors; later failures of Kafka are reported to Failed and
+// retried.
 func (f Feed) Run(ctx context.Context) (Kept, error) {
 	r := &feeding{Feed: f}
 	b, err := r.begins(ctx)
@@ -51,11 +52,11 @@ func (f Feed) Run(ctx context.Context) (Kept, error) {
 			return r.kept, err
 		}
 		f.Failed(err)
-		b = r.again(ctx)
+		b = r.waitReadable(ctx)
 	}
 }
 
-// begins returns where the topic begins and ends.
+// begins returns the first and end offsets of the topic.
 func (r *feeding) begins(ctx context.Context) (kafka.Beginning, error) {
 	epochs, err := r.Sink.Epochs(ctx)
 	if err != nil {
@@ -64,11 +65,11 @@ func (r *feeding) begins(ctx context.Context) (kafka.Beginning, error) {
 	return kafka.Begins(ctx, r.Kafka, r.Options.Topic, epochs)
 }
 
-// beginEvery is how often a topic that changed is looked at until it can be read.
+// beginEvery is the interval of attempts to read a topic that changed.
 const beginEvery = time.Second
 
-// again waits until the topic can be read, or ctx ends.
-func (r *feeding) again(ctx context.Context) kafka.Beginning {
+// waitReadable waits until the topic can be read or ctx ends.
+func (r *feeding) waitReadable(ctx context.Context) kafka.Beginning {
 	for {
 		select {
 		case <-ctx.Done():
@@ -83,7 +84,7 @@ func (r *feeding) again(ctx context.Context) kafka.Beginning {
 	}
 }
 
-// read reads the topic from where the Sink ends.
+// read reads the topic from the position of the Sink.
 func (r *feeding) read(ctx context.Context, b kafka.Beginning) error {
 	if ctx.Err() != nil {
 		return nil
@@ -94,28 +95,32 @@ func (r *feeding) read(ctx context.Context, b kafka.Beginning) error {
 		return fmt.Errorf("%s: %w", o.Path, err)
 	}
 	if at.Anew {
-		r.Notice(fmt.Errorf("topic %s was made anew: it is read from its start", o.Topic))
+		r.Notice(fmt.Errorf("topic %s was created again: it is read from its start", o.Topic))
 	}
 	if at.Missed > 0 {
-		r.Notice(fmt.Errorf("%d records of %s were deleted from Kafka before they were read: the topic keeps less than this was away", at.Missed, o.Topic))
+		r.Notice(fmt.Errorf("%d records of %s were deleted from Kafka before they were read: "+
+			"the retention of the topic is shorter than the pause of this program", at.Missed, o.Topic))
 	}
 	if at.Lost > 0 {
-		r.Notice(fmt.Errorf("the last records of %s are lost in Kafka, %d of which are in %s: reading goes on at the end of the topic", o.Topic, at.Lost, o.Path))
+		r.Notice(fmt.Errorf("the last records of %s are lost in Kafka, %d of which are in %s: "+
+			"reading continues at the end of the topic", o.Topic, at.Lost, o.Path))
 	}
-	return kafka.Tail{From: at.From, ID: b.ID, Once: r.Once}.Read(ctx, r.Kafka, o.Topic, func(records []kafka.Record) error {
-		return r.keep(context.WithoutCancel(ctx), records)
+	tail := kafka.Tail{From: at.From, ID: b.ID, Once: r.Once}
+	return tail.Read(ctx, r.Kafka, o.Topic, func(records []kafka.Record) error {
+		return r.writeRecords(context.WithoutCancel(ctx), records)
 	}, r.Failed)
 }
 
-// transactionMessages are how many messages a transaction has at least, where there
-// are so many: what a kill in the middle of it takes back.
+// transactionMessages is the number of messages from which a transaction is committed. It bounds the work that a
+// kill undoes.
 const transactionMessages = 5000
 
-// trimEvery is how often old rows are looked for.
+// trimEvery is the interval of the deletion of old rows.
 const trimEvery = 10 * time.Second
 
-// keep writes the records of a fetch.
-func (r *feeding) keep(ctx context.Context, records []kafka.Record) error {
+// writeRecords stores the records of a fetch. ctx must not end with the reading, so that a started transaction is
+// committed.
+func (r *feeding) writeRecords(ctx context.Context, records []kafka.Record) error {
 	kind := &framing.Connections
 	if r.Options.Rows == string(kafka.Flows) {
 		kind = &framing.Flows

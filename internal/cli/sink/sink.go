@@ -1,4 +1,5 @@
-// Package sink defines where a topic's messages are kept together with their offsets, and feeds it.
+// Package sink defines where consumed messages are stored together with their Kafka offsets, and feeds a sink from
+// a topic.
 package sink
 
 import (
@@ -6,55 +7,55 @@ import (
 	"time"
 )
 
-// Options are what a Sink is opened with.
+// Options configure a Sink.
 type Options struct {
 	Path  string
-	Rows  string // what the messages are: flows or connections
-	Topic string // full name
+	Rows  string // kind of messages: flows or connections
+	Topic string // full name, with the prefix
 
-	Keep    time.Duration // rows, since their records' time; 0: for ever
-	MaxSize int64         // of the file, octets; 0: any
+	Keep    time.Duration // age at which rows are deleted, by record time; 0: never
+	MaxSize int64         // size of the file in octets; 0: unlimited
 }
 
-// A Record is one of the topic's.
+// A Record is a record of the topic.
 type Record struct {
 	Partition int32
 	Offset    int64
 	Epoch     int32 // leader epoch; -1: none
 	Time      time.Time
-	Messages  [][]byte // protobuf
+	Messages  [][]byte // encoded protobuf messages
 }
 
-// A Topic is what Kafka has of a topic.
+// A Topic describes the state of a topic in Kafka.
 type Topic struct {
-	ID    string          // another one once the topic was deleted and made again
-	First map[int32]int64 // the first offset that is there, by partition
-	End   map[int32]int64 // the offset after the last one, by partition
-	// EpochEnds is the offset after the last record that Kafka holds of the epochs that
-	// Sink.Epochs returned, by partition. A partition whose leader did not say is missing.
+	ID    string          // topic id; it changes when the topic is deleted and created again
+	First map[int32]int64 // first available offset, by partition
+	End   map[int32]int64 // offset after the last record, by partition
+	// EpochEnds is the offset after the last record that Kafka holds of the leader epochs of Sink.Epochs, by
+	// partition. A partition is absent when its leader did not answer.
 	EpochEnds map[int32]int64
 }
 
-// A Beginning is where a topic is to be read from.
+// A Beginning is the position from which a topic must be read.
 type Beginning struct {
-	From   map[int32]int64 // the next offset, by partition
-	Missed int64           // records that the topic lost before they were read
-	Lost   int64           // records that the topic lost after they were kept
-	Anew   bool            // it is another topic of the same name
+	From   map[int32]int64 // next offset to read, by partition
+	Missed int64           // records deleted from Kafka before they were read
+	Lost   int64           // stored records that Kafka lost
+	Anew   bool            // the topic was created again under the same name
 }
 
-// A Sink keeps the messages of one topic. It is for one goroutine.
+// A Sink stores the messages of one topic. It must not be used concurrently. The caller must call Close.
 type Sink interface {
-	// Epochs returns the leader epoch of the last record that is kept of each partition,
-	// where it is known.
+	// Epochs returns the leader epoch of the last stored record of each partition. Partitions without a known
+	// epoch are absent.
 	Epochs(ctx context.Context) (map[int32]int32, error)
-	// Begin returns where the topic is to be read from. It must come before Write, and
-	// again when the topic changed.
+	// Begin returns the position from which the topic must be read. It must be called before Write, and again
+	// after the topic changed.
 	Begin(ctx context.Context, topic Topic) (Beginning, error)
-	// Write keeps records and their offsets, all or none. bad are messages that are
-	// none of the topic's.
+	// Write stores records and their offsets in one transaction. bad is the number of messages that are not of the
+	// kind of the topic.
 	Write(ctx context.Context, records []Record) (rows, bad int, err error)
-	// Trim deletes what is too old or too much, and returns how many rows.
+	// Trim deletes rows beyond the limits of age and size, and returns their number.
 	Trim(ctx context.Context, now time.Time) (deleted int64, err error)
 	Close() error
 }

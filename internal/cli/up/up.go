@@ -1,5 +1,5 @@
-// Package up receives datagrams into a pipeline in this process, prints its connections, and serves its metrics and the
-// page for browsers.
+// Package up runs a pipeline in this process, receives datagrams into it, prints its connections, and serves its
+// metrics and the page for browsers.
 package up
 
 import (
@@ -23,21 +23,21 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Options are the addresses and outputs of weir up.
+// Options set the addresses and outputs of weir up.
 type Options struct {
 	Kafka     string                             // host:port of the broker
 	Listen    []string                           // UDP addresses
 	Metrics   string                             // host:port, empty: none
 	Page      string                             // host:port, empty: none
-	JSON      bool                               // print connections as JSON Lines, else as a wide table
-	Exporters string                             // file of exporters; empty: none
-	Buffer    int                                // receive buffer of each socket, octets; 0: the usual one
+	JSON      bool                               // print connections as JSON Lines instead of a wide table
+	Exporters string                             // path of the exporters file; empty: none
+	Buffer    int                                // receive buffer of each socket in octets; 0: the default
 	Environ   map[string]string                  // variables PAIR_* and DNS_*
-	Started   func(udp []net.Addr, kafka string) // called when it listens and does not read yet; may be nil
+	Started   func(udp []net.Addr, kafka string) // called after listening and before the first read; may be nil
 }
 
-// Run receives until ctx ends or a part fails, then closes and prints the open connections, within 8 s. The error names
-// the flag whose address cannot be used.
+// Run receives until ctx ends or a part fails, then closes the open connections within 8 s and prints them. The
+// error names the flag of an address that cannot be used.
 func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 	sockets, err := listen.Open(ctx, o.Listen, listen.Options{Buffer: o.Buffer})
 	if err != nil {
@@ -46,11 +46,12 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 	defer sockets.Close()
 
 	if o.Metrics != "" {
-		// Looked at first: its own error speaks of the services' variable.
+		// Check the address before the metrics server does, whose error names the variable of the services.
 		ml, err := net.Listen("tcp", o.Metrics)
 		if err != nil {
 			if errors.Is(err, syscall.EADDRINUSE) {
-				return fmt.Errorf("--metrics %s: the port is taken, by another service perhaps: choose another address, or '' for none", o.Metrics)
+				return fmt.Errorf("--metrics %s: the port is taken, by another service perhaps: "+
+					"choose another address, or '' for none", o.Metrics)
 			}
 			return fmt.Errorf("--metrics %s: want host:port, or '' for none: %w", o.Metrics, err)
 		}
@@ -61,7 +62,7 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 		if pages, err = listenPage(o.Page); err != nil {
 			return err
 		}
-		defer func() { _ = pages.Close() }() // a second time, if it was served
+		defer func() { _ = pages.Close() }() // closes the listener if the server did not
 	}
 	form := report.Wide
 	if o.JSON {
@@ -99,7 +100,7 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 	}
 	if pages != nil {
 		settings := topics.Settings{Kafka: l.Config.Kafka, Topics: l.Config.Topics}
-		host, _, _ := net.SplitHostPort(o.Page) // it listens there
+		host, _, _ := net.SplitHostPort(o.Page) // the address is valid: it is listened on
 		wg.Go(func() {
 			if err := page.NewServer(board, host, time.Second).Serve(ctx, pages); err != nil {
 				cancel(fmt.Errorf("--page %s: %w", o.Page, err))
@@ -151,13 +152,13 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 	return err
 }
 
-// closingAtMost bounds how long the end waits for open connections to close.
+// closingAtMost bounds the wait for the closing of open connections at the end.
 const closingAtMost = 8 * time.Second
 
-// silenceAfter is how long nothing may come before that is remarked on.
+// silenceAfter is the time without a datagram after which hints are printed.
 const silenceAfter = time.Minute
 
-// greet says where everything is and what to do next.
+// greet prints the addresses of all parts and the next steps.
 func greet(w io.Writer, o Options, sockets listen.Sockets, l *pipeline.Pipeline) {
 	port := sockets[0].Address.Port()
 	name := l.Config.Topics.Prefix
@@ -180,18 +181,19 @@ Connections come here when they close, %[4]v after their last flow at the latest
 `, port, l.KafkaAddr(), name, l.Config.Pair.Idle)
 }
 
-// remarkOnSilence prints what to check when no datagram has arrived.
+// remarkOnSilence prints the usual causes when no datagram has arrived.
 func remarkOnSilence(w io.Writer, l *pipeline.Pipeline, sockets listen.Sockets) {
 	if l.Stats().Datagrams > 0 {
 		return
 	}
-	fmt.Fprintf(w, "weir up: no datagram for %v on %s; check the exporter's target address and port, firewalls on the way and on this host, and rp_filter\n", silenceAfter, sockets)
+	fmt.Fprintf(w, "weir up: no datagram for %v on %s; check the exporter's target address and port, "+
+		"firewalls on the way and on this host, and rp_filter\n", silenceAfter, sockets)
 }
 
-// dropsEvery is how often the kernel's drops are reported while they grow.
+// dropsEvery is the interval at which a growing number of kernel drops is reported.
 const dropsEvery = 10 * time.Second
 
-// remarkOnDrops prints what the kernel has dropped, whenever that grew within dropsEvery, until ctx ends.
+// remarkOnDrops prints the number of kernel drops every dropsEvery if it grew, until ctx ends.
 func remarkOnDrops(ctx context.Context, w io.Writer, sockets listen.Sockets) {
 	tick := time.NewTicker(dropsEvery)
 	defer tick.Stop()

@@ -12,10 +12,10 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A kind is what the rows of a table are.
+// A kind describes a table and the messages that its rows store.
 type kind struct {
 	name   string
-	age    string // the column that tells it
+	age    string // column with the age of a row
 	insert string
 	row    func(message []byte, at time.Time) (values []any, ok bool)
 }
@@ -25,7 +25,7 @@ var kinds = map[string]*kind{
 	"connections": {"connections", "published", upsertOf(connectionColumns), connectionRow},
 }
 
-// A column is one of a table's, with its declaration.
+// A column is a column of a table with its SQL declaration.
 type column struct{ name, declared string }
 
 const (
@@ -34,42 +34,57 @@ const (
 	neither = "INTEGER NOT NULL"
 )
 
-// Times are ns since 1970, as in the messages; NULL is what is not known. Columns of a
-// later schema are the last ones, in the order of the schemas.
+// flowColumns are the columns of the table flows. Times are in ns since 1970 as in the messages; an unknown value
+// is NULL. Columns that a later schema added must be last, in the order of the schemas, as ALTER TABLE appends
+// them.
 var flowColumns = append([]column{
 	{"published", neither}, {"received", number}, {"start", number}, {`"end"`, number},
 	{"exporter", text}, {"exporter_name", text}, {"domain", number}, {"type", text}, {"sampling_rate", number},
-	{"protocol", text}, {"src", text}, {"src_port", number}, {"dst", text}, {"dst_port", number}, {"icmp_type", number}, {"icmp_code", number},
-	{"octets", number}, {"packets", number}, {"reverse_octets", number}, {"reverse_packets", number}, {"tcp_flags", number}, {"tos", number},
-	{"in_if", number}, {"in_if_name", text}, {"out_if", number}, {"out_if_name", text}, {"src_as", number}, {"dst_as", number}, {"vlan", number},
-	{"src_mac", text}, {"dst_mac", text}, {"next_hop", text}, {"post_nat_src", text}, {"post_nat_dst", text}, {"application", text},
+	{"protocol", text}, {"src", text}, {"src_port", number}, {"dst", text}, {"dst_port", number},
+	{"icmp_type", number}, {"icmp_code", number},
+	{"octets", number}, {"packets", number}, {"reverse_octets", number}, {"reverse_packets", number},
+	{"tcp_flags", number}, {"tos", number},
+	{"in_if", number}, {"in_if_name", text}, {"out_if", number}, {"out_if_name", text},
+	{"src_as", number}, {"dst_as", number}, {"vlan", number},
+	{"src_mac", text}, {"dst_mac", text}, {"next_hop", text},
+	{"post_nat_src", text}, {"post_nat_dst", text}, {"application", text},
 }, flowColumns2...)
 
-// flowColumns2 are those that schema 2 added.
+// flowColumns2 are the columns that schema 2 added.
 var flowColumns2 = []column{
-	{"post_nat_src_port", number}, {"post_nat_dst_port", number}, {"nat_event", number}, {"firewall_event", number}, {"flow_id", number},
+	{"post_nat_src_port", number}, {"post_nat_dst_port", number}, {"nat_event", number},
+	{"firewall_event", number}, {"flow_id", number},
 	{"firewall_rule", text}, {"tunnel_src", text}, {"tunnel_dst", text}, {"tunnel_protocol", text}, {"tunnel_id", number},
 	{"user_name", text}, {"station", text}, {"station_mac", text},
-	{"in_vrf", number}, {"in_vrf_name", text}, {"in_vrf_rd", text}, {"out_vrf", number}, {"out_vrf_name", text}, {"out_vrf_rd", text}, {"rd", text},
+	{"in_vrf", number}, {"in_vrf_name", text}, {"in_vrf_rd", text},
+	{"out_vrf", number}, {"out_vrf_name", text}, {"out_vrf_rd", text}, {"rd", text},
 }
 
 var connectionColumns = []column{
-	{"id", "BLOB NOT NULL UNIQUE"}, {"version", neither}, {"published", neither}, {"final", neither}, {"emit_reason", text}, {"community_id", text},
-	{"start", number}, {`"end"`, number}, {"protocol", text}, {"service", text}, {"icmp_type", number}, {"icmp_code", number},
-	{"initiator", text}, {"initiator_port", number}, {"initiator_name", text}, {"initiator_as", number}, {"initiator_country", text},
-	{"responder", text}, {"responder_port", number}, {"responder_name", text}, {"responder_as", number}, {"responder_country", text},
-	{"octets", number}, {"packets", number}, {"octets_back", number}, {"packets_back", number}, {"octets_est", number}, {"octets_back_est", number},
+	{"id", "BLOB NOT NULL UNIQUE"}, {"version", neither}, {"published", neither}, {"final", neither},
+	{"emit_reason", text}, {"community_id", text},
+	{"start", number}, {`"end"`, number}, {"protocol", text}, {"service", text},
+	{"icmp_type", number}, {"icmp_code", number},
+	{"initiator", text}, {"initiator_port", number}, {"initiator_name", text},
+	{"initiator_as", number}, {"initiator_country", text},
+	{"responder", text}, {"responder_port", number}, {"responder_name", text},
+	{"responder_as", number}, {"responder_country", text},
+	{"octets", number}, {"packets", number}, {"octets_back", number}, {"packets_back", number},
+	{"octets_est", number}, {"octets_back_est", number},
 	{"state", text}, {"direction_by", text}, {"network_direction", text}, {"quality", text}, {"application", text},
 	{"exporter", text}, {"in_if_name", text}, {"out_if_name", text},
 }
 
-// createEpochs makes the table of leader epochs: that of the last record before next.
-const createEpochs = "CREATE TABLE epochs (topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL, epoch INTEGER NOT NULL, PRIMARY KEY (topic, partition)) WITHOUT ROWID"
+// createEpochs creates the table of leader epochs. epoch is the leader epoch of the last record before the offset
+// next.
+const createEpochs = "CREATE TABLE epochs (topic TEXT NOT NULL, partition INTEGER NOT NULL, " +
+	"next INTEGER NOT NULL, epoch INTEGER NOT NULL, PRIMARY KEY (topic, partition)) WITHOUT ROWID"
 
-// create makes the tables of this version.
+// create holds the statements that create the tables of the current schema.
 var create = []string{
 	createEpochs,
-	"CREATE TABLE offsets (topic TEXT NOT NULL, partition INTEGER NOT NULL, topic_id TEXT NOT NULL, next INTEGER NOT NULL, PRIMARY KEY (topic, partition)) WITHOUT ROWID",
+	"CREATE TABLE offsets (topic TEXT NOT NULL, partition INTEGER NOT NULL, topic_id TEXT NOT NULL, " +
+		"next INTEGER NOT NULL, PRIMARY KEY (topic, partition)) WITHOUT ROWID",
 	tableOf("flows", flowColumns),
 	tableOf("connections", connectionColumns),
 	"CREATE INDEX flows_published ON flows (published)",
@@ -80,15 +95,18 @@ var create = []string{
 	"CREATE INDEX connections_start ON connections (start)",
 	"CREATE INDEX connections_initiator ON connections (initiator, start)",
 	"CREATE INDEX connections_responder ON connections (responder, start)",
-	// For people: times as text, seconds, and hosts with their names.
-	`CREATE VIEW talks AS SELECT strftime('%Y-%m-%d %H:%M:%f', start / 1e9, 'unixepoch') AS began, ("end" - start) / 1e9 AS seconds, ` +
+	// A view for people: times as text, durations in seconds, hosts with their names.
+	`CREATE VIEW talks AS SELECT strftime('%Y-%m-%d %H:%M:%f', start / 1e9, 'unixepoch') AS began, ` +
+		`("end" - start) / 1e9 AS seconds, ` +
 		`coalesce(service, protocol || coalesce('/' || responder_port, '')) AS service, ` +
-		`initiator || coalesce(' (' || initiator_name || ')', '') AS initiator, responder || coalesce(' (' || responder_name || ')', '') AS responder, ` +
-		`coalesce(octets, 0) + coalesce(octets_back, 0) AS octets, coalesce(packets, 0) + coalesce(packets_back, 0) AS packets FROM connections`,
+		`initiator || coalesce(' (' || initiator_name || ')', '') AS initiator, ` +
+		`responder || coalesce(' (' || responder_name || ')', '') AS responder, ` +
+		`coalesce(octets, 0) + coalesce(octets_back, 0) AS octets, ` +
+		`coalesce(packets, 0) + coalesce(packets_back, 0) AS packets FROM connections`,
 }
 
-// from1 returns the statements that make a file of schema 1 one of schema 2.
-func from1() []string {
+// upgradeFrom1 returns the statements that upgrade a file from schema 1 to schema 2.
+func upgradeFrom1() []string {
 	all := []string{createEpochs}
 	for _, c := range flowColumns2 {
 		all = append(all, "ALTER TABLE flows ADD COLUMN "+c.name+" "+c.declared)
@@ -109,19 +127,23 @@ func insertOf(table string, columns []column) string {
 	for _, c := range columns {
 		all = append(all, c.name)
 	}
-	return "INSERT INTO " + table + " (" + strings.Join(all, ", ") + ") VALUES (?" + strings.Repeat(", ?", len(columns)-1) + ")"
+	return "INSERT INTO " + table + " (" + strings.Join(all, ", ") + ") VALUES (?" +
+		strings.Repeat(", ?", len(columns)-1) + ")"
 }
 
-// upsertOf keeps the newest version of each connection.
+// upsertOf returns the statement that inserts a connection or replaces an older version of it.
 func upsertOf(columns []column) string {
 	var all []string
 	for _, c := range columns[1:] {
 		all = append(all, c.name+" = excluded."+c.name)
 	}
-	return insertOf("connections", columns) + " ON CONFLICT (id) DO UPDATE SET " + strings.Join(all, ", ") + " WHERE excluded.version > version"
+	return insertOf("connections", columns) + " ON CONFLICT (id) DO UPDATE SET " + strings.Join(all, ", ") +
+		" WHERE excluded.version > version"
 }
 
-func flowRow(message []byte, at time.Time) ([]any, bool) {
+// flowRow returns the values of flowColumns for a message that was published at at. ok is false when it is not a
+// flow.
+func flowRow(message []byte, at time.Time) (values []any, ok bool) {
 	m := &flowpb.FlowMessage{}
 	if proto.Unmarshal(message, m) != nil || m.GetType() == flowpb.FlowMessage_FLOWUNKNOWN {
 		return nil, false
@@ -129,22 +151,33 @@ func flowRow(message []byte, at time.Time) ([]any, bool) {
 	icmp := m.GetProto() == 1 || m.GetProto() == 58
 	return []any{
 		at.UnixNano(), orNull(m.GetTimeReceivedNs()), orNull(m.GetTimeFlowStartNs()), orNull(m.GetTimeFlowEndNs()),
-		address(m.GetSamplerAddress()), textOrNull(m.GetExporterName()), m.GetObservationDomainId(), m.GetType().String(), orNull(m.GetSamplingRate()),
-		services.Protocol(m.GetProto()), address(m.GetSrcAddr()), unless(icmp, m.GetSrcPort()), address(m.GetDstAddr()), unless(icmp, m.GetDstPort()),
-		unless(!icmp, m.GetIcmpType()), unless(!icmp, m.GetIcmpCode()),
+		address(m.GetSamplerAddress()), textOrNull(m.GetExporterName()),
+		m.GetObservationDomainId(), m.GetType().String(), orNull(m.GetSamplingRate()),
+		services.Protocol(m.GetProto()), address(m.GetSrcAddr()), nullIf(icmp, m.GetSrcPort()),
+		address(m.GetDstAddr()), nullIf(icmp, m.GetDstPort()),
+		nullIf(!icmp, m.GetIcmpType()), nullIf(!icmp, m.GetIcmpCode()),
 		counter(m.GetBytes()), counter(m.GetPackets()),
-		unless(!m.GetBiflow(), uint64(counter(m.GetReverseBytes()))), unless(!m.GetBiflow(), uint64(counter(m.GetReversePackets()))), m.GetTcpFlags(), m.GetIpTos(),
-		m.GetInIf(), textOrNull(m.GetInIfName()), m.GetOutIf(), textOrNull(m.GetOutIfName()), orNull(uint64(m.GetSrcAs())), orNull(uint64(m.GetDstAs())), orNull(uint64(m.GetVlanId())),
-		mac(m.GetSrcMac()), mac(m.GetDstMac()), address(m.GetNextHop()), address(m.GetPostNatSrcAddr()), address(m.GetPostNatDstAddr()), textOrNull(m.GetApplicationName()),
-		orNull(uint64(m.GetPostNatSrcPort())), orNull(uint64(m.GetPostNatDstPort())), orNull(uint64(m.GetNatEvent())), orNull(uint64(m.GetFirewallEvent())), orNull(m.GetFlowId()),
-		textOrNull(m.GetFirewallRule()), address(m.GetTunnelSrcAddr()), address(m.GetTunnelDstAddr()), tunnelProtocol(m.GetTunnelProto()), orNull(m.GetTunnelId()),
+		nullIf(!m.GetBiflow(), uint64(counter(m.GetReverseBytes()))),
+		nullIf(!m.GetBiflow(), uint64(counter(m.GetReversePackets()))),
+		m.GetTcpFlags(), m.GetIpTos(),
+		m.GetInIf(), textOrNull(m.GetInIfName()), m.GetOutIf(), textOrNull(m.GetOutIfName()),
+		orNull(uint64(m.GetSrcAs())), orNull(uint64(m.GetDstAs())), orNull(uint64(m.GetVlanId())),
+		mac(m.GetSrcMac()), mac(m.GetDstMac()), address(m.GetNextHop()),
+		address(m.GetPostNatSrcAddr()), address(m.GetPostNatDstAddr()), textOrNull(m.GetApplicationName()),
+		orNull(uint64(m.GetPostNatSrcPort())), orNull(uint64(m.GetPostNatDstPort())), orNull(uint64(m.GetNatEvent())),
+		orNull(uint64(m.GetFirewallEvent())), orNull(m.GetFlowId()),
+		textOrNull(m.GetFirewallRule()), address(m.GetTunnelSrcAddr()), address(m.GetTunnelDstAddr()),
+		tunnelProtocol(m.GetTunnelProto()), orNull(m.GetTunnelId()),
 		textOrNull(m.GetUserName()), address(m.GetStationAddr()), mac(m.GetStationMac()),
 		orNull(uint64(m.GetIngressVrfId())), textOrNull(m.GetIngressVrfName()), textOrNull(m.GetIngressVrfRd()),
-		orNull(uint64(m.GetEgressVrfId())), textOrNull(m.GetEgressVrfName()), textOrNull(m.GetEgressVrfRd()), textOrNull(m.GetRouteDistinguisher()),
+		orNull(uint64(m.GetEgressVrfId())), textOrNull(m.GetEgressVrfName()), textOrNull(m.GetEgressVrfRd()),
+		textOrNull(m.GetRouteDistinguisher()),
 	}, true
 }
 
-func connectionRow(message []byte, at time.Time) ([]any, bool) {
+// connectionRow returns the values of connectionColumns for a message that was published at at. ok is false when
+// it is not a connection.
+func connectionRow(message []byte, at time.Time) (values []any, ok bool) {
 	c := &flowpb.Connection{}
 	if proto.Unmarshal(message, c) != nil || len(c.GetConnectionId()) == 0 {
 		return nil, false
@@ -159,38 +192,43 @@ func connectionRow(message []byte, at time.Time) ([]any, bool) {
 		quality = append(quality, strings.TrimPrefix(q.String(), "QUALITY_"))
 	}
 	icmp := c.IcmpType != nil
-	count := func(t *flowpb.Traffic, n uint64) any { return unless(t == nil, uint64(counter(n))) }
+	count := func(t *flowpb.Traffic, n uint64) any { return nullIf(t == nil, uint64(counter(n))) }
 	return []any{
-		c.GetConnectionId(), c.GetVersion(), at.UnixNano(), c.GetFinal(), enum(c.GetEmitReason().String(), "EMIT_REASON_"), textOrNull(c.GetCommunityId()),
-		orNull(uint64(c.GetStartUnixNs())), orNull(uint64(c.GetEndUnixNs())), services.Protocol(c.GetProtocol()), textOrNull(c.GetService()),
-		unless(!icmp, c.GetIcmpType()), unless(!icmp, c.GetIcmpCode()),
-		address(a.GetAddress()), unless(icmp, a.GetPort()), textOrNull(a.GetName()), orNull(uint64(a.GetAsn())), textOrNull(a.GetCountry()),
-		address(z.GetAddress()), unless(icmp, z.GetPort()), textOrNull(z.GetName()), orNull(uint64(z.GetAsn())), textOrNull(z.GetCountry()),
-		count(there, there.GetOctets()), count(there, there.GetPackets()), count(back, back.GetOctets()), count(back, back.GetPackets()),
+		c.GetConnectionId(), c.GetVersion(), at.UnixNano(), c.GetFinal(),
+		enum(c.GetEmitReason().String(), "EMIT_REASON_"), textOrNull(c.GetCommunityId()),
+		orNull(uint64(c.GetStartUnixNs())), orNull(uint64(c.GetEndUnixNs())),
+		services.Protocol(c.GetProtocol()), textOrNull(c.GetService()),
+		nullIf(!icmp, c.GetIcmpType()), nullIf(!icmp, c.GetIcmpCode()),
+		address(a.GetAddress()), nullIf(icmp, a.GetPort()), textOrNull(a.GetName()),
+		orNull(uint64(a.GetAsn())), textOrNull(a.GetCountry()),
+		address(z.GetAddress()), nullIf(icmp, z.GetPort()), textOrNull(z.GetName()),
+		orNull(uint64(z.GetAsn())), textOrNull(z.GetCountry()),
+		count(there, there.GetOctets()), count(there, there.GetPackets()),
+		count(back, back.GetOctets()), count(back, back.GetPackets()),
 		count(there, there.GetOctetsEst()), count(back, back.GetOctetsEst()),
-		enum(c.GetConnState().String(), "CONN_STATE_"), enum(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"), enum(c.GetNetworkDirection().String(), "NETWORK_DIRECTION_"),
+		enum(c.GetConnState().String(), "CONN_STATE_"), enum(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"),
+		enum(c.GetNetworkDirection().String(), "NETWORK_DIRECTION_"),
 		textOrNull(strings.Join(quality, ",")), textOrNull(c.GetApplicationName()),
 		address(seen.GetExporter()), textOrNull(seen.GetInputIfName()), textOrNull(seen.GetOutputIfName()),
 	}, true
 }
 
-// maxCounter is the greatest number of octets or packets that is kept: 9 PB. Exporters
-// may say 2^64-1 of a flow, SQLite's numbers are signed, and its sum() fails where it
-// passes 2^63-1.
+// maxCounter is the greatest stored number of octets or packets, 9 PB. An exporter can report 2^64-1 for a flow,
+// but integers in SQLite are signed, and its sum() fails above 2^63-1.
 const maxCounter = 1 << 53
 
-// counter is a number of octets or packets.
+// counter returns a number of octets or packets, limited to maxCounter.
 func counter(n uint64) int64 { return int64(min(n, maxCounter)) }
 
-// orNull is a number of which 0 is not known.
+// orNull returns n, or NULL for 0 in a field where 0 means unknown.
 func orNull(n uint64) any {
 	if n == 0 {
 		return nil
 	}
-	return int64(n) // a time beyond 2262, or a flow id beyond 2^63-1, is negative
+	return int64(n) // a time after 2262, and a flow id above 2^63-1, become negative
 }
 
-// tunnelProtocol is the name of the outer packet's protocol; 0 is no tunnel.
+// tunnelProtocol returns the name of the protocol of the outer packet, NULL for 0 (no tunnel).
 func tunnelProtocol(n uint32) any {
 	if n == 0 {
 		return nil
@@ -198,7 +236,8 @@ func tunnelProtocol(n uint32) any {
 	return services.Protocol(n)
 }
 
-func unless[N uint32 | uint64](absent bool, n N) any {
+// nullIf returns n, or NULL if absent is set.
+func nullIf[N uint32 | uint64](absent bool, n N) any {
 	if absent {
 		return nil
 	}

@@ -1,6 +1,5 @@
-// Package sqlite keeps the messages of a topic as rows of an SQLite database, with the
-// offsets up to which they were read: in one transaction, so that each is there
-// exactly once, whenever the process ends.
+// Package sqlite stores the messages of a topic as rows of an SQLite database. Rows and offsets are written in one
+// transaction, so that each message is stored exactly once, even when the process is killed.
 package sqlite
 
 import (
@@ -21,38 +20,40 @@ import (
 	"weir/internal/cli/sink"
 )
 
-// schema is the version of the tables below; PRAGMA user_version of the file. A
-// change of theirs is a step in upgrade.
+// schema is the version of the tables in rows.go, stored as PRAGMA user_version. A change of the tables must
+// increment it and add a step to upgrade.
 const schema = 2
 
-// applicationID marks the file as ours (PRAGMA application_id): "Weir".
+// applicationID ("Weir") marks the file as a database of Weir, PRAGMA application_id.
 const applicationID = 0x57656972
 
-// A Table is what is kept of a topic.
+// A Table is a sink.Sink that stores the messages of a topic in a table.
 type Table struct {
 	db      *sql.DB
 	kind    *kind
 	topic   string
 	maxSize int64
 	keep    time.Duration
-	next    map[int32]int64 // offsets, as they are in the file
+	next    map[int32]int64 // next offset of each partition, as stored in the file
 }
 
-// Open opens or makes a file.
+// Open opens the database file o.Path and creates it if needed. The caller must call Close.
 func Open(ctx context.Context, o sink.Options) (*Table, error) {
 	k, ok := kinds[o.Rows]
 	if !ok {
 		return nil, fmt.Errorf("%q: want flows or connections", o.Rows)
 	}
-	// A transaction takes the lock for writing when it begins, and waits for it;
-	// readers are never waited for (write-ahead log). Only a new file can be told that
-	// it is to give space back; to say it again would want that lock.
+	// A transaction takes the write lock when it begins and waits for it. With a write-ahead log it does
+	// not wait for readers. auto_vacuum takes effect in a new file only; setting it in an existing file
+	// would take the write lock.
 	vacuum := ""
 	if s, err := os.Stat(o.Path); err != nil || s.Size() == 0 {
 		vacuum = "&_pragma=auto_vacuum(incremental)"
 	}
 	dsn := "file:" + strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(o.Path) +
-		"?_txlock=immediate&_pragma=busy_timeout(10000)" + vacuum + "&_pragma=journal_mode(wal)&_pragma=synchronous(normal)&_pragma=journal_size_limit(67108864)&_pragma=cache_size(-32768)"
+		"?_txlock=immediate&_pragma=busy_timeout(10000)" + vacuum +
+		"&_pragma=journal_mode(wal)&_pragma=synchronous(normal)" +
+		"&_pragma=journal_size_limit(67108864)&_pragma=cache_size(-32768)"
 	if err := makePrivate(o.Path); err != nil {
 		return nil, err
 	}
@@ -60,7 +61,7 @@ func Open(ctx context.Context, o sink.Options) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Path, err)
 	}
-	db.SetMaxOpenConns(1) // there is one writer
+	db.SetMaxOpenConns(1) // SQLite has one writer
 	t := &Table{db: db, kind: k, topic: o.Topic, maxSize: o.MaxSize, keep: o.Keep}
 	if err := t.upgrade(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", o.Path, err), db.Close())
@@ -68,8 +69,8 @@ func Open(ctx context.Context, o sink.Options) (*Table, error) {
 	return t, nil
 }
 
-// makePrivate creates the file of path if there is none, for owner and group only: the
-// rows are personal data. SQLite gives its two other files the mode of the first.
+// makePrivate creates the file if it does not exist, with access for owner and group only, since the rows are
+// personal data. SQLite creates its -wal and -shm files with the same mode.
 func makePrivate(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
 	if errors.Is(err, fs.ErrExist) {
@@ -81,19 +82,19 @@ func makePrivate(path string) error {
 	return f.Close()
 }
 
-// upgrade makes the tables, or brings an older file up to date.
+// upgrade creates the tables, or upgrades the schema of an older file.
 func (t *Table) upgrade(ctx context.Context) error {
-	if version, err := schemaOf(ctx, t.db); version == schema || err != nil { // a look takes no lock
+	if version, err := schemaOf(ctx, t.db); version == schema || err != nil { // without the write lock
 		return err
 	}
-	return t.within(ctx, func(tx *sql.Tx) error {
+	return t.inTransaction(ctx, func(tx *sql.Tx) error {
 		version, err := schemaOf(ctx, tx)
 		var statements []string
 		switch {
-		case err != nil || version == schema: // another one was first
+		case err != nil || version == schema: // another process upgraded the file
 			return err
 		case version == 1:
-			statements = from1()
+			statements = upgradeFrom1()
 		default:
 			statements = slices.Concat(create, []string{fmt.Sprintf("PRAGMA application_id = %d", applicationID)})
 		}
@@ -106,13 +107,15 @@ func (t *Table) upgrade(ctx context.Context) error {
 	})
 }
 
-// schemaOf returns the version of the tables that are there, 0 for an empty file.
+// schemaOf returns the schema version of the file, 0 for an empty file.
 func schemaOf(ctx context.Context, db interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 },
 ) (int, error) {
 	var version, application, tables int
-	err := db.QueryRowContext(ctx, "SELECT (SELECT user_version FROM pragma_user_version), (SELECT application_id FROM pragma_application_id), (SELECT count(*) FROM sqlite_schema)").Scan(&version, &application, &tables)
+	err := db.QueryRowContext(ctx, "SELECT (SELECT user_version FROM pragma_user_version), "+
+		"(SELECT application_id FROM pragma_application_id), (SELECT count(*) FROM sqlite_schema)").
+		Scan(&version, &application, &tables)
 	switch {
 	case err != nil:
 		return 0, err
@@ -126,11 +129,12 @@ func schemaOf(ctx context.Context, db interface {
 	return 0, nil
 }
 
-// patience is how often the lock for writing is asked for, ten seconds each: another
-// process that writes without a pause leaves few moments.
+// patience is the number of attempts to take the write lock, of ten seconds each. A process that writes without a
+// pause rarely releases it.
 const patience = 6
 
-func (t *Table) within(ctx context.Context, do func(*sql.Tx) error) error {
+// inTransaction calls do in a transaction, commits it, and rolls it back when do returns an error.
+func (t *Table) inTransaction(ctx context.Context, do func(*sql.Tx) error) error {
 	tx, err := t.db.BeginTx(ctx, nil)
 	for try := 1; try < patience && isLocked(err); try++ {
 		tx, err = t.db.BeginTx(ctx, nil)
@@ -149,10 +153,11 @@ func isLocked(err error) bool {
 	return ok && e.Code()&0xff == lib.SQLITE_BUSY
 }
 
-// Epochs implements sink.Sink. An epoch counts with the offset that it was written with: a
-// program of schema 1 that still has the file open moves the offset alone.
+// Epochs implements sink.Sink. An epoch is valid only together with the offset that it was written with: a program
+// of schema 1 that has the file open updates the offset and not the epoch.
 func (t *Table) Epochs(ctx context.Context) (map[int32]int32, error) {
-	rows, err := t.db.QueryContext(ctx, "SELECT partition, epoch FROM epochs JOIN offsets USING (topic, partition, next) WHERE topic = ?", t.topic)
+	rows, err := t.db.QueryContext(ctx, "SELECT partition, epoch FROM epochs "+
+		"JOIN offsets USING (topic, partition, next) WHERE topic = ?", t.topic)
 	if err != nil {
 		return nil, err
 	}
@@ -167,14 +172,13 @@ func (t *Table) Epochs(ctx context.Context) (map[int32]int32, error) {
 	return epochs, rows.Err()
 }
 
-// Begin implements sink.Sink: a topic is read from after what is there already. Where
-// it ends before that, or ended there before it grew again, Kafka lost records that are
-// rows here: it is read from where it ended, since to read it again would keep the rest
-// of it twice.
+// Begin implements sink.Sink. A topic is read from the offset after the stored rows. If the topic ends before that
+// offset, or was truncated there and grew again, Kafka lost records that are stored here. The topic is then read
+// from the point of truncation: an earlier start would store the remaining records twice.
 func (t *Table) Begin(ctx context.Context, topic sink.Topic) (b sink.Beginning, err error) {
 	id := topic.ID
 	t.next = map[int32]int64{}
-	err = t.within(ctx, func(tx *sql.Tx) error {
+	err = t.inTransaction(ctx, func(tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, "SELECT topic_id, partition, next FROM offsets WHERE topic = ?", t.topic)
 		if err != nil {
 			return err
@@ -194,7 +198,7 @@ func (t *Table) Begin(ctx context.Context, topic sink.Topic) (b sink.Beginning, 
 		if err := rows.Err(); err != nil {
 			return err
 		}
-		// Of a topic with more partitions that was deleted.
+		// Offsets of a deleted topic that had more partitions.
 		if _, err := tx.ExecContext(ctx, "DELETE FROM offsets WHERE topic = ? AND topic_id <> ?", t.topic, id); err != nil {
 			return err
 		}
@@ -215,7 +219,8 @@ func (t *Table) Begin(ctx context.Context, topic sink.Topic) (b sink.Beginning, 
 				o = min(max(o, next), end)
 			}
 			t.next[p] = o
-			_, err := tx.ExecContext(ctx, "INSERT INTO offsets (topic, partition, topic_id, next) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET topic_id = excluded.topic_id, next = excluded.next", t.topic, p, id, o)
+			_, err := tx.ExecContext(ctx, "INSERT INTO offsets (topic, partition, topic_id, next) VALUES (?, ?, ?, ?) "+
+				"ON CONFLICT DO UPDATE SET topic_id = excluded.topic_id, next = excluded.next", t.topic, p, id, o)
 			if err != nil {
 				return err
 			}
@@ -226,13 +231,13 @@ func (t *Table) Begin(ctx context.Context, topic sink.Topic) (b sink.Beginning, 
 	return b, err
 }
 
-// ErrOther is that somebody else wrote the same topic into the same file meanwhile.
+// ErrOther reports that another process wrote messages of the same topic into the same file.
 var ErrOther = errors.New("another process writes this topic into this file: end one of them")
 
-// Write implements sink.Sink.
+// Write implements sink.Sink. It returns ErrOther when the stored offset is not the offset of the last write.
 func (t *Table) Write(ctx context.Context, records []sink.Record) (rows, bad int, err error) {
 	next, epochs := map[int32]int64{}, map[int32]int32{}
-	err = t.within(ctx, func(tx *sql.Tx) error {
+	err = t.inTransaction(ctx, func(tx *sql.Tx) error {
 		insert, err := tx.PrepareContext(ctx, t.kind.insert)
 		if err != nil {
 			return err
@@ -252,14 +257,16 @@ func (t *Table) Write(ctx context.Context, records []sink.Record) (rows, bad int
 			}
 		}
 		for p, o := range next {
-			done, err := tx.ExecContext(ctx, "UPDATE offsets SET next = ? WHERE topic = ? AND partition = ? AND next = ?", o, t.topic, p, t.next[p])
+			done, err := tx.ExecContext(ctx,
+				"UPDATE offsets SET next = ? WHERE topic = ? AND partition = ? AND next = ?", o, t.topic, p, t.next[p])
 			if err != nil {
 				return err
 			}
 			if n, err := done.RowsAffected(); err != nil || n != 1 {
 				return errors.Join(ErrOther, err)
 			}
-			_, err = tx.ExecContext(ctx, "INSERT INTO epochs (topic, partition, next, epoch) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET next = excluded.next, epoch = excluded.epoch", t.topic, p, o, epochs[p])
+			_, err = tx.ExecContext(ctx, "INSERT INTO epochs (topic, partition, next, epoch) VALUES (?, ?, ?, ?) "+
+				"ON CONFLICT DO UPDATE SET next = excluded.next, epoch = excluded.epoch", t.topic, p, o, epochs[p])
 			if err != nil {
 				return err
 			}
@@ -272,28 +279,32 @@ func (t *Table) Write(ctx context.Context, records []sink.Record) (rows, bad int
 	return rows, bad, err
 }
 
-// some is how many rows are deleted at a time.
-const some = 5000
+// trimBatch is the number of rows that a transaction of Trim deletes at most.
+const trimBatch = 5000
 
-// Trim implements sink.Sink: the oldest rows go, until the file is as small and its
-// rows as young as they are to be.
+// Trim implements sink.Sink. It deletes the oldest rows until the limits of age and size hold, then returns free
+// pages to the file system.
 func (t *Table) Trim(ctx context.Context, now time.Time) (deleted int64, err error) {
 	for more := true; more; {
 		more = false
 		if t.keep > 0 {
-			n, err := t.delete(ctx, "DELETE FROM "+t.kind.name+" WHERE rowid IN (SELECT rowid FROM "+t.kind.name+" WHERE "+t.kind.age+" < ? ORDER BY "+t.kind.age+" LIMIT ?)", now.Add(-t.keep).UnixNano(), some)
+			n, err := t.delete(ctx, "DELETE FROM "+t.kind.name+" WHERE rowid IN (SELECT rowid FROM "+t.kind.name+
+				" WHERE "+t.kind.age+" < ? ORDER BY "+t.kind.age+" LIMIT ?)", now.Add(-t.keep).UnixNano(), trimBatch)
 			if deleted += n; err != nil {
 				return deleted, err
 			}
-			more = n == some
+			more = n == trimBatch
 		}
 		if t.maxSize > 0 {
 			var size int64
-			if err := t.db.QueryRowContext(ctx, "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size").Scan(&size); err != nil {
+			err := t.db.QueryRowContext(ctx, "SELECT (page_count - freelist_count) * page_size "+
+				"FROM pragma_page_count, pragma_freelist_count, pragma_page_size").Scan(&size)
+			if err != nil {
 				return deleted, err
 			}
 			if size > t.maxSize {
-				n, err := t.delete(ctx, "DELETE FROM "+t.kind.name+" WHERE rowid IN (SELECT rowid FROM "+t.kind.name+" ORDER BY "+t.kind.age+" LIMIT ?)", some)
+				n, err := t.delete(ctx, "DELETE FROM "+t.kind.name+" WHERE rowid IN (SELECT rowid FROM "+t.kind.name+
+					" ORDER BY "+t.kind.age+" LIMIT ?)", trimBatch)
 				if deleted += n; err != nil {
 					return deleted, err
 				}
@@ -306,7 +317,7 @@ func (t *Table) Trim(ctx context.Context, now time.Time) (deleted int64, err err
 		if err != nil {
 			return deleted, err
 		}
-		for rows.Next() { // a page a step
+		for rows.Next() { // each step frees a page
 			continue
 		}
 		return deleted, errors.Join(rows.Err(), rows.Close())
@@ -315,7 +326,7 @@ func (t *Table) Trim(ctx context.Context, now time.Time) (deleted int64, err err
 }
 
 func (t *Table) delete(ctx context.Context, statement string, args ...any) (n int64, err error) {
-	err = t.within(ctx, func(tx *sql.Tx) error {
+	err = t.inTransaction(ctx, func(tx *sql.Tx) error {
 		done, err := tx.ExecContext(ctx, statement, args...)
 		if err == nil {
 			n, err = done.RowsAffected()
@@ -325,7 +336,7 @@ func (t *Table) delete(ctx context.Context, statement string, args ...any) (n in
 	return n, err
 }
 
-// Close writes the log back and closes the file.
+// Close checkpoints the write-ahead log and closes the file.
 func (t *Table) Close() error {
 	_, err := t.db.Exec("PRAGMA wal_checkpoint(TRUNCATE)")
 	return errors.Join(err, t.db.Close())
