@@ -49,7 +49,8 @@ func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int 
 	f.BoolVar(&o.All, "all", false, "include entries that were removed and not received since")
 	f.BoolVar(&o.Facts, "facts", false, "include facts of options data (list)")
 	f.BoolVar(&o.JSON, "json", false, "print JSON Lines (list)")
-	f.BoolVar(&o.DryRun, "dry-run", false, "print the number of entries to publish or remove, and do nothing (add, remove)")
+	f.BoolVar(&o.DryRun, "dry-run", false,
+		"print the number of entries to publish or remove, and do nothing (add, remove)")
 	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code

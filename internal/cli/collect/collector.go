@@ -52,7 +52,8 @@ func Run(ctx context.Context, o Options, stderr io.Writer) error {
 	if o.MaxUptimeAge != nil {
 		c.in.Decoder.MaxUptimeAge = *o.MaxUptimeAge
 	}
-	console.Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C", sockets, o.Path)
+	console.Linef(stderr, "weir collect: receiving NetFlow and IPFIX on UDP %s, writing %s; end with Ctrl-C",
+		sockets, o.Path)
 	if o.Started != nil {
 		o.Started(sockets.Addresses())
 	}
@@ -182,7 +183,8 @@ func (c *collector) end() error {
 	}
 	s := c.w.Stats()
 	console.Linef(c.stderr, "weir collect: ended: %s dropped_by_kernel=%d", c.in.Summary(), c.sockets.Drops())
-	console.Linef(c.stderr, "%d flows in %d files, %s; %d lost because the disk was full", s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)), s.Lost)
+	console.Linef(c.stderr, "%d flows in %d files, %s; %d lost because the disk was full",
+		s.Lines, s.Files, report.FormatOctets(uint64(s.Octets)), s.Lost)
 	if text := c.sockets.DropsText(); text != "" {
 		console.Linef(c.stderr, "weir collect: %s", text)
 	}

@@ -47,7 +47,7 @@ type Demo struct {
 type summary struct {
 	exporters, sent            int
 	datagrams, flows           uint64
-	templates                  uint64 // received by one replica from the other
+	templates                  uint64 // received from the other replica
 	pairs, oneSided            int
 	addresses, named, nameless int // addresses, addresses with a name, connections without a name
 	withoutSource              bool
@@ -143,7 +143,7 @@ func (d *Demo) replay(ctx context.Context) (err error) {
 	})
 }
 
-// export sends one capture. Datagrams with templates go to the first replica, the others alternate between the
+// export sends a capture. Datagrams with templates go to the first replica, the others alternate between the
 // replicas, starting with the second.
 func (d *Demo) export(ctx context.Context, c replayed, to [pipeline.ReplicaCount]netip.AddrPort) (err error) {
 	all, err := datagrams(c)

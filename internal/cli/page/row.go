@@ -22,7 +22,8 @@ func row(c *flowpb.Connection) Connection {
 		Octets:   estimated(c.GetForward()) + estimated(c.GetReverse()),
 		Packets:  c.GetForward().GetPackets() + c.GetReverse().GetPackets(),
 		Answered: c.GetForward() != nil && c.GetReverse() != nil, Final: c.GetFinal(),
-		Direction: strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"), "_", " ")),
+		Direction: strings.ToLower(strings.ReplaceAll(
+			strings.TrimPrefix(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"), "_", " ")),
 	}
 	t := c.GetForward()
 	if t == nil {

@@ -24,7 +24,7 @@ func FormFlags(f *console.Flags) *FormFlag {
 	return o
 }
 
-// Form returns the selected form, or an error when more than one is selected.
+// Form returns the selected form, or an error when several forms are selected.
 func (o *FormFlag) Form() (Form, error) {
 	switch {
 	case o.json && o.csv || o.json && o.wide || o.csv && o.wide:

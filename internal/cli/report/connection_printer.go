@@ -94,7 +94,7 @@ func (p *ConnectionPrinter) PrintAll(list []*flowpb.Connection) {
 	}
 }
 
-// printConnection prints one connection in p.form. p.mu must be held.
+// printConnection prints c in p.form. p.mu must be held.
 func (p *ConnectionPrinter) printConnection(c *flowpb.Connection) error {
 	switch p.form {
 	case JSONLines:

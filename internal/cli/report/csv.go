@@ -96,7 +96,7 @@ func csvRow(c *flowpb.Connection) []string {
 	return cells
 }
 
-// writeCSV writes one record of CSV (RFC 4180) that ends with LF.
+// writeCSV writes a record of CSV (RFC 4180) that ends with LF.
 func writeCSV(w io.Writer, cells []string) error {
 	for i, s := range cells {
 		cells[i] = console.Escape(s)
@@ -130,7 +130,7 @@ func optional(n *uint32) string {
 	return strconv.FormatUint(uint64(*n), 10)
 }
 
-// harmless returns a text from the network in a form that a spreadsheet does not evaluate: a text that is not one
+// harmless returns a text from the network in a form that a spreadsheet does not evaluate: a text other than a
 // plain word is quoted, so that it does not begin like a formula and holds no control characters.
 func harmless(s string) string {
 	if s == "" {

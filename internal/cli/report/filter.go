@@ -14,7 +14,7 @@ import (
 
 // A Filter selects connections or flows by address, port, protocol and number of packets.
 type Filter struct {
-	hosts      []netip.Prefix // an endpoint's address, before or after NAT, must be in one of these; empty: any
+	hosts      []netip.Prefix // must contain an endpoint's address before or after NAT; empty: any
 	port       *uint16        // of either endpoint; 0: any
 	protocol   int            // -1: any
 	MinPackets uint64         // sum of both directions; MatchesConnection ignores it

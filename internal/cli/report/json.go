@@ -8,7 +8,7 @@ import (
 	"weir/internal/cli/console"
 )
 
-// A jsonLine builds one JSON value and inserts the commas. 64-bit integers are written exactly, never through a
+// A jsonLine builds a JSON value and inserts the commas. 64-bit integers are written exactly, never through a
 // float64.
 type jsonLine []byte
 

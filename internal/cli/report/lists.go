@@ -16,7 +16,7 @@ import (
 // has no templates.
 type Templates func(k *decode.TemplateKey, port uint16) *decode.Template
 
-// A listReader reads structured data (RFC 6313) of one exporter and domain.
+// A listReader reads structured data (RFC 6313) of an exporter and domain.
 type listReader struct {
 	v9    bool
 	depth int // number of enclosing lists

@@ -54,7 +54,7 @@ func setField(m protoreflect.Message, fd protoreflect.FieldDescriptor, v any) er
 	return nil
 }
 
-// fieldValue parses one value of a field. empty must return a new, empty value of a message field.
+// fieldValue parses a value of a field. empty must return a new, empty value of a message field.
 func fieldValue(
 	empty func(protoreflect.FieldDescriptor) protoreflect.Value, fd protoreflect.FieldDescriptor, v any,
 ) (protoreflect.Value, error) {

@@ -27,7 +27,7 @@ func FormatOctets(n uint64) string {
 	return strconv.FormatFloat(f, 'g', 3, 64) + " EB" // not reached: 2^64 is 18.4 EB
 }
 
-// FormatDuration formats a duration as seconds, minutes, hours or days, "-" for a negative one.
+// FormatDuration formats a duration as seconds, minutes, hours or days; a negative duration is "-".
 func FormatDuration(d time.Duration) string {
 	switch {
 	case d < 0:

@@ -9,7 +9,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A part is a record of a datagram that is printed on one line: its kind, its index and its place in the datagram.
+// A part is a record of a datagram that is printed as a line: its kind, its index and its place in the datagram.
 type part struct {
 	off   int // octets
 	kind  partKind

@@ -93,7 +93,7 @@ var inHead = map[protoreflect.Name]bool{
 	"packets": true, "bytes": true, "time_flow_start_ns": true, "time_flow_end_ns": true,
 }
 
-// appendFlow appends a flow as one line: time, protocol, endpoints and counters, then all other fields by name.
+// appendFlow appends a flow as a line: time, protocol, endpoints and counters, then all other fields by name.
 func appendFlow(b []byte, m *flowpb.FlowMessage, of Templates) []byte {
 	kind, ok := flowTypes[m.GetType()]
 	if !ok {

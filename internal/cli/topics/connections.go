@@ -67,8 +67,8 @@ func (o *ConnectionsView) Run(ctx context.Context, settings Settings) error {
 		console.Linef(o.Stderr, "%s", report.Totals(shown, len(list)))
 		console.Linef(o.Stderr, "%d connections shown", len(shown))
 		if len(o.versions) == 0 {
-			console.Linef(o.Stderr, "%s has none: enrich reports a connection once it has ended, after PAIR_IDLE at the latest; "+
-				"weir exporters lists the exporters", topic)
+			console.Linef(o.Stderr, "%s has none: enrich reports a connection once it has ended, "+
+				"after PAIR_IDLE at the latest; weir exporters lists the exporters", topic)
 		}
 	}
 	if o.poison > 0 {
@@ -80,7 +80,7 @@ func (o *ConnectionsView) Run(ctx context.Context, settings Settings) error {
 	return err
 }
 
-// addRecords decodes the records of one fetch and prints the selected connections.
+// addRecords decodes the records of a fetch and prints the selected connections.
 func (o *ConnectionsView) addRecords(records []kafka.Record) error {
 	var list []*flowpb.Connection
 	for _, r := range records {

@@ -166,7 +166,8 @@ func (t *Templates) List(ctx context.Context, o *Selection, stdout, stderr io.Wr
 	definitions, facts := 0, 0
 	w := tabwriter.NewWriter(stdout, 0, 8, 2, ' ', 0)
 	if !o.JSON {
-		_, _ = fmt.Fprintln(w, "EXPORTER\tVERSION\tDOMAIN\tTEMPLATE\tFIELDS\tPORTS\tRECEIVED\tCONFIRMED\tREPLICA") // errors are returned by Flush
+		// Errors are returned by Flush.
+		_, _ = fmt.Fprintln(w, "EXPORTER\tVERSION\tDOMAIN\tTEMPLATE\tFIELDS\tPORTS\tRECEIVED\tCONFIRMED\tREPLICA")
 	}
 	for _, e := range all {
 		if e.Template == nil {
@@ -289,7 +290,8 @@ func (t *Templates) Remove(ctx context.Context, o *Selection, stdout io.Writer) 
 		records = append(records, both...)
 	}
 	if len(records) == 0 {
-		return errors.New("nothing of that exporter, domain and template on the topic; weir templates list shows what there is")
+		return errors.New("nothing of that exporter, domain and template on the topic; " +
+			"weir templates list shows what there is")
 	}
 	return t.write(ctx, o, len(all), records, "removed", stdout)
 }

@@ -77,7 +77,9 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 	}
 	l, err := pipeline.Start(ctx, pipeline.Options{
 		Kafka: o.Kafka, Environ: o.Environ, Exporters: o.Exporters, CommitEvery: 500 * time.Millisecond,
-		Log:       slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: console.WithoutTime})),
+		Log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{
+			Level: slog.LevelInfo, ReplaceAttr: console.WithoutTime,
+		})),
 		Metrics:   reg,
 		Committed: committed,
 		Sockets:   sockets,
@@ -147,7 +149,8 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 		fmt.Fprintf(stderr, "weir up: %s\n", text)
 	}
 	s := l.Stats()
-	fmt.Fprintf(stderr, "weir up: ended: datagrams=%d flows=%d errors=%d dropped=%d dropped_by_kernel=%d templates_shared=%d connections=%d\n",
+	fmt.Fprintf(stderr, "weir up: ended: datagrams=%d flows=%d errors=%d dropped=%d dropped_by_kernel=%d "+
+		"templates_shared=%d connections=%d\n",
 		s.Datagrams, s.Flows, s.Errors, s.Dropped, sockets.Drops(), s.TemplatesFromOthers, l.EnrichStats().Connections)
 	return err
 }
