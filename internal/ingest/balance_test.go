@@ -96,9 +96,9 @@ func TestNothingOfAHostileMixIsUncounted(t *testing.T) {
 		r.Receive(ipfixMessage(sets...), from, now)
 	}
 	eventually(t, "no set waits in memory", func() bool {
-		parked, _ := r.park.held()
+		buffered, _ := r.buffer.held()
 		n, _ := r.run.Load().undecoded.producer.Buffered()
-		return parked == 0 && n == 0
+		return buffered == 0 && n == 0
 	})
 	if err := stop(); err != nil {
 		t.Errorf("shutdown: %v", err)

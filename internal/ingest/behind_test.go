@@ -114,7 +114,7 @@ func TestARestartedExportersDataWaitsForItsNewLayout(t *testing.T) {
 	r.Receive(v9(501_000, 101, dataA), exporterAt, time.Now())
 	r.Receive(v9(1_000, 0, dataB), exporterAt, time.Now())
 	if s := r.Stats(); s.Flows != 1 || s.Parked != 1 {
-		t.Errorf("after the restart: want the set parked, got %+v", s)
+		t.Errorf("after the restart: want the set buffered, got %+v", s)
 	}
 	r.Receive(v9(1_100, 1, layoutB), exporterAt, time.Now())
 	eventually(t, "it is decoded", func() bool { return r.Stats().Flows == 2 })
@@ -122,7 +122,7 @@ func TestARestartedExportersDataWaitsForItsNewLayout(t *testing.T) {
 		t.Errorf("stale sets: want none, got %d", n)
 	}
 
-	r.park.wait = 10 * time.Millisecond
+	r.buffer.wait = 10 * time.Millisecond
 	other := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.10"), 1)
 	r.Receive(v9(500_000, 100, layoutA), other, time.Now())
 	r.Receive(v9(1_000, 0, dataB), other, time.Now())
@@ -154,7 +154,7 @@ func TestAStaleSetCountsOnce(t *testing.T) {
 	var log locked.Buffer
 	r, _ := start(t, config(b.Addr(), "r"), &log)
 	eventually(t, "ready", func() bool { return r.Ready() == nil })
-	r.park.wait = time.Hour
+	r.buffer.wait = time.Hour
 	r.Receive(v9(500_000, 100, layoutA), exporterAt, time.Now())
 	r.Receive(v9(1_000, 0, dataA), exporterAt, time.Now())
 	k := decode.TemplateKey{Exporter: decode.Map16(exporterAt.Addr()), Domain: 7, ID: 256, Version: 9}
@@ -197,8 +197,8 @@ func TestAFloodLeavesHonestExportersAlone(t *testing.T) {
 	if r.Stats().Flows != 1+forged/1000 || s.Definitions > 1001 || s.Unconfirmed > 1000 {
 		t.Errorf("want %d flows and at most 1000 forged definitions; got %d flows, %+v", 1+forged/1000, r.Stats().Flows, s)
 	}
-	if sets, octets := r.park.held(); octets > 1<<20 {
-		t.Errorf("parked: want at most 1 MiB, got %d sets of %d octets", sets, octets)
+	if sets, octets := r.buffer.held(); octets > 1<<20 {
+		t.Errorf("buffered: want at most 1 MiB, got %d sets of %d octets", sets, octets)
 	}
 	if n := r.exporters.labels; n != 1 {
 		t.Errorf("labels of exporters: want the honest one's, got %d", n)

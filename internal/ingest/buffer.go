@@ -8,61 +8,62 @@ import (
 	"weir/internal/decode"
 )
 
-// parking holds data sets whose template is not known yet: bounded, for a short
-// while. A template on its way through Kafka needs about 10 ms. What becomes known
-// of one exporter costs a look at the sets of that exporter alone.
+// A setBuffer holds data sets whose template is not known yet, for a bounded time and in bounded
+// memory: a template that another replica received arrives through Kafka within about 10 ms. When a
+// template of an exporter arrives, only the sets of that exporter are scanned.
 //
-// Receivers call put, which waits for mu. mu is never held for more than lookChunk
-// sets, nor while a template is looked up.
-type parking struct {
-	max  int           // octets
-	wait time.Duration // how long a set waits
+// Receiving workers call put, which waits for mu. mu must not be held for more than scanChunk sets, nor
+// while a template is looked up.
+type setBuffer struct {
+	max  int           // octets, overhead included
+	wait time.Duration // time after which a set expires
 
-	removing sync.Mutex // held by whoever looks at sets or removes them; locked before mu
+	removing sync.Mutex // held while sets are scanned or removed; must be locked before mu
 
-	mu     sync.Mutex // guards what follows
-	by     map[[16]byte]*lane
-	all    lane    // all sets, in order of arrival
-	looks  []*lane // those that ready looks at, in turn
+	mu     sync.Mutex            // guards the fields below
+	by     map[[16]byte]*setList // by exporter; no list is empty
+	all    setList               // all sets, in order of arrival
+	scans  []*setList            // lists that removeReady scans, in turn
 	sets   int
 	octets int
 }
 
 const (
-	// overhead is what a parked set costs beside its octets.
+	// overhead is the memory of a buffered set besides its octets.
 	overhead = 256
-	// lookChunk is the number of sets that are taken while mu is held.
-	lookChunk = 64
-	// maxLooks is the number of sets that one call of ready looks at. The others are
-	// for the next call: a template must not cost more for all the sets that somebody
-	// sent under the address of its exporter.
-	maxLooks = 8192
+	// scanChunk is the largest number of sets that are handled while mu is held.
+	scanChunk = 64
+	// maxScans is the largest number of sets that a call of removeReady scans. The next call scans
+	// the others: sets forged in the name of an exporter must not make its templates expensive.
+	maxScans = 8192
 )
 
-// A lane is a list of parked sets in order of arrival: those of an exporter, or all.
-type lane struct {
-	kind        int // index of parked.links
-	first, last *parked
+// A setList is a list of buffered sets in order of arrival: the sets of an exporter, or all sets.
+type setList struct {
+	kind        int // index of bufferedSet.links
+	first, last *bufferedSet
 
-	looking bool    // in parking.looks
-	again   bool    // something became known since its look began
-	at      *parked // the next one to look at
+	scanning bool         // in setBuffer.scans
+	again    bool         // a template arrived since the scan began: scan again from first
+	at       *bufferedSet // the next set to scan
 }
 
+// The kinds of lists. Each set is in a list of each kind.
 const (
-	laneAll = iota
-	laneExporter
-	nLanes
+	listAll = iota
+	listExporter
+	nLists
 )
 
-type parked struct {
+// A bufferedSet is a set in a setBuffer. set must not be modified.
+type bufferedSet struct {
 	set   decode.Set
-	at    time.Time
-	of    *lane // of its exporter
-	links [nLanes]struct{ next, prev *parked }
+	at    time.Time // of arrival
+	of    *setList  // the list of its exporter
+	links [nLists]struct{ next, prev *bufferedSet }
 }
 
-func (l *lane) add(s *parked) {
+func (l *setList) add(s *bufferedSet) {
 	k := l.kind
 	if s.links[k].prev = l.last; l.last != nil {
 		l.last.links[k].next = s
@@ -72,7 +73,7 @@ func (l *lane) add(s *parked) {
 	l.last = s
 }
 
-func (l *lane) remove(s *parked) {
+func (l *setList) remove(s *bufferedSet) {
 	k := l.kind
 	next, prev := s.links[k].next, s.links[k].prev
 	if l.at == s {
@@ -90,23 +91,23 @@ func (l *lane) remove(s *parked) {
 	}
 }
 
-// put copies a set in; false when there is no room.
-func (p *parking) put(s *decode.Set, now time.Time) bool {
+// put buffers a copy of a set. It returns false if there is no room.
+func (p *setBuffer) put(s *decode.Set, now time.Time) bool {
 	n := len(s.Data) + overhead
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.octets+n > p.max {
 		return false
 	}
-	kept := &parked{set: *s, at: now}
+	kept := &bufferedSet{set: *s, at: now}
 	kept.set.Data = bytes.Clone(s.Data)
 	exporter := decode.Map16(s.Meta.Exporter)
 	if p.by == nil {
-		p.by = map[[16]byte]*lane{}
+		p.by = map[[16]byte]*setList{}
 	}
 	kept.of = p.by[exporter]
 	if kept.of == nil {
-		kept.of = &lane{kind: laneExporter}
+		kept.of = &setList{kind: listExporter}
 		p.by[exporter] = kept.of
 	}
 	kept.of.add(kept)
@@ -116,8 +117,8 @@ func (p *parking) put(s *decode.Set, now time.Time) bool {
 	return true
 }
 
-// remove takes a set out. mu and removing are held.
-func (p *parking) remove(s *parked) decode.Set {
+// remove removes a set from both lists and returns it. The caller must hold removing and mu.
+func (p *setBuffer) remove(s *bufferedSet) decode.Set {
 	p.all.remove(s)
 	if s.of.remove(s); s.of.first == nil {
 		delete(p.by, decode.Map16(s.set.Meta.Exporter))
@@ -127,30 +128,30 @@ func (p *parking) remove(s *parked) decode.Set {
 	return s.set
 }
 
-// ready looks at the sets of some exporters, or at all, and at those that a call
-// before left; maxLooks at most. It removes and returns the sets that is accepts, in
-// order of arrival for each exporter.
-func (p *parking) ready(exporters [][16]byte, all bool, is func(*decode.Set) bool) (out []decode.Set) {
+// removeReady scans the sets of some exporters, or all sets, after the sets that earlier calls left
+// over; at most maxScans. It removes and returns the sets for which is returns true, in order of arrival
+// for each exporter. is is called without mu.
+func (p *setBuffer) removeReady(exporters [][16]byte, all bool, is func(*decode.Set) bool) (out []decode.Set) {
 	p.removing.Lock()
 	defer p.removing.Unlock()
 	p.mu.Lock()
 	if all {
-		p.look(&p.all)
+		p.startScan(&p.all)
 	}
 	for _, e := range exporters {
 		if l := p.by[e]; l != nil {
-			p.look(l)
+			p.startScan(l)
 		}
 	}
 	p.mu.Unlock()
-	chunk := make([]*parked, 0, lookChunk)
-	for left := maxLooks; left > 0; left -= len(chunk) {
-		if chunk = p.next(chunk[:0], min(left, lookChunk)); len(chunk) == 0 {
+	chunk := make([]*bufferedSet, 0, scanChunk)
+	for left := maxScans; left > 0; left -= len(chunk) {
+		if chunk = p.next(chunk[:0], min(left, scanChunk)); len(chunk) == 0 {
 			break
 		}
 		n := 0
 		for _, s := range chunk {
-			if is(&s.set) { // a set does not change, and nobody else removes it
+			if is(&s.set) { // safe without mu: sets are immutable, and removing is held
 				chunk[n], n = s, n+1
 			}
 		}
@@ -163,47 +164,47 @@ func (p *parking) ready(exporters [][16]byte, all bool, is func(*decode.Set) boo
 	return out
 }
 
-// look begins to look at the sets of a lane. mu is held.
-func (p *parking) look(l *lane) {
-	if l.looking {
+// startScan begins a scan of a list, or extends the scan under way. The caller must hold mu.
+func (p *setBuffer) startScan(l *setList) {
+	if l.scanning {
 		l.again = true
 		return
 	}
-	l.looking, l.at = true, l.first
-	p.looks = append(p.looks, l)
+	l.scanning, l.at = true, l.first
+	p.scans = append(p.scans, l)
 }
 
-// next appends the sets to be looked at next, of one lane and at most n; none when
-// no look is under way.
-func (p *parking) next(chunk []*parked, n int) []*parked {
+// next appends the next sets to scan to chunk, at most n and of the same list. It appends none if no
+// scan is under way.
+func (p *setBuffer) next(chunk []*bufferedSet, n int) []*bufferedSet {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.looks) > 0 && len(chunk) == 0 {
-		l := p.looks[0]
-		p.looks = p.looks[1:]
+	for len(p.scans) > 0 && len(chunk) == 0 {
+		l := p.scans[0]
+		p.scans = p.scans[1:]
 		for ; l.at != nil && len(chunk) < n; l.at = l.at.links[l.kind].next {
 			chunk = append(chunk, l.at)
 		}
 		if l.at == nil && l.again {
 			l.at, l.again = l.first, false
 		}
-		if l.looking = l.at != nil; l.looking {
-			p.looks = append(p.looks, l)
+		if l.scanning = l.at != nil; l.scanning {
+			p.scans = append(p.scans, l)
 		}
 	}
-	if len(p.looks) == 0 {
-		p.looks = nil
+	if len(p.scans) == 0 {
+		p.scans = nil
 	}
 	return chunk
 }
 
-// over removes and returns the sets that have waited since, or longer than, their
-// time; since is when waiting began to count for all (zero: it does not count yet).
-func (p *parking) over(now, since time.Time) []decode.Set {
+// removeExpired removes and returns the sets that have waited for p.wait. The wait of a set counts from
+// its arrival, but not from before since; if since is zero, no set expires.
+func (p *setBuffer) removeExpired(now, since time.Time) []decode.Set {
 	if since.IsZero() {
 		return nil
 	}
-	return p.while(func(s *parked) bool {
+	return p.removeWhile(func(s *bufferedSet) bool {
 		from := s.at
 		if from.Before(since) {
 			from = since
@@ -212,13 +213,14 @@ func (p *parking) over(now, since time.Time) []decode.Set {
 	})
 }
 
-// while removes and returns sets, the oldest first, as long as is accepts them.
-func (p *parking) while(is func(*parked) bool) (out []decode.Set) {
+// removeWhile removes and returns sets, the oldest first, until is returns false. is is called with mu
+// held.
+func (p *setBuffer) removeWhile(is func(*bufferedSet) bool) (out []decode.Set) {
 	p.removing.Lock()
 	defer p.removing.Unlock()
 	for more := true; more; {
 		p.mu.Lock()
-		for range lookChunk {
+		for range scanChunk {
 			s := p.all.first
 			if more = s != nil && is(s); !more {
 				break
@@ -231,24 +233,26 @@ func (p *parking) while(is func(*parked) bool) (out []decode.Set) {
 }
 
 // drain removes and returns all sets.
-func (p *parking) drain() []decode.Set { return p.while(func(*parked) bool { return true }) }
+func (p *setBuffer) drain() []decode.Set {
+	return p.removeWhile(func(*bufferedSet) bool { return true })
+}
 
-// held returns the number of sets that wait, and their octets.
-func (p *parking) held() (sets, octets int) {
+// held returns the number of buffered sets and their octets, overhead included.
+func (p *setBuffer) held() (sets, octets int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.sets, p.octets
 }
 
-// changes are the exporters of whom something became known since they were
-// looked at.
+// changes collects the exporters of which a template arrived since the last call of takeAll. It is safe
+// for concurrent use.
 type changes struct {
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards the fields below
 	some map[[16]byte]struct{}
-	all  bool // more than are remembered
+	all  bool // more than maxChanges: any exporter may have changed
 }
 
-// maxChanges bounds the exporters that are remembered.
+// maxChanges bounds the exporters in changes.some.
 const maxChanges = 10_000
 
 func (c *changes) add(exporter [16]byte) {
@@ -264,8 +268,8 @@ func (c *changes) add(exporter [16]byte) {
 	c.some[exporter] = struct{}{}
 }
 
-// take returns them and begins anew.
-func (c *changes) take() (exporters [][16]byte, all bool) {
+// takeAll returns the exporters, or all if any may have changed, and empties c.
+func (c *changes) takeAll() (exporters [][16]byte, all bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for e := range c.some {

@@ -19,7 +19,7 @@ func aSet(from netip.Addr, id uint16, octets int) *decode.Set {
 // While Kafka is away nothing is over. Sets that come and are decoded meanwhile
 // leave nothing behind, whatever waits before them.
 func TestParkingKeepsNothingOfTheSetsThatWereTaken(t *testing.T) {
-	p := parking{max: 1 << 20, wait: time.Second}
+	p := setBuffer{max: 1 << 20, wait: time.Second}
 	now := time.Unix(1_700_000_000, 0)
 	one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	p.put(aSet(one, 256, 100), now)
@@ -35,10 +35,10 @@ func TestParkingKeepsNothingOfTheSetsThatWereTaken(t *testing.T) {
 		if !p.put(aSet(two, 257, octets), now) {
 			t.Fatal("want room")
 		}
-		if got := p.ready([][16]byte{decode.Map16(two)}, false, func(*decode.Set) bool { return true }); len(got) != 1 {
+		if got := p.removeReady([][16]byte{decode.Map16(two)}, false, func(*decode.Set) bool { return true }); len(got) != 1 {
 			t.Fatalf("want one set, got %d", len(got))
 		}
-		if got := p.over(now.Add(time.Hour), time.Time{}); len(got) != 0 {
+		if got := p.removeExpired(now.Add(time.Hour), time.Time{}); len(got) != 0 {
 			t.Fatalf("before the barrier: want none, got %d", len(got))
 		}
 	}
@@ -53,7 +53,7 @@ func TestParkingKeepsNothingOfTheSetsThatWereTaken(t *testing.T) {
 // As many empty sets of one exporter as fit: a template of it costs a bounded number
 // of looks at a time, and receivers need not wait for any of them.
 func TestALookAtParkedSetsIsBoundedAndHoldsNoLock(t *testing.T) {
-	p := parking{max: 16 << 20, wait: time.Second}
+	p := setBuffer{max: 16 << 20, wait: time.Second}
 	now := time.Unix(1_700_000_000, 0)
 	flooded, honest := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	n := 0
@@ -71,31 +71,31 @@ func TestALookAtParkedSetsIsBoundedAndHoldsNoLock(t *testing.T) {
 		p.mu.Unlock()
 		return s.Meta.Exporter == honest
 	}
-	found += len(p.ready([][16]byte{decode.Map16(flooded), decode.Map16(honest)}, false, is))
-	if looks > maxLooks || found != 1 {
-		t.Errorf("want at most %d looks and the honest set, got %d and %d sets", maxLooks, looks, found)
+	found += len(p.removeReady([][16]byte{decode.Map16(flooded), decode.Map16(honest)}, false, is))
+	if looks > maxScans || found != 1 {
+		t.Errorf("want at most %d looks and the honest set, got %d and %d sets", maxScans, looks, found)
 	}
-	for range n/maxLooks + 1 {
-		p.ready(nil, false, is)
+	for range n/maxScans + 1 {
+		p.removeReady(nil, false, is)
 	}
 	if looks != n+1 {
 		t.Errorf("want each of %d sets looked at once, got %d", n+1, looks)
 	}
 	// What becomes known within a look begins another one.
 	looks = 0
-	p.ready([][16]byte{decode.Map16(flooded)}, false, is)
-	p.ready([][16]byte{decode.Map16(flooded)}, false, is)
-	for range 3 * n / maxLooks {
-		p.ready(nil, false, is)
+	p.removeReady([][16]byte{decode.Map16(flooded)}, false, is)
+	p.removeReady([][16]byte{decode.Map16(flooded)}, false, is)
+	for range 3 * n / maxScans {
+		p.removeReady(nil, false, is)
 	}
 	if looks != 2*n {
 		t.Errorf("want each of %d sets looked at twice, got %d looks", n, looks)
 	}
-	if got := p.ready(nil, true, func(*decode.Set) bool { return true }); len(got) != maxLooks {
-		t.Errorf("of all: want %d sets at a time, got %d", maxLooks, len(got))
+	if got := p.removeReady(nil, true, func(*decode.Set) bool { return true }); len(got) != maxScans {
+		t.Errorf("of all: want %d sets at a time, got %d", maxScans, len(got))
 	}
-	if got := p.over(now.Add(time.Hour), now); len(got) != n-maxLooks {
-		t.Errorf("over: want the other %d, got %d", n-maxLooks, len(got))
+	if got := p.removeExpired(now.Add(time.Hour), now); len(got) != n-maxScans {
+		t.Errorf("over: want the other %d, got %d", n-maxScans, len(got))
 	}
 	if p.all.first != nil || len(p.by) != 0 {
 		t.Error("want nothing left")
@@ -111,8 +111,8 @@ func TestParkForZeroSendsSetsToTheTopicAtOnce(t *testing.T) {
 	r, stop := start(t, c, &log)
 	eventually(t, "ready", func() bool { return r.Ready() == nil })
 	r.Receive(packet(t, "v9_data.hex"), exporterAt, time.Now())
-	if n, _ := r.park.held(); n != 0 || r.Stats().Parked != 0 {
-		t.Errorf("want nothing parked, got %d", n)
+	if n, _ := r.buffer.held(); n != 0 || r.Stats().Parked != 0 {
+		t.Errorf("want nothing buffered, got %d", n)
 	}
 	eventually(t, "the set is on the topic", func() bool { return r.lateSets(lateAppended) == 1 })
 	r.Receive(packet(t, "v9_template.hex"), exporterAt, time.Now())

@@ -231,7 +231,7 @@ func TestASecondReplicaDecodesDataWhoseTemplateOnlyTheFirstReceived(t *testing.T
 	first.Receive(packet(t, "v9_template.hex"), exporterAt, time.Now())
 	eventually(t, "the second replica decoded the data", func() bool { return second.Stats().Flows == 24 })
 	if s := second.Stats(); s.TemplatesLearnt != 0 || s.TemplatesFromOthers != 1 || s.Parked != 1 {
-		t.Errorf("want no template of its own, 1 from others, 1 set parked: %+v", s)
+		t.Errorf("want no template of its own, 1 from others, 1 set buffered: %+v", s)
 	}
 	if err := stop(); err != nil {
 		t.Errorf("shutdown: %v", err)
@@ -340,7 +340,7 @@ func TestParking(t *testing.T) {
 		}
 	}
 	any := func(*decode.Set) bool { return true }
-	p := parking{max: 4 * (100 + overhead), wait: time.Second}
+	p := setBuffer{max: 4 * (100 + overhead), wait: time.Second}
 	for i, s := range []*decode.Set{set(one, 256, 100), set(two, 257, 100), set(one, 258, 100), set(two, 259, 100)} {
 		if !p.put(s, at.Add(time.Duration(i)*time.Millisecond)) {
 			t.Fatalf("set %d: want room for four sets of 100 octets", s.ID)
@@ -349,17 +349,17 @@ func TestParking(t *testing.T) {
 	if p.put(set(one, 260, 1), at) {
 		t.Error("want no room for more")
 	}
-	want("before the barrier nothing is over", p.over(at.Add(time.Hour), time.Time{}))
-	want("the time counts from the barrier", p.over(at.Add(1500*time.Millisecond), at.Add(time.Second)))
-	want("of an exporter of whom nothing came", p.ready([][16]byte{{1}}, false, any))
-	want("that is accepted", p.ready([][16]byte{decode.Map16(one)}, false, func(s *decode.Set) bool { return s.ID == 258 }), 258)
-	want("over: in order, what was taken is not there", p.over(at.Add(time.Second+time.Millisecond), at), 256, 257)
+	want("before the barrier nothing is over", p.removeExpired(at.Add(time.Hour), time.Time{}))
+	want("the time counts from the barrier", p.removeExpired(at.Add(1500*time.Millisecond), at.Add(time.Second)))
+	want("of an exporter of whom nothing came", p.removeReady([][16]byte{{1}}, false, any))
+	want("that is accepted", p.removeReady([][16]byte{decode.Map16(one)}, false, func(s *decode.Set) bool { return s.ID == 258 }), 258)
+	want("over: in order, what was taken is not there", p.removeExpired(at.Add(time.Second+time.Millisecond), at), 256, 257)
 	if sets, octets := p.held(); sets != 1 || octets != 100+overhead {
 		t.Errorf("want one set held, got %d sets, %d octets", sets, octets)
 	}
-	want("of all", p.ready(nil, true, any), 259)
-	want("over: nothing is left", p.over(at.Add(time.Hour), at))
-	if sets, octets := p.held(); sets != 0 || octets != 0 || len(p.by) != 0 || p.all.first != nil || p.all.last != nil || p.looks != nil {
+	want("of all", p.removeReady(nil, true, any), 259)
+	want("over: nothing is left", p.removeExpired(at.Add(time.Hour), at))
+	if sets, octets := p.held(); sets != 0 || octets != 0 || len(p.by) != 0 || p.all.first != nil || p.all.last != nil || p.scans != nil {
 		t.Errorf("want nothing held, got %d sets, %d octets", sets, octets)
 	}
 }
@@ -368,16 +368,16 @@ func TestChangesAreTakenOnceAndBounded(t *testing.T) {
 	var c changes
 	c.add([16]byte{1})
 	c.add([16]byte{1})
-	if got, all := c.take(); len(got) != 1 || all {
+	if got, all := c.takeAll(); len(got) != 1 || all {
 		t.Errorf("want one exporter, got %d, all %v", len(got), all)
 	}
-	if got, all := c.take(); len(got) != 0 || all {
+	if got, all := c.takeAll(); len(got) != 0 || all {
 		t.Errorf("taken already: want none, got %d, all %v", len(got), all)
 	}
 	for i := range maxChanges + 1 {
 		c.add([16]byte{byte(i), byte(i >> 8)})
 	}
-	if got, all := c.take(); len(got) != maxChanges || !all {
+	if got, all := c.takeAll(); len(got) != maxChanges || !all {
 		t.Errorf("want %d and all, got %d, all %v", maxChanges, len(got), all)
 	}
 }

@@ -214,9 +214,9 @@ func (c *Config) validateMemory() error {
 
 // accounted returns the octets that the parts take now, by name.
 func (r *Replica) accounted() map[string]int64 {
-	_, parked := r.park.held()
+	_, buffered := r.buffer.held()
 	m := map[string]int64{
-		"parked_sets":          perParkedOctet * int64(parked),
+		"parked_sets":          perParkedOctet * int64(buffered),
 		"templates":            r.store.Stats().Octets,
 		"connections":          perConnection * int64(r.streams.Open()),
 		"connection_templates": r.sessions.octets.Load(),

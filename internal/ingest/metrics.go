@@ -123,8 +123,8 @@ func registerState(reg prometheus.Registerer, r *Replica) {
 		}
 		return 0
 	})
-	gauge("parked_sets", "data sets that wait for their template", func() float64 { n, _ := r.park.held(); return float64(n) })
-	gauge("parked_octets", "octets of data sets that wait for their template", func() float64 { _, n := r.park.held(); return float64(n) })
+	gauge("parked_sets", "data sets that wait for their template", func() float64 { n, _ := r.buffer.held(); return float64(n) })
+	gauge("parked_octets", "octets of data sets that wait for their template", func() float64 { _, n := r.buffer.held(); return float64(n) })
 	gauge("undecoded_templates", "templates that data sets on the undecoded topic wait for, of partitions that this replica owns", func() float64 {
 		if run := r.run.Load(); run != nil {
 			return float64(run.undecoded.templates())

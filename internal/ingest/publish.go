@@ -11,15 +11,16 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// apply takes a record of the shared log. Until the barrier has passed records
-// wait: a definition that an old record brings may be replaced by a later one.
+// apply applies a record of the templates topic. Until the topic has been read to its end (the barrier),
+// records wait in the backlog: a later record may replace an old definition. key and value are the
+// caller's again afterwards.
 func (r *Replica) apply(key, value []byte) {
 	r.logMu.Lock()
 	defer r.logMu.Unlock()
 	rec := templates.Record{Key: bytes.Clone(key), Value: bytes.Clone(value)}
-	if len(key) > 0 && r.barrierAt.Load() == 0 { // without a key it is no record of ours
+	if len(key) > 0 && r.barrierAt.Load() == 0 { // Weir writes no record without a key; merge rejects it
 		if r.tlog.Ready() != nil {
-			r.wait(rec)
+			r.addToBacklog(rec)
 			return
 		}
 		r.passBarrier()
@@ -27,33 +28,35 @@ func (r *Replica) apply(key, value []byte) {
 	r.merge(rec)
 }
 
-// wait adds a record to the backlog. When its octets are too many the older half of
-// them is merged before the barrier: a definition among these may be decoded with
-// until a later record replaces it. logMu is held.
-func (r *Replica) wait(rec templates.Record) {
+// addToBacklog adds a record to the backlog. If the backlog exceeds its bound, addToBacklog merges the
+// older half before the barrier: data may be decoded with an outdated definition until a later record
+// replaces it. The caller must hold logMu.
+func (r *Replica) addToBacklog(rec templates.Record) {
 	r.backlog.add(rec)
 	if most := r.c.Templates.Octets / backlogPart; r.backlog.octets > most {
 		if r.errorLog.AllowN(r.deps.Now(), 1) {
-			r.log.Warn("the templates topic is large: a part of it is taken before it is read to its end", "records", len(r.backlog.at), "octets", r.backlog.octets)
+			r.log.Warn("the templates topic is large: a part of it is applied before it is read to its end",
+				"records", len(r.backlog.at), "octets", r.backlog.octets)
 		}
-		r.backlog.take(most/2, r.merge)
+		r.backlog.removeOldest(most/2, r.merge)
 	}
 }
 
-// backlogPart is the part of TEMPLATES_MAX_OCTETS that the backlog may take.
+// The backlog may take TEMPLATES_MAX_OCTETS / backlogPart.
 const backlogPart = 8
 
-// A backlog holds records of the templates topic in their order, of each key the last.
+// A backlog holds the last record of each key of the templates topic, in the order of the topic: the
+// result of compaction.
 type backlog struct {
-	records []templates.Record // without a key: replaced by a later one
+	records []templates.Record // no key: a later record replaced it
 	at      map[string]int     // index in records, by key
-	octets  int                // of heap, about
+	octets  int                // approximate heap
 }
 
-// backlogOctets is the heap that a record takes.
+// backlogOctets returns the approximate heap of a record in a backlog.
 func backlogOctets(rec *templates.Record) int { return 192 + 2*len(rec.Key) + len(rec.Value) }
 
-// add adds a record, which has a key.
+// add adds a record and removes the earlier record with its key. The record must have a key.
 func (b *backlog) add(rec templates.Record) {
 	if b.at == nil {
 		b.at = map[string]int{}
@@ -70,9 +73,9 @@ func (b *backlog) add(rec templates.Record) {
 	}
 }
 
-// take removes records, the oldest first, until at most so many octets are left; less
-// than 0 means all. It hands each to f.
-func (b *backlog) take(octets int, f func(templates.Record)) {
+// removeOldest removes records, the oldest first, until at most octets are left, and calls f for each.
+// A negative number removes all records.
+func (b *backlog) removeOldest(octets int, f func(templates.Record)) {
 	for i := range b.records {
 		if b.octets <= octets {
 			break
@@ -89,7 +92,7 @@ func (b *backlog) take(octets int, f func(templates.Record)) {
 	b.compact()
 }
 
-// compact removes the places of records that are gone.
+// compact removes the empty places of records.
 func (b *backlog) compact() {
 	kept := make([]templates.Record, 0, len(b.at))
 	for _, rec := range b.records {
@@ -101,20 +104,21 @@ func (b *backlog) compact() {
 	b.records = kept
 }
 
-// passBarrier merges what waited. logMu is held.
+// passBarrier merges the backlog and closes r.passed. The caller must hold logMu.
 func (r *Replica) passBarrier() {
 	if r.barrierAt.Load() != 0 {
 		return
 	}
-	r.backlog.take(-1, r.merge)
+	r.backlog.removeOldest(-1, r.merge)
 	r.backlog = backlog{}
 	r.barrierAt.Store(r.deps.Now().UnixNano())
 	close(r.passed)
 	r.log.Info("the templates topic is read to its end", "definitions", r.store.Stats().Definitions)
-	r.wakeParking()
+	r.wakeBuffer()
 	r.wakePublisher()
 }
 
+// merge merges a record into the store. An unusable record is counted and skipped.
 func (r *Replica) merge(rec templates.Record) {
 	before := r.store.Stats().Definitions
 	if err := r.store.Merge(rec.Key, rec.Value); err != nil {
@@ -124,24 +128,24 @@ func (r *Replica) merge(rec templates.Record) {
 		}
 		return
 	}
-	if r.store.Stats().Definitions > before && r.ofAnother(rec.Value) {
+	if r.store.Stats().Definitions > before && r.isForeign(rec.Value) {
 		r.stats.fromOthers.Add(1)
 		r.metrics.fromOthers.Inc()
 	}
 }
 
-// ofAnother tells whether another replica published a value.
-func (r *Replica) ofAnother(value []byte) bool {
+// isForeign reports whether another replica published a value.
+func (r *Replica) isForeign(value []byte) bool {
 	var s flowpb.ExporterState
 	return proto.Unmarshal(value, &s) == nil && s.GetReplica() != r.c.Replica
 }
 
-// publishEvery is how often refreshes are looked for; what is new wakes the
-// publisher at once.
+// publishEvery is the interval at which records due for a refresh are published. New definitions and
+// facts wake the publisher at once.
 const publishEvery = time.Second
 
-// publisher writes what is due to the shared log until ctx ends. After a failure
-// it waits for the next publishEvery, however often it is woken.
+// publisher publishes due records on the templates topic until ctx ends. After a failure it waits for
+// the next publishEvery even if it is woken: that is the back-off.
 func (r *Replica) publisher(ctx context.Context) error {
 	t := time.NewTicker(publishEvery / 10)
 	defer t.Stop()
@@ -171,6 +175,7 @@ func (r *Replica) publisher(ctx context.Context) error {
 	}
 }
 
+// publishDue publishes the records that are due. It does not wait for Kafka.
 func (r *Replica) publishDue() {
 	for _, rec := range r.store.Due() {
 		r.publishing.Add(1)
@@ -181,7 +186,7 @@ func (r *Replica) publishDue() {
 				r.publishFailed.Store(true)
 				r.metrics.published.WithLabelValues("failed").Inc()
 				if r.errorLog.AllowN(r.deps.Now(), 1) {
-					r.log.Warn("a template could not be published; it will be tried again", "err", err)
+					r.log.Warn("a template could not be published; it will be retried", "err", err)
 				}
 				return
 			}
@@ -191,10 +196,11 @@ func (r *Replica) publishDue() {
 	}
 }
 
-// wakePublisher and wakeParking never wait.
+// wakePublisher and wakeBuffer do not block.
 func (r *Replica) wakePublisher() { wake(r.publishNow) }
-func (r *Replica) wakeParking()   { wake(r.parkNow) }
+func (r *Replica) wakeBuffer()    { wake(r.bufferNow) }
 
+// wake sends on c, whose capacity must be 1, unless a signal waits there already.
 func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

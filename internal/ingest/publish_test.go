@@ -62,7 +62,7 @@ func TestABacklogKeepsTheLastRecordOfEachKey(t *testing.T) {
 	}
 	last := string(binary.BigEndian.AppendUint32(nil, 9999))
 	want = []string{"b=" + last, "c=" + last, "a="}
-	b.take(-1, func(rec templates.Record) { got = append(got, string(rec.Key)+"="+string(rec.Value)) })
+	b.removeOldest(-1, func(rec templates.Record) { got = append(got, string(rec.Key)+"="+string(rec.Value)) })
 	if !slices.Equal(got, want) || b.octets != 0 || len(b.records) != 0 {
 		t.Errorf("want %q in this order, got %q, %d octets", want, got, b.octets)
 	}

@@ -18,32 +18,33 @@ import (
 	"weir/internal/wire"
 )
 
-// A worker decodes and produces; one a goroutine.
+// A worker decodes messages and produces their flows. It is not safe for concurrent use: each goroutine
+// needs its own.
 type worker struct {
 	r     *Replica
-	run   *running // of r
+	run   *running // of r; nil: the worker does not produce
 	dec   decode.Decoder
 	res   decode.Result
 	pack  *kafka.Packer // nil: a record per flow
 	tally *loss.Tally
-	known map[netip.Addr]*exporter // of r.exporters, at most maxKnown
+	known map[netip.Addr]*exporter // cache of r.exporters, at most maxKnown
 	hides hidden
 
-	causes []causeCount // of the datagram at hand
+	causes []causeCount // of the current datagram; reused
 
-	session bool // of a connection: its templates are its own
+	session bool // the worker decodes connections: templates have the scope of a session
 }
 
-// A batch is the flows of one datagram on their way to Kafka: their octets stay
-// untouched until the last one is acknowledged or given up.
+// A batch holds the flows of a datagram until Kafka has acknowledged or refused all of them. buf and form
+// must not be modified before: Kafka's client reads them.
 type batch struct {
 	buf  []byte
-	form []byte // the flows as records, where those are no plain messages
+	form []byte // the framed records, unless records are plain messages
 	slab kafka.Slab
-	left atomic.Int32
+	left atomic.Int32 // flows that are not acknowledged or refused
 	from *exporter
 	r    *Replica
-	done func(error) // b.finished, made once
+	done func(error) // b.finished: made once, so that producing does not allocate
 }
 
 func (r *Replica) newBatch() *batch {
@@ -52,22 +53,22 @@ func (r *Replica) newBatch() *batch {
 	return b
 }
 
-// What a batch keeps for its next datagram, octets and flows. Beyond that it is left
-// to the garbage collector: a batch whose space is large would hold it for a single
-// flow that waits for Kafka.
+// Limits of a batch that is reused, in octets and flows. A larger batch goes to the garbage collector:
+// reused, it would keep its memory for as long as a single small flow waits for Kafka.
 const (
 	keptBatch = 256 << 10
 	keptSlab  = 4096
 )
 
-// release gives the batch back.
+// release returns the batch to the pool. The caller must not use it afterwards.
 func (b *batch) release() {
 	if cap(b.buf) <= keptBatch && cap(b.form) <= keptBatch && b.slab.Len() <= keptSlab {
 		b.r.batches.Put(b)
 	}
 }
 
-// finished is called for each flow of the batch.
+// finished counts a flow as acknowledged, or as dropped with err. Kafka's client must call it exactly
+// once for each flow.
 func (b *batch) finished(err error) {
 	if err != nil {
 		b.r.dropped(b.from, 1, err)
@@ -77,7 +78,7 @@ func (b *batch) finished(err error) {
 	}
 }
 
-// dropped counts flows that were not published.
+// dropped counts and logs flows that Kafka's client refused with err.
 func (r *Replica) dropped(x *exporter, flows int, err error) {
 	reason := reasonKafka
 	switch {
@@ -92,13 +93,14 @@ func (r *Replica) dropped(x *exporter, flows int, err error) {
 	}
 }
 
-// countDropped counts flows that are not published.
+// countDropped counts flows that are not published, by reason.
 func (r *Replica) countDropped(x *exporter, flows int, reason string) {
 	r.stats.dropped.Add(uint64(flows))
 	r.metrics.dropped.WithLabelValues(r.exporters.name(x), reason).Add(float64(flows))
 }
 
-// datagram takes one datagram; from is bare.
+// datagram handles a datagram: it resolves the exporter behind a proxy, drops denied exporters and decodes
+// the rest. from must be bare.
 func (w *worker) datagram(pkt []byte, from netip.AddrPort, at time.Time) {
 	r := w.r
 	pkt, from, reason := r.proxies.Unwrap(pkt, from, at)
@@ -115,8 +117,7 @@ func (w *worker) datagram(pkt []byte, from netip.AddrPort, at time.Time) {
 	w.message(pkt, from, at)
 }
 
-// denies returns the entry of the exporters file that does not allow an address,
-// nil when it is allowed.
+// denies returns the entry of EXPORTERS_FILE that denies an address, or nil if the address is allowed.
 func (r *Replica) denies(a netip.Addr) *exporters.Entry {
 	if e := r.file.Table().Lookup(a); e != nil && e.Denied {
 		return e
@@ -124,14 +125,14 @@ func (r *Replica) denies(a netip.Addr) *exporters.Entry {
 	return nil
 }
 
-// listsAddress reports whether EXPORTERS_FILE has an entry for this very address. A
-// prefix does not count: any address of it can be forged.
+// listsAddress reports whether EXPORTERS_FILE has an entry for this single address. An entry for a prefix
+// does not count: its many addresses can be forged.
 func (r *Replica) listsAddress(a netip.Addr) bool {
 	e := r.file.Table().Lookup(a)
 	return e != nil && !e.Denied && e.Of.IsSingleIP()
 }
 
-// exporter returns what is counted of an address; first: it was not seen before.
+// exporter returns the exporter with address a. first reports whether the address is new.
 func (w *worker) exporter(a netip.Addr) (x *exporter, first bool) {
 	if x = w.known[a]; x != nil && !x.gone.Load() {
 		return x, false
@@ -145,11 +146,12 @@ func (w *worker) exporter(a netip.Addr) (x *exporter, first bool) {
 	return x, first
 }
 
-// message takes one export message; from is unmapped and without zone.
+// message decodes an export message, produces its flows and buffers its sets without a template. from must
+// be bare. message does not keep pkt.
 func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 	r, addr := w.r, from.Addr()
 	m := decode.Meta{Exporter: addr, Port: from.Port(), Received: at.UnixNano()}
-	b := r.batches.Get().(*batch) // the pool's own
+	b := r.batches.Get().(*batch) // newBatch is the pool's only source
 	w.res.Buf = b.buf
 	w.limitOutput(len(pkt))
 	w.dec.Wire(pkt, &m, &w.res)
@@ -166,16 +168,17 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 	w.outcome(&w.res, x, at)
 	w.produce(b, x, at)
 	for i := range w.res.Unknown {
-		if w.session { // a template of a session comes before its data
+		if w.session { // within a session a template precedes its data, RFC 7011 section 8
 			r.lost.add(&w.res.Unknown[i], reasonSession, at)
 			continue
 		}
-		w.putAside(&w.res.Unknown[i], at)
+		w.bufferSet(&w.res.Unknown[i], at)
 	}
 	w.dec.Trim(&w.res)
 }
 
-// outcome counts what a datagram held beside flows.
+// outcome counts the errors, dropped records, options data and templates of a datagram: everything but
+// its flows.
 func (w *worker) outcome(res *decode.Result, x *exporter, at time.Time) {
 	r := w.r
 	w.countErrors(res, x, at)
@@ -206,13 +209,14 @@ func (w *worker) outcome(res *decode.Result, x *exporter, at time.Time) {
 		r.stats.learnt.Add(1)
 		r.metrics.learnt.Inc()
 		r.watch.found(decode.TemplateKey{
-			Exporter: decode.Map16(x.addr), Domain: res.Header.Domain, ID: res.Templates[i].Template.ID, Version: uint8(res.Header.Version),
+			Exporter: decode.Map16(x.addr), Domain: res.Header.Domain,
+			ID: res.Templates[i].Template.ID, Version: uint8(res.Header.Version),
 		}, at)
 	}
 }
 
-// countErrors counts the errors of a datagram by their causes. A datagram may have one
-// in four octets, so that each costs no search for its counter.
+// countErrors counts the errors of a datagram by cause. A datagram can hold an error per four octets, so
+// the look-up of a counter is per cause, not per error.
 func (w *worker) countErrors(res *decode.Result, x *exporter, at time.Time) {
 	r := w.r
 	if len(res.Errors) == 0 {
@@ -227,7 +231,8 @@ func (w *worker) countErrors(res *decode.Result, x *exporter, at time.Time) {
 		}
 		counts[k].n++
 		if logs = logs && r.errorLog.AllowN(at, 1); logs {
-			r.log.Warn("a part of a datagram could not be decoded", "exporter", x.addr, "version", res.Header.Version, "err", e)
+			r.log.Warn("a part of a datagram could not be decoded",
+				"exporter", x.addr, "version", res.Header.Version, "err", e)
 		}
 	}
 	w.causes = counts
@@ -237,13 +242,14 @@ func (w *worker) countErrors(res *decode.Result, x *exporter, at time.Time) {
 	}
 }
 
-// A causeCount is how many errors of a datagram have one cause.
+// A causeCount counts the errors of a datagram with the same cause.
 type causeCount struct {
 	cause wire.Cause
 	n     int
 }
 
-// exported shows what an exporting process reports of itself.
+// exported exports the totals that the exporting process reports: exportedOctetTotalCount,
+// exportedMessageTotalCount and exportedFlowRecordTotalCount (IE 40, 41, 42).
 func (w *worker) exported(res *decode.Result, x *exporter) {
 	e := &res.Exported
 	if !e.Has {
@@ -255,7 +261,8 @@ func (w *worker) exported(res *decode.Result, x *exporter) {
 	}
 }
 
-// produce hands the flows of w.res, whose octets are b's, to Kafka's client.
+// produce counts the flows of w.res and passes them to Kafka's client. It takes ownership of b, which must
+// hold the octets of w.res.Buf. It does not block.
 func (w *worker) produce(b *batch, x *exporter, at time.Time) {
 	r, res := w.r, &w.res
 	n := len(res.Flows)
@@ -286,14 +293,14 @@ func (w *worker) produce(b *batch, x *exporter, at time.Time) {
 		key, value := b.buf[s.ValueEnd:s.KeyEnd:s.KeyEnd], b.buf[s.Start:s.ValueEnd:s.ValueEnd]
 		if !r.c.Form.Plain() {
 			start := len(b.form)
-			b.form, _ = r.c.Form.Append(b.form, framing.Flows, value) // the decoder's own messages are good
+			b.form, _ = r.c.Form.Append(b.form, framing.Flows, value) // cannot fail: the decoder's messages are valid
 			value = b.form[start:len(b.form):len(b.form)]
 		}
 		producer.ProduceIn(&b.slab, i, key, value, at, b.done)
 	}
 }
 
-// ownExports counts the flows that are the exporter's own export.
+// ownExports counts the flows that are the export traffic of the exporter itself.
 func (r *Replica) ownExports(buf []byte, flows []decode.Span, x *exporter) {
 	as16 := x.addr.As16()
 	addr := as16[:]
@@ -313,9 +320,9 @@ func (r *Replica) ownExports(buf []byte, flows []decode.Span, x *exporter) {
 	}
 }
 
-// isOwnExport tells whether a record key is that of the exporter's export to
-// this replica: UDP between its address, of 4 or 16 octets, and one of the ports
-// listened on.
+// isOwnExport reports whether the key of a flow is the export of the exporter to this replica: UDP between
+// the exporter's address, of 4 or 16 octets, and a port of LISTEN_UDP. A key consists of protocol, lower
+// address, higher address, and their ports.
 func (r *Replica) isOwnExport(key, exporter []byte) bool {
 	n := len(exporter)
 	if len(key) != 5+2*n || key[0] != 17 {
@@ -326,77 +333,77 @@ func (r *Replica) isOwnExport(key, exporter []byte) bool {
 		bytes.Equal(hi, exporter) && r.ports[binary.BigEndian.Uint16(ports)]
 }
 
-// putAside keeps a data set until its template comes: in memory for PARK_FOR, or
-// else on the topic of undecoded sets.
-func (w *worker) putAside(s *decode.Set, at time.Time) {
+// bufferSet stores a data set until its template arrives: in memory for PARK_FOR or, if the buffer is full,
+// on the undecoded topic. It copies s.
+func (w *worker) bufferSet(s *decode.Set, at time.Time) {
 	r := w.r
-	if r.c.ParkFor > 0 && r.park.put(s, at) {
-		r.stats.parked.Add(1)
-		if k := s.Key(); r.store.Ready(&k, &s.Meta, &s.Header) { // it came in this moment
+	if r.c.ParkFor > 0 && r.buffer.put(s, at) {
+		r.stats.buffered.Add(1)
+		if k := s.Key(); r.store.Ready(&k, &s.Meta, &s.Header) { // it arrived since the set was decoded
 			r.changed.add(k.Exporter)
-			r.wakeParking()
+			r.wakeBuffer()
 		}
 		return
 	}
 	w.run.undecoded.put(s, at)
 }
 
-// droppedSets counts data sets that are dropped, and reports their templates.
+// droppedSets counts dropped data sets and warns of their missing templates.
 type droppedSets struct {
 	exporters *seen
 	metrics   *metrics
 	watch     *watch
 }
 
-// add counts a set.
+// add counts a dropped set and warns of its missing template.
 func (d droppedSets) add(s *decode.Set, reason string, at time.Time) {
 	d.count(s.Meta.Exporter, reason)
 	d.watch.dropped(s, reason, at)
 }
 
-// count counts a set of an exporter.
+// count counts a dropped set of an exporter.
 func (d droppedSets) count(exporter netip.Addr, reason string) {
 	x, _ := d.exporters.get(exporter)
 	d.metrics.sets.WithLabelValues(x.known(), reason).Inc()
 }
 
-// unpark decodes the sets whose template has come and hands on those whose time
-// in memory is over.
-func (r *Replica) unpark(w *worker, now time.Time) {
+// decodeBuffered decodes the buffered sets whose template has arrived. Expired sets are decoded with an
+// older definition if the store accepts it, else appended to the undecoded topic.
+func (r *Replica) decodeBuffered(w *worker, now time.Time) {
 	since := time.Time{}
 	if ns := r.barrierAt.Load(); ns != 0 {
 		since = time.Unix(0, ns)
 	}
-	exporters, all := r.changed.take()
-	ready := r.park.ready(exporters, all, func(s *decode.Set) bool {
+	exporters, all := r.changed.takeAll()
+	ready := r.buffer.removeReady(exporters, all, func(s *decode.Set) bool {
 		k := s.Key()
 		return r.store.Ready(&k, &s.Meta, &s.Header)
 	})
-	over := r.park.over(now, since)
+	expired := r.buffer.removeExpired(now, since)
 	for i := range ready {
 		s := &ready[i]
 		k := s.Key()
 		if p := r.store.Plan(&k, &s.Meta, &s.Header); p != nil {
-			w.parked(s, p, now)
-		} else { // gone in this moment
-			w.putAside(s, now)
+			w.decodeSet(s, p, now)
+		} else { // the definition was removed since
+			w.bufferSet(s, now)
 		}
 	}
-	for i := range over {
-		s := &over[i]
+	for i := range expired {
+		s := &expired[i]
 		k := s.Key()
 		if p := r.store.Settle(&k, &s.Meta, &s.Header); p != nil {
-			w.parked(s, p, now)
+			w.decodeSet(s, p, now)
 		} else {
 			w.run.undecoded.put(s, now)
 		}
 	}
 }
 
-// parked decodes a set that waited in memory.
-func (w *worker) parked(s *decode.Set, p *decode.Plan, now time.Time) {
+// decodeSet decodes a set that waited in memory, and produces its flows.
+func (w *worker) decodeSet(s *decode.Set, p *decode.Plan, now time.Time) {
 	r := w.r
-	b := r.batches.Get().(*batch) // the pool's own
+	b := r.batches.Get().(*batch) // newBatch is the pool's only source
 	w.res.Buf = b.buf
 	w.limitOutput(setOctets(s))
 	w.dec.WireSet(s, p, &w.res)
@@ -411,7 +418,7 @@ func (w *worker) parked(s *decode.Set, p *decode.Plan, now time.Time) {
 	r.watch.found(s.Key(), now)
 }
 
-// version is the label value of a version: those decoded, v8, or other.
+// version returns the label value of an export version: the versions decoded, 8, or "other".
 func version(v uint16) string {
 	switch v {
 	case 1, 5, 7, 8, 9, 10:

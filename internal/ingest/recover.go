@@ -17,57 +17,59 @@ import (
 const (
 	// recoverWithin bounds one recovery of an account.
 	recoverWithin = 2 * time.Minute
-	// recoverTurns is how many replicas, at most, are left to be first.
+	// recoverTurns is the number of turns, each accountEvery long, over which replicas are distributed.
 	recoverTurns = 3
-	// recoverEvery and recoverBurst bound how often the flows topic is read: whoever may
-	// write to the exporters topic can claim replicas that are not there.
+	// recoverEvery and recoverBurst limit the reads of the flows topic: a writer to the exporters topic
+	// can claim replicas that do not exist.
 	recoverEvery = 30 * time.Second
 	recoverBurst = 16
 )
 
 // recoverer completes the accounts of replicas that were killed, until ctx ends.
 func (r *Replica) recoverer(ctx context.Context, to *kafka.Producer) error {
-	if r.c.ExporterOfRecord { // flows do not name the exporter that the account is of
+	if r.c.ExporterOfRecord { // flows name the exporter of the record, accounts the sender of the datagram
 		return nil
 	}
-	// One replica after the other looks: mostly the first has closed the account by then.
+	// Replicas take turns, so that usually the first has closed the account before the others look.
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(r.c.Replica)) // it has no error
+	_, _ = h.Write([]byte(r.c.Replica)) // never returns an error
 	turn := time.Duration(h.Sum32()%recoverTurns) * accountEvery
 	limit := rate.NewLimiter(rate.Every(recoverEvery), recoverBurst)
 	return runEvery(ctx, accountEvery, func() {
 		for _, ended := range r.accounts.lives.Ended(r.deps.Now().Add(-turn), r.accounts.self) {
 			if !limit.AllowN(r.deps.Now(), 1) {
-				return // it is named again later
+				return // Ended returns it again later
 			}
 			if err := r.recoverAccount(ctx, to, ended); err != nil && ctx.Err() == nil {
-				r.log.Warn("the account of a replica that was killed is not completed: what it published last seems lost", "of", ended.Replica, "err", err)
+				r.log.Warn("the account of a replica that was killed is not completed: the flows after its last report seem lost",
+					"of", ended.Replica, "err", err)
 			}
 		}
 	})
 }
 
-// recoverAccount adds what a replica that ended had published since its last report to its
-// account, from the flows topic, and closes it.
+// recoverAccount completes the account of a replica that ended without closing it: it adds the flows
+// published since the last report, read from the flows topic, and closes the account.
 func (r *Replica) recoverAccount(ctx context.Context, to *kafka.Producer, ended loss.Life) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverWithin)
 	defer cancel()
 	began := r.deps.Now()
 	a := loss.NewRecovery(ended)
 	topic := r.c.Topics.Name(kafka.Exporters)
-	err := kafka.ReadBetween(ctx, r.c.Kafka, topic, a.ReportsFrom(), began.Add(24*time.Hour), func(records []kafka.Record) error {
+	addReports := func(records []kafka.Record) error {
 		for i := range records {
 			a.Report(records[i].Key, records[i].Value, records[i].Time)
 		}
 		return nil
-	})
+	}
+	err := kafka.ReadBetween(ctx, r.c.Kafka, topic, a.ReportsFrom(), began.Add(24*time.Hour), addReports)
 	if err != nil || a.Closed() {
 		return err
 	}
 	for from, to, more := a.Window(); more; from, to, more = a.Window() {
 		err := kafka.ReadBetween(ctx, r.c.Kafka, r.c.Topics.Name(kafka.Flows), from, to, func(records []kafka.Record) error {
 			for i := range records {
-				_, _ = framing.Flows.Each(records[i].Value, a.Flow) // enrich counts what is no flow
+				_, _ = framing.Flows.Each(records[i].Value, a.Flow) // enrich counts malformed messages
 			}
 			return nil
 		})
@@ -80,11 +82,12 @@ func (r *Replica) recoverAccount(ctx context.Context, to *kafka.Producer, ended 
 	}
 	flows, beyond := a.Flows()
 	r.metrics.recovered.Add(float64(flows))
-	r.log.Info("the account of a replica that was killed is completed from the flows topic", "of", ended.Replica, "flows", flows, "all", !beyond)
+	r.log.Info("the account of a replica that was killed is completed from the flows topic",
+		"of", ended.Replica, "flows", flows, "all", !beyond)
 	return nil
 }
 
-// publishReports waits until all reports are acknowledged, or ctx ends.
+// publishReports publishes reports and waits until Kafka has acknowledged all, or ctx ends.
 func publishReports(ctx context.Context, to *kafka.Producer, reports []loss.Report, now time.Time) error {
 	var all sync.WaitGroup
 	var mu sync.Mutex

@@ -26,22 +26,23 @@ import (
 	"weir/internal/transport"
 )
 
-// Deps is what a Replica does not make itself.
+// Deps are the dependencies of a Replica.
 type Deps struct {
 	Log     *slog.Logger
 	Now     func() time.Time
-	Metrics prometheus.Registerer // nil: metrics are kept but shown nowhere
-	Discard bool                  // flows are decoded, counted and thrown away: to measure receiving alone
+	Metrics prometheus.Registerer // nil: metrics are not exported
+	Discard bool                  // discard flows after decoding and counting, to measure receiving alone
 }
 
-// A Replica is one running ingest.
+// A Replica is an ingest process: sockets, decoders, template store and producers. New makes it, Run runs
+// it once. Receive, Receiver, Ready and Stats are safe for concurrent use, except as Receive says.
 type Replica struct {
 	c    Config
 	deps Deps
 	log  *slog.Logger
 
 	file         *exporters.File
-	fileFailures failure.Repeats // of reading it again; reread's
+	fileFailures failure.Repeats // of reloads of file; used by reread only
 	store        *templates.Store
 	tlog         *kafka.TemplateLog
 	run          atomic.Pointer[running] // nil until Run
@@ -55,44 +56,45 @@ type Replica struct {
 	examiner     *examiner
 	accounts     accounts
 	output       *budget.Budget
-	park         parking
-	changed      changes   // for parking
+	buffer       setBuffer // data sets that wait for their template
+	changed      changes   // exporters whose sets in buffer must be scanned
 	batches      sync.Pool // of *batch
 	ports        map[uint16]bool
 	started      chan struct{}
-	passed       chan struct{} // closed once the barrier has passed
+	passed       chan struct{} // closed when the templates topic has been read to its end (the barrier)
 
-	publishNow, parkNow chan struct{}
-	publishing          atomic.Int64
-	publishFailed       atomic.Bool // since the last round of the publisher
-	errorLog, dropLog   *rate.Limiter
+	publishNow, bufferNow chan struct{} // capacity 1: signals for publisher and bufferLoop
+	publishing            atomic.Int64  // records handed to tlog and not acknowledged
+	publishFailed         atomic.Bool   // since the last round of the publisher
+	errorLog, dropLog     *rate.Limiter
 
-	logMu     sync.Mutex // guards backlog
+	logMu     sync.Mutex // guards backlog; must be held to pass the barrier
 	backlog   backlog
-	barrierAt atomic.Int64 // ns since the epoch; 0: the barrier has not passed
+	barrierAt atomic.Int64 // time at which the barrier passed, ns since the epoch; 0: it has not
 
-	mu      sync.Mutex          // guards what follows
-	waiting error               // why the topics are not there yet
-	udp     []*transport.Socket // from Run on
+	mu      sync.Mutex          // guards the fields below
+	waiting error               // reason why the topics are not usable yet; nil: they are
+	udp     []*transport.Socket // set by Run
 	ending  bool
 
 	stats struct {
-		datagrams, flows, options, learnt, published, fromOthers, errors, dropped, parked, denied atomic.Uint64
+		datagrams, flows, options, learnt, published, fromOthers, errors, dropped, buffered, denied atomic.Uint64
 	}
 }
 
-// running is what a Replica has from Run on.
+// running holds the parts of a Replica that open makes in Run. It is immutable.
 type running struct {
 	producer  *kafka.Producer // of flows
-	reports   *kafka.Producer // of what was received of exporters
+	reports   *kafka.Producer // of reports of received data
 	pack      *kafka.Packer   // nil: a record per flow
 	undecoded *undecoded
-	direct    *worker // Receive's
+	direct    *worker // of Receive
 }
 
 var errStarting = errors.New("starting: kafka is not reached yet")
 
-// New returns a Replica; it is inert until Run. It reads the exporters file.
+// New returns a Replica that is inert until Run. It reads EXPORTERS_FILE and TEMPLATES_FILE and registers
+// the metrics. ELEMENTS_FILE must have been loaded before.
 func New(c Config, d Deps) (*Replica, error) {
 	if c.Replica == "" {
 		c.Replica = replicaName()
@@ -114,20 +116,17 @@ func New(c Config, d Deps) (*Replica, error) {
 	r := &Replica{
 		c: c, deps: d, log: d.Log.With("replica", c.Replica), file: file, tlog: tlog, waiting: errStarting,
 		proxies:   transport.NewProxies(c.TrustedProxies),
-		exporters: seen{all: map[netip.Addr]*exporter{}}, park: parking{max: c.ParkMax, wait: c.ParkFor},
+		exporters: seen{all: map[netip.Addr]*exporter{}}, buffer: setBuffer{max: c.ParkMax, wait: c.ParkFor},
 		ports: map[uint16]bool{}, started: make(chan struct{}), passed: make(chan struct{}),
-		publishNow: make(chan struct{}, 1), parkNow: make(chan struct{}, 1),
+		publishNow: make(chan struct{}, 1), bufferNow: make(chan struct{}, 1),
 		errorLog: rate.NewLimiter(0.2, 10), dropLog: rate.NewLimiter(0.1, 1),
 	}
-	r.store = templates.New(templates.Options{Replica: c.Replica, Patient: true, HashKeys: c.Templates.HashKeys(), MaxPerExporter: c.Templates.PerExporter, MaxTotal: c.Templates.Max, MaxUnconfirmed: c.Templates.Unconfirmed, MaxOctets: int64(c.Templates.Octets), MaxExporterOctets: c.Templates.perExporter(), Now: d.Now, Changed: func(exporter [16]byte) {
-		r.changed.add(exporter)
-		r.wakePublisher()
-		r.wakeParking()
-		if run := r.run.Load(); run != nil {
-			run.undecoded.changed.add(exporter)
-			wake(run.undecoded.checkNow)
-		}
-	}})
+	r.store = templates.New(templates.Options{
+		Replica: c.Replica, Patient: true, HashKeys: c.Templates.HashKeys(),
+		MaxPerExporter: c.Templates.PerExporter, MaxTotal: c.Templates.Max, MaxUnconfirmed: c.Templates.Unconfirmed,
+		MaxOctets: int64(c.Templates.Octets), MaxExporterOctets: c.Templates.perExporter(),
+		Now: d.Now, Changed: r.templatesChanged,
+	})
 	if err := r.addStatic(); err != nil {
 		return nil, err
 	}
@@ -156,24 +155,42 @@ func New(c Config, d Deps) (*Replica, error) {
 	return r, nil
 }
 
-// worker returns a worker that counts in a tally. run may be nil for one that only decodes.
+// templatesChanged wakes the consumers of template state after a template of an exporter arrived. The
+// store calls it; it does not block.
+func (r *Replica) templatesChanged(exporter [16]byte) {
+	r.changed.add(exporter)
+	r.wakePublisher()
+	r.wakeBuffer()
+	if run := r.run.Load(); run != nil {
+		run.undecoded.changed.add(exporter)
+		wake(run.undecoded.checkNow)
+	}
+}
+
+// worker returns a worker that counts in t. run may be nil if the worker never produces.
 func (r *Replica) worker(run *running, t *loss.Tally) *worker {
-	w := &worker{r: r, run: run, tally: t, known: map[netip.Addr]*exporter{}, dec: decode.Decoder{State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter, DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord, MaxUptimeAge: r.c.MaxUptimeAge}}
+	w := &worker{
+		r: r, run: run, tally: t, known: map[netip.Addr]*exporter{},
+		dec: decode.Decoder{
+			State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter,
+			DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord, MaxUptimeAge: r.c.MaxUptimeAge,
+		},
+	}
 	if run != nil {
 		w.pack = run.pack
 	}
 	return w
 }
 
-// Receive takes one datagram as if it had come from a socket; it waits for Run
-// to have begun. pkt is the caller's again afterwards. Calls come one at a time.
+// Receive handles a datagram as if a socket had received it at the given time. It waits until Run has
+// begun. It does not keep pkt. Calls must not be concurrent; for concurrent calls use Receiver.
 func (r *Replica) Receive(pkt []byte, from netip.AddrPort, at time.Time) {
 	<-r.started
 	r.run.Load().direct.datagram(pkt, transport.Bare(from), at)
 }
 
-// Receiver returns a function that takes datagrams as Receive does. Its calls must come one at a
-// time; receivers may be used side by side, and beside Receive.
+// Receiver returns a function that handles datagrams as Receive does. Calls of the same function must
+// not be concurrent; different functions, and Receive, may be called concurrently.
 func (r *Replica) Receiver() func(pkt []byte, from netip.AddrPort, at time.Time) {
 	var w *worker
 	return func(pkt []byte, from netip.AddrPort, at time.Time) {
@@ -185,7 +202,7 @@ func (r *Replica) Receiver() func(pkt []byte, from netip.AddrPort, at time.Time)
 	}
 }
 
-// Ready returns nil when /readyz would be 200, else the reason.
+// Ready returns nil if /readyz responds with 200, else the reason.
 func (r *Replica) Ready() error {
 	r.mu.Lock()
 	ending, waiting := r.ending, r.waiting
@@ -210,18 +227,18 @@ func (r *Replica) Ready() error {
 	return errors.New("the templates topic is being read")
 }
 
-// Stats are totals since the start, for people.
+// Stats holds totals since the start. Parked counts the data sets that were buffered.
 type Stats struct {
 	Datagrams, Flows, Options, TemplatesLearnt, TemplatesPublished, TemplatesFromOthers, Errors, Dropped, Parked uint64
 }
 
-// Stats returns the totals. Parked counts sets that had to wait.
+// Stats returns the totals.
 func (r *Replica) Stats() Stats {
 	s := &r.stats
 	return Stats{
 		Datagrams: s.datagrams.Load(), Flows: s.flows.Load(), Options: s.options.Load(), TemplatesLearnt: s.learnt.Load(),
 		TemplatesPublished: s.published.Load(), TemplatesFromOthers: s.fromOthers.Load(),
-		Errors: s.errors.Load(), Dropped: s.dropped.Load(), Parked: s.parked.Load(),
+		Errors: s.errors.Load(), Dropped: s.dropped.Load(), Parked: s.buffered.Load(),
 	}
 }
 
@@ -232,7 +249,7 @@ func (r *Replica) sockets() []*transport.Socket {
 	return r.udp
 }
 
-// listening returns the addresses listened on, for people.
+// listening returns the local addresses as text: of UDP, and with the prefix "tcp " of TCP and TLS.
 func (r *Replica) listening() (all []string) {
 	for _, s := range r.sockets() {
 		if at := s.Address.String(); !slices.Contains(all, at) {
@@ -245,10 +262,10 @@ func (r *Replica) listening() (all []string) {
 	return all
 }
 
-// Run works until ctx ends, then shuts down: unready; reading goes on for Drain
-// or until nothing comes; what waits for a template is decoded or goes to the topic
-// of undecoded sets; templates, flows and those are flushed for at most Flush;
-// what is left is counted.
+// Run runs the replica until ctx ends or a part of it fails, then shuts down: Ready returns an error;
+// sockets are read for DRAIN, or until no datagram arrives; buffered sets are decoded or appended to the
+// undecoded topic; the producers are flushed for at most FLUSH, and records that Kafka did not take are
+// counted as dropped. Run must be called once.
 func (r *Replica) Run(ctx context.Context) error {
 	var opened []func()
 	undo := func(err error) error {
@@ -275,7 +292,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	r.run.Store(run)
 	close(r.started)
 
-	// What reads ends first; what the readers need goes on until they have.
+	// Readers end first. The goroutines of group, which the readers need, end after them.
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, groupCtx := errgroup.WithContext(inner)
@@ -292,7 +309,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	}
 	guard(func(c context.Context) error { return r.shared(c, failed) })
 	guard(r.publisher)
-	guard(func(c context.Context) error { return r.parkingLoop(c, run) })
+	guard(func(c context.Context) error { return r.bufferLoop(c, run) })
 	guard(r.rereader)
 	guard(func(c context.Context) error { return r.accountant(c, run.reports) })
 	guard(r.overlooker)
@@ -302,7 +319,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	passes, endPasses := context.WithCancel(groupCtx)
 	defer endPasses()
 	guard(func(context.Context) error {
-		select { // what is known by then is decoded in memory
+		select { // before the barrier, most sets on the topic would have to be appended again
 		case <-r.passed:
 			return late.run(passes)
 		case <-passes.Done():
@@ -329,7 +346,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// open makes what a running Replica has.
+// open makes the producers and workers of Run. After an error nothing is open; else finish closes them.
 func (r *Replica) open() (run *running, err error) {
 	run = &running{}
 	var opened []*kafka.Producer
@@ -360,7 +377,7 @@ func (r *Replica) open() (run *running, err error) {
 	return run, nil
 }
 
-// listen opens the sockets of every address, or none.
+// listen opens the UDP sockets of every address. After an error none is open.
 func (r *Replica) listen(ctx context.Context) (all []*transport.Socket, err error) {
 	var errs []error
 	for _, a := range r.c.Listen {
@@ -373,7 +390,8 @@ func (r *Replica) listen(ctx context.Context) (all []*transport.Socket, err erro
 		s := sockets[0]
 		r.ports[s.Address.Port()] = true
 		if s.Buffer > 0 && s.Buffer < r.c.RcvBuf {
-			r.log.Warn("the kernel grants a smaller receive buffer: raise net.core.rmem_max", "address", s.Address, "wanted", r.c.RcvBuf, "granted", s.Buffer)
+			r.log.Warn("the kernel grants a smaller receive buffer: raise net.core.rmem_max",
+				"address", s.Address, "wanted", r.c.RcvBuf, "granted", s.Buffer)
 		}
 		r.log.Info("listening", "address", s.Address, "sockets", len(sockets), "receive_buffer", s.Buffer)
 	}
@@ -387,25 +405,24 @@ func (r *Replica) listen(ctx context.Context) (all []*transport.Socket, err erro
 	return all, nil
 }
 
-// reader returns a worker for one goroutine that takes datagrams.
+// reader returns a worker for a goroutine that receives datagrams, with a tally and packer of its own.
 func (r *Replica) reader(run *running) *worker {
 	w := r.worker(run, r.accounts.newTally())
-	if run.pack != nil { // readers do not wait for each other
+	if run.pack != nil { // a packer has a lock: a shared packer would make readers wait for each other
 		w.pack = run.producer.Packer(r.c.Pack)
 	}
 	return w
 }
 
-// read takes the datagrams of a socket until ctx ends and draining is over.
+// read handles the datagrams of a socket until ctx ends and draining is over.
 func (r *Replica) read(ctx context.Context, run *running, s *transport.Socket) {
 	w := r.reader(run)
-	s.Read(ctx, r.c.Drain, func(pkt []byte, from netip.AddrPort) { w.datagram(pkt, from, r.deps.Now()) }, func(err error) {
-		r.log.Warn("reading from a socket", "err", err)
-	})
+	handle := func(pkt []byte, from netip.AddrPort) { w.datagram(pkt, from, r.deps.Now()) }
+	s.Read(ctx, r.c.Drain, handle, func(err error) { r.log.Warn("reading from a socket", "err", err) })
 }
 
-// shared makes the topics and tails the templates; starting ends the wait for
-// Kafka at start.
+// shared creates the missing topics and then applies the records of the templates topic until ctx ends.
+// starting bounds the wait for Kafka at the start.
 func (r *Replica) shared(ctx, starting context.Context) error {
 	err := kafka.Ensure(starting, r.c.Kafka, r.c.Topics, func(why error) {
 		r.mu.Lock()
@@ -425,10 +442,10 @@ func (r *Replica) shared(ctx, starting context.Context) error {
 	return r.tlog.Run(ctx, r.apply)
 }
 
-// reread is how often the exporters file is looked at.
+// reread is the interval at which EXPORTERS_FILE is checked for changes.
 const reread = 10 * time.Second
 
-// rereader looks at the exporters file until ctx ends.
+// rereader checks EXPORTERS_FILE for changes until ctx ends.
 func (r *Replica) rereader(ctx context.Context) error {
 	if r.c.ExportersFile == "" {
 		return nil
@@ -436,7 +453,7 @@ func (r *Replica) rereader(ctx context.Context) error {
 	return runEvery(ctx, reread, r.reread)
 }
 
-// every calls f again and again until ctx ends.
+// runEvery calls f at the interval d until ctx ends.
 func runEvery(ctx context.Context, d time.Duration, f func()) error {
 	t := time.NewTicker(d)
 	defer t.Stop()
@@ -450,13 +467,13 @@ func runEvery(ctx context.Context, d time.Duration, f func()) error {
 	}
 }
 
-// reread takes the exporters file if it has changed. It reports the same failure once.
+// reread loads EXPORTERS_FILE if it has changed. It logs and counts a repeated failure only once.
 func (r *Replica) reread() {
 	changed, err := r.file.Reload()
 	switch {
 	case err != nil && r.fileFailures.IsNew(err, time.Time{}):
 		r.metrics.reloads.WithLabelValues("failed").Inc()
-		r.log.Error("the exporters file is wrong: what it said before stays in force", "err", err)
+		r.log.Error("the exporters file is wrong: its last valid content stays in force", "err", err)
 	case changed:
 		r.metrics.reloads.WithLabelValues("ok").Inc()
 		r.log.Info("the exporters file has changed", "entries", r.file.Table().Len())
@@ -466,8 +483,9 @@ func (r *Replica) reread() {
 	}
 }
 
-// parkingLoop looks after parked sets, and after silence.
-func (r *Replica) parkingLoop(ctx context.Context, run *running) error {
+// bufferLoop decodes buffered sets when their template arrives and passes expired sets on, until ctx
+// ends. It also drives the warnings of silence.
+func (r *Replica) bufferLoop(ctx context.Context, run *running) error {
 	w := r.worker(run, &r.accounts.shared)
 	t := time.NewTicker(50 * time.Millisecond)
 	defer t.Stop()
@@ -475,23 +493,24 @@ func (r *Replica) parkingLoop(ctx context.Context, run *running) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-r.parkNow:
+		case <-r.bufferNow:
 		case <-t.C:
 			if len(r.c.Listen) > 0 {
 				r.watch.tick(r.deps.Now())
 			}
 		}
-		r.unpark(w, r.deps.Now())
+		r.decodeBuffered(w, r.deps.Now())
 	}
 }
 
-// finish decodes what can still be decoded, and flushes.
+// finish decodes buffered sets, flushes and closes the producers, all within FLUSH. No worker may produce
+// any more when it is called.
 func (r *Replica) finish(run *running) {
 	producer, late := run.producer, run.undecoded
 	ctx, cancel := context.WithTimeout(context.Background(), r.c.Flush)
 	defer cancel()
-	r.unpark(r.worker(run, &r.accounts.shared), r.deps.Now())
-	for _, s := range r.park.drain() {
+	r.decodeBuffered(r.worker(run, &r.accounts.shared), r.deps.Now())
+	for _, s := range r.buffer.drain() {
 		late.put(&s, r.deps.Now())
 	}
 	if r.barrierAt.Load() != 0 {
@@ -513,17 +532,21 @@ func (r *Replica) finish(run *running) {
 	producer.Close() // what is left is counted as dropped
 	if err := late.producer.Flush(ctx); err != nil {
 		n, octets := late.producer.Buffered()
-		r.log.Warn("data sets are lost whose template did not come and that kafka did not take", "sets", n, "octets", octets, "err", err)
+		r.log.Warn("data sets are lost whose template did not come and that kafka did not take",
+			"sets", n, "octets", octets, "err", err)
 	}
 	late.producer.Close()
 	r.publishGathered(run.reports, r.deps.Now(), r.accounts.book.Close)
 	if err := run.reports.Flush(ctx); err != nil {
-		r.log.Warn("what was counted of exporters is not all published: it will seem lost", "err", err)
+		r.log.Warn("not all reports of exporters' datagrams are published: the datagrams will seem lost", "err", err)
 	}
 	run.reports.Close()
 	s := r.Stats()
-	ended := []any{"datagrams", s.Datagrams, "flows", s.Flows, "errors", s.Errors, "dropped", s.Dropped, "denied", r.stats.denied.Load()}
-	if sockets := r.sockets(); len(sockets) > 0 { // else whoever calls Receive knows
+	ended := []any{
+		"datagrams", s.Datagrams, "flows", s.Flows, "errors", s.Errors, "dropped", s.Dropped,
+		"denied", r.stats.denied.Load(),
+	}
+	if sockets := r.sockets(); len(sockets) > 0 { // else the caller of Receive owns the sockets
 		kernel := uint64(0)
 		for _, s := range sockets {
 			kernel += s.Drops()

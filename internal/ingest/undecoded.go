@@ -177,7 +177,7 @@ func (u *undecoded) schedule(ctx context.Context) {
 		case <-t.C:
 			u.askFor(func(w *waitingFor) bool { return len(w.templates) > 0 || w.more })
 		case <-u.checkNow:
-			exporters, all := u.changed.take()
+			exporters, all := u.changed.takeAll()
 			looked := 0
 			u.askFor(func(w *waitingFor) bool { return w.more || u.anyKnown(w, exporters, all, &looked) })
 			select {

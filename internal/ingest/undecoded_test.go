@@ -53,9 +53,9 @@ func TestDataWhoseTemplateComesAfterARestartIsDecodedOnce(t *testing.T) {
 		return first.lateSets(lateAppended) == 1 && first.lateSets(lateAgain) >= 1
 	})
 	// What waits in memory at the end goes to the topic too.
-	first.park.wait = time.Hour
+	first.buffer.wait = time.Hour
 	first.Receive(packet(t, "v9_data.hex"), netip.MustParseAddrPort("192.0.2.10:50001"), at)
-	eventually(t, "the second set is in memory", func() bool { n, _ := first.park.held(); return n == 1 })
+	eventually(t, "the second set is in memory", func() bool { n, _ := first.buffer.held(); return n == 1 })
 	if err := stop(); err != nil {
 		t.Errorf("shutdown: %v", err)
 	}

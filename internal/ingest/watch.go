@@ -15,101 +15,104 @@ import (
 )
 
 const (
-	silence       = time.Minute      // without any datagram: say so
-	repeatSilence = 10 * time.Minute // and again after this long
-	repeatMissing = time.Minute      // a missing template is named again after this long
-	maxMissing    = 10_000           // missing templates that are remembered
-	missingVictim = 16               // how many of these are compared when one has to go
-	missingIdle   = 10 * time.Minute // one without sets for so long goes first
-	ownExportMin  = 200              // flows before an exporter's own share is judged
+	silence       = time.Minute      // time without any datagram after which watch logs a warning
+	repeatSilence = 10 * time.Minute // interval of repeated warnings of silence
+	repeatMissing = time.Minute      // interval of repeated warnings of a missing template
+	maxMissing    = 10_000           // entries of watch.missing
+	missingVictim = 16               // entries compared for an eviction
+	missingIdle   = 10 * time.Minute // an entry without a set for this long is evicted first
+	ownExportMin  = 200              // flows of an exporter before its share of own export is judged
 )
 
-// watch says what people ask about: who sends, that nobody sends, which
-// templates are missing.
+// watch logs operator hints: new exporters, silence, missing templates, exporters that report their own
+// export. All messages are rate-limited, and it is safe for concurrent use.
 type watch struct {
 	log    *slog.Logger
-	listen func() []string // what is listened on, for people
+	listen func() []string // returns the local addresses
 
-	last atomic.Int64 // when any datagram came, ns since the epoch; 0: none yet
+	last atomic.Int64 // receipt of the last datagram, ns since the epoch; 0: none yet
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	started  time.Time
-	told     time.Time // silence was last told
+	warned   time.Time // last warning of silence
 	missing  map[decode.TemplateKey]*missing
-	newcomer *rate.Limiter
-	unknown  *rate.Limiter // of templates missing for less than repeatMissing
-	lasting  *rate.Limiter // of those missing for longer: forged ones come once
-	came     *rate.Limiter
-	proxyLog *rate.Limiter
+	newcomer *rate.Limiter // new exporters
+	unknown  *rate.Limiter // templates missing for less than repeatMissing
+	lasting  *rate.Limiter // templates missing for longer: forged sets do not come back that long
+	came     *rate.Limiter // missing templates that arrived
+	proxyLog *rate.Limiter // datagrams of trusted proxies that are dropped
 }
 
-// A missing is a template that data waits for.
+// A missing is a template that is not known although data sets need it.
 type missing struct {
-	since        time.Time
-	waits, drops time.Time // last told
-	last         time.Time // last set
+	since        time.Time // receipt of the first set
+	waits, drops time.Time // last warning of sets that wait, and of dropped sets
+	last         time.Time // receipt of the last set
 	sets         uint64
 }
 
 func newWatch(log *slog.Logger, now time.Time, listen func() []string) *watch {
 	return &watch{
 		log: log, listen: listen, started: now, missing: map[decode.TemplateKey]*missing{},
-		newcomer: rate.NewLimiter(1, 100), unknown: rate.NewLimiter(1, 20), lasting: rate.NewLimiter(1, 20), came: rate.NewLimiter(1, 20), proxyLog: rate.NewLimiter(0.1, 1),
+		newcomer: rate.NewLimiter(1, 100), unknown: rate.NewLimiter(1, 20), lasting: rate.NewLimiter(1, 20),
+		came: rate.NewLimiter(1, 20), proxyLog: rate.NewLimiter(0.1, 1),
 	}
 }
 
-// datagram notes that one came; of a new exporter it tells.
+// datagram records the receipt of a datagram. If it is the first of its exporter, datagram logs that.
 func (w *watch) datagram(from netip.AddrPort, h *decode.Header, first bool, now time.Time) {
 	w.last.Store(now.UnixNano())
 	if first && w.newcomer.AllowN(now, 1) {
-		w.log.Info("first datagram of an exporter", "exporter", from.Addr(), "port", from.Port(), "version", h.Version, "domain", h.Domain)
+		w.log.Info("first datagram of an exporter",
+			"exporter", from.Addr(), "port", from.Port(), "version", h.Version, "domain", h.Domain)
 	}
 }
 
-// proxied tells of a datagram that a trusted proxy sent and nobody can be charged
-// with. Its own traffic, health checks say, is no news.
+// proxied logs that a datagram of a trusted proxy was dropped because its exporter is unknown. The
+// proxy's own traffic, such as health checks, is not logged.
 func (w *watch) proxied(from netip.AddrPort, reason string, now time.Time) {
 	if reason == transport.ProxyLocal || reason == transport.ProxyEmpty || !w.proxyLog.AllowN(now, 1) {
 		return
 	}
-	w.log.Warn("a datagram of a trusted proxy is dropped: nothing says which exporter it is from. Let the balancer put a PROXY protocol header "+
-		"in front of each datagram (nginx: proxy_protocol on; proxy_responses 0;), or take it out of TRUSTED_PROXIES if it keeps the source address",
+	w.log.Warn("a datagram of a trusted proxy is dropped: nothing says which exporter it is from. Let the balancer "+
+		"put a PROXY protocol header in front of each datagram (nginx: proxy_protocol on; proxy_responses 0;), or "+
+		"remove it from TRUSTED_PROXIES if it keeps the source address",
 		"proxy", from, "reason", reason)
 }
 
-// waiting notes that a data set went to the topic of undecoded sets, since nobody
-// knows its template yet.
+// waiting records that a data set was appended to the undecoded topic because its template is unknown.
 func (w *watch) waiting(s *decode.Set, now time.Time) {
-	if m := w.lacks(s, now, func(m *missing) *time.Time { return &m.waits }); m != nil {
-		w.tell(m, s, "data of an unknown template waits on the undecoded topic: no replica got the template yet. It comes with the exporter's "+
-			"next template refresh; shorten that (1 min is usual), restart the export, or send a datagram with the template to any replica by hand")
+	if m := w.countMissing(s, now, func(m *missing) *time.Time { return &m.waits }); m != nil {
+		w.warnMissing(m, s, "data of an unknown template waits on the undecoded topic: no replica got the template "+
+			"yet. It comes with the exporter's next template refresh; shorten that (1 min is usual), restart the "+
+			"export, or send a datagram with the template to any replica by hand")
 	}
 }
 
-// dropped notes that a data set was dropped since nobody knows its template.
+// dropped records that a data set was dropped because its template is unknown.
 func (w *watch) dropped(s *decode.Set, reason string, now time.Time) {
-	if m := w.lacks(s, now, func(m *missing) *time.Time { return &m.drops }); m != nil {
-		w.tell(m, s, "data of an unknown template is dropped", "reason", reason)
+	if m := w.countMissing(s, now, func(m *missing) *time.Time { return &m.drops }); m != nil {
+		w.warnMissing(m, s, "data of an unknown template is dropped", "reason", reason)
 	}
 }
 
-// lacks counts a set that lacks its template; it returns what is known of that
-// when it is time to tell, again.
-func (w *watch) lacks(s *decode.Set, now time.Time, told func(*missing) *time.Time) *missing {
+// countMissing counts a set whose template is unknown. If a warning is due, it sets the time that warned
+// points to, the last warning, and returns a copy of the entry; else it returns nil.
+func (w *watch) countMissing(s *decode.Set, now time.Time, warned func(*missing) *time.Time) *missing {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	k := s.Key()
 	m := w.missing[k]
 	if m == nil {
 		if len(w.missing) >= maxMissing {
-			w.forgetOne(now)
+			w.evictMissing(now)
 		}
 		m = &missing{since: now}
 		w.missing[k] = m
 	}
 	m.sets++
 	m.last = now
-	last, limit := told(m), w.unknown
+	last, limit := warned(m), w.unknown
 	if now.Sub(m.since) >= repeatMissing {
 		limit = w.lasting
 	}
@@ -117,13 +120,13 @@ func (w *watch) lacks(s *decode.Set, now time.Time, told func(*missing) *time.Ti
 		return nil
 	}
 	*last = now
-	is := *m
-	return &is
+	snapshot := *m
+	return &snapshot
 }
 
-// forgetOne forgets one of some missing templates: one that is not asked for any
-// more, else the one with the fewest sets. mu is held.
-func (w *watch) forgetOne(now time.Time) {
+// evictMissing removes one of a few entries of missing: an idle entry, else the entry with the fewest
+// sets. The caller must hold mu.
+func (w *watch) evictMissing(now time.Time) {
 	var victim decode.TemplateKey
 	var least *missing
 	n := 0
@@ -142,12 +145,14 @@ func (w *watch) forgetOne(now time.Time) {
 	delete(w.missing, victim)
 }
 
-func (w *watch) tell(m *missing, s *decode.Set, text string, more ...any) {
-	w.log.Warn(text, append(more, "exporter", s.Meta.Exporter, "version", s.Header.Version, "domain", s.Header.Domain, "template", s.ID,
+// warnMissing logs a warning with the attributes of a missing template.
+func (w *watch) warnMissing(m *missing, s *decode.Set, text string, more ...any) {
+	w.log.Warn(text, append(more,
+		"exporter", s.Meta.Exporter, "version", s.Header.Version, "domain", s.Header.Domain, "template", s.ID,
 		"waiting_since", m.since.UTC().Format(time.RFC3339), "sets", m.sets)...)
 }
 
-// found forgets a template that came, and tells if it was missed.
+// found removes a template that arrived from the missing templates. If it was missing, found logs that.
 func (w *watch) found(k decode.TemplateKey, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -156,11 +161,12 @@ func (w *watch) found(k decode.TemplateKey, now time.Time) {
 		if !w.came.AllowN(now, 1) {
 			return
 		}
-		w.log.Info("a missing template came", "exporter", netip.AddrFrom16(k.Exporter).Unmap(), "domain", k.Domain, "template", k.ID, "sets", m.sets)
+		w.log.Info("a missing template came", "exporter", netip.AddrFrom16(k.Exporter).Unmap(),
+			"domain", k.Domain, "template", k.ID, "sets", m.sets)
 	}
 }
 
-// tick tells of silence.
+// tick logs a warning of silence if it is due. It must be called at least once a second.
 func (w *watch) tick(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -168,16 +174,17 @@ func (w *watch) tick(now time.Time) {
 	if last := time.Unix(0, w.last.Load()); last.After(since) {
 		since = last
 	}
-	if now.Sub(since) < silence || now.Sub(w.told) < repeatSilence {
+	if now.Sub(since) < silence || now.Sub(w.warned) < repeatSilence {
 		return
 	}
-	w.told = now
-	w.log.Warn("no datagram for a while: check that the exporter's target is one of these addresses and ports, that no firewall is between "+
-		"(nft list ruleset), and reverse path filtering (sysctl net.ipv4.conf.all.rp_filter) when the route back differs",
+	w.warned = now
+	w.log.Warn("no datagram for a while: check that the exporter's target is one of these addresses and ports, that "+
+		"no firewall is between (nft list ruleset), and reverse path filtering (sysctl net.ipv4.conf.all.rp_filter) "+
+		"when the route back differs",
 		"listening", strings.Join(w.listen(), " "), "since", since.UTC().Format(time.RFC3339))
 }
 
-// ownExport judges whether an exporter reports mostly its own export traffic.
+// ownExport logs a warning, once per exporter, if at least half of its flows are its own export traffic.
 func (w *watch) ownExport(x *exporter) {
 	flows, own := x.flows.Load(), x.own.Load()
 	if flows < ownExportMin || own*2 < flows || x.warnedOwnExport.Swap(true) {
