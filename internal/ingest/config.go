@@ -16,10 +16,10 @@ import (
 	"weir/internal/transport"
 )
 
-// Config is ingest's settings.
+// Config holds the settings of ingest.
 type Config struct {
 	Listen           []netip.AddrPort `env:"LISTEN_UDP" envDefault:"[::]:2055" unit:"host:port list" help:"UDP addresses to receive on, all versions on each; [::] takes IPv4 too"`
-	Receivers        int              `env:"RECEIVERS" envDefault:"0" unit:"sockets" help:"sockets per address, each with a goroutine of its own; 0: one per CPU, at most 4"`
+	Receivers        int              `env:"RECEIVERS" envDefault:"0" unit:"sockets" help:"sockets per address, each with a goroutine of its own; 0: a socket per CPU, at most 4"`
 	RcvBuf           int              `env:"RCVBUF" envDefault:"8388608" unit:"octets" help:"receive buffer per socket; the kernel may grant less"`
 	Streams          transport.StreamConfig
 	MetricsListen    string        `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
@@ -29,8 +29,8 @@ type Config struct {
 	Linger           time.Duration `env:"PRODUCE_LINGER" envDefault:"10ms" help:"how long a flow waits for others to share its batch"`
 	MaxRecords       int           `env:"PRODUCE_MAX_RECORDS" envDefault:"1048576" unit:"flows" help:"flows held while Kafka is away; more are dropped and counted"`
 	MaxOctets        int           `env:"PRODUCE_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"octets of flows held while Kafka is away, memory is about six times that; more are dropped and counted"`
-	OutputExtra      int           `env:"OUTPUT_EXTRA" envDefault:"33554432" unit:"octets per second" help:"what flows of all exporters may take on the flows topic beyond 12 times the octets received: datagrams of small records and long names; more are dropped and counted"`
-	OutputExtraEach  int           `env:"OUTPUT_EXTRA_PER_EXPORTER" envDefault:"4194304" unit:"octets per second" help:"of these, what flows of one exporter may take"`
+	OutputExtra      int           `env:"OUTPUT_EXTRA" envDefault:"33554432" unit:"octets per second" help:"output of flows of all exporters, on the flows topic, beyond 12 times the octets received, as datagrams of small records and long names cause; more flows are dropped and counted"`
+	OutputExtraEach  int           `env:"OUTPUT_EXTRA_PER_EXPORTER" envDefault:"4194304" unit:"octets per second" help:"of OUTPUT_EXTRA, the output of flows of an exporter"`
 	Form             framing.Config
 	Pack             int           `env:"PACK" envDefault:"1" unit:"flows" help:"with FRAMING=delimited: up to so many flows of one partition in a record: most of what producing costs is per record"`
 	Compression      string        `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
@@ -48,46 +48,45 @@ type Config struct {
 	Elements         bool           `env:"ELEMENTS" envDefault:"true" help:"write what has no field of its own into elements; false saves space on the topic and loses it"`
 	Kafka            kafka.Config   `envPrefix:"KAFKA_"`
 	Topics           kafka.TopicConfig
-	// Chosen are the variables that are set; nil where the Config was not read from
-	// the environment.
+	// Chosen holds the variables that the operator set; nil if the Config was not read from the
+	// environment.
 	Chosen settings.Chosen `env:"-"`
 }
 
-// TemplatesConfig bounds what is known of exporters, forged ones among them.
+// TemplatesConfig bounds the template store, which forged exporters could fill.
 type TemplatesConfig struct {
-	Octets      int    `env:"TEMPLATES_MAX_OCTETS" envDefault:"671088640" unit:"octets" help:"memory for the template definitions and facts of all exporters; beyond that those with which no data was decoded go first"`
-	PerExporter int    `env:"TEMPLATES_PER_EXPORTER" envDefault:"4096" unit:"definitions" help:"template definitions kept of one exporter, and as many facts of options data; beyond that its oldest go"`
-	Max         int    `env:"TEMPLATES_MAX" envDefault:"1000000" unit:"definitions and facts" help:"kept of all exporters; beyond that those with which the fewest data sets were decoded go"`
-	Unconfirmed int    `env:"TEMPLATES_MAX_UNCONFIRMED" envDefault:"65536" unit:"definitions" help:"kept of those with which no replica has decoded data yet, forged ones say; beyond that the oldest go"`
+	Octets      int    `env:"TEMPLATES_MAX_OCTETS" envDefault:"671088640" unit:"octets" help:"memory for the template definitions and facts of all exporters; beyond that, definitions with which no data was decoded are evicted first"`
+	PerExporter int    `env:"TEMPLATES_PER_EXPORTER" envDefault:"4096" unit:"definitions" help:"template definitions kept of an exporter, and as many facts of options data; beyond that its oldest are evicted"`
+	Max         int    `env:"TEMPLATES_MAX" envDefault:"1000000" unit:"definitions and facts" help:"kept of all exporters; beyond that, definitions with which the fewest data sets were decoded are evicted"`
+	Unconfirmed int    `env:"TEMPLATES_MAX_UNCONFIRMED" envDefault:"65536" unit:"definitions" help:"kept definitions with which no replica has decoded data yet, for example forged definitions; beyond that the oldest are evicted"`
 	Keys        string `env:"TEMPLATES_KEYS" envDefault:"both" unit:"both or new" help:"records of the templates topic that are written: both kinds, or the new kind alone, which ingest of the versions before cannot read; both are always read"`
 }
 
 // HashKeys reports whether definitions are published under both keys.
 func (c TemplatesConfig) HashKeys() bool { return c.Keys != "new" }
 
-// perExporter returns the octets that definitions and facts of one exporter may
-// take: enough for thousands of ordinary ones, and an eighth of all where that is
-// little.
+// perExporter returns the octets that the definitions and facts of an exporter may take: an eighth of
+// TEMPLATES_MAX_OCTETS, but at least 2 MiB, which holds thousands of ordinary definitions, and at most 32 MiB.
 func (c TemplatesConfig) perExporter() int64 {
 	return int64(max(min(c.Octets, 2<<20), min(c.Octets/8, 32<<20)))
 }
 
-// UndecodedConfig bounds the topic of data sets whose template is late.
+// UndecodedConfig bounds the undecoded topic, on which data sets wait for their template.
 type UndecodedConfig struct {
 	Keep     time.Duration `env:"UNDECODED_KEEP" envDefault:"24h" help:"how long a data set waits on the undecoded topic for its template, while replicas run; then it is dropped and counted"`
-	Rate     int           `env:"UNDECODED_RATE" envDefault:"1048576" unit:"octets per second" help:"what this replica may append to the undecoded topic, so that forged data cannot fill it; more is dropped and counted"`
-	Burst    int           `env:"UNDECODED_BURST" envDefault:"67108864" unit:"octets" help:"what it may append at once"`
-	Exporter int           `env:"UNDECODED_PER_EXPORTER" envDefault:"16777216" unit:"octets per hour" help:"what it may append of one exporter"`
+	Rate     int           `env:"UNDECODED_RATE" envDefault:"1048576" unit:"octets per second" help:"rate at which this replica may append to the undecoded topic, so that forged data cannot fill it; more is dropped and counted"`
+	Burst    int           `env:"UNDECODED_BURST" envDefault:"67108864" unit:"octets" help:"octets that this replica may append at once"`
+	Exporter int           `env:"UNDECODED_PER_EXPORTER" envDefault:"16777216" unit:"octets per hour" help:"octets that this replica may append of an exporter"`
 }
 
-// Validate reports every mistake of ingest's own settings at once.
+// Validate returns the mistakes of ingest's own settings, joined.
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	seen := map[netip.AddrPort]bool{}
 	for _, a := range c.Listen {
 		if seen[a] {
-			bad("LISTEN_UDP: %s is there twice: want each address once", a)
+			bad("LISTEN_UDP: %s is listed twice: want each address once", a)
 		}
 		seen[a] = true
 	}
@@ -97,7 +96,9 @@ func (c Config) Validate() error {
 	if c.RcvBuf < 0 {
 		bad("RCVBUF=%d: want 0 (the kernel's default) or more octets", c.RcvBuf)
 	}
-	for name, d := range map[string]time.Duration{"DRAIN": c.Drain, "FLUSH": c.Flush, "PRODUCE_LINGER": c.Linger, "PARK_FOR": c.ParkFor} {
+	for name, d := range map[string]time.Duration{
+		"DRAIN": c.Drain, "FLUSH": c.Flush, "PRODUCE_LINGER": c.Linger, "PARK_FOR": c.ParkFor,
+	} {
 		if d < 0 || d > time.Minute {
 			bad("%s=%v: want 0s to 1m", name, d)
 		}
@@ -115,7 +116,8 @@ func (c Config) Validate() error {
 		bad("UNDECODED_KEEP=%v: want 0s to %v, the topic keeps no longer", c.Undecoded.Keep, maxUndecodedKeep)
 	}
 	errs = append(errs, notNegative("0 or more octets", map[string]int{
-		"UNDECODED_RATE": c.Undecoded.Rate, "UNDECODED_BURST": c.Undecoded.Burst, "UNDECODED_PER_EXPORTER": c.Undecoded.Exporter,
+		"UNDECODED_RATE": c.Undecoded.Rate, "UNDECODED_BURST": c.Undecoded.Burst,
+		"UNDECODED_PER_EXPORTER": c.Undecoded.Exporter,
 	})...)
 	switch c.Templates.Keys {
 	case "", "both", "new":
@@ -146,14 +148,14 @@ func notNegative(want string, settings map[string]int) (errs []error) {
 	return errs
 }
 
-// maxPack is how many flows a record may have: beyond that nothing is gained, and a
-// consumer takes records whole.
+// maxPack bounds the flows of a record: larger records save nothing more, and a consumer must hold a whole
+// record.
 const maxPack = 1000
 
-// maxUndecodedKeep is below the topic's retention.
+// maxUndecodedKeep must be below the retention of the undecoded topic: Kafka would delete waiting sets.
 const maxUndecodedKeep = 47 * time.Hour
 
-// replicaName is the name of this replica where none is set.
+// replicaName returns the default name of a replica: host name and pid.
 func replicaName() string {
 	host, err := os.Hostname()
 	if err != nil {
@@ -162,9 +164,9 @@ func replicaName() string {
 	return host + "-" + strconv.Itoa(os.Getpid())
 }
 
-// warnWideProxies warns of trusted networks that cannot be private: whoever forges a
-// source address of theirs then names any exporter. The widest private networks are
-// 10.0.0.0/8 (RFC 1918) and fc00::/7 (RFC 4193).
+// warnWideProxies warns of trusted networks that cannot be private: a host that forges a source address of
+// such a network can name any exporter. The widest private networks are 10.0.0.0/8 (RFC 1918) and fc00::/7
+// (RFC 4193).
 func warnWideProxies(log *slog.Logger, trusted []netip.Prefix) {
 	for _, p := range trusted {
 		if p.Addr().Is4() && p.Bits() >= 8 || p.Addr().Is6() && p.Bits() >= 7 {

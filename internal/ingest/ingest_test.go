@@ -453,7 +453,7 @@ func TestOwnExportTrafficIsKnownByItsKey(t *testing.T) {
 func TestConfigReportsEveryMistake(t *testing.T) {
 	a := netip.MustParseAddrPort("[::]:2055")
 	err := Config{Listen: []netip.AddrPort{a, a}, Receivers: -1, Drain: time.Hour, Compression: "zip"}.Validate()
-	for _, want := range []string{"LISTEN_UDP: [::]:2055 is there twice", "RECEIVERS=-1", "DRAIN=1h0m0s", `PRODUCE_COMPRESSION="zip"`} {
+	for _, want := range []string{"LISTEN_UDP: [::]:2055 is listed twice", "RECEIVERS=-1", "DRAIN=1h0m0s", `PRODUCE_COMPRESSION="zip"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q in %v", want, err)
 		}

@@ -13,21 +13,20 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// Bounds of what is kept by exporter address. A source address can be forged, and so
-// can a v5 datagram that decodes: only activity over time tells an exporter from a
-// forged address.
+// Bounds of the state per exporter address. A source address can be forged, with a v5 datagram that
+// decodes: only activity over time distinguishes an exporter from a forged address.
 const (
-	// maxSeen bounds the addresses that are remembered.
+	// maxSeen bounds the addresses in seen.all.
 	maxSeen = 65536
-	// maxKnown bounds those that a worker caches.
+	// maxKnown bounds the addresses in the cache of a worker.
 	maxKnown = 16384
 	// maxExporters bounds the values of the exporter label besides "other".
 	maxExporters = 1000
-	// maxFresh bounds the labels in use up to which an exporter gets one with its
-	// first decoded flow; beyond that it has to be active for provenRanks first.
+	// maxFresh is the number of labels in use below which an exporter gets a label with its first decoded
+	// flow; beyond that it must be active for provenRanks first.
 	maxFresh = 100
-	// maxDomains bounds the pairs of exporter and domain with gauges of their own,
-	// maxDomainsOf those of one exporter.
+	// maxDomains bounds the pairs of exporter and observation domain with their own gauges,
+	// maxDomainsOf the pairs of an exporter.
 	maxDomains   = 4096
 	maxDomainsOf = 64
 
@@ -40,25 +39,23 @@ const (
 	// freshIdle is the silence after which an exporter that was never proven loses
 	// its label.
 	freshIdle = int(time.Hour / rankEvery)
-	// provenIdle is the silence after which a proven exporter loses its label to one
-	// that needs it.
+	// provenIdle is the silence after which a proven exporter loses its label to an exporter with a claim.
 	provenIdle = int(10 * time.Minute / rankEvery)
-	// victims is the number of addresses among which room is made for a new one.
+	// victims is the number of addresses that are compared for an eviction.
 	victims = 16
 )
 
-// Heap octets of what is kept by exporter address.
+// Heap octets of the state per exporter address.
 const (
 	exporterOctets = 256 // an exporter and its entry in seen.all
 	knownOctets    = 96  // an entry of a worker's cache
 	seriesOctets   = 768 // a series of a counter or gauge
-	// seriesOfLabel is about the number of series that one label can have: errors by
-	// cause are most of them.
+	// seriesOfLabel is the approximate number of series of a label, mostly of errors by cause.
 	seriesOfLabel = 16
 )
 
-// exportersOctets returns the memory that exporters and their labels take at most,
-// with so many workers.
+// exportersOctets returns the largest memory of exporters and their labels with the given number of
+// workers.
 func exportersOctets(workers int) int {
 	return maxSeen*exporterOctets + (maxExporters*seriesOfLabel+3*maxDomains)*seriesOctets + workers*maxKnown*knownOctets
 }
@@ -66,12 +63,12 @@ func exportersOctets(workers int) int {
 // otherLabel is the label value of all exporters without a label of their own.
 var otherLabel = "other"
 
-// An exporter holds the counts of one source address.
+// An exporter holds the counts of a source address. Its atomic fields may be used without a lock.
 type exporter struct {
 	addr            netip.Addr
 	seen            *seen
-	label           atomic.Pointer[string]             // nil: nothing was decoded of it
-	counted         atomic.Pointer[prometheus.Counter] // of its flows; once it has a label
+	label           atomic.Pointer[string]             // nil: no set of it has been decoded
+	counted         atomic.Pointer[prometheus.Counter] // counter of its flows; nil: not looked up yet
 	flows, own      atomic.Uint64
 	examined        atomic.Int64 // second of the last datagram that was examined
 	warnedOwnExport atomic.Bool
@@ -95,15 +92,16 @@ func (x *exporter) Settled(flows int, err error) {
 	}
 }
 
-// known returns the label value of x, "other" as long as nothing was decoded of it.
-func (x *exporter) known() string {
+// currentLabel returns the label value of x, or "other" if no set of it has been decoded: a forged
+// address must not get a label by malformed datagrams.
+func (x *exporter) currentLabel() string {
 	if l := x.label.Load(); l != nil {
 		return *l
 	}
 	return otherLabel
 }
 
-// age notes whether x was active since the last rank.
+// age updates the activity of x since the last rank. seen.mu must be held.
 func (x *exporter) age() {
 	flows := x.flows.Load()
 	if flows == x.last {
@@ -116,7 +114,7 @@ func (x *exporter) age() {
 	x.proven = x.proven || x.score >= provenRanks
 }
 
-// displaces reports whether x has a better claim to a label than v, which has one.
+// displaces reports whether x has a better claim to a label than v, which has a label.
 func (x *exporter) displaces(v *exporter) bool {
 	if x.listed != v.listed {
 		return x.listed
@@ -124,24 +122,24 @@ func (x *exporter) displaces(v *exporter) bool {
 	return v.idle >= provenIdle || x.score >= 2*v.score+provenRanks
 }
 
-// seen holds the exporters that sent something, bounded.
+// seen holds the source addresses of received datagrams, at most maxSeen.
 //
-// At most maxExporters have a label of their own. Exporters that EXPORTERS_FILE lists
-// by a single address come first, then those that are active longest. rank moves
-// labels. It takes one away in two steps, one rank apart, so that no worker still
-// counts under the label when its series are folded into those of "other".
+// At most maxExporters of them have a label of their own. Exporters listed by EXPORTERS_FILE with a single
+// address have priority, then the exporters active longest. rank moves labels. It revokes a label in two
+// steps, a rank apart, so that no worker counts under the label any more when its series are folded into
+// the series of "other".
 type seen struct {
-	dropped func(x *exporter, flows int, err error) // counts
-	flows   *prometheus.CounterVec                  // exporter
-	listed  func(netip.Addr) bool                   // by EXPORTERS_FILE; nil: none is
-	fold    func(labels map[string]bool)            // adds their series to those of "other"; nil: there are none
+	dropped func(x *exporter, flows int, err error) // counts dropped flows
+	flows   *prometheus.CounterVec                  // by exporter
+	listed  func(netip.Addr) bool                   // reports whether EXPORTERS_FILE lists an address; nil: no
+	fold    func(labels map[string]bool)            // folds the series of labels into "other"; nil: no series
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	all     map[netip.Addr]*exporter
-	labels  int                 // in use, those that are being taken away too
-	leaving []*exporter         // whose label is being taken away
-	domains map[domainOf]string // label values of domains, of those that reported totals
-	unnamed exporter            // all beyond the bound
+	labels  int                 // labels in use, including leaving
+	leaving []*exporter         // exporters whose label is being revoked
+	domains map[domainOf]string // label values of the domains that reported totals
+	unnamed exporter            // stands for all addresses beyond maxSeen
 }
 
 type domainOf struct {
@@ -153,7 +151,7 @@ type domainOf struct {
 func (e *seen) domain(x *exporter, id uint32) string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !x.named || x.leaving { // else each would leave gauges of "other" behind
+	if !x.named || x.leaving { // gauges of "other" would never be removed
 		return otherLabel
 	}
 	k := domainOf{x, id}
@@ -171,10 +169,10 @@ func (e *seen) domain(x *exporter, id uint32) string {
 	return e.domains[k]
 }
 
-// domainText is a domain as a label value.
+// domainText returns the label value of an observation domain.
 func domainText(id uint32) string { return strconv.FormatUint(uint64(id), 10) }
 
-// get returns the exporter at addr; first reports whether it was not seen before.
+// get returns the exporter at addr and adds it if it is new; first reports whether it is new.
 func (e *seen) get(addr netip.Addr) (x *exporter, first bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -189,8 +187,8 @@ func (e *seen) get(addr netip.Addr) (x *exporter, first bool) {
 	return x, true
 }
 
-// makeRoom forgets the least active of a few addresses without a label; false when
-// all of these are proven. mu is held.
+// makeRoom removes the least active of a few addresses without a label. It returns false if all of them
+// are proven. The caller must hold mu.
 func (e *seen) makeRoom() bool {
 	var least *exporter
 	n := 0
@@ -222,7 +220,8 @@ func (e *seen) decoded(x *exporter) prometheus.Counter {
 	return c
 }
 
-// name returns the label value of x, of which a set was decoded.
+// name returns the label value of x, which may get its label by this call. It must be called only after a
+// set of x has been decoded.
 func (e *seen) name(x *exporter) string {
 	if l := x.label.Load(); l != nil {
 		return *l
@@ -241,7 +240,7 @@ func (e *seen) name(x *exporter) string {
 
 func (e *seen) isListed(a netip.Addr) bool { return e.listed != nil && e.listed(a) }
 
-// grant gives x a label of its own. mu is held.
+// grant gives x a label of its own. The caller must hold mu.
 func (e *seen) grant(x *exporter) {
 	e.labels++
 	x.named = true
@@ -253,9 +252,9 @@ func (e *seen) grant(x *exporter) {
 	}
 }
 
-// leave lets x count as other from now on; its series are folded by the next rank.
-// mu is held.
-func (e *seen) leave(x *exporter) {
+// revoke takes the label of x, which counts as "other" from now on. The next rank folds its series. The
+// caller must hold mu.
+func (e *seen) revoke(x *exporter) {
 	x.leaving = true
 	x.label.Store(&otherLabel)
 	if e.flows != nil {
@@ -265,8 +264,8 @@ func (e *seen) leave(x *exporter) {
 	e.leaving = append(e.leaving, x)
 }
 
-// rank notes who was active since the last call and moves labels. It is to be called
-// every rankEvery, by one goroutine.
+// rank updates the activity of all exporters and moves labels. A single goroutine must call it every
+// rankEvery.
 func (e *seen) rank() {
 	e.release()
 	named, wanting := e.survey()
@@ -274,13 +273,15 @@ func (e *seen) rank() {
 		return cmp.Or(compareBool(b.listed, a.listed), cmp.Compare(b.score, a.score), a.addr.Compare(b.addr))
 	})
 	slices.SortFunc(named, func(a, b *exporter) int { // the weakest claim first
-		return cmp.Or(compareBool(a.listed, b.listed), compareBool(b.idle >= provenIdle, a.idle >= provenIdle), cmp.Compare(a.score, b.score), a.addr.Compare(b.addr))
+		return cmp.Or(
+			compareBool(a.listed, b.listed), compareBool(b.idle >= provenIdle, a.idle >= provenIdle),
+			cmp.Compare(a.score, b.score), a.addr.Compare(b.addr))
 	})
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, x := range named {
 		if !x.proven && !x.listed && x.idle >= freshIdle {
-			e.leave(x)
+			e.revoke(x)
 		}
 	}
 	named = slices.DeleteFunc(named, func(x *exporter) bool { return x.leaving })
@@ -290,7 +291,7 @@ func (e *seen) rank() {
 		case e.labels < maxExporters:
 			e.grant(x)
 		case len(named) > 0 && x.displaces(named[0]): // x gets the label at the next rank
-			e.leave(named[0])
+			e.revoke(named[0])
 			named = named[1:]
 		default:
 			return
@@ -298,8 +299,8 @@ func (e *seen) rank() {
 	}
 }
 
-// survey ages all exporters. It returns those with a label, and those without that
-// have a claim to one.
+// survey ages all exporters. It returns the exporters with a label, and the exporters without a label that
+// have a claim to it.
 func (e *seen) survey() (named, wanting []*exporter) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -315,7 +316,7 @@ func (e *seen) survey() (named, wanting []*exporter) {
 		case x.score >= provenRanks || x.score > 0 && x.listed:
 			wanting = append(wanting, x)
 		}
-		if n++; n%1024 == 0 { // a datagram of a new address waits for the lock
+		if n++; n%1024 == 0 { // workers with a datagram of a new address wait for mu
 			e.mu.Unlock()
 			e.mu.Lock()
 		}
@@ -323,7 +324,7 @@ func (e *seen) survey() (named, wanting []*exporter) {
 	return named, wanting
 }
 
-// release folds the series of the exporters whose label the last rank took away.
+// release folds the series of the exporters whose label the last rank revoked.
 func (e *seen) release() {
 	e.mu.Lock()
 	leaving := e.leaving
@@ -385,7 +386,7 @@ func foldCounters(v *prometheus.CounterVec, labels map[string]bool) {
 	for s := range series {
 		var m dto.Metric
 		if s.Write(&m) != nil {
-			continue // never: a counter always writes
+			continue // unreachable: Write of a counter returns no error
 		}
 		f := folded{labels: prometheus.Labels{}, value: m.GetCounter().GetValue()}
 		for _, l := range m.GetLabel() {

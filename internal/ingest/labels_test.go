@@ -35,7 +35,7 @@ func (l *labelled) flow(a netip.Addr) *exporter {
 	x, _ := l.get(a)
 	x.flows.Add(1)
 	l.decoded(x).Add(1)
-	l.m.errors.WithLabelValues(x.known(), "set_length").Inc()
+	l.m.errors.WithLabelValues(x.currentLabel(), "set_length").Inc()
 	l.total++
 	return x
 }
@@ -233,14 +233,14 @@ func TestExportersStayWithinTheirOctets(t *testing.T) {
 		x.flows.Add(1)
 		l.decoded(x).Add(1)
 		for cause := range seriesOfLabel - 1 {
-			if x.known() != otherLabel {
-				l.m.errors.WithLabelValues(x.known(), string(rune('a'+cause))).Inc()
+			if x.currentLabel() != otherLabel {
+				l.m.errors.WithLabelValues(x.currentLabel(), string(rune('a'+cause))).Inc()
 			}
 		}
 		for domain := range uint32(8) {
 			text := l.domain(x, domain)
 			for _, what := range []string{"octets", "messages", "records"} {
-				l.m.exported.WithLabelValues(x.known(), text, what).Set(1)
+				l.m.exported.WithLabelValues(x.currentLabel(), text, what).Set(1)
 			}
 		}
 	}

@@ -13,13 +13,13 @@ import (
 
 // Memory that a part takes per unit of its setting, as measured: docs/receiving.md.
 const (
-	perBufferedOctet = 6 // of a flow that waits for Kafka: its datagram's buffer, the client's records
-	perParkedOctet   = 2 // of a set: what describes it
+	perBufferedOctet = 6 // per octet of a flow that waits for Kafka: the datagram's buffer and the client's record
+	perParkedOctet   = 2 // per octet of a buffered set: the octet and the set's description
 	perConnection    = 160 << 10
 	perDefinition    = 2 << 10
 
-	// always is the program, its clients, metrics, socket buffers, the exporters seen
-	// and the accounting.
+	// always is the memory that no setting bounds: program, Kafka clients, metrics, socket buffers,
+	// exporters and accounts.
 	always = 128 << 20
 )
 
@@ -31,15 +31,15 @@ type part struct {
 	chosen   bool // the operator set it
 	per      int  // octets of memory per unit of the setting
 
-	// What the setting is where it is not chosen: full where there is room, at least
-	// enough where other parts can be smaller instead, never below least.
+	// Values of the setting if it is not chosen: full if memory suffices; at least enough as long as other
+	// parts can be smaller instead; never less than least.
 	full, enough, least int
 }
 
-// octets is the memory that the part may take, octets.
+// octets returns the memory that the part may take.
 func (p *part) octets() int { return product(p.per, *p.setting) }
 
-// product and total saturate.
+// product and total return math.MaxInt on overflow.
 func product(a, b int) int {
 	if a > 0 && b > math.MaxInt/a {
 		return math.MaxInt
@@ -54,20 +54,38 @@ func total(a, b int) int {
 	return a + b
 }
 
-// parts are the parts whose memory settings bound.
+// parts returns the parts of the process whose memory a setting bounds. Their setting points into c.
 func (c *Config) parts() []part {
 	all := []part{
-		{name: "flows", variable: "PRODUCE_MAX_OCTETS", setting: &c.MaxOctets, per: perBufferedOctet, full: 64 << 20, enough: 64 << 20, least: 512 << 10},
-		{name: "parked_sets", variable: "PARK_MAX_OCTETS", setting: &c.ParkMax, per: perParkedOctet, full: 64 << 20, enough: 64 << 20, least: 512 << 10},
-		{name: "undecoded_sets", variable: "UNDECODED_BURST", setting: &c.Undecoded.Burst, per: perParkedOctet, full: 64 << 20, enough: 64 << 20, least: 512 << 10},
-		{name: "templates", variable: "TEMPLATES_MAX_OCTETS", setting: &c.Templates.Octets, per: 1, full: 640 << 20, enough: 160 << 20, least: 8 << 20},
+		{
+			name: "flows", variable: "PRODUCE_MAX_OCTETS", setting: &c.MaxOctets,
+			per: perBufferedOctet, full: 64 << 20, enough: 64 << 20, least: 512 << 10,
+		},
+		{
+			name: "parked_sets", variable: "PARK_MAX_OCTETS", setting: &c.ParkMax,
+			per: perParkedOctet, full: 64 << 20, enough: 64 << 20, least: 512 << 10,
+		},
+		{
+			name: "undecoded_sets", variable: "UNDECODED_BURST", setting: &c.Undecoded.Burst,
+			per: perParkedOctet, full: 64 << 20, enough: 64 << 20, least: 512 << 10,
+		},
+		{
+			name: "templates", variable: "TEMPLATES_MAX_OCTETS", setting: &c.Templates.Octets,
+			per: 1, full: 640 << 20, enough: 160 << 20, least: 8 << 20,
+		},
 	}
 	if len(c.Streams.TCP)+len(c.Streams.TLS) > 0 {
 		all = append(all,
-			part{name: "connections", variable: "TCP_MAX_CONNECTIONS", setting: &c.Streams.Max, per: perConnection, full: 1024, enough: 256, least: 16},
-			part{name: "connection_templates", variable: "TCP_MAX_OCTETS", setting: &c.Streams.Octets, per: 1, full: 64 << 20, enough: 16 << 20, least: 2 << 20})
+			part{
+				name: "connections", variable: "TCP_MAX_CONNECTIONS", setting: &c.Streams.Max,
+				per: perConnection, full: 1024, enough: 256, least: 16,
+			},
+			part{
+				name: "connection_templates", variable: "TCP_MAX_OCTETS", setting: &c.Streams.Octets,
+				per: 1, full: 64 << 20, enough: 16 << 20, least: 2 << 20,
+			})
 	}
-	if c.isChosen("TEMPLATES_MAX", c.Templates.Max) { // more octets than so many take are of no use
+	if c.isChosen("TEMPLATES_MAX", c.Templates.Max) { // that many definitions cannot use more octets
 		t := &all[3]
 		t.full = max(t.least, min(t.full, product(perDefinition, c.Templates.Max)))
 		t.enough = min(t.full, t.enough)
@@ -75,19 +93,19 @@ func (c *Config) parts() []part {
 	for i := range all {
 		p := &all[i]
 		// UNDECODED_BURST=0 allows nothing at once.
-		p.chosen = c.isChosen(p.variable, *p.setting) || p.setting == &c.Undecoded.Burst && (c.Chosen == nil || c.Chosen[p.variable])
+		p.chosen = c.isChosen(p.variable, *p.setting) ||
+			p.setting == &c.Undecoded.Burst && (c.Chosen == nil || c.Chosen[p.variable])
 	}
 	return all
 }
 
-// isChosen reports whether a variable is set to something else than 0, which means
-// the default. Of a Config that was not read from the environment every value is.
+// isChosen reports whether the operator set a variable to a value other than 0, which means the default.
+// In a Config that was not read from the environment, every value counts as chosen.
 func (c *Config) isChosen(variable string, value int) bool {
 	return value != 0 && (c.Chosen == nil || c.Chosen[variable])
 }
 
-// leastMemory is what MEMORY_MAX has to be at least: what the chosen settings allow,
-// and what is always needed.
+// leastMemory returns the least valid MEMORY_MAX, octets: the memory of the chosen settings, and always.
 func leastMemory(parts []part) int {
 	sum := always
 	for i := range parts {
@@ -98,13 +116,12 @@ func leastMemory(parts []part) int {
 	return sum
 }
 
-// heapShare is the part of MEMORY_MAX that the Go heap may take, in percent: the
-// rest is for what the runtime does not count, and for what is allocated while it
-// collects garbage.
+// heapShare is the part of MEMORY_MAX that the Go heap may take, in percent. The rest is for memory that
+// the runtime does not count, and for allocations during a garbage collection.
 const heapShare = 75
 
-// fit sets the settings of memory that are not chosen: to their defaults, or to
-// less so that all parts fit into MEMORY_MAX.
+// fit sets the memory settings that are not chosen to their defaults, or to smaller values with which all
+// parts fit into MEMORY_MAX.
 func (c *Config) fit() {
 	parts := c.parts()
 	room := math.MaxInt
@@ -119,29 +136,31 @@ func (c *Config) fit() {
 		}
 		return n
 	}
-	full, enough, least := sum(func(p *part) int { return p.full }), sum(func(p *part) int { return p.enough }), sum(func(p *part) int { return p.least })
+	full := sum(func(p *part) int { return p.full })
+	enough := sum(func(p *part) int { return p.enough })
+	least := sum(func(p *part) int { return p.least })
 	for i := range parts {
 		switch p := &parts[i]; {
 		case p.chosen:
 		case room >= full:
 			*p.setting = p.full
 		case room >= enough:
-			*p.setting = between(p.enough, p.full, room-enough, full-enough)
+			*p.setting = interpolate(p.enough, p.full, room-enough, full-enough)
 		default:
-			*p.setting = between(p.least, p.enough, max(0, room-least), enough-least)
+			*p.setting = interpolate(p.least, p.enough, max(0, room-least), enough-least)
 		}
 	}
 }
 
-// between returns the value that lies part/whole of the way from low to high.
-func between(low, high, part, whole int) int {
+// interpolate returns the value at part/whole of the distance from low to high.
+func interpolate(low, high, part, whole int) int {
 	if part >= whole {
 		return high
 	}
 	return low + int(float64(high-low)*float64(part)/float64(whole))
 }
 
-// memory is what the process may take, octets: MEMORY_MAX, or what the parts come to.
+// memory returns the memory that the process may take, octets: MEMORY_MAX, or the sum of all parts.
 func (c *Config) memory() int {
 	if c.MemoryMax > 0 {
 		return c.MemoryMax
@@ -149,7 +168,7 @@ func (c *Config) memory() int {
 	return c.allowed()
 }
 
-// allowed is what the parts may take, octets.
+// allowed returns the memory that the settings allow all parts together, octets.
 func (c *Config) allowed() int {
 	fitted := *c
 	fitted.fit()
@@ -160,9 +179,9 @@ func (c *Config) allowed() int {
 	return sum
 }
 
-// heapMax is the limit of the Go heap, octets. Below what the parts may take it would
-// make the garbage collector run without end once they are full, so settings that are
-// set to more than the heap's share raise it.
+// heapMax returns the limit of the Go heap, octets. It must not be below the memory that the parts may
+// take: the garbage collector would run continuously once they are full. Chosen settings beyond the heap's
+// share therefore raise it.
 func (c *Config) heapMax() int {
 	if c.MemoryMax > 0 {
 		return min(c.MemoryMax, max(c.MemoryMax/100*heapShare, c.allowed()))
@@ -170,7 +189,7 @@ func (c *Config) heapMax() int {
 	return c.memory()
 }
 
-// logMemory says how MEMORY_MAX is divided. c is fitted.
+// logMemory logs the settings that were made to fit into MEMORY_MAX. c must have been fitted.
 func (c *Config) logMemory(log *slog.Logger) {
 	if c.MemoryMax == 0 {
 		return
@@ -186,12 +205,13 @@ func (c *Config) logMemory(log *slog.Logger) {
 		log.Info("settings that are not set are made to fit into MEMORY_MAX", append(made, "MEMORY_MAX", c.MemoryMax)...)
 	}
 	if heap := c.MemoryMax / 100 * heapShare; leastMemory(parts) > heap {
-		log.Warn("the settings that are set leave less than a quarter of MEMORY_MAX to the runtime: the process may exceed it; lower them or raise MEMORY_MAX",
+		log.Warn("the settings that are set leave less than a quarter of MEMORY_MAX to the runtime: the process may "+
+			"exceed it; lower them or raise MEMORY_MAX",
 			"set", leastMemory(parts), "heap", heap, "MEMORY_MAX", c.MemoryMax)
 	}
 }
 
-// validateMemory refuses chosen settings that do not fit into MEMORY_MAX.
+// validateMemory returns an error if the chosen settings do not fit into MEMORY_MAX.
 func (c *Config) validateMemory() error {
 	if c.MemoryMax < 0 {
 		return fmt.Errorf("MEMORY_MAX=%d: want 0 (what the parts come to) or more octets", c.MemoryMax)
@@ -208,11 +228,12 @@ func (c *Config) validateMemory() error {
 		}
 	}
 	chosen = append(chosen, fmt.Sprintf("everything else %d MiB", always>>20))
-	return fmt.Errorf("MEMORY_MAX=%d (%d MiB): the settings that are set may need %d MiB: lower them, leave them unset so that they are made to fit, or raise it (%s)",
+	return fmt.Errorf("MEMORY_MAX=%d (%d MiB): the settings that are set may need %d MiB: "+
+		"lower them, leave them unset so that they are made to fit, or raise it (%s)",
 		c.MemoryMax, c.MemoryMax>>20, least>>20, strings.Join(chosen, ", "))
 }
 
-// accounted returns the octets that the parts take now, by name.
+// accounted returns the octets that the parts take at present, by name.
 func (r *Replica) accounted() map[string]int64 {
 	_, buffered := r.buffer.held()
 	m := map[string]int64{
@@ -231,7 +252,7 @@ func (r *Replica) accounted() map[string]int64 {
 	return m
 }
 
-// memoryMetrics shows what the parts of the process take and may take.
+// memoryMetrics exports the memory of the parts of the process, and its bounds.
 type memoryMetrics struct {
 	r         *Replica
 	used, max *prometheus.Desc
@@ -239,9 +260,11 @@ type memoryMetrics struct {
 
 func newMemoryMetrics(r *Replica) *memoryMetrics {
 	return &memoryMetrics{
-		r:    r,
-		used: prometheus.NewDesc("weir_ingest_memory_octets", "memory that the parts of the process are reckoned to take, see MEMORY_MAX", []string{"area"}, nil),
-		max:  prometheus.NewDesc("weir_ingest_memory_max_octets", "memory that the parts of the process may take", []string{"area"}, nil),
+		r: r,
+		used: prometheus.NewDesc("weir_ingest_memory_octets",
+			"memory that the parts of the process take by estimate, see MEMORY_MAX", []string{"area"}, nil),
+		max: prometheus.NewDesc("weir_ingest_memory_max_octets",
+			"memory that the parts of the process may take", []string{"area"}, nil),
 	}
 }
 

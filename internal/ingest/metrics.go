@@ -9,7 +9,7 @@ import (
 	"weir/internal/wire"
 )
 
-// Reasons for which flows or sets are dropped, a closed set.
+// Reasons for dropped flows or sets, a closed set: values of the metric label "reason".
 const (
 	reasonBufferFull     = "buffer_full"
 	reasonClosed         = "shutdown"
@@ -21,10 +21,10 @@ const (
 	reasonOutput         = "output_limit"
 )
 
-// metrics are ingest's counters. Label values come from closed sets; see seen for
-// those of exporters.
+// metrics holds the counters of ingest. Label values must come from closed sets; seen bounds the values of
+// the label exporter.
 type metrics struct {
-	perExporter []*prometheus.CounterVec // those with the label exporter
+	perExporter []*prometheus.CounterVec // counters with the label exporter
 
 	datagrams   map[uint16]prometheus.Counter // by version; 0: others
 	flows       *prometheus.CounterVec        // exporter
@@ -52,7 +52,7 @@ type metrics struct {
 	streamRefused *prometheus.CounterVec // limit
 }
 
-// newMetrics registers all metrics of ingest. The replica must have its store, accounts and sessions.
+// newMetrics registers all metrics of ingest. r must have its store, accounts, streams and sessions.
 func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	var perExporter []*prometheus.CounterVec
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -65,13 +65,15 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	}
 	registerState(reg, r)
 	exported := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "weir_ingest_exporter_reported", Help: "totals that an exporting process reports of itself (IE 40, 41, 42), the last ones received",
+		Name: "weir_ingest_exporter_reported",
+		Help: "last totals received that an exporting process reports of itself (IE 40, 41, 42)",
 	}, []string{"exporter", "domain", "what"})
 	reg.MustRegister(exported)
 	reg.MustRegister(NewSocketMetrics(r.sockets))
 	reg.MustRegister(newClusterMetrics(r.accounts.cluster))
 	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "weir_ingest_accounting_unplaced_datagrams_total", Help: "datagrams in no slot of the exporters topic, since too many waited there: they count as lost there",
+		Name: "weir_ingest_accounting_unplaced_datagrams_total",
+		Help: "datagrams in no slot of the exporters topic, because too many slots waited for Kafka: they count as lost",
 	}, func() float64 { return float64(r.accounts.book.Dropped()) }))
 	reg.MustRegister(newMemoryMetrics(r))
 	findings := prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -80,29 +82,42 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	}, []string{"exporter", "finding"})
 	reg.MustRegister(findings)
 	m := &metrics{
-		findings:      findings,
-		streamRefused: counter("tcp_templates_refused_total", "templates of connections refused at a part of TCP_MAX_OCTETS: of the connection, of its address, of all", "limit"),
-		streamEnds:    counter("tcp_ended_connections_total", "connections of exporters that ended, by reason", "reason"),
-		streamWaits:   counter("tcp_waits_total", "times that reading from a connection waited because Kafka's client had no room").WithLabelValues(),
-		exported:      exported,
-		datagrams:     map[uint16]prometheus.Counter{},
-		flows:         counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),
-		options:       counter("options_records_total", "records of options data").WithLabelValues(),
-		errors:        counter("errors_total", "parts of datagrams that could not be decoded, by cause", "exporter", "cause"),
-		oddities:      counter("oddities_total", "values decoded in spite of their form (time_misencoded: Unix time where NTP's is asked for) or taken as unknown (sampling_unusable: a rate of zero or absurd operands)", "what"),
-		oldUptimes:    counter("old_uptimes_total", "flow times given as uptimes that lie more than UPTIME_MAX_AGE back behind a wrap of the exporter's clock: the flows have their export time", "exporter"),
-		denied:        counter("denied_datagrams_total", "datagrams dropped because the exporters file does not allow their source, by its entry", "entry"),
-		proxied:       counter("proxy_dropped_datagrams_total", "datagrams of trusted proxies that were dropped: without a header that says whose they are", "reason"),
-		reloads:       counter("exporters_file_reloads_total", "changes of the exporters file that were taken (ok) or refused (failed: the old one stays in force)", "result"),
-		dropped:       counter("dropped_flows_total", "flows that were not published: Kafka did not take them, or a datagram held more than its octets allow", "exporter", "reason"),
-		sets:          counter("undecoded_sets_total", "data sets dropped whose template was not known: beyond a limit, or Kafka away", "exporter", "reason"),
-		late:          counter("late_sets_total", "data sets on the undecoded topic: appended, decoded once their template came, passed over again, expired, refused (Kafka does not take its flows)", "what"),
-		ownExport:     counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),
-		learnt:        counter("templates_learnt_total", "template records accepted from datagrams").WithLabelValues(),
-		published:     counter("templates_published_total", "records written to the templates topic: two of a definition, one of a fact", "result"),
-		fromOthers:    counter("templates_shared_total", "definitions learnt from the templates topic").WithLabelValues(),
-		poison:        counter("template_records_skipped_total", "records of the topics templates, undecoded and exporters that could not be used").WithLabelValues(),
-		recovered:     counter("recovered_flows_total", "flows of killed replicas that this one found on the flows topic and added to their accounts: they had published them after their last report").WithLabelValues(),
+		findings: findings,
+		streamRefused: counter("tcp_templates_refused_total",
+			"templates of connections refused at a part of TCP_MAX_OCTETS: of the connection, of its address, of all", "limit"),
+		streamEnds: counter("tcp_ended_connections_total", "connections of exporters that ended, by reason", "reason"),
+		streamWaits: counter("tcp_waits_total",
+			"times that reading from a connection waited because Kafka's client had no room").WithLabelValues(),
+		exported:  exported,
+		datagrams: map[uint16]prometheus.Counter{},
+		flows:     counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),
+		options:   counter("options_records_total", "records of options data").WithLabelValues(),
+		errors:    counter("errors_total", "parts of datagrams that could not be decoded, by cause", "exporter", "cause"),
+		oddities: counter("oddities_total", "values decoded in spite of their encoding (time_misencoded: Unix time "+
+			"instead of NTP time) or treated as unknown (sampling_unusable: a rate of zero or absurd operands)", "what"),
+		oldUptimes: counter("old_uptimes_total", "flow times given as uptimes that lie more than UPTIME_MAX_AGE back "+
+			"behind a wrap of the exporter's clock: the flows have their export time", "exporter"),
+		denied: counter("denied_datagrams_total",
+			"datagrams dropped because the exporters file does not allow their source, by its entry", "entry"),
+		proxied: counter("proxy_dropped_datagrams_total",
+			"datagrams of trusted proxies dropped because no PROXY header names their exporter", "reason"),
+		reloads: counter("exporters_file_reloads_total",
+			"changes of the exporters file that were applied (ok) or refused (failed: the old content stays in force)", "result"),
+		dropped: counter("dropped_flows_total", "flows that were not published: Kafka did not take them, or a datagram "+
+			"held more than its octets allow", "exporter", "reason"),
+		sets: counter("undecoded_sets_total",
+			"data sets dropped whose template was not known: beyond a limit, or Kafka away", "exporter", "reason"),
+		late: counter("late_sets_total", "data sets on the undecoded topic: appended, decoded after their template arrived, "+
+			"appended again, expired, refused (Kafka does not take its flows)", "what"),
+		ownExport: counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),
+		learnt:    counter("templates_learnt_total", "template records accepted from datagrams").WithLabelValues(),
+		published: counter("templates_published_total",
+			"records written to the templates topic: two per definition, a single record per fact", "result"),
+		fromOthers: counter("templates_shared_total", "definitions learnt from the templates topic").WithLabelValues(),
+		poison: counter("template_records_skipped_total",
+			"records of the topics templates, undecoded and exporters that could not be used").WithLabelValues(),
+		recovered: counter("recovered_flows_total", "flows published by killed replicas after their last report, "+
+			"which this replica found on the flows topic and added to their accounts").WithLabelValues(),
 	}
 	m.perExporter = perExporter
 	datagrams := counter("datagrams_total", "datagrams received, by version of the export protocol", "version")
@@ -123,14 +138,21 @@ func registerState(reg prometheus.Registerer, r *Replica) {
 		}
 		return 0
 	})
-	gauge("parked_sets", "data sets that wait for their template", func() float64 { n, _ := r.buffer.held(); return float64(n) })
-	gauge("parked_octets", "octets of data sets that wait for their template", func() float64 { _, n := r.buffer.held(); return float64(n) })
-	gauge("undecoded_templates", "templates that data sets on the undecoded topic wait for, of partitions that this replica owns", func() float64 {
-		if run := r.run.Load(); run != nil {
-			return float64(run.undecoded.templates())
-		}
-		return 0
+	gauge("parked_sets", "data sets that wait in memory for their template", func() float64 {
+		n, _ := r.buffer.held()
+		return float64(n)
 	})
+	gauge("parked_octets", "octets of data sets that wait in memory for their template", func() float64 {
+		_, n := r.buffer.held()
+		return float64(n)
+	})
+	gauge("undecoded_templates",
+		"templates that data sets on the undecoded topic wait for, of partitions that this replica owns", func() float64 {
+			if run := r.run.Load(); run != nil {
+				return float64(run.undecoded.templates())
+			}
+			return 0
+		})
 	gauge("templates", "template definitions known", func() float64 { return float64(r.store.Stats().Definitions) })
 	gauge("templates_unconfirmed", "of these, definitions with which no replica has decoded data yet", func() float64 { return float64(r.store.Stats().Unconfirmed) })
 	gauge("templates_octets", "heap that template definitions and facts take, as accounted against TEMPLATES_MAX_OCTETS", func() float64 { return float64(r.store.Stats().Octets) })
@@ -163,7 +185,7 @@ func registerState(reg prometheus.Registerer, r *Replica) {
 	gauge("tcp_connections", "connections of exporters over TCP and TLS", func() float64 { return float64(r.streams.Open()) })
 }
 
-// received counts datagrams of a version.
+// received returns the counter of datagrams of a version; unknown versions share a counter.
 func (m *metrics) received(version uint16) prometheus.Counter {
 	if c := m.datagrams[version]; c != nil {
 		return c

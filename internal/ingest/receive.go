@@ -192,7 +192,7 @@ func (w *worker) outcome(res *decode.Result, x *exporter, at time.Time) {
 		}
 	}
 	if res.OldUptimes > 0 {
-		r.metrics.oldUptimes.WithLabelValues(x.known()).Add(float64(res.OldUptimes))
+		r.metrics.oldUptimes.WithLabelValues(x.currentLabel()).Add(float64(res.OldUptimes))
 	}
 	if res.Misencoded > 0 {
 		r.metrics.oddities.WithLabelValues("time_misencoded").Add(float64(res.Misencoded))
@@ -238,7 +238,7 @@ func (w *worker) countErrors(res *decode.Result, x *exporter, at time.Time) {
 	w.causes = counts
 	r.stats.errors.Add(uint64(len(res.Errors)))
 	for _, c := range counts {
-		r.metrics.errors.WithLabelValues(x.known(), string(c.cause)).Add(float64(c.n))
+		r.metrics.errors.WithLabelValues(x.currentLabel(), string(c.cause)).Add(float64(c.n))
 	}
 }
 
@@ -364,7 +364,7 @@ func (d droppedSets) add(s *decode.Set, reason string, at time.Time) {
 // count counts a dropped set of an exporter.
 func (d droppedSets) count(exporter netip.Addr, reason string) {
 	x, _ := d.exporters.get(exporter)
-	d.metrics.sets.WithLabelValues(x.known(), reason).Inc()
+	d.metrics.sets.WithLabelValues(x.currentLabel(), reason).Inc()
 }
 
 // decodeBuffered decodes the buffered sets whose template has arrived. Expired sets are decoded with an

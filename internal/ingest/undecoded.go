@@ -21,50 +21,48 @@ import (
 	"weir/internal/templates"
 )
 
-// What happens to sets on the topic of undecoded ones, a closed set.
+// Outcomes of sets on the undecoded topic, a closed set: values of the metric label "what".
 const (
 	lateAppended = "appended"
 	lateDecoded  = "decoded"
-	lateAgain    = "again"   // passed over: its template is not known yet
-	lateExpired  = "expired" // nobody got its template in time
-	lateRefused  = "refused" // Kafka refuses its flows
+	lateAgain    = "again"   // appended again: its template is not known yet
+	lateExpired  = "expired" // dropped after UNDECODED_KEEP
+	lateRefused  = "refused" // dropped: Kafka refuses its flows
 )
 
 const (
 	undecodedGroup = "ingest"
-	// passSets is how many sets one transaction takes.
+	// passSets is the largest number of sets in a transaction.
 	passSets = 1000
-	// passEvery is how often what waits is passed over without a reason, so that
-	// what is over is dropped and counted.
+	// passEvery is the interval of passes without a new template: they drop and count expired sets.
 	passEvery = 10 * time.Minute
-	// passRest is how long a partition is left alone for each set that a pass
-	// appended again, at most passRestMost: forged templates cannot make replicas
-	// write what waits over and over.
+	// passRest is the pause of a partition for each set that a pass appended again, at most
+	// passRestMost in all: forged templates must not make replicas rewrite the topic continuously.
 	passRest     = time.Millisecond
 	passRestMost = 10 * time.Second
-	// checkEvery is how often, at most, a new definition makes what waits be
-	// looked through.
+	// checkEvery is the shortest interval at which new definitions cause a search of the templates that
+	// sets wait for.
 	checkEvery = 50 * time.Millisecond
-	// checkRest is added to checkEvery for each template that was looked up: about
-	// nine times what that takes.
+	// checkRest is added to checkEvery for each template that was looked up: about nine times the time
+	// that a look-up takes.
 	checkRest = 5 * time.Microsecond
-	// maxWaitingKeys bounds how many templates are remembered that something
-	// waits for. Beyond it any new definition is a reason for a pass.
+	// maxWaitingKeys bounds the templates, of all partitions, that are stored in waitingFor. Beyond it
+	// any new definition causes a pass.
 	maxWaitingKeys = 100_000
-	// maxWait bounds what a pass adds to the time that a set has waited: a clock that
-	// jumps cannot make it expire.
+	// maxWait bounds the time that a pass adds to the wait of a set, so that a jump of the clock cannot
+	// make the set expire.
 	maxWait = 2 * passEvery
-	// clocksAgree is how far the clock may be from that of whoever appended a set last.
-	// Beyond it one of the two is wrong, or no replica ran for as long.
+	// clocksAgree is the largest difference between the clock of this replica and the time at which a set
+	// was appended. Beyond it one of the clocks is wrong, or no replica ran for as long.
 	clocksAgree = time.Hour
-	// maxReceivedAhead is how far in the future a set may have been received: clocks
-	// differ a little.
+	// maxReceivedAhead is the largest time in the future at which a set may have been received: it
+	// tolerates small differences of clocks.
 	maxReceivedAhead = time.Minute
 )
 
-// undecoded looks after data sets whose template did not come while they were in
-// memory: on a topic of their own, passed over by whichever replica owns the
-// partition until the template is there. Each set is decoded once, or expires.
+// undecoded handles the data sets whose template did not arrive while they were in memory. They wait on
+// the undecoded topic. The replica that owns a partition passes over it: in a transaction it reads each
+// set and either decodes it, appends it again, or drops it as expired. A set is decoded exactly once.
 //
 // It implements kafka.Handler.
 type undecoded struct {
@@ -76,7 +74,7 @@ type undecoded struct {
 	log            *slog.Logger
 	errorLog       *rate.Limiter
 
-	// These are the Replica's.
+	// Shared with the Replica.
 	store     *templates.Store
 	watch     *watch
 	metrics   *metrics
@@ -86,49 +84,50 @@ type undecoded struct {
 
 	session  *kafka.Session
 	follower *kafka.Follower
-	producer *kafka.Producer
-	checkNow chan struct{}
+	producer *kafka.Producer // appends sets outside transactions; closed by Replica.finish
+	checkNow chan struct{}   // capacity 1: signals that changed is not empty
 	changed  changes
-	worker   *worker // of the session
+	worker   *worker // used by the goroutine of session only
 	budget   *budget.Budget
 
-	mu      sync.Mutex // guards what follows
-	owned   map[int32]*waitingFor
-	keys    int // of all partitions
-	pending map[string]float64
-	made    []lateSet // by the open transaction
+	mu      sync.Mutex            // guards the fields below
+	owned   map[int32]*waitingFor // by partition
+	keys    int                   // templates in owned, of all partitions; at most maxWaitingKeys
+	pending map[string]float64    // outcomes of the open transaction
+	made    []lateSet             // sets decoded in the open transaction
 }
 
-// A lateSet is a set that was decoded. It counts when its transaction commits: after
-// an aborted one it is decoded again.
+// A lateSet holds the counts of a decoded set. They are added when the transaction commits: after an
+// abort the set is decoded again.
 type lateSet struct {
 	of    *exporter
 	flows int
-	rest  *decode.Result // what it held beside flows; nil: nothing
+	rest  *decode.Result // of withoutFlows; may be nil
 	loss.Datagram
 }
 
-// besideFlows returns a copy of what res holds beside flows, without its buffers; nil
-// when it holds nothing else.
-func besideFlows(res *decode.Result) *decode.Result {
+// withoutFlows returns a copy of the counts, errors and totals of res, without its flows and buffers. It
+// returns nil if there are none.
+func withoutFlows(res *decode.Result) *decode.Result {
 	if len(res.Errors) == 0 && res.TooSmall+res.Beyond+res.OldUptimes+res.Misencoded+res.BadRates+res.OptionsRecords == 0 {
 		return nil
 	}
 	return &decode.Result{
 		Header: res.Header, Errors: slices.Clone(res.Errors), TooSmall: res.TooSmall, Beyond: res.Beyond,
-		OldUptimes: res.OldUptimes, Misencoded: res.Misencoded, BadRates: res.BadRates, OptionsRecords: res.OptionsRecords, Exported: res.Exported,
+		OldUptimes: res.OldUptimes, Misencoded: res.Misencoded, BadRates: res.BadRates,
+		OptionsRecords: res.OptionsRecords, Exported: res.Exported,
 	}
 }
 
-// waitingFor is what the sets of a partition wait for.
+// waitingFor holds the templates that the sets of a partition wait for, and the state of its passes.
 type waitingFor struct {
-	templates map[[16]byte]map[decode.TemplateKey]int64 // by exporter; the last offset of a set of it
-	more      bool                                      // not all are remembered
-	again     int                                       // sets that were passed over since the last commit
-	notBefore time.Time                                 // of the next pass
-	wanted    bool                                      // a pass, then
-	done      int64                                     // committed up to here
-	seen      int64                                     // read up to here in the open transaction
+	templates map[[16]byte]map[decode.TemplateKey]int64 // by exporter: the last offset of a set of the template
+	more      bool                                      // templates is incomplete: maxWaitingKeys was reached
+	again     int                                       // sets appended again since the last commit
+	notBefore time.Time                                 // earliest time of the next pass
+	wanted    bool                                      // a pass is due at notBefore
+	done      int64                                     // committed offset
+	seen      int64                                     // offset read in the open transaction
 }
 
 func (r *Replica) newUndecoded(producer *kafka.Producer) *undecoded {
@@ -140,8 +139,8 @@ func (r *Replica) newUndecoded(producer *kafka.Producer) *undecoded {
 		budget: newUndecodedBudget(r.c.Undecoded),
 		owned:  map[int32]*waitingFor{}, pending: map[string]float64{},
 	}
-	// The open transaction of a killed owner holds up whoever reads the flows:
-	// short times end it soon.
+	// The open transaction of a killed owner blocks consumers of the flows topic at isolation level
+	// read_committed: short timeouts abort it soon.
 	c := r.c.Kafka
 	c.SessionTimeout = min(c.SessionTimeout, 6*time.Second)
 	u.session = kafka.NewSession(c, kafka.SessionConfig{
@@ -162,8 +161,8 @@ func (u *undecoded) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// schedule asks for passes: when a definition came that something waits for, and
-// every now and then.
+// schedule requests passes until ctx ends: after the arrival of a definition that sets wait for, after the
+// rest of a partition, and every passEvery.
 func (u *undecoded) schedule(ctx context.Context) {
 	t, rested := time.NewTicker(passEvery), time.NewTicker(passRestMost/40)
 	defer t.Stop()
@@ -173,13 +172,13 @@ func (u *undecoded) schedule(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-rested.C:
-			u.askFor(func(w *waitingFor) bool { return w.wanted })
+			u.requestPasses(func(w *waitingFor) bool { return w.wanted })
 		case <-t.C:
-			u.askFor(func(w *waitingFor) bool { return len(w.templates) > 0 || w.more })
+			u.requestPasses(func(w *waitingFor) bool { return len(w.templates) > 0 || w.more })
 		case <-u.checkNow:
 			exporters, all := u.changed.takeAll()
 			looked := 0
-			u.askFor(func(w *waitingFor) bool { return w.more || u.anyKnown(w, exporters, all, &looked) })
+			u.requestPasses(func(w *waitingFor) bool { return w.more || u.anyKnown(w, exporters, all, &looked) })
 			select {
 			case <-ctx.Done():
 				return
@@ -189,26 +188,28 @@ func (u *undecoded) schedule(ctx context.Context) {
 	}
 }
 
-func (u *undecoded) askFor(is func(*waitingFor) bool) {
+// requestPasses requests a pass of each owned partition for which is returns true. is is called with mu
+// held.
+func (u *undecoded) requestPasses(is func(*waitingFor) bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for p, w := range u.owned {
 		if is(w) {
-			u.pass(p, w)
+			u.requestPass(p, w)
 		}
 	}
 }
 
-// pass asks for a pass, as soon as the partition has rested from the last one.
-// mu is held.
-func (u *undecoded) pass(partition int32, w *waitingFor) {
+// requestPass requests a pass of a partition, or marks it as wanted if the partition still rests. The
+// caller must hold mu.
+func (u *undecoded) requestPass(partition int32, w *waitingFor) {
 	if w.wanted = u.now().Before(w.notBefore); !w.wanted {
 		u.session.Pass(partition)
 	}
 }
 
-// anyKnown reports whether a template is known that a partition waits for, of some
-// exporters or of all, and counts in looked the templates that it looked up. mu is held.
+// anyKnown reports whether the store knows a template that a partition waits for, among the templates of
+// the given exporters or of all. It adds the number of look-ups to looked. The caller must hold mu.
 func (u *undecoded) anyKnown(w *waitingFor, exporters [][16]byte, all bool, looked *int) bool {
 	known := func(keys map[decode.TemplateKey]int64) bool {
 		for k := range keys {
@@ -230,9 +231,9 @@ func (u *undecoded) anyKnown(w *waitingFor, exporters [][16]byte, all bool, look
 	return slices.ContainsFunc(exporters, func(e [16]byte) bool { return known(w.templates[e]) })
 }
 
-// rest leaves the partition alone for what was appended again; a pass may take
-// several transactions.
-func (w *waitingFor) rest(now time.Time) {
+// delayNextPass postpones the next pass by passRest for each set that was appended again. The delays of
+// the transactions of a pass add up.
+func (w *waitingFor) delayNextPass(now time.Time) {
 	if w.notBefore.Before(now) {
 		w.notBefore = now
 	}
@@ -240,20 +241,19 @@ func (w *waitingFor) rest(now time.Time) {
 	w.again = 0
 }
 
-// templates is how many templates are waited for, of owned partitions.
+// templates returns the number of templates that the sets of owned partitions wait for.
 func (u *undecoded) templates() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.keys
 }
 
-// put appends a set, whose octets are the caller's again afterwards. What is
-// beyond the budgets, so that forged sets cannot fill the topic, is dropped and
-// counted.
+// put appends a copy of a set to the topic. It drops and counts a set beyond the budgets, so that forged
+// sets cannot fill the topic. It does not wait for Kafka.
 func (u *undecoded) put(s *decode.Set, now time.Time) {
 	value, err := proto.Marshal(rawSet(s))
 	if err != nil {
-		u.lost.add(s, reasonKafka, now) // never: it holds no text
+		u.lost.add(s, reasonKafka, now) // unreachable: Marshal fails on invalid UTF-8 only, and RawSet has no string
 		return
 	}
 	switch u.budget.Spend(s.Meta.Exporter, len(value), now) {
@@ -277,7 +277,7 @@ func (u *undecoded) put(s *decode.Set, now time.Time) {
 	u.watch.waiting(s, now)
 }
 
-// follow notes what a set on the topic waits for.
+// follow adds the template of a set on the topic to the templates that its partition waits for.
 func (u *undecoded) follow(partition int32, rec kafka.Record) {
 	k, err := parseUndecodedKey(rec.Key)
 	if err != nil {
@@ -302,7 +302,7 @@ func (u *undecoded) follow(partition int32, rec kafka.Record) {
 	}
 	w.templates[k.Exporter][k] = rec.Offset
 	if u.store.Known(&k, 0) != nil {
-		u.pass(partition, w)
+		u.requestPass(partition, w)
 	}
 	u.mu.Unlock()
 }
@@ -339,7 +339,7 @@ func (u *undecoded) Lost(partitions []int32) {
 	}
 }
 
-// Due implements kafka.Handler: silence means nothing here.
+// Due implements kafka.Handler. An idle partition needs no action.
 func (u *undecoded) Due(int32, time.Duration) bool { return false }
 
 // Quiet implements kafka.Handler.
@@ -351,8 +351,7 @@ func (u *undecoded) Finish(*kafka.Tx, []int32) {}
 // Metadata implements kafka.Handler.
 func (u *undecoded) Metadata(int32) string { return "" }
 
-// Records implements kafka.Handler: each set is decoded, or appended again, or
-// expires.
+// Records implements kafka.Handler: each set is decoded, appended again, or dropped.
 func (u *undecoded) Records(tx *kafka.Tx, partition int32, records []kafka.Record) int {
 	now := u.now()
 	for i := range records {
@@ -361,20 +360,23 @@ func (u *undecoded) Records(tx *kafka.Tx, partition int32, records []kafka.Recor
 	return len(records)
 }
 
+// record handles a record of the topic within the transaction tx.
 func (u *undecoded) record(tx *kafka.Tx, partition int32, rec *kafka.Record, now time.Time) {
 	s, m, err := parseRawSet(rec.Value)
 	if err != nil {
 		u.count(partition, rec.Offset, "")
 		u.metrics.poison.Inc()
 		if u.errorLog.AllowN(now, 1) {
-			u.log.Warn("a record of the topic of undecoded sets is skipped", "partition", partition, "offset", rec.Offset, "err", err)
+			u.log.Warn("a record of the topic of undecoded sets is skipped",
+				"partition", partition, "offset", rec.Offset, "err", err)
 		}
 		return
 	}
 	if rec.Refused != nil {
 		u.count(partition, rec.Offset, lateRefused)
 		if u.errorLog.AllowN(now, 1) {
-			u.log.Warn("a set on the undecoded topic is dropped", "exporter", s.Meta.Exporter, "partition", partition, "offset", rec.Offset, "err", rec.Refused)
+			u.log.Warn("a set on the undecoded topic is dropped", "exporter", s.Meta.Exporter,
+				"partition", partition, "offset", rec.Offset, "err", rec.Refused)
 		}
 		return
 	}
@@ -394,17 +396,17 @@ func (u *undecoded) record(tx *kafka.Tx, partition int32, rec *kafka.Record, now
 	case agree && waited > u.keep:
 		u.watch.dropped(s, lateExpired, now)
 		u.count(partition, rec.Offset, lateExpired)
-	default: // where clocks disagree the next pass compares with the time of this one
+	default: // if clocks disagree, the record appended here has a time with which the next pass can agree
 		m.WaitedNs = int64(waited)
-		value, _ := proto.Marshal(m) // it was unmarshaled before
+		value, _ := proto.Marshal(m) // cannot fail: m was unmarshaled
 		tx.Produce(u.topic, partition, rec.Key, value, nil)
 		u.count(partition, rec.Offset, lateAgain)
 	}
 }
 
-// correct gives a set that a replica with a wrong clock received the time at which it came
-// to the topic: Kafka refuses flows from the future, and deletes at once those that are
-// older than it keeps flows.
+// correct replaces the receive time of a set received by a replica with a wrong clock by the time at which
+// the set was first appended. Kafka refuses flows with a time in the future, and deletes flows older than
+// the topic's retention at once.
 func (u *undecoded) correct(s *decode.Set, waited time.Duration, now time.Time) {
 	oldest := now.Add(-max(u.flowsRetention, time.Hour))
 	received := time.Unix(0, s.Meta.Received)
@@ -413,30 +415,31 @@ func (u *undecoded) correct(s *decode.Set, waited time.Duration, now time.Time) 
 	}
 	s.Meta.Received = now.Add(-waited).UnixNano()
 	if u.errorLog.AllowN(now, 1) {
-		u.log.Warn("the receive time of a set on the undecoded topic is wrong: its flows get the time at which it came there; is the clock of a replica wrong?",
+		u.log.Warn("the receive time of a set on the undecoded topic is wrong: its flows get the time at which it came "+
+			"there; is the clock of a replica wrong?",
 			"exporter", s.Meta.Exporter, "received", received.UTC().Format(time.RFC3339))
 	}
 }
 
-// count notes the outcome of a set; it counts when the transaction commits.
-func (u *undecoded) count(partition int32, offset int64, what string) {
+// count adds the outcome of a set, "" for none, to the pending counts. Committed adds these to the metrics.
+func (u *undecoded) count(partition int32, offset int64, outcome string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if w := u.owned[partition]; w != nil {
 		w.seen = offset + 1
-		if what == lateAgain {
+		if outcome == lateAgain {
 			w.again++
 		}
 	}
-	if what != "" {
-		u.pending[what]++
+	if outcome != "" {
+		u.pending[outcome]++
 	}
 }
 
 // decode adds the flows of a set to the transaction.
 func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 	w := u.worker
-	w.res.Buf = nil // the client keeps what it is given
+	w.res.Buf = nil // the transaction keeps the octets: the buffer must not be reused
 	w.limitOutput(setOctets(s))
 	w.dec.WireSet(s, p, &w.res)
 	w.charge(s.Meta.Exporter, setOctets(s), u.now())
@@ -446,14 +449,14 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 		b := w.res.Buf
 		value := b[span.Start:span.ValueEnd:span.ValueEnd]
 		if !u.form.Plain() {
-			value, _ = u.form.Append(nil, framing.Flows, value) // the decoder's own messages are good
+			value, _ = u.form.Append(nil, framing.Flows, value) // cannot fail: the decoder's messages are valid
 		}
 		tx.ProduceAt(u.flows, 0, b[span.ValueEnd:span.KeyEnd:span.KeyEnd], value, at, nil)
 	}
 	tallied := w.lateDatagram(s)
-	tallied.Flow = bytes.Clone(tallied.Flow) // not all flows of the set, until the commit
+	tallied.Flow = bytes.Clone(tallied.Flow) // until the commit, keep this flow only, not the buffer of all
 	u.mu.Lock()
-	u.made = append(u.made, lateSet{x, len(w.res.Flows), besideFlows(&w.res), tallied})
+	u.made = append(u.made, lateSet{x, len(w.res.Flows), withoutFlows(&w.res), tallied})
 	u.mu.Unlock()
 	w.dec.Trim(&w.res)
 	u.watch.found(s.Key(), u.now())
@@ -469,7 +472,7 @@ func (u *undecoded) Committed(partitions []int32) {
 			continue
 		}
 		w.done = max(w.done, w.seen)
-		w.rest(u.now())
+		w.delayNextPass(u.now())
 		for e, keys := range w.templates {
 			for k, last := range keys {
 				if last < w.done {
@@ -483,8 +486,8 @@ func (u *undecoded) Committed(partitions []int32) {
 		}
 		w.more = w.more && u.keys >= maxWaitingKeys
 	}
-	for what, n := range u.pending {
-		u.metrics.late.WithLabelValues(what).Add(n)
+	for outcome, n := range u.pending {
+		u.metrics.late.WithLabelValues(outcome).Add(n)
 	}
 	for i := range u.made {
 		s := &u.made[i]
@@ -495,7 +498,7 @@ func (u *undecoded) Committed(partitions []int32) {
 		if n := s.flows; n > 0 {
 			u.decoded.Add(uint64(n))
 			u.exporters.decoded(s.of).Add(float64(n))
-			s.of.flows.Add(uint64(n)) // activity, for its label
+			s.of.flows.Add(uint64(n)) // the activity by which rank assigns labels
 		}
 	}
 	if n := u.pending[lateDecoded]; n > 0 {

@@ -272,12 +272,12 @@ func TestAPartitionRestsFromAPassThatAppendedMuchAgain(t *testing.T) {
 		u.count(0, int64(i), lateAgain)
 	}
 	u.Committed([]int32{0})
-	u.askFor(func(*waitingFor) bool { return true })
+	u.requestPasses(func(*waitingFor) bool { return true })
 	if !w.wanted || w.notBefore != at.Add(10*time.Second) {
 		t.Errorf("want a pass wanted at %v, got %v, %v", at.Add(10*time.Second), w.wanted, w.notBefore)
 	}
 	at = at.Add(10 * time.Second)
-	u.askFor(func(w *waitingFor) bool { return w.wanted })
+	u.requestPasses(func(w *waitingFor) bool { return w.wanted })
 	if w.wanted {
 		t.Error("rested: want the pass asked for")
 	}
