@@ -10,6 +10,12 @@ import (
 	"weir/pkg/flowpb"
 )
 
+// Versions of the export protocols that carry templates, as in the first two octets of a datagram.
+const (
+	VersionNetFlow9 = 9  // RFC 3954
+	VersionIPFIX    = 10 // RFC 7011
+)
+
 // Meta is what the receiver of a datagram knows of it.
 type Meta struct {
 	Exporter netip.Addr // source address: unmapped, without zone
@@ -201,22 +207,22 @@ type Decoder struct {
 	// the last flow may exceed it. 0 means no limit. The readable path ignores it.
 	MaxOctets int
 
-	tmpl     Template // scratch for template records
-	k        TemplateKey
-	rec      record
-	said     optionValues // of the options record at hand
-	out      outcome
-	head     []byte // what all messages of a datagram begin with
-	pending  []Set  // data sets met before their template
-	ctx      context
-	fast     fastSet
-	packed   window   // of a record with fields of variable length: the others
-	variable [][]byte // and those, in record order
-	slack    []byte   // a set with octets around it, see behind
-	plain    bool     // appending path only: the second oracle of tests
-	limit    int      // MaxOctets, or math.MaxInt
-	credit   int      // octets of data sets that may still make flows of small records
-	last     int      // how many flows r may hold after the set at hand
+	tmpl         Template // scratch for template records
+	k            TemplateKey
+	rec          record
+	optionValues optionValues // of the options record at hand
+	out          outcome
+	head         []byte // what all messages of a datagram begin with
+	pending      []Set  // data sets met before their template
+	ctx          context
+	fast         fastSet
+	packed       window   // of a record with fields of variable length: the others
+	variable     [][]byte // and those, in record order
+	slack        []byte   // a set with octets around it, see behind
+	plain        bool     // appending path only: the second oracle of tests
+	limit        int      // MaxOctets, or math.MaxInt
+	credit       int      // octets of data sets that may still make flows of small records
+	last         int      // how many flows r may hold after the set at hand
 
 	factCredit int // octets of options data that may still make facts
 }

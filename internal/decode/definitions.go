@@ -27,7 +27,7 @@ func definitionID(pen uint32, id uint16) uint64 { return uint64(pen)<<16 | uint6
 // findDefinition lists the definition of an element: IE 341 by IE 346 and 303.
 // NetFlow v9 has no enterprise numbers.
 func (v *optionValues) findDefinition() {
-	if v.version != 10 || v.has>>oElementName341&1 == 0 {
+	if v.version != VersionIPFIX || v.has>>oElementName341&1 == 0 {
 		return
 	}
 	id, ok := v.number(oElementID303)
@@ -74,7 +74,7 @@ func (f *Facts) Definition(port uint16, pen uint32, id uint16) ElementDefinition
 // findUndefined numbers the steps whose elements have no name in the registry, up
 // to MaxDefined: an exporter may define these.
 func (p *Plan) findUndefined() {
-	if p.version != 10 {
+	if p.version != VersionIPFIX {
 		return
 	}
 	for i := range p.steps {

@@ -221,7 +221,7 @@ const mac = 6
 // the same.
 func idOf(version uint8, f Field) elementID {
 	id := elementID{f.PEN, f.ID}
-	if version != 9 {
+	if version != VersionNetFlow9 {
 		return id
 	}
 	if own, ok := v9Own[f.ID]; ok {

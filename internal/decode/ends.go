@@ -112,7 +112,7 @@ func (r *record) stationEnds(o *outcome) {
 		return
 	}
 	o.src, o.dst = address{octets: a}, address{octets: &unknownEnd}
-	if r.has(sDirection) && r.v[sDirection] == egress {
+	if r.hasSlot(sDirection) && r.v[sDirection] == egress {
 		o.src, o.dst = o.dst, o.src
 	}
 }

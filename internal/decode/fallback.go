@@ -95,10 +95,10 @@ func (p *Plan) fieldMeanings() (acts, second []action) {
 			continue
 		}
 		id := idOf(p.version, f)
-		if fb, ok := fallbacks[id]; ok && fb.outdone(usable) {
+		if fb, ok := fallbacks[id]; ok && fb.hasBetter(usable) {
 			acts[i] = action{op: opElement}
 		}
-		if s, ok := seconds[id]; ok && !s.outdone(usable) {
+		if s, ok := seconds[id]; ok && !s.hasBetter(usable) {
 			second[i] = s.action
 		}
 	}
@@ -112,7 +112,7 @@ func (p *Plan) joinsFlags() bool {
 }
 
 // outdone reports whether the template has something better.
-func (f *fallback) outdone(usable map[elementID]bool) bool {
+func (f *fallback) hasBetter(usable map[elementID]bool) bool {
 	for _, id := range f.better {
 		if usable[id] {
 			return true

@@ -118,7 +118,7 @@ func (p *Plan) arrange() *fastPlan {
 			packed = off
 			continue
 		}
-		if st.once == again {
+		if st.once == sameOctets {
 			off -= st.length
 		}
 		if !f.add(p, st, off) {
@@ -289,7 +289,7 @@ func (f *fastPlan) arrangeICMP(p *Plan) {
 		f.stray = append(f.stray, at(s.slot))
 	}
 	src := load{}
-	if p.version < 9 {
+	if p.version < VersionNetFlow9 {
 		src = at(p.picks.srcPort)
 	}
 	f.icmp[0] = icmpRule{at(p.picks.icmp4), at(sTypeV4), at(sCodeV4), src, p.has[sTypeV4] || p.has[sCodeV4], p.picks.icmp4 == sDstPort}
@@ -318,7 +318,7 @@ func (f *fastPlan) arrangeTimes(p *Plan) {
 	case tStartS:
 		f.mul = 1e9
 	case tStartUp:
-		f.linear = f.linear && p.version != 10 && !p.has[sInit]
+		f.linear = f.linear && p.version != VersionIPFIX && !p.has[sInit]
 	default:
 		f.linear = false
 	}

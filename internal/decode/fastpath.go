@@ -77,7 +77,7 @@ func (d *Decoder) fastRecords(b []byte, off int, p *Plan, r *Result) {
 	for len(b) >= p.min {
 		count := d.fit(len(b)/p.min, most, r)
 		if count <= 0 {
-			d.leave(b, off, p, r)
+			d.countUndecoded(b, off, p, r)
 			return
 		}
 		d.fastRun(b, off, count, room, p, r)
@@ -101,7 +101,7 @@ func (d *Decoder) fit(count, room int, r *Result) int {
 // fastRun decodes the first count records of b.
 func (d *Decoder) fastRun(b []byte, off, count, room int, p *Plan, r *Result) {
 	s := &d.fast
-	in := d.behind(b[:count*p.min])
+	in := d.withSlack(b[:count*p.min])
 	n := len(r.Buf)
 	named := p.names && d.ctx.named()
 	r.Buf = slices.Grow(r.Buf, count*room+len(outWindow{}))
@@ -141,7 +141,7 @@ func (d *Decoder) variableRecords(b []byte, off int, p *Plan, r *Result) {
 	for end := off + len(b); len(b) >= p.min; {
 		at, before := end-len(b), d.ctx.counts
 		if len(r.Buf) >= d.limit || len(r.Flows) >= d.last {
-			d.leave(b, at, p, r)
+			d.countUndecoded(b, at, p, r)
 			return
 		}
 		size, ok := d.pack(p.fast, p.min-len(p.fast.segments), b)
@@ -224,7 +224,7 @@ func (d *Decoder) insert(p *Plan, r *Result, key, end int, rec []byte, named boo
 }
 
 // behind returns b's octets with 8 before and a window behind them.
-func (d *Decoder) behind(b []byte) []byte {
+func (d *Decoder) withSlack(b []byte) []byte {
 	if need := 8 + len(b) + len(window{}); cap(d.slack) < need {
 		d.slack = make([]byte, 2*need)
 	}
@@ -432,7 +432,7 @@ func (d *Decoder) fastRules(p *Plan, s *fastSet, in *window, w *outWindow, n uin
 func (f *fastPlan) strays(p *Plan, in *window, proto uint8) bool {
 	for i := range f.stray {
 		l := &f.stray[i]
-		if in.integer(l.end)&l.mask != 0 && !p.takes(l.slot, uint32(proto), f.v6) {
+		if in.integer(l.end)&l.mask != 0 && !p.slotApplies(l.slot, uint32(proto), f.v6) {
 			return true
 		}
 	}

@@ -39,13 +39,13 @@ func readHeader(r *wire.Reader, h *Header) (e wire.Error, ok bool) {
 		}
 		h.Domain = uint32(r.Uint16("engine type and id"))
 		h.Sampling = r.Uint16("sampling")
-	case 9:
+	case VersionNetFlow9:
 		h.Count = r.Uint16("count")
 		h.Uptime = r.Uint32("sysUptime")
 		h.Export = int64(r.Uint32("unix seconds")) * second
 		h.Sequence = r.Uint32("sequence number")
 		h.Domain = r.Uint32("source id")
-	case 10:
+	case VersionIPFIX:
 		h.Count = r.Uint16("message length")
 		h.Export = int64(r.Uint32("export time")) * second
 		h.Sequence = r.Uint32("sequence number")

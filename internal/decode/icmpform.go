@@ -84,7 +84,7 @@ func (f *portForms) due(form portForm, received int64) bool {
 	if portForm(f.known.Load())&form == 0 {
 		return true
 	}
-	return !within(f.learnt[form-1].Load(), received, int64(formInterval))
+	return !withinDistance(f.learnt[form-1].Load(), received, int64(formInterval))
 }
 
 // learnForms makes facts of the forms that the data set at hand showed. type * 256 + code
@@ -92,7 +92,7 @@ func (f *portForms) due(form portForm, received int64) bool {
 func (d *Decoder) learnForms() {
 	seen := d.ctx.formsSeen
 	d.ctx.formsSeen = 0
-	if d.ctx.header.Version < 9 {
+	if d.ctx.header.Version < VersionNetFlow9 {
 		return // nothing is learnt of these
 	}
 	for _, form := range [...]portForm{codeFirst, typeFirst} {
@@ -101,7 +101,7 @@ func (d *Decoder) learnForms() {
 			continue
 		}
 		d.State.LearnFact(d.key(0), &d.ctx.meta, &d.ctx.header, Fact{What: flowpb.Fact_WHAT_ICMPV6_FORM, ID: uint64(form), Number: 1})
-		d.know()
+		d.loadFacts()
 		if f := &d.ctx.facts.icmpForms; portForm(f.known.Load())&form != 0 {
 			f.learnt[form-1].Store(d.ctx.meta.Received) // not where it was refused: facts may be those of nobody
 		}

@@ -47,7 +47,7 @@ var liftable = map[elementID]uint8{
 // list. The template must have fields of fixed length only, and no addresses: these are
 // flows of their own.
 func (p *Plan) findLifts() (all []lift) {
-	if !p.fixed || p.addrs != 0 || p.version != 10 {
+	if !p.fixed || p.addrs != 0 || p.version != VersionIPFIX {
 		return nil
 	}
 	off := uint16(0)
@@ -64,7 +64,7 @@ func (p *Plan) findLifts() (all []lift) {
 // liftsTo returns the bits of the fields that a list of the template may set: those that
 // no element of its own sets. It is 0 for templates without list.
 func (p *Plan) liftsTo(holders map[uint16]int) (bits uint16) {
-	if p.version != 10 {
+	if p.version != VersionIPFIX {
 		return 0
 	}
 	if !p.has[sFlags] && !p.joinsFlags() {
@@ -116,5 +116,5 @@ func (r *record) appendLifted(dst []byte, st *step, field []byte) []byte {
 	for i, v := range r.lifted(field, st.to) {
 		dst = number2(dst, tagOf(protowire.Number(liftFields[i])), v)
 	}
-	return r.keep(dst, st, field)
+	return r.appendRaw(dst, st, field)
 }

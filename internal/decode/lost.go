@@ -44,7 +44,7 @@ func (p *Plan) strays() (all []stray) {
 
 // takes reports whether a record of this protocol and family has a use for a
 // slot of strays.
-func (p *Plan) takes(s slot, proto uint32, v6 bool) bool {
+func (p *Plan) slotApplies(s slot, proto uint32, v6 bool) bool {
 	k := &p.picks
 	switch s {
 	case sTypeV4, sCodeV4:
@@ -85,7 +85,7 @@ func (r *record) lost(o *outcome) (all []lostValue) {
 		if o.tunnelProto != 0 && isNet(s.slot) {
 			continue // see outerLost
 		}
-		if v := r.v[s.slot]; !r.plan.takes(s.slot, o.proto, is6) {
+		if v := r.v[s.slot]; !r.plan.slotApplies(s.slot, o.proto, is6) {
 			all = appendLost(all, 0, s.id, v, s.size)
 		}
 	}

@@ -35,13 +35,13 @@ type record struct {
 	addr [nAddrs + aPostSrc4][16]byte // IPv4 ones v4-mapped; those of the inner tuple last
 	once uint64                       // fields that a step with once has written
 
-	decoder  *Decoder   // whose record it is
-	relay    bool       // the record may say whose it is, and that counts
-	by       netip.Addr // whose it is; not valid: not said
-	who      func(netip.Addr) *Exporter
-	drop     bool           // elements are not wanted
-	named    [nNames]uint64 // values that may have names
-	nameable uint16         // which of them the record has, a bit each
+	decoder        *Decoder   // whose record it is
+	relay          bool       // the record may say whose it is, and that counts
+	exporter       netip.Addr // whose it is; not valid: not said
+	exporterByAddr func(netip.Addr) *Exporter
+	drop           bool           // elements are not wanted
+	named          [nNames]uint64 // values that may have names
+	nameable       uint16         // which of them the record has, a bit each
 
 	defined     *[MaxDefined + 1]ElementDefinition // by step.undefined; nil: none of the set's elements
 	definitions *[MaxDefined + 1]ElementDefinition // space for them; nil: not needed yet
@@ -92,7 +92,7 @@ func (a address) bytes() []byte {
 }
 
 // has tells whether the record's template has slot s.
-func (r *record) has(s slot) bool { return r.plan.has[s] }
+func (r *record) hasSlot(s slot) bool { return r.plan.has[s] }
 
 // pair returns the two addresses whose IPv4 forms are a and b (the IPv6 ones
 // stand one up). With both families present the pair that is not zero counts.
@@ -224,11 +224,11 @@ func (c *context) transport(r *record, o *outcome) {
 
 // icmp takes type and code from elements of their own, else from both in one.
 func (c *context) icmp(r *record, o *outcome, both, typ, code slot) {
-	if r.has(typ) || r.has(code) {
-		if r.has(typ) {
+	if r.hasSlot(typ) || r.hasSlot(code) {
+		if r.hasSlot(typ) {
 			o.icmpType = uint32(r.v[typ])
 		}
-		if r.has(code) {
+		if r.hasSlot(code) {
 			o.icmpCode = uint32(r.v[code])
 		}
 		return
@@ -236,7 +236,7 @@ func (c *context) icmp(r *record, o *outcome, both, typ, code slot) {
 	v := r.v[both]
 	if both == sDstPort {
 		src := uint64(0)
-		if r.plan.version < 9 {
+		if r.plan.version < VersionNetFlow9 {
 			src = r.v[r.plan.picks.srcPort]
 		}
 		v = c.portICMP(uint8(o.proto), src, v)

@@ -73,7 +73,7 @@ type optionStep struct {
 func (p *Plan) optionSteps() (steps []optionStep) {
 	for i, f := range p.template.Fields {
 		st := optionStep{length: int(f.Length)}
-		scope := i < p.template.Scopes && p.version == 9
+		scope := i < p.template.Scopes && p.version == VersionNetFlow9
 		switch {
 		case f.Length == 0:
 			continue

@@ -12,15 +12,15 @@ import (
 
 // A step is what to do with one field.
 type step struct {
-	op     op
-	once   uint8 // ≠ 0: the first step with this number that holds a value gets the field
-	length uint16
-	tag    uint16 // opPlain: of its field, see tagOf
-	to     uint16 // field number, slot or address
-	id     uint16
-	pen    uint32
-	whose  bool     // see ofExporter
-	name   nameKind // ≠ 0: there may be a name for its value
+	op            op
+	once          uint8 // ≠ 0: the first step with this number that holds a value gets the field
+	length        uint16
+	tag           uint16 // opPlain: of its field, see tagOf
+	to            uint16 // field number, slot or address
+	id            uint16
+	pen           uint32
+	namesExporter bool     // see ofExporter
+	name          nameKind // ≠ 0: there may be a name for its value
 
 	undefined uint8 // ≠ 0: the element has no name in the registry; 1 + its place in Plan.undefined
 
@@ -93,13 +93,13 @@ func compile(version uint8, t *Template) *Plan {
 	p.decide()
 	holders := p.settle(acts)
 	for s := range p.has {
-		p.has[s] = p.has[s] && p.uses(slot(s))
+		p.has[s] = p.has[s] && p.usesSlot(slot(s))
 	}
 	p.stray = p.strays()
 	p.lifts = p.findLifts()
 	p.findList(acts, holders)
 	p.makeSteps(acts, second, holders)
-	p.needsInit = p.version == 10 && p.times.source == flowpb.TimeSource_TIME_SOURCE_UPTIME && !p.has[sInit]
+	p.needsInit = p.version == VersionIPFIX && p.times.source == flowpb.TimeSource_TIME_SOURCE_UPTIME && !p.has[sInit]
 	p.names = p.nameKinds()
 	p.findUndefined()
 	p.fast = p.arrange()
@@ -112,7 +112,7 @@ func (p *Plan) settle(acts []action) (holders map[uint16]int) {
 	for i, a := range acts {
 		switch a.op {
 		case opSlot, opFloat:
-			if !p.uses(slot(a.to)) {
+			if !p.usesSlot(slot(a.to)) {
 				// No rule takes it: a second family of times, initiator's octets beside
 				// plain ones.
 				acts[i] = action{op: opElement}
@@ -151,8 +151,8 @@ func (p *Plan) makeSteps(acts, second []action, holders map[uint16]int) {
 			}
 			st.once = onces[st.to]
 		}
-		st.name, st.whose = nameOf(&st), ofExporter(f)
-		p.relayed = p.relayed || st.whose
+		st.name, st.namesExporter = nameOf(&st), ofExporter(f)
+		p.relayed = p.relayed || st.namesExporter
 		if st.op == opExtended {
 			x, _ := ie.Extended(f.PEN, f.ID)
 			st.extension = &x
@@ -165,10 +165,10 @@ func (p *Plan) makeSteps(acts, second []action, holders map[uint16]int) {
 		}
 		p.steps = append(p.steps, st)
 		if p.ambiguous(&st) {
-			p.steps = append(p.steps, step{op: opElement, length: st.length, id: st.id, pen: st.pen, once: again})
+			p.steps = append(p.steps, step{op: opElement, length: st.length, id: st.id, pen: st.pen, once: sameOctets})
 		}
 		if a := second[i]; a.op != opSkip {
-			p.steps = append(p.steps, step{op: a.op, to: a.to, length: st.length, id: st.id, pen: st.pen, once: again})
+			p.steps = append(p.steps, step{op: a.op, to: a.to, length: st.length, id: st.id, pen: st.pen, once: sameOctets})
 		}
 	}
 }
@@ -244,7 +244,7 @@ func (p *Plan) hasAll(slots []slot) bool {
 }
 
 // uses reports whether a rule takes slot s, which the template has.
-func (p *Plan) uses(s slot) bool {
+func (p *Plan) usesSlot(s slot) bool {
 	k := &p.picks
 	switch s {
 	case k.octets, k.packets, k.totalOctets, k.totalPackets, k.srcPort, k.dstPort, k.flags, k.postSrcPort, k.postDstPort, k.sampler,
@@ -255,7 +255,7 @@ func (p *Plan) uses(s slot) bool {
 	case k.revOctets, k.revPackets:
 		return p.biflow
 	case sICMPv4, sICMPv6, sSrcNet4, sSrcNet6, sDstNet4, sDstNet6:
-		return p.usesOfFamily(s)
+		return p.usesFamilySlot(s)
 	case sInit:
 		return p.times.unit == tStartUp && p.times.source != 0 || p.reverse.unit == tStartUp && p.reverse.source != 0
 	}
@@ -263,16 +263,16 @@ func (p *Plan) uses(s slot) bool {
 	case s >= sToS:
 		return true // there because findTunnel put it there
 	case s >= sTimes && s < sReverseTimes:
-		return p.times.uses(s)
+		return p.times.usesSlot(s)
 	case s >= sReverseTimes && s < sReverseTimes+nTimes:
-		return p.reverse.uses(s)
+		return p.reverse.usesSlot(s)
 	}
 	return slices.ContainsFunc(rateFamilies, func(f []slot) bool { return slices.Contains(f, s) && p.hasAll(f) })
 }
 
-// usesOfFamily is uses for slots whose use depends on the address families of the template: ICMP type and code in one
+// usesFamilySlot is uses for slots whose use depends on the address families of the template: ICMP type and code in one
 // field, and networks in place of addresses.
-func (p *Plan) usesOfFamily(s slot) bool {
+func (p *Plan) usesFamilySlot(s slot) bool {
 	k := &p.picks
 	v4, v6 := p.addrs&(1<<aSrc4|1<<aDst4) != 0, p.addrs&(1<<aSrc6|1<<aDst6) != 0
 	apart4, apart6 := p.has[sTypeV4] || p.has[sCodeV4], p.has[sTypeV6] || p.has[sCodeV6]
@@ -307,7 +307,7 @@ func (p *Plan) ambiguous(st *step) bool {
 }
 
 // again marks an element step that takes the octets of the step before it.
-const again = 64
+const sameOctets = 64
 
 const reversePEN = 29305
 

@@ -15,7 +15,7 @@ var flowFields = (*flowpb.FlowMessage)(nil).ProtoReflect().Descriptor().Fields()
 // read returns the FlowMessage of the record that b begins with, as append does
 // on the wire path: the plain way, field by field.
 func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.FlowMessage, rest []byte, ok bool) {
-	r.once, r.nameable, r.by = 0, 0, netip.Addr{}
+	r.once, r.nameable, r.exporter = 0, 0, netip.Addr{}
 	m = &flowpb.FlowMessage{
 		Type: c.flowType, SequenceNum: c.header.Sequence, ObservationDomainId: c.header.Domain,
 		TimeReceivedNs: uint64(c.meta.Received), TimeExportNs: uint64(c.header.Export), DatagramHash: c.hash,
@@ -28,12 +28,12 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 	var field []byte
 	for i := range r.plan.steps {
 		st := &r.plan.steps[i]
-		if st.once != again {
+		if st.once != sameOctets {
 			if field, b, ok = st.next(b); !ok {
 				return nil, nil, false
 			}
 		}
-		if st.whose && r.relay {
+		if st.namesExporter && r.relay {
 			r.relayedBy(field)
 		}
 		if st.name != noName {

@@ -21,14 +21,14 @@ func ofExporter(f Field) bool {
 // relayedBy notes the exporter that a field names, unless it is not set.
 func (r *record) relayedBy(field []byte) {
 	if a, ok := netip.AddrFromSlice(field); ok && !a.IsUnspecified() {
-		r.by = a.Unmap()
+		r.exporter = a.Unmap()
 	}
 }
 
 // exporterOf is what the operator says of the record's exporter.
 func (r *record) exporterOf() *Exporter {
-	if r.who != nil {
-		if e := r.who(r.by); e != nil {
+	if r.exporterByAddr != nil {
+		if e := r.exporterByAddr(r.exporter); e != nil {
 			return e
 		}
 	}
@@ -38,10 +38,10 @@ func (r *record) exporterOf() *Exporter {
 // appendExporter appends the record's exporter. Of a field that is there twice
 // the last one counts (protobuf's encoding, "last one wins").
 func (r *record) appendExporter(dst []byte, c *context) []byte {
-	if !r.by.IsValid() {
+	if !r.exporter.IsValid() {
 		return dst
 	}
-	dst = octets(dst, fSampler, r.by.AsSlice())
+	dst = octets(dst, fSampler, r.exporter.AsSlice())
 	e := r.exporterOf()
 	if e.Name != "" || c.exporter.Name != "" {
 		dst = protowire.AppendString(protowire.AppendTag(dst, fExporterName, protowire.BytesType), e.Name)
@@ -57,9 +57,9 @@ func (r *record) appendExporter(dst []byte, c *context) []byte {
 
 // setExporter is appendExporter of the readable path.
 func (r *record) setExporter(m *flowpb.FlowMessage) {
-	if !r.by.IsValid() {
+	if !r.exporter.IsValid() {
 		return
 	}
 	e := r.exporterOf()
-	m.SamplerAddress, m.ExporterName, m.Site, m.AddressPlan = r.by.AsSlice(), e.Name, e.Site, e.AddressPlan
+	m.SamplerAddress, m.ExporterName, m.Site, m.AddressPlan = r.exporter.AsSlice(), e.Name, e.Site, e.AddressPlan
 }

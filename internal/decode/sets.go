@@ -61,7 +61,7 @@ func (d *Decoder) datagram(pkt []byte, m *Meta, r *Result, onWire bool) {
 	r.Hash = Hash(pkt)
 	d.begin(m, &r.Header, r.Hash, onWire)
 	switch r.Header.Version {
-	case 9, 10:
+	case VersionNetFlow9, VersionIPFIX:
 		d.sets(pkt, &rd, r, onWire)
 	default:
 		d.legacy(&rd, r, onWire)
@@ -87,8 +87,8 @@ func (d *Decoder) begin(m *Meta, h *Header, hash uint64, onWire bool) {
 		}
 	}
 	d.credit, d.factCredit, d.limit = smallAllowance, smallAllowance, cmp.Or(d.MaxOctets, math.MaxInt)
-	if h.Version >= 9 {
-		d.know()
+	if h.Version >= VersionNetFlow9 {
+		d.loadFacts()
 	}
 	if onWire {
 		d.head = d.ctx.appendHead(d.head[:0], d.Replica)
@@ -126,7 +126,7 @@ func (d *Decoder) legacy(rd *wire.Reader, r *Result, onWire bool) {
 // sets decodes the sets of NetFlow v9 and IPFIX, then those data sets whose
 // template came after them in the datagram.
 func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result, onWire bool) {
-	if r.Header.Version == 10 {
+	if r.Header.Version == VersionIPFIX {
 		length := int(r.Header.Count)
 		switch {
 		case length < ipfixHeader:
@@ -155,9 +155,9 @@ func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result, onWire bool) {
 		switch version := uint8(r.Header.Version); {
 		case id >= firstDataSet:
 			d.dataSet(id, &set, r, onWire)
-		case version == 9 && id == v9Templates, version == 10 && id == IPFIXTemplates:
+		case version == VersionNetFlow9 && id == v9Templates, version == VersionIPFIX && id == IPFIXTemplates:
 			d.templates(&set, false, r)
-		case version == 9 && id == v9Options, version == 10 && id == IPFIXOptions:
+		case version == VersionNetFlow9 && id == v9Options, version == VersionIPFIX && id == IPFIXOptions:
 			d.templates(&set, true, r)
 		default:
 			r.fail(start, "set id", wire.ReservedSet)
@@ -266,7 +266,7 @@ func (d *Decoder) smallRecords(b []byte, off int, p *Plan, r *Result, onWire boo
 }
 
 // leave notes the records of b that are not decoded, since a limit is reached.
-func (d *Decoder) leave(b []byte, off int, p *Plan, r *Result) {
+func (d *Decoder) countUndecoded(b []byte, off int, p *Plan, r *Result) {
 	n := p.count(b)
 	if n == 0 {
 		r.Errors = append(r.Errors, recordError(off))
@@ -300,7 +300,7 @@ func (p *Plan) count(b []byte) (n int) {
 // records decodes flow records until b, d.last or d.limit ends them.
 func (d *Decoder) records(b []byte, off int, p *Plan, r *Result, onWire bool) {
 	d.rec.plan, d.rec.drop, d.rec.decoder = p, d.DropElements, d
-	d.rec.relay, d.rec.who = p.relayed && d.ExporterOfRecord, d.Exporter
+	d.rec.relay, d.rec.exporterByAddr = p.relayed && d.ExporterOfRecord, d.Exporter
 	d.rec.define(p, &d.ctx)
 	switch {
 	case !onWire:
@@ -321,7 +321,7 @@ func (d *Decoder) readRecords(b []byte, off int, p *Plan, r *Result) {
 	for end := off + len(b); len(b) >= p.min; {
 		at := end - len(b)
 		if len(r.Messages) >= d.last {
-			d.leave(b, at, p, r)
+			d.countUndecoded(b, at, p, r)
 			return
 		}
 		m, rest, ok := d.rec.read(&d.ctx, d.Replica, b, at)
@@ -338,7 +338,7 @@ func (d *Decoder) appendRecords(b []byte, off int, p *Plan, r *Result) {
 		at := end - len(b)
 		start := len(r.Buf)
 		if start >= d.limit || len(r.Flows) >= d.last {
-			d.leave(b, at, p, r)
+			d.countUndecoded(b, at, p, r)
 			return
 		}
 		buf, rest, ok := d.rec.append(r.Buf, &d.ctx, d.head, b, at, &d.out)
@@ -360,7 +360,7 @@ func (d *Decoder) appendRecords(b []byte, off int, p *Plan, r *Result) {
 // options decodes the records of options data and hands on what they say. Only
 // the readable path keeps the records.
 func (d *Decoder) options(b []byte, end int, p *Plan, r *Result, onWire bool) {
-	v, learnt := &d.said, false
+	v, learnt := &d.optionValues, false
 	k := d.key(0)
 	d.factCredit += len(b)
 	for len(b) >= p.min {
@@ -398,14 +398,14 @@ func (d *Decoder) options(b []byte, end int, p *Plan, r *Result, onWire bool) {
 	}
 	clear(v.octets[:]) // the datagram is the caller's again
 	if learnt {
-		d.know()
+		d.loadFacts()
 	}
 }
 
 // know takes what is known of the datagram's exporter from options data.
-func (d *Decoder) know() {
+func (d *Decoder) loadFacts() {
 	d.ctx.facts = d.State.Facts(d.key(0))
-	d.ctx.initMs = d.ctx.header.believable(d.ctx.facts.InitMs(d.ctx.meta.Port))
+	d.ctx.initMs = d.ctx.header.plausibleInit(d.ctx.facts.InitMs(d.ctx.meta.Port))
 	d.ctx.codeFirst = d.ctx.facts.icmpForms.codeFirst()
 }
 

@@ -57,7 +57,7 @@ func (t *Template) check(version uint8) *wire.Error {
 		return bad("template with too many fields")
 	case t.Scopes > len(t.Fields):
 		return bad("scope count above the field count")
-	case t.Options && version == 10 && t.Scopes == 0:
+	case t.Options && version == VersionIPFIX && t.Scopes == 0:
 		return bad("options template without scope") // RFC 7011 section 3.4.2.2: MUST NOT be zero
 	case n == 0:
 		return bad("template whose record has no octets")
@@ -121,7 +121,7 @@ func readTemplate(r *wire.Reader, version uint8, options bool, t *Template) (don
 		return false, false, e
 	}
 	switch {
-	case options && version == 9:
+	case options && version == VersionNetFlow9:
 		// RFC 3954 section 6.1: both lengths are octets, not fields.
 		scope, rest := count, int(r.Uint16("option length"))
 		if scope%4 != 0 || rest%4 != 0 {
@@ -129,7 +129,7 @@ func readTemplate(r *wire.Reader, version uint8, options bool, t *Template) (don
 			return fail(&wire.Error{What: "options template length not of whole fields", Cause: wire.BadTemplate})
 		}
 		t.Scopes, count = scope/4, (scope+rest)/4
-	case count == 0 && version == 10:
+	case count == 0 && version == VersionIPFIX:
 		if options && r.Len() > 0 && r.Len() < 4 {
 			r.Rest()
 		}
@@ -139,7 +139,7 @@ func readTemplate(r *wire.Reader, version uint8, options bool, t *Template) (don
 	}
 	for range count {
 		f := Field{ID: r.Uint16("field type"), Length: r.Uint16("field length")}
-		if version == 10 && f.ID&enterpriseBit != 0 {
+		if version == VersionIPFIX && f.ID&enterpriseBit != 0 {
 			f.ID &^= enterpriseBit
 			f.PEN = r.Uint32("enterprise number")
 		}

@@ -26,7 +26,7 @@ type timeRule struct {
 const noSlot = nSlots
 
 // uses tells whether the rule takes slot s.
-func (r *timeRule) uses(s slot) bool {
+func (r *timeRule) usesSlot(s slot) bool {
 	return s == r.start || s == r.end || s == r.observed || s == r.duration && (r.start == noSlot || r.end == noSlot)
 }
 
@@ -129,7 +129,7 @@ func (c *context) byHeader(first, last uint32) (start, end int64, source flowpb.
 
 // headerClock is what times by the header's uptime are: v9 has whole seconds there.
 func headerClock(version uint16) (source flowpb.TimeSource, resolutionUs uint32) {
-	if version == 9 {
+	if version == VersionNetFlow9 {
 		return flowpb.TimeSource_TIME_SOURCE_UPTIME, 1e6
 	}
 	return flowpb.TimeSource_TIME_SOURCE_HEADER_UPTIME, 1000
@@ -231,7 +231,7 @@ func ntp(v uint64, export, unit int64) (t int64, misencoded bool) {
 	t = (secs+ntpEpoch)*second + sub*unit
 	const year1990 = 631_152_000 * second
 	if v < uint64(math.MaxInt64/unit) {
-		if asUnix := int64(v) * unit; (t < year1990 || secs >= 1<<32) && within(asUnix, export, 86400*second) {
+		if asUnix := int64(v) * unit; (t < year1990 || secs >= 1<<32) && withinDistance(asUnix, export, 86400*second) {
 			return asUnix, true
 		}
 	}
@@ -247,7 +247,7 @@ func (c *context) ntp(v uint64, unit int64) int64 {
 	return t
 }
 
-func within(a, b, d int64) bool { return a-b <= d && b-a <= d }
+func withinDistance(a, b, d int64) bool { return a-b <= d && b-a <= d }
 
 // initTolerance is how far, ms, an init time may lie from what the header of v9
 // says: 1 s, since the header's export time is in whole seconds, and 1 s more for
@@ -259,8 +259,8 @@ const initTolerance = 2000
 // believable returns an init time, ms since the epoch, 0 when it cannot be. The
 // header of v9 gives the init time to a second (export time less uptime): another
 // one is of before a restart, or forged. Uptimes wrap after 2^32 ms.
-func (h *Header) believable(initMs uint64) uint64 {
-	if h.Version != 9 {
+func (h *Header) plausibleInit(initMs uint64) uint64 {
+	if h.Version != VersionNetFlow9 {
 		return initMs
 	}
 	off := int32(uint32(initMs) - (uint32(h.Export/1e6) - h.Uptime)) // modulo 2^32 ms
@@ -290,9 +290,9 @@ func (c *context) uptimes(sv, ev uint64, hasStart, hasEnd bool, rec *record) (st
 	reversed := first > last && lasted > c.maxAgeMs*1e6
 	init := c.initMs
 	if rec.plan.has[sInit] {
-		init = h.believable(rec.v[sInit])
+		init = h.plausibleInit(rec.v[sInit])
 	}
-	if known := init != 0 && init <= math.MaxInt64/1_000_000; !known && h.Version == 9 {
+	if known := init != 0 && init <= math.MaxInt64/1_000_000; !known && h.Version == VersionNetFlow9 {
 		return c.byHeader(first, last)
 	} else if reversed {
 		return c.byExport()

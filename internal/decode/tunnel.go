@@ -60,36 +60,36 @@ func (p *Plan) findTunnel(acts []action) {
 	if firstProto < 0 {
 		return
 	}
-	seen, again := map[uint16]int{}, map[uint16]int{} // element → its first field; its first one of the inner tuple
+	seen, repeated := map[uint16]int{}, map[uint16]int{} // element → its first field; its first one of the inner tuple
 	for i, f := range p.template.Fields {
 		if !mayRepeat(p.version, f) {
 			continue
 		}
 		if _, ok := seen[f.ID]; !ok {
 			seen[f.ID] = i
-		} else if _, ok := again[f.ID]; !ok && i > firstProto {
-			again[f.ID] = i
+		} else if _, ok := repeated[f.ID]; !ok && i > firstProto {
+			repeated[f.ID] = i
 		}
 	}
-	if _, ok := again[4]; !ok {
+	if _, ok := repeated[4]; !ok {
 		return
 	}
-	if p.tunnelRules(seen, again); !p.tunnels() {
+	if p.tunnelRules(seen, repeated); !p.tunnels() {
 		return
 	}
 	for _, is := range innerSlots {
-		if i, ok := again[is.id]; ok {
+		if i, ok := repeated[is.id]; ok {
 			acts[seen[is.id]], acts[i] = s(is.outer, 4), action{op: opInner, to: uint16(is.inner)}
 			p.has[is.outer], p.has[is.inner] = true, true
 		}
 	}
 	for i, f := range p.template.Fields { // ToS or flow label a third time
-		if first, ok := seen[f.ID]; ok && again[f.ID] > first && i != first && i != again[f.ID] && acts[i].op == opUint && mayRepeat(p.version, f) {
+		if first, ok := seen[f.ID]; ok && repeated[f.ID] > first && i != first && i != repeated[f.ID] && acts[i].op == opUint && mayRepeat(p.version, f) {
 			acts[i] = action{op: opElement}
 		}
 	}
 	for _, is := range innerAddrs {
-		if i, ok := again[is.id]; ok {
+		if i, ok := repeated[is.id]; ok {
 			acts[i] = action{op: opInnerAddr, to: aInner + is.to}
 			p.inner |= 1 << is.to
 		}
@@ -99,7 +99,7 @@ func (p *Plan) findTunnel(acts []action) {
 // tunnelRules finds the pairs of addresses of both tuples. The outer pair is of the
 // family that comes first in the record. An inner pair of the same family repeats
 // its elements; one of the other family may be there once.
-func (p *Plan) tunnelRules(seen, again map[uint16]int) {
+func (p *Plan) tunnelRules(seen, repeated map[uint16]int) {
 	has := func(m map[uint16]int, src, dst uint16) bool {
 		_, a := m[src]
 		_, b := m[dst]
@@ -115,7 +115,7 @@ func (p *Plan) tunnelRules(seen, again map[uint16]int) {
 			r.outerSrc, r.outerDst = aSrc6, aDst6
 		}
 		switch {
-		case has(again, family.src, family.dst):
+		case has(repeated, family.src, family.dst):
 			r.src, r.dst, r.has = r.src+aInner, r.dst+aInner, true
 		case r.v6 != outer6:
 			r.has = has(seen, family.src, family.dst)
@@ -196,7 +196,7 @@ func (r *record) unwrap(o *outcome) {
 		o.src, o.dst = address{&r.addr[t.src], t.v6}, address{&r.addr[t.dst], t.v6}
 		o.tunnelProto = uint32(r.v[sProto])
 		for i := range innerSlots {
-			if s := &innerSlots[i]; r.has(s.inner) {
+			if s := &innerSlots[i]; r.hasSlot(s.inner) {
 				r.v[s.outer], r.v[s.inner] = r.v[s.inner], r.v[s.outer]
 			}
 		}
@@ -207,7 +207,7 @@ func (r *record) unwrap(o *outcome) {
 // value returns the value of a slot, 0 when the template has none: then r.v holds that of
 // an earlier record.
 func (r *record) value(s slot) uint32 {
-	if !r.has(s) {
+	if !r.hasSlot(s) {
 		return 0
 	}
 	return uint32(r.v[s])
@@ -246,7 +246,7 @@ func (r *record) innerLost(o *outcome) (all []lostValue) {
 	}
 	if o.hidden {
 		for i := range innerSlots {
-			if s := &innerSlots[i]; r.has(s.inner) {
+			if s := &innerSlots[i]; r.hasSlot(s.inner) {
 				all = appendLost(all, 0, s.id, r.v[s.inner], s.size)
 			}
 		}
@@ -266,7 +266,7 @@ func (r *record) lostAddr(all []lostValue, o *outcome, id uint16, a *[16]byte, o
 // in the message.
 func (r *record) outerLost(o *outcome) (all []lostValue) {
 	for i := range innerSlots {
-		if s := &innerSlots[i]; s.inner != sInnerProto && r.has(s.inner) {
+		if s := &innerSlots[i]; s.inner != sInnerProto && r.hasSlot(s.inner) {
 			all = appendLost(all, 0, s.id, r.v[s.inner], s.size)
 		}
 	}
@@ -275,7 +275,7 @@ func (r *record) outerLost(o *outcome) (all []lostValue) {
 		slot slot
 		v6   bool
 	}{{9, sSrcNet4, false}, {13, sDstNet4, false}, {29, sSrcNet6, true}, {30, sDstNet6, true}} {
-		if r.has(n.slot) && (n.v6 == o.tunnelSrc.v6 || n.v6 != o.src.v6) {
+		if r.hasSlot(n.slot) && (n.v6 == o.tunnelSrc.v6 || n.v6 != o.src.v6) {
 			all = appendLost(all, 0, n.id, r.v[n.slot], 1)
 		}
 	}

@@ -136,18 +136,18 @@ func text(b []byte, f protowire.Number, v string) []byte {
 // record's offset in the datagram. ok is false when b ends before the record.
 func (r *record) append(dst []byte, c *context, head, b []byte, off int, o *outcome) (out, rest []byte, ok bool) {
 	p := r.plan
-	r.once, r.nameable, r.by = 0, 0, netip.Addr{}
+	r.once, r.nameable, r.exporter = 0, 0, netip.Addr{}
 	dst = append(dst, head...)
 	dst = number(dst, fRecordOffset, uint64(off))
 	var field []byte
 	for i := range p.steps {
 		st := &p.steps[i]
-		if st.once != again {
+		if st.once != sameOctets {
 			if field, b, ok = st.next(b); !ok {
 				return dst, nil, false
 			}
 		}
-		if st.whose && r.relay {
+		if st.namesExporter && r.relay {
 			r.relayedBy(field)
 		}
 		if st.name != noName {
@@ -185,7 +185,7 @@ func (r *record) step(dst []byte, st *step, field []byte) []byte {
 		}
 		return dst
 	case opElement:
-		return r.keep(dst, st, field)
+		return r.appendRaw(dst, st, field)
 	case opList:
 		return r.appendLifted(dst, st, field)
 	case opSegment:
@@ -194,41 +194,41 @@ func (r *record) step(dst []byte, st *step, field []byte) []byte {
 		if tos, ok := tosOf(field); ok {
 			return number2(dst, tagOf(protowire.Number(st.to)), tos)
 		}
-		return r.keep(dst, st, field)
+		return r.appendRaw(dst, st, field)
 	case opRD:
 		var room [maxRDText]byte
 		if rd, ok := appendRD(room[:0], field); ok {
 			return octets(dst, protowire.Number(st.to), rd)
 		}
-		return r.keep(dst, st, field)
+		return r.appendRaw(dst, st, field)
 	case opExtended:
 		if out, ok := appendExtended(dst, st, field); ok {
 			return out
 		}
-		return r.keep(dst, st, field)
+		return r.appendRaw(dst, st, field)
 	case opInner, opInnerAddr:
 		if r.inner(st, field) {
 			return dst
 		}
-		return r.keep(dst, st, field)
+		return r.appendRaw(dst, st, field)
 	}
 	if st.once != 0 {
 		if empty(st.op, field) {
 			return dst
 		}
 		if r.once>>st.once&1 == 1 {
-			return r.keep(dst, st, field)
+			return r.appendRaw(dst, st, field)
 		}
 		r.once |= 1 << st.once
 	}
 	if out, ok := appendField(dst, st, field); ok {
 		return out
 	}
-	return r.keep(dst, st, field)
+	return r.appendRaw(dst, st, field)
 }
 
 // keep appends what has no field of its own, unless that is not wanted.
-func (r *record) keep(dst []byte, st *step, field []byte) []byte {
+func (r *record) appendRaw(dst []byte, st *step, field []byte) []byte {
 	if r.drop {
 		return dst
 	}
@@ -242,7 +242,7 @@ func (r *record) keep(dst []byte, st *step, field []byte) []byte {
 // others.
 func (r *record) appendLost(dst []byte, o *outcome) []byte {
 	for _, l := range r.lost(o) {
-		dst = r.keep(dst, &step{pen: l.pen, id: l.id}, l.octets)
+		dst = r.appendRaw(dst, &step{pen: l.pen, id: l.id}, l.octets)
 	}
 	return dst
 }
