@@ -1,5 +1,6 @@
-// Package decode turns export datagrams into flows, templates, options records
-// and errors. It is pure: octets and a template lookup in, values out.
+// Package decode turns export datagrams (NetFlow v1, v5, v7, v9; IPFIX) into flows, templates,
+// options records and errors. It is pure: its inputs are octets and a State, its outputs are
+// values. It opens nothing, starts no goroutine and reads no clock.
 package decode
 
 import (
@@ -16,17 +17,17 @@ const (
 	VersionIPFIX    = 10 // RFC 7011
 )
 
-// Meta is what the receiver of a datagram knows of it.
+// Meta is the receiver's part of a datagram: its source and its time of receipt.
 type Meta struct {
 	Exporter netip.Addr // source address: unmapped, without zone
 	Port     uint16     // UDP source port
 	Received int64      // ns since the epoch; 0 = unknown (hex text)
 }
 
-// A Header is the header of a datagram, of whichever version.
+// A Header is the header of a datagram, in one form for all versions.
 type Header struct {
-	Version  uint16 // 1, 5, 7, 9, 10 (IPFIX)
-	Count    uint16 // records as stated (v1, v5, v7, v9); IPFIX: message length in octets
+	Version  uint16 // 1, 5, 7, VersionNetFlow9 or VersionIPFIX
+	Count    uint16 // number of records as stated (v1, v5, v7, v9); IPFIX: message length in octets
 	Uptime   uint32 // sysUptime, ms; 0 for IPFIX
 	Export   int64  // export time, ns since the epoch
 	Sequence uint32 // 0 for v1
@@ -34,16 +35,17 @@ type Header struct {
 	Sampling uint16 // v5: 2 bits mode, 14 bits interval
 }
 
-// A TemplateKey is the identity of a template (not the source port: NAT and
-// line cards change it).
+// A TemplateKey identifies a template. The source port is not part of it: NAT and line cards change
+// the port of one exporting process. RFC 7011 section 3.4.1 scopes template ids by transport session
+// and observation domain; the exporter's address stands for the session.
 type TemplateKey struct {
 	Exporter [16]byte // v4-mapped when IPv4
 	Domain   uint32
 	ID       uint16
-	Version  uint8 // 9 or 10
+	Version  uint8 // VersionNetFlow9 or VersionIPFIX
 }
 
-// A Field is one field of a template.
+// A Field is a field specifier of a template, RFC 7011 section 3.2.
 type Field struct {
 	PEN    uint32 // private enterprise number, 0 = IANA's
 	ID     uint16 // element id without the enterprise bit; v9: field or scope type
@@ -61,44 +63,45 @@ type Template struct {
 	Fields  []Field // in record order
 }
 
-// A State is what is known about exporters: the template store, seen from the
-// decoder. Calls come from several goroutines.
+// A State holds templates and options data of exporters: the decoder's view of the template store.
+// Its methods must be safe for concurrent use.
 type State interface {
-	// Plan returns the definition in force for a datagram from k's exporter, or
-	// nil when none is known, or when it is worth to wait for a fresher one or
-	// for a fact. It takes no lock and allocates nothing.
+	// Plan returns the template in force for a datagram from k's exporter. It returns nil if there
+	// is none, or if the State requires a fresher template or options data first: the caller must
+	// then keep the set. Plan must not lock or allocate. The caller must not change the Plan.
 	Plan(k *TemplateKey, m *Meta, h *Header) *Plan
-	// Learn takes a definition found in a datagram: it is in force from now on
-	// for that exporter and port. It compiles what it does not know yet and
-	// returns an error when Compile refuses the template. t is the caller's
-	// scratch: it is cloned when kept.
+	// Learn puts the template of a datagram into force for the exporter and its port. It compiles a
+	// new layout, and returns an error if Compile refuses it. The caller reuses t, so an
+	// implementation must clone it to keep it.
 	Learn(k *TemplateKey, m *Meta, h *Header, t *Template) (*Plan, error)
-	// Facts returns what options data said about k's exporter, version and
-	// domain (k.ID is ignored), never nil. It takes no lock.
+	// Facts returns the options data of k's exporter, version and domain (k.ID is ignored). It must
+	// not return nil, and must not lock.
 	Facts(k *TemplateKey) *Facts
-	// LearnFact takes one fact of options data about k's exporter, version and
-	// domain (k.ID is ignored).
+	// LearnFact stores one fact of options data for k's exporter, version and domain (k.ID is
+	// ignored).
 	LearnFact(k *TemplateKey, m *Meta, h *Header, f Fact)
 }
 
-// A Withdrawer is a State that is scoped to one transport session, where templates
-// are withdrawn (RFC 7011 section 8.1).
+// A Withdrawer is a State of a single transport session, in which templates can be withdrawn (RFC
+// 7011 section 8.1).
 type Withdrawer interface {
-	// Withdraw forgets the definition of k, or all of k's domain when k's id is
-	// IPFIXTemplates or IPFIXOptions. It returns false when it was not known.
+	// Withdraw removes the template of k, or all templates (options: options templates) of k's
+	// domain if k's id is IPFIXTemplates or IPFIXOptions. It returns false if the template is
+	// unknown.
 	Withdraw(k *TemplateKey, options bool) bool
 }
 
-// An Exporter is what the operator says of an exporter. It is immutable.
+// An Exporter is the operator's configuration of an exporter. It is immutable.
 type Exporter struct {
-	Name, Site       string            // written into its flows; "" = not said
-	AddressPlan      string            // the same: where a private address names one host; "" = its site
-	SamplingDefault  uint64            // 1 in N where nothing else says a rate; 0 = not said
-	SamplingOverride uint64            // 1 in N whatever the exporter says; 0 = not said
-	Interfaces       map[uint32]string // ifIndex → name, before what options data says
+	Name, Site       string            // written into its flows; "" = not configured
+	AddressPlan      string            // also written: scope in which a private address names one host; "" = Site
+	SamplingDefault  uint64            // 1 in N if no other source has a rate; 0 = not configured
+	SamplingOverride uint64            // 1 in N, before all rates of the exporter; 0 = not configured
+	Interfaces       map[uint32]string // ifIndex → name; takes precedence over options data
 }
 
-// A Fact is one thing that options data says.
+// A Fact is one statement of options data about the exporter: a sampling rate, a name, an init
+// time.
 type Fact struct {
 	What   flowpb.Fact_What
 	ID     uint64
@@ -106,14 +109,14 @@ type Fact struct {
 	Text   string
 }
 
-// A Span is one flow of the wire path: offsets in Result.Buf.
+// A Span is one flow of the wire path, as offsets in Result.Buf.
 type Span struct {
 	Start    int // the FlowMessage begins
 	ValueEnd int // the FlowMessage ends, the record key begins
 	KeyEnd   int // the record key ends; = ValueEnd when the flow has no address pair
 }
 
-// A Learnt is a template that a datagram brought and that was accepted.
+// A Learnt is an accepted template of a datagram.
 type Learnt struct {
 	Template Template // owned by the Result
 	Off      int      // offset of the template record in the datagram, octets
@@ -124,18 +127,18 @@ type OptionsRecord struct {
 	TemplateID uint16
 	Off        int      // offset of the record in the datagram, octets
 	Values     []Value  // in record order, scopes first
-	Facts      []Fact   // what it says about the exporter
-	Exported   Exported // what it says of the exporting process
+	Facts      []Fact   // its statements about the exporter
+	Exported   Exported // its totals of the exporting process
 }
 
-// Exported are totals that an exporting process reports of itself (IE 40, 41,
-// 42), since it began to.
+// Exported holds totals that an exporting process reports of itself since its start (IE 40, 41,
+// 42).
 type Exported struct {
 	Has                       bool // any of them
 	Octets, Messages, Records uint64
 }
 
-// A Value is one field of a record, raw.
+// A Value is one field of a record, undecoded.
 type Value struct {
 	PEN    uint32
 	ID     uint16
@@ -143,8 +146,8 @@ type Value struct {
 	Octets []byte // aliases the datagram
 }
 
-// A Set is a data set whose template is not known: what is needed to decode it
-// later.
+// A Set is a data set whose template is unknown, with the parts of its datagram that decoding it
+// later requires.
 type Set struct {
 	Meta   Meta
 	Header Header
@@ -154,8 +157,8 @@ type Set struct {
 	Data   []byte // the set's content without its header; aliases the datagram
 }
 
-// A Result is what a datagram holds. It is reused from datagram to datagram;
-// its parts are valid until the next call.
+// A Result is the content of a datagram. The caller owns it and reuses it from datagram to
+// datagram; unless a field states otherwise, its parts are valid until the next call.
 type Result struct {
 	Header    Header
 	Hash      uint64                // xxHash64 of the datagram
@@ -165,85 +168,84 @@ type Result struct {
 	Templates []Learnt
 	Options   []OptionsRecord // readable path, in record order; not reused
 	Unknown   []Set
-	Errors    []wire.Error // in datagram order; parts skipped, not only what ended it
+	Errors    []wire.Error // in datagram order; includes errors after which decoding went on
 
 	OptionsRecords int      // records of options data, on either path
-	Exported       Exported // what the last one of those that say it says of the exporting process
+	Exported       Exported // of the last options record that has totals
 
-	// TooSmall counts the flow records that were not decoded because a datagram
-	// makes at most one flow per MinFlow octets of its data sets; Errors names the
-	// sets, with the cause record_too_small.
+	// TooSmall counts the flow records that were not decoded because a datagram makes at most one
+	// flow per MinFlow octets of its data sets. Errors names the sets, with the cause
+	// record_too_small.
 	TooSmall int
 	// Beyond counts the flow records that were not decoded because Buf had reached
 	// Decoder.MaxOctets.
 	Beyond int
 
-	OldUptimes int // times given as uptimes that lie more than MaxUptimeAge back behind a wrap of the clock; the export time stands for them
-	Misencoded int // times that were Unix µs or ns where NTP's form is asked for, and read so
-	BadRates   int // sampling rates that cannot be (zero or absurd operands), taken as unknown
+	OldUptimes int // uptimes before a wrap of the clock and older than MaxUptimeAge, replaced by the export time
+	Misencoded int // NTP timestamps (RFC 7011 sections 6.1.9, 6.1.10) that hold, and were read as, Unix µs or ns
+	BadRates   int // impossible sampling rates (zero or absurd operands), treated as unknown
 
 	fields []Field // of Templates
 }
 
-// A Decoder decodes datagrams, one at a time: it holds scratch space. Use one
-// a goroutine; they may share their State.
+// A Decoder decodes datagrams one at a time. It holds scratch space, so each goroutine must have
+// its own; several Decoders may share a State. The fields in front must not be changed during a
+// call.
 type Decoder struct {
 	State   State
 	Replica string // written into each flow when not empty
-	// Exporter returns what the operator says of an exporter, nil for nothing. It
-	// is called once a datagram; nil: nothing is said of any.
+	// Exporter returns the operator's configuration of an exporter, or nil. It is called once per
+	// datagram and must not block. A nil function configures no exporter.
 	Exporter func(netip.Addr) *Exporter
-	// ExporterOfRecord takes the exporter that a record names (IE 130, 131) for
-	// the flow's.
+	// ExporterOfRecord makes the exporter that a record names (IE 130, 131) the flow's exporter.
+	// Set it for trusted relays only: any sender can write these elements.
 	ExporterOfRecord bool
-	// DropElements leaves out what has no field of its own.
+	// DropElements omits fields that FlowMessage has no field for.
 	DropElements bool
-	// MaxUptimeAge is how long ago the time of a flow may lie that is an uptime after
-	// the header's: such an uptime is of before the clock wrapped (2^32 ms), or wrong.
-	// Beyond it the flow has its export time. 0 means no limit, as for what reads files
-	// of flows again: they are exported days later.
+	// MaxUptimeAge bounds the age of a flow time that is an uptime greater than the header's. Such
+	// an uptime is either from before a wrap of the clock (2^32 ms) or wrong; beyond the bound the
+	// flow gets its export time. 0 means no limit, which suits readers of stored flows: these are
+	// exported days later.
 	MaxUptimeAge time.Duration
-	// MaxOctets ends the decoding of flows once Result.Buf holds so many octets;
-	// the last flow may exceed it. 0 means no limit. The readable path ignores it.
+	// MaxOctets ends the decoding of flows once Result.Buf holds this many octets; the last flow
+	// may exceed it. 0 means no limit. The readable path ignores it.
 	MaxOctets int
 
 	tmpl         Template // scratch for template records
 	k            TemplateKey
 	rec          record
-	optionValues optionValues // of the options record at hand
+	optionValues optionValues // of the current options record
 	out          outcome
-	head         []byte // what all messages of a datagram begin with
-	pending      []Set  // data sets met before their template
+	head         []byte // the common beginning of all messages of a datagram
+	pending      []Set  // data sets that precede their template
 	ctx          context
 	fast         fastSet
-	packed       window   // of a record with fields of variable length: the others
-	variable     [][]byte // and those, in record order
-	slack        []byte   // a set with octets around it, see behind
-	plain        bool     // appending path only: the second oracle of tests
+	packed       window   // the fixed-length fields of a record that has variable-length fields
+	variable     [][]byte // the variable-length fields of that record, in record order
+	slack        []byte   // a copy of a set with margins, see withSlack
+	plain        bool     // use the appending path only: second oracle of the tests
 	limit        int      // MaxOctets, or math.MaxInt
-	credit       int      // octets of data sets that may still make flows of small records
-	last         int      // how many flows r may hold after the set at hand
+	credit       int      // octets of data sets not yet spent on flows of small records
+	last         int      // upper bound of flows in the Result after the current set
 
-	factCredit int // octets of options data that may still make facts
+	factCredit int // octets of options data not yet spent on facts
 }
 
-// MinFlow is the number of octets of data sets, their headers included, that a
-// flow takes at least. Records shorter than that would make a flow of a hundred
-// octets from one.
+// MinFlow is the least number of octets of data sets, set headers included, per flow. It bounds
+// amplification: a flow message has about a hundred octets, a record may have one.
 const MinFlow = 8
 
-// MinFact is the number of octets of options data that a fact takes at least. Records
-// beyond that are counted and not decoded; Errors names the set, with the cause
-// record_too_small.
+// MinFact is the least number of octets of options data per fact. Records beyond that are counted
+// and not decoded; Errors names the set, with the cause record_too_small.
 const MinFact = 8
 
-// smallAllowance is how many octets a datagram has beside those of its data sets,
-// so that a few small records are decoded whatever their number.
+// smallAllowance is the number of octets that a datagram is credited in addition to its data sets,
+// so that a few small records are always decoded.
 const smallAllowance = 8 * MinFlow
 
-// MaxName is the length of the longest name that options data can set, octets.
-// A name is repeated in every flow that refers to it; longer ones are cut.
+// MaxName is the maximum length, in octets, of a name from options data. A name is repeated in
+// every flow that refers to it, so longer names are cut.
 const MaxName = 255
 
-// Map16 gives an address as 16 octets, IPv4 v4-mapped.
+// Map16 returns an address as 16 octets, IPv4 as v4-mapped.
 func Map16(a netip.Addr) [16]byte { return a.As16() }

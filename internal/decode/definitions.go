@@ -10,22 +10,22 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// An ElementDefinition is how an exporter itself describes an Information Element,
-// RFC 5610.
+// An ElementDefinition is an exporter's own description of an Information Element, RFC 5610.
 type ElementDefinition struct {
 	Name string // UTF-8, at most MaxName octets
 	Type uint8  // IANA's registry of informationElementDataType (IE 339)
 }
 
-// MaxDefined is how many elements of a template may get the name that the exporter
-// defined. Names are repeated in every record, so this bounds the octets of a flow.
+// MaxDefined is the maximum number of elements of a template that get the name from an exporter's
+// definition. Names are repeated in every record, so this bounds the octets of a flow.
 const MaxDefined = 128
 
-// definitionID is the id of the fact that defines an element.
+// definitionID returns the id of the fact that defines an element.
 func definitionID(pen uint32, id uint16) uint64 { return uint64(pen)<<16 | uint64(id) }
 
-// findDefinition lists the definition of an element: IE 341 by IE 346 and 303.
-// NetFlow v9 has no enterprise numbers.
+// findDefinition lists the definition of an element, RFC 5610 section 3: informationElementName
+// (341) with privateEnterpriseNumber (346) and informationElementId (303). NetFlow v9 has no
+// enterprise numbers.
 func (v *optionValues) findDefinition() {
 	if v.version != VersionIPFIX || v.has>>oElementName341&1 == 0 {
 		return
@@ -38,7 +38,7 @@ func (v *optionValues) findDefinition() {
 	if !ok || pen > math.MaxUint32 {
 		return
 	}
-	id &^= enterpriseBit // an exporter may write it as templates do
+	id &^= enterpriseBit // some exporters set it, as in templates
 	typ, _ := v.number(oDataType339)
 	if typ > math.MaxUint8 {
 		typ = 0
@@ -51,6 +51,7 @@ func (v *optionValues) findDefinition() {
 	}
 }
 
+// setDefinition stores the definition of an element; an empty name removes it.
 func (f *Facts) setDefinition(id uint64, d ElementDefinition) {
 	if d.Name == "" {
 		f.definitions.Delete(id)
@@ -60,8 +61,8 @@ func (f *Facts) setDefinition(id uint64, d ElementDefinition) {
 	f.nDefinitions.Store(int64(f.definitions.Len()))
 }
 
-// Definition returns how an exporter describes an element to the flows of a port;
-// the name is empty when it does not.
+// Definition returns the exporter's definition of an element for a port. The name is empty if there
+// is none.
 func (f *Facts) Definition(port uint16, pen uint32, id uint16) ElementDefinition {
 	k := definitionID(pen, id)
 	if v, ok := f.ownValue(port, flowpb.Fact_WHAT_ELEMENT_DEFINITION, k); ok {
@@ -71,8 +72,8 @@ func (f *Facts) Definition(port uint16, pen uint32, id uint16) ElementDefinition
 	return d
 }
 
-// findUndefined numbers the steps whose elements have no name in the registry, up
-// to MaxDefined: an exporter may define these.
+// findUndefined numbers the steps of elements that have no name in the registry, up to MaxDefined:
+// an exporter may define these.
 func (p *Plan) findUndefined() {
 	if p.version != VersionIPFIX {
 		return
@@ -90,8 +91,8 @@ func (p *Plan) findUndefined() {
 	}
 }
 
-// define looks up the definitions for the records of a set. It leaves r.defined nil
-// when the exporter defined none of the plan's elements.
+// define looks up the definitions for the records of a set. It leaves r.defined nil if the exporter
+// defined none of the plan's elements.
 func (r *record) define(p *Plan, c *context) {
 	r.defined = nil
 	if len(p.undefined) == 0 || r.drop || c.facts.nDefinitions.Load() == 0 {
@@ -108,7 +109,7 @@ func (r *record) define(p *Plan, c *context) {
 	}
 }
 
-// definition returns how the exporter describes the element of a step.
+// definition returns the exporter's definition of a step's element.
 func (r *record) definition(st *step) ElementDefinition {
 	if r.defined == nil {
 		return ElementDefinition{}
@@ -116,7 +117,7 @@ func (r *record) definition(st *step) ElementDefinition {
 	return r.defined[st.undefined]
 }
 
-// appendDefined is appendElement for an element that the exporter defined.
+// appendDefined is appendElement for an element that the exporter defined: it adds name and type.
 func appendDefined(dst []byte, st *step, field []byte, d ElementDefinition) []byte {
 	n := elementSize(st, field) + 1 + protowire.SizeBytes(len(d.Name))
 	if d.Type != 0 {

@@ -2,11 +2,11 @@ package decode
 
 import "weir/internal/ie"
 
-// A slot is a value that takes part in a rule over several elements; what
-// needs no rule goes straight to its field.
+// A slot holds a value that a rule over several elements reads. Values without a rule go straight
+// to their field.
 type slot uint8
 
-// The slots. Those of times stand in the same order for both directions.
+// The slots. Those of times have the same order in both directions.
 const (
 	sOctets slot = iota
 	sPackets
@@ -78,8 +78,8 @@ const (
 	sRevTotPkts   = sRevOctets + 3
 )
 
-// The slots of templates with two tuples, see tunnel.go: values that are slots there
-// alone, and those of the inner tuple.
+// Slots of templates with two tuples, see tunnel.go: values of the outer tuple that are slots only
+// there, and those of the inner tuple. Slots of other rules follow.
 const (
 	sToS = sRevTotPkts + 1 + iota
 	sLabel
@@ -89,21 +89,21 @@ const (
 	sInnerFlags
 	sInnerToS
 	sInnerLabel
-	sInitialFlags // YAF: of the first packet
-	sUnionFlags   // of all others
+	sInitialFlags // YAF: flags of the first packet
+	sUnionFlags   // union of the flags of all other packets
 	sRevInitialFlags
 	sRevUnionFlags
 	sDirection // of a wireless client's flow: see findStation
 	nSlots
 )
 
-// An op is what a step does with a field's octets.
+// An op is the operation of a step on the octets of its field.
 type op uint8
 
 const (
 	opSkip      op = iota // nothing
 	opUint                // an integer straight to a field
-	opPlain               // the same, without anything to look at: of a compiled step only
+	opPlain               // opUint without further checks; in compiled steps only
 	opSlot                // an integer to a slot
 	opFloat               // a float to a slot, as IEEE 754 bits
 	opAddr                // 4 or 16 octets to an address of the record
@@ -118,23 +118,23 @@ const (
 	opRD                  // a route distinguisher to a field, as text
 	opInner               // an integer of an inner tuple to a slot
 	opInnerAddr           // an address of an inner tuple
-	opList                // a subTemplateMultiList: to elements, and values of it to fields
+	opList                // a subTemplateMultiList: to elements, and some of its values to fields
 )
 
-// Addresses of a record, indices of record.addr: IPv4 ones and, one up, IPv6 ones.
+// Addresses of a record, as indices of record.addr. The IPv6 address follows the IPv4 address.
 const (
 	aSrc4 = iota
 	aSrc6
 	aDst4
 	aDst6
-	aPostSrc4 // and those after it: only under NAT
+	aPostSrc4 // this and the following: after NAT
 	aPostSrc6
 	aPostDst4
 	aPostDst6
 	nAddrs
 )
 
-// An action is what an element means here.
+// An action is the meaning of an element for the decoder.
 type action struct {
 	op    op
 	to    uint16 // field number, slot or address
@@ -160,7 +160,8 @@ func reversed(id uint16) elementID    { return elementID{ie.Reverse, id} }
 // each field), beside those of fallbacks; all others are kept raw.
 var actions = map[elementID]action{
 	iana(1): s(sOctets, 8), iana(2): s(sPackets, 8), iana(85): s(sTotalOctets, 8), iana(86): s(sTotalPackets, 8),
-	iana(231): s(sInitOctets, 8), iana(232): s(sRespOctets, 8), iana(298): s(sInitPackets, 8), iana(299): s(sRespPackets, 8),
+	iana(231): s(sInitOctets, 8), iana(232): s(sRespOctets, 8),
+	iana(298): s(sInitPackets, 8), iana(299): s(sRespPackets, 8),
 	iana(23): u(222, 8), iana(24): u(223, 8),
 	iana(4): s(sProto, 1), iana(7): s(sSrcPort, 2), iana(11): s(sDstPort, 2), iana(6): s(sFlags, 2),
 	iana(32): s(sICMPv4, 2), iana(139): s(sICMPv6, 2),
@@ -176,10 +177,14 @@ var actions = map[elementID]action{
 	iana(243): u(29, 2), iana(58): u(33, 2), iana(59): u(34, 2), iana(54): u(35, 4), iana(88): u(36, 2),
 	iana(31): u(37, 4), iana(197): u(38, 1), iana(138): u(71, 4),
 	iana(136): u(205, 1), iana(61): {opUint, fDirection, 1}, iana(239): u(207, 1),
-	iana(70): {opMPLS, 81, 3}, iana(71): {opMPLS, 81, 3}, iana(72): {opMPLS, 81, 3}, iana(73): {opMPLS, 81, 3}, iana(74): {opMPLS, 81, 3},
-	iana(75): {opMPLS, 81, 3}, iana(76): {opMPLS, 81, 3}, iana(77): {opMPLS, 81, 3}, iana(78): {opMPLS, 81, 3}, iana(79): {opMPLS, 81, 3},
-	iana(225): addr(aPostSrc4, 4), iana(281): addr(aPostSrc6, 16), iana(226): addr(aPostDst4, 4), iana(282): addr(aPostDst6, 16),
-	iana(227): s(sPostSrcPort, 2), iana(228): s(sPostDstPort, 2), iana(230): u(234, 1), iana(233): u(235, 1), iana(148): u(236, 8),
+	iana(70): {opMPLS, 81, 3}, iana(71): {opMPLS, 81, 3}, iana(72): {opMPLS, 81, 3},
+	iana(73): {opMPLS, 81, 3}, iana(74): {opMPLS, 81, 3},
+	iana(75): {opMPLS, 81, 3}, iana(76): {opMPLS, 81, 3}, iana(77): {opMPLS, 81, 3},
+	iana(78): {opMPLS, 81, 3}, iana(79): {opMPLS, 81, 3},
+	iana(225): addr(aPostSrc4, 4), iana(281): addr(aPostSrc6, 16),
+	iana(226): addr(aPostDst4, 4), iana(282): addr(aPostDst6, 16),
+	iana(227): s(sPostSrcPort, 2), iana(228): s(sPostDstPort, 2), iana(230): u(234, 1),
+	iana(233): u(235, 1), iana(148): u(236, 8),
 	iana(234): u(240, 4), iana(235): u(241, 4), iana(236): txt(242), iana(82): txt(243), iana(83): txt(244),
 	iana(95): {opOctets, 245, 0}, iana(96): txt(246),
 	iana(34): s(sInterval, 4), iana(50): s(sRandom, 4), iana(305): s(sInterval305, 4), iana(306): s(sSpace306, 4),
@@ -189,11 +194,13 @@ var actions = map[elementID]action{
 	iana(154): fwd(tStartUs, 8), iana(155): fwd(tEndUs, 8), iana(156): fwd(tStartNs, 8), iana(157): fwd(tEndNs, 8),
 	iana(158): fwd(tStartDelta, 4), iana(159): fwd(tEndDelta, 4), iana(22): fwd(tStartUp, 4), iana(21): fwd(tEndUp, 4),
 	iana(161): fwd(tDurationMs, 4), iana(162): fwd(tDurationUs, 4),
-	iana(322): fwd(tObservedS, 4), iana(323): fwd(tObservedMs, 8), iana(324): fwd(tObservedUs, 8), iana(325): fwd(tObservedNs, 8),
+	iana(322): fwd(tObservedS, 4), iana(323): fwd(tObservedMs, 8),
+	iana(324): fwd(tObservedUs, 8), iana(325): fwd(tObservedNs, 8),
 	iana(210): {opSkip, 0, 0},
 
-	reversed(1): s(sRevOctets, 8), reversed(2): s(sRevPackets, 8), reversed(85): s(sRevTotOctets, 8), reversed(86): s(sRevTotPkts, 8),
-	reversed(6): u(213, 2), reversed(136): u(216, 1), reversed(5): u(217, 1),
+	reversed(1): s(sRevOctets, 8), reversed(2): s(sRevPackets, 8), reversed(85): s(sRevTotOctets, 8),
+	reversed(86): s(sRevTotPkts, 8),
+	reversed(6):  u(213, 2), reversed(136): u(216, 1), reversed(5): u(217, 1),
 }
 
 // v9Own are NetFlow v9 types of 32768 and above that mean what an IANA element

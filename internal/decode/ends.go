@@ -1,11 +1,11 @@
 package decode
 
-// Elements that name the ends of a flow where source and destination are absent.
+// Elements for the ends of a flow in templates without source and destination addresses.
 
 // cisco is Cisco's private enterprise number.
 const cisco = 9
 
-// The ends of Cisco AVC's connection records. The client is the host that opened the
+// Ends of Cisco AVC's connection records. The client is the host that opened the
 // connection.
 var (
 	clientPair4 = [...]elementID{{cisco, 12236}, {cisco, 12237}} // IPv4 addresses of client and server
@@ -13,24 +13,24 @@ var (
 	clientPorts = [...]elementID{{cisco, 12240}, {cisco, 12241}}
 )
 
-// Actions of these elements in a template whose source is the client.
+// clientActions are the actions of these elements in a template whose source is the client.
 var clientActions = map[elementID]action{
 	clientPair4[0]: addr(aSrc4, 4), clientPair4[1]: addr(aDst4, 4),
 	clientPair6[0]: addr(aSrc6, 16), clientPair6[1]: addr(aDst6, 16),
 	clientPorts[0]: s(sSrcPort, 2), clientPorts[1]: s(sDstPort, 2),
 }
 
-// staAddress and staDirection are the elements of Cisco's wireless controllers that
-// make the ends of a flow: the client's address, and whether its packets enter (0) or
-// leave (1) the network there.
+// staAddress and staDirection are the elements from which Cisco's wireless controllers' flows get
+// their ends: the client's address, and whether its packets enter (0) or leave (1) the network
+// there.
 var staAddress, staDirection = iana(366), iana(61)
 
-// pairElements are the elements of IANA's that name source and destination.
+// pairElements are IANA's elements of source and destination addresses.
 var pairElements = [...]elementID{iana(8), iana(12), iana(27), iana(28)}
 
-// findEnds gives elements that are raw otherwise the meaning of source and destination,
-// in a template that has none of IANA's addresses. usable are its elements that have a
-// meaning; acts and second are changed.
+// findEnds gives elements that are otherwise raw the meaning of source and destination, in a
+// template without IANA's addresses. usable holds the template's elements that have a meaning. It
+// changes acts and second.
 func (p *Plan) findEnds(usable map[elementID]bool, acts, second []action) {
 	for _, id := range pairElements {
 		if usable[id] {
@@ -42,9 +42,9 @@ func (p *Plan) findEnds(usable map[elementID]bool, acts, second []action) {
 	}
 }
 
-// findClient makes the client of an AVC record its source and the server its
-// destination. It requires both addresses of a family, and that counters, if any, are
-// those of initiator and responder: of others it is not known which end sent them.
+// findClient makes the client of an AVC record its source and the server its destination. It
+// requires both addresses of a family, and that counters, if any, are those of initiator and
+// responder: other counters do not identify the end that sent the packets.
 func (p *Plan) findClient(usable map[elementID]bool, acts []action) bool {
 	has := p.clientElements()
 	pair4, pair6 := has[clientPair4[0]] && has[clientPair4[1]], has[clientPair6[0]] && has[clientPair6[1]]
@@ -69,7 +69,8 @@ func (p *Plan) findClient(usable map[elementID]bool, acts []action) bool {
 	return true
 }
 
-// clientElements returns the elements of clientActions that the template has with a length that can be read.
+// clientElements returns the elements of clientActions that the template has with a readable
+// length.
 func (p *Plan) clientElements() map[elementID]bool {
 	has := map[elementID]bool{}
 	for _, f := range p.template.Fields {
@@ -81,8 +82,8 @@ func (p *Plan) clientElements() map[elementID]bool {
 	return has
 }
 
-// findStation makes the wireless client an end of the flow: the source, or the
-// destination where flowDirection is egress. The other end is not known.
+// findStation makes the wireless client an end of the flow: the source, or the destination if
+// flowDirection is egress. The other end is unknown.
 func (p *Plan) findStation(usable map[elementID]bool, second []action) {
 	if !usable[staAddress] {
 		return
@@ -97,14 +98,13 @@ func (p *Plan) findStation(usable map[elementID]bool, second []action) {
 	}
 }
 
-// egress is flowDirection's value for what leaves at the observation point.
+// egress is the value of flowDirection (IE 61) for an egress flow at the observation point.
 const egress = 1
 
-// unknownEnd is the end of a wireless client's flow that the controller does not
-// report: 0.0.0.0.
+// unknownEnd is the end of a wireless client's flow that the controller does not report: 0.0.0.0.
 var unknownEnd = [16]byte{10: 0xff, 11: 0xff}
 
-// stationEnds sets the ends of a flow that has the wireless client's address alone.
+// stationEnds sets the ends of a flow that has only the wireless client's address.
 func (r *record) stationEnds(o *outcome) {
 	a := &r.addr[aSrc4]
 	if unset(a) {

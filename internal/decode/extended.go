@@ -12,8 +12,8 @@ import (
 	"weir/internal/ie"
 )
 
-// CheckExtensions refuses elements that FlowMessage has a field for: they would
-// be in two places. All are reported at once.
+// CheckExtensions returns an error for each element that FlowMessage already has a field for: its
+// value would be in two places. It joins all errors.
 func CheckExtensions(list []ie.Extension) error {
 	var errs []error
 	for _, x := range list {
@@ -24,8 +24,8 @@ func CheckExtensions(list []ie.Extension) error {
 	return errors.Join(errs...)
 }
 
-// extends tells whether octets of this length are a value of x's type. Others
-// are kept raw.
+// extends reports whether octets of this length are a value of x's type. Other lengths are kept
+// raw.
 func extends(x *ie.Extension, length uint16) bool {
 	switch x.Type {
 	case ie.Unsigned, ie.Signed, ie.Seconds, ie.Milliseconds:
@@ -49,10 +49,10 @@ func extends(x *ie.Extension, length uint16) bool {
 	return false
 }
 
-// appendExtended appends the value of an element as the operator's field, typed:
-// uint64 (unsigned, MAC as src_mac, dateTimes in ns since the epoch), int64,
-// double, bool, string or bytes. Nothing is left out: 0 and empty are written. ok
-// is false for a boolean of neither 1 nor 2 (RFC 7011 section 6.1.5).
+// appendExtended appends the value of an element as the operator's field, typed: uint64 (unsigned,
+// MAC address as in src_mac, dateTimes as ns since the epoch), int64, double, bool, string or
+// bytes. It writes 0 and empty values too. ok is false for a boolean other than 1 and 2 (RFC 7011
+// section 6.1.5).
 func appendExtended(b []byte, st *step, field []byte) (out []byte, ok bool) {
 	x := st.extension
 	n := protowire.Number(x.Field)
@@ -85,7 +85,7 @@ func appendExtended(b []byte, st *step, field []byte) (out []byte, ok bool) {
 	return protowire.AppendBytes(protowire.AppendTag(b, n, protowire.BytesType), field), true
 }
 
-// dateTime reads a dateTime as ns since the epoch.
+// dateTime converts a dateTime of RFC 7011 section 6.1 to ns since the epoch.
 func dateTime(t ie.Type, v uint64) int64 {
 	var c context
 	switch t {

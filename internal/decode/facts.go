@@ -7,15 +7,14 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Facts holds what options data says about one exporter address, version and
-// observation domain. The zero value holds nothing; a Facts must not be copied.
+// Facts holds the options data of one exporter address, version and observation domain. The zero
+// value is empty. A Facts must not be copied.
 //
-// Several exporters may be behind one address and use different source ports. A
-// port reads what it said itself, else what any port said last.
+// Several exporters can share one address and differ in source ports. A lookup for a port returns
+// the value that this port sent, or else the newest value of any port.
 //
-// Reading takes no lock and may happen at any time. All methods that change it
-// must be called by one goroutine at a time. A change costs the same however much
-// is known.
+// Readers take no lock and may run at any time. The methods that change a Facts must be called by
+// one goroutine at a time. The cost of a change does not depend on the number of entries.
 type Facts struct {
 	initMs   atomic.Uint64                     // system init time, ms since the epoch; 0: unknown
 	samplers atomicmap.Map[uint64, uint64]     // sampler or selector id → rate, 1 in N
@@ -24,40 +23,43 @@ type Facts struct {
 	icmpForms portForms
 
 	nSamplers, nNames atomic.Int64  // entries, for readers
-	samplerIDs        atomic.Uint64 // XOR of the ids of samplers: of one sampler, its id
+	samplerIDs        atomic.Uint64 // XOR of the ids of all samplers: with a single sampler, its id
 
 	definitions  atomicmap.Map[uint64, ElementDefinition] // by definitionID
 	nDefinitions atomic.Int64                             // entries, for readers
 
-	own    atomicmap.Map[ownID, ownValue]        // what a port said that differs from the newest
+	own    atomicmap.Map[ownID, ownValue]        // values of a port that differ from the newest
 	nOwn   atomic.Int64                          // entries, for readers
-	ports  atomicmap.Map[uint16, samplersOfPort] // of ports that said a sampling rate
+	ports  atomicmap.Map[uint16, samplersOfPort] // of the ports that sent a sampling rate
 	nPorts atomic.Int64                          // entries, for readers
 }
 
+// A factNameID identifies a fact that has a name as its value.
 type factNameID struct {
 	what flowpb.Fact_What
 	id   uint64
 }
 
+// An ownID identifies a fact of one source port.
 type ownID struct {
 	factNameID
 	port uint16
 }
 
+// An ownValue is the value of a fact of one source port.
 type ownValue struct {
 	number uint64
 	text   string
 }
 
-// samplersOfPort counts the samplers whose rate a port said.
+// samplersOfPort counts the samplers for which a port sent a rate.
 type samplersOfPort struct {
 	n   int
-	ids uint64 // XOR: of one sampler, its id
+	ids uint64 // XOR of their ids: with a single sampler, its id
 }
 
-// Set takes the newest of a fact: a rate, an init time or a name in place of the
-// one before. A number of 0 or an empty name removes it.
+// Set stores a fact as the newest: it replaces the rate, init time or name. A number of 0 or an
+// empty name removes the fact.
 func (f *Facts) Set(fact *Fact) {
 	switch fact.What {
 	case flowpb.Fact_WHAT_INIT_TIME:
@@ -75,9 +77,10 @@ func (f *Facts) Set(fact *Fact) {
 	}
 }
 
-// Remove forgets the newest of a fact.
+// Remove removes the newest value of a fact.
 func (f *Facts) Remove(what flowpb.Fact_What, id uint64) { f.Set(&Fact{What: what, ID: id}) }
 
+// setSampler stores the rate of a sampler; 0 removes it.
 func (f *Facts) setSampler(id, rate uint64) {
 	_, known := f.samplers.Load(id)
 	if known != (rate != 0) {
@@ -91,6 +94,7 @@ func (f *Facts) setSampler(id, rate uint64) {
 	f.nSamplers.Store(int64(f.samplers.Len()))
 }
 
+// setName stores a name; "" removes it.
 func (f *Facts) setName(k factNameID, name string) {
 	if name == "" {
 		f.names.Delete(k)
@@ -100,20 +104,22 @@ func (f *Facts) setName(k factNameID, name string) {
 	f.nNames.Store(int64(f.names.Len()))
 }
 
-// SetOwn takes what a port said of a fact, for that port alone.
+// SetOwn stores a fact for one source port only. The caller must call RemoveOwn once the port's
+// value equals the newest.
 func (f *Facts) SetOwn(port uint16, fact *Fact) {
 	f.own.Store(ownID{factNameID{fact.What, fact.ID}, port}, ownValue{fact.Number, fact.Text})
 	f.nOwn.Store(int64(f.own.Len()))
 }
 
-// RemoveOwn forgets what a port said of a fact: the port reads the newest.
+// RemoveOwn removes the fact of one source port: lookups for this port then return the newest
+// value.
 func (f *Facts) RemoveOwn(port uint16, what flowpb.Fact_What, id uint64) {
 	f.own.Delete(ownID{factNameID{what, id}, port})
 	f.nOwn.Store(int64(f.own.Len()))
 }
 
-// AddPort notes that a port is one of those that said the rate of a sampler, or
-// that it is none of them any more. It must be called once per port and sampler.
+// AddPort records that a port has sent the rate of a sampler (says), or that its rate was removed.
+// It must be called exactly once per port and sampler for each change.
 func (f *Facts) AddPort(port uint16, sampler uint64, says bool) {
 	p, _ := f.ports.Load(port)
 	p.ids ^= sampler
@@ -130,7 +136,7 @@ func (f *Facts) AddPort(port uint16, sampler uint64, says bool) {
 	f.nPorts.Store(int64(f.ports.Len()))
 }
 
-// ownValue returns what a port said of a fact where it differs from the newest.
+// ownValue returns the value of a port if it differs from the newest.
 func (f *Facts) ownValue(port uint16, what flowpb.Fact_What, id uint64) (v ownValue, ok bool) {
 	if f.nOwn.Load() == 0 {
 		return v, false
@@ -138,7 +144,7 @@ func (f *Facts) ownValue(port uint16, what flowpb.Fact_What, id uint64) (v ownVa
 	return f.own.Load(ownID{factNameID{what, id}, port})
 }
 
-// InitMs returns the system init time for a port, ms since the epoch; 0: unknown.
+// InitMs returns the system init time for a port, ms since the epoch; 0 if unknown.
 func (f *Facts) InitMs(port uint16) uint64 {
 	if v, ok := f.ownValue(port, flowpb.Fact_WHAT_INIT_TIME, 0); ok {
 		return v.number
@@ -154,9 +160,9 @@ func (f *Facts) Rate(port uint16, sampler uint64) (n uint64, ok bool) {
 	return f.samplers.Load(sampler)
 }
 
-// OnlyRate returns the sampling rate for records of a port that name no sampler:
-// of the only one that the port said, else of sampler 0, else of the only one
-// of all. ok is false when there is none of these.
+// OnlyRate returns the sampling rate for records of a port without a sampler element: the rate of
+// the only sampler of this port, else of sampler 0, else of the only sampler of the exporter.
+// Otherwise ok is false.
 func (f *Facts) OnlyRate(port uint16) (n uint64, ok bool) {
 	if f.nPorts.Load() > 1 {
 		if p, said := f.ports.Load(port); said && p.n == 1 {
@@ -169,8 +175,7 @@ func (f *Facts) OnlyRate(port uint16) (n uint64, ok bool) {
 	return f.Rate(port, f.samplerIDs.Load())
 }
 
-// Name returns the name of an interface, VRF or application for a port, "" when
-// there is none.
+// Name returns the name of an interface, VRF or application for a port, or "".
 func (f *Facts) Name(port uint16, what flowpb.Fact_What, id uint64) string {
 	if v, ok := f.ownValue(port, what, id); ok {
 		return v.text

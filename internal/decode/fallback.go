@@ -8,21 +8,19 @@ const (
 	ixia       = 3054
 	netscaler  = 5951
 	barracuda  = 10704
-	barracuda2 = 12326 // the same elements
+	barracuda2 = 12326 // has the elements of barracuda
 	procera    = 15397
 	viptela    = 41916
 )
 
-// A fallback is an element that stands in for better ones. It has its meaning only
-// in templates that have none of these in a usable length; beside one of them it
-// is kept raw.
+// A fallback is an element that substitutes for better elements. It has its meaning only in
+// templates that have none of these with a usable length; otherwise it is kept raw.
 type fallback struct {
 	action action
 	better []elementID
 }
 
-// fallbacks are by element. What the operator says of an element (ELEMENTS_FILE)
-// comes first.
+// fallbacks lists the substitutes by element. The operator's ELEMENTS_FILE takes precedence.
 var fallbacks = map[elementID]fallback{
 	iana(90):  {action{opRD, fRD, 8}, nil},
 	iana(252): {u(fInIf, 4), []elementID{iana(10)}}, // physical interface
@@ -33,7 +31,7 @@ var fallbacks = map[elementID]fallback{
 	iana(53):  {u(fTTL, 1), []elementID{iana(192), iana(52)}},  // maximum
 	iana(57):  {u(fDstMAC, mac), []elementID{iana(80)}},        // after a middlebox function
 
-	// Elements with a field of their own since a version whose users may have given them one
+	// Elements that got their own field only after users could give them a field
 	// in ELEMENTS_FILE.
 	iana(351): {action{opSegment, fTunnelID, 8}, nil},
 	iana(365): {u(fStationMAC, mac), nil},
@@ -71,15 +69,14 @@ func init() {
 	}
 }
 
-// seconds are elements with a field of their own that stand in for better ones as
-// well.
+// seconds are elements that have a field of their own and also substitute for better elements.
 var seconds = map[elementID]fallback{
 	iana(23): {s(sOctets, 8), []elementID{iana(1), iana(85), iana(231)}}, // after a middlebox function
 	iana(24): {s(sPackets, 8), []elementID{iana(2), iana(86), iana(298)}},
 }
 
-// fieldMeanings returns what each field of the template means beside the others.
-// second holds a further meaning of a field, or opSkip.
+// fieldMeanings returns the action of each field, considering the other fields of the template.
+// second holds a further action of a field, or opSkip.
 func (p *Plan) fieldMeanings() (acts, second []action) {
 	fields := p.template.Fields
 	acts, second = make([]action, len(fields)), make([]action, len(fields))
@@ -106,12 +103,12 @@ func (p *Plan) fieldMeanings() (acts, second []action) {
 	return acts, second
 }
 
-// joinsFlags reports whether TCP flags are those of two elements.
+// joinsFlags reports whether TCP flags are the union of two elements.
 func (p *Plan) joinsFlags() bool {
 	return p.has[sInitialFlags] || p.has[sUnionFlags] || p.has[sRevInitialFlags] || p.has[sRevUnionFlags]
 }
 
-// outdone reports whether the template has something better.
+// hasBetter reports whether the template has a better element.
 func (f *fallback) hasBetter(usable map[elementID]bool) bool {
 	for _, id := range f.better {
 		if usable[id] {

@@ -7,16 +7,16 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// The fast shape: records with one pair of addresses, which is nearly all
-// traffic. Where fields are of variable length the fixed ones are packed, and
-// offsets are those in the packed record. The fields are grouped by width when the template is
-// compiled, and values are written without a branch on how long their varint
-// is: real counters vary, and every such branch is mispredicted. What needs a
-// rule beyond that goes through the same functions as on the appending path,
-// which takes all other plans, and single records that are out of the ordinary.
+// The fast path decodes records with one pair of addresses, which nearly all traffic has. Fields are
+// grouped by width when the template is compiled, and a varint is written without a branch on its
+// length: the lengths of real counters vary, so the processor would mispredict such branches. Rules
+// over several elements run in the functions that the appending path uses. The appending path handles
+// all other plans, and single records that fastRecord rejects. Of records with variable-length fields
+// the fixed-length fields are packed first (Decoder.pack), and offsets are those of the packed record.
 
-// Classes of integers: by width and by octets of the tag.
 const (
+	// Classes of integers, by octets of the value and octets of the protobuf tag. Each class has a
+	// loop of its own in putInts without branches on the value.
 	oneOctet    = iota // tag of two octets
 	twoOctets          // tag of two octets
 	fourOctets         // up to four, tag of two octets
@@ -25,14 +25,15 @@ const (
 	nClasses
 )
 
-// A load is where an integer of a record lies: the octets of mask before end.
+// A load locates an integer of a record: the low octets, selected by mask, of the 8 octets that end
+// at end.
 type load struct {
 	mask uint64
-	end  uint16 // offset in the record of what follows it
+	end  uint16 // offset in the record of the octet after it
 	slot slot
 }
 
-// An intStep is an integer that becomes a varint field.
+// An intStep copies an integer to a varint field.
 type intStep struct {
 	mask uint64
 	end  uint16
@@ -40,73 +41,78 @@ type intStep struct {
 	n    uint8 // octets of the tag
 }
 
-// An addrStep is an address of 4 or 16 octets that becomes a field.
+// An addrStep copies an address of 4 or 16 octets to a bytes field.
 type addrStep struct {
 	head uint64 // tag and length
 	n    uint8  // octets of head
 	off  uint16
 }
 
-// A copyStep is octets that are copied behind a constant.
+// A copyStep writes constant octets, then octets of the record.
 type copyStep struct {
 	head []byte // tag and lengths
 	off  uint16
 	len  uint16
 }
 
-// A restStep is a step that the appending path's functions run.
+// A restStep runs a step through record.step, as the appending path does.
 type restStep struct {
 	step *step
 	off  uint16
-	nth  int16 // of the record's fields of variable length; -1: of fixed length
+	nth  int16 // index among the record's variable-length fields; -1: a fixed-length field
 }
 
-// A fastPlan is a plan arranged for the fast shape. It is immutable.
+// A fastPlan is a plan arranged for the fast path. It is immutable and safe for concurrent use.
+// Offsets are those of the packed record, see Decoder.pack.
 type fastPlan struct {
 	ints         [nClasses][]intStep
-	addrs4       []addrStep // IPv4 addresses but the pair
-	addrs6       []addrStep // IPv6 ones
-	elements     []copyStep // raw ones, in record order
+	addrs4       []addrStep // IPv4 addresses except source and destination
+	addrs6       []addrStep // IPv6 addresses except source and destination
+	elements     []copyStep // fields kept raw, in record order
 	rest         []restStep
-	tail         []restStep // from the first field of variable length on
-	segments     []uint16   // octets of fixed length before each field of variable length
-	inOrder      bool       // a step of rest may make an element: later ones go there too
-	loads        []load     // what the rules beyond this shape look at
-	maxOut       int        // octets of the fields of a record and its key, at most
+	tail         []restStep // steps from the first variable-length field on
+	segments     []uint16   // octets of fixed-length fields before each variable-length field
+	inOrder      bool       // a step of rest may append an element, so later raw fields must go through rest too
+	loads        []load     // values for the rules of the appending path
+	maxOut       int        // upper bound of the octets of a record's fields and its key
 	v6           bool
 	src, dst     uint16 // offsets of the addresses
 	sport, dport load
-	proto        uint16 // offset of what follows it
+	proto        uint16 // offset of the octet after the protocol
 	protoMask    byte   // 0 = absent
 	start, end   load
-	mul          uint64      // linear times: ns a unit; 0: sysUptime against the header
-	linear       bool        // times are those of start and end, by mul
-	exportTime   bool        // no times: that of export
+	mul          uint64      // linear times: ns per unit; 0: sysUptime relative to the header
+	linear       bool        // start and end are multiples of mul
+	exportTime   bool        // the template has no times: the export time applies
 	icmp         [2]icmpRule // ICMP, ICMPv6
-	stray        []load      // what only records of a protocol have a use for
+	stray        []load      // slots that apply to one protocol only
 	names        []restStep  // values that may have names
-	nameRoom     int         // octets of their names, at most
+	nameRoom     int         // upper bound of the octets of their names
 	direction    int         // offset of IE 61, one octet; -1 = absent
 }
 
-// Limits of the fast shape, octets. The windows are powers of two, so that a
-// masked index needs no further check.
+// Limits of the fast path, octets. The sizes of the windows are powers of two, so that a
+// masked index needs no bounds check. Change them together with the drawing at window.
 const (
 	maxFastRecord = 511
 	maxFastOut    = 1023
 )
 
+// maskOf returns a mask of the low octets of an integer, 1 to 8.
 func maskOf(octets uint16) uint64 { return ^uint64(0) >> (64 - 8*octets) }
 
-// arrange returns p for the fast shape, nil when it does not fit.
+// arrange returns p arranged for the fast path, or nil if it does not qualify: records with one
+// pair of addresses of one family, no tunnel, no NAT ports, no joined flags.
 func (p *Plan) arrange() *fastPlan {
 	const v4Pair, v6Pair = 1<<aSrc4 | 1<<aDst4, 1<<aSrc6 | 1<<aDst6
 	if p.min > maxFastRecord || p.addrs != v4Pair && p.addrs != v6Pair ||
-		p.tunnels() || p.joinsFlags() || p.client || p.has[sEtherType] || p.has[sPostSrcPort] || p.has[sPostDstPort] || !p.has[sProto] && (p.icmp4() || p.icmp6()) {
+		p.tunnels() || p.joinsFlags() || p.client ||
+		p.has[sEtherType] || p.has[sPostSrcPort] || p.has[sPostDstPort] ||
+		!p.has[sProto] && (p.icmp4() || p.icmp6()) {
 		return nil
 	}
 	f := &fastPlan{v6: p.addrs == v6Pair, direction: -1}
-	f.maxOut = 2*18 + 8*11 + 64 // the pair of addresses, fields of rules, the key
+	f.maxOut = 2*18 + 8*11 + 64 // the pair of addresses, fields set by rules, the key
 	off, packed := uint16(0), uint16(0)
 	for i := range p.steps {
 		st := &p.steps[i]
@@ -128,13 +134,14 @@ func (p *Plan) arrange() *fastPlan {
 	}
 	f.arrangeTimes(p)
 	f.arrangeICMP(p)
-	if f.maxOut > maxFastOut/2 { // the other half is for the head
+	if f.maxOut > maxFastOut/2 { // the other half holds the head
 		return nil
 	}
 	return f
 }
 
-// add arranges one step whose octets begin at off of the record.
+// add arranges one step whose octets begin at offset off of the record. It returns false if the
+// fast path cannot run the step.
 func (f *fastPlan) add(p *Plan, st *step, off uint16) bool {
 	at := load{end: off + st.length, slot: slot(st.to)}
 	if st.length > 0 && st.length <= 8 {
@@ -164,7 +171,8 @@ func (f *fastPlan) add(p *Plan, st *step, off uint16) bool {
 		f.maxOut += len(whole)
 	case opBytes:
 		if st.once == 0 {
-			f.addAddr(protowire.AppendVarint(protowire.AppendTag(nil, protowire.Number(st.to), protowire.BytesType), uint64(st.length)), st, off)
+			tag := protowire.AppendTag(nil, protowire.Number(st.to), protowire.BytesType)
+			f.addAddr(protowire.AppendVarint(tag, uint64(st.length)), st, off)
 			break
 		}
 		f.addRest(st, off)
@@ -186,21 +194,23 @@ func (f *fastPlan) add(p *Plan, st *step, off uint16) bool {
 	return true
 }
 
-// addRest keeps a step for the appending path's functions. Text may grow to
-// three times its octets where it is no UTF-8.
+// addRest adds a step that record.step runs. Invalid UTF-8 can grow to three times its octets,
+// since U+FFFD has three.
 func (f *fastPlan) addRest(st *step, off uint16) {
 	if len(f.tail) > 0 {
 		f.tail = append(f.tail, restStep{st, off, -1})
 		return
 	}
 	f.rest = append(f.rest, restStep{st, off, -1})
-	f.inOrder = f.inOrder || st.once != 0 || st.op == opUint || st.op == opExtended || st.op == opDSCP || st.op == opRD || st.op == opList
+	f.inOrder = f.inOrder || st.once != 0 || st.op == opUint ||
+		st.op == opExtended || st.op == opDSCP || st.op == opRD || st.op == opList
 	f.maxOut += 16 + 3*int(st.length)
 	if st.op == opList {
 		f.maxOut += liftRoom
 	}
 }
 
+// addAddr adds a copy of an address behind head, its tag and length.
 func (f *fastPlan) addAddr(head []byte, st *step, off uint16) {
 	f.maxOut += 8 + int(st.length)
 	a := addrStep{n: uint8(len(head)), off: off}
@@ -214,8 +224,8 @@ func (f *fastPlan) addAddr(head []byte, st *step, off uint16) {
 	}
 }
 
-// addSlot arranges a value of a rule: where the rule is to copy it, as an
-// integer; the rules beyond load it.
+// addSlot arranges a value of a rule. If the rule copies the value, it becomes an integer of the
+// fast path; the remaining rules load it from f.loads.
 func (f *fastPlan) addSlot(p *Plan, st *step, at load) bool {
 	pick := &p.picks
 	f.loads = append(f.loads, at)
@@ -253,7 +263,7 @@ func (f *fastPlan) addSlot(p *Plan, st *step, at load) bool {
 	return true
 }
 
-// addInt arranges an integer that becomes field n.
+// addInt adds an integer that becomes field n.
 func (f *fastPlan) addInt(n protowire.Number, at load, length uint16) {
 	s := intStep{mask: at.mask, end: at.end, tag: uint16(n << 3), n: 1}
 	class := shortTag
@@ -268,14 +278,16 @@ func (f *fastPlan) addInt(n protowire.Number, at load, length uint16) {
 	f.maxOut += 12
 }
 
-// An icmpRule is where type and code lie: in an element each, else both in one.
+// An icmpRule locates ICMP type and code: in an element each, or both in one element.
 type icmpRule struct {
 	both, typ, code load
-	src             load // source port before NetFlow v9, else nothing
+	src             load // source port in versions before NetFlow v9, otherwise unset
 	apart           bool
 	port            bool // both is the destination port
 }
 
+// arrangeICMP locates ICMP type and code and the strays of p. It must run after all slots are
+// added.
 func (f *fastPlan) arrangeICMP(p *Plan) {
 	at := func(s slot) (l load) {
 		for _, l := range f.loads {
@@ -292,11 +304,18 @@ func (f *fastPlan) arrangeICMP(p *Plan) {
 	if p.version < VersionNetFlow9 {
 		src = at(p.picks.srcPort)
 	}
-	f.icmp[0] = icmpRule{at(p.picks.icmp4), at(sTypeV4), at(sCodeV4), src, p.has[sTypeV4] || p.has[sCodeV4], p.picks.icmp4 == sDstPort}
-	f.icmp[1] = icmpRule{at(p.picks.icmp6), at(sTypeV6), at(sCodeV6), src, p.has[sTypeV6] || p.has[sCodeV6], p.picks.icmp6 == sDstPort}
+	f.icmp[0] = icmpRule{
+		both: at(p.picks.icmp4), typ: at(sTypeV4), code: at(sCodeV4), src: src,
+		apart: p.has[sTypeV4] || p.has[sCodeV4], port: p.picks.icmp4 == sDstPort,
+	}
+	f.icmp[1] = icmpRule{
+		both: at(p.picks.icmp6), typ: at(sTypeV6), code: at(sCodeV6), src: src,
+		apart: p.has[sTypeV6] || p.has[sCodeV6], port: p.picks.icmp6 == sDstPort,
+	}
 }
 
-// arrangeTimes tells whether the times are plain multiples of start and end.
+// arrangeTimes decides whether start and end are linear: plain multiples of a unit. It must run
+// after all slots are added.
 func (f *fastPlan) arrangeTimes(p *Plan) {
 	r := &p.times
 	if r.source == flowpb.TimeSource_TIME_SOURCE_UNSPECIFIED {
@@ -324,7 +343,7 @@ func (f *fastPlan) arrangeTimes(p *Plan) {
 	}
 }
 
-// portMask keeps the ports of protocols that have them.
+// portMask has, by protocol, the mask of a port: 0xffff for protocols with ports, otherwise 0.
 var portMask = func() (t [256]uint64) {
 	for i := range t {
 		if flowkey.HasPorts(uint8(i)) {

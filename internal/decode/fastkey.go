@@ -6,20 +6,21 @@ import (
 	"weir/internal/flowkey"
 )
 
-// keyV6 writes the pair of IPv6 addresses and the key.
+// keyV6 writes the pair of IPv6 addresses and the key. It returns 0, 0 if both addresses are
+// v4-mapped.
 func (f *fastPlan) keyV6(in *window, w *outWindow, n uint, sport, dport uint64, proto byte) (key, end uint) {
 	x, y := (f.src+8)&inMask, (f.dst+8)&inMask
 	a0, a1 := be.Uint64(in[x:]), be.Uint64(in[x+8:])
 	b0, b1 := be.Uint64(in[y:]), be.Uint64(in[y+8:])
 	if a0|b0 == 0 && a1>>32 == 0xffff && b1>>32 == 0xffff {
-		return 0, 0 // IPv4 in IPv6's clothes: its key is that of IPv4
+		return 0, 0 // both v4-mapped: the key must be that of the IPv4 addresses
 	}
 	key = f.putPair(in, w, n)
-	// src > dst as one subtraction of 144 bits: dst - src borrows.
+	// src > dst if and only if dst - src borrows, as one subtraction of 144 bits.
 	_, c := bits.Sub64(dport, sport, 0)
 	_, c = bits.Sub64(b1, a1, c)
 	_, c = bits.Sub64(b0, a0, c)
-	m := -c // all ones: exchange them
+	m := -c // all ones: exchange the ends
 	t := (a0 ^ b0) & m
 	a0, b0 = a0^t, b0^t
 	t = (a1 ^ b1) & m
@@ -36,7 +37,7 @@ func (f *fastPlan) keyV6(in *window, w *outWindow, n uint, sport, dport uint64, 
 	return key, key + 37
 }
 
-// putPair writes the two addresses.
+// putPair writes the source and destination addresses.
 func (f *fastPlan) putPair(in *window, w *outWindow, n uint) uint {
 	q := (*[40]byte)(w[n&outMask:])
 	x, y := (f.src+8)&inMask, (f.dst+8)&inMask
@@ -54,9 +55,11 @@ func (f *fastPlan) putPair(in *window, w *outWindow, n uint) uint {
 	return n + 36
 }
 
-// putICMP writes ICMP type and code. If answered, src and dst are what the key holds in place of ports: the type, and
-// the type that answers it. Else they are type and code, for keyOneWay.
-func (f *fastPlan) putICMP(c *context, in *window, w *outWindow, n uint, proto uint8) (end uint, src, dst uint64, answered bool) {
+// putICMP writes ICMP type and code. If answered, src and dst take the place of ports in the key:
+// the type and its counterpart. Otherwise they are type and code, for keyOneWay.
+func (f *fastPlan) putICMP(
+	c *context, in *window, w *outWindow, n uint, proto uint8,
+) (end uint, src, dst uint64, answered bool) {
 	typ, code := f.icmpOf(c, in, proto)
 	n = putShort(w, n, icmpTypeTag, typ)
 	n = putShort(w, n, icmpCodeTag, code)
@@ -84,8 +87,8 @@ func (f *fastPlan) icmpOf(c *context, in *window, proto uint8) (typ, code uint64
 	return both >> 8 & 0xff, both & 0xff
 }
 
-// keyOneWay writes the pair of addresses and the key of ICMP that is not
-// answered: source before destination.
+// keyOneWay writes the pair of addresses and the key of an ICMP type without counterpart: source
+// before destination, not reordered.
 func (f *fastPlan) keyOneWay(in *window, w *outWindow, n uint, typ, code uint64, proto uint8) (key, end uint) {
 	key = f.putPair(in, w, n)
 	size := uint16(4)

@@ -9,27 +9,29 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A fastSet is what the records of a set share, and where they are written.
+// A fastSet holds the values that the records of a set share.
 type fastSet struct {
-	octets   outWindow // of the head
-	head     []byte    // what each message begins with, in octets
-	linear   bool      // times are those of start and end, by the plan's mul
-	ruleTime bool      // times are the rules' to find
-	sampling bool      // the sampling rate is the record's
+	octets   outWindow // space of head
+	head     []byte    // the common beginning of each message; aliases octets
+	linear   bool      // times are linear, see fastPlan.linear
+	ruleTime bool      // times require the rules of the appending path
+	sampling bool      // the sampling rate may differ from record to record
 	reverse  bool      // the reverse direction has times
 	uptime   uint32
 	maxAge   int64 // ms; see Decoder.MaxUptimeAge
 	export   int64
 }
 
-// beginSet makes ready for data records of p.
+// beginSet prepares for the data records of p, and writes the fields that all of them share into
+// the head.
 func (d *Decoder) beginSet(p *Plan) *fastSet {
 	f, c, s, o := p.fast, &d.ctx, &d.fast, &d.out
 	s.uptime, s.export, s.maxAge = c.header.Uptime, c.header.Export, c.maxAgeMs
 	s.linear = f.linear && (p.times.unit != tStartUp || c.initMs == 0)
 	s.ruleTime = !s.linear && !f.exportTime
 	s.reverse = p.reverse.source != flowpb.TimeSource_TIME_SOURCE_UNSPECIFIED
-	s.sampling = c.exporter.SamplingOverride == 0 && (p.sampled || p.picks.sampler != noSlot && c.facts.nSamplers.Load() > 0)
+	s.sampling = c.exporter.SamplingOverride == 0 &&
+		(p.sampled || p.picks.sampler != noSlot && c.facts.nSamplers.Load() > 0)
 	h := append(s.octets[:0], d.head...)
 	etherType := uint64(0x0800)
 	if f.v6 {
@@ -61,8 +63,8 @@ func (d *Decoder) beginSet(p *Plan) *fastSet {
 	return s
 }
 
-// fastRecords decodes the data records of b with p's fast shape, those that are
-// out of the ordinary on the appending path. off is b's offset in the datagram.
+// fastRecords decodes the data records of b, all of fixed length, on the fast path; records that
+// fastRecord rejects take the appending path. off is the offset of b in the datagram.
 func (d *Decoder) fastRecords(b []byte, off int, p *Plan, r *Result) {
 	s := d.beginSet(p)
 	room := len(s.head) + p.fast.maxOut
@@ -85,8 +87,8 @@ func (d *Decoder) fastRecords(b []byte, off int, p *Plan, r *Result) {
 	}
 }
 
-// fit returns how many of count records may be decoded next, 0 when a limit is
-// reached. room is the most octets that one of them makes.
+// fit returns how many of count records may be decoded next; 0 if a limit is reached. room is the
+// maximum number of octets that a record makes.
 func (d *Decoder) fit(count, room int, r *Result) int {
 	n := len(r.Buf)
 	if n+count*room > d.limit {
@@ -98,7 +100,8 @@ func (d *Decoder) fit(count, room int, r *Result) int {
 	return min(count, d.last-len(r.Flows))
 }
 
-// fastRun decodes the first count records of b.
+// fastRun decodes the first count records of b. It reserves the space of all of them before the
+// first write: fastRecord writes through arrays, without growing r.Buf.
 func (d *Decoder) fastRun(b []byte, off, count, room int, p *Plan, r *Result) {
 	s := &d.fast
 	in := d.withSlack(b[:count*p.min])
@@ -129,7 +132,8 @@ func (d *Decoder) fastRun(b []byte, off, count, room int, p *Plan, r *Result) {
 	r.Buf = r.Buf[:n]
 }
 
-// variableRecords is fastRecords for records with fields of variable length.
+// variableRecords decodes records with variable-length fields: it packs the fixed-length fields of
+// each record into a window for fastRecord, and appends the others afterwards.
 func (d *Decoder) variableRecords(b []byte, off int, p *Plan, r *Result) {
 	s := d.beginSet(p)
 	room := len(s.head) + p.fast.maxOut
@@ -165,10 +169,9 @@ func (d *Decoder) variableRecords(b []byte, off int, p *Plan, r *Result) {
 	}
 }
 
-// pack copies the fields of fixed length of the record that b begins with into
-// the window d.packed, and keeps the others in d.variable. fixed is how many
-// octets those of fixed length have. It returns the record's octets; ok is false
-// when b ends before.
+// pack copies the fixed-length fields of the record at the beginning of b into the window d.packed,
+// and stores the variable-length fields in d.variable. fixed is the sum of the fixed lengths. size
+// is the number of octets of the record; ok is false if b ends before the record.
 func (d *Decoder) pack(f *fastPlan, fixed int, b []byte) (size int, ok bool) {
 	d.variable = d.variable[:0]
 	variable, rest, to := step{length: VarLen}, b, d.packed[8:8]
@@ -191,10 +194,10 @@ func (d *Decoder) pack(f *fastPlan, fixed int, b []byte) (size int, ok bool) {
 	return len(b) - len(rest) + last, true
 }
 
-// insert puts what has no place in the window between a record's message, which
-// ends at key of r.Buf, and its key, which ends at end: the steps from the first
-// field of variable length on, and names. rec are the fields of fixed length. It
-// returns how many octets that are.
+// insert inserts the fields that have no place in the window: the steps from the first
+// variable-length field on, and names. They go between a record's message, which ends at offset key
+// of r.Buf, and its key, which ends at end. rec holds the fixed-length fields. insert returns the
+// number of octets that it inserted.
 func (d *Decoder) insert(p *Plan, r *Result, key, end int, rec []byte, named bool) uint {
 	var k [64]byte
 	n := copy(k[:], r.Buf[key:end])
@@ -223,7 +226,8 @@ func (d *Decoder) insert(p *Plan, r *Result, key, end int, rec []byte, named boo
 	return uint(more)
 }
 
-// behind returns b's octets with 8 before and a window behind them.
+// withSlack returns a copy of b with 8 octets before it and a window after it, so that fastRecord
+// can read every record through a window. The copy is valid until the next call.
 func (d *Decoder) withSlack(b []byte) []byte {
 	if need := 8 + len(b) + len(window{}); cap(d.slack) < need {
 		d.slack = make([]byte, 2*need)
@@ -233,8 +237,9 @@ func (d *Decoder) withSlack(b []byte) []byte {
 	return in
 }
 
-// fastRecord writes the message of a record and its key: w[:key] and w[key:end].
-// It returns 0 for a record that only the appending path can take.
+// fastRecord writes the message of a record and its key: w[:key] and w[key:end]. It returns 0, 0
+// for a record that only the appending path can handle; the caller must then discard w and restore
+// d.ctx.counts.
 func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at uint64) (key, end uint) {
 	f := p.fast
 	for i := 0; i < len(s.head); i += 16 {
@@ -284,7 +289,8 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 	}
 
 	proto := in[(f.proto+7)&inMask] & f.protoMask
-	sport, dport := in.integer(f.sport.end)&f.sport.mask&portMask[proto], in.integer(f.dport.end)&f.dport.mask&portMask[proto]
+	sport := in.integer(f.sport.end) & f.sport.mask & portMask[proto]
+	dport := in.integer(f.dport.end) & f.dport.mask & portMask[proto]
 	if len(f.stray) > 0 && f.strays(p, in, proto) {
 		return 0, 0
 	}
@@ -315,8 +321,8 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 	return key, key + 13
 }
 
-// putInts writes the integers of up to four octets. It is a function of its own
-// so that all it needs stays in registers.
+// putInts writes the integers of up to four octets. It is a function of its own so that all its
+// variables stay in registers.
 func (f *fastPlan) putInts(in *window, w *outWindow, n uint) uint {
 	steps := f.ints[oneOctet]
 	for i := range steps {
@@ -349,8 +355,8 @@ func (f *fastPlan) putInts(in *window, w *outWindow, n uint) uint {
 	return n
 }
 
-// putAddrs writes the addresses but the pair; an IPv4 one leaves with its tag in
-// one piece.
+// putAddrs writes the addresses except source and destination. One store writes an IPv4 address
+// together with its tag and length.
 func (f *fastPlan) putAddrs(in *window, w *outWindow, n uint) uint {
 	for i := range f.addrs4 {
 		a := &f.addrs4[i]
@@ -368,13 +374,13 @@ func (f *fastPlan) putAddrs(in *window, w *outWindow, n uint) uint {
 	return n
 }
 
-// times are start and end of a record whose times are linear, ns since the
-// epoch; ok is false for what is beyond them.
+// times returns start and end of a record whose times are linear, ns since the epoch. ok is false
+// for values that require the rules.
 func (f *fastPlan) times(s *fastSet, in *window) (start, end int64, ok bool) {
 	a, b := in.integer(f.start.end)&f.start.mask, in.integer(f.end.end)&f.end.mask
 	if f.mul == 0 {
 		began, ended := ageOf(s.uptime, uint32(a)), ageOf(s.uptime, uint32(b))
-		if max(began, ended) > s.maxAge { // may be too old
+		if max(began, ended) > s.maxAge { // possibly too old: the rules decide
 			return 0, 0, false
 		}
 		start, end = s.export-began*1e6, s.export-ended*1e6
@@ -393,7 +399,7 @@ func ageOf(uptime, t uint32) int64 {
 	return int64(uptime-t+ahead) - ahead
 }
 
-// putRest runs the appending path's functions for what has no shape here.
+// putRest runs the steps that have no class in the fast path through record.step.
 func (f *fastPlan) putRest(in *window, w *outWindow, n uint, rec *record) uint {
 	dst := w[:n&outMask]
 	rec.once = 0
@@ -404,7 +410,7 @@ func (f *fastPlan) putRest(in *window, w *outWindow, n uint, rec *record) uint {
 	return uint(len(dst))
 }
 
-// load loads what the rules look at.
+// load loads the slots that the rules read.
 func (f *fastPlan) load(in *window, rec *record) {
 	for i := range f.loads {
 		l := &f.loads[i]
@@ -412,7 +418,7 @@ func (f *fastPlan) load(in *window, rec *record) {
 	}
 }
 
-// fastRules writes the sampling rate and the reverse direction's times.
+// fastRules writes the sampling rate and the times of the reverse direction.
 func (d *Decoder) fastRules(p *Plan, s *fastSet, in *window, w *outWindow, n uint) uint {
 	p.fast.load(in, &d.rec)
 	dst := w[:n&outMask]
@@ -428,7 +434,8 @@ func (d *Decoder) fastRules(p *Plan, s *fastSet, in *window, w *outWindow, n uin
 	return uint(len(dst))
 }
 
-// strays reports whether a record holds something that its protocol has no use for.
+// strays reports whether a record has a value that does not apply to its protocol, and so requires
+// the appending path.
 func (f *fastPlan) strays(p *Plan, in *window, proto uint8) bool {
 	for i := range f.stray {
 		l := &f.stray[i]

@@ -5,10 +5,28 @@ import (
 	"math/bits"
 )
 
-// A window is what a record is read through. It begins 8 octets before the
-// record, so that an integer that ends at e is the low octets of the 8 that
-// begin at e, however many it has. An outWindow is what a message is written
-// through. With arrays and masked indices no access needs a check.
+// A window is an array over a record and its surroundings; an outWindow is one over the message that
+// is being written. They are arrays with a power of two as the limit of an index, so that an access
+// at a masked index needs no bounds check. A window begins 8 octets before its record:
+//
+//	record offset               0         off       end
+//	              +-------------+---------+---------+------+----------------+
+//	in            |  margin, 8  |         | integer | rest |  margin, >= 24 |
+//	              +-------------+---------+---------+------+----------------+
+//	window index  0             8       off+8     end+8
+//
+//	in[off+8]      the first octet of a field that begins at record offset off
+//	in[end+7]      the last octet of a field that ends before record offset end
+//	in[end:end+8]  the 8 octets before record offset end: integer(end). The low octets are the
+//	               field, however many it has; load.mask clears the octets of earlier fields, or
+//	               of the margin.
+//
+// Example: srcPort, 2 octets at record offset 12: end = 14, in[14:22] holds record octets 6 to 13,
+// and mask = 0xffff keeps 12 and 13.
+//
+// inMask and outMask must not change a valid index: they only prove to the compiler that the access
+// is within the array. The margins behind the limit (24 and 64 octets) hold the widest load and store
+// at the last index, so stores may write more octets than they keep.
 type (
 	window    [maxFastRecord + 1 + 24]byte
 	outWindow [maxFastOut + 1 + 64]byte
@@ -24,14 +42,14 @@ var (
 	be = binary.BigEndian
 )
 
-// Of a value's bit length: the continuation bits of its varint, in place behind
-// a tag of one or two octets, and how many octets tag and varint have; none for
-// the value 0, which proto3 does not write.
+// Tables by the bit length of a value. cont0, cont1 and cont2 hold the continuation bits of its
+// varint, shifted by a tag of 0, 1 or 2 octets. size0, size1 and size2 hold the octets of tag and
+// varint. All are 0 for the value 0: proto3 omits it.
 var (
 	cont1, cont2, cont0 [65]uint64
 	size1, size2, size0 [65]uint8
-	// octetField is, of a one-octet value, its varint behind a tag of two octets,
-	// and in the top octet how many octets that makes.
+	// octetField holds, for a one-octet value, its varint shifted by a tag of two octets, and in
+	// the top octet the number of octets of tag and varint.
 	octetField [256]uint64
 )
 
@@ -51,7 +69,7 @@ func init() {
 	}
 }
 
-// spread32 puts the 7-bit groups of v, below 2^32, into octets.
+// spread32 moves the 7-bit groups of v, which must be below 2^32, into one octet each.
 func spread32(v uint64) uint64 {
 	h := v & 0xf0000000
 	v += h<<4 - h
@@ -69,9 +87,11 @@ func spread56(v uint64) uint64 {
 	return v + v&0x3f803f803f803f80
 }
 
-// integer reads the 8 octets before end of the record.
+// integer returns the 8 octets of the record that end at offset end, big-endian. The caller must
+// mask off the octets that precede its field.
 func (in *window) integer(end uint16) uint64 { return be.Uint64(in[end&inMask:]) }
 
+// Tags of varint fields, two octets each, as tagOf computes them.
 const (
 	recordOffsetTag = uint16(fRecordOffset<<3&0x7f | 0x80 | fRecordOffset>>4<<8)
 	startTag        = uint16(fStart<<3&0x7f | 0x80 | fStart>>4<<8)

@@ -6,8 +6,8 @@ import (
 	"strconv"
 )
 
-// Types of route distinguishers, RFC 4364 section 4.2: what the administrator
-// field is.
+// Types of route distinguishers, RFC 4364 section 4.2. The type determines the administrator
+// field.
 const (
 	rdAS2  = 0 // an AS number of 2 octets, then a number of 4
 	rdIPv4 = 1 // an IPv4 address, then a number of 2 octets
@@ -17,11 +17,11 @@ const (
 // rdLen is the length of a route distinguisher, octets.
 const rdLen = 8
 
-// maxRDText is how long the text of a route distinguisher is at most, octets.
+// maxRDText is the maximum length of the text of a route distinguisher, octets.
 const maxRDText = len("255.255.255.255:65535")
 
-// appendRD appends a route distinguisher as text, administrator:number; nothing
-// for one that is zero. ok is false for other lengths and types.
+// appendRD appends a route distinguisher as text, administrator:number; nothing if it is zero. ok
+// is false for other lengths and types.
 func appendRD(dst, rd []byte) (out []byte, ok bool) {
 	if len(rd) != rdLen {
 		return dst, false
@@ -44,12 +44,12 @@ func appendRD(dst, rd []byte) (out []byte, ok bool) {
 	return strconv.AppendUint(append(dst, ':'), number, 10), true
 }
 
-// segmentMask is the identifier in a layer2SegmentId (IE 351): its first octet is the
-// kind of the overlay network.
+// segmentMask selects the identifier in a layer2SegmentId (IE 351). The first octet is the type of
+// overlay network.
 const segmentMask = 1<<24 - 1
 
-// tosOf returns the type of service octet of a DSCP, whose two bits of ECN are not
-// known. ok is false for what is no DSCP.
+// tosOf returns the type of service octet of a DSCP; its two ECN bits are unknown and 0. ok is
+// false for values above 63.
 func tosOf(dscp []byte) (tos uint64, ok bool) {
 	v := uintOf(dscp)
 	return v << 2, v < 64

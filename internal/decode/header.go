@@ -6,7 +6,7 @@ import (
 	"weir/internal/wire"
 )
 
-// Octets of headers and records. v1: 48 octets a record on the wire.
+// Octets of headers and records on the wire: Cisco's NetFlow export formats, RFC 3954, RFC 7011.
 const (
 	v1Header, v1Record = 16, 48
 	v5Header, v5Record = 24, 48
@@ -17,8 +17,8 @@ const (
 
 const second = int64(1e9)
 
-// readHeader reads the header of any version into h. ok is false on failure,
-// and e says why.
+// readHeader reads the header of any version into h. On failure ok is false and e has the place and
+// cause.
 func readHeader(r *wire.Reader, h *Header) (e wire.Error, ok bool) {
 	*h = Header{Version: r.Uint16("version")}
 	if e, bad := r.Failure(); bad {
@@ -60,16 +60,18 @@ func readHeader(r *wire.Reader, h *Header) (e wire.Error, ok bool) {
 	return wire.Error{}, true
 }
 
-// legacy are the records of v1, v5 and v7 as templates of Information Elements;
-// 210 is padding. Source: Cisco's NetFlow export formats.
+// legacy describes the records of v1, v5 and v7 as templates of Information Elements; element 210
+// (paddingOctets) is padding. Source: Cisco's NetFlow export formats.
 var legacy = map[uint16]Template{
 	1: fixed(8, 4, 12, 4, 15, 4, 10, 2, 14, 2, 2, 4, 1, 4, 22, 4, 21, 4, 7, 2, 11, 2, 210, 2, 4, 1, 5, 1, 6, 1, 210, 7),
-	5: fixed(8, 4, 12, 4, 15, 4, 10, 2, 14, 2, 2, 4, 1, 4, 22, 4, 21, 4, 7, 2, 11, 2, 210, 1, 6, 1, 4, 1, 5, 1, 16, 2, 17, 2, 9, 1, 13, 1, 210, 2),
-	// The last field is the router that switched the flow: exporterIPv4Address.
-	7: fixed(8, 4, 12, 4, 15, 4, 10, 2, 14, 2, 2, 4, 1, 4, 22, 4, 21, 4, 7, 2, 11, 2, 210, 1, 6, 1, 4, 1, 5, 1, 16, 2, 17, 2, 9, 1, 13, 1, 210, 2, 130, 4),
+	5: fixed(8, 4, 12, 4, 15, 4, 10, 2, 14, 2, 2, 4, 1, 4, 22, 4, 21, 4, 7, 2, 11, 2, 210, 1, 6, 1, 4, 1, 5, 1,
+		16, 2, 17, 2, 9, 1, 13, 1, 210, 2),
+	// The last field is the router that switched the flow, as exporterIPv4Address (IE 130).
+	7: fixed(8, 4, 12, 4, 15, 4, 10, 2, 14, 2, 2, 4, 1, 4, 22, 4, 21, 4, 7, 2, 11, 2, 210, 1, 6, 1, 4, 1, 5, 1,
+		16, 2, 17, 2, 9, 1, 13, 1, 210, 2, 130, 4),
 }
 
-// fixed makes a template of (element, octets) pairs.
+// fixed returns a template of (element, octets) pairs.
 func fixed(pairs ...uint16) Template {
 	t := Template{ID: 256}
 	for i := 0; i < len(pairs); i += 2 {
@@ -86,5 +88,6 @@ var legacyPlans = func() map[uint16]*Plan {
 	return m
 }()
 
-// Hash is the 64-bit xxHash of a datagram, part of the identity of its records.
+// Hash returns the 64-bit xxHash of a datagram. Together with the record's offset it identifies a
+// record, so that consumers can detect duplicates.
 func Hash(pkt []byte) uint64 { return xxhash.Sum64(pkt) }

@@ -13,10 +13,10 @@ import (
 // lifted to the fields of the flow where the flow's template has no element for them.
 // The list itself stays in elements.
 
-// maxLists bounds how many parts of a subTemplateMultiList are looked at.
+// maxLists is the maximum number of parts of a subTemplateMultiList that are read.
 const maxLists = 16
 
-// The fields that values are lifted to, bits of a step's to.
+// Fields that values are lifted to, as bits of step.to.
 const (
 	liftFlags = 1 << iota
 	liftRevFlags
@@ -25,27 +25,27 @@ const (
 	nLifts = iota
 )
 
-// liftRoom is how many octets the fields that a list sets take at most.
+// liftRoom is the maximum number of octets of the fields that a list sets.
 const liftRoom = 2*(2+5) + 2*(2+10)
 
-// liftFields are the fields of FlowMessage by the number of their bit.
+// liftFields are the fields of FlowMessage, by bit number.
 var liftFields = [nLifts]uint16{fFlags, fRevFlags, fSrcMAC, fDstMAC}
 
-// A lift is a value that records of a list lend to the flow.
+// A lift is a value that a record of a list lends to the flow.
 type lift struct {
 	off, length uint16 // in the record
 	to          uint8  // number of the bit
 }
 
-// liftable are the elements whose values can be lifted, with the number of the bit.
+// liftable maps the elements whose values can be lifted to bit numbers.
 var liftable = map[elementID]uint8{
 	{ie.CERT, 14}: 0, {ie.CERT, 15}: 0, {ie.CERT, 14 | ie.CERTReverse}: 1, {ie.CERT, 15 | ie.CERTReverse}: 1,
 	iana(56): 2, iana(80): 3,
 }
 
-// findLifts returns what records of the template lend to a flow when they stand in a
-// list. The template must have fields of fixed length only, and no addresses: these are
-// flows of their own.
+// findLifts returns the values that a record of the template, inside a list, lends to the enclosing
+// flow. The template must have fields of fixed length only, and no addresses: records with
+// addresses are flows of their own.
 func (p *Plan) findLifts() (all []lift) {
 	if !p.fixed || p.addrs != 0 || p.version != VersionIPFIX {
 		return nil
@@ -61,8 +61,8 @@ func (p *Plan) findLifts() (all []lift) {
 	return all
 }
 
-// liftsTo returns the bits of the fields that a list of the template may set: those that
-// no element of its own sets. It is 0 for templates without list.
+// liftsTo returns the bits of the fields that a list of the template may set: those that no element
+// of the template itself sets.
 func (p *Plan) liftsTo(holders map[uint16]int) (bits uint16) {
 	if p.version != VersionIPFIX {
 		return 0
@@ -81,8 +81,8 @@ func (p *Plan) liftsTo(holders map[uint16]int) (bits uint16) {
 	return bits
 }
 
-// lifted reads the values that list lends to the flow, by the number of their bit. Parts
-// whose template is not known, or that hold several records, lend nothing.
+// lifted returns the values that list lends to the flow, by bit number. Parts whose template is
+// unknown, or with several records, lend nothing.
 func (r *record) lifted(list []byte, to uint16) (v [nLifts]uint64) {
 	if len(list) == 0 {
 		return v

@@ -6,23 +6,22 @@ import (
 	"weir/internal/flowkey"
 )
 
-// A lostValue is a value of a record that has no place in its message. It is
-// kept as an element.
+// A lostValue is a value of a record that has no place in its message. It is kept as an Element.
 type lostValue struct {
 	pen    uint32
 	id     uint16
 	octets []byte
 }
 
-// A stray is a slot that some records of a plan have no use for: another
-// protocol's, or the other address family's.
+// A stray is a slot that does not apply to some records of a plan: it belongs to another protocol
+// or the other address family.
 type stray struct {
 	slot slot
 	id   uint16
-	size int // octets of the element, as its type has
+	size int // octets of the element's abstract data type
 }
 
-// strays returns those of a template.
+// strays returns the strays of a template.
 func (p *Plan) strays() (all []stray) {
 	const v4, v6 = 1<<aSrc4 | 1<<aDst4, 1<<aSrc6 | 1<<aDst6
 	icmp := p.has[sProto] || p.icmp4() && p.icmp6()
@@ -33,7 +32,8 @@ func (p *Plan) strays() (all []stray) {
 	}{
 		{stray{sICMPv4, 32, 2}, icmp}, {stray{sTypeV4, 176, 1}, icmp}, {stray{sCodeV4, 177, 1}, icmp},
 		{stray{sICMPv6, 139, 2}, icmp}, {stray{sTypeV6, 178, 1}, icmp}, {stray{sCodeV6, 179, 1}, icmp},
-		{stray{sSrcNet4, 9, 1}, prefix}, {stray{sDstNet4, 13, 1}, prefix}, {stray{sSrcNet6, 29, 1}, prefix}, {stray{sDstNet6, 30, 1}, prefix},
+		{stray{sSrcNet4, 9, 1}, prefix}, {stray{sDstNet4, 13, 1}, prefix},
+		{stray{sSrcNet6, 29, 1}, prefix}, {stray{sDstNet6, 30, 1}, prefix},
 	} {
 		if s.may && p.has[s.slot] {
 			all = append(all, s.stray)
@@ -42,8 +42,7 @@ func (p *Plan) strays() (all []stray) {
 	return all
 }
 
-// takes reports whether a record of this protocol and family has a use for a
-// slot of strays.
+// slotApplies reports whether a stray slot applies to a record of this protocol and address family.
 func (p *Plan) slotApplies(s slot, proto uint32, v6 bool) bool {
 	k := &p.picks
 	switch s {
@@ -61,8 +60,8 @@ func (p *Plan) slotApplies(s slot, proto uint32, v6 bool) bool {
 	return s == k.src4Net || s == k.dst4Net
 }
 
-// lost returns the values of a record that are not zero and have no place in its
-// message: IPv6 addresses that gave way to IPv4 ones, and strays.
+// lost returns the nonzero values of a record that have no place in its message: IPv6 addresses
+// beside IPv4 addresses, and strays. It allocates only for such values.
 func (r *record) lost(o *outcome) (all []lostValue) {
 	const v4, v6 = 1<<aSrc4 | 1<<aDst4, 1<<aSrc6 | 1<<aDst6
 	is6 := o.src.v6 || o.dst.v6
@@ -92,8 +91,7 @@ func (r *record) lost(o *outcome) (all []lostValue) {
 	return all
 }
 
-// appendLost appends an integer of size octets, more where it does not fit; nothing
-// when it is 0.
+// appendLost appends an integer of size octets, or 8 if it needs more; nothing for 0.
 func appendLost(all []lostValue, pen uint32, id uint16, v uint64, size int) []lostValue {
 	if v == 0 {
 		return all

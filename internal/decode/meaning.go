@@ -8,46 +8,46 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A context is what all records of a datagram share.
+// A context holds the values that all records of a datagram share.
 type context struct {
 	meta     Meta
 	header   Header
 	hash     uint64
 	flowType flowpb.FlowMessage_FlowType
 	facts    *Facts
-	initMs   uint64 // of facts, for the whole datagram; 0: unknown, or not believable
+	initMs   uint64 // from facts, for the whole datagram; 0: unknown or implausible
 	exporter *Exporter
 	maxAgeMs int64 // Decoder.MaxUptimeAge
 
-	codeFirst bool     // of facts, for the whole datagram: see portForm
-	formsSeen portForm // in the data set at hand
+	codeFirst bool     // from facts, for the whole datagram: see portForm
+	formsSeen portForm // in the current data set
 	counts
 }
 
-// counts are what was read in spite of its form, or could not be read.
+// counts counts malformed values: those read in spite of their form, and those dropped.
 type counts struct{ misencoded, badRates, oldUptimes int }
 
-// A record is one data record's values that rules look at. Which of them are
-// there is the plan's to know: has, addrs.
+// A record holds the values of one data record that rules read. A value is valid only if the plan
+// has it (Plan.has, Plan.addrs): otherwise it may be that of an earlier record.
 type record struct {
 	plan *Plan
 	v    [nSlots + 1]uint64
-	addr [nAddrs + aPostSrc4][16]byte // IPv4 ones v4-mapped; those of the inner tuple last
-	once uint64                       // fields that a step with once has written
+	addr [nAddrs + aPostSrc4][16]byte // IPv4 as v4-mapped; addresses of the inner tuple last
+	once uint64                       // a bit per step.once whose field has been written
 
-	decoder        *Decoder   // whose record it is
-	relay          bool       // the record may say whose it is, and that counts
-	exporter       netip.Addr // whose it is; not valid: not said
+	decoder        *Decoder   // owner of the record
+	relay          bool       // the exporter that the record names becomes the flow's
+	exporter       netip.Addr // the exporter that the record names; invalid if none
 	exporterByAddr func(netip.Addr) *Exporter
-	drop           bool           // elements are not wanted
+	drop           bool           // Decoder.DropElements
 	named          [nNames]uint64 // values that may have names
-	nameable       uint16         // which of them the record has, a bit each
+	nameable       uint16         // a bit per entry of named that the record has
 
-	defined     *[MaxDefined + 1]ElementDefinition // by step.undefined; nil: none of the set's elements
-	definitions *[MaxDefined + 1]ElementDefinition // space for them; nil: not needed yet
+	defined     *[MaxDefined + 1]ElementDefinition // by step.undefined; nil: no element of the set is defined
+	definitions *[MaxDefined + 1]ElementDefinition // space for defined; nil until first needed
 }
 
-// An outcome is what the rules make of a record.
+// An outcome holds the values that the rules derive from a record.
 type outcome struct {
 	src, dst, postSrc, postDst     address
 	octets, packets                uint64
@@ -65,8 +65,8 @@ type outcome struct {
 	rate, sampler                  uint64
 	rateSource                     flowpb.SamplingSource
 
-	revFlags             uint32 // of elements that the rules join
-	repeats              bool   // the template has two tuples: tos and label are the rules' to set
+	revFlags             uint32 // of the elements that the rules join
+	repeats              bool   // the template has two tuples: the rules set tos and label
 	tos, label           uint32
 	tunnelSrc, tunnelDst address // of the outer packet
 	tunnelProto          uint32  // 0: the record has no inner tuple
@@ -74,13 +74,13 @@ type outcome struct {
 	client               bool    // the source opened the connection, by its element
 }
 
-// An address is an address of a record, or none.
+// An address is an address of a record. Without octets it is absent.
 type address struct {
 	octets *[16]byte
 	v6     bool
 }
 
-// bytes are the 4 or 16 octets, nil when there is no address.
+// bytes returns the 4 or 16 octets, nil if a is absent.
 func (a address) bytes() []byte {
 	switch {
 	case a.octets == nil:
@@ -91,11 +91,11 @@ func (a address) bytes() []byte {
 	return a.octets[12:]
 }
 
-// has tells whether the record's template has slot s.
+// hasSlot reports whether the record's template has slot s.
 func (r *record) hasSlot(s slot) bool { return r.plan.has[s] }
 
-// pair returns the two addresses whose IPv4 forms are a and b (the IPv6 ones
-// stand one up). With both families present the pair that is not zero counts.
+// pair returns two addresses. a and b are the indices of their IPv4 forms; the IPv6 forms have the
+// next higher index. With both families present the pair that is not zero counts.
 func (r *record) pair(a, b int) (x, y address) {
 	p := r.plan.addrs
 	v4, v6 := p>>a&1 == 1 || p>>b&1 == 1, p>>(a+1)&1 == 1 || p>>(b+1)&1 == 1
@@ -112,9 +112,10 @@ func (r *record) pair(a, b int) (x, y address) {
 	return x, y
 }
 
+// zero4 reports whether the IPv4 address in a v4-mapped address is 0.0.0.0.
 func zero4(a *[16]byte) bool { return a[12]|a[13]|a[14]|a[15] == 0 }
 
-// derive applies the rules that look at several elements.
+// derive applies the rules over several elements. It resets o first.
 func (c *context) derive(r *record, o *outcome) {
 	*o = outcome{}
 	if r.plan.tunnels() {
@@ -138,8 +139,8 @@ func (c *context) derive(r *record, o *outcome) {
 	c.sampling(r, o)
 }
 
-// picks are the slots from which a plan's records take a value; noSlot, which
-// holds 0, where the template has none.
+// picks are the slots from which a plan's records take a value; noSlot, which always holds 0, if
+// the template has none.
 type picks struct {
 	octets, packets, totalOctets, totalPackets, revOctets, revPackets slot
 	srcPort, dstPort, flags, postSrcPort, postDstPort, sampler        slot
@@ -148,7 +149,8 @@ type picks struct {
 	icmp4, icmp6                                                      slot // type * 256 + code
 }
 
-// pick chooses them: deltas, else totals, else initiator's and responder's.
+// pick selects the slots: delta counters, else total counters, else those of initiator and
+// responder.
 func (p *Plan) pick() picks {
 	first := func(slots ...slot) slot {
 		for _, s := range slots {
@@ -172,6 +174,7 @@ func (p *Plan) pick() picks {
 	}
 }
 
+// counters sets octets and packets of both directions.
 func (r *record) counters(o *outcome) {
 	p := &r.plan.picks
 	o.octets, o.packets = r.v[p.octets], r.v[p.packets]
@@ -181,7 +184,7 @@ func (r *record) counters(o *outcome) {
 	}
 }
 
-// transport: protocol, ports, ICMP type and code, Ethernet type, prefix lengths.
+// transport sets protocol, ports, ICMP type and code, Ethernet type and prefix lengths.
 func (c *context) transport(r *record, o *outcome) {
 	p, pick := r.plan, &r.plan.picks
 	v6 := o.src.v6 || o.dst.v6
@@ -222,7 +225,7 @@ func (c *context) transport(r *record, o *outcome) {
 	}
 }
 
-// icmp takes type and code from elements of their own, else from both in one.
+// icmp sets type and code from elements of their own, else from the element that holds both.
 func (c *context) icmp(r *record, o *outcome, both, typ, code slot) {
 	if r.hasSlot(typ) || r.hasSlot(code) {
 		if r.hasSlot(typ) {
@@ -244,16 +247,20 @@ func (c *context) icmp(r *record, o *outcome, both, typ, code slot) {
 	o.icmpType, o.icmpCode = uint32(v>>8&0xff), uint32(v&0xff)
 }
 
+// icmp4 reports whether the template has an element of ICMP for IPv4.
 func (p *Plan) icmp4() bool { return p.has[sICMPv4] || p.has[sTypeV4] || p.has[sCodeV4] }
+
+// icmp6 reports whether the template has an element of ICMPv6.
 func (p *Plan) icmp6() bool { return p.has[sICMPv6] || p.has[sTypeV6] || p.has[sCodeV6] }
 
-// sampling: 1 in N, from the operator's override, the record, options data, the
-// v5 header, the operator's default.
+// sampling sets the sampling rate, 1 in N, and its source.
 func (c *context) sampling(r *record, o *outcome) {
 	o.sampler = r.v[r.plan.picks.sampler]
 	o.rate, o.rateSource = c.rate(r, o.sampler)
 }
 
+// rate returns the sampling rate from the first source that has one: the operator's override, the
+// record, options data, the v5 header, the operator's default. 0 means unknown.
 func (c *context) rate(r *record, sampler uint64) (uint64, flowpb.SamplingSource) {
 	if n := c.exporter.SamplingOverride; n != 0 {
 		return n, flowpb.SamplingSource_SAMPLING_SOURCE_OVERRIDE
@@ -285,7 +292,7 @@ func (c *context) rate(r *record, sampler uint64) (uint64, flowpb.SamplingSource
 	return 0, flowpb.SamplingSource_SAMPLING_SOURCE_UNSPECIFIED
 }
 
-// rate is what the record itself says of sampling, 1 in N; 0 = nothing.
+// rate returns the sampling rate that the record itself states, 1 in N; 0 if none or impossible.
 func (r *record) rate() uint64 {
 	p := r.plan
 	switch {
@@ -303,10 +310,11 @@ func (r *record) rate() uint64 {
 	return 0
 }
 
-// MaxSamplingRate is the greatest N of a sampling rate of 1 in N that is believed.
+// MaxSamplingRate is the greatest plausible N of a sampling rate of 1 in N. A greater N counts as
+// unknown.
 const MaxSamplingRate = math.MaxUint32
 
-// possible returns a sampling rate, 0 when it is beyond MaxSamplingRate.
+// possible returns n, or 0 if it exceeds MaxSamplingRate.
 func possible(n uint64) uint64 {
 	if n > MaxSamplingRate {
 		return 0
@@ -314,8 +322,8 @@ func possible(n uint64) uint64 {
 	return n
 }
 
-// ratio is a/b rounded to the nearest integer, at least 1; 0 for b = 0, a = 0, or
-// what is no sampling rate.
+// ratio returns a/b rounded to the nearest integer, at least 1; 0 for a = 0, b = 0 and rates beyond
+// MaxSamplingRate.
 func ratio(a, b uint64) uint64 {
 	if a == 0 || b == 0 {
 		return 0
@@ -327,7 +335,7 @@ func ratio(a, b uint64) uint64 {
 	return possible(max(1, n))
 }
 
-// sum is a+b, 0 where that does not fit: an absurd operand.
+// sum returns a+b, or 0 on overflow: an absurd operand.
 func sum(a, b uint64) uint64 {
 	if a > math.MaxUint64-b {
 		return 0
@@ -335,7 +343,7 @@ func sum(a, b uint64) uint64 {
 	return a + b
 }
 
-// inverse is 1/p rounded to the nearest integer; 0 for what is no probability.
+// inverse returns 1/p rounded to the nearest integer; 0 if p is no probability.
 func inverse(p float64) uint64 {
 	if !(p > 1e-12 && p <= 1) {
 		return 0
@@ -343,7 +351,8 @@ func inverse(p float64) uint64 {
 	return possible(uint64(math.Round(1 / p)))
 }
 
-// key returns the conversation's key; ok is false without an address pair.
+// key returns the key of the conversation. ok is false without an address pair. Under NAT it is the
+// key of the inside, see flowkey.Inside.
 func (o *outcome) key() (k flowkey.Key, ok bool) {
 	if o.src.octets == nil || o.dst.octets == nil {
 		return k, false
@@ -354,7 +363,7 @@ func (o *outcome) key() (k flowkey.Key, ok bool) {
 	}
 	if o.postSrc.octets == nil && o.postDst.octets == nil && o.postSrcPort|o.postDstPort == 0 {
 		if o.biflow && o.octets|o.packets == 0 && o.revOctets|o.revPackets != 0 {
-			// Only the reverse direction has packets: an ICMP type is that one's.
+			// Only the reverse direction has packets: an ICMP type belongs to that direction.
 			t.Src, t.Dst, t.SrcPort, t.DstPort = t.Dst, t.Src, t.DstPort, t.SrcPort
 		}
 		k, _ = t.Canon()
@@ -377,5 +386,5 @@ func (o *outcome) key() (k flowkey.Key, ok bool) {
 	return k, true
 }
 
-// unset tells whether a is 0.0.0.0 or ::.
+// unset reports whether a is 0.0.0.0 or ::.
 func unset(a *[16]byte) bool { return *a == [16]byte{} || flowkey.IsV4(a) && zero4(a) }

@@ -6,8 +6,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A nameKind is a value of a record that may have a name, known from options
-// data or from the operator.
+// A nameKind is a kind of value that can have a name, from options data or from the operator's
+// configuration.
 type nameKind uint8
 
 const (
@@ -20,13 +20,15 @@ const (
 	nNames
 )
 
-// nameFields are the fields of the names.
-var nameFields = [nNames]protowire.Number{inIfName: 247, outIfName: 248, inVRFName: 249, outVRFName: 252, applicationName: fApplicationName}
+// nameFields are the message fields of the names.
+var nameFields = [nNames]protowire.Number{
+	inIfName: 247, outIfName: 248, inVRFName: 249, outVRFName: 252, applicationName: fApplicationName,
+}
 
-// rdFields are the fields of the route distinguishers of VRFs, by their names.
+// rdFields are the message fields of the route distinguishers of VRFs.
 var rdFields = [nNames]protowire.Number{inVRFName: fInVRFRD, outVRFName: fOutVRFRD}
 
-// nameRoom is how many octets the names of a value have at most, tags and lengths
+// nameRoom returns the maximum number of octets that the names of a value take, tags and lengths
 // included.
 func nameRoom(k nameKind) int {
 	if rdFields[k] != 0 {
@@ -37,7 +39,7 @@ func nameRoom(k nameKind) int {
 
 const fApplicationID, fApplicationName = 245, 246
 
-// nameOf returns what name the value of st may have.
+// nameOf returns the kind of name that the value of st can have.
 func nameOf(st *step) nameKind {
 	if st.length == 0 || st.length > 8 || st.once != 0 {
 		return noName
@@ -57,8 +59,8 @@ func nameOf(st *step) nameKind {
 	return noName
 }
 
-// nameKinds tells whether any value may have a name. A record's own application
-// name comes first.
+// nameKinds reports whether any value of the plan can have a name. An application name in the
+// record itself takes precedence over options data.
 func (p *Plan) nameKinds() (any bool) {
 	own := false
 	for i := range p.steps {
@@ -74,10 +76,10 @@ func (p *Plan) nameKinds() (any bool) {
 	return any
 }
 
-// named tells whether anything has a name.
+// named reports whether the exporter has any names.
 func (c *context) named() bool { return c.facts.nNames.Load() > 0 || len(c.exporter.Interfaces) > 0 }
 
-// name returns the name of a value, "" when there is none.
+// name returns the name of a value, or "".
 func (c *context) name(k nameKind, v uint64) string {
 	what := flowpb.Fact_WHAT_INTERFACE_NAME
 	switch k {
@@ -95,7 +97,7 @@ func (c *context) name(k nameKind, v uint64) string {
 	return c.facts.Name(c.meta.Port, what, v)
 }
 
-// vrfRD returns the route distinguisher of a VRF as text, "" when there is none.
+// vrfRD returns the route distinguisher of a VRF as text, or "".
 func (c *context) vrfRD(id uint64) string {
 	return c.facts.Name(c.meta.Port, flowpb.Fact_WHAT_VRF_RD, id)
 }
@@ -116,7 +118,8 @@ func (r *record) appendNames(b []byte, c *context) []byte {
 // setNames sets the names of a record's values.
 func (r *record) setNames(m *flowpb.FlowMessage, c *context) {
 	for k, to := range map[nameKind]*string{
-		inIfName: &m.InIfName, outIfName: &m.OutIfName, inVRFName: &m.IngressVrfName, outVRFName: &m.EgressVrfName, applicationName: &m.ApplicationName,
+		inIfName: &m.InIfName, outIfName: &m.OutIfName, inVRFName: &m.IngressVrfName, outVRFName: &m.EgressVrfName,
+		applicationName: &m.ApplicationName,
 	} {
 		if r.nameable>>k&1 == 1 {
 			if s := c.name(k, r.named[k]); s != "" {
@@ -132,7 +135,7 @@ func (r *record) setNames(m *flowpb.FlowMessage, c *context) {
 	}
 }
 
-// note keeps a value that may have a name.
+// note stores a value that can have a name, for appendNames or setNames.
 func (r *record) note(k nameKind, field []byte) {
 	r.named[k] = uintOf(field)
 	r.nameable |= 1 << k

@@ -6,12 +6,12 @@ import (
 	"weir/internal/ie"
 )
 
-// HeapOctets returns the octets of heap that p holds: the plan, its template,
-// its steps and the tables of the fast shape. The slack that the allocator adds
-// to each block (an eighth at most) is not in it. It costs a walk of the steps:
-// keep the result.
+// HeapOctets returns the octets of heap that p holds: the plan, its template, its steps and the
+// tables of the fast path. The rounding of the allocator (an eighth of a block at most) is not
+// included. It walks all steps, so the caller should keep the result.
 func (p *Plan) HeapOctets() int {
-	n := int(unsafe.Sizeof(*p)) + sliceOctets(p.template.Fields) + sliceOctets(p.steps) + sliceOctets(p.stray) + sliceOctets(p.lifts)
+	n := int(unsafe.Sizeof(*p)) + sliceOctets(p.template.Fields) + sliceOctets(p.steps) +
+		sliceOctets(p.stray) + sliceOctets(p.lifts)
 	for i := range p.steps {
 		if p.steps[i].extension != nil {
 			n += int(unsafe.Sizeof(ie.Extension{}))
@@ -36,7 +36,7 @@ func (f *fastPlan) heapOctets() int {
 	return n
 }
 
-// sliceOctets returns the octets of the array behind s.
+// sliceOctets returns the octets of the array that s points to.
 func sliceOctets[E any](s []E) int {
 	var e E
 	return cap(s) * int(unsafe.Sizeof(e))

@@ -8,11 +8,10 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// v9 scope types, RFC 3954 section 6.1.
+// scopeInterface is the scope field type Interface of NetFlow v9, RFC 3954 section 6.1.
 const scopeInterface = 2
 
-// An optionKey names an element of an options record that says something about
-// the exporter.
+// An optionKey identifies an element of options records that describes the exporter.
 type optionKey uint8
 
 const (
@@ -51,8 +50,10 @@ const (
 	nOptions
 )
 
+// optionKeys maps elements of IANA to keys.
 var optionKeys = map[uint16]optionKey{
-	34: oInterval34, 50: oRandom50, 305: oInterval305, 306: oSpace306, 304: oAlgorithm304, 309: oSize309, 310: oPopulation310, 311: oProbability311,
+	34: oInterval34, 50: oRandom50, 305: oInterval305, 306: oSpace306, 304: oAlgorithm304,
+	309: oSize309, 310: oPopulation310, 311: oProbability311,
 	302: oSelector302, 48: oSampler48, 160: oInit160, 40: oOctets40, 41: oMessages41, 42: oRecords42,
 	10: oIngress10, 14: oEgress14, 252: oIngressPhysical252, 253: oEgressPhysical253,
 	82: oInterfaceName82, 83: oInterfaceDescription83, 234: oIngressVRF234, 235: oEgressVRF235, 236: oVRFName236,
@@ -61,15 +62,14 @@ var optionKeys = map[uint16]optionKey{
 	303: oElementID303, 346: oEnterprise346, 339: oDataType339, 341: oElementName341,
 }
 
-// An optionStep is a field of an options record, or several neighbours that say
-// nothing about the exporter.
+// An optionStep is a field of an options record, or several neighbouring fields without a key.
 type optionStep struct {
 	length int // octets; VarLen: variable
 	key    optionKey
 }
 
-// optionSteps compiles the fields of an options template. Fields without octets
-// say nothing, so a record costs no more steps than it has octets.
+// optionSteps compiles the fields of an options template. Fields without octets are left out, so a
+// record never takes more steps than it has octets.
 func (p *Plan) optionSteps() (steps []optionStep) {
 	for i, f := range p.template.Fields {
 		st := optionStep{length: int(f.Length)}
@@ -92,18 +92,19 @@ func (p *Plan) optionSteps() (steps []optionStep) {
 	return steps
 }
 
-// optionValues holds what the options record at hand says about the exporter.
+// optionValues holds the values of the current options record that describe the exporter. octets
+// aliases the datagram: the holder must clear it before the datagram is reused.
 type optionValues struct {
 	version uint8
-	has     uint64 // bit per optionKey
+	has     uint64 // a bit per optionKey
 	octets  [nOptions][]byte
 	facts   []Fact
 	total   Exported
-	badRate bool // the record states a sampling rate that cannot be
+	badRate bool // the record has an impossible sampling rate
 }
 
-// readOptions reads the options record that b begins with into v. ok is false
-// when b ends before the record.
+// readOptions reads the options record at the beginning of b into v, and finds its facts. ok is
+// false if b ends before the record.
 func (p *Plan) readOptions(b []byte, v *optionValues) (rest []byte, ok bool) {
 	v.version, v.has = p.version, 0
 	for i := range p.options {
@@ -116,7 +117,7 @@ func (p *Plan) readOptions(b []byte, v *optionValues) (rest []byte, ok bool) {
 		if st.key == noOption || len(octets) == 0 {
 			continue
 		}
-		// The first field of an element counts; of v9's scopes the last one.
+		// The first field of an element counts; of the scopes of v9 the last.
 		if v.has>>st.key&1 == 0 || st.key == oScopeInterface && len(octets) <= 8 {
 			v.has |= 1 << st.key
 			v.octets[st.key] = octets
@@ -126,8 +127,8 @@ func (p *Plan) readOptions(b []byte, v *optionValues) (rest []byte, ok bool) {
 	return b, true
 }
 
-// values appends the fields of the options record that b begins with, which is
-// whole.
+// values returns the fields of the options record at the beginning of b, which must be whole. They
+// alias b.
 func (p *Plan) values(b []byte) (all []Value) {
 	all = make([]Value, 0, len(p.template.Fields))
 	for i, f := range p.template.Fields {
@@ -139,7 +140,7 @@ func (p *Plan) values(b []byte) (all []Value) {
 	return all
 }
 
-// find returns the octets of the first of the elements that the record has.
+// find returns the octets of the first of keys that the record has.
 func (v *optionValues) find(keys ...optionKey) (b []byte, ok bool) {
 	for _, k := range keys {
 		if v.has>>k&1 == 1 {
@@ -149,7 +150,8 @@ func (v *optionValues) find(keys ...optionKey) (b []byte, ok bool) {
 	return nil, false
 }
 
-// number returns the first of the elements as an integer.
+// number returns the first of keys that the record has, as an integer. ok is false for more than 8
+// octets.
 func (v *optionValues) number(keys ...optionKey) (n uint64, ok bool) {
 	b, ok := v.find(keys...)
 	if !ok || len(b) > 8 {
@@ -158,10 +160,9 @@ func (v *optionValues) number(keys ...optionKey) (n uint64, ok bool) {
 	return uintOf(b), true
 }
 
-// findFacts lists what the record says about the exporter: sampling rates
-// (elements 34; 50 with 48 or 49; 305/306; 309/310; 311; 304 and 305), interface, VRF and
-// application names (82, 83, 236, 96), route distinguishers of VRFs (90), the
-// system init time (160), definitions of elements (341).
+// findFacts lists the facts of the record: sampling rates (elements 34; 50 with 48 or 49; 305/306;
+// 309/310; 311; 304 with 305), interface, VRF and application names (82, 83, 236, 96), route
+// distinguishers of VRFs (90), the system init time (160), definitions of elements (341).
 func (v *optionValues) findFacts() {
 	v.facts, v.total, v.badRate = v.facts[:0], Exported{}, false
 	if v.has == 0 {
@@ -181,6 +182,7 @@ func (v *optionValues) findFacts() {
 	v.findDefinition()
 }
 
+// findTotals reads the totals of the exporting process.
 func (v *optionValues) findTotals() {
 	const totals = 1<<oOctets40 | 1<<oMessages41 | 1<<oRecords42
 	if v.has&totals == 0 {
@@ -193,8 +195,11 @@ func (v *optionValues) findTotals() {
 	v.total.Has = a || b || c
 }
 
+// findNames lists the names of interfaces, VRFs and applications. The record's scope or index
+// elements identify the named object.
 func (v *optionValues) findNames() {
-	const names = 1<<oInterfaceName82 | 1<<oInterfaceDescription83 | 1<<oVRFName236 | 1<<oRouteDistinguisher90 | 1<<oApplicationName96
+	const names = 1<<oInterfaceName82 | 1<<oInterfaceDescription83 | 1<<oVRFName236 |
+		1<<oRouteDistinguisher90 | 1<<oApplicationName96
 	if v.has&names == 0 {
 		return
 	}
@@ -215,6 +220,7 @@ func (v *optionValues) findNames() {
 	}
 }
 
+// name lists the name that element k holds, without padding.
 func (v *optionValues) name(k optionKey, what flowpb.Fact_What, id uint64) {
 	if b, ok := v.find(k); ok {
 		if s := string(bytes.TrimRight(b, "\x00")); s != "" {
@@ -232,7 +238,7 @@ func (v *optionValues) routeDistinguisher(vrf uint64) {
 	}
 }
 
-// cutName returns s as UTF-8 of at most MaxName octets.
+// cutName returns s as valid UTF-8, cut to at most MaxName octets at the boundary of a character.
 func cutName(s string) string {
 	s = strings.ToValidUTF8(s[:min(len(s), MaxName+utf8.UTFMax)], "\uFFFD")
 	if len(s) <= MaxName {
@@ -245,11 +251,12 @@ func cutName(s string) string {
 	return s[:n]
 }
 
-// randomNOfN is random n-out-of-N sampling, of the registry of selectorAlgorithm (IE 304).
+// randomNOfN is the value of selectorAlgorithm (IE 304) for random n-out-of-N sampling, IANA's
+// registry.
 const randomNOfN = 3
 
-// rate is the sampling rate that the record states, 1 in N; states is false when
-// it says nothing of sampling, n is 0 when what it says cannot be.
+// rate returns the sampling rate of the record, 1 in N. states is false if the record has no
+// element of a rate; n is 0 if its values are impossible.
 func (v *optionValues) rate() (n uint64, states bool) {
 	const rates = 1<<oInterval34 | 1<<oRandom50 | 1<<oInterval305 | 1<<oSize309 | 1<<oProbability311
 	if v.has&rates == 0 {
@@ -275,7 +282,7 @@ func (v *optionValues) rate() (n uint64, states bool) {
 	if b, ok := v.find(oProbability311); ok && (len(b) == 4 || len(b) == 8) {
 		return inverse(float64From(b)), true
 	}
-	// Older IOS XR: random sampling whose N is in 305, with no other element of a rate.
+	// Older IOS XR: random sampling with N in 305 and no other element of a rate.
 	if algorithm, ok := v.number(oAlgorithm304); ok && algorithm == randomNOfN {
 		if n, ok := v.number(oInterval305); ok {
 			return possible(n), true

@@ -10,68 +10,66 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A step is what to do with one field.
+// A step is the compiled action for one field of a record, or for neighbouring fields that are
+// skipped.
 type step struct {
 	op            op
-	once          uint8 // ≠ 0: the first step with this number that holds a value gets the field
+	once          uint8 // ≠ 0: of the steps with this number, the first non-empty one sets the field
 	length        uint16
-	tag           uint16 // opPlain: of its field, see tagOf
+	tag           uint16 // opPlain: tag of the protobuf field, see tagOf
 	to            uint16 // field number, slot or address
 	id            uint16
 	pen           uint32
 	namesExporter bool     // see ofExporter
-	name          nameKind // ≠ 0: there may be a name for its value
+	name          nameKind // ≠ 0: the value may have a name
 
-	undefined uint8 // ≠ 0: the element has no name in the registry; 1 + its place in Plan.undefined
+	undefined uint8 // ≠ 0: the element has no name in the registry; 1 + its index in Plan.undefined
 
 	extension *ie.Extension // opExtended
 }
 
-// A Plan is a template compiled for decoding: what to do with each field in
-// record order, with neighbouring unwanted fields folded into one skip. It is
-// immutable and safe for concurrent use.
+// A Plan is a template compiled for decoding: a step per field in record order, neighbouring
+// skipped fields merged into one step. It is immutable and safe for concurrent use.
 type Plan struct {
 	template  Template
 	version   uint8
-	min       int // octets; the exact record length when fixed
+	min       int // least octets of a record; the exact length if fixed
 	fixed     bool
 	steps     []step
 	has       [nSlots]bool
-	addrs     uint8 // bit per address
+	addrs     uint8 // a bit per address
 	times     timeRule
 	reverse   timeRule // of the reverse direction
 	biflow    bool
 	needsInit bool // see NeedsInit
 	sampled   bool // records may state a sampling rate
-	rates     int  // in how many ways
-	clocks    int  // kinds of times
-	relayed   bool // records may say whose they are
+	rates     int  // number of families of rate elements, see rateFamilies
+	clocks    int  // number of kinds of time elements
+	relayed   bool // records may name their exporter
 	stray     []stray
-	names     bool    // there may be names for values of the records
+	names     bool    // values of the records may have names
 	undefined []Field // elements that have no name in the registry, at most MaxDefined
 	picks     picks
 	tunnel    [2]tunnelRule // IPv4 inside, IPv6 inside
-	inner     uint8         // bit per address that an inner tuple repeats
+	inner     uint8         // a bit per address that an inner tuple repeats
 	tenant    bool          // tunnel is the rule of a tenant's tuple
-	client    bool          // the source is the client by its element, and no element says who opened
+	client    bool          // the source is the client by its element, and no element states the initiator
 	station   bool          // the only address is the wireless client's
-	lifts     []lift        // what records of it lend to a flow when they stand in a list
+	lifts     []lift        // values that records of this template, inside a list, set in the enclosing flow
 	fast      *fastPlan     // nil: records take the appending path
 	options   []optionStep
 }
 
-// Template returns the definition that the plan was compiled from. The caller
-// does not change it.
+// Template returns the definition that the plan was compiled from. The caller must not change it.
 func (p *Plan) Template() *Template { return &p.template }
 
-// NeedsInit reports whether times of the records count from the exporter's start
-// and no element says when that was: options data has to.
+// NeedsInit reports whether times of the records are uptimes without a reference: the template has
+// no systemInitTimeMilliseconds (IE 160), so options data must supply it.
 func (p *Plan) NeedsInit() bool { return p.needsInit }
 
-// Compile builds the plan of a template of version 9 or 10. It refuses (a
-// *wire.Error with BadTemplate) what no record can have: no fields, a record of
-// no octets, a scope count above the field count, too many fields. It keeps
-// nothing of t.
+// Compile builds the plan of a template of version 9 or 10. It returns a *wire.Error with
+// BadTemplate for templates that no record can have: without fields, with records of no octets,
+// with a scope count above the field count, with too many fields. It does not retain t.
 func Compile(version uint8, t *Template) (*Plan, error) {
 	if e := t.check(version); e != nil {
 		return nil, e
@@ -106,15 +104,16 @@ func compile(version uint8, t *Template) *Plan {
 	return p
 }
 
-// settle turns acts whose value no rule takes into elements, and returns how many steps write each field of the message.
+// settle makes elements of the actions whose value no rule uses. It returns the number of steps
+// that write each field of the message.
 func (p *Plan) settle(acts []action) (holders map[uint16]int) {
 	holders = map[uint16]int{}
 	for i, a := range acts {
 		switch a.op {
 		case opSlot, opFloat:
 			if !p.usesSlot(slot(a.to)) {
-				// No rule takes it: a second family of times, initiator's octets beside
-				// plain ones.
+				// No rule uses it: a second family of times, initiator's octets beside
+				// plain octets.
 				acts[i] = action{op: opElement}
 			}
 		case opUint, opBytes, opOctets, opString:
@@ -128,18 +127,19 @@ func (p *Plan) settle(acts []action) (holders map[uint16]int) {
 	return holders
 }
 
-// findList makes the first subTemplateMultiList a list whose records may set fields of the flow that no element of its own
-// sets.
+// findList makes a list of the first subTemplateMultiList, if its records can set fields of the
+// flow that no element of the template sets.
 func (p *Plan) findList(acts []action, holders map[uint16]int) {
 	for i, f := range p.template.Fields {
 		if to := p.liftsTo(holders); acts[i].op == opElement && f.PEN == 0 && f.ID == SubTemplateMultiList && to != 0 {
 			acts[i] = action{op: opList, to: to}
-			break // of several lists the first one counts
+			break // of several lists the first counts
 		}
 	}
 }
 
-// makeSteps appends the steps of each field. holders counts the steps that write a field of the message.
+// makeSteps appends the steps of all fields. holders counts the steps that write a field of the
+// message.
 func (p *Plan) makeSteps(acts, second []action, holders map[uint16]int) {
 	onces := map[uint16]uint8{}
 	for i, f := range p.template.Fields {
@@ -173,24 +173,25 @@ func (p *Plan) makeSteps(acts, second []action, holders map[uint16]int) {
 	}
 }
 
-// absorb lengthens a step that skips octets by another such step, and reports whether it could.
+// absorb extends a skipping step by another skipping step, and reports whether it could.
 func (st *step) absorb(next *step) bool {
-	if st.op != opSkip || next.op != opSkip || st.length == VarLen || next.length == VarLen || int(st.length)+int(next.length) >= VarLen {
+	if st.op != opSkip || next.op != opSkip || st.length == VarLen || next.length == VarLen ||
+		int(st.length)+int(next.length) >= VarLen {
 		return false
 	}
 	st.length += next.length
 	return true
 }
 
-// meanings returns what each field means, and what it means besides (opSkip:
-// nothing), and sets what the plan has.
+// meanings returns the action of each field and its second action (opSkip: none), and sets p.has
+// and p.addrs. Of a repeated element the first counts; later ones are kept raw.
 func (p *Plan) meanings() (acts, second []action) {
 	acts, second = p.fieldMeanings()
 	for i, f := range p.template.Fields {
 		a := acts[i]
 		switch a.op {
 		case opSlot, opFloat:
-			if p.has[a.to] { // repeated: the first one counts, this one is kept raw
+			if p.has[a.to] { // repeated: the first counts, later ones are kept raw
 				a = action{op: opElement}
 				break
 			}
@@ -216,7 +217,7 @@ func (p *Plan) meanings() (acts, second []action) {
 	return acts, second
 }
 
-// decide chooses the rules by what the plan has.
+// decide selects the rules by the slots that the plan has.
 func (p *Plan) decide() {
 	p.biflow = p.biflow || p.has[sInitOctets] && p.has[sRespOctets] || p.has[sInitPackets] && p.has[sRespPackets] ||
 		p.has[sRevOctets] || p.has[sRevPackets] || p.has[sRevInitialFlags] || p.has[sRevUnionFlags]
@@ -236,21 +237,25 @@ func (p *Plan) decide() {
 	p.reverse = ruleOf(p, sReverseTimes)
 }
 
-// rateFamilies are the slots that state a sampling rate together, by precedence.
-var rateFamilies = [][]slot{{sInterval}, {sRandom}, {sInterval305, sSpace306}, {sSize309, sPopulation310}, {sProbability}}
+// rateFamilies lists the slots that together state a sampling rate, by precedence.
+var rateFamilies = [][]slot{
+	{sInterval}, {sRandom}, {sInterval305, sSpace306}, {sSize309, sPopulation310}, {sProbability},
+}
 
+// hasAll reports whether the template has all slots.
 func (p *Plan) hasAll(slots []slot) bool {
 	return !slices.ContainsFunc(slots, func(s slot) bool { return !p.has[s] })
 }
 
-// uses reports whether a rule takes slot s, which the template has.
+// usesSlot reports whether a rule reads slot s, which the template has.
 func (p *Plan) usesSlot(s slot) bool {
 	k := &p.picks
 	switch s {
-	case k.octets, k.packets, k.totalOctets, k.totalPackets, k.srcPort, k.dstPort, k.flags, k.postSrcPort, k.postDstPort, k.sampler,
+	case k.octets, k.packets, k.totalOctets, k.totalPackets, k.srcPort, k.dstPort, k.flags,
+		k.postSrcPort, k.postDstPort, k.sampler,
 		sProto, sEtherType, sIPVersion, sTypeV4, sCodeV4, sTypeV6, sCodeV6:
 		return true
-	case sTotalOctets, sTotalPackets: // fields of their own
+	case sTotalOctets, sTotalPackets: // they have fields of their own
 		return true
 	case k.revOctets, k.revPackets:
 		return p.biflow
@@ -261,7 +266,7 @@ func (p *Plan) usesSlot(s slot) bool {
 	}
 	switch {
 	case s >= sToS:
-		return true // there because findTunnel put it there
+		return true // present only in templates whose rules read them
 	case s >= sTimes && s < sReverseTimes:
 		return p.times.usesSlot(s)
 	case s >= sReverseTimes && s < sReverseTimes+nTimes:
@@ -270,8 +275,8 @@ func (p *Plan) usesSlot(s slot) bool {
 	return slices.ContainsFunc(rateFamilies, func(f []slot) bool { return slices.Contains(f, s) && p.hasAll(f) })
 }
 
-// usesFamilySlot is uses for slots whose use depends on the address families of the template: ICMP type and code in one
-// field, and networks in place of addresses.
+// usesFamilySlot is usesSlot for slots whose use depends on the address families of the template:
+// ICMP type and code in one element, and prefix lengths.
 func (p *Plan) usesFamilySlot(s slot) bool {
 	k := &p.picks
 	v4, v6 := p.addrs&(1<<aSrc4|1<<aDst4) != 0, p.addrs&(1<<aSrc6|1<<aDst6) != 0
@@ -288,11 +293,11 @@ func (p *Plan) usesFamilySlot(s slot) bool {
 	}
 }
 
-// ambiguous tells whether the value of st is not all that its field is made of, or
-// the records, not the template, say if it is used: then it is kept as it is, too.
+// ambiguous reports whether the field must be kept raw in addition to its meaning: either the
+// message does not hold its whole value, or its use depends on the record and not on the template.
 func (p *Plan) ambiguous(st *step) bool {
 	switch st.op {
-	case opSegment: // its first octet says of which kind the network is
+	case opSegment: // its first octet is the type of overlay network
 		return true
 	case opAddr:
 		const post4, post6 = 1<<aPostSrc4 | 1<<aPostDst4, 1<<aPostSrc6 | 1<<aPostDst6
@@ -301,18 +306,20 @@ func (p *Plan) ambiguous(st *step) bool {
 		if s := slot(st.to); s >= sTimes && s < sReverseTimes && s != sTimes+tDurationMs && s != sTimes+tDurationUs {
 			return p.clocks > 1
 		}
-		return p.rates > 1 && slices.ContainsFunc(rateFamilies, func(f []slot) bool { return slices.Contains(f, slot(st.to)) })
+		inFamily := func(f []slot) bool { return slices.Contains(f, slot(st.to)) }
+		return p.rates > 1 && slices.ContainsFunc(rateFamilies, inFamily)
 	}
 	return false
 }
 
-// again marks an element step that takes the octets of the step before it.
+// sameOctets, as step.once, marks a step that reads the octets of the step before it.
 const sameOctets = 64
 
+// reversePEN is the enterprise number of reverse Information Elements, RFC 5103 section 6.1.
 const reversePEN = 29305
 
-// next returns the octets of the step's field and what follows; ok is false
-// when the record ends before.
+// next splits b into the octets of the step's field and the remainder. ok is false if b ends before
+// the field. It reads the length of a variable-length field (RFC 7011 section 7).
 func (st *step) next(b []byte) (field, rest []byte, ok bool) {
 	n := int(st.length)
 	if st.length == VarLen {
@@ -333,7 +340,7 @@ func (st *step) next(b []byte) (field, rest []byte, ok bool) {
 	return b[:n], b[n:], true
 }
 
-// uintOf reads a big-endian integer of 1 to 8 octets.
+// uintOf returns a big-endian integer of 1 to 8 octets.
 func uintOf(b []byte) uint64 {
 	switch len(b) {
 	case 1:
@@ -350,7 +357,7 @@ func uintOf(b []byte) uint64 {
 	return v
 }
 
-// recordError says that a record ends before its fields do.
+// recordError returns the error for a record that ends before its fields.
 func recordError(off int) wire.Error {
 	return wire.Error{Off: off, What: "record", Cause: wire.Truncated}
 }

@@ -12,8 +12,9 @@ import (
 
 var flowFields = (*flowpb.FlowMessage)(nil).ProtoReflect().Descriptor().Fields()
 
-// read returns the FlowMessage of the record that b begins with, as append does
-// on the wire path: the plain way, field by field.
+// read returns the FlowMessage of the record at the beginning of b. It must equal the message that
+// append writes; it sets the fields through protobuf's own API, and so is the oracle of the wire
+// path.
 func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.FlowMessage, rest []byte, ok bool) {
 	r.once, r.nameable, r.exporter = 0, 0, netip.Addr{}
 	m = &flowpb.FlowMessage{
@@ -85,6 +86,7 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 	return m, b, true
 }
 
+// keepRaw adds a field as an Element, unless DropElements is set.
 func (r *record) keepRaw(m *flowpb.FlowMessage, st *step, field []byte) {
 	if r.drop {
 		return
@@ -107,7 +109,8 @@ func (r *record) setLifted(m *flowpb.FlowMessage, st *step, field []byte) {
 	r.keepRaw(m, st, field)
 }
 
-// setForm sets the field that the step names to another form of its octets.
+// setForm sets the step's message field to a converted form: a ToS octet or the text of a route
+// distinguisher.
 func (r *record) setForm(m *flowpb.FlowMessage, st *step, field []byte) {
 	to, fd := m.ProtoReflect(), flowFields.ByNumber(protoreflect.FieldNumber(st.to))
 	if st.op == opDSCP {
@@ -122,7 +125,7 @@ func (r *record) setForm(m *flowpb.FlowMessage, st *step, field []byte) {
 	r.keepRaw(m, st, field)
 }
 
-// set sets the field that the step names to its octets.
+// set sets the step's message field to the value of its octets.
 func (r *record) set(m *flowpb.FlowMessage, st *step, field []byte) {
 	if st.once != 0 {
 		if empty(st.op, field) {
@@ -161,7 +164,7 @@ func (r *record) set(m *flowpb.FlowMessage, st *step, field []byte) {
 	}
 }
 
-// set sets the fields that rules made.
+// set sets the fields that the rules set.
 func (o *outcome) set(m *flowpb.FlowMessage) {
 	m.SrcAddr, m.DstAddr = slices.Clone(o.src.bytes()), slices.Clone(o.dst.bytes())
 	m.PostNatSrcAddr, m.PostNatDstAddr = slices.Clone(o.postSrc.bytes()), slices.Clone(o.postDst.bytes())

@@ -8,24 +8,24 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A mediator or relay exports the records of other exporters and says in each
-// whose it is: exporterIPv4Address, exporterIPv6Address (IE 130, 131). By option
-// that one is the flow's exporter, its name, site and address plan those of the
-// operator's file. Templates, facts and sampling stay with who sent the datagram.
+// A mediator (RFC 6183) or relay exports the records of other exporters and names the original exporter
+// in each: exporterIPv4Address, exporterIPv6Address (IE 130, 131). With Decoder.ExporterOfRecord this is
+// the flow's exporter, with the name, site and address plan from the operator's file. Templates, options
+// data and sampling rates remain those of the sender of the datagram.
 
-// ofExporter reports whether a field names the record's exporter.
+// ofExporter reports whether a field names the exporter of the record.
 func ofExporter(f Field) bool {
 	return f.PEN == 0 && (f.ID == 130 && f.Length == 4 || f.ID == 131 && f.Length == 16)
 }
 
-// relayedBy notes the exporter that a field names, unless it is not set.
+// relayedBy stores the exporter that a field names, unless it is unspecified.
 func (r *record) relayedBy(field []byte) {
 	if a, ok := netip.AddrFromSlice(field); ok && !a.IsUnspecified() {
 		r.exporter = a.Unmap()
 	}
 }
 
-// exporterOf is what the operator says of the record's exporter.
+// exporterOf returns the operator's configuration of the record's exporter, never nil.
 func (r *record) exporterOf() *Exporter {
 	if r.exporterByAddr != nil {
 		if e := r.exporterByAddr(r.exporter); e != nil {
@@ -35,8 +35,9 @@ func (r *record) exporterOf() *Exporter {
 	return &Exporter{}
 }
 
-// appendExporter appends the record's exporter. Of a field that is there twice
-// the last one counts (protobuf's encoding, "last one wins").
+// appendExporter appends the fields of the record's exporter. The head already has those of the
+// sender: a protobuf parser takes the last occurrence of a field, so these replace them. Empty
+// values must be written where the head has a value.
 func (r *record) appendExporter(dst []byte, c *context) []byte {
 	if !r.exporter.IsValid() {
 		return dst

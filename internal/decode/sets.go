@@ -9,7 +9,7 @@ import (
 	"weir/internal/wire"
 )
 
-// Set ids with a meaning: RFC 3954 sections 5.2 and 6.1, RFC 7011 section 3.3.2.
+// Assigned set ids: RFC 3954 sections 5.2 and 6.1, RFC 7011 section 3.3.2.
 const (
 	v9Templates, v9Options = 0, 1
 	firstDataSet           = 256
@@ -20,25 +20,30 @@ const (
 	IPFIXOptions = 3
 )
 
-// Wire decodes a datagram into protobuf octets and keys: r.Buf and r.Flows. It
-// appends to r.Buf[:0] and allocates nothing once r has grown.
+// Wire decodes a datagram into protobuf octets and record keys: r.Buf and r.Flows. It overwrites
+// r.Buf and allocates nothing once r has grown. pkt must not change while the caller uses
+// r.Unknown, which aliases it.
 func (d *Decoder) Wire(pkt []byte, m *Meta, r *Result) { d.datagram(pkt, m, r, true) }
 
-// Read decodes a datagram into r.Messages. It gives the same flows as Wire.
+// Read decodes a datagram into r.Messages. It gives the same flows as Wire, but allocates.
 func (d *Decoder) Read(pkt []byte, m *Meta, r *Result) { d.datagram(pkt, m, r, false) }
 
-// WireSet decodes a set that waited for its template, as Wire.
+// WireSet decodes a set that waited for its template, in the manner of Wire. p must be a plan for
+// s.Key().
 func (d *Decoder) WireSet(s *Set, p *Plan, r *Result) { d.waited(s, p, r, true) }
 
-// ReadSet decodes a set that waited for its template, as Read.
+// ReadSet decodes a set that waited for its template, in the manner of Read. p must be a plan for
+// s.Key().
 func (d *Decoder) ReadSet(s *Set, p *Plan, r *Result) { d.waited(s, p, r, false) }
 
 // Key returns the identity of the template that s waits for.
 func (s *Set) Key() TemplateKey {
-	return TemplateKey{Exporter: Map16(s.Meta.Exporter), Domain: s.Header.Domain, ID: s.ID, Version: uint8(s.Header.Version)}
+	return TemplateKey{
+		Exporter: Map16(s.Meta.Exporter), Domain: s.Header.Domain, ID: s.ID, Version: uint8(s.Header.Version),
+	}
 }
 
-// reset makes r empty, keeping its space.
+// reset empties r and keeps its space.
 func (r *Result) reset() {
 	r.Header, r.Hash, r.OldUptimes, r.Misencoded, r.BadRates, r.TooSmall, r.Beyond = Header{}, 0, 0, 0, 0, 0, 0
 	r.OptionsRecords, r.Exported = 0, Exported{}
@@ -77,9 +82,11 @@ func (d *Decoder) waited(s *Set, p *Plan, r *Result, onWire bool) {
 	r.OldUptimes, r.Misencoded, r.BadRates = d.ctx.oldUptimes, d.ctx.misencoded, d.ctx.badRates
 }
 
-// begin sets what the records of a datagram share.
+// begin sets the values that the records of a datagram share.
 func (d *Decoder) begin(m *Meta, h *Header, hash uint64, onWire bool) {
-	d.ctx = context{meta: *m, header: *h, hash: hash, flowType: flowTypes[h.Version], facts: &noFacts, exporter: &noExporter}
+	d.ctx = context{
+		meta: *m, header: *h, hash: hash, flowType: flowTypes[h.Version], facts: &noFacts, exporter: &noExporter,
+	}
 	d.ctx.maxAgeMs = cmp.Or(d.MaxUptimeAge.Milliseconds(), anyAgeMs)
 	if d.Exporter != nil {
 		if x := d.Exporter(m.Exporter); x != nil {
@@ -100,14 +107,15 @@ var (
 	noExporter Exporter
 )
 
-// key is the identity of template id in the datagram at hand, until the next call.
+// key returns the identity of template id in the current datagram. It is valid until the next call.
 func (d *Decoder) key(id uint16) *TemplateKey {
-	d.k = TemplateKey{Exporter: Map16(d.ctx.meta.Exporter), Domain: d.ctx.header.Domain, ID: id, Version: uint8(d.ctx.header.Version)}
+	h := &d.ctx.header
+	d.k = TemplateKey{Exporter: Map16(d.ctx.meta.Exporter), Domain: h.Domain, ID: id, Version: uint8(h.Version)}
 	return &d.k
 }
 
-// legacy decodes the records of v1, v5 and v7: as many as the header states and
-// the datagram holds.
+// legacy decodes the records of v1, v5 and v7: the stated number, or as many as the datagram holds
+// if these are fewer.
 func (d *Decoder) legacy(rd *wire.Reader, r *Result, onWire bool) {
 	p := legacyPlans[r.Header.Version]
 	n, whole := int(r.Header.Count), rd.Len()/p.min
@@ -123,8 +131,8 @@ func (d *Decoder) legacy(rd *wire.Reader, r *Result, onWire bool) {
 	}
 }
 
-// sets decodes the sets of NetFlow v9 and IPFIX, then those data sets whose
-// template came after them in the datagram.
+// sets decodes the sets of NetFlow v9 and IPFIX, then the data sets whose template followed them in
+// the datagram: some exporters send a template after its data.
 func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result, onWire bool) {
 	if r.Header.Version == VersionIPFIX {
 		length := int(r.Header.Count)
@@ -188,7 +196,7 @@ func (d *Decoder) templates(set *wire.Reader, options bool, r *Result) {
 		case done:
 			return
 		case withdrawn:
-			// RFC 7011 section 8.4: over UDP there are no withdrawals.
+			// RFC 7011 section 8.4: withdrawals must not be used over UDP.
 			if w, ok := d.State.(Withdrawer); ok && w.Withdraw(d.key(d.tmpl.ID), options) {
 				continue
 			}
@@ -203,9 +211,10 @@ func (d *Decoder) templates(set *wire.Reader, options bool, r *Result) {
 	}
 }
 
-// refusal says why a State refused a template. It formats nothing for a *wire.Error.
+// refusal returns the reason for which a State refused a template. It formats nothing for a
+// *wire.Error.
 func refusal(err error) string {
-	if e, ok := err.(*wire.Error); ok { //nolint:errorlint // what wraps one is looked for below
+	if e, ok := err.(*wire.Error); ok { //nolint:errorlint // wrapped errors are handled below
 		return e.What
 	}
 	if e := (*wire.Error)(nil); errors.As(err, &e) {
@@ -214,8 +223,8 @@ func refusal(err error) string {
 	return err.Error()
 }
 
-// learnt keeps a copy of t. The fields of all templates of a datagram lie in one
-// slice, so that what they take is bounded by one datagram.
+// learnt stores a copy of t. The fields of all templates of a datagram share one slice, so that one
+// datagram bounds their space.
 func (r *Result) learnt(t *Template, off int) {
 	n := len(r.fields)
 	r.fields = append(r.fields, t.Fields...)
@@ -224,7 +233,7 @@ func (r *Result) learnt(t *Template, off int) {
 	r.Templates = append(r.Templates, l)
 }
 
-// dataSet decodes a data set, or puts it aside when its template is not known.
+// dataSet decodes a data set, or puts it aside if its template is unknown.
 func (d *Decoder) dataSet(id uint16, set *wire.Reader, r *Result, onWire bool) {
 	off := set.Off()
 	b := set.Rest()
@@ -235,9 +244,9 @@ func (d *Decoder) dataSet(id uint16, set *wire.Reader, r *Result, onWire bool) {
 	d.pending = append(d.pending, Set{Meta: d.ctx.meta, Header: r.Header, Hash: r.Hash, ID: id, Off: off, Data: b})
 }
 
-// data decodes the records of a data set. Octets behind the last record that are
-// fewer than a record needs are padding, of any content (RFC 7011 section 3.3.1).
-// Padding follows records: a set with content and no whole record is an error.
+// data decodes the records of a data set. Octets after the last record that are fewer than a record
+// needs are padding with any content (RFC 7011 section 3.3.1). Padding must follow a record: a set
+// with content but without a whole record is an error.
 func (d *Decoder) data(b []byte, off int, p *Plan, r *Result, onWire bool) {
 	switch {
 	case len(b) < p.min:
@@ -254,8 +263,8 @@ func (d *Decoder) data(b []byte, off int, p *Plan, r *Result, onWire bool) {
 	}
 }
 
-// smallRecords decodes records that may be shorter than MinFlow octets: of all
-// the octets of a datagram's data sets, at most one flow per MinFlow.
+// smallRecords decodes records that may be shorter than MinFlow octets: at most one flow per
+// MinFlow octets of all data sets of the datagram.
 func (d *Decoder) smallRecords(b []byte, off int, p *Plan, r *Result, onWire bool) {
 	const setHeader = 4
 	d.credit += setHeader + len(b)
@@ -265,7 +274,7 @@ func (d *Decoder) smallRecords(b []byte, off int, p *Plan, r *Result, onWire boo
 	d.credit -= MinFlow * (len(r.Flows) + len(r.Messages) - before)
 }
 
-// leave notes the records of b that are not decoded, since a limit is reached.
+// countUndecoded counts the records of b that are not decoded because a limit is reached.
 func (d *Decoder) countUndecoded(b []byte, off int, p *Plan, r *Result) {
 	n := p.count(b)
 	if n == 0 {
@@ -280,7 +289,7 @@ func (d *Decoder) countUndecoded(b []byte, off int, p *Plan, r *Result) {
 	r.fail(off, "records", wire.RecordTooSmall)
 }
 
-// count returns how many whole records b begins with.
+// count returns the number of whole records at the beginning of b.
 func (p *Plan) count(b []byte) (n int) {
 	if p.fixed {
 		return len(b) / p.min
@@ -297,7 +306,9 @@ func (p *Plan) count(b []byte) (n int) {
 	return n
 }
 
-// records decodes flow records until b, d.last or d.limit ends them.
+// records decodes flow records until b, d.last or d.limit ends them. It chooses the path: read for
+// Read; append for records that name their exporter or use elements that the exporter defined, and
+// for plans without a fast plan; otherwise the fast path.
 func (d *Decoder) records(b []byte, off int, p *Plan, r *Result, onWire bool) {
 	d.rec.plan, d.rec.drop, d.rec.decoder = p, d.DropElements, d
 	d.rec.relay, d.rec.exporterByAddr = p.relayed && d.ExporterOfRecord, d.Exporter
@@ -317,6 +328,7 @@ func (d *Decoder) records(b []byte, off int, p *Plan, r *Result, onWire bool) {
 	}
 }
 
+// readRecords decodes flow records into r.Messages.
 func (d *Decoder) readRecords(b []byte, off int, p *Plan, r *Result) {
 	for end := off + len(b); len(b) >= p.min; {
 		at := end - len(b)
@@ -333,6 +345,8 @@ func (d *Decoder) readRecords(b []byte, off int, p *Plan, r *Result) {
 	}
 }
 
+// appendRecords decodes flow records into r.Buf, step by step. It handles every plan, and is the
+// oracle of the fast path.
 func (d *Decoder) appendRecords(b []byte, off int, p *Plan, r *Result) {
 	for end := off + len(b); len(b) >= p.min; {
 		at := end - len(b)
@@ -357,8 +371,8 @@ func (d *Decoder) appendRecords(b []byte, off int, p *Plan, r *Result) {
 	}
 }
 
-// options decodes the records of options data and hands on what they say. Only
-// the readable path keeps the records.
+// options decodes the records of options data and passes their facts to the State. Only the
+// readable path keeps the records.
 func (d *Decoder) options(b []byte, end int, p *Plan, r *Result, onWire bool) {
 	v, learnt := &d.optionValues, false
 	k := d.key(0)
@@ -396,13 +410,13 @@ func (d *Decoder) options(b []byte, end int, p *Plan, r *Result, onWire bool) {
 			learnt = true
 		}
 	}
-	clear(v.octets[:]) // the datagram is the caller's again
+	clear(v.octets[:]) // the caller owns the datagram: keep no reference to it
 	if learnt {
 		d.loadFacts()
 	}
 }
 
-// know takes what is known of the datagram's exporter from options data.
+// loadFacts reads the options data of the datagram's exporter into d.ctx.
 func (d *Decoder) loadFacts() {
 	d.ctx.facts = d.State.Facts(d.key(0))
 	d.ctx.initMs = d.ctx.header.plausibleInit(d.ctx.facts.InitMs(d.ctx.meta.Port))

@@ -4,19 +4,19 @@ import (
 	"weir/internal/wire"
 )
 
-// Elements that hold structured data, RFC 6313 section 4.1.
+// Information Elements of structured data, RFC 6313 section 4.1.
 const (
 	BasicList            = 291
 	SubTemplateList      = 292
 	SubTemplateMultiList = 293
 )
 
-// MaxListDepth is how many lists within lists are read; what lies deeper stays
-// octets.
+// MaxListDepth is the maximum nesting of lists that readers of ReadList must follow; deeper lists
+// stay octets. ReadList itself reads one level.
 const MaxListDepth = 4
 
-// A List is structured data: a basicList has Element and Values, the others have
-// Records. Octets alias what was read.
+// A List is structured data: a basicList has Element and Values, the others have Records. Octets
+// alias the input of ReadList.
 type List struct {
 	Semantic uint8 // RFC 6313 section 4.4: 0 noneOf, 1 exactlyOneOf, 2 oneOrMoreOf, 3 allOf, 4 ordered, 255 undefined
 	Element  Field
@@ -24,18 +24,18 @@ type List struct {
 	Records  []ListRecord
 }
 
-// A ListRecord is a record of a subTemplateList or subTemplateMultiList. Of a
-// template that is not known, Values is nil and Octets holds all its records.
+// A ListRecord is a record of a subTemplateList or subTemplateMultiList. If the template is
+// unknown, Values is nil and Octets holds all records of the template.
 type ListRecord struct {
 	TemplateID uint16
 	Values     []Value // in record order
 	Octets     []byte
 }
 
-// ReadList reads the content of element id (BasicList, SubTemplateList or
-// SubTemplateMultiList). template returns a template of the exporter and domain,
-// nil when it is not known. There are no more values and records than octets. A
-// *wire.Error names the place in b.
+// ReadList reads the content of element id, which must be BasicList, SubTemplateList or
+// SubTemplateMultiList. template returns a template of the exporter and domain, or nil if unknown.
+// The result has at most as many values and records as b has octets. On error it is a *wire.Error
+// with an offset in b, and the List holds the part before it.
 func ReadList(id uint16, b []byte, template func(id uint16) *Template) (*List, error) {
 	r := wire.NewReader(b)
 	l := &List{Semantic: r.Uint8("semantic")}
@@ -54,7 +54,7 @@ func ReadList(id uint16, b []byte, template func(id uint16) *Template) (*List, e
 			if e, bad := r.Failure(); bad {
 				return l, &e
 			}
-			if n < 4 { // it counts itself and the template id: section 4.5.3
+			if n < 4 { // it includes itself and the template id: RFC 6313 section 4.5.3
 				return l, &wire.Error{Off: r.Off() - 2, What: "length of the data records", Cause: wire.BadLength}
 			}
 			part := r.Sub(n-4, "data records")
@@ -72,7 +72,7 @@ func ReadList(id uint16, b []byte, template func(id uint16) *Template) (*List, e
 	return l, nil
 }
 
-// basic reads a basicList: RFC 6313 section 4.5.1.
+// basic reads the content of a basicList, RFC 6313 section 4.5.1.
 func (l *List) basic(r *wire.Reader) error {
 	l.Element = Field{ID: r.Uint16("element id"), Length: r.Uint16("element length")}
 	if l.Element.ID&enterpriseBit != 0 {
@@ -97,7 +97,7 @@ func (l *List) basic(r *wire.Reader) error {
 	return nil
 }
 
-// records reads all of r as records of a template.
+// records reads the remainder of r as records of template t.
 func (l *List) records(id uint16, r *wire.Reader, t *Template) error {
 	off, b := r.Off(), r.Rest()
 	if t == nil {

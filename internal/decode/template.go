@@ -7,26 +7,25 @@ import (
 	"weir/internal/wire"
 )
 
-// Limits on a template. A datagram cannot hold more fields than this by its
-// size; records longer than a datagram cannot come.
+// Limits on a template. A longer template or record does not fit into a datagram.
 const (
 	maxFields = 4096
 	maxRecord = 65535 // octets
-	// maxEmpty is how many fields may have no octets: Juniper's scope is one;
-	// thousands would make much output of nothing.
+	// maxEmpty bounds the fields without octets. Juniper's scope is such a field; thousands of them
+	// would make a large message from no octets.
 	maxEmpty = 8
 )
 
-// clone returns a copy of t that shares nothing with it.
+// clone returns a copy of t that shares no memory with it.
 func (t *Template) clone() Template {
 	c := *t
 	c.Fields = append([]Field(nil), t.Fields...)
 	return c
 }
 
-// minLen is the least number of octets of a record; fixed is false when it has
-// variable-length fields (each needs at least its length octet, RFC 7011 section
-// 7; H3C sends them in NetFlow v9 too).
+// minLen returns the least number of octets of a record. fixed is false if t has variable-length
+// fields, each of which needs at least its length octet (RFC 7011 section 7). H3C sends such fields
+// in NetFlow v9 too.
 func (t *Template) minLen() (n int, fixed bool) {
 	fixed = true
 	for _, f := range t.Fields {
@@ -39,7 +38,7 @@ func (t *Template) minLen() (n int, fixed bool) {
 	return n, fixed
 }
 
-// check refuses what no record can have.
+// check returns an error for a template that no record can have.
 func (t *Template) check(version uint8) *wire.Error {
 	bad := func(what string) *wire.Error { return &wire.Error{What: what, Cause: wire.BadTemplate} }
 	empty := 0
@@ -58,7 +57,7 @@ func (t *Template) check(version uint8) *wire.Error {
 	case t.Scopes > len(t.Fields):
 		return bad("scope count above the field count")
 	case t.Options && version == VersionIPFIX && t.Scopes == 0:
-		return bad("options template without scope") // RFC 7011 section 3.4.2.2: MUST NOT be zero
+		return bad("options template without scope") // RFC 7011 section 3.4.2.2: must not be zero
 	case n == 0:
 		return bad("template whose record has no octets")
 	case empty > maxEmpty:
@@ -69,20 +68,21 @@ func (t *Template) check(version uint8) *wire.Error {
 	return nil
 }
 
-// SameLayout reports whether t and o lay records out alike: the same kind, scope
+// SameLayout reports whether t and o describe the same records: both have the same kind, scope
 // count and fields in the same order. The template id is not compared.
 func (t *Template) SameLayout(o *Template) bool {
 	return t.Options == o.Options && t.Scopes == o.Scopes && slices.Equal(t.Fields, o.Fields)
 }
 
-// AppendLayout appends the canonical encoding of t's layout, without the template
-// id, integers in network byte order:
+// AppendLayout appends the canonical encoding of t's layout, without the template id. Integers are
+// in network byte order:
 //
 //	1 for an options template, else 0 (1) | scope field count (2) |
 //	per field: enterprise number, 0 for none (4) | element id without enterprise bit (2) | length (2)
 //
-// Two templates that Compile takes have equal encodings if and only if SameLayout
-// holds: Compile limits the scope count to the field count.
+// Two templates that Compile accepts have equal encodings if and only if SameLayout holds: Compile
+// limits the scope count to the field count. Hashes of the encoding are part of record keys of the
+// templates topic, so it must not change between versions.
 func (t *Template) AppendLayout(b []byte) []byte {
 	kind := byte(0)
 	if t.Options {
@@ -98,13 +98,13 @@ func (t *Template) AppendLayout(b []byte) []byte {
 	return b
 }
 
-// enterpriseBit marks a field specifier that an enterprise number follows, RFC
-// 7011 section 3.2.
+// enterpriseBit marks a field specifier that is followed by an enterprise number, RFC 7011 section
+// 3.2.
 const enterpriseBit = 0x8000
 
-// readTemplate reads one template record (or options template record) into t.
-// done is true when only padding is left; withdrawn when it is a withdrawal
-// (RFC 7011 section 8.1: a field count of 0).
+// readTemplate reads one template record (or options template record) into t, which it overwrites.
+// done reports that only padding is left. withdrawn reports a withdrawal (RFC 7011 section 8.1: a
+// field count of 0). After an error the caller may read the next record unless r has failed.
 func readTemplate(r *wire.Reader, version uint8, options bool, t *Template) (done, withdrawn bool, err *wire.Error) {
 	start := r.Off()
 	if r.Len() < 4 {
@@ -112,7 +112,7 @@ func readTemplate(r *wire.Reader, version uint8, options bool, t *Template) (don
 	}
 	*t = Template{ID: r.Uint16("template id"), Options: options, Fields: t.Fields[:0]}
 	count := int(r.Uint16("field count"))
-	if t.ID == 0 && count == 0 { // padding, RFC 3954 section 5.2 asks for zeros
+	if t.ID == 0 && count == 0 { // padding; RFC 3954 section 5.2 requires zeros
 		r.Rest()
 		return true, false, nil
 	}
@@ -122,10 +122,10 @@ func readTemplate(r *wire.Reader, version uint8, options bool, t *Template) (don
 	}
 	switch {
 	case options && version == VersionNetFlow9:
-		// RFC 3954 section 6.1: both lengths are octets, not fields.
+		// RFC 3954 section 6.1: both lengths count octets, not fields.
 		scope, rest := count, int(r.Uint16("option length"))
 		if scope%4 != 0 || rest%4 != 0 {
-			r.Rest() // where the next record begins is not known
+			r.Rest() // the beginning of the next record is unknown
 			return fail(&wire.Error{What: "options template length not of whole fields", Cause: wire.BadTemplate})
 		}
 		t.Scopes, count = scope/4, (scope+rest)/4
@@ -135,7 +135,7 @@ func readTemplate(r *wire.Reader, version uint8, options bool, t *Template) (don
 		}
 		return false, true, nil
 	case options:
-		t.Scopes = int(r.Uint16("scope field count")) // check looks at it, after the fields
+		t.Scopes = int(r.Uint16("scope field count")) // check validates it after the fields are read
 	}
 	for range count {
 		f := Field{ID: r.Uint16("field type"), Length: r.Uint16("field length")}

@@ -1,13 +1,14 @@
 package decode
 
-// VMware's switches report the packet inside a VXLAN tunnel by elements of their own,
-// the tenant's, beside the outer packet's tuple. The record's counters are those of the
+// VMware's switches report the packet inside a VXLAN tunnel in enterprise elements,
+// the tenant's, in addition to the outer packet's tuple. The record's counters are those of the
 // inner conversation, so the tenant's tuple is the flow's.
 
+// vmware is VMware's private enterprise number.
 const vmware = 6876
 
-// tenantSlots are the elements of the inner tuple that a template must have, with the
-// slots of the outer packet's that they stand for.
+// tenantSlots are the elements of the inner tuple that a template must have, with the slots of the
+// outer packet that they correspond to.
 var tenantSlots = [...]struct {
 	id           uint16
 	outer, inner slot
@@ -17,8 +18,8 @@ var tenantSlots = [...]struct {
 // tenantFamilies are the address elements of the inner tuple.
 var tenantFamilies = [...]struct{ src, dst, length uint16 }{{881, 882, 4}, {883, 884, 16}}
 
-// findTenant changes the actions of a template that has the tenant's tuple, of one
-// address family, and the outer packet's. It does nothing to other templates.
+// findTenant changes the actions of a template that has both the tenant's tuple, of one address
+// family, and the outer packet's. It leaves other templates alone.
 func (p *Plan) findTenant(acts []action) {
 	fields := map[uint16]int{} // element → its field
 	for i, f := range p.template.Fields {
@@ -41,7 +42,8 @@ func (p *Plan) findTenant(acts []action) {
 	if p.addrs&(1<<aSrc4|1<<aDst4) == 0 {
 		rule.outerSrc, rule.outerDst, rule.outerV6 = aSrc6, aDst6, true
 	}
-	if p.addrs>>rule.outerSrc&1 == 0 || p.addrs>>rule.outerDst&1 == 0 || p.addrs&^(1<<rule.outerSrc|1<<rule.outerDst|0xf0) != 0 {
+	if p.addrs>>rule.outerSrc&1 == 0 || p.addrs>>rule.outerDst&1 == 0 ||
+		p.addrs&^(1<<rule.outerSrc|1<<rule.outerDst|0xf0) != 0 {
 		return
 	}
 	family := -1

@@ -8,29 +8,31 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A timeRule says which time elements of a template are used. They are taken in
-// this order: ms, µs, ns, s, delta µs, uptime, observation; else export time.
+// A timeRule selects the time elements of a template, by precedence: ms, µs, ns, s, delta µs,
+// uptime, observation; otherwise the export time applies.
 //
-// A start whose template has neither an end nor a duration ends when the record was
-// observed (322 to 325): events of firewalls have the time of the event there.
+// If the template has a start but neither an end nor a duration, the flow ends at the observation
+// time (IE 322 to 325): firewall events have the time of the event there.
 type timeRule struct {
 	source       flowpb.TimeSource
-	unit         slot // tStartS, tStartMs, …: how the values read
+	unit         slot // unit of the values: tStartS, tStartMs, …
 	start, end   slot // slots of the record; noSlot = absent
 	duration     slot
-	durationNs   int64 // ns a unit of duration
-	observed     slot  // instead of the end; noSlot = not used
+	durationNs   int64 // ns per unit of duration
+	observed     slot  // the end of the flow; noSlot = not used
 	observedUnit slot
 }
 
+// noSlot stands for an absent slot. record.v has room for it and holds 0 there: no step may write
+// it.
 const noSlot = nSlots
 
-// uses tells whether the rule takes slot s.
+// usesSlot reports whether the rule reads slot s.
 func (r *timeRule) usesSlot(s slot) bool {
 	return s == r.start || s == r.end || s == r.observed || s == r.duration && (r.start == noSlot || r.end == noSlot)
 }
 
-// clocks are the time elements by precedence.
+// clocks lists the time elements by precedence.
 var clocks = []struct {
 	start, end, unit slot
 	source           flowpb.TimeSource
@@ -47,7 +49,7 @@ var clocks = []struct {
 	{tObservedS, tObservedS, tStartS, flowpb.TimeSource_TIME_SOURCE_OBSERVATION},
 }
 
-// ruleOf chooses the rule for the times whose slots begin at base.
+// ruleOf selects the rule for the times whose slots begin at base.
 func ruleOf(p *Plan, base slot) timeRule {
 	r := timeRule{start: noSlot, end: noSlot, duration: noSlot, observed: noSlot}
 	at := func(t slot) slot {
@@ -80,12 +82,13 @@ func ruleOf(p *Plan, base slot) timeRule {
 	return r
 }
 
-// aheadMs bounds how far an exporter may stamp a flow after the datagram's
-// header: a difference beyond it is an age (Cisco bug CSCei12353).
+// aheadMs bounds how far the time of a flow may be after the export time in its header, ms. A
+// difference beyond it is an age. Some exporters stamp flows after the header (Cisco bug
+// CSCei12353).
 const aheadMs = 100_000
 
-// age is how long before the header's uptime the uptime t was, ms; negative
-// when t is a little after it. Uptimes wrap after 49.7 days.
+// age returns the time from uptime t to the header's uptime, ms; negative if t is up to aheadMs
+// after it. Uptimes wrap after 2^32 ms, 49.7 days.
 func age(uptime, t uint32) int64 {
 	d := uptime - t
 	if d > math.MaxUint32-aheadMs+1 {
@@ -94,30 +97,30 @@ func age(uptime, t uint32) int64 {
 	return int64(d)
 }
 
-// Bounds of Decoder.MaxUptimeAge: times up to aheadMs after the header are not old, and
-// beyond the maximum no uptime is.
+// Bounds of Decoder.MaxUptimeAge. Times up to aheadMs after the header are not old; no uptime
+// is older than the maximum.
 const (
 	MinUptimeAge = 2 * time.Minute
 	MaxUptimeAge = 1193 * time.Hour // 2^32 ms less aheadMs, in whole hours
 )
 
-// anyAgeMs is the age, ms, at which every uptime is believed.
+// anyAgeMs is the age limit, ms, that accepts every uptime.
 const anyAgeMs = 1 << 32
 
-// tooOld reports whether the uptime t lies after the header's, so that it can only be of
-// before a wrap of the clock, and is then older than MaxUptimeAge: it is not an uptime
-// of that clock.
+// tooOld reports whether uptime t is greater than the header's, so that it must be from before a
+// wrap of the clock, and is older than MaxUptimeAge. Such a value is not an uptime of the header's
+// clock.
 func (c *context) tooOld(t uint32) bool {
 	return t > c.header.Uptime && age(c.header.Uptime, t) > c.maxAgeMs
 }
 
-// byExport are the times of a record whose own cannot be.
+// byExport returns the export time for a record whose own times are impossible, and counts it.
 func (c *context) byExport() (start, end int64, source flowpb.TimeSource, resolutionUs uint32) {
 	c.oldUptimes++
 	return c.header.Export, c.header.Export, flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME, 1e6
 }
 
-// byHeader reads uptimes against the header's.
+// byHeader reads uptimes relative to the header's uptime and export time.
 func (c *context) byHeader(first, last uint32) (start, end int64, source flowpb.TimeSource, resolutionUs uint32) {
 	if c.tooOld(first) || c.tooOld(last) {
 		return c.byExport()
@@ -127,7 +130,8 @@ func (c *context) byHeader(first, last uint32) (start, end int64, source flowpb.
 	return h.Export - age(h.Uptime, first)*1e6, h.Export - age(h.Uptime, last)*1e6, source, resolutionUs
 }
 
-// headerClock is what times by the header's uptime are: v9 has whole seconds there.
+// headerClock returns source and resolution of times relative to the header. The export time of v9
+// is in whole seconds.
 func headerClock(version uint16) (source flowpb.TimeSource, resolutionUs uint32) {
 	if version == VersionNetFlow9 {
 		return flowpb.TimeSource_TIME_SOURCE_UPTIME, 1e6
@@ -135,7 +139,8 @@ func headerClock(version uint16) (source flowpb.TimeSource, resolutionUs uint32)
 	return flowpb.TimeSource_TIME_SOURCE_HEADER_UPTIME, 1000
 }
 
-// times returns start and end of a record, ns since the epoch.
+// times returns start and end of a record, ns since the epoch, start <= end. The times of rec that
+// r reads must be set.
 func (c *context) times(r *timeRule, rec *record) (start, end int64, source flowpb.TimeSource, resolutionUs uint32) {
 	export := c.header.Export
 	source, resolutionUs = r.source, resolution(r.unit)
@@ -172,14 +177,14 @@ func (c *context) times(r *timeRule, rec *record) (start, end int64, source flow
 	default:
 		start = end
 	}
-	start, end = max(start, 0), max(end, 0) // before 1970 nothing can be said
+	start, end = max(start, 0), max(end, 0) // clamp times before 1970
 	if start > end {
 		start, end = end, start
 	}
 	return start, end, source, resolutionUs
 }
 
-// resolution is how exactly times of a unit can be put in order, µs.
+// resolution returns the precision to which times of a unit can be ordered, µs.
 func resolution(unit slot) uint32 {
 	switch unit {
 	case tStartMs:
@@ -190,7 +195,7 @@ func resolution(unit slot) uint32 {
 	return 1e6 // whole seconds, or relative to a header of whole seconds
 }
 
-// instant reads a time of the given unit as ns since the epoch.
+// instant converts a time of the given unit to ns since the epoch.
 func (c *context) instant(unit slot, v uint64) int64 {
 	switch unit {
 	case tStartMs:
@@ -208,13 +213,13 @@ func (c *context) instant(unit slot, v uint64) int64 {
 	return int64(v) * second
 }
 
-// ntpEpoch is the Unix time of NTP's era 0, 1900-01-01, in seconds.
+// ntpEpoch is the start of era 0 of NTP, 1900-01-01, as Unix time in seconds.
 const ntpEpoch = -2_208_988_800
 
-// ntp reads an NTP timestamp (RFC 7011 sections 6.1.9, 6.1.10) as ns since the
-// epoch, rounded to unit ns (1000: its low 11 bits are not counted). What gives
-// a year before 1990 but reads as Unix time near export is taken as that: some
-// exporters write Unix µs or ns there.
+// ntp converts an NTP timestamp (RFC 7011 sections 6.1.9 and 6.1.10) to ns since the epoch, rounded
+// to unit ns (unit 1000: the low 11 bits are ignored). Some exporters write Unix µs or ns there: a
+// value that gives a year before 1990 or era 1, but is near export as Unix time, is read as Unix
+// time and reported as misencoded.
 func ntp(v uint64, export, unit int64) (t int64, misencoded bool) {
 	secs, frac := int64(v>>32), v&math.MaxUint32
 	if unit == 1e3 {
@@ -238,7 +243,7 @@ func ntp(v uint64, export, unit int64) (t int64, misencoded bool) {
 	return t, false
 }
 
-// ntp is ntp for the datagram at hand; what is misencoded is counted.
+// ntp is ntp for the current datagram; it counts misencoded values.
 func (c *context) ntp(v uint64, unit int64) int64 {
 	t, misencoded := ntp(v, c.header.Export, unit)
 	if misencoded {
@@ -247,18 +252,18 @@ func (c *context) ntp(v uint64, unit int64) int64 {
 	return t
 }
 
+// withinDistance reports whether a and b differ by at most d.
 func withinDistance(a, b, d int64) bool { return a-b <= d && b-a <= d }
 
-// initTolerance is how far, ms, an init time may lie from what the header of v9
-// says: 1 s, since the header's export time is in whole seconds, and 1 s more for
-// exporters that round it or read their clocks one after the other. Drift does not
-// add up: an exporter computes its init time from both clocks, and one that does
-// not is better read by its header.
+// initTolerance is the accepted difference, ms, between an init time and the header of v9: 1 s,
+// since the header's export time is in whole seconds, plus 1 s for exporters that round it or read
+// their clocks one after the other. Drift does not accumulate: an exporter computes the init time
+// from both clocks, and if it does not, its header is the better source.
 const initTolerance = 2000
 
-// believable returns an init time, ms since the epoch, 0 when it cannot be. The
-// header of v9 gives the init time to a second (export time less uptime): another
-// one is of before a restart, or forged. Uptimes wrap after 2^32 ms.
+// plausibleInit returns an init time, ms since the epoch, or 0 if it is implausible. The header of
+// v9 gives the init time to a second (export time minus uptime): a different value is from before a
+// restart, or forged. The comparison is modulo 2^32 ms, since uptimes wrap.
 func (h *Header) plausibleInit(initMs uint64) uint64 {
 	if h.Version != VersionNetFlow9 {
 		return initMs
@@ -270,10 +275,13 @@ func (h *Header) plausibleInit(initMs uint64) uint64 {
 	return initMs
 }
 
-// uptimes reads start and end given as sysUptime ms: against the header (v1,
-// v5, v7), with the system init time, or without a believable one (v9) against
-// the header. What only a wrap of the clock long ago explains gives way to export time.
-func (c *context) uptimes(sv, ev uint64, hasStart, hasEnd bool, rec *record) (start, end int64, source flowpb.TimeSource, resolutionUs uint32) {
+// uptimes reads start and end given as sysUptime, ms: relative to the header in v1, v5 and v7; in
+// v9 and IPFIX relative to the system init time. Without a plausible init time, v9 falls back to
+// the header and IPFIX to the export time. Times that only an old wrap of the clock explains are
+// replaced by the export time.
+func (c *context) uptimes(
+	sv, ev uint64, hasStart, hasEnd bool, rec *record,
+) (start, end int64, source flowpb.TimeSource, resolutionUs uint32) {
 	first, last := uint32(sv), uint32(ev)
 	if !hasStart {
 		first = last
@@ -299,7 +307,7 @@ func (c *context) uptimes(sv, ev uint64, hasStart, hasEnd bool, rec *record) (st
 	} else if !known {
 		return h.Export - lasted, h.Export, flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME, 1e6
 	}
-	// The uptime wraps: of all instants it can mean, the last one that is not
+	// The uptime wraps: of all possible instants, take the last that is not
 	// more than the tolerance after the export.
 	const wrap = int64(1<<32) * 1e6
 	end = int64(init)*1e6 + int64(last)*1e6

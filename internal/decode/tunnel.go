@@ -2,39 +2,38 @@ package decode
 
 import "slices"
 
-// Exporters that look into tunnels (SRv6 of IOS XR and of Huawei) report two
-// tuples in one record: the outer packet's, whose protocol is 4 (IPv4 inside) or
-// 41 (IPv6 inside), then the inner packet's with the same elements. The flow is
-// the inner one: the record's counters are per inner tuple. The template says
-// that there may be an inner tuple, the outer protocol of each record whether
-// there is.
+// Exporters that look into tunnels (SRv6 of IOS XR and of Huawei) report two tuples in one record: the
+// outer packet's, with protocol 4 (IPv4 inside) or 41 (IPv6 inside), then the inner packet's with the
+// same elements. The inner tuple is the flow's, since the record's counters are per inner tuple. The
+// template shows that its records can have an inner tuple; the outer protocol of each record decides.
 
-// Protocols of tunnels, IANA's numbers.
+// Protocol numbers of tunnels, IANA.
 const (
 	protoIPv4 = 4
 	protoIPv6 = 41
 )
 
-// aInner is the first of the addresses of an inner tuple that repeat elements of
-// the outer one. They stand in the order of aSrc4, aSrc6, aDst4, aDst6.
+// aInner is the index of the first address of an inner tuple that repeats elements of the outer
+// tuple. They have the order of aSrc4, aSrc6, aDst4, aDst6.
 const aInner = nAddrs
 
-// An innerSlot is an element that an inner tuple repeats, and its slots.
+// An innerSlot is an element that an inner tuple repeats, with its slots in both tuples.
 type innerSlot struct {
 	id           uint16
 	outer, inner slot
-	size         int // octets of the element, as its type has
+	size         int // octets of the element's abstract data type
 }
 
 var innerSlots = [...]innerSlot{
-	{4, sProto, sInnerProto, 1}, {7, sSrcPort, sInnerSrcPort, 2}, {11, sDstPort, sInnerDstPort, 2}, {6, sFlags, sInnerFlags, 2},
+	{4, sProto, sInnerProto, 1}, {7, sSrcPort, sInnerSrcPort, 2}, {11, sDstPort, sInnerDstPort, 2},
+	{6, sFlags, sInnerFlags, 2},
 	{5, sToS, sInnerToS, 1}, {31, sLabel, sInnerLabel, 4},
 }
 
 // innerAddrs are the address elements that an inner tuple repeats.
 var innerAddrs = [...]struct{ id, to uint16 }{{8, aSrc4}, {27, aSrc6}, {12, aDst4}, {28, aDst6}}
 
-// mayRepeat reports whether an inner tuple repeats field f.
+// mayRepeat reports whether an inner tuple can repeat field f.
 func mayRepeat(version uint8, f Field) bool {
 	if f.PEN != 0 || meaningOf(version, f).op == opElement {
 		return false
@@ -43,8 +42,8 @@ func mayRepeat(version uint8, f Field) bool {
 		f.ID == 8 || f.ID == 12 || f.ID == 27 || f.ID == 28
 }
 
-// A tunnelRule is where the addresses of both tuples of a record lie, as indices of
-// record.addr. The zero value is none.
+// A tunnelRule locates the addresses of both tuples of a record, as indices of record.addr. The
+// zero value stands for no tunnel.
 type tunnelRule struct {
 	src, dst           uint8 // inner
 	outerSrc, outerDst uint8
@@ -52,15 +51,14 @@ type tunnelRule struct {
 	has                bool
 }
 
-// findTunnel changes the actions of a template with two tuples: it gives the
-// elements that occur again after the first IE 4 to the inner tuple. It does
-// nothing to other templates.
+// findTunnel changes the actions of a template with two tuples: elements that occur a second time
+// after the first IE 4 belong to the inner tuple. It leaves other templates alone.
 func (p *Plan) findTunnel(acts []action) {
 	firstProto := slices.IndexFunc(p.template.Fields, func(f Field) bool { return f.ID == 4 && mayRepeat(p.version, f) })
 	if firstProto < 0 {
 		return
 	}
-	seen, repeated := map[uint16]int{}, map[uint16]int{} // element → its first field; its first one of the inner tuple
+	seen, repeated := map[uint16]int{}, map[uint16]int{} // element → its first field; its first field in the inner tuple
 	for i, f := range p.template.Fields {
 		if !mayRepeat(p.version, f) {
 			continue
@@ -84,7 +82,8 @@ func (p *Plan) findTunnel(acts []action) {
 		}
 	}
 	for i, f := range p.template.Fields { // ToS or flow label a third time
-		if first, ok := seen[f.ID]; ok && repeated[f.ID] > first && i != first && i != repeated[f.ID] && acts[i].op == opUint && mayRepeat(p.version, f) {
+		if first, ok := seen[f.ID]; ok && repeated[f.ID] > first && i != first && i != repeated[f.ID] &&
+			acts[i].op == opUint && mayRepeat(p.version, f) {
 			acts[i] = action{op: opElement}
 		}
 	}
@@ -96,9 +95,9 @@ func (p *Plan) findTunnel(acts []action) {
 	}
 }
 
-// tunnelRules finds the pairs of addresses of both tuples. The outer pair is of the
-// family that comes first in the record. An inner pair of the same family repeats
-// its elements; one of the other family may be there once.
+// tunnelRules finds the address pairs of both tuples. The outer pair is of the family that comes
+// first in the record. An inner pair of the same family repeats its elements; an inner pair of the
+// other family may occur once.
 func (p *Plan) tunnelRules(seen, repeated map[uint16]int) {
 	has := func(m map[uint16]int, src, dst uint16) bool {
 		_, a := m[src]
@@ -110,7 +109,9 @@ func (p *Plan) tunnelRules(seen, repeated map[uint16]int) {
 		return
 	}
 	for i, family := range [2]struct{ src, dst uint16 }{{8, 12}, {27, 28}} {
-		r := tunnelRule{src: aSrc4 + uint8(i), dst: aDst4 + uint8(i), outerSrc: aSrc4, outerDst: aDst4, v6: i == 1, outerV6: outer6}
+		r := tunnelRule{
+			src: aSrc4 + uint8(i), dst: aDst4 + uint8(i), outerSrc: aSrc4, outerDst: aDst4, v6: i == 1, outerV6: outer6,
+		}
 		if outer6 {
 			r.outerSrc, r.outerDst = aSrc6, aDst6
 		}
@@ -127,8 +128,8 @@ func (p *Plan) tunnelRules(seen, repeated map[uint16]int) {
 // tunnels reports whether records may have an inner tuple.
 func (p *Plan) tunnels() bool { return p.tunnel[0].has || p.tunnel[1].has }
 
-// tunnel returns the rule for a record whose outer protocol has been read, nil for a
-// record without inner tuple.
+// tunnel returns the rule for a record whose outer protocol has been read, or nil if the record has
+// no inner tuple.
 func (r *record) tunnel() *tunnelRule {
 	i := 0
 	if p := r.plan; p.tenant {
@@ -150,9 +151,9 @@ func (r *record) tunnel() *tunnelRule {
 	return nil
 }
 
-// inner takes a field that the inner tuple repeats, and reports whether it has a place:
-// that of a record without inner tuple is kept raw, but for ToS and flow label, of which
-// the first that is set counts.
+// inner stores a field that the inner tuple repeats, and reports whether it has a place. In a
+// record without inner tuple such a field is kept raw, except ToS and flow label, of which the
+// first nonzero value counts.
 func (r *record) inner(st *step, field []byte) bool {
 	if st.op == opInnerAddr {
 		if r.tunnel() == nil {
@@ -181,8 +182,8 @@ func (r *record) inner(st *step, field []byte) bool {
 	return v == 0
 }
 
-// unwrap makes the inner tuple the record's and notes the outer one. The values of both
-// change places in r.v, so that what follows reads the inner ones.
+// unwrap makes the inner tuple the record's and sets the outer tuple in o. It exchanges the values
+// of both in r.v, so that the rules after it read the inner values.
 func (r *record) unwrap(o *outcome) {
 	o.repeats = true
 	t := r.tunnel()
@@ -204,8 +205,8 @@ func (r *record) unwrap(o *outcome) {
 	o.tos, o.label = r.value(sToS), r.value(sLabel)
 }
 
-// value returns the value of a slot, 0 when the template has none: then r.v holds that of
-// an earlier record.
+// value returns the value of a slot, or 0 if the template does not have the slot: r.v then holds
+// the value of an earlier record.
 func (r *record) value(s slot) uint32 {
 	if !r.hasSlot(s) {
 		return 0
@@ -213,8 +214,8 @@ func (r *record) value(s slot) uint32 {
 	return uint32(r.v[s])
 }
 
-// innerNet returns the prefix length of an inner address. Those of the family of the
-// outer packet are the outer packet's.
+// innerNet returns the prefix length of an inner address. Prefix lengths of the outer packet's
+// family belong to the outer packet.
 func (r *record) innerNet(o *outcome, v4, v6 slot) uint32 {
 	switch {
 	case o.src.v6 == o.tunnelSrc.v6:
@@ -225,9 +226,8 @@ func (r *record) innerNet(o *outcome, v4, v6 slot) uint32 {
 	return r.value(v4)
 }
 
-// innerLost returns the values of a record with two tuples that have no place in the
-// message: of a record whose inner packet the exporter did not look into those of the inner
-// tuple, and addresses that are neither tuple's.
+// innerLost returns the values of a record with two tuples that have no place in the message: the
+// inner tuple, if the exporter did not look into the packet, and addresses of neither tuple.
 func (r *record) innerLost(o *outcome) (all []lostValue) {
 	for i := range innerAddrs {
 		a, octets := &innerAddrs[i], 16
@@ -254,7 +254,7 @@ func (r *record) innerLost(o *outcome) (all []lostValue) {
 	return all
 }
 
-// lostAddr appends the last octets of an address that is set and not one of the flow's.
+// lostAddr appends the last octets of an address that is set and is not an address of the flow.
 func (r *record) lostAddr(all []lostValue, o *outcome, id uint16, a *[16]byte, octets int) []lostValue {
 	if unset(a) || a == o.src.octets || a == o.dst.octets || a == o.tunnelSrc.octets || a == o.tunnelDst.octets {
 		return all
@@ -262,8 +262,7 @@ func (r *record) lostAddr(all []lostValue, o *outcome, id uint16, a *[16]byte, o
 	return append(all, lostValue{id: id, octets: a[16-octets:]})
 }
 
-// outerLost returns the values of the outer packet that are not zero and have no place
-// in the message.
+// outerLost returns the nonzero values of the outer packet that have no place in the message.
 func (r *record) outerLost(o *outcome) (all []lostValue) {
 	for i := range innerSlots {
 		if s := &innerSlots[i]; s.inner != sInnerProto && r.hasSlot(s.inner) {

@@ -12,7 +12,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Numbers of FlowMessage's fields that are written by name here (flow.proto).
+// Field numbers of FlowMessage (flow.proto) that the decoder names.
 const (
 	fType, fRate, fSequence, fSrcAddr, fDstAddr, fBytes, fPackets, fSampler = 1, 3, 4, 6, 7, 9, 10, 11
 	fSrcNet, fDstNet, fProto, fSrcPort, fDstPort, fFlags                    = 16, 17, 20, 21, 22, 26
@@ -31,7 +31,7 @@ const (
 	fLabel, fTunnelSrc, fTunnelDst, fTunnelProto, fTunnelID                 = 37, 270, 271, 272, 273
 )
 
-// number appends field f with value v; nothing when v is 0 (proto3's default).
+// number appends varint field f with value v; nothing for 0, the default of proto3.
 func number(b []byte, f protowire.Number, v uint64) []byte {
 	if f < 16 {
 		return number1(b, byte(f<<3), v)
@@ -39,12 +39,12 @@ func number(b []byte, f protowire.Number, v uint64) []byte {
 	return number2(b, tagOf(f), v)
 }
 
-// tagOf is the tag of a varint field of two octets (fields 16 to 2047), the
-// first in the low bits.
+// tagOf returns the tag of a varint field with a tag of two octets (fields 16 to 2047), the first
+// octet in the low bits.
 func tagOf(f protowire.Number) uint16 { return uint16(f<<3&0x7f|0x80) | uint16(f>>4)<<8 }
 
-// number1 appends a varint field whose tag has one octet. Short values leave
-// with their tag in one piece.
+// number1 appends a varint field with a tag of one octet. A short value is appended together with
+// its tag.
 func number1(b []byte, tag byte, v uint64) []byte {
 	switch {
 	case v == 0:
@@ -61,7 +61,7 @@ func number1(b []byte, tag byte, v uint64) []byte {
 	return protowire.AppendVarint(append(b, tag), v)
 }
 
-// number2 appends a varint field whose tag has two octets.
+// number2 appends a varint field with a tag of two octets.
 func number2(b []byte, tag uint16, v uint64) []byte {
 	switch {
 	case v == 0:
@@ -81,7 +81,7 @@ func number2(b []byte, tag uint16, v uint64) []byte {
 	return protowire.AppendVarint(append(b, byte(tag), byte(tag>>8)), v)
 }
 
-// octets appends field f with value v; nothing when v is empty.
+// octets appends bytes field f with value v; nothing if v is empty.
 func octets(b []byte, f protowire.Number, v []byte) []byte {
 	n := len(v)
 	switch {
@@ -97,8 +97,8 @@ func octets(b []byte, f protowire.Number, v []byte) []byte {
 	return append(b, v...)
 }
 
-// appendHead appends what all messages of a datagram begin with; type, field 1,
-// is always first.
+// appendHead appends the fields that all messages of a datagram share. The type, field 1, must come
+// first.
 func (c *context) appendHead(b []byte, replica string) []byte {
 	h := &c.header
 	b = number(b, fType, uint64(c.flowType))
@@ -124,7 +124,7 @@ func (c *context) appendHead(b []byte, replica string) []byte {
 	return text(b, fReplica, replica)
 }
 
-// text appends field f with value v; nothing when v is empty.
+// text appends string field f with value v; nothing if v is empty.
 func text(b []byte, f protowire.Number, v string) []byte {
 	if v == "" {
 		return b
@@ -132,8 +132,9 @@ func text(b []byte, f protowire.Number, v string) []byte {
 	return protowire.AppendString(protowire.AppendTag(b, f, protowire.BytesType), v)
 }
 
-// append appends the FlowMessage of the record that b begins with. off is the
-// record's offset in the datagram. ok is false when b ends before the record.
+// append appends the FlowMessage of the record at the beginning of b. off is the record's offset in
+// the datagram. ok is false if b ends before the record; the caller must then cut out back to its
+// former length.
 func (r *record) append(dst []byte, c *context, head, b []byte, off int, o *outcome) (out, rest []byte, ok bool) {
 	p := r.plan
 	r.once, r.nameable, r.exporter = 0, 0, netip.Addr{}
@@ -227,7 +228,7 @@ func (r *record) step(dst []byte, st *step, field []byte) []byte {
 	return r.appendRaw(dst, st, field)
 }
 
-// keep appends what has no field of its own, unless that is not wanted.
+// appendRaw appends a field as an Element, unless DropElements is set.
 func (r *record) appendRaw(dst []byte, st *step, field []byte) []byte {
 	if r.drop {
 		return dst
@@ -238,8 +239,7 @@ func (r *record) appendRaw(dst []byte, st *step, field []byte) []byte {
 	return appendElement(dst, st, field)
 }
 
-// appendLost appends what has no place in the message, as elements, behind all
-// others.
+// appendLost appends the values that have no place in the message as Elements, after all others.
 func (r *record) appendLost(dst []byte, o *outcome) []byte {
 	for _, l := range r.lost(o) {
 		dst = r.appendRaw(dst, &step{pen: l.pen, id: l.id}, l.octets)
@@ -247,15 +247,15 @@ func (r *record) appendLost(dst []byte, o *outcome) []byte {
 	return dst
 }
 
-// appendField appends a field that needs no rule; ok is false for a value that
-// the field cannot hold.
+// appendField appends a field that needs no rule. ok is false for a value that the field cannot
+// hold.
 func appendField(dst []byte, st *step, field []byte) (out []byte, ok bool) {
 	f := protowire.Number(st.to)
 	switch st.op {
 	case opUint:
 		v := uintOf(field)
 		switch f {
-		case fDirection, fBiflowDirection: // enums here: one more than the element
+		case fDirection, fBiflowDirection: // enums in the message: one more than the element's value
 			if v > 3 || f == fDirection && v > 1 {
 				return dst, false
 			}
@@ -268,7 +268,7 @@ func appendField(dst []byte, st *step, field []byte) (out []byte, ok bool) {
 			field = bytes.ToValidUTF8(field, []byte("\uFFFD"))
 		}
 	case opBytes:
-		if f == 82 { // repeated: an empty one is still one
+		if f == 82 { // a repeated field: an empty value counts too
 			dst = protowire.AppendTag(dst, f, protowire.BytesType)
 			return protowire.AppendBytes(dst, field), true
 		}
@@ -276,7 +276,8 @@ func appendField(dst []byte, st *step, field []byte) (out []byte, ok bool) {
 	return octets(dst, f, field), true
 }
 
-// empty tells whether a field that shares its place with others holds nothing.
+// empty reports whether a field that competes with others for a message field (step.once) holds
+// nothing.
 func empty(o op, field []byte) bool {
 	if o == opString || o == opOctets {
 		return len(bytes.TrimRight(field, "\x00")) == 0
@@ -289,11 +290,12 @@ func empty(o op, field []byte) bool {
 	return true
 }
 
+// appendElement appends a field as an Element without a name.
 func appendElement(dst []byte, st *step, field []byte) []byte {
 	return appendElementOf(dst, st, field, elementSize(st, field))
 }
 
-// elementSize is how many octets an Element without a name has.
+// elementSize returns the octets of an Element without a name.
 func elementSize(st *step, field []byte) int {
 	n := protowire.SizeVarint(uint64(len(field))) + len(field) + 1
 	if st.pen != 0 {
@@ -308,7 +310,8 @@ func elementSize(st *step, field []byte) int {
 	return n
 }
 
-// appendElementOf appends the beginning of an Element of n octets: what is on the wire.
+// appendElementOf appends an Element of n octets up to its value. The caller must append the rest
+// of the n octets.
 func appendElementOf(dst []byte, st *step, field []byte, n int) []byte {
 	dst = protowire.AppendTag(dst, fElements, protowire.BytesType)
 	dst = protowire.AppendVarint(dst, uint64(n))
@@ -317,7 +320,7 @@ func appendElementOf(dst []byte, st *step, field []byte, n int) []byte {
 	return octets(dst, 3, field)
 }
 
-// append appends the fields that rules made.
+// append appends the fields that the rules set.
 func (o *outcome) append(b []byte) []byte {
 	b = octets(b, fSrcAddr, o.src.bytes())
 	b = octets(b, fDstAddr, o.dst.bytes())
@@ -374,7 +377,7 @@ func (o *outcome) append(b []byte) []byte {
 	return b
 }
 
-// floatBits reads a float32 or float64 as the bits of a float64.
+// floatBits converts a float32 or float64 to the bits of a float64.
 func floatBits(b []byte) uint64 {
 	if len(b) == 4 {
 		return math.Float64bits(float64(math.Float32frombits(binary.BigEndian.Uint32(b))))
@@ -382,6 +385,7 @@ func floatBits(b []byte) uint64 {
 	return binary.BigEndian.Uint64(b)
 }
 
+// copyAddr stores an address of 4 or 16 octets, IPv4 as v4-mapped.
 func copyAddr(to *[16]byte, b []byte) {
 	if len(b) == 4 {
 		*to = [16]byte{10: 0xff, 11: 0xff, 12: b[0], 13: b[1], 14: b[2], 15: b[3]}
@@ -390,6 +394,7 @@ func copyAddr(to *[16]byte, b []byte) {
 	copy(to[:], b)
 }
 
+// flowTypes maps versions to the type of their flows.
 var flowTypes = map[uint16]flowpb.FlowMessage_FlowType{
 	1: flowpb.FlowMessage_NETFLOW_V1, 5: flowpb.FlowMessage_NETFLOW_V5, 7: flowpb.FlowMessage_NETFLOW_V7,
 	9: flowpb.FlowMessage_NETFLOW_V9, 10: flowpb.FlowMessage_IPFIX,
