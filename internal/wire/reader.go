@@ -2,10 +2,9 @@ package wire
 
 import "encoding/binary"
 
-// A Reader is a bounds-checked cursor over a datagram. The first failure
-// sticks: later reads return zero values and leave Err as it is, so a run of
-// fixed fields needs one check at its end. Slices that it returns alias the
-// datagram. The zero Reader is empty.
+// A Reader is a bounds-checked cursor over a datagram. After its first failure all reads return
+// zero values and Err keeps that failure, so a run of fixed fields needs a single check at its end.
+// Returned slices alias the datagram. The zero Reader is empty.
 type Reader struct {
 	buf []byte // the whole datagram: offsets in errors stay absolute
 	off int
@@ -17,10 +16,10 @@ type Reader struct {
 // NewReader returns a Reader over all of buf.
 func NewReader(buf []byte) Reader { return Reader{buf: buf, end: len(buf)} }
 
-// Off is the offset of the next octet from the start of the datagram.
+// Off returns the offset of the next octet from the start of the datagram.
 func (r *Reader) Off() int { return r.off }
 
-// Len is the number of octets left.
+// Len returns the number of octets left.
 func (r *Reader) Len() int { return r.end - r.off }
 
 // Err returns the first failure as an *Error, or nil.
@@ -32,10 +31,10 @@ func (r *Reader) Err() error {
 	return &e
 }
 
-// Failure returns the first failure; ok is false when there was none.
+// Failure returns the first failure; ok is false if there is none.
 func (r *Reader) Failure() (e Error, ok bool) { return r.err, r.bad }
 
-// Fail records a failure at off, unless one is recorded already, and skips the rest.
+// Fail records a failure at off, unless there is an earlier failure, and skips the remainder.
 func (r *Reader) Fail(off int, what string, cause Cause) {
 	if !r.bad {
 		r.err, r.bad = Error{Off: off, What: what, Cause: cause}, true
@@ -43,8 +42,8 @@ func (r *Reader) Fail(off int, what string, cause Cause) {
 	r.off = r.end
 }
 
-// Next returns the next n octets without copying them; nil and a Short failure
-// when fewer are left.
+// Next returns the next n octets without copying them. If fewer are left, it returns nil and fails
+// with Short.
 func (r *Reader) Next(n int, what string) []byte {
 	if n < 0 || n > r.end-r.off {
 		r.Fail(r.off, what, Short)
@@ -58,8 +57,7 @@ func (r *Reader) Next(n int, what string) []byte {
 // Rest returns all octets left.
 func (r *Reader) Rest() []byte { return r.Next(r.end-r.off, "") }
 
-// Sub returns a Reader over the next n octets, which r skips. What the Sub
-// reads never reaches past them.
+// Sub returns a Reader over the next n octets, which r skips. The Reader never reads beyond them.
 func (r *Reader) Sub(n int, what string) Reader {
 	start := r.off
 	if r.Next(n, what) == nil && n != 0 {
@@ -92,8 +90,8 @@ func (r *Reader) Uint32(what string) uint32 {
 	return 0
 }
 
-// VarLen reads the length of a variable-length field: one octet, or 255 and
-// two octets (RFC 7011 section 7).
+// VarLen reads the length of a variable-length field: an octet, or 255 and two octets (RFC 7011
+// section 7).
 func (r *Reader) VarLen(what string) int {
 	n := int(r.Uint8(what))
 	if n == 255 {
