@@ -13,18 +13,18 @@ import (
 // An Extension is an element that the operator adds to the registry.
 type Extension struct {
 	Element
-	Field int32 // number of its field in FlowMessage, FirstField or above; 0: none, it stays in elements
+	Field int32 // number of its field in FlowMessage, FirstField or above; 0: it stays in elements
 }
 
-// FirstField is the first field number of FlowMessage that is the operator's.
+// FirstField is the first field number of FlowMessage that is reserved for the operator.
 const FirstField = 1000
 
-// extensions are what Extend added, by private enterprise number and id.
+// extensions holds the elements that Extend added, by private enterprise number and id.
 var extensions atomic.Pointer[map[[2]uint32]Extension]
 
-// Extend adds elements to the registry of this process, in the place of those
-// that an earlier call added. It is called once, at the start, before anything is
-// decoded.
+// Extend sets the elements that the operator adds to the registry of this process; it replaces
+// those of an earlier call. It must be called at most once in a service, before the first datagram
+// is decoded: compiled plans keep the elements that they found.
 func Extend(list []Extension) {
 	m := make(map[[2]uint32]Extension, len(list))
 	for _, x := range list {
@@ -33,8 +33,8 @@ func Extend(list []Extension) {
 	extensions.Store(&m)
 }
 
-// Extended returns what Extend added for an element. NetFlow v9 field types are
-// those of enterprise 0.
+// Extended returns the operator's element (pen, id). NetFlow v9 field types have enterprise number
+// 0.
 func Extended(pen uint32, id uint16) (x Extension, ok bool) {
 	if m := extensions.Load(); m != nil {
 		x, ok = (*m)[[2]uint32{pen, uint32(id)}]
@@ -42,7 +42,7 @@ func Extended(pen uint32, id uint16) (x Extension, ok bool) {
 	return x, ok
 }
 
-// ExtendedField returns the element that Extend gave a field number.
+// ExtendedField returns the operator's element with a field number.
 func ExtendedField(n int32) (x Extension, ok bool) {
 	if m := extensions.Load(); m != nil {
 		for _, x := range *m {
@@ -56,20 +56,21 @@ func ExtendedField(n int32) (x Extension, ok bool) {
 
 // types are the abstract data types by name, RFC 7011 section 6.1 and RFC 6313.
 var types = map[string]Type{
-	"octetArray": OctetArray, "unsigned8": Unsigned, "unsigned16": Unsigned, "unsigned32": Unsigned, "unsigned64": Unsigned,
-	"signed8": Signed, "signed16": Signed, "signed32": Signed, "signed64": Signed, "float32": Float, "float64": Float,
-	"boolean": Boolean, "macAddress": MacAddress, "string": String, "dateTimeSeconds": Seconds, "dateTimeMilliseconds": Milliseconds,
+	"octetArray": OctetArray, "unsigned8": Unsigned, "unsigned16": Unsigned, "unsigned32": Unsigned,
+	"unsigned64": Unsigned,
+	"signed8":    Signed, "signed16": Signed, "signed32": Signed, "signed64": Signed, "float32": Float, "float64": Float,
+	"boolean": Boolean, "macAddress": MacAddress, "string": String,
+	"dateTimeSeconds": Seconds, "dateTimeMilliseconds": Milliseconds,
 	"dateTimeMicroseconds": Microseconds, "dateTimeNanoseconds": Nanoseconds, "ipv4Address": IPv4, "ipv6Address": IPv6,
 	"basicList": List, "subTemplateList": List, "subTemplateMultiList": List,
 }
 
 var goodName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,127}$`)
 
-// ParseExtensions reads elements as tab-separated text, one a line: private
-// enterprise number (0: IANA's, and NetFlow v9 field types), id, name, abstract
-// data type (RFC 7011 section 6.1), and optionally a field number of 1000 or
-// above. Empty lines and those that begin with # are skipped. Every wrong line is
-// reported at once.
+// ParseExtensions parses elements in tab-separated text, a line each: private enterprise number (0:
+// IANA's, and NetFlow v9 field types), id, name, abstract data type (RFC 7011 section 6.1), and
+// optionally a field number of 1000 or above. It skips empty lines and lines that begin with #. The
+// error joins those of all invalid lines.
 func ParseExtensions(text string) (list []Extension, err error) {
 	var errs []error
 	elements, fields := map[[2]uint32]int{}, map[int32]int{}

@@ -1,24 +1,23 @@
-// Package ie is the Information Element registry: names, types, semantics and
-// units of what exporters send, generated from IANA's registry and vendors'
-// tables.
+// Package ie is the registry of Information Elements: their names, types and units, generated from
+// IANA's registry and vendors' tables.
 package ie
 
 import "strings"
 
 //go:generate go run ./gen -tables tables -out zelements.go
 
-// Private enterprise numbers with a meaning of their own here.
+// Private enterprise numbers that the registry treats specially.
 const (
 	Reverse = 29305      // RFC 5103: the reverse direction's elements
 	CERT    = 6871       // YAF: ids with CERTReverse are of the reverse direction
 	NTop    = 35632      // nProbe: NetFlow v9 types from V9NTop on are its elements
-	V9Cisco = 4294967294 // NetFlow v9 field types of 128 and above as collectors list them
-	V9Only  = 4294967295 // NetFlow v9 field types that IANA does not have
+	V9Cisco = 4294967294 // NetFlow v9 field types of 128 and above, from tables of collectors
+	V9Only  = 4294967295 // NetFlow v9 field types that IANA does not list
 )
 
 const (
-	// CERTReverse is the bit of an id that marks CERT's elements of the reverse
-	// direction, which have no enterprise number of their own.
+	// CERTReverse is the bit that marks the ids of CERT's reverse elements. They do not use the
+	// enterprise number of RFC 5103.
 	CERTReverse = 1 << 14
 	// V9NTop is the NetFlow v9 field type of nProbe's element 0.
 	V9NTop = 57472
@@ -45,7 +44,7 @@ const (
 	List // basicList, subTemplateList, subTemplateMultiList
 )
 
-// An Element is one Information Element.
+// An Element is an Information Element.
 type Element struct {
 	PEN   uint32 // private enterprise number, 0 = IANA's
 	ID    uint16
@@ -54,10 +53,9 @@ type Element struct {
 	Units string // octets, packets, milliseconds, …; "" = none
 }
 
-// Lookup returns the element (pen, id); ok is false for one that is not known.
-// What Extend added comes first.
-// Reverse elements have the forward element's type and units and a name that
-// begins with "reverse".
+// Lookup returns the element (pen, id); ok is false if it is unknown. Elements of Extend take
+// precedence. A reverse element (RFC 5103) has the type and units of its forward element, and its
+// name with the prefix "reverse".
 func Lookup(pen uint32, id uint16) (e Element, ok bool) {
 	if x, ok := Extended(pen, id); ok {
 		return x.Element, true
@@ -83,7 +81,7 @@ func Lookup(pen uint32, id uint16) (e Element, ok bool) {
 	return Element{}, false
 }
 
-// reverse returns the element (pen, id) whose forward element is (ofPEN, of).
+// reverse returns the reverse element (pen, id) of the forward element (ofPEN, of).
 func reverse(ofPEN uint32, of uint16, pen uint32, id uint16) (e Element, ok bool) {
 	if e, ok = Lookup(ofPEN, of); ok {
 		e.PEN, e.ID = pen, id
@@ -92,8 +90,8 @@ func reverse(ofPEN uint32, of uint16, pen uint32, id uint16) (e Element, ok bool
 	return e, ok
 }
 
-// ownV9 are field types of 32768 and above that vendors use in NetFlow v9, where
-// they are plain types: Cisco ASA's NSEL and PAN-OS'.
+// ownV9 are field types of 32768 and above that vendors use in NetFlow v9, which has no enterprise
+// bit: Cisco ASA's NSEL and PAN-OS.
 var ownV9 = map[uint16]Element{
 	33000: {0, 33000, OctetArray, "ingressAclId", ""},
 	33001: {0, 33001, OctetArray, "egressAclId", ""},
@@ -108,8 +106,8 @@ var ownV9 = map[uint16]Element{
 	56702: {0, 56702, String, "userName", ""},
 }
 
-// LookupV9 is Lookup for NetFlow v9 field types: IANA's where it has one, else
-// vendors' own, nProbe's last.
+// LookupV9 is Lookup for NetFlow v9 field types: IANA's element, else a vendor's own, nProbe's
+// last.
 func LookupV9(typ uint16) (Element, bool) {
 	if x, ok := Extended(0, typ); ok {
 		return x.Element, true

@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// types maps registered abstract types to ie's.
+// types maps abstract data types of the registries to constants of package ie.
 var types = map[string]string{
 	"unsigned8": "Unsigned", "unsigned16": "Unsigned", "unsigned32": "Unsigned", "unsigned64": "Unsigned",
 	"signed8": "Signed", "signed16": "Signed", "signed32": "Signed", "signed64": "Signed",
@@ -41,7 +41,7 @@ func main() {
 	}
 }
 
-// files are the tables, strongest first: the first row of an element counts.
+// files are the tables by precedence: the first row of an element counts.
 var files = []string{"iana.tsv", "enterprise.tsv", "vendors.tsv"}
 
 func run(tables, out string) error {
@@ -71,10 +71,10 @@ func run(tables, out string) error {
 	return os.WriteFile(out, src, 0o644)
 }
 
-// columns is how many columns a row has.
+// columns is the number of columns of a row.
 const columns = 7
 
-// read adds the rows of one file; the first row of an element stays.
+// read adds the rows of a file to rows, except elements that have a row already.
 func read(path string, rows map[[2]uint64]row) error {
 	f, err := os.Open(path)
 	if err != nil {
