@@ -1,5 +1,5 @@
-// Package flowkey gives both directions of a conversation one key: the record
-// key on netflow.flows, the pairing key, and the Community ID.
+// Package flowkey computes a key that both directions of a conversation share: the record key on
+// netflow.flows, the pairing key, and the Community ID.
 package flowkey
 
 import (
@@ -18,11 +18,10 @@ const (
 	UDPLit = 136
 )
 
-// A Key names a conversation, whichever exporter saw it and in whichever
-// direction: the two endpoints in canonical order. It holds no pointers and is
-// comparable. IPv4 addresses are v4-mapped. For ICMP the ports are the type and
-// its counterpart; one-way ICMP (a type without counterpart) has type and code
-// and is not reordered.
+// A Key identifies a conversation independently of exporter and direction: its two endpoints in
+// canonical order. It holds no pointers and is comparable. IPv4 addresses are v4-mapped. For ICMP
+// the ports are the type and its counterpart; one-way ICMP (a type without counterpart) has type
+// and code and is not reordered.
 type Key struct {
 	Lo, Hi         [16]byte
 	LoPort, HiPort uint16
@@ -30,7 +29,7 @@ type Key struct {
 	V6             bool // false when both addresses are IPv4 or v4-mapped
 }
 
-// A Tuple is what a record says of its endpoints.
+// A Tuple holds the endpoints of a flow record.
 type Tuple struct {
 	Src, Dst         [16]byte // v4-mapped when IPv4
 	SrcPort, DstPort uint16   // ignored for protocols without ports
@@ -41,10 +40,10 @@ type Tuple struct {
 
 var v4Prefix = [12]byte{10: 0xff, 11: 0xff}
 
-// IsV4 tells whether a is an IPv4 address in its v4-mapped form.
+// IsV4 reports whether a is an IPv4 address in its v4-mapped form.
 func IsV4(a *[16]byte) bool { return [12]byte(a[:12]) == v4Prefix }
 
-// Address reads 4 or 16 octets, IPv4 v4-mapped; ok is false for any other number.
+// Address returns an address of 4 or 16 octets, IPv4 as v4-mapped; ok is false for other lengths.
 func Address(b []byte) (a [16]byte, ok bool) {
 	switch len(b) {
 	case 4:
@@ -58,13 +57,13 @@ func Address(b []byte) (a [16]byte, ok bool) {
 	return a, true
 }
 
-// AddressOrZero is Address, with the zero array for any other number of octets.
+// AddressOrZero is Address, with the zero array for other lengths.
 func AddressOrZero(b []byte) [16]byte {
 	a, _ := Address(b)
 	return a
 }
 
-// HasPorts tells whether proto has 16-bit ports.
+// HasPorts reports whether proto has 16-bit ports.
 func HasPorts(proto uint8) bool {
 	switch proto {
 	case TCP, UDP, DCCP, SCTP, UDPLit:
@@ -73,9 +72,10 @@ func HasPorts(proto uint8) bool {
 	return false
 }
 
-// Counterpart returns the ICMP type that answers typ; ok is false for types
-// that are not answered. The pairs are those of RFC 792, 950, 1256, 2710, 3122,
-// 4443, 4620 and 4861.
+// Counterpart returns the ICMP type that answers typ; ok is false for types without an answer. The
+// pairs are those of RFC 792, 950, 1256, 2710, 3122, 4443, 4620 and 4861. The records of a
+// conversation are paired by this table, so it must not change between versions that run side by
+// side.
 func Counterpart(proto, typ uint8) (answer uint8, ok bool) {
 	if proto == ICMP {
 		switch typ {
@@ -95,7 +95,7 @@ func Counterpart(proto, typ uint8) (answer uint8, ok bool) {
 		return 0, false
 	}
 	switch typ {
-	case 0: // reserved (RFC 4443 section 2.1): exporters that tell no type
+	case 0: // reserved (RFC 4443 section 2.1): sent by exporters that report no type
 		return 0, true
 	case 128, 130, 133, 135, 139, 144:
 		return typ + 1, true
@@ -105,8 +105,8 @@ func Counterpart(proto, typ uint8) (answer uint8, ok bool) {
 	return 0, false
 }
 
-// ports returns the two ports of the key in the record's direction, and
-// whether the ends may be put in order.
+// ports returns the two ports of the key in the record's direction. order reports whether the ends
+// may be reordered.
 func (t *Tuple) ports() (src, dst uint16, order bool) {
 	switch {
 	case HasPorts(t.Proto):
@@ -120,7 +120,7 @@ func (t *Tuple) ports() (src, dst uint16, order bool) {
 	return 0, 0, true
 }
 
-// Canon returns t's Key and whether t's source is its Lo end.
+// Canon returns the Key of t, and whether the source of t is its Lo end.
 func (t *Tuple) Canon() (k Key, srcIsLo bool) {
 	src, dst, order := t.ports()
 	k = Key{Lo: t.Src, Hi: t.Dst, LoPort: src, HiPort: dst, Proto: t.Proto, V6: !IsV4(&t.Src) || !IsV4(&t.Dst)}
@@ -133,8 +133,9 @@ func (t *Tuple) Canon() (k Key, srcIsLo bool) {
 	return k, true
 }
 
-// Append appends the Kafka record key: proto | lo | hi | lo port | hi port, 13
-// octets for IPv4, 37 for IPv6, ports in network order.
+// Append appends the Kafka record key: proto | lo | hi | lo port | hi port, 13 octets for IPv4, 37
+// for IPv6, ports in network byte order. The key selects the partition, so its layout must not
+// change.
 func (k *Key) Append(dst []byte) []byte {
 	dst = append(dst, k.Proto)
 	if k.V6 {
@@ -146,8 +147,7 @@ func (k *Key) Append(dst []byte) []byte {
 	return binary.BigEndian.AppendUint16(dst, k.HiPort)
 }
 
-// OneWay tells whether no reply can be expected: ICMP of a type without
-// counterpart.
+// OneWay reports whether no reply is expected: ICMP of a type without counterpart.
 func (k *Key) OneWay() bool {
 	if k.Proto != ICMP && k.Proto != ICMPv6 {
 		return false
@@ -156,10 +156,10 @@ func (k *Key) OneWay() bool {
 	return !ok
 }
 
-// Inside returns the Key of the two sides of a NAT: of the tuple as reported
-// and as it is after translation, the one that holds a private address; with
-// both or neither, the smaller. So the halves of a translated conversation
-// meet. swapped tells whether post was chosen.
+// Inside returns the Key of the inside of a NAT, so that both halves of a translated conversation
+// get the same key. Of the tuple as reported and the tuple after translation it selects the tuple
+// with a private address; if both or neither have a private address, the smaller key. swapped
+// reports whether it selected post.
 func Inside(orig, post *Tuple) (k Key, srcIsLo, swapped bool) {
 	a, aLo := orig.Canon()
 	b, bLo := post.Canon()
@@ -170,15 +170,17 @@ func Inside(orig, post *Tuple) (k Key, srcIsLo, swapped bool) {
 	return a, aLo, false
 }
 
-// Private tells whether a is a private (RFC 1918), shared (RFC 6598) or unique
-// local (RFC 4193) address.
+// Private reports whether a is a private (RFC 1918), shared (RFC 6598) or unique local (RFC 4193)
+// address.
 func Private(a *[16]byte) bool {
 	if !IsV4(a) {
 		return a[0]&0xfe == 0xfc
 	}
-	return a[12] == 10 || a[12] == 172 && a[13]&0xf0 == 16 || a[12] == 192 && a[13] == 168 || a[12] == 100 && a[13]&0xc0 == 64
+	return a[12] == 10 || a[12] == 172 && a[13]&0xf0 == 16 || a[12] == 192 && a[13] == 168 ||
+		a[12] == 100 && a[13]&0xc0 == 64
 }
 
+// less orders keys by addresses, then ports.
 func (k *Key) less(o *Key) bool {
 	if c := bytes.Compare(k.Lo[:], o.Lo[:]); c != 0 {
 		return c < 0
