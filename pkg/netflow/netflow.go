@@ -25,17 +25,17 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Templates holds what exporters said of their data: templates, and what of options
-// data gives records meaning (sampling rates, interface names, system init times).
-// It is safe for use by several goroutines, each with a Parser of its own.
+// Templates stores templates, and the options data that gives records meaning (sampling rates,
+// interface names, system init times), by exporter and observation domain. It is safe for
+// concurrent use; each goroutine must have its own Parser.
 type Templates struct {
 	store      *templates.Store
 	now        func() time.Time
-	maintained atomic.Int64 // when the store was last brought up to date, ns
+	maintained atomic.Int64 // time of the last maintenance of the store, ns
 }
 
-// NewTemplates returns an empty Templates. now tells the time by which templates
-// expire; nil is time.Now.
+// NewTemplates returns an empty Templates. now is the clock by which templates expire; nil stands
+// for time.Now.
 func NewTemplates(now func() time.Time) *Templates {
 	if now == nil {
 		now = time.Now
@@ -43,8 +43,8 @@ func NewTemplates(now func() time.Time) *Templates {
 	return &Templates{store: templates.New(templates.Options{Local: true, Now: now}), now: now}
 }
 
-// maintain confirms templates that data was decoded with, which unused ones then cannot
-// push out, and once a second drops what expired.
+// maintain confirms the templates that decoded data, so that unused templates are evicted before
+// them, and drops expired templates once a second.
 func (t *Templates) maintain() {
 	t.store.Confirm()
 	at, last := t.now().UnixNano(), t.maintained.Load()
@@ -54,14 +54,14 @@ func (t *Templates) maintain() {
 	t.store.Maintain()
 }
 
-// A Parser parses datagrams, one at a time.
+// A Parser parses datagrams, one at a time. It must not be used by several goroutines at once.
 type Parser struct {
 	templates *Templates
 	decoder   decode.Decoder
 	result    decode.Result
 }
 
-// NewParser returns a Parser that uses and fills t; nil is a Templates of its own.
+// NewParser returns a Parser that reads and fills t; nil stands for a Templates of its own.
 func NewParser(t *Templates) *Parser {
 	if t == nil {
 		t = NewTemplates(nil)
@@ -69,10 +69,10 @@ func NewParser(t *Templates) *Parser {
 	return &Parser{templates: t, decoder: decode.Decoder{State: t.store}}
 }
 
-// SetMaxUptimeAge sets how long ago a flow time may lie that is an uptime after the
-// header's: such an uptime is of before the exporter's clock wrapped (49.7 days), or
-// wrong, and beyond the age the flow has its export time. The default, also for 0, is
-// no limit; 24 h suits exporters of live traffic. It returns an error for an age outside of 2 min to 1193 h.
+// SetMaxUptimeAge bounds the age of a flow time that is an uptime greater than the header's. Such
+// an uptime is either from before a wrap of the exporter's clock (49.7 days) or wrong; beyond the
+// bound the flow gets its export time. The default, and 0, is no limit; 24 h suits exporters of
+// live traffic. It returns an error for an age outside of 2 min to 1193 h.
 func (p *Parser) SetMaxUptimeAge(age time.Duration) error {
 	if age != 0 && (age < decode.MinUptimeAge || age > decode.MaxUptimeAge) {
 		return fmt.Errorf("age of uptimes %v: want %v to %v", age, decode.MinUptimeAge, decode.MaxUptimeAge)
@@ -81,7 +81,7 @@ func (p *Parser) SetMaxUptimeAge(age time.Duration) error {
 	return nil
 }
 
-// A Packet is what an export datagram holds. Nothing in it aliases the datagram.
+// A Packet is the content of an export datagram. Nothing in it aliases the datagram.
 type Packet struct {
 	Version  uint16        // 1, 5, 7, 9, 10 (IPFIX)
 	Count    uint16        // records as the header states; IPFIX: the message's length, octets
@@ -94,14 +94,14 @@ type Packet struct {
 	Options   []OptionsRecord
 	Templates []Template
 	Undecoded []DataSet
-	Errors    []*Error // parts that were left out, in datagram order
+	Errors    []*Error // of parts that could not be decoded, in datagram order
 }
 
-// An Error is a part of a datagram that could not be decoded.
+// An Error describes a part of a datagram that could not be decoded.
 type Error struct {
 	Offset int    // octets from the start of the datagram
-	What   string // what was being read
-	Cause  string // one of few words: short, bad_length, bad_template, missing_template, …
+	What   string // the field or part being read
+	Cause  string // from a closed set: short, bad_length, bad_template, missing_template, …
 }
 
 // Error implements error.
@@ -115,7 +115,7 @@ type Template struct {
 	Fields  []Field
 }
 
-// A Field is one field of a template.
+// A Field is a field of a template.
 type Field struct {
 	PEN    uint32 // private enterprise number, 0: IANA's
 	ID     uint16
@@ -123,13 +123,13 @@ type Field struct {
 	Length uint16 // octets; 65535: of variable length (RFC 7011 section 7)
 }
 
-// An OptionsRecord is one record of options data.
+// An OptionsRecord is a record of options data.
 type OptionsRecord struct {
 	TemplateID uint16
 	Values     []Value // in record order, scopes first
 }
 
-// A Value is one field of an options record.
+// A Value is a field of an options record.
 type Value struct {
 	PEN    uint32 // private enterprise number, 0: IANA's
 	ID     uint16
@@ -138,7 +138,7 @@ type Value struct {
 	Octets []byte // as exported, network byte order
 }
 
-// Uint is the value as an unsigned number; ok is false for more than 8 octets.
+// Uint returns the value as an unsigned integer; ok is false for no octets and for more than 8.
 func (v *Value) Uint() (n uint64, ok bool) {
 	if len(v.Octets) == 0 || len(v.Octets) > 8 {
 		return 0, false
@@ -149,22 +149,21 @@ func (v *Value) Uint() (n uint64, ok bool) {
 	return n, true
 }
 
-// Text is the value as a string, without the octets 0 that pad it.
+// Text returns the value as a string, without trailing zero octets.
 func (v *Value) Text() string {
 	return strings.ToValidUTF8(string(bytes.TrimRight(v.Octets, "\x00")), "\uFFFD")
 }
 
-// A DataSet is a set of data records whose template is not known yet.
+// A DataSet is a data set whose template is not known yet.
 type DataSet struct {
 	TemplateID uint16
 	parser     *Parser
 	set        decode.Set
 }
 
-// Parse decodes a datagram that came from an exporter at a time; a zero source or
-// time is one that is not known, and templates then belong to no address. The error
-// says why nothing of it could be decoded; Packet.Errors says what else was left
-// out.
+// Parse decodes a datagram that was received from an exporter at a time. A zero from or at stands
+// for an unknown value; without from, templates belong to no address. It returns an error if
+// nothing could be decoded; Packet.Errors lists the parts that could not.
 func (p *Parser) Parse(datagram []byte, from netip.AddrPort, at time.Time) (*Packet, error) {
 	m := decode.Meta{Exporter: from.Addr().Unmap().WithZone(""), Port: from.Port()}
 	if !at.IsZero() {
@@ -185,7 +184,7 @@ func (p *Parser) Parse(datagram []byte, from netip.AddrPort, at time.Time) (*Pac
 	return packet, nil
 }
 
-// ParseHex is Parse for hex text; white space does not count.
+// ParseHex is Parse for hex text; it ignores white space.
 func (p *Parser) ParseHex(text string, from netip.AddrPort, at time.Time) (*Packet, error) {
 	b, err := hex.DecodeString(strings.Join(strings.Fields(text), ""))
 	if err != nil {
@@ -194,11 +193,12 @@ func (p *Parser) ParseHex(text string, from netip.AddrPort, at time.Time) (*Pack
 	return p.Parse(b, from, at)
 }
 
-// ErrNoTemplate is that the template of a DataSet has still not come.
+// ErrNoTemplate is returned by DataSet.Decode while the template is unknown.
 var ErrNoTemplate = errors.New("the template is not known yet")
 
-// Decode decodes the set, once its template has come; ErrNoTemplate says that it has
-// not. The Packet holds the set's records alone, and has the header of its datagram.
+// Decode decodes the set, or returns ErrNoTemplate if its template has not been received. The
+// Packet has the header of the set's datagram and the records of this set only. It uses the Parser
+// of the datagram, so it must not run concurrently with Parse.
 func (d *DataSet) Decode() (*Packet, error) {
 	k := d.set.Key()
 	plan := d.parser.templates.store.Plan(&k, &d.set.Meta, &d.set.Header)
@@ -209,7 +209,7 @@ func (d *DataSet) Decode() (*Packet, error) {
 	return d.parser.packet(&d.set.Header), nil
 }
 
-// packet copies the result of what came under a header, but its unknown sets.
+// packet returns a copy of the current result under header h, without undecoded sets.
 func (p *Parser) packet(h *decode.Header) *Packet {
 	r, v9 := &p.result, h.Version == 9
 	out := &Packet{
@@ -240,14 +240,15 @@ func (p *Parser) packet(h *decode.Header) *Packet {
 	return out
 }
 
-// scopes are the scope field types of NetFlow v9, RFC 3954 section 6.1.
+// scopes are the names of the scope field types of NetFlow v9, RFC 3954 section 6.1.
 var scopes = map[uint16]string{1: "System", 2: "Interface", 3: "Line Card", 4: "Cache", 5: "Template"}
 
+// name returns the name of an element or scope, "" if unknown.
 func name(v9 bool, pen uint32, id uint16, scope bool) string {
 	if v9 && scope {
 		return scopes[id]
 	}
-	e, _ := ie.Lookup(pen, id) // no name for what is not known
+	e, _ := ie.Lookup(pen, id)
 	if v9 {
 		e, _ = ie.LookupV9(id)
 	}
