@@ -172,8 +172,8 @@ func TestScenario1CasesOfTheDesign(t *testing.T) {
 		}
 		return play(steps)
 	})
-	if cases != 40 {
-		t.Errorf("want 40 cases, got %d", cases)
+	if cases != 43 {
+		t.Errorf("want 43 cases, got %d", cases)
 	}
 }
 

@@ -80,6 +80,9 @@ func (m *Machine) guess(k *stateKey, loHi, hiLo *direction) (method flowpb.Direc
 			return flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT, b > a
 		}
 	}
+	if a, b := flowkey.Private(&k.Lo), flowkey.Private(&k.Hi); a != b && ports && sampled(loHi, hiLo) {
+		return flowpb.DirectionMethod_DIRECTION_METHOD_PRIVATE_ADDRESS, a
+	}
 	if sampled(loHi, hiLo) && ports && k.LoPort != k.HiPort {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT, k.LoPort > k.HiPort
 	}

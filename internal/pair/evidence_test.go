@@ -8,6 +8,16 @@ import (
 	"weir/pkg/flowpb"
 )
 
+// public gives the host with a private address another one, so that addresses do not
+// decide who opened a sampled connection.
+func public(m *flowpb.FlowMessage) {
+	for _, a := range []*[]byte{&m.SrcAddr, &m.DstAddr} {
+		if slices.Equal(*a, ip("10.0.0.5")) {
+			*a = ip("198.51.100.5")
+		}
+	}
+}
+
 // A sampling exporter reports the first packet that it sampled of each direction:
 // which direction that was first in says nothing about who sent the first packet.
 func TestSampledUDPIsDecidedByThePortNotByTheStart(t *testing.T) {
@@ -35,6 +45,7 @@ func TestSampledUDPIsDecidedByThePortNotByTheStart(t *testing.T) {
 					if i == 1 {
 						turned(m)
 					}
+					public(m)
 				})
 			}
 			if c := x.ended(1)[0]; c.Responder.Port != tt.server || c.DirectionMethod != tt.method {
@@ -76,6 +87,7 @@ func TestSYNAndACKOfOnePacketIsEvidenceOfTheResponder(t *testing.T) {
 							turned(m)
 							m.TcpFlags, m.Packets, m.TimeFlowStartNs, m.TimeFlowEndNs = tt.flags, tt.packets, 1e9, 1e9
 						}
+						public(m)
 					})
 				}
 				if c := x.ended(1)[0]; c.Responder.Port != tt.port || c.DirectionMethod != tt.method {
@@ -118,7 +130,7 @@ func TestSYNAndACKOfOnePacketStaysEvidence(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			x := converse(t, testConfig)
 			for _, set := range append([]func(m *flowpb.FlowMessage){tt.first}, tt.rest...) {
-				x.flow(func(m *flowpb.FlowMessage) { m.DstPort = 45000; set(m) })
+				x.flow(func(m *flowpb.FlowMessage) { m.DstPort = 45000; set(m); public(m) })
 				x.restart()
 			}
 			if c := x.ended(1)[0]; c.Responder.Port != tt.port || c.DirectionMethod != tt.by {
@@ -182,11 +194,50 @@ func ports(src, dst uint32) func(m *flowpb.FlowMessage) {
 	return func(m *flowpb.FlowMessage) { m.SrcPort, m.DstPort = src, dst }
 }
 
+// The high ports of the cases hint at nobody, or at the wrong side.
+func TestAPrivateAddressOpensWhatIsSampled(t *testing.T) {
+	const (
+		private = flowpb.DirectionMethod_DIRECTION_METHOD_PRIVATE_ADDRESS
+		lower   = flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT
+	)
+	for _, tt := range []struct {
+		name      string
+		src, dst  string
+		srcPort   uint32
+		dstPort   uint32
+		rate      uint64
+		initiator string
+		by        flowpb.DirectionMethod
+	}{
+		{"from the private side", "192.168.1.2", "192.0.2.80", 40000, 50000, 10, "192.168.1.2", private},
+		{"from the other side", "192.0.2.80", "10.1.2.3", 50000, 40000, 10, "10.1.2.3", private},
+		{"one port", "172.16.0.1", "192.0.2.80", 40000, 40000, 10, "172.16.0.1", private},
+		{"172.32 is not private", "172.32.0.1", "192.0.2.80", 40000, 50000, 10, "192.0.2.80", lower},
+		{"of a provider's NAT, RFC 6598", "100.127.0.1", "192.0.2.80", 40000, 50000, 10, "100.127.0.1", private},
+		{"100.128 is not", "100.128.0.1", "192.0.2.80", 40000, 50000, 10, "192.0.2.80", lower},
+		{"unique local, RFC 4193", "fd00::1", "2001:db8::1", 40000, 50000, 10, "fd00::1", private},
+		{"both private", "192.168.1.2", "10.1.2.3", 40000, 50000, 10, "10.1.2.3", lower},
+		{"a service port comes first", "192.168.1.2", "192.0.2.80", 443, 50000, 10, "192.0.2.80",
+			flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT},
+		{"unsampled", "192.0.2.80", "192.168.1.2", 40000, 50000, 1, "192.0.2.80",
+			flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER},
+	} {
+		x := converse(t, testConfig)
+		x.flow(func(m *flowpb.FlowMessage) {
+			m.SrcAddr, m.DstAddr, m.SrcPort, m.DstPort = ip(tt.src), ip(tt.dst), tt.srcPort, tt.dstPort
+			m.Proto, m.TcpFlags, m.SamplingRate = 17, 0, tt.rate
+		})
+		if c := x.ended(1)[0]; !slices.Equal(c.Initiator.Address, ip(tt.initiator)) || c.DirectionMethod != tt.by {
+			t.Errorf("%s: want %s by %v, got %v by %v", tt.name, tt.initiator, tt.by, c.Initiator, c.DirectionMethod)
+		}
+	}
+}
+
 // Who opened a connection of which one direction was seen, or of which both began
-// together. 10.0.0.5 is the sender of the first record.
+// together. 198.51.100.5 is the sender of the first record.
 func TestTheInitiatorOfAConnectionWithoutEvidence(t *testing.T) {
 	const (
-		sender = "10.0.0.5"
+		sender = "198.51.100.5"
 		other  = "192.0.2.80"
 		udp    = 17
 		tcp    = 6
@@ -244,6 +295,7 @@ func TestTheInitiatorOfAConnectionWithoutEvidence(t *testing.T) {
 						if tt.flags == syn|ack && !tt.both {
 							m.Packets = 1
 						}
+						public(m)
 						if exchanged {
 							m.SrcAddr, m.DstAddr = m.DstAddr, m.SrcAddr
 						}

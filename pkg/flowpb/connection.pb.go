@@ -112,41 +112,45 @@ const (
 	// One direction starts earlier than the clocks' tolerance. Of TCP without a SYN only where no service port decides, of sampled
 	// records only where no port does.
 	DirectionMethod_DIRECTION_METHOD_FIRST_SEEN DirectionMethod = 5
-	// One port is more of a service: below 1024, else registered below 32768. It responds.
+	// One port is more of a service: docs/connections.md has the order. It responds.
 	DirectionMethod_DIRECTION_METHOD_SERVICE_PORT DirectionMethod = 6
-	// The lower port responds. Only where both sides were seen or a side is sampled.
+	// The lower port responds. Only where both sides were seen, a side is sampled, or a side of TCP was seen alone with SYN and ACK.
 	DirectionMethod_DIRECTION_METHOD_LOWER_PORT DirectionMethod = 7
-	// The only side that was seen.
+	// The only side that was seen, except by LOWER_PORT.
 	DirectionMethod_DIRECTION_METHOD_ONLY_SENDER DirectionMethod = 8
 	// Nothing decides: the side that starts earlier within the tolerance, else the lower endpoint.
 	DirectionMethod_DIRECTION_METHOD_ARBITRARY DirectionMethod = 9
+	// Sampled, and one address alone is private (RFC 1918, RFC 4193, RFC 6598): it opens, as NAT lets nobody in before.
+	DirectionMethod_DIRECTION_METHOD_PRIVATE_ADDRESS DirectionMethod = 10
 )
 
 // Enum value maps for DirectionMethod.
 var (
 	DirectionMethod_name = map[int32]string{
-		0: "DIRECTION_METHOD_UNSPECIFIED",
-		1: "DIRECTION_METHOD_MULTICAST",
-		2: "DIRECTION_METHOD_EXPORTER",
-		3: "DIRECTION_METHOD_ICMP",
-		4: "DIRECTION_METHOD_TCP_SYN",
-		5: "DIRECTION_METHOD_FIRST_SEEN",
-		6: "DIRECTION_METHOD_SERVICE_PORT",
-		7: "DIRECTION_METHOD_LOWER_PORT",
-		8: "DIRECTION_METHOD_ONLY_SENDER",
-		9: "DIRECTION_METHOD_ARBITRARY",
+		0:  "DIRECTION_METHOD_UNSPECIFIED",
+		1:  "DIRECTION_METHOD_MULTICAST",
+		2:  "DIRECTION_METHOD_EXPORTER",
+		3:  "DIRECTION_METHOD_ICMP",
+		4:  "DIRECTION_METHOD_TCP_SYN",
+		5:  "DIRECTION_METHOD_FIRST_SEEN",
+		6:  "DIRECTION_METHOD_SERVICE_PORT",
+		7:  "DIRECTION_METHOD_LOWER_PORT",
+		8:  "DIRECTION_METHOD_ONLY_SENDER",
+		9:  "DIRECTION_METHOD_ARBITRARY",
+		10: "DIRECTION_METHOD_PRIVATE_ADDRESS",
 	}
 	DirectionMethod_value = map[string]int32{
-		"DIRECTION_METHOD_UNSPECIFIED":  0,
-		"DIRECTION_METHOD_MULTICAST":    1,
-		"DIRECTION_METHOD_EXPORTER":     2,
-		"DIRECTION_METHOD_ICMP":         3,
-		"DIRECTION_METHOD_TCP_SYN":      4,
-		"DIRECTION_METHOD_FIRST_SEEN":   5,
-		"DIRECTION_METHOD_SERVICE_PORT": 6,
-		"DIRECTION_METHOD_LOWER_PORT":   7,
-		"DIRECTION_METHOD_ONLY_SENDER":  8,
-		"DIRECTION_METHOD_ARBITRARY":    9,
+		"DIRECTION_METHOD_UNSPECIFIED":     0,
+		"DIRECTION_METHOD_MULTICAST":       1,
+		"DIRECTION_METHOD_EXPORTER":        2,
+		"DIRECTION_METHOD_ICMP":            3,
+		"DIRECTION_METHOD_TCP_SYN":         4,
+		"DIRECTION_METHOD_FIRST_SEEN":      5,
+		"DIRECTION_METHOD_SERVICE_PORT":    6,
+		"DIRECTION_METHOD_LOWER_PORT":      7,
+		"DIRECTION_METHOD_ONLY_SENDER":     8,
+		"DIRECTION_METHOD_ARBITRARY":       9,
+		"DIRECTION_METHOD_PRIVATE_ADDRESS": 10,
 	}
 )
 
@@ -1324,7 +1328,7 @@ const file_weir_v1_connection_proto_rawDesc = "" +
 	"\x13EMIT_REASON_EVICTED\x10\x03\x12\x17\n" +
 	"\x13EMIT_REASON_INTERIM\x10\x04\x12\x14\n" +
 	"\x10EMIT_REASON_LATE\x10\x05\x12\x16\n" +
-	"\x12EMIT_REASON_MERGED\x10\x06*\xd2\x02\n" +
+	"\x12EMIT_REASON_MERGED\x10\x06*\xf8\x02\n" +
 	"\x0fDirectionMethod\x12 \n" +
 	"\x1cDIRECTION_METHOD_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aDIRECTION_METHOD_MULTICAST\x10\x01\x12\x1d\n" +
@@ -1335,7 +1339,9 @@ const file_weir_v1_connection_proto_rawDesc = "" +
 	"\x1dDIRECTION_METHOD_SERVICE_PORT\x10\x06\x12\x1f\n" +
 	"\x1bDIRECTION_METHOD_LOWER_PORT\x10\a\x12 \n" +
 	"\x1cDIRECTION_METHOD_ONLY_SENDER\x10\b\x12\x1e\n" +
-	"\x1aDIRECTION_METHOD_ARBITRARY\x10\t*\xc4\x02\n" +
+	"\x1aDIRECTION_METHOD_ARBITRARY\x10\t\x12$\n" +
+	" DIRECTION_METHOD_PRIVATE_ADDRESS\x10\n" +
+	"*\xc4\x02\n" +
 	"\tConnState\x12\x1a\n" +
 	"\x16CONN_STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCONN_STATE_S0\x10\x01\x12\x11\n" +

@@ -1,6 +1,9 @@
 package pairmodel
 
 import (
+	"net/netip"
+	"slices"
+
 	"weir/pkg/flowpb"
 )
 
@@ -51,7 +54,10 @@ func (m *Model) initiator(c *connection, toHi, toLo *Direction) (method flowpb.D
 		return flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT, a < b
 	}
 	differ := hasPorts && c.Lo.Port != c.Hi.Port
+	inside, outside := ofPrivateNetwork(c.Lo), ofPrivateNetwork(c.Hi)
 	switch {
+	case sampled && hasPorts && inside != outside:
+		return flowpb.DirectionMethod_DIRECTION_METHOD_PRIVATE_ADDRESS, inside
 	case sampled && differ:
 		return flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT, c.Lo.Port > c.Hi.Port
 	case isEarlier:
@@ -97,6 +103,17 @@ func (m *Model) startTolerance(a, b *Direction) int64 {
 		t += int64(m.c.ClockSkew)
 	}
 	return t
+}
+
+// privateNetworks are those of RFC 1918, RFC 6598 and RFC 4193.
+var privateNetworks = []netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("fc00::/7"),
+}
+
+func ofPrivateNetwork(e End) bool {
+	a := netip.AddrFrom16(e.Addr).Unmap()
+	return slices.ContainsFunc(privateNetworks, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // weight orders ports by how likely a server has them: the list of SERVICE_PORT from its end.
