@@ -46,8 +46,9 @@ func NewExport(records []Record, sampled bool, service func(proto uint8, port ui
 //
 // What cannot be known: a conversation whose packets the exporter put into one record
 // with packets of another, and an initiator that no record hints at. A hint is a SYN, a
-// SYN+ACK of one packet, an earlier start (unsampled), or the other side's port when it
-// is more of a service's. A hint that is there counts even where another contradicts.
+// SYN+ACK of one packet, an earlier start (unsampled), the only private address of the
+// two (sampled), or the other side's port when it is more of a service's. A hint that is
+// there counts even where another contradicts.
 func (x *Export) Knowable(m *Match, all []*truth.Conversation) bool {
 	if m.Outcome != One {
 		return x.sampled || x.keptApart(m.Conversation, all)
@@ -110,6 +111,9 @@ func (x *Export) hints(c *truth.Conversation) bool {
 	if c.A.Port() != c.B.Port() && x.rank(c.Proto, other.Port()) > x.rank(c.Proto, opener.Port()) {
 		return true
 	}
+	if x.sampled && isPrivate(opener.Addr()) && !isPrivate(other.Addr()) {
+		return true
+	}
 	var there, back side
 	start := c.Start()
 	end := start
@@ -127,6 +131,12 @@ func (x *Export) hints(c *truth.Conversation) bool {
 	}
 	return there.opens(&back) || !x.sampled && there.isEarlier(&back)
 }
+
+// carrierNAT has the addresses of hosts behind a provider's NAT (RFC 6598).
+var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
+
+// isPrivate reports whether a is an address of RFC 1918, RFC 4193 or RFC 6598.
+func isPrivate(a netip.Addr) bool { return a.IsPrivate() || carrierNAT.Contains(a.Unmap()) }
 
 // rank orders ports by how likely a server has them: registered services outweigh other
 // ports, ports of RFC 6335's system range outweigh those, and ports from 32768, from

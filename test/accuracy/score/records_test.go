@@ -90,3 +90,34 @@ func TestHints(t *testing.T) {
 		}
 	}
 }
+
+// The only private address of a sampled conversation hints at the opener: the networks
+// are those of RFC 1918, RFC 4193 and RFC 6598. A client of a private server has no hint.
+func TestAPrivateAddressHintsAtTheOpener(t *testing.T) {
+	for _, test := range []struct {
+		opener, other string
+		sampled       bool
+		want          bool
+	}{
+		{"10.255.0.1", "192.0.2.4", true, true},
+		{"172.31.0.1", "192.0.2.4", true, true},
+		{"172.32.0.1", "192.0.2.4", true, false},
+		{"192.168.0.1", "192.0.2.4", true, true},
+		{"100.64.0.1", "192.0.2.4", true, true},
+		{"::ffff:100.64.0.1", "::ffff:192.0.2.4", true, true},
+		{"100.128.0.1", "192.0.2.4", true, false},
+		{"fd00::1", "2001:db8::1", true, true},
+		{"fe80::1", "2001:db8::1", true, false},
+		{"192.0.2.4", "10.0.0.1", true, false},
+		{"10.0.0.1", "192.168.0.1", true, false},
+		{"10.0.0.1", "192.0.2.4", false, false},
+	} {
+		c := conversation(0, 3)
+		c.A = netip.AddrPortFrom(netip.MustParseAddr(test.opener), 50000)
+		c.B = netip.AddrPortFrom(netip.MustParseAddr(test.other), 40000)
+		records := []Record{rec(c.A, c.B, 0, 5, 2, ack)}
+		if got := NewExport(records, test.sampled, noService).hints(c); got != test.want {
+			t.Errorf("%s to %s, sampled %v: %v, want %v", test.opener, test.other, test.sampled, got, test.want)
+		}
+	}
+}
