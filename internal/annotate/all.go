@@ -16,7 +16,9 @@ const pollEvery = 20 * time.Millisecond
 // then: their status is PENDING, or UNSPECIFIED where ctx ended before they were asked for. All must not be
 // called while Run is running. progress is called while All waits, with the numbers of addresses answered and
 // asked for so far.
-func (a *Annotator) All(ctx context.Context, list []*flowpb.Connection, progress func(answered, asked int)) (addresses, unanswered int) {
+func (a *Annotator) All(
+	ctx context.Context, list []*flowpb.Connection, progress func(answered, asked int),
+) (addresses, unanswered int) {
 	if !a.dns {
 		for _, c := range list {
 			a.Annotate(c)
@@ -50,7 +52,9 @@ func (a *Annotator) All(ctx context.Context, list []*flowpb.Connection, progress
 
 // wait asks for the names of the ends in list. It returns the number of their addresses, and the number of these
 // that had no answer when ctx ended.
-func (a *Annotator) wait(ctx context.Context, list []*flowpb.Connection, progress func(left, asked int)) (asked, left int) {
+func (a *Annotator) wait(
+	ctx context.Context, list []*flowpb.Connection, progress func(left, asked int),
+) (asked, left int) {
 	open := map[netip.Addr]struct{}{}
 	for _, c := range list {
 		for _, e := range []*flowpb.Endpoint{c.GetInitiator(), c.GetResponder()} {

@@ -148,7 +148,9 @@ func (a *Annotator) Annotate(c *flowpb.Connection) {
 			t = c.Reverse
 		}
 		exporter := flowkey.AddressOrZero(t.GetExporter())
-		c.ApplicationName = a.Learned.Name(NameKey{exporter, t.GetDomain(), flowpb.Fact_WHAT_APPLICATION_NAME, number(c.ApplicationId)})
+		c.ApplicationName = a.Learned.Name(NameKey{
+			exporter, t.GetDomain(), flowpb.Fact_WHAT_APPLICATION_NAME, number(c.ApplicationId),
+		})
 	}
 	a.place(c)
 	if a.hide != nil {

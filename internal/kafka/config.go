@@ -58,7 +58,8 @@ func (c Config) Validate() error {
 	}
 	for _, b := range c.Brokers {
 		host, port, err := net.SplitHostPort(b)
-		if n, perr := strconv.Atoi(port); err != nil || perr != nil || host == "" || strings.Contains(b, "/") || n < 1 || n > 65535 {
+		n, perr := strconv.Atoi(port)
+		if err != nil || perr != nil || host == "" || strings.Contains(b, "/") || n < 1 || n > 65535 {
 			bad("KAFKA_BROKERS: %q is not host:port with a port from 1 to 65535 (for example kafka:9092)", b)
 		}
 	}
@@ -75,18 +76,22 @@ func (c *Config) validateSASL() (errs []error) {
 	switch strings.ToLower(c.SASLMechanism) {
 	case "", "none":
 		if c.SASLUsername != "" || c.SASLPasswordFile != "" || c.SASLTokenFile != "" {
-			errs = append(errs, errors.New("KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD_FILE or KAFKA_SASL_TOKEN_FILE is set, KAFKA_SASL_MECHANISM is not: want "+mechanisms))
+			errs = append(errs, errors.New("KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD_FILE or KAFKA_SASL_TOKEN_FILE is set, "+
+				"KAFKA_SASL_MECHANISM is not: want "+mechanisms))
 		}
 		return errs
 	case "oauthbearer":
 		if !c.TLS && !c.SASLPlaintextAllow {
-			errs = append(errs, errors.New("KAFKA_SASL_MECHANISM=oauthbearer without TLS shows the token on the network: set KAFKA_TLS=true, or KAFKA_SASL_ALLOW_PLAINTEXT=true if that is meant"))
+			errs = append(errs, errors.New("KAFKA_SASL_MECHANISM=oauthbearer without TLS shows the token on the network: "+
+				"set KAFKA_TLS=true, or KAFKA_SASL_ALLOW_PLAINTEXT=true if that is meant"))
 		}
 		if c.SASLUsername != "" || c.SASLPasswordFile != "" {
-			errs = append(errs, errors.New("KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD_FILE have no effect with KAFKA_SASL_MECHANISM=oauthbearer: the token says who it is"))
+			errs = append(errs, errors.New("KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD_FILE have no effect with "+
+				"KAFKA_SASL_MECHANISM=oauthbearer: the token says who it is"))
 		}
 		if c.SASLTokenFile == "" {
-			return append(errs, errors.New("KAFKA_SASL_TOKEN_FILE is empty: KAFKA_SASL_MECHANISM=oauthbearer needs the path of a file with the token"))
+			return append(errs, errors.New("KAFKA_SASL_TOKEN_FILE is empty: "+
+				"KAFKA_SASL_MECHANISM=oauthbearer needs the path of a file with the token"))
 		}
 		if _, err := secret("KAFKA_SASL_TOKEN_FILE", c.SASLTokenFile, "token"); err != nil {
 			errs = append(errs, err)
@@ -94,20 +99,23 @@ func (c *Config) validateSASL() (errs []error) {
 		return errs
 	case "plain":
 		if !c.TLS && !c.SASLPlaintextAllow {
-			errs = append(errs, errors.New("KAFKA_SASL_MECHANISM=plain without TLS shows the password on the network: set KAFKA_TLS=true, or KAFKA_SASL_ALLOW_PLAINTEXT=true if that is meant"))
+			errs = append(errs, errors.New("KAFKA_SASL_MECHANISM=plain without TLS shows the password on the network: "+
+				"set KAFKA_TLS=true, or KAFKA_SASL_ALLOW_PLAINTEXT=true if that is meant"))
 		}
 	case "scram-sha-256", "scram-sha-512":
 	default:
 		errs = append(errs, fmt.Errorf("KAFKA_SASL_MECHANISM=%q: want %s", c.SASLMechanism, mechanisms))
 	}
 	if c.SASLTokenFile != "" {
-		errs = append(errs, fmt.Errorf("KAFKA_SASL_TOKEN_FILE has no effect with KAFKA_SASL_MECHANISM=%s: want KAFKA_SASL_PASSWORD_FILE", c.SASLMechanism))
+		errs = append(errs, fmt.Errorf("KAFKA_SASL_TOKEN_FILE has no effect with KAFKA_SASL_MECHANISM=%s: "+
+			"want KAFKA_SASL_PASSWORD_FILE", c.SASLMechanism))
 	}
 	if c.SASLUsername == "" {
 		errs = append(errs, fmt.Errorf("KAFKA_SASL_USERNAME is empty: KAFKA_SASL_MECHANISM=%s needs one", c.SASLMechanism))
 	}
 	if c.SASLPasswordFile == "" {
-		errs = append(errs, fmt.Errorf("KAFKA_SASL_PASSWORD_FILE is empty: KAFKA_SASL_MECHANISM=%s needs the path of a file with the password", c.SASLMechanism))
+		errs = append(errs, fmt.Errorf("KAFKA_SASL_PASSWORD_FILE is empty: "+
+			"KAFKA_SASL_MECHANISM=%s needs the path of a file with the password", c.SASLMechanism))
 	} else if _, err := secret("KAFKA_SASL_PASSWORD_FILE", c.SASLPasswordFile, "password"); err != nil {
 		errs = append(errs, err)
 	}

@@ -143,7 +143,7 @@ func TestAMistakeInTheTopicConfigIsNamedByVariableAndValue(t *testing.T) {
 	}
 }
 
-// selfSigned makes a certificate for 127.0.0.1 that signs itself.
+// selfSigned returns a certificate for 127.0.0.1 that is signed with its own key.
 func selfSigned(t *testing.T) (cert tls.Certificate, certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -204,7 +204,7 @@ func TestAClientConnectsWithMutualTLSAndEachMechanism(t *testing.T) {
 			if err := os.WriteFile(c.SASLPasswordFile, []byte("secret word\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if err := cl.Ping(testContext(t)); err != nil { // the same client: the file is read anew
+			if err := cl.Ping(testContext(t)); err != nil { // the same client: the file is read again
 				t.Errorf("with the right password: %v", err)
 			}
 			c.TLSCAFile = ""
@@ -220,14 +220,14 @@ func TestAClientConnectsWithMutualTLSAndEachMechanism(t *testing.T) {
 	}
 }
 
-// Dial opens the connections with and without TLS; under TLS the certificate is checked
-// against the host that was dialled.
+// Dial opens the connections with and without TLS. Under TLS the certificate must be checked against the host
+// that was dialled.
 func TestDialOpensConnections(t *testing.T) {
 	cert, certFile, _ := selfSigned(t)
 	for _, tt := range []struct {
 		name string
 		tls  bool
-		addr string // that of the bootstrap broker, which only Dial can reach
+		addr string // of the bootstrap broker, which only Dial can reach
 		want string // part of the error; "": none
 	}{
 		{"plain", false, "broker.invalid:9092", ""},
@@ -278,7 +278,7 @@ func TestClientsOfOneProcessHaveMetricsOfTheirOwn(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	c := config(b.Addr())
 	c.Metrics = reg
-	for range 2 { // the second takes the first one's place
+	for range 2 { // the second client replaces the first
 		cl, err := kgo.NewClient(c.withRole("flows").opts()...)
 		if err != nil {
 			t.Fatal(err)

@@ -20,7 +20,7 @@ import (
 
 // Ensure creates missing topics and verifies existing ones, as tc.Mode says. It waits for Kafka with back-off
 // until ctx ends and passes the reason to status, which may be nil. A mismatch is an error that names the topic,
-// the setting, its value and the wanted value; mismatches of several topics are joined into one error. A zero
+// the setting, its value and the wanted value; mismatches of several topics are joined into a single error. A zero
 // Mode means create; a zero Replication or retention means the broker's default.
 func Ensure(ctx context.Context, c Config, tc TopicConfig, status func(error), topics ...Topic) error {
 	switch tc.Mode = cmp.Or(tc.Mode, modeCreate); tc.Mode {
@@ -102,7 +102,8 @@ func (e *ensurer) pass(ctx context.Context) (wait, err error) {
 	found, err := e.adm.ListTopics(ctx, names...)
 	switch {
 	case errors.Is(err, kerr.TopicAuthorizationFailed):
-		return fmt.Errorf("kafka lets this user not see (Describe) or not create topics among %s: %w", strings.Join(names, ", "), err), nil
+		return fmt.Errorf("kafka lets this user not see (Describe) or not create topics among %s: %w",
+			strings.Join(names, ", "), err), nil
 	case err != nil:
 		return fmt.Errorf("kafka at %s does not answer: %w", strings.Join(e.c.Brokers, ","), err), nil
 	}
@@ -140,7 +141,8 @@ func (e *ensurer) topic(ctx context.Context, name string, is kadm.TopicDetail) (
 	}
 	var errs []error
 	if n := int32(len(is.Partitions)); n != should.partitions { // a topic has few partitions
-		errs = append(errs, fmt.Errorf("topic %s has %d partitions, want %d: %s", name, n, should.partitions, e.partitionsRemedy(name, n)))
+		errs = append(errs, fmt.Errorf("topic %s has %d partitions, want %d: %s",
+			name, n, should.partitions, e.partitionsRemedy(name, n)))
 	}
 	wait, err = e.verifyConfigs(ctx, name, should)
 	return wait, errors.Join(append(errs, err)...)
@@ -149,7 +151,8 @@ func (e *ensurer) topic(ctx context.Context, name string, is kadm.TopicDetail) (
 // partitionsRemedy returns the advice for a topic with n partitions that should have another number.
 func (e *ensurer) partitionsRemedy(name string, n int32) string {
 	if s := e.todo[name]; s.partitions == e.tc.Partitions && s.partitions != 1 {
-		return fmt.Sprintf("the number is fixed for life; set TOPIC_PARTITIONS=%d if the other topics have as many, else start with another TOPIC_PREFIX", n)
+		return fmt.Sprintf("the number is fixed for life; set TOPIC_PARTITIONS=%d if the other topics have as many, "+
+			"else start with another TOPIC_PREFIX", n)
 	}
 	return "delete the topic, or start with another TOPIC_PREFIX"
 }
@@ -200,7 +203,8 @@ func (e *ensurer) verifyConfigs(ctx context.Context, name string, should spec) (
 		case is.Key == cleanupPolicy:
 			errs = append(errs, mismatch(name, is.Key, got, want, "["+want+"]"))
 		case should.deletesTooEarly(is.Key, got):
-			errs = append(errs, fmt.Errorf("%w (Kafka would delete pairing state that enrich still needs)", mismatch(name, is.Key, got, want, want)))
+			errs = append(errs, fmt.Errorf("%w (Kafka would delete pairing state that enrich still needs)",
+				mismatch(name, is.Key, got, want, want)))
 		default:
 			e.warn("a topic is set otherwise than Weir would", "topic", name, "setting", is.Key, "is", got, "should", want)
 		}
@@ -211,7 +215,8 @@ func (e *ensurer) verifyConfigs(ctx context.Context, name string, should spec) (
 // mismatch returns an error that names a setting and the command that corrects it. value is the setting's value
 // in that command.
 func mismatch(topic, key, got, want, value string) error {
-	return fmt.Errorf("topic %s has %s=%s, want %s: kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s=%s",
+	return fmt.Errorf("topic %s has %s=%s, want %s: "+
+		"kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s=%s",
 		topic, key, got, want, topic, key, value)
 }
 

@@ -51,7 +51,7 @@ func TestMissingTopicsAreCreatedAsTheTableSays(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("topics (-want +got):\n%s", d)
 	}
-	ensure(ctx, t, b.Addr(), Flows, Templates, Undecoded, Exporters, Pairing, Connections) // what it made, it accepts
+	ensure(ctx, t, b.Addr(), Flows, Templates, Undecoded, Exporters, Pairing, Connections)
 }
 
 func TestTopicsThatAreNotAsTheyShouldBeAreNamedTogether(t *testing.T) {
@@ -83,8 +83,8 @@ func TestTopicsThatAreNotAsTheyShouldBeAreNamedTogether(t *testing.T) {
 	}
 }
 
-// A pairing topic made by hand gets the broker's retention, or somebody's guess. Kafka
-// then deletes state while the flows after it are still there.
+// A pairing topic that was created by hand has the broker's retention, or a guess. Kafka then deletes state
+// while the flows after it are still there.
 func TestAPairingTopicThatLosesStateIsRefused(t *testing.T) {
 	const command = "kafka-configs.sh --alter --entity-type topics --entity-name t.pairing --add-config "
 	for _, tt := range []struct {

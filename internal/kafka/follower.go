@@ -26,7 +26,10 @@ type Follower struct {
 
 // NewFollower returns a Follower of a topic, given its full name. It reads nothing before Run.
 func NewFollower(c Config, topic string) *Follower {
-	return &Follower{c: *c.withRole("follower"), topic: topic, changed: make(chan struct{}, 1), at: map[int32]int64{}, dirty: map[int32]bool{}}
+	return &Follower{
+		c: *c.withRole("follower"), topic: topic, changed: make(chan struct{}, 1),
+		at: map[int32]int64{}, dirty: map[int32]bool{},
+	}
 }
 
 // Add follows a partition from an offset on; a negative offset is the start. A partition that is followed
@@ -102,7 +105,7 @@ func offsetOrStart(offset int64) kgo.Offset {
 	return kgo.NewOffset().At(offset)
 }
 
-// Run hands every record to apply until ctx ends, in order within a partition and one record at a time. A failed
+// Run hands every record to apply until ctx ends, in order within a partition, record by record. A failed
 // fetch is repeated with back-off and logged at a bounded rate. A topic that is deleted and made again is read
 // from its start, perhaps more than once.
 func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record)) error {

@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// A heldConn does not send while its network is held.
+// A heldConn sends nothing while its network is held.
 type heldConn struct {
 	net.Conn
 	held     *atomic.Bool
@@ -30,8 +30,8 @@ func (c heldConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// The undecoded topic's handler holds its lock while it adds and removes partitions: it must not wait for a request that
-// cannot be sent.
+// The handler of the undecoded topic holds its lock while it adds and removes partitions: it must not wait for a
+// request that cannot be sent.
 func TestAFollowerIsToldOfPartitionsWithoutWaitingForKafka(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")
@@ -65,7 +65,7 @@ func TestAFollowerIsToldOfPartitionsWithoutWaitingForKafka(t *testing.T) {
 	put(0, "a")
 	seen.wait(ctx, t, "the first record", atLeast[string](1))
 	held.Store(true)
-	put(0, "b") // the open fetch is answered, the next one is not sent
+	put(0, "b") // the open fetch is answered; the next is not sent
 	<-waits
 	told := make(chan struct{})
 	go func() {

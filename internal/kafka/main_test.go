@@ -13,7 +13,7 @@ import (
 	"weir/internal/kafka/broker"
 )
 
-// deadline bounds a test that waits for Kafka; nothing waits that long.
+// deadline bounds the waits of a test for Kafka. It is far above their usual length.
 const deadline = 30 * time.Second
 
 func startBroker(t *testing.T, addr string) *broker.Broker {
@@ -26,7 +26,7 @@ func startBroker(t *testing.T, addr string) *broker.Broker {
 	return b
 }
 
-// freeAddr is an address on which nothing listens.
+// freeAddr returns an address on which nothing listens.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -76,7 +76,7 @@ func admin(t *testing.T, addr string, opts ...kgo.Opt) *kadm.Client {
 	return kadm.NewClient(cl)
 }
 
-// A tally collects what callbacks tell, and lets a test wait for it.
+// A tally collects the arguments of callbacks, and lets a test wait for them.
 type tally[T any] struct {
 	mu    sync.Mutex
 	items []T
@@ -101,7 +101,7 @@ func (c *tally[T]) all() []T {
 	return append([]T(nil), c.items...)
 }
 
-// wait returns what came once enough says so.
+// wait returns the collected values once enough returns true for them.
 func (c *tally[T]) wait(ctx context.Context, t *testing.T, what string, enough func([]T) bool) []T {
 	t.Helper()
 	for {

@@ -15,8 +15,10 @@ import (
 // clientMetrics returns the hooks that count and time the requests of the client with this client id.
 func clientMetrics(reg prometheus.Registerer, id string) []kgo.Hook {
 	took := prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "weir_kafka_produce_duration_seconds", Help: "from a produce request being written to its acknowledgement by all replicas in sync",
-		ConstLabels: prometheus.Labels{"client_id": id}, Buckets: prometheus.ExponentialBuckets(0.001, 2, 14), // 1 ms to 8 s
+		Name:        "weir_kafka_produce_duration_seconds",
+		Help:        "from a produce request being written to its acknowledgement by all replicas in sync",
+		ConstLabels: prometheus.Labels{"client_id": id},
+		Buckets:     prometheus.ExponentialBuckets(0.001, 2, 14), // 1 ms to 8 s
 	})
 	replacing{reg}.MustRegister(took)
 	return []kgo.Hook{produceTime{took}, kprom.NewMetrics("weir_kafka",
@@ -96,7 +98,7 @@ var kpromGauges = map[string]string{
 }
 
 // withoutTotal returns c or, for a gauge in kpromGauges, a collector of the same value under the name without
-// _total. Two calls for one collector return collectors with the same identity, so that Unregister finds it.
+// _total. Two calls for a collector return collectors with the same identity, so that Unregister finds it.
 func withoutTotal(c prometheus.Collector) prometheus.Collector {
 	metric, ok := c.(prometheus.Metric)
 	if !ok {

@@ -18,7 +18,7 @@ type Account interface {
 	Settled(messages int, err error)
 }
 
-// A Packer puts several messages of one partition into one record, each with its length before it (package
+// A Packer puts several messages of one partition into a record, each with its length before it (package
 // framing): the cost of a record in the client is then shared by its messages. The messages' own keys select the
 // partition; the record has no key. Add may be called by several goroutines at once.
 type Packer struct {
@@ -45,7 +45,7 @@ type pack struct {
 	done  func(error)
 }
 
-// A share is the number of messages in a record that belong to one account, in a row.
+// A share is the number of messages in a record that belong to an account, in a row.
 type share struct {
 	of Account
 	n  int
@@ -86,7 +86,8 @@ func (k *Packer) Add(buf []byte, spans []decode.Span, at time.Time, of Account) 
 	for _, s := range spans {
 		message, key := buf[s.Start:s.ValueEnd], buf[s.ValueEnd:s.KeyEnd]
 		if n == 0 { // the number of partitions is not known yet: the client finds the partition
-			k.p.Produce(append([]byte(nil), key...), framing.AppendDelimited(nil, message), at, func(err error) { of.Settled(1, err) })
+			k.p.Produce(append([]byte(nil), key...), framing.AppendDelimited(nil, message), at,
+				func(err error) { of.Settled(1, err) })
 			continue
 		}
 		to := k.turn % n
@@ -181,7 +182,7 @@ func (q placing) ForTopic(topic string) kgo.TopicPartitioner {
 	return &place{kgo.StickyKeyPartitioner(nil).ForTopic(topic), q.p}
 }
 
-// A place is the partitioner of one topic.
+// A place is the partitioner of a topic.
 type place struct {
 	byKey kgo.TopicPartitioner
 	p     *Producer

@@ -10,20 +10,20 @@ import (
 	"weir/internal/kafka/framing"
 )
 
-// An outcome is what an account is told.
+// An outcome is a call of Account.Settled.
 type outcome struct {
 	n   int
 	err error
 }
 
-// settled is an Account that keeps what it is told.
+// settled is an Account that collects its outcomes.
 type settled struct{ *tally[outcome] }
 
 func newSettled() settled { return settled{newTally[outcome]()} }
 
 func (s settled) Settled(n int, err error) { s.add(outcome{n, err}) }
 
-// messages are how many were settled, and failed by reason.
+// messages returns the number of settled messages, and those that failed by error.
 func messages(got []outcome) (n int, failed map[error]int) {
 	failed = map[error]int{}
 	for _, o := range got {
@@ -54,10 +54,10 @@ func TestAPackerPutsEachMessageInItsKeysPartition(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")
 	ensure(ctx, t, b.Addr(), Flows)
-	p := newProducer(t, b.Addr(), ProducerConfig{Linger: 10 * time.Second}) // nothing leaves but what is full, or flushed
+	p := newProducer(t, b.Addr(), ProducerConfig{Linger: 10 * time.Second}) // only full records leave before a flush
 	alone := newTally[error]()
 	want := map[string]int32{}
-	for n := range 37 { // where a record of its own goes
+	for n := range 37 { // selects the partition of messages without key
 		p.Produce(fmt.Appendf(nil, "key %d", n), []byte{0x08, 0x04, 0x10, byte(n)}, time.Now(), alone.add)
 	}
 	flush(ctx, t, p)
@@ -76,7 +76,7 @@ func TestAPackerPutsEachMessageInItsKeysPartition(t *testing.T) {
 			spans = append(spans, s)
 		}
 		k.Add(buf, spans, time.UnixMilli(1_790_000_000_000+int64(n)), of[n/5%2])
-		clear(buf) // it is the caller's again
+		clear(buf) // it belongs to the caller again
 	}
 	flush(ctx, t, p)
 	for i := range of {
@@ -118,7 +118,7 @@ func TestAPackThatDoesNotFillLeavesAfterTheLinger(t *testing.T) {
 	p := newProducer(t, b.Addr(), ProducerConfig{Linger: time.Millisecond})
 	k := p.Packer(1000)
 	of := newSettled()
-	for n := range 3 { // the first finds out how many partitions there are
+	for n := range 3 { // the first record tells the Packer the number of partitions
 		buf, s := packed(nil, n)
 		k.Add(buf, []decode.Span{s}, time.Now(), of)
 		consume(ctx, t, b.Addr(), n+1) // without a flush

@@ -28,7 +28,7 @@ func newProducer(t testing.TB, addr string, pc ProducerConfig) *Producer {
 	return p
 }
 
-// consume reads records from the start until there are n.
+// consume reads n records from the start of the topic.
 func consume(ctx context.Context, t *testing.T, addr string, n int) []*kgo.Record {
 	t.Helper()
 	c := config(addr)
@@ -234,7 +234,7 @@ func TestAnUnknownCompressionIsAnError(t *testing.T) {
 	}
 }
 
-// Per record the client itself makes none; what is left is per batch.
+// The client itself allocates nothing per record; the remaining allocations are per batch.
 func TestProducingMakesNoGarbagePerRecord(t *testing.T) {
 	ctx := testContext(t)
 	b, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.BlackholeProduce())
@@ -258,7 +258,7 @@ func TestProducingMakesNoGarbagePerRecord(t *testing.T) {
 	}
 	round() // the pool grows
 	least := math.Inf(1)
-	for range 3 { // a collection empties the pool: the best of three
+	for range 3 { // a garbage collection empties the pool: take the best of three
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		round()

@@ -47,7 +47,10 @@ func (p *Producer) produceHeld() {
 	p.held, p.holding = nil, false
 	p.mu.Unlock()
 	for _, d := range held {
-		d.rec = kgo.Record{Topic: p.topic, Partition: d.rec.Partition, Key: d.rec.Key, Value: d.rec.Value, Timestamp: d.rec.Timestamp, Context: d}
+		d.rec = kgo.Record{
+			Topic: p.topic, Partition: d.rec.Partition, Key: d.rec.Key, Value: d.rec.Value, Timestamp: d.rec.Timestamp,
+			Context: d,
+		}
 		p.cl.TryProduce(d, &d.rec, finished)
 	}
 }

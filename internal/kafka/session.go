@@ -110,7 +110,8 @@ type Session struct {
 func NewSession(c Config, sc SessionConfig) *Session {
 	s := &Session{
 		c: c, sc: sc, reason: errors.New("kafka is not reached yet"), asked: map[int32]bool{},
-		past: pastTopics{}, kept: map[int32]memory{}, moves: map[int32]move{}, losses: newLosses(c.Metrics), every: watchEvery,
+		past: pastTopics{}, kept: map[int32]memory{}, moves: map[int32]move{},
+		losses: newLosses(c.Metrics), every: watchEvery,
 	}
 	s.losses.start(sc.Input)
 	return s
@@ -126,7 +127,8 @@ func (s *Session) Ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if took := s.sc.Now().Sub(s.turn); s.reason == nil && !s.turn.IsZero() && took > standsStill {
-		return fmt.Errorf("a transaction that began %v ago has not ended: is Kafka away, or too slow?", took.Round(time.Second))
+		return fmt.Errorf("a transaction that began %v ago has not ended: is Kafka away, or too slow?",
+			took.Round(time.Second))
 	}
 	switch {
 	case s.reason == nil && s.void > 0:

@@ -30,7 +30,9 @@ const (
 // listOffsets returns the first or the end offset of partitions of a topic. A partition whose leader does not
 // answer within endsWithin is missing from the result: it must not delay the others. It returns an error only if
 // no leader answers.
-func listOffsets(ctx context.Context, cl *kgo.Client, topic string, partitions []int32, timestamp int64, isolation int8) (map[int32]int64, error) {
+func listOffsets(
+	ctx context.Context, cl *kgo.Client, topic string, partitions []int32, timestamp int64, isolation int8,
+) (map[int32]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, endsWithin)
 	defer cancel()
 	req := kmsg.NewPtrListOffsetsRequest()
@@ -74,7 +76,9 @@ func listOffsets(ctx context.Context, cl *kgo.Client, topic string, partitions [
 type bounds struct{ first, end int64 }
 
 // listBounds returns the bounds of partitions of a topic. Partitions may be missing, as with listOffsets.
-func listBounds(ctx context.Context, cl *kgo.Client, topic string, partitions []int32, isolation int8) (map[int32]bounds, error) {
+func listBounds(
+	ctx context.Context, cl *kgo.Client, topic string, partitions []int32, isolation int8,
+) (map[int32]bounds, error) {
 	var starts, ends map[int32]int64
 	var startErr, endErr error
 	var both sync.WaitGroup
@@ -125,7 +129,9 @@ func epochEnds(ctx context.Context, cl *kgo.Client, topic string, epochs map[int
 // listHeld returns the bounds of those records of each log that were there when the partition was last read,
 // given the leader epoch of the last record read. If the log was cut since, the end is the cut; records after it
 // are new.
-func listHeld(ctx context.Context, cl *kgo.Client, topic string, partitions []int32, epochs map[int32]int32) (map[int32]bounds, error) {
+func listHeld(
+	ctx context.Context, cl *kgo.Client, topic string, partitions []int32, epochs map[int32]int32,
+) (map[int32]bounds, error) {
 	logs, err := listBounds(ctx, cl, topic, partitions, readUncommitted)
 	if err != nil {
 		return nil, err

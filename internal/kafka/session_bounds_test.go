@@ -16,8 +16,8 @@ import (
 	"weir/internal/kafka/broker"
 )
 
-// One of three brokers cannot be reached, and no other one leads its partition. The other
-// partitions must be assigned, read, and ended when they are quiet.
+// A broker of three cannot be reached, and no other broker leads its partition. The other partitions must be
+// assigned, read, and completed when they are quiet.
 func TestABrokerThatIsAwayHoldsUpNoPartitionOfOthers(t *testing.T) {
 	ctx := testContext(t)
 	c, err := kfake.NewCluster(kfake.NumBrokers(3), kfake.SeedTopics(3, "t.undecoded", "t.flows"))
@@ -63,7 +63,7 @@ func TestABrokerThatIsAwayHoldsUpNoPartitionOfOthers(t *testing.T) {
 	}
 }
 
-// Kafka refuses the positions of a quiet partition over and over: the session must say so.
+// Kafka refuses the positions of a quiet partition again and again: the session must report that.
 func TestASessionIsNotReadyWhileQuietPartitionsAreNotCommitted(t *testing.T) {
 	ctx := testContext(t)
 	c, addr := fakeCluster(t)

@@ -32,8 +32,8 @@ func (c collector) Records(tx *Tx, partition int32, records []Record) int {
 	return c.owner.Records(tx, partition, records)
 }
 
-// cutLogs returns a control function that answers OffsetForLeaderEpoch as brokers do whose
-// logs were cut: the epochs up to the one asked for end at end. At 0 it does not answer.
+// cutLogs returns a control function that answers OffsetForLeaderEpoch as brokers whose logs were cut: all
+// epochs up to the requested epoch end at end. At 0 it does not answer.
 func cutLogs(end *atomic.Int64) func(*kfake.Cluster) {
 	return func(c *kfake.Cluster) {
 		c.ControlKey(int16(kmsg.OffsetForLeaderEpoch), func(r kmsg.Request) (kmsg.Response, error, bool) {
@@ -64,7 +64,7 @@ func cutLogs(end *atomic.Int64) func(*kfake.Cluster) {
 func TestWhatIsWrittenAfterALogWasCutIsRead(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		beyond int64 // how far the position lies beyond the end of the log that has grown again
+		beyond int64 // distance of the position beyond the end of the log that has grown again
 		logged string
 	}{
 		{"the log has grown beyond the position", 0, "cause=truncated position=3 goes_on_at=1 records_lost_unread=0"},
@@ -103,7 +103,8 @@ func TestWhatIsWrittenAfterALogWasCutIsRead(t *testing.T) {
 			s.sc.Log = slog.New(slog.NewTextHandler(&log, nil))
 			h := collector{newOwner(tc.Name(Flows)), newTally[string]()}
 			runSession(t, s, h)
-			// A record written now shows that the session reads, where it skips those before.
+			// A record written now shows that the session reads, in the cases in which it skips the records
+			// before.
 			h.assigned.wait(ctx, t, "partitions are assigned", atLeast[int](1))
 			putter(ctx, t, addr, tc.Name(Undecoded))("d")
 			got := h.values.wait(ctx, t, "the record written last", func(got []string) bool { return slices.Contains(got, "d") })
@@ -166,7 +167,7 @@ func TestATailThatReadsNoticesThatItsLogWasCut(t *testing.T) {
 	}
 }
 
-// Brokers lost the records from offset 2 on, and the log has grown beyond what was read.
+// Brokers lost the records from offset 2 on, and the log has grown beyond the last record read.
 func TestTheEndOfAnEpochIsThatOfTheLogThatWasCut(t *testing.T) {
 	ctx := testContext(t)
 	var end atomic.Int64

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A sipper takes at most three records in a call, and none of the last one at first.
+// A sipper takes at most three records in a call, and on its first call for the last record none.
 type sipper struct {
 	*owner
 
@@ -48,8 +48,8 @@ func (s *sipper) committedAll() []string {
 	return slices.Clone(s.all)
 }
 
-// Records that a Handler leaves come again in the next transaction, each once and in
-// order, and what is committed is the position of the first that was left.
+// Records that a Handler leaves are read again in the next transaction, each once and in order. The committed
+// position is that of the first record left.
 func TestRecordsThatAreLeftComeInTheNextTransaction(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")

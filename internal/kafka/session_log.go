@@ -61,7 +61,8 @@ type topicState struct {
 // inputTopics returns the states of the input and of the co-partitioned topic, by name. Different numbers of
 // partitions are fatal: neither can change for the life of the topics.
 func (s *Session) inputTopics(ctx context.Context) (map[string]topicState, error) {
-	cl, err := kgo.NewClient(append(s.c.withRole("topics").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
+	cl, err := kgo.NewClient(append(s.c.withRole("topics").opts(),
+		kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka client: %w", err)
 	}
@@ -94,7 +95,9 @@ type Range struct{ From, To int64 }
 // ReadLog reads ranges of a topic at read_committed and passes every record to apply, in order within a
 // partition. It returns a *TruncatedError when partitions do not hold their range completely: before the first
 // record, unless records were removed during the reading. An error of apply ends the reading and is returned.
-func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Range, apply func(partition int32, offset int64, value []byte) error) error {
+func (s *Session) ReadLog(
+	ctx context.Context, topic string, parts map[int32]Range, apply func(partition int32, offset int64, value []byte) error,
+) error {
 	start := map[int32]kgo.Offset{}
 	for p, r := range parts {
 		start[p] = kgo.NewOffset().At(r.From)
@@ -128,7 +131,8 @@ func (s *Session) ReadLog(ctx context.Context, topic string, parts map[int32]Ran
 		}
 		for _, e := range fetches.Errors() {
 			if errors.Is(e.Err, kerr.OffsetOutOfRange) {
-				return &TruncatedError{topic, map[int32]Truncation{e.Partition: {Want: parts[e.Partition], First: -1, End: -1}}}
+				gone := Truncation{Want: parts[e.Partition], First: -1, End: -1}
+				return &TruncatedError{topic, map[int32]Truncation{e.Partition: gone}}
 			}
 			return fmt.Errorf("reading %s partition %d: %w", topic, e.Partition, e.Err)
 		}
@@ -179,7 +183,8 @@ func verifyRanges(ctx context.Context, cl *kgo.Client, topic string, parts map[i
 // Committed returns the committed positions of partitions of the input, by partition. It waits for commits in
 // progress (RequireStable, KIP-447).
 func (s *Session) Committed(ctx context.Context, partitions []int32) (map[int32]Position, error) {
-	cl, err := kgo.NewClient(append(s.c.withRole("offsets").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
+	cl, err := kgo.NewClient(append(s.c.withRole("offsets").opts(),
+		kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka client: %w", err)
 	}
@@ -205,7 +210,8 @@ func (s *Session) Committed(ctx context.Context, partitions []int32) (map[int32]
 
 // InputStart returns the first offset that a partition of the input holds.
 func (s *Session) InputStart(ctx context.Context, partition int32) (int64, error) {
-	cl, err := kgo.NewClient(append(s.c.withRole("offsets").opts(), kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
+	cl, err := kgo.NewClient(append(s.c.withRole("offsets").opts(),
+		kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
 	if err != nil {
 		return 0, fmt.Errorf("kafka client: %w", err)
 	}
@@ -217,7 +223,8 @@ func (s *Session) InputStart(ctx context.Context, partition int32) (int64, error
 // Truncate deletes the records of a topic before the given offsets, by partition. Kafka frees whole segments
 // only.
 func (s *Session) Truncate(ctx context.Context, topic string, before map[int32]int64) error {
-	cl, err := kgo.NewClient(append(s.c.withRole("truncate").opts(), kgo.RequestRetries(1), kgo.RetryTimeout(5*time.Second))...)
+	cl, err := kgo.NewClient(append(s.c.withRole("truncate").opts(),
+		kgo.RequestRetries(1), kgo.RetryTimeout(5*time.Second))...)
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)
 	}

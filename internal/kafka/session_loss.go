@@ -36,7 +36,8 @@ func newLosses(reg prometheus.Registerer) losses {
 		}, labels),
 		prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_kafka_unread_records_lost_total",
-			Help: "records of an input topic that were gone before they were read, as far as known, by cause as in weir_kafka_positions_moved_total",
+			Help: "records of an input topic that were gone before they were read, as far as known, by cause as in " +
+				"weir_kafka_positions_moved_total",
 		}, labels),
 	}
 	if reg != nil {
@@ -88,7 +89,8 @@ func (s *Session) moved(partition int32, m move, lost int64) {
 	s.losses.moved.WithLabelValues(s.sc.Input, m.cause).Inc()
 	s.losses.records.WithLabelValues(s.sc.Input, m.cause).Add(float64(max(lost, 0)))
 	s.sc.Log.Error("the input does not hold the position of a partition; reading goes on at another", "group", s.sc.Group,
-		"topic", s.sc.Input, "partition", partition, "cause", m.cause, "position", m.from, "goes_on_at", m.to, "records_lost_unread", max(lost, 0))
+		"topic", s.sc.Input, "partition", partition, "cause", m.cause, "position", m.from, "goes_on_at", m.to,
+		"records_lost_unread", max(lost, 0))
 }
 
 // nearest returns the position from which a partition is read: at, or the nearest offset that the log holds.
@@ -120,7 +122,8 @@ func (l *life) adoptTopics(ctx context.Context) error {
 		return err
 	}
 	if renewed {
-		l.sc.Log.Error("the input topic was deleted and made again: it is read from its start", "group", l.sc.Group, "topic", l.sc.Input)
+		l.sc.Log.Error("the input topic was deleted and made again: it is read from its start",
+			"group", l.sc.Group, "topic", l.sc.Input)
 	}
 	return nil
 }
@@ -135,7 +138,7 @@ func (s *Session) adopt(id [16]byte) (renewed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.past[id] {
-		return false, fmt.Errorf("topic %s: a broker still tells the id of the topic of this name that was deleted", s.sc.Input)
+		return false, fmt.Errorf("topic %s: a broker still answers with the id of the deleted topic of this name", s.sc.Input)
 	}
 	if renewed = s.seen != [16]byte{} && s.seen != id; renewed {
 		s.past.add(s.seen)
@@ -159,7 +162,9 @@ func (s *Session) isNewTopic(id, was [16]byte) bool {
 // epochs committed with them. A log that lost its end may have grown beyond the position since: the epoch then
 // locates the cut (KIP-320). Where a leader does not answer, the position is unchanged, and the client finds out
 // itself whether the log holds it.
-func (l *life) locate(ctx context.Context, cl *kgo.Client, committed []Position, epochs map[int32]int32) ([]Position, error) {
+func (l *life) locate(
+	ctx context.Context, cl *kgo.Client, committed []Position, epochs map[int32]int32,
+) ([]Position, error) {
 	partitions := make([]int32, len(committed))
 	for i, pos := range committed {
 		partitions[i] = pos.Partition
@@ -186,7 +191,9 @@ func (l *life) locate(ctx context.Context, cl *kgo.Client, committed []Position,
 
 // adjust moves the client to the offsets that locate chose: kgo.AdjustFetchOffsetsFn. Before a cut the committed
 // epoch is valid: with it the client notices the next cut.
-func (l *life) adjust(_ context.Context, fetched map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+func (l *life) adjust(
+	_ context.Context, fetched map[string]map[int32]kgo.Offset,
+) (map[string]map[int32]kgo.Offset, error) {
 	for n, o := range fetched[l.sc.Input] {
 		if at, ok := l.begin[n]; ok && at >= 0 && o.EpochOffset().Offset != at {
 			begin := kgo.NewOffset().At(at)
@@ -296,7 +303,8 @@ func (l *life) bequeath() {
 	req.Topics = append(req.Topics, topic)
 	resp, err := req.RequestWith(ctx, l.gts.Client())
 	if err != nil {
-		l.sc.Log.Warn("the state of partitions is not handed on to the new topic", "group", l.sc.Group, "topic", l.sc.Input, "err", err)
+		l.sc.Log.Warn("the state of partitions is not handed on to the new topic",
+			"group", l.sc.Group, "topic", l.sc.Input, "err", err)
 		return
 	}
 	for _, t := range resp.Topics {

@@ -13,8 +13,8 @@ import (
 	"weir/internal/weirtest/locked"
 )
 
-// The input's twin is not among what the client consumes: the session looks at it itself.
-func TestASessionEndsWhenItsTwinHasAnotherNumberOfPartitions(t *testing.T) {
+// The client does not consume the co-partitioned topic, so the session must watch it itself.
+func TestASessionEndsWhenACoPartitionedTopicHasAnotherNumberOfPartitions(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")
 	ensure(ctx, t, b.Addr(), Undecoded, Flows, Pairing)
@@ -46,8 +46,8 @@ func TestASessionEndsWhenItsTwinHasAnotherNumberOfPartitions(t *testing.T) {
 	}
 }
 
-// The positions of a topic go with it. A member commits the start of the new topic, with the
-// metadata that was committed last, before it gives its partitions up.
+// Kafka deletes the positions of a topic with the topic. A member commits the start of the new topic, with the
+// metadata that was committed last, before it gives up its partitions.
 func TestAMemberHandsItsPositionsOnToATopicMadeAgain(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")
@@ -98,8 +98,8 @@ func TestALogThatWasCutIsReadFromTheCut(t *testing.T) {
 	}
 }
 
-// A broker that lags behind tells the id of the deleted topic again: positions in the new
-// topic must not be taken for those of a topic that was made after it.
+// A broker that lags behind answers with the id of the deleted topic: positions in the new topic must not be
+// taken for those of a topic made after it.
 func TestTheIdOfADeletedTopicIsNoNewTopic(t *testing.T) {
 	s := NewSession(config("127.0.0.1:9"), SessionConfig{Group: "g", Input: "in", Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	old, made, unknown := [16]byte{1}, [16]byte{2}, [16]byte{}
@@ -121,7 +121,7 @@ func TestTheIdOfADeletedTopicIsNoNewTopic(t *testing.T) {
 			t.Errorf("topic %x after %x: want another topic %t, got %t", tt.id[0], tt.was[0], tt.want, got)
 		}
 	}
-	// What was committed in the new topic stays where it is while the old id is told.
+	// A position committed in the new topic is not moved while a broker answers with the old id.
 	committed := Position{Partition: 0, Offset: 100, Metadata: "state"}
 	s.kept[0] = memory{topic: made, committed: committed}
 	if _, err := s.adopt(old); err == nil {
@@ -132,9 +132,9 @@ func TestTheIdOfADeletedTopicIsNoNewTopic(t *testing.T) {
 	}
 }
 
-// A session keeps the position of a partition that it owned in a topic. When the topic was made again, another member
-// may own that partition and commit. When the topic is then made again once more, Kafka has no position of it, and the
-// kept one is stale: its connections would be reported twice.
+// A session keeps the position of a partition that it owned in a topic. When the topic was made again, another
+// member may own that partition and commit. When the topic is made again a second time, Kafka has no position of
+// it, and the kept position is stale: its connections would be reported twice.
 func TestAPositionIsKeptForTheNextTopicAlone(t *testing.T) {
 	first, second, third := [16]byte{1}, [16]byte{2}, [16]byte{3}
 	none := Position{Partition: 0, Offset: -1}
@@ -190,7 +190,7 @@ func TestTheNearestOffsetOfALog(t *testing.T) {
 	}
 }
 
-// Polls that fail are repeated after a delay that grows to a second.
+// Failed polls are repeated after a delay that grows to a second.
 func TestTheDelayAfterPollsThatFailGrowsToASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log locked.Buffer

@@ -15,9 +15,9 @@ import (
 	"weir/internal/kafka/broker"
 )
 
-// The group puts a member out between the last record of its transaction and the commit
-// of its offsets, as all brokers killed at once do. The client's End then waits for a
-// heartbeat that never comes; the session begins anew, and every record counts once.
+// The group removes a member between the last record of its transaction and the commit of its offsets, as when
+// all brokers are killed at once. The client's End then waits for a heartbeat that never comes. The session must
+// begin again, and count every record once.
 func TestAMemberThatIsPutOutWhileItCommitsBeginsAnew(t *testing.T) {
 	ctx := testContext(t)
 	b, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "t.undecoded", "t.flows"))
@@ -30,7 +30,7 @@ func TestAMemberThatIsPutOutWhileItCommitsBeginsAnew(t *testing.T) {
 	var armed atomic.Bool
 	out := make(chan struct{})
 	b.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
-		if req.(*kmsg.ProduceRequest).TransactionID == nil { // this test's own
+		if req.(*kmsg.ProduceRequest).TransactionID == nil { // of this test
 			b.KeepControl()
 			return nil, nil, false
 		}
@@ -54,7 +54,7 @@ func TestAMemberThatIsPutOutWhileItCommitsBeginsAnew(t *testing.T) {
 		return resp, nil, true
 	})
 
-	put := putter(ctx, t, addr, "t.undecoded") // the topic has one partition
+	put := putter(ctx, t, addr, "t.undecoded") // the topic has a single partition
 	put("a")
 	h := &passer{topic: "t.undecoded", out: "t.flows", passes: newTally[string](), may: func(string) bool { return true }}
 	c := config(addr)

@@ -146,7 +146,8 @@ func (l *life) positions(resp *kmsg.OffsetFetchResponse) (at []Position, epochs 
 }
 
 // errForgotten is the reason of a new life after the group removed this member.
-var errForgotten = errors.New("the group forgot this member and gave it partitions under another id: their positions have to be fetched again")
+var errForgotten = errors.New("the group forgot this member and gave it partitions under another id: " +
+	"their positions have to be fetched again")
 
 // follow takes over the client's ownership: the session drops lost partitions, and commits under this member id
 // and generation until the next call. A broker refuses commits in a generation that has ended, so that a member

@@ -17,8 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// An owner is a Handler that knows which partitions it was given, and produces a record
-// for each transaction.
+// An owner is a Handler that notes the partitions assigned to it, and produces a record in each transaction.
 type owner struct {
 	out  string
 	due  func(n int32) bool
@@ -28,7 +27,7 @@ type owner struct {
 
 	mu        sync.Mutex
 	owned     map[int32]bool
-	assigned  *tally[int]   // how many partitions, by call of Assigned
+	assigned  *tally[int]   // number of partitions, by call of Assigned
 	committed *tally[int32] // partitions of committed transactions
 }
 
@@ -92,8 +91,8 @@ func ownerSession(addr, member string, now func() time.Time) *Session {
 	})
 }
 
-// A group grows to three members while no record comes: no transaction ends between the
-// revocations. Every member must own what the group assigned to it, and nothing else.
+// A group grows to three members while no record arrives, so that no transaction ends between the revocations.
+// Every member must own exactly the partitions that the group assigned to it.
 func TestMembersOwnWhatTheGroupAssigned(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")
@@ -147,8 +146,8 @@ func assignments(ctx context.Context, adm *kadm.Client, topic string) map[string
 	return got
 }
 
-// A transaction commits in the generation under which its partitions were assigned, not in
-// the client's present one: the broker must refuse an owner that is behind.
+// A transaction commits in the generation in which its partitions were assigned, not in the client's current
+// generation: the broker must refuse an owner that is behind.
 func TestAStaleGenerationCommitsNothing(t *testing.T) {
 	for _, quiet := range []bool{false, true} {
 		t.Run(fmt.Sprintf("quiet %v", quiet), func(t *testing.T) {
@@ -162,7 +161,7 @@ func TestAStaleGenerationCommitsNothing(t *testing.T) {
 			h.due = func(n int32) bool { return quiet && n == 0 }
 			stale := true
 			h.work = func(tx *Tx) {
-				// In the first transaction the session takes another generation for the present one.
+				// In the first transaction the session takes another generation for the current generation.
 				_, generation := tx.l.gts.Client().GroupMetadata()
 				if stale {
 					generation++
@@ -187,8 +186,8 @@ func TestAStaleGenerationCommitsNothing(t *testing.T) {
 	}
 }
 
-// A member that the group forgot joins again under another id, and the client keeps the
-// positions that it has. The session must fetch the committed ones, and go on.
+// A member that the group forgot joins again under another id, and the client keeps its old positions. The
+// session must fetch the committed positions, and go on.
 func TestAForgottenMemberFetchesItsPositionsAgain(t *testing.T) {
 	ctx := testContext(t)
 	c, addr := fakeCluster(t)
@@ -207,8 +206,8 @@ func TestAForgottenMemberFetchesItsPositionsAgain(t *testing.T) {
 	h.committed.wait(ctx, t, "a transaction commits", atLeast[int32](1))
 }
 
-// A clock that was an hour ahead is put right. The silence of a partition must count from
-// then on, not from an hour later.
+// A clock that was an hour ahead is corrected. The silence of a partition must count from then on, not from an
+// hour later.
 func TestSilenceCountsAfterTheClockIsPutRight(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")

@@ -10,12 +10,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// A passer appends records again that it may not take yet, as ingest does with
-// sets of unknown templates, and hands on the others.
+// A passer appends records that it may not take yet to the input again, as ingest does with sets of unknown
+// templates, and produces the others.
 type passer struct {
 	topic, out string
 	may        func(string) bool
-	passes     *tally[string] // committed transactions: what was seen in each
+	passes     *tally[string] // committed transactions: the values seen in each
 
 	seen []string
 }
@@ -44,7 +44,7 @@ func (p *passer) Committed([]int32) {
 	p.seen = nil
 }
 
-// putter returns what publishes values to partition 0 of a topic.
+// putter returns a function that publishes values to partition 0 of a topic.
 func putter(ctx context.Context, t *testing.T, addr, topic string) func(values ...string) {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.RecordPartitioner(kgo.ManualPartitioner()))
@@ -62,8 +62,8 @@ func putter(ctx context.Context, t *testing.T, addr, topic string) func(values .
 	}
 }
 
-// What is appended again is not read again in the same pass; a pass that is
-// asked for reads it, and what has come meanwhile, once.
+// Records that are appended again are not read again in the same pass. A requested pass reads them, and the
+// records that have arrived meanwhile, once.
 func TestAPassReadsToTheEndAsOfItsStart(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")
@@ -73,7 +73,7 @@ func TestAPassReadsToTheEndAsOfItsStart(t *testing.T) {
 	put := putter(ctx, t, b.Addr(), input)
 	put("a1", "b1", "a2")
 
-	may := make(chan string, 1) // which letters may be handed on
+	may := make(chan string, 1) // letters that may be produced
 	may <- "b"
 	h := &passer{topic: input, out: out, passes: newTally[string](), may: func(v string) bool {
 		letters := <-may
@@ -103,7 +103,7 @@ func TestAPassReadsToTheEndAsOfItsStart(t *testing.T) {
 	want("a1 b1 a2") // at the assignment
 	put("c1")
 	followed.wait(ctx, t, "all is followed: three, the two that were appended again, and what came", atLeast[string](6))
-	want("a1 b1 a2") // nobody asked
+	want("a1 b1 a2") // no pass was requested
 	s.Pass(0)
 	want("a1 b1 a2", "a1 a2 c1")
 	<-may

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// A session whose transaction does not end says so, and how long it has been: its lag and
-// its membership do not tell.
+// A session whose transaction does not end reports it with the duration: neither its lag nor its membership
+// shows it.
 func TestASessionThatStandsStillIsNotReady(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")
 	ensure(ctx, t, b.Addr(), Undecoded, Flows)
 	tc := topicConfig()
 	input, out := tc.Name(Undecoded), tc.Name(Flows)
-	var later atomic.Int64 // than the clock, ns
+	var later atomic.Int64 // nanoseconds ahead of the clock
 	taken, proceed := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	h := &passer{topic: input, out: out, passes: newTally[string](), may: func(string) bool {

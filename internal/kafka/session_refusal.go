@@ -99,11 +99,13 @@ func (r *refusals) forget(partition int32, below int64) {
 func (l *life) aborted(tx *Tx) {
 	err := tx.failure()
 	if why := (*refusal)(nil); l.sc.SkipRefused && errors.As(err, &why) && l.narrow(tx, why) {
-		l.sc.Log.Warn("Kafka refuses the output of a record of the input, which is searched for", "group", l.sc.Group, "records", tx.records, "err", err)
+		l.sc.Log.Warn("Kafka refuses the output of a record of the input, which is searched for",
+			"group", l.sc.Group, "records", tx.records, "err", err)
 		return
 	}
 	l.aborts++
-	l.sc.Log.Warn("a transaction was aborted; its records are read again", "group", l.sc.Group, "aborts", l.aborts, "err", err)
+	l.sc.Log.Warn("a transaction was aborted; its records are read again",
+		"group", l.sc.Group, "aborts", l.aborts, "err", err)
 	if err != nil && !errors.Is(err, errNotOwned) {
 		l.noteAbort(fmt.Errorf("%d transactions in a row were aborted: %w", l.aborts, err))
 	}

@@ -19,8 +19,8 @@ import (
 	"weir/internal/weirtest/locked"
 )
 
-// refusingBroker starts a broker that answers produce requests to the flows topic with the
-// code that code returns for the latest timestamp of their batches, unless it is 0.
+// refusingBroker starts a broker that answers produce requests to the flows topic with the error code that code
+// returns for the latest timestamp of their batches, unless it is 0.
 func refusingBroker(t *testing.T, code func(latest time.Time) int16) (addr string) {
 	t.Helper()
 	tc := topicConfig()
@@ -63,8 +63,8 @@ func refusingBroker(t *testing.T, code func(latest time.Time) int16) (addr strin
 	return addr
 }
 
-// fakeCluster starts an embedded broker whose answers a test can change. control is called
-// before broker.Mend, so that the control functions it adds answer first.
+// fakeCluster starts an embedded broker whose responses a test can change. control is called before broker.Mend,
+// so that its control functions answer first.
 func fakeCluster(t *testing.T, control ...func(*kfake.Cluster)) (c *kfake.Cluster, addr string) {
 	t.Helper()
 	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -85,7 +85,7 @@ func fakeCluster(t *testing.T, control ...func(*kfake.Cluster)) (c *kfake.Cluste
 	return c, ln.Addr().String()
 }
 
-// A stamper hands records on, with the timestamp that their value states.
+// A stamper produces each record again, with the timestamp in its value.
 type stamper struct {
 	passer
 
@@ -135,8 +135,8 @@ func runSession(t *testing.T, s *Session, h Handler) {
 	})
 }
 
-// One record in the future among others: it alone is passed over, the search for it
-// takes a few transactions, and the session stays ready.
+// A single record among others lies in the future: only it must be skipped, the search for it must take few
+// transactions, and the session must stay ready.
 func TestARecordWhoseTimestampKafkaRefusesIsPassedOver(t *testing.T) {
 	ctx := testContext(t)
 	var refusals atomic.Int32
@@ -177,8 +177,8 @@ func TestARecordWhoseTimestampKafkaRefusesIsPassedOver(t *testing.T) {
 	}
 }
 
-// An error that is not the record's passes nothing over: the session is not ready,
-// waits longer from try to try, and goes on when the error is gone.
+// An error that does not concern the content of a record must not skip any. The session is not ready, waits
+// longer before each retry, and goes on when the error is gone.
 func TestAnErrorThatIsNotTheRecordsHoldsTheInput(t *testing.T) {
 	ctx := testContext(t)
 	var denied atomic.Bool

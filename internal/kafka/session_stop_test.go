@@ -13,8 +13,7 @@ import (
 	"weir/internal/weirtest/locked"
 )
 
-// A session whose broker stops answering within a transaction ends all the same when
-// it is told to.
+// A session whose broker stops answering within a transaction must end when its context ends.
 func TestASessionEndsWhileKafkaIsAway(t *testing.T) {
 	ctx := testContext(t)
 	held, release := make(chan struct{}), make(chan struct{})
@@ -49,11 +48,11 @@ func TestASessionEndsWhileKafkaIsAway(t *testing.T) {
 	}
 }
 
-// A session ends when it is told to, whatever it waits for.
+// A session must end with its context, whatever it waits for.
 func TestASessionEndsWhateverItWaitsFor(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		// set makes the session wait and returns what is closed when it does.
+		// set makes the session wait and returns a channel that is closed when it waits.
 		set func(h *owner, b *kfake.Cluster) <-chan struct{}
 	}{
 		{"a restore", func(h *owner, _ *kfake.Cluster) <-chan struct{} {
@@ -70,7 +69,7 @@ func TestASessionEndsWhateverItWaitsFor(t *testing.T) {
 			tries := 0
 			b.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
 				b.KeepControl()
-				if req.(*kmsg.ProduceRequest).TransactionID == nil { // the test's own
+				if req.(*kmsg.ProduceRequest).TransactionID == nil { // of this test
 					return nil, nil, false
 				}
 				if tries++; tries == 3 {
@@ -142,8 +141,8 @@ func TestASessionEndsWhateverItWaitsFor(t *testing.T) {
 	}
 }
 
-// A member whose partitions go to another one has nothing left that could commit: what
-// was aborted before must not keep it unready.
+// A member whose partitions go to another member cannot commit any more: earlier aborts must not keep it
+// unready.
 func TestAMemberWithoutPartitionsIsReady(t *testing.T) {
 	s, h, input := stampSession(t, refusingBroker(t, func(time.Time) int16 { return 0 }), &locked.Buffer{})
 	l := s.newLife(h)

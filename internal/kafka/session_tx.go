@@ -98,7 +98,8 @@ func (tx *Tx) ProduceAt(topic string, partition int32, key, value []byte, at tim
 }
 
 func (tx *Tx) produce(
-	topic string, partition int32, key, value []byte, at time.Time, done func(*kgo.Record, error), acked func(offset int64),
+	topic string, partition int32, key, value []byte, at time.Time,
+	done func(*kgo.Record, error), acked func(offset int64),
 ) {
 	if len(key) == 0 {
 		key = nil
@@ -126,7 +127,8 @@ const slabLen = 64
 func (tx *Tx) refused(r *kgo.Record, err error) {
 	switch {
 	case err == nil:
-	case errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) || errors.Is(err, kerr.InvalidRecord):
+	case errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) ||
+		errors.Is(err, kerr.InvalidRecord):
 		tx.fail(&refusal{r.Topic, err})
 	default:
 		tx.fail(fmt.Errorf("record for %s: %w", r.Topic, err))

@@ -10,7 +10,7 @@ import (
 	"weir/internal/templates"
 )
 
-// A replica is a store joined to the shared log, as ingest joins them.
+// A replica is a store joined to the shared log, as in ingest.
 type replica struct {
 	*templates.Store
 	log    *TemplateLog
@@ -51,8 +51,8 @@ func startReplica(ctx context.Context, t *testing.T, addr, name string) *replica
 	return r
 }
 
-// publishUntil publishes what is due until ctx ends: in turns, as ingest does. What
-// is due may be withheld for a while, so that one try for each change is too few.
+// publishUntil publishes due records until ctx ends, repeatedly, as ingest does. Due records may be withheld for
+// a while, so that a single try for each change is too few.
 func (r *replica) publishUntil(ctx context.Context) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -66,7 +66,7 @@ func (r *replica) publishUntil(ctx context.Context) {
 	}
 }
 
-// publish hands what is due to the log.
+// publish passes the due records to the log.
 func (r *replica) publish() {
 	for _, rec := range r.Due() {
 		r.log.Publish(rec.Key, rec.Value, func(err error) { r.Published(rec, err) })
@@ -127,7 +127,7 @@ func TestAReplicaDecodesWithATemplateThatOnlyAnotherReceived(t *testing.T) {
 
 	three := startReplica(ctx, t, b.Addr(), "three")
 	three.untilReady(ctx, t)
-	if got := three.octets(300); got != 4 { // ready: so it is known without waiting
+	if got := three.octets(300); got != 4 { // ready: so the layout is known without waiting
 		t.Errorf("a replica that is ready: want the layout of 4 octets, got %d", got)
 	}
 	if got := three.Stats(); got.Definitions != 2 || got.Pending != 0 {

@@ -11,7 +11,7 @@ import (
 )
 
 // ReadBetween hands the committed records of a topic whose timestamps are at or after from and before to to
-// apply, one fetch at a time, in order within a partition. The broker finds offsets by time: where timestamps
+// apply, fetch by fetch, in order within a partition. The broker finds offsets by time: where timestamps
 // are not in order, apply gets records outside of the span too. Records of open transactions are left out. An
 // error of apply ends the reading and is returned.
 func ReadBetween(ctx context.Context, c Config, topic string, from, to time.Time, apply func([]Record) error) error {
@@ -40,7 +40,9 @@ func ReadBetween(ctx context.Context, c Config, topic string, from, to time.Time
 		fetches.EachRecord(func(r *kgo.Record) {
 			end, counts := left[r.Partition]
 			if counts && r.Offset < end && !r.Attrs.IsControl() {
-				records = append(records, Record{Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp, Partition: r.Partition})
+				records = append(records, Record{
+					Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp, Partition: r.Partition,
+				})
 			}
 			if counts && r.Offset+1 >= end {
 				delete(left, r.Partition)
@@ -56,7 +58,9 @@ func ReadBetween(ctx context.Context, c Config, topic string, from, to time.Time
 
 // offsetsBetween returns the offset of the first record of the span, and the offset after its last record, of
 // each partition that has records in it.
-func offsetsBetween(ctx context.Context, c Config, topic string, from, to time.Time) (first map[int32]kgo.Offset, left map[int32]int64, err error) {
+func offsetsBetween(
+	ctx context.Context, c Config, topic string, from, to time.Time,
+) (first map[int32]kgo.Offset, left map[int32]int64, err error) {
 	cl, err := kgo.NewClient(append(c.withRole("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("kafka client: %w", err)

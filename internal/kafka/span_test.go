@@ -10,8 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// The records of three seconds are read, of those partitions that have some: not what is
-// before or after, nor what a transaction took back.
+// Three seconds are read, of the partitions that have records in them: no records before or after, and none of
+// an aborted transaction.
 func TestTheRecordsOfATimeAreReadOnce(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")

@@ -27,7 +27,7 @@ type Tail struct {
 	checkEvery time.Duration // interval of checkTopic; 0: topicStateEvery
 }
 
-// A Beginning is the state of a topic at one moment.
+// A Beginning is the state of a topic at a moment.
 type Beginning struct {
 	ID    string          // changes when the topic is deleted and made again
 	First map[int32]int64 // the first offset of the log, by partition
@@ -73,7 +73,7 @@ func Begins(ctx context.Context, c Config, topic string, epochs map[int32]int32)
 	return b, nil
 }
 
-// A tailing is the state of one Tail.Read.
+// A tailing is the state of a Tail.Read.
 type tailing struct {
 	Tail
 	cl      *kgo.Client
@@ -87,7 +87,7 @@ type tailing struct {
 	records []Record
 }
 
-// Read hands the records of a topic to apply, one fetch at a time, in order within a partition. A missing topic,
+// Read hands the records of a topic to apply, fetch by fetch, in order within a partition. A missing topic,
 // and a Kafka that does not answer at the start, are errors; later failures go to failed, at a bounded rate, and
 // reading goes on. Added partitions, and a topic that is deleted and made again, are read from their start. With
 // From the caller decides on that: Read returns ErrTopicChanged.
@@ -100,7 +100,10 @@ func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Rec
 		return nil
 	}
 	t.checkEvery = cmp.Or(t.checkEvery, topicStateEvery)
-	r := &tailing{Tail: t, topic: topic, report: newReporter(failed), left: left, at: map[int32]kgo.Offset{}, past: pastTopics{}}
+	r := &tailing{
+		Tail: t, topic: topic, report: newReporter(failed), left: left,
+		at: map[int32]kgo.Offset{}, past: pastTopics{},
+	}
 	if err := r.open(ctx, c); err != nil {
 		return err
 	}
@@ -227,7 +230,8 @@ func (r *tailing) takeRecord(rec *kgo.Record) {
 	end, counts := r.left[rec.Partition]
 	if !rec.Attrs.IsControl() && (!r.Once || counts && rec.Offset < end) {
 		r.records = append(r.records, Record{
-			Key: rec.Key, Value: rec.Value, Offset: rec.Offset, Time: rec.Timestamp, Partition: rec.Partition, Epoch: rec.LeaderEpoch,
+			Key: rec.Key, Value: rec.Value, Offset: rec.Offset, Time: rec.Timestamp,
+			Partition: rec.Partition, Epoch: rec.LeaderEpoch,
 		})
 	}
 	if counts && rec.Offset+1 >= end {

@@ -13,7 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// A reading is a Tail that runs in the background.
+// A reading is a running Tail.
 type reading struct {
 	values *tally[string]
 	failed *tally[string]
@@ -109,7 +109,7 @@ func TestATailAtTheEndReadsATopicThatIsMadeAgainFromItsStart(t *testing.T) {
 	r := readTail(ctx, t, b.Addr(), "x", Tail{})
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for len(r.values.all()) == 0 { // until it has found the end
+	for len(r.values.all()) == 0 { // until the Tail has found the end
 		putTo(ctx, t, b.Addr(), "x", 0, "a")
 		<-tick.C
 	}

@@ -122,7 +122,8 @@ func (l *TemplateLog) poll(ctx context.Context, cl *kgo.Client) kgo.Fetches {
 }
 
 // noteProduced notes the outcome of a produced record and wakes poll when the topic was made again. The producer
-// and the consumer of one client may have different ids of a topic, so that only one of them fails.
+// and the consumer of a client may have different ids of a topic, so that only the producer or only the consumer
+// fails.
 func (l *TemplateLog) noteProduced(err error) {
 	if !errors.Is(err, kerr.UnknownTopicID) {
 		return
@@ -258,7 +259,7 @@ func (l *TemplateLog) note(err error) {
 	l.reason = err
 }
 
-// Publish writes one record, stamped with the wall clock. A nil value is a tombstone. The caller must not modify
+// Publish writes a record, stamped with the wall clock. A nil value is a tombstone. The caller must not modify
 // key or value until done is called. done is called exactly once, from another goroutine, with the outcome.
 // While Kafka is away records wait, up to 10 000 of them and 16 MiB; beyond that the outcome is ErrBufferFull.
 // Outside of Run it is ErrClosed.

@@ -14,7 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// A tail is a TemplateLog that runs, and what it applied as "key=value".
+// A tail is a running TemplateLog, and the records that it applied as "key=value".
 type tail struct {
 	*TemplateLog
 	applied *tally[string]
@@ -258,8 +258,8 @@ func TestALogGoesOnWhenItsTopicIsDeletedAndMadeAgain(t *testing.T) {
 	x.applied.wait(ctx, t, "what was published to the new topic", atLeast[string](1))
 }
 
-// Only the producer sees here that the topic was made again: fetches find nothing, as
-// with a client whose consumer and producer learnt the topic from two brokers.
+// Only the producer notices here that the topic was made again: fetches find nothing, as in a client whose
+// consumer and producer learnt the topic from two brokers.
 func TestALogGoesOnWhenOnlyItsProducerSeesThatTheTopicIsNew(t *testing.T) {
 	ctx := testContext(t)
 	c, err := kfake.NewCluster(kfake.NumBrokers(1))
@@ -300,7 +300,7 @@ func TestPublishingToALogThatDoesNotRunFails(t *testing.T) {
 	}
 }
 
-// While Kafka is away the octets that wait for it are bounded, not their records alone.
+// While Kafka is away the octets that wait for it are bounded, not the number of records alone.
 func TestATemplateLogHoldsABoundedNumberOfOctets(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")

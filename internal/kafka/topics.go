@@ -143,7 +143,8 @@ func (c *TopicConfig) spec(t Topic) (spec, error) {
 		s.configs["max.message.bytes"] = strconv.Itoa(maxTemplateBatch)
 		s.configs["unclean.leader.election.enable"] = "false"
 	default:
-		return spec{}, fmt.Errorf("no topic %q: want one of flows, templates, undecoded, exporters, pairing, connections", string(t))
+		return spec{}, fmt.Errorf("no topic %q: want flows, templates, undecoded, exporters, pairing or connections",
+			string(t))
 	}
 	return s, nil
 }

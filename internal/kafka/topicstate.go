@@ -34,7 +34,7 @@ func readTopicState(ctx context.Context, cl *kgo.Client, topic string) (topicSta
 // maxPastTopics bounds the ids of deleted topics that a consumer remembers.
 const maxPastTopics = 64
 
-// pastTopics is the set of ids of deleted topics with one name. A broker that lags behind may still answer with
+// pastTopics is the set of ids of deleted topics of a name. A broker that lags behind may still answer with
 // such an id.
 type pastTopics map[[16]byte]bool
 

@@ -58,7 +58,7 @@ func ReadWhole(ctx context.Context, c Config, topic string, apply func(r Record)
 	return nil
 }
 
-// offsets lists one offset of each partition of a topic.
+// offsets lists an offset of each partition of a topic.
 type offsets func(ctx context.Context, topics ...string) (kadm.ListedOffsets, error)
 
 // unread returns the offset after the last record to read, by partition. Partitions without a record between
@@ -84,7 +84,9 @@ func unread(ctx context.Context, c Config, topic string, start, end offsets) (le
 
 // Write publishes records to a topic and waits until all are acknowledged.
 func Write(ctx context.Context, c Config, topic string, records []Record) error {
-	cl, err := kgo.NewClient(append(c.withRole("writer").opts(), kgo.RetryTimeout(within), kgo.RecordDeliveryTimeout(within), kgo.RequiredAcks(kgo.AllISRAcks()))...)
+	cl, err := kgo.NewClient(append(c.withRole("writer").opts(),
+		kgo.RetryTimeout(within), kgo.RecordDeliveryTimeout(within), kgo.RequiredAcks(kgo.AllISRAcks()),
+	)...)
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)
 	}

@@ -51,7 +51,8 @@ func ParseKey(text []byte) ([]byte, error) {
 	if key, err := hex.DecodeString(digits); err == nil && len(key) == KeyLen {
 		return key, nil
 	}
-	return nil, fmt.Errorf("%d octets that are no key: want %d octets, or %d hexadecimal digits (openssl rand -hex %d)", len(text), KeyLen, 2*KeyLen, KeyLen)
+	return nil, fmt.Errorf("%d octets that are no key: want %d octets, or %d hexadecimal digits (openssl rand -hex %d)",
+		len(text), KeyLen, 2*KeyLen, KeyLen)
 }
 
 // Addr returns the image of a, of the same family. A v4-mapped address is treated as the IPv4 address; the zone

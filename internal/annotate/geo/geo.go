@@ -88,7 +88,8 @@ func (x *file) reload() (changed bool, err error) {
 		return false, err
 	}
 	// A database of another kind has neither field.
-	if kind := r.Metadata.DatabaseType; !bytes.Contains(text, []byte("autonomous_system_number")) && !bytes.Contains(text, []byte("iso_code")) {
+	if !bytes.Contains(text, []byte("autonomous_system_number")) && !bytes.Contains(text, []byte("iso_code")) {
+		kind := r.Metadata.DatabaseType
 		return false, fmt.Errorf("a database of type %q, which knows neither ASNs nor countries", kind)
 	}
 	x.size, x.mtime, x.text, x.reader = info.Size(), info.ModTime(), text, r

@@ -19,7 +19,8 @@ type result struct {
 
 // failed reports whether the lookup gave no answer, in contrast to a known absence of a name.
 func (r result) failed() bool {
-	return r.answer.Status == flowpb.NameStatus_NAME_STATUS_SERVFAIL || r.answer.Status == flowpb.NameStatus_NAME_STATUS_TIMEOUT
+	return r.answer.Status == flowpb.NameStatus_NAME_STATUS_SERVFAIL ||
+		r.answer.Status == flowpb.NameStatus_NAME_STATUS_TIMEOUT
 }
 
 // followCNAMEs follows the CNAMEs of a reply from its question (RFC 2317 delegates reverse zones by them) and

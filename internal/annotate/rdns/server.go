@@ -36,7 +36,9 @@ func (n network) open(ctx context.Context, c *dns.Client, server string) (*dns.C
 	return &dns.Conn{Conn: conn}, nil
 }
 
-func (n network) exchange(ctx context.Context, m *dns.Msg, proto, server string, timeout time.Duration) (*dns.Msg, error) {
+func (n network) exchange(
+	ctx context.Context, m *dns.Msg, proto, server string, timeout time.Duration,
+) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	c := dns.Client{Net: proto, Timeout: timeout}

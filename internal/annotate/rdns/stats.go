@@ -23,7 +23,8 @@ type Stats struct {
 func (r *Resolver) Stats() Stats {
 	s := Stats{
 		Wanted: r.wanted.Load(), Hits: r.hits.Load(), Suppressed: r.suppressed.Load(), Dropped: r.dropped.Load(),
-		Questions: r.counters.questions.Load(), Failures: r.counters.failures.Load(), Truncated: r.counters.truncated.Load(), Silent: r.counters.silent.Load(),
+		Questions: r.counters.questions.Load(), Failures: r.counters.failures.Load(),
+		Truncated: r.counters.truncated.Load(), Silent: r.counters.silent.Load(),
 		Answers: make(map[flowpb.NameStatus]uint64, len(r.answers)),
 	}
 	for i := range r.answers {

@@ -41,12 +41,15 @@ type upstream struct {
 }
 
 // newUpstream returns nil if there are no servers.
-func newUpstream(c Config, names []string, private bool, limit *rate.Limiter, via transport, count *counters) *upstream {
+func newUpstream(
+	c Config, names []string, private bool, limit *rate.Limiter, via transport, count *counters,
+) *upstream {
 	if len(names) == 0 {
 		return nil
 	}
 	l := &upstream{
-		private: private, queue: make(chan netip.Addr, c.Queue), later: make(chan netip.Addr, c.Queue), inFlight: make(chan struct{}, c.InFlight),
+		private: private,
+		queue:   make(chan netip.Addr, c.Queue), later: make(chan netip.Addr, c.Queue), inFlight: make(chan struct{}, c.InFlight),
 		limit: limit, timeout: c.Timeout, verify: c.Verify, via: via, count: count,
 	}
 	for _, n := range names {
@@ -209,7 +212,9 @@ func (l *upstream) patience(s *server) time.Duration {
 
 // chooseName chooses among the names of a: the first whose own addresses contain a, else the first of all. ttl
 // is that of the names; the result has that of the choice.
-func (l *upstream) chooseName(ctx context.Context, a netip.Addr, names []string, ttl time.Duration) (string, bool, time.Duration) {
+func (l *upstream) chooseName(
+	ctx context.Context, a netip.Addr, names []string, ttl time.Duration,
+) (string, bool, time.Duration) {
 	if !l.verify {
 		return names[0], false, ttl
 	}
@@ -232,7 +237,9 @@ func (l *upstream) chooseName(ctx context.Context, a netip.Addr, names []string,
 
 // query sends a query to first (nil: any server that may be asked), and once more to another server, or to the
 // same if there is no other. A reply has the RCODE NOERROR or NXDOMAIN; without a reply, status is the reason.
-func (l *upstream) query(ctx context.Context, name string, kind uint16, first *server) (reply *dns.Msg, status flowpb.NameStatus) {
+func (l *upstream) query(
+	ctx context.Context, name string, kind uint16, first *server,
+) (reply *dns.Msg, status flowpb.NameStatus) {
 	status = flowpb.NameStatus_NAME_STATUS_TIMEOUT
 	s := first
 	for try := range 2 {
@@ -273,7 +280,9 @@ func (l *upstream) query(ctx context.Context, name string, kind uint16, first *s
 }
 
 // exchange asks s over UDP, and over TCP if the reply is truncated (RFC 7766).
-func (l *upstream) exchange(ctx context.Context, name string, kind uint16, s *server, timeout time.Duration) (*dns.Msg, error) {
+func (l *upstream) exchange(
+	ctx context.Context, name string, kind uint16, s *server, timeout time.Duration,
+) (*dns.Msg, error) {
 	addr, err := s.address(ctx, time.Now())
 	if err != nil {
 		return nil, err

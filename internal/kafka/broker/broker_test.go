@@ -112,7 +112,7 @@ func TestASmallBrokerForgetsOldRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	value := make([]byte, 100_000)
-	for range 200 { // 20 MB: five times what is kept
+	for range 200 { // 20 MB: five times the retention
 		if err := cl.ProduceSync(ctx, &kgo.Record{Topic: "x", Value: value}).FirstErr(); err != nil {
 			t.Fatal(err)
 		}

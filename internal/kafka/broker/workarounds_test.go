@@ -14,7 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// ask sends a request with a client of its own, so that no other one waits behind it.
+// ask sends a request with a client of its own, so that no other request waits behind it.
 func ask(ctx context.Context, t *testing.T, b *Broker, r kmsg.Request) (kmsg.Response, error) {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Addr()))
@@ -28,8 +28,8 @@ func ask(ctx context.Context, t *testing.T, b *Broker, r kmsg.Request) (kmsg.Res
 	return cl.Broker(0).Request(ctx, r)
 }
 
-// join sends JoinGroup of a member, "" for a new one, and returns its answer, nil if
-// none comes within the time.
+// join sends JoinGroup of a member, "" for a new member, and returns the response, nil if there is none within
+// the time.
 func join(t *testing.T, b *Broker, member string, wait time.Duration) *kmsg.JoinGroupResponse {
 	t.Helper()
 	r := kmsg.NewPtrJoinGroupRequest()
@@ -50,7 +50,7 @@ func join(t *testing.T, b *Broker, member string, wait time.Duration) *kmsg.Join
 	return resp.(*kmsg.JoinGroupResponse)
 }
 
-// newMember returns the id that the group gives to a new member.
+// newMember returns the id that the group assigns to a new member.
 func newMember(t *testing.T, b *Broker) string {
 	t.Helper()
 	resp := join(t, b, "", 10*time.Second)
@@ -60,8 +60,8 @@ func newMember(t *testing.T, b *Broker) string {
 	return resp.MemberID
 }
 
-// One member is dead, and another one joins again and again, as clients do whose
-// connection breaks or whose request times out. Its session goes on for a minute.
+// A member is dead, and another member joins again and again, as clients whose connection breaks or whose
+// request times out. Its session lasts for a minute.
 func TestAMemberThatJoinsAgainAndAgainDoesNotProlongARebalance(t *testing.T) {
 	b := start(t, "127.0.0.1:0", false)
 	dead := newMember(t, b)

@@ -33,7 +33,8 @@ func (c Config) Validate() error {
 	case "", framingSingle:
 	case framingDelimited:
 		if c.Format == formatJSON {
-			errs = append(errs, errors.New("FRAMING=delimited with FORMAT=json: JSON is one message a record, want FRAMING=single"))
+			errs = append(errs, errors.New("FRAMING=delimited with FORMAT=json: "+
+				"JSON is one message a record, want FRAMING=single"))
 		}
 	default:
 		errs = append(errs, fmt.Errorf("FRAMING=%q: want single or delimited", c.Framing))

@@ -24,7 +24,7 @@ func marshal(t testing.TB, m proto.Message) []byte {
 	return b
 }
 
-// messages takes a record apart.
+// messages decodes the messages of a record.
 func messages(k *Kind, record []byte) (out [][]byte, err error) {
 	n, err := k.Each(record, func(m []byte) { out = append(out, m) })
 	if n != len(out) {
@@ -33,8 +33,8 @@ func messages(k *Kind, record []byte) (out [][]byte, err error) {
 	return out, err
 }
 
-// TestEveryFormIsReadAgain holds that a record tells its form: all lengths, so
-// that those that look like a tag or a brace (8, 10, 123) are among them.
+// TestEveryFormIsReadAgain checks that readers recognise the form of a record at all lengths, among them those
+// that look like a tag or a brace (8, 10, 123).
 func TestEveryFormIsReadAgain(t *testing.T) {
 	for n := range 300 {
 		f := flow(uint32(n))
@@ -91,7 +91,7 @@ func TestTheFormOfJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// protojson puts a space here or there, so that nobody takes it for canonical.
+	// protojson adds a space here or there, so that nobody takes its output for canonical.
 	if s := strings.ReplaceAll(string(got), " ", ""); s != `{"type":"IPFIX","src_addr":"wAACAQ==","bytes":"7"}` {
 		t.Error(s)
 	}
@@ -135,8 +135,7 @@ func TestValidateNamesVariableAndValue(t *testing.T) {
 	}
 }
 
-// FuzzNext holds that any record is taken apart or refused, and that what comes
-// out is a part of it.
+// FuzzNext checks that any record is decoded or refused, and that the messages are parts of the record.
 func FuzzNext(f *testing.F) {
 	one, err := proto.Marshal(flow(1))
 	if err != nil {
