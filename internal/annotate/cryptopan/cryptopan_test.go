@@ -85,7 +85,7 @@ func TestPublishedVectors(t *testing.T) {
 	}
 }
 
-// common is how many leading bits a and b have in common.
+// common returns the length of the common prefix of a and b, bits.
 func common(a, b [4]byte) (n int) {
 	for i := range a {
 		if d := a[i] ^ b[i]; d != 0 {

@@ -59,7 +59,9 @@ func TestTheFilesAreReadAgainWhenTheyChange(t *testing.T) {
 	dir, now := t.TempDir(), time.Unix(1_700_000_000, 0)
 	asns, countries := filepath.Join(dir, "asn.mmdb"), filepath.Join(dir, "country.mmdb")
 	write(t, asns, database(t, "ASN", map[string]mmdbtype.DataType{"192.0.2.0/24": as(64500), "2001:db8::/32": as(64501)}), now)
-	write(t, countries, database(t, "Country", map[string]mmdbtype.DataType{"192.0.2.0/25": in("country", "DE"), "198.51.100.0/24": in("registered_country", "FR")}), now)
+	write(t, countries, database(t, "Country", map[string]mmdbtype.DataType{
+		"192.0.2.0/25": in("country", "DE"), "198.51.100.0/24": in("registered_country", "FR"),
+	}), now)
 	f, err := Open([]string{asns, countries})
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +109,9 @@ func TestWrongFilesAreNamed(t *testing.T) {
 	}
 	other := filepath.Join(t.TempDir(), "domain.mmdb")
 	write(t, other, database(t, "Domain", map[string]mmdbtype.DataType{"192.0.2.0/24": mmdbtype.Map{"domain": mmdbtype.String("example.org")}}), time.Now())
-	if _, err := Open([]string{"/nowhere/x.mmdb", other}); err == nil || !strings.Contains(err.Error(), "/nowhere/x.mmdb: no such file") || !strings.Contains(err.Error(), `type "Domain"`) {
+	_, err = Open([]string{"/nowhere/x.mmdb", other})
+	if err == nil || !strings.Contains(err.Error(), "/nowhere/x.mmdb: no such file") ||
+		!strings.Contains(err.Error(), `type "Domain"`) {
 		t.Errorf("got %v", err)
 	}
 }

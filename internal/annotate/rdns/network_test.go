@@ -117,7 +117,7 @@ func hostileZone(w dns.ResponseWriter, m *dns.Msg) {
 	_ = w.WriteMsg(reply)
 }
 
-// hostileAnswers are what is to be made of the zone.
+// hostileAnswers returns the answers that the zone must give.
 func hostileAnswers() map[string]Answer {
 	ok := func(name string) Answer {
 		return Answer{Name: name, Status: flowpb.NameStatus_NAME_STATUS_OK, Source: flowpb.NameSource_NAME_SOURCE_PTR}

@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A script is a transport that answers by a function and keeps what was asked.
+// A script is a transport that answers by a function and collects the queries.
 type script struct {
 	answer func(question string, kind uint16, server string) (*dns.Msg, error)
 
@@ -182,12 +182,18 @@ func TestScenario24HowLongAnAnswerIsInForce(t *testing.T) {
 			return rcode(dns.RcodeNameError, "10.in-addr.arpa. 10800 SOA ns. host. 1 7200 900 1209600 10800")
 		}, status(flowpb.NameStatus_NAME_STATUS_NXDOMAIN), time.Hour},
 		{"NXDOMAIN without SOA", func() (*dns.Msg, error) { return rcode(dns.RcodeNameError) }, status(flowpb.NameStatus_NAME_STATUS_NXDOMAIN), time.Minute},
-		{"no PTR", func() (*dns.Msg, error) { return zone("184.93.in-addr.arpa. 600 SOA ns. host. 1 7200 900 1209600 300") }, status(flowpb.NameStatus_NAME_STATUS_NODATA), 300 * time.Second},
-		{"another name's PTR", func() (*dns.Msg, error) { return zone("1.2.3.4.in-addr.arpa. 300 PTR www.example.com.") }, status(flowpb.NameStatus_NAME_STATUS_NODATA), time.Minute},
+		{"no PTR", func() (*dns.Msg, error) {
+			return zone("184.93.in-addr.arpa. 600 SOA ns. host. 1 7200 900 1209600 300")
+		}, status(flowpb.NameStatus_NAME_STATUS_NODATA), 300 * time.Second},
+		{"another name's PTR", func() (*dns.Msg, error) {
+			return zone("1.2.3.4.in-addr.arpa. 300 PTR www.example.com.")
+		}, status(flowpb.NameStatus_NAME_STATUS_NODATA), time.Minute},
 		{"a circle of CNAMEs", func() (*dns.Msg, error) {
 			return zone(hostArpa+" 300 CNAME a.example.com.", "a.example.com. 300 CNAME "+hostArpa)
 		}, status(flowpb.NameStatus_NAME_STATUS_NODATA), time.Minute},
-		{"a name that is none", func() (*dns.Msg, error) { return zone(hostArpa + " 300 PTR 8.8.8.8.") }, status(flowpb.NameStatus_NAME_STATUS_INVALID), 300 * time.Second},
+		{"a target that is no host name", func() (*dns.Msg, error) {
+			return zone(hostArpa + " 300 PTR 8.8.8.8.")
+		}, status(flowpb.NameStatus_NAME_STATUS_INVALID), 300 * time.Second},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -216,8 +222,8 @@ func TestScenario24HowLongAnAnswerIsInForce(t *testing.T) {
 func TestScenario24FailuresAreAskedAgainEverLater(t *testing.T) {
 	s := &script{answer: func(string, uint16, string) (*dns.Msg, error) { return rcode(dns.RcodeServerFailure) }}
 	with(t, unverified(), s, func(t *testing.T, r *Resolver) {
-		// RFC 9520: a failure is remembered; 30 s, doubling, 5 min at most. Each
-		// time one question and one retry.
+		// A failure is cached (RFC 9520): for 30 s, doubling up to 5 min. Each time a query and a retry are
+		// sent.
 		for i, wait := range []time.Duration{30, 60, 120, 240, 300, 300} {
 			r.Want(host)
 			expect(t, r, host, status(flowpb.NameStatus_NAME_STATUS_SERVFAIL))
@@ -469,9 +475,9 @@ func BenchmarkPeek(b *testing.B) {
 	}
 }
 
-// After a restart the addresses of all connections that are held are wanted at once. They
-// wait behind those of new connections, take no more of the rate than any, and what does
-// not fit is refused, so that the caller stops.
+// After a restart the addresses of all held connections are wanted at once. They wait behind those of new
+// connections, and share the limit on queries with them. Addresses that do not fit are refused, so that the
+// caller stops.
 func TestAddressesWantedLaterWaitForThoseWantedNow(t *testing.T) {
 	s := &script{answer: func(name string, _ uint16, _ string) (*dns.Msg, error) {
 		return zone(name + " 300 PTR www.example.com.")

@@ -38,7 +38,7 @@ func unbound(t *testing.T) (addr string) {
 	return ""
 }
 
-// startUnbound returns the address of unbound, or what it said when it ended.
+// startUnbound returns the address of unbound or, if it ended, its output.
 func startUnbound(t *testing.T, bin string) (addr, said string) {
 	t.Helper()
 	l, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -113,8 +113,8 @@ func startUnbound(t *testing.T, bin string) (addr, said string) {
 	return "", out.String()
 }
 
-// The zone of pairing_dns.md section 7.3 in a real resolver, which is given for
-// private addresses: names, statuses and what rotates.
+// Names and statuses of a zone in a real resolver, which is configured for private addresses; rotation must not
+// change the name.
 func TestScenario23NamesAndStatusesOfARealResolver(t *testing.T) {
 	addr := unbound(t)
 	want := hostileAnswers()

@@ -13,9 +13,9 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Half of the addresses belong to reverse zones whose servers do not answer; the
-// resolver is fine. The other half are named within the time that their questions and
-// the silent ones, asked twice, take at DNS_RATE, and one time-out.
+// Half of the addresses belong to reverse zones whose servers do not answer; the resolver itself works. The
+// other half must get names within the time that their queries and those of the silent half, sent twice, take at
+// DNS_RATE, plus a timeout.
 func TestSilentZonesDoNotKeepOthersFromTheirNames(t *testing.T) {
 	const each = 5000
 	good := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{8, 8, byte(i >> 8), byte(i)}) }
@@ -143,7 +143,7 @@ func TestAddressesOfASilentZoneDoNotWaitLongerThanTheZone(t *testing.T) {
 		}
 		silent.Store(false)
 		time.Sleep(firstSilent)
-		wantAll() // one of them is the zone's first question; while it waits the others are not asked
+		wantAll() // the first query of the zone; while it waits no other is sent
 		time.Sleep(2*c.Timeout + time.Second)
 		wantAll()
 		time.Sleep(time.Second)
