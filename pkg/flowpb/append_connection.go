@@ -4,8 +4,9 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// AppendConnection appends c as protobuf, fields in order: a fifth of what the
-// library takes, which first measures every message in it.
+// AppendConnection appends c in protobuf encoding to b and returns the extended slice. Fields are in the order of their
+// numbers; field 1 is first, as connection.proto promises. It takes a fifth of the time of proto.Marshal, which first
+// computes the size of every nested message. It must write every field of the schema; unknown fields are not written.
 func AppendConnection(b []byte, c *Connection) []byte {
 	b = octetsField(b, Connection_ConnectionId_FieldNumber, c.ConnectionId)
 	b = numberField(b, Connection_Version_FieldNumber, uint64(c.Version))
@@ -40,6 +41,7 @@ func AppendConnection(b []byte, c *Connection) []byte {
 	return textField(b, Connection_ApplicationName_FieldNumber, c.ApplicationName)
 }
 
+// endpointField appends an Endpoint, nothing for nil.
 func endpointField(b []byte, n protowire.Number, e *Endpoint) []byte {
 	if e == nil {
 		return b
@@ -48,6 +50,7 @@ func endpointField(b []byte, n protowire.Number, e *Endpoint) []byte {
 	return ended(appendEndpoint(b, e), start)
 }
 
+// trafficField appends a Traffic, nothing for nil.
 func trafficField(b []byte, n protowire.Number, t *Traffic) []byte {
 	if t == nil {
 		return b
@@ -56,6 +59,7 @@ func trafficField(b []byte, n protowire.Number, t *Traffic) []byte {
 	return ended(appendTraffic(b, t), start)
 }
 
+// appendEndpoint appends the fields of e.
 func appendEndpoint(b []byte, e *Endpoint) []byte {
 	b = octetsField(b, Endpoint_Address_FieldNumber, e.Address)
 	b = numberField(b, Endpoint_Port_FieldNumber, uint64(e.Port))
@@ -71,6 +75,7 @@ func appendEndpoint(b []byte, e *Endpoint) []byte {
 	return octetsField(b, Endpoint_Mac_FieldNumber, e.Mac)
 }
 
+// appendTraffic appends the fields of t.
 func appendTraffic(b []byte, t *Traffic) []byte {
 	b = numberField(b, Traffic_Octets_FieldNumber, t.Octets)
 	b = numberField(b, Traffic_Packets_FieldNumber, t.Packets)
@@ -98,7 +103,7 @@ func appendTraffic(b []byte, t *Traffic) []byte {
 	return textField(b, Traffic_OutputVrfName_FieldNumber, t.OutputVrfName)
 }
 
-// numberField appends a varint field, nothing for 0.
+// numberField appends a varint field, nothing for 0. n must be below 2048: the tag takes two octets at most.
 func numberField(b []byte, n protowire.Number, v uint64) []byte {
 	switch {
 	case v == 0:
@@ -107,7 +112,7 @@ func numberField(b []byte, n protowire.Number, v uint64) []byte {
 		return append(b, byte(n<<3), byte(v))
 	case n < 16:
 		b = append(b, byte(n<<3))
-	default: // no field of 2048 or more
+	default:
 		b = append(b, byte(n<<3)|0x80, byte(n>>4))
 	}
 	for v >= 0x80 {
@@ -117,6 +122,7 @@ func numberField(b []byte, n protowire.Number, v uint64) []byte {
 	return append(b, byte(v))
 }
 
+// optionalField appends a varint field with explicit presence: 0 is written, nil is not.
 func optionalField(b []byte, n protowire.Number, v *uint32) []byte {
 	if v == nil {
 		return b
@@ -124,6 +130,7 @@ func optionalField(b []byte, n protowire.Number, v *uint32) []byte {
 	return protowire.AppendVarint(protowire.AppendTag(b, n, protowire.VarintType), uint64(*v))
 }
 
+// flagField appends a bool field, nothing for false.
 func flagField(b []byte, n protowire.Number, v bool) []byte {
 	if !v {
 		return b
@@ -131,6 +138,7 @@ func flagField(b []byte, n protowire.Number, v bool) []byte {
 	return append(protowire.AppendTag(b, n, protowire.VarintType), 1)
 }
 
+// octetsField appends a bytes field, nothing for an empty value.
 func octetsField(b []byte, n protowire.Number, v []byte) []byte {
 	if len(v) == 0 {
 		return b
@@ -138,6 +146,7 @@ func octetsField(b []byte, n protowire.Number, v []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(b, n, protowire.BytesType), v)
 }
 
+// textField appends a string field, nothing for "". v must be valid UTF-8, or parsers reject the message.
 func textField(b []byte, n protowire.Number, v string) []byte {
 	if v == "" {
 		return b
@@ -145,14 +154,15 @@ func textField(b []byte, n protowire.Number, v string) []byte {
 	return protowire.AppendString(protowire.AppendTag(b, n, protowire.BytesType), v)
 }
 
-// begin appends the head of a message in a message, with one octet for its length.
+// begin appends the tag of a nested message or packed field, and an octet for its length. The caller must append the
+// content and then call ended with start.
 func begin(b []byte, n protowire.Number) (with []byte, start int) {
 	b = append(protowire.AppendTag(b, n, protowire.BytesType), 0)
 	return b, len(b)
 }
 
-// ended sets the length of what was appended since start, and makes room for it
-// when one octet is too few.
+// ended sets the length of the content appended since start. If the length does not fit into an octet, it moves the
+// content.
 func ended(b []byte, start int) []byte {
 	n := len(b) - start
 	if n < 0x80 {

@@ -10,7 +10,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// stuff puts a value into every field of a message, or into some, as seed says.
+// stuff sets fields of a message, and of the messages in it, to values derived from seed.
 func stuff(r protoreflect.Message, seed *[]byte) {
 	next := func() uint64 {
 		if len(*seed) == 0 {
@@ -56,7 +56,7 @@ func stuff(r protoreflect.Message, seed *[]byte) {
 	}
 }
 
-// protobuf reads the same message from the octets appended, for every content.
+// proto.Unmarshal must read an equal message from the appended octets, for every content.
 func FuzzAppendConnectionIsRead(f *testing.F) {
 	all := make([]byte, 100)
 	for i := range all {

@@ -23,17 +23,17 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// An ExporterReport is what one replica counted of one export stream: of ten
-// seconds of export time, or of its whole life. Values are totals so far, a later
-// record of the same key takes an earlier one's place. The topic's keys are
-// described in internal/loss.
+// An ExporterReport holds the counts of a replica for an export stream: over ten
+// seconds of export time, or since the replica started. Values are totals so
+// far: a later record of the same key replaces the earlier record. The topic's
+// keys are described in internal/loss.
 type ExporterReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Version of this message's meaning; 1. A reader skips and counts others.
 	Schema uint32 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
 	// Replica that counted; source: its own name.
 	Replica string `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`
-	// When that replica started, ns since the epoch: tells its lives apart.
+	// Start time of that replica, ns since the epoch: distinguishes its restarts.
 	StartedNs int64 `protobuf:"varint,3,opt,name=started_ns,json=startedNs,proto3" json:"started_ns,omitempty"`
 	// Exporter address, 4 or 16 octets; absent: all exporters beyond the bound.
 	Exporter []byte `protobuf:"bytes,4,opt,name=exporter,proto3" json:"exporter,omitempty"`
@@ -41,7 +41,7 @@ type ExporterReport struct {
 	Version uint32 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
 	// v9 source id, IPFIX observation domain, v5 engine type and id; source: header.
 	Domain uint32 `protobuf:"varint,6,opt,name=domain,proto3" json:"domain,omitempty"`
-	// What is reported.
+	// The counts.
 	//
 	// Types that are valid to be assigned to Report:
 	//
@@ -167,8 +167,9 @@ func (*ExporterReport_Slot) isExporterReport_Report() {}
 
 func (*ExporterReport_Summary) isExporterReport_Report() {}
 
-// ExportUnits is what sequence numbers may count; exporters differ (RFC 3954
-// section 5.1: datagrams; RFC 7011 section 3.1: data records; v5: flows).
+// ExportUnits counts in each unit that sequence numbers may have. Exporters
+// differ (RFC 3954 section 5.1: datagrams; RFC 7011 section 3.1: data records;
+// v5: flows).
 type ExportUnits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Datagrams.
@@ -241,23 +242,23 @@ func (x *ExportUnits) GetAll() uint64 {
 	return 0
 }
 
-// An ExporterSlot is ten seconds of export time of one export stream, as one
-// replica saw them.
+// An ExporterSlot holds the counts of a replica for ten seconds of export time
+// of an export stream.
 type ExporterSlot struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The slot begins, seconds since the epoch by the exporter's clock, a multiple
-	// of 10.
+	// Begin of the slot, seconds since the epoch by the exporter's clock, a
+	// multiple of 10.
 	Begin int64 `protobuf:"varint,1,opt,name=begin,proto3" json:"begin,omitempty"`
-	// What was received and decoded, late sets too.
+	// Received and decoded units, including sets decoded late.
 	Received *ExportUnits `protobuf:"bytes,2,opt,name=received,proto3" json:"received,omitempty"`
 	// Octets of datagrams.
 	Octets uint64 `protobuf:"varint,3,opt,name=octets,proto3" json:"octets,omitempty"`
-	// Runs of sequence numbers; more than one when the exporter restarted. None
-	// where there are no sequence numbers (v1) or nothing gets lost (TCP).
+	// Runs of sequence numbers; more than one if the exporter restarted. None
+	// without sequence numbers (v1) or without loss (TCP).
 	Runs []*SequenceRun `protobuf:"bytes,4,rep,name=runs,proto3" json:"runs,omitempty"`
-	// Of received, what another replica found on the flows topic after this one had
-	// ended without a report of it; absent: nothing. Options data and datagrams
-	// without flows are not in it.
+	// The part of received that another replica found on the flows topic after
+	// this replica had ended without reporting it; absent: nothing. It does not
+	// contain options data and datagrams without flows.
 	Recovered     *ExportUnits `protobuf:"bytes,5,opt,name=recovered,proto3" json:"recovered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -328,19 +329,19 @@ func (x *ExporterSlot) GetRecovered() *ExportUnits {
 	return nil
 }
 
-// A SequenceRun is what is known of consecutive sequence numbers.
+// A SequenceRun is a range of sequence numbers without a restart of the exporter.
 type SequenceRun struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Least sequence number.
 	Least uint32 `protobuf:"varint,1,opt,name=least,proto3" json:"least,omitempty"`
 	// Greatest sequence number.
 	Greatest uint32 `protobuf:"varint,2,opt,name=greatest,proto3" json:"greatest,omitempty"`
-	// Units of the datagram with the greatest.
+	// Units in the datagram with the greatest sequence number.
 	Last *ExportUnits `protobuf:"bytes,3,opt,name=last,proto3" json:"last,omitempty"`
-	// Units of all datagrams of the run.
+	// Units in all datagrams of the run.
 	Received *ExportUnits `protobuf:"bytes,4,opt,name=received,proto3" json:"received,omitempty"`
-	// When the exporter started by its own clock, seconds since the epoch: export
-	// time less uptime; 0 for IPFIX, which states no uptime.
+	// Start time of the exporter by its own clock, seconds since the epoch: export
+	// time minus uptime; 0 for IPFIX, which has no uptime.
 	Boot          int64 `protobuf:"varint,5,opt,name=boot,proto3" json:"boot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -411,33 +412,35 @@ func (x *SequenceRun) GetBoot() int64 {
 	return 0
 }
 
-// An ExporterSummary is what one replica counted of one export stream in its life.
+// An ExporterSummary holds the counts of a replica for an export stream since the
+// replica started.
 type ExporterSummary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Receive time of the first datagram, ns since the epoch.
 	FirstReceivedNs int64 `protobuf:"varint,1,opt,name=first_received_ns,json=firstReceivedNs,proto3" json:"first_received_ns,omitempty"`
 	// Receive time of the last datagram, ns since the epoch.
 	LastReceivedNs int64 `protobuf:"varint,2,opt,name=last_received_ns,json=lastReceivedNs,proto3" json:"last_received_ns,omitempty"`
-	// What was received and decoded, late sets too.
+	// Received and decoded units, including sets decoded late.
 	Received *ExportUnits `protobuf:"bytes,3,opt,name=received,proto3" json:"received,omitempty"`
 	// Octets of datagrams.
 	Octets uint64 `protobuf:"varint,4,opt,name=octets,proto3" json:"octets,omitempty"`
-	// Parts of datagrams that could not be decoded.
+	// Number of parts of datagrams that could not be decoded.
 	Errors uint64 `protobuf:"varint,5,opt,name=errors,proto3" json:"errors,omitempty"`
-	// Data sets whose template was not known at once.
+	// Number of data sets received before their template.
 	UndecodedSets uint64 `protobuf:"varint,6,opt,name=undecoded_sets,json=undecodedSets,proto3" json:"undecoded_sets,omitempty"`
 	// Sampling rate of a recent flow; 0: unknown.
 	SamplingRate uint64 `protobuf:"varint,7,opt,name=sampling_rate,json=samplingRate,proto3" json:"sampling_rate,omitempty"`
-	// Where that is from.
+	// Source of sampling_rate.
 	SamplingSource SamplingSource `protobuf:"varint,8,opt,name=sampling_source,json=samplingSource,proto3,enum=weir.v1.SamplingSource" json:"sampling_source,omitempty"`
 	// Name; source: EXPORTERS_FILE.
 	Name string `protobuf:"bytes,9,opt,name=name,proto3" json:"name,omitempty"`
 	// Site; source: EXPORTERS_FILE.
 	Site string `protobuf:"bytes,10,opt,name=site,proto3" json:"site,omitempty"`
-	// Nothing will be added: the replica ended with this report, or another one has
-	// added what it found on the flows topic. It holds for all streams of the replica.
+	// The counts are final: the replica ended with this report, or another replica
+	// has added the flows that it found on the flows topic. Valid for all streams
+	// of the replica.
 	Closed bool `protobuf:"varint,11,opt,name=closed,proto3" json:"closed,omitempty"`
-	// Another replica wrote it, see ExporterSlot.recovered.
+	// Another replica wrote the report, see ExporterSlot.recovered.
 	Recovered     bool `protobuf:"varint,12,opt,name=recovered,proto3" json:"recovered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -23,7 +23,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What a fact is about.
+// Subject of a fact.
 type Fact_What int32
 
 const (
@@ -41,15 +41,16 @@ const (
 	Fact_WHAT_APPLICATION_NAME Fact_What = 5
 	// System init time; source: IE 160.
 	Fact_WHAT_INIT_TIME Fact_What = 6
-	// A destination port of ICMPv6 that shows how type and code are put together
-	// (id 1: code * 256 + type, as IOS XR does; id 2: type * 256 + code); number is
-	// 1. Source: data records with IE 4 = 58 and IE 11; id 2 only once 1 is known.
+	// Form in which an exporter puts ICMPv6 type and code into the destination
+	// port (id 1: code * 256 + type, as IOS XR does; id 2: type * 256 + code);
+	// number is 1. Source: data records with IE 4 = 58 and IE 11; id 2 only after
+	// id 1 is known.
 	Fact_WHAT_ICMPV6_FORM Fact_What = 7
 	// Route distinguisher of a VRF (id: VRF id) as text, as in FlowMessage;
 	// source: IE 90.
 	Fact_WHAT_VRF_RD Fact_What = 8
-	// Name of an element (id: enterprise number << 16 | element id) that the
-	// exporter gave it, with its data type (number: IE 339); source: IE 341.
+	// Name that the exporter assigns to an element (id: enterprise number << 16 |
+	// element id), with its data type (number: IE 339); source: IE 341 (RFC 5610).
 	Fact_WHAT_ELEMENT_DEFINITION Fact_What = 9
 )
 
@@ -108,10 +109,9 @@ func (Fact_What) EnumDescriptor() ([]byte, []int) {
 	return file_weir_v1_exporter_state_proto_rawDescGZIP(), []int{4, 0}
 }
 
-// An ExporterState is what one replica learnt and every replica needs: a
-// template definition, a fact from options data, or the barrier of a replica
-// that starts. The topic is compacted; its keys are described in
-// internal/templates.
+// An ExporterState shares state between replicas: a template definition, a fact
+// from options data, or the barrier of a starting replica. The topic is
+// compacted; its keys are described in internal/templates.
 type ExporterState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Version of this message's meaning; 1. A reader skips and counts others.
@@ -126,7 +126,7 @@ type ExporterState struct {
 	ReceivedNs int64 `protobuf:"varint,5,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`
 	// First receive time by any replica, ns since the epoch.
 	FirstReceivedNs int64 `protobuf:"varint,6,opt,name=first_received_ns,json=firstReceivedNs,proto3" json:"first_received_ns,omitempty"`
-	// Export time of the datagram that brought it last, ns since the epoch;
+	// Export time of the last datagram with this state, ns since the epoch;
 	// source: header.
 	ExportNs int64 `protobuf:"varint,7,opt,name=export_ns,json=exportNs,proto3" json:"export_ns,omitempty"`
 	// Uptime of the exporter at export, ms; v9 only; source: header.
@@ -135,11 +135,11 @@ type ExporterState struct {
 	Sequence uint32 `protobuf:"varint,9,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// Replica that published this value; source: its own name.
 	Replica string `protobuf:"bytes,10,opt,name=replica,proto3" json:"replica,omitempty"`
-	// A replica decoded a data set with it.
+	// A replica has decoded a data set with this definition.
 	Confirmed bool `protobuf:"varint,11,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
-	// Removed by an operator at, ns since the epoch; 0 = not removed.
+	// Time of the removal by an operator, ns since the epoch; 0 = not removed.
 	RemovedNs int64 `protobuf:"varint,12,opt,name=removed_ns,json=removedNs,proto3" json:"removed_ns,omitempty"`
-	// What the state is.
+	// The state.
 	//
 	// Types that are valid to be assigned to State:
 	//
@@ -324,8 +324,8 @@ func (*ExporterState_Fact) isExporterState_State() {}
 
 func (*ExporterState_Barrier) isExporterState_State() {}
 
-// A TemplateDefinition is a template or options template record, RFC 3954
-// sections 5.2 and 6.1, RFC 7011 section 3.4.
+// A TemplateDefinition is a template record or options template record (RFC 3954
+// sections 5.2 and 6.1, RFC 7011 section 3.4).
 type TemplateDefinition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Template id, 256-65535; source: template record.
@@ -336,7 +336,7 @@ type TemplateDefinition struct {
 	ScopeCount uint32 `protobuf:"varint,3,opt,name=scope_count,json=scopeCount,proto3" json:"scope_count,omitempty"`
 	// Fields in record order, scopes first.
 	Fields []*FieldSpec `protobuf:"bytes,4,rep,name=fields,proto3" json:"fields,omitempty"`
-	// The source ports it came from, at most 8, with each one's receive time.
+	// The source ports that sent the definition, at most 8, with receive times.
 	Sources       []*TemplateSource `protobuf:"bytes,5,rep,name=sources,proto3" json:"sources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -407,7 +407,7 @@ func (x *TemplateDefinition) GetSources() []*TemplateSource {
 	return nil
 }
 
-// A FieldSpec is one field of a template.
+// A FieldSpec is a field of a template: a field specifier of RFC 7011 section 3.2.
 type FieldSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Private enterprise number; 0 = IANA's.
@@ -471,7 +471,7 @@ func (x *FieldSpec) GetLength() uint32 {
 	return 0
 }
 
-// A TemplateSource is one UDP source port that a definition came from.
+// A TemplateSource is a UDP source port that sent a definition.
 type TemplateSource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UDP source port of the exporter.
@@ -526,20 +526,21 @@ func (x *TemplateSource) GetReceivedNs() int64 {
 	return 0
 }
 
-// A Fact is what options data says about an exporter.
+// A Fact is a property of an exporter from its options data.
 type Fact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What the fact is about.
+	// Subject of the fact.
 	What Fact_What `protobuf:"varint,1,opt,name=what,proto3,enum=weir.v1.Fact_What" json:"what,omitempty"`
-	// Which one of its kind.
+	// Identifier within the subject, see What.
 	Id uint64 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
-	// A number: 1 in N for a sampler, ms since the epoch for the init time, the data
-	// type of an element.
+	// 1 in N for a sampler, ms since the epoch for the init time, the data type for
+	// an element definition.
 	Number uint64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
 	// A name, UTF-8.
 	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
-	// The source ports that said it, at most 8, each with what it said last.
-	// number and text above are those of the newest, for any other port.
+	// The source ports that reported the fact, at most 8, each with its last
+	// report. number and text are those of the newest report and apply to any
+	// other port.
 	Sources       []*FactSource `protobuf:"bytes,5,rep,name=sources,proto3" json:"sources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -610,17 +611,17 @@ func (x *Fact) GetSources() []*FactSource {
 	return nil
 }
 
-// A FactSource is what one UDP source port said of a fact: several exporters
-// may be behind one address.
+// A FactSource is the last report of a fact from a UDP source port: several
+// exporters may share an address.
 type FactSource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UDP source port of the exporter.
 	Port uint32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
 	// Last receive time from this port, ns since the epoch.
 	ReceivedNs int64 `protobuf:"varint,2,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`
-	// The number that it said; 0, and text empty: the same as the fact's.
+	// The reported number; 0 with an empty text: as in the fact.
 	Number uint64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
-	// The name that it said, UTF-8.
+	// The reported name, UTF-8.
 	Text          string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -684,8 +685,8 @@ func (x *FactSource) GetText() string {
 	return ""
 }
 
-// A Barrier comes back to the replica that wrote it, which then knows that it
-// has read all that was on the topic before.
+// A Barrier is a record that a replica writes when it starts. When the replica
+// reads it back, it has read all earlier records of the topic.
 type Barrier struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Random octets of this start of the replica.
@@ -731,7 +732,7 @@ func (x *Barrier) GetNonce() []byte {
 	return nil
 }
 
-// A RawSet is a data set whose template nobody knows yet.
+// A RawSet is a data set whose template no replica knew when it was received.
 type RawSet struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Version of this message's meaning; 1.
@@ -760,8 +761,8 @@ type RawSet struct {
 	Data []byte `protobuf:"bytes,12,opt,name=data,proto3" json:"data,omitempty"`
 	// First receive time, ns since the epoch; clock of the receiving replica.
 	FirstReceivedNs int64 `protobuf:"varint,13,opt,name=first_received_ns,json=firstReceivedNs,proto3" json:"first_received_ns,omitempty"`
-	// How long it has waited on the topic, ns: the sum of the times between two
-	// passes of replicas over it, 20 min each at most.
+	// Time spent on the topic, ns: the sum of the times between two passes of
+	// replicas over the set, each at most 20 min.
 	WaitedNs      int64 `protobuf:"varint,14,opt,name=waited_ns,json=waitedNs,proto3" json:"waited_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

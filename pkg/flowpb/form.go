@@ -2,7 +2,7 @@ package flowpb
 
 import "google.golang.org/protobuf/reflect/protoreflect"
 
-// A Form is the meaning of a scalar field's octets or number that its type in the schema does not give.
+// A Form is the interpretation of a scalar field's octets or number where its type in the schema leaves it open.
 type Form uint8
 
 // The forms of values.
@@ -12,7 +12,7 @@ const (
 	MAC                 // a MAC address: 6 octets, or the low 48 bits of a number
 )
 
-// forms has the fields whose form is not Plain, by full name.
+// forms maps the full names of fields to their forms, except Plain. A new field with an address must be added.
 var forms = map[protoreflect.FullName]Form{
 	"weir.v1.FlowMessage.src_addr":                      Address,
 	"weir.v1.FlowMessage.dst_addr":                      Address,

@@ -28,12 +28,12 @@ func FuzzReadFlowGivesWhatProtobufGives(f *testing.F) {
 		var want, got flowpb.FlowMessage
 		wantErr, gotErr := proto.Unmarshal(b, &want), flowpb.ReadPairingFields(b, &got)
 		if gotErr != nil && wantErr == nil {
-			t.Fatalf("%x: %v, and protobuf takes it", b, gotErr)
+			t.Fatalf("%x: %v, and proto.Unmarshal accepts it", b, gotErr)
 		}
 		if wantErr != nil {
-			return // a field that is not looked at is wrong
+			return // the error may be in a field that ReadPairingFields skips
 		}
-		// What is read is right: nothing is there that protobuf does not read.
+		// Every field that ReadPairingFields sets must equal that of proto.Unmarshal.
 		r, w := got.ProtoReflect(), want.ProtoReflect()
 		r.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 			if !v.Equal(w.Get(f)) {
