@@ -91,10 +91,11 @@ type fastPlan struct {
 	direction    int         // offset of IE 61, one octet; -1 = absent
 }
 
-// Limits of the fast path, octets. The sizes of the windows are powers of two, so that a
+// Limits of the fast path, octets. The largest indices are powers of two less one, so that a
 // masked index needs no bounds check. Change them together with the drawing at window.
 const (
-	maxFastRecord = 511
+	maxFastIn     = 511           // the largest index of a window that a mask lets through
+	maxFastRecord = maxFastIn - 8 // a window begins 8 octets before its record
 	maxFastOut    = 1023
 )
 

@@ -28,12 +28,12 @@ import (
 // is within the array. The margins behind the limit (24 and 64 octets) hold the widest load and store
 // at the last index, so stores may write more octets than they keep.
 type (
-	window    [maxFastRecord + 1 + 24]byte
+	window    [maxFastIn + 1 + 24]byte
 	outWindow [maxFastOut + 1 + 64]byte
 )
 
 const (
-	inMask  = maxFastRecord
+	inMask  = maxFastIn
 	outMask = maxFastOut
 )
 
