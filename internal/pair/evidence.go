@@ -89,7 +89,8 @@ func (m *Machine) guess(k *stateKey, loHi, hiLo *direction) (method flowpb.Direc
 	if earlier, decided := m.earlier(loHi, hiLo); decided {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, earlier
 	}
-	if (loHi.best == nil) != (hiLo.best == nil) && !(ports && k.LoPort != k.HiPort && shookHands(k.Proto, loHi, hiLo)) {
+	if (loHi.best == nil) != (hiLo.best == nil) &&
+		(!ports || k.LoPort == k.HiPort || !shookHands(k.Proto, loHi, hiLo)) {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER, loHi.best != nil
 	}
 	if ports && k.LoPort != k.HiPort {

@@ -62,7 +62,7 @@ func (m *Model) initiator(c *connection, toHi, toLo *Direction) (method flowpb.D
 		return flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT, c.Lo.Port > c.Hi.Port
 	case isEarlier:
 		return flowpb.DirectionMethod_DIRECTION_METHOD_FIRST_SEEN, ahead > 0
-	case !both && !(differ && c.Proto == 6 && there.Flags&syn+back.Flags&syn != 0 && there.Flags&ack+back.Flags&ack != 0):
+	case !both && (!differ || c.Proto != 6 || there.Flags&syn+back.Flags&syn == 0 || there.Flags&ack+back.Flags&ack == 0):
 		return flowpb.DirectionMethod_DIRECTION_METHOD_ONLY_SENDER, toHi != nil
 	case differ:
 		return flowpb.DirectionMethod_DIRECTION_METHOD_LOWER_PORT, c.Lo.Port > c.Hi.Port

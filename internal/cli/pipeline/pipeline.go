@@ -287,7 +287,7 @@ func (l *Pipeline) Stats() (s ingest.Stats) {
 	return s
 }
 
-// A gate serializes the datagrams of several sockets for a replica, whose decoder must not be used concurrently.
+// A gate serialises the datagrams of several sockets for a replica, whose decoder must not be used concurrently.
 type gate struct {
 	mu      sync.Mutex
 	replica *ingest.Replica
