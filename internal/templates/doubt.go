@@ -2,31 +2,32 @@ package templates
 
 import "weir/internal/decode"
 
-// A definition that is known may be the wrong one still, or lack a fact: then a
-// data set is worth a moment's wait, see Options.Patient.
+// A known definition may be outdated, or decoding may lack a fact. With Options.Patient
+// the data set waits for a moment in these cases:
 //
-//   - A v9 exporter that has restarted may use its template ids for other layouts
-//     now. Its definitions are in doubt until they come again.
-//   - IPFIX times that count from the exporter's start (IE 21, 22) mean little
-//     without its init time (IE 160), which may come in options data.
+//   - A v9 exporter that has restarted may use its template ids for other layouts. Its
+//     definitions are doubtful until they are received again.
+//   - IPFIX times that count from the exporter's start (elements 21 and 22) need its init
+//     time (element 160), which may arrive in options data.
 //
-// After the wait Settle takes what there is, and no further set waits for it.
+// After the wait Settle uses the known definition, and no further set waits.
 
-// restartMs is how much lower than before an uptime is after a restart: less may
-// be datagrams out of order.
+// restartMs is the least decrease of an uptime that proves a restart, in ms. Datagrams out
+// of order cause smaller decreases.
 const restartMs = 60_000
 
-// A life is where an exporter's clock and count stood when it sent a definition
-// from a port: several exporters may be behind one address.
+// A life holds the uptime and sequence number of an exporter when it sent a definition.
+// It is kept per port, since several exporters may share an address.
 type life struct {
 	port             uint16
 	uptime, sequence uint32
 	received         int64 // ns
 }
 
-// over reports whether the exporter has restarted since: its uptime is lower and
-// has not wrapped (2^32 ms are 49.7 days), and its sequence is lower.
-func (l *life) over(m *decode.Meta, h *decode.Header) bool {
+// ended reports whether the exporter has restarted since: its uptime is lower and has not
+// wrapped (2^32 ms are 49.7 days), and its sequence number is lower. Only the v9 header
+// has an uptime (RFC 3954 section 5.1); the IPFIX header has none.
+func (l *life) ended(m *decode.Meta, h *decode.Header) bool {
 	if h.Version != 9 || int64(h.Uptime)+restartMs >= int64(l.uptime) || h.Sequence >= l.sequence {
 		return false
 	}
@@ -34,7 +35,7 @@ func (l *life) over(m *decode.Meta, h *decode.Header) bool {
 	return int64(l.uptime)+passed+restartMs < 1<<32
 }
 
-// doubtful reports whether the plan of d may be the wrong one for a datagram.
+// doubtful reports whether d may be outdated for a datagram. It needs no lock.
 func (d *definition) doubtful(m *decode.Meta, h *decode.Header) bool {
 	all := d.lives.Load()
 	if all == nil {
@@ -42,14 +43,14 @@ func (d *definition) doubtful(m *decode.Meta, h *decode.Header) bool {
 	}
 	for i := range *all {
 		if l := &(*all)[i]; l.port == m.Port {
-			return l.over(m, h)
+			return l.ended(m, h)
 		}
 	}
 	return false
 }
 
-// lived notes a reception of a v9 definition: it is in no doubt any more. The
-// shard's lock is held.
+// lived records a receipt of a v9 definition, which ends its doubt. The shard's lock must
+// be held.
 func (d *definition) lived(port uint16, at int64, uptime, sequence uint32) {
 	if d.domain.scope.version != 9 {
 		return
@@ -61,7 +62,7 @@ func (d *definition) lived(port uint16, at int64, uptime, sequence uint32) {
 			case l.port != port && len(now) < maxSources:
 				now = append(now, l)
 			case l.port == port && l.received >= at:
-				return // from the topic: known already, or older
+				return // a record of the topic that is known or older
 			}
 		}
 	}
@@ -69,15 +70,15 @@ func (d *definition) lived(port uint16, at int64, uptime, sequence uint32) {
 	d.settled.Store(false)
 }
 
-// lacksInit reports whether times of the definition's records need an init time
-// that nobody has said yet.
+// lacksInit reports whether times of the plan's records need an init time that no options
+// data of the exporter has stated.
 func (dom *domain) lacksInit(p *decode.Plan, port uint16) bool {
 	return p.NeedsInit() && dom.said.InitMs(port) == 0
 }
 
-// judge finds the definition for a datagram: the newest received from its port,
-// else the newest of all from its exporter. nil: none is known, or a Patient
-// Store doubts it; stale: it is doubted, and settled for.
+// judge returns the definition for a datagram: the newest received from its port, else the
+// newest of its exporter. It returns nil if none is known, or if a Patient Store must wait.
+// stale reports that the definition is doubtful and in use after Settle.
 func (s *Store) judge(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) (def *definition, stale bool) {
 	dom, def := s.find(k, m.Port)
 	switch {
@@ -94,8 +95,8 @@ func (s *Store) judge(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) (
 	return def, false
 }
 
-// Plan implements decode.State. A set is taken to be decoded with it: Ready is
-// for whoever only asks.
+// Plan implements decode.State. It counts a use of the definition: the caller must decode
+// a set with the plan. A caller that only needs to know must call Ready.
 func (s *Store) Plan(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) *decode.Plan {
 	def, stale := s.judge(k, m, h)
 	if def == nil {
@@ -114,9 +115,9 @@ func (s *Store) Ready(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) b
 	return def != nil
 }
 
-// Settle is Plan for a set that has waited: what is known is good enough, for
-// this set and for those to come, until a definition comes or an exporter's next
-// restart. nil: nothing is known.
+// Settle is Plan for a set that has waited. It accepts the known definition for this set
+// and for later sets, until a definition is received or the exporter restarts again. It
+// returns nil if no definition is known.
 func (s *Store) Settle(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) *decode.Plan {
 	dom, def := s.find(k, m.Port)
 	if def == nil {
@@ -132,8 +133,9 @@ func (s *Store) Settle(k *decode.TemplateKey, m *decode.Meta, h *decode.Header) 
 	return def.plan
 }
 
-// Known returns the newest definition received from a port, else the newest of
-// all from this exporter, in doubt or not; nil when there is none.
+// Known returns the plan of the newest definition received from a port, else of the newest
+// of the exporter, even if it is doubtful. It returns nil if there is none, and counts no
+// use.
 func (s *Store) Known(k *decode.TemplateKey, port uint16) *decode.Plan {
 	if _, def := s.find(k, port); def != nil {
 		return def.plan
@@ -141,6 +143,7 @@ func (s *Store) Known(k *decode.TemplateKey, port uint16) *decode.Plan {
 	return nil
 }
 
+// find returns the domain of k and the definition in force for a port; either may be nil.
 func (s *Store) find(k *decode.TemplateKey, port uint16) (*domain, *definition) {
 	dom := s.shardOf(&k.Exporter).domain(scopeOf(k))
 	if dom == nil {

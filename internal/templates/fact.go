@@ -9,38 +9,40 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A fact is one thing that options data says of an exporter address. It is guarded
-// by its shard's lock.
+// A fact is a value from options data, such as the rate of a sampler or the name of an
+// interface. Its shard's lock guards it.
 type fact struct {
 	published
 	id     factID
 	domain *domain
 
-	factSource              // the newest; received 0: nothing known yet
-	others     []factSource // what other ports said last, newest first; at most maxSources-1
-	first      int64        // ns
-	local      int64        // own reception, ns; 0: none
+	factSource              // the newest; received is 0 in an empty fact
+	others     []factSource // last values from other ports, newest first; at most maxSources-1
+	first      int64        // least receive time, ns
+	local      int64        // last receive time of this replica, ns; 0: none
 	origin     origin
-	topic      *factOnTopic // nil: not there
+	topic      *factOnTopic // nil: the topic has no record
 	place      place        // in the order of eviction
-	octets     int64        // accounted
-	active     atomic.Int64 // received, read without lock
+	octets     int64        // accounted octets
+	active     atomic.Int64 // copy of received, read without lock
 }
 
+// A factValue is the value of a fact. Its kind determines which field is used.
 type factValue struct {
 	number uint64
 	text   string
 }
 
-// A factSource is what one source port said of a fact: several exporters may be
-// behind one address.
+// A factSource is the last value of a fact from a source port. Values are kept per port,
+// since several exporters may share an address.
 type factSource struct {
 	is       factValue
 	received int64 // ns
-	port     int32 // noPort: not known, said by a replica of an older version
-	shown    bool  // decode.Facts has it for the port alone
+	port     int32 // noPort in a record of an older version
+	shown    bool  // decode.Facts has a value for this port alone
 }
 
+// noPort is the port of a factSource without a known port.
 const noPort = -1
 
 // compare orders sources by time; equal times by value and port, so that all
@@ -50,14 +52,14 @@ func (s *factSource) compare(o *factSource) int {
 		cmp.Compare(s.is.text, o.is.text), cmp.Compare(s.port, o.port))
 }
 
-// A factOnTopic is what the topic's last record says of a fact.
+// A factOnTopic holds the values in the topic's last record of a fact.
 type factOnTopic struct {
 	is      factValue
-	differs []factSource // what ports said that is not that
+	differs []factSource // ports with other values
 }
 
-// of returns what a replica that knows no more than the topic reads for a port.
-func (t *factOnTopic) of(port int32) factValue {
+// valueFor returns the value for a port on a replica that has read only the topic.
+func (t *factOnTopic) valueFor(port int32) factValue {
 	for i := range t.differs {
 		if t.differs[i].port == port {
 			return t.differs[i].is
@@ -66,7 +68,7 @@ func (t *factOnTopic) of(port int32) factValue {
 	return t.is
 }
 
-// sources appends the newest and the others to space.
+// sources appends all sources, newest first, to space. An empty fact has none.
 func (f *fact) sources(space []factSource) []factSource {
 	if f.received == 0 {
 		return space
@@ -74,15 +76,14 @@ func (f *fact) sources(space []factSource) []factSource {
 	return append(append(space, f.factSource), f.others...)
 }
 
-// receive takes what a port said, received at a time by any replica. Of one port
-// the greatest receive time wins, and of equal ones the greatest value; the newest
-// port counts for all others. It reports whether what any port reads is another
-// now.
+// receive adds a value from a port, received by any replica. For each port the value with
+// the greatest receive time wins, on a tie the greatest value. Ports without a value read
+// the newest value of all. receive reports whether any port reads another value now.
 func (f *fact) receive(src factSource, first int64, o origin) (changed bool) {
 	if f.first == 0 || first < f.first {
 		f.first = first
 	}
-	if src.port == f.port && len(f.others) == 0 && !f.shown && f.received > 0 { // as ever
+	if src.port == f.port && len(f.others) == 0 && !f.shown && f.received > 0 { // the usual case: a single port
 		if src.compare(&f.factSource) < 0 {
 			return false
 		}
@@ -90,7 +91,7 @@ func (f *fact) receive(src factSource, first int64, o origin) (changed bool) {
 		f.is, f.received, f.origin = src.is, src.received, o
 		f.active.Store(f.received)
 		if changed {
-			f.domain.said.Set(f.said(src.is))
+			f.domain.said.Set(f.decodeFact(src.is))
 		}
 		return changed
 	}
@@ -118,13 +119,14 @@ func (f *fact) receive(src factSource, first int64, o origin) (changed bool) {
 	return changed
 }
 
-// said is a value as decoding takes it.
-func (f *fact) said(v factValue) *decode.Fact {
+// decodeFact returns a value in the form that decoding reads.
+func (f *fact) decodeFact(v factValue) *decode.Fact {
 	return &decode.Fact{What: f.id.what, ID: f.id.id, Number: v.number, Text: v.text}
 }
 
-// show makes what decoding reads follow the sources, newest first. A port never
-// reads another's value meanwhile.
+// show updates decode.Facts for a change of the sources from before to after, both newest
+// first. Decoding reads without a lock meanwhile; the order of the updates ensures that no
+// port reads the value of another port in between.
 func (f *fact) show(before, after []factSource) (changed bool) {
 	facts := &f.domain.said
 	for i := range after {
@@ -132,7 +134,7 @@ func (f *fact) show(before, after []factSource) (changed bool) {
 		k := slices.IndexFunc(before, func(b factSource) bool { return b.port == s.port })
 		isNew := k < 0 || before[k].is != s.is
 		if s.port != noPort && (s.shown && isNew || !s.shown && s.is != after[0].is) {
-			facts.SetOwn(uint16(s.port), f.said(s.is)) // checked where it came in
+			facts.SetOwn(uint16(s.port), f.decodeFact(s.is)) // parse checks the range
 			s.shown = true
 		}
 		if k < 0 {
@@ -145,7 +147,7 @@ func (f *fact) show(before, after []factSource) (changed bool) {
 		if len(after) > 0 {
 			newest = after[0].is
 		}
-		facts.Set(f.said(newest))
+		facts.Set(f.decodeFact(newest))
 		changed = true
 	}
 	for i := range before {
@@ -155,27 +157,28 @@ func (f *fact) show(before, after []factSource) (changed bool) {
 		}
 		f.countPort(b.port, false)
 		if b.shown {
-			facts.RemoveOwn(uint16(b.port), f.id.what, f.id.id) // shown: a port
+			facts.RemoveOwn(uint16(b.port), f.id.what, f.id.id) // shown implies a port
 		}
 	}
 	return changed
 }
 
-// countPort notes whether a port is among those that said a sampling rate.
+// countPort records whether a port has stated the rate of a sampler. Other facts are
+// ignored.
 func (f *fact) countPort(port int32, says bool) {
 	if f.id.what == flowpb.Fact_WHAT_SAMPLER && port != noPort {
-		f.domain.said.AddPort(uint16(port), f.id.id, says) // checked where it came in
+		f.domain.said.AddPort(uint16(port), f.id.id, says) // parse checks the range
 	}
 }
 
-// hide takes the fact from what decoding reads.
+// hide removes the fact from decode.Facts.
 func (f *fact) hide() {
 	var space [maxSources]factSource
 	f.show(f.sources(space[:0]), nil)
 }
 
-// by returns what a port said; ok is false when it said nothing.
-func (f *fact) by(port int32) (v factValue, ok bool) {
+// valueFrom returns the last value from a port. ok is false if there is none.
+func (f *fact) valueFrom(port int32) (v factValue, ok bool) {
 	if f.port == port && f.received > 0 {
 		return f.is, true
 	}
@@ -187,17 +190,17 @@ func (f *fact) by(port int32) (v factValue, ok bool) {
 	return v, false
 }
 
-// A novelty is how much of a fact is new that a port says.
+// A novelty classifies a received fact, which determines its cost.
 type novelty int
 
 const (
-	factNew  novelty = iota // the fact, or its value
-	factTurn                // the port said otherwise, and the newest is so
-	factSame                // what the port reads already
+	factNew  novelty = iota // a new fact or value
+	factTurn                // the newest value of the address, but not the last value from the port
+	factSame                // the value that the port reads already
 )
 
-// knows reports how much is new of a fact when a port says v.
-func (sh *shard) knows(sc scope, id factID, port uint16, v factValue) novelty {
+// noveltyOf classifies value v of a fact from a port. The shard's lock must be held.
+func (sh *shard) noveltyOf(sc scope, id factID, port uint16, v factValue) novelty {
 	dom := sh.domain(sc)
 	if dom == nil {
 		return factNew
@@ -206,7 +209,7 @@ func (sh *shard) knows(sc scope, id factID, port uint16, v factValue) novelty {
 	if f == nil || f.received == 0 {
 		return factNew
 	}
-	own, ok := f.by(int32(port))
+	own, ok := f.valueFrom(int32(port))
 	switch {
 	case !ok:
 		own = f.is
@@ -228,17 +231,17 @@ func (f *fact) activeAt() int64 { return f.active.Load() }
 // home implements evictable.
 func (f *fact) home() *shard { return f.shard }
 
-// needed reports whether the topic lacks f, says something else for a port that
-// said it, or lacks a sign that it is still received.
+// needed implements publishable. The record must be published if the topic lacks it, has
+// another value for a port, or needs a refresh.
 func (f *fact) needed() bool {
 	if !f.known() {
-		return false // gone since
+		return false // evicted or expired
 	}
 	if f.shard.holds(f.domain.scope.exporter) {
 		return false
 	}
-	if f.topic == nil || f.topic.of(f.port) != f.is || f.received >= f.refreshAt {
+	if f.topic == nil || f.topic.valueFor(f.port) != f.is || f.received >= f.refreshAt {
 		return true
 	}
-	return slices.ContainsFunc(f.others, func(s factSource) bool { return f.topic.of(s.port) != s.is })
+	return slices.ContainsFunc(f.others, func(s factSource) bool { return f.topic.valueFor(s.port) != s.is })
 }

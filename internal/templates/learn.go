@@ -58,7 +58,7 @@ func (s *Store) learn(
 	if isNew {
 		s.newcomer(sh.exporters[k.Exporter], m.Received)
 	} else {
-		s.again(sh, k.Exporter, m.Received)
+		s.repeated(sh, k.Exporter, m.Received)
 	}
 	l := d.domain.templates[k.ID]
 	before := d.domain.choice(k.ID)
@@ -168,7 +168,7 @@ func (s *Store) learnFact(
 	sc, id, v := scopeOf(k), factID{is.What, is.ID}, factValue{is.Number, is.Text}
 	a := sh.allowanceOf(k.Exporter)
 	octets := factOctets(v.text)
-	switch sh.knows(sc, id, m.Port, v) {
+	switch sh.noveltyOf(sc, id, m.Port, v) {
 	case factSame:
 		if !s.mayRepeat(a, m.Received) {
 			return false
@@ -194,7 +194,7 @@ func (s *Store) learnFact(
 		}
 	}
 	f.local = at
-	if own, ok := f.by(int32(m.Port)); ok && own == v && v != f.is { // another port sent another value meanwhile
+	if own, ok := f.valueFrom(int32(m.Port)); ok && own == v && v != f.is { // another port sent another value meanwhile
 		s.count.factConflicts.Add(1)
 	}
 	changed = f.receive(factSource{is: v, received: at, port: int32(m.Port)}, at, origin{h.Export, h.Uptime, h.Sequence})

@@ -12,12 +12,14 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Added returns the records by which an operator publishes a definition: as if it
-// had been received, from no port, at a time. They are of both kinds, since
-// replicas may be running that read only one. The error says why the definition
-// cannot be published.
-func Added(operator string, at time.Time, exporter netip.Addr, version uint8, number uint32, t *decode.Template) ([]Record, error) {
-	sc := scope{decode.Map16(exporter), number, version}
+// Added returns the records with which an operator publishes a definition. Replicas treat
+// it as received at the time at, from no port. The records are of both kinds, since older
+// replicas read only records by hash. An error means that the template or the version is
+// invalid.
+func Added(
+	operator string, at time.Time, exporter netip.Addr, version uint8, domainID uint32, t *decode.Template,
+) ([]Record, error) {
+	sc := scope{decode.Map16(exporter), domainID, version}
 	if err := sc.check(); err != nil {
 		return nil, err
 	}
@@ -25,7 +27,9 @@ func Added(operator string, at time.Time, exporter netip.Addr, version uint8, nu
 	if err != nil {
 		return nil, err
 	}
-	d := &definition{id: definitionIDOf(t), domain: &domain{scope: sc}, plan: plan, first: at.UnixNano(), confirmed: true}
+	d := &definition{
+		id: definitionIDOf(t), domain: &domain{scope: sc}, plan: plan, first: at.UnixNano(), confirmed: true,
+	}
 	d.received.Store(at.UnixNano())
 	value, err := d.value(operator)
 	if err != nil {
@@ -34,9 +38,9 @@ func Added(operator string, at time.Time, exporter netip.Addr, version uint8, nu
 	return bothRecords(sc, d.id, value), nil
 }
 
-// Removed returns the records by which an operator takes back an entry: it does
-// not count any more unless it is received later than that. A definition has two,
-// whether the topic has both now or not.
+// Removed returns the records with which an operator removes an entry at the time at. A
+// later receipt of the entry revokes the removal. A definition needs records of both
+// kinds, even if the topic has only a record of either.
 func Removed(operator string, at time.Time, e *Entry) ([]Record, error) {
 	st := proto.CloneOf(e.State)
 	st.RemovedNs = max(at.UnixNano(), st.GetReceivedNs())
@@ -51,31 +55,34 @@ func Removed(operator string, at time.Time, e *Entry) ([]Record, error) {
 	return bothRecords(e.scope, definitionIDOf(e.Template), value), nil
 }
 
+// bothRecords returns the records of a definition of both kinds.
 func bothRecords(sc scope, id definitionID, value []byte) []Record {
 	return []Record{{Key: definitionKey(sc, id), Value: value}, {Key: hashKey(sc, id), Value: value}}
 }
 
-// An Entry is a record of the shared log, read.
+// An Entry is a parsed record of the shared log.
 type Entry struct {
 	Key      []byte
 	State    *flowpb.ExporterState
 	Exporter netip.Addr
-	Template *decode.Template // nil: a fact
+	Template *decode.Template // nil if the entry is a fact
 
 	scope scope
 }
 
-// InForce reports whether an entry counts: it was received after its removal.
+// InForce reports whether an entry is in force: it was received after its removal.
 func (e *Entry) InForce() bool { return e.State.GetReceivedNs() > e.State.GetRemovedNs() }
 
-// Read reads a record of the shared log for people; ok is false for a barrier. The
-// error says that the record cannot be read, or that its layout is not the key's.
+// Read parses a record of the shared log for display. ok is false for a barrier. It
+// returns an error if the record is malformed or its layout differs from its key. The
+// Entry keeps k.
 func Read(k, value []byte) (e Entry, ok bool, err error) {
 	id, err := parseKey(k)
 	if err != nil || id.barrier {
 		return e, false, err
 	}
-	e = Entry{Key: k, State: &flowpb.ExporterState{}, Exporter: netip.AddrFrom16(id.scope.exporter).Unmap(), scope: id.scope}
+	exporter := netip.AddrFrom16(id.scope.exporter).Unmap()
+	e = Entry{Key: k, State: &flowpb.ExporterState{}, Exporter: exporter, scope: id.scope}
 	if err := proto.Unmarshal(value, e.State); err != nil {
 		return e, false, fmt.Errorf("value: %w", err)
 	}
@@ -94,12 +101,12 @@ func Read(k, value []byte) (e Entry, ok bool, err error) {
 	return e, true, nil
 }
 
-// Entries collects the records of the shared log for people. The zero value is
-// ready. It is not safe for concurrent use.
+// Entries collects the records of the shared log for display. The zero value is ready to
+// use. It must be used by one goroutine at a time.
 type Entries struct{ records map[string]*Entry }
 
-// Take takes one record; value nil is a tombstone. The error is Read's; the record
-// that the key had before stays then.
+// Take adds a record, or deletes it if value is nil (a tombstone). It returns the error of
+// Read; then the old record of the key stays. It keeps k.
 func (l *Entries) Take(k, value []byte) error {
 	if value == nil {
 		delete(l.records, string(k))
@@ -116,7 +123,8 @@ func (l *Entries) Take(k, value []byte) error {
 	return nil
 }
 
-// All returns the entries in no order: the two records of a definition are one.
+// All returns the entries in no particular order. It merges the two records of a
+// definition.
 func (l *Entries) All() []*Entry {
 	byKey := make(map[string]*Entry, len(l.records))
 	for k, e := range l.records {
@@ -136,8 +144,8 @@ func (l *Entries) All() []*Entry {
 	return all
 }
 
-// merged returns what two records of one definition say together, as Merge takes
-// them: the later reception, with the earliest first one and the latest removal.
+// merged merges two records of a definition as Store.Merge does: the latest receipt, the
+// earliest first receipt and the latest removal.
 func merged(a, b *Entry) *Entry {
 	if a.State.GetReceivedNs() < b.State.GetReceivedNs() {
 		a, b = b, a

@@ -2,36 +2,36 @@ package templates
 
 import "slices"
 
-// A recordKind tells the two records of a definition on the shared log apart.
+// A recordKind distinguishes the two records of a definition on the shared log.
 type recordKind uint8
 
 const (
-	digestRecord recordKind = iota // its key has a digest of the layout; it is always written
-	hashRecord                     // its key has a 64-bit hash, for replicas that know no other; see Options.HashKeys
+	digestRecord recordKind = iota // by digest of the layout; always written
+	hashRecord                     // by 64-bit hash, for replicas of older versions; see Options.HashKeys
 
 	recordKinds
 )
 
-// A definitionRecord is where a definition stands with one of its two records on
-// the shared log. It is guarded by the shard's lock.
+// A definitionRecord holds the publishing state of a record of a definition. The shard's
+// lock guards it.
 //
-// Layouts whose 64-bit hashes collide share the key of their hash records, and
-// compaction keeps one of them. A replica writes the one of hashOwner only, so
-// that a forged layout does not take an honest one's place there; replicas find
-// the others by their digest records.
+// Layouts with the same 64-bit hash share the key of their hash records, and compaction
+// keeps a single record. Replicas therefore write the hash record of hashOwner only, so
+// that a forged layout cannot replace an honest layout on the topic. The other layouts
+// have their digest records.
 type definitionRecord struct {
 	published
 	def *definition
 	by  recordKind
 
 	written   bool  // this Store publishes records of the kind
-	there     bool  // the topic has the record; it may say that the definition is removed
-	confirmed bool  // the record says that the definition is confirmed
-	replaced  bool  // the topic has another layout's record at the key
-	latest    int64 // greatest receive time seen in such a record, ns; 0: none seen
+	there     bool  // the topic has the record, possibly with a removal
+	confirmed bool  // the record on the topic has the confirmation
+	replaced  bool  // the topic has the record of another layout under the key
+	latest    int64 // greatest receive time in a record of the kind, ns; 0: none read
 }
 
-// recordsOf makes the records of a new definition.
+// recordsOf returns the records of a new definition.
 func (s *Store) recordsOf(d *definition) (all [recordKinds]definitionRecord) {
 	for by := range recordKinds {
 		all[by] = definitionRecord{
@@ -52,22 +52,22 @@ func (r *definitionRecord) known() bool { return r.def.known() }
 // value implements publishable.
 func (r *definitionRecord) value(replica string) ([]byte, error) { return r.def.value(replica) }
 
-// needed reports whether the topic lacks something in the record: the definition
-// itself, that it is in force for a port, or a sign that it is still received.
-// What is known only from records of the other kind is no reason to write: the
-// replica that received it writes both, and readers merge both.
+// needed reports whether the record must be published: the topic lacks the definition, its
+// source for a port, its confirmation, or a refresh. Knowledge from records of the other
+// kind is no reason: the replica that received the template writes both kinds, and readers
+// merge them.
 func (r *definitionRecord) needed() bool {
 	d := r.def
 	switch {
 	case !r.written, !d.known(), !d.inForce():
-		return false // or gone since
+		return false // not written, evicted or removed
 	case !d.shared():
 		return false
 	case r.by == hashRecord && d.hashOwner() != d:
 		return false
 	case d.confirmed && !r.confirmed && d.say:
 		return true
-	case r.replaced: // by a replica that takes both layouts for one: no faster than a refresh
+	case r.replaced: // by an older replica that mixes up the layouts: not faster than a refresh
 		return d.local > 0 && d.local >= r.refreshAt
 	case r.onTopic == 0:
 		return max(d.local, r.latest) > 0
@@ -88,9 +88,9 @@ func (d *definition) shared() bool {
 	return (!d.static || d.local > 0) && !d.shard.holds(d.domain.scope.exporter)
 }
 
-// hashOwner returns the definition whose hash record replicas write among those
-// that share d's hash: confirmed before unconfirmed, then the one known first.
-// Replicas that know the same records agree on it.
+// hashOwner returns the definition with d's hash whose hash record replicas write: a
+// confirmed definition before an unconfirmed, then the definition received first. Replicas
+// with the same records agree on it.
 func (d *definition) hashOwner() *definition {
 	owner := d
 	for _, o := range d.domain.templates[d.id.template].defs {
@@ -101,6 +101,7 @@ func (d *definition) hashOwner() *definition {
 	return owner
 }
 
+// ownsBefore orders definitions with the same hash for hashOwner.
 func (d *definition) ownsBefore(o *definition) bool {
 	switch {
 	case d == o:
@@ -113,7 +114,7 @@ func (d *definition) ownsBefore(o *definition) bool {
 	return slices.Compare(d.id.digest[:], o.id.digest[:]) < 0
 }
 
-// publishNeeded makes d's records due that the topic lacks.
+// publishNeeded queues the records of d that must be published now.
 func (s *Store) publishNeeded(d *definition) {
 	for by := range d.records {
 		if r := &d.records[by]; r.needed() {
@@ -122,14 +123,14 @@ func (s *Store) publishNeeded(d *definition) {
 	}
 }
 
-// publishAgain makes d's records due if they are needed by then.
+// publishAgain queues all records of d. Due publishes those that are needed by then.
 func (s *Store) publishAgain(d *definition) {
 	for by := range d.records {
 		s.due.add(&d.records[by])
 	}
 }
 
-// quiet reports whether a reception at a time is no reason to refresh a record.
+// quiet reports whether a receipt at the time at requires no refresh of a record.
 func (d *definition) quiet(at int64) bool {
 	for by := range d.records {
 		r := &d.records[by]
@@ -140,7 +141,8 @@ func (d *definition) quiet(at int64) bool {
 	return true
 }
 
-// saidConfirmed reports whether the records that are written say that d is confirmed.
+// saidConfirmed reports whether the records on the topic have the confirmation of d, in
+// each kind that this Store writes.
 func (d *definition) saidConfirmed() bool {
 	for by := range d.records {
 		if r := &d.records[by]; r.written && !r.confirmed {
@@ -150,7 +152,7 @@ func (d *definition) saidConfirmed() bool {
 	return true
 }
 
-// record returns d's record at a key, nil when the key is another definition's.
+// record returns the record of d with a key, nil if the key belongs to another definition.
 func (d *definition) record(k *definitionRef) *definitionRecord {
 	if !k.names(&d.id) {
 		return nil
@@ -158,7 +160,8 @@ func (d *definition) record(k *definitionRef) *definitionRecord {
 	return &d.records[k.by]
 }
 
-// arrived notes that the topic has r's record now, and no other layout's at its key.
+// arrived records that the topic has the record r now. Under its key there is no record of
+// another layout any more.
 func (s *Store) arrived(r *definitionRecord, at int64, confirmed bool) {
 	r.there, r.replaced, r.confirmed = true, false, confirmed
 	r.latest = max(r.latest, at)
@@ -175,7 +178,7 @@ func (s *Store) arrived(r *definitionRecord, at int64, confirmed bool) {
 	}
 }
 
-// forget notes that the topic says nothing that counts in r's record.
+// forget clears the state of r that comes from the content of its record on the topic.
 func (r *definitionRecord) forget() {
 	r.onTopic = 0
 	for i := range r.def.sources {
@@ -183,20 +186,20 @@ func (r *definitionRecord) forget() {
 	}
 }
 
-// lose notes that the topic does not have r's record.
+// lose records that the topic does not have the record r.
 func (r *definitionRecord) lose() {
 	r.forget()
 	r.there, r.replaced = false, false
 }
 
-// onTopic reports whether the topic has a record of d, of whichever kind.
+// onTopic reports whether the topic has a record of d of any kind.
 func (d *definition) onTopic() bool {
 	return d.records[digestRecord].there || d.records[hashRecord].there
 }
 
-// bequeath leaves the hash record of d, which goes, to another definition that
-// shares its key: a tombstone would take away that one's record on the topic. The
-// record goes with the last of them.
+// bequeath hands the hash record of d, which expires, to another definition with the same
+// key, since a tombstone would delete the record of the other definition. The last of them
+// writes the tombstone.
 func (d *definition) bequeath() {
 	r := &d.records[hashRecord]
 	if !r.there {
@@ -211,7 +214,8 @@ func (d *definition) bequeath() {
 	}
 }
 
-// onTopic returns the definition that a reader of one kind of records uses for port.
+// onTopic returns the definition that a replica uses for a port if it has read only the
+// records of a kind.
 func (l *layouts) onTopic(by recordKind, port uint16) *definition {
 	var own, last *definition
 	var ownAt, lastAt int64
@@ -231,8 +235,8 @@ func (l *layouts) onTopic(by recordKind, port uint16) *definition {
 	return last
 }
 
-// heardFrom reports whether this replica received d from port itself, or knows it
-// from a record of the kind.
+// heardFrom reports whether this replica received d from a port itself, or read that
+// source in a record of the kind.
 func (d *definition) heardFrom(port uint16, by recordKind) bool {
 	for _, s := range d.sources {
 		if s.port == port {

@@ -9,43 +9,44 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Anyone can forge datagrams with templates. What bounds the harm: a definition
-// is confirmed only when a data set was decoded with it; those that are not are
-// few, go first, and those of many new exporters at once are not published until
-// a second datagram says the same.
+// Over UDP anyone can forge datagrams with templates. Four rules bound the harm. A
+// definition is confirmed only if a data set was decoded with it. Unconfirmed definitions
+// are bounded. They are evicted first. In a flood of new exporters, a definition is
+// published only on its second receipt, or after it was confirmed.
 
 const (
-	// newcomersASecond is how many new exporters a replica publishes at once.
+	// newcomersASecond is the rate of new exporters above which a replica holds back
+	// their records until their second datagram.
 	newcomersASecond = 50
-	// newcomersBurst is how many after a while without any.
+	// newcomersBurst is the burst of that limit.
 	newcomersBurst = 500
-	// unconfirmedLife is how long an unconfirmed definition counts while there are
-	// more than unconfirmedFew.
+	// unconfirmedLife is the lifetime of unconfirmed definitions while the store has
+	// more than unconfirmedFew of them.
 	unconfirmedLife = 10 * time.Minute
 	unconfirmedFew  = 10_000
-	// confirmWithin spreads what replicas say of one definition, so that one says
-	// it and the others see that it is said.
+	// confirmWithin is the period over which replicas publish the confirmation of a
+	// definition. The record of the first replica makes the others unnecessary.
 	confirmWithin = 10 * time.Second
 )
 
-// trust holds the order of eviction, and what is to be said of definitions. Its
-// lock is taken inside a shard's.
+// A trust holds the order of eviction and the confirmations to publish. Its lock may be
+// taken while a shard is locked, never the reverse.
 type trust struct {
 	newcomers *rate.Limiter
-	noted     atomic.Int64 // uses not taken yet
+	noted     atomic.Int64 // length of uses
 
-	mu          sync.Mutex              // guards what follows
-	definitions [levels]order           // by sets decoded; 0: unconfirmed, in order of arrival
-	facts       [2]order                // of exporters that are not established, and of those that are
-	uses        []noted                 // by decoding, not taken yet
-	later       map[int64][]*definition // confirmed here, to be said, by sayAt in steps of sayStep
+	mu          sync.Mutex              // guards the fields below
+	definitions [levels]order           // by level; 0: unconfirmed, in order of arrival
+	facts       [2]order                // of newcomers, and of established exporters
+	uses        []noted                 // uses by decoding that takeUses has not applied yet
+	later       map[int64][]*definition // confirmations to publish, by sayAt in units of sayStep
 }
 
-// sayStep is how exactly the time is kept at which a definition is said to be
-// confirmed: a look at those to come costs confirmWithin/sayStep at most.
+// sayStep is the resolution of definition.sayAt. A search of trust.later visits at most
+// confirmWithin/sayStep entries.
 const sayStep = int64(100 * time.Millisecond)
 
-// sayLater takes a definition that was confirmed here.
+// sayLater schedules the publication of a confirmation at d.sayAt.
 func (t *trust) sayLater(d *definition) {
 	t.mu.Lock()
 	if t.later == nil {
@@ -55,7 +56,7 @@ func (t *trust) sayLater(d *definition) {
 	t.mu.Unlock()
 }
 
-// confirm notes that a replica has decoded with d. The shard's lock is held.
+// confirm records that a replica has decoded data with d. The shard's lock must be held.
 func (s *Store) confirm(d *definition) {
 	if !d.confirmed {
 		s.held.unconfirmed.Add(-1)
@@ -65,16 +66,17 @@ func (s *Store) confirm(d *definition) {
 	s.rank(d)
 }
 
-// unconfirmed is how many definitions nobody has confirmed.
+// unconfirmed returns the number of unconfirmed definitions.
 func (s *Store) unconfirmed() int { return int(s.held.unconfirmed.Load()) }
 
-// known reports whether the store still holds d. The shard's lock is held.
+// known reports whether the store still holds d. The shard's lock must be held.
 func (d *definition) known() bool {
 	l := d.domain.templates[d.id.template]
 	return l != nil && slices.Contains(l.defs, d)
 }
 
-// confirmUsed confirms what decoding used, and makes it due to be said.
+// confirmUsed confirms the definitions that decoding used, and queues the confirmations
+// that are due and that no other replica has published.
 func (s *Store) confirmUsed() {
 	s.takeUses()
 	now := s.now()
@@ -97,29 +99,29 @@ func (s *Store) confirmUsed() {
 	}
 }
 
-// newcomer decides whether what a new exporter sends is published at once. The
-// shard's lock is held.
+// newcomer holds back the records of a new exporter if there are too many new exporters.
+// at is the receive time of its first datagram. The shard's lock must be held.
 func (s *Store) newcomer(e *exporter, at int64) {
 	if !s.trust.newcomers.AllowN(s.o.Now(), 1) {
 		e.held, e.heldAt = true, at
 	}
 }
 
-// holds reports whether nothing of an exporter is published. mu is held.
+// holds reports whether the records of an exporter are held back. mu must be held.
 func (sh *shard) holds(address [16]byte) bool {
 	e := sh.exporters[address]
 	return e != nil && e.held
 }
 
-// again takes a further datagram of an exporter: one that says a second time
-// what it said is taken for what it is. The shard's lock is held.
-func (s *Store) again(sh *shard, address [16]byte, at int64) {
+// repeated publishes the held-back records of an exporter if a second datagram, received
+// at another time than the first, repeats a definition. The shard's lock must be held.
+func (s *Store) repeated(sh *shard, address [16]byte, at int64) {
 	if e := sh.exporters[address]; e != nil && e.held && e.heldAt != at {
 		s.publishHeld(sh, address)
 	}
 }
 
-// publishHeld publishes what is held back of an exporter. The shard's lock is held.
+// publishHeld queues the held-back records of an exporter. The shard's lock must be held.
 func (s *Store) publishHeld(sh *shard, address [16]byte) {
 	e := sh.exporters[address]
 	if e == nil || !e.held {
