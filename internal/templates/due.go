@@ -7,8 +7,8 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// A publishable is a definition or a fact: something the shared log may lack.
-// Its methods are called with its shard's lock held.
+// A publishable is a record that the shared log may lack: of a definition, or of a fact.
+// The shard's lock must be held for its methods.
 type publishable interface {
 	state() *published
 	kind() kind
@@ -18,28 +18,29 @@ type publishable interface {
 	value(replica string) ([]byte, error)
 }
 
-// published is where an entry stands with the shared log. It is guarded by the
-// shard's lock.
+// A published holds the state of a record on the shared log. The shard's lock guards it,
+// except line and position.
 type published struct {
 	key       []byte
 	shard     *shard
-	onTopic   int64 // receive time in the topic's last record, ns; 0: not there
-	refreshAt int64 // a reception from this time on is published, ns
-	line      *line // nil: it does not wait; guarded by the queue's lock, as position
-	position  int   // in line
+	onTopic   int64 // receive time in the topic's last record, ns; 0: no record
+	refreshAt int64 // receive time from which a receipt must be published, ns
+	line      *line // nil: not queued; the queue's lock guards line and position
+	position  int   // index in line.entries
 }
 
 func (p *published) state() *published { return p }
 
-// seen notes that the topic's last record of the entry has this receive time.
+// seen records the receive time of the topic's last record, and sets the next refresh.
 func (p *published) seen(at int64, replica string) {
 	p.onTopic = at
 	const vary = refreshInterval / 5
 	p.refreshAt = at + int64(refreshInterval-vary) + p.spread(replica, 2*vary)
 }
 
-// spread is a time up to within, ns, that differs by entry and replica: when all
-// replicas could do a thing, one does it and the others see that it is done.
+// spread returns a delay below within, in ns, that depends on the record and the replica.
+// When all replicas could publish a record, usually the replica with the least delay
+// publishes it and the others see its record.
 func (p *published) spread(replica string, within time.Duration) int64 {
 	var h xxhash.Digest
 	h.Reset()
@@ -48,24 +49,24 @@ func (p *published) spread(replica string, within time.Duration) int64 {
 	return int64(h.Sum64() % uint64(within))
 }
 
-// A line holds entries in order. Those that leave it make a gap.
+// A line is a FIFO of records that permits removal in the middle, which leaves a gap.
 type line struct {
 	entries []publishable // nil: a gap
-	head    int           // no entry before it
-	n       int           // entries
+	head    int           // index before which all entries are gaps
+	n       int           // number of entries without gaps
 }
 
 func (l *line) push(p publishable) {
 	if len(l.entries) > 2*l.n+64 {
-		l.close()
+		l.compact()
 	}
 	l.entries = append(l.entries, p)
 	p.state().line, p.state().position = l, len(l.entries)-1
 	l.n++
 }
 
-// close closes the gaps.
-func (l *line) close() {
+// compact removes the gaps.
+func (l *line) compact() {
 	all := make([]publishable, 0, l.n+l.n/2)
 	for _, p := range l.entries[l.head:] {
 		if p != nil {
@@ -76,7 +77,7 @@ func (l *line) close() {
 	l.entries, l.head = all, 0
 }
 
-// remove takes p, which is in l, from it.
+// remove removes p, which must be in l.
 func (l *line) remove(p publishable) {
 	st := p.state()
 	l.entries[st.position] = nil
@@ -84,8 +85,8 @@ func (l *line) remove(p publishable) {
 	l.n--
 }
 
-// take takes the first entry, nil if there is none.
-func (l *line) take() publishable {
+// pop removes and returns the first entry, nil if there is none.
+func (l *line) pop() publishable {
 	for ; l.head < len(l.entries); l.head++ {
 		if p := l.entries[l.head]; p != nil {
 			l.remove(p)
@@ -96,29 +97,31 @@ func (l *line) take() publishable {
 	return nil
 }
 
-// maxUnderWay and maxUnderWayOctets bound what is under way to the shared log: an
-// entry that waits in the store takes less than a record in a Kafka client.
+// maxUnderWay and maxUnderWayOctets bound the records that are being produced to the shared
+// log: an entry in the queue needs less memory than a record in a Kafka client.
 const (
 	maxUnderWay       = 16_384
 	maxUnderWayOctets = 16 << 20 // of values
 )
 
-// A queue holds what may be due, in order. What the store does not hold any more
-// leaves it. Its lock is taken inside a shard's.
+// A queue holds the records that may be due, in order. The record of an entry must leave
+// the queue when the store removes the entry. Its lock may be taken while a shard is
+// locked, never the reverse.
 type queue struct {
-	off bool // nothing is queued; not changed after New
+	off bool // nothing is queued; constant after New
 
-	mu       sync.Mutex
-	waiting  line
-	late     [nKinds]line        // beyond a budget of their own
-	lateAt   int64               // when late was looked at last, ns
-	underWay map[string]underWay // by key
-	octets   int                 // of values under way
+	mu       sync.Mutex          // guards the fields below
+	waiting  line                // records within the budgets
+	late     [nKinds]line        // records beyond a budget
+	lateAt   int64               // time of the last lookLate, ns
+	underWay map[string]underWay // records being produced, by key
+	octets   int                 // octets of the values being produced
 }
 
+// An underWay is a record that is being produced.
 type underWay struct {
 	entry   publishable
-	octets  int  // of the value
+	octets  int  // octets of the value
 	ofTotal bool // it was charged to the total of its kind, not to exporterFirst
 }
 
@@ -134,7 +137,7 @@ func (q *queue) add(p publishable) {
 	q.mu.Unlock()
 }
 
-// delay puts p behind what is beyond a budget already.
+// delay queues p behind the other records beyond a budget.
 func (q *queue) delay(p publishable) {
 	q.mu.Lock()
 	if p.state().line == nil {
@@ -143,8 +146,8 @@ func (q *queue) delay(p publishable) {
 	q.mu.Unlock()
 }
 
-// leave takes p from where it waits, if it does.
-func (q *queue) leave(p publishable) {
+// cancel removes p from its line, if it is queued.
+func (q *queue) cancel(p publishable) {
 	q.mu.Lock()
 	if l := p.state().line; l != nil {
 		l.remove(p)
@@ -152,29 +155,31 @@ func (q *queue) leave(p publishable) {
 	q.mu.Unlock()
 }
 
-// take takes the next entry, nil if there is none, or no room for one under way.
-func (q *queue) take() publishable {
+// popWaiting removes and returns the next record within the budgets. It returns nil if
+// there is none, or if too many records are being produced.
+func (q *queue) popWaiting() publishable {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.takeOf(&q.waiting)
+	return q.popFrom(&q.waiting)
 }
 
-// takeLate takes the first of what is beyond a budget, nil if there is none, or no
-// room for one under way.
-func (q *queue) takeLate(k kind) publishable {
+// popLate removes and returns the next record of a kind beyond a budget. It returns nil if
+// there is none, or if too many records are being produced.
+func (q *queue) popLate(k kind) publishable {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.takeOf(&q.late[k])
+	return q.popFrom(&q.late[k])
 }
 
-func (q *queue) takeOf(l *line) publishable {
+// popFrom removes and returns the first entry of l. q.mu must be held.
+func (q *queue) popFrom(l *line) publishable {
 	if len(q.underWay) >= maxUnderWay || q.octets >= maxUnderWayOctets {
 		return nil
 	}
-	return l.take()
+	return l.pop()
 }
 
-// start marks p as under way, unless it is already.
+// start marks p as being produced. It returns false if a record with its key is already.
 func (q *queue) start(p publishable, octets int, ofTotal bool) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -187,7 +192,8 @@ func (q *queue) start(p publishable, octets int, ofTotal bool) bool {
 	return true
 }
 
-// end removes the record under way with this key and returns it; its entry is nil if there is none.
+// end removes and returns the record with this key that is being produced. Its entry is nil
+// if there is none.
 func (q *queue) end(key []byte) underWay {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -197,13 +203,14 @@ func (q *queue) end(key []byte) underWay {
 	return w
 }
 
-// length returns how many entries wait within the budgets.
+// length returns the number of queued records within the budgets.
 func (q *queue) length() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.waiting.n
 }
 
+// pending returns the number of records that are queued or being produced.
 func (q *queue) pending() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -215,13 +222,13 @@ func (q *queue) pending() int {
 }
 
 const (
-	// lateEvery is how often what is beyond a budget is looked at, and lateMost
-	// how much of a kind then.
+	// lateEvery is the interval at which Due retries records beyond a budget, lateMost
+	// bounds the records of a kind in a retry.
 	lateEvery = 100 * time.Millisecond
 	lateMost  = 4096
 )
 
-// lookLate reports how much of what is beyond a budget is to be looked at now.
+// lookLate returns the number of records beyond a budget to retry now, by kind.
 func (q *queue) lookLate(now int64) (most [nKinds]int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -235,16 +242,16 @@ func (q *queue) lookLate(now int64) (most [nKinds]int) {
 	return most
 }
 
-// Due returns what is to be published now: new or changed definitions and
-// facts, refreshes that are due, and tombstones (value nil) of what nobody
-// received for its lifetime. Each is marked as under way until
-// Published is called with the outcome; until then it is not returned again.
+// Due returns the records to produce now: new or changed definitions and facts, refreshes,
+// and tombstones (nil values) of expired entries. The caller must call it regularly, and
+// must call Published with the outcome of each record. Until then Due does not return a
+// record with the same key again.
 func (s *Store) Due() []Record {
 	s.confirmUsed()
 	out := s.expired()
 	now := s.now()
 	for range s.due.length() {
-		p := s.due.take()
+		p := s.due.popWaiting()
 		if p == nil {
 			break
 		}
@@ -252,7 +259,7 @@ func (s *Store) Due() []Record {
 	}
 	for k, n := range s.due.lookLate(now) {
 		for total := false; n > 0 && !total && s.totalLeft(kind(k), now); n-- {
-			p := s.due.takeLate(kind(k))
+			p := s.due.popLate(kind(k))
 			if p == nil {
 				break
 			}
@@ -262,13 +269,13 @@ func (s *Store) Due() []Record {
 	return out
 }
 
-// appendDue appends the record of p, if it is still needed and within the budgets;
-// total says that the total of its kind forbids it. Beyond a budget it stays due.
+// appendDue appends the record of p, if it is still needed and within the budgets. total
+// reports that the total of its kind forbids it. A record beyond a budget stays due.
 func (s *Store) appendDue(out []Record, p publishable, now int64) (_ []Record, total bool) {
 	st := p.state()
 	st.shard.mu.Lock()
 	defer st.shard.mu.Unlock()
-	if !p.needed() { // another replica published it meanwhile, or it is gone
+	if !p.needed() { // another replica published it meanwhile, or the entry was removed
 		return out, false
 	}
 	a := st.shard.allowanceOf(p.exporter())
@@ -279,9 +286,9 @@ func (s *Store) appendDue(out []Record, p publishable, now int64) (_ []Record, t
 	}
 	v, err := p.value(s.o.Replica)
 	switch {
-	case err != nil: // not UTF-8 in what came from outside: kept for this replica alone
+	case err != nil: // a text is not valid UTF-8: the entry is not shared
 	case !s.due.start(p, len(v), a.beyondFirst()):
-		s.due.add(p) // changed while under way: once more after that
+		s.due.add(p) // changed while being produced: publish it again afterwards
 	default:
 		s.publishing(a, p.kind(), int64(len(st.key)+len(v)))
 		out = append(out, Record{Key: st.key, Value: v})
@@ -289,8 +296,9 @@ func (s *Store) appendDue(out []Record, p publishable, now int64) (_ []Record, t
 	return out, total
 }
 
-// Published tells the outcome of publishing r. After an error r becomes due
-// again, and its octets go back to the budgets: an outage must not spend them.
+// Published reports the outcome of producing r. After an error r becomes due again and its
+// octets return to the budgets, since an outage must not exhaust them. Otherwise r is
+// merged as if it had been read from the topic.
 func (s *Store) Published(r Record, err error) {
 	w := s.due.end(r.Key)
 	p := w.entry
@@ -298,7 +306,7 @@ func (s *Store) Published(r Record, err error) {
 		return
 	}
 	if err == nil {
-		_ = s.Merge(r.Key, r.Value) // of our own making: sound
+		_ = s.Merge(r.Key, r.Value) // cannot fail: this store made the record
 		return
 	}
 	sh := p.state().shard
@@ -312,8 +320,8 @@ func (s *Store) Published(r Record, err error) {
 	}
 }
 
-// Republish makes everything due that this replica received itself within its
-// lifetime: the shared log was lost.
+// Republish makes all entries due that this replica received itself within their lifetime.
+// It must be called when the topic was deleted or lost its records.
 func (s *Store) Republish() {
 	since := s.now() - int64(lifetime)
 	for i := range s.shard {

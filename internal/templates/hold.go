@@ -8,12 +8,13 @@ import (
 	"weir/internal/decode"
 )
 
-// What a shard holds comes and goes here, within the limits. At the limit of one
-// exporter its own entries go, so that no exporter can push out another's.
-// All of this is called with the shard's lock held.
+// The functions of this file add and remove the entries of a shard within the limits. At
+// the limit of an exporter they evict entries of this exporter, so that no exporter can
+// evict another's entries. The shard's lock must be held for all of them.
 
-// definition returns the definition of a template id with t's layout, made if it
-// is new, for a template received from port.
+// definition returns the definition of a template id with the layout of t, received from a
+// port. It makes the definition if there is none. It returns the error of decode.Compile,
+// or errFull.
 func (s *Store) definition(sh *shard, sc scope, template uint16, t *decode.Template, port uint16) (*definition, error) {
 	if dom := sh.domain(sc); dom != nil {
 		if l := dom.templates[template]; l != nil {
@@ -64,7 +65,8 @@ func (s *Store) definition(sh *shard, sc scope, template uint16, t *decode.Templ
 	return d, nil
 }
 
-// fact returns the fact of that id, empty if it is new.
+// fact returns the fact with an id. It makes an empty fact if there is none, or returns
+// errFull. text is only used for its length.
 func (s *Store) fact(sh *shard, sc scope, id factID, text string) (*fact, error) {
 	if dom := sh.domain(sc); dom != nil {
 		if f := dom.facts[id]; f != nil {
@@ -89,7 +91,7 @@ func (s *Store) fact(sh *shard, sc scope, id factID, text string) (*fact, error)
 	return f, nil
 }
 
-// domain returns the domain of sc, made if it is new.
+// domain returns the domain of sc. It makes the domain, and its exporter, if there is none.
 func (s *Store) domain(sh *shard, sc scope) *domain {
 	if d := sh.domain(sc); d != nil {
 		return d
@@ -111,7 +113,8 @@ func (s *Store) domain(sh *shard, sc scope) *domain {
 	return d
 }
 
-// choose makes what readers see of a template id follow what is known.
+// choose recomputes the choice of a template id for readers, and reports whether it
+// changed. It must be called after each change of the id's definitions.
 func (d *domain) choose(template uint16) (changed bool) {
 	var c *choice
 	if l := d.templates[template]; l != nil {
@@ -128,10 +131,10 @@ func (d *domain) choose(template uint16) (changed bool) {
 	return true
 }
 
-// makeRoom makes room within the limits of one exporter for an entry of so many
-// octets, a sixteenth at once, so that a flood does not cost a search each time.
-// Facts have half of the octets, and never push out a confirmed definition. It
-// reports whether there is room; if not, it is counted.
+// makeRoom evicts entries of an exporter until a new entry fits its limits. It evicts a
+// sixteenth of the limit at once, so that a flood does not cost a search for each entry.
+// Facts may use half of the octets and never evict a confirmed definition. makeRoom
+// returns false, and counts the refusal, if there is no room.
 func (s *Store) makeRoom(sh *shard, address [16]byte, isFact bool, octets int64) bool {
 	octets += emptyExporter + emptyDomain // both may be new
 	e, most := sh.exporters[address], s.o.MaxExporterOctets
@@ -139,11 +142,13 @@ func (s *Store) makeRoom(sh *shard, address [16]byte, isFact bool, octets int64)
 		e = &exporter{}
 	}
 	if !isFact {
-		s.evictDefinitions(sh, e, beyond(e.definitions, s.o.MaxPerExporter), beyondOctets(e.octets, octets, most), true)
+		n := excessEntries(e.definitions, s.o.MaxPerExporter)
+		s.evictDefinitions(sh, e, n, excessOctets(e.octets, octets, most), true)
 	} else {
-		s.evictFacts(sh, e, beyond(e.facts, s.o.MaxPerExporter), beyondOctets(e.factOctets, octets, most/2))
-		s.evictDefinitions(sh, e, 0, beyondOctets(e.octets, octets, most), false)
-		s.evictFacts(sh, e, 0, beyondOctets(e.octets, octets, most))
+		n := excessEntries(e.facts, s.o.MaxPerExporter)
+		s.evictFacts(sh, e, n, excessOctets(e.factOctets, octets, most/2))
+		s.evictDefinitions(sh, e, 0, excessOctets(e.octets, octets, most), false)
+		s.evictFacts(sh, e, 0, excessOctets(e.octets, octets, most))
 	}
 	if e.octets+octets > most || isFact && e.factOctets+octets > most/2 {
 		s.count.refused.Add(1)
@@ -152,24 +157,25 @@ func (s *Store) makeRoom(sh *shard, address [16]byte, isFact bool, octets int64)
 	return true
 }
 
-// beyond returns how many of n entries have to go for one more.
-func beyond(n, most int) int {
+// excessEntries returns the number of n entries to evict for a new entry.
+func excessEntries(n, most int) int {
 	if n < most {
 		return 0
 	}
 	return n - most + max(1, most/16)
 }
 
-// beyondOctets returns how many octets have to go for so many more.
-func beyondOctets(n, more, most int64) int64 {
+// excessOctets returns the number of n octets to evict for more octets.
+func excessOctets(n, more, most int64) int64 {
 	if n+more <= most {
 		return 0
 	}
 	return n + more - most + most/16
 }
 
-// evictDefinitions evicts at least so many definitions of an exporter, and so many
-// octets; unless confirmed, only those that are not.
+// evictDefinitions evicts at least n definitions and the given octets of an exporter, as
+// far as it has them. Unless confirmed is true, it evicts unconfirmed definitions only.
+// Static definitions stay.
 func (s *Store) evictDefinitions(sh *shard, e *exporter, n int, octets int64, confirmed bool) {
 	if n <= 0 && octets <= 0 {
 		return
@@ -195,8 +201,8 @@ func (s *Store) evictDefinitions(sh *shard, e *exporter, n int, octets int64, co
 	}
 }
 
-// evictFacts evicts at least so many facts of an exporter, and so many octets, those
-// first that were received the longest ago.
+// evictFacts evicts at least n facts and the given octets of an exporter, as far as it has
+// them, in order of their last receipt.
 func (s *Store) evictFacts(sh *shard, e *exporter, n int, octets int64) {
 	if n <= 0 && octets <= 0 {
 		return
@@ -218,6 +224,8 @@ func (s *Store) evictFacts(sh *shard, e *exporter, n int, octets int64) {
 	}
 }
 
+// removeDefinition removes d from the store, its choice, the order of eviction and the
+// queue.
 func (s *Store) removeDefinition(sh *shard, d *definition) {
 	l := d.domain.templates[d.id.template]
 	l.defs = slices.DeleteFunc(l.defs, func(o *definition) bool { return o == d })
@@ -227,7 +235,7 @@ func (s *Store) removeDefinition(sh *shard, d *definition) {
 	d.domain.choose(d.id.template)
 	s.unrank(&d.place)
 	for by := range d.records {
-		s.due.leave(&d.records[by])
+		s.due.cancel(&d.records[by])
 	}
 	if !d.confirmed {
 		s.held.unconfirmed.Add(-1)
@@ -242,11 +250,12 @@ func (s *Store) removeDefinition(sh *shard, d *definition) {
 	s.tidy(sh, d.domain)
 }
 
+// removeFact removes f from the store, decode.Facts, the order of eviction and the queue.
 func (s *Store) removeFact(sh *shard, f *fact) {
 	remove(&f.domain.facts, f.id, &f.domain.mostFacts)
 	f.hide()
 	s.unrank(&f.place)
-	s.due.leave(f)
+	s.due.cancel(f)
 	e := sh.exporters[f.domain.scope.exporter]
 	e.facts--
 	e.factOctets -= f.octets
@@ -256,8 +265,9 @@ func (s *Store) removeFact(sh *shard, f *fact) {
 	s.tidy(sh, f.domain)
 }
 
-// remove deletes an entry of a map. Maps do not shrink: one that has held many more than
-// it does now is made anew. most is how many it held at most; it is kept here.
+// remove deletes an entry of a map. Maps do not shrink, so it copies a map whose length has
+// fallen to a quarter of its greatest length. The caller must keep most, the greatest
+// length since the map was made, for remove alone.
 func remove[K comparable, V any](m *map[K]V, k K, most *int) {
 	const few, shrink = 64, 4
 	*most = max(*most, len(*m))
@@ -270,7 +280,7 @@ func remove[K comparable, V any](m *map[K]V, k K, most *int) {
 	*m, *most = is, len(is)
 }
 
-// tidy forgets a domain, and its exporter, of which nothing is known any more.
+// tidy deletes a domain without entries, and its exporter if that was its last domain.
 func (s *Store) tidy(sh *shard, d *domain) {
 	if len(d.templates) > 0 || len(d.facts) > 0 {
 		return

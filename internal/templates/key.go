@@ -12,10 +12,11 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Keys of the shared log, integers in network byte order:
+// Keys of the shared log, with lengths in octets. Integers are in network byte order, IPv4
+// addresses are v4-mapped:
 //
 //	barrier:                0 | replica name
-//	definition by hash:     1 | exporter (16 octets, v4-mapped) | version (1) | domain (4) | template id (2) | layout hash (8)
+//	definition by hash:     1 | exporter (16) | version (1) | domain (4) | template id (2) | layout hash (8)
 //	fact:                   2 | exporter (16) | version (1) | domain (4) | what (1) | id (8)
 //	definition by digest:   3 | exporter (16) | version (1) | domain (4) | template id (2) | layout digest (16)
 //

@@ -218,7 +218,9 @@ func (sh *shard) withLayout(sc scope, id uint16, t *decode.Template) *definition
 // errOverBudget is the error of Learn for a template beyond the budget of its exporter, or
 // of all exporters, for new definitions. It is a shared value, so that a flood costs no
 // allocation; the caller must not change it.
-var errOverBudget error = &wire.Error{What: "template: too many new ones of this exporter, or of all", Cause: wire.BadTemplate}
+var errOverBudget error = &wire.Error{
+	What: "template: too many new ones of this exporter, or of all", Cause: wire.BadTemplate,
+}
 
 // errFull is the error of Learn for a template without room at the limits. The caller must
 // not change it.

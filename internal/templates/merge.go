@@ -13,12 +13,13 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// maxValue is the largest value that is read, octets: a template of as many
-// fields as a datagram can describe is smaller.
+// maxValue bounds the values that are read, in octets. A template with as many fields as a
+// datagram can hold is smaller.
 const maxValue = 64 << 10
 
-// Merge takes one record of the shared log; value nil is a tombstone. The error
-// names a poison record; it changes nothing. A barrier is no news.
+// Merge adds a record of the shared log; a nil value is a tombstone. It ignores barriers.
+// It returns an error for a poison record, which changes nothing. It keeps neither k nor
+// value.
 func (s *Store) Merge(k, value []byte) error {
 	id, err := parseKey(k)
 	if err != nil || id.barrier {
@@ -48,7 +49,8 @@ func (s *Store) Merge(k, value []byte) error {
 	return err
 }
 
-// parse reads a value and checks that it belongs to its key.
+// parse parses a value and checks that it belongs to its key and is within range. The merge
+// functions depend on these checks.
 func (s *Store) parse(id key, value []byte) (*flowpb.ExporterState, error) {
 	if len(value) > maxValue {
 		return nil, fmt.Errorf("value of %d octets: at most %d are read", len(value), maxValue)
@@ -98,7 +100,7 @@ func checkFact(key *factID, st *flowpb.ExporterState) error {
 	}
 	for _, src := range f.GetSources() {
 		if !possible(f.GetWhat(), src.GetNumber()) {
-			return fmt.Errorf("of port %d: %w", src.GetPort(), impossible(f.GetWhat(), src.GetNumber()))
+			return fmt.Errorf("value from port %d: %w", src.GetPort(), impossible(f.GetWhat(), src.GetNumber()))
 		}
 	}
 	return checkSources(f.GetSources(), st, "fact")
@@ -114,13 +116,14 @@ type aSource interface {
 func checkSources[S aSource](sources []S, st *flowpb.ExporterState, kind string) error {
 	for _, src := range sources {
 		if src.GetPort() > math.MaxUint16 || src.GetReceivedNs() <= 0 || src.GetReceivedNs() > st.GetReceivedNs() {
-			return fmt.Errorf("source port %d at %d: want a port, received at or before the %s", src.GetPort(), src.GetReceivedNs(), kind)
+			return fmt.Errorf("source port %d at %d: want a port, received at or before the %s",
+				src.GetPort(), src.GetReceivedNs(), kind)
 		}
 	}
 	return nil
 }
 
-// template reads a definition's template.
+// template returns the template in the value of a record.
 func template(t *flowpb.TemplateDefinition) (*decode.Template, error) {
 	out := &decode.Template{
 		ID:      uint16(t.GetTemplateId()), // checked below
@@ -133,7 +136,8 @@ func template(t *flowpb.TemplateDefinition) (*decode.Template, error) {
 	}
 	for i, f := range t.GetFields() {
 		if f.GetId() > math.MaxUint16 || f.GetLength() > math.MaxUint16 {
-			return nil, fmt.Errorf("field %d of template %d: element %d of %d octets: want at most 65535", i, t.GetTemplateId(), f.GetId(), f.GetLength())
+			return nil, fmt.Errorf("field %d of template %d: element %d of %d octets: want at most 65535",
+				i, t.GetTemplateId(), f.GetId(), f.GetLength())
 		}
 		out.Fields = append(out.Fields, decode.Field{
 			PEN: f.GetPen(), ID: uint16(f.GetId()), Length: uint16(f.GetLength()), // checked above
@@ -142,13 +146,17 @@ func template(t *flowpb.TemplateDefinition) (*decode.Template, error) {
 	return out, nil
 }
 
+// mergeDefinition merges the record of a definition. The last record of a key determines
+// the state of the topic; receive times, the confirmation and the removal only grow, in any
+// order of records. The shard's lock must be held.
 func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (changed bool, keep *place, err error) {
 	t, err := template(st.GetDefinition())
 	if err != nil {
 		return false, nil, err
 	}
 	if is := definitionIDOf(t); !id.definition.names(&is) {
-		return false, nil, fmt.Errorf("template %d with hash %016x, digest %x: the key says %v", is.template, is.hash, is.digest, id.definition)
+		return false, nil, fmt.Errorf("template %d with hash %016x, digest %x: the key says %v",
+			is.template, is.hash, is.digest, id.definition)
 	}
 	d, err := s.definition(sh, id.scope, t.ID, t, portOf(st))
 	if err != nil {
@@ -156,7 +164,7 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 	}
 	by := id.definition.by
 	r := &d.records[by]
-	r.forget() // the last record counts for what the topic has
+	r.forget() // this record replaces the earlier record on the topic
 	for _, is := range st.GetDefinition().GetSources() {
 		if src := d.from(uint16(is.GetPort()), is.GetReceivedNs()); src != nil { // checked by parse
 			src.onTopic[by], src.recorded[by] = is.GetReceivedNs(), true
@@ -165,7 +173,7 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 	again := d.confirmed && st.GetConfirmed() && st.GetReceivedNs() > d.received.Load()
 	d.receivedAt(st.GetReceivedNs(), firstOf(st), originOf(st))
 	for _, is := range st.GetDefinition().GetSources() {
-		if is.GetReceivedNs() == st.GetReceivedNs() { // whose header it is
+		if is.GetReceivedNs() == st.GetReceivedNs() { // the header in st came from this port
 			d.lived(uint16(is.GetPort()), st.GetReceivedNs(), st.GetUptimeMs(), st.GetSequence()) // checked by parse
 		}
 	}
@@ -179,17 +187,18 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 	}
 	s.accountDefinition(d)
 	if st.GetRemovedNs() >= st.GetReceivedNs() {
-		r.forget() // what the topic has is that it is removed
+		r.forget() // the record on the topic is a removal
 	}
 	changed = d.domain.choose(id.definition.template)
-	// What the topic says of one layout may leave another one's port unsaid.
+	// The record may change the definition that readers of the topic use for the port of
+	// another layout, which must then be published.
 	for _, o := range d.domain.templates[id.definition.template].defs {
 		s.publishNeeded(o)
 	}
 	return changed, &d.place, nil
 }
 
-// portOf returns the port that a definition was received from last, 0 if none.
+// portOf returns the port of the last receipt of a definition, 0 if there is none.
 func portOf(st *flowpb.ExporterState) uint16 {
 	for _, src := range st.GetDefinition().GetSources() {
 		if src.GetReceivedNs() == st.GetReceivedNs() {
@@ -199,6 +208,7 @@ func portOf(st *flowpb.ExporterState) uint16 {
 	return 0
 }
 
+// mergeFact merges the record of a fact. The shard's lock must be held.
 func (s *Store) mergeFact(sh *shard, id key, st *flowpb.ExporterState) (changed bool, err error) {
 	f, err := s.fact(sh, id.scope, *id.fact, st.GetFact().GetText())
 	if err != nil {
@@ -222,7 +232,8 @@ func (s *Store) mergeFact(sh *shard, id key, st *flowpb.ExporterState) (changed 
 	return changed, nil
 }
 
-// factSources reads what a record says of a fact, and for which ports.
+// factSources returns the newest source of a record, its other sources, and the values that
+// the record gives to readers of the topic.
 func factSources(st *flowpb.ExporterState) (newest factSource, others []factSource, topic *factOnTopic) {
 	fact := st.GetFact()
 	v := factValue{fact.GetNumber(), fact.GetText()}
@@ -245,8 +256,8 @@ func factSources(st *flowpb.ExporterState) (newest factSource, others []factSour
 	return newest, others, topic
 }
 
-// bury takes a tombstone. What this replica received itself within the lifetime
-// is published again; the rest is forgotten.
+// bury applies a tombstone. An entry that this replica received itself within its lifetime
+// is published again; any other entry is removed. The shard's lock must be held.
 func (s *Store) bury(sh *shard, id key) {
 	dom := sh.domain(id.scope)
 	if dom == nil {
@@ -285,6 +296,8 @@ func (s *Store) bury(sh *shard, id key) {
 	}
 }
 
+// firstOf returns the first receive time of an entry. Records of older versions have only
+// the last.
 func firstOf(st *flowpb.ExporterState) int64 {
 	if first := st.GetFirstReceivedNs(); first > 0 && first < st.GetReceivedNs() {
 		return first

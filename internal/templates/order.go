@@ -5,48 +5,47 @@ import (
 	"time"
 )
 
-// At the limits in all, the entry goes that is missed least: the definition with
-// which the fewest data sets were decoded, and of equal ones the one longest
-// without data. A young one ranks with those of a few sets, so that forged ones
-// cannot keep new exporters out. Facts of an exporter with many decoded sets go
-// last. The entries stand in lists, so that an eviction costs no search.
+// At the total limits the Store evicts the definition with the fewest decoded data sets,
+// among equals the definition with the longest time without data. Young definitions rank
+// at youngLevel at least, so that forged definitions cannot keep new exporters out. Facts
+// of established exporters go last. The entries are in linked lists, so that an eviction
+// needs no search.
 
 const (
-	// youngFor is how long a new or newly confirmed definition counts as young.
+	// youngFor is the time for which a new or newly confirmed definition is young.
 	youngFor = time.Minute
-	// youngLevel is the least level that young definitions count as.
+	// youngLevel is the least level of a young definition.
 	youngLevel = 3
-	// maxSets is how many data sets are counted per definition.
+	// maxSets is the greatest number of data sets that a usage counts.
 	maxSets = 64
 	// levels is the number of values of levelOf.
 	levels = 8
-	// maxTurns bounds how many entries one eviction moves to the back of a list.
+	// maxTurns bounds the entries that an eviction moves to the back of a list.
 	maxTurns = 16
-	// noteLimit is how many uses wait at most until somebody takes them.
+	// noteLimit is the length of trust.uses at which trim applies them.
 	noteLimit = 1024
 )
 
-// levelOf returns the rank of a definition with so many decoded sets:
-// 0, 1, 2 to 3, 4 to 7, …, 64.
+// levelOf returns the level for a number of decoded sets: a level each for 0, 1, 2 to 3,
+// 4 to 7, …, 64.
 func levelOf(sets uint8) int { return bits.Len8(min(sets, maxSets)) }
 
-// An evictable is a definition or a fact. known is called with its shard's lock
-// held.
+// An evictable is a definition or a fact. The shard's lock must be held for known.
 type evictable interface {
 	home() *shard
 	known() bool     // the store holds it
-	activeAt() int64 // when it was in use last, ns; read without lock
+	activeAt() int64 // time of the last use, ns; read without lock
 }
 
-// A place is where an entry stands in the order of eviction. trust.mu guards it.
+// A place is the list node of an entry in an order. trust.mu guards it.
 type place struct {
 	prev, next *place
-	order      *order // nil: in none
+	order      *order // nil: in no order
 	entry      evictable
-	since      int64 // ns: in order since, or last activity that was looked at
+	since      int64 // time of insertion, or of the last use when it was moved to the back, ns
 }
 
-// An order is a list of entries, next to be evicted first.
+// An order is a linked list of entries in order of eviction.
 type order struct {
 	front, back *place
 	n           int
@@ -64,8 +63,8 @@ func (o *order) push(p *place, since int64) {
 	o.n++
 }
 
-// leave takes p from its order, if it is in one.
-func (p *place) leave() {
+// unlink removes p from its order, if it has one.
+func (p *place) unlink() {
 	o := p.order
 	if o == nil {
 		return
@@ -84,8 +83,8 @@ func (p *place) leave() {
 	o.n--
 }
 
-// first returns the entry that goes first, nil if there is none but keep. Entries
-// that were active since they were put in order go to the back, maxTurns at most.
+// first returns the entry to evict next, nil if there is none except keep. It moves
+// entries that were used since their insertion to the back, up to maxTurns entries.
 func (o *order) first(keep *place) *place {
 	for range maxTurns {
 		p := o.front
@@ -93,7 +92,7 @@ func (o *order) first(keep *place) *place {
 			return nil
 		}
 		if at := p.entry.activeAt(); at > p.since {
-			p.leave()
+			p.unlink()
 			o.push(p, at)
 			continue
 		}
@@ -105,7 +104,7 @@ func (o *order) first(keep *place) *place {
 	return o.front
 }
 
-// rank puts d in order by its data sets. The shard's lock is held.
+// rank moves d to the order of its level. The shard's lock must be held.
 func (s *Store) rank(d *definition) {
 	level := 0
 	if d.confirmed {
@@ -113,7 +112,7 @@ func (s *Store) rank(d *definition) {
 	}
 	s.trust.mu.Lock()
 	if o := &s.trust.definitions[level]; d.place.order != o && !d.static {
-		d.place.leave()
+		d.place.unlink()
 		o.push(&d.place, s.now())
 	}
 	s.trust.mu.Unlock()
@@ -122,8 +121,9 @@ func (s *Store) rank(d *definition) {
 	}
 }
 
-// establish notes that data of an exporter was decoded many times. The shard's
-// lock is held.
+// establish marks an exporter as established, of which maxSets data sets were decoded with
+// a definition, and moves its facts to the order that is evicted last. The shard's lock
+// must be held.
 func (s *Store) establish(e *exporter) {
 	if e.established {
 		return
@@ -136,26 +136,27 @@ func (s *Store) establish(e *exporter) {
 	}
 }
 
-// rankFact puts a new fact in order. The shard's lock is held.
+// rankFact moves a fact to the order of its exporter's standing. The shard's lock must be
+// held.
 func (s *Store) rankFact(f *fact) {
 	standing := 0
 	if f.shard.exporters[f.domain.scope.exporter].established {
 		standing = 1
 	}
 	s.trust.mu.Lock()
-	f.place.leave()
+	f.place.unlink()
 	s.trust.facts[standing].push(&f.place, s.now())
 	s.trust.mu.Unlock()
 }
 
-// unrank takes an entry from the order of eviction.
+// unrank removes an entry from the order of eviction.
 func (s *Store) unrank(p *place) {
 	s.trust.mu.Lock()
-	p.leave()
+	p.unlink()
 	s.trust.mu.Unlock()
 }
 
-// leastUsed returns the definition that goes first. trust.mu is held.
+// leastUsed returns the definition to evict next. trust.mu must be held.
 func (t *trust) leastUsed(now int64, keep *place) *place {
 	var young *place
 	for level := range t.definitions {
@@ -173,7 +174,7 @@ func (t *trust) leastUsed(now int64, keep *place) *place {
 	return young
 }
 
-// leastFact returns the fact that goes first. trust.mu is held.
+// leastFact returns the fact to evict next. trust.mu must be held.
 func (t *trust) leastFact(keep *place) *place {
 	if p := t.facts[0].first(keep); p != nil {
 		return p
@@ -181,9 +182,11 @@ func (t *trust) leastFact(keep *place) *place {
 	return t.facts[1].first(keep)
 }
 
-// excess returns an entry to evict because a limit in all is exceeded, nil if none is.
+// excess returns an entry to evict because a total limit is exceeded, nil if none is. Facts
+// go before definitions only while they use more than half of the limit.
 func (s *Store) excess(keep *place) evictable {
-	doubted := s.held.unconfirmed.Load() > int64(s.o.MaxUnconfirmed) || s.held.unconfirmedOctets.Load() > s.o.MaxUnconfirmedOctets
+	doubted := s.held.unconfirmed.Load() > int64(s.o.MaxUnconfirmed) ||
+		s.held.unconfirmedOctets.Load() > s.o.MaxUnconfirmedOctets
 	facts, octets := s.held.facts.Load(), s.octets()
 	full := s.held.definitions.Load()+facts > int64(s.o.MaxTotal) || octets > s.o.MaxOctets
 	if !doubted && !full {
@@ -213,13 +216,13 @@ func (s *Store) excess(keep *place) evictable {
 	return p.entry
 }
 
-// trim evicts what is beyond the limits in all, but not keep. No lock is held.
+// trim evicts the entries beyond the total limits, except keep. No lock may be held.
 func (s *Store) trim(keep *place) {
 	if s.trust.noted.Load() >= noteLimit {
 		s.takeUses()
 	}
 	for p := s.excess(keep); p != nil; p = s.excess(keep) {
-		if s.trust.noted.Load() > 0 { // p may have got data sets
+		if s.trust.noted.Load() > 0 { // a queued use may change the order
 			s.takeUses()
 			continue
 		}
@@ -227,7 +230,7 @@ func (s *Store) trim(keep *place) {
 	}
 }
 
-// evict removes an entry, if the store still holds it. No lock is held.
+// evict removes an entry, if the store still holds it. No lock may be held.
 func (s *Store) evict(p evictable) {
 	sh := p.home()
 	sh.mu.Lock()

@@ -1,13 +1,14 @@
-// Package text is the text form of templates: what weir decode prints,
-// and what files of templates hold. It is pure.
+// Package text formats and parses the text form of templates, which weir decode prints and
+// TEMPLATES_FILE contains. It is pure.
 //
 //	template 256, version 9, domain 7 of 192.0.2.1
 //	         8                  4  sourceIPv4Address
 //	         29305/1            8  reverseOctetDeltaCount
 //	         82          variable  interfaceName
 //
-// An options template says "template 257 of options, …", and its scope fields,
-// the first ones, end in "scope". Names are for people: they are not read.
+// The line of an options template begins with "template 257 of options, …". Its scope
+// fields come first (RFC 7011 section 3.4.2.1) and end in "scope". Lengths are in octets.
+// Parse ignores names.
 package text
 
 import (
@@ -25,23 +26,24 @@ import (
 	"weir/internal/ie"
 )
 
-// An Entry is a template and whose it is.
+// An Entry is a template with its exporter, version and Observation Domain.
 type Entry struct {
-	Exporter netip.Addr // not valid: not said
+	Exporter netip.Addr // invalid: not stated
 	Version  uint8      // 9 or 10 (IPFIX)
 	Domain   uint32
 	Template decode.Template
 }
 
-// Owned returns an error when e does not say whose it is.
+// Owned returns an error if e does not state its exporter.
 func (e *Entry) Owned() error {
 	if e.Exporter.IsValid() {
 		return nil
 	}
-	return fmt.Errorf("template %d, version %d, domain %d: whose? want its line to end in of ADDRESS", e.Template.ID, e.Version, e.Domain)
+	return fmt.Errorf("template %d, version %d, domain %d: whose? want its line to end in of ADDRESS",
+		e.Template.ID, e.Version, e.Domain)
 }
 
-// Append appends the text of e, without an end of line at its end.
+// Append appends the text of e, without a line end after the last field.
 func Append(b []byte, e *Entry) []byte {
 	t, kind, of := &e.Template, "", ""
 	if t.Options {
@@ -67,17 +69,19 @@ func Append(b []byte, e *Entry) []byte {
 	return b
 }
 
+// variable is the text of the length 65535 (RFC 7011 section 7).
 const variable = "variable"
 
 // v9Scopes are the scope field types of RFC 3954 section 6.1.
 var v9Scopes = map[uint16]string{1: "system", 2: "interface", 3: "lineCard", 4: "cache", 5: "template"}
 
-// V9Scope names a scope field type of NetFlow v9.
+// V9Scope returns the name of a scope field type of NetFlow v9.
 func V9Scope(id uint16) (name string, known bool) {
 	name, known = v9Scopes[id]
 	return name, known
 }
 
+// name returns the name of an element or scope, "?" if it is unknown.
 func name(version uint8, f decode.Field, scope bool) string {
 	if version == 9 && scope {
 		if n, ok := V9Scope(f.ID); ok {
@@ -100,9 +104,9 @@ var (
 	field = regexp.MustCompile(`^\s+(?:(\d+)/)?(\d+)\s+(\d+|variable)(?:\s+(\S+))?(\s+scope)?$`)
 )
 
-// Parse reads entries. Empty lines, those that begin with # and what else weir
-// decode prints (flows, options data, errors) are passed over. The error names
-// every wrong line.
+// Parse parses entries. It ignores empty lines, lines that begin with #, and the other
+// output of weir decode (flows, options data, errors). The error names every wrong line;
+// the entries are valid only if it is nil.
 func Parse(r io.Reader) ([]Entry, error) {
 	var (
 		all  []Entry
@@ -126,7 +130,7 @@ func Parse(r io.Reader) ([]Entry, error) {
 			all, from = append(all, e), append(from, n)
 		case line[0] == ' ' || line[0] == '\t':
 			if !open {
-				continue // of a template, or other thing, that is not read
+				continue // belongs to ignored output, or to a template with a wrong line
 			}
 			if err := parseField(line, &all[len(all)-1].Template); err != nil {
 				errs = append(errs, fmt.Errorf("line %d: %w", n, err))
@@ -135,7 +139,8 @@ func Parse(r io.Reader) ([]Entry, error) {
 			open = false
 		default:
 			open = false
-			errs = append(errs, fmt.Errorf("line %d: %.40q: want a template (as weir decode prints them), a field of one, or # and a remark", n, line))
+			errs = append(errs, fmt.Errorf("line %d: %.40q: "+
+				"want a template (as weir decode prints it), a field of a template, or # and a remark", n, line))
 		}
 	}
 	if err := s.Err(); err != nil {
@@ -179,7 +184,8 @@ func parseHead(line string) (e Entry, err error) {
 func parseField(line string, t *decode.Template) error {
 	m := field.FindStringSubmatch(line)
 	if m == nil {
-		return fmt.Errorf("field %.60q: want [PEN/]ID LENGTH [NAME] [scope], LENGTH in octets or variable", strings.TrimSpace(line))
+		return fmt.Errorf("field %.60q: want [PEN/]ID LENGTH [NAME] [scope], LENGTH in octets or variable",
+			strings.TrimSpace(line))
 	}
 	pen, penErr := strconv.ParseUint("0"+m[1], 10, 32)
 	id, idErr := strconv.ParseUint(m[2], 10, 16)
