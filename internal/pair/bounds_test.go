@@ -82,7 +82,7 @@ func TestManyVantagesOfOneConnectionAreMerged(t *testing.T) {
 			if largest > 8000 {
 				t.Errorf("a piece of one connection has %d octets", largest)
 			}
-			if used := m.sides.used(); used > 2*maxSides {
+			if used := m.sides.inUse(); used > 2*maxSides {
 				t.Errorf("%d sides are held", used)
 			}
 			if b := m.TakeBounded(); b.Vantages != n-maxSides {
@@ -93,8 +93,8 @@ func TestManyVantagesOfOneConnectionAreMerged(t *testing.T) {
 			if len(got) != 1 || got[0].Forward.Octets != tt.want || !has(got[0], flowpb.Quality_QUALITY_MANY_VANTAGES) {
 				t.Errorf("want one connection of %d octets, MANY_VANTAGES; got %d: %v", tt.want, len(got), got)
 			}
-			if m.sides.used()+len(m.vantages.at) != 0 {
-				t.Errorf("%d sides and %d vantages are left of none", m.sides.used(), len(m.vantages.at))
+			if m.sides.inUse()+len(m.vantages.at) != 0 {
+				t.Errorf("%d sides and %d vantages are left of none", m.sides.inUse(), len(m.vantages.at))
 			}
 		})
 	}
@@ -138,7 +138,7 @@ func TestSidesBeyondTheBoundAreMergedAtRestore(t *testing.T) {
 	big := New(testConfig, 1, func(*Emission) {})
 	first := one(1, 1000*int64(time.Second), 1001*int64(time.Second))
 	big.Observe(&first)
-	e := big.table.entries.at(1)
+	e := big.table.entries.ref(1)
 	for i := range 21_000 {
 		s := big.newSide(e, vantage{domain: uint32(i) + 1})
 		*s = side{vantage: s.vantage, next: s.next, toHi: i%2 == 0, octets: uint64(i), octetsE: uint64(i), packets: 1, packsE: 1, start: first.Start, end: first.End, rateMin: 1, rateMax: 1, records: 1}
@@ -149,7 +149,7 @@ func TestSidesBeyondTheBoundAreMergedAtRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Restored(first.Received)
-	if used := m.sides.used(); used != 2*maxSides {
+	if used := m.sides.inUse(); used != 2*maxSides {
 		t.Errorf("%d sides are held, want %d", used, 2*maxSides)
 	}
 	m.Close()
@@ -294,8 +294,8 @@ func TestSettingsMayChangeAtAnyRestart(t *testing.T) {
 				j.restore(t, m)
 				restarts++
 			}
-			if open, grace := m.Held(); open < 0 || grace < 0 || open+grace != m.table.entries.used() {
-				t.Fatalf("seed %d: %d open, %d in grace, %d in the table", seed, open, grace, m.table.entries.used())
+			if open, grace := m.Held(); open < 0 || grace < 0 || open+grace != m.table.entries.inUse() {
+				t.Fatalf("seed %d: %d open, %d in grace, %d in the table", seed, open, grace, m.table.entries.inUse())
 			}
 			inOrder(t, m)
 		}
@@ -315,8 +315,8 @@ func inOrder(t *testing.T, m *Machine) {
 	t.Helper()
 	for q := range m.queues {
 		at := int64(math.MinInt64)
-		for i := m.queues[q].front; i != 0; i = m.table.nodes.at(i).after {
-			e := m.table.entries.at(i)
+		for i := m.queues[q].front; i != 0; i = m.table.nodes.ref(i).after {
+			e := m.table.entries.ref(i)
 			if e.deadline < at {
 				t.Fatalf("queue %d: deadline %d after %d", q, e.deadline, at)
 			}
@@ -409,8 +409,8 @@ func altered(t *testing.T, first Flow, sides []side) []byte {
 	t.Helper()
 	m := New(testConfig, 1, func(*Emission) {})
 	m.Observe(&first)
-	e := m.table.entries.at(1)
-	m.strip(e)
+	e := m.table.entries.ref(1)
+	m.releaseParts(e)
 	for i := range sides {
 		s := m.newSide(e, vantage{domain: uint32(i) + 1})
 		next, v := s.next, s.vantage
@@ -436,7 +436,7 @@ func TestSidesOfAnyTimesAreMergedAtRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Restored(first.Received)
-	if used := m.sides.used(); used != maxSides {
+	if used := m.sides.inUse(); used != maxSides {
 		t.Errorf("%d sides are held, want %d", used, maxSides)
 	}
 	m.Close()
@@ -461,20 +461,20 @@ func TestAKeyWithManyRestoredConnectionsIsBroughtToItsBound(t *testing.T) {
 	old := New(testConfig, 1, func(*Emission) {})
 	base := one(1, 999*int64(time.Second), 1000*int64(time.Second))
 	old.Observe(&base)
-	first := *old.table.entries.at(1)
+	first := *old.table.entries.ref(1)
 	for i := range n - 1 {
 		e := first
 		e.origin, e.seq, e.sides, e.marks, e.in = uint64(i)+2, uint64(i)+2, 0, 0, queueNone
 		x := old.table.insert(&e, e.key.hash())
-		s := old.newSide(old.table.entries.at(x), base.vantage)
+		s := old.newSide(old.table.entries.ref(x), base.vantage)
 		v := s.vantage
-		*s = *old.sides.at(first.sides)
+		*s = *old.sides.ref(first.sides)
 		s.vantage, s.next = v, 0
 	}
 	m, out := collector(testConfig)
 	for round := range int64(2) {
 		for i := range int32(n) {
-			old.log.changed(i+1, old.table.entries.at(i+1))
+			old.log.changed(i+1, old.table.entries.ref(i+1))
 		}
 		for i, p := range old.Deltas(900_000) {
 			if err := m.Apply(100*round+int64(i), p); err != nil {

@@ -8,68 +8,68 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// bridge merges the entries of f's key to which f, of extent x, belongs as it does to
-// entry best, the closest first, and returns the one that remains. An entry stays as it
-// is when it opens another connection than best, or best than it: f then joins two
-// connections, as exporters do that see no end. Each merge removes an entry that
-// another record opened, so that the cost of all merges grows with the records.
+// bridge merges entry best with the other entries of its key to which f also belongs, the closest first, and returns
+// the remaining entry. x is the extent of f. An entry is not merged if it or best opens a new TCP connection after
+// the other: f then spans two connections, as records of exporters that do not detect the end of a connection do.
+// Each merge removes an entry that another record created, so that the total cost of merges is linear in the number
+// of records.
 func (m *Machine) bridge(best int32, f *Flow, x *extent) int32 {
 	for {
-		e := m.table.entries.at(best)
+		e := m.table.entries.ref(best)
 		u := m.summary(e, &f.vantage)
 		all := u.union(x)
 		next, nextGap := int32(0), int64(0)
-		for i := m.table.first(&e.key, m.table.nodes.at(best).hash); i != 0; i = m.table.next(i) {
+		for i := m.table.first(&e.key, m.table.nodes.ref(best).hash); i != 0; i = m.table.next(i) {
 			if i == best {
 				continue
 			}
-			o := m.table.entries.at(i)
+			o := m.table.entries.ref(i)
 			ou := m.summary(o, &f.vantage)
 			tol := m.tolerance(&ou, f)
-			_, near := m.c.together(f.Key.Proto, &ou.extent, x, tol)
-			gap, ok := m.c.together(f.Key.Proto, &ou.extent, &all, tol)
-			if !near || !ok || f.Key.Proto == flowkey.TCP && m.two(e, o, &u, &ou, x, tol) {
+			_, near := m.c.timeGap(f.Key.Proto, &ou.extent, x, tol)
+			gap, ok := m.c.timeGap(f.Key.Proto, &ou.extent, &all, tol)
+			if !near || !ok || f.Key.Proto == flowkey.TCP && m.twoConnections(e, o, &u, &ou, x, tol) {
 				continue
 			}
-			if next == 0 || m.closer(gap, o, nextGap, m.table.entries.at(next)) {
+			if next == 0 || m.closer(gap, o, nextGap, m.table.entries.ref(next)) {
 				next, nextGap = i, gap
 			}
 		}
 		if next == 0 {
 			return best
 		}
-		if o := m.table.entries.at(next); cmp.Or(cmp.Compare(o.first, e.first), cmp.Compare(o.origin, e.origin)) < 0 {
+		if o := m.table.entries.ref(next); cmp.Or(cmp.Compare(o.first, e.first), cmp.Compare(o.origin, e.origin)) < 0 {
 			best, next = next, best
 		}
 		m.absorb(best, next, f)
 	}
 }
 
-// two reports whether a and b, of extents u and v, are two TCP connections though a
-// record of extent x belongs to both.
-func (m *Machine) two(a, b *entry, u, v *summary, x *extent, tol int64) bool {
+// twoConnections reports whether a and b, of extents u and v, are different TCP connections, although a record of
+// extent x belongs to both.
+func (m *Machine) twoConnections(a, b *entry, u, v *summary, x *extent, tol int64) bool {
 	return m.c.reopened(u.extent, v.extent, *x, tol) || m.beganAnew(a, b) || m.beganAnew(b, a)
 }
 
-// beganAnew reports whether a vantage saw, in one direction, the end of a and a later
-// beginning of b. Records of exporters that see no end may span both.
+// beganAnew reports whether a vantage observed, in the same direction, the end of a and a later beginning of b. A
+// record of another exporter may still span both, if that exporter does not detect the end.
 func (m *Machine) beganAnew(a, b *entry) bool {
 	for i := a.sides; i != 0; {
-		s := m.sides.at(i)
+		s := m.sides.ref(i)
 		i = s.next
 		if s.state != endHard {
 			continue
 		}
 		j, _ := m.sideOf(b, s.vantage, s.toHi)
-		if j != 0 && m.c.sideOpens(m.sides.at(j), s) {
+		if j != 0 && m.c.sideOpens(m.sides.ref(j), s) {
 			return true
 		}
 	}
 	return false
 }
 
-// sideOpens reports whether b is of another TCP connection than a, which ended, of the
-// same vantage and direction. A SYN+ACK may follow a RST that was injected before it.
+// sideOpens reports whether b opens a new TCP connection after a. Both must be of the same vantage and direction, and
+// a must have ended. Within Linger, the SYN+ACK of a connection may follow a RST that was injected before it.
 func (c *Config) sideOpens(b, a *side) bool {
 	gap, tol := b.start-a.end, max(a.resolution.ns(), b.resolution.ns())
 	begins := b.flags&syn != 0
@@ -79,11 +79,11 @@ func (c *Config) sideOpens(b, a *side) bool {
 	return gap > tol && begins
 }
 
-// absorb merges entry j into entry i, which began first, and forgets j; f bridges them. Where j was
-// reported, its last report says that it has become a part of another connection and
-// counts nothing. The next report of i has the sums of both.
+// absorb merges entry j into entry i and removes j. i must have begun first; f is the record that bridges them. If j
+// was reported, absorb emits its last report, with reason MERGED and without traffic. The next report of i contains
+// the sums of both.
 func (m *Machine) absorb(i, j int32, f *Flow) {
-	e, o := m.table.entries.at(i), m.table.entries.at(j)
+	e, o := m.table.entries.ref(i), m.table.entries.ref(j)
 	if m.emitted(o) {
 		o.version++
 		m.grace--
@@ -94,12 +94,12 @@ func (m *Machine) absorb(i, j int32, f *Flow) {
 		m.report.merged(o, m.connection(o, m.now, true), m.emit)
 	}
 	e.reported = saturating.Add(e.reported, o.reported)
-	e.quality |= o.quality &^ bit(flowpb.Quality_QUALITY_LATE) // that is of o's reports
-	e.opener = e.opener.with(o.opener.exporter(), o.opener.answered())
-	keep(&e.asLo, o.asLo)
-	keep(&e.asHi, o.asHi)
-	keep(&e.icmpCode, o.icmpCode)
-	e.rememberAll(o)
+	e.quality |= o.quality &^ bit(flowpb.Quality_QUALITY_LATE) // LATE describes reports of o, not its records
+	e.opener = e.opener.combine(o.opener.exporter(), o.opener.answered())
+	setIfZero(&e.asLo, o.asLo)
+	setIfZero(&e.asHi, o.asHi)
+	setIfZero(&e.icmpCode, o.icmpCode)
+	e.addIdents(o)
 	m.takeSides(e, o, f)
 	if m.takeLink(e, o); o.marks&isExtended != 0 && e.marks&isExtended == 0 {
 		m.kept[i] = m.kept[j]
@@ -109,8 +109,8 @@ func (m *Machine) absorb(i, j int32, f *Flow) {
 	m.forget(j)
 }
 
-// merged emits the last report of a connection that has become a part of another. It
-// names the two ends and counts nothing.
+// merged emits the last report of a connection that was merged into another. The report has the two ends and no
+// traffic: the other connection counts it.
 func (r *report) merged(e *entry, c *flowpb.Connection, emit func(*Emission)) {
 	c.EmitReason = flowpb.EmitReason_EMIT_REASON_MERGED
 	c.Forward, c.Reverse, c.ApplicationId, c.Quality = nil, nil, nil, nil
@@ -118,24 +118,23 @@ func (r *report) merged(e *entry, c *flowpb.Connection, emit func(*Emission)) {
 	r.emission(e, c, emit)
 }
 
-// rememberAll adds the identities that o remembers: of both the newest, half of them
-// o's where there are too many.
-func (e *entry) rememberAll(o *entry) {
+// addIdents adds the identities of o to the ring of e. If there are too many for the ring, it keeps the newest of
+// both, half of them from o.
+func (e *entry) addIdents(o *entry) {
 	var mine, others [keptIdents]uint64
 	n, k := e.newest(&mine), o.newest(&others)
 	k = max(min(k, keptIdents/2), min(k, keptIdents-n))
 	n = min(n, keptIdents-k)
 	e.identN = 0
 	for i := k - 1; i >= 0; i-- {
-		e.remember(others[i])
+		e.addIdent(others[i])
 	}
 	for i := n - 1; i >= 0; i-- {
-		e.remember(mine[i])
+		e.addIdent(mine[i])
 	}
 }
 
-// newest sets list to the identities that e remembers, the newest first, and returns
-// their number.
+// newest sets list to the identities in the ring of e, the newest first, and returns their number.
 func (e *entry) newest(list *[keptIdents]uint64) (n int) {
 	n = min(int(e.identN), keptIdents)
 	for i := range n {
@@ -144,7 +143,8 @@ func (e *entry) newest(list *[keptIdents]uint64) (n int) {
 	return n
 }
 
-// takeLink gives e what o's link has and e's has not, without the eventSums.
+// takeLink moves the parts of o's link that e lacks to e. It drops the eventSums of o: takeSides, which must run
+// before, has moved them.
 func (m *Machine) takeLink(e, o *entry) {
 	m.dropEvents(o)
 	switch {
@@ -152,22 +152,23 @@ func (m *Machine) takeLink(e, o *entry) {
 	case e.link == 0:
 		e.link, o.link = o.link, 0
 	default:
-		l, x := m.links.at(e.link), m.links.at(o.link)
-		keep(&l.natLo, x.natLo)
-		keep(&l.natHi, x.natHi)
-		keep(&l.macLo, x.macLo)
-		keep(&l.macHi, x.macHi)
-		keep(&l.toHi, x.toHi)
-		keep(&l.toLo, x.toLo)
-		keep(&l.app, x.app)
+		l, x := m.links.ref(e.link), m.links.ref(o.link)
+		setIfZero(&l.natLo, x.natLo)
+		setIfZero(&l.natHi, x.natHi)
+		setIfZero(&l.macLo, x.macLo)
+		setIfZero(&l.macHi, x.macHi)
+		setIfZero(&l.toHi, x.toHi)
+		setIfZero(&l.toLo, x.toLo)
+		setIfZero(&l.app, x.app)
 	}
 }
 
-// takeSides moves o's sides to e. f is of the conversation of both.
+// takeSides moves the sides of o and their eventSums to e. f is the record that bridges e and o. Beyond maxSides,
+// sides are merged and counted in bounded.
 func (m *Machine) takeSides(e, o *entry, f *Flow) {
 	for o.sides != 0 {
 		j := o.sides
-		x := m.sides.at(j)
+		x := m.sides.ref(j)
 		o.sides = x.next
 		i, n := m.sideOf(e, x.vantage, x.toHi)
 		switch {
@@ -189,9 +190,11 @@ func (m *Machine) takeSides(e, o *entry, f *Flow) {
 	}
 }
 
-// sumSides adds o's side j to e's side i, which is of the same vantage and direction.
+// sumSides adds side j of o to side i of e, which is of the same vantage and direction. Sums of firewall events are
+// added separately for updates and teardowns. With a flow id (IE 148) there is a single teardown, which both sides
+// may contain: of teardowns the greater counts.
 func (m *Machine) sumSides(e, o *entry, i, j int32, f *Flow) {
-	s, x := m.sides.at(i), m.sides.at(j)
+	s, x := m.sides.ref(i), m.sides.ref(j)
 	a, _ := m.eventSum(e, i)
 	b, _ := m.eventSum(o, j)
 	if a == nil && b == nil && !f.ofFlowID {

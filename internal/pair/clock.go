@@ -11,52 +11,53 @@ import (
 
 const qualityCorrected = quality(1) << flowpb.Quality_QUALITY_TIME_CORRECTED
 
-// A clock is one that flow times are read from: an exporter's, by observation domain.
+// A clock identifies the clock of an exporter's observation domain, from which flow times were read.
 type clock struct {
 	exporter [16]byte
 	domain   uint32
 }
 
-// maxClocks bounds the clocks whose correction is remembered. Anybody can forge an
-// exporter: the oldest makes room.
+// maxClocks bounds the stored decisions about clocks. Exporter addresses can be forged: at the bound, the oldest
+// decision is removed.
 const maxClocks = 1024
 
-// tagClocks is the tag of the clocks' shared values: the key is the exporter (16) and
-// the domain (4), the value whether it is corrected (1) and the order of the decision
-// (varint). It is optional: a version without it decides anew.
+// tagClocks is the tag of shared values with decisions about clocks. The key has the exporter (16 octets) and the
+// domain (4); the value has 1 if times are corrected, else 0 (1 octet), and the sequence number of the decision
+// (varint). The tag is odd, hence optional: a version that does not know it decides again.
 const tagClocks = 1
 
-// clocks remembers of the clocks near PAIR_MAX_CLOCK_SKEW whether their times are
-// corrected. The export time has whole seconds, so that such a clock is beyond the
-// limit in one datagram and within it in the next: a decision by the datagram alone
-// would move the two directions of a connection apart by the whole offset. A decision
-// holds until a record of the clock is outside the band around the limit; a clock that
-// is outside is not kept, and the band is empty as a rule.
+// clocks stores, for clocks with an offset near PAIR_MAX_CLOCK_SKEW, whether their times are corrected. The export
+// time has whole seconds (RFC 7011 section 3.1), so that such a clock is beyond the limit in one datagram and within
+// it in the next. A decision by datagram would move the two directions of a connection apart by the whole offset. A
+// decision holds until a record of the clock is outside the band around the limit. Clocks outside the band are not
+// stored; mostly there are none inside.
 type clocks struct {
 	at    map[clock]decision
-	order []ordered // oldest first; those whose seq is not the decision's are gone
-	seq   uint64
+	order []ordered // oldest first; an element is stale if its seq differs from that in at
+	seq   uint64    // of the newest decision
 
-	unlogged    bool               // a piece of format 2 was applied
-	before      map[clock]decision // by entries that were restored from format 2
-	beforeUntil int64              // stream time until which before counts
+	unlogged    bool               // a piece of format 2, which has no decisions, was applied
+	before      map[clock]decision // inferred from entries restored from format 2; see restoreClocks
+	beforeUntil int64              // stream time until which before is used
 }
 
+// A decision records whether the times of a clock are corrected.
 type decision struct {
 	corrected bool
 	seq       uint64
 }
 
+// An ordered is a clock in the order of decisions.
 type ordered struct {
 	of  clock
 	seq uint64
 }
 
-// clockBand returns half the width of the band around MaxClockSkew, ns: a second of
-// the export time's resolution and one of delay.
+// clockBand returns half the width of the band around MaxClockSkew, ns: a second for the resolution of the export
+// time and a second for delay.
 func (c *Config) clockBand() int64 { return min(int64(2*time.Second), int64(c.MaxClockSkew)/2) }
 
-// offLimit returns by how much an offset exceeds MaxClockSkew, ns; below it, negative.
+// offLimit returns the excess of an offset over MaxClockSkew, ns; it is negative within the limit.
 func (c *Config) offLimit(offset int64) int64 { return max(offset, -offset) - int64(c.MaxClockSkew) }
 
 // nearLimit reports whether an offset is in the band around MaxClockSkew.
@@ -65,27 +66,26 @@ func (c *Config) nearLimit(offset int64) bool {
 		return false
 	}
 	d := c.offLimit(offset)
-	if d < -int64(2*time.Second) { // as a rule
+	if d < -int64(2*time.Second) { // the common case, decided without clockBand
 		return false
 	}
 	band := c.clockBand()
 	return -band <= d && d <= band
 }
 
-// correct moves f's times by its offset, to the receiver's clock.
+// correct shifts the times of f by its offset, to the receiver's clock.
 func (f *Flow) correct() {
 	f.Start, f.End, f.Export = shifted(f.Start, f.Offset), shifted(f.End, f.Offset), f.Export+f.Offset
 	if f.Back.End != 0 {
 		f.Back.Start, f.Back.End = shifted(f.Back.Start, f.Offset), shifted(f.Back.End, f.Offset)
 	}
-	// Export times have whole seconds: the shift is another by up to one for
-	// the next datagram.
+	// Export times have whole seconds: the offset of the next datagram may differ by up to a second.
 	f.Resolution = max(f.Resolution, int64(time.Second))
 	f.quality |= qualityCorrected
 }
 
-// onClock returns f, or a copy with its times corrected that is good until the next
-// call. FromMessage corrects what is beyond the band.
+// onClock returns f, or a copy with corrected times, which is valid until the next call. It decides about records in
+// the band only: FromMessage has corrected records beyond it.
 func (m *Machine) onClock(f *Flow) *Flow {
 	of := clock{f.exporter, f.domain}
 	d, known := m.clocks.at[of]
@@ -114,7 +114,7 @@ func (m *Machine) onClock(f *Flow) *Flow {
 	return &m.corrected
 }
 
-// decide keeps and logs a decision.
+// decide stores and logs a decision about a clock without one.
 func (m *Machine) decide(of clock, corrected bool) {
 	c := &m.clocks
 	for len(c.at) >= maxClocks {
@@ -134,12 +134,13 @@ func (m *Machine) decide(of clock, corrected bool) {
 	m.shared.set(tagClocks, of.key(), value)
 }
 
+// put stores a decision. The caller must keep the number of decisions at maxClocks or below.
 func (c *clocks) put(of clock, d decision) {
 	if c.at == nil {
 		c.at = map[clock]decision{}
 	}
 	c.at[of] = d
-	if len(c.order) >= 2*maxClocks { // most are gone
+	if len(c.order) >= 2*maxClocks { // at least half of the elements are stale
 		kept := make([]ordered, 0, 2*maxClocks)
 		for _, o := range c.order {
 			if c.at[o.of].seq == o.seq {
@@ -151,21 +152,22 @@ func (c *clocks) put(of clock, d decision) {
 	c.order = append(c.order, ordered{of, d.seq})
 }
 
+// key returns the key of the clock's shared value.
 func (of clock) key() []byte {
 	return binary.BigEndian.AppendUint32(append(make([]byte, 0, 20), of.exporter[:]...), of.domain)
 }
 
-// restoreClocks takes the decisions from the restored state. Format 2 has none: an
-// undecided clock then starts as the newest connection has it that it alone reported.
+// restoreClocks reads the decisions from the restored shared values. Format 2 has none: a clock without a decision
+// then starts with that of the newest connection that was reported by this clock alone.
 func (m *Machine) restoreClocks() {
 	type kept struct {
 		of clock
 		d  decision
 	}
 	var all []kept
-	m.shared.each(tagClocks, func(key string, value []byte) {
+	m.shared.forEach(tagClocks, func(key string, value []byte) {
 		if len(key) != 20 || len(value) < 2 {
-			return // of another version
+			return // written by another version
 		}
 		of := clock{[16]byte([]byte(key[:16])), binary.BigEndian.Uint32([]byte(key[16:]))}
 		seq, _ := binary.Uvarint(value[1:])
@@ -185,17 +187,18 @@ func (m *Machine) restoreClocks() {
 	}
 	m.clocks.before, m.clocks.beforeUntil = map[clock]decision{}, m.now+int64(m.c.Idle)+int64(m.c.LateGrace)
 	for i := int32(1); i <= m.table.entries.n; i++ {
-		if e := m.table.entries.at(i); e.marks&isHeld != 0 {
+		if e := m.table.entries.ref(i); e.marks&isHeld != 0 {
 			m.noteClock(e)
 		}
 	}
 }
 
-// noteClock notes how an entry has the clock that alone reported it.
+// noteClock infers a decision from an entry, if all of its sides are of the same clock: its quality shows whether the
+// times were corrected.
 func (m *Machine) noteClock(e *entry) {
 	var of clock
-	for i := e.sides; i != 0; i = m.sides.at(i).next {
-		v := &m.vantages.of.at(m.sides.at(i).vantage).vantage
+	for i := e.sides; i != 0; i = m.sides.ref(i).next {
+		v := &m.vantages.pool.ref(m.sides.ref(i).vantage).vantage
 		x := clock{v.exporter, v.domain}
 		if i != e.sides && x != of {
 			return

@@ -175,7 +175,7 @@ func TestForgedExportersNearTheLimitAreBounded(t *testing.T) {
 		m.Observe(&f)
 	}
 	shared := 0
-	m.shared.each(tagClocks, func(string, []byte) { shared++ })
+	m.shared.forEach(tagClocks, func(string, []byte) { shared++ })
 	if len(m.clocks.at) != maxClocks || shared != maxClocks || len(m.clocks.order) > 2*maxClocks {
 		t.Errorf("%d decisions, %d logged, %d in order; want %d, %d, at most %d", len(m.clocks.at), shared, len(m.clocks.order), maxClocks, maxClocks, 2*maxClocks)
 	}

@@ -7,14 +7,16 @@ import (
 	"weir/internal/flowkey"
 )
 
-// A coder writes or reads an entry's value, field by field in one order for
-// both. Numbers are varints, times relative to the entry's first record, hashes
-// and addresses octets.
+// A coder writes or reads the logged value of an entry. The same methods do both, so that the order of fields cannot
+// differ between writing and reading. Numbers are varints, times are relative to the first record of the entry,
+// hashes and addresses are octets in network order.
+//
+// While reading, an error sets short and empties b; later reads then set zero values. The caller must check short.
 type coder struct {
 	b       []byte
 	reading bool
-	short   bool // reading: ran out, or a number is too large
-	base    int64
+	short   bool  // reading: the input is too short, or a number too large
+	base    int64 // of times, ns since the epoch
 }
 
 // octets writes or reads len(v) octets.
@@ -31,7 +33,7 @@ func (c *coder) octets(v []byte) {
 	c.b = c.b[len(v):]
 }
 
-// number writes v, or reads a number of at most most.
+// number writes v, or reads a number that must be at most most.
 func (c *coder) number(v, most uint64) uint64 {
 	if !c.reading {
 		c.b = binary.AppendUvarint(c.b, v)
@@ -70,7 +72,8 @@ func (c *coder) u8(v *uint8) {
 	}
 }
 
-// small writes a number of one octet, in place: the usual case.
+// small writes a number below 0x80, if b has room for it. It returns false, without an effect, otherwise or when
+// reading. It is the common case, inlined.
 func (c *coder) small(v uint64) bool {
 	if c.reading || v >= 0x80 || len(c.b) == cap(c.b) {
 		return false
@@ -80,7 +83,7 @@ func (c *coder) small(v uint64) bool {
 	return true
 }
 
-// time is a number of ns relative to base, either sign.
+// time writes or reads a time relative to base, ns, as a zigzag varint.
 func (c *coder) time(v *int64) {
 	d := *v - c.base
 	u := uint64(d)<<1 ^ uint64(d>>63)
@@ -102,7 +105,7 @@ func (c *coder) fixed32(v *uint32) {
 	*v = binary.BigEndian.Uint32(b[:])
 }
 
-// prefixed returns a reader of what has its length (4 octets) before it.
+// prefixed reads a length of 4 octets and returns a reader of the octets that it delimits.
 func (c *coder) prefixed() (v coder, ok bool) {
 	var n uint32
 	c.fixed32(&n)
@@ -114,7 +117,8 @@ func (c *coder) prefixed() (v coder, ok bool) {
 	return v, true
 }
 
-// blob reads a length and as many octets, which are a part of the input.
+// blob reads a length and returns the octets that it delimits. They are a part of the input: the caller must copy
+// them if it keeps them.
 func (c *coder) blob() []byte {
 	n := c.number(0, uint64(len(c.b)))
 	if uint64(len(c.b)) < n {
@@ -132,7 +136,7 @@ func (c *coder) putBlob(v []byte) {
 	c.b = append(c.b, v...)
 }
 
-// hash is 8 octets.
+// hash writes or reads 8 octets.
 func (c *coder) hash(v *uint64) {
 	var b [8]byte
 	binary.BigEndian.PutUint64(b[:], *v)
@@ -149,7 +153,7 @@ func (c *coder) flag(v *bool) {
 	*v = u != 0
 }
 
-// address is 16 octets, or 4 when v4.
+// address writes or reads 16 octets, or 4 if v4.
 func (c *coder) address(a *[16]byte, v4 bool) {
 	if v4 {
 		if c.reading {
@@ -161,7 +165,7 @@ func (c *coder) address(a *[16]byte, v4 bool) {
 	c.octets(a[:])
 }
 
-// anyAddress is an address and of which kind it is.
+// anyAddress writes or reads an address after a flag for IPv4.
 func (c *coder) anyAddress(a *[16]byte) {
 	v4 := flowkey.IsV4(a)
 	c.flag(&v4)
@@ -186,7 +190,8 @@ func (c *coder) endpoint(e *endpoint) {
 	c.u16(&e.port)
 }
 
-// code writes or reads the value of an entry, whose sides and link are m's.
+// code writes or reads the logged value of an entry. Reading allocates its sides and its link in the pools of m;
+// after an error they are not released, so that the machine must not be used.
 func (m *Machine) code(c *coder, e *entry) {
 	c.state(&e.key)
 	c.base = 0
@@ -196,7 +201,7 @@ func (m *Machine) code(c *coder, e *entry) {
 	c.time(&e.deadline)
 	c.u64(&e.seq)
 	c.u32(&e.version)
-	c.u32(&e.told)
+	c.u32(&e.reportTicks)
 	c.u64(&e.reported)
 	q, o := uint16(e.quality), uint8(e.opener)
 	c.u16(&q)
@@ -205,20 +210,20 @@ func (m *Machine) code(c *coder, e *entry) {
 	c.u8(&e.icmpCode)
 	c.u32(&e.asLo)
 	c.u32(&e.asHi)
-	linked := e.link != 0 && (c.reading || !m.links.at(e.link).isEmpty())
+	linked := e.link != 0 && (c.reading || !m.links.ref(e.link).isEmpty())
 	if c.flag(&linked); linked {
 		if c.reading {
 			e.link = m.links.alloc()
-			*m.links.at(e.link) = link{}
+			*m.links.ref(e.link) = link{}
 		}
-		m.links.at(e.link).code(c)
+		m.links.ref(e.link).code(c)
 	}
 	c.u8(&e.identN)
 	for i := range min(int(e.identN), keptIdents) {
 		c.hash(&e.idents[i])
 	}
 	n := uint16(0)
-	for i := e.sides; i != 0; i = m.sides.at(i).next {
+	for i := e.sides; i != 0; i = m.sides.ref(i).next {
 		n++
 	}
 	c.u16(&n)
@@ -226,25 +231,24 @@ func (m *Machine) code(c *coder, e *entry) {
 		m.readSides(c, e, n)
 		return
 	}
-	for i := e.sides; i != 0; i = m.sides.at(i).next {
-		s := m.sides.at(i)
-		v := m.vantages.of.at(s.vantage).vantage
+	for i := e.sides; i != 0; i = m.sides.ref(i).next {
+		s := m.sides.ref(i)
+		v := m.vantages.pool.ref(s.vantage).vantage
 		c.vantage(&v)
 		s.code(c, s.state == endSoft && m.heldIdle(e))
 	}
 }
 
-// heldIdle reports whether e is held for PAIR_IDLE though an exporter says that it is
-// idle, and is written in format 2. The version that reads format 2 alone takes a
-// connection of two idle directions for complete: its deadline of PAIR_IDLE would stand
-// before those of PAIR_LINGER in one queue, and keep them from being reported.
+// heldIdle reports whether e must be written in the form of endState for versions that read format 2 alone: a TCP
+// connection that is held for PAIR_IDLE although its exporter reported it as idle. Those versions consider a
+// connection with two idle directions complete. They would put its deadline, of PAIR_IDLE, in the queue of
+// PAIR_LINGER, where it would delay the reports of the connections behind it.
 func (m *Machine) heldIdle(e *entry) bool {
 	return m.c.format() == 2 && e.key.Proto == flowkey.TCP && !m.complete(e)
 }
 
-// endState is how a direction stands. Of a connection that is held, idle is written as
-// endOpen, in a varint that is longer than it must be: a version that takes such a
-// connection for complete reads that it goes on.
+// endState writes or reads the end state of a direction. With held, endSoft is written as endOpen in an overlong
+// varint of two octets, 0x81 0x00: older versions read endOpen from it, this version endSoft.
 func (c *coder) endState(v *end, held bool) {
 	const first, second = 0x80 | byte(endOpen), 0
 	switch {
@@ -257,7 +261,7 @@ func (c *coder) endState(v *end, held bool) {
 	}
 }
 
-// readSides reads n sides. A version without maxSides wrote more than that.
+// readSides reads n sides into e. A version without maxSides may have written more: they are merged down to maxSides.
 func (m *Machine) readSides(c *coder, e *entry, n uint16) {
 	var toHi, toLo int
 	for range n {

@@ -11,16 +11,14 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// An Emission is one report of a connection. It has no Community ID: CommunityID
-// gives it.
+// An Emission is a report of a connection. Its Community ID is not set: CommunityID computes it.
 type Emission struct {
 	*flowpb.Connection
-	// More is by how many octets, estimated, it reports more than the version
-	// before it, or than nothing.
+	// More is the increase in estimated octets since the previous version, or since 0 for the first.
 	More uint64
 }
 
-// A report is what a connection is reported with; it is used again for the next.
+// A report holds the buffers of a report. The next report overwrites them, so that reports do not allocate.
 type report struct {
 	e                    Emission
 	c                    flowpb.Connection
@@ -29,13 +27,13 @@ type report struct {
 	icmpType, icmpCode   uint32
 	id                   [16]byte
 	app                  [8]byte
-	octets               []byte  // of addresses
-	sides, in            []*side // of a direction, while it is summed
+	octets               []byte  // backs the addresses of the report
+	sides, in            []*side // of the last call of direction: all sides, strongest first; those counted
 	quality              []flowpb.Quality
 }
 
-// A direction is what is reported of one direction: the sum over vantages that
-// do not overlap, of those that do the strongest.
+// A direction is the sum of the sides of a direction. Of vantages that overlap in time it counts only the strongest,
+// since they observed the same packets.
 type direction struct {
 	toHi             bool
 	octets, packets  uint64
@@ -48,16 +46,17 @@ type direction struct {
 	reason           uint8
 	flags            uint16
 	resolution       int64
-	datagram         uint64 // in which the first record came
-	fine             int64  // for ordering inside it
+	datagram         uint64 // hash of the datagram with the first record
+	fine             int64  // resolution inside this datagram, ns
 }
 
-// direction sums e's sides of one direction.
+// direction sums the sides of e in a direction. It leaves the sides in m.report.sides, the strongest first, and the
+// counted sides in m.report.in, where merge reads them.
 func (m *Machine) direction(e *entry, toHi bool) direction {
 	d := direction{toHi: toHi}
 	sides, in := m.report.sides[:0], m.report.in[:0]
-	for i := e.sides; i != 0; i = m.sides.at(i).next {
-		if s := m.sides.at(i); s.toHi == toHi {
+	for i := e.sides; i != 0; i = m.sides.ref(i).next {
+		if s := m.sides.ref(i); s.toHi == toHi {
 			sides = append(sides, s)
 		}
 	}
@@ -76,7 +75,7 @@ func (m *Machine) direction(e *entry, toHi bool) direction {
 	for _, s := range sides {
 		d.flags |= s.flags
 		if slices.ContainsFunc(in, func(o *side) bool { return max(s.start-o.end, o.start-s.end) <= skew }) {
-			continue // sees the same packets
+			continue // overlaps a stronger vantage, which observed the same packets
 		}
 		in = append(in, s)
 		d.octets = saturating.Add(d.octets, s.octets)
@@ -100,13 +99,13 @@ func (m *Machine) direction(e *entry, toHi bool) direction {
 	return d
 }
 
-// traffic sets t to what is reported of d; nil when d was not seen.
+// traffic sets t to the report of d and returns t, or nil if the direction has no record.
 func (m *Machine) traffic(t *flowpb.Traffic, d *direction) *flowpb.Traffic {
 	b := d.best
 	if b == nil {
 		return nil
 	}
-	v := &m.vantages.of.at(b.vantage).vantage
+	v := &m.vantages.pool.ref(b.vantage).vantage
 	t.Reset()
 	t.Octets, t.Packets, t.OctetsEst, t.PacketsEst, t.Records = d.octets, d.packets, d.octetsE, d.packsE, d.records
 	t.SamplingRateMin, t.SamplingRateMax, t.TcpFlags = uint64(d.rateMin), uint64(d.rateMax), uint32(d.flags)
@@ -119,7 +118,7 @@ func (m *Machine) traffic(t *flowpb.Traffic, d *direction) *flowpb.Traffic {
 	return t
 }
 
-// address returns the 4 or 16 octets of a, good until the next report.
+// address returns the 4 or 16 octets of a, valid until the next report.
 func (r *report) address(a *[16]byte) []byte {
 	n := len(r.octets)
 	if flowkey.IsV4(a) {
@@ -130,9 +129,9 @@ func (r *report) address(a *[16]byte) []byte {
 	return r.octets[n:len(r.octets):len(r.octets)]
 }
 
-// stronger puts a vantage that counted every packet first, then the one with the
-// most packets; then by octets, start and name, so that arrival order does not
-// matter. What a sampling vantage estimates is no better for being more.
+// stronger compares sides for slices.SortFunc: a vantage that counts every packet precedes sampling vantages, since a
+// greater estimate is not a better one. Then the greater number of packets, the greater number of octets, the earlier
+// start and the identity of the vantage decide, so that the order of arrival does not matter.
 func (m *Machine) stronger(a, b *side) int {
 	if exact := a.rateMin == 1 && a.rateMax == 1; exact != (b.rateMin == 1 && b.rateMax == 1) {
 		if exact {
@@ -140,18 +139,22 @@ func (m *Machine) stronger(a, b *side) int {
 		}
 		return 1
 	}
-	if c := cmp.Or(cmp.Compare(b.packsE, a.packsE), cmp.Compare(b.octetsE, a.octetsE), cmp.Compare(a.start, b.start)); c != 0 {
+	if c := cmp.Or(
+		cmp.Compare(b.packsE, a.packsE), cmp.Compare(b.octetsE, a.octetsE), cmp.Compare(a.start, b.start),
+	); c != 0 {
 		return c
 	}
-	x, y := &m.vantages.of.at(a.vantage).vantage, &m.vantages.of.at(b.vantage).vantage
-	return cmp.Or(bytes.Compare(x.exporter[:], y.exporter[:]), cmp.Compare(x.domain, y.domain), cmp.Compare(x.iface, y.iface))
+	x, y := &m.vantages.pool.ref(a.vantage).vantage, &m.vantages.pool.ref(b.vantage).vantage
+	return cmp.Or(
+		bytes.Compare(x.exporter[:], y.exporter[:]), cmp.Compare(x.domain, y.domain), cmp.Compare(x.iface, y.iface),
+	)
 }
 
-// connection is e as it is reported at the instant at, good until the next.
+// connection returns the report of e at stream time at. It is valid until the next call.
 func (m *Machine) connection(e *entry, at int64, final bool) *flowpb.Connection {
 	r := &m.report
 	if r.octets == nil {
-		r.octets = make([]byte, 0, 8*16) // never grows: what was given out stays
+		r.octets = make([]byte, 0, 8*16) // large enough for a report: growth would leave slices into the old array
 	}
 	r.octets = r.octets[:0]
 	loHi, hiLo := m.direction(e, true), m.direction(e, false)
@@ -183,7 +186,7 @@ func (m *Machine) connection(e *entry, at int64, final bool) *flowpb.Connection 
 	c.Forward, c.Reverse = m.traffic(&r.forward, there), m.traffic(&r.reverse, back)
 	var l link
 	if e.link != 0 {
-		l = *m.links.at(e.link)
+		l = *m.links.ref(e.link)
 		for _, d := range []struct {
 			t *flowpb.Traffic
 			v vrfs
@@ -205,7 +208,7 @@ func (m *Machine) connection(e *entry, at int64, final bool) *flowpb.Connection 
 	if e.key.Proto == flowkey.ICMP || e.key.Proto == flowkey.ICMPv6 {
 		r.icmpType, r.icmpCode = c.Initiator.Port, uint32(e.icmpCode)
 		c.IcmpType, c.IcmpCode = &r.icmpType, &r.icmpCode
-		if e.key.OneWay() { // the key has the code in the port's place
+		if e.key.OneWay() { // the key has the ICMP code in place of the port
 			c.Responder.Port = 0
 		}
 	}
@@ -214,23 +217,23 @@ func (m *Machine) connection(e *entry, at int64, final bool) *flowpb.Connection 
 	return c
 }
 
-// emission gives a report to emit.
+// emission calls emit with a report of e, and updates e.reported.
 func (r *report) emission(e *entry, c *flowpb.Connection, emit func(*Emission)) {
 	total := saturating.Add(c.GetForward().GetOctetsEst(), c.GetReverse().GetOctetsEst())
 	r.e = Emission{Connection: c}
-	if total > e.reported { // less, when vantages turn out to overlap
+	if total > e.reported { // the total can decrease, when vantages prove to overlap
 		r.e.More, e.reported = total-e.reported, total
 	}
 	emit(&r.e)
 }
 
-// octets are what is reported of e now, estimated; at least what was before.
+// octets returns the estimated octets that a report of e would have now; at least those of the last report.
 func (m *Machine) octets(e *entry) uint64 {
 	toHi, toLo := m.direction(e, true), m.direction(e, false)
 	return max(e.reported, saturating.Add(toHi.octetsE, toLo.octetsE))
 }
 
-// trafficOf is the Traffic that a direction is reported in.
+// trafficOf returns the Traffic of the report for a direction.
 func (m *Machine) trafficOf(toHi, loInitiates bool) *flowpb.Traffic {
 	if toHi == loInitiates {
 		return &m.report.forward
@@ -238,7 +241,7 @@ func (m *Machine) trafficOf(toHi, loInitiates bool) *flowpb.Traffic {
 	return &m.report.reverse
 }
 
-// party sets one end of a connection.
+// party sets an end of a connection.
 func (r *report) party(p *flowpb.Endpoint, addr *[16]byte, port uint16, nat *endpoint, mac uint64, as uint32) {
 	p.Reset()
 	p.Address, p.Port, p.Asn = r.address(addr), uint32(port), as
@@ -255,7 +258,7 @@ func (r *report) party(p *flowpb.Endpoint, addr *[16]byte, port uint16, nat *end
 	}
 }
 
-// CommunityID is the Community ID v1 of a connection, seed 0.
+// CommunityID returns the Community ID v1 of a connection, with seed 0.
 func CommunityID(c *flowpb.Connection) string {
 	a, b := c.GetInitiator(), c.GetResponder()
 	t := flowkey.Tuple{
@@ -268,6 +271,7 @@ func CommunityID(c *flowpb.Connection) string {
 	return k.CommunityID(0)
 }
 
+// interval returns the time span of both directions; a direction without records does not count.
 func interval(a, b *direction) (start, end int64) {
 	switch {
 	case a.best == nil:
@@ -278,7 +282,7 @@ func interval(a, b *direction) (start, end int64) {
 	return min(a.start, b.start), max(a.end, b.end)
 }
 
-// qualities appends to list what to know before relying on the connection.
+// qualities appends to list the qualities of e, in the order of their numbers.
 func (e *entry) qualities(list []flowpb.Quality, there, back *direction) []flowpb.Quality {
 	q := e.quality
 	set := func(is bool, x flowpb.Quality) {
@@ -290,7 +294,8 @@ func (e *entry) qualities(list []flowpb.Quality, there, back *direction) []flowp
 	flags := there.flags | back.flags
 	set(e.key.Proto == flowkey.TCP && flags != 0 && flags&syn == 0, flowpb.Quality_QUALITY_MIDSTREAM)
 	set(there.rateMax > 1 || back.rateMax > 1, flowpb.Quality_QUALITY_SAMPLED)
-	set(there.best != nil && there.rateMin == 0 || back.best != nil && back.rateMin == 0, flowpb.Quality_QUALITY_SAMPLING_UNKNOWN)
+	set(there.best != nil && there.rateMin == 0 || back.best != nil && back.rateMin == 0,
+		flowpb.Quality_QUALITY_SAMPLING_UNKNOWN)
 	set(there.vantages > 1 || back.vantages > 1, flowpb.Quality_QUALITY_MULTI_VANTAGE)
 	for i := flowpb.Quality(1); i < 16; i++ {
 		if q&bit(i) != 0 {
@@ -300,8 +305,8 @@ func (e *entry) qualities(list []flowpb.Quality, there, back *direction) []flowp
 	return list
 }
 
-// oneSided reports whether a direction is missing that could have been seen: none
-// leads back from a group or from one-way ICMP.
+// oneSided reports whether a direction without records could have been observed. From a multicast or broadcast
+// address and for one-way ICMP there is no reply.
 func (e *entry) oneSided(there, back *direction) bool {
 	seen := there
 	switch {

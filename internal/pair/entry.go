@@ -12,66 +12,66 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// keptIdents is how many records' identities a connection remembers.
+// keptIdents is the number of record identities that a connection keeps to recognise duplicates.
 const keptIdents = 8
 
-// An entry is one connection that is held: open, or emitted and in grace. lo
-// and hi are its key's ends. No pointers: what it does not always have is in
-// pools of its own, by number, 0 for none.
+// An entry is a connection in the table: open, or emitted and in grace. lo and hi are the ends of its key. It must
+// not contain pointers, which the garbage collector would follow: optional parts are in pools, referred to by number,
+// 0 for none.
 type entry struct {
 	key      stateKey
 	opener   opener
 	icmpCode uint8
 	quality  quality
-	identN   uint8     // records seen, modulo 256
-	in       queueName // not part of the value, nor are marks
+	identN   uint8     // identities added; once the ring idents is full, counts on between keptIdents and 2*keptIdents
+	in       queueName // like marks, not part of the logged value
 	marks    mark
 	deadline int64  // emitted iff deadline <= stream time
 	seq      uint64 // order of the last change among all entries
 
-	sides      int32  // the first of its sides
-	link       int32  // its link, when there is one
-	version    uint32 // of the next emission, or of the last when emitted
-	told       uint32 // stream time of the last interim or reopening: ticks after first
-	asLo, asHi uint32
-	first      int64  // receive time of the first record
-	origin     uint64 // identity of the record that opened it: with the key, the connection's id
-	reported   uint64 // octets, estimated, as of the last emission
-	idents     [keptIdents]uint64
+	sides       int32  // first side
+	link        int32  // its link
+	version     uint32 // of the next emission; of the last emission while in grace
+	reportTicks uint32 // stream time of the last interim report or reopening, ticks after first
+	asLo, asHi  uint32
+	first       int64  // receive time of the first record
+	origin      uint64 // identity of the record that opened it: with the key, the connection's id
+	reported    uint64 // estimated octets in the last emission
+	idents      [keptIdents]uint64
 }
 
-// A mark is what is so of an entry, and not part of its value.
+// A mark is a flag of an entry that is not part of its logged value.
 type mark uint8
 
 const (
-	isHeld     mark = 1 << iota
-	isDirty         // changed since the last delta
-	isLogged        // the log holds a value of it
-	isExtended      // it has extensions that this version does not know
+	isHeld     mark = 1 << iota // in the table: a freed entry has no marks
+	isDirty                     // changed since the last delta
+	isLogged                    // the log holds a value of it
+	isExtended                  // has unknown extensions, in Machine.kept
 )
 
-// tick is how exactly an entry knows when it was last told of: 8 years fit.
+// tick is the unit of reportTicks, ns. A uint32 of ticks covers 8 years.
 const tick = int64(time.Second) / 16
 
-// tell notes that e is told of at the instant now; toldAt is when it last was, to
-// a tick.
-func (e *entry) tell(now int64) {
-	e.told = uint32(min(max(now-e.first, 0)/tick, math.MaxUint32))
+// noteReport sets the stream time of the last interim report or reopening to now, rounded down to a tick.
+func (e *entry) noteReport(now int64) {
+	e.reportTicks = uint32(min(max(now-e.first, 0)/tick, math.MaxUint32))
 }
 
-func (e *entry) toldAt() int64 { return e.first + int64(e.told)*tick }
+// lastReport returns the stream time that noteReport set; that of the first record before its first call.
+func (e *entry) lastReport() int64 { return e.first + int64(e.reportTicks)*tick }
 
-// A link is what few connections have: the other side of a NAT, MAC addresses,
-// VRFs, an application, what events of a firewall count.
+// A link holds the parts that few connections have: endpoints on the other side of a NAT, MAC addresses, VRFs, an
+// application, and sums of firewall events.
 type link struct {
 	natLo, natHi endpoint
 	macLo, macHi uint64
-	toHi, toLo   vrfs // of the records of a direction
+	toHi, toLo   vrfs // of the records in each direction
 	app          application
-	events       int32 // the first of its eventSums; not part of the link's value
+	events       int32 // first eventSum; not part of the link's logged value
 }
 
-// isEmpty reports whether the link's value says nothing.
+// isEmpty reports whether the link has an empty logged value.
 func (l *link) isEmpty() bool {
 	x := *l
 	x.events = 0
@@ -87,7 +87,8 @@ type application struct {
 	n  uint8 // octets; 0 = none
 }
 
-// newID is the id of the connection that a record opened: equal on replay.
+// newID returns the id of the connection that the record with identity origin opened: the first 16 octets of a
+// SHA-256 of key and origin. It is equal on replay. Consumers upsert by it: its computation must not change.
 func newID(k *flowkey.Key, origin uint64) (id [16]byte) {
 	var buf [64]byte
 	b := binary.BigEndian.AppendUint64(k.Append(buf[:0]), origin)
@@ -98,25 +99,25 @@ func newID(k *flowkey.Key, origin uint64) (id [16]byte) {
 
 func (e *entry) id() [16]byte { return newID(&e.key.Key, e.origin) }
 
-// An extent is the time that an entry or a record spans, with what decides whether it
-// belongs to another.
+// An extent is the time span of an entry or a record, with the TCP flags that decide whether two extents belong to
+// the same connection. Times are ns since the epoch.
 type extent struct {
 	start, end int64
 	flags      uint16
 	syns       uint8 // the directions with a SYN: bit 0 lo to hi, bit 1 hi to lo
-	closed     bool  // a hard end in one direction
+	closed     bool  // endHard in a direction
 }
 
 // A summary is the extent of all sides of an entry.
 type summary struct {
 	extent
-	clock bool // a record of the vantage's exporter and domain is in
+	clock bool // a side is of the exporter and observation domain of the compared record: same clock
 }
 
-// summary sums up e's sides, for a record of v.
+// summary returns the extent of all sides of e, for comparison with a record of vantage v.
 func (m *Machine) summary(e *entry, v *vantage) (u summary) {
 	for i := e.sides; i != 0; {
-		s := m.sides.at(i)
+		s := m.sides.ref(i)
 		if i == e.sides || s.start < u.start {
 			u.start = s.start
 		}
@@ -127,7 +128,7 @@ func (m *Machine) summary(e *entry, v *vantage) (u summary) {
 		u.syns |= synOf(s.flags, s.toHi)
 		u.closed = u.closed || s.state == endHard
 		if !u.clock {
-			x := &m.vantages.of.at(s.vantage).vantage
+			x := &m.vantages.pool.ref(s.vantage).vantage
 			u.clock = x.exporter == v.exporter && x.domain == v.domain
 		}
 		i = s.next
@@ -146,7 +147,7 @@ func synOf(flags uint16, toHi bool) uint8 {
 	return 2
 }
 
-// extent returns the extent of f.
+// extent returns the extent of f over both of its directions.
 func (f *Flow) extent(c *Config) extent {
 	all := f.There.Flags | f.Back.Flags
 	return extent{
@@ -155,7 +156,7 @@ func (f *Flow) extent(c *Config) extent {
 	}
 }
 
-// union returns the extent of both.
+// union returns the extent that covers x and o.
 func (x extent) union(o *extent) extent {
 	return extent{
 		start: min(x.start, o.start), end: max(x.end, o.end),
@@ -163,9 +164,9 @@ func (x extent) union(o *extent) extent {
 	}
 }
 
-// together returns how far a and b are apart in time, ns; ok is false when they are of
-// two connections. It is symmetric. tol is the tolerance of their clocks.
-func (c *Config) together(proto uint8, a, b *extent, tol int64) (gap int64, ok bool) {
+// timeGap returns the time between a and b, ns; 0 if they overlap. ok is false if they belong to two connections. It
+// is symmetric in a and b. tol is the tolerance between their clocks, ns.
+func (c *Config) timeGap(proto uint8, a, b *extent, tol int64) (gap int64, ok bool) {
 	if a.start > b.start {
 		a, b = b, a
 	}
@@ -187,10 +188,10 @@ func (c *Config) together(proto uint8, a, b *extent, tol int64) (gap int64, ok b
 	return gap, gap <= limit+tol
 }
 
-// opens reports whether b, which has flags, is of another TCP connection than a, which
-// began before it: a was closed, and b has a SYN. Nothing follows a connection that was
-// reset before any data, but for Linger: a SYN may answer that of a then, as a RST that
-// was injected before the SYN+ACK comes ends no connection.
+// opens reports whether b opens a new TCP connection after a, which must begin first: a was closed, and b has a SYN.
+// A connection that was reset before any data has no later records, except within Linger: there, b may be the SYN+ACK
+// that answers the SYN of a, since a RST that was injected before the SYN+ACK does not end the connection. A b
+// without flags, unreported by its exporter, opens nothing.
 func (c *Config) opens(b, a *extent, tol int64) bool {
 	gap := b.start - a.end
 	switch {
@@ -203,12 +204,11 @@ func (c *Config) opens(b, a *extent, tol int64) bool {
 	return b.flags&syn != 0
 }
 
-// reset reports whether x was reset before any data, and without a FIN.
+// reset reports whether x was reset without a FIN and before any data; a PSH indicates data.
 func (x *extent) reset() bool { return x.flags&(fin|rst|psh) == rst }
 
-// reopened reports whether one of a and b opens another connection than the other, by
-// what they say themselves. x is the record that bridges them; its SYN counts for the
-// one that it began with.
+// reopened reports whether the later of a and b opens a new connection, by their own flags. x is the extent of the
+// record that bridges them. A SYN of x counts for the extent in which x begins.
 func (c *Config) reopened(a, b, x extent, tol int64) bool {
 	if a.start > b.start {
 		a, b = b, a
@@ -224,32 +224,35 @@ func (c *Config) reopened(a, b, x extent, tol int64) bool {
 // pause returns the longest pause of a TCP connection, ns.
 func (c *Config) pause() int64 { return int64(max(c.Idle, c.TCPPause)) }
 
-func (e *entry) knows(ident uint64) bool {
+// hasIdent reports whether the ring of identities contains ident.
+func (e *entry) hasIdent(ident uint64) bool {
 	return slices.Contains(e.idents[:min(int(e.identN), keptIdents)], ident)
 }
 
-func (e *entry) remember(ident uint64) {
+// addIdent adds an identity to the ring; a full ring loses its oldest.
+func (e *entry) addIdent(ident uint64) {
 	e.idents[int(e.identN)%keptIdents] = ident
 	if e.identN++; e.identN == 2*keptIdents {
-		e.identN = keptIdents // stays above it: the ring is full
+		e.identN = keptIdents // wraps to keptIdents, not to 0: the ring stays full
 	}
 }
 
-// add accumulates a record.
+// add adds a record to e. The caller must set the deadline (schedule) and log the change.
 func (m *Machine) add(e *entry, f *Flow) {
-	e.remember(f.Ident)
+	e.addIdent(f.Ident)
 	e.quality |= f.quality
 	if f.Initiator != 0 || f.There.answer() || f.Back.answer() {
-		e.opener = e.opener.with(f.evidence())
+		e.opener = e.opener.combine(f.evidence())
 	}
 	asLo, asHi := &e.asLo, &e.asHi
 	if !f.SrcIsLo {
 		asLo, asHi = asHi, asLo
 	}
-	keep(asLo, f.SrcAS)
-	keep(asHi, f.DstAS)
-	keep(&e.icmpCode, f.ICMPCode)
-	if f.SrcMAC|f.DstMAC != 0 || f.NATSrc != (endpoint{}) || f.NATDst != (endpoint{}) || f.vrfs != (vrfs{}) || f.app.n != 0 {
+	setIfZero(asLo, f.SrcAS)
+	setIfZero(asHi, f.DstAS)
+	setIfZero(&e.icmpCode, f.ICMPCode)
+	if f.SrcMAC|f.DstMAC != 0 || f.NATSrc != (endpoint{}) || f.NATDst != (endpoint{}) ||
+		f.vrfs != (vrfs{}) || f.app.n != 0 {
 		m.addLink(e, f)
 	}
 	if f.counting != countsRecord {
@@ -261,36 +264,37 @@ func (m *Machine) add(e *entry, f *Flow) {
 	}
 }
 
+// addLink sets the parts of e's link that are unset and that f has. It creates the link if e has none.
 func (m *Machine) addLink(e *entry, f *Flow) {
 	if e.link == 0 {
 		e.link = m.links.alloc()
-		*m.links.at(e.link) = link{}
+		*m.links.ref(e.link) = link{}
 	}
-	l := m.links.at(e.link)
+	l := m.links.ref(e.link)
 	lo, hi, macLo, macHi, of := &l.natLo, &l.natHi, &l.macLo, &l.macHi, &l.toHi
 	if !f.SrcIsLo {
 		lo, hi, macLo, macHi, of = hi, lo, macHi, macLo, &l.toLo
 	}
-	keep(of, f.vrfs)
-	keep(&l.app, f.app)
-	keep(lo, f.NATSrc)
-	keep(hi, f.NATDst)
-	keep(macLo, f.SrcMAC)
-	keep(macHi, f.DstMAC)
+	setIfZero(of, f.vrfs)
+	setIfZero(&l.app, f.app)
+	setIfZero(lo, f.NATSrc)
+	setIfZero(hi, f.NATDst)
+	setIfZero(macLo, f.SrcMAC)
+	setIfZero(macHi, f.DstMAC)
 }
 
-// keep sets *to unless it is set.
-func keep[T comparable](to *T, v T) {
+// setIfZero sets *to to v if *to is zero: the first record that reports a value determines it.
+func setIfZero[T comparable](to *T, v T) {
 	var zero T
 	if *to == zero {
 		*to = v
 	}
 }
 
-// strip frees what e has in other pools.
-func (m *Machine) strip(e *entry) {
+// releaseParts frees the sides, the link and the eventSums of e, and its references to vantages.
+func (m *Machine) releaseParts(e *entry) {
 	for i := e.sides; i != 0; {
-		s := m.sides.at(i)
+		s := m.sides.ref(i)
 		next := s.next
 		m.vantages.drop(s.vantage)
 		m.sides.release(i)
@@ -303,15 +307,17 @@ func (m *Machine) strip(e *entry) {
 	e.sides, e.link = 0, 0
 }
 
-// A course is how a direction stands, in every vantage's best knowledge.
+// A course is the state of a direction over all vantages.
 type course struct {
 	seen   bool
-	state  end // of its newest record; a hard one stays
-	latest int64
+	state  end   // of the newest record; endHard is kept
+	latest int64 // end of the newest record, ns since the epoch
 }
 
-func (c *course) take(s *side) {
-	if !c.seen || s.state == endHard || c.state != endHard && (s.end > c.latest || s.end == c.latest && s.state > c.state) {
+// update adds a side of the direction.
+func (c *course) update(s *side) {
+	if !c.seen || s.state == endHard ||
+		c.state != endHard && (s.end > c.latest || s.end == c.latest && s.state > c.state) {
 		c.state = s.state
 	}
 	c.latest = max(c.latest, s.end)
@@ -320,23 +326,23 @@ func (c *course) take(s *side) {
 
 func (c *course) ended() bool { return c.state >= endSoft }
 
-// complete tells whether nothing more is expected: both directions ended, or no
-// reply is possible. A TCP connection ends with a FIN, a RST or the exporter's word,
-// not by being idle: it may go on within PAIR_IDLE.
+// complete reports whether no further record of e is expected: both directions ended, or no reply is possible. A TCP
+// connection ends with a FIN, a RST or a flow end reason (IE 136) of 3 or 4. Idleness does not end it: records may
+// follow within PAIR_IDLE.
 func (m *Machine) complete(e *entry) bool {
 	var toHi, toLo course
 	flags := uint16(0)
 	for i := e.sides; i != 0; {
-		s := m.sides.at(i)
+		s := m.sides.ref(i)
 		flags |= s.flags
 		if s.toHi {
-			toHi.take(s)
+			toHi.update(s)
 		} else {
-			toLo.take(s)
+			toLo.update(s)
 		}
 		i = s.next
 	}
-	reset := e.key.Proto == flowkey.TCP && flags&rst != 0 // anywhere closes both
+	reset := e.key.Proto == flowkey.TCP && flags&rst != 0 // a RST in either direction closes both
 	if toHi.seen && toLo.seen && reset {
 		return true
 	}
@@ -349,15 +355,16 @@ func (m *Machine) complete(e *entry) bool {
 	return e.noReply(toHi.seen, toLo.seen) && toHi.state != endOpen && toLo.state != endOpen
 }
 
-// noReply reports whether no further record is expected: of traffic to a multicast or
-// broadcast address that sent nothing itself, of one-way ICMP, of a biflow and of a
-// connection that a firewall denied. loSent and hiSent are the ends that sent.
+// noReply reports whether no record of a reply can follow. That is the case for traffic to a multicast or broadcast
+// address that sent nothing itself, for one-way ICMP, for a biflow, which contains the reply, and for a connection
+// that a firewall denied. loSent and hiSent report whether the end lo or hi has sent packets.
 func (e *entry) noReply(loSent, hiSent bool) bool {
 	return e.key.OneWay() || !loSent && group(&e.key.Lo) || !hiSent && group(&e.key.Hi) ||
 		e.quality&(bit(flowpb.Quality_QUALITY_BIFLOW)|bit(flowpb.Quality_QUALITY_DENIED)) != 0
 }
 
-// group tells whether a is a multicast address or the limited broadcast.
+// group reports whether a is a multicast address (RFC 5771, RFC 4291 section 2.7) or the limited broadcast address
+// 255.255.255.255 (RFC 919). Directed broadcasts cannot be recognised without the prefix length.
 func group(a *[16]byte) bool {
 	if flowkey.IsV4(a) {
 		return a[12]&0xf0 == 224 || bytes.Equal(a[12:], []byte{255, 255, 255, 255})
@@ -365,9 +372,9 @@ func group(a *[16]byte) bool {
 	return a[0] == 0xff
 }
 
-// pauses reports whether e goes on when a record follows: a TCP connection that neither
-// side closed and that is no scan, for a record without SYN; a firewall's flow that was
-// not torn down, for its teardown, which counts the whole flow.
+// pauses reports whether a record can continue e after its final report: a TCP connection that neither side closed
+// and that is not a scan, for a record without SYN; or a firewall's flow before its teardown, since the teardown
+// counts the whole flow.
 func (m *Machine) pauses(e *entry) bool {
 	ofFirewall := e.quality&firewallFlow != 0
 	if m.c.TCPPause <= m.c.Idle || !ofFirewall && (e.key.Proto != flowkey.TCP || m.oneSidedAndSmall(e)) {
@@ -375,7 +382,7 @@ func (m *Machine) pauses(e *entry) bool {
 	}
 	flags := uint16(0)
 	for i := e.sides; i != 0; {
-		s := m.sides.at(i)
+		s := m.sides.ref(i)
 		if s.state == endHard {
 			return false
 		}
@@ -385,8 +392,9 @@ func (m *Machine) pauses(e *entry) bool {
 	return ofFirewall || flags != 0
 }
 
-// oneSidedAndSmall marks what is given up first at capacity: scans.
+// oneSidedAndSmall reports whether e has a single side of at most two packets, like a scan. At capacity such entries
+// are evicted before others that are open.
 func (m *Machine) oneSidedAndSmall(e *entry) bool {
-	s := m.sides.at(e.sides)
+	s := m.sides.ref(e.sides)
 	return s.next == 0 && s.packets <= 2
 }

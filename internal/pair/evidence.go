@@ -5,14 +5,14 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// initiator returns the end that opened the connection and the first method that
-// names one. Evidence comes first; a connection without evidence gets a guess.
+// initiator returns the end that opened the connection, and the method that determined it: the first that applies, in
+// the order of docs/connections.md. Evidence precedes guesses. lo is true if the initiator is the end lo of the key.
 func (m *Machine) initiator(e *entry, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo bool) {
 	if method, lo = stated(e, loHi, hiLo); method != flowpb.DirectionMethod_DIRECTION_METHOD_UNSPECIFIED {
 		return method, lo
 	}
-	// Without a SYN the connection began before the first record. A sampled
-	// direction starts with the first packet that was sampled, which can be any.
+	// Without a SYN the connection began before the first record. A sampled direction starts with its first sampled
+	// packet, at a random time. In both cases the order of the starts is no evidence.
 	midstream := e.key.Proto == flowkey.TCP && (loHi.flags|hiLo.flags)&syn == 0
 	earlier, decided := m.earlier(loHi, hiLo)
 	if decided && !midstream && !sampled(loHi, hiLo) {
@@ -21,8 +21,8 @@ func (m *Machine) initiator(e *entry, loHi, hiLo *direction) (method flowpb.Dire
 	return m.guess(&e.key, loHi, hiLo)
 }
 
-// stated returns the initiator that addresses, exporters or single packets name,
-// and UNSPECIFIED where none does.
+// stated returns the initiator by evidence of addresses, exporters or single packets, or UNSPECIFIED without such
+// evidence.
 func stated(e *entry, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo bool) {
 	k := &e.key
 	loGroup, hiGroup := receives(&k.Lo, loHi), receives(&k.Hi, hiLo)
@@ -34,7 +34,7 @@ func stated(e *entry, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo 
 	}
 	if k.Proto == flowkey.ICMP || k.Proto == flowkey.ICMPv6 {
 		if k.OneWay() {
-			return flowpb.DirectionMethod_DIRECTION_METHOD_ICMP, true // not put in order: lo is the sender
+			return flowpb.DirectionMethod_DIRECTION_METHOD_ICMP, true // keys of one-way ICMP are not sorted: lo sent it
 		}
 		if a, b := request(k.Proto, k.LoPort), request(k.Proto, k.HiPort); a != b {
 			return flowpb.DirectionMethod_DIRECTION_METHOD_ICMP, a
@@ -46,16 +46,16 @@ func stated(e *entry, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo 
 	return flowpb.DirectionMethod_DIRECTION_METHOD_UNSPECIFIED, false
 }
 
-// receives reports whether a is a multicast or broadcast address that sent nothing
-// in from, its direction. Neither may be a source address (RFC 1122 section 3.2.1.3,
-// RFC 4291 section 2.7): one that sends was forged or anonymised and names no group.
+// receives reports whether a is a multicast or broadcast address without packets in from, the direction in which it
+// would send. Such an address must not be a source (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7): an address that
+// sends was forged or anonymised and does not identify a group.
 func receives(a *[16]byte, from *direction) bool { return from.best == nil && group(a) }
 
-// handshake returns the sender of a TCP connection's first SYN. The strongest
-// evidence is a SYN without ACK, then a SYN+ACK of one packet. Where both
-// directions were seen with flags and every packet counted, a SYN of one side alone,
-// with ACK, answers a SYN that was not seen. A direction without any flag has them
-// unreported, as of biflows with flags of one direction: TCP packets have some.
+// handshake returns the sender of a TCP connection's first SYN (RFC 9293 section 3.5). The strongest evidence is a
+// SYN without ACK, then a record of a single packet with SYN and ACK. If both directions have flags and every packet
+// was counted, a SYN in one direction only, with ACK, answers a SYN before the first record. A direction without
+// flags was reported without them, as in biflows with the flags of one direction: every TCP packet of a connection
+// has a flag.
 func handshake(answered int8, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo bool) {
 	if a, b := loHi.flags&(syn|ack) == syn, hiLo.flags&(syn|ack) == syn; a != b {
 		return flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN, a
@@ -69,10 +69,9 @@ func handshake(answered int8, loHi, hiLo *direction) (method flowpb.DirectionMet
 	return flowpb.DirectionMethod_DIRECTION_METHOD_UNSPECIFIED, false
 }
 
-// guess returns the likelier initiator of a connection without evidence. A side
-// that alone was seen is likelier than the owner of the higher port. That is not so of
-// a TCP handshake, in which both sides send, nor where packets are sampled: which
-// directions have a sampled packet is chance.
+// guess returns the more probable initiator of a connection without evidence. If only one direction has records, its
+// sender is more probable than the owner of the higher port. There are two exceptions: a TCP handshake, in which both
+// ends send, and sampling, since it is random which directions have a sampled packet.
 func (m *Machine) guess(k *stateKey, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo bool) {
 	ports := flowkey.HasPorts(k.Proto)
 	if ports {
@@ -99,31 +98,30 @@ func (m *Machine) guess(k *stateKey, loHi, hiLo *direction) (method flowpb.Direc
 	return flowpb.DirectionMethod_DIRECTION_METHOD_ARBITRARY, loHi.start <= hiLo.start
 }
 
-// shookHands reports whether a direction that alone was seen has the flags of a whole
-// handshake: either a SYN and later ACKs, or the SYN+ACK that answers. A SYN alone and a
-// record of one SYN+ACK are evidence.
+// shookHands reports whether the only direction with records has the flags of a whole handshake, either of its
+// initiator (SYN, later ACK) or of its responder (SYN+ACK): the OR of the flags is the same for both. A SYN alone and
+// a record of a single SYN+ACK are evidence, which handshake has used.
 func shookHands(proto uint8, loHi, hiLo *direction) bool {
 	return proto == flowkey.TCP && (loHi.flags|hiLo.flags)&(syn|ack) == syn|ack
 }
 
-// sampled reports whether a record of either direction counts one packet of several.
+// sampled reports whether a record of either direction was sampled.
 func sampled(a, b *direction) bool { return a.rateMax > 1 || b.rateMax > 1 }
 
-// An opener is the evidence of single records of who opened a connection. Its sign
-// is that of the initiator, positive for lo: of the exporter's word, else of the
-// answer. Bit 0 of the magnitude is set where an exporter says so, bits 1 and 2 are
-// the sides that answered. Zero: no evidence. Versions that know no answers read
-// every opener as the exporter's word.
+// An opener holds the evidence of single records for the initiator of a connection. Its sign names the initiator,
+// positive for lo: as an exporter reported it, else by an answer. Bit 0 of the magnitude is set if an exporter
+// reported it; bits 1 and 2 are the sides that answered. Zero is no evidence. The value is logged: older versions,
+// without answers, read each opener as reported by an exporter.
 type opener int8
 
-// The sides that sent a SYN+ACK in a record of one packet: of more packets the OR of
-// the flags is the same for both sides.
+// The sides that sent a SYN+ACK in a record of a single packet. In a record of several packets the OR of the flags is
+// the same for both sides of a handshake.
 const (
 	loAnswered = 1 << iota
 	hiAnswered
 )
 
-// exporter returns the initiator that an exporter names: 1 lo, -1 hi, 0 none.
+// exporter returns the initiator that an exporter reported: 1 for lo, -1 for hi, 0 for none.
 func (o opener) exporter() int8 {
 	switch {
 	case o > 0:
@@ -133,11 +131,11 @@ func (o opener) exporter() int8 {
 	}
 }
 
-// answered returns the sides that sent a SYN+ACK in a record of one packet.
+// answered returns the set of sides that sent a SYN+ACK in a record of a single packet.
 func (o opener) answered() int8 { return int8(max(o, -o) >> 1) }
 
-// with returns o with one more record's evidence. The first exporter's word stays.
-func (o opener) with(exporter, answered int8) opener {
+// combine returns o with the evidence of another record. The initiator that the first exporter reported is kept.
+func (o opener) combine(exporter, answered int8) opener {
 	if word := o.exporter(); word != 0 {
 		exporter = word
 	}
@@ -151,11 +149,10 @@ func (o opener) with(exporter, answered int8) opener {
 	return opener(sign) * opener(exporter*exporter|answered<<1)
 }
 
-// answer reports whether n is one packet with SYN and ACK, without data.
+// answer reports whether n counts a single packet with SYN and ACK, without PSH, FIN or RST.
 func (n *counts) answer() bool { return n.Packets == 1 && n.Flags&(fin|syn|rst|psh|ack) == syn|ack }
 
-// evidence returns f's evidence of who opened the connection: the exporter's word,
-// and the sides that answered.
+// evidence returns the evidence of f for the initiator: as the exporter reports it, and the sides that answered.
 func (f *Flow) evidence() (exporter, answered int8) {
 	exporter = f.Initiator
 	src, dst := int8(loAnswered), int8(hiAnswered)
@@ -173,8 +170,8 @@ func (f *Flow) evidence() (exporter, answered int8) {
 	return exporter, answered
 }
 
-// earlier tells whether the lo to hi direction started first, and whether that
-// is certain: by more than the clocks' tolerance.
+// earlier reports whether the direction lo to hi started first. decided is true if the difference is at least the
+// tolerance of the clocks. Directions in the same datagram share a header clock: their tolerance is finer.
 func (m *Machine) earlier(loHi, hiLo *direction) (lo, decided bool) {
 	if loHi.best == nil || hiLo.best == nil {
 		return false, false
@@ -183,7 +180,7 @@ func (m *Machine) earlier(loHi, hiLo *direction) (lo, decided bool) {
 	if loHi.datagram != 0 && loHi.datagram == hiLo.datagram {
 		tol = max(loHi.fine, hiLo.fine) // one header clock for both
 	}
-	a, b := m.vantages.of.at(loHi.best.vantage), m.vantages.of.at(hiLo.best.vantage)
+	a, b := m.vantages.pool.ref(loHi.best.vantage), m.vantages.pool.ref(hiLo.best.vantage)
 	if a.exporter != b.exporter || a.domain != b.domain {
 		tol += int64(m.c.ClockSkew)
 	}
@@ -191,19 +188,19 @@ func (m *Machine) earlier(loHi, hiLo *direction) (lo, decided bool) {
 	return d > 0, d >= tol || -d >= tol
 }
 
-// The ranks of a port as a service's. Hosts that are trusted by their port send from
-// 512 to 1023 (rresvport(3)), most of all clients of NFS.
+// The ranks of a port as the port of a service, ascending. Clients that authenticate by a reserved port, mostly of
+// NFS, send from ports 512 to 1023 (rresvport(3)): those rank below named services.
 const (
 	opens      = iota - 1 // FTP servers open data connections from it, RFC 959 section 3.2
-	noService             // also an ephemeral port
-	unnamed               // 512 to 1023 without a name
-	registered            // may be an ephemeral port, too
-	named                 // 512 to 1023
-	nfs
-	system // below 512; RFC 6335 section 6 has those up to 1023
+	noService             // no known service, such as an ephemeral port
+	unnamed               // 512 to 1023, without a service name
+	registered            // 1024 to 32767, with a service name; may be an ephemeral port
+	named                 // 512 to 1023, with a service name
+	nfs                   // 2049
+	system                // below 512; system ports of RFC 6335 section 6 reach to 1023
 )
 
-// service returns the rank of port.
+// service returns the rank of port. Port 20 of TCP ranks lowest: FTP servers open data connections from it.
 func (m *Machine) service(proto uint8, port uint16) int {
 	const ftpData, nfsPort, firstReserved = 20, 2049, 512
 	switch {
@@ -225,8 +222,9 @@ func (m *Machine) service(proto uint8, port uint16) int {
 	return noService
 }
 
-// request tells whether an ICMP type asks: echo, timestamp, information, address
-// mask, router and neighbour solicitation, and their like.
+// request reports whether an ICMP type is a request. ICMP (RFC 792, 950, 1256): echo, router solicitation, timestamp,
+// information, address mask. ICMPv6 (RFC 4443, 2710, 4861, 4620): echo, multicast listener query, router and
+// neighbour solicitation, node information query, and 144 (home agent address discovery, RFC 6275).
 func request(proto uint8, typ uint16) bool {
 	if proto == flowkey.ICMP {
 		switch typ {
@@ -242,9 +240,9 @@ func request(proto uint8, typ uint16) bool {
 	return false
 }
 
-// connState returns the TCP state in Zeek's words, from the OR of each direction's
-// flags; o is the initiator's direction. A state that rests on a packet that was not
-// seen is UNKNOWN where packets are sampled.
+// connState returns the TCP state in Zeek's vocabulary (conn_state), from the OR of the flags of each direction; o is
+// the direction of the initiator, r of the responder. With sampled packets, a state that depends on the absence of a
+// packet is UNKNOWN.
 func connState(e *entry, o, r *direction) flowpb.ConnState {
 	if denied(e, o, r) {
 		return flowpb.ConnState_CONN_STATE_REJ
@@ -260,20 +258,19 @@ func connState(e *entry, o, r *direction) flowpb.ConnState {
 	return flowpb.ConnState_CONN_STATE_UNKNOWN
 }
 
-// denied reports whether a firewall denied the connection: no packet passed.
+// denied reports whether a firewall denied the connection and no packet passed.
 func denied(e *entry, o, r *direction) bool {
 	return e.quality&bit(flowpb.Quality_QUALITY_DENIED) != 0 && o.packets|r.packets|o.octets|r.octets == 0
 }
 
-// tcpState returns the state of a connection of which every packet is counted. The
-// OR of flags has no order: a FIN counts as sent before a RST, the last packet of
-// most connections. A missing SYN makes a difference only in what no FIN of both
-// sides closed: metering may have begun after it.
+// tcpState returns the state of a connection whose packets were all counted. The OR of flags has no order: a FIN
+// counts as sent before a RST, which is the last packet of most connections that have it. A missing SYN matters only
+// without FINs in both directions: metering may have begun after the SYN.
 func tcpState(o, r *direction) flowpb.ConnState {
 	of, rf := o.flags, r.flags
 	opened := of&syn != 0 || of&ack != 0 && rf&syn != 0 // the initiator's part of the handshake
 	switch {
-	case of|rf == 0, r.best != nil && rf == 0: // unreported
+	case of|rf == 0, r.best != nil && rf == 0: // the exporter reports no flags
 		return flowpb.ConnState_CONN_STATE_UNKNOWN
 	case of&rf&fin != 0:
 		return flowpb.ConnState_CONN_STATE_SF
@@ -301,9 +298,9 @@ func tcpState(o, r *direction) flowpb.ConnState {
 	return flowpb.ConnState_CONN_STATE_OTH
 }
 
-// resetByResponder returns the state of a connection that the responder reset; of
-// and rf are both directions' flags. Both sides reset an attempt that never carried
-// data; PSH stands for data, which flags do not show.
+// resetByResponder returns the state of a connection that the responder reset. of and rf are the flags of the
+// initiator's and the responder's direction. If both ends reset without data, the attempt was rejected; PSH stands
+// for data, which flags do not show.
 func resetByResponder(of, rf uint16, opened bool) flowpb.ConnState {
 	switch {
 	case of&rst != 0 && (of|rf)&psh == 0, of&syn != 0 && of&(fin|rst) == 0 && rf&syn == 0:

@@ -5,22 +5,21 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A counting says what the counters of a record count.
+// A counting is the scope of the counters of a record.
 //
-// Cisco's guide to NSEL has two kinds of events with counters: a flow update has those
-// since the update before it, a flow teardown those of the whole flow. A flow of which
-// both were exported is counted by each of them, so that a side keeps their sums apart
-// and reports the greater. Firewalls that count one direction a record (Palo Alto,
-// Barracuda: IE 1 or 85 without 231 and 232) have counters of the record alone.
+// Cisco's guide to NSEL defines two events with counters: a flow update counts since the previous update, a flow
+// teardown counts the whole flow. If both are exported, each packet is counted twice. A side therefore keeps their
+// sums separately and reports the greater. Firewalls that count one direction per record (Palo Alto, Barracuda: IE 1
+// or 85 without 231 and 232) have counters of the record alone.
 type counting uint8
 
 const (
-	countsRecord counting = iota // what no other record counts
-	countsUpdate                 // a firewall's flow update
-	countsFlow                   // a firewall's flow teardown
+	countsRecord counting = iota // the record alone: no other record counts the same packets
+	countsUpdate                 // since the previous flow update of a firewall
+	countsFlow                   // the whole flow: a flow teardown of a firewall
 )
 
-// countingOf returns what the counters of a record count.
+// countingOf returns the scope of the counters of m.
 func countingOf(m *flowpb.FlowMessage) counting {
 	switch {
 	case m.FirewallEvent == 0 || !m.Biflow:
@@ -31,15 +30,15 @@ func countingOf(m *flowpb.FlowMessage) counting {
 	return countsUpdate
 }
 
-// IsUpdate reports whether m is a firewall's flow update: the teardown of its flow
-// counts the same again. Sums over flows that know no connections leave it out.
+// IsUpdate reports whether m is a firewall's flow update. The teardown of its flow counts the same packets: sums over
+// flow records must leave out updates.
 func IsUpdate(m *flowpb.FlowMessage) bool { return countingOf(m) == countsUpdate }
 
-// Event reports whether f is an event of a firewall that other events of its flow
-// count, too: see Machine.Raised.
+// Event reports whether f is an event of a firewall that counts packets which other events of its flow count as well;
+// see Machine.Raised.
 func (f *Flow) Event() bool { return f.counting != countsRecord }
 
-// amounts are counters of one direction, as they are and times the sampling rate.
+// amounts holds counters of a direction, as reported and multiplied by the sampling rate (octetsE, packsE).
 type amounts struct{ octets, packets, octetsE, packsE uint64 }
 
 func (a amounts) plus(b amounts) amounts {
@@ -49,12 +48,14 @@ func (a amounts) plus(b amounts) amounts {
 	}
 }
 
-// greatest takes each counter where it is greater.
+// greatest returns the greater of each pair of counters.
 func (a amounts) greatest(b amounts) amounts {
-	return amounts{max(a.octets, b.octets), max(a.packets, b.packets), max(a.octetsE, b.octetsE), max(a.packsE, b.packsE)}
+	return amounts{
+		max(a.octets, b.octets), max(a.packets, b.packets), max(a.octetsE, b.octetsE), max(a.packsE, b.packsE),
+	}
 }
 
-// minus returns a-b, for b at most a.
+// minus returns a-b. No counter of b may exceed that of a.
 func (a amounts) minus(b amounts) amounts {
 	return amounts{a.octets - b.octets, a.packets - b.packets, a.octetsE - b.octetsE, a.packsE - b.packsE}
 }
@@ -69,21 +70,20 @@ func (s *side) setAmounts(a amounts) {
 	s.octets, s.packets, s.octetsE, s.packsE = a.octets, a.packets, a.octetsE, a.packsE
 }
 
-// An eventSum is what the events of a firewall say of one side: the side's counters are
-// the greater of the two. A side has one when sums says otherwise.
+// An eventSum holds the sums of a firewall's events for a side. The counters of the side are the greater of updates
+// and flow. A side has an eventSum only if its sums differ from the result of side.sums.
 type eventSum struct {
-	side, next int32 // whose it is; another one of the entry
-	updates    amounts
-	flow       amounts // of teardowns
+	side, next int32   // number of the side; next eventSum of the entry
+	updates    amounts // of flow updates
+	flow       amounts // of flow teardowns
 }
 
-// maxEventSums bounds the eventSums of an entry: two firewalls that both report a
-// connection without a flow id. Sides beyond go by sums.
+// maxEventSums bounds the eventSums of an entry: enough for two firewalls that report a connection without a flow id.
+// Further sides are reported by side.sums.
 const maxEventSums = 4
 
-// sums returns the sums of a side without an eventSum. While its flow goes on it has
-// updates alone; once it ended its counters are the teardown's, with updates that
-// count no more than that.
+// sums returns the sums of a side without an eventSum. Until its flow has ended, its counters are those of updates.
+// Afterwards they are those of the teardown; the updates before it do not count more.
 func (s *side) sums() (updates, flow amounts) {
 	if s.state == endHard {
 		return amounts{}, s.amounts()
@@ -91,13 +91,13 @@ func (s *side) sums() (updates, flow amounts) {
 	return s.amounts(), amounts{}
 }
 
-// eventSum returns the eventSum of side i, and how many e has; nil when it has none.
+// eventSum returns the eventSum of side i. If there is none, it returns nil and the number of eventSums of e.
 func (m *Machine) eventSum(e *entry, i int32) (x *eventSum, n int) {
 	if e.link == 0 {
 		return nil, 0
 	}
-	for j := m.links.at(e.link).events; j != 0; {
-		x := m.events.at(j)
+	for j := m.links.ref(e.link).events; j != 0; {
+		x := m.events.ref(j)
 		if x.side == i {
 			return x, n
 		}
@@ -108,12 +108,12 @@ func (m *Machine) eventSum(e *entry, i int32) (x *eventSum, n int) {
 }
 
 // hasEvents reports whether e has an eventSum.
-func (m *Machine) hasEvents(e *entry) bool { return e.link != 0 && m.links.at(e.link).events != 0 }
+func (m *Machine) hasEvents(e *entry) bool { return e.link != 0 && m.links.ref(e.link).events != 0 }
 
-// addEvent adds what f says of a direction to side i, when f is an event of a firewall
-// or the side may have an eventSum.
+// addEvent adds the counters n of a direction of f to side i. It must be used if f is an event of a firewall or e has
+// an eventSum; otherwise side.add does. It adds the increase of the side to m.raised.
 func (m *Machine) addEvent(e *entry, i int32, f *Flow, n *counts) {
-	s := m.sides.at(i)
+	s := m.sides.ref(i)
 	before := s.amounts()
 	updates, flow := s.sums()
 	if x, _ := m.eventSum(e, i); x != nil {
@@ -122,9 +122,9 @@ func (m *Machine) addEvent(e *entry, i int32, f *Flow, n *counts) {
 	switch more := n.amounts(f.Rate); {
 	case f.counting != countsFlow:
 		updates = updates.plus(more)
-	case f.ofFlowID: // there is one teardown, which can come twice
+	case f.ofFlowID: // a flow has one teardown, which may be received twice
 		flow = flow.greatest(more)
-	default: // of several flows of the key
+	default: // teardowns of several flows of the key
 		flow = flow.plus(more)
 	}
 	s.add(f, &counts{Flags: n.Flags, Start: n.Start, End: n.End}, &m.c)
@@ -133,54 +133,56 @@ func (m *Machine) addEvent(e *entry, i int32, f *Flow, n *counts) {
 	m.raised = m.raised.plus(s.amounts().minus(before))
 }
 
-// setEventSum keeps the sums of side i, unless they follow from the side itself.
+// setEventSum stores the sums of side i, unless they equal those of side.sums or e has maxEventSums already.
 func (m *Machine) setEventSum(e *entry, i int32, updates, flow amounts) {
 	x, n := m.eventSum(e, i)
 	if x == nil {
-		if u, f := m.sides.at(i).sums(); u == updates && f == flow || n == maxEventSums {
+		if u, f := m.sides.ref(i).sums(); u == updates && f == flow || n == maxEventSums {
 			return
 		}
 		if e.link == 0 {
 			e.link = m.links.alloc()
-			*m.links.at(e.link) = link{}
+			*m.links.ref(e.link) = link{}
 		}
-		l := m.links.at(e.link)
+		l := m.links.ref(e.link)
 		j := m.events.alloc()
-		x = m.events.at(j)
+		x = m.events.ref(j)
 		*x = eventSum{side: i, next: l.events}
 		l.events = j
 	}
 	x.updates, x.flow = updates, flow
 }
 
-// dropEvents forgets the eventSums of an entry whose sides become others.
+// dropEvents removes the eventSums of e. It must be called before sides of e are merged: an eventSum refers to the
+// number of its side.
 func (m *Machine) dropEvents(e *entry) {
 	if !m.hasEvents(e) {
 		return
 	}
-	l := m.links.at(e.link)
+	l := m.links.ref(e.link)
 	for i := l.events; i != 0; {
-		next := m.events.at(i).next
+		next := m.events.ref(i).next
 		m.events.release(i)
 		i = next
 	}
 	l.events = 0
 }
 
-// Raised returns by how many octets and packets, times the sampling rate and of both
-// directions, the last record raised its connection. It is for a Flow that is an Event
-// and that Observe did not take for a Duplicate.
+// Raised returns the increase of a connection by the last record, in octets and packets of both directions,
+// multiplied by the sampling rate. It is defined only after Observe of a Flow that is an Event and was not a
+// Duplicate.
 func (m *Machine) Raised() (octets, packets uint64) { return m.raised.octetsE, m.raised.packsE }
 
-// extensionEvents is the tag of the extension of an entry that has its eventSums: items
-// of a side's direction and vantage and the two sums. A reader takes an item whose sums
-// give the side's counters: a version that does not know the extension keeps it and
-// adds to the counters. maxEventOctets bounds its octets; items beyond are left out.
+// extensionEvents is the tag of the extension with the eventSums of an entry. Each item has the direction and the
+// vantage of a side, and the two sums. A reader must ignore an item whose sums do not give the counters of the side:
+// a version that does not know the extension keeps it unchanged while it adds to the counters. maxEventOctets bounds
+// the octets of the extension; further items are left out.
 const (
 	extensionEvents = 1
 	maxEventOctets  = 400
 )
 
+// code writes or reads the counters.
 func (a *amounts) code(c *coder) {
 	c.u64(&a.octets)
 	c.u64(&a.packets)
@@ -188,7 +190,7 @@ func (a *amounts) code(c *coder) {
 	c.u64(&a.packsE)
 }
 
-// code writes or reads an item of the extension.
+// code writes or reads an item of the extension: direction, vantage, sums.
 func (x *eventSum) code(c *coder, toHi *bool, v *vantage) {
 	c.flag(toHi)
 	c.vantage(v)
@@ -196,16 +198,16 @@ func (x *eventSum) code(c *coder, toHi *bool, v *vantage) {
 	x.flow.code(c)
 }
 
-// appendEvents writes the extension of e.
+// appendEvents writes the extension of e, if e has an eventSum.
 func (m *Machine) appendEvents(c *coder, e *entry) {
 	if !m.hasEvents(e) {
 		return
 	}
 	items := coder{b: m.eventBuf[:0]}
-	for i := m.links.at(e.link).events; i != 0; {
-		x := m.events.at(i)
-		s := m.sides.at(x.side)
-		toHi, v := s.toHi, m.vantages.of.at(s.vantage).vantage
+	for i := m.links.ref(e.link).events; i != 0; {
+		x := m.events.ref(i)
+		s := m.sides.ref(x.side)
+		toHi, v := s.toHi, m.vantages.pool.ref(s.vantage).vantage
 		length := len(items.b)
 		if x.code(&items, &toHi, &v); len(items.b) > maxEventOctets {
 			items.b = items.b[:length]
@@ -219,7 +221,7 @@ func (m *Machine) appendEvents(c *coder, e *entry) {
 	c.putBlob(items.b)
 }
 
-// readEvents reads the content of the extension into e, whose sides were read.
+// readEvents reads the content of the extension into e. The sides of e must have been read before.
 func (m *Machine) readEvents(b []byte, e *entry) error {
 	for c := (coder{b: b, reading: true}); len(c.b) > 0; {
 		var x eventSum
@@ -229,8 +231,8 @@ func (m *Machine) readEvents(b []byte, e *entry) error {
 			return errCut
 		}
 		of := m.vantages.find(v)
-		for i := e.sides; i != 0; i = m.sides.at(i).next {
-			if s := m.sides.at(i); s.toHi == toHi && s.vantage == of && s.amounts() == x.updates.greatest(x.flow) {
+		for i := e.sides; i != 0; i = m.sides.ref(i).next {
+			if s := m.sides.ref(i); s.toHi == toHi && s.vantage == of && s.amounts() == x.updates.greatest(x.flow) {
 				m.setEventSum(e, i, x.updates, x.flow)
 				break
 			}

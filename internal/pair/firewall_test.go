@@ -84,8 +84,8 @@ func TestEventsOfAFlowCountOnceInAnyOrderAndOverRestarts(t *testing.T) {
 				if have := [4]uint64{a.GetOctets(), z.GetOctets(), a.GetOctetsEst(), z.GetOctetsEst()}; have != want {
 					t.Errorf("%s, order %v, format %d: want octets %v, got %v", tt.name, order, format, want, have)
 				}
-				if x.m.events.used()+x.m.links.used() != 0 {
-					t.Errorf("%s: %d sums and %d links are left of none", tt.name, x.m.events.used(), x.m.links.used())
+				if x.m.events.inUse()+x.m.links.inUse() != 0 {
+					t.Errorf("%s: %d sums and %d links are left of none", tt.name, x.m.events.inUse(), x.m.links.inUse())
 				}
 			}
 		}
@@ -255,18 +255,18 @@ func TestSumsThatTheCountersContradictDoNotCount(t *testing.T) {
 	x := converse(t, c)
 	x.flow(firewallEvent{5, 100, 10, 5}.message)
 	x.flow(firewallEvent{2, 120, 30, 9}.message)
-	if x.m.events.used() != 2 {
-		t.Fatalf("%d sums are kept, want those of two directions", x.m.events.used())
+	if x.m.events.inUse() != 2 {
+		t.Fatalf("%d sums are kept, want those of two directions", x.m.events.inUse())
 	}
-	e := x.m.table.entries.at(1)
-	for i := e.sides; i != 0; i = x.m.sides.at(i).next {
-		if s := x.m.sides.at(i); s.octets == 120 {
+	e := x.m.table.entries.ref(1)
+	for i := e.sides; i != 0; i = x.m.sides.ref(i).next {
+		if s := x.m.sides.ref(i); s.octets == 120 {
 			s.octets, s.octetsE = 140, 140 // an update of 20 octets, as that version adds it
 		}
 	}
 	x.restart()
-	if x.m.events.used() != 1 {
-		t.Errorf("%d sums are kept after the restart, want those of the direction that nothing was added to", x.m.events.used())
+	if x.m.events.inUse() != 1 {
+		t.Errorf("%d sums are kept after the restart, want those of the direction that nothing was added to", x.m.events.inUse())
 	}
 	x.flow(firewallEvent{5, 30, 20, 9}.message)
 	if c := x.ended(1)[0]; c.Forward.Octets != 140 || c.Reverse.Octets != 30 {
@@ -291,7 +291,7 @@ func TestTheExtensionOfEventsIsBounded(t *testing.T) {
 			m.Observe(&f)
 		}
 	}
-	if n := m.events.used(); n != 0 { // merging drops them: more than maxSides vantages
+	if n := m.events.inUse(); n != 0 { // merging drops them: more than maxSides vantages
 		t.Errorf("%d sums are left of merged sides", n)
 	}
 	m, _ = collector(c)
@@ -305,11 +305,11 @@ func TestTheExtensionOfEventsIsBounded(t *testing.T) {
 			m.Observe(&f)
 		}
 	}
-	if n := m.events.used(); n != maxEventSums {
+	if n := m.events.inUse(); n != maxEventSums {
 		t.Errorf("%d sums are kept, want %d", n, maxEventSums)
 	}
 	with, without := len(m.Deltas(1 << 20)[0]), 0
-	e := m.table.entries.at(1)
+	e := m.table.entries.ref(1)
 	m.dropEvents(e)
 	m.log.changed(1, e)
 	without = len(m.Deltas(1 << 20)[0])
@@ -365,7 +365,7 @@ func FuzzReadEvents(f *testing.F) {
 		m.Observe(&r)
 	}
 	var b coder
-	e := m.table.entries.at(1)
+	e := m.table.entries.ref(1)
 	m.appendEvents(&b, e)
 	f.Add(b.b[2:])
 	f.Add([]byte{1, 0})
@@ -373,11 +373,11 @@ func FuzzReadEvents(f *testing.F) {
 		if err := m.readEvents(in, e); err != nil && !errors.Is(err, errCut) {
 			t.Errorf("error %v", err)
 		}
-		if n := m.events.used(); n > maxEventSums {
+		if n := m.events.inUse(); n > maxEventSums {
 			t.Errorf("%d sums", n)
 		}
-		for i := m.links.at(e.link).events; i != 0; i = m.events.at(i).next {
-			if x := m.events.at(i); x.updates.greatest(x.flow) != m.sides.at(x.side).amounts() {
+		for i := m.links.ref(e.link).events; i != 0; i = m.events.ref(i).next {
+			if x := m.events.ref(i); x.updates.greatest(x.flow) != m.sides.ref(x.side).amounts() {
 				t.Errorf("sums %s do not give the counters", fmt.Sprint(*x))
 			}
 		}

@@ -19,24 +19,24 @@ const (
 	ack
 )
 
-// Quality as a bit set: bit n is flowpb.Quality n.
+// quality is a set of qualities: bit n stands for flowpb.Quality n.
 type quality uint16
 
+// bit returns the set of q alone. q must be below 16.
 func bit(q flowpb.Quality) quality { return 1 << q }
 
-// firewallFlow is set for a firewall's flow of a flow id, of which each event counts both
-// directions. It is the bit of QUALITY_UNSPECIFIED, which is not reported: versions that
-// do not know it keep it.
+// firewallFlow marks a firewall's flow with a flow id (IE 148), whose events count both directions each. It uses the
+// bit of QUALITY_UNSPECIFIED, which is never reported: older versions keep it in the logged value.
 const firewallFlow quality = 1 << flowpb.Quality_QUALITY_UNSPECIFIED
 
-// A Flow is one record as the machine takes it; no pointers. Times are ns since
-// the epoch, directions are those of the record.
+// A Flow is a record in the form that the Machine uses. It must not contain pointers: entries copy parts of it. Times
+// are ns since the epoch; directions are those of the record.
 type Flow struct {
 	Key     flowkey.Key
 	SrcIsLo bool
-	Ident   uint64 // identity: exporter, datagram hash, record offset
+	Ident   uint64 // identity of the record: hash of exporter, datagram hash and record offset
 
-	Scope uint64 // whose address plan: see PAIR_SCOPE; 0 = the one of all
+	Scope uint64 // hash of the scope of the addresses, see PAIR_SCOPE; 0 = global
 
 	vantage
 	Received   int64
@@ -50,10 +50,10 @@ type Flow struct {
 	There, Back counts // source to destination, destination to source
 	Biflow      bool   // Back is reported, even when empty
 	counting    counting
-	ofFlowID    bool   // an event of a firewall that says of which flow (IE 148)
+	ofFlowID    bool   // an event of a firewall with a flow id (IE 148)
 	Reason      uint8  // flow end reason, 0 = not reported
 	Rate        uint64 // 1 in N; 0 = unknown
-	Initiator   int8   // the exporter says: 1 source, -1 destination, 0 nothing
+	Initiator   int8   // initiator as reported by the exporter: 1 source, -1 destination, 0 not reported
 	ICMPCode    uint8
 
 	InIf, OutIf    uint32
@@ -67,20 +67,21 @@ type Flow struct {
 	quality        quality
 }
 
-// counts are what a record says of one direction.
+// counts holds the counters, TCP flags and times of a record for a direction.
 type counts struct {
 	Octets, Packets uint64
 	Flags           uint16
-	Start, End      int64 // of the direction; 0 = the record's
+	Start, End      int64 // times of the direction; 0 = those of the record
 }
 
+// An endpoint is an address with a port on the other side of a NAT. Unset parts are zero.
 type endpoint struct {
 	addr [16]byte
 	port uint16
 }
 
-// FromMessage makes a Flow of a FlowMessage; ok is false for what cannot be
-// paired (no address pair, an event without counters).
+// FromMessage converts a FlowMessage to a Flow. ok is false if the record cannot be paired: it lacks an address, or
+// is a NAT or firewall event without counters other than a denied flow. f does not refer to m.
 func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 	src, srcOK := flowkey.Address(m.SrcAddr)
 	dst, dstOK := flowkey.Address(m.DstAddr)
@@ -100,7 +101,8 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 	f.Export = instant(m.TimeExportNs)
 	f.Resolution = max(int64(m.TimeResolutionUs)*1000, 1)
 	f.Fine, f.Datagram = f.Resolution, m.DatagramHash
-	if m.TimeSource == flowpb.TimeSource_TIME_SOURCE_UPTIME { // one header, whose whole seconds all records share
+	// With v9 uptimes, the error of the header's whole seconds is the same for all records of a datagram.
+	if m.TimeSource == flowpb.TimeSource_TIME_SOURCE_UPTIME {
 		f.Fine = int64(time.Millisecond)
 	}
 	f.There = counts{Octets: m.Bytes, Packets: m.Packets, Flags: uint16(m.TcpFlags)}
@@ -115,8 +117,7 @@ func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 	f.event(m, denied)
 	f.ICMPCode = uint8(m.IcmpCode)
 	if reversed := f.Biflow && f.There.Octets|f.There.Packets == 0 && f.Back.Octets|f.Back.Packets != 0; reversed {
-		// Only the reverse direction has packets: it is the record's own, as for
-		// a record of one direction.
+		// Only the reverse direction has packets: the record is turned around, as if reported for that direction.
 		src, dst = dst, src
 		f.There, f.Back = f.Back, counts{}
 		f.Initiator = -f.Initiator
@@ -191,16 +192,16 @@ const (
 	reasonEnd    = 3
 )
 
-// The values of PAIR_SCOPE: where an address names one host.
+// The values of PAIR_SCOPE: the scope in which an address identifies a host.
 const (
 	ScopeGlobal   = "global"
 	ScopeExporter = "exporter"
 	ScopeVRF      = "vrf"
 )
 
-// scope is a hash of whose address plan f's addresses are of, 0 for the one of
-// all. Private addresses are those of the exporter's address plan, by default its
-// site's, and a firewall's events are of its flow (IE 148).
+// scope returns the hash of the scope of f's addresses, 0 if it is global. Besides PAIR_SCOPE it contains the address
+// plan of the exporter, by default its site, if an address is private (flowkey.Private), and the exporter and flow id
+// (IE 148) of a firewall event, so that each flow of a firewall is a connection of its own.
 func (f *Flow) scope(m *flowpb.FlowMessage, by string) uint64 {
 	var b []byte
 	switch by {
@@ -210,7 +211,7 @@ func (f *Flow) scope(m *flowpb.FlowMessage, by string) uint64 {
 		b = binary.BigEndian.AppendUint32(append(b, 'v'), min(f.vrfs.in, f.vrfs.out))
 		b = binary.BigEndian.AppendUint32(b, max(f.vrfs.in, f.vrfs.out))
 	}
-	if m.FirewallEvent != 0 && m.FlowId != 0 { // events of one flow, complete in themselves
+	if m.FirewallEvent != 0 && m.FlowId != 0 {
 		b = binary.BigEndian.AppendUint64(append(append(b, 'f'), f.exporter[:]...), m.FlowId)
 	}
 	plan := m.AddressPlan
@@ -226,34 +227,42 @@ func (f *Flow) scope(m *flowpb.FlowMessage, by string) uint64 {
 	return max(xxhash.Sum64(b), 1)
 }
 
-// content is the identity of a record by what it says, for exporters that meter
-// a flow twice without saying so (PAIR_DEDUP_CONTENT).
+// content returns the identity of a record by its content, for exporters that meter a flow at two interfaces without
+// reporting it (PAIR_DEDUP_CONTENT).
 func (f *Flow) content(m *flowpb.FlowMessage) uint64 {
 	b := make([]byte, 0, 160)
 	b = append(append(b, f.exporter[:]...), f.iface, byte(m.Proto), byte(m.IpTos))
 	b = append(append(b, m.SrcAddr...), m.DstAddr...)
 	for _, v := range []uint64{
-		uint64(f.domain), uint64(m.SrcPort)<<16 | uint64(m.DstPort), m.TimeFlowStartNs, m.TimeFlowEndNs, m.Bytes, m.Packets,
-		m.ReverseBytes, m.ReversePackets, uint64(m.TcpFlags)<<32 | uint64(m.ReverseTcpFlags), uint64(m.InIf)<<32 | uint64(m.OutIf), uint64(m.IcmpType)<<8 | uint64(m.IcmpCode),
+		uint64(f.domain), uint64(m.SrcPort)<<16 | uint64(m.DstPort), m.TimeFlowStartNs, m.TimeFlowEndNs,
+		m.Bytes, m.Packets, m.ReverseBytes, m.ReversePackets,
+		uint64(m.TcpFlags)<<32 | uint64(m.ReverseTcpFlags),
+		uint64(m.InIf)<<32 | uint64(m.OutIf),
+		uint64(m.IcmpType)<<8 | uint64(m.IcmpCode),
 	} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
 	return xxhash.Sum64(b)
 }
 
-// swapped is m seen from the other end: what conversation looks at.
+// swapped returns m with source and destination exchanged. It has only the fields that FromMessage and conversation
+// read after the exchange.
 func swapped(m *flowpb.FlowMessage) *flowpb.FlowMessage {
 	return &flowpb.FlowMessage{
-		Proto: m.Proto, IcmpType: m.IcmpType, IcmpCode: m.IcmpCode, TimeSource: m.TimeSource, FirewallEvent: m.FirewallEvent, FlowId: m.FlowId, OutIf: m.InIf, InIf: m.OutIf, IpTos: m.ReverseIpTos,
+		Proto: m.Proto, IcmpType: m.IcmpType, IcmpCode: m.IcmpCode, TimeSource: m.TimeSource,
+		FirewallEvent: m.FirewallEvent, FlowId: m.FlowId, OutIf: m.InIf, InIf: m.OutIf, IpTos: m.ReverseIpTos,
 		SrcPort: m.DstPort, DstPort: m.SrcPort, SrcMac: m.DstMac, DstMac: m.SrcMac, SrcAs: m.DstAs, DstAs: m.SrcAs,
 		SrcVlan: m.DstVlan, VlanId: m.VlanId, DatagramHash: m.DatagramHash, RecordOffset: m.RecordOffset,
-		IngressVrfId: m.EgressVrfId, EgressVrfId: m.IngressVrfId, ApplicationId: m.ApplicationId, Site: m.Site, AddressPlan: m.AddressPlan, SrcAddr: m.DstAddr, DstAddr: m.SrcAddr,
-		TimeFlowStartNs: m.TimeFlowStartNs, TimeFlowEndNs: m.TimeFlowEndNs, Bytes: m.ReverseBytes, Packets: m.ReversePackets, TcpFlags: m.ReverseTcpFlags,
-		PostNatSrcAddr: m.PostNatDstAddr, PostNatDstAddr: m.PostNatSrcAddr, PostNatSrcPort: m.PostNatDstPort, PostNatDstPort: m.PostNatSrcPort,
+		IngressVrfId: m.EgressVrfId, EgressVrfId: m.IngressVrfId, ApplicationId: m.ApplicationId,
+		Site: m.Site, AddressPlan: m.AddressPlan, SrcAddr: m.DstAddr, DstAddr: m.SrcAddr,
+		TimeFlowStartNs: m.TimeFlowStartNs, TimeFlowEndNs: m.TimeFlowEndNs,
+		Bytes: m.ReverseBytes, Packets: m.ReversePackets, TcpFlags: m.ReverseTcpFlags,
+		PostNatSrcAddr: m.PostNatDstAddr, PostNatDstAddr: m.PostNatSrcAddr,
+		PostNatSrcPort: m.PostNatDstPort, PostNatDstPort: m.PostNatSrcPort,
 	}
 }
 
-// conversation sets the key, and the other side of a NAT.
+// conversation sets the key of f, which has the endpoints inside a NAT, and the endpoints outside it.
 func (f *Flow) conversation(m *flowpb.FlowMessage, src, dst [16]byte) {
 	t := flowkey.Tuple{
 		Src: src, Dst: dst, SrcPort: uint16(m.SrcPort), DstPort: uint16(m.DstPort),
@@ -271,7 +280,7 @@ func (f *Flow) conversation(m *flowpb.FlowMessage, src, dst [16]byte) {
 	}
 	replace(&post.Src, m.PostNatSrcAddr)
 	replace(&post.Dst, m.PostNatDstAddr)
-	if flowkey.HasPorts(t.Proto) { // of ICMP some exporters tell the identifier there
+	if flowkey.HasPorts(t.Proto) { // for ICMP, some exporters report the ICMP identifier in the NAT port fields
 		if p := uint16(m.PostNatSrcPort); p != 0 && p != post.SrcPort {
 			post.SrcPort, translated = p, true
 		}
@@ -298,18 +307,18 @@ func (f *Flow) conversation(m *flowpb.FlowMessage, src, dst [16]byte) {
 	f.quality |= bit(flowpb.Quality_QUALITY_NAT)
 }
 
-// latestTime is the latest time of a record, ns since the epoch: 2116. Differences and
-// sums of two times cannot overflow.
+// latestTime is the latest time of a record, ns since the epoch, in the year 2116. Differences and sums of two times
+// up to it cannot overflow an int64.
 const latestTime = 1<<62 - 1
 
-// instant returns a time of a message; one after latestTime is latestTime.
+// instant returns a time of a message, limited to latestTime.
 func instant(ns uint64) int64 { return int64(min(ns, latestTime)) }
 
-// shifted returns t moved by off, between the epoch and latestTime.
+// shifted returns t+off, limited to the range from the epoch to latestTime.
 func shifted(t, off int64) int64 { return min(max(t+off, 0), latestTime) }
 
-// clocks puts the times in order, and on the receiver's clock when the
-// exporter's is far off. Near the limit the machine decides, by the exporter.
+// clocks completes and orders the times of f, and corrects them to the receiver's clock if the offset of the
+// exporter's clock is clearly above MaxClockSkew. Near the limit, Machine.onClock decides per clock.
 func (f *Flow) clocks(m *flowpb.FlowMessage, c *Config) {
 	if m.TimeSource == flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME {
 		f.quality |= bit(flowpb.Quality_QUALITY_TIME_FALLBACK)
@@ -321,7 +330,7 @@ func (f *Flow) clocks(m *flowpb.FlowMessage, c *Config) {
 	if f.Start > f.End {
 		f.Start, f.End = f.End, f.Start
 	}
-	if f.Received == 0 { // hex text: the only clock is the exporter's
+	if f.Received == 0 { // input without receive times, such as hex text: the exporter's clock stands in
 		f.Received = max(f.Export, f.End)
 	}
 	if f.Export == 0 {
@@ -332,7 +341,7 @@ func (f *Flow) clocks(m *flowpb.FlowMessage, c *Config) {
 	}
 }
 
-// ident is the identity of a record: exporter, datagram, place in it.
+// ident returns the identity of a record: a hash of the exporter, the datagram's hash and the offset in the datagram.
 func ident(exporter *[16]byte, hash uint64, off uint32) uint64 {
 	var b [28]byte
 	copy(b[:], exporter[:])
@@ -341,21 +350,24 @@ func ident(exporter *[16]byte, hash uint64, off uint32) uint64 {
 	return xxhash.Sum64(b[:])
 }
 
+// unset reports whether a is the unspecified address, of IPv6 or IPv4.
 func unset(a *[16]byte) bool {
 	return *a == [16]byte{} || *a == [16]byte{10: 0xff, 11: 0xff}
 }
 
-// An end is how a direction stands.
+// An end is the state of a direction after its newest record. Its values are logged, and ordered: the greater wins
+// among records that end at the same time.
 type end uint8
 
 const (
-	endUnknown end = iota
-	endOpen        // goes on: reason 2, or as long as the active timeout
-	endSoft        // idle
-	endHard        // FIN, RST, end detected or forced
+	endUnknown end = iota // the record gives no indication
+	endOpen               // continues: flow end reason 2, or a span close to the active timeout
+	endSoft               // idle: flow end reason 1, or exported after the inactive timeout
+	endHard               // ended: FIN, RST, or flow end reason 3 or 4
 )
 
-// endOf classifies a record's end for the direction with these flags.
+// endOf returns the end state of f for a direction with these TCP flags. Without a flow end reason (IE 136) it infers
+// the state from the exporter's timeouts.
 func (f *Flow) endOf(c *Config, flags uint16) end {
 	tcp := f.Key.Proto == flowkey.TCP
 	switch {

@@ -204,7 +204,7 @@ func TestSharedValuesSurviveRestoresAndHoldBackNothing(t *testing.T) {
 				j.restore(t, m)
 			}
 			got := map[string]string{}
-			m.shared.each(1, func(k string, v []byte) { got[k] = string(v) })
+			m.shared.forEach(1, func(k string, v []byte) { got[k] = string(v) })
 			if d := cmp.Diff(want, got); d != "" {
 				t.Fatalf("seed %d, record %d (-set +restored):\n%s", seed, i, d)
 			}
@@ -343,7 +343,7 @@ func TestIdleConnectionsKeepTheirPlaceInTheVersionBefore(t *testing.T) {
 			there.Key.Proto, back.Key.Proto, there.Reason, back.Reason, back.SrcIsLo = tt.proto, tt.proto, tt.there, tt.back, !there.SrcIsLo
 			m.Observe(&there)
 			m.Observe(&back)
-			e := m.table.entries.at(1)
+			e := m.table.entries.ref(1)
 			if got := m.heldIdle(e); got != tt.held {
 				t.Errorf("held %v, want %v", got, tt.held)
 			}
@@ -352,12 +352,12 @@ func TestIdleConnectionsKeepTheirPlaceInTheVersionBefore(t *testing.T) {
 				t.Fatal(err)
 			}
 			to.Restored(m.StreamTime())
-			got := to.table.entries.at(1)
+			got := to.table.entries.ref(1)
 			if got.deadline != e.deadline || to.queueOf(got) != m.queueOf(e) {
 				t.Errorf("restored into queue %v until %d, want %v, %d", to.queueOf(got), got.deadline, m.queueOf(e), e.deadline)
 			}
 			var before uint8 // as that version reads the first side's state
-			s := *m.sides.at(e.sides)
+			s := *m.sides.ref(e.sides)
 			var as coder
 			as.endState(&s.state, s.state == endSoft && m.heldIdle(e))
 			(&coder{b: as.b, reading: true}).u8(&before)

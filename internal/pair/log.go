@@ -5,34 +5,35 @@ import (
 	"slices"
 )
 
-// A deltaLog is a machine's side of the log of its state: what changed since
-// the last piece, and which pieces still hold the newest value of an entry.
+// A deltaLog keeps account of a machine's log of state: the changes since the last piece, and the pieces that still
+// hold the newest value of an entry. A restore must read the log from the first of these.
 type deltaLog struct {
-	dirty   []int32 // entries that changed; some may be gone, or others by now
+	dirty   []int32 // numbers of changed entries; a number may be released or in use for another entry by now
 	removed []removal
-	pieces  []contents // of the last Deltas, waiting for Logged: nothing may be observed between
-	deltas  []delta    // by number - base
-	base    int32      // at least 1: 0 is none
-	buf     []byte     // of the pieces of the last Deltas
-	later   bool       // a piece of a later format than the one written was applied
+	pieces  []contents // of the last Deltas, until Logged; between the two nothing may be observed
+	deltas  []delta    // delta number n is at n - base
+	base    int32      // at least 1: delta number 0 stands for none
+	buf     []byte     // backs the pieces of the last Deltas
+	later   bool       // a piece of a later format than that written was applied
 }
 
-// A removal says that an entry is gone before its deadlines would tell.
+// A removal states that an entry was removed before its deadlines imply it.
 type removal struct {
 	key    stateKey
 	origin uint64
 }
 
-// A delta is one piece in the log.
+// A delta is a piece in the log.
 type delta struct {
 	offset int64
-	live   int // entries and shared values whose newest value it holds
-	shared int // shared values among them
+	live   int // number of entries and shared values of which it holds the newest value
+	shared int // number of shared values among them
 }
 
-// contents lists what a piece holds, by number.
+// contents lists the numbers of the entries and shared values in a piece.
 type contents struct{ entries, shared []int32 }
 
+// changed notes that entry i, e, must be part of the next Deltas.
 func (l *deltaLog) changed(i int32, e *entry) {
 	if e.marks&isDirty == 0 {
 		e.marks |= isDirty
@@ -40,16 +41,16 @@ func (l *deltaLog) changed(i int32, e *entry) {
 	}
 }
 
-// evicted notes that e is given up before its time: the log's value of it, if
-// any, would come back to life in a restore.
+// evicted notes that e is removed before its time. A restore would bring back its value in the log, if any. It must
+// be called before forgotten.
 func (l *deltaLog) evicted(e *entry) {
-	if e.marks&(isLogged|isDirty) == isLogged { // a dirty one is noted by forgotten
+	if e.marks&(isLogged|isDirty) == isLogged { // forgotten notes a dirty entry
 		l.removed = append(l.removed, removal{e.key, e.origin})
 	}
 }
 
-// forgotten notes that e is gone. When it changed in this very transaction, the
-// value in the log is an older one, whose deadline can lie later.
+// forgotten notes that e is removed. If e changed since the last Deltas, the log has an older value of it, with a
+// deadline that may be later: a removal must be logged.
 func (l *deltaLog) forgotten(e *entry, n *node) {
 	if e.marks&(isLogged|isDirty) == isLogged|isDirty {
 		l.removed = append(l.removed, removal{e.key, e.origin})
@@ -57,6 +58,7 @@ func (l *deltaLog) forgotten(e *entry, n *node) {
 	l.unlive(n)
 }
 
+// unlive notes that no delta holds the newest value of the entry of n.
 func (l *deltaLog) unlive(n *node) {
 	if d := n.delta - l.base; n.delta != 0 && d >= 0 {
 		l.deltas[d].live--
@@ -64,14 +66,14 @@ func (l *deltaLog) unlive(n *node) {
 	n.delta = 0
 }
 
-// Logged says at which log offsets the pieces of the last Deltas call stand.
-// Between the two, the machine observes nothing and does not advance.
+// Logged reports the log offsets of the pieces of the last Deltas, in their order. Between Deltas and Logged the
+// caller must not call Observe or advance stream time.
 func (m *Machine) Logged(offsets []int64) {
 	l := &m.log
 	for p, offset := range offsets[:min(len(l.pieces), len(offsets))] {
 		n := l.add(offset)
 		for _, i := range l.pieces[p].entries {
-			l.holds(m.table.entries.at(i), m.table.nodes.at(i), n)
+			l.holds(m.table.entries.ref(i), m.table.nodes.ref(i), n)
 		}
 		for _, i := range l.pieces[p].shared {
 			m.shared.heldBy(l, i, n)
@@ -81,7 +83,8 @@ func (m *Machine) Logged(offsets []int64) {
 	l.trim()
 }
 
-// firstWithEntries returns the number of the first delta that holds an entry.
+// firstWithEntries returns the number of the first delta that holds the newest value of an entry; without such a
+// delta, the number of the next.
 func (l *deltaLog) firstWithEntries() int32 {
 	for i := range l.deltas {
 		if l.deltas[i].live > l.deltas[i].shared {
@@ -91,13 +94,14 @@ func (l *deltaLog) firstWithEntries() int32 {
 	return l.base + int32(len(l.deltas))
 }
 
+// add appends a delta and returns its number.
 func (l *deltaLog) add(offset int64) int32 {
 	l.base = max(l.base, 1)
 	l.deltas = append(l.deltas, delta{offset: offset})
 	return l.base + int32(len(l.deltas)) - 1
 }
 
-// holds notes that delta d has e's newest value.
+// holds notes that delta d holds the newest value of e.
 func (l *deltaLog) holds(e *entry, n *node, d int32) {
 	l.unlive(n)
 	e.marks |= isLogged
@@ -105,7 +109,7 @@ func (l *deltaLog) holds(e *entry, n *node, d int32) {
 	l.deltas[d-l.base].live++
 }
 
-// trim forgets leading deltas that hold nothing any more.
+// trim removes the leading deltas without newest values.
 func (l *deltaLog) trim() {
 	n := 0
 	for n < len(l.deltas) && l.deltas[n].live == 0 {
@@ -117,8 +121,8 @@ func (l *deltaLog) trim() {
 	}
 }
 
-// RestoreFrom is the least log offset that still holds the newest value of a
-// held entry; -1 when nothing is held.
+// RestoreFrom returns the first log offset that a restore must read: the least offset with the newest value of an
+// entry or shared value; -1 if there is none. Pieces before it may be deleted once it is committed.
 func (m *Machine) RestoreFrom() int64 {
 	m.log.trim()
 	if len(m.log.deltas) == 0 {
@@ -127,18 +131,18 @@ func (m *Machine) RestoreFrom() int64 {
 	return m.log.deltas[0].offset
 }
 
-// crowds are the keys of which more than maxSameKey entries are restored: numbers of
-// entries, by origin.
+// crowds holds, for keys with more than maxSameKey restored entries, the numbers of the entries by origin. It keeps a
+// restore of state from a version without maxSameKey linear.
 type crowds map[stateKey]map[uint64]int32
 
-// find returns the entry with this key and origin during a restore, 0 when there is none.
+// find returns the entry with key k and origin, 0 if there is none. It is for use during a restore.
 func (m *Machine) find(k *stateKey, origin uint64) int32 {
 	if crowd := m.crowds[*k]; crowd != nil {
 		return crowd[origin]
 	}
 	n := 0
 	for i := m.table.first(k, k.hash()); i != 0; i = m.table.next(i) {
-		if m.table.entries.at(i).origin == origin {
+		if m.table.entries.ref(i).origin == origin {
 			return i
 		}
 		if n++; n > maxSameKey {
@@ -148,11 +152,11 @@ func (m *Machine) find(k *stateKey, origin uint64) int32 {
 	return 0
 }
 
-// crowd makes the crowd of a key.
+// crowd adds and returns the crowd of a key.
 func (m *Machine) crowd(k *stateKey) map[uint64]int32 {
 	crowd := map[uint64]int32{}
 	for i := m.table.first(k, k.hash()); i != 0; i = m.table.next(i) {
-		crowd[m.table.entries.at(i).origin] = i
+		crowd[m.table.entries.ref(i).origin] = i
 	}
 	if m.crowds == nil {
 		m.crowds = crowds{}
@@ -161,20 +165,20 @@ func (m *Machine) crowd(k *stateKey) map[uint64]int32 {
 	return crowd
 }
 
-// drop takes an entry out during a restore.
+// drop removes an entry during a restore, without a removal in the log.
 func (m *Machine) drop(i int32) {
-	if e := m.table.entries.at(i); m.crowds[e.key] != nil {
+	if e := m.table.entries.ref(i); m.crowds[e.key] != nil {
 		delete(m.crowds[e.key], e.origin)
 	}
 	m.forget(i)
 	m.log.removed = m.log.removed[:0]
 }
 
-// Restored ends a restore: drops what streamTime says is gone and rebuilds the
-// queues. The machine then continues as the one that wrote the log. When its
-// durations are shorter than those of the one that wrote the log, deadlines are
-// brought forward to what they would be if the last record had come at streamTime: a
-// queue is in the order of deadlines, and later entries get the shorter duration.
+// Restored ends a restore. It must be called once, after the last Apply and before any other use. It removes entries
+// that expired before streamTime and rebuilds the queues; the machine then continues like the machine that wrote the
+// log. If its durations are shorter than those of the writer, deadlines are set earlier, as if the last record of the
+// entry had been received at streamTime: queues are in the order of deadlines, and later entries get the shorter
+// durations.
 func (m *Machine) Restored(streamTime int64) {
 	m.now = streamTime
 	type place struct {
@@ -182,9 +186,9 @@ func (m *Machine) Restored(streamTime int64) {
 		seq uint64
 		i   int32
 	}
-	held := make([]place, 0, m.table.entries.used())
-	for i := m.table.entries.n; i > 0; i-- { // the newest of a key are found first
-		e := m.table.entries.at(i)
+	held := make([]place, 0, m.table.entries.inUse())
+	for i := m.table.entries.n; i > 0; i-- { // newest first: they are at the front of their chains, cheap to remove
+		e := m.table.entries.ref(i)
 		if e.marks&isHeld == 0 {
 			continue
 		}
@@ -204,12 +208,12 @@ func (m *Machine) Restored(streamTime int64) {
 	m.crowds = nil
 	slices.SortFunc(held, func(a, b place) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.seq, b.seq)) })
 	for _, p := range held {
-		e := m.table.entries.at(p.i)
+		e := m.table.entries.ref(p.i)
 		if m.log.later {
 			m.log.changed(p.i, e)
 		}
 		if m.emitted(e) {
-			e.reported = m.octets(e) // emissions are not logged
+			e.reported = m.octets(e) // an emission does not log its entry
 			m.grace++
 			if e.deadline+int64(m.c.LateGrace) <= streamTime {
 				m.push(queuePause, p.i)

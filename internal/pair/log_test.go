@@ -168,13 +168,13 @@ func TestWhatEndsHeldIsCounted(t *testing.T) {
 	flows := traffic(1, 500)
 	for i := range flows {
 		m.Observe(&flows[i])
-		if open, grace := m.Held(); open < 0 || grace < 0 || open+grace != m.table.entries.used() {
-			t.Fatalf("after %d records: %d open, %d in grace, %d in the table", i, open, grace, m.table.entries.used())
+		if open, grace := m.Held(); open < 0 || grace < 0 || open+grace != m.table.entries.inUse() {
+			t.Fatalf("after %d records: %d open, %d in grace, %d in the table", i, open, grace, m.table.entries.inUse())
 		}
 	}
 	m.Advance(m.StreamTime() + int64(time.Hour))
-	if open, grace := m.Held(); open+grace+m.table.entries.used()+m.sides.used()+m.links.used()+len(m.vantages.at) != 0 {
-		t.Errorf("after an hour: %d open, %d in grace, %d entries, %d sides, %d links, %d vantages", open, grace, m.table.entries.used(), m.sides.used(), m.links.used(), len(m.vantages.at))
+	if open, grace := m.Held(); open+grace+m.table.entries.inUse()+m.sides.inUse()+m.links.inUse()+len(m.vantages.at) != 0 {
+		t.Errorf("after an hour: %d open, %d in grace, %d entries, %d sides, %d links, %d vantages", open, grace, m.table.entries.inUse(), m.sides.inUse(), m.links.inUse(), len(m.vantages.at))
 	}
 	m.Deltas(1 << 20)
 	if from := m.RestoreFrom(); from != -1 {
@@ -230,8 +230,8 @@ func FuzzApplyRefusesWhatIsNoPiece(f *testing.F) {
 		m.Restored(0)
 		again := New(c, 1, func(*Emission) {})
 		rewritten(t, m, again)
-		if open, grace := m.Held(); open+grace != m.table.entries.used() {
-			t.Fatalf("%d open, %d in grace, %d in the table", open, grace, m.table.entries.used())
+		if open, grace := m.Held(); open+grace != m.table.entries.inUse() {
+			t.Fatalf("%d open, %d in grace, %d in the table", open, grace, m.table.entries.inUse())
 		}
 		m.Advance(1 << 62)
 	})
@@ -242,7 +242,7 @@ func rewritten(t *testing.T, m, to *Machine) {
 	t.Helper()
 	m.c.StateFormat = 3
 	for i := int32(1); i <= m.table.entries.n; i++ {
-		if e := m.table.entries.at(i); e.marks&isHeld != 0 {
+		if e := m.table.entries.ref(i); e.marks&isHeld != 0 {
 			m.log.changed(i, e)
 		}
 	}

@@ -9,45 +9,49 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A Machine pairs the records of one partition.
+// A Machine pairs the records of a partition. It is not safe for concurrent use.
+//
+// In operation, the caller calls Observe and Advance, then Deltas and Logged at the end of each transaction. To
+// restore a Machine, the caller must apply the logged pieces from RestoreFrom on to a new Machine, in log order, and
+// then call Restored with the stream time of the commit.
 type Machine struct {
 	c     Config
-	share int // entries held at most
+	share int // maximum number of entries
 	emit  func(*Emission)
 
-	now      int64 // stream time
-	seq      uint64
-	open     int
-	grace    int
+	now      int64  // stream time, ns since the epoch
+	seq      uint64 // of the last change of an entry
+	open     int    // number of open entries
+	grace    int    // number of emitted entries
 	table    table
 	sides    pool[side]
 	links    pool[link]
 	events   pool[eventSum]
-	raised   amounts // by the events of a firewall, of the last record
+	raised   amounts // see Raised
 	vantages vantages
 	clocks   clocks
 	queues   [queueCount]queue
-	warmth   uint64 // of no meaning: what warm read
+	warmth   uint64 // result of warm, stored so that the compiler keeps its reads
 
-	corrected Flow // by onClock
+	corrected Flow // result of onClock
 
 	log    deltaLog
 	shared shared
-	crowds crowds           // during a restore
-	kept   map[int32][]byte // extensions of entries that this version does not know, as they were read
+	crowds crowds           // only during a restore
+	kept   map[int32][]byte // unknown extensions by entry, as they were read
 	report report
 
-	eventBuf []byte // of appendEvents
+	eventBuf []byte // scratch of appendEvents
 
-	sameKey []int32 // by evictSameKey
+	sameKey []int32 // scratch of evictSameKey
 	bounded Bounded
 }
 
-// Bounded counts what went beyond a bound.
+// Bounded counts the effects of limits.
 type Bounded struct {
-	Vantages uint64 // parts of records merged because their connection keeps maxSides vantages
-	SameKey  uint64 // connections given up because their key has maxSameKey
-	Paused   uint64 // connections that pause, forgotten at capacity before PAIR_TCP_PAUSE
+	Vantages uint64 // sides merged because a direction of their connection has maxSides vantages
+	SameKey  uint64 // connections evicted because their key has maxSameKey connections
+	Paused   uint64 // pausing connections evicted at PAIR_MAX_OPEN before PAIR_TCP_PAUSE
 }
 
 // TakeBounded returns the counts since the last call.
@@ -57,28 +61,29 @@ func (m *Machine) TakeBounded() Bounded {
 	return b
 }
 
-// New returns a Machine for one of partitions partitions (MaxOpen is shared).
-// emit is called for every emission, in order, from within Observe, Advance and
-// Close; what it is given is good until it returns.
+// New returns a Machine without state. MaxOpen is divided by partitions. The Machine calls emit for every emission,
+// in order, from within Observe, Advance, AdvanceUpTo and Close. The emission is valid until emit returns; emit must
+// not call the Machine.
 func New(c Config, partitions int, emit func(*Emission)) *Machine {
 	return &Machine{
 		c: c, share: max(1, c.MaxOpen/max(1, partitions)), emit: emit, now: math.MinInt64,
 	}
 }
 
-// StreamTime is the machine's clock, ns since the epoch; the least int64 before
-// the first record.
+// StreamTime returns the clock of the machine, ns since the epoch; math.MinInt64 before the first record.
 func (m *Machine) StreamTime() int64 { return m.now }
 
-// Held is how many connections are held, open and in grace.
+// Held returns the number of connections that are open, and that were emitted and are in grace.
 func (m *Machine) Held() (open, grace int) { return m.open, m.grace }
 
-// Octets is the memory that the machine takes, without what it gives out.
+// Octets returns the memory of the pools, in octets. Buffers of the log and of reports are not included.
 func (m *Machine) Octets() int {
-	return m.table.entries.octets() + m.table.nodes.octets() + m.table.heads.octets() + m.sides.octets() + m.links.octets() + m.events.octets()
+	return m.table.entries.octets() + m.table.nodes.octets() + m.table.heads.octets() +
+		m.sides.octets() + m.links.octets() + m.events.octets()
 }
 
-// Observe advances stream time to f's receive time, then takes f.
+// Observe advances stream time to f's receive time, then adds f to the connection that is closest in time, or opens a
+// connection. It does not keep f.
 func (m *Machine) Observe(f *Flow) Outcome {
 	m.Advance(f.Received)
 	if len(m.clocks.at) > 0 || m.c.nearLimit(f.Offset) {
@@ -90,15 +95,15 @@ func (m *Machine) Observe(f *Flow) Outcome {
 	best, bestGap, near, same := int32(0), int64(0), 0, 0
 	for i := m.table.first(&k, hash); i != 0; i = m.table.next(i) {
 		same++
-		e := m.table.entries.at(i)
-		if e.origin == f.Ident || e.knows(f.Ident) {
+		e := m.table.entries.ref(i)
+		if e.origin == f.Ident || e.hasIdent(f.Ident) {
 			return Duplicate
 		}
 		gap, ok := m.distance(e, f, &x)
 		if !ok {
 			continue
 		}
-		if near++; best == 0 || m.closer(gap, e, bestGap, m.table.entries.at(best)) {
+		if near++; best == 0 || m.closer(gap, e, bestGap, m.table.entries.ref(best)) {
 			best, bestGap = i, gap
 		}
 	}
@@ -112,33 +117,33 @@ func (m *Machine) Observe(f *Flow) Outcome {
 	case near > 1:
 		best = m.bridge(best, f, &x)
 	}
-	e := m.table.entries.at(best)
+	e := m.table.entries.ref(best)
 	if m.emitted(e) {
 		e.version++
 		e.quality |= bit(flowpb.Quality_QUALITY_LATE)
-		e.tell(m.now)
+		e.noteReport(m.now)
 		m.grace--
 		m.open++
 	}
 	m.add(e, f)
 	m.schedule(best, e)
-	if u := int64(m.c.UpdateInterval); u > 0 && m.now-e.toldAt() >= u {
+	if u := int64(m.c.UpdateInterval); u > 0 && m.now-e.lastReport() >= u {
 		m.report.emission(e, m.connection(e, m.now, false), m.emit)
 		e.version++
-		e.tell(m.now)
+		e.noteReport(m.now)
 	}
 	m.log.changed(best, e)
 	return outcome
 }
 
-// distance returns how far e is from f, of extent x, in time, ns; ok is false when they
-// are of two connections.
+// distance returns the time between e and f, ns. x is the extent of f. ok is false if they belong to two connections.
 func (m *Machine) distance(e *entry, f *Flow, x *extent) (gap int64, ok bool) {
 	u := m.summary(e, &f.vantage)
-	return m.c.together(f.Key.Proto, &u.extent, x, m.tolerance(&u, f))
+	return m.c.timeGap(f.Key.Proto, &u.extent, x, m.tolerance(&u, f))
 }
 
-// tolerance returns by how much the clocks of f and of an entry can differ, ns.
+// tolerance returns the possible difference between the clock of f and that of an entry, ns: the resolution if an
+// exporter's clock is the same, else ClockSkew.
 func (m *Machine) tolerance(u *summary, f *Flow) int64 {
 	if u.clock {
 		return f.Resolution
@@ -146,8 +151,8 @@ func (m *Machine) tolerance(u *summary, f *Flow) int64 {
 	return int64(m.c.ClockSkew)
 }
 
-// closer tells whether a at gap is the better candidate than b: the smaller
-// gap, then the later start, then the smaller id.
+// closer reports whether a, at gap, is a better candidate for a record than b, at bGap: the smaller gap, then the
+// later start, then the smaller id decide. The result does not depend on the order of arrival.
 func (m *Machine) closer(gap int64, a *entry, bGap int64, b *entry) bool {
 	if gap != bGap {
 		return gap < bGap
@@ -160,23 +165,22 @@ func (m *Machine) closer(gap int64, a *entry, bGap int64, b *entry) bool {
 	return bytes.Compare(xID[:], yID[:]) < 0
 }
 
-// emitted tells whether e was emitted as final: its deadline has passed.
+// emitted reports whether e was emitted as final: its deadline has passed.
 func (m *Machine) emitted(e *entry) bool { return e.deadline <= m.now }
 
-// maxSameKey bounds the connections held of one key: each record of the key is
-// compared with all of them. A host that reuses its port as fast as TCP lets it has
-// two or three within PAIR_IDLE + PAIR_LATE_GRACE.
+// maxSameKey bounds the connections of a key, because each record is compared with all connections of its key. A host
+// that reuses a port as fast as TCP allows has two or three within PAIR_IDLE + PAIR_LATE_GRACE.
 const maxSameKey = 32
 
-// maxSameKeyEvicted bounds the connections of its own key that one record pushes out.
-// More than one must go after a restore: a version without maxSameKey wrote more.
+// maxSameKeyEvicted bounds the connections of its key that a record evicts. More than one is evicted after a restore
+// of state from a version without maxSameKey.
 const maxSameKeyEvicted = 1000
 
-// maxEvicted bounds the connections that one record pushes out. More than one must go
-// after a restore with a smaller PAIR_MAX_OPEN.
+// maxEvicted bounds the connections that a record evicts at PAIR_MAX_OPEN. Two are needed after a restore with a
+// smaller PAIR_MAX_OPEN, so that the number of entries decreases.
 const maxEvicted = 2
 
-// create makes an entry for f's conversation, giving up others at capacity.
+// create adds an entry for f's conversation and returns its number. At capacity it evicts others.
 func (m *Machine) create(f *Flow, hash uint32) int32 {
 	for n := 0; n < maxEvicted && m.open+m.grace >= m.share && m.evict(); n++ {
 	}
@@ -186,7 +190,7 @@ func (m *Machine) create(f *Flow, hash uint32) int32 {
 	}, hash)
 }
 
-// schedule sets e's deadline after a record.
+// schedule sets the deadline of entry i, e, after a record, and moves it to its queue.
 func (m *Machine) schedule(i int32, e *entry) {
 	q := m.queueOf(e)
 	m.seq++
@@ -194,7 +198,7 @@ func (m *Machine) schedule(i int32, e *entry) {
 	m.push(q, i)
 }
 
-// queueOf returns the queue for e while it is open.
+// queueOf returns the queue in which e belongs while it is open.
 func (m *Machine) queueOf(e *entry) queueName {
 	switch {
 	case m.complete(e):
@@ -205,7 +209,7 @@ func (m *Machine) queueOf(e *entry) queueName {
 	return queueIdle
 }
 
-// wait is what a queue of open entries adds to stream time, ns.
+// wait returns the time from the last record to the deadline in a queue of open entries, ns.
 func (m *Machine) wait(q queueName) int64 {
 	if q == queueLinger {
 		return int64(m.c.Linger)
@@ -213,19 +217,19 @@ func (m *Machine) wait(q queueName) int64 {
 	return int64(m.c.Idle)
 }
 
-// Advance moves stream time to t (ns since the epoch; never back) and emits
-// what is due.
+// Advance advances stream time to t, ns since the epoch, and emits the connections that are due. Stream time never
+// decreases: an earlier t has no effect.
 func (m *Machine) Advance(t int64) { m.AdvanceUpTo(t, math.MaxInt) }
 
-// AdvanceUpTo moves stream time to t and emits what is due, but at most n
-// connections. When more are due it returns true with stream time before the next of
-// them; it must be called again before the next Observe.
+// AdvanceUpTo advances stream time to t and emits the connections that are due, but at most n. If more are due, it
+// returns true, with stream time just before the next of them. The caller must then call it again before the next
+// Observe.
 func (m *Machine) AdvanceUpTo(t int64, n int) (more bool) {
 	if t <= m.now {
 		return false
 	}
 	for i := m.due(t, queueLinger, queueIdle, queueSmall); i != 0; i = m.due(t, queueLinger, queueIdle, queueSmall) {
-		e := m.table.entries.at(i)
+		e := m.table.entries.ref(i)
 		if n--; n < 0 {
 			t, more = m.suspend(e.deadline), true
 			break
@@ -241,17 +245,16 @@ func (m *Machine) AdvanceUpTo(t int64, n int) (more bool) {
 	return more
 }
 
-// maxLoggedAgain bounds the entries that one step of stream time logs again.
+// maxLoggedAgain bounds the entries that a step of stream time logs again.
 const maxLoggedAgain = 1000
 
-// expire forgets the emitted entries whose time is over. A connection that pauses is
-// held for longer than others; it is logged again, so that a restore need not read the
-// log of all that time. When stream time jumps, as after a silence of all exporters, that
-// is done for maxLoggedAgain of them: a transaction must not have all that is held.
+// expire removes the emitted entries whose grace is over. A connection that pauses is held for longer; it is logged
+// again, so that a restore does not have to read the log of the whole pause. If stream time jumps, as after a silence
+// of all exporters, only maxLoggedAgain entries are logged again: a transaction must not contain the whole state.
 func (m *Machine) expire() {
 	again := 0
 	for i := m.queues[queueLate].front; i != 0; i = m.queues[queueLate].front {
-		e := m.table.entries.at(i)
+		e := m.table.entries.ref(i)
 		if e.deadline+int64(m.c.LateGrace) > m.now {
 			break
 		}
@@ -267,7 +270,7 @@ func (m *Machine) expire() {
 		m.forget(i)
 	}
 	for i := m.queues[queuePause].front; i != 0; i = m.queues[queuePause].front {
-		if e := m.table.entries.at(i); e.deadline+m.heldFor(e) > m.now {
+		if e := m.table.entries.ref(i); e.deadline+m.heldFor(e) > m.now {
 			break
 		}
 		m.warm(queuePause)
@@ -276,7 +279,7 @@ func (m *Machine) expire() {
 	}
 }
 
-// heldFor returns how long e is held after its final report, ns.
+// heldFor returns the time for which e is held after its final report, ns.
 func (m *Machine) heldFor(e *entry) int64 {
 	if m.pauses(e) {
 		return int64(max(m.c.LateGrace, m.c.TCPPause))
@@ -284,12 +287,12 @@ func (m *Machine) heldFor(e *entry) int64 {
 	return int64(m.c.LateGrace)
 }
 
-// suspend makes the instant before deadline a stream time at which everything that
-// was emitted is due and nothing else is: emitted entries with that very deadline get
-// an earlier one, by a nanosecond.
+// suspend returns the stream time just before deadline, for an AdvanceUpTo that stops there. emitted compares
+// deadlines with stream time: emitted entries with the same deadline would become open again, so suspend sets their
+// deadlines a nanosecond earlier.
 func (m *Machine) suspend(deadline int64) (now int64) {
-	for i := m.queues[queueLate].back; i != 0; i = m.table.nodes.at(i).before {
-		e := m.table.entries.at(i)
+	for i := m.queues[queueLate].back; i != 0; i = m.table.nodes.ref(i).before {
+		e := m.table.entries.ref(i)
 		if e.deadline < deadline {
 			break
 		}
@@ -299,9 +302,8 @@ func (m *Machine) suspend(deadline int64) (now int64) {
 	return deadline - 1
 }
 
-// evict gives up one entry: a connection that pauses, else one in grace, else a
-// one-sided one of few packets, else the one that would be emitted next. It tells
-// whether there was one.
+// evict removes an entry to make room: a pausing connection, else an emitted entry in grace, else a one-sided
+// connection of few packets, else the connection that would be emitted next. It returns false if there is no entry.
 func (m *Machine) evict() bool {
 	i := m.queues[queuePause].front
 	if i != 0 {
@@ -321,15 +323,15 @@ func (m *Machine) evict() bool {
 	return i != 0
 }
 
-// evictSameKey makes room for one more entry of a key: it gives up those that were
-// emitted first, then those that would be emitted next.
+// evictSameKey makes room for an entry of key k: it removes the entries of k in the order of their deadlines, hence
+// the emitted entries first.
 func (m *Machine) evictSameKey(k *stateKey, hash uint32) {
 	m.sameKey = m.sameKey[:0]
 	for i := m.table.first(k, hash); i != 0; i = m.table.next(i) {
 		m.sameKey = append(m.sameKey, i)
 	}
 	slices.SortFunc(m.sameKey, func(i, j int32) int {
-		a, b := m.table.entries.at(i), m.table.entries.at(j)
+		a, b := m.table.entries.ref(i), m.table.entries.ref(j)
 		return cmp.Or(cmp.Compare(a.deadline, b.deadline), cmp.Compare(a.seq, b.seq))
 	})
 	for _, i := range m.sameKey[:min(len(m.sameKey)+1-maxSameKey, maxSameKeyEvicted)] {
@@ -338,9 +340,9 @@ func (m *Machine) evictSameKey(k *stateKey, hash uint32) {
 	}
 }
 
-// giveUp forgets an entry before its time, and emits it unless it was emitted.
+// giveUp removes an entry before its time. It emits it, with reason EVICTED, unless it was emitted before.
 func (m *Machine) giveUp(i int32) {
-	e := m.table.entries.at(i)
+	e := m.table.entries.ref(i)
 	if m.emitted(e) {
 		m.grace--
 	} else {
@@ -353,33 +355,34 @@ func (m *Machine) giveUp(i int32) {
 	m.forget(i)
 }
 
-// forget takes an entry out of the table.
+// forget removes entry i with its parts. The caller must have updated m.open or m.grace.
 func (m *Machine) forget(i int32) {
-	e := m.table.entries.at(i)
-	m.log.forgotten(e, m.table.nodes.at(i))
+	e := m.table.entries.ref(i)
+	m.log.forgotten(e, m.table.nodes.ref(i))
 	m.unqueue(i)
-	m.strip(e)
+	m.releaseParts(e)
 	if e.marks&isExtended != 0 {
 		delete(m.kept, i)
 	}
 	m.table.remove(i)
 }
 
-// Close emits everything that is open, for the end of an offline input.
+// Close emits all open connections in the order of their deadlines, at the end of an offline input. The machine must
+// not be used afterwards.
 func (m *Machine) Close() {
 	for {
 		i := m.due(math.MaxInt64, queueLinger, queueIdle, queueSmall)
 		if i == 0 {
 			return
 		}
-		e := m.table.entries.at(i)
+		e := m.table.entries.ref(i)
 		m.report.emission(e, m.connection(e, e.deadline, true), m.emit)
 		m.open--
 		m.forget(i)
 	}
 }
 
-// Due tells whether Advance(t) would emit something.
+// Due reports whether Advance(t) would emit a connection.
 func (m *Machine) Due(t int64) bool {
 	return m.due(t, queueLinger, queueIdle, queueSmall) != 0
 }

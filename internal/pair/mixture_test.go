@@ -118,12 +118,12 @@ func TestReportsOfAMixtureAreCumulativeAndContiguous(t *testing.T) {
 					}
 					raised++
 				}
-				if open, grace := m.Held(); open < 0 || grace < 0 || open+grace != m.table.entries.used() {
-					t.Fatalf("%s, seed %d: %d open, %d in grace, %d in the table", name, seed, open, grace, m.table.entries.used())
+				if open, grace := m.Held(); open < 0 || grace < 0 || open+grace != m.table.entries.inUse() {
+					t.Fatalf("%s, seed %d: %d open, %d in grace, %d in the table", name, seed, open, grace, m.table.entries.inUse())
 				}
 			}
 			m.Advance(m.StreamTime() + int64(time.Hour))
-			if n := m.table.entries.used() + m.sides.used() + m.links.used() + m.events.used() + len(m.vantages.at); n != 0 {
+			if n := m.table.entries.inUse() + m.sides.inUse() + m.links.inUse() + m.events.inUse() + len(m.vantages.at); n != 0 {
 				t.Errorf("%s, seed %d: %d entries, sides, links, sums and vantages are left", name, seed, n)
 			}
 		}

@@ -8,20 +8,19 @@ import (
 	"slices"
 )
 
-// The formats of a piece that Apply reads and Deltas writes.
+// The formats of a piece that Apply reads and Deltas writes. Numbers in parentheses are lengths in octets; lengths
+// and counts of fixed size are in network order.
 //
-// Format 2: format (1 octet), number of removals (4), each a key and an origin;
-// then entries, each with its length (4) before it. See heldIdle.
+// Format 2: format (1), number of removals (4), removals of a key and an origin each; then entries, each after its
+// length (4). See heldIdle.
 //
-// Format 3: format (1), then sections, each a tag (1), a length (4) and items:
-// removals, shared values, entries with their lengths (4). After its fixed fields,
-// which are those of format 2, an entry has extensions to its end: tag (varint),
-// length (varint), octets.
+// Format 3: format (1), then sections, each of a tag (1), a length (4) and items: removals, shared values, or entries
+// after their lengths (4). After its fixed fields, which are those of format 2, an entry has extensions to its end:
+// tag (varint), length (varint), octets.
 //
-// Tags of sections, shared values and extensions obey one rule. A reader must refuse
-// a piece with an even tag that it does not know. An odd tag that it does not know is
-// optional: a section is skipped, a shared value or an extension is kept and written
-// again as it is.
+// A rule holds for tags of sections, shared values and extensions: a reader must refuse a piece with an unknown even
+// tag. An unknown odd tag is optional: the reader must skip a section, and must keep a shared value or an extension
+// and write it again unchanged.
 const (
 	FirstFormat = 2
 	LastFormat  = 3
@@ -42,20 +41,21 @@ var errPiece = errors.New("not a piece of pairing state")
 // format returns the format that Deltas writes.
 func (c *Config) format() byte { return byte(cmp.Or(c.StateFormat, FirstFormat)) }
 
-// A piecer writes pieces one after the other into one buffer.
+// A piecer writes pieces one after another into a buffer.
 type piecer struct {
 	coder
 	format  byte
 	limit   int
-	begin   int // of the piece that is being written
-	items   int // of that piece
-	section byte
-	length  int // where the length of the section stands; format 2: the number of removals
-	out     [][]byte
-	in      contents // of that piece
+	begin   int      // start of the current piece in b
+	items   int      // number of items in the current piece
+	section byte     // tag of the current section; 0: none
+	length  int      // position of the section's length; in format 2, of the number of removals
+	out     [][]byte // finished pieces
+	in      contents // of the current piece
 	done    []contents
 }
 
+// open begins a piece.
 func (p *piecer) open() {
 	p.begin, p.items, p.section, p.in = len(p.b), 0, 0, contents{}
 	p.b = append(p.b, p.format)
@@ -65,7 +65,8 @@ func (p *piecer) open() {
 	}
 }
 
-// item begins an item of a section and returns where it starts.
+// item begins an item of a section and returns its position in b. The caller must append the item to b and then call
+// end.
 func (p *piecer) item(section byte) int {
 	if p.format > 2 && p.section != section {
 		p.closeSection(len(p.b))
@@ -75,8 +76,8 @@ func (p *piecer) item(section byte) int {
 	return len(p.b)
 }
 
-// end ends the item that starts at start, and moves it into a piece of its own when
-// the piece has become too large. It returns where the item starts then.
+// end ends the item that begins at start. If the piece exceeds the limit, end finishes it without the item and moves
+// the item to a new piece. It returns the position of the item, which the move changes.
 func (p *piecer) end(section byte, start int) int {
 	if len(p.b)-p.begin > p.limit && p.items > 0 {
 		p.flush(start)
@@ -94,24 +95,24 @@ func (p *piecer) end(section byte, start int) int {
 	return start
 }
 
-// closeSection ends the section that is being written at octet to.
+// closeSection ends the current section at position to: it sets the section's length.
 func (p *piecer) closeSection(to int) {
 	if p.format > 2 && p.section != 0 {
 		binary.BigEndian.PutUint32(p.b[p.length:], uint32(to-p.length-4))
 	}
 }
 
-// flush ends the piece at octet to.
+// flush ends the piece at position to.
 func (p *piecer) flush(to int) {
 	p.closeSection(to)
 	p.out = append(p.out, p.b[p.begin:to:to])
 	p.done = append(p.done, p.in)
 }
 
-// Deltas packs what records changed since the last call: removals, shared values and
-// the full values of changed entries, in pieces of at most limit octets (an item
-// larger than that has a piece of its own). It returns at least one piece, possibly
-// empty. The pieces are good until the next call.
+// Deltas returns the changes since the last call: removals, shared values and the full values of changed entries, in
+// pieces of at most limit octets. An item larger than limit has a piece of its own. There is at least one piece,
+// possibly without items. The pieces are valid until the next call. The caller must call Logged with their offsets
+// before it uses the machine again.
 func (m *Machine) Deltas(limit int) [][]byte {
 	l := &m.log
 	p := piecer{coder: coder{b: l.buf[:0]}, format: m.c.format(), limit: limit, done: l.pieces[:0]}
@@ -128,8 +129,8 @@ func (m *Machine) Deltas(limit int) [][]byte {
 		m.shared.unlog(l)
 	}
 	for _, i := range l.dirty {
-		e := m.table.entries.at(i)
-		if e.marks&isDirty == 0 { // gone; or another's now, that stands here too
+		e := m.table.entries.ref(i)
+		if e.marks&isDirty == 0 { // the number was released, or its new entry is in the list a second time
 			continue
 		}
 		e.marks &^= isDirty
@@ -152,8 +153,8 @@ func (m *Machine) Deltas(limit int) [][]byte {
 	return p.out
 }
 
-// Apply takes one logged piece during a restore, in log order. After an error the
-// machine must not be used.
+// Apply applies a logged piece during a restore. Pieces must be applied in log order, before Restored. offset is the
+// offset of the piece in the log. Apply does not keep piece. After an error the machine must not be used.
 func (m *Machine) Apply(offset int64, piece []byte) error {
 	if err := m.apply(offset, piece); err != nil {
 		return fmt.Errorf("%w: offset %d, %d octets: %w", errPiece, offset, len(piece), err)
@@ -163,6 +164,7 @@ func (m *Machine) Apply(offset int64, piece []byte) error {
 
 var errCut = errors.New("cut short")
 
+// apply is Apply, with errors that lack offset and length.
 func (m *Machine) apply(offset int64, piece []byte) error {
 	c := coder{b: piece, reading: true}
 	var format uint8
@@ -188,6 +190,7 @@ func (m *Machine) apply(offset int64, piece []byte) error {
 	return fmt.Errorf("format %d; this version reads %d to %d", format, FirstFormat, LastFormat)
 }
 
+// applySections applies the sections of a piece of format 3, delta n.
 func (m *Machine) applySections(c *coder, n int32) error {
 	for len(c.b) > 0 {
 		var section uint8
@@ -218,11 +221,12 @@ func (m *Machine) applySections(c *coder, n int32) error {
 	return nil
 }
 
-// unknownTag returns the error for an even tag that this version does not know.
+// unknownTag returns the error for an unknown even tag.
 func unknownTag(of string, tag uint64) error {
 	return fmt.Errorf("%s %d is of a later version of Weir, which must be used to read this state", of, tag)
 }
 
+// applyRemoval reads a removal and removes its entry. The entry may be absent: a restore begins after its value.
 func (m *Machine) applyRemoval(c *coder) error {
 	var r removal
 	c.state(&r.key)
@@ -236,7 +240,7 @@ func (m *Machine) applyRemoval(c *coder) error {
 	return nil
 }
 
-// applyEntries applies entries, each with its length before it, of delta n.
+// applyEntries applies the entries of delta n, each after its length.
 func (m *Machine) applyEntries(c *coder, n int32, format uint8) error {
 	for len(c.b) > 0 {
 		v, ok := c.prefixed()
@@ -250,6 +254,7 @@ func (m *Machine) applyEntries(c *coder, n int32, format uint8) error {
 	return nil
 }
 
+// applyEntry reads an entry of delta n. It replaces the entry of the same key and origin, if any.
 func (m *Machine) applyEntry(v *coder, n int32, format uint8) error {
 	var e entry
 	m.code(v, &e)
@@ -273,7 +278,7 @@ func (m *Machine) applyEntry(v *coder, n int32, format uint8) error {
 		m.drop(i)
 	}
 	i := m.table.insert(&e, e.key.hash())
-	x := m.table.entries.at(i)
+	x := m.table.entries.ref(i)
 	if crowd := m.crowds[e.key]; crowd != nil {
 		crowd[e.origin] = i
 	}
@@ -284,12 +289,12 @@ func (m *Machine) applyEntry(v *coder, n int32, format uint8) error {
 		m.kept[i] = kept
 		x.marks |= isExtended
 	}
-	m.log.holds(x, m.table.nodes.at(i), n)
+	m.log.holds(x, m.table.nodes.ref(i), n)
 	return nil
 }
 
-// extensions reads the extensions of an entry to its end, and returns those to keep:
-// the optional ones that this version does not know.
+// extensions reads the extensions of e to the end of v, and returns a copy of the unknown optional extensions, with
+// their tags and lengths.
 func (m *Machine) extensions(v *coder, e *entry) (kept []byte, err error) {
 	for len(v.b) > 0 {
 		whole := v.b

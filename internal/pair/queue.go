@@ -1,33 +1,32 @@
 package pair
 
-// A queueName says in which queue an entry is.
+// A queueName identifies the queue that contains an entry.
 type queueName uint8
 
-// The queues. Deadlines come in order within each, since each adds a constant to
-// stream time.
+// The queues. Within each, entries are in the order of their deadlines, because a push adds a constant to stream
+// time. This order must be kept: due looks only at the front.
 const (
-	queueNone   queueName = iota
-	queueLinger           // complete
-	queueIdle
-	queueSmall // idle ones that are one-sided and of few packets: given up first
-	queueLate  // emitted, in grace
-	queuePause // emitted, after the grace: connections that pause
+	queueNone   queueName = iota // in no queue
+	queueLinger                  // open and complete: due after PAIR_LINGER
+	queueIdle                    // open: due after PAIR_IDLE
+	queueSmall                   // open, oneSidedAndSmall: due after PAIR_IDLE, evicted before other open entries
+	queueLate                    // emitted, in grace
+	queuePause                   // emitted, after the grace: connections that pause
 	queueCount
 )
 
-// A queue is a list through its entries, by deadline.
+// A queue is a doubly linked list of entries through their nodes, in the order of deadlines.
 type queue struct {
 	front, back int32
 	warmed      int // entries at the front that were warmed
 }
 
-// warmAhead is how many entries are warmed at a time.
+// warmAhead is the number of entries that warm reads at a time.
 const warmAhead = 16
 
-// warm is called when the front of a queue is going to be taken. Entries come to
-// the front long after they were last used, when no cache holds them any more.
-// Read one after the other, each waits for memory; warm reads the first few of the
-// queue in one go, whose waits overlap.
+// warm loads the first entries of a queue into the CPU's caches. It must be called before the front of q is removed.
+// Entries reach the front long after their last use, when no cache holds them: read one after another, each would
+// wait for memory. warm reads several in one loop, so that their waits overlap.
 func (m *Machine) warm(q queueName) {
 	l := &m.queues[q]
 	if l.warmed > 0 {
@@ -38,12 +37,12 @@ func (m *Machine) warm(q queueName) {
 	n, i := 0, l.front
 	for ; n < warmAhead && i != 0; n++ {
 		at[n] = i
-		i = m.table.nodes.at(i).after
+		i = m.table.nodes.ref(i).after
 	}
 	l.warmed = max(n-1, 0)
 	sum := uint64(0)
 	for j, i := range at[:n] {
-		e := m.table.entries.at(i)
+		e := m.table.entries.ref(i)
 		sum += e.key.scope + e.seq + e.origin + e.idents[keptIdents-1]
 		at[j] = e.sides
 	}
@@ -51,7 +50,7 @@ func (m *Machine) warm(q queueName) {
 		more = false
 		for j, i := range at[:n] {
 			if i != 0 {
-				s := m.sides.at(i)
+				s := m.sides.ref(i)
 				sum += s.octets + uint64(s.flags)
 				at[j], more = s.next, more || s.next != 0
 			}
@@ -60,41 +59,43 @@ func (m *Machine) warm(q queueName) {
 	m.warmth = sum
 }
 
-// push puts entry i at the back of a queue, and out of the one that it is in.
+// push moves entry i from its queue, if any, to the back of queue q. Its deadline must not be before that of the
+// back.
 func (m *Machine) push(q queueName, i int32) {
 	m.unqueue(i)
-	n, l := m.table.nodes.at(i), &m.queues[q]
+	n, l := m.table.nodes.ref(i), &m.queues[q]
 	n.before, n.after = l.back, 0
 	if l.back != 0 {
-		m.table.nodes.at(l.back).after = i
+		m.table.nodes.ref(l.back).after = i
 	} else {
 		l.front = i
 	}
 	l.back = i
-	m.table.entries.at(i).in = q
+	m.table.entries.ref(i).in = q
 }
 
-// unqueue takes entry i out of its queue.
+// unqueue removes entry i from its queue, if any.
 func (m *Machine) unqueue(i int32) {
-	e := m.table.entries.at(i)
+	e := m.table.entries.ref(i)
 	if e.in == queueNone {
 		return
 	}
-	n, l := m.table.nodes.at(i), &m.queues[e.in]
+	n, l := m.table.nodes.ref(i), &m.queues[e.in]
 	if n.before != 0 {
-		m.table.nodes.at(n.before).after = n.after
+		m.table.nodes.ref(n.before).after = n.after
 	} else {
 		l.front = n.after
 	}
 	if n.after != 0 {
-		m.table.nodes.at(n.after).before = n.before
+		m.table.nodes.ref(n.after).before = n.before
 	} else {
 		l.back = n.before
 	}
 	e.in = queueNone
 }
 
-// due returns which of the fronts of queues is due next; 0 when none is by t.
+// due returns the entry with the earliest deadline at the fronts of queues, 0 if no deadline is at or before t. Of
+// equal deadlines the entry that changed first comes first, so that a replay emits in the same order.
 func (m *Machine) due(t int64, queues ...queueName) (i int32) {
 	var best *entry
 	for _, q := range queues {
@@ -102,8 +103,9 @@ func (m *Machine) due(t int64, queues ...queueName) (i int32) {
 		if n == 0 {
 			continue
 		}
-		e := m.table.entries.at(n)
-		if e.deadline <= t && (best == nil || e.deadline < best.deadline || e.deadline == best.deadline && e.seq < best.seq) {
+		e := m.table.entries.ref(n)
+		if e.deadline <= t && (best == nil || e.deadline < best.deadline ||
+			e.deadline == best.deadline && e.seq < best.seq) {
 			i, best = n, e
 		}
 	}

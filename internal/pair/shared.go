@@ -2,45 +2,47 @@ package pair
 
 import "fmt"
 
-// shared is state of the partition that belongs to no entry: octets by tag and key.
-// It is logged in format 3 and lost in format 2. Tags obey the rule of pieces (see
-// FirstFormat): this version refuses an unknown even tag and keeps an unknown odd one.
+// shared holds state of the partition that belongs to no entry: octets by tag and key. It is logged in format 3 and
+// lost in format 2. Its tags follow the rule of pieces, see FirstFormat: an unknown even tag is refused, an unknown
+// odd tag is kept.
 //
-// A value's newest piece must stay readable like an entry's. Values can be unchanged
-// for days, so one whose piece holds no entry any more is written again with the next
-// Deltas: it never holds back RestoreFrom for longer than entries do.
+// Like that of an entry, the newest piece of a value must remain readable. A value may not change for days: a value
+// whose piece holds no newest value of an entry is written again with the next Deltas, so that it does not hold back
+// RestoreFrom for longer than entries do.
 type shared struct {
-	at     map[sharedKey]int32 // number in values
+	at     map[sharedKey]int32 // index in values
 	values []sharedValue
-	unused []int32
-	dirty  []int32 // numbers of changed values; a removed value stays until it is packed
+	unused []int32 // free indexes of values
+	dirty  []int32 // indexes of changed values; a removed value stays until it is packed
 }
 
+// A sharedKey identifies a shared value.
 type sharedKey struct {
 	tag uint64
 	key string
 }
 
+// A sharedValue is a shared value with its state in the log.
 type sharedValue struct {
 	sharedKey
 	value []byte // empty: removed
-	delta int32  // which delta of the log holds it; 0 none
-	dirty bool
+	delta int32  // number of the delta of the log that holds it; 0: none
+	dirty bool   // its index is in shared.dirty
 }
 
-// Bounds of shared values of one machine. A value must be small: all of them are
-// written again about once in PAIR_IDLE + PAIR_LATE_GRACE.
+// Bounds of the shared values of a machine. Values must be small: all of them are written again about once in
+// PAIR_IDLE + PAIR_LATE_GRACE.
 const (
 	maxShared      = 1 << 14
 	maxSharedValue = 256 // octets of a value, and of a key
 )
 
-// knownShared are the tags of shared values that this version uses.
+// knownShared has the even tags of shared values that this version uses.
 var knownShared = map[uint64]bool{}
 
-// set sets the value of a key and logs it with the next Deltas; an empty value removes
-// the key. It copies key and value. It returns false when the bound of values is
-// reached and the key is new.
+// set sets the value of a key and logs it with the next Deltas; an empty value removes the key. It copies key and
+// value, which must not exceed maxSharedValue octets each. It returns false if the key is new and there are maxShared
+// values.
 func (s *shared) set(tag uint64, key, value []byte) bool {
 	if len(key) > maxSharedValue || len(value) > maxSharedValue {
 		panic(fmt.Sprintf("shared value %d: key of %d, value of %d octets", tag, len(key), len(value)))
@@ -60,8 +62,8 @@ func (s *shared) set(tag uint64, key, value []byte) bool {
 	return true
 }
 
-// each calls f for every key of a tag, in the order in which keys were first set.
-func (s *shared) each(tag uint64, f func(key string, value []byte)) {
+// forEach calls f for every key of a tag. f must copy value to keep it.
+func (s *shared) forEach(tag uint64, f func(key string, value []byte)) {
 	for i := range s.values {
 		if v := &s.values[i]; v.tag == tag && len(v.value) > 0 {
 			f(v.key, v.value)
@@ -69,6 +71,7 @@ func (s *shared) each(tag uint64, f func(key string, value []byte)) {
 	}
 }
 
+// alloc adds a value without content; ok is false at maxShared values.
 func (s *shared) alloc(k sharedKey) (i int32, ok bool) {
 	if len(s.at) >= maxShared {
 		return 0, false
@@ -88,6 +91,7 @@ func (s *shared) alloc(k sharedKey) (i int32, ok bool) {
 	return i, true
 }
 
+// changed notes that value i must be part of the next Deltas.
 func (s *shared) changed(i int32) {
 	if v := &s.values[i]; !v.dirty {
 		v.dirty = true
@@ -95,6 +99,7 @@ func (s *shared) changed(i int32) {
 	}
 }
 
+// free removes value i.
 func (s *shared) free(l *deltaLog, i int32) {
 	s.unlive(l, i)
 	delete(s.at, s.values[i].sharedKey)
@@ -102,7 +107,7 @@ func (s *shared) free(l *deltaLog, i int32) {
 	s.unused = append(s.unused, i)
 }
 
-// heldBy notes that delta n holds value i.
+// heldBy notes that delta n holds the newest content of value i.
 func (s *shared) heldBy(l *deltaLog, i, n int32) {
 	s.unlive(l, i)
 	s.values[i].delta = n
@@ -111,6 +116,7 @@ func (s *shared) heldBy(l *deltaLog, i, n int32) {
 	d.shared++
 }
 
+// unlive notes that no delta holds the newest content of value i.
 func (s *shared) unlive(l *deltaLog, i int32) {
 	v := &s.values[i]
 	if d := v.delta - l.base; v.delta != 0 && d >= 0 {
@@ -120,8 +126,7 @@ func (s *shared) unlive(l *deltaLog, i int32) {
 	v.delta = 0
 }
 
-// pack writes the values that changed, and those that stand in deltas before the
-// first that holds an entry.
+// pack writes the changed values, and the values in deltas before the first delta that holds an entry.
 func (s *shared) pack(p *piecer, l *deltaLog) {
 	first := l.firstWithEntries()
 	for i := range s.values {
@@ -144,8 +149,8 @@ func (s *shared) pack(p *piecer, l *deltaLog) {
 	s.dirty = s.dirty[:0]
 }
 
-// unlog makes values that are in the log no longer hold back RestoreFrom: the format
-// that is written has none.
+// unlog removes all values from the account of the log, so that they do not hold back RestoreFrom: the written format
+// has no shared values.
 func (s *shared) unlog(l *deltaLog) {
 	for i := range s.values {
 		s.unlive(l, int32(i))
@@ -158,7 +163,7 @@ func (s *shared) unlog(l *deltaLog) {
 	s.dirty = s.dirty[:0]
 }
 
-// apply reads one value from a piece.
+// apply reads a value from a piece, delta n.
 func (s *shared) apply(c *coder, l *deltaLog, n int32) error {
 	var v sharedValue
 	v.code(c)
@@ -166,7 +171,8 @@ func (s *shared) apply(c *coder, l *deltaLog, n int32) error {
 	case c.short:
 		return fmt.Errorf("shared value: %w", errCut)
 	case len(v.key) > maxSharedValue || len(v.value) > maxSharedValue:
-		return fmt.Errorf("shared value %d: key of %d, value of %d octets, at most %d", v.tag, len(v.key), len(v.value), maxSharedValue)
+		return fmt.Errorf("shared value %d: key of %d, value of %d octets, at most %d",
+			v.tag, len(v.key), len(v.value), maxSharedValue)
 	case v.tag%2 == 0 && !knownShared[v.tag]:
 		return unknownTag("shared value", v.tag)
 	}

@@ -9,15 +9,15 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A side is one direction as one vantage saw it.
+// A side is a direction of a connection as a vantage observed it.
 type side struct {
 	octets, packets  uint64
-	octetsE, packsE  uint64 // times the sampling rate
-	start, end       int64
-	datagram         uint64 // of the record that began first
-	vantage          int32
-	next             int32  // another side of the entry
-	rateMin, rateMax uint32 // the greatest stands for all beyond
+	octetsE, packsE  uint64 // multiplied by the sampling rate
+	start, end       int64  // ns since the epoch
+	datagram         uint64 // hash of the datagram with the record that began first
+	vantage          int32  // number of the vantage; the side owns a reference to it
+	next             int32  // next side of the entry; 0: none
+	rateMin, rateMax uint32 // sampling rates, 1 in N; math.MaxUint32 stands for greater rates
 	records          uint32
 	inIf, outIf      uint32
 	resolution, fine span
@@ -25,16 +25,16 @@ type side struct {
 	vlan             uint16
 	tos              uint8
 	reason           uint8
-	state            end  // of the record that ended last
-	toHi             bool // lo to hi
+	state            end  // of the record that ended last; endHard is kept
+	toHi             bool // direction lo to hi, else hi to lo
 }
 
-// A span is a clock's resolution: microseconds, from 1<<15 on milliseconds;
-// rounded up.
+// A span is the resolution of a clock, rounded up: in microseconds, or in milliseconds with the bit inMillis set.
 type span uint16
 
 const inMillis span = 1 << 15
 
+// spanOf returns the span of a resolution in ns; 0 stands for 1 ns.
 func spanOf(ns int64) span {
 	const us, ms = int64(time.Microsecond), int64(time.Millisecond)
 	switch n := (ns + us - 1) / us; {
@@ -46,7 +46,7 @@ func spanOf(ns int64) span {
 	return inMillis | span(min((ns+ms-1)/ms, int64(inMillis)-1))
 }
 
-// ns is at least 1: two equal times are no order.
+// ns returns the resolution in ns. It is at least 1: equal times have no order.
 func (s span) ns() int64 {
 	switch {
 	case s == 0:
@@ -57,36 +57,36 @@ func (s span) ns() int64 {
 	return int64(s) * int64(time.Microsecond)
 }
 
-// maxSides bounds the sides that a connection keeps of one direction. A forged
-// NetFlow v5 header names one of 65 536 vantages, so without a bound an entry would
-// grow beyond what a record of the pairing topic can hold.
+// maxSides bounds the sides of a direction of a connection. Forged NetFlow v5 headers can name 65 536 vantages
+// (engine type and id): without a bound an entry would exceed the size limit of a record of the pairing topic.
 const maxSides = 24
 
-// addSide adds what f says of one direction.
+// addSide adds n, the counters of f for a direction, to the side of f's vantage. If the direction has maxSides other
+// sides, it merges them into those and counts it in bounded.
 func (m *Machine) addSide(e *entry, f *Flow, n *counts, toHi bool) {
 	if i := m.side(e, f, toHi); i != 0 {
 		if f.counting != countsRecord || m.hasEvents(e) {
 			m.addEvent(e, i, f, n)
 			return
 		}
-		m.sides.at(i).add(f, n, &m.c)
+		m.sides.ref(i).add(f, n, &m.c)
 		return
 	}
 	if f.counting != countsRecord {
 		m.raised = m.raised.plus(n.amounts(f.Rate))
 	}
-	x := side{vantage: m.vantages.take(f.vantage)}
+	x := side{vantage: m.vantages.acquire(f.vantage)}
 	x.describe(f, toHi)
 	x.add(f, n, &m.c)
 	m.merge(e, &x)
 	m.bounded.Vantages++
 }
 
-// sideOf returns the number of e's side of a vantage in a direction, 0 when there is none,
-// and how many sides of the direction it passed.
+// sideOf returns the number of e's side of a vantage in a direction, or 0, and the number of other sides of the
+// direction before it.
 func (m *Machine) sideOf(e *entry, vantage int32, toHi bool) (i int32, n int) {
 	for i = e.sides; i != 0; {
-		s := m.sides.at(i)
+		s := m.sides.ref(i)
 		if s.toHi == toHi {
 			if s.vantage == vantage {
 				return i, n
@@ -98,8 +98,8 @@ func (m *Machine) sideOf(e *entry, vantage int32, toHi bool) (i int32, n int) {
 	return 0, n
 }
 
-// side returns the number of the side of f's vantage in a direction. It returns 0 when
-// there is none and the direction has maxSides sides.
+// side returns the number of the side of f's vantage in a direction. It adds the side if there is none, unless the
+// direction has maxSides sides: then it returns 0.
 func (m *Machine) side(e *entry, f *Flow, toHi bool) int32 {
 	i, n := m.sideOf(e, m.vantages.find(f.vantage), toHi)
 	if i != 0 || n >= maxSides {
@@ -109,21 +109,21 @@ func (m *Machine) side(e *entry, f *Flow, toHi bool) int32 {
 	return e.sides
 }
 
-// describe sets what a side takes from its first record.
+// describe sets the fields of a side that come from its first record.
 func (s *side) describe(f *Flow, toHi bool) {
 	s.toHi, s.inIf, s.outIf, s.tos, s.vlan = toHi, f.InIf, f.OutIf, f.ToS, f.VLAN
 }
 
-// merge takes x, a side beyond maxSides with its reference to a vantage, into the
-// sides that e keeps. Of those, some count: the ones that direction adds up. A side
-// that does not count makes room for x, the weakest first. When all count, x is added
-// to the side that is nearest in time; where x overlaps one in time, they saw the same
-// packets, and the weaker is dropped. What a dropped side saw of flags and of the
-// connection's end stays.
+// merge merges x, a side beyond maxSides, into the sides of e. It takes over the reference of x to its vantage.
+//
+// Some sides of e are counted: those that direction sums. If a side is not counted, x replaces the weakest such side,
+// if x is stronger or overlaps no counted side in time. If all are counted, x is added to the counted side that is
+// nearest in time; but if x overlaps a counted side, both observed the same packets, and the weaker is dropped. The
+// TCP flags and endHard of a dropped side are kept.
 func (m *Machine) merge(e *entry, x *side) {
 	e.quality |= bit(flowpb.Quality_QUALITY_MANY_VANTAGES)
 	m.dropEvents(e)
-	m.direction(e, x.toHi) // sorts the sides, the strongest first, and finds those that count
+	m.direction(e, x.toHi) // for its side effect: sorted sides, and the counted sides, in m.report
 	var rival, nearest *side
 	least, skew := int64(math.MaxInt64), int64(m.c.ClockSkew)
 	for _, s := range m.report.in {
@@ -134,7 +134,7 @@ func (m *Machine) merge(e *entry, x *side) {
 			nearest, least = s, gap
 		}
 	}
-	room := rival // the weakest that counts and overlaps x
+	room := rival // the weakest counted side that overlaps x
 	for _, s := range slices.Backward(m.report.sides) {
 		if !slices.Contains(m.report.in, s) {
 			room = s
@@ -157,7 +157,7 @@ func (m *Machine) merge(e *entry, x *side) {
 	m.vantages.drop(x.vantage)
 }
 
-// sum adds another vantage's side, which saw other packets.
+// sum adds x, a side that observed other packets: of another vantage, or of another entry.
 func (s *side) sum(x *side) {
 	s.octets = saturating.Add(s.octets, x.octets)
 	s.packets = saturating.Add(s.packets, x.packets)
@@ -180,24 +180,26 @@ func (s *side) sum(x *side) {
 	s.resolution = max(s.resolution, x.resolution)
 }
 
-// newSide gives e one more side, without records.
+// newSide adds a side without records to e.
 func (m *Machine) newSide(e *entry, v vantage) *side {
 	i := m.sides.alloc()
-	s := m.sides.at(i)
-	*s = side{vantage: m.vantages.take(v), next: e.sides}
+	s := m.sides.ref(i)
+	*s = side{vantage: m.vantages.acquire(v), next: e.sides}
 	e.sides = i
 	return s
 }
 
-// mergeFirst merges the side that was given to e last.
+// mergeFirst removes the first side of e, which was added last, and merges it into the others.
 func (m *Machine) mergeFirst(e *entry) {
 	i := e.sides
-	x := *m.sides.at(i)
+	x := *m.sides.ref(i)
 	e.sides = x.next
 	m.sides.release(i)
 	m.merge(e, &x)
 }
 
+// add adds n, the counters of f for the direction of s. The state and the flow end reason are those of the record
+// that ends last, so that the order of arrival does not matter.
 func (s *side) add(f *Flow, n *counts, c *Config) {
 	start, stop := f.Start, f.End
 	if n.End != 0 {
@@ -217,7 +219,7 @@ func (s *side) add(f *Flow, n *counts, c *Config) {
 	switch {
 	case s.records == 0 || stop > s.end:
 		s.reason = f.Reason
-		if s.state != endHard { // that stays
+		if s.state != endHard { // endHard is final
 			s.state = state
 		}
 	case stop == s.end || state == endHard:

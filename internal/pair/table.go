@@ -10,24 +10,25 @@ import (
 	"weir/internal/flowkey"
 )
 
-// chunkBits: a chunk of a pool has 1 << chunkBits values.
+// A chunk of a pool has chunkLen values.
 const (
 	chunkBits = 10
 	chunkLen  = 1 << chunkBits
 )
 
-// A pool holds values by number, from 1; 0 is none. Chunks never move, so a
-// pointer from at stays good until the value is freed, and growing copies nothing.
-// T has no pointers: the collector does not look into chunks.
+// A pool holds values by number, from 1; 0 stands for no value. Chunks never move: a pointer from ref is valid until
+// the value is released, and growth copies nothing. T must not contain pointers, so that the garbage collector does
+// not scan the chunks.
 type pool[T any] struct {
 	chunks []*[chunkLen]T
-	n      int32 // numbers given out so far
-	unused []int32
+	n      int32   // greatest number allocated so far
+	unused []int32 // released numbers
 }
 
-func (p *pool[T]) at(i int32) *T { return &p.chunks[i>>chunkBits][i&(chunkLen-1)] }
+// ref returns a pointer to value i, which must be allocated.
+func (p *pool[T]) ref(i int32) *T { return &p.chunks[i>>chunkBits][i&(chunkLen-1)] }
 
-// alloc returns the number of a value, which is zero or as it was freed.
+// alloc returns the number of a new value. The caller must set the value: a released number keeps its old content.
 func (p *pool[T]) alloc() int32 {
 	if n := len(p.unused); n > 0 {
 		i := p.unused[n-1]
@@ -41,31 +42,35 @@ func (p *pool[T]) alloc() int32 {
 	return p.n
 }
 
+// release frees value i. The caller must not use pointers to it any longer.
 func (p *pool[T]) release(i int32) { p.unused = append(p.unused, i) }
 
-// used is how many values are held.
-func (p *pool[T]) used() int { return int(p.n) - len(p.unused) }
+// inUse returns the number of values that are allocated and not released.
+func (p *pool[T]) inUse() int { return int(p.n) - len(p.unused) }
 
+// octets returns the memory of the pool, in octets.
 func (p *pool[T]) octets() int {
 	var v T
 	return len(p.chunks)*chunkLen*int(unsafe.Sizeof(v)) + 4*cap(p.unused)
 }
 
-// A stateKey is what conversations are told apart by: the key, and whose address
-// plan it belongs to.
+// A stateKey identifies a conversation: its key, and the scope in which the addresses of the key are unique.
 type stateKey struct {
 	flowkey.Key
-	scope uint64 // hash of the scope (PAIR_SCOPE, site); 0 = the one of all
+	scope uint64 // hash of the scope (PAIR_SCOPE, address plan); 0 = global
 }
 
-// seed makes which conversations share a bucket unknown to who chooses addresses.
+// seed is part of every hash: a sender who chooses addresses must not be able to predict which conversations share a
+// bucket.
 var seed = rand.Uint64()
 
-// is compares words; == of the whole would call for it.
-func (k *stateKey) is(o *stateKey) bool {
-	return k.Lo == o.Lo && k.Hi == o.Hi && k.LoPort == o.LoPort && k.HiPort == o.HiPort && k.Proto == o.Proto && k.V6 == o.V6 && k.scope == o.scope
+// equal reports whether k and o are equal. It compares field by field, inlined; == on the struct calls a function.
+func (k *stateKey) equal(o *stateKey) bool {
+	return k.Lo == o.Lo && k.Hi == o.Hi && k.LoPort == o.LoPort && k.HiPort == o.HiPort &&
+		k.Proto == o.Proto && k.V6 == o.V6 && k.scope == o.scope
 }
 
+// hash returns the hash of k. It differs between processes: it must not be logged.
 func (k *stateKey) hash() uint32 {
 	var b [56]byte
 	copy(b[:], k.Lo[:])
@@ -76,27 +81,26 @@ func (k *stateKey) hash() uint32 {
 	return uint32(xxhash.Sum64(b[:]))
 }
 
-// A table holds entries by key: chains in buckets, of which there are three for
-// two entries. Adding entries adds buckets by splitting one at a time (linear
-// hashing), so that there is no pause for a whole new table. What walks from entry
-// to entry reads nodes, nine of which are in the memory of one entry.
+// A table is a hash table of entries by key, with chained buckets: at least three buckets for two entries. Several
+// entries may have the same key. It grows by splitting one bucket at a time (linear hashing), so that no insertion
+// waits for a copy of the whole table. Walks over entries read the nodes, which are a ninth of the size of an entry.
 type table struct {
 	entries pool[entry]
-	nodes   pool[node]  // one of each entry, at its number
-	heads   pool[int32] // bucket b at number b
+	nodes   pool[node]  // the node of entry i is node i
+	heads   pool[int32] // first entry of bucket b, at number b
 	buckets uint64      // in use
 	round   uint64      // power of two: buckets at the start of this round of splits
 }
 
-// A node is an entry's place among others.
+// A node links an entry to others in its bucket and its queue.
 type node struct {
 	hash          uint32 // of the key: its low bits
 	chain         int32  // the next entry of the bucket
-	before, after int32  // in its queue
-	delta         int32  // which delta of the log, as long as it is counted there; 0 none
+	before, after int32  // neighbours in its queue
+	delta         int32  // number of the delta of the log that counts the entry as live; 0: none
 }
 
-// minBuckets is where a table starts; a power of two.
+// minBuckets is the number of buckets of a new table. It must be a power of two.
 const minBuckets = 64
 
 // bucket returns the head of the chain for a hash.
@@ -105,30 +109,31 @@ func (t *table) bucket(h uint32) *int32 {
 	if b < t.buckets-t.round { // split in this round already
 		b = uint64(h) & (t.round<<1 - 1)
 	}
-	return t.heads.at(int32(b))
+	return t.heads.ref(int32(b))
 }
 
-// first returns the first entry of a key with this hash, 0 for none; next the one
-// after i.
+// first returns the first entry with key k, 0 if there is none. hash must be k.hash().
 func (t *table) first(k *stateKey, hash uint32) int32 {
 	if t.buckets == 0 {
 		return 0
 	}
-	return t.same(*t.bucket(hash), k, hash)
+	return t.findInChain(*t.bucket(hash), k, hash)
 }
 
+// next returns the entry after i with the same key, 0 if there is none. It is not valid after a removal or insertion.
 func (t *table) next(i int32) int32 {
-	n := t.nodes.at(i)
+	n := t.nodes.ref(i)
 	if n.chain == 0 {
 		return 0
 	}
-	return t.same(n.chain, &t.entries.at(i).key, n.hash)
+	return t.findInChain(n.chain, &t.entries.ref(i).key, n.hash)
 }
 
-func (t *table) same(i int32, k *stateKey, hash uint32) int32 {
+// findInChain returns the first entry with key k in the chain that begins at i, 0 if there is none.
+func (t *table) findInChain(i int32, k *stateKey, hash uint32) int32 {
 	for i != 0 {
-		n := t.nodes.at(i)
-		if n.hash == hash && t.entries.at(i).key.is(k) {
+		n := t.nodes.ref(i)
+		if n.hash == hash && t.entries.ref(i).key.equal(k) {
 			return i
 		}
 		i = n.chain
@@ -136,45 +141,45 @@ func (t *table) same(i int32, k *stateKey, hash uint32) int32 {
 	return 0
 }
 
-// insert puts a copy of e in, whose key has this hash.
+// insert adds a copy of e and returns its number. hash must be e.key.hash(). The entry is in no queue.
 func (t *table) insert(e *entry, hash uint32) int32 {
 	t.grow()
 	i := t.entries.alloc()
 	for t.nodes.n < i {
 		t.nodes.alloc()
 	}
-	x := t.entries.at(i)
+	x := t.entries.ref(i)
 	*x = *e
 	x.marks |= isHeld
 	head := t.bucket(hash)
-	*t.nodes.at(i) = node{hash: hash, chain: *head}
+	*t.nodes.ref(i) = node{hash: hash, chain: *head}
 	*head = i
 	return i
 }
 
-// grow makes buckets enough for one more entry.
+// grow adds buckets until there is room for another entry.
 func (t *table) grow() {
 	if t.buckets == 0 {
-		t.heads.alloc() // number 0 is a bucket here, as alloc's first is 1
+		t.heads.alloc() // buckets count from 0, numbers of a pool from 1: bucket 0 uses the chunk's unused value
 		for range minBuckets - 1 {
 			t.heads.alloc()
 		}
 		t.buckets, t.round = minBuckets, minBuckets
 	}
-	for 3*uint64(t.entries.used()) >= 2*t.buckets {
+	for 3*uint64(t.entries.inUse()) >= 2*t.buckets {
 		t.split()
 	}
 }
 
-// split makes one more bucket, of a part of another.
+// split adds a bucket: it moves the entries with the next hash bit set from bucket buckets-round into it.
 func (t *table) split() {
-	from := t.heads.at(int32(t.buckets - t.round))
-	to := t.heads.at(t.heads.alloc() - 1)
+	from := t.heads.ref(int32(t.buckets - t.round))
+	to := t.heads.ref(t.heads.alloc() - 1)
 	mask := t.round<<1 - 1
 	t.buckets++
 	stay, move := int32(0), int32(0)
 	for i := *from; i != 0; {
-		n := t.nodes.at(i)
+		n := t.nodes.ref(i)
 		next := n.chain
 		if uint64(n.hash)&mask >= t.round {
 			n.chain, move = move, i
@@ -189,32 +194,32 @@ func (t *table) split() {
 	}
 }
 
-// remove takes i out; its number may be given to another entry.
+// remove removes entry i, which must be in no queue and have no parts. Its number may be used for another entry.
 func (t *table) remove(i int32) {
-	n := t.nodes.at(i)
+	n := t.nodes.ref(i)
 	at := t.bucket(n.hash)
 	for *at != i {
-		at = &t.nodes.at(*at).chain
+		at = &t.nodes.ref(*at).chain
 	}
 	*at = n.chain
-	t.entries.at(i).marks = 0 // the rest is written over
+	t.entries.ref(i).marks = 0 // insert overwrites the other fields
 	t.entries.release(i)
 }
 
-// A vantage is a place that reports: an exporter, its observation domain, and
-// which side of it meters (flowDirection, IE 61).
+// A vantage is an observation point as far as records identify it: exporter, observation domain and flow direction
+// (IE 61), which separates metering on ingress from metering on egress.
 type vantage struct {
 	exporter [16]byte
 	domain   uint32
-	iface    uint8
+	iface    uint8 // value of IE 61 as flowpb.FlowDirection
 }
 
-// vantages numbers them, as long as something refers to them.
+// vantages assigns numbers to vantages and counts the references to them. A vantage without references is removed.
 type vantages struct {
-	of    pool[counted]
+	pool  pool[counted]
 	at    map[vantage]int32
-	last  vantage // of the last lookup: records come in runs
-	lastN int32
+	last  vantage // last lookup: consecutive records mostly have the same vantage
+	lastN int32   // its number; 0: none
 }
 
 type counted struct {
@@ -222,23 +227,23 @@ type counted struct {
 	refs int32
 }
 
-// take returns v's number, with one more reference to it.
-func (v *vantages) take(x vantage) int32 {
+// acquire returns the number of x and adds a reference, which the caller must give back with drop.
+func (v *vantages) acquire(x vantage) int32 {
 	i := v.find(x)
 	if i == 0 {
 		if v.at == nil {
 			v.at = map[vantage]int32{}
 		}
-		i = v.of.alloc()
-		*v.of.at(i) = counted{vantage: x}
+		i = v.pool.alloc()
+		*v.pool.ref(i) = counted{vantage: x}
 		v.at[x] = i
 		v.last, v.lastN = x, i
 	}
-	v.of.at(i).refs++
+	v.pool.ref(i).refs++
 	return i
 }
 
-// find returns x's number, 0 when nothing refers to it.
+// find returns the number of x, 0 if nothing refers to it. It adds no reference.
 func (v *vantages) find(x vantage) int32 {
 	if v.lastN != 0 && v.last == x {
 		return v.lastN
@@ -250,9 +255,9 @@ func (v *vantages) find(x vantage) int32 {
 	return i
 }
 
-// drop takes a reference away.
+// drop removes a reference to vantage i, and i itself with its last reference.
 func (v *vantages) drop(i int32) {
-	c := v.of.at(i)
+	c := v.pool.ref(i)
 	if c.refs--; c.refs > 0 {
 		return
 	}
@@ -260,5 +265,5 @@ func (v *vantages) drop(i int32) {
 	if v.lastN == i {
 		v.lastN = 0
 	}
-	v.of.release(i)
+	v.pool.release(i)
 }
