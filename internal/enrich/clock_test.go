@@ -68,7 +68,7 @@ func TestASlowClockEndsConnectionsByTheBrokersTimeAndIsNotReady(t *testing.T) {
 	w, stop := start(t, config(c, "a"), slow)
 	defer stop()
 	eventually(t, "the brokers' time is known", func() bool { return w.session.Behind() > 5*time.Minute })
-	// Behind is at most what is true: at most a transaction less.
+	// Behind is a lower bound of the true lag, by at most the time of a transaction.
 	if got := w.session.Behind(); got > 6*time.Minute+time.Second {
 		t.Errorf("the clock is 6m0s behind, want at most that, got %v", got)
 	}

@@ -97,9 +97,8 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
-// produce puts n flows on the topic: conversations that complete, stay
-// one-sided, come back late; and returns what a machine of its own makes of
-// each partition.
+// produce produces n flows to the topic, of conversations that complete, stay one-sided, or get a late record. It
+// returns the reports of a separate machine per partition.
 func produce(t *testing.T, c *kfake.Cluster, n int) (want []string) {
 	t.Helper()
 	return produceAs(t, c, n, 1)
@@ -232,7 +231,7 @@ func plain(c *flowpb.Connection) string {
 	return prototext.MarshalOptions{Multiline: false}.Format(c)
 }
 
-// published is what read_committed consumers see.
+// published returns the records that consumers at isolation level read_committed receive.
 func published(t *testing.T, c *kfake.Cluster) (out []string) {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.ConsumeTopics("t.connections"),
@@ -313,8 +312,8 @@ func TestTheFormOfRecords(t *testing.T) {
 	}
 }
 
-// Workers come and go, transactions fail at their end and while offsets are
-// committed; each time the state goes on from what was committed.
+// Workers join and leave, and transactions fail at their end and while offsets are committed. Each time the state must
+// continue from the last commit.
 func TestConnectionsStayExactlyOnceUnderFailuresAndRebalances(t *testing.T) {
 	c := cluster(t)
 	want := produce(t, c, 6000)

@@ -70,7 +70,7 @@ func TestAFlowWithoutARateGetsThatOfItsExporter(t *testing.T) {
 	}
 }
 
-// Two exporters behind one address: each port's flows take what the port said.
+// Two exporters share an address: the flows of each port must get the sampling rate that the port reported.
 func TestAFlowWithoutARateGetsThatOfItsPort(t *testing.T) {
 	a := netip.MustParseAddr("192.0.2.1")
 	s := templates.New(templates.Options{Replica: "ingest"})

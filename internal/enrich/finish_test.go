@@ -206,8 +206,8 @@ func TestIdleSeriesOfTrafficComeBack(t *testing.T) {
 	check()
 }
 
-// Two connections that were reported and then merged are one. A counter does not go
-// down, so the next connection of the service is not counted.
+// Two reported connections that are merged later count once. A counter must not decrease, so that the next connection
+// of the service is not counted.
 func TestMergedConnectionsCountOnce(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	tr := newTraffic(100, reg)
@@ -240,8 +240,8 @@ func TestMergedConnectionsCountOnce(t *testing.T) {
 	}
 }
 
-// A late record makes a second version: the service's octets are those of the
-// newest, its connections one.
+// A late record causes a second version: the octets of the service must be those of the newest version, and the
+// connection must count once.
 func TestVersionsCountByWhatTheyAdd(t *testing.T) {
 	var ty tally
 	var last *flowpb.Connection

@@ -11,9 +11,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Of a firewall's updates and its teardown the traffic metrics count what each raises
-// the flow by: the teardown's 120 octets there and 30 back, once, and 7 of another flow
-// that has no teardown yet; sampled 1 in 2.
+// For a firewall's updates and teardown the traffic metrics must count the increase of the flow by each event: the 120
+// octets there and 30 back of the teardown, once, and 7 of another flow without a teardown; sampled 1 in 2.
 func TestTrafficMetricsCountAFirewallsFlowOnce(t *testing.T) {
 	c := cluster(t)
 	flows := newFlowWriter(t, c)

@@ -248,8 +248,8 @@ func logged(t *testing.T, c Config, now func() time.Time) (w *Worker, ended <-ch
 	return w, end, lines
 }
 
-// A topic that is deleted and made again under a running member costs what was on it, and
-// no more: the open connection that a partition of flows had is reported once.
+// If a topic is deleted and created again while a member runs, only the records on it may be lost: the open connection
+// of a partition of flows must be reported once.
 func TestATopicMadeAgainIsTakenUp(t *testing.T) {
 	for _, topic := range []string{"t.flows", "t.connections", "t.pairing"} {
 		t.Run(topic, func(t *testing.T) {
@@ -263,9 +263,9 @@ func TestATopicMadeAgainIsTakenUp(t *testing.T) {
 			eventually(t, "the first flow is taken", func() bool { return w.Stats().Flows == 1 })
 			want, lost, gone := uint64(2), uint64(0), 0
 			switch topic {
-			case "t.pairing": // the state was on it
+			case "t.pairing": // the topic held the state
 				want, lost = 1, 1
-			case "t.connections": // what was published is gone with it
+			case "t.connections": // the published connections are deleted with it
 				now.ahead.Add(int64(10 * time.Minute))
 				eventually(t, "the first connection ends", func() bool { return w.Stats().Connections == 1 })
 				gone = 1
@@ -358,8 +358,8 @@ func measured(t *testing.T, c Config, now func() time.Time) (w *Worker, reg *pro
 	return w, reg
 }
 
-// Retention deletes flows that nobody has read: they are counted, and what was open in
-// their partition ends although nothing comes any more.
+// Retention deletes unread flows: they must be counted, and open connections of their partition must end although no
+// record follows.
 func TestFlowsDeletedUnreadAreCountedAndThePartitionGoesOn(t *testing.T) {
 	c := cluster(t)
 	cl := client(t, c)

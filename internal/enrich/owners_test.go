@@ -17,8 +17,8 @@ import (
 	"weir/internal/pair"
 )
 
-// The group grows to three members while no flow comes, and then silence ends what is
-// open: each connection is reported once, by the member that owns its partition.
+// The group grows to three members while no flow is received; then silence ends the open connections. Each must be
+// reported once, by the member that owns its partition.
 func TestAGroupThatGrowsInSilenceReportsEachConnectionOnce(t *testing.T) {
 	c := cluster(t)
 	cl := client(t, c)
@@ -58,8 +58,8 @@ func TestAGroupThatGrowsInSilenceReportsEachConnectionOnce(t *testing.T) {
 		}
 	}
 	eventually(t, "silence ends what is open", silent(partitions))
-	// A second round: by its end, a member that still worked on another one's partition
-	// would have reported the first.
+	// A second round: by its end, a member that still processed a lost partition would have
+	// reported the connections of the first.
 	put(41000)
 	eventually(t, "flows are taken again", func() bool {
 		return workers[0].Stats().Flows+workers[1].Stats().Flows+workers[2].Stats().Flows >= 2*partitions

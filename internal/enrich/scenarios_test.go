@@ -26,8 +26,8 @@ func times(n int, want []string) (all []string) {
 	return all
 }
 
-// Two groups consume the same flows, one in many small transactions and with the
-// clock moved on now and then, one at once: each publishes the same.
+// Two groups consume the same flows, the first in many small transactions with occasional steps of the clock, the second
+// at once: both must publish the same connections.
 func TestScenario4SlowOrFastTheSameComesOut(t *testing.T) {
 	c := cluster(t)
 	want := produce(t, c, 3000)

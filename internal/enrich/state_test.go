@@ -74,9 +74,8 @@ func startBatches(t *testing.T, c Config, now func() time.Time) (w *Worker, b *b
 	}
 }
 
-// Connections that end at one instant are reported in transactions of at most
-// COMMIT_RECORDS of them, one right after the other, and each once: also when the member
-// ends between two of them.
+// Connections that end at the same instant must be reported in successive transactions of at most COMMIT_RECORDS
+// connections, each connection once, also if the member ends between two transactions.
 func TestAMassExpiryIsCommittedInParts(t *testing.T) {
 	const n, most = 2000, 100
 	for _, tt := range []struct {
@@ -96,7 +95,7 @@ func TestAMassExpiryIsCommittedInParts(t *testing.T) {
 			base := time.Now()
 			at := base.Add(-20 * time.Minute)
 			putMany(t, cl, 0, at, n)
-			var clock atomic.Int64 // stands still unless it is set: only that a part is left makes the next one
+			var clock atomic.Int64 // constant unless set: only the remaining connections can cause the next transaction
 			clock.Store(base.UnixNano())
 			now := func() time.Time { return time.Unix(0, clock.Load()) }
 			conf := config(c, "a")

@@ -10,8 +10,8 @@ import (
 	"weir/internal/flowkey"
 )
 
-// stream makes records of ever new conversations, the two directions one after
-// the other, at a rate that keeps held of them open.
+// stream generates records of new conversations, both directions in sequence, at a rate that keeps held conversations
+// open.
 type stream struct {
 	n        uint32
 	now      int64
@@ -72,8 +72,8 @@ func BenchmarkObserve(b *testing.B) {
 	}
 }
 
-// BenchmarkMap is what any pairing has to do: find the key's value, and put it
-// back changed, among a million.
+// BenchmarkMap measures the least work of any pairing, as a baseline: it finds the value of a key in a map and stores
+// it changed.
 func BenchmarkMap(b *testing.B) {
 	for _, held := range []int{10_000, 1_000_000} {
 		b.Run(fmt.Sprintf("%d held", held), func(b *testing.B) {
@@ -97,8 +97,8 @@ func BenchmarkMap(b *testing.B) {
 	}
 }
 
-// BenchmarkHeld is what a held connection costs: octets, with the duplicates'
-// identities, and one and two vantages of each direction.
+// BenchmarkHeld measures the memory of a held connection, in octets, with the identities of its records, for a single
+// vantage and for two vantages of each direction.
 func BenchmarkHeld(b *testing.B) {
 	c := testConfig
 	c.MaxOpen = 1 << 30

@@ -15,7 +15,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// one is a record of one UDP conversation, from 10.0.0.5:40000 to 192.0.2.80:443.
+// one returns a record of a UDP conversation from 10.0.0.5:40000 to 192.0.2.80:443.
 func one(ident uint64, start, end int64) Flow {
 	t := flowkey.Tuple{Src: [16]byte{10: 0xff, 11: 0xff, 12: 10, 15: 5}, Dst: [16]byte{10: 0xff, 11: 0xff, 12: 192, 14: 2, 15: 80}, SrcPort: 40000, DstPort: 443, Proto: 17}
 	f := Flow{Ident: ident, Received: end, Start: start, End: end, Resolution: ms, Rate: 1, There: counts{Octets: 900, Packets: 9}}
@@ -35,14 +35,14 @@ func last(all []*flowpb.Connection) (out []*flowpb.Connection) {
 	return out
 }
 
-// collector returns a machine and what it reports.
+// collector returns a machine and its reports.
 func collector(c Config) (*Machine, *[]*flowpb.Connection) {
 	out := new([]*flowpb.Connection)
 	return New(c, 1, func(e *Emission) { *out = append(*out, proto.CloneOf(e.Connection)) }), out
 }
 
-// A NetFlow v5 header names one of 65 536 engines: each is a vantage. 70 000 of them
-// make 1.6 MB of datagrams.
+// A NetFlow v5 header names an engine out of 65 536, and each engine is a vantage. 1.6 MB of datagrams suffice for
+// 70 000 records.
 func TestManyVantagesOfOneConnectionAreMerged(t *testing.T) {
 	const n, base = 6000, 1000 * int64(time.Second)
 	for _, tt := range []struct {
@@ -78,7 +78,7 @@ func TestManyVantagesOfOneConnectionAreMerged(t *testing.T) {
 					}
 				}
 			}
-			// 48 sides of at most 150 octets, and what every entry has.
+			// 48 sides of at most 150 octets, and the fixed fields of an entry.
 			if largest > 8000 {
 				t.Errorf("a piece of one connection has %d octets", largest)
 			}
@@ -114,7 +114,7 @@ func TestVantagesWithinTheBoundAreKeptApart(t *testing.T) {
 	}
 }
 
-// What a dropped vantage says of the connection's end stays.
+// The end of the connection that a dropped vantage observed must be kept.
 func TestTheEndThatAMergedVantageSawCounts(t *testing.T) {
 	m, out := collector(testConfig)
 	for i := range maxSides + 1 {
@@ -158,8 +158,8 @@ func TestSidesBeyondTheBoundAreMergedAtRestore(t *testing.T) {
 	}
 }
 
-// Many connections of one key: each record is compared with a bounded number of
-// them, nothing is lost, and the rest of the table is left alone.
+// With many connections of a key, each record must be compared with a bounded number of them, no octets may be lost,
+// and entries of other keys must stay.
 func TestManyConnectionsOfOneKeyAreGivenUp(t *testing.T) {
 	const n = 3000
 	m, out := collector(testConfig)
@@ -202,7 +202,7 @@ func TestManyConnectionsOfOneKeyAreGivenUp(t *testing.T) {
 	}
 }
 
-// Of one key, connections that were reported already are forgotten first.
+// Of the connections of a key, those already reported must be evicted first.
 func TestReportedConnectionsOfAKeyGoFirst(t *testing.T) {
 	m, out := collector(testConfig)
 	base := 1000 * int64(time.Second)
@@ -325,8 +325,7 @@ func inOrder(t *testing.T, m *Machine) {
 	}
 }
 
-// check holds that reports have every version once, the last one final, and the sum
-// of octets.
+// check checks that the reports have every version once, that the last version is final, and the sum of octets.
 func check(t *testing.T, seed uint64, reports []*flowpb.Connection, octets uint64) {
 	t.Helper()
 	versions := map[string]uint32{}
@@ -348,8 +347,8 @@ func check(t *testing.T, seed uint64, reports []*flowpb.Connection, octets uint6
 	}
 }
 
-// Reports in pieces are those of one go, whatever the deadlines, and a restore
-// between two pieces changes nothing.
+// AdvanceUpTo in several calls must emit the same reports as a single Advance, for any deadlines; a restore between
+// two calls must change nothing.
 func TestAdvanceInPiecesGivesTheSame(t *testing.T) {
 	for seed := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed, 13))
@@ -404,7 +403,7 @@ func TestAdvanceInPiecesGivesTheSame(t *testing.T) {
 	}
 }
 
-// altered returns a piece with the one connection of first, whose sides are replaced.
+// altered returns a piece with the connection that first opens, and with its sides replaced by sides.
 func altered(t *testing.T, first Flow, sides []side) []byte {
 	t.Helper()
 	m := New(testConfig, 1, func(*Emission) {})
@@ -453,9 +452,8 @@ func TestAnEntryWithoutSidesIsRefused(t *testing.T) {
 	}
 }
 
-// A version without maxSameKey wrote 9 000 connections of one key, each of them twice. A
-// restored machine takes each once; the next records of the key push out all but
-// maxSameKey, oldest first, and each is reported.
+// A version without maxSameKey wrote 9 000 connections of a key, each of them twice. A restored machine must hold
+// each once; the next records of the key must evict all but maxSameKey, the oldest first, and report each.
 func TestAKeyWithManyRestoredConnectionsIsBroughtToItsBound(t *testing.T) {
 	const n = 9000
 	old := New(testConfig, 1, func(*Emission) {})

@@ -46,8 +46,8 @@ func tcpRecord(rx, start, end, flags uint32, reply bool) func(*flowpb.FlowMessag
 	}
 }
 
-// The flags follow RFC 9293 3.5 and 3.6: a connection begins with a SYN, and a segment
-// without it belongs to one that exists.
+// The flags follow RFC 9293 sections 3.5 and 3.6: a connection begins with a SYN, and a segment without SYN belongs
+// to an existing connection.
 func TestATCPRecordWithoutSYNGoesOnWithWhatIsHeld(t *testing.T) {
 	c := testConfig
 	c.TCPPause = 300 * time.Second
@@ -89,7 +89,7 @@ func TestATCPRecordWithoutSYNGoesOnWithWhatIsHeld(t *testing.T) {
 	}
 }
 
-// A pausing connection is held for PAIR_TCP_PAUSE; what ended, scans and other protocols
+// A pausing connection is held for PAIR_TCP_PAUSE; connections that ended, scans and connections of other protocols
 // are held for PAIR_LATE_GRACE.
 func TestWhatPausesIsHeldForLongerAndGoesFirst(t *testing.T) {
 	c := testConfig
@@ -144,7 +144,7 @@ func TestWhatPausesIsHeldForLongerAndGoesFirst(t *testing.T) {
 	}
 }
 
-// A restore reads what was logged since the grace ended, not since the pause began.
+// A restore must read the log from the end of the grace, not from the begin of the pause.
 func TestAPauseHoldsBackTheLogForLessThanItLasts(t *testing.T) {
 	c := testConfig
 	c.TCPPause = 600 * time.Second
@@ -159,8 +159,8 @@ func TestAPauseHoldsBackTheLogForLessThanItLasts(t *testing.T) {
 	}
 }
 
-// A step of stream time over a silence of all exporters ends the grace of all that is
-// held. What it logs is bounded; a restore from the log gives the same.
+// A step of stream time over a silence of all exporters ends the grace of all entries. The number of entries that it
+// logs must be bounded; a restore from the log must give the same state.
 func TestWhatPausesAfterASilenceIsNotAllLoggedAtOnce(t *testing.T) {
 	c := testConfig
 	c.TCPPause = 300 * time.Second
@@ -294,8 +294,8 @@ func TestARecordThatBridgesTwoConnectionsMakesThemOne(t *testing.T) {
 }
 
 // An exporter that ends a flow at the RST of its own direction reports the other
-// direction of a port that is used again in one record. Each connection stays one, also
-// where two routers report it: the second one's record spans the first one's connections.
+// direction of a reused port in a single record. The connections must stay separate, also if two routers report them:
+// the record of the second router spans the connections of the first.
 func TestARecordOverSeveralConnectionsDoesNotMergeThem(t *testing.T) {
 	for name, flows := range map[string][]func(*flowpb.FlowMessage){
 		"reset after data": {
@@ -324,8 +324,8 @@ func TestARecordOverSeveralConnectionsDoesNotMergeThem(t *testing.T) {
 	}
 }
 
-// Cisco's guide to NSEL: an update counts since the one before it, the teardown counts
-// the whole flow, and bridges the connections of updates that were far apart.
+// Cisco's guide to NSEL: an update counts since the previous update, the teardown counts the whole flow. It bridges
+// the connections of updates that were far apart.
 func TestATeardownThatBridgesTheUpdatesOfItsFlowCountsItOnce(t *testing.T) {
 	for name, total := range map[string]uint64{"the updates are whole": 250, "an update was lost": 400} {
 		c := testConfig
@@ -350,8 +350,8 @@ func TestATeardownThatBridgesTheUpdatesOfItsFlowCountsItOnce(t *testing.T) {
 	}
 }
 
-// timeline makes records of one conversation, and what they are by the documented rule of
-// time: one connection where no pause is longer than the limit.
+// timeline generates records of a conversation, and the connections that they form by the documented rule of time: a
+// pause longer than limit begins a new connection.
 func timeline(rng *rand.Rand, proto uint8, limit int64) (flows []Flow, want []string) {
 	at, begins := int64(1_700_000_000)*int64(time.Second), true
 	tuple := flowkey.Tuple{Src: [16]byte{10: 0xff, 11: 0xff, 12: 10, 15: 1}, Dst: [16]byte{10: 0xff, 11: 0xff, 12: 192, 15: 2}, SrcPort: 40000, DstPort: 443, Proto: proto}
@@ -429,8 +429,8 @@ func TestConnectionsDoNotDependOnTheOrderOfArrival(t *testing.T) {
 	}
 }
 
-// Entries of one key, each with many sides, that one record bridges: what is merged was
-// opened by other records before.
+// A record may bridge many entries of a key, each with many sides. The work is bounded by the records that opened the
+// merged entries before.
 func TestBridgingManyConnectionsKeepsTheBounds(t *testing.T) {
 	c := testConfig
 	m, out := collector(c)

@@ -25,7 +25,7 @@ var testConfig = Config{
 
 const ms = int64(time.Millisecond)
 
-// step is one line of a case: a record, or a tick.
+// A step is a line of a case: a record, or a tick.
 type step struct {
 	flow Flow
 	id   string
@@ -110,7 +110,7 @@ func record(t *testing.T, a map[string]string, n uint64) step {
 	return step{flow: f, id: a["id"]}
 }
 
-// play runs steps and a long silence, and prints what comes out.
+// play runs steps and a long silence, and returns the reports as text.
 func play(steps []step) string {
 	var out strings.Builder
 	names := map[string]string{}

@@ -13,9 +13,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// skewed makes a session of one second at base, ns, as an exporter has it whose clock
-// is slow by skew and whose export time has whole seconds. The two directions leave in
-// two datagrams, 400 ms apart.
+// skewed adds a session of a second at base, ns, as reported by an exporter with a clock that is slow by skew and
+// with export times in whole seconds. The two directions are exported in two datagrams, 400 ms apart.
 func skewed(x *talk, base, skew int64, port uint32) {
 	x.t.Helper()
 	for _, d := range []struct {
@@ -98,8 +97,7 @@ func TestTheCorrectionOfADriftingClockChangesAtTheEndsOfTheBand(t *testing.T) {
 	}
 }
 
-// nearLimit gives the records of one exporter a clock that drifts around the limit, by
-// another second from record to record.
+// nearLimit changes the records of an exporter as if its clock drifted around the limit, by a second per record.
 func nearLimit(flows []Flow, c *Config, seed uint64) []Flow {
 	rng := rand.New(rand.NewPCG(seed, 7))
 	drift := int64(9_000)

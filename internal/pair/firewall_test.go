@@ -16,8 +16,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A firewallEvent is an event of flow 7 of a Cisco ASA, which the flow function of a
-// talk tells.
+// A firewallEvent is an event of flow 7 of a Cisco ASA, for the flow function of a talk.
 type firewallEvent struct {
 	event       uint32
 	there, back uint64 // octets
@@ -127,7 +126,7 @@ func TestATeardownAfterASilenceCountsItsFlowOnce(t *testing.T) {
 			if open, grace := x.m.Held(); open != 0 {
 				t.Errorf("%d open, %d in grace", open, grace)
 			}
-			x.m.Advance(x.m.StreamTime() + int64(c.Linger+c.LateGrace)) // what was torn down is not held for longer
+			x.m.Advance(x.m.StreamTime() + int64(c.Linger+c.LateGrace)) // a flow after its teardown must not be held longer
 			if open, grace := x.m.Held(); open+grace != 0 {
 				t.Errorf("%+v: %d open and %d in grace after the teardown", tt, open, grace)
 			}
@@ -135,7 +134,7 @@ func TestATeardownAfterASilenceCountsItsFlowOnce(t *testing.T) {
 	}
 }
 
-// Firewalls that count one direction a record count in each what they count in no other.
+// Firewalls with one direction per record count each packet in a single record.
 func TestEventsOfOneDirectionAreSummed(t *testing.T) {
 	x := converse(t, testConfig)
 	for _, e := range []firewallEvent{{5, 100, 0, 5}, {5, 20, 0, 10}, {2, 3, 0, 15}} {
@@ -149,7 +148,7 @@ func TestEventsOfOneDirectionAreSummed(t *testing.T) {
 	}
 }
 
-// Events without a flow id can be of several flows of one key.
+// Events without a flow id may belong to several flows of a key.
 func TestEventsWithoutAFlowIDAreOfSeveralFlows(t *testing.T) {
 	x := converse(t, testConfig)
 	for _, e := range []firewallEvent{{5, 100, 0, 5}, {2, 120, 50, 9}, {2, 7, 9, 15}} {
@@ -163,8 +162,8 @@ func TestEventsWithoutAFlowIDAreOfSeveralFlows(t *testing.T) {
 	}
 }
 
-// Estimates are taken by the rate of each record; sides of two firewalls stay apart,
-// and of those the one with the most packets is reported.
+// Estimates use the sampling rate of each record. The sides of two firewalls are separate, and the side with the most
+// packets is reported.
 func TestEventsOfTwoFirewallsAndTheirSamplingRates(t *testing.T) {
 	x := converse(t, testConfig)
 	tell := func(firewall string, rate uint64, e firewallEvent) {
@@ -189,7 +188,7 @@ func TestEventsOfTwoFirewallsAndTheirSamplingRates(t *testing.T) {
 	}
 }
 
-// What Raised returns adds up to what the connection reports, in any order.
+// The values of Raised must add up to the counters of the connection, in any order of events.
 func TestWhatEventsRaiseAddsUpToTheConnection(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	for round := range 200 {
@@ -226,7 +225,7 @@ func TestWhatEventsRaiseAddsUpToTheConnection(t *testing.T) {
 	}
 }
 
-// Interim reports never go back: the teardown counts what updates did.
+// Interim reports must never decrease: the teardown counts the same packets as the updates.
 func TestInterimReportsOfAFirewallNeverDecrease(t *testing.T) {
 	c := testConfig
 	c.UpdateInterval = 1

@@ -142,7 +142,7 @@ func TestTheFormatCanChangeAtAnyRestart(t *testing.T) {
 	}
 }
 
-// A journal keeps what a machine commits, and restores others from it.
+// A journal stores the pieces that a machine commits, and restores machines from them.
 type journal struct {
 	pieces     [][]byte
 	from       int64
@@ -302,7 +302,7 @@ func TestUnknownTagsAreRefusedWhenEvenAndKeptWhenOdd(t *testing.T) {
 		again := slices.Clone(r.Deltas(1 << 20)[0])
 		r.Logged([]int64{1})
 		g.Ident++
-		r.Observe(&g) // the first piece holds no entry any more: what else it holds is written again
+		r.Observe(&g) // the first piece holds no entry any more: its shared value must be written again
 		next := r.Deltas(1 << 20)[0]
 		switch {
 		case tt.name == "an odd extension" && !bytes.HasSuffix(again, odd):
@@ -317,9 +317,9 @@ func TestUnknownTagsAreRefusedWhenEvenAndKeptWhenOdd(t *testing.T) {
 	}
 }
 
-// Version b879fb6 takes a TCP connection of two idle directions for complete, and puts it
-// before those that end after PAIR_LINGER. What this version holds for PAIR_IDLE must
-// look as if it went on to that version, and be restored as it is by this one.
+// Version b879fb6 considers a TCP connection with two idle directions complete, and puts it before connections that
+// end after PAIR_LINGER. A connection that this version holds for PAIR_IDLE must read as open in that version, and
+// must be restored unchanged by this version.
 func TestIdleConnectionsKeepTheirPlaceInTheVersionBefore(t *testing.T) {
 	idle, hard := uint8(1), uint8(reasonEnd)
 	for _, tt := range []struct {

@@ -60,7 +60,7 @@ func printed(e *Emission) string {
 	return prototext.Format(e.Connection) + strconv.FormatUint(e.More, 10)
 }
 
-// undisturbed is what one machine makes of flows, and then of a long silence.
+// undisturbed returns the reports of a single machine for flows and a long silence after them.
 func undisturbed(c Config, flows []Flow) (out []string) {
 	m := New(c, 1, func(x *Emission) {
 		out = append(out, (prototext.Format(x.Connection) + strconv.FormatUint(x.More, 10)))
@@ -72,9 +72,9 @@ func undisturbed(c Config, flows []Flow) (out []string) {
 	return out
 }
 
-// disturbed commits after every batch, and kills the machine after some: what
-// was emitted since the last commit is void, and another machine goes on from
-// the log's tail that RestoreFrom names. Each machine writes one of formats.
+// disturbed commits after every batch, and drops the machine after some batches: reports since the last commit are
+// void, and another machine is restored from the log, from the offset of RestoreFrom on. Each machine writes a format
+// out of formats.
 func disturbed(t *testing.T, c Config, flows []Flow, batch, limit int, seed uint64, formats ...int) (out []string, restores int) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 2))

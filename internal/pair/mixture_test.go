@@ -67,7 +67,7 @@ func mixtureConfigs() map[string]Config {
 }
 
 // Merges, pauses, evictions, interim and late reports and events of firewalls come
-// together: a machine that is killed at any time reports what an undisturbed one does.
+// together: a machine that is dropped and restored at any time must report the same as an undisturbed machine.
 func TestAMixtureIsRestoredAsItWas(t *testing.T) {
 	for name, c := range mixtureConfigs() {
 		for seed := range uint64(4) {
@@ -84,8 +84,8 @@ func TestAMixtureIsRestoredAsItWas(t *testing.T) {
 	}
 }
 
-// Versions of an id are 1, 2, 3 …, MERGED is the last, and of one vantage octets never
-// decrease; what is held is counted, and nothing is left in the end.
+// Versions of an id must be 1, 2, 3 …, with MERGED as the last. With a single vantage octets must never decrease. The
+// counts of held connections must be right, and no part of a pool may be left at the end.
 func TestReportsOfAMixtureAreCumulativeAndContiguous(t *testing.T) {
 	merged, raised := 0, 0
 	for name, c := range mixtureConfigs() {
@@ -133,7 +133,7 @@ func TestReportsOfAMixtureAreCumulativeAndContiguous(t *testing.T) {
 	}
 }
 
-// totalOctets is what c reports of both directions, estimated.
+// totalOctets returns the estimated octets of both directions of c.
 func totalOctets(c *flowpb.Connection) uint64 {
 	return c.GetForward().GetOctetsEst() + c.GetReverse().GetOctetsEst()
 }

@@ -44,7 +44,7 @@ type refConn struct {
 	gone    bool
 }
 
-// A refPart is one direction of one record.
+// A refPart is a direction of a record.
 type refPart struct {
 	f          *Flow
 	n          counts
@@ -109,7 +109,7 @@ func (r *reference) parts(c *refConn) (all []refPart) {
 	return all
 }
 
-// state is how a direction stands: a hard end stays, else by what ended last.
+// refState returns the state of a direction: a hard end is kept, else the state of the record that ended last.
 func refState(parts []refPart, toHi bool) (state int, seen bool) {
 	last := int64(0)
 	for _, p := range parts {
@@ -149,7 +149,7 @@ func (r *reference) complete(c *refConn) bool {
 	return noReply && a != 1 && b != 1
 }
 
-// deadline is when c is reported.
+// deadline returns the stream time at which c must be reported.
 func (r *reference) deadline(c *refConn) int64 {
 	if r.complete(c) {
 		return c.last + int64(r.c.Linger)
@@ -157,7 +157,7 @@ func (r *reference) deadline(c *refConn) int64 {
 	return c.last + int64(r.c.Idle)
 }
 
-// advance moves stream time on, reports what ended and forgets what was held for its time.
+// advance advances stream time, reports connections that are due and removes those with an expired grace.
 func (r *reference) advance(now int64) {
 	r.now = max(r.now, now)
 	for _, c := range r.conns {
@@ -178,8 +178,8 @@ func (r *reference) advance(now int64) {
 	r.conns = slices.DeleteFunc(r.conns, func(c *refConn) bool { return c.gone })
 }
 
-// held is how long c is held after its final report: longer while a TCP connection that
-// nobody closed pauses. A scan does not pause.
+// held returns the time for which c is held after its final report, ns: longer for a TCP connection that pauses,
+// since neither end closed it. A scan does not pause.
 func (r *reference) held(c *refConn) int64 {
 	flags, vantages := uint16(0), map[any]uint64{}
 	for _, p := range r.parts(c) {
@@ -202,7 +202,7 @@ func (r *reference) held(c *refConn) int64 {
 	return int64(max(r.c.LateGrace, r.c.TCPPause))
 }
 
-// A refSpan is when a connection or a record was, and what its TCP flags say.
+// A refSpan is the time span of a connection or a record, with its TCP flags.
 type refSpan struct {
 	start, end     int64
 	flags          uint16
@@ -241,10 +241,10 @@ func (s refSpan) with(o refSpan) refSpan {
 	}
 }
 
-// oneConnection is docs/connections.md's rule of time: PAIR_IDLE apart, PAIR_LINGER after
-// an end. Of TCP, a SYN after an end begins another one unless it answers a SYN that was
-// reset before any data; without
-// SYN it goes on, within PAIR_IDLE after an end and PAIR_TCP_PAUSE without.
+// oneConnection implements the rule of time of docs/connections.md: records of a connection are at most PAIR_IDLE
+// apart, PAIR_LINGER after an end. For TCP, a SYN after an end begins a new connection, unless it answers a SYN that
+// was reset before any data. A record without SYN continues the connection, within PAIR_IDLE after an end, else
+// within PAIR_TCP_PAUSE.
 func (r *reference) oneConnection(a, b refSpan, f *Flow, tol int64) (gap int64, ok bool) {
 	before, after := a, b
 	if b.start < a.start {
@@ -301,8 +301,8 @@ func (r *reference) twoForSure(a, b, record refSpan, tol int64) bool {
 	return r.beginsAnew(before, after, tol)
 }
 
-// seenTwice is true where one vantage reported the end of a direction of a and, after it,
-// a beginning of the same direction in b.
+// seenTwice reports whether a vantage reported the end of a direction in a and a later beginning of the same
+// direction in b.
 func (r *reference) seenTwice(a, b *refConn) bool {
 	type one struct {
 		v    vantage
@@ -403,7 +403,7 @@ func (r *reference) observe(f Flow) bool {
 	return true
 }
 
-// merge makes one of two connections that a record bridges: the one that began first.
+// merge merges two connections that a record bridges, into the connection that began first.
 func (r *reference) merge(a, b *refConn) *refConn {
 	if b.first < a.first || b.first == a.first && b.origin < a.origin {
 		a, b = b, a
@@ -421,7 +421,7 @@ func (r *reference) merge(a, b *refConn) *refConn {
 	return a
 }
 
-// refDirection is what is reported of a direction.
+// refDirection is the report of a direction.
 type refDirection struct {
 	Seen                               bool
 	Octets, Packets, OctetsE, PacketsE uint64
@@ -478,7 +478,7 @@ func (r *reference) direction(parts []refPart, toHi bool) (d refDirection) {
 	return d
 }
 
-// A refReport is one emission, by what both can say of it.
+// A refReport has the fields of an emission that the machine and the reference can both give.
 type refReport struct {
 	ID, Reason string
 	At         int64
@@ -578,8 +578,8 @@ func TestTheMachineGivesWhatTheReferenceGives(t *testing.T) {
 	t.Logf("%d reports, up to version %d, %d duplicates, %d merged, %d of them reported before", total, versions, duplicates, merged, toldOf)
 }
 
-// sessions makes conversations that are far apart, each of records that are close
-// together: what belongs together is certain.
+// sessions generates conversations that are far apart, each of records that are close together, so that the
+// connection of each record is certain.
 func sessions(rng *rand.Rand) (flows []Flow) {
 	at := int64(1_700_000_000) * int64(time.Second)
 	for s := range 3 {
@@ -636,8 +636,8 @@ func TestScenario2TheOrderOfArrivalDoesNotMatter(t *testing.T) {
 	}
 }
 
-// Of one vantage and without duplicates, what comes in goes out: evictions, late
-// records and interim reports included.
+// With a single vantage and without duplicates, reported octets must equal received octets, also with evictions, late
+// records and interim reports.
 func TestScenario3OctetsInAreOctetsOut(t *testing.T) {
 	small := testConfig
 	small.MaxOpen, small.UpdateInterval, small.TCPPause = 60, 10*time.Second, 300*time.Second

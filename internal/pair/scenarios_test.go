@@ -11,9 +11,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// The scenarios are those of pairing_dns.md section 8, by number.
-
-// A talk is a conversation as exporters tell it.
+// A talk passes records of a conversation to a machine and collects its reports.
 type talk struct {
 	t        *testing.T
 	c        Config
@@ -37,7 +35,7 @@ func (x *talk) emitted(e *Emission) {
 	x.out = append(x.out, r)
 }
 
-// restart commits the machine's state and goes on with one that is restored from it.
+// restart commits the state of the machine and replaces it by a machine restored from the log.
 func (x *talk) restart() {
 	x.t.Helper()
 	for _, piece := range x.m.Deltas(900_000) {
@@ -53,7 +51,7 @@ func (x *talk) restart() {
 	x.m.Restored(now)
 }
 
-// flow tells of 900 octets in 9 packets, 10.0.0.5:40000 → 192.0.2.80:443, TCP with
+// flow observes a record of 900 octets in 9 packets, 10.0.0.5:40000 → 192.0.2.80:443, TCP with
 // SYN, ACK and FIN, from 1 s to 2 s, received at 10 s; set changes it.
 func (x *talk) flow(set func(m *flowpb.FlowMessage)) {
 	x.t.Helper()
@@ -370,7 +368,7 @@ func TestScenario21AScanDoesNotPushOutConnections(t *testing.T) {
 		observe(msg([]byte{10, 1, byte(i >> 8), byte(i)}, ip("192.0.2.80"), 40000, 443, 9, 900, uint64(i)+1))
 	}
 	for i := range scans {
-		at += uint64(30 * time.Second / time.Duration(scans)) // all within what is held
+		at += uint64(30 * time.Second / time.Duration(scans)) // all within the time of the grace
 		observe(msg(ip("198.51.100.7"), []byte{10, byte(i >> 16), byte(i >> 8), byte(i)}, 55555, 23, 1, 40, uint64(i)+1_000_000))
 	}
 	for i := range uint32(talks) {

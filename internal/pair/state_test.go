@@ -6,7 +6,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A zeekEnd is what Zeek knows of one end of a TCP connection, and before that.
+// A zeekEnd is Zeek's state of an end of a TCP connection, and the state before it.
 type zeekEnd struct{ now, before zeekState }
 
 type zeekState int
@@ -31,7 +31,7 @@ type zeekConn struct {
 	began, went, resetEarly bool
 }
 
-// packet takes one packet of an end; data tells whether it has a payload.
+// packet adds a packet of an end; data is true if it has a payload.
 func (c *zeekConn) packet(from int, flags uint16, data bool) {
 	me, peer := &c.end[from], &c.end[1-from]
 	if from == 0 {
@@ -69,7 +69,7 @@ func (c *zeekConn) packet(from int, flags uint16, data bool) {
 	}
 }
 
-// history keeps what tells RSTOS0 from a reset of what was opened before.
+// history updates the fields that distinguish RSTOS0 from the reset of an established connection.
 func (c *zeekConn) history(flags uint16) {
 	switch {
 	case flags&rst != 0:
@@ -112,7 +112,7 @@ func (c *zeekConn) first(from int, flags uint16, data bool) {
 	}
 }
 
-// state is Zeek's conn_state; data tells whether any packet had a payload.
+// state returns Zeek's conn_state; data is true if any packet had a payload.
 func (c *zeekConn) state(data bool) flowpb.ConnState {
 	o, r := c.end[0].now, c.end[1].now
 	unopened := func(s zeekState) bool { return s == silent || s == partial }
@@ -227,8 +227,8 @@ func TestTheStateOfASessionIsZeeks(t *testing.T) {
 	check("backscatter", []seenPacket{r(syn | ack), r(syn | ack), r(rst | ack)})
 }
 
-// The OR of flags has no order: of each OR the state is one that Zeek gives some order
-// of packets with it. All sequences of up to five packets are tried.
+// The OR of flags has no order: its state must be a state that Zeek gives to some order of packets with this OR. All
+// sequences of up to five packets are tried.
 func TestTheStateOfAnORIsZeeksOfSomeOrder(t *testing.T) {
 	type class struct {
 		flags [2]uint16
