@@ -57,7 +57,7 @@ func scraped(t *testing.T, c *loss.Cluster) map[string]bool {
 	return out
 }
 
-// 1 200 forged addresses that sort before the honest one's.
+// 1 200 forged addresses that sort before the honest exporter's.
 func TestForgedAddressesHideNoExporterFromAScrape(t *testing.T) {
 	c := loss.NewCluster()
 	for i := range 1200 {

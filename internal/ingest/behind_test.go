@@ -52,8 +52,8 @@ func allRight(t *testing.T, all []*flowpb.FlowMessage) {
 	}
 }
 
-// Two exporters behind one address: same domain and template id, other layouts,
-// other ports. Templates reach one replica, data the other.
+// Two exporters share an address: same domain and template id, different layouts and
+// ports. A replica receives the templates, the other the data.
 func TestTwoExportersBehindOneAddressAreToldApartByTheirPorts(t *testing.T) {
 	b := embedded(t)
 	first, second, stop := startTwo(t, b.Addr())
@@ -72,7 +72,7 @@ func TestTwoExportersBehindOneAddressAreToldApartByTheirPorts(t *testing.T) {
 	allRight(t, flows(t, b.Addr(), 20))
 }
 
-// A → B → A within a minute, each sent to one replica: all are on A in the end.
+// A → B → A within a minute, each sent to a single replica: all replicas end with A.
 func TestALayoutThatComesBackIsInForceEverywhere(t *testing.T) {
 	b := embedded(t)
 	first, second, stop := startTwo(t, b.Addr())
@@ -170,7 +170,7 @@ func TestAStaleSetCountsOnce(t *testing.T) {
 }
 
 // A flood of forged templates and of data of unknown templates, from many
-// addresses: what is kept is bounded, and an honest exporter's flows all come.
+// addresses: memory is bounded, and all flows of an honest exporter are decoded.
 func TestAFloodLeavesHonestExportersAlone(t *testing.T) {
 	b := embedded(t)
 	var log locked.Buffer
@@ -230,7 +230,7 @@ func TestAnExporterIsNamedThoughManyAddressesWereSeen(t *testing.T) {
 	}
 }
 
-// Two exporters behind one address: options data of one must not set the sampling
+// Two exporters share an address: options data of the first must not set the sampling
 // rate of the other's flows.
 func TestExportersBehindOneAddressHaveTheirOwnSamplingRates(t *testing.T) {
 	b := embedded(t)

@@ -81,7 +81,7 @@ func TestALookAtParkedSetsIsBoundedAndHoldsNoLock(t *testing.T) {
 	if looks != n+1 {
 		t.Errorf("want each of %d sets looked at once, got %d", n+1, looks)
 	}
-	// What becomes known within a look begins another one.
+	// A template that arrives during a scan begins another scan.
 	looks = 0
 	p.removeReady([][16]byte{decode.Map16(flooded)}, false, is)
 	p.removeReady([][16]byte{decode.Map16(flooded)}, false, is)
@@ -123,7 +123,7 @@ func TestParkForZeroSendsSetsToTheTopicAtOnce(t *testing.T) {
 	committedFlows(t, b.Addr(), 24)
 }
 
-// Ten thousand forged templates that are missing do not silence the honest one.
+// Ten thousand forged templates that are missing do not silence the warning of an honest exporter's template.
 func TestAMissingTemplateIsToldAfterAFlood(t *testing.T) {
 	var log locked.Buffer
 	now := time.Unix(1_700_000_000, 0)

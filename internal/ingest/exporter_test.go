@@ -21,7 +21,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A real exporter over TCP, and through TLS, says what it says over UDP.
+// A real exporter gives the same flows over UDP, TCP and TLS.
 func TestARealExporterOverTCPAndTLS(t *testing.T) {
 	for _, tool := range []string{"softflowd", "socat"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -106,7 +106,7 @@ func TestARealExporterOverTCPAndTLS(t *testing.T) {
 	}
 }
 
-// told is what flows say, in an order of its own.
+// told returns the content of flows as sorted text.
 func told(flows []*flowpb.FlowMessage) (out []string) {
 	for _, f := range flows {
 		out = append(out, fmt.Sprintf("%x:%d %x:%d %d %d %d %d", f.SrcAddr, f.SrcPort, f.DstAddr, f.DstPort, f.Proto, f.Bytes, f.Packets, f.TimeFlowStartNs))

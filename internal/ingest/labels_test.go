@@ -130,7 +130,7 @@ func TestLabelsGoToListedExportersThenToThoseActiveLongest(t *testing.T) {
 		}
 	}
 	ranks(10*provenRanks, func() { l.flow(honestAddr) })
-	// Forged ones that go on take every label that is left.
+	// Forged exporters that stay active get every label that is left.
 	long := func() {
 		l.flow(honestAddr)
 		for i := range maxExporters + 100 {
@@ -146,7 +146,7 @@ func TestLabelsGoToListedExportersThenToThoseActiveLongest(t *testing.T) {
 	if l.name(x) != listed.String() || l.name(old) != honestAddr.String() {
 		t.Errorf("want labels of the listed exporter and of the one active longest, got %q, %q", l.name(x), l.name(old))
 	}
-	// A new exporter gets the label of a silent one.
+	// A new exporter gets the label of a silent exporter.
 	next := netip.MustParseAddr("192.0.2.3")
 	ranks(provenIdle+3, func() { l.flow(honestAddr); x = l.flow(next) })
 	if l.name(x) != next.String() || l.name(old) != honestAddr.String() {
@@ -214,7 +214,7 @@ func TestAWorkerNoticesThatAnAddressWasForgotten(t *testing.T) {
 	}
 }
 
-// The heap grows by what is accounted, within a factor of 2.
+// The heap grows by the accounted octets, within a factor of 2.
 func TestExportersStayWithinTheirOctets(t *testing.T) {
 	heap := func() int {
 		runtime.GC()

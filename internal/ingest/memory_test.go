@@ -139,7 +139,7 @@ func TestTheHeapHasRoomForWhatIsSet(t *testing.T) {
 
 // TestAMemoryMaxOfBeforeIsStillAccepted: until octets of templates were bounded, the
 // parts and their defaults had to fit into MEMORY_MAX; 1 KiB was reckoned for each of
-// TEMPLATES_MAX. What started then starts now.
+// TEMPLATES_MAX. Settings accepted then are accepted now.
 func TestAMemoryMaxOfBeforeIsStillAccepted(t *testing.T) {
 	before := []struct {
 		name           string

@@ -29,7 +29,7 @@ func droppedFlows(r *Replica, reason string) (dropped float64) {
 	return dropped
 }
 
-// Long names in small records: the exporter pays what is beyond twelve times its
+// Long names in small records: the exporter is charged for output beyond twelve times its
 // octets from its budget, then its flows are dropped and counted; another exporter
 // has a budget of its own.
 func TestOutputIsBoundedByTheOctetsReceived(t *testing.T) {

@@ -145,7 +145,7 @@ func TestHostileConnections(t *testing.T) {
 	whole := slices.Concat(template, data)
 
 	octets := dial(t, addr)
-	for i := range whole { // one octet at a time
+	for i := range whole { // octet by octet
 		send(t, octets, whole[i:i+1])
 	}
 	eventually(t, "octet by octet, the flows are decoded", func() bool { return r.Stats().Flows > 0 })
@@ -195,7 +195,7 @@ func TestHostileConnections(t *testing.T) {
 func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
 	r, addr, _ := streaming(t, func(c *Config) { c.Streams.Max = 2 })
 	one, other := dial(t, addr), dial(t, addr)
-	for _, c := range []net.Conn{one, other} { // a silent one does not stay
+	for _, c := range []net.Conn{one, other} { // a silent connection is closed
 		send(t, c, packet(t, "ipfix_template.hex"))
 	}
 	eventually(t, "two are open", func() bool { return r.streams.Open() == 2 })
@@ -349,7 +349,7 @@ func TestIPFIXOverTLS(t *testing.T) {
 					_ = c.Close()
 					continue
 				}
-				if err == nil { // TLS 1.3 tells the client with its first read
+				if err == nil { // TLS 1.3 reports the failure to the client at its first read
 					ended(t, c)
 				}
 				eventually(t, "a stranger is refused", func() bool { return r.streamsEnded(transport.EndTLS) == i+1 })

@@ -52,7 +52,7 @@ func TestDataWhoseTemplateComesAfterARestartIsDecodedOnce(t *testing.T) {
 		first.run.Load().undecoded.session.Pass(2)
 		return first.lateSets(lateAppended) == 1 && first.lateSets(lateAgain) >= 1
 	})
-	// What waits in memory at the end goes to the topic too.
+	// Sets in memory at the shutdown are appended to the topic too.
 	first.buffer.wait = time.Hour
 	first.Receive(packet(t, "v9_data.hex"), netip.MustParseAddrPort("192.0.2.10:50001"), at)
 	eventually(t, "the second set is in memory", func() bool { n, _ := first.buffer.held(); return n == 1 })
