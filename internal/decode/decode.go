@@ -96,7 +96,7 @@ type Exporter struct {
 	Name, Site       string            // written into its flows; "" = not configured
 	AddressPlan      string            // also written: scope in which a private address names one host; "" = Site
 	SamplingDefault  uint64            // 1 in N if no other source has a rate; 0 = not configured
-	SamplingOverride uint64            // 1 in N, before all rates of the exporter; 0 = not configured
+	SamplingOverride uint64            // 1 in N, before every rate that the exporter reports; 0: not configured
 	Interfaces       map[uint32]string // ifIndex → name; takes precedence over options data
 }
 
@@ -146,8 +146,8 @@ type Value struct {
 	Octets []byte // aliases the datagram
 }
 
-// A Set is a data set whose template is unknown, with the parts of its datagram that decoding it
-// later requires.
+// A Set is a data set whose template is unknown, with the fields of its datagram that are
+// needed to decode it later.
 type Set struct {
 	Meta   Meta
 	Header Header

@@ -134,7 +134,7 @@ const (
 	nAddrs
 )
 
-// An action is the meaning of an element for the decoder.
+// An action is the operation that the decoder applies to an element, with its target and width.
 type action struct {
 	op    op
 	to    uint16 // field number, slot or address

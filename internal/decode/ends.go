@@ -57,7 +57,7 @@ func (p *Plan) findClient(usable map[elementID]bool, acts []action) bool {
 		id := idOf(p.version, f)
 		a, ok := clientActions[id]
 		switch {
-		case !ok || !has[id] || acts[i].op != opElement: // ELEMENTS_FILE may have given it a field
+		case !ok || !has[id] || !a.reads(f.Length) || acts[i].op != opElement: // ELEMENTS_FILE may have given it a field
 			continue
 		case a.op == opAddr && (a.width == 4 && !pair4 || a.width == 16 && !pair6),
 			id == clientPorts[0] && usable[better[0]], id == clientPorts[1] && usable[better[1]]:
@@ -75,11 +75,17 @@ func (p *Plan) clientElements() map[elementID]bool {
 	has := map[elementID]bool{}
 	for _, f := range p.template.Fields {
 		id := idOf(p.version, f)
-		if a, ok := clientActions[id]; ok && (f.Length == a.width || a.op == opSlot && f.Length > 0 && f.Length <= 4) {
+		if a, ok := clientActions[id]; ok && a.reads(f.Length) {
 			has[id] = true
 		}
 	}
 	return has
+}
+
+// reads reports whether an action of clientActions can read a field of this length. A template may
+// repeat an element with other lengths, so the length of each field must be checked.
+func (a action) reads(length uint16) bool {
+	return length == a.width || a.op == opSlot && length > 0 && length <= 4
 }
 
 // findStation makes the wireless client an end of the flow: the source, or the destination if
@@ -92,7 +98,7 @@ func (p *Plan) findStation(usable map[elementID]bool, second []action) {
 		switch id := idOf(p.version, f); {
 		case id == staAddress && !p.station && f.Length == 4:
 			second[i], p.station = addr(aSrc4, 4), true
-		case id == staDirection && usable[staDirection]:
+		case id == staDirection && f.Length > 0 && f.Length <= 4:
 			second[i] = s(sDirection, 1)
 		}
 	}

@@ -118,6 +118,10 @@ func (p *Plan) arrange() *fastPlan {
 	for i := range p.steps {
 		st := &p.steps[i]
 		if st.length == VarLen {
+			switch st.op {
+			case opSlot, opFloat, opAddr: // the rest of a record is written as octets of the message
+				return nil
+			}
 			if st.op != opSkip {
 				f.tail = append(f.tail, restStep{st, 0, int16(len(f.segments))})
 			}

@@ -81,8 +81,8 @@ func (p *Plan) liftsTo(holders map[uint16]int) (bits uint16) {
 	return bits
 }
 
-// lifted returns the values that list lends to the flow, by bit number. Parts whose template is
-// unknown, or with several records, lend nothing.
+// lifted returns the values of list that are copied to the flow, by bit number. Parts with an
+// unknown template or with several records are skipped.
 func (r *record) lifted(list []byte, to uint16) (v [nLifts]uint64) {
 	if len(list) == 0 {
 		return v

@@ -33,7 +33,7 @@ type record struct {
 	plan *Plan
 	v    [nSlots + 1]uint64
 	addr [nAddrs + aPostSrc4][16]byte // IPv4 as v4-mapped; addresses of the inner tuple last
-	once uint64                       // a bit per step.once whose field has been written
+	once uint64                       // bit n is set once a step with once = n has written its field
 
 	decoder        *Decoder   // owner of the record
 	relay          bool       // the exporter that the record names becomes the flow's

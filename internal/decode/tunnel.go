@@ -151,9 +151,9 @@ func (r *record) tunnel() *tunnelRule {
 	return nil
 }
 
-// inner stores a field that the inner tuple repeats, and reports whether it has a place. In a
-// record without inner tuple such a field is kept raw, except ToS and flow label, of which the
-// first nonzero value counts.
+// inner stores an element of the inner tuple and reports whether it did; if not, the caller keeps
+// the field raw. Without an inner tuple, only ToS and flow label are stored: the first nonzero
+// value of each.
 func (r *record) inner(st *step, field []byte) bool {
 	if st.op == opInnerAddr {
 		if r.tunnel() == nil {
