@@ -84,7 +84,7 @@ func makePrivate(path string) error {
 
 // upgrade creates the tables, or upgrades the schema of an older file.
 func (t *Table) upgrade(ctx context.Context) error {
-	if version, err := schemaOf(ctx, t.db); version == schema || err != nil { // without the write lock
+	if version, err := t.firstLook(ctx); version == schema || err != nil {
 		return err
 	}
 	return t.inTransaction(ctx, func(tx *sql.Tx) error {
@@ -106,6 +106,28 @@ func (t *Table) upgrade(ctx context.Context) error {
 		return nil
 	})
 }
+
+// firstLook returns the schema version of the file, without the write lock. It opens the connection, which switches
+// the file to a write-ahead log. While another process does the same, SQLite fails at once instead of waiting for
+// busy_timeout, so firstLook waits and tries again.
+func (t *Table) firstLook(ctx context.Context) (int, error) {
+	version, err := schemaOf(ctx, t.db)
+	for try := 1; try < switchTries && isLocked(err); try++ {
+		select {
+		case <-ctx.Done():
+			return 0, errors.Join(err, ctx.Err())
+		case <-time.After(switchPause):
+		}
+		version, err = schemaOf(ctx, t.db)
+	}
+	return version, err
+}
+
+// switchTries and switchPause bound the wait for a file that another process switches to a write-ahead log: 10 s.
+const (
+	switchTries = 100
+	switchPause = 100 * time.Millisecond
+)
 
 // schemaOf returns the schema version of the file, 0 for an empty file.
 func schemaOf(ctx context.Context, db interface {
