@@ -42,7 +42,7 @@ type Annotator struct {
 	paths []string // of MaxMind files
 	geo   *geo.Files
 	hide  *cryptopan.Map // nil: addresses are not anonymised
-	dns   bool           // names are asked for
+	dns   bool           // reverse DNS lookups are enabled
 	batch int            // connections whose addresses all fit into the queue of names
 }
 
@@ -83,7 +83,7 @@ func readKey(path string) (*cryptopan.Map, error) {
 	return cryptopan.New(key)
 }
 
-// Run looks up wanted names and follows the MaxMind files until ctx ends. It returns nil then.
+// Run looks up wanted names and reloads changed MaxMind files until ctx ends. It returns nil then.
 func (a *Annotator) Run(ctx context.Context, log *slog.Logger) error {
 	if a.dns {
 		public, private := a.Names.Servers()
@@ -100,7 +100,7 @@ func (a *Annotator) Run(ctx context.Context, log *slog.Logger) error {
 // rereadEvery is the interval at which files are checked for changes.
 const rereadEvery = 10 * time.Second
 
-// reread follows the MaxMind files. It logs repeats of a failure once.
+// reread reloads changed MaxMind files until ctx ends. It logs a repeated failure only the first time.
 func (a *Annotator) reread(ctx context.Context, log *slog.Logger) error {
 	t := time.NewTicker(rereadEvery)
 	defer t.Stop()

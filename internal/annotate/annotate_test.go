@@ -113,7 +113,7 @@ func TestNewRefusesWrongFiles(t *testing.T) {
 		c    Config
 		want string
 	}{
-		{Config{AnonymizeKeyFile: short}, "ANONYMIZE_KEY_FILE: " + short + ": 4 octets that are no key"},
+		{Config{AnonymizeKeyFile: short}, "ANONYMIZE_KEY_FILE: " + short + ": not a key: the file has 4 octets"},
 		{Config{AnonymizeKeyFile: dir + "/none"}, "no such file"},
 		{Config{MaxMindFiles: []string{short}}, "MAXMIND_FILES: MaxMind file " + short},
 	} {

@@ -125,7 +125,7 @@ func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, 
 	})
 }
 
-// A sinking reports the progress and failures of a sink.Feed.
+// A sinking runs a sink.Feed and prints its progress and failures.
 type sinking struct {
 	sink     sink.Sink
 	o        sink.Options

@@ -30,7 +30,7 @@ const (
 	maxFlowIDs       = 4096 // per stream, of firewall events
 
 	maxHeld = 1 << 18 // conversations, records and flow ids of all streams
-	fewHeld = 64      // number of each that a stream may hold beyond maxHeld
+	fewHeld = 64      // entries of a map that every stream may hold, even when maxHeld is reached
 )
 
 // A Checkup observes export streams and judges them. The zero value is not usable; call
@@ -179,11 +179,11 @@ func (c *Checkup) Undecoded(s Stream, id uint16) {
 	}
 }
 
-// Lost sets the loss of a stream, from sequence numbers: lost of of units. unit is a
+// Lost sets the loss of a stream, computed from sequence numbers: lost units out of total. unit is a
 // plural noun: datagrams, flows, records.
-func (c *Checkup) Lost(s Stream, lost, of uint64, unit string) {
+func (c *Checkup) Lost(s Stream, lost, total uint64, unit string) {
 	if h := c.chart(s); h != nil {
-		h.lost, h.of, h.unit = lost, of, unit
+		h.lost, h.of, h.unit = lost, total, unit
 	}
 }
 
@@ -199,8 +199,8 @@ func StreamOf(m *flowpb.FlowMessage) Stream {
 	return Stream{Exporter: a, Version: versions[m.Type], Domain: m.ObservationDomainId}
 }
 
-// longFlow is the duration from which a flow shows a long active timeout of the exporter:
-// traffic is reported that late, and the default PAIR_ACTIVE_TIMEOUT is 60 s.
+// longFlow is the minimum duration of a flow that shows a long active timeout of the exporter. Its
+// traffic is reported up to that much late; the default of PAIR_ACTIVE_TIMEOUT is 60 s.
 const longFlow = 2 * time.Minute
 
 // oldFlow is the greatest plausible time between the end of a flow and its export.

@@ -232,12 +232,12 @@ func durationText(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// share returns the text "n of of noun", "" if n is 0 or below the share least of of.
-func share(n, of int, least float64, noun string) string {
-	if n == 0 || of == 0 || float64(n) < least*float64(of) {
+// share returns the text "N of TOTAL NOUN", or "" if n is 0 or n/total is below least.
+func share(n, total int, least float64, noun string) string {
+	if n == 0 || total == 0 || float64(n) < least*float64(total) {
 		return ""
 	}
-	return fmt.Sprintf("%d of %d %s", n, of, noun)
+	return fmt.Sprintf("%d of %d %s", n, total, noun)
 }
 
 // rareTemplates finds templates whose refresh takes longer than templateRefresh. Over UDP

@@ -22,7 +22,7 @@ type facts struct {
 	mu    sync.RWMutex                   // guards rates, names and at
 	rates map[rateScope]map[uint64]rates // by sampler id
 	names map[annotate.NameKey]string
-	at    map[string]any // by record key, for tombstones: a sampler or an annotate.NameKey
+	at    map[string]any // maps a record key to its sampler or annotate.NameKey: a tombstone has only the key
 
 	named atomic.Int64 // number of names: name avoids the lock while it is 0
 }

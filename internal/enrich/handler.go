@@ -207,7 +207,8 @@ func (w handler) restoreState(
 func (w handler) current(ctx context.Context, gone *kafka.TruncatedError, at []kafka.Position) error {
 	committed, err := w.session.Committed(ctx, slices.Collect(maps.Keys(gone.Partitions)))
 	if err != nil {
-		return fmt.Errorf("is the state gone, or is this position stale? %w; %w", gone, err)
+		return fmt.Errorf("cannot read the committed offsets, "+
+			"so the pairing state may be lost or this position stale: %w; %w", gone, err)
 	}
 	for _, pos := range at {
 		now, asked := committed[pos.Partition]
@@ -441,7 +442,7 @@ func (w handler) Committed(partitions []int32) {
 		w.stats.ahead.Add(p.counts.ahead)
 		flows, ahead = flows+p.counts.flows, ahead+p.counts.ahead
 		if p.counts.poison > 0 {
-			w.log.Warn("records of the flows topic are skipped: they are no flow messages",
+			w.log.Warn("records of the flows topic are skipped: they are not flow messages",
 				"partition", n, "records", p.counts.poison)
 		}
 		for r, n := range p.counts.connections {

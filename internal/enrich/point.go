@@ -44,7 +44,7 @@ func parsePoint(s string) (r restorePoint, err error) {
 	for _, f := range more {
 		key, _, ok := strings.Cut(f, "=")
 		if !ok || key == "" {
-			return noState, fmt.Errorf("commit metadata %q: %q is no KEY=VALUE", s, f)
+			return noState, fmt.Errorf("commit metadata %q: %q is not KEY=VALUE", s, f)
 		}
 		if key[0] >= 'A' && key[0] <= 'Z' {
 			return noState, fmt.Errorf("commit metadata %q: field %s is of a later version of Weir, "+

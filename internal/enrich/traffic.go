@@ -90,7 +90,8 @@ type traffic struct {
 	reclaimed time.Time // time of the last search for idle series
 }
 
-// A series holds the two Prometheus series of a volume or a service: both have the same labels.
+// A series holds the counters of a set of labels, and the time of the last addition. Collect exports them as two
+// Prometheus series: octets and packets of a flow volume, or connections and octets of a service.
 type series[V any] struct {
 	v    V
 	last time.Time // last addition

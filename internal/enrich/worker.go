@@ -57,7 +57,7 @@ type Worker struct {
 	flow       flowpb.FlowMessage     // the current flow; its octets belong to the record
 	buf        []byte                 // backs keys and values of produced records; see publish
 	plain      []byte                 // scratch: a connection before its conversion to another form
-	truncated  time.Time              // last deletion of old state
+	truncated  time.Time              // start of the last deletion of old state
 	tx         *kafka.Tx              // the transaction that reported counts
 	reported   int                    // connections produced in tx
 	left       map[int32]restorePoint // restore points without state, by partition; see lose

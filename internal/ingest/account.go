@@ -142,7 +142,7 @@ func (w *worker) lateDatagram(s *decode.Set) loss.Datagram {
 // 5.1: packets; RFC 7011 section 3.1: data records). Its Flow shares the octets of w.res.Buf.
 func (w *worker) countUnits(from netip.Addr, h *decode.Header) loss.Datagram {
 	res := &w.res
-	// Dropped records count: the exporter's sequence numbers include them.
+	// Include dropped records: the exporter's sequence numbers count them.
 	d := loss.Of(from, h, len(res.Flows)+res.TooSmall+res.Beyond, res.OptionsRecords, len(res.Templates))
 	d.Sequenced = d.Sequenced && !w.session
 	if len(res.Flows) > 0 {

@@ -128,10 +128,10 @@ func (p *setBuffer) remove(s *bufferedSet) decode.Set {
 	return s.set
 }
 
-// removeReady scans the sets of some exporters, or all sets, after the sets that earlier calls left
-// over; at most maxScans. It removes and returns the sets for which is returns true, in order of arrival
-// for each exporter. is is called without mu.
-func (p *setBuffer) removeReady(exporters [][16]byte, all bool, is func(*decode.Set) bool) (out []decode.Set) {
+// removeReady scans at most maxScans sets: first those that earlier calls left over, then those of the
+// given exporters, or all sets. It removes and returns the sets for which ready returns true, in order of
+// arrival for each exporter. ready is called without mu.
+func (p *setBuffer) removeReady(exporters [][16]byte, all bool, ready func(*decode.Set) bool) (out []decode.Set) {
 	p.removing.Lock()
 	defer p.removing.Unlock()
 	p.mu.Lock()
@@ -151,7 +151,7 @@ func (p *setBuffer) removeReady(exporters [][16]byte, all bool, is func(*decode.
 		}
 		n := 0
 		for _, s := range chunk {
-			if is(&s.set) { // safe without mu: sets are immutable, and removing is held
+			if ready(&s.set) { // safe without mu: sets are immutable, and removing is held
 				chunk[n], n = s, n+1
 			}
 		}

@@ -172,7 +172,7 @@ func warnWideProxies(log *slog.Logger, trusted []netip.Prefix) {
 		if p.Addr().Is4() && p.Bits() >= 8 || p.Addr().Is6() && p.Bits() >= 7 {
 			continue
 		}
-		log.Warn("TRUSTED_PROXIES holds a network that is not private: whoever sends from it, or forges an address of it, "+
-			"can send flows in the name of any exporter. Name the balancers' own addresses", "network", p)
+		log.Warn("TRUSTED_PROXIES contains a public network: any host in it, or any sender that forges an address in it, "+
+			"can send flows as any exporter. List only the load balancers' addresses", "network", p)
 	}
 }

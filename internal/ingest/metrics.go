@@ -21,8 +21,8 @@ const (
 	reasonOutput         = "output_limit"
 )
 
-// metrics holds the counters of ingest. Label values must come from closed sets; seen bounds the values of
-// the label exporter.
+// metrics holds the counters of ingest. The comment beside a vector lists its labels. Label values must come
+// from closed sets; seen bounds the values of the label exporter.
 type metrics struct {
 	perExporter []*prometheus.CounterVec // counters with the label exporter
 

@@ -418,7 +418,7 @@ func (r *Replica) reader(run *running) *worker {
 func (r *Replica) read(ctx context.Context, run *running, s *transport.Socket) {
 	w := r.reader(run)
 	handle := func(pkt []byte, from netip.AddrPort) { w.datagram(pkt, from, r.deps.Now()) }
-	s.Read(ctx, r.c.Drain, handle, func(err error) { r.log.Warn("reading from a socket", "err", err) })
+	s.Read(ctx, r.c.Drain, handle, func(err error) { r.log.Warn("cannot read from a socket", "err", err) })
 }
 
 // shared creates the missing topics and then applies the records of the templates topic until ctx ends.

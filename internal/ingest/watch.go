@@ -190,6 +190,6 @@ func (w *watch) ownExport(x *exporter) {
 	if flows < ownExportMin || own*2 < flows || x.warnedOwnExport.Swap(true) {
 		return
 	}
-	w.log.Warn("an exporter reports mostly its own export traffic: each datagram makes a flow that makes a datagram. "+
-		"Leave this host and port out of what it meters", "exporter", x.addr, "flows", flows, "own", own)
+	w.log.Warn("an exporter reports mostly its own export traffic: each exported datagram is metered and exported again. "+
+		"Exclude traffic to this host and port from metering on the exporter", "exporter", x.addr, "flows", flows, "own", own)
 }

@@ -41,7 +41,7 @@ func (f *Follower) Add(partition int32, offset int64) {
 	f.wake()
 }
 
-// Remove ends following a partition. It does not wait for Kafka: records that were fetched before may still
+// Remove stops following a partition. It does not wait for Kafka: records that were fetched before may still
 // arrive.
 func (f *Follower) Remove(partition int32) {
 	f.mu.Lock()

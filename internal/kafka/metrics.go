@@ -50,8 +50,8 @@ func DescribeMetrics(reg prometheus.Registerer) error {
 	return nil
 }
 
-// replacing is a Registerer in which a client replaces a former client with the same client id: the last
-// registration counts, and none panics.
+// replacing is a Registerer that replaces an already registered collector, left by an earlier client with the
+// same client id. It does not panic.
 type replacing struct{ prometheus.Registerer }
 
 // Register implements prometheus.Registerer.

@@ -13,7 +13,7 @@ import (
 // SessionConfig holds the topics of a Session and the limits of its transactions.
 type SessionConfig struct {
 	Group              string
-	Member             string        // unique among running members; with Group the transactional id
+	Member             string        // must be unique among running members; part of the transactional id, after Group
 	Input              string        // topic, full name; read at read_committed
 	CoPartitioned      string        // topic that must have as many partitions as Input; "": none
 	ManualPartitioning []string      // topics whose producer sets the partition (Tx.Produce); others go by key

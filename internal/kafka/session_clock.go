@@ -38,7 +38,7 @@ func (l *life) compareClocks(ctx context.Context) {
 		return
 	}
 	for _, t := range resp.TransactionStates {
-		// The transaction began before the response: the brokers' clock is later by now.
+		// The timestamp is older than the response, so the difference is a lower bound of the clock offset.
 		if kerr.ErrorForCode(t.ErrorCode) == nil && t.StartTimestamp > 0 {
 			l.behind.Store(int64(time.UnixMilli(t.StartTimestamp).Sub(l.sc.Now())))
 		}

@@ -53,9 +53,9 @@ func (r *refusals) recordLimit() int {
 // causeOf returns the error with which Kafka refuses the output of a record; nil: none is known.
 func (r *refusals) causeOf(partition int32, offset int64) error { return r.records[partition][offset] }
 
-// noteRefused notes the refusal of a transaction that took this number of records, the last of them at last. It
-// returns false when the search cannot go on: a transaction without records, or a record that is skipped
-// already, is refused.
+// noteRefused records that Kafka refused a transaction of this number of input records, which ended at position
+// last. It returns false if the search cannot continue: the transaction had no records, or only a record that is
+// already marked as refused.
 func (r *refusals) noteRefused(records int, last Position, why error) bool {
 	if records > 1 {
 		r.limit = records / 2

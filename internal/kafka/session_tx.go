@@ -163,7 +163,7 @@ const (
 	quietAfter = 2 * time.Second
 )
 
-// endsWithin bounds a request for the bounds of partitions.
+// endsWithin is the timeout of a request for the end offsets of partitions.
 const endsWithin = 5 * time.Second
 
 // idle lets the Handler work on quiet partitions: they are read to their end, and have no records in the

@@ -184,7 +184,7 @@ func (r *tailing) begin(partition int32) kgo.Offset {
 	}
 }
 
-// poll fills r.records. errs are passing failures, and are reported; err ends the reading.
+// poll fills r.records. errs are transient errors, already reported; a non-nil err ends Read.
 func (r *tailing) poll(ctx context.Context) (errs []error, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.checkEvery)
 	defer cancel()

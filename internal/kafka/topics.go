@@ -75,7 +75,7 @@ func (c TopicConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// cleanupPolicy is a setting that must be as wanted: Ensure refuses a topic with another value.
+// cleanupPolicy is a setting that must match the table: Ensure refuses a topic with another value.
 const cleanupPolicy = "cleanup.policy"
 
 // A spec holds the wanted properties of a topic.

@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// within bounds the retries of a request for a person at a terminal.
+// within is the retry timeout of requests of interactive commands.
 const within = 10 * time.Second
 
 // silent is the time without a record after which ReadWhole checks whether the topic has more.

@@ -113,9 +113,9 @@ func (r *run) sameLife(boot int64) bool {
 	return r.boot-boot <= sameBoot && boot-r.boot <= sameBoot // no overflow: validateSlot bounds both
 }
 
-// endsBefore reports whether r and the numbers from least to greatest lie on both sides
-// of 2^32. A run without a boot time (IPFIX has no uptime) ends there: the numbers
-// behind 2^32 may be those of a restarted exporter.
+// endsBefore reports whether r must not be extended by the numbers from least to greatest:
+// r has no boot time (IPFIX has no uptime) and the sequence numbers wrap between the two,
+// so the numbers may be those of a restarted exporter.
 func (r *run) endsBefore(least, greatest uint32) bool {
 	return r.boot == 0 && (crossesZero(r.least, greatest) || crossesZero(least, r.greatest))
 }

@@ -333,8 +333,8 @@ func (b *Book) evictNewcomer(unproven bool) bool {
 	return false
 }
 
-// unreported counts the unpublished part of a forgotten stream: datagrams of its slots
-// as dropped, totals without a summary for the zero Stream.
+// unreported accounts for the unpublished counts of a forgotten stream: it adds the datagrams
+// of its slots to dropped and, if there is no summary, the totals to the zero Stream.
 func (b *Book) unreported(a *account) {
 	if !a.proven {
 		return

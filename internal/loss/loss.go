@@ -111,14 +111,14 @@ func (l *loss) resolve(rs runs) {
 	}
 }
 
-// advance makes r, which follows the tail, the tail. The numbers from the tail's first
+// advance replaces the tail by r, which must follow it. The numbers from the tail's first
 // datagram to the first of r were sent in the tail's slot.
 func (l *loss) advance(r *run) {
 	l.count(int64(r.least-l.tail.least), nil)
 	l.tail = *r
 }
 
-// restart makes r, which does not follow the tail, the tail and counts a restart.
+// restart replaces the tail by r, which must not follow it. If there was a tail, it counts a restart.
 func (l *loss) restart(r *run) {
 	if l.has {
 		l.end()
@@ -154,8 +154,8 @@ const restartGap = 8
 // crossesZero reports whether sequence numbers pass 2^32 on the way from a to b.
 func crossesZero(a, b uint32) bool { return b < a && int32(b-a) > 0 }
 
-// end counts the tail, without the loss after it, which is unknown, and drops an
-// unconfirmed doubt.
+// end counts the datagrams of the tail and drops an unconfirmed doubt. The loss after the
+// tail is unknown and not counted.
 func (l *loss) end() {
 	l.doubts = false
 	if !l.has {
@@ -242,8 +242,8 @@ func (l *loss) result(version uint16) Loss {
 // an excess.
 func (l *loss) usable(u Unit) bool { return (l.excess[u]-1)*doubt <= l.whole[u] }
 
-// proven returns the usable unit with most slots without loss, which must be proof at
-// least. The unit that the protocol defines wins a tie.
+// proven returns the usable unit with the most slots without loss, if there are at least
+// proof of them. The unit that the protocol defines wins a tie.
 func (l *loss) proven(defined Unit) (best Unit, ok bool) {
 	for u := range unitsCount {
 		more := !ok || l.whole[u] > l.whole[best] || l.whole[u] == l.whole[best] && u == defined

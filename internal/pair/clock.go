@@ -114,7 +114,8 @@ func (m *Machine) onClock(f *Flow) *Flow {
 	return &m.corrected
 }
 
-// decide stores and logs a decision about a clock without one.
+// decide stores the first decision about a clock and adds it to the delta log. At maxClocks it evicts the oldest
+// decision.
 func (m *Machine) decide(of clock, corrected bool) {
 	c := &m.clocks
 	for len(c.at) >= maxClocks {

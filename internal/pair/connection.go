@@ -241,7 +241,7 @@ func (m *Machine) trafficOf(toHi, loInitiates bool) *flowpb.Traffic {
 	return &m.report.reverse
 }
 
-// party sets an end of a connection.
+// party fills the endpoint p: address, port and AS number, and its NAT address and MAC address if known.
 func (r *report) party(p *flowpb.Endpoint, addr *[16]byte, port uint16, nat *endpoint, mac uint64, as uint32) {
 	p.Reset()
 	p.Address, p.Port, p.Asn = r.address(addr), uint32(port), as

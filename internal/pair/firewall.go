@@ -82,8 +82,8 @@ type eventSum struct {
 // Further sides are reported by side.sums.
 const maxEventSums = 4
 
-// sums returns the sums of a side without an eventSum. Until its flow has ended, its counters are those of updates.
-// Afterwards they are those of the teardown; the updates before it do not count more.
+// sums returns the sums of updates and of teardowns of a side without an eventSum. While the flow is open, the counters
+// of the side come from updates. After the teardown they are the totals of the teardown, which include the updates.
 func (s *side) sums() (updates, flow amounts) {
 	if s.state == endHard {
 		return amounts{}, s.amounts()

@@ -33,7 +33,7 @@ type delta struct {
 // contents lists the numbers of the entries and shared values in a piece.
 type contents struct{ entries, shared []int32 }
 
-// changed notes that entry i, e, must be part of the next Deltas.
+// changed marks e, entry number i, as dirty: the next Deltas writes it.
 func (l *deltaLog) changed(i int32, e *entry) {
 	if e.marks&isDirty == 0 {
 		e.marks |= isDirty

@@ -264,7 +264,8 @@ func (s *Store) refund(a *allowance, k kind, n int64, ofTotal bool) {
 	s.spent.mu.Unlock()
 }
 
-// totalLeft reports whether the total of a kind permits another record.
+// totalLeft reports whether the publishing budget of all exporters, for definitions or for facts, permits
+// another record.
 func (s *Store) totalLeft(k kind, now int64) bool {
 	s.spent.mu.Lock()
 	defer s.spent.mu.Unlock()

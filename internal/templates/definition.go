@@ -50,7 +50,7 @@ type source struct {
 	recorded [recordKinds]bool  // a record of the kind had this source at some time
 }
 
-// An origin holds fields of a message header: of the latest message with an entry.
+// An origin holds header fields of the latest message that contained an entry.
 type origin struct {
 	export   int64 // ns since the epoch
 	uptime   uint32
@@ -66,7 +66,7 @@ func (d *definition) home() *shard { return d.shard }
 // inForce reports whether d was received after its removal, if any.
 func (d *definition) inForce() bool { return d.received.Load() > d.removed }
 
-// newer reports whether a, received at the time at, precedes b, received at the time than.
+// newer reports whether a, received at the time at, is newer than b, received at the time than.
 // Equal times are ordered by hash and digest, so that all replicas agree. Replicas of
 // older versions, which know no digest, agree unless the hashes collide.
 func newer(at int64, a *definition, than int64, b *definition) bool {

@@ -228,7 +228,7 @@ const (
 	lateMost  = 4096
 )
 
-// lookLate returns the number of records beyond a budget to retry now, by kind.
+// lookLate returns, by kind, the number of records beyond a budget to retry now.
 func (q *queue) lookLate(now int64) (most [nKinds]int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

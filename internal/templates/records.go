@@ -67,7 +67,7 @@ func (r *definitionRecord) needed() bool {
 		return false
 	case d.confirmed && !r.confirmed && d.say:
 		return true
-	case r.replaced: // by an older replica that mixes up the layouts: not faster than a refresh
+	case r.replaced: // an older replica wrote another layout: at the refresh interval only, not in turn with it
 		return d.local > 0 && d.local >= r.refreshAt
 	case r.onTopic == 0:
 		return max(d.local, r.latest) > 0

@@ -109,8 +109,8 @@ const (
 	EndTLS       = "tls"        // the TLS handshake failed or took longer than beginWithin
 	EndProxy     = "proxy"      // a trusted proxy sent no PROXY header that names an exporter
 	EndDenied    = "denied"     // EXPORTERS_FILE denies the exporter
-	EndLimit     = "limit"      // TCP_MAX_CONNECTIONS are open
-	EndPerSource = "limit_each" // TCP_MAX_PER_ADDRESS are open
+	EndLimit     = "limit"      // TCP_MAX_CONNECTIONS connections are open
+	EndPerSource = "limit_each" // the address has TCP_MAX_PER_ADDRESS open connections
 	EndShutdown  = "shutdown"   // ctx of Run ended
 )
 
@@ -266,7 +266,7 @@ func (s *Streams) Run(ctx context.Context) {
 				case errors.Is(err, net.ErrClosed):
 					return
 				case err != nil: // for example too many open files
-					s.log.Warn("accepting connections", "address", l.Addr(), "err", err)
+					s.log.Warn("cannot accept connections", "address", l.Addr(), "err", err)
 					select {
 					case <-ctx.Done():
 						return
@@ -437,12 +437,12 @@ var errNoIPFIX = errors.New("not IPFIX")
 // (RFC 7011 sections 3.1, 10.4). A single goroutine uses it.
 type messages struct {
 	conn   io.Reader
-	raw    net.Conn // receives the deadlines; under TLS conn is another
+	raw    net.Conn // the TCP connection, for deadlines; with TLS, conn is the tls.Conn above it
 	idle   time.Duration
 	ending context.Context // its end begins draining
 	drain  time.Duration
-	// endedAt is the time at which ending ended, ns since the epoch; 0 or nil: now. drain counts
-	// from there, so that it includes the time in which the connection waited for Kafka.
+	// endedAt is the time at which ending was cancelled, ns since the epoch; 0 or nil: now. The
+	// drain period is counted from it, so it includes the wait for Kafka.
 	endedAt *atomic.Int64
 
 	spoken bool      // a message has been received

@@ -111,18 +111,20 @@ const (
 	// direction has a record of a single packet with SYN and ACK, or, if both were
 	// observed unsampled, a SYN: the responder's.
 	DirectionMethod_DIRECTION_METHOD_TCP_SYN DirectionMethod = 4
-	// One direction starts earlier than the clocks' tolerance. Of TCP without a SYN only where no service port decides, of sampled
-	// records only where no port does.
+	// One direction starts earlier by more than the clocks' tolerance. For TCP without a SYN this applies only if no service
+	// port decides, for sampled records only if no port decides.
 	DirectionMethod_DIRECTION_METHOD_FIRST_SEEN DirectionMethod = 5
-	// One port is more of a service: docs/connections.md has the order. It responds.
+	// The endpoint whose port ranks higher as a service is the responder. docs/connections.md has the ranking.
 	DirectionMethod_DIRECTION_METHOD_SERVICE_PORT DirectionMethod = 6
-	// The lower port responds. Only where both sides were seen, a side is sampled, or a side of TCP was seen alone with SYN and ACK.
+	// The endpoint with the lower port is the responder. Applies if both directions were observed, if a direction is sampled, or
+	// if the only observed direction of TCP has SYN and ACK.
 	DirectionMethod_DIRECTION_METHOD_LOWER_PORT DirectionMethod = 7
-	// The only side that was seen, except by LOWER_PORT.
+	// The sender of the only observed direction is the initiator. LOWER_PORT takes precedence where it applies.
 	DirectionMethod_DIRECTION_METHOD_ONLY_SENDER DirectionMethod = 8
-	// Nothing decides: the side that starts earlier within the tolerance, else the lower endpoint.
+	// No rule applies: the sender of the direction that starts earlier within the tolerance, otherwise the lower endpoint.
 	DirectionMethod_DIRECTION_METHOD_ARBITRARY DirectionMethod = 9
-	// Sampled, and one address alone is private (RFC 1918, RFC 4193, RFC 6598): it opens, as NAT lets nobody in before.
+	// Sampled, and only one address is private (RFC 1918, RFC 4193, RFC 6598): it is the initiator, since NAT admits no
+	// packet from outside before.
 	DirectionMethod_DIRECTION_METHOD_PRIVATE_ADDRESS DirectionMethod = 10
 )
 
@@ -190,8 +192,8 @@ type ConnState int32
 const (
 	// Not TCP.
 	ConnState_CONN_STATE_UNSPECIFIED ConnState = 0
-	// SYN from the originator, no reply observed. ACK in the originator's flags
-	// shows that there was a reply.
+	// SYN from the originator, no reply observed. If the originator's flags have ACK too,
+	// the responder did reply, but its direction was not metered.
 	ConnState_CONN_STATE_S0 ConnState = 1
 	// Both SYN, or the responder's and the originator's ACK; no FIN or RST.
 	ConnState_CONN_STATE_S1 ConnState = 2

@@ -51,7 +51,8 @@ func ParseKey(text []byte) ([]byte, error) {
 	if key, err := hex.DecodeString(digits); err == nil && len(key) == KeyLen {
 		return key, nil
 	}
-	return nil, fmt.Errorf("%d octets that are no key: want %d octets, or %d hexadecimal digits (openssl rand -hex %d)",
+	return nil, fmt.Errorf("not a key: the file has %d octets, want %d octets or "+
+		"%d hexadecimal digits (openssl rand -hex %d)",
 		len(text), KeyLen, 2*KeyLen, KeyLen)
 }
 

@@ -77,7 +77,7 @@ type server struct {
 
 	mu       sync.Mutex
 	resolved string    // host:port with an address
-	until    time.Time // end of the life of resolved; zero: without end
+	until    time.Time // expiry of resolved; zero: never
 	buckets  [window]struct {
 		second   int64
 		ok, fail int

@@ -40,7 +40,7 @@ func New(each, all Limit) *Budget {
 // A Refusal names the limit that refused octets.
 type Refusal uint8
 
-// The limits.
+// Values of Refusal.
 const (
 	None     Refusal = iota // not refused
 	Exporter                // the limit of the exporter

@@ -1,7 +1,7 @@
 // Package proxyproto parses the PROXY protocol header (versions 1 and 2 of the HAProxy project's
 // specification) that a balancer puts in front of a datagram or at the start of a connection. It is
-// pure. A datagram always holds its whole header; on a connection, Complete reports whether to read
-// more before Parse.
+// pure. A datagram always holds its whole header. On a connection, the caller must read until Complete
+// returns true, and then call Parse.
 package proxyproto
 
 import (
