@@ -63,7 +63,7 @@ func TestClientAndServerOfAVCAreSourceAndDestination(t *testing.T) {
 			"192.0.2.1:0 > 192.0.2.2:0 proto 6 raw 9/12236=" + client + " raw 9/12237=" + server + " raw 9/12240=c0e0 raw 9/12241=0050 key 06c0000201c000020200000000"},
 		{"counters of an end that is not known", append([]Field{std(1, 4)}, all...), "00000064" + client + server + ports + "06",
 			"invalid IP:0 > invalid IP:0 proto 6 raw 9/12236=" + client + " raw 9/12237=" + server + " raw 9/12240=c0e0 raw 9/12241=0050 key "},
-		// An element may come again with another length, which must be kept raw: a template is what a sender says it is.
+		// An element that comes again with another length must be kept raw: anybody can forge a template.
 		{"a client of variable length first", append([]Field{avc(12236, VarLen), std(239, 1)}, all...), "03aabbcc" + "01" + client + server + ports + "06",
 			"10.209.101.66:49376 > 10.0.0.241:80 proto 6 BIFLOW_DIRECTION_INITIATOR raw 9/12236=aabbcc key " + key},
 		{"a port of variable length first", append([]Field{avc(12240, VarLen), std(239, 1)}, all...), "03aabbcc" + "01" + client + server + ports + "06",

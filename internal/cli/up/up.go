@@ -36,6 +36,11 @@ type Options struct {
 	Started   func(udp []net.Addr, kafka string) // called after listening and before the first read; may be nil
 }
 
+// drain is the time for which sockets are read after a signal: enough for the datagrams that the kernel holds. It is
+// shorter than listen.Drain, since container runtimes kill a process 10 s after the signal, and open connections must
+// be closed and printed before that.
+const drain = time.Second
+
 // Run receives until ctx ends or a part fails, then closes the open connections within 8 s and prints them. The
 // error names the flag of an address that cannot be used.
 func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
@@ -122,7 +127,7 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 		o.Started(sockets.Addresses(), l.KafkaAddr())
 	}
 	wg.Go(func() {
-		sockets.Receive(ctx, listen.Drain, func() listen.Handler { return l.RoundRobin() }, func(err error) {
+		sockets.Receive(ctx, drain, func() listen.Handler { return l.RoundRobin() }, func(err error) {
 			fmt.Fprintf(stderr, "weir up: %v\n", err)
 		})
 	})
