@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/caarlos0/env/v11"
 	"github.com/google/go-cmp/cmp"
-	"github.com/maxmind/mmdbwriter"
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -25,31 +23,15 @@ import (
 	"weir/internal/cli/report"
 	"weir/internal/enrich"
 	"weir/internal/settings"
+	"weir/internal/weirtest/maxmind"
 	"weir/pkg/flowpb"
 )
 
 // maxMindFile writes a database in MaxMind's format that gives values of networks, and returns its path.
 func maxMindFile(t *testing.T, kind string, values map[string]mmdbtype.DataType) string {
 	t.Helper()
-	w, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: kind, IncludeReservedNetworks: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for prefix, value := range values {
-		_, n, err := net.ParseCIDR(prefix)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := w.Insert(n, value); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var b bytes.Buffer
-	if _, err := w.WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
 	path := filepath.Join(t.TempDir(), kind+".mmdb")
-	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(path, maxmind.Database(t, kind, values), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -1,8 +1,6 @@
 package geo
 
 import (
-	"bytes"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,32 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/maxmind/mmdbwriter"
 	"github.com/maxmind/mmdbwriter/mmdbtype"
-)
 
-// database is a file of MaxMind's format that says value of networks.
-func database(t testing.TB, kind string, of map[string]mmdbtype.DataType) []byte {
-	t.Helper()
-	w, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: kind, IncludeReservedNetworks: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for prefix, value := range of {
-		_, n, err := net.ParseCIDR(prefix)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := w.Insert(n, value); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var b bytes.Buffer
-	if _, err := w.WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
+	"weir/internal/weirtest/maxmind"
+)
 
 func as(n uint32) mmdbtype.DataType {
 	return mmdbtype.Map{"autonomous_system_number": mmdbtype.Uint32(n)}
@@ -58,8 +34,8 @@ func write(t testing.TB, path string, text []byte, at time.Time) {
 func TestTheFilesAreReadAgainWhenTheyChange(t *testing.T) {
 	dir, now := t.TempDir(), time.Unix(1_700_000_000, 0)
 	asns, countries := filepath.Join(dir, "asn.mmdb"), filepath.Join(dir, "country.mmdb")
-	write(t, asns, database(t, "ASN", map[string]mmdbtype.DataType{"192.0.2.0/24": as(64500), "2001:db8::/32": as(64501)}), now)
-	write(t, countries, database(t, "Country", map[string]mmdbtype.DataType{
+	write(t, asns, maxmind.Database(t, "ASN", map[string]mmdbtype.DataType{"192.0.2.0/24": as(64500), "2001:db8::/32": as(64501)}), now)
+	write(t, countries, maxmind.Database(t, "Country", map[string]mmdbtype.DataType{
 		"192.0.2.0/25": in("country", "DE"), "198.51.100.0/24": in("registered_country", "FR"),
 	}), now)
 	f, err := Open([]string{asns, countries})
@@ -82,7 +58,7 @@ func TestTheFilesAreReadAgainWhenTheyChange(t *testing.T) {
 	if changed, err := f.Reload(); err != nil || len(changed) != 0 {
 		t.Errorf("nothing has changed: %v, %v", changed, err)
 	}
-	write(t, asns, database(t, "ASN", map[string]mmdbtype.DataType{"192.0.2.0/24": as(64999)}), now.Add(time.Minute))
+	write(t, asns, maxmind.Database(t, "ASN", map[string]mmdbtype.DataType{"192.0.2.0/24": as(64999)}), now.Add(time.Minute))
 	if changed, err := f.Reload(); err != nil || len(changed) != 1 || changed[0] != asns {
 		t.Errorf("one has changed: %v, %v", changed, err)
 	}
@@ -108,7 +84,8 @@ func TestWrongFilesAreNamed(t *testing.T) {
 		t.Errorf("no files: %d %q %v", a, c, err)
 	}
 	other := filepath.Join(t.TempDir(), "domain.mmdb")
-	write(t, other, database(t, "Domain", map[string]mmdbtype.DataType{"192.0.2.0/24": mmdbtype.Map{"domain": mmdbtype.String("example.org")}}), time.Now())
+	write(t, other, maxmind.Database(t, "Domain", map[string]mmdbtype.DataType{"192.0.2.0/24": mmdbtype.Map{"domain": mmdbtype.String("example.org")}}),
+		time.Now())
 	_, err = Open([]string{"/nowhere/x.mmdb", other})
 	if err == nil || !strings.Contains(err.Error(), "/nowhere/x.mmdb: no such file") ||
 		!strings.Contains(err.Error(), `type "Domain"`) {
