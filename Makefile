@@ -92,10 +92,11 @@ simulation:
 simulation-long:
 	$(MAKE) simulation SEEDS=20000 FIRST=$$(date +%s)
 
-# Real Kafka: three nodes from Maven Central (Java 17 and Maven).
-# Each package has its own bound on time.
+# Real Kafka: three nodes from Maven Central (Java 17 and Maven). Each test has a process and a bound on its time of its
+# own: docs/testing.md.
+INTEGRATIONFLAGS ?=
 integration: # and, for the balancer tests, nginx-light and libnginx-mod-stream of Debian
-	go test -tags integration -count 1 -timeout 30m -v ./test/integration
+	go run ./tools/integration $(INTEGRATIONFLAGS)
 
 # Alert rules and their unit tests (Debian: prometheus).
 alerts:
