@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -266,49 +265,16 @@ func (b *bed) octets(ctx context.Context, topic string) (n float64) {
 	return n
 }
 
-// prototype runs the study of the design, where it is there: µs of CPU a flow.
-func prototype(ctx context.Context, t *testing.T, brokers []string) (cpu float64) {
-	src := filepath.Join("..", "..", "shared", "prototypes", "enrich_state")
-	if _, err := os.Stat(src); err != nil {
-		t.Logf("SKIPPED: no prototype: %v", err)
-		return 0
-	}
-	dir := t.TempDir()
-	if out, err := exec.CommandContext(ctx, "cp", "-r", src+"/.", dir).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if out, err := exec.CommandContext(ctx, "chmod", "-R", "u+w", dir).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", "study", ".")
-	build.Dir = dir
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the prototype: %v\n%s", err, out)
-	}
-	study := exec.CommandContext(ctx, filepath.Join(dir, "study"), "-mode", "delta", "-n", strconv.Itoa(pairs), "-kills", "0")
-	if len(brokers) > 0 {
-		study.Env = append(os.Environ(), "KAFKA_BROKERS="+strings.Join(brokers, ","))
-	}
-	out, err := study.CombinedOutput()
-	if err != nil {
-		t.Logf("SKIPPED: the prototype failed: %v\n%.2000s", err, out)
-		return 0
-	}
-	flows := 0.0
-	for _, m := range regexp.MustCompile(`(\d+) flows, cpu ([\d.]+) us/flow`).FindAllStringSubmatch(string(out), -1) {
-		n, _ := strconv.ParseFloat(m[1], 64)
-		c, _ := strconv.ParseFloat(m[2], 64)
-		cpu, flows = cpu+c*n, flows+n
-	}
-	if flows == 0 {
-		t.Logf("SKIPPED: the prototype said nothing of its CPU\n%.2000s", out)
-		return 0
-	}
-	return cpu / flows
+// alone holds the cost of each part of enrich's work, measured without the others, in ns of one goroutine.
+type alone struct {
+	read    float64 // FlowMessage from protobuf to the machine's Flow, per flow
+	machine float64 // Machine.Observe, with reports and the pieces of its log, per flow
+	append  float64 // Community ID of a Connection, then the Connection to protobuf, per connection
+	mapped  float64 // a get and a put on a Go map with the same key, per flow
 }
 
-// alone are the parts of enrich's work, each alone, ns.
-type alone struct{ decode, machine, encode, mapped float64 }
+// perFlow returns the sum of the parts, µs a flow. A connection has about two flows.
+func (a *alone) perFlow() float64 { return (a.read + a.machine + a.append/2) / 1000 }
 
 // keyed is the n-th flow of a stream of ever new conversations.
 func keyed(f *pair.Flow, n uint32, now int64) {
@@ -323,26 +289,33 @@ func keyed(f *pair.Flow, n uint32, now int64) {
 
 const heldConnections = 1_000_000
 
+// parts measures the functions that enrich calls, on one goroutine: medians of five benchmarks.
 func parts(t *testing.T) (a alone) {
-	var m flowpb.FlowMessage
 	var value []byte
 	workload.Flows(1, time.Now(), 1, func(_ int, _ []byte, f *flowpb.FlowMessage) {
 		if value == nil {
-			proto.Merge(&m, f)
 			value, _ = proto.Marshal(f)
 		}
 	})
-	flow, ok := pair.FromMessage(&m, &workload.Config)
-	if !ok {
-		t.Fatal("not pairable")
+	var m flowpb.FlowMessage
+	read := func() pair.Flow {
+		if err := flowpb.ReadPairingFields(value, &m); err != nil {
+			t.Fatal(err)
+		}
+		flow, ok := pair.FromMessage(&m, &workload.Config)
+		if !ok {
+			t.Fatal("the workload's first flow cannot be paired")
+		}
+		return flow
 	}
+	flow := read()
 	var last *flowpb.Connection
 	c := workload.Config
 	c.MaxOpen = 1 << 30
 	machine := pair.New(c, 1, func(e *pair.Emission) {
 		if last == nil {
 			last = proto.CloneOf(e.Connection)
-			last.CommunityId, last.Service = pair.CommunityID(last), "https"
+			last.Service = "https"
 		}
 	})
 	step := int64(c.Linger+c.LateGrace) / heldConnections / 2
@@ -366,49 +339,37 @@ func parts(t *testing.T) (a alone) {
 		keyed(&flow, i, 0)
 		at[flow.Key] = 1
 	}
-	median := func(f func(b *testing.B)) float64 {
-		var all []float64
-		for range 5 {
-			r := testing.Benchmark(f)
-			all = append(all, float64(r.T.Nanoseconds())/float64(r.N))
-		}
-		return middle(all)
-	}
 	i := uint32(0)
-	a.mapped = median(func(b *testing.B) {
-		for b.Loop() {
-			keyed(&flow, i, 0)
-			if i++; i == 2*heldConnections {
-				i = 0
-			}
-			v := at[flow.Key]
-			at[flow.Key] = v + 1
+	a.mapped = medianOf(func() {
+		keyed(&flow, i, 0)
+		if i++; i == 2*heldConnections {
+			i = 0
 		}
+		v := at[flow.Key]
+		at[flow.Key] = v + 1
 	})
-	a.machine = median(func(b *testing.B) {
-		for b.Loop() {
-			observe()
-		}
-	})
-	a.decode = median(func(b *testing.B) {
-		for b.Loop() {
-			var m flowpb.FlowMessage
-			if err := proto.Unmarshal(value, &m); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	a.encode = median(func(b *testing.B) {
-		buf := make([]byte, 0, 4096)
-		for b.Loop() {
-			last.CommunityId = pair.CommunityID(last)
-			var err error
-			if buf, err = (proto.MarshalOptions{}).MarshalAppend(buf[:0], last); err != nil {
-				b.Fatal(err)
-			}
-		}
+	a.machine = medianOf(observe)
+	a.read = medianOf(func() { flow = read() })
+	buf := make([]byte, 0, 4096)
+	a.append = medianOf(func() {
+		last.CommunityId = pair.CommunityID(last)
+		buf = flowpb.AppendConnection(buf[:0], last)
 	})
 	return a
+}
+
+// medianOf returns the median of five benchmarks of f, ns.
+func medianOf(f func()) float64 {
+	var all []float64
+	for range 5 {
+		r := testing.Benchmark(func(b *testing.B) {
+			for b.Loop() {
+				f()
+			}
+		})
+		all = append(all, float64(r.T.Nanoseconds())/float64(r.N))
+	}
+	return middle(all)
 }
 
 func middle(all []float64) float64 {
@@ -431,9 +392,9 @@ func TestEnrichTable(t *testing.T) {
 		t.Fatalf("building enrich: %v\n%s", err, out)
 	}
 	a := parts(t)
-	t.Logf("alone: decode %.0f, machine %.0f, encode %.0f, map %.0f ns", a.decode, a.machine, a.encode, a.mapped)
+	t.Logf("alone: read %.0f, machine %.0f, append %.0f, map %.0f ns", a.read, a.machine, a.append, a.mapped)
 	var rows strings.Builder
-	row := func(name string, brokers []string, proto float64, quoted float64) {
+	row := func(name string, brokers []string) {
 		cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), kgo.UnknownTopicRetries(-1), kgo.MaxBufferedRecords(50_000))
 		if err != nil {
 			t.Fatal(err)
@@ -441,36 +402,34 @@ func TestEnrichTable(t *testing.T) {
 		defer cl.Close()
 		b := &bed{t: t, brokers: brokers, cl: cl}
 		weir, named, silent, bare := b.subjects(ctx, enrich)
-		study := "measured in this run"
-		if proto == 0 {
-			proto, study = quoted, "as measured earlier"
-		}
-		bound := proto + (a.decode+a.machine+a.encode/2)/1000
-		fmt.Fprintf(&rows, "| %s | %.0f | %.0f | %.0f %% | %.2f | %.2f | %.2f (prototype %.2f, %s) | %.0f | %.0f | %.0f %% |\n", name, middle(weir.rate), middle(bare.rate),
-			100*middle(weir.rate)/middle(bare.rate), middle(weir.cpu), middle(bare.cpu), bound, proto, study, middle(weir.state), middle(named.rate), 100*middle(silent.rate)/middle(named.rate))
+		bound := middle(bare.cpu) + a.perFlow()
+		fmt.Fprintf(&rows, "| %s | %.0f | %.0f | %.0f %% | %.2f | %.2f | %.2f | %.2f | %.0f | %.0f | %.0f %% |\n",
+			name, middle(weir.rate), middle(bare.rate), 100*middle(weir.rate)/middle(bare.rate),
+			middle(weir.cpu), middle(bare.cpu), bound, middle(weir.cpu)/bound,
+			middle(weir.state), middle(named.rate), 100*middle(silent.rate)/middle(named.rate))
 	}
 	b, err := broker.Start("127.0.0.1:0", false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	row("embedded broker", []string{b.Addr()}, prototype(ctx, t, nil), 1.5)
+	row("embedded broker", []string{b.Addr()})
 	b.Close()
 	c := kafkatest.Start(ctx, t)
-	row("three Kafka nodes, RF 3", c.Brokers(), prototype(ctx, t, c.Brokers()), 1.95)
+	row("three Kafka nodes, RF 3", c.Brokers())
 
 	text := fmt.Sprintf(`%s, %s; medians of %d runs.
 
 | alone, ns a flow, %d connections held | |
 |---|---|
-| FlowMessage from protobuf | %.0f |
+| FlowMessage from protobuf to the machine's form | %.0f |
 | the pairing machine, its reports and the pieces of its log included | %.0f |
 | one get and one put on a Go map with the same key | %.0f |
 | the machine, times that | %.1f |
 | Connection to protobuf, Community ID included (one for about two flows) | %.0f |
 
-| two workers | flows/s | copying, flows/s | of it | CPU, µs a flow | copying, µs | bound, µs | state, octets a flow | with a name server, flows/s | with a silent one, of that |
-|---|---|---|---|---|---|---|---|---|---|
-%s`, cmp.Or(model(), "unknown CPU"), runtime.Version(), enrichRuns, heldConnections, a.decode, a.machine, a.mapped, a.machine/a.mapped, a.encode, rows.String())
+| two workers | flows/s | copying, flows/s | of it | CPU, µs a flow | copying, µs | bound, µs | CPU / bound | state, octets a flow | with a name server, flows/s | with a silent one, of that |
+|---|---|---|---|---|---|---|---|---|---|---|
+%s`, cmp.Or(model(), "unknown CPU"), runtime.Version(), enrichRuns, heldConnections, a.read, a.machine, a.mapped, a.machine/a.mapped, a.append, rows.String())
 	fmt.Print(text)
 	document(t, *enrichTable, "<!-- pairing: written by make bench-enrich -->", "<!-- pairing: end -->", text)
 }
