@@ -91,7 +91,8 @@ type Withdrawer interface {
 	Withdraw(k *TemplateKey, options bool) bool
 }
 
-// An Exporter is the operator's configuration of an exporter. It is immutable.
+// An Exporter is the operator's configuration of an exporter. It is immutable. Its texts must be
+// valid UTF-8.
 type Exporter struct {
 	Name, Site       string            // written into its flows; "" = not configured
 	AddressPlan      string            // also written: scope in which a private address names one host; "" = Site
@@ -109,7 +110,7 @@ type Fact struct {
 	Text   string
 }
 
-// A Span is one flow of the wire path, as offsets in Result.Buf.
+// A Span is one flow, as offsets in Result.Buf.
 type Span struct {
 	Start    int // the FlowMessage begins
 	ValueEnd int // the FlowMessage ends, the record key begins
@@ -162,15 +163,15 @@ type Set struct {
 type Result struct {
 	Header    Header
 	Hash      uint64                // xxHash64 of the datagram
-	Buf       []byte                // wire path: messages and keys, see Flows
-	Flows     []Span                // wire path, in record order
-	Messages  []*flowpb.FlowMessage // readable path, in record order; not reused
+	Buf       []byte                // messages and keys, see Flows
+	Flows     []Span                // in record order
+	Messages  []*flowpb.FlowMessage // Read only: the messages of Flows; not reused, the caller may keep them
 	Templates []Learnt
-	Options   []OptionsRecord // readable path, in record order; not reused
+	Options   []OptionsRecord // Read only, in record order; not reused
 	Unknown   []Set
 	Errors    []wire.Error // in datagram order; includes errors after which decoding went on
 
-	OptionsRecords int      // records of options data, on either path
+	OptionsRecords int      // records of options data
 	Exported       Exported // of the last options record that has totals
 
 	// TooSmall counts the flow records that were not decoded because a datagram makes at most one
@@ -193,7 +194,7 @@ type Result struct {
 // call.
 type Decoder struct {
 	State   State
-	Replica string // written into each flow when not empty
+	Replica string // written into each flow when not empty; must be valid UTF-8
 	// Exporter returns the operator's configuration of an exporter, or nil. It is called once per
 	// datagram and must not block. A nil function configures no exporter.
 	Exporter func(netip.Addr) *Exporter
@@ -208,7 +209,7 @@ type Decoder struct {
 	// exported days later.
 	MaxUptimeAge time.Duration
 	// MaxOctets ends the decoding of flows once Result.Buf holds this many octets; the last flow
-	// may exceed it. 0 means no limit. The readable path ignores it.
+	// may exceed it. 0 means no limit. Read ignores it.
 	MaxOctets int
 
 	tmpl         Template // scratch for template records
@@ -223,12 +224,15 @@ type Decoder struct {
 	packed       window   // the fixed-length fields of a record that has variable-length fields
 	variable     [][]byte // the variable-length fields of that record, in record order
 	slack        []byte   // a copy of a set with margins, see withSlack
-	plain        bool     // use the appending path only: second oracle of the tests
+	readable     bool     // the current call is Read or ReadSet
 	limit        int      // MaxOctets, or math.MaxInt
 	credit       int      // octets of data sets not yet spent on flows of small records
 	last         int      // upper bound of flows in the Result after the current set
 
 	factCredit int // octets of options data not yet spent on facts
+
+	// path replaces the choice of records where tests compare the paths; nil outside of tests.
+	path func(d *Decoder, b []byte, off int, p *Plan, r *Result)
 }
 
 // MinFlow is the least number of octets of data sets, set headers included, per flow. It bounds

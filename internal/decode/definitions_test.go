@@ -233,7 +233,7 @@ func (ds decoders) defineSome(tmpl *Template, seed uint64) {
 			continue
 		}
 		fact := definedBy(f.PEN, f.ID, uint64(rng.IntN(30)), strings.Repeat("ü", 1+rng.IntN(100)))
-		for _, d := range []*Decoder{ds.wire, ds.plain, ds.read} {
+		for _, d := range ds.all() {
 			d.State.LearnFact(&k, &testMeta, &Header{}, fact)
 		}
 	}

@@ -229,7 +229,7 @@ func TestFallbacksDoNotAllocate(t *testing.T) {
 	d := &Decoder{State: newMemory()}
 	var r Result
 	pkt := ipfixRecord(t, "0a0000010a000002"+"06"+"2e"+"0001c00002010064"+"000005dc", 8, 4, 12, 4, 4, 1, 195, 1, 90, 8, 23, 4)
-	plain := &Decoder{State: newMemory(), plain: true}
+	plain := &Decoder{State: newMemory(), path: (*Decoder).appendRecords}
 	for _, d := range []*Decoder{d, plain} {
 		data := pkt[ipfixHeader+4+4+6*4:]
 		data = append(append([]byte{}, pkt[:ipfixHeader]...), data...)

@@ -142,7 +142,7 @@ func FuzzRecords(f *testing.F) {
 		if at != len(r.Buf) {
 			t.Fatalf("the flows end at %d of %d octets", at, len(r.Buf))
 		}
-		ds.read.Read(pkt, &testMeta, &r)
+		ds.oracle.readOracle(pkt, &testMeta, &r)
 		next := len(pkt) - len(data)
 		for i, m := range r.Messages {
 			off := int(m.GetRecordOffset())

@@ -198,7 +198,7 @@ func TestMillisecondsBeyondTheRangeAreItsEnd(t *testing.T) {
 func TestElementsCanBeLeftOut(t *testing.T) {
 	pkt := ipfixRecord(t, "0a0000010a000002"+"07"+"00000001"+"09", 8, 4, 12, 4, 500, 1, 231, 4, 61, 1)
 	ds := newDecoders()
-	for _, d := range []*Decoder{ds.wire, ds.plain, ds.read} {
+	for _, d := range ds.all() {
 		d.DropElements = true
 	}
 	same(t, ds, pkt)
@@ -233,7 +233,7 @@ func TestARecordMayNameItsExporter(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			pkt := ipfixRecord(t, "0a0000010a000002"+tt.octets, append([]uint16{8, 4, 12, 4}, tt.fields...)...)
 			ds := newDecoders()
-			for _, d := range []*Decoder{ds.wire, ds.plain, ds.read} {
+			for _, d := range ds.all() {
 				d.ExporterOfRecord, d.Exporter = true, file
 			}
 			same(t, ds, pkt)
@@ -326,7 +326,7 @@ func TestAV9InitTimeCountsWhereItAgreesWithTheHeader(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ds := newDecoders()
-			for _, d := range []*Decoder{ds.wire, ds.plain, ds.read} {
+			for _, d := range ds.all() {
 				k := TemplateKey{Exporter: Map16(testMeta.Exporter), Domain: 256, Version: 9}
 				d.State.LearnFact(&k, &testMeta, &Header{}, Fact{What: flowpb.Fact_WHAT_INIT_TIME, Number: tt.initMs})
 			}
@@ -470,7 +470,7 @@ func TestUptimesOfBeforeAWrapAreBelievedForADay(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, v%d", tt.name, version), func(t *testing.T) {
 				ds := newDecoders()
 				most := max(tt.most, 24*time.Hour)
-				for _, d := range []*Decoder{ds.wire, ds.plain, ds.read} {
+				for _, d := range ds.all() {
 					d.MaxUptimeAge = most
 				}
 				if n := same(t, ds, pkt); n != 1 {
@@ -516,7 +516,7 @@ func TestUptimesWithAnInitTimeAreBelievedForADay(t *testing.T) {
 			}
 			pkt := ipfixRecord(t, octets, fields...)
 			ds := newDecoders()
-			for _, d := range []*Decoder{ds.wire, ds.plain, ds.read} {
+			for _, d := range ds.all() {
 				d.MaxUptimeAge = 24 * time.Hour
 			}
 			same(t, ds, pkt)

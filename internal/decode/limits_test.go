@@ -84,7 +84,7 @@ func TestSmallRecordsMakeOneFlowPerEightOctets(t *testing.T) {
 			same(t, ds, tt.pkt)
 			var w, r Result
 			ds.wire.Wire(tt.pkt, &testMeta, &w)
-			ds.read.Read(tt.pkt, &testMeta, &r)
+			ds.oracle.readOracle(tt.pkt, &testMeta, &r)
 			if len(w.Flows) != tt.flows || w.TooSmall != tt.tooSmall || len(w.Errors) != tt.errors {
 				t.Errorf("want %d flows, %d too small, %d errors; got %d, %d, %d", tt.flows, tt.tooSmall, tt.errors, len(w.Flows), w.TooSmall, len(w.Errors))
 			}
@@ -115,7 +115,10 @@ func TestDecodingEndsAtMaxOctets(t *testing.T) {
 	fixedSet := bytes.Repeat([]byte{10, 0, 0, 1, 10, 0, 0, 2, 1, 2}, 3000)
 	variableSet := bytes.Repeat([]byte{10, 0, 0, 1, 10, 0, 0, 2, 1, 2, 1, 'x'}, 2000)
 	for _, plain := range []bool{false, true} {
-		d := &Decoder{State: state, MaxOctets: limit, plain: plain}
+		d := &Decoder{State: state, MaxOctets: limit}
+		if plain {
+			d.path = (*Decoder).appendRecords
+		}
 		var r Result
 		d.Wire(options, &testMeta, &r)
 		d.Wire(tmpl, &testMeta, &r)

@@ -115,27 +115,7 @@ func (r *record) appendNames(b []byte, c *context) []byte {
 	return b
 }
 
-// setNames sets the names of a record's values.
-func (r *record) setNames(m *flowpb.FlowMessage, c *context) {
-	for k, to := range map[nameKind]*string{
-		inIfName: &m.InIfName, outIfName: &m.OutIfName, inVRFName: &m.IngressVrfName, outVRFName: &m.EgressVrfName,
-		applicationName: &m.ApplicationName,
-	} {
-		if r.nameable>>k&1 == 1 {
-			if s := c.name(k, r.named[k]); s != "" {
-				*to = s
-			}
-		}
-	}
-	if r.nameable>>inVRFName&1 == 1 {
-		m.IngressVrfRd = c.vrfRD(r.named[inVRFName])
-	}
-	if r.nameable>>outVRFName&1 == 1 {
-		m.EgressVrfRd = c.vrfRD(r.named[outVRFName])
-	}
-}
-
-// note stores a value that can have a name, for appendNames or setNames.
+// note stores a value that can have a name, for appendNames.
 func (r *record) note(k nameKind, field []byte) {
 	r.named[k] = uintOf(field)
 	r.nameable |= 1 << k

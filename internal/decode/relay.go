@@ -4,8 +4,6 @@ import (
 	"net/netip"
 
 	"google.golang.org/protobuf/encoding/protowire"
-
-	"weir/pkg/flowpb"
 )
 
 // A mediator (RFC 6183) or relay exports the records of other exporters and names the original exporter
@@ -54,13 +52,4 @@ func (r *record) appendExporter(dst []byte, c *context) []byte {
 		dst = protowire.AppendString(protowire.AppendTag(dst, fAddressPlan, protowire.BytesType), e.AddressPlan)
 	}
 	return dst
-}
-
-// setExporter is appendExporter of the readable path.
-func (r *record) setExporter(m *flowpb.FlowMessage) {
-	if !r.exporter.IsValid() {
-		return
-	}
-	e := r.exporterOf()
-	m.SamplerAddress, m.ExporterName, m.Site, m.AddressPlan = r.exporter.AsSlice(), e.Name, e.Site, e.AddressPlan
 }

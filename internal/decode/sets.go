@@ -6,7 +6,10 @@ import (
 	"math"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	"weir/internal/wire"
+	"weir/pkg/flowpb"
 )
 
 // Assigned set ids: RFC 3954 sections 5.2 and 6.1, RFC 7011 section 3.3.2.
@@ -23,18 +26,50 @@ const (
 // Wire decodes a datagram into protobuf octets and record keys: r.Buf and r.Flows. It overwrites
 // r.Buf and allocates nothing once r has grown. pkt must not change while the caller uses
 // r.Unknown, which aliases it.
-func (d *Decoder) Wire(pkt []byte, m *Meta, r *Result) { d.datagram(pkt, m, r, true) }
+func (d *Decoder) Wire(pkt []byte, m *Meta, r *Result) {
+	d.readable = false
+	d.datagram(pkt, m, r)
+}
 
-// Read decodes a datagram into r.Messages. It gives the same flows as Wire, but allocates.
-func (d *Decoder) Read(pkt []byte, m *Meta, r *Result) { d.datagram(pkt, m, r, false) }
+// Read decodes a datagram into r.Messages and r.Options. Its flows are those of Wire, unmarshalled: it allocates
+// a message per flow, which the caller owns.
+func (d *Decoder) Read(pkt []byte, m *Meta, r *Result) {
+	d.readable = true
+	d.datagram(pkt, m, r)
+	r.unmarshal()
+}
 
 // WireSet decodes a set that waited for its template, in the manner of Wire. p must be a plan for
 // s.Key().
-func (d *Decoder) WireSet(s *Set, p *Plan, r *Result) { d.waited(s, p, r, true) }
+func (d *Decoder) WireSet(s *Set, p *Plan, r *Result) {
+	d.readable = false
+	d.waited(s, p, r)
+}
 
 // ReadSet decodes a set that waited for its template, in the manner of Read. p must be a plan for
 // s.Key().
-func (d *Decoder) ReadSet(s *Set, p *Plan, r *Result) { d.waited(s, p, r, false) }
+func (d *Decoder) ReadSet(s *Set, p *Plan, r *Result) {
+	d.readable = true
+	d.waited(s, p, r)
+	r.unmarshal()
+}
+
+// unmarshal fills r.Messages with the flows of r.Buf. It fails only if the caller broke a contract: a text of the
+// Decoder's configuration is not valid UTF-8. r.Errors then has an entry per flow, and the flow is left out.
+func (r *Result) unmarshal() {
+	if len(r.Flows) == 0 {
+		return
+	}
+	r.Messages = make([]*flowpb.FlowMessage, 0, len(r.Flows))
+	for _, s := range r.Flows {
+		m := &flowpb.FlowMessage{}
+		if err := proto.Unmarshal(r.Buf[s.Start:s.ValueEnd], m); err != nil {
+			r.fail(int(m.GetRecordOffset()), "flow: "+err.Error(), wire.BadField)
+			continue
+		}
+		r.Messages = append(r.Messages, m)
+	}
+}
 
 // Key returns the identity of the template that s waits for.
 func (s *Set) Key() TemplateKey {
@@ -56,7 +91,7 @@ func (r *Result) fail(off int, what string, cause wire.Cause) {
 	r.Errors = append(r.Errors, wire.Error{Off: off, What: what, Cause: cause})
 }
 
-func (d *Decoder) datagram(pkt []byte, m *Meta, r *Result, onWire bool) {
+func (d *Decoder) datagram(pkt []byte, m *Meta, r *Result) {
 	r.reset()
 	rd := wire.NewReader(pkt)
 	if e, ok := readHeader(&rd, &r.Header); !ok {
@@ -64,26 +99,26 @@ func (d *Decoder) datagram(pkt []byte, m *Meta, r *Result, onWire bool) {
 		return
 	}
 	r.Hash = Hash(pkt)
-	d.begin(m, &r.Header, r.Hash, onWire)
+	d.begin(m, &r.Header, r.Hash)
 	switch r.Header.Version {
 	case VersionNetFlow9, VersionIPFIX:
-		d.sets(pkt, &rd, r, onWire)
+		d.sets(pkt, &rd, r)
 	default:
-		d.legacy(&rd, r, onWire)
+		d.legacy(&rd, r)
 	}
 	r.OldUptimes, r.Misencoded, r.BadRates = d.ctx.oldUptimes, d.ctx.misencoded, d.ctx.badRates
 }
 
-func (d *Decoder) waited(s *Set, p *Plan, r *Result, onWire bool) {
+func (d *Decoder) waited(s *Set, p *Plan, r *Result) {
 	r.reset()
 	r.Header, r.Hash = s.Header, s.Hash
-	d.begin(&s.Meta, &s.Header, s.Hash, onWire)
-	d.data(s.Data, s.Off, p, r, onWire)
+	d.begin(&s.Meta, &s.Header, s.Hash)
+	d.data(s.Data, s.Off, p, r)
 	r.OldUptimes, r.Misencoded, r.BadRates = d.ctx.oldUptimes, d.ctx.misencoded, d.ctx.badRates
 }
 
 // begin sets the values that the records of a datagram share.
-func (d *Decoder) begin(m *Meta, h *Header, hash uint64, onWire bool) {
+func (d *Decoder) begin(m *Meta, h *Header, hash uint64) {
 	d.ctx = context{
 		meta: *m, header: *h, hash: hash, flowType: flowTypes[h.Version], facts: &noFacts, exporter: &noExporter,
 	}
@@ -94,12 +129,13 @@ func (d *Decoder) begin(m *Meta, h *Header, hash uint64, onWire bool) {
 		}
 	}
 	d.credit, d.factCredit, d.limit = smallAllowance, smallAllowance, cmp.Or(d.MaxOctets, math.MaxInt)
+	if d.readable {
+		d.limit = math.MaxInt
+	}
 	if h.Version >= VersionNetFlow9 {
 		d.loadFacts()
 	}
-	if onWire {
-		d.head = d.ctx.appendHead(d.head[:0], d.Replica)
-	}
+	d.head = d.ctx.appendHead(d.head[:0], d.Replica)
 }
 
 var (
@@ -116,13 +152,13 @@ func (d *Decoder) key(id uint16) *TemplateKey {
 
 // legacy decodes the records of v1, v5 and v7: the stated number, or as many as the datagram holds
 // if these are fewer.
-func (d *Decoder) legacy(rd *wire.Reader, r *Result, onWire bool) {
+func (d *Decoder) legacy(rd *wire.Reader, r *Result) {
 	p := legacyPlans[r.Header.Version]
 	n, whole := int(r.Header.Count), rd.Len()/p.min
 	off := rd.Off()
 	b := rd.Rest()
 	use := min(n, whole)
-	d.data(b[:use*p.min], off, p, r, onWire)
+	d.data(b[:use*p.min], off, p, r)
 	switch {
 	case n > whole:
 		r.fail(off+whole*p.min, "record count", wire.Truncated)
@@ -133,7 +169,7 @@ func (d *Decoder) legacy(rd *wire.Reader, r *Result, onWire bool) {
 
 // sets decodes the sets of NetFlow v9 and IPFIX, then the data sets whose template followed them in
 // the datagram: some exporters send a template after its data.
-func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result, onWire bool) {
+func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result) {
 	if r.Header.Version == VersionIPFIX {
 		length := int(r.Header.Count)
 		switch {
@@ -162,7 +198,7 @@ func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result, onWire bool) {
 		set := rd.Sub(length-4, "set")
 		switch version := uint8(r.Header.Version); {
 		case id >= firstDataSet:
-			d.dataSet(id, &set, r, onWire)
+			d.dataSet(id, &set, r)
 		case version == VersionNetFlow9 && id == v9Templates, version == VersionIPFIX && id == IPFIXTemplates:
 			d.templates(&set, false, r)
 		case version == VersionNetFlow9 && id == v9Options, version == VersionIPFIX && id == IPFIXOptions:
@@ -174,7 +210,7 @@ func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result, onWire bool) {
 	for i := range d.pending {
 		s := &d.pending[i]
 		if p := d.State.Plan(d.key(s.ID), &s.Meta, &s.Header); p != nil && len(r.Templates)+r.OptionsRecords > 0 {
-			d.data(s.Data, s.Off, p, r, onWire)
+			d.data(s.Data, s.Off, p, r)
 			continue
 		}
 		r.Unknown = append(r.Unknown, *s)
@@ -234,11 +270,11 @@ func (r *Result) learnt(t *Template, off int) {
 }
 
 // dataSet decodes a data set, or puts it aside if its template is unknown.
-func (d *Decoder) dataSet(id uint16, set *wire.Reader, r *Result, onWire bool) {
+func (d *Decoder) dataSet(id uint16, set *wire.Reader, r *Result) {
 	off := set.Off()
 	b := set.Rest()
 	if p := d.State.Plan(d.key(id), &d.ctx.meta, &d.ctx.header); p != nil {
-		d.data(b, off, p, r, onWire)
+		d.data(b, off, p, r)
 		return
 	}
 	d.pending = append(d.pending, Set{Meta: d.ctx.meta, Header: r.Header, Hash: r.Hash, ID: id, Off: off, Data: b})
@@ -247,31 +283,31 @@ func (d *Decoder) dataSet(id uint16, set *wire.Reader, r *Result, onWire bool) {
 // data decodes the records of a data set. Octets after the last record that are fewer than a record
 // needs are padding with any content (RFC 7011 section 3.3.1). Padding must follow a record: a set
 // with content but without a whole record is an error.
-func (d *Decoder) data(b []byte, off int, p *Plan, r *Result, onWire bool) {
+func (d *Decoder) data(b []byte, off int, p *Plan, r *Result) {
 	switch {
 	case len(b) < p.min:
 		if len(b) > 0 {
 			r.fail(off, "data set", wire.NoRecord)
 		}
 	case p.template.Options:
-		d.options(b, off+len(b), p, r, onWire)
+		d.options(b, off+len(b), p, r)
 	case p.min < MinFlow:
-		d.smallRecords(b, off, p, r, onWire)
+		d.smallRecords(b, off, p, r)
 	default:
 		d.last = math.MaxInt
-		d.records(b, off, p, r, onWire)
+		d.records(b, off, p, r)
 	}
 }
 
 // smallRecords decodes records that may be shorter than MinFlow octets: at most one flow per
 // MinFlow octets of all data sets of the datagram.
-func (d *Decoder) smallRecords(b []byte, off int, p *Plan, r *Result, onWire bool) {
+func (d *Decoder) smallRecords(b []byte, off int, p *Plan, r *Result) {
 	const setHeader = 4
 	d.credit += setHeader + len(b)
-	before := len(r.Flows) + len(r.Messages)
+	before := len(r.Flows)
 	d.last = before + d.credit/MinFlow
-	d.records(b, off, p, r, onWire)
-	d.credit -= MinFlow * (len(r.Flows) + len(r.Messages) - before)
+	d.records(b, off, p, r)
+	d.credit -= MinFlow * (len(r.Flows) - before)
 }
 
 // countUndecoded counts the records of b that are not decoded because a limit is reached.
@@ -281,7 +317,7 @@ func (d *Decoder) countUndecoded(b []byte, off int, p *Plan, r *Result) {
 		r.Errors = append(r.Errors, recordError(off))
 		return
 	}
-	if len(r.Flows)+len(r.Messages) < d.last {
+	if len(r.Flows) < d.last {
 		r.Beyond += n
 		return
 	}
@@ -306,17 +342,17 @@ func (p *Plan) count(b []byte) (n int) {
 	return n
 }
 
-// records decodes flow records until b, d.last or d.limit ends them. It chooses the path: read for
-// Read; append for records that name their exporter or use elements that the exporter defined, and
-// for plans without a fast plan; otherwise the fast path.
-func (d *Decoder) records(b []byte, off int, p *Plan, r *Result, onWire bool) {
+// records decodes flow records until b, d.last or d.limit ends them. It chooses the path: append for
+// records that name their exporter or use elements that the exporter defined, and for plans without
+// a fast plan; otherwise the fast path.
+func (d *Decoder) records(b []byte, off int, p *Plan, r *Result) {
 	d.rec.plan, d.rec.drop, d.rec.decoder = p, d.DropElements, d
 	d.rec.relay, d.rec.exporterByAddr = p.relayed && d.ExporterOfRecord, d.Exporter
 	d.rec.define(p, &d.ctx)
 	switch {
-	case !onWire:
-		d.readRecords(b, off, p, r)
-	case p.fast == nil || d.plain || d.rec.relay || d.rec.defined != nil:
+	case d.path != nil:
+		d.path(d, b, off, p, r)
+	case p.fast == nil || d.rec.relay || d.rec.defined != nil:
 		d.appendRecords(b, off, p, r)
 	case p.fixed:
 		d.fastRecords(b, off, p, r)
@@ -328,25 +364,8 @@ func (d *Decoder) records(b []byte, off int, p *Plan, r *Result, onWire bool) {
 	}
 }
 
-// readRecords decodes flow records into r.Messages.
-func (d *Decoder) readRecords(b []byte, off int, p *Plan, r *Result) {
-	for end := off + len(b); len(b) >= p.min; {
-		at := end - len(b)
-		if len(r.Messages) >= d.last {
-			d.countUndecoded(b, at, p, r)
-			return
-		}
-		m, rest, ok := d.rec.read(&d.ctx, d.Replica, b, at)
-		if !ok {
-			r.Errors = append(r.Errors, recordError(at))
-			return
-		}
-		r.Messages, b = append(r.Messages, m), rest
-	}
-}
-
-// appendRecords decodes flow records into r.Buf, step by step. It handles every plan, and is the
-// oracle of the fast path.
+// appendRecords decodes flow records into r.Buf, step by step. It handles every plan;
+// tests compare the fast path with it.
 func (d *Decoder) appendRecords(b []byte, off int, p *Plan, r *Result) {
 	for end := off + len(b); len(b) >= p.min; {
 		at := end - len(b)
@@ -371,9 +390,9 @@ func (d *Decoder) appendRecords(b []byte, off int, p *Plan, r *Result) {
 	}
 }
 
-// options decodes the records of options data and passes their facts to the State. Only the
-// readable path keeps the records.
-func (d *Decoder) options(b []byte, end int, p *Plan, r *Result, onWire bool) {
+// options decodes the records of options data and passes their facts to the State. Only Read keeps
+// the records.
+func (d *Decoder) options(b []byte, end int, p *Plan, r *Result) {
 	v, learnt := &d.optionValues, false
 	k := d.key(0)
 	d.factCredit += len(b)
@@ -390,7 +409,7 @@ func (d *Decoder) options(b []byte, end int, p *Plan, r *Result, onWire bool) {
 			break
 		}
 		r.OptionsRecords++
-		if !onWire {
+		if d.readable {
 			r.Options = append(r.Options, OptionsRecord{
 				TemplateID: p.template.ID, Off: at, Values: p.values(b), Facts: slices.Clone(v.facts), Exported: v.total,
 			})

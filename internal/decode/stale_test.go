@@ -69,7 +69,7 @@ func FuzzRecordsSayNothingOfEarlierOnes(f *testing.F) {
 		for _, pkt := range pkts {
 			same(t, used, pkt)
 			fresh := newDecoders()
-			fresh.wire.State, fresh.plain.State, fresh.read.State = used.wire.State, used.plain.State, used.read.State
+			fresh.wire.State, fresh.plain.State, fresh.oracle.State = used.wire.State, used.plain.State, used.oracle.State
 			for i, ds := range [...][2]*Decoder{{used.wire, fresh.wire}, {used.plain, fresh.plain}} {
 				var a, b Result
 				ds[0].Wire(pkt, &testMeta, &a)
@@ -79,8 +79,8 @@ func FuzzRecordsSayNothingOfEarlierOnes(f *testing.F) {
 				}
 			}
 			var a, b Result
-			used.read.Read(pkt, &testMeta, &a)
-			fresh.read.Read(pkt, &testMeta, &b)
+			used.oracle.readOracle(pkt, &testMeta, &a)
+			fresh.oracle.readOracle(pkt, &testMeta, &b)
 			for i := range a.Messages {
 				if x, y := protojson.Format(a.Messages[i]), protojson.Format(b.Messages[i]); x != y {
 					t.Fatalf("readable path: record %d after those of other templates\n%s\nalone\n%s", i, x, y)

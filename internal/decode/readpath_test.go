@@ -10,11 +10,36 @@ import (
 	"weir/pkg/flowpb"
 )
 
+// The readable path is the oracle of the paths of the product: it decodes a record into a FlowMessage through
+// protobuf's own API, one field at a time. It shares with them how a template is compiled and the rules over several
+// elements, not how a message is written.
+
+// readOracle decodes a datagram as Read does, on the readable path. It leaves r.Buf empty.
+func (d *Decoder) readOracle(pkt []byte, m *Meta, r *Result) {
+	d.path, d.readable = (*Decoder).readRecords, true
+	d.datagram(pkt, m, r)
+}
+
+// readRecords decodes flow records into r.Messages, each with an empty Span.
+func (d *Decoder) readRecords(b []byte, off int, p *Plan, r *Result) {
+	for end := off + len(b); len(b) >= p.min; {
+		at := end - len(b)
+		if len(r.Flows) >= d.last {
+			d.countUndecoded(b, at, p, r)
+			return
+		}
+		m, rest, ok := d.rec.read(&d.ctx, d.Replica, b, at)
+		if !ok {
+			r.Errors = append(r.Errors, recordError(at))
+			return
+		}
+		r.Flows, r.Messages, b = append(r.Flows, Span{}), append(r.Messages, m), rest
+	}
+}
+
 var flowFields = (*flowpb.FlowMessage)(nil).ProtoReflect().Descriptor().Fields()
 
-// read returns the FlowMessage of the record at the beginning of b. It must equal the message that
-// append writes; it sets the fields through protobuf's own API, and so is the oracle of the wire
-// path.
+// read returns the FlowMessage of the record at the beginning of b.
 func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.FlowMessage, rest []byte, ok bool) {
 	r.once, r.nameable, r.exporter = 0, 0, netip.Addr{}
 	m = &flowpb.FlowMessage{
@@ -189,4 +214,33 @@ func (o *outcome) set(m *flowpb.FlowMessage) {
 	if o.client {
 		m.BiflowDirection = flowpb.BiflowDirection_BIFLOW_DIRECTION_INITIATOR
 	}
+}
+
+// setNames sets the names of a record's values.
+func (r *record) setNames(m *flowpb.FlowMessage, c *context) {
+	for k, to := range map[nameKind]*string{
+		inIfName: &m.InIfName, outIfName: &m.OutIfName, inVRFName: &m.IngressVrfName, outVRFName: &m.EgressVrfName,
+		applicationName: &m.ApplicationName,
+	} {
+		if r.nameable>>k&1 == 1 {
+			if s := c.name(k, r.named[k]); s != "" {
+				*to = s
+			}
+		}
+	}
+	if r.nameable>>inVRFName&1 == 1 {
+		m.IngressVrfRd = c.vrfRD(r.named[inVRFName])
+	}
+	if r.nameable>>outVRFName&1 == 1 {
+		m.EgressVrfRd = c.vrfRD(r.named[outVRFName])
+	}
+}
+
+// setExporter sets the exporter that the record names.
+func (r *record) setExporter(m *flowpb.FlowMessage) {
+	if !r.exporter.IsValid() {
+		return
+	}
+	e := r.exporterOf()
+	m.SamplerAddress, m.ExporterName, m.Site, m.AddressPlan = r.exporter.AsSlice(), e.Name, e.Site, e.AddressPlan
 }
