@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -18,15 +19,15 @@ const resolvConf = "/etc/resolv.conf"
 
 // Config holds the settings of a Resolver. The environment names have the prefix DNS_.
 type Config struct {
-	Enabled        bool          `env:"ENABLED" envDefault:"true" help:"ask for names"`
-	Servers        []string      `env:"SERVERS" unit:"host:port list" help:"resolvers for public addresses, comma separated, the first is preferred; empty: those of /etc/resolv.conf"`
-	PrivateServers []string      `env:"PRIVATE_SERVERS" unit:"host:port list" help:"resolvers for private and other special-use addresses; empty: such addresses are never asked"`
-	Verify         bool          `env:"VERIFY" envDefault:"true" help:"ask for the addresses of each name; name_verified only when they contain the address"`
-	Timeout        time.Duration `env:"TIMEOUT" envDefault:"2s" help:"wait for one answer; one question is asked at most twice"`
-	Rate           int           `env:"RATE" envDefault:"500" unit:"questions/s" help:"limit on questions"`
-	InFlight       int           `env:"IN_FLIGHT" envDefault:"256" unit:"addresses" help:"limit on addresses being asked at a time, of public and of special-use ones each"`
-	Queue          int           `env:"QUEUE" envDefault:"65536" unit:"addresses" help:"addresses that wait to be asked, of each kind; more are dropped and counted"`
-	CacheSize      int           `env:"CACHE_SIZE" envDefault:"500000" unit:"addresses" help:"addresses whose name or failure is remembered, about 250 octets each"`
+	Enabled        bool          `env:"ENABLED" envDefault:"true" help:"look up host names of addresses"`
+	Servers        []string      `env:"SERVERS" unit:"host:port list" help:"DNS resolvers for public addresses, comma separated, the first is preferred; empty: those in /etc/resolv.conf"`
+	PrivateServers []string      `env:"PRIVATE_SERVERS" unit:"host:port list" help:"DNS resolvers for private and other special-use addresses; empty: such addresses are not looked up"`
+	Verify         bool          `env:"VERIFY" envDefault:"true" help:"look up the addresses of each name; name_verified is set only if they contain the address"`
+	Timeout        time.Duration `env:"TIMEOUT" envDefault:"2s" help:"time to wait for a reply; a query is sent at most twice"`
+	Rate           int           `env:"RATE" envDefault:"500" unit:"queries/s" help:"limit on the rate of queries, verification and repeats included"`
+	InFlight       int           `env:"IN_FLIGHT" envDefault:"256" unit:"addresses" help:"limit on concurrent lookups, of public and of special-use addresses each"`
+	Queue          int           `env:"QUEUE" envDefault:"65536" unit:"addresses" help:"limit on addresses that wait for a lookup, public and special-use each; further addresses are dropped and counted"`
+	CacheSize      int           `env:"CACHE_SIZE" envDefault:"500000" unit:"addresses" help:"limit on cached results, names and failures; they take at most 250 octets each on average"`
 
 	// Dial, when set, opens the sockets to name servers, network "udp" or "tcp", a socket for each query. nil
 	// selects a net.Dialer. It must return when ctx ends. A connection of "udp" must be a net.PacketConn too.
@@ -100,48 +101,71 @@ const (
 	public
 )
 
-// neverAsked are the ranges of class never.
-var neverAsked = prefixes(
-	"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4",
-	"::/127", "fe80::/10", "ff00::/8",
-)
+// A classRange is a range of addresses that are not public.
+type classRange struct {
+	prefix netip.Prefix
+	class  class
+}
 
-// specialUse are ranges in the special-purpose address registries (RFC 6890) that are not globally reachable.
-// Queries for them must not leak to public resolvers (RFC 6303).
-var specialUse = prefixes(
-	"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", // RFC 1918
-	"100.64.0.0/10",                                     // shared, RFC 6598
-	"192.0.0.0/24",                                      // protocol assignments, RFC 6890
-	"192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", // documentation, RFC 5737
-	"198.18.0.0/15",              // benchmarking, RFC 2544
-	"fc00::/7",                   // unique local, RFC 4193
-	"2001:db8::/32", "3fff::/20", // documentation, RFC 3849 and RFC 9637
-	"2001:2::/48",                  // benchmarking, RFC 5180
-	"2001:10::/28", "2001:20::/28", // ORCHID, RFC 4843 and RFC 7343
-	"100::/64",       // discard only, RFC 6666
-	"64:ff9b:1::/48", // local IPv4/IPv6 translation, RFC 8215
-	"5f00::/16",      // SRv6 SIDs, RFC 9602
-	"fec0::/10",      // site local, RFC 3879
-	"::/96",          // IPv4-compatible, RFC 4291 section 2.5.5.1
-)
+// ranges4 and ranges6 hold the ranges by the first octet of their addresses. Most addresses have an octet without any
+// range and are public at once.
+var ranges4, ranges6 = rangesByOctet(false), rangesByOctet(true)
 
-func prefixes(list ...string) []netip.Prefix {
-	ps := make([]netip.Prefix, len(list))
-	for i, s := range list {
-		ps[i] = netip.MustParsePrefix(s)
+// ranges are the addresses that have no name anywhere, and those in the special-purpose address registries (RFC 6890)
+// that are not globally reachable: queries for them must not leak to public resolvers (RFC 6303).
+var ranges = []struct {
+	class class
+	list  string
+}{
+	{never, "0.0.0.0/8 127.0.0.0/8 169.254.0.0/16 224.0.0.0/4 240.0.0.0/4"}, // RFC 6890
+	{never, "::/127 fe80::/10 ff00::/8"},                                    // RFC 4291
+	{special, "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16"},                    // RFC 1918
+	{special, "100.64.0.0/10"},                                              // RFC 6598, shared
+	{special, "192.0.0.0/24"},                                               // RFC 6890, protocol assignments
+	{special, "192.0.2.0/24 198.51.100.0/24 203.0.113.0/24"},                // RFC 5737, documentation
+	{special, "198.18.0.0/15"},                                              // RFC 2544, benchmarking
+	{special, "fc00::/7"},                                                   // RFC 4193, unique local
+	{special, "2001:db8::/32 3fff::/20"},                                    // RFC 3849 and RFC 9637, documentation
+	{special, "2001:2::/48"},                                                // RFC 5180, benchmarking
+	{special, "2001:10::/28 2001:20::/28"},                                  // RFC 4843 and RFC 7343, ORCHID
+	{special, "100::/64"},                                                   // RFC 6666, discard only
+	{special, "64:ff9b:1::/48"},                                             // RFC 8215, local IPv4/IPv6 translation
+	{special, "5f00::/16"},                                                  // RFC 9602, SRv6 SIDs
+	{special, "fec0::/10"},                                                  // RFC 3879, site local
+	{special, "::/96"},                                                      // RFC 4291 section 2.5.5.1, IPv4-compatible
+}
+
+// rangesByOctet returns the ranges of IPv4 or IPv6 by the first octet of their addresses.
+func rangesByOctet(v6 bool) (by [256][]classRange) {
+	for _, r := range ranges {
+		for text := range strings.FieldsSeq(r.list) {
+			p := netip.MustParsePrefix(text)
+			if p.Addr().Is6() != v6 {
+				continue
+			}
+			first := int(p.Addr().AsSlice()[0])
+			for octet := first; octet < first+1<<max(0, 8-p.Bits()); octet++ {
+				by[octet] = append(by[octet], classRange{p, r.class})
+			}
+		}
 	}
-	return ps
+	return by
 }
 
 // classify returns the class of a. It must not be IPv4-mapped.
 func classify(a netip.Addr) class {
-	in := func(p netip.Prefix) bool { return p.Contains(a) }
-	switch {
-	case !a.IsValid() || a.Zone() != "" || slices.ContainsFunc(neverAsked, in):
+	if !a.IsValid() || a.Zone() != "" {
 		return never
-	case slices.ContainsFunc(specialUse, in):
-		return special
-	default:
-		return public
 	}
+	octets := a.As16()
+	list := ranges6[octets[0]]
+	if a.Is4() {
+		list = ranges4[octets[12]]
+	}
+	for i := range list {
+		if list[i].prefix.Contains(a) {
+			return list[i].class
+		}
+	}
+	return public
 }

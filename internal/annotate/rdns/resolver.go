@@ -4,13 +4,11 @@ package rdns
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/maypok86/otter/v2"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
@@ -41,29 +39,19 @@ type Answer struct {
 // Peek and Stats may be called by any goroutine at any time.
 type Resolver struct {
 	config  Config
-	cache   *otter.Cache[[16]byte, entry]
-	public  *upstream
-	private *upstream // nil: such addresses are not looked up
+	enabled bool
+	public  *upstream // nil: such addresses are not looked up
+	private *upstream
 	start   time.Time
 
-	// mu guards pending.
-	mu      sync.RWMutex
-	pending map[[16]byte]struct{} // in a queue or being looked up
+	// mu guards cache and the queues of both upstreams. It is held for some 100 ns at a time, never while waiting.
+	mu    sync.Mutex
+	cache *cache
 
 	wanted, hits, dropped, suppressed atomic.Uint64
-	recorded                          atomic.Uint64 // results so far
-	lastDrop                          atomic.Int64  // nanoseconds since start, plus 1; 0: never
+	lastDrop                          atomic.Int64 // nanoseconds since start, plus 1; 0: never
 	answers                           [int(flowpb.NameStatus_NAME_STATUS_DISABLED) + 1]atomic.Uint64
 	counters                          counters
-}
-
-// An entry is the cached result for an address. Times are since Resolver.start.
-type entry struct {
-	answer Answer
-	fresh  time.Duration // until then it is not looked up again
-	stale  time.Duration // until then a name stands in for failures
-	life   time.Duration // duration for which the cache keeps it, from its writing
-	fails  uint8         // failures in a row
 }
 
 // New returns a Resolver. Without DNS_SERVERS it reads resolv.conf; if that names no server, public addresses
@@ -76,22 +64,11 @@ func newResolver(c Config, t transport) (*Resolver, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Resolver{config: c, start: time.Now(), pending: map[[16]byte]struct{}{}}
+	r := &Resolver{config: c, enabled: c.Enabled, start: time.Now()}
 	if !c.Enabled {
 		return r, nil
 	}
-	var err error
-	r.cache, err = otter.New(&otter.Options[[16]byte, entry]{
-		MaximumSize: c.CacheSize,
-		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[[16]byte, entry]) time.Duration {
-			return e.Value.life
-		}),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("names: cache: %w", err)
-	}
-	r.cache.StopAllGoroutines() // Run cleans up, so that New starts no goroutine
-
+	r.cache = newCache(c.CacheSize)
 	limit := rate.NewLimiter(rate.Limit(c.Rate), max(1, c.Rate/10))
 	servers := c.Servers
 	if len(servers) == 0 {
@@ -108,55 +85,54 @@ func (r *Resolver) Servers() (public, private []string) {
 	return r.public.names(), r.private.names()
 }
 
+// sweepEvery is the interval at which expired entries are removed from the cache.
+const sweepEvery = 10 * time.Second
+
 // Run looks up wanted addresses until ctx ends, and returns nil then. Open queries are abandoned.
 func (r *Resolver) Run(ctx context.Context) error {
-	if r.cache == nil {
+	if !r.enabled {
 		<-ctx.Done()
 		return nil
 	}
 	var g errgroup.Group
 	for _, l := range []*upstream{r.public, r.private} {
 		if l != nil {
-			g.Go(func() error { l.run(ctx, r.record); return nil })
+			next := func() (netip.Addr, bool) { return r.next(l) }
+			g.Go(func() error { l.run(ctx, next, r.record); return nil })
 		}
 	}
 	g.Go(func() error {
-		tick := time.NewTicker(10 * time.Second)
+		tick := time.NewTicker(sweepEvery)
 		defer tick.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-tick.C:
-				r.cache.CleanUp()
+				r.sweep()
 			}
 		}
 	})
 	return g.Wait()
 }
 
-// Want requests the name of a. It never waits. An address whose answer is still valid is not looked up again.
+// sweep removes expired entries from the cache. It gives up the lock now and then.
+func (r *Resolver) sweep() {
+	for from := 0; ; {
+		r.mu.Lock()
+		from = r.cache.sweep(from, r.now())
+		r.mu.Unlock()
+		if from == 0 {
+			return
+		}
+	}
+}
+
+// Want requests the name of a. It never waits. An address whose answer is still valid is not looked up again. An
+// address that finds the queue full is counted and not remembered: it costs one look into the index.
 func (r *Resolver) Want(a netip.Addr) {
-	r.enqueue(a, func(l *upstream) chan netip.Addr { return l.queue })
-}
-
-// WantLater is Want for many addresses at once, after a restart. They are looked up while no address of Want
-// waits. It returns false if the queue is full: then a was not taken, nor counted as dropped.
-func (r *Resolver) WantLater(a netip.Addr) bool {
-	if r.cache == nil {
-		return false
-	}
-	if l := r.upstreamOf(a.Unmap()); l != nil && len(l.later) == cap(l.later) {
-		return false
-	}
-	r.enqueue(a, func(l *upstream) chan netip.Addr { return l.later })
-	return true
-}
-
-// enqueue puts a into a queue of its upstream, unless its answer is valid or a is pending already.
-func (r *Resolver) enqueue(a netip.Addr, queueOf func(*upstream) chan netip.Addr) {
 	r.wanted.Add(1)
-	if r.cache == nil {
+	if !r.enabled {
 		return
 	}
 	a = a.Unmap()
@@ -165,75 +141,93 @@ func (r *Resolver) enqueue(a netip.Addr, queueOf func(*upstream) chan netip.Addr
 		r.suppressed.Add(1)
 		return
 	}
-	key := a.As16()
-	if e, ok := r.cache.GetIfPresent(key); ok && e.fresh > r.now() {
-		r.hits.Add(1)
-		return
+	r.request(l, a, &l.queue)
+}
+
+// WantLater is Want for many addresses at once, after a restart. They are looked up while no address of Want
+// waits. It returns false if the queue is full: then a was not taken, nor counted as dropped.
+func (r *Resolver) WantLater(a netip.Addr) bool {
+	if !r.enabled {
+		return false
 	}
-	queue := queueOf(l)
-	if len(queue) == cap(queue) { // without the write lock, which delays others
-		r.mu.RLock()
-		_, pending := r.pending[key]
-		r.mu.RUnlock()
-		if !pending {
-			r.drop()
-		}
-		return
+	a = a.Unmap()
+	l := r.upstreamOf(a)
+	if l == nil {
+		r.wanted.Add(1)
+		r.suppressed.Add(1)
+		return true
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, ok := r.pending[key]; ok {
-		return
+	full := l.later.n >= r.config.Queue
+	r.mu.Unlock()
+	if full {
+		return false
 	}
-	// An answer may have arrived between the check above and the lock.
-	if e, ok := r.cache.GetIfPresent(key); ok && e.fresh > r.now() {
+	r.wanted.Add(1)
+	r.request(l, a, &l.later)
+	return true
+}
+
+// request puts a into a queue of l, unless its answer is valid, a is pending already or the queue is full.
+func (r *Resolver) request(l *upstream, a netip.Addr, queue *fifo) {
+	key, now := a.As16(), r.now()
+	r.mu.Lock()
+	s := r.cache.find(&key, now)
+	switch {
+	case s != nil && s.cached && s.fresh > now:
+		s.used = true
+		r.mu.Unlock()
 		r.hits.Add(1)
-		return
-	}
-	select {
-	case queue <- a:
-		r.pending[key] = struct{}{}
+	case s != nil && s.pending:
+		r.mu.Unlock()
+	case queue.n >= r.config.Queue:
+		r.mu.Unlock()
+		r.dropped.Add(1)
+		r.lastDrop.Store(int64(now) + 1)
 	default:
-		r.drop()
+		r.cache.enqueue(&key, queue)
+		r.mu.Unlock()
+		select {
+		case l.arrived <- struct{}{}:
+		default: // run will look anyway
+		}
 	}
 }
 
-// drop counts an address that found the queue full.
-func (r *Resolver) drop() {
-	r.dropped.Add(1)
-	r.lastDrop.Store(int64(r.now()) + 1)
+// next removes the next address to look up from the queues of l.
+func (r *Resolver) next(l *upstream) (a netip.Addr, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if a, ok = r.cache.dequeue(&l.queue); ok {
+		return a, true
+	}
+	return r.cache.dequeue(&l.later)
 }
 
 // Peek returns the current answer for a. It never waits.
 func (r *Resolver) Peek(a netip.Addr) Answer {
-	if r.cache == nil {
+	if !r.enabled {
 		return Answer{Status: flowpb.NameStatus_NAME_STATUS_DISABLED}
 	}
 	a = a.Unmap()
 	if r.upstreamOf(a) == nil {
 		return Answer{Status: flowpb.NameStatus_NAME_STATUS_SUPPRESSED}
 	}
-	key := a.As16()
-	before := r.recorded.Load()
-	e, known := r.cache.GetIfPresent(key)
-	if known {
-		return e.answer
-	}
-	r.mu.RLock()
-	_, pending := r.pending[key]
-	r.mu.RUnlock()
-	if pending {
-		return Answer{Status: flowpb.NameStatus_NAME_STATUS_PENDING}
-	}
-	// Between the two checks an answer may have replaced the pending entry.
-	if r.recorded.Load() != before {
-		if e, known = r.cache.GetIfPresent(key); known {
-			return e.answer
+	key, now := a.As16(), r.now()
+	r.mu.Lock()
+	if s := r.cache.find(&key, now); s != nil {
+		answer := Answer{Status: flowpb.NameStatus_NAME_STATUS_PENDING}
+		if s.cached {
+			s.used = true
+			answer = s.answer()
 		}
+		r.mu.Unlock()
+		return answer
 	}
+	r.mu.Unlock()
 	// Dropped addresses are not remembered: an unknown address counts as dropped while the queue is, or was
 	// recently, full.
-	if at := r.lastDrop.Load(); at > 0 && r.now()-time.Duration(at) < droppedLife {
+	if at := r.lastDrop.Load(); at > 0 && now-time.Duration(at) < droppedLife {
 		return Answer{Status: flowpb.NameStatus_NAME_STATUS_DROPPED}
 	}
 	return Answer{}
@@ -253,36 +247,36 @@ func (r *Resolver) upstreamOf(a netip.Addr) *upstream {
 
 // record stores the result of a lookup of a.
 func (r *Resolver) record(a netip.Addr, res result) {
-	key := a.As16()
-	now := r.now()
-	e := entry{answer: res.answer}
+	key, now := a.As16(), r.now()
+	e := entry{name: res.answer.Name, status: uint8(res.answer.Status), verified: res.answer.Verified}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if res.failed() {
-		old, known := r.cache.GetIfPresent(key)
+		var old entry
+		if s := r.cache.find(&key, now); s != nil && s.cached {
+			old = s.entry
+		}
 		if e.fails = old.fails; res.retry > 0 {
 			e.fresh = now + res.retry
 		} else {
 			e.fails = min(old.fails+1, 16)
 			e.fresh = now + min(firstRetry<<(e.fails-1), lastRetry)
 		}
-		e.life = e.fresh - now + remembered
-		if known && old.answer.Status == flowpb.NameStatus_NAME_STATUS_OK && old.stale > now {
-			e.answer, e.stale = old.answer, old.stale
-			e.life = max(e.stale-now, time.Second)
+		e.expires = e.fresh + remembered
+		if old.name != "" && old.stale > now {
+			e.name, e.status, e.verified, e.stale = old.name, old.status, old.verified, old.stale
+			e.expires = max(e.stale, now+time.Second)
 		}
 	} else {
 		e.fresh = now + res.ttl
-		e.life = res.ttl + remembered
+		e.expires = e.fresh + remembered
 		if res.answer.Status == flowpb.NameStatus_NAME_STATUS_OK {
 			e.stale = e.fresh + maxStale
-			e.life = e.stale - now
+			e.expires = e.stale
 		}
 	}
 	r.answers[res.answer.Status].Add(1)
-	r.cache.Set(key, e)
-	r.recorded.Add(1)
-	r.mu.Lock()
-	delete(r.pending, key)
-	r.mu.Unlock()
+	r.cache.put(&key, &e, now)
 }
 
 func (r *Resolver) now() time.Duration { return time.Since(r.start) }

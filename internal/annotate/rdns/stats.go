@@ -14,7 +14,7 @@ type Stats struct {
 	Silent     uint64 // addresses not looked up, since the servers of their zone do not answer
 	Answers    map[flowpb.NameStatus]uint64
 	Pending    int // addresses queued or being looked up
-	Cached     int // addresses in the cache, approximately
+	Cached     int // addresses in the cache
 	Servers    int // servers in use
 	Down       int // of these: no query was answered for 10 s, so that they are asked once a second
 }
@@ -32,11 +32,10 @@ func (r *Resolver) Stats() Stats {
 			s.Answers[flowpb.NameStatus(i)] = n
 		}
 	}
-	r.mu.RLock()
-	s.Pending = len(r.pending)
-	r.mu.RUnlock()
-	if r.cache != nil {
-		s.Cached = r.cache.EstimatedSize()
+	if r.enabled {
+		r.mu.Lock()
+		s.Pending, s.Cached = r.cache.pending, r.cache.cached
+		r.mu.Unlock()
 	}
 	for _, l := range []*upstream{r.public, r.private} {
 		if l != nil {

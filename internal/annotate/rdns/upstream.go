@@ -28,8 +28,9 @@ type counters struct{ questions, failures, truncated, silent atomic.Uint64 }
 type upstream struct {
 	private  bool
 	servers  []*server
-	queue    chan netip.Addr
-	later    chan netip.Addr // taken from while queue is empty
+	queue    fifo          // guarded by Resolver.mu, and so is later
+	later    fifo          // taken from while queue is empty
+	arrived  chan struct{} // has an element when an address was put into a queue
 	inFlight chan struct{}
 	limit    *rate.Limiter
 	timeout  time.Duration
@@ -49,7 +50,7 @@ func newUpstream(
 	}
 	l := &upstream{
 		private: private,
-		queue:   make(chan netip.Addr, c.Queue), later: make(chan netip.Addr, c.Queue), inFlight: make(chan struct{}, c.InFlight),
+		arrived: make(chan struct{}, 1), inFlight: make(chan struct{}, c.InFlight),
 		limit: limit, timeout: c.Timeout, verify: c.Verify, via: via, count: count,
 	}
 	for _, n := range names {
@@ -66,8 +67,9 @@ func (l *upstream) names() []string {
 	return serverNames(l.servers)
 }
 
-// run looks up queued addresses until ctx ends and passes each result to record.
-func (l *upstream) run(ctx context.Context, record func(netip.Addr, result)) {
+// run looks up the addresses that next returns until ctx ends and passes each result to record. next must not wait;
+// arrived has an element when it may have another address.
+func (l *upstream) run(ctx context.Context, next func() (netip.Addr, bool), record func(netip.Addr, result)) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
@@ -89,7 +91,7 @@ func (l *upstream) run(ctx context.Context, record func(netip.Addr, result)) {
 			})
 			continue
 		}
-		a, ok := l.nextAddress(ctx)
+		a, ok := l.nextAddress(ctx, next)
 		if !ok {
 			return
 		}
@@ -102,20 +104,18 @@ func (l *upstream) run(ctx context.Context, record func(netip.Addr, result)) {
 	}
 }
 
-// nextAddress returns the next address to look up; false if ctx ends first.
-func (l *upstream) nextAddress(ctx context.Context) (a netip.Addr, ok bool) {
-	select {
-	case a = <-l.queue:
-		return a, true
-	default:
+// nextAddress waits for the next address to look up; it returns false if ctx ends first.
+func (l *upstream) nextAddress(ctx context.Context, next func() (netip.Addr, bool)) (a netip.Addr, ok bool) {
+	for {
+		if a, ok = next(); ok {
+			return a, true
+		}
+		select {
+		case <-ctx.Done():
+			return a, false
+		case <-l.arrived:
+		}
 	}
-	select {
-	case <-ctx.Done():
-		return a, false
-	case a = <-l.queue:
-	case a = <-l.later:
-	}
-	return a, true
 }
 
 // awaitServer returns a server that may be asked, nil if ctx ends first.
