@@ -6,7 +6,7 @@ FUZZTIME ?= 100000x
 TOOL := go tool -modfile=tools/build/go.mod
 LINTER := .cache/golangci-lint
 
-.PHONY: conformance simulation-search simulation-replay simulation-shrink simulation-mutants all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest scaling simulation simulation-long integration alerts compose-test soak search-cost search-cost-proof bench-hostile nightly accuracy accuracy-quick up
+.PHONY: conformance simulation-search simulation-replay simulation-shrink simulation-mutants all gen lint test test-page race fuzz bench bench-against bench-enrich bench-ingest bench-path scaling simulation simulation-long integration alerts compose-test soak search-cost search-cost-proof bench-hostile nightly accuracy accuracy-quick up
 
 all: gen lint test
 
@@ -73,6 +73,11 @@ bench-enrich:
 # ingest beside goflow2 and nfcapd (Debian: nfdump), without Kafka and on real Kafka.
 bench-ingest:
 	cd bench && go test -count 1 -timeout 60m -run TestReceiveTable -v . -receive ../docs/performance.md
+
+# The whole path, from UDP to committed connections, beside an older commit and beside goflow2 with Kafka Streams
+# (Java and Maven). Takes about 40 minutes.
+bench-path:
+	cd bench && go test -count 1 -timeout 120m -run TestPathTable -v . -path ../docs/performance.md
 
 # What captures say, value by value, against nfdump too (Debian: nfdump): docs/conformance.md.
 conformance:

@@ -33,7 +33,7 @@ const (
 // v9Flows are the flows of each datagram that is sent.
 const v9Flows = 24
 
-var receiveRoles = map[string]func(args []string){"send": sender, "discard": discarder, "decode": decoder, "bare": bareProducer}
+var receiveRoles = map[string]func(args []string){"send": sender, "discard": discarder, "decode": decoder, "bare": bareProducer, "talk": talker}
 
 // never fails where the helper of tests wants a test.
 type roleT struct{ testing.TB }

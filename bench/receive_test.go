@@ -127,10 +127,13 @@ func (r *receiver) socket() (waiting, drops int64, ok bool) {
 }
 
 // cpu is what it has used, s.
-func (r *receiver) cpu() float64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.cmd.Process.Pid))
+func (r *receiver) cpu() float64 { return cpuOf(r.t, r.cmd.Process.Pid) }
+
+// cpuOf returns the CPU time that a process has used, s.
+func cpuOf(t *testing.T, pid int) float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	f := strings.Fields(string(text[bytes.LastIndexByte(text, ')'):]))
 	user, _ := strconv.ParseFloat(f[12], 64) // proc(5): fields 14 and 15, in ticks of 10 ms
