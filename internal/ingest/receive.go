@@ -7,13 +7,11 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"weir/internal/decode"
 	"weir/internal/exporters"
 	"weir/internal/kafka"
-	"weir/internal/kafka/framing"
 	"weir/internal/loss"
 	"weir/internal/wire"
 )
@@ -25,7 +23,7 @@ type worker struct {
 	run   *running // of r; nil: the worker does not produce
 	dec   decode.Decoder
 	res   decode.Result
-	pack  *kafka.Packer // nil: a record per flow
+	out   flowWriter // nil if run is nil
 	tally *loss.Tally
 	known map[netip.Addr]*exporter // cache of r.exporters, at most maxKnown
 	hides hidden
@@ -35,48 +33,14 @@ type worker struct {
 	session bool // the worker decodes connections: templates have the scope of a session
 }
 
-// A batch holds the flows of a datagram until Kafka has acknowledged or refused all of them. buf and form
-// must not be modified before: Kafka's client reads them.
-type batch struct {
-	buf  []byte
-	form []byte // the framed records, unless records are plain messages
-	slab kafka.Slab
-	left atomic.Int32 // flows that are not acknowledged or refused
-	from *exporter
-	r    *Replica
-	done func(error) // b.finished: made once, so that producing does not allocate
+// A flowWriter copies the flows that spans delimit in buf, received at the instant at, and passes them to
+// Kafka's client. It does not block. of is notified of the outcome of each flow once.
+type flowWriter interface {
+	Add(buf []byte, spans []decode.Span, at time.Time, of kafka.Account)
 }
 
-func (r *Replica) newBatch() *batch {
-	b := &batch{r: r}
-	b.done = b.finished
-	return b
-}
-
-// Limits of a batch that is reused, in octets and flows. A larger batch goes to the garbage collector:
-// reused, it would keep its memory for as long as a single small flow waits for Kafka.
-const (
-	keptBatch = 256 << 10
-	keptSlab  = 4096
-)
-
-// release returns the batch to the pool. The caller must not use it afterwards.
-func (b *batch) release() {
-	if cap(b.buf) <= keptBatch && cap(b.form) <= keptBatch && b.slab.Len() <= keptSlab {
-		b.r.batches.Put(b)
-	}
-}
-
-// finished counts a flow as acknowledged, or as dropped with err. Kafka's client must call it exactly
-// once for each flow.
-func (b *batch) finished(err error) {
-	if err != nil {
-		b.r.dropped(b.from, 1, err)
-	}
-	if b.left.Add(-1) == 0 {
-		b.release()
-	}
-}
+// keptBuf is the capacity of a decoder's output buffer that is kept for the next message, octets.
+const keptBuf = 256 << 10
 
 // dropped counts and logs flows that Kafka's client refused with err.
 func (r *Replica) dropped(x *exporter, flows int, err error) {
@@ -151,12 +115,9 @@ func (w *worker) exporter(a netip.Addr) (x *exporter, first bool) {
 func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 	r, addr := w.r, from.Addr()
 	m := decode.Meta{Exporter: addr, Port: from.Port(), Received: at.UnixNano()}
-	b := r.batches.Get().(*batch) // newBatch is the pool's only source
-	w.res.Buf = b.buf
 	w.limitOutput(len(pkt))
 	w.dec.Wire(pkt, &m, &w.res)
 	w.charge(addr, len(pkt), at)
-	b.buf = w.res.Buf
 	r.stats.datagrams.Add(1)
 	r.metrics.received(w.res.Header.Version).Inc()
 	x, first := w.exporter(addr)
@@ -166,7 +127,7 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 	}
 	w.tallyMessage(addr, m.Received, len(pkt))
 	w.outcome(&w.res, x, at)
-	w.produce(b, x, at)
+	w.produce(x, at)
 	for i := range w.res.Unknown {
 		if w.session { // within a session a template precedes its data, RFC 7011 section 8
 			r.lost.add(&w.res.Unknown[i], reasonSession, at)
@@ -174,7 +135,15 @@ func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 		}
 		w.bufferSet(&w.res.Unknown[i], at)
 	}
+	w.trim()
+}
+
+// trim releases the space that an extraordinary message left.
+func (w *worker) trim() {
 	w.dec.Trim(&w.res)
+	if cap(w.res.Buf) > keptBuf {
+		w.res.Buf = nil
+	}
 }
 
 // outcome counts the errors, dropped records, options data and templates of a datagram: everything but
@@ -261,42 +230,20 @@ func (w *worker) exported(res *decode.Result, x *exporter) {
 	}
 }
 
-// produce counts the flows of w.res and passes them to Kafka's client. It takes ownership of b, which must
-// hold the octets of w.res.Buf. It does not block.
-func (w *worker) produce(b *batch, x *exporter, at time.Time) {
+// produce counts the flows of w.res and passes them to Kafka's client. It does not block.
+func (w *worker) produce(x *exporter, at time.Time) {
 	r, res := w.r, &w.res
 	n := len(res.Flows)
 	if n == 0 {
-		b.release()
 		return
 	}
 	r.stats.flows.Add(uint64(n))
 	r.exporters.decoded(x).Add(float64(n))
 	x.flows.Add(uint64(n))
-	r.ownExports(b.buf, res.Flows, x)
-	r.examiner.offer(x, res, b.buf, at)
-	if r.deps.Discard {
-		b.release()
-		return
-	}
-	if w.pack != nil {
-		w.pack.Add(b.buf, res.Flows, at, x)
-		b.release()
-		return
-	}
-	b.from = x
-	b.left.Store(int32(n))
-	producer := w.run.producer
-	b.form = b.form[:0]
-	b.slab.Grow(n)
-	for i, s := range res.Flows {
-		key, value := b.buf[s.ValueEnd:s.KeyEnd:s.KeyEnd], b.buf[s.Start:s.ValueEnd:s.ValueEnd]
-		if !r.c.Form.Plain() {
-			start := len(b.form)
-			b.form, _ = r.c.Form.Append(b.form, framing.Flows, value) // cannot fail: the decoder's messages are valid
-			value = b.form[start:len(b.form):len(b.form)]
-		}
-		producer.ProduceIn(&b.slab, i, key, value, at, b.done)
+	r.ownExports(res.Buf, res.Flows, x)
+	r.examiner.offer(x, res, res.Buf, at)
+	if !r.deps.Discard {
+		w.out.Add(res.Buf, res.Flows, at, x)
 	}
 }
 
@@ -403,18 +350,15 @@ func (r *Replica) decodeBuffered(w *worker, now time.Time) {
 // decodeSet decodes a set that waited in memory, and produces its flows.
 func (w *worker) decodeSet(s *decode.Set, p *decode.Plan, now time.Time) {
 	r := w.r
-	b := r.batches.Get().(*batch) // newBatch is the pool's only source
-	w.res.Buf = b.buf
 	w.limitOutput(setOctets(s))
 	w.dec.WireSet(s, p, &w.res)
 	w.charge(s.Meta.Exporter, setOctets(s), now)
-	b.buf = w.res.Buf
 	x, _ := w.exporter(s.Meta.Exporter)
 	w.outcome(&w.res, x, now)
 	d := w.lateDatagram(s)
 	w.tally.Add(&d)
-	w.produce(b, x, time.Unix(0, s.Meta.Received))
-	w.dec.Trim(&w.res)
+	w.produce(x, time.Unix(0, s.Meta.Received))
+	w.trim()
 	r.watch.found(s.Key(), now)
 }
 

@@ -58,7 +58,6 @@ type Replica struct {
 	output       *budget.Budget
 	buffer       setBuffer // data sets that wait for their template
 	changed      changes   // exporters whose sets in buffer must be scanned
-	batches      sync.Pool // of *batch
 	ports        map[uint16]bool
 	started      chan struct{}
 	passed       chan struct{} // closed when the templates topic has been read to its end (the barrier)
@@ -148,7 +147,6 @@ func New(c Config, d Deps) (*Replica, error) {
 	r.exporters.dropped, r.exporters.flows, r.exporters.fold = r.dropped, r.metrics.flows, r.metrics.fold
 	r.exporters.listed = r.listsAddress
 	r.exporters.unnamed.seen = &r.exporters
-	r.batches.New = func() any { return r.newBatch() }
 	for _, a := range c.Listen {
 		r.ports[a.Port()] = true
 	}
@@ -176,8 +174,12 @@ func (r *Replica) worker(run *running, t *loss.Tally) *worker {
 			DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord, MaxUptimeAge: r.c.MaxUptimeAge,
 		},
 	}
-	if run != nil {
-		w.pack = run.pack
+	switch {
+	case run == nil:
+	case run.pack != nil:
+		w.out = run.pack
+	default: // an arena has no lock: each goroutine needs its own
+		w.out = run.producer.Arena(r.c.Form)
 	}
 	return w
 }
@@ -409,7 +411,7 @@ func (r *Replica) listen(ctx context.Context) (all []*transport.Socket, err erro
 func (r *Replica) reader(run *running) *worker {
 	w := r.worker(run, r.accounts.newTally())
 	if run.pack != nil { // a packer has a lock: a shared packer would make readers wait for each other
-		w.pack = run.producer.Packer(r.c.Pack)
+		w.out = run.producer.Packer(r.c.Pack)
 	}
 	return w
 }

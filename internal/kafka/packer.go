@@ -5,8 +5,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	"weir/internal/decode"
 	"weir/internal/kafka/framing"
 )
@@ -23,15 +21,13 @@ type Account interface {
 // partition; the record has no key. Add may be called by several goroutines at once.
 type Packer struct {
 	p     *Producer
-	most  int                  // messages of a record
-	place kgo.TopicPartitioner // the partition of a key
-	packs sync.Pool            // of *pack, all empty
-	room  atomic.Int64         // octets: capacity of a new pack, from the largest record so far
+	most  int          // messages of a record
+	packs sync.Pool    // of *pack, all empty
+	room  atomic.Int64 // octets: capacity of a new pack, from the largest record so far
 
 	mu      sync.Mutex // guards the fields below
 	filling []*pack    // by partition, as many as are known; nil: no record is being filled
 	turn    int        // selects the partition of messages without key
-	key     kgo.Record // scratch
 }
 
 // A pack is a record that is being filled or is on its way to Kafka. Its buffer belongs to the client from send
@@ -58,7 +54,7 @@ const packOctets = 128 << 10
 // Packer returns a Packer of at most most messages a record. A record that does not fill is sent after the
 // producer's linger, or twice that at most.
 func (p *Producer) Packer(most int) *Packer {
-	k := &Packer{p: p, most: most, place: kgo.StickyKeyPartitioner(nil).ForTopic(p.topic)}
+	k := &Packer{p: p, most: most}
 	k.room.Store(4 << 10)
 	k.packs.New = func() any {
 		x := &pack{buf: make([]byte, 0, k.room.Load())}
@@ -92,8 +88,7 @@ func (k *Packer) Add(buf []byte, spans []decode.Span, at time.Time, of Account) 
 		}
 		to := k.turn % n
 		if len(key) > 0 {
-			k.key.Key = key
-			to = k.place.Partition(&k.key, n)
+			to = int(partitionOf(key, n))
 		}
 		x := k.filling[to]
 		if x == nil {
@@ -170,49 +165,4 @@ func (p *Producer) flushPackers(everything bool) {
 	for _, k := range packers {
 		k.flush(everything)
 	}
-}
-
-// placing is the partitioner of a Producer. A record of a Packer goes to the partition that it was packed for;
-// any other goes by its key, with the hash of the Java client (murmur2). It notes the number of partitions,
-// which Packer.Add needs.
-type placing struct{ p *Producer }
-
-// ForTopic implements kgo.Partitioner.
-func (q placing) ForTopic(topic string) kgo.TopicPartitioner {
-	return &place{kgo.StickyKeyPartitioner(nil).ForTopic(topic), q.p}
-}
-
-// A place is the partitioner of a topic.
-type place struct {
-	byKey kgo.TopicPartitioner
-	p     *Producer
-}
-
-// RequiresConsistency implements kgo.TopicPartitioner.
-func (q *place) RequiresConsistency(r *kgo.Record) bool {
-	return isPacked(r) || q.byKey.RequiresConsistency(r)
-}
-
-// Partition implements kgo.TopicPartitioner.
-func (q *place) Partition(r *kgo.Record, n int) int {
-	switch {
-	case isPacked(r):
-		return int(r.Partition) % n
-	case q.byKey.RequiresConsistency(r) && int(q.p.partitions.Load()) != n: // n counts all partitions then
-		q.p.partitions.Store(int32(n)) // a topic has few partitions
-	}
-	return q.byKey.Partition(r, n)
-}
-
-// OnNewBatch implements kgo.TopicPartitionerOnNewBatch, for records without key.
-func (q *place) OnNewBatch() {
-	if o, ok := q.byKey.(kgo.TopicPartitionerOnNewBatch); ok {
-		o.OnNewBatch()
-	}
-}
-
-// isPacked reports whether r comes from a Packer and has its partition already.
-func isPacked(r *kgo.Record) bool {
-	d, ok := r.Context.(*pending)
-	return ok && d.packed
 }

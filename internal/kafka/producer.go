@@ -21,8 +21,8 @@ var ErrBufferFull = errors.New("buffer full: kafka is away or too slow")
 // that were passed to it while it was not running.
 var ErrClosed = errors.New("kafka client closed")
 
-// ProducerConfig bounds the records that a Producer holds while Kafka is away. Memory use is about six times
-// MaxOctets for records of 100 octets.
+// ProducerConfig bounds the records that a Producer holds while Kafka is away. Memory use is four to six times
+// MaxOctets: of an Arena, 3.9 times for records of 100 octets and 5.5 for records of 67, garbage not included.
 type ProducerConfig struct {
 	Linger      time.Duration // delay in which a batch fills
 	MaxRecords  int           // 0: 1 Mi
@@ -39,26 +39,27 @@ type Producer struct {
 	maxOctets  int
 	pool       sync.Pool // of *pending
 	linger     time.Duration
+	slabs      sync.Pool    // of *slab, all empty
+	slabOctets atomic.Int64 // memory of the slabs that wait for Kafka and take no more records
 	partitions atomic.Int32 // of the topic; 0: not known yet
 	ended      chan struct{}
 	closing    sync.Once
 
 	mu        sync.Mutex // guards the fields below
 	packers   []*Packer
-	holding   bool       // the topic was deleted and made again: see holdForRetry
-	held      []*pending // records to produce again
+	holding   bool          // the topic was deleted and made again: see holdForRetry
+	held      []*kgo.Record // records to produce again
 	holdTimer *time.Timer
 	closed    bool
 }
 
-// A pending is a record on its way, with the callback for its outcome. The record's Context is the pending
+// A pending is a record of Produce on its way, with the callback for its outcome. The record's Context is the pending
 // itself, so that no closure is allocated per record. It belongs to the client until finished is called.
 type pending struct {
 	context.Context // context.Background()
 
 	rec    kgo.Record
 	packed bool // rec has its partition already
-	slab   bool // it is part of a Slab, and must not go into the pool
 	done   func(error)
 	from   *Producer
 }
@@ -123,40 +124,10 @@ func codec(name string) (kgo.CompressionCodec, error) {
 // acknowledged, with ErrBufferFull at the limit, with ErrClosed at the end, or with Kafka's error. An empty key
 // counts as none.
 func (p *Producer) Produce(key, value []byte, at time.Time, done func(error)) {
-	p.produce(p.pool.Get().(*pending), key, value, at, done) // of the pool, which holds nothing else
-}
-
-// A Slab holds records that are produced together, one after another in memory. It may be used again once done
-// has been called for all of them.
-type Slab struct{ all []pending }
-
-// Grow makes room for n records. No record of the slab may be on its way.
-func (s *Slab) Grow(n int) {
-	if n <= len(s.all) {
-		return
-	}
-	s.all = make([]pending, n)
-	for i := range s.all {
-		// Written once: the client may read the context of a record after its promise.
-		s.all[i].Context = context.Background()
-	}
-}
-
-// Len returns the number of records that the slab has room for.
-func (s *Slab) Len() int { return len(s.all) }
-
-// ProduceIn is Produce with record i of a slab. The caller must not use i again before done is called.
-func (p *Producer) ProduceIn(s *Slab, i int, key, value []byte, at time.Time, done func(error)) {
-	d := &s.all[i]
-	d.from, d.slab = p, true
-	p.produce(d, key, value, at, done)
-}
-
-// produce hands d to the client, which calls finished.
-func (p *Producer) produce(d *pending, key, value []byte, at time.Time, done func(error)) {
 	if len(key) == 0 {
 		key = nil
 	}
+	d := p.pool.Get().(*pending) // the pool's own
 	d.rec = kgo.Record{Topic: p.topic, Context: d, Key: key, Value: value, Timestamp: at}
 	d.done = done
 	p.cl.TryProduce(d, &d.rec, finished)
@@ -170,17 +141,24 @@ func (p *Producer) producePacked(partition int32, value []byte, at time.Time, do
 	p.cl.TryProduce(d, &d.rec, finished)
 }
 
-// finished is the promise of every record of every Producer. It takes d back from the client.
+// finished is the promise of every record of every Producer. It takes r back from the client.
 func finished(r *kgo.Record, err error) {
-	d := r.Context.(*pending) // set by Produce
-	if err != nil && d.from.holdForRetry(d, err) {
+	if x, ok := r.Context.(*run); ok {
+		if err != nil && x.slab.p.holdForRetry(r, err) {
+			return
+		}
+		of := x.of
+		x.slab.settle(1)
+		of.Settled(1, translateError(err))
+		return
+	}
+	d := r.Context.(*pending) // set by Produce or producePacked
+	if err != nil && d.from.holdForRetry(r, err) {
 		return
 	}
 	done := d.done
-	if !d.slab {
-		d.rec, d.packed, d.done = kgo.Record{}, false, nil
-		d.from.pool.Put(d)
-	}
+	d.rec, d.packed, d.done = kgo.Record{}, false, nil
+	d.from.pool.Put(d)
 	done(translateError(err))
 }
 
@@ -202,8 +180,8 @@ func translateError(err error) error {
 // Messages that a Packer still gathers are not included.
 func (p *Producer) Buffered() (records, octets int64) {
 	p.mu.Lock()
-	for _, d := range p.held {
-		records, octets = records+1, octets+int64(len(d.rec.Key)+len(d.rec.Value))
+	for _, r := range p.held {
+		records, octets = records+1, octets+int64(len(r.Key)+len(r.Value))
 	}
 	p.mu.Unlock()
 	return records + p.cl.BufferedProduceRecords(), octets + p.cl.BufferedProduceBytes()

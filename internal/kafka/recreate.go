@@ -17,11 +17,11 @@ import (
 // Records gather meanwhile, so that a topic that is deleted over and over costs few requests.
 const forgetAfter = 200 * time.Millisecond
 
-// holdForRetry reports whether d, which failed with err, is held and will be produced again. The caller must not
-// touch d then. Records that Kafka refuses for their size, and those of a full or closed client, are not held.
+// holdForRetry reports whether r, which failed with err, is held and will be produced again. The caller must not
+// use r then. Records that Kafka refuses for their size, and those of a full or closed client, are not held.
 // At most p.max records are held. The records that fail after the first are held whatever their error: the purge
 // fails them with others.
-func (p *Producer) holdForRetry(d *pending, err error) bool {
+func (p *Producer) holdForRetry(r *kgo.Record, err error) bool {
 	if errors.Is(err, kgo.ErrMaxBuffered) || errors.Is(err, kgo.ErrClientClosed) || errors.Is(err, kerr.MessageTooLarge) {
 		return false
 	}
@@ -30,7 +30,7 @@ func (p *Producer) holdForRetry(d *pending, err error) bool {
 	if !p.holding && !errors.Is(err, kerr.UnknownTopicID) || len(p.held) >= p.max || p.closed {
 		return false
 	}
-	p.held = append(p.held, d)
+	p.held = append(p.held, r)
 	if !p.holding {
 		p.holding = true
 		p.holdTimer = time.AfterFunc(forgetAfter, p.produceHeld)
@@ -46,12 +46,11 @@ func (p *Producer) produceHeld() {
 	held := p.held
 	p.held, p.holding = nil, false
 	p.mu.Unlock()
-	for _, d := range held {
-		d.rec = kgo.Record{
-			Topic: p.topic, Partition: d.rec.Partition, Key: d.rec.Key, Value: d.rec.Value, Timestamp: d.rec.Timestamp,
-			Context: d,
+	for _, r := range held {
+		*r = kgo.Record{
+			Topic: p.topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: r.Timestamp, Context: r.Context,
 		}
-		p.cl.TryProduce(d, &d.rec, finished)
+		p.cl.TryProduce(r.Context, r, finished)
 	}
 }
 
@@ -65,8 +64,8 @@ func (p *Producer) failHeld() {
 		p.holdTimer.Stop()
 	}
 	p.mu.Unlock()
-	for _, d := range held {
-		finished(&d.rec, kgo.ErrClientClosed)
+	for _, r := range held {
+		finished(r, kgo.ErrClientClosed)
 	}
 }
 
