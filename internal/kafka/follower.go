@@ -16,7 +16,8 @@ type Follower struct {
 	c     Config
 	topic string
 
-	changed chan struct{} // wakes updateClient; of capacity 1
+	changed    chan struct{} // wakes updateClient; of capacity 1
+	checkEvery time.Duration // interval at which the topic's id is compared
 
 	mu    sync.Mutex      // guards the fields below; must not be held during calls of the client
 	at    map[int32]int64 // partitions followed, and the offset at which each begins
@@ -27,7 +28,7 @@ type Follower struct {
 // NewFollower returns a Follower of a topic, given its full name. It reads nothing before Run.
 func NewFollower(c Config, topic string) *Follower {
 	return &Follower{
-		c: *c.withRole("follower"), topic: topic, changed: make(chan struct{}, 1),
+		c: *c.withRole("follower"), topic: topic, changed: make(chan struct{}, 1), checkEvery: topicStateEvery,
 		at: map[int32]int64{}, dirty: map[int32]bool{},
 	}
 }
@@ -125,16 +126,17 @@ func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record
 	}
 	f.mu.Unlock()
 	f.wake()
-	turning, stop := context.WithCancel(ctx)
-	turned := make(chan struct{})
-	go func() {
-		defer close(turned)
-		f.updateClient(turning, cl)
-	}()
+	inner, stop := context.WithCancel(ctx)
+	var helpers sync.WaitGroup
+	helpers.Go(func() { f.updateClient(inner, cl) })
+	helpers.Go(func() {
+		is := topicCheck{topic: f.topic}
+		is.watch(inner, cl, f.checkEvery, f.restart)
+	})
 	defer func() {
 		stop()
-		cl.Close()
-		<-turned
+		cl.Close() // ends their calls of the client
+		helpers.Wait()
 	}()
 	report := logReporter(f.c.Log, "reading a topic failed; it is tried again", f.topic)
 	for try := 0; ctx.Err() == nil; {

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"weir/internal/kafka/broker"
 )
@@ -56,6 +58,32 @@ func ensure(ctx context.Context, t *testing.T, addr string, topics ...Topic) {
 	if err := Ensure(ctx, config(addr), topicConfig(), nil, topics...); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// startFake starts a single broker whose requests a test can answer itself.
+func startFake(t *testing.T) *kfake.Cluster {
+	t.Helper()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// answerFetchesOf answers all fetches of the topic with this id without records and without an error, also when the
+// topic does not exist any more.
+func answerFetchesOf(c *kfake.Cluster, id [16]byte) {
+	c.ControlKey(int16(kmsg.Fetch), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		req := r.(*kmsg.FetchRequest)
+		for _, topic := range req.Topics {
+			if topic.TopicID != id {
+				return nil, nil, false
+			}
+		}
+		return r.ResponseKind(), nil, true
+	})
 }
 
 func testContext(t *testing.T) context.Context {

@@ -80,10 +80,9 @@ type tailing struct {
 	topic   string
 	report  *reporter
 	left    map[int32]int64 // with Once: the end of each partition that is not read yet
-	state   topicState
+	is      topicCheck
 	at      map[int32]kgo.Offset // the next offset of each partition
-	past    pastTopics
-	checked time.Time // time of the last checkTopic
+	checked time.Time            // time of the last checkTopic
 	records []Record
 }
 
@@ -102,7 +101,7 @@ func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Rec
 	t.checkEvery = cmp.Or(t.checkEvery, topicStateEvery)
 	r := &tailing{
 		Tail: t, topic: topic, report: newReporter(failed), left: left,
-		at: map[int32]kgo.Offset{}, past: pastTopics{},
+		at: map[int32]kgo.Offset{}, is: topicCheck{topic: topic},
 	}
 	if err := r.open(ctx, c); err != nil {
 		return err
@@ -149,13 +148,14 @@ func (r *tailing) open(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)
 	}
+	var now topicState
 	for try := 0; ; try++ { // unread found the topic, but another broker may not know it yet
-		if r.state, err = readTopicState(ctx, r.cl, r.topic); err == nil || try == 5 {
+		if now, err = readTopicState(ctx, r.cl, r.topic); err == nil || try == 5 {
 			break
 		}
 		waitBackoff(ctx, try)
 	}
-	if err == nil && r.From != nil && (kadm.TopicID(r.state.id).String() != r.ID || r.state.partitions > len(r.From)) {
+	if err == nil && r.From != nil && (kadm.TopicID(now.id).String() != r.ID || now.partitions > len(r.From)) {
 		err = r.changed("it is another one, or has more partitions, than a moment ago")
 	}
 	if err != nil {
@@ -163,7 +163,8 @@ func (r *tailing) open(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	r.checked = time.Now()
-	for p := range int32(r.state.partitions) { // a topic has few partitions
+	r.is.adopt(now)
+	for p := range int32(now.partitions) { // a topic has few partitions
 		r.at[p] = r.begin(p)
 	}
 	r.cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: maps.Clone(r.at)})
@@ -247,19 +248,19 @@ func (r *tailing) checkTopic(ctx context.Context, errs []error) error {
 		return nil
 	}
 	r.checked = time.Now()
-	now, err := readTopicState(ctx, r.cl, r.topic)
+	now, change, err := r.is.compare(ctx, r.cl)
 	switch {
 	case err != nil:
 		if ctx.Err() == nil {
 			r.report.report(err)
 		}
 		return nil
-	case now.id != r.state.id && !r.past[now.id]:
+	case change == topicRenewed:
 		return r.switchTopic(now)
-	case now.id == r.state.id && gone: // the client has the id of a broker that lags behind
+	case change != topicStale && gone: // the client has the id of a broker that lags behind
 		r.cl.PurgeTopicsFromClient(r.topic)
 		r.cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: maps.Clone(r.at)})
-	case now.id == r.state.id && now.partitions > r.state.partitions && !r.Once:
+	case change == topicGrown && !r.Once:
 		return r.addPartitions(now)
 	}
 	return nil
@@ -271,7 +272,6 @@ func (r *tailing) switchTopic(now topicState) error {
 		return r.changed("it was deleted and made again")
 	}
 	r.report.report(fmt.Errorf("topic %s was deleted and made again: it is read from its start", r.topic))
-	r.past.add(r.state.id)
 	r.cl.PurgeTopicsFromClient(r.topic)
 	clear(r.at)
 	r.addFrom(0, now)
@@ -280,12 +280,12 @@ func (r *tailing) switchTopic(now topicState) error {
 
 // addPartitions reads added partitions from their start.
 func (r *tailing) addPartitions(now topicState) error {
-	how := fmt.Sprintf("it has %d partitions now, %d before", now.partitions, r.state.partitions)
+	how := fmt.Sprintf("it has %d partitions now, %d before", now.partitions, r.is.state.partitions)
 	if r.From != nil {
 		return r.changed(how)
 	}
 	r.report.report(fmt.Errorf("topic %s: %s: the new ones are read from their start", r.topic, how))
-	r.addFrom(int32(r.state.partitions), now) // a topic has few partitions
+	r.addFrom(int32(r.is.state.partitions), now) // a topic has few partitions
 	return nil
 }
 
@@ -297,7 +297,7 @@ func (r *tailing) addFrom(first int32, now topicState) {
 	}
 	maps.Copy(r.at, added)
 	r.cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: added})
-	r.state = now
+	r.is.adopt(now)
 }
 
 // unread returns the ends of the partitions that have committed records, from the offset that t selects. It has

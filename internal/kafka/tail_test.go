@@ -221,6 +221,31 @@ func TestAFollowerGoesOnWhenItsTopicIsDeletedAndMadeAgain(t *testing.T) {
 	})
 }
 
+func TestAFollowerReadsANewTopicWhenNoErrorShowsThatItIsNew(t *testing.T) {
+	ctx := testContext(t)
+	c := startFake(t)
+	addr := c.ListenAddrs()[0]
+	adm := makeTopic(ctx, t, addr, "x", 1)
+	putTo(ctx, t, addr, "x", 0, "a")
+	f, values := NewFollower(config(addr), "x"), newTally[string]()
+	f.checkEvery = 50 * time.Millisecond
+	f.Add(0, -1)
+	running, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- f.Run(running, func(_ int32, r Record) { values.add(string(r.Value)) }) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	values.wait(ctx, t, "the first topic", atLeast[string](1))
+	answerFetchesOf(c, c.TopicInfo("x").TopicID)
+	remake(ctx, t, adm, "x", 1)
+	putTo(ctx, t, addr, "x", 0, "b")
+	values.wait(ctx, t, "the second topic", func(got []string) bool { return slices.Contains(got, "b") })
+}
+
 func TestAReporterBoundsWhatItReports(t *testing.T) {
 	tests := []struct {
 		name     string

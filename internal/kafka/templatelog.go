@@ -23,17 +23,19 @@ type TemplateLog struct {
 	// The new topic holds no record of the old one: the owner must publish its state again.
 	Renewed func()
 
-	c       Config
-	topic   string
-	barrier templates.Record
-	losses  *reporter // used by Run's goroutine only
+	c          Config
+	topic      string
+	barrier    templates.Record
+	checkEvery time.Duration // interval at which the topic's id is compared
+	losses     *reporter     // used by Run's goroutine only
+
+	barrierLost chan struct{} // of capacity 1: the barrier must be written, or was perhaps lost with the topic
 
 	mu      sync.Mutex // guards the fields below
 	cl      *kgo.Client
 	ready   bool
-	writing bool               // a barrier is on its way, or waits for its retry
 	reason  error              // why the log is not ready; nil: not known
-	gone    bool               // a record failed with UNKNOWN_TOPIC_ID since the client last forgot the topic
+	renewed bool               // the topic has another id than the client may know; see noteRenewed
 	wake    context.CancelFunc // ends the poll in progress; nil: none
 }
 
@@ -42,7 +44,10 @@ type TemplateLog struct {
 func NewTemplateLog(c Config, topic, replica string) (*TemplateLog, error) {
 	nonce := make([]byte, 16)
 	_, _ = rand.Read(nonce) // crypto/rand never fails
-	l := &TemplateLog{c: *c.withRole("templates"), topic: topic, barrier: templates.Barrier(replica, nonce)}
+	l := &TemplateLog{
+		c: *c.withRole("templates"), topic: topic, barrier: templates.Barrier(replica, nonce),
+		checkEvery: topicStateEvery, barrierLost: make(chan struct{}, 1),
+	}
 	l.losses = logReporter(c.Log, "the template log lost records; reading goes on", topic)
 	if err := kgo.ValidateOpts(l.opts()...); err != nil {
 		return nil, fmt.Errorf("template log %s: %w", topic, err)
@@ -88,7 +93,16 @@ func (l *TemplateLog) Run(ctx context.Context, apply func(key, value []byte)) er
 	l.cl = cl
 	l.mu.Unlock()
 	defer l.end(ctx)
-	l.writeBarrier(cl)
+	inner, stop := context.WithCancel(ctx)
+	var helpers sync.WaitGroup
+	defer helpers.Wait() // before end closes the client
+	defer stop()
+	helpers.Go(func() { l.writeBarriers(inner, cl) })
+	helpers.Go(func() {
+		is := topicCheck{topic: l.topic}
+		is.watch(inner, cl, l.checkEvery, l.noteRenewed)
+	})
+	l.needBarrier()
 	for try := 0; ctx.Err() == nil; {
 		fetches := l.poll(ctx, cl)
 		fetches.EachRecord(func(r *kgo.Record) {
@@ -108,36 +122,39 @@ func (l *TemplateLog) Run(ctx context.Context, apply func(key, value []byte)) er
 	return nil
 }
 
-// poll waits for records, for errors, or for the failure of a produced record because the topic has another id.
+// poll waits for records, for errors, or for noteRenewed.
 func (l *TemplateLog) poll(ctx context.Context, cl *kgo.Client) kgo.Fetches {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	l.mu.Lock()
 	l.wake = cancel
-	if l.gone {
+	if l.renewed {
 		cancel()
 	}
 	l.mu.Unlock()
 	return cl.PollFetches(ctx)
 }
 
-// noteProduced notes the outcome of a produced record and wakes poll when the topic was made again. The producer
-// and the consumer of a client may have different ids of a topic, so that only the producer or only the consumer
-// fails.
+// noteProduced notes the outcome of a produced record. The producer and the consumer of a client may have
+// different ids of a topic, so that only the producer or only the consumer fails.
 func (l *TemplateLog) noteProduced(err error) {
-	if !errors.Is(err, kerr.UnknownTopicID) {
-		return
+	if errors.Is(err, kerr.UnknownTopicID) {
+		l.noteRenewed()
 	}
+}
+
+// noteRenewed notes that the topic was deleted and made again, and wakes poll.
+func (l *TemplateLog) noteRenewed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.gone = true
+	l.renewed = true
 	if l.wake != nil {
 		l.wake()
 	}
 }
 
-// failure returns the failures of a fetch and of produced records, or nil if there are none or they pass by
-// themselves.
+// failure returns the failures of a fetch, and UNKNOWN_TOPIC_ID after noteRenewed. It returns nil if there are none
+// or they pass by themselves.
 func (l *TemplateLog) failure(fetches kgo.Fetches) error {
 	var errs []error
 	for _, err := range pollErrors(fetches) {
@@ -148,8 +165,8 @@ func (l *TemplateLog) failure(fetches kgo.Fetches) error {
 		errs = append(errs, err)
 	}
 	l.mu.Lock()
-	if l.gone {
-		errs = append(errs, fmt.Errorf("topic %s: producing: %w", l.topic, kerr.UnknownTopicID))
+	if l.renewed {
+		errs = append(errs, fmt.Errorf("topic %s was deleted and made again: %w", l.topic, kerr.UnknownTopicID))
 	}
 	l.mu.Unlock()
 	return errors.Join(errs...)
@@ -165,50 +182,65 @@ func (l *TemplateLog) recover(ctx context.Context, err error, try int) {
 	}
 	l.mu.Lock()
 	cl, known := l.cl, l.ready
-	l.gone = false // the purge fails buffered records with another error
+	l.renewed = false // the purge fails buffered records with another error
 	l.mu.Unlock()
 	cl.PurgeTopicsFromClient(l.topic)
 	cl.AddConsumeTopics(l.topic)
-	l.writeBarrier(cl)
+	l.needBarrier()
 	if l.Renewed != nil && (known || errors.Is(err, kerr.UnknownTopicID)) {
 		l.Renewed()
 	}
 }
 
-// writeBarrier publishes the barrier, and tries again until it is acknowledged or the client is closed. It does
-// nothing if the barrier came back already or is on its way.
-func (l *TemplateLog) writeBarrier(cl *kgo.Client) {
-	l.mu.Lock()
-	skip := l.ready || l.writing
-	l.writing = true
-	l.mu.Unlock()
-	if skip {
-		return
+// needBarrier makes writeBarriers write the barrier, unless it came back already.
+func (l *TemplateLog) needBarrier() {
+	select {
+	case l.barrierLost <- struct{}{}:
+	default:
 	}
-	r := &kgo.Record{Topic: l.topic, Key: l.barrier.Key, Value: l.barrier.Value}
-	cl.TryProduce(context.Background(), r, func(_ *kgo.Record, err error) {
-		l.noteProduced(err)
-		if err == nil || errors.Is(err, kgo.ErrClientClosed) {
-			l.written()
+}
+
+// writeBarriers publishes the barrier each time that needBarrier asks for it, and repeats that with the delay
+// barrierRetry until it is acknowledged. It returns when ctx ends.
+func (l *TemplateLog) writeBarriers(ctx context.Context, cl *kgo.Client) {
+	outcome := make(chan error, 1)
+	for {
+		select {
+		case <-ctx.Done():
 			return
+		case <-l.barrierLost:
 		}
+		l.mu.Lock()
+		ready := l.ready
+		l.mu.Unlock()
+		if ready {
+			continue
+		}
+		r := &kgo.Record{Topic: l.topic, Key: l.barrier.Key, Value: l.barrier.Value}
+		cl.TryProduce(context.Background(), r, func(_ *kgo.Record, err error) { outcome <- err })
+		var err error
+		select {
+		case <-ctx.Done(): // end closes the client, which ends the record
+			return
+		case err = <-outcome:
+		}
+		if err == nil {
+			continue
+		}
+		l.noteProduced(err)
 		l.note(fmt.Errorf("writing the barrier to %s: %w", l.topic, err))
-		time.AfterFunc(barrierRetry, func() {
-			l.written()
-			l.writeBarrier(cl)
-		})
-	})
+		l.needBarrier()
+		retry := time.NewTimer(barrierRetry)
+		select {
+		case <-ctx.Done():
+		case <-retry.C:
+		}
+		retry.Stop()
+	}
 }
 
 // barrierRetry is the delay before a failed barrier is written again.
 const barrierRetry = 250 * time.Millisecond
-
-// written notes that no barrier is on its way.
-func (l *TemplateLog) written() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.writing = false
-}
 
 // sawBarrier makes the log ready if r is the barrier of this run.
 func (l *TemplateLog) sawBarrier(r *kgo.Record) {

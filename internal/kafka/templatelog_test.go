@@ -3,6 +3,9 @@ package kafka
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,10 +27,17 @@ type tail struct {
 
 func runTail(ctx context.Context, t *testing.T, addr, replica string) *tail {
 	t.Helper()
+	return runTailChecked(ctx, t, addr, replica, topicStateEvery)
+}
+
+// runTailChecked is runTail with the interval at which the topic's id is compared.
+func runTailChecked(ctx context.Context, t *testing.T, addr, replica string, every time.Duration) *tail {
+	t.Helper()
 	l, err := NewTemplateLog(config(addr), "t.templates", replica)
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.checkEvery = every
 	x := &tail{TemplateLog: l, applied: newTally[string](), renewed: newTally[struct{}]()}
 	l.Renewed = func() { x.renewed.add(struct{}{}) }
 	ctx, cancel := context.WithCancel(ctx)
@@ -286,6 +296,64 @@ func TestALogGoesOnWhenOnlyItsProducerSeesThatTheTopicIsNew(t *testing.T) {
 		t.Errorf("the record for the old topic: want %v, got %v", kerr.UnknownTopicID, got[0])
 	}
 	x.put(ctx, t, "\x01b", "3")
+}
+
+// A client may never see an error of the deleted topic: its fetches are answered, and it produces nothing until the
+// metadata of the new topic is there.
+func TestALogPublishesItsStateAgainWhenNoErrorShowsThatTheTopicIsNew(t *testing.T) {
+	ctx := testContext(t)
+	c := startFake(t)
+	addr := c.ListenAddrs()[0]
+	adm := makeTopic(ctx, t, addr, "t.templates", 1)
+	x := runTailChecked(ctx, t, addr, "r1", 50*time.Millisecond)
+	untilReady(ctx, t, x)
+	x.put(ctx, t, "\x01a", "1")
+	x.applied.wait(ctx, t, "the record of the first topic", atLeast[string](1))
+	answerFetchesOf(c, c.TopicInfo("t.templates").TopicID)
+	remake(ctx, t, adm, "t.templates", 1)
+	x.renewed.wait(ctx, t, "Renewed", atLeast[struct{}](1))
+	x.put(ctx, t, "\x01b", "2")
+	x.applied.wait(ctx, t, "the record of the new topic", func(got []string) bool { return slices.Contains(got, "\x01b=2") })
+}
+
+// A check that fails says nothing about the topic: the log must not read and publish everything again.
+func TestALogTakesAFailedCheckForNoNewTopic(t *testing.T) {
+	ctx := testContext(t)
+	c := startFake(t)
+	addr := c.ListenAddrs()[0]
+	makeTopic(ctx, t, addr, "t.templates", 1)
+	x := runTailChecked(ctx, t, addr, "r1", 50*time.Millisecond)
+	untilReady(ctx, t, x)
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader := kmsg.NewMetadataResponseBroker()
+	leader.Host = host
+	if _, err := fmt.Sscan(port, &leader.Port); err != nil {
+		t.Fatal(err)
+	}
+	failed := newTally[struct{}]()
+	c.ControlKey(int16(kmsg.Metadata), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		if len(failed.all()) < 5 {
+			c.KeepControl()
+		}
+		resp := r.ResponseKind().(*kmsg.MetadataResponse)
+		resp.Brokers = append(resp.Brokers, leader)
+		for _, topic := range r.(*kmsg.MetadataRequest).Topics {
+			st := kmsg.NewMetadataResponseTopic()
+			st.Topic, st.TopicID, st.ErrorCode = topic.Topic, topic.TopicID, kerr.UnknownTopicOrPartition.Code
+			resp.Topics = append(resp.Topics, st)
+		}
+		failed.add(struct{}{})
+		return resp, nil, true
+	})
+	failed.wait(ctx, t, "checks that fail", atLeast[struct{}](5))
+	x.put(ctx, t, "\x01a", "1")
+	x.applied.wait(ctx, t, "a record", atLeast[string](1))
+	if got := x.renewed.all(); len(got) > 0 {
+		t.Errorf("Renewed: want no call, got %d", len(got))
+	}
 }
 
 func TestPublishingToALogThatDoesNotRunFails(t *testing.T) {

@@ -31,6 +31,79 @@ func readTopicState(ctx context.Context, cl *kgo.Client, topic string) (topicSta
 	return topicState{topics[topic].ID, len(topics[topic].Partitions)}, nil
 }
 
+// A topicChange is the result of comparing the topic that a consumer reads with the cluster's topic of that name.
+type topicChange int
+
+const (
+	topicSame    topicChange = iota
+	topicStale               // the id is that of an earlier topic: a broker that lags behind answered
+	topicRenewed             // the topic was deleted and made again
+	topicGrown               // partitions were added
+)
+
+// A topicCheck finds out that a topic was deleted and made again, or that partitions were added. A consumer must
+// not rely on errors for that: a client that forgot the topic after the deletion learns the id of the new topic
+// from metadata, without an error. It must be used by one goroutine.
+type topicCheck struct {
+	topic string
+	state topicState // of the topic that is read; zero until the first adopt
+	past  pastTopics // earlier topics of that name
+}
+
+// compare asks the cluster for the topic's state and compares it with the adopted state. It takes 5 s at most.
+// After an error nothing is known: the topic may be the same.
+func (c *topicCheck) compare(ctx context.Context, cl *kgo.Client) (now topicState, change topicChange, err error) {
+	now, err = readTopicState(ctx, cl, c.topic)
+	switch {
+	case err != nil:
+		return topicState{}, topicSame, err
+	case now.id != c.state.id && c.past[now.id]:
+		return now, topicStale, nil
+	case now.id != c.state.id:
+		return now, topicRenewed, nil
+	case now.partitions > c.state.partitions:
+		return now, topicGrown, nil
+	}
+	return now, topicSame, nil
+}
+
+// adopt makes now the state that the next compare compares with.
+func (c *topicCheck) adopt(now topicState) {
+	if now.id != c.state.id && c.state != (topicState{}) {
+		if c.past == nil {
+			c.past = pastTopics{}
+		}
+		c.past.add(c.state.id)
+	}
+	c.state = now
+}
+
+// watch calls renewed each time that it finds the topic deleted and made again, until ctx ends. It looks for it at
+// the interval every: a metadata request each. The topic that it finds first is the one to compare with; until then
+// it tries again with back-off.
+func (c *topicCheck) watch(ctx context.Context, cl *kgo.Client, every time.Duration, renewed func()) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for try := 0; ctx.Err() == nil; try++ {
+		first := c.state == (topicState{})
+		now, change, err := c.compare(ctx, cl)
+		if err != nil && first {
+			waitBackoff(ctx, try)
+			continue
+		}
+		if err == nil && change != topicStale {
+			c.adopt(now)
+		}
+		if change == topicRenewed && !first {
+			renewed()
+		}
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+	}
+}
+
 // maxPastTopics bounds the ids of deleted topics that a consumer remembers.
 const maxPastTopics = 64
 
