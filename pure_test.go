@@ -22,6 +22,7 @@ import (
 var pure = []string{
 	"internal/annotate/cryptopan",
 	"internal/atomicmap",
+	"internal/bounded",
 	"internal/cli/pynetflow",
 	"internal/cli/report",
 	"internal/cli/retime",

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"weir/internal/bounded"
 	"weir/internal/ie"
 	"weir/pkg/flowpb"
 )
@@ -36,18 +37,22 @@ const (
 // A Checkup observes export streams and judges them. The zero value is not usable; call
 // New or NewOfSample. A Checkup must be used by one goroutine at a time.
 type Checkup struct {
-	streams map[Stream]*chart
+	streams bounded.Map[Stream, *chart]
 	sampled bool
 	beyond  int // observations of streams beyond maxStreams
 	held    int // conversations, records and flow ids of all streams
 }
 
 // New returns an empty Checkup. All messages of its streams must be passed to it.
-func New() *Checkup { return &Checkup{streams: map[Stream]*chart{}} }
+func New() *Checkup { return &Checkup{streams: bounded.New[Stream, *chart](maxStreams)} }
 
 // NewOfSample returns an empty Checkup of a sample of the messages. Rules that need all
 // messages do not apply.
-func NewOfSample() *Checkup { return &Checkup{streams: map[Stream]*chart{}, sampled: true} }
+func NewOfSample() *Checkup {
+	c := New()
+	c.sampled = true
+	return c
+}
 
 // A chart holds the observations of a stream.
 type chart struct {
@@ -58,14 +63,14 @@ type chart struct {
 	least, most int64 // receive time minus export time, ns
 	timed       bool  // least and most are set
 
-	templates map[uint16]*refresh
-	undecoded map[uint16]int // number of sets by template id
-	lost, of  uint64         // from Lost
-	unit      string         // unit of lost and of
+	templates bounded.Map[uint16, *refresh]
+	undecoded bounded.Map[uint16, int] // number of sets by template id
+	lost, of  uint64                   // from Lost
+	unit      string                   // unit of lost and of
 
 	flows, withoutRate, withoutInterface, ofExport, zero, events, long, old int
 	longest                                                                 time.Duration
-	unnamed                                                                 map[element]int
+	unnamed                                                                 bounded.Map[element, int]
 	unnamedMore                                                             int
 
 	records              map[record]place
@@ -109,18 +114,21 @@ type conversation struct {
 
 // chart returns the chart of a stream, nil beyond maxStreams.
 func (c *Checkup) chart(s Stream) *chart {
-	h := c.streams[s]
-	if h == nil {
-		if len(c.streams) >= maxStreams {
-			c.beyond++
-			return nil
-		}
-		h = &chart{
-			held: &c.held, templates: map[uint16]*refresh{}, undecoded: map[uint16]int{},
-			unnamed: map[element]int{}, records: map[record]place{},
-			conversations: map[conversation]uint8{}, flowIDs: map[uint64]uint8{},
-		}
-		c.streams[s] = h
+	if h := c.streams.Get(s); h != nil {
+		return h
+	}
+	h := &chart{
+		held:          &c.held,
+		templates:     bounded.New[uint16, *refresh](maxTemplates),
+		undecoded:     bounded.New[uint16, int](maxTemplates),
+		unnamed:       bounded.New[element, int](maxUnnamed),
+		records:       map[record]place{},
+		conversations: map[conversation]uint8{},
+		flowIDs:       map[uint64]uint8{},
+	}
+	if !c.streams.PutOrRefuse(s, h) {
+		c.beyond++
+		return nil
 	}
 	return h
 }
@@ -161,21 +169,20 @@ func (c *Checkup) Template(s Stream, id uint16, received int64) {
 	if h == nil {
 		return
 	}
-	r := h.templates[id]
-	switch {
-	case r == nil && len(h.templates) < maxTemplates:
-		h.templates[id] = &refresh{first: received, last: received, times: 1}
-	case r != nil:
-		r.gap = max(r.gap, received-r.last)
-		r.last = max(r.last, received)
-		r.times++
+	r := h.templates.Get(id)
+	if r == nil {
+		h.templates.PutOrRefuse(id, &refresh{first: received, last: received, times: 1})
+		return
 	}
+	r.gap = max(r.gap, received-r.last)
+	r.last = max(r.last, received)
+	r.times++
 }
 
 // Undecoded observes a Data Set without a known template.
 func (c *Checkup) Undecoded(s Stream, id uint16) {
-	if h := c.chart(s); h != nil && (len(h.undecoded) < maxTemplates || h.undecoded[id] > 0) {
-		h.undecoded[id]++
+	if h := c.chart(s); h != nil {
+		h.undecoded.PutOrRefuse(id, h.undecoded.Get(id)+1)
 	}
 }
 
@@ -259,9 +266,7 @@ func (h *chart) elements(m *flowpb.FlowMessage, version uint16) {
 			continue
 		}
 		k := element{e.Pen, uint16(e.Id)}
-		if len(h.unnamed) < maxUnnamed || h.unnamed[k] > 0 {
-			h.unnamed[k]++
-		} else {
+		if !h.unnamed.PutOrRefuse(k, h.unnamed.Get(k)+1) {
 			h.unnamedMore++
 		}
 	}
@@ -355,7 +360,7 @@ type Summary struct {
 
 // Streams returns the summaries of all streams in order of exporter, version and domain.
 func (c *Checkup) Streams() (out []Summary) {
-	for s, h := range c.streams {
+	for s, h := range c.streams.All() {
 		out = append(out, Summary{Stream: s, Messages: h.messages, Flows: h.flows, Period: time.Duration(h.last - h.first)})
 	}
 	slices.SortFunc(out, func(a, b Summary) int { return a.compare(b.Stream) })

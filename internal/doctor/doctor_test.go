@@ -205,10 +205,10 @@ func TestWhatIsKeptIsBounded(t *testing.T) {
 		c.Undecoded(router, uint16(i))
 		c.Message(Stream{Exporter: router.Exporter, Version: 9, Domain: uint32(i)}, 1, 1)
 	}
-	h := c.streams[router]
+	h := c.streams.Get(router)
 	for what, n := range map[string][2]int{
-		"streams": {len(c.streams), maxStreams}, "records": {len(h.records), maxRecords}, "conversations": {len(h.conversations), maxConversations},
-		"flow ids": {len(h.flowIDs), maxFlowIDs}, "elements": {len(h.unnamed), maxUnnamed}, "templates": {len(h.templates), maxTemplates}, "undecoded": {len(h.undecoded), maxTemplates},
+		"streams": {c.streams.Len(), maxStreams}, "records": {len(h.records), maxRecords}, "conversations": {len(h.conversations), maxConversations},
+		"flow ids": {len(h.flowIDs), maxFlowIDs}, "elements": {h.unnamed.Len(), maxUnnamed}, "templates": {h.templates.Len(), maxTemplates}, "undecoded": {h.undecoded.Len(), maxTemplates},
 	} {
 		if n[0] != n[1] {
 			t.Errorf("%s: %d, want %d", what, n[0], n[1])
@@ -233,7 +233,7 @@ func TestWhatIsKeptOfAllStreamsIsBounded(t *testing.T) {
 		}
 	}
 	n := 0
-	for s, h := range c.streams {
+	for s, h := range c.streams.All() {
 		n += len(h.records) + len(h.conversations) + len(h.flowIDs)
 		if min(len(h.records), len(h.conversations), len(h.flowIDs)) < fewHeld {
 			t.Errorf("of domain %d: %d records, %d conversations, %d flow ids", s.Domain, len(h.records), len(h.conversations), len(h.flowIDs))
@@ -253,7 +253,7 @@ func TestElementsWithoutANameAreListedInOneOrder(t *testing.T) {
 		c := New()
 		c.Flow(m)
 		const want = ": 59995/32000 (1), 59996/32000 (1), 59997/32000 (1), 59998/32000 (1), 59999/32000 (1), 60000/32000 (1)"
-		if what := unnamedElements(router, c.streams[StreamOf(m)]); !strings.HasSuffix(what, want) {
+		if what := unnamedElements(router, c.streams.Get(StreamOf(m))); !strings.HasSuffix(what, want) {
 			t.Fatalf("%s\nwant the end %s", what, want)
 		}
 	}

@@ -109,13 +109,13 @@ var rules = []rule{
 	{
 		TemplateMissing, Warning, true, func(_ Stream, h *chart) string {
 			n := 0
-			for _, sets := range h.undecoded {
+			for _, sets := range h.undecoded.All() {
 				n += sets
 			}
 			if n == 0 {
 				return ""
 			}
-			ids := slices.Sorted(maps.Keys(h.undecoded))
+			ids := slices.Sorted(maps.Keys(maps.Collect(h.undecoded.All())))
 			return fmt.Sprintf("%d data sets without their template: %s", n, numbers(ids))
 		},
 		"The template did not arrive in the observed time. " +
@@ -248,7 +248,7 @@ func rareTemplates(s Stream, h *chart) string {
 	}
 	var longest time.Duration
 	var rare []uint16
-	for id, r := range h.templates {
+	for id, r := range h.templates.All() {
 		gap := time.Duration(max(r.gap, h.last-r.last))
 		if gap > templateRefresh {
 			rare, longest = append(rare, id), max(longest, gap)
@@ -263,15 +263,15 @@ func rareTemplates(s Stream, h *chart) string {
 
 // unnamedElements lists the elements without a name, the most frequent first.
 func unnamedElements(_ Stream, h *chart) string {
-	if len(h.unnamed) == 0 {
+	if h.unnamed.Len() == 0 {
 		return ""
 	}
-	keys := slices.SortedFunc(maps.Keys(h.unnamed), func(a, b element) int {
-		return cmp.Or(cmp.Compare(h.unnamed[b], h.unnamed[a]), cmp.Compare(a.pen, b.pen), cmp.Compare(a.id, b.id))
+	keys := slices.SortedFunc(maps.Keys(maps.Collect(h.unnamed.All())), func(a, b element) int {
+		return cmp.Or(cmp.Compare(h.unnamed.Get(b), h.unnamed.Get(a)), cmp.Compare(a.pen, b.pen), cmp.Compare(a.id, b.id))
 	})
 	var list []string
 	for _, k := range keys[:min(len(keys), listed)] {
-		list = append(list, fmt.Sprintf("%d/%d (%d)", k.pen, k.id, h.unnamed[k]))
+		list = append(list, fmt.Sprintf("%d/%d (%d)", k.pen, k.id, h.unnamed.Get(k)))
 	}
 	if more := len(keys) - listed; more > 0 || h.unnamedMore > 0 {
 		list = append(list, "and more")
@@ -297,7 +297,7 @@ func numbers(ids []uint16) string {
 // Findings returns the faults of all streams in order of stream and rule.
 func (c *Checkup) Findings() (out []Finding) {
 	for _, sum := range c.Streams() {
-		h := c.streams[sum.Stream]
+		h := c.streams.Get(sum.Stream)
 		for _, r := range rules {
 			if r.whole && c.sampled {
 				continue

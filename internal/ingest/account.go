@@ -28,7 +28,7 @@ const (
 type accounts struct {
 	book    *loss.Book
 	cluster *loss.Cluster
-	lives   loss.Lives // starts and ends of all replicas
+	lives   *loss.Lives // starts and ends of all replicas
 	self    loss.Life
 
 	mu      sync.Mutex // guards tallies

@@ -216,14 +216,14 @@ func TestAFloodLeavesHonestExportersAlone(t *testing.T) {
 
 // Forged addresses do not keep an honest exporter from being named.
 func TestAnExporterIsNamedThoughManyAddressesWereSeen(t *testing.T) {
-	e := seen{all: map[netip.Addr]*exporter{}}
+	e := seen{all: newSeen()}
 	for i := range uint32(maxSeen) {
 		e.get(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
 	}
 	honest := netip.MustParseAddr("192.0.2.1")
 	x, first := e.get(honest)
-	if !first || e.name(x) != honest.String() || len(e.all) != maxSeen {
-		t.Errorf("want a label of its own, and no more addresses than %d; got %q, %d", maxSeen, e.name(x), len(e.all))
+	if !first || e.name(x) != honest.String() || e.all.Len() != maxSeen {
+		t.Errorf("want a label of its own, and no more addresses than %d; got %q, %d", maxSeen, e.name(x), e.all.Len())
 	}
 	if again, first := e.get(honest); again != x || first {
 		t.Error("seen again: want the same exporter")

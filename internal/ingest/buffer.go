@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"weir/internal/bounded"
 	"weir/internal/decode"
 )
 
@@ -248,34 +249,32 @@ func (p *setBuffer) held() (sets, octets int) {
 // for concurrent use.
 type changes struct {
 	mu   sync.Mutex // guards the fields below
-	some map[[16]byte]struct{}
+	some bounded.Map[[16]byte, struct{}]
 	all  bool // more than maxChanges: any exporter may have changed
 }
 
 // maxChanges bounds the exporters in changes.some.
 const maxChanges = 10_000
 
+func newChanges() changes { return changes{some: bounded.New[[16]byte, struct{}](maxChanges)} }
+
 func (c *changes) add(exporter [16]byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.some) >= maxChanges {
+	if !c.some.PutOrRefuse(exporter, struct{}{}) {
 		c.all = true
-		return
 	}
-	if c.some == nil {
-		c.some = map[[16]byte]struct{}{}
-	}
-	c.some[exporter] = struct{}{}
 }
 
 // takeAll returns the exporters, or all if any may have changed, and empties c.
 func (c *changes) takeAll() (exporters [][16]byte, all bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for e := range c.some {
+	for e := range c.some.All() {
 		exporters = append(exporters, e)
 	}
 	all = c.all
-	c.some, c.all = nil, false
+	c.some = bounded.New[[16]byte, struct{}](maxChanges)
+	c.all = false
 	return exporters, all
 }

@@ -137,7 +137,7 @@ func TestAMissingTemplateIsToldAfterAFlood(t *testing.T) {
 		}
 	}
 	forge(2*maxMissing, now)
-	if n := len(w.missing); n > maxMissing {
+	if n := w.missing.Len(); n > maxMissing {
 		t.Errorf("want at most %d remembered, got %d", maxMissing, n)
 	}
 	// The flood goes on; the honest exporter sends a set a second.
@@ -150,7 +150,7 @@ func TestAMissingTemplateIsToldAfterAFlood(t *testing.T) {
 		t.Errorf("want the honest exporter told of, once a minute at most, got %d lines", n)
 	}
 	before := strings.Count(log.String(), "a missing template came")
-	for k := range w.missing {
+	for k := range w.missing.All() {
 		w.found(k, now.Add(180*time.Second))
 	}
 	if n := strings.Count(log.String(), "a missing template came") - before; n > 100 {

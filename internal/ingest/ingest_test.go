@@ -365,7 +365,7 @@ func TestParking(t *testing.T) {
 }
 
 func TestChangesAreTakenOnceAndBounded(t *testing.T) {
-	var c changes
+	c := newChanges()
 	c.add([16]byte{1})
 	c.add([16]byte{1})
 	if got, all := c.takeAll(); len(got) != 1 || all {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"weir/internal/bounded"
 )
 
 // Bounds of the state per exporter address. A source address can be forged, with a v5 datagram that
@@ -135,12 +137,14 @@ type seen struct {
 	fold    func(labels map[string]bool)            // folds the series of labels into "other"; nil: no series
 
 	mu      sync.Mutex // guards the fields below
-	all     map[netip.Addr]*exporter
+	all     bounded.Map[netip.Addr, *exporter]
 	labels  int                 // labels in use, including leaving
 	leaving []*exporter         // exporters whose label is being revoked
 	domains map[domainOf]string // label values of the domains that reported totals
 	unnamed exporter            // stands for all addresses beyond maxSeen
 }
+
+func newSeen() bounded.Map[netip.Addr, *exporter] { return bounded.New[netip.Addr, *exporter](maxSeen) }
 
 type domainOf struct {
 	x  *exporter
@@ -176,14 +180,14 @@ func domainText(id uint32) string { return strconv.FormatUint(uint64(id), 10) }
 func (e *seen) get(addr netip.Addr) (x *exporter, first bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if x := e.all[addr]; x != nil {
+	if x := e.all.Get(addr); x != nil {
 		return x, false
 	}
-	if len(e.all) >= maxSeen && !e.makeRoom() {
+	if e.all.IsFull() && !e.makeRoom() {
 		return &e.unnamed, false
 	}
 	x = &exporter{addr: addr, seen: e}
-	e.all[addr] = x
+	e.all.PutOrRefuse(addr, x)
 	return x, true
 }
 
@@ -192,7 +196,7 @@ func (e *seen) get(addr netip.Addr) (x *exporter, first bool) {
 func (e *seen) makeRoom() bool {
 	var least *exporter
 	n := 0
-	for _, x := range e.all {
+	for _, x := range e.all.All() {
 		if !x.named && (least == nil || cmp.Or(cmp.Compare(x.score, least.score), cmp.Compare(least.idle, x.idle)) < 0) {
 			least = x
 		}
@@ -204,7 +208,7 @@ func (e *seen) makeRoom() bool {
 		return false
 	}
 	least.gone.Store(true)
-	delete(e.all, least.addr)
+	e.all.Delete(least.addr)
 	return true
 }
 
@@ -305,7 +309,7 @@ func (e *seen) survey() (named, wanting []*exporter) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	n := 0
-	for _, x := range e.all {
+	for _, x := range e.all.All() {
 		x.age()
 		if x.named || x.score > 0 {
 			x.listed = e.isListed(x.addr)

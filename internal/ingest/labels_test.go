@@ -25,7 +25,7 @@ func newLabelled(listed ...netip.Addr) *labelled {
 	m := &metrics{flows: vec("flows", "exporter"), errors: vec("errors", "exporter", "cause"),
 		exported: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "reported"}, []string{"exporter", "domain", "what"})}
 	m.perExporter = []*prometheus.CounterVec{m.flows, m.errors}
-	l := &labelled{m: m, seen: &seen{all: map[netip.Addr]*exporter{}, flows: m.flows, fold: m.fold}}
+	l := &labelled{m: m, seen: &seen{all: newSeen(), flows: m.flows, fold: m.fold}}
 	l.listed = func(a netip.Addr) bool { return slices.Contains(listed, a) }
 	return l
 }
@@ -189,8 +189,8 @@ func TestAnActiveAddressIsNotForgotten(t *testing.T) {
 	for i := maxFresh; i < 3*maxSeen; i++ {
 		l.flow(forged(i))
 	}
-	if _, first := l.get(honestAddr); first || len(l.all) > maxSeen {
-		t.Errorf("the active exporter was forgotten, %d addresses are remembered", len(l.all))
+	if _, first := l.get(honestAddr); first || l.all.Len() > maxSeen {
+		t.Errorf("the active exporter was forgotten, %d addresses are remembered", l.all.Len())
 	}
 	l.check(t)
 }
@@ -199,7 +199,7 @@ func TestAnActiveAddressIsNotForgotten(t *testing.T) {
 // could never get a label again.
 func TestAWorkerNoticesThatAnAddressWasForgotten(t *testing.T) {
 	r := &Replica{}
-	r.exporters.all = map[netip.Addr]*exporter{}
+	r.exporters.all = newSeen()
 	w := worker{r: r, known: map[netip.Addr]*exporter{}}
 	before, _ := w.exporter(honestAddr)
 	if again, _ := w.exporter(honestAddr); again != before {
@@ -209,7 +209,7 @@ func TestAWorkerNoticesThatAnAddressWasForgotten(t *testing.T) {
 		t.Fatal("no room was made")
 	}
 	after, first := w.exporter(honestAddr)
-	if after == before || !first || r.exporters.all[honestAddr] != after {
+	if after == before || !first || r.exporters.all.Get(honestAddr) != after {
 		t.Error("the worker goes on counting for an address that is not ranked")
 	}
 }

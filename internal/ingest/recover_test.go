@@ -112,7 +112,7 @@ func TestAStoppedReplicaClosesItsAccount(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	var lives loss.Lives
+	lives := loss.NewLives()
 	reports := 0
 	c := config(b.Addr(), "reader")
 	tail := kafka.Tail{Once: true, Start: true}

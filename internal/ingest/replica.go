@@ -115,7 +115,8 @@ func New(c Config, d Deps) (*Replica, error) {
 	r := &Replica{
 		c: c, deps: d, log: d.Log.With("replica", c.Replica), file: file, tlog: tlog, waiting: errStarting,
 		proxies:   transport.NewProxies(c.TrustedProxies),
-		exporters: seen{all: map[netip.Addr]*exporter{}}, buffer: setBuffer{max: c.ParkMax, wait: c.ParkFor},
+		changed:   newChanges(),
+		exporters: seen{all: newSeen()}, buffer: setBuffer{max: c.ParkMax, wait: c.ParkFor},
 		ports: map[uint16]bool{}, started: make(chan struct{}), passed: make(chan struct{}),
 		publishNow: make(chan struct{}, 1), bufferNow: make(chan struct{}, 1),
 		errorLog: rate.NewLimiter(0.2, 10), dropLog: rate.NewLimiter(0.1, 1),
@@ -135,6 +136,7 @@ func New(c Config, d Deps) (*Replica, error) {
 	started := d.Now()
 	r.accounts.self = loss.Life{Replica: c.Replica, Started: started.UnixNano()}
 	r.accounts.book, r.accounts.cluster = loss.NewBook(c.Replica, started), loss.NewCluster()
+	r.accounts.lives = loss.NewLives()
 	r.accounts.book.Listed, r.accounts.cluster.Listed = r.listsAddress, r.listsAddress
 	r.accounts.book.Attach(&r.accounts.shared)
 	r.sessions = newSessions(r)

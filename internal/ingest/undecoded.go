@@ -135,7 +135,8 @@ func (r *Replica) newUndecoded(producer *kafka.Producer) *undecoded {
 		flowsRetention: r.c.Topics.FlowsRetention, form: r.c.Form, now: r.deps.Now, log: r.log, errorLog: r.errorLog,
 		store: r.store, watch: r.watch, metrics: r.metrics, exporters: &r.exporters, lost: r.lost, decoded: &r.stats.flows,
 		topic: r.c.Topics.Name(kafka.Undecoded), flows: r.c.Topics.Name(kafka.Flows), keep: r.c.Undecoded.Keep,
-		checkNow: make(chan struct{}, 1), worker: r.worker(nil, &r.accounts.shared), producer: producer,
+		checkNow: make(chan struct{}, 1), changed: newChanges(),
+		worker: r.worker(nil, &r.accounts.shared), producer: producer,
 		budget: newUndecodedBudget(r.c.Undecoded),
 		owned:  map[int32]*waitingFor{}, pending: map[string]float64{},
 	}

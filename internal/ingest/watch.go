@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"weir/internal/bounded"
 	"weir/internal/decode"
 	"weir/internal/transport"
 )
@@ -35,7 +37,7 @@ type watch struct {
 	mu       sync.Mutex // guards the fields below
 	started  time.Time
 	warned   time.Time // last warning of silence
-	missing  map[decode.TemplateKey]*missing
+	missing  bounded.Map[decode.TemplateKey, *missing]
 	newcomer *rate.Limiter // new exporters
 	unknown  *rate.Limiter // templates missing for less than repeatMissing
 	lasting  *rate.Limiter // templates missing for longer: forged sets do not come back that long
@@ -53,7 +55,7 @@ type missing struct {
 
 func newWatch(log *slog.Logger, now time.Time, listen func() []string) *watch {
 	return &watch{
-		log: log, listen: listen, started: now, missing: map[decode.TemplateKey]*missing{},
+		log: log, listen: listen, started: now, missing: bounded.New[decode.TemplateKey, *missing](maxMissing),
 		newcomer: rate.NewLimiter(1, 100), unknown: rate.NewLimiter(1, 20), lasting: rate.NewLimiter(1, 20),
 		came: rate.NewLimiter(1, 20), proxyLog: rate.NewLimiter(0.1, 1),
 	}
@@ -102,13 +104,12 @@ func (w *watch) countMissing(s *decode.Set, now time.Time, warned func(*missing)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	k := s.Key()
-	m := w.missing[k]
+	m := w.missing.Get(k)
 	if m == nil {
-		if len(w.missing) >= maxMissing {
-			w.evictMissing(now)
-		}
 		m = &missing{since: now}
-		w.missing[k] = m
+		w.missing.PutOrEvict(k, m, missingVictim, func(a, b *missing) int { // idle entries first, then few sets
+			return cmp.Or(compareBool(b.isIdle(now), a.isIdle(now)), cmp.Compare(a.sets, b.sets))
+		})
 	}
 	m.sets++
 	m.last = now
@@ -124,26 +125,8 @@ func (w *watch) countMissing(s *decode.Set, now time.Time, warned func(*missing)
 	return &snapshot
 }
 
-// evictMissing removes one of a few entries of missing: an idle entry, else the entry with the fewest
-// sets. The caller must hold mu.
-func (w *watch) evictMissing(now time.Time) {
-	var victim decode.TemplateKey
-	var least *missing
-	n := 0
-	for k, m := range w.missing {
-		if now.Sub(m.last) >= missingIdle {
-			delete(w.missing, k)
-			return
-		}
-		if least == nil || m.sets < least.sets {
-			victim, least = k, m
-		}
-		if n++; n == missingVictim {
-			break
-		}
-	}
-	delete(w.missing, victim)
-}
+// isIdle reports whether no set came for so long that the entry is evicted first.
+func (m *missing) isIdle(now time.Time) bool { return now.Sub(m.last) >= missingIdle }
 
 // warnMissing logs a warning with the attributes of a missing template.
 func (w *watch) warnMissing(m *missing, s *decode.Set, text string, more ...any) {
@@ -156,8 +139,8 @@ func (w *watch) warnMissing(m *missing, s *decode.Set, text string, more ...any)
 func (w *watch) found(k decode.TemplateKey, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if m := w.missing[k]; m != nil {
-		delete(w.missing, k)
+	if m := w.missing.Get(k); m != nil {
+		w.missing.Delete(k)
 		if !w.came.AllowN(now, 1) {
 			return
 		}

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/bounded"
 	"weir/pkg/flowpb"
 )
 
@@ -36,11 +37,14 @@ type Life struct {
 }
 
 // Lives holds the processes that report, and finds those that ended without closing
-// their account. The zero Lives is ready to use. It is safe for concurrent use.
+// their account. It is safe for concurrent use.
 type Lives struct {
 	mu  sync.Mutex
-	all map[lifeKey]*knownLife
+	all bounded.Map[lifeKey, *knownLife]
 }
+
+// NewLives returns an empty Lives.
+func NewLives() *Lives { return &Lives{all: bounded.New[lifeKey, *knownLife](maxKnownLives)} }
 
 type lifeKey struct {
 	replica string
@@ -65,16 +69,10 @@ func (l *Lives) Take(value []byte, at, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	k := lifeKey{clip(m.Replica), m.StartedNs}
-	known := l.all[k]
+	known := l.all.Get(k)
 	if known == nil {
-		if l.all == nil {
-			l.all = map[lifeKey]*knownLife{}
-		}
-		if len(l.all) >= maxKnownLives {
-			l.forgetOldest()
-		}
 		known = &knownLife{}
-		l.all[k] = known
+		l.all.PutOrEvict(k, known, 0, func(a, b *knownLife) int { return a.heard.Compare(b.heard) })
 	}
 	if recovered(&m) { // written by another process: no sign of life
 		known.closed = known.closed || m.GetSummary().GetClosed()
@@ -90,28 +88,18 @@ func recovered(m *flowpb.ExporterReport) bool {
 	return m.GetSlot().GetRecovered() != nil || m.GetSummary().GetRecovered()
 }
 
-func (l *Lives) forgetOldest() {
-	var oldest lifeKey
-	for k, v := range l.all {
-		if o := l.all[oldest]; o == nil || v.heard.Before(o.heard) {
-			oldest = k
-		}
-	}
-	delete(l.all, oldest)
-}
-
 // Ended returns the processes, except self, that seem to have ended without closing
 // their account, in order of their starts. It returns each process once in triedFor.
 func (l *Lives) Ended(now time.Time, self Life) (ended []Life) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for k, v := range l.all {
+	for k, v := range l.all.All() {
 		silence := now.Sub(v.heard)
 		if k == (lifeKey{self.Replica, self.Started}) {
 			continue
 		}
 		if silence > RememberLives {
-			delete(l.all, k)
+			l.all.Delete(k)
 			continue
 		}
 		next, wait := l.next(k), silentFor
@@ -132,7 +120,7 @@ func (l *Lives) Ended(now time.Time, self Life) (ended []Life) {
 // next returns the start of the next process with the same name, 0 if there is none.
 // l.mu must be held.
 func (l *Lives) next(of lifeKey) (started int64) {
-	for k := range l.all {
+	for k := range l.all.All() {
 		if k.replica == of.replica && k.started > of.started && (started == 0 || k.started < started) {
 			started = k.started
 		}

@@ -235,7 +235,7 @@ func TestProcessesThatEndedWithoutClosingTheirAccountAreFound(t *testing.T) {
 		return b
 	}
 	running, closed, byOther := &flowpb.ExporterSummary{}, &flowpb.ExporterSummary{Closed: true}, &flowpb.ExporterSummary{Closed: true, Recovered: true}
-	var l Lives
+	l := NewLives()
 	self := Life{Replica: "self", Started: 1}
 	take := func(replica string, started int64, s *flowpb.ExporterSummary, at time.Time) {
 		l.Take(value(replica, started, s), at, at)
@@ -273,7 +273,7 @@ func TestProcessesThatEndedWithoutClosingTheirAccountAreFound(t *testing.T) {
 	for i := range 3 * maxKnownLives {
 		take("x", int64(1000+i), running, start.Add(400*time.Second))
 	}
-	if n := len(l.all); n > maxKnownLives {
+	if n := l.all.Len(); n > maxKnownLives {
 		t.Errorf("%d processes are remembered", n)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"weir/internal/bounded"
 	"weir/internal/transport/proxyproto"
 )
 
@@ -32,7 +33,7 @@ type Proxies struct {
 	trusted []netip.Prefix // immutable
 
 	mu      sync.Mutex
-	streams map[netip.AddrPort]proxied // by the proxy's address and port; guarded by mu
+	streams bounded.Map[netip.AddrPort, proxied] // by the proxy's address and port; guarded by mu
 }
 
 // A proxied is the exporter behind an address and port of a proxy.
@@ -43,7 +44,7 @@ type proxied struct {
 
 // NewProxies returns the Proxies of trusted networks. trusted may be empty.
 func NewProxies(trusted []netip.Prefix) *Proxies {
-	return &Proxies{trusted: trusted, streams: map[netip.AddrPort]proxied{}}
+	return &Proxies{trusted: trusted, streams: bounded.New[netip.AddrPort, proxied](maxProxyStreams)}
 }
 
 // Trusts reports whether a PROXY header from a is believed.
@@ -68,11 +69,11 @@ func (p *Proxies) Unwrap(
 	if !proxyproto.HasHeader(pkt) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		s, ok := p.streams[from]
+		s, ok := p.streams.Lookup(from)
 		if !ok || at.Sub(s.last) > proxyMemory {
 			return nil, from, ProxyMissing
 		}
-		p.streams[from] = proxied{s.exporter, at}
+		p.streams.PutOrRefuse(from, proxied{s.exporter, at}) // known: it is not refused
 		return pkt, s.exporter, ""
 	}
 	exporter, n, err := proxyproto.Parse(pkt)
@@ -84,28 +85,9 @@ func (p *Proxies) Unwrap(
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if _, known := p.streams[from]; !known && len(p.streams) >= maxProxyStreams {
-		p.makeRoom(at)
-	}
-	p.streams[from] = proxied{exporter, at}
+	p.streams.PutOrFree(from, proxied{exporter, at}, func(s proxied) bool { return at.Sub(s.last) > proxyMemory })
 	if n == len(pkt) {
 		return nil, exporter, ProxyEmpty
 	}
 	return pkt[n:], exporter, ""
-}
-
-// makeRoom removes expired streams, then arbitrary streams until an eighth of the table is free, so
-// that a full table is not searched for each new stream. The caller must hold mu.
-func (p *Proxies) makeRoom(now time.Time) {
-	for from, s := range p.streams {
-		if now.Sub(s.last) > proxyMemory {
-			delete(p.streams, from)
-		}
-	}
-	for from := range p.streams {
-		if len(p.streams) <= maxProxyStreams-maxProxyStreams/8 {
-			return
-		}
-		delete(p.streams, from)
-	}
 }

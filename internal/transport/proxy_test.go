@@ -74,17 +74,17 @@ func TestUnwrapNamesTheExporterBehindABalancer(t *testing.T) {
 	}
 }
 
-// TestRoomForStreamsIsMadeInOneSearch checks that makeRoom frees an eighth of the table although a
+// TestRoomForStreamsIsMadeInOneSearch checks that a new stream frees an eighth of the table although a
 // single stream has expired: a full table must not be searched for each new stream.
 func TestRoomForStreamsIsMadeInOneSearch(t *testing.T) {
 	p := NewProxies([]netip.Prefix{netip.MustParsePrefix("::/0")})
 	at := time.Unix(1_700_000_000, 0)
 	for i := range maxProxyStreams {
 		a := netip.AddrFrom16([16]byte{0xfd, 1: byte(i >> 8), 2: byte(i)})
-		p.streams[netip.AddrPortFrom(a, 1)] = proxied{last: at.Add(time.Duration(min(i, 1)))}
+		p.streams.PutOrRefuse(netip.AddrPortFrom(a, 1), proxied{last: at.Add(time.Duration(min(i, 1)))})
 	}
 	p.Unwrap([]byte(header1+"a"), netip.MustParseAddrPort("[fd00::2]:2"), at.Add(proxyMemory+1)) // a single stream has expired
-	if n := len(p.streams); n > maxProxyStreams-maxProxyStreams/8+1 {
+	if n := p.streams.Len(); n > maxProxyStreams-maxProxyStreams/8+1 {
 		t.Errorf("want an eighth of %d free, got %d streams", maxProxyStreams, n)
 	}
 }
@@ -100,13 +100,13 @@ func TestStreamsOfProxiesAreBounded(t *testing.T) {
 		p.Unwrap([]byte(header1+"a"), from(i), at)
 	}
 	p.Unwrap([]byte(header1+"a"), from(maxProxyStreams), at.Add(proxyMemory))
-	if n := len(p.streams); n != maxProxyStreams-maxProxyStreams/8+1 {
+	if n := p.streams.Len(); n != maxProxyStreams-maxProxyStreams/8+1 {
 		t.Errorf("streams at the limit: want an eighth removed and the new stream added, got %d", n)
 	}
 	for i := range maxProxyStreams / 8 {
 		p.Unwrap([]byte(header1+"a"), from(2*maxProxyStreams+i), at.Add(proxyMemory+1))
 	}
-	if n := len(p.streams); n != 1+maxProxyStreams/8 {
+	if n := p.streams.Len(); n != 1+maxProxyStreams/8 {
 		t.Errorf("want the expired streams removed and %d left, got %d", 1+maxProxyStreams/8, n)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"weir/internal/bounded"
 	"weir/internal/pair"
 	"weir/internal/saturating"
 	"weir/internal/services"
@@ -39,7 +40,7 @@ type Board struct {
 	totals      Totals
 	hosts       map[netip.Addr]*Share
 	services    map[string]*Share
-	connections map[string]counted
+	connections bounded.Map[string, counted]
 	newest      []Connection // in order of arrival, newest first
 	exporters   []Exporter
 }
@@ -109,7 +110,8 @@ type counted struct {
 func NewBoard(now func() time.Time) *Board {
 	return &Board{
 		now: now, began: now().Unix(),
-		hosts: map[netip.Addr]*Share{}, services: map[string]*Share{}, connections: map[string]counted{},
+		hosts: map[netip.Addr]*Share{}, services: map[string]*Share{},
+		connections: bounded.New[string, counted](maxConnections),
 	}
 }
 
@@ -150,7 +152,7 @@ func (b *Board) Connections(list []*flowpb.Connection) {
 	defer b.mu.Unlock()
 	for _, c := range list {
 		id := string(c.GetConnectionId())
-		was, again := b.connections[id]
+		was, again := b.connections.Lookup(id)
 		if again && was.version >= c.GetVersion() {
 			continue
 		}
@@ -159,10 +161,7 @@ func (b *Board) Connections(list []*flowpb.Connection) {
 			octets:  saturating.Add(estimated(c.GetForward()), estimated(c.GetReverse())),
 			packets: saturating.Add(c.GetForward().GetPackets(), c.GetReverse().GetPackets()),
 		}
-		if len(b.connections) >= maxConnections && !again {
-			clear(b.connections) // a later report of a dropped connection is counted again
-		}
-		b.connections[id] = is
+		b.connections.PutOrForget(id, is) // a later report of a forgotten connection is counted again
 		if !again {
 			b.totals.Connections++
 		}

@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/bounded"
 	"weir/internal/cli/console"
 	"weir/internal/cli/report"
 	"weir/internal/kafka"
@@ -27,7 +29,7 @@ type ConnectionsView struct {
 	Printer *report.ConnectionPrinter
 
 	shown    int // number of printed connections, without --once
-	versions map[string]uint32
+	versions bounded.Map[string, uint32]
 	newest   map[string]*flowpb.Connection // newest report of each selected connection, by id; with --once
 	poison   int
 }
@@ -41,7 +43,11 @@ const maxVersions = 1_000_000
 // error comes from Kafka or from the output.
 func (o *ConnectionsView) Run(ctx context.Context, settings Settings) error {
 	topic := settings.Topics.Name(kafka.Connections)
-	o.newest, o.versions = map[string]*flowpb.Connection{}, map[string]uint32{}
+	o.newest = map[string]*flowpb.Connection{}
+	o.versions = bounded.New[string, uint32](maxVersions)
+	if o.Once { // newest holds all connections anyway
+		o.versions = bounded.New[string, uint32](math.MaxInt)
+	}
 	if !o.Once {
 		console.Linef(o.Stderr, "following %s at %s; end with Ctrl-C", topic, strings.Join(settings.Kafka.Brokers, ","))
 	}
@@ -66,7 +72,7 @@ func (o *ConnectionsView) Run(ctx context.Context, settings Settings) error {
 		o.Printer.PrintAll(shown)
 		console.Linef(o.Stderr, "%s", report.Totals(shown, len(list)))
 		console.Linef(o.Stderr, "%d connections shown", len(shown))
-		if len(o.versions) == 0 {
+		if o.versions.Len() == 0 {
 			console.Linef(o.Stderr, "%s has none: enrich reports a connection once it has ended, "+
 				"after PAIR_IDLE at the latest; weir exporters lists the exporters", topic)
 		}
@@ -109,13 +115,10 @@ func (o *ConnectionsView) addRecords(records []kafka.Record) error {
 // addReport records a report of a connection and appends it to list when it must be printed now.
 func (o *ConnectionsView) addReport(list []*flowpb.Connection, c *flowpb.Connection) []*flowpb.Connection {
 	id := string(c.ConnectionId)
-	if o.versions[id] >= c.Version {
+	if o.versions.Get(id) >= c.Version {
 		return list
 	}
-	if len(o.versions) >= maxVersions && !o.Once {
-		clear(o.versions)
-	}
-	o.versions[id] = c.Version
+	o.versions.PutOrForget(id, c.Version)
 	if o.NoNames {
 		for _, e := range []*flowpb.Endpoint{c.GetInitiator(), c.GetResponder()} {
 			if e != nil {

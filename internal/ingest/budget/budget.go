@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"weir/internal/bounded"
 )
 
 // A Limit is the rate and the size of a token bucket.
@@ -21,9 +23,9 @@ type Limit struct {
 type Budget struct {
 	each Limit
 
-	mu        sync.Mutex // guards the fields below
+	mu        sync.Mutex // must be held for the fields below
 	all       *rate.Limiter
-	exporters map[netip.Addr]*rate.Limiter // at most maxExporters; no entry: the bucket is full
+	exporters bounded.Map[netip.Addr, *rate.Limiter] // no entry: the bucket is full
 }
 
 // maxExporters bounds the exporters whose bucket is stored.
@@ -33,7 +35,7 @@ const maxExporters = 10_000
 func New(each, all Limit) *Budget {
 	return &Budget{
 		each: each, all: rate.NewLimiter(rate.Limit(all.Rate), all.AtOnce),
-		exporters: map[netip.Addr]*rate.Limiter{},
+		exporters: bounded.New[netip.Addr, *rate.Limiter](maxExporters),
 	}
 }
 
@@ -52,13 +54,13 @@ const (
 func (b *Budget) Spend(exporter netip.Addr, octets int, now time.Time) Refusal {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	own := b.exporters[exporter]
+	own := b.exporters.Get(exporter)
 	if own == nil {
-		if len(b.exporters) >= maxExporters {
-			b.makeRoom(now)
-		}
 		own = rate.NewLimiter(rate.Limit(b.each.Rate), b.each.AtOnce)
-		b.exporters[exporter] = own
+		// The exporter of a bucket that makes room starts with a full bucket again.
+		b.exporters.PutOrFree(exporter, own, func(l *rate.Limiter) bool {
+			return l.TokensAt(now) >= float64(b.each.AtOnce)
+		})
 	}
 	if own.TokensAt(now) < float64(octets) {
 		return Exporter
@@ -68,20 +70,4 @@ func (b *Budget) Spend(exporter netip.Addr, octets int, now time.Time) Refusal {
 	}
 	own.AllowN(now, octets)
 	return None
-}
-
-// makeRoom removes full buckets, then arbitrary buckets until an eighth of the table is free. The
-// exporter of a removed bucket starts with a full bucket again. The caller must hold mu.
-func (b *Budget) makeRoom(now time.Time) {
-	for a, l := range b.exporters {
-		if l.TokensAt(now) >= float64(b.each.AtOnce) {
-			delete(b.exporters, a)
-		}
-	}
-	for a := range b.exporters {
-		if len(b.exporters) < maxExporters*7/8 {
-			return
-		}
-		delete(b.exporters, a)
-	}
 }

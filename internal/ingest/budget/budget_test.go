@@ -34,7 +34,7 @@ func TestOctetsAreBoundedByExporterAndInAll(t *testing.T) {
 	for i := range 2 * maxExporters {
 		b.Spend(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1, at)
 	}
-	if n := len(b.exporters); n > maxExporters {
+	if n := b.exporters.Len(); n > maxExporters {
 		t.Errorf("budgets: want at most %d, got %d", maxExporters, n)
 	}
 }

@@ -8,13 +8,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"weir/internal/bounded"
 )
 
 // Mend adds control functions to a cluster that work around two defects of kfake: see docs/upstream.md. Start
 // calls it. A test that makes its own cluster must call it if the cluster has consumer groups or moves leaders.
 // Control functions that must answer first must be added before the call.
 func Mend(c *kfake.Cluster) {
-	b := &joinBarriers{groups: map[string]*joinBarrier{}}
+	b := newJoinBarriers()
 	c.ControlKey(int16(kmsg.JoinGroup), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
 		req, ok := r.(*kmsg.JoinGroupRequest)
@@ -54,7 +56,11 @@ type joinBarrier struct {
 // joinBarriers holds the barriers of all groups.
 type joinBarriers struct {
 	mu     sync.Mutex
-	groups map[string]*joinBarrier // at most maxGroups
+	groups bounded.Map[string, *joinBarrier]
+}
+
+func newJoinBarriers() *joinBarriers {
+	return &joinBarriers{groups: bounded.New[string, *joinBarrier](maxGroups)}
 }
 
 // maxGroups bounds the groups; at the limit all are forgotten.
@@ -67,13 +73,10 @@ func (b *joinBarriers) refuses(r *kmsg.JoinGroupRequest, now time.Time) bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	g := b.groups[r.Group]
+	g := b.groups.Get(r.Group)
 	if g == nil {
-		if len(b.groups) >= maxGroups {
-			clear(b.groups)
-		}
 		g = &joinBarrier{}
-		b.groups[r.Group] = g
+		b.groups.PutOrForget(r.Group, g)
 	}
 	g.timeout = max(g.timeout, time.Duration(r.RebalanceTimeoutMillis)*time.Millisecond)
 	if g.first.IsZero() || now.Sub(g.last) >= g.timeout { // kfake's timer has expired, if it ran
@@ -90,7 +93,7 @@ func (b *joinBarriers) refuses(r *kmsg.JoinGroupRequest, now time.Time) bool {
 func (b *joinBarriers) end(group string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if g := b.groups[group]; g != nil {
+	if g := b.groups.Get(group); g != nil {
 		g.first = time.Time{}
 	}
 }

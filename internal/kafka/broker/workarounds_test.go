@@ -95,7 +95,7 @@ func TestAMemberThatJoinsAgainAndAgainDoesNotProlongARebalance(t *testing.T) {
 
 func TestAJoinIsRefusedFromTheTimeoutUntilKfakesTimerExpires(t *testing.T) {
 	t0 := time.Unix(1_790_000_000, 0)
-	b := &joinBarriers{groups: map[string]*joinBarrier{}}
+	b := newJoinBarriers()
 	r := kmsg.NewPtrJoinGroupRequest()
 	r.Group, r.MemberID, r.RebalanceTimeoutMillis = "g", "m", 1000
 	steps := []struct {
@@ -124,8 +124,8 @@ func TestAJoinIsRefusedFromTheTimeoutUntilKfakesTimerExpires(t *testing.T) {
 		r.Group = strconv.Itoa(i)
 		b.refuses(r, t0)
 	}
-	if len(b.groups) > maxGroups {
-		t.Errorf("%d groups are remembered, want at most %d", len(b.groups), maxGroups)
+	if b.groups.Len() > maxGroups {
+		t.Errorf("%d groups are remembered, want at most %d", b.groups.Len(), maxGroups)
 	}
 }
 
