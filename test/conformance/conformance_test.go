@@ -1,6 +1,6 @@
-// Package conformance writes docs/conformance.md: the requirements of the RFCs on a
-// collector with the tests that hold them, and the differences between Weir and other
-// decoders over real captures, by cause.
+// Package conformance checks and, with -update, writes the tables of docs/conformance.md and
+// docs/vendors.md: the requirements of the RFCs on a collector with the tests that verify them, the
+// differences between Weir and other decoders over real captures by cause, and each vendor's elements.
 package conformance
 
 import (
@@ -23,14 +23,15 @@ var update = flag.Bool("update", false, "rewrite the tables of docs/conformance.
 
 const document = "../../docs/conformance.md"
 
-// The parts of the document, between markers: the second needs the corpus.
+// Markers of the document's tables. A table begins after its marker and ends at endMark. All but the
+// requirements need the corpus.
 const (
 	requirementsMark = "<!-- requirements: written by go test ./test/conformance -update -->"
 	differencesMark  = "<!-- differences: written by go test ./test/conformance -update -->"
 	endMark          = "<!-- end -->"
 )
 
-// fold returns names as one cell of a table that opens on demand.
+// fold returns names as the cell of a table, collapsed if there are more than three.
 func fold(names []string) string {
 	if len(names) < 4 {
 		return strings.Join(names, "<br>")
@@ -38,7 +39,7 @@ func fold(names []string) string {
 	return fmt.Sprintf("<details><summary>%d captures</summary>%s</details>", len(names), strings.Join(names, "<br>"))
 }
 
-// between holds that the part of the document at mark is text, or writes it.
+// between checks that the document's table at mark is text. With -update it writes the table.
 func between(t *testing.T, mark, text string) {
 	t.Helper()
 	betweenIn(t, document, mark, text)
@@ -54,13 +55,13 @@ func betweenIn(t *testing.T, document, mark, text string) {
 	head, rest, ok := strings.Cut(string(doc), mark+"\n")
 	was, tail, ok2 := strings.Cut(rest, endMark)
 	if !ok || !ok2 {
-		t.Fatalf("%s: no part %q", document, mark)
+		t.Fatalf("%s: want the marker %q, and %q after it", document, mark, endMark)
 	}
 	if was == text {
 		return
 	}
 	if !*update {
-		t.Errorf("%s is not what the tests say: run go test ./test/conformance -update", document)
+		t.Errorf("%s is out of date at %q: run go test ./test/conformance -update", document, mark)
 		return
 	}
 	if err := os.WriteFile(document, []byte(head+mark+"\n"+text+endMark+tail), 0o644); err != nil {
@@ -68,7 +69,7 @@ func betweenIn(t *testing.T, document, mark, text string) {
 	}
 }
 
-// testSources returns the text of all test files by the name of their package.
+// testSources returns the text of all test files, by package name without _test.
 func testSources(t *testing.T) map[string]string {
 	t.Helper()
 	sources := map[string]string{}
@@ -94,14 +95,14 @@ func testSources(t *testing.T) map[string]string {
 
 var packageClause = regexp.MustCompile(`(?m)^package (\w+)`)
 
-// A requirement said to be unsupported must not have code: a setting is how a
-// transport would be switched on.
+// docs/conformance.md lists SCTP and DTLS as unsupported. A transport would be enabled by a setting, so
+// there must be none for them.
 func TestNoSettingListensOverSCTPOrDTLS(t *testing.T) {
 	listens := 0
 	for _, v := range settings.Variables[ingest.Config]() {
 		switch {
 		case strings.Contains(v.Name, "SCTP"), strings.Contains(v.Name, "DTLS"):
-			t.Errorf("%s is a setting, and docs/conformance.md says that its transport is not supported", v.Name)
+			t.Errorf("%s is a setting, but docs/conformance.md lists its transport as not supported", v.Name)
 		case strings.HasPrefix(v.Name, "LISTEN_"):
 			listens++
 		}
@@ -122,7 +123,7 @@ func TestEachRequirementIsHeldByATestThatExists(t *testing.T) {
 		r := row.Cells
 		if r[0] != rfc {
 			rfc = r[0]
-			fmt.Fprintf(&text, "\n### RFC %s\n\n| section | level | requirement | held by |\n|---|---|---|---|\n", rfc)
+			fmt.Fprintf(&text, "\n### RFC %s\n\n| section | level | requirement | verified by |\n|---|---|---|---|\n", rfc)
 		}
 		named := tests.FindAllStringSubmatch(r[4], -1)
 		unsupported := strings.HasPrefix(r[4], "not supported: ")
@@ -138,10 +139,10 @@ func TestEachRequirementIsHeldByATestThatExists(t *testing.T) {
 			held++
 		}
 		if len(named) == 0 {
-			t.Errorf("RFC %s section %s, %q: no test shows the behaviour", r[0], r[1], r[3])
+			t.Errorf("RFC %s section %s, %q: want the name of a test that shows the behaviour", r[0], r[1], r[3])
 		}
 		if unsupported && !strings.Contains(r[4], " (") {
-			t.Errorf("RFC %s section %s, %q: no reason beside the test", r[0], r[1], r[3])
+			t.Errorf("RFC %s section %s, %q: want a reason before the test's name", r[0], r[1], r[3])
 		}
 		for _, n := range named {
 			if !strings.Contains(sources[n[1]], "func "+n[2]+"(") {
@@ -152,9 +153,9 @@ func TestEachRequirementIsHeldByATestThatExists(t *testing.T) {
 			}
 		}
 	}
-	between(t, requirementsMark, fmt.Sprintf("\n%d requirements are supported and held by tests. %d are not supported; the test named shows what Weir does instead:\n\n"+
+	between(t, requirementsMark, fmt.Sprintf("\n%d requirements are supported and verified by tests. %d are not supported; the named test shows Weir's behaviour:\n\n"+
 		"| RFC, section | level | requirement | reason and test |\n|---|---|---|---|\n%s%s\n", held, not, open.String(), text.String()))
 	if levels := []string{"MUST", "MUST NOT", "SHOULD", "SHOULD NOT", "MAY", "rule"}; slices.ContainsFunc(list, func(r tsv.Row) bool { return !slices.Contains(levels, r.At("level")) }) {
-		t.Errorf("a level that is none of %v", levels)
+		t.Errorf("testdata/requirements.tsv: want each level to be one of %v", levels)
 	}
 }

@@ -16,45 +16,45 @@ import (
 	"weir/internal/weirtest/tsv"
 )
 
-// The rules by which other decoders count otherwise.
+// Causes of different record counts. They are cells of docs/conformance.md.
 const (
-	early     = "data before its template is decoded, others have dropped it by then"
-	ports     = "templates are kept without the source port, so templates and data may come from different ports"
-	beyond    = "whole records of a set that ends beyond the datagram are decoded"
-	noScope   = "an options template without a scope is refused (RFC 7011 section 3.4.2.2)"
-	stops     = "tshark stops after as many v9 sets as the header counts records"
-	odd4      = "tshark drops the rest of a datagram at an IPv4 element whose length is not 4"
-	keeps     = "tshark keeps the first definition of a template"
-	v9Sets    = "tshark reads set ids 0 and 1, reserved in IPFIX (RFC 7011 section 3.3.2), as NetFlow v9's"
-	cut       = "tshark counts a record that is cut"
-	unknown   = "nfdump leaves out records without any element that it knows"
-	tooMany   = "nfdump drops a v5 datagram whose count is beyond its octets"
-	varOnly   = "others do not find a template all of whose fields are of variable length"
-	malformed = "libfixbuf gives a malformed message up as a whole"
+	early     = "Weir decodes data that arrives before its template; the other decoder drops it"
+	ports     = "Weir's template key has no source port, so templates and data may arrive from different ports"
+	beyond    = "Weir decodes the complete records of a set whose length exceeds the datagram"
+	noScope   = "Weir refuses an options template without a scope (RFC 7011 section 3.4.2.2)"
+	stops     = "tshark reads at most as many v9 sets as the header's record count"
+	odd4      = "tshark drops the rest of a datagram after an IPv4 element whose length is not 4"
+	keeps     = "tshark does not replace the first definition of a template ID"
+	v9Sets    = "tshark reads IPFIX sets with the reserved IDs 0 and 1 (RFC 7011 section 3.3.2) as NetFlow v9 templates"
+	cut       = "tshark counts a truncated record"
+	unknown   = "nfdump drops records in which it knows no element"
+	tooMany   = "nfdump drops a v5 datagram that is too short for its record count"
+	varOnly   = "the other decoder does not read templates with only variable-length fields"
+	malformed = "libfixbuf rejects a malformed message as a whole"
 	pythonPad = "netflow (Python) reads a record in the padding of a v9 set"
 )
 
-// refuses says why the Python package refuses a datagram as a whole, by the
-// error it raises.
+// refuses maps the error that the Python package raises when it rejects a whole datagram to
+// the cause in docs/conformance.md.
 var refuses = map[string]string{
-	"PaddingCalculationError": "netflow (Python) takes the length of a variable field, 65535, for octets, and what is left of the set for bad padding",
+	"PaddingCalculationError": "netflow (Python) reads the variable length 65535 as a number of octets, and the rest of the set as bad padding",
 	"struct.error":            ends,
 	"IndexError":              ends,
 	"IPFIXMalformedPacket":    ends,
-	"AttributeError":          "netflow (Python) gives a datagram up for a private element",
-	"ValueError":              "netflow (Python) gives a datagram up for a length it cannot use in an options template or a record",
-	"taken for hex":           "netflow (Python) takes a datagram whose octets are UTF-8 for a line of hex",
-	"IPFIXRFCError":           "netflow (Python) gives a datagram up for a reserved set id",
-	"IPFIXTemplateError":      "netflow (Python) gives a datagram up for one template",
-	"RuntimeError":            "netflow (Python) fails at a withdrawal",
-	"UnknownExportVersion":    "netflow (Python) does not know v7",
-	"no template":             "netflow (Python) gives a datagram up when the template of one set is not known",
-	"endless":                 "netflow (Python) does not end on a set of length 0",
+	"AttributeError":          "netflow (Python) rejects a datagram with an enterprise-specific element",
+	"ValueError":              "netflow (Python) rejects a datagram with an unsupported length in an options template or a record",
+	"taken for hex":           "netflow (Python) parses a datagram whose octets are valid UTF-8 as hexadecimal text",
+	"IPFIXRFCError":           "netflow (Python) rejects a datagram with a reserved set ID",
+	"IPFIXTemplateError":      "netflow (Python) rejects a whole datagram because of one template",
+	"RuntimeError":            "netflow (Python) fails on a template withdrawal",
+	"UnknownExportVersion":    "netflow (Python) does not support v7",
+	"no template":             "netflow (Python) rejects a whole datagram when the template of one set is unknown",
+	"endless":                 "netflow (Python) loops forever on a set of length 0",
 }
 
-const ends = "netflow (Python) gives a datagram up that ends before its counts or lengths say"
+const ends = "netflow (Python) rejects a datagram that is shorter than its counts or lengths"
 
-// because says why another decoder's count differs, by capture.
+// because holds the cause of each different count: decoder → capture → cause.
 var because = map[string]map[string]string{
 	"reference": {
 		"pmacct__112_IPFIXv10_CISCO_options_map_reassignment_t00":               ports,
@@ -97,7 +97,7 @@ var because = map[string]map[string]string{
 
 var summary = regexp.MustCompile(`flows=(\d+) options=(\d+)`)
 
-// counts is what weir decode finds in a capture.
+// counts returns the numbers of flows and options records that weir decode prints for a capture.
 func counts(t *testing.T, path string) (flows, options int) {
 	t.Helper()
 	var out, errOut bytes.Buffer
@@ -128,7 +128,7 @@ func TestEachDifferenceToOtherDecodersHasItsRule(t *testing.T) {
 			return n, err == nil
 		}
 		late, _ := number("late_records_ref")
-		counts := map[string][]string{} // cause → "tshark 1 of 16"
+		counts := map[string][]string{} // cause → for example "tshark 1 of 16"
 		compare := func(other string, ours, n int, cell string, known bool, why ...string) {
 			if !known {
 				return
@@ -139,11 +139,11 @@ func TestEachDifferenceToOtherDecodersHasItsRule(t *testing.T) {
 			most[other]++
 			switch {
 			case n == ours && because[other][name] != "":
-				t.Errorf("%s: %s agrees, though it is said that %s", name, other, why)
+				t.Errorf("%s: the count of %s is equal, although a cause is listed: %s", name, other, why)
 			case n == ours:
 				agree[other]++
 			case len(why) == 0:
-				t.Errorf("%s: %s counts %d, Weir %d: no rule says why", name, other, n, ours)
+				t.Errorf("%s: %s counts %d records, Weir %d: the difference has no cause", name, other, n, ours)
 			default:
 				used[other+name]++
 				number, errors, _ := strings.Cut(cell, ", ")
@@ -175,16 +175,16 @@ func TestEachDifferenceToOtherDecodersHasItsRule(t *testing.T) {
 	for other, names := range because {
 		for name := range names {
 			if used[other+name] == 0 {
-				t.Errorf("%s, %s: no such difference", other, name)
+				t.Errorf("%s, %s: a cause is listed, but the counts are equal", other, name)
 			}
 		}
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "\n%d captures; the counts agree", len(list))
+	fmt.Fprintf(&text, "\nOf %d captures, the record counts are equal", len(list))
 	for i, other := range []string{"reference", "tshark", "libfixbuf", "nfdump", "netflow"} {
-		fmt.Fprintf(&text, "%s with %s in %d of %d", map[bool]string{true: "", false: ","}[i == 0], other, agree[other], most[other])
+		fmt.Fprintf(&text, "%s to those of %s in %d of %d", map[bool]string{true: "", false: ","}[i == 0], inFull[other], agree[other], most[other])
 	}
-	text.WriteString(".\nThe others by cause, each with the count of the other decoder and Weir's:\n\n| cause | captures |\n|---|---|\n")
+	text.WriteString(".\nThe different counts by cause, each with the other decoder's count and Weir's:\n\n| cause | captures |\n|---|---|\n")
 	for _, cause := range slices.Sorted(maps.Keys(causes)) {
 		fmt.Fprintf(&text, "| %s | %s |\n", cause, fold(causes[cause]))
 	}
@@ -192,7 +192,12 @@ func TestEachDifferenceToOtherDecodersHasItsRule(t *testing.T) {
 	between(t, differencesMark, text.String())
 }
 
-// shownAs are the names of the other decoders in the document.
+// inFull maps a decoder to its name in a sentence of the document.
+var inFull = map[string]string{
+	"reference": "the reference decoder", "tshark": "tshark", "libfixbuf": "libfixbuf", "nfdump": "nfdump", "netflow": "netflow (Python)",
+}
+
+// shownAs maps a decoder to its name in a cell of the document.
 var shownAs = map[string]string{
 	"reference": "reference", "tshark": "tshark", "libfixbuf": "libfixbuf", "nfdump": "nfdump", "netflow": "Python",
 }

@@ -26,14 +26,14 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A tsharkRecord is one data record as tshark shows it: element → text, of an
-// element that the record has several times the texts in order.
+// A tsharkRecord is one data record in tshark's output: element → its values as text, in the
+// order of the record.
 type tsharkRecord map[string][]string
 
-// A tsharkDatagram is what tshark makes of one datagram.
+// A tsharkDatagram is tshark's decode of one datagram.
 type tsharkDatagram struct {
 	header tsharkRecord
-	sets   map[int][]tsharkRecord // by the set's number in the datagram, from 1; v1 to v7 have set 1
+	sets   map[int][]tsharkRecord // by the set's position in the datagram, from 1; records of v1 to v7 are in set 1
 }
 
 var (
@@ -44,7 +44,7 @@ var (
 	tsharkInside = regexp.MustCompile(`_tree$|^Forwarding Status$`)
 )
 
-// readTshark reads tshark's decode of a capture.
+// readTshark reads a gzipped file of tshark's JSON output: a decode of each packet of a capture.
 func readTshark(t *testing.T, path string) (out []tsharkDatagram) {
 	t.Helper()
 	f, err := os.Open(path)
@@ -111,7 +111,7 @@ func inOrder(by map[int]tsharkRecord) (out []tsharkRecord) {
 	return out
 }
 
-// flat adds what v holds to r, trees of a record included.
+// flat adds the fields of v to r. It descends into the trees of a record, but not into sets or records.
 func flat(r tsharkRecord, v map[string]any) {
 	for name, v := range v {
 		switch v := v.(type) {
@@ -134,16 +134,16 @@ func flat(r tsharkRecord, v map[string]any) {
 	}
 }
 
-// A moment is what times of a record that count from the exporter's start are
-// relative to, ns since the epoch.
+// A moment holds the reference times of a datagram, ns since the epoch. Uptimes of its records are
+// relative to start.
 type moment struct {
-	start  int64 // of the exporter; 0: not known
-	export int64
+	start  int64 // the exporter's start; 0: not known
+	export int64 // the header's export time
 }
 
-// inner returns what a record says of the packet inside a tunnel: where the protocol is
-// IPv4 (4) or IPv6 (41) in something and is repeated, the last of what is repeated. All
-// other records are returned as they are.
+// inner returns the fields of the inner packet of a tunnel record: if the record repeats the protocol
+// and the first is IPv4 (4) or IPv6 (41), the last value of each element. It returns any other record
+// unchanged.
 func (r tsharkRecord) inner() tsharkRecord {
 	protocols := r["cflow.protocol"]
 	if len(protocols) < 2 || protocols[0] != "4" && protocols[0] != "41" {
@@ -165,15 +165,14 @@ func (r tsharkRecord) inner() tsharkRecord {
 	return out
 }
 
-// A quantity is something that a record says and both decoders show.
+// A quantity is a value of a record that both decoders show.
 type quantity struct {
 	name   string
 	theirs func(r tsharkRecord, at *moment) (v string, ok bool)
 	ours   func(m *flowpb.FlowMessage) string
 }
 
-// first is the value of the first of the elements that a record has, as tshark
-// writes it.
+// first returns tshark's text of the first of the named elements that a record contains.
 func first(names ...string) func(tsharkRecord, *moment) (string, bool) {
 	return func(r tsharkRecord, _ *moment) (string, bool) {
 		for _, n := range names {
@@ -185,7 +184,7 @@ func first(names ...string) func(tsharkRecord, *moment) (string, bool) {
 	}
 }
 
-// integer is first as a decimal number.
+// integer is like first, and converts a number (also 0x…) to decimal.
 func integer(names ...string) func(tsharkRecord, *moment) (string, bool) {
 	return func(r tsharkRecord, at *moment) (string, bool) {
 		v, ok := first(names...)(r, at)
@@ -200,8 +199,8 @@ func integer(names ...string) func(tsharkRecord, *moment) (string, bool) {
 	}
 }
 
-// address is the value of the IPv4 element, or of the IPv6 one where the IPv4
-// address is absent or zero, else of the first of the others.
+// address returns the value of the IPv4 element, that of the IPv6 element if the IPv4 address is
+// absent or zero, and else that of the first of the others.
 func address(v4, v6 string, others ...string) func(tsharkRecord, *moment) (string, bool) {
 	return func(r tsharkRecord, _ *moment) (string, bool) {
 		a, b := r["cflow."+v4], r["cflow."+v6]
@@ -219,7 +218,7 @@ func address(v4, v6 string, others ...string) func(tsharkRecord, *moment) (strin
 	}
 }
 
-// hardware is a MAC address as a decimal number.
+// hardware returns a MAC address as a decimal number, as in FlowMessage.
 func hardware(names ...string) func(tsharkRecord, *moment) (string, bool) {
 	return func(r tsharkRecord, at *moment) (string, bool) {
 		v, ok := first(names...)(r, at)
@@ -235,7 +234,8 @@ func hardware(names ...string) func(tsharkRecord, *moment) (string, bool) {
 	}
 }
 
-// icmp is a type and a code: from the element with both, else from their own.
+// icmp returns the ICMP type (part 0) or code (part 1): from its own element, else from the element that
+// holds both (type × 256 + code).
 func icmp(part int, both []string, own ...string) func(tsharkRecord, *moment) (string, bool) {
 	return func(r tsharkRecord, at *moment) (string, bool) {
 		if v, ok := integer(own...)(r, at); ok {
@@ -341,7 +341,7 @@ var quantities = []quantity{
 	{"biflow direction", integer("biflow_direction"), func(m *flowpb.FlowMessage) string { return decimal(m.BiflowDirection - 1) }},
 }
 
-// masked is the prefix length of the family whose address counts.
+// masked returns the prefix length of the address family that address would return.
 func masked(v4, v6, addr4, addr6 string) func(tsharkRecord, *moment) (string, bool) {
 	return func(r tsharkRecord, at *moment) (string, bool) {
 		a, ok4 := integer(v4)(r, at)
@@ -356,11 +356,10 @@ func masked(v4, v6, addr4, addr6 string) func(tsharkRecord, *moment) (string, bo
 	}
 }
 
-// yafFlags are the TCP flags of a direction (0 forward, 1 reverse) in a
-// subTemplateMultiList of YAF, which tshark shows as octets: a semantic, then parts with
-// the template's id and their length. YAF's templates begin with tcpSequenceNumber (4),
-// initialTCPFlags and unionTCPFlags; 0xc013 goes on with those of the reverse direction.
-// Other parts may follow.
+// yafFlags returns the TCP flags of a direction (0 forward, 1 reverse) in a subTemplateMultiList of YAF,
+// which tshark shows as octets. RFC 6313 section 4.5.3: a semantic (1 octet), then blocks of template ID
+// (2), length (2) and records. YAF's records begin with tcpSequenceNumber (4 octets), initialTCPFlags (1)
+// and unionTCPFlags (1); those of template 0xc013 continue with the flags of the reverse direction.
 func yafFlags(side int) func(tsharkRecord, *moment) (string, bool) {
 	return func(r tsharkRecord, _ *moment) (string, bool) {
 		for _, entry := range r["cflow.enterprise_private_entry"] {
@@ -376,7 +375,8 @@ func yafFlags(side int) func(tsharkRecord, *moment) (string, bool) {
 	}
 }
 
-// direction is 0 for ingress and 1 for egress there, 1 and 2 in a FlowMessage.
+// direction returns flowDirection in the numbers of FlowMessage, 1 ingress and 2 egress; tshark shows the
+// element's 0 and 1.
 func direction(r tsharkRecord, at *moment) (string, bool) {
 	v, ok := integer("direction")(r, at)
 	n, err := strconv.Atoi(v)
@@ -386,7 +386,7 @@ func direction(r tsharkRecord, at *moment) (string, bool) {
 	return strconv.Itoa(n + 1), true
 }
 
-// labels are the MPLS labels of a record, from the top; a label of 0 is no label.
+// labels returns the MPLS labels of a record from the top of the stack, without labels of 0.
 func labels(r tsharkRecord, _ *moment) (string, bool) {
 	var all []string
 	for i := 1; i <= 10; i++ {
@@ -397,7 +397,7 @@ func labels(r tsharkRecord, _ *moment) (string, bool) {
 	return fmt.Sprint(all), len(all) > 0
 }
 
-// text is a string without what pads it.
+// text is like first, without trailing NULs and spaces.
 func text(name string) func(tsharkRecord, *moment) (string, bool) {
 	return func(r tsharkRecord, at *moment) (string, bool) {
 		v, ok := first(name)(r, at)
@@ -405,7 +405,7 @@ func text(name string) func(tsharkRecord, *moment) (string, bool) {
 	}
 }
 
-// fieldText is the text of a field of a FlowMessage, by name.
+// fieldText returns a string field of a FlowMessage by its name in the .proto, or "" if there is none.
 func fieldText(m *flowpb.FlowMessage, name string) string {
 	p := m.ProtoReflect()
 	f := p.Descriptor().Fields().ByName(protoreflect.Name(name))
@@ -415,8 +415,9 @@ func fieldText(m *flowpb.FlowMessage, name string) string {
 	return p.Get(f).String()
 }
 
-// momentOf is what times of a datagram's records are relative to: the header's
-// clock and uptime, of IPFIX the start that options data of the domain stated.
+// momentOf returns the reference times of a datagram. The exporter's start is the header's clock less its
+// uptime; for IPFIX, whose header has no uptime, it is systemInitTimeMilliseconds (160) of the domain's
+// options data. started collects the latter by port and domain.
 func momentOf(d *tsharkDatagram, port uint16, started map[string]int64) (at moment) {
 	h := d.header
 	t, err := time.Parse(tsharkTime, only(h, "cflow.timestamp"))
@@ -448,7 +449,7 @@ func only(r tsharkRecord, name string) string {
 	return ""
 }
 
-// setOf returns the number, from 1, of the set of a datagram that offset off is in.
+// setOf returns the position, from 1, of the set that contains the octet at offset off of a datagram.
 func setOf(b []byte, off uint32) int {
 	at := map[uint16]int{9: 20, 10: 16}[binary.BigEndian.Uint16(b)]
 	for n := 1; at > 0 && at+4 <= len(b); n++ {
@@ -464,15 +465,15 @@ func setOf(b []byte, off uint32) int {
 	return 1
 }
 
-// same reports whether two values of a quantity say the same. A FlowMessage does not
-// tell 0 from nothing.
+// same reports whether two values of a quantity are equal. A zero equals an absent value, since a
+// FlowMessage does not distinguish them.
 func same(theirs, ours string) bool {
 	return theirs == ours || nothing[theirs] && nothing[ours]
 }
 
 var nothing = map[string]bool{"0": true, "00:00:00:00:00:00": true, "": true, "invalid IP": true, "0.0.0.0": true, "::": true, "[]": true}
 
-// A difference is a quantity of a capture that two decoders read differently.
+// A difference counts the records of a capture in which a quantity differs for one cause.
 type difference struct {
 	quantity string
 	rule     string
@@ -486,7 +487,8 @@ type comparison struct {
 	differ          map[string]*difference
 }
 
-// note counts a value. The rule says why it may differ, "" for a rule of the capture.
+// note compares and counts a value. rule is the cause of a difference, or "" if the capture's list has
+// the cause.
 func (c *comparison) note(quantity, theirs, ours, where, rule string) {
 	c.compared++
 	if same(theirs, ours) {
@@ -504,18 +506,18 @@ func (c *comparison) note(quantity, theirs, ours, where, rule string) {
 	d.times++
 }
 
-// A table collects the lines of docs/conformance.md for one other decoder, and holds
-// that each difference has a rule and each rule a difference.
+// A table collects the rows of docs/conformance.md for one other decoder. add fails the test for a
+// difference without a cause and for a listed cause without a difference.
 type table struct {
 	other                     string
-	rules                     map[string]map[string]string // capture → quantity → why
+	rules                     map[string]map[string]string // capture → quantity → cause
 	captures, compared, equal int
 	causes                    map[string]*cause
 }
 
-// A cause is why values of some captures differ.
+// A cause collects the differences with the same explanation.
 type cause struct {
-	records  map[string]int // by quantity
+	records  map[string]int // quantity → number of records
 	captures []string
 }
 
@@ -529,7 +531,7 @@ func (x *table) add(t *testing.T, capture string, c *comparison) {
 		d := c.differ[k]
 		rule := cmp.Or(d.rule, x.rules[capture][d.quantity])
 		if rule == "" {
-			t.Errorf("%s: %s, %d times (%s): no rule says why %s differs", capture, d.quantity, d.times, d.example, x.other)
+			t.Errorf("%s: %s, %d times (%s): the difference to %s has no cause", capture, d.quantity, d.times, d.example, x.other)
 			continue
 		}
 		why := x.causes[rule]
@@ -544,14 +546,14 @@ func (x *table) add(t *testing.T, capture string, c *comparison) {
 	}
 	for q, rule := range x.rules[capture] {
 		if c.differ[q] == nil {
-			t.Errorf("%s: %s is equal, though the rule is that %s", capture, q, rule)
+			t.Errorf("%s: %s is equal, although a cause is listed: %s", capture, q, rule)
 		}
 	}
 }
 
 func (x *table) text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s: %d values of %d captures were compared, %d are equal. The others by cause:\n\n"+
+	fmt.Fprintf(&b, "\n%s: %d values of %d captures were compared, %d are equal. The different values by cause:\n\n"+
 		"| cause | quantity (records) | captures |\n|---|---|---|\n", x.other, x.compared, x.captures, x.equal)
 	for _, rule := range slices.Sorted(maps.Keys(x.causes)) {
 		c := x.causes[rule]
@@ -566,7 +568,7 @@ func (x *table) text() string {
 
 const corpus = "../../../shared/corpus/"
 
-// corpusCaptures returns the names and paths of the captures, or skips the test.
+// corpusCaptures returns the names and paths of the corpus' captures. It skips the test if there is no corpus.
 func corpusCaptures(t *testing.T) (names, paths []string) {
 	t.Helper()
 	if _, err := os.Stat(corpus + "INDEX.tsv"); err != nil {
@@ -591,13 +593,13 @@ func TestEachDifferenceOfMeaningToTsharkHasItsRule(t *testing.T) {
 		x.add(t, name, &c)
 	}
 	if x.compared < 200_000 {
-		t.Errorf("%d values were compared", x.compared)
+		t.Errorf("%d values were compared, want at least 200000", x.compared)
 	}
 	between(t, tsharkMark, x.text())
 }
 
-// compareTshark compares each record that both decoders found in the same set of the
-// same datagram; sets with another number of records are a matter of counts.
+// compareTshark compares the records that both decoders found at the same position of the same set.
+// Sets with a different number of records are left to the comparison of counts.
 func compareTshark(t *testing.T, theirs []tsharkDatagram, in []capture.Datagram) (c comparison) {
 	t.Helper()
 	ours := decoded(t, in)

@@ -1,27 +1,27 @@
 package conformance
 
-// The parts of the document that say what values differ.
+// Markers of the document's tables of different values.
 const (
 	tsharkMark = "<!-- tshark: written by go test ./test/conformance -update -->"
 	nfdumpMark = "<!-- nfdump: written by go test ./test/conformance -nfcapd nfcapd -update -->"
 )
 
-// Why tshark reads values otherwise.
+// Causes of different values of tshark. They are cells of docs/conformance.md.
 const (
-	tsharkZero   = "tshark shows an uptime of 0 as the epoch"
-	tsharkOrder  = "the start of the record lies after its end; Weir puts them in order"
-	tsharkNUL    = "tshark ends a string at its first NUL; Weir removes NULs at the end"
-	tsharkNoSide = "a flow direction of 255 is none (RFC 5102 has 0 and 1)"
-	tsharkClock  = "the header's clock is years before the start that options data state; Weir goes back by whole wraps of the uptime"
-	tsharkPort   = "another source port stated the exporter's start; Weir takes it where a port stated none"
-	tsharkLater  = "the exporter's start comes after the records of the message; they have the export time"
-	tsharkMicros = "the lowest 11 bits of dateTimeMicroseconds do not count (RFC 7011 section 6.1.9)"
+	tsharkZero   = "tshark shows an uptime of 0 as 1970-01-01"
+	tsharkOrder  = "the start of the record is after its end; Weir swaps them"
+	tsharkNUL    = "tshark cuts a string at its first NUL; Weir removes trailing NULs"
+	tsharkNoSide = "Weir reads a flow direction of 255 as unknown (RFC 5102 defines 0 and 1)"
+	tsharkClock  = "the header's clock is years before the start time in options data; Weir subtracts whole wraps of the uptime"
+	tsharkPort   = "the exporter's start time came from another source port; Weir uses it for ports that sent none"
+	tsharkLater  = "the exporter's start time follows the records in the message; Weir gives these the export time"
+	tsharkMicros = "Weir ignores the lowest 11 bits of dateTimeMicroseconds (RFC 7011 section 6.1.9)"
 )
 
-// both is a rule for start and end.
+// both returns a cause for the quantities start and end.
 func both(rule string) map[string]string { return map[string]string{"start": rule, "end": rule} }
 
-// tsharkMeans says why tshark reads values of a capture otherwise: capture → quantity → rule.
+// tsharkMeans holds the cause of each different value of tshark: capture → quantity → cause.
 var tsharkMeans = map[string]map[string]string{
 	"logstash__Netflow_9_multiple_netflow_exporters": {"start": tsharkZero},
 	"logstash__IPFIX":                   {"start": tsharkZero},
@@ -36,24 +36,24 @@ var tsharkMeans = map[string]map[string]string{
 	"netflowparser__tests__it_parses_ipfix_multiple_flow_records": both(tsharkMicros),
 }
 
-// Why nfdump reads values of some captures otherwise; rules that hold in each capture are in
-// nfdump_test.go.
+// Causes of different values of nfdump in single captures. Causes that apply to every capture
+// are in nfdump_test.go.
 const (
-	nfdumpReverse = "nfdump takes a reverse element (RFC 5103) for the forward one"
-	nfdumpList    = "nfdump does not read the TCP flags of YAF in a subTemplateMultiList"
-	nfdumpOrder   = "the start of the record lies after its end; Weir puts them in order"
-	nfdumpV7      = "nfdump takes the reserved word of the NetFlow v7 header for a sampling rate"
-	nfdumpRepeats = "nfdump keeps the last of a repeated element, Weir the first"
+	nfdumpReverse = "nfdump reads a reverse element (RFC 5103) as the forward element"
+	nfdumpList    = "nfdump does not read YAF's TCP flags in a subTemplateMultiList"
+	nfdumpOrder   = "the start of the record is after its end; Weir swaps them"
+	nfdumpV7      = "nfdump reads the reserved word of the NetFlow v7 header as a sampling rate"
+	nfdumpRepeats = "nfdump uses the last value of a repeated element, Weir the first"
 	nfdumpDSCP    = "nfdump does not read ipDiffServCodePoint (195)"
-	nfdumpIDs     = "the record has numbers in place of IPv4 addresses beside its IPv6 addresses; nfdump shows those"
-	nfdumpVarLen  = "nfdump reads octets of a variable-length element as another element"
-	nfdumpNATICMP = "nfdump takes ICMP type and code from the source port"
-	nfdumpClock   = "the header's clock is years from the start that options data state; nfdump adds the uptime to that start"
-	nfdumpUnion   = "nfdump does not read the TCP flags of YAF (6871/14, 15)"
-	nfdumpNoProto = "nfdump takes the ICMP type for a port where the template has no protocol"
+	nfdumpIDs     = "the record has IPv6 addresses, and numbers in its IPv4 address elements; nfdump shows the numbers"
+	nfdumpVarLen  = "nfdump reads octets of a variable-length element as those of another element"
+	nfdumpNATICMP = "nfdump reads ICMP type and code from the source port"
+	nfdumpClock   = "the header's clock and the start time in options data are years apart; nfdump adds the uptime to the start time"
+	nfdumpUnion   = "nfdump does not read YAF's TCP flags (6871/14, 15)"
+	nfdumpNoProto = "nfdump reads the ICMP type as a port when the template has no protocol"
 )
 
-// nfdumpMeans says why nfdump reads values of a capture otherwise.
+// nfdumpMeans holds the cause of each different value of nfdump: capture → quantity → cause.
 var nfdumpMeans = map[string]map[string]string{
 	"logstash__IPFIX_YAF_basic_with_applabel":                                           {"type of service": nfdumpReverse, "TCP flags": nfdumpUnion},
 	"local__softflowd_ipfix_biflow":                                                     {"TCP flags": nfdumpReverse, "type of service": nfdumpReverse},

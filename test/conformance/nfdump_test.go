@@ -23,7 +23,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-var nfcapd = flag.String("nfcapd", "", "nfdump's collector: collect the corpus with it and compare each value")
+var nfcapd = flag.String("nfcapd", "", "`path` of nfcapd: send it the corpus and compare each value that nfdump shows")
 
 // An nfdumpRecord is one flow as nfdump -o json shows it.
 type nfdumpRecord map[string]any
@@ -33,7 +33,7 @@ func (r nfdumpRecord) text(name string) (string, bool) {
 	return strings.TrimSpace(fmt.Sprint(v)), ok
 }
 
-// collected returns what nfdump makes of the datagrams, in their order.
+// collected sends the datagrams to nfcapd and returns the flows that nfdump prints, in its order.
 func collected(t *testing.T, in []capture.Datagram) (out []nfdumpRecord) {
 	t.Helper()
 	dir := t.TempDir()
@@ -48,7 +48,7 @@ func collected(t *testing.T, in []capture.Datagram) (out []nfdumpRecord) {
 	}
 	defer func() {
 		if t.Failed() {
-			t.Logf("nfcapd said: %s", said.String())
+			t.Logf("output of nfcapd: %s", said.String())
 		}
 	}()
 	waitFor(ctx, t, func() bool { return queued(t, port) >= 0 })
@@ -68,7 +68,7 @@ func collected(t *testing.T, in []capture.Datagram) (out []nfdumpRecord) {
 	}
 	waitFor(ctx, t, func() bool { return queued(t, port) == 0 })
 	_ = run.Process.Signal(syscall.SIGTERM) // Wait reports a process that cannot be ended
-	_ = run.Wait()                          // nfcapd 1.7.1 ends with its own idea of success
+	_ = run.Wait()                          // the exit code of nfcapd 1.7.1 after SIGTERM is not 0
 	files, _ := filepath.Glob(filepath.Join(dir, "nfcapd.2*"))
 	for _, f := range files {
 		show := exec.CommandContext(ctx, filepath.Join(filepath.Dir(*nfcapd), "nfdump"), "-r", f, "-o", "json")
@@ -91,12 +91,12 @@ func collected(t *testing.T, in []capture.Datagram) (out []nfdumpRecord) {
 	return out
 }
 
-// lastPort is the last port that freePort returned. The kernel gives ports of this range to
-// nobody who does not ask for them. To try one by listening on it would not do: a process that
-// is forked meanwhile holds it for a moment.
+// lastPort is the last port that freePort returned. Its range lies below the kernel's ephemeral
+// ports, so a socket gets such a port only by an explicit bind. freePort must not test a port by
+// binding it: a process forked at that moment would inherit the socket and hold the port.
 var lastPort atomic.Int32
 
-// freePort returns a UDP port that nobody uses, another one at each call.
+// freePort returns an unused UDP port, a different port on each call.
 func freePort(t *testing.T) int {
 	t.Helper()
 	lastPort.CompareAndSwap(0, 21_000)
@@ -110,25 +110,24 @@ func freePort(t *testing.T) int {
 	return 0
 }
 
-// waitFor asks until a condition holds.
+// waitFor polls until the condition holds, and fails the test when ctx ends first.
 func waitFor(ctx context.Context, t *testing.T, holds func() bool) {
 	t.Helper()
 	for !holds() {
 		select {
 		case <-ctx.Done():
-			t.Fatal("nfcapd does not listen, or does not read what it is sent")
+			t.Fatal("nfcapd does not listen, or does not read its socket")
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
 }
 
-// queued returns the octets that wait in the socket of a UDP port, -1 when there is
-// none.
+// queued returns the octets in the receive queue of a UDP port, or -1 if no socket is bound to it.
 func queued(t *testing.T, port int) int {
 	t.Helper()
 	b, err := os.ReadFile("/proc/net/udp")
 	if err != nil {
-		t.Skipf("SKIPPED: wants /proc/net/udp: %v", err)
+		t.Skipf("SKIPPED: needs /proc/net/udp: %v", err)
 	}
 	for line := range strings.Lines(string(b)) {
 		f := strings.Fields(line)
@@ -141,10 +140,10 @@ func queued(t *testing.T, port int) int {
 	return -1
 }
 
-// An nfdumpQuantity is something that a flow of nfdump and a FlowMessage both show.
+// An nfdumpQuantity is a value that both nfdump's flows and FlowMessages have.
 type nfdumpQuantity struct {
 	name   string
-	fields []string // of nfdump: the first that the record has and that is not zero
+	fields []string // names in nfdump's JSON; the first that is present and not zero counts
 	ours   func(m *flowpb.FlowMessage) string
 }
 
@@ -183,7 +182,7 @@ func millis(ns uint64) string {
 	return time.Unix(0, int64(ns)).UTC().Format("2006-01-02T15:04:05.000")
 }
 
-// flagText is the control bits as nfdump writes them.
+// flagText returns the TCP control bits in nfdump's form, for example "...AP.SF".
 func flagText(m *flowpb.FlowMessage) string {
 	b := []byte("........")
 	for i, c := range []byte("CEUAPRSF") {
@@ -205,7 +204,7 @@ func macText(mac uint64) string {
 	return strings.Join(b, ":")
 }
 
-// tuple names the conversation of a record, as far as nfdump shows it.
+// tuple returns addresses, ports and protocol of a record as one string. A missing or zero value is empty.
 func (r nfdumpRecord) tuple() string {
 	at := func(names ...string) string {
 		for _, n := range names {
@@ -238,19 +237,20 @@ func nfdumpTuple(m *flowpb.FlowMessage) string {
 	return strings.Join([]string{text(m.SrcAddr), text(m.DstAddr), ports[0], ports[1], number(m.Proto)}, " ")
 }
 
-// The rules by which nfdump reads a value otherwise, in whichever capture.
+// Causes of different values of nfdump that apply to every capture.
 const (
-	nfdumpSampled  = "nfdump multiplies counters by a sampling rate only when it knows it at that moment; the rate of Weir is beside the counters"
-	nfdumpMasks    = "nfdump does not keep the prefix lengths of NetFlow v5 and v7"
-	nfdumpSwapped  = "nfdump takes an IPFIX start by uptime for the end; tshark reads it as Weir does"
-	nfdumpFamily   = "nfdump shows IPv4 addresses of zero where the IPv6 ones of the record are set"
-	nfdumpICMP     = "nfdump reads ICMP types from the destination port alone"
-	nfdumpOuter    = "nfdump shows the prefix lengths of the outer addresses with the inner ones"
-	nfdumpWraps    = "nfdump does not know that uptimes start again at 0 after 2^32 ms"
-	nfdumpTimeless = "nfdump has no time for a record without both start and end"
+	nfdumpSampled  = "nfdump multiplies counters by the sampling rate, but only if it already knows the rate; Weir leaves the counters and reports the rate"
+	nfdumpMasks    = "nfdump does not store the prefix lengths of NetFlow v5 and v7"
+	nfdumpSwapped  = "nfdump swaps start and end of IPFIX records that give them as uptimes; tshark agrees with Weir"
+	nfdumpFamily   = "nfdump shows the record's zero IPv4 addresses instead of its IPv6 addresses"
+	nfdumpICMP     = "nfdump reads ICMP type and code only from the destination port"
+	nfdumpOuter    = "nfdump shows the prefix lengths of the outer addresses beside the inner addresses"
+	nfdumpWraps    = "nfdump does not handle the wrap of uptimes after 2^32 ms"
+	nfdumpTimeless = "nfdump shows no times for a record that lacks start or end"
 )
 
-// rule returns why a value of nfdump may differ from m's.
+// rule returns the cause, of those that apply to every capture, by which nfdump's value may differ from m's;
+// "" if there is none.
 func (r nfdumpRecord) rule(quantity, theirs string, m *flowpb.FlowMessage) string {
 	first, _ := r.text("first")
 	last, _ := r.text("last")
@@ -275,11 +275,11 @@ func (r nfdumpRecord) rule(quantity, theirs string, m *flowpb.FlowMessage) strin
 	return ""
 }
 
-// Run with -nfcapd.
+// The test needs -nfcapd.
 func TestEachDifferenceOfMeaningToNfdumpHasItsRule(t *testing.T) {
 	names, paths := corpusCaptures(t)
 	if *nfcapd == "" {
-		t.Skip("SKIPPED: wants -nfcapd")
+		t.Skip("SKIPPED: needs -nfcapd")
 	}
 	if path, err := exec.LookPath(*nfcapd); err == nil {
 		*nfcapd = path
@@ -299,13 +299,13 @@ func TestEachDifferenceOfMeaningToNfdumpHasItsRule(t *testing.T) {
 		x.add(t, name, &all[i])
 	}
 	if x.compared < 100_000 {
-		t.Errorf("%d values were compared", x.compared)
+		t.Errorf("%d values were compared, want at least 100000", x.compared)
 	}
 	between(t, nfdumpMark, x.text())
 }
 
-// compareNfdump compares the flows that both decoders made of a capture: of a
-// conversation, as many as both have, in order.
+// compareNfdump compares the two decoders' flows of a capture. The n-th flow of a conversation in
+// nfdump's output is compared with the n-th of Weir's; surplus flows of Weir's are not compared.
 func compareNfdump(theirs []nfdumpRecord, ours []datagram) (c comparison) {
 	by := map[string][]*flowpb.FlowMessage{}
 	for _, d := range ours {

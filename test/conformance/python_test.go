@@ -30,10 +30,9 @@ import (
 	"weir/pkg/flowpb"
 )
 
-var python = flag.String("python", "", "a Python with netflow 0.12.2: decode the corpus with it and compare each value")
+var python = flag.String("python", "", "`path` of a Python with netflow 0.12.2: decode the corpus with it and compare each value")
 
-// A pythonVector is a datagram with what the Python package netflow 0.12.2 made
-// of it.
+// A pythonVector is a datagram with the flows that the Python package netflow 0.12.2 decoded from it.
 type pythonVector struct {
 	Name   string           `json:"name"`
 	Needs  []string         `json:"needs_templates_from"`
@@ -41,8 +40,8 @@ type pythonVector struct {
 	Flows  []map[string]any `json:"seed_flows"`
 }
 
-// inMessage are the values that a flow of the package and a FlowMessage both
-// have, by the names of v1 and v5, of v9, and of IPFIX.
+// inMessage maps the package's names of a value (in v1 and v5, v9, IPFIX; separated by spaces) to the value in
+// a FlowMessage.
 var inMessage = map[string]func(m *flowpb.FlowMessage) string{
 	"IPV4_SRC_ADDR sourceIPv4Address IPV6_SRC_ADDR sourceIPv6Address":           func(m *flowpb.FlowMessage) string { return addrText(m.SrcAddr) },
 	"IPV4_DST_ADDR destinationIPv4Address IPV6_DST_ADDR destinationIPv6Address": func(m *flowpb.FlowMessage) string { return addrText(m.DstAddr) },
@@ -76,7 +75,7 @@ func addrText(b []byte) string {
 	return a.String()
 }
 
-// asWe writes a value of the package as ours: addresses are numbers in all but v9.
+// asWe converts a value of the package to Weir's text. The package has addresses as numbers, except in v9.
 func asWe(name string, v any) string {
 	s := fmt.Sprint(v)
 	n, ok := new(big.Int).SetString(s, 10)
@@ -90,9 +89,9 @@ func asWe(name string, v any) string {
 	return s
 }
 
-// compared tells which values of a flow of the package are other than ours. Of
-// addresses of two families a FlowMessage holds those that are set, IPv4's if
-// both are; a direction that cannot be is not set in it.
+// compared compares the values that a flow of the package and ours both have. It returns their number and
+// the different ones. A record may have addresses of both families: a FlowMessage holds those that are set, and
+// the IPv4 addresses if both are. An undefined flow direction is not set in a FlowMessage and not compared.
 func compared(theirs map[string]any, ours *flowpb.FlowMessage) (n int, differ []string) {
 	other := map[string]string{
 		"sourceIPv4Address": "sourceIPv6Address", "destinationIPv4Address": "destinationIPv6Address",
@@ -120,8 +119,7 @@ func compared(theirs map[string]any, ours *flowpb.FlowMessage) (n int, differ []
 	return n, differ
 }
 
-// isOptions tells whether a flow of the package is IPFIX options data, which it
-// does not tell apart.
+// isOptions reports whether a flow of the package is IPFIX options data, which the package returns as flows.
 func isOptions(f map[string]any) bool {
 	for _, scope := range []string{"systemInitTimeMilliseconds", "meteringProcessId"} {
 		if _, ok := f[scope]; ok {
@@ -131,14 +129,15 @@ func isOptions(f map[string]any) bool {
 	return false
 }
 
-// A datagram is what Weir makes of one.
+// A datagram is Weir's decode of a datagram.
 type datagram struct {
 	octets  []byte
 	flows   []*flowpb.FlowMessage
 	options int
 }
 
-// decoded are the datagrams of a capture, those before their template too.
+// decoded decodes the datagrams of a capture. Data that precedes its template is decoded at the end, and its
+// records are added to its datagram.
 func decoded(t *testing.T, in []capture.Datagram) (out []datagram) {
 	t.Helper()
 	store := templates.New(templates.Options{Now: func() time.Time { return time.Unix(0, 0) }})
@@ -189,7 +188,7 @@ func captured(t *testing.T, path string) (out []capture.Datagram) {
 	}
 }
 
-func TestValuesAreThoseOfThePythonPackageNetflow(t *testing.T) {
+func TestValuesOfTheVectorsEqualThoseOfThePythonPackage(t *testing.T) {
 	const dir = "../../../shared/inputs/seed_vectors"
 	list, _ := filepath.Glob(filepath.Join(dir, "*.hex"))
 	if len(list) == 0 {
@@ -241,12 +240,12 @@ func TestValuesAreThoseOfThePythonPackageNetflow(t *testing.T) {
 		})
 	}
 	if flows < 100 || values < 10*flows {
-		t.Errorf("%d values of %d flows were compared: want ten and more of each of at least 100", values, flows)
+		t.Errorf("%d values of %d flows were compared, want at least 100 flows and 10 values of each", values, flows)
 	}
 	t.Logf("%d values of %d flows are equal", values, flows)
 }
 
-// A pythonResult is what testdata/netflow_python.py says of a datagram.
+// A pythonResult is the output of testdata/netflow_python.py for a datagram.
 type pythonResult struct {
 	Version int
 	Flows   []map[string]any
@@ -260,7 +259,7 @@ func ofThePackage(t *testing.T, in []capture.Datagram) (out []pythonResult) {
 		fmt.Fprintf(&lines, "%x\n", d.Payload)
 	}
 	cmd := exec.CommandContext(t.Context(), *python, "testdata/netflow_python.py")
-	cmd.Env = append(os.Environ(), "PYTHONHASHSEED=0") // it keeps fields in a set
+	cmd.Env = append(os.Environ(), "PYTHONHASHSEED=0") // the package has fields in a set: their order must not vary
 	cmd.Stdin = &lines
 	b, err := cmd.Output()
 	if err != nil {
@@ -271,16 +270,16 @@ func ofThePackage(t *testing.T, in []capture.Datagram) (out []pythonResult) {
 	out = make([]pythonResult, len(in))
 	for i := range out {
 		if err := d.Decode(&out[i]); err != nil {
-			t.Fatalf("the package on datagram %d: %v", i, err)
+			t.Fatalf("netflow_python.py, datagram %d: %v", i, err)
 		}
 	}
 	return out
 }
 
-// A pythonCount is what the package makes of a capture.
+// A pythonCount holds the package's counts for a capture.
 type pythonCount struct {
 	flows   int
-	refused map[string]int // datagrams, by the error
+	refused map[string]int // rejected datagrams, by error
 }
 
 func (c pythonCount) String() string {
@@ -298,8 +297,8 @@ func (c pythonCount) rules() (out []string) {
 	return out
 }
 
-// asPythonCounts are Weir's records, options data of v9 aside: the package tells
-// that from flows, in IPFIX it does not.
+// asPythonCounts counts Weir's records as the package does: it counts options data of IPFIX as flows, but not
+// that of v9.
 func asPythonCounts(ours []datagram) (n int) {
 	for _, d := range ours {
 		n += len(d.flows)
@@ -312,8 +311,8 @@ func asPythonCounts(ours []datagram) (n int) {
 
 const pythonCounts = "testdata/netflow_python.tsv"
 
-// ofPython are the package's counts by capture, as TestEachValueOfTheCorpus... has
-// written them.
+// ofPython reads the package's counts by capture, which
+// TestEachValueOfTheCorpusEqualsThatOfThePythonPackage wrote.
 func ofPython(t *testing.T) map[string]pythonCount {
 	t.Helper()
 	list := tsv.Read(t, pythonCounts)
@@ -327,7 +326,7 @@ func ofPython(t *testing.T) map[string]pythonCount {
 		for part := range strings.SplitSeq(r.At("refused"), ", ") {
 			if e, n, ok := strings.Cut(part, " × "); ok {
 				if c.refused[e], err = strconv.Atoi(n); err != nil || refuses[e] == "" {
-					t.Fatalf("%s: %s: %q: want an error with a rule and a number", pythonCounts, r.At("capture"), part)
+					t.Fatalf("%s: %s: %q: want an error with a listed cause, and a number", pythonCounts, r.At("capture"), part)
 				}
 			}
 		}
@@ -336,7 +335,7 @@ func ofPython(t *testing.T) map[string]pythonCount {
 	return out
 }
 
-// otherValues says why values of a capture differ from the package's.
+// otherValues holds the cause of values that differ from the package's, by capture.
 var otherValues = map[string]string{
 	"pmacct__403_IPFIXv10_BMP_IPv6_CISCO_locrib_peerdown_vrf_t00": repeated,
 	"pmacct__502_IPFIXv10_BGP_IPv6_CISCO_SRv6_lcomms_t00":         repeated,
@@ -346,16 +345,16 @@ var otherValues = map[string]string{
 }
 
 const (
-	repeated = "of an element that is repeated in a record the package keeps any value"
-	private  = "the package takes a private element, a reverse one say, for IANA's of that number"
-	domains  = "the package keeps one template of an id for all observation domains"
+	repeated = "the package keeps an arbitrary value of a repeated element"
+	private  = "the package reads an enterprise-specific element, for example a reverse element, as the IANA element of that number"
+	domains  = "the package has one template per ID for all observation domains"
 )
 
-// Run with -python; with -update it writes the package's counts.
-func TestEachValueOfTheCorpusIsThatOfThePythonPackage(t *testing.T) {
+// The test needs -python. With -update it writes the package's counts.
+func TestEachValueOfTheCorpusEqualsThatOfThePythonPackage(t *testing.T) {
 	const index = "../../../shared/corpus/INDEX.tsv"
 	if _, err := os.Stat(index); err != nil || *python == "" {
-		t.Skipf("SKIPPED: wants the corpus and -python")
+		t.Skipf("SKIPPED: needs the corpus and -python")
 	}
 	list := tsv.Read(t, index)
 	var text strings.Builder
@@ -386,7 +385,7 @@ func TestEachValueOfTheCorpusIsThatOfThePythonPackage(t *testing.T) {
 		case all != nil && why == "":
 			t.Errorf("%s: %s", name, strings.Join(all, "\n"))
 		case all == nil && why != "":
-			t.Errorf("%s: all values are equal, though it is said that %s", name, why)
+			t.Errorf("%s: all values are equal, although a cause is listed: %s", name, why)
 		}
 		total, refused, _ := strings.Cut(count.String(), ", ")
 		fmt.Fprintf(&text, "%s\t%s\t%s\n", name, total, refused)

@@ -20,11 +20,11 @@ import (
 const (
 	vendorsDocument = "../../docs/vendors.md"
 	vendorsMark     = "<!-- vendors: written by go test ./test/conformance -update -->"
-	// A row names so many raw elements at most.
+	// maxRawNames bounds the raw elements that a row names.
 	maxRawNames = 16
 )
 
-// An element is named as weir decode names it.
+// An element is an Information Element under the name that weir decode prints.
 type element struct {
 	PEN  uint32 `json:"pen"`
 	ID   uint16 `json:"id"`
@@ -42,14 +42,14 @@ func (e element) String() string {
 	return e.Name + " (" + number + ")"
 }
 
-// A decodedLine is one line of weir decode --json, as far as the table needs it.
+// A decodedLine holds the fields of a line of weir decode --json that the table needs.
 type decodedLine struct {
 	Record   string    // template, flow, options or error
 	Version  int       // of a template
 	Options  bool      // an options template
 	Fields   []element // of a template
-	Elements []element // of a flow: what has no field of its own
-	Type     string    // of a flow: the protocol
+	Elements []element // of a flow: elements without a field of their own in FlowMessage
+	Type     string    // of a flow: the export protocol
 	TimeFrom string    `json:"time_source"`
 	RateFrom string    `json:"sampling_source"`
 }
@@ -58,7 +58,8 @@ type decodedLine struct {
 type vendorRow struct {
 	captures, flows, options int
 	versions, times, rates   map[string]bool
-	exported, raw            map[element]bool // elements of data templates of captures with flows; those left in elements
+	exported                 map[element]bool // elements of the data templates, in captures with flows
+	raw                      map[element]bool // elements left in FlowMessage.elements
 }
 
 func newVendorRow() *vendorRow {
@@ -112,7 +113,7 @@ func (v *vendorRow) addLine(d *decodedLine) {
 	}
 }
 
-// words makes plain text of the name of an enum's value.
+// words converts the name of an enum value to text, for example TIME_SOURCE_INIT_UPTIME to "init uptime".
 func words(name, prefix string) string {
 	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(name, prefix), "_", " "))
 }
@@ -155,8 +156,8 @@ func list(set map[string]bool) string {
 	return strings.Join(slices.Sorted(maps.Keys(set)), ", ")
 }
 
-// Every vendor of the table has a section, and its rows are what weir decode
-// makes of the vendor's captures.
+// Every vendor of the table must have a section in docs/vendors.md, and its row must agree with the output
+// of weir decode for the vendor's captures.
 func TestTheVendorsPageSaysWhatTheCorpusHolds(t *testing.T) {
 	vendors := tsv.Read(t, "testdata/vendors.tsv")
 	text, err := os.ReadFile(vendorsDocument)
@@ -165,7 +166,7 @@ func TestTheVendorsPageSaysWhatTheCorpusHolds(t *testing.T) {
 	}
 	for _, v := range vendors {
 		if heading := "\n### " + v.At("vendor") + "\n"; !strings.Contains(string(text), heading) {
-			t.Errorf("%s has no section %q", vendorsDocument, strings.TrimSpace(heading))
+			t.Errorf("%s: want a section %q", vendorsDocument, strings.TrimSpace(heading))
 		}
 	}
 	const index = "../../../shared/corpus/INDEX.tsv"
@@ -173,14 +174,14 @@ func TestTheVendorsPageSaysWhatTheCorpusHolds(t *testing.T) {
 		t.Skipf("SKIPPED: no corpus: %v", err)
 	}
 	var table strings.Builder
-	table.WriteString("\n| vendor | captures | versions | flows + options records | elements with a meaning | elements left raw | times from | sampling rate from |\n" +
+	table.WriteString("\n| vendor | captures | versions | flows + options records | elements with a field | elements left raw | times from | sampling rate from |\n" +
 		"|---|--:|---|--:|--:|---|---|---|\n")
 	owner := map[string]string{}
 	for _, v := range vendors {
 		row := newVendorRow()
 		for _, name := range capturesOf(t, tsv.Read(t, index), v.At("captures")) {
 			if was := owner[name]; was != "" {
-				t.Errorf("capture %s is of %s and of %s", name, was, v.At("vendor"))
+				t.Errorf("testdata/vendors.tsv: capture %s is listed for %s and for %s", name, was, v.At("vendor"))
 			}
 			owner[name] = v.At("vendor")
 			row.add(t, filepath.Join(filepath.Dir(index), "pcap", name+".pcap"))
@@ -191,7 +192,8 @@ func TestTheVendorsPageSaysWhatTheCorpusHolds(t *testing.T) {
 	betweenIn(t, vendorsDocument, vendorsMark, table.String())
 }
 
-// capturesOf returns the names that match any of the patterns. Each has to match.
+// capturesOf returns the names of the index that match any of the patterns (as path.Match, separated by spaces).
+// A pattern without a match fails the test.
 func capturesOf(t *testing.T, index []tsv.Row, patterns string) (names []string) {
 	t.Helper()
 	for pattern := range strings.FieldsSeq(patterns) {
@@ -206,7 +208,7 @@ func capturesOf(t *testing.T, index []tsv.Row, patterns string) (names []string)
 			}
 		}
 		if !found {
-			t.Errorf("testdata/vendors.tsv: no capture %s", pattern)
+			t.Errorf("testdata/vendors.tsv: no capture matches %s", pattern)
 		}
 	}
 	return names

@@ -1,10 +1,10 @@
-"""What the Python package netflow 0.12.2 makes of datagrams.
+"""Decodes datagrams with the Python package netflow 0.12.2.
 
-Reads lines of hex, a datagram each, of one capture; writes a line of JSON for
-each of them: the version, the flows, the number of options records (the package
-tells them apart in v9 only), or why there are none. As the package's own
-collector does, a datagram without its template is tried again whenever new
-templates came.
+Reads the datagrams of one capture from standard input, a line of hex each.
+Writes a line of JSON for each: the version, the flows, the number of options
+records (the package distinguishes them from flows in v9 only), or the error.
+Like the package's own collector, it retries a datagram whose template was
+missing after each datagram with new templates.
 """
 import contextlib
 import json
@@ -16,7 +16,7 @@ import netflow
 from netflow.ipfix import IPFIXTemplateNotRecognized
 from netflow.v9 import V9TemplateNotRecognized
 
-# On some malformed datagrams the package never ends, and takes memory meanwhile.
+# On some malformed datagrams the package loops forever and allocates memory.
 SECONDS, OCTETS = 5, 1 << 30
 resource.setrlimit(resource.RLIMIT_AS, (OCTETS, OCTETS))
 
@@ -34,7 +34,7 @@ def plain(value):
 
 
 def attempt(octets):
-    """The package's flows of a datagram, and whether it brought templates."""
+    """Return the package's decode of a datagram, and whether it had new templates."""
     out = {"version": int.from_bytes(octets[:2], "big"), "flows": [], "options": 0}
     signal.alarm(SECONDS)
     try:
@@ -45,7 +45,7 @@ def attempt(octets):
         return out, out["version"] > 8 and export.contains_new_templates
     except (V9TemplateNotRecognized, IPFIXTemplateNotRecognized):
         out["error"] = "no template"
-    except Exception as e:  # the package raises whatever its parts do
+    except Exception as e:  # the package documents no exceptions
         out["error"] = "endless" if isinstance(e, (TimeoutError, MemoryError)) else type(e).__name__
         if out["error"] == "error":
             out["error"] = "struct.error"
