@@ -24,9 +24,9 @@ import (
 
 // Config holds the settings of an Annotator.
 type Config struct {
-	HomeNets         []netip.Prefix `env:"HOME_NETS" unit:"CIDR list" help:"networks that are at home, comma separated: gives is_home and network_direction"`
-	MaxMindFiles     []string       `env:"MAXMIND_FILES" unit:"paths" help:"databases in MaxMind's format for ASN and country, comma separated; read again when they change"`
-	AnonymizeKeyFile string         `env:"ANONYMIZE_KEY_FILE" unit:"path" help:"map all addresses of the output by Crypto-PAn under the key in this file (32 octets or 64 hexadecimal digits), the same on every replica; no names are asked"`
+	HomeNets         []netip.Prefix `env:"HOME_NETS" unit:"CIDR list" help:"the operator's own networks, comma separated; they determine is_home and network_direction"`
+	MaxMindFiles     []string       `env:"MAXMIND_FILES" unit:"paths" help:"databases in MaxMind's format with AS numbers and countries, comma separated; read again when they change"`
+	AnonymizeKeyFile string         `env:"ANONYMIZE_KEY_FILE" unit:"path" help:"file with a Crypto-PAn key (32 octets or 64 hexadecimal digits) by which all addresses of the output are anonymized; must be the same on every replica; no DNS queries are sent"`
 	DNS              rdns.Config    `envPrefix:"DNS_"`
 }
 

@@ -25,8 +25,8 @@ earlier run is renamed too. When the disk is full, collect reports it and retrie
 meanwhile it holds up to 64 MiB of flows in memory.
 
 Data that arrives before its template waits for it, ten minutes at most. SIGINT and
-SIGTERM end collect; it then prints what was received, lost, dropped by the kernel
-and not decoded.
+SIGTERM end collect; it then prints the numbers of received and lost records, of
+datagrams dropped by the kernel and of undecoded data sets.
 
 exit code: 0 ended by a signal; 1 receiving or writing failed; 2 wrong usage`
 

@@ -24,7 +24,7 @@ the connections are printed as a table.`
 func runDemo(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("demo", "[flag]...", demoAbout)
 	asJSON := f.Bool("json", false, "print connections as JSON Lines, the summary on stderr")
-	verbose := f.Bool("v", false, "print what the services log")
+	verbose := f.Bool("v", false, "print the logs of the services")
 	rest, code, ok := f.ParseArgs(args, stdout, stderr)
 	if !ok {
 		return code

@@ -15,11 +15,11 @@ import (
 // are checked by their packages.
 type Config struct {
 	MetricsListen string        `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
-	Instance      string        `env:"INSTANCE" help:"name of this member, unique among those that run: part of its transactional id; default: host name and pid"`
+	Instance      string        `env:"INSTANCE" help:"name of this member, must be unique among running members: part of its transactional id; default: host name and pid"`
 	Group         string        `env:"GROUP" envDefault:"enrich" help:"consumer group"`
-	CommitRecords int           `env:"COMMIT_RECORDS" envDefault:"20000" unit:"flows" help:"a transaction ends after this number of flows, or of connections ended by timeouts"`
-	CommitEvery   time.Duration `env:"COMMIT_INTERVAL" envDefault:"500ms" help:"a transaction ends after this time"`
-	StateLost     string        `env:"STATE_LOST" envDefault:"refuse" unit:"refuse or continue" help:"when the pairing state of a partition is gone (deleted from the pairing topic, or another program committed the offset): refuse to work, or continue without it (open connections are then reported in parts)"`
+	CommitRecords int           `env:"COMMIT_RECORDS" envDefault:"20000" unit:"flows" help:"a transaction is committed after this number of flows, or of connections ended by timeouts"`
+	CommitEvery   time.Duration `env:"COMMIT_INTERVAL" envDefault:"500ms" help:"a transaction is committed after this time"`
+	StateLost     string        `env:"STATE_LOST" envDefault:"refuse" unit:"refuse or continue" help:"if the pairing state of a partition is lost (deleted from the pairing topic, or the offset was committed by another program): refuse stops the service, continue starts with empty state, and open connections are reported in parts"`
 	StateFormat   int           `env:"STATE_FORMAT" envDefault:"2" unit:"2 or 3" help:"format in which the pairing state is written; both are read. Set 3 only when every member's version reads it, and 2 again before a member of an older version starts"`
 	Form          framing.Config
 	MetricsSeries int          `env:"METRICS_SERIES" envDefault:"10000" unit:"series" help:"maximum number of series of the traffic metrics; traffic beyond it is counted as other"`

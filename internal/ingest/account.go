@@ -167,15 +167,15 @@ func newClusterMetrics(c *loss.Cluster) *clusterMetrics {
 	}
 	return &clusterMetrics{
 		cluster: c,
-		lost: desc("lost", "units that no replica received, computed from sequence numbers across all replicas, "+
-			"since two minutes before this replica started; unit: what the exporter's sequence numbers count",
+		lost: desc("lost", "units that no replica received since two minutes before this replica started, computed from "+
+			"sequence numbers across all replicas; the label unit names the unit that the exporter counts",
 			append(of, "unit")...),
-		received: desc("received", "units that all replicas received in the same time: compare lost with it",
+		received: desc("received", "units that all replicas together received in the period of weir_exporters_lost",
 			append(of, "unit")...),
 		last: desc("last_received_timestamp_seconds",
-			"when any replica received the last datagram, seconds since the epoch", of...),
+			"time of the last datagram that any replica received, seconds since the epoch", of...),
 		unusable: desc("sequence_unusable",
-			"export streams, among those with metrics, from whose sequence numbers loss cannot be computed"),
+			"export streams, among those with metrics, whose sequence numbers do not allow the computation of loss"),
 	}
 }
 

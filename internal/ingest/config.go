@@ -18,34 +18,34 @@ import (
 
 // Config holds the settings of ingest.
 type Config struct {
-	Listen           []netip.AddrPort `env:"LISTEN_UDP" envDefault:"[::]:2055" unit:"host:port list" help:"UDP addresses to receive on, all versions on each; [::] takes IPv4 too"`
-	Receivers        int              `env:"RECEIVERS" envDefault:"0" unit:"sockets" help:"sockets per address, each with a goroutine of its own; 0: a socket per CPU, at most 4"`
+	Listen           []netip.AddrPort `env:"LISTEN_UDP" envDefault:"[::]:2055" unit:"host:port list" help:"UDP addresses to receive on, each for all versions; [::] includes IPv4"`
+	Receivers        int              `env:"RECEIVERS" envDefault:"0" unit:"sockets" help:"sockets per address, each read by its own goroutine; 0: a socket per CPU, at most 4"`
 	RcvBuf           int              `env:"RCVBUF" envDefault:"8388608" unit:"octets" help:"receive buffer per socket; the kernel may grant less"`
 	Streams          transport.StreamConfig
 	MetricsListen    string        `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
-	Replica          string        `env:"REPLICA" help:"name of this replica, unique among those that run; default: host name and pid"`
-	Drain            time.Duration `env:"DRAIN" envDefault:"5s" help:"how long reading goes on after SIGTERM, unless nothing comes for 1 s"`
-	Flush            time.Duration `env:"FLUSH" envDefault:"5s" help:"how long SIGTERM waits for Kafka after that"`
-	Linger           time.Duration `env:"PRODUCE_LINGER" envDefault:"10ms" help:"how long a flow waits for others to share its batch"`
-	MaxRecords       int           `env:"PRODUCE_MAX_RECORDS" envDefault:"1048576" unit:"flows" help:"flows held while Kafka is away; more are dropped and counted"`
-	MaxOctets        int           `env:"PRODUCE_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"octets of flows held while Kafka is away, memory is about six times that; more are dropped and counted"`
-	OutputExtra      int           `env:"OUTPUT_EXTRA" envDefault:"33554432" unit:"octets per second" help:"output of flows of all exporters, on the flows topic, beyond 12 times the octets received, as datagrams of small records and long names cause; more flows are dropped and counted"`
-	OutputExtraEach  int           `env:"OUTPUT_EXTRA_PER_EXPORTER" envDefault:"4194304" unit:"octets per second" help:"of OUTPUT_EXTRA, the output of flows of an exporter"`
+	Replica          string        `env:"REPLICA" help:"name of this replica, must be unique among running replicas; default: host name and pid"`
+	Drain            time.Duration `env:"DRAIN" envDefault:"5s" help:"after SIGTERM, sockets are read for this time, or until no datagram has arrived for 1 s"`
+	Flush            time.Duration `env:"FLUSH" envDefault:"5s" help:"after DRAIN, maximum wait for Kafka to acknowledge the remaining flows"`
+	Linger           time.Duration `env:"PRODUCE_LINGER" envDefault:"10ms" help:"time that a flow waits for further flows of its batch"`
+	MaxRecords       int           `env:"PRODUCE_MAX_RECORDS" envDefault:"1048576" unit:"flows" help:"flows buffered while Kafka is unavailable; further flows are dropped and counted"`
+	MaxOctets        int           `env:"PRODUCE_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"octets of flows buffered while Kafka is unavailable; they take about six times as much memory. Further flows are dropped and counted"`
+	OutputExtra      int           `env:"OUTPUT_EXTRA" envDefault:"33554432" unit:"octets per second" help:"rate at which flows may be published beyond 12 times the octets received, for all exporters together; small records with long names need it. Further flows are dropped and counted"`
+	OutputExtraEach  int           `env:"OUTPUT_EXTRA_PER_EXPORTER" envDefault:"4194304" unit:"octets per second" help:"maximum part of OUTPUT_EXTRA for a single exporter"`
 	Form             framing.Config
-	Pack             int           `env:"PACK" envDefault:"1" unit:"flows" help:"with FRAMING=delimited: up to so many flows of one partition in a record: most of what producing costs is per record"`
+	Pack             int           `env:"PACK" envDefault:"1" unit:"flows" help:"with FRAMING=delimited: maximum number of flows of a partition in a Kafka record; fewer records cost less CPU"`
 	Compression      string        `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
-	ParkMax          int           `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets held in memory until their template comes; more go to the undecoded topic at once"`
-	ParkFor          time.Duration `env:"PARK_FOR" envDefault:"1s" help:"how long a data set waits in memory for its template; then it waits on the undecoded topic; 0s: there at once"`
-	MemoryMax        int           `env:"MEMORY_MAX" envDefault:"0" unit:"octets" help:"memory that the process may take; those of PRODUCE_MAX_OCTETS, PARK_MAX_OCTETS, UNDECODED_BURST, TEMPLATES_MAX_OCTETS, TCP_MAX_CONNECTIONS and TCP_MAX_OCTETS that are not set are made to fit into it, those that are set must; 0: as much as they come to"`
+	ParkMax          int           `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets buffered in memory until their template arrives; further sets go to the undecoded topic at once"`
+	ParkFor          time.Duration `env:"PARK_FOR" envDefault:"1s" help:"time that a data set waits in memory for its template before it moves to the undecoded topic; 0s: it moves at once"`
+	MemoryMax        int           `env:"MEMORY_MAX" envDefault:"0" unit:"octets" help:"memory limit of the process. Of PRODUCE_MAX_OCTETS, PARK_MAX_OCTETS, UNDECODED_BURST, TEMPLATES_MAX_OCTETS, TCP_MAX_CONNECTIONS and TCP_MAX_OCTETS, those that are not set are reduced to fit, those that are set must fit; 0: no limit beyond theirs"`
 	Templates        TemplatesConfig
 	Undecoded        UndecodedConfig
-	TrustedProxies   []netip.Prefix `env:"TRUSTED_PROXIES" unit:"CIDR list" help:"balancers whose PROXY protocol header (version 1 or 2) in front of datagrams is believed; their network has to be private, a UDP source can be forged"`
-	ExporterOfRecord bool           `env:"EXPORTER_OF_RECORD" envDefault:"false" help:"take the exporter that a record names (exporterIPv4Address, exporterIPv6Address: IE 130, 131) for the flow's, for mediators that relay others' records"`
-	ExportersFile    string         `env:"EXPORTERS_FILE" unit:"path" help:"YAML file of exporters: names, sites, sampling rates, interfaces, who is allowed; read again when it changes"`
-	TemplatesFile    string         `env:"TEMPLATES_FILE" unit:"path" help:"file of templates, in the form that weir decode prints, for exporters whose templates never arrive; read at the start"`
-	ElementsFile     string         `env:"ELEMENTS_FILE" unit:"path" help:"TSV file of Information Elements: names and types of those that Weir does not know, and fields of your own for them; read at the start"`
-	MaxUptimeAge     time.Duration  `env:"UPTIME_MAX_AGE" envDefault:"24h" help:"flow times that are uptimes (NetFlow v1 to v9, IPFIX 21 and 22) after the header's are of before the clock wrapped, 49.7 days; those older than this are taken as wrong, and the flow has its export time"`
-	Elements         bool           `env:"ELEMENTS" envDefault:"true" help:"write what has no field of its own into elements; false saves space on the topic and loses it"`
+	TrustedProxies   []netip.Prefix `env:"TRUSTED_PROXIES" unit:"CIDR list" help:"load balancers whose PROXY protocol header (version 1 or 2) names the exporter of a datagram; they must be in a private network, since a UDP source address can be forged"`
+	ExporterOfRecord bool           `env:"EXPORTER_OF_RECORD" envDefault:"false" help:"use the exporter address in a record (exporterIPv4Address, exporterIPv6Address: IE 130, 131) as the flow's exporter; for mediators that relay records of other exporters"`
+	ExportersFile    string         `env:"EXPORTERS_FILE" unit:"path" help:"YAML file of exporters: names, sites, sampling rates, interfaces, allow-list; read again when it changes"`
+	TemplatesFile    string         `env:"TEMPLATES_FILE" unit:"path" help:"file of templates, in the output format of weir decode, for exporters whose templates never arrive; read at startup"`
+	ElementsFile     string         `env:"ELEMENTS_FILE" unit:"path" help:"TSV file of Information Elements: names and types of elements unknown to Weir, and output fields for them; read at startup"`
+	MaxUptimeAge     time.Duration  `env:"UPTIME_MAX_AGE" envDefault:"24h" help:"a flow time given as an uptime (NetFlow v1 to v9, IPFIX IE 21 and 22) that exceeds the header's uptime is from before the clock's last wrap (every 49.7 days); if it is older than this, it is taken as wrong and replaced by the export time"`
+	Elements         bool           `env:"ELEMENTS" envDefault:"true" help:"publish Information Elements without a field of their own in the field elements; false drops them, which saves space on the topic"`
 	Kafka            kafka.Config   `envPrefix:"KAFKA_"`
 	Topics           kafka.TopicConfig
 	// Chosen holds the variables that the operator set; nil if the Config was not read from the
@@ -55,11 +55,11 @@ type Config struct {
 
 // TemplatesConfig bounds the template store, which forged exporters could fill.
 type TemplatesConfig struct {
-	Octets      int    `env:"TEMPLATES_MAX_OCTETS" envDefault:"671088640" unit:"octets" help:"memory for the template definitions and facts of all exporters; beyond that, definitions with which no data was decoded are evicted first"`
-	PerExporter int    `env:"TEMPLATES_PER_EXPORTER" envDefault:"4096" unit:"definitions" help:"template definitions kept of an exporter, and as many facts of options data; beyond that its oldest are evicted"`
-	Max         int    `env:"TEMPLATES_MAX" envDefault:"1000000" unit:"definitions and facts" help:"kept of all exporters; beyond that, definitions with which the fewest data sets were decoded are evicted"`
-	Unconfirmed int    `env:"TEMPLATES_MAX_UNCONFIRMED" envDefault:"65536" unit:"definitions" help:"kept definitions with which no replica has decoded data yet, for example forged definitions; beyond that the oldest are evicted"`
-	Keys        string `env:"TEMPLATES_KEYS" envDefault:"both" unit:"both or new" help:"records of the templates topic that are written: both kinds, or the new kind alone, which ingest of the versions before cannot read; both are always read"`
+	Octets      int    `env:"TEMPLATES_MAX_OCTETS" envDefault:"671088640" unit:"octets" help:"memory for template definitions and options facts of all exporters; beyond that, definitions that have not decoded any data are evicted first"`
+	PerExporter int    `env:"TEMPLATES_PER_EXPORTER" envDefault:"4096" unit:"definitions" help:"maximum number of template definitions of an exporter, and of its options facts; beyond that its oldest are evicted"`
+	Max         int    `env:"TEMPLATES_MAX" envDefault:"1000000" unit:"definitions and facts" help:"maximum number for all exporters; beyond that, the definitions that have decoded the fewest data sets are evicted"`
+	Unconfirmed int    `env:"TEMPLATES_MAX_UNCONFIRMED" envDefault:"65536" unit:"definitions" help:"maximum number of definitions with which no replica has decoded data yet, for example forged definitions; beyond that the oldest are evicted"`
+	Keys        string `env:"TEMPLATES_KEYS" envDefault:"both" unit:"both or new" help:"kinds of records written to the templates topic: both, or only the new kind, which older versions of ingest cannot read; both kinds are always read"`
 }
 
 // HashKeys reports whether definitions are published under both keys.
@@ -73,10 +73,10 @@ func (c TemplatesConfig) perExporter() int64 {
 
 // UndecodedConfig bounds the undecoded topic, on which data sets wait for their template.
 type UndecodedConfig struct {
-	Keep     time.Duration `env:"UNDECODED_KEEP" envDefault:"24h" help:"how long a data set waits on the undecoded topic for its template, while replicas run; then it is dropped and counted"`
-	Rate     int           `env:"UNDECODED_RATE" envDefault:"1048576" unit:"octets per second" help:"rate at which this replica may append to the undecoded topic, so that forged data cannot fill it; more is dropped and counted"`
-	Burst    int           `env:"UNDECODED_BURST" envDefault:"67108864" unit:"octets" help:"octets that this replica may append at once"`
-	Exporter int           `env:"UNDECODED_PER_EXPORTER" envDefault:"16777216" unit:"octets per hour" help:"octets that this replica may append of an exporter"`
+	Keep     time.Duration `env:"UNDECODED_KEEP" envDefault:"24h" help:"time that a data set waits on the undecoded topic for its template, while replicas run; then it is dropped and counted"`
+	Rate     int           `env:"UNDECODED_RATE" envDefault:"1048576" unit:"octets per second" help:"rate at which this replica may append to the undecoded topic, a protection against forged data; further sets are dropped and counted"`
+	Burst    int           `env:"UNDECODED_BURST" envDefault:"67108864" unit:"octets" help:"octets that this replica may append to the undecoded topic at once"`
+	Exporter int           `env:"UNDECODED_PER_EXPORTER" envDefault:"16777216" unit:"octets per hour" help:"rate at which this replica may append sets of a single exporter to the undecoded topic"`
 }
 
 // Validate returns the mistakes of ingest's own settings, joined.

@@ -262,9 +262,9 @@ func newMemoryMetrics(r *Replica) *memoryMetrics {
 	return &memoryMetrics{
 		r: r,
 		used: prometheus.NewDesc("weir_ingest_memory_octets",
-			"memory that the parts of the process take by estimate, see MEMORY_MAX", []string{"area"}, nil),
+			"estimated memory of the parts of the process, see MEMORY_MAX", []string{"area"}, nil),
 		max: prometheus.NewDesc("weir_ingest_memory_max_octets",
-			"memory that the parts of the process may take", []string{"area"}, nil),
+			"memory limits of the parts of the process", []string{"area"}, nil),
 	}
 }
 

@@ -66,53 +66,53 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	registerState(reg, r)
 	exported := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "weir_ingest_exporter_reported",
-		Help: "last totals received that an exporting process reports of itself (IE 40, 41, 42)",
+		Help: "latest totals that an exporting process reported about itself (IE 40, 41, 42)",
 	}, []string{"exporter", "domain", "what"})
 	reg.MustRegister(exported)
 	reg.MustRegister(NewSocketMetrics(r.sockets))
 	reg.MustRegister(newClusterMetrics(r.accounts.cluster))
 	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "weir_ingest_accounting_unplaced_datagrams_total",
-		Help: "datagrams in no slot of the exporters topic, because too many slots waited for Kafka: they count as lost",
+		Help: "datagrams missing from the accounts on the exporters topic, because too many slots waited for Kafka: they count as lost",
 	}, func() float64 { return float64(r.accounts.book.Dropped()) }))
 	reg.MustRegister(newMemoryMetrics(r))
 	findings := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "weir_ingest_findings",
-		Help: "export streams of an exporter whose flows showed a fault of configuration in the last minute; one datagram a second is examined; weir doctor says what to change",
+		Help: "export streams of an exporter whose flows showed a configuration error in the last minute; one datagram a second is examined; weir doctor names the change to make",
 	}, []string{"exporter", "finding"})
 	reg.MustRegister(findings)
 	m := &metrics{
 		findings: findings,
 		streamRefused: counter("tcp_templates_refused_total",
-			"templates of connections refused at a part of TCP_MAX_OCTETS: of the connection, of its address, of all", "limit"),
+			"templates refused at a limit of TCP_MAX_OCTETS: that of a connection, of an exporter address, or of all connections", "limit"),
 		streamEnds: counter("tcp_ended_connections_total", "connections of exporters that ended, by reason", "reason"),
 		streamWaits: counter("tcp_waits_total",
-			"times that reading from a connection waited because Kafka's client had no room").WithLabelValues(),
+			"pauses in reading from a connection because the buffer for Kafka was full").WithLabelValues(),
 		exported:  exported,
 		datagrams: map[uint16]prometheus.Counter{},
 		flows:     counter("flows_total", "flows decoded and handed to Kafka's client", "exporter"),
 		options:   counter("options_records_total", "records of options data").WithLabelValues(),
 		errors:    counter("errors_total", "parts of datagrams that could not be decoded, by cause", "exporter", "cause"),
-		oddities: counter("oddities_total", "values decoded in spite of their encoding (time_misencoded: Unix time "+
+		oddities: counter("oddities_total", "values decoded despite a wrong encoding (time_misencoded: Unix time "+
 			"instead of NTP time) or treated as unknown (sampling_unusable: a rate of zero or absurd operands)", "what"),
-		oldUptimes: counter("old_uptimes_total", "flow times given as uptimes that lie more than UPTIME_MAX_AGE back "+
-			"behind a wrap of the exporter's clock: the flows have their export time", "exporter"),
+		oldUptimes: counter("old_uptimes_total", "flow times given as uptimes from before a wrap of the exporter's clock "+
+			"and older than UPTIME_MAX_AGE: they were replaced by the export time", "exporter"),
 		denied: counter("denied_datagrams_total",
 			"datagrams dropped because the exporters file does not allow their source, by its entry", "entry"),
 		proxied: counter("proxy_dropped_datagrams_total",
 			"datagrams of trusted proxies dropped because no PROXY header names their exporter", "reason"),
 		reloads: counter("exporters_file_reloads_total",
-			"changes of the exporters file that were applied (ok) or refused (failed: the old content stays in force)", "result"),
-		dropped: counter("dropped_flows_total", "flows that were not published: Kafka did not take them, or a datagram "+
-			"held more than its octets allow", "exporter", "reason"),
+			"changes of the exporters file that were applied (ok) or refused (failed: the old content remains in force)", "result"),
+		dropped: counter("dropped_flows_total", "flows that were not published: Kafka did not accept them, or a datagram "+
+			"contained more flows than its size allows", "exporter", "reason"),
 		sets: counter("undecoded_sets_total",
-			"data sets dropped whose template was not known: beyond a limit, or Kafka away", "exporter", "reason"),
+			"data sets without a known template that were dropped at a limit or because Kafka was unavailable", "exporter", "reason"),
 		late: counter("late_sets_total", "data sets on the undecoded topic: appended, decoded after their template arrived, "+
-			"appended again, expired, refused (Kafka does not take its flows)", "what"),
+			"appended again, expired, refused (Kafka did not accept the flows)", "what"),
 		ownExport: counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),
 		learnt:    counter("templates_learnt_total", "template records accepted from datagrams").WithLabelValues(),
 		published: counter("templates_published_total",
-			"records written to the templates topic: two per definition, a single record per fact", "result"),
+			"records written to the templates topic: two for a template definition, one for an options fact", "result"),
 		fromOthers: counter("templates_shared_total", "definitions learnt from the templates topic").WithLabelValues(),
 		poison: counter("template_records_skipped_total",
 			"records of the topics templates, undecoded and exporters that could not be used").WithLabelValues(),
@@ -138,25 +138,25 @@ func registerState(reg prometheus.Registerer, r *Replica) {
 		}
 		return 0
 	})
-	gauge("parked_sets", "data sets that wait in memory for their template", func() float64 {
+	gauge("parked_sets", "data sets buffered in memory until their template arrives", func() float64 {
 		n, _ := r.buffer.held()
 		return float64(n)
 	})
-	gauge("parked_octets", "octets of data sets that wait in memory for their template", func() float64 {
+	gauge("parked_octets", "octets of data sets buffered in memory until their template arrives", func() float64 {
 		_, n := r.buffer.held()
 		return float64(n)
 	})
 	gauge("undecoded_templates",
-		"templates that data sets on the undecoded topic wait for, of partitions that this replica owns", func() float64 {
+		"unknown templates of data sets on the undecoded topic, in the partitions that this replica owns", func() float64 {
 			if run := r.run.Load(); run != nil {
 				return float64(run.undecoded.templates())
 			}
 			return 0
 		})
 	gauge("templates", "template definitions known", func() float64 { return float64(r.store.Stats().Definitions) })
-	gauge("templates_unconfirmed", "of these, definitions with which no replica has decoded data yet", func() float64 { return float64(r.store.Stats().Unconfirmed) })
-	gauge("templates_octets", "heap that template definitions and facts take, as accounted against TEMPLATES_MAX_OCTETS", func() float64 { return float64(r.store.Stats().Octets) })
-	gauge("exporters", "exporters known by their templates", func() float64 { return float64(r.store.Stats().Exporters) })
+	gauge("templates_unconfirmed", "template definitions with which no replica has decoded data yet", func() float64 { return float64(r.store.Stats().Unconfirmed) })
+	gauge("templates_octets", "memory of template definitions and options facts, as limited by TEMPLATES_MAX_OCTETS", func() float64 { return float64(r.store.Stats().Octets) })
+	gauge("exporters", "exporters with a known template", func() float64 { return float64(r.store.Stats().Exporters) })
 	gauge("buffered_flows", "flows that Kafka has not acknowledged", func() float64 {
 		if run := r.run.Load(); run != nil {
 			n, _ := run.producer.Buffered()
@@ -164,7 +164,7 @@ func registerState(reg prometheus.Registerer, r *Replica) {
 		}
 		return 0
 	})
-	gauge("buffer_used_ratio", "how full the room for flows that Kafka has not acknowledged is: at 1 flows are dropped", func() float64 {
+	gauge("buffer_used_ratio", "used part of the buffer for flows that Kafka has not acknowledged; flows are dropped at 1", func() float64 {
 		if run := r.run.Load(); run != nil {
 			return run.producer.Used()
 		}
@@ -174,15 +174,15 @@ func registerState(reg prometheus.Registerer, r *Replica) {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "weir_ingest_" + name, Help: help},
 			func() float64 { return float64(of(r.store.Stats())) }))
 	}
-	fromStore("templates_redefined_total", "template ids that got another layout", func(s templates.Stats) uint64 { return s.Redefined })
-	fromStore("template_stale_sets_total", "data sets decoded with a definition from before their exporter's restart, since no other came within PARK_FOR", func(s templates.Stats) uint64 { return s.Stale })
-	fromStore("template_conflicts_total", "template ids whose layout differs between source ports of an exporter", func(s templates.Stats) uint64 { return s.Conflicts })
-	fromStore("fact_conflicts_total", "facts of options data that a source port said again after another port of its address had said otherwise: each port's flows use its own", func(s templates.Stats) uint64 { return s.FactConflicts })
-	fromStore("templates_evicted_total", "definitions and facts evicted at a limit", func(s templates.Stats) uint64 { return s.Evicted })
-	fromStore("templates_refused_total", "definitions and facts refused: larger than one exporter may have, or no room for a fact", func(s templates.Stats) uint64 { return s.Refused })
-	fromStore("templates_over_budget_total", "new definitions and facts refused because their exporter, or all exporters together, sent too many", func(s templates.Stats) uint64 { return s.OverBudget })
-	gauge("templates_pending", "definitions and facts that are not on the templates topic yet, or not as they are known", func() float64 { return float64(r.store.Stats().Pending) })
-	gauge("tcp_connections", "connections of exporters over TCP and TLS", func() float64 { return float64(r.streams.Open()) })
+	fromStore("templates_redefined_total", "template IDs whose layout changed", func(s templates.Stats) uint64 { return s.Redefined })
+	fromStore("template_stale_sets_total", "data sets decoded with a template from before the exporter's restart, because no newer template arrived within PARK_FOR", func(s templates.Stats) uint64 { return s.Stale })
+	fromStore("template_conflicts_total", "template IDs whose layout differs between source ports of an exporter", func(s templates.Stats) uint64 { return s.Conflicts })
+	fromStore("fact_conflicts_total", "options facts repeated by a source port after another port of the exporter had sent a different value: each port's flows use that port's value", func(s templates.Stats) uint64 { return s.FactConflicts })
+	fromStore("templates_evicted_total", "template definitions and options facts evicted at a limit", func(s templates.Stats) uint64 { return s.Evicted })
+	fromStore("templates_refused_total", "template definitions and options facts refused, because they exceed the limit of an exporter or there was no memory for an options fact", func(s templates.Stats) uint64 { return s.Refused })
+	fromStore("templates_over_budget_total", "new template definitions and options facts refused, because the exporter or all exporters together sent too many", func(s templates.Stats) uint64 { return s.OverBudget })
+	gauge("templates_pending", "template definitions and options facts that are new or changed and not yet on the templates topic", func() float64 { return float64(r.store.Stats().Pending) })
+	gauge("tcp_connections", "open connections of exporters over TCP and TLS", func() float64 { return float64(r.streams.Open()) })
 }
 
 // received returns the counter of datagrams of a version; unknown versions share a counter.

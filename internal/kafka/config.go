@@ -28,16 +28,16 @@ type Config struct {
 	SessionTimeout time.Duration `env:"SESSION_TIMEOUT" envDefault:"15s" help:"a consumer silent for this long loses its partitions"`
 
 	TLS           bool   `env:"TLS" envDefault:"false" help:"encrypt connections to the brokers"`
-	TLSCAFile     string `env:"TLS_CA_FILE" unit:"path" help:"PEM certificates that may sign the brokers'; default: the system's"`
-	TLSCertFile   string `env:"TLS_CERT_FILE" unit:"path" help:"PEM certificate shown to the brokers; read anew for each connection"`
+	TLSCAFile     string `env:"TLS_CA_FILE" unit:"path" help:"PEM file of the CAs that must have signed the brokers' certificates; default: the system's CAs"`
+	TLSCertFile   string `env:"TLS_CERT_FILE" unit:"path" help:"PEM client certificate; read again for each connection"`
 	TLSKeyFile    string `env:"TLS_KEY_FILE" unit:"path" help:"PEM key of KAFKA_TLS_CERT_FILE"`
-	TLSServerName string `env:"TLS_SERVER_NAME" help:"name expected in the brokers' certificates; default: the host dialled"`
+	TLSServerName string `env:"TLS_SERVER_NAME" help:"name expected in the brokers' certificates; default: the host of the broker's address"`
 
 	SASLMechanism      string `env:"SASL_MECHANISM" help:"plain, scram-sha-256, scram-sha-512 or oauthbearer; empty: none"`
 	SASLUsername       string `env:"SASL_USERNAME" help:"user of the SASL mechanism"`
-	SASLPasswordFile   string `env:"SASL_PASSWORD_FILE" unit:"path" help:"file that holds the password; read anew for each connection"`
-	SASLTokenFile      string `env:"SASL_TOKEN_FILE" unit:"path" help:"file that holds the token of oauthbearer; read anew for each connection, and whenever the broker asks for a new one"`
-	SASLPlaintextAllow bool   `env:"SASL_ALLOW_PLAINTEXT" envDefault:"false" help:"let SASL plain and oauthbearer send the password or token without TLS"`
+	SASLPasswordFile   string `env:"SASL_PASSWORD_FILE" unit:"path" help:"file with the password; read again for each connection"`
+	SASLTokenFile      string `env:"SASL_TOKEN_FILE" unit:"path" help:"file with the token of oauthbearer; read again for each connection and each reauthentication"`
+	SASLPlaintextAllow bool   `env:"SASL_ALLOW_PLAINTEXT" envDefault:"false" help:"allow SASL plain and oauthbearer to send the password or token without TLS"`
 
 	// Metrics, when set, receives the clients' own metrics (weir_kafka_*), with one value of the label client_id
 	// for each client.

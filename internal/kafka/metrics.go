@@ -16,7 +16,7 @@ import (
 func clientMetrics(reg prometheus.Registerer, id string) []kgo.Hook {
 	took := prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:        "weir_kafka_produce_duration_seconds",
-		Help:        "from a produce request being written to its acknowledgement by all replicas in sync",
+		Help:        "time from the write of a produce request to its acknowledgement by all in-sync replicas",
 		ConstLabels: prometheus.Labels{"client_id": id},
 		Buckets:     prometheus.ExponentialBuckets(0.001, 2, 14), // 1 ms to 8 s
 	})

@@ -13,12 +13,12 @@ import (
 // TopicConfig holds the settings of Weir's topics. The prefix of a topic's name separates two installations on
 // one cluster.
 type TopicConfig struct {
-	Prefix         string        `env:"TOPIC_PREFIX" envDefault:"netflow." help:"what the names of all topics begin with"`
+	Prefix         string        `env:"TOPIC_PREFIX" envDefault:"netflow." help:"prefix of the names of all topics"`
 	Mode           string        `env:"TOPIC_MODE" envDefault:"create" help:"create: create missing topics, verify existing ones; verify: verify only; off: neither"`
-	Partitions     int32         `env:"TOPIC_PARTITIONS" envDefault:"12" help:"partitions of flows, undecoded, pairing and connections when created; fixed for life"`
+	Partitions     int32         `env:"TOPIC_PARTITIONS" envDefault:"12" help:"partitions of flows, undecoded, pairing and connections when created; must not be changed later"`
 	Replication    int16         `env:"TOPIC_REPLICATION" envDefault:"-1" help:"replicas of a created topic; -1: the broker's default"`
-	FlowsRetention time.Duration `env:"TOPIC_FLOWS_RETENTION" envDefault:"24h" help:"how long flows are kept"`
-	ConnRetention  time.Duration `env:"TOPIC_CONNECTIONS_RETENTION" envDefault:"168h" help:"how long connections are kept"`
+	FlowsRetention time.Duration `env:"TOPIC_FLOWS_RETENTION" envDefault:"24h" help:"retention of the flows topic"`
+	ConnRetention  time.Duration `env:"TOPIC_CONNECTIONS_RETENTION" envDefault:"168h" help:"retention of the connections topic"`
 }
 
 // A Topic is the name of a topic without the prefix.

@@ -277,8 +277,8 @@ func Distance(a, b string) int {
 
 // logging holds the settings that all services share.
 type logging struct {
-	Level  slog.Level `env:"LOG_LEVEL" envDefault:"info" unit:"debug, info, warn or error" help:"least severity that is logged"`
-	Format string     `env:"LOG_FORMAT" envDefault:"text" unit:"text or json" help:"form of log lines on standard error"`
+	Level  slog.Level `env:"LOG_LEVEL" envDefault:"info" unit:"debug, info, warn or error" help:"lowest severity that is logged"`
+	Format string     `env:"LOG_FORMAT" envDefault:"text" unit:"text or json" help:"format of log lines on standard error"`
 }
 
 // Validate implements Validator.

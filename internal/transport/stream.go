@@ -31,8 +31,8 @@ type StreamConfig struct {
 	ClientCA   string           `env:"TLS_CLIENT_CA_FILE" unit:"path" help:"PEM file of the CAs that must have signed the exporters' certificates; empty: exporters need none"`
 	Max        int              `env:"TCP_MAX_CONNECTIONS" envDefault:"1024" help:"concurrent connections of exporters; beyond this, new connections are closed at once"`
 	PerAddress int              `env:"TCP_MAX_PER_ADDRESS" envDefault:"64" help:"concurrent connections of an exporter address (IPv6: of a /64)"`
-	Idle       time.Duration    `env:"TCP_IDLE_TIMEOUT" envDefault:"30m" help:"a connection is closed after this long without a message; the first message must begin within 10 s"`
-	Octets     int              `env:"TCP_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"memory for the templates of all connections, of which an address may take a quarter and a connection a sixteenth; templates beyond a limit are refused and counted"`
+	Idle       time.Duration    `env:"TCP_IDLE_TIMEOUT" envDefault:"30m" help:"a connection is closed after this time without a message; the first message must begin within 10 s"`
+	Octets     int              `env:"TCP_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"memory for the templates of all connections. An exporter address may take a quarter of it, a connection a sixteenth; templates beyond a limit are refused and counted"`
 }
 
 // Validate returns the mistakes of all settings, joined. It reads the certificate and key files.

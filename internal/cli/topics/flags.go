@@ -36,9 +36,9 @@ type Flags struct {
 // AddFlags adds --once, --from-start and --since. newest describes the output of --once in the help text.
 func AddFlags(f *console.Flags, newest string) *Flags {
 	o := &Flags{}
-	f.BoolVar(&o.Once, "once", false, "read what is on the topic now, "+newest+", and end")
+	f.BoolVar(&o.Once, "once", false, "read the topic to its present end, "+newest+", and exit")
 	f.BoolVar(&o.FromStart, "from-start", false, "read the topic from its first record on")
-	f.DurationVar(&o.since, "since", 0, "read what was published in the last `DURATION` (10m), and go on")
+	f.DurationVar(&o.since, "since", 0, "begin with the messages of the last `DURATION` (10m), and follow the topic")
 	return o
 }
 

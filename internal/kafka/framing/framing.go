@@ -17,8 +17,8 @@ import (
 
 // Config selects the form of the records of a topic.
 type Config struct {
-	Format  string `env:"FORMAT" envDefault:"protobuf" unit:"protobuf or json" help:"what a record holds: protobuf, or JSON (protobuf's JSON form with the names of the .proto), for consumers without protobuf; JSON is slow and large"`
-	Framing string `env:"FRAMING" envDefault:"single" unit:"single or delimited" help:"single: a record is one message; delimited: each message has its length before it, as goflow2 and ClickHouse's format Protobuf want it"`
+	Format  string `env:"FORMAT" envDefault:"protobuf" unit:"protobuf or json" help:"encoding of messages: protobuf, or JSON (protobuf's JSON mapping with the field names of the .proto) for consumers without protobuf; JSON is slow and large"`
+	Framing string `env:"FRAMING" envDefault:"single" unit:"single or delimited" help:"single: a record is one message; delimited: a record is a sequence of messages, each preceded by its length, as in goflow2 and ClickHouse's format Protobuf"`
 }
 
 // Validate reports all mistakes together, by variable and value.
