@@ -13,6 +13,9 @@ import (
 // the other: f then spans two connections, as records of exporters that do not detect the end of a connection do.
 // Each merge removes an entry that another record created, so that the total cost of merges is linear in the number
 // of records.
+//
+// Example: UDP records of 12:00:00 and 12:02:00 opened two entries, more than PAIR_IDLE apart. A late record that spans
+// 12:00:30 to 12:01:30 belongs to both: the second entry is merged into the first, as if the records had come in order.
 func (m *Machine) bridge(best int32, f *Flow, x *extent) int32 {
 	for {
 		e := m.table.entries.ref(best)
@@ -80,8 +83,8 @@ func (c *Config) sideOpens(b, a *side) bool {
 }
 
 // absorb merges entry j into entry i and removes j. i must have begun first; f is the record that bridges them. If j
-// was reported, absorb emits its last report, with reason MERGED and without traffic. The next report of i contains
-// the sums of both.
+// was reported, absorb emits its last report, with reason MERGED and without traffic. The next report of i contains the
+// sums of both. The remaining connection keeps the id of i, whose first record was received first.
 func (m *Machine) absorb(i, j int32, f *Flow) {
 	e, o := m.table.entries.ref(i), m.table.entries.ref(j)
 	if m.emitted(o) {
@@ -118,8 +121,9 @@ func (r *report) merged(e *entry, c *flowpb.Connection, emit func(*Emission)) {
 	r.emission(e, c, emit)
 }
 
-// addIdents adds the identities of o to the ring of e. If there are too many for the ring, it keeps the newest of
-// both, half of them from o.
+// addIdents adds the identities of o to the ring of e. If there are too many for the ring, it keeps the newest of both,
+// half of them from o. The identities of both must be represented: duplicates of the records of o arrive for e from now
+// on.
 func (e *entry) addIdents(o *entry) {
 	var mine, others [keptIdents]uint64
 	n, k := e.newest(&mine), o.newest(&others)
@@ -163,8 +167,8 @@ func (m *Machine) takeLink(e, o *entry) {
 	}
 }
 
-// takeSides moves the sides of o and their eventSums to e. f is the record that bridges e and o. Beyond maxSides,
-// sides are merged and counted in bounded.
+// takeSides moves the sides of o and their eventSums to e. f is the record that bridges e and o. Beyond maxSides, sides
+// are merged and counted in bounded. Afterwards o has no sides: forget must not release them again.
 func (m *Machine) takeSides(e, o *entry, f *Flow) {
 	for o.sides != 0 {
 		j := o.sides

@@ -53,14 +53,16 @@ type ordered struct {
 	seq uint64
 }
 
-// clockBand returns half the width of the band around MaxClockSkew, ns: a second for the resolution of the export
-// time and a second for delay.
+// clockBand returns half the width of the band around MaxClockSkew, ns: a second for the resolution of the export time
+// and a second for delay. It is at most half of MaxClockSkew, so that an exact clock is never in the band.
 func (c *Config) clockBand() int64 { return min(int64(2*time.Second), int64(c.MaxClockSkew)/2) }
 
-// offLimit returns the excess of an offset over MaxClockSkew, ns; it is negative within the limit.
+// offLimit returns the excess of an offset over MaxClockSkew, ns; it is negative within the limit. Example: with a
+// limit of 10 s, an offset of -12.5 s gives 2.5 s, and an offset of 9 s gives -1 s.
 func (c *Config) offLimit(offset int64) int64 { return max(offset, -offset) - int64(c.MaxClockSkew) }
 
-// nearLimit reports whether an offset is in the band around MaxClockSkew.
+// nearLimit reports whether an offset is in the band around MaxClockSkew. An offset of 0 is never near the limit: it
+// means that the offset is unknown.
 func (c *Config) nearLimit(offset int64) bool {
 	if offset == 0 {
 		return false
@@ -73,7 +75,8 @@ func (c *Config) nearLimit(offset int64) bool {
 	return -band <= d && d <= band
 }
 
-// correct shifts the times of f by its offset, to the receiver's clock.
+// correct shifts the times of f by its offset, to the receiver's clock. Example: the exporter is 1 h slow, Offset is 1
+// h, and all times move 1 h ahead. The durations are kept.
 func (f *Flow) correct() {
 	f.Start, f.End, f.Export = shifted(f.Start, f.Offset), shifted(f.End, f.Offset), f.Export+f.Offset
 	if f.Back.End != 0 {
@@ -85,7 +88,8 @@ func (f *Flow) correct() {
 }
 
 // onClock returns f, or a copy with corrected times, which is valid until the next call. It decides about records in
-// the band only: FromMessage has corrected records beyond it.
+// the band only: FromMessage has corrected records beyond it. The result must not be kept: entries copy the parts that
+// they need.
 func (m *Machine) onClock(f *Flow) *Flow {
 	of := clock{f.exporter, f.domain}
 	d, known := m.clocks.at[of]
@@ -121,6 +125,7 @@ func (m *Machine) decide(of clock, corrected bool) {
 	for len(c.at) >= maxClocks {
 		o := c.order[0]
 		c.order = c.order[1:]
+		// A stale element belongs to a decision that was removed or made again; dropping it frees nothing.
 		if c.at[o.of].seq == o.seq {
 			delete(c.at, o.of)
 			m.shared.set(tagClocks, o.of.key(), nil)
@@ -175,6 +180,7 @@ func (m *Machine) restoreClocks() {
 		all = append(all, kept{of, decision{value[0] != 0, seq}})
 	})
 	slices.SortFunc(all, func(a, b kept) int { return cmp.Compare(a.d.seq, b.d.seq) })
+	// A version with a greater maxClocks may have written more: the oldest decisions beyond the bound are removed.
 	beyond := max(0, len(all)-maxClocks)
 	for _, k := range all[:beyond] {
 		m.shared.set(tagClocks, k.of.key(), nil)
@@ -186,6 +192,7 @@ func (m *Machine) restoreClocks() {
 	if !m.clocks.unlogged {
 		return
 	}
+	// Until beforeUntil, connections from before the restore may be open or in grace: a record must meet their times.
 	m.clocks.before, m.clocks.beforeUntil = map[clock]decision{}, m.now+int64(m.c.Idle)+int64(m.c.LateGrace)
 	for i := int32(1); i <= m.table.entries.n; i++ {
 		if e := m.table.entries.ref(i); e.marks&isHeld != 0 {

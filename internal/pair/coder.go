@@ -12,6 +12,9 @@ import (
 // hashes and addresses are octets in network order.
 //
 // While reading, an error sets short and empties b; later reads then set zero values. The caller must check short.
+//
+// Examples: the number 300 is AC 02 (7 bits per octet, the lowest first, the high bit set if another octet follows). A
+// time 1 ns after base is 02, a time 1 ns before it is 01, and base is 00.
 type coder struct {
 	b       []byte
 	reading bool
@@ -48,6 +51,7 @@ func (c *coder) number(v, most uint64) uint64 {
 	return v
 }
 
+// u64, u32, u16 and u8 write or read a number. Reading a number that exceeds the type sets short.
 func (c *coder) u64(v *uint64) {
 	if !c.small(*v) {
 		*v = c.number(*v, math.MaxUint64)
@@ -105,7 +109,8 @@ func (c *coder) fixed32(v *uint32) {
 	*v = binary.BigEndian.Uint32(b[:])
 }
 
-// prefixed reads a length of 4 octets and returns a reader of the octets that it delimits.
+// prefixed reads a length of 4 octets and returns a reader of the octets that it delimits. The reader shares the octets
+// of c and skips them in c.
 func (c *coder) prefixed() (v coder, ok bool) {
 	var n uint32
 	c.fixed32(&n)
@@ -144,6 +149,7 @@ func (c *coder) hash(v *uint64) {
 	*v = binary.BigEndian.Uint64(b[:])
 }
 
+// flag writes or reads a bool as 0 or 1. It reads every number but 0 as true.
 func (c *coder) flag(v *bool) {
 	var u uint8
 	if *v {
@@ -172,6 +178,7 @@ func (c *coder) anyAddress(a *[16]byte) {
 	c.address(a, v4)
 }
 
+// state writes or reads a key: the addresses of IPv4 take 4 octets each, a global scope takes only its flag.
 func (c *coder) state(k *stateKey) {
 	c.flag(&k.V6)
 	c.address(&k.Lo, !k.V6)
@@ -185,13 +192,15 @@ func (c *coder) state(k *stateKey) {
 	}
 }
 
+// endpoint writes or reads an address and a port; zero stands for an unset part.
 func (c *coder) endpoint(e *endpoint) {
 	c.anyAddress(&e.addr)
 	c.u16(&e.port)
 }
 
-// code writes or reads the logged value of an entry. Reading allocates its sides and its link in the pools of m;
-// after an error they are not released, so that the machine must not be used.
+// code writes or reads the logged value of an entry. Reading allocates its sides and its link in the pools of m; after
+// an error they are not released, so that the machine must not be used. The order of the fields is the format: a new
+// field must be an extension (see FirstFormat), never an insertion here.
 func (m *Machine) code(c *coder, e *entry) {
 	c.state(&e.key)
 	c.base = 0
@@ -282,12 +291,15 @@ func (m *Machine) readSides(c *coder, e *entry, n uint16) {
 	}
 }
 
+// vantage writes or reads the identity of a vantage. Numbers of vantages must not be logged: they differ between
+// members.
 func (c *coder) vantage(v *vantage) {
 	c.anyAddress(&v.exporter)
 	c.u32(&v.domain)
 	c.u8(&v.iface)
 }
 
+// code writes or reads the logged value of a link, without events, which have an extension.
 func (l *link) code(c *coder) {
 	c.endpoint(&l.natLo)
 	c.endpoint(&l.natHi)
@@ -300,6 +312,7 @@ func (l *link) code(c *coder) {
 	c.u8(&l.app.n)
 }
 
+// code writes or reads the logged value of a side, without its vantage. For held see endState.
 func (s *side) code(c *coder, held bool) {
 	c.flag(&s.toHi)
 	c.u64(&s.octets)

@@ -18,7 +18,8 @@ type Emission struct {
 	More uint64
 }
 
-// A report holds the buffers of a report. The next report overwrites them, so that reports do not allocate.
+// A report holds the buffers of a report. The next report overwrites them, so that reports do not allocate. A report
+// points into these buffers: it must be encoded or copied before the next.
 type report struct {
 	e                    Emission
 	c                    flowpb.Connection
@@ -34,6 +35,9 @@ type report struct {
 
 // A direction is the sum of the sides of a direction. Of vantages that overlap in time it counts only the strongest,
 // since they observed the same packets.
+//
+// Example: A observed 12:00 to 12:01 with 100 packets, B the same minute with 80, C 12:05 to 12:06 with 50. A and C are
+// counted, 150 packets; B is not, since it overlaps A, which is stronger. vantages is 3.
 type direction struct {
 	toHi             bool
 	octets, packets  uint64
@@ -51,7 +55,9 @@ type direction struct {
 }
 
 // direction sums the sides of e in a direction. It leaves the sides in m.report.sides, the strongest first, and the
-// counted sides in m.report.in, where merge reads them.
+// counted sides in m.report.in, where merge reads them. Octets and packets are those of the counted sides. Flags are
+// those of all sides: a weaker vantage may have metered a packet that the counted side missed. It compares each side
+// with all counted ones, at most maxSides times maxSides.
 func (m *Machine) direction(e *entry, toHi bool) direction {
 	d := direction{toHi: toHi}
 	sides, in := m.report.sides[:0], m.report.in[:0]
@@ -99,7 +105,8 @@ func (m *Machine) direction(e *entry, toHi bool) direction {
 	return d
 }
 
-// traffic sets t to the report of d and returns t, or nil if the direction has no record.
+// traffic sets t to the report of d and returns t, or nil if the direction has no record. Interfaces, type of service
+// and VLAN are those of the strongest vantage; sums are those of all counted vantages.
 func (m *Machine) traffic(t *flowpb.Traffic, d *direction) *flowpb.Traffic {
 	b := d.best
 	if b == nil {
@@ -150,7 +157,8 @@ func (m *Machine) stronger(a, b *side) int {
 	)
 }
 
-// connection returns the report of e at stream time at. It is valid until the next call.
+// connection returns the report of e at stream time at. It is valid until the next call. The initiator is determined
+// anew for each report, from all records up to then: a later version may turn the direction.
 func (m *Machine) connection(e *entry, at int64, final bool) *flowpb.Connection {
 	r := &m.report
 	if r.octets == nil {
@@ -217,7 +225,8 @@ func (m *Machine) connection(e *entry, at int64, final bool) *flowpb.Connection 
 	return c
 }
 
-// emission calls emit with a report of e, and updates e.reported.
+// emission calls emit with a report of e, and updates e.reported. Emission.More of all versions of a connection sum up
+// to the greatest total, so that metrics count no octet twice.
 func (r *report) emission(e *entry, c *flowpb.Connection, emit func(*Emission)) {
 	total := saturating.Add(c.GetForward().GetOctetsEst(), c.GetReverse().GetOctetsEst())
 	r.e = Emission{Connection: c}
@@ -258,7 +267,8 @@ func (r *report) party(p *flowpb.Endpoint, addr *[16]byte, port uint16, nat *end
 	}
 }
 
-// CommunityID returns the Community ID v1 of a connection, with seed 0.
+// CommunityID returns the Community ID v1 of a connection, with seed 0. It is a function of its own because it costs a
+// SHA-1: enrich computes it outside of the pairing, after anonymisation.
 func CommunityID(c *flowpb.Connection) string {
 	a, b := c.GetInitiator(), c.GetResponder()
 	t := flowkey.Tuple{
@@ -271,7 +281,8 @@ func CommunityID(c *flowpb.Connection) string {
 	return k.CommunityID(0)
 }
 
-// interval returns the time span of both directions; a direction without records does not count.
+// interval returns the time span of both directions; a direction without records does not count. It must not be called
+// without any record: an entry has at least one side.
 func interval(a, b *direction) (start, end int64) {
 	switch {
 	case a.best == nil:
@@ -282,7 +293,8 @@ func interval(a, b *direction) (start, end int64) {
 	return min(a.start, b.start), max(a.end, b.end)
 }
 
-// qualities appends to list the qualities of e, in the order of their numbers.
+// qualities appends to list the qualities of e, in the order of their numbers. Qualities of records are stored in
+// e.quality; those that depend on all records are computed here.
 func (e *entry) qualities(list []flowpb.Quality, there, back *direction) []flowpb.Quality {
 	q := e.quality
 	set := func(is bool, x flowpb.Quality) {
@@ -305,8 +317,9 @@ func (e *entry) qualities(list []flowpb.Quality, there, back *direction) []flowp
 	return list
 }
 
-// oneSided reports whether a direction without records could have been observed. From a multicast or broadcast
-// address and for one-way ICMP there is no reply.
+// oneSided reports whether a direction without records could have been observed. From a multicast or broadcast address
+// and for one-way ICMP there is no reply. A scan is one-sided, and so is a connection whose other direction takes a
+// path without an exporter.
 func (e *entry) oneSided(there, back *direction) bool {
 	seen := there
 	switch {

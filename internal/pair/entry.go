@@ -18,6 +18,9 @@ const keptIdents = 8
 // An entry is a connection in the table: open, or emitted and in grace. lo and hi are the ends of its key. It must
 // not contain pointers, which the garbage collector would follow: optional parts are in pools, referred to by number,
 // 0 for none.
+//
+// The pools of a Machine own all parts of an entry; releaseParts must return them. Sides are a singly linked list, the
+// newest first, of at most 2*maxSides.
 type entry struct {
 	key      stateKey
 	opener   opener
@@ -53,7 +56,8 @@ const (
 // tick is the unit of reportTicks, ns. A uint32 of ticks covers 8 years.
 const tick = int64(time.Second) / 16
 
-// noteReport sets the stream time of the last interim report or reopening to now, rounded down to a tick.
+// noteReport sets the stream time of the last interim report or reopening to now, rounded down to a tick. A tick is
+// coarse enough for PAIR_UPDATE_INTERVAL, and saves 4 octets of each entry.
 func (e *entry) noteReport(now int64) {
 	e.reportTicks = uint32(min(max(now-e.first, 0)/tick, math.MaxUint32))
 }
@@ -62,7 +66,7 @@ func (e *entry) noteReport(now int64) {
 func (e *entry) lastReport() int64 { return e.first + int64(e.reportTicks)*tick }
 
 // A link holds the parts that few connections have: endpoints on the other side of a NAT, MAC addresses, VRFs, an
-// application, and sums of firewall events.
+// application, and sums of firewall events. Most connections have none. A link takes as much memory as a side.
 type link struct {
 	natLo, natHi endpoint
 	macLo, macHi uint64
@@ -101,6 +105,9 @@ func (e *entry) id() [16]byte { return newID(&e.key.Key, e.origin) }
 
 // An extent is the time span of an entry or a record, with the TCP flags that decide whether two extents belong to
 // the same connection. Times are ns since the epoch.
+//
+// TCP flags are the OR over the packets of a record or connection (IE 6), so that their order is unknown: SYN and FIN
+// in one extent mean that it has the beginning and the end, not which came first.
 type extent struct {
 	start, end int64
 	flags      uint16
@@ -114,7 +121,8 @@ type summary struct {
 	clock bool // a side is of the exporter and observation domain of the compared record: same clock
 }
 
-// summary returns the extent of all sides of e, for comparison with a record of vantage v.
+// summary returns the extent of all sides of e, for comparison with a record of vantage v. It reads all sides of e: at
+// most 2*maxSides.
 func (m *Machine) summary(e *entry, v *vantage) (u summary) {
 	for i := e.sides; i != 0; {
 		s := m.sides.ref(i)
@@ -147,7 +155,8 @@ func synOf(flags uint16, toHi bool) uint8 {
 	return 2
 }
 
-// extent returns the extent of f over both of its directions.
+// extent returns the extent of f over both of its directions. The TCP flags of both directions of a biflow count, since
+// either may contain the beginning or the end.
 func (f *Flow) extent(c *Config) extent {
 	all := f.There.Flags | f.Back.Flags
 	return extent{
@@ -166,6 +175,10 @@ func (x extent) union(o *extent) extent {
 
 // timeGap returns the time between a and b, ns; 0 if they overlap. ok is false if they belong to two connections. It
 // is symmetric in a and b. tol is the tolerance between their clocks, ns.
+//
+// The limit depends on the evidence that the gap separates two connections; docs/connections.md has the table. With the
+// defaults and a gap of 100 s: TCP without SYN after an open extent is one connection (limit 300 s), TCP with SYN after
+// an open extent is two (75 s), UDP is two (75 s).
 func (c *Config) timeGap(proto uint8, a, b *extent, tol int64) (gap int64, ok bool) {
 	if a.start > b.start {
 		a, b = b, a
@@ -188,10 +201,11 @@ func (c *Config) timeGap(proto uint8, a, b *extent, tol int64) (gap int64, ok bo
 	return gap, gap <= limit+tol
 }
 
-// opens reports whether b opens a new TCP connection after a, which must begin first: a was closed, and b has a SYN.
-// A connection that was reset before any data has no later records, except within Linger: there, b may be the SYN+ACK
-// that answers the SYN of a, since a RST that was injected before the SYN+ACK does not end the connection. A b
-// without flags, unreported by its exporter, opens nothing.
+// opens reports whether b opens a new TCP connection after a, which must begin first: a was closed, and b has a SYN. A
+// connection that was reset before any data has no later records, except within Linger: there, b may be the SYN+ACK
+// that answers the SYN of a, since a RST that was injected before the SYN+ACK does not end the connection. A b without
+// flags, unreported by its exporter, opens nothing. Each connection begins with a SYN (RFC 9293 section 3.5), but
+// exporters that sample or began to meter later do not report it: without a SYN in b, timeGap decides by the time.
 func (c *Config) opens(b, a *extent, tol int64) bool {
 	gap := b.start - a.end
 	switch {
@@ -208,7 +222,8 @@ func (c *Config) opens(b, a *extent, tol int64) bool {
 func (x *extent) reset() bool { return x.flags&(fin|rst|psh) == rst }
 
 // reopened reports whether the later of a and b opens a new connection, by their own flags. x is the extent of the
-// record that bridges them. A SYN of x counts for the extent in which x begins.
+// record that bridges them. A SYN of x counts for the extent in which x begins. It is for two entries that one record
+// connects: the SYN that separates them may be in either, or in that record.
 func (c *Config) reopened(a, b, x extent, tol int64) bool {
 	if a.start > b.start {
 		a, b = b, a
@@ -224,7 +239,8 @@ func (c *Config) reopened(a, b, x extent, tol int64) bool {
 // pause returns the longest pause of a TCP connection, ns.
 func (c *Config) pause() int64 { return int64(max(c.Idle, c.TCPPause)) }
 
-// hasIdent reports whether the ring of identities contains ident.
+// hasIdent reports whether the ring of identities contains ident. A duplicate is recognised if it is among the last
+// keptIdents records of its connection, or equals the first record (entry.origin).
 func (e *entry) hasIdent(ident uint64) bool {
 	return slices.Contains(e.idents[:min(int(e.identN), keptIdents)], ident)
 }
@@ -237,7 +253,9 @@ func (e *entry) addIdent(ident uint64) {
 	}
 }
 
-// add adds a record to e. The caller must set the deadline (schedule) and log the change.
+// add adds a record to e. The caller must set the deadline (schedule) and log the change. Both directions of a biflow
+// (RFC 5103) are added as two sides. An empty reverse direction adds none, since a side must stand for packets that
+// were seen.
 func (m *Machine) add(e *entry, f *Flow) {
 	e.addIdent(f.Ident)
 	e.quality |= f.quality
@@ -264,7 +282,8 @@ func (m *Machine) add(e *entry, f *Flow) {
 	}
 }
 
-// addLink sets the parts of e's link that are unset and that f has. It creates the link if e has none.
+// addLink sets the parts of e's link that are unset and that f has. It creates the link if e has none. A later record
+// does not change a part that is set, so that the parts of a link may be of different records.
 func (m *Machine) addLink(e *entry, f *Flow) {
 	if e.link == 0 {
 		e.link = m.links.alloc()
@@ -307,7 +326,9 @@ func (m *Machine) releaseParts(e *entry) {
 	e.sides, e.link = 0, 0
 }
 
-// A course is the state of a direction over all vantages.
+// A course is the state of a direction over all vantages. The state of the vantage whose record ends last counts: an
+// exporter with a shorter timeout must not end a direction that another still observes. Only endHard counts from any
+// vantage.
 type course struct {
 	seen   bool
 	state  end   // of the newest record; endHard is kept
@@ -328,7 +349,8 @@ func (c *course) ended() bool { return c.state >= endSoft }
 
 // complete reports whether no further record of e is expected: both directions ended, or no reply is possible. A TCP
 // connection ends with a FIN, a RST or a flow end reason (IE 136) of 3 or 4. Idleness does not end it: records may
-// follow within PAIR_IDLE.
+// follow within PAIR_IDLE. A FIN closes the direction of its sender only (RFC 9293 section 3.6.1), a RST both (section
+// 3.5.3).
 func (m *Machine) complete(e *entry) bool {
 	var toHi, toLo course
 	flags := uint16(0)
@@ -356,8 +378,9 @@ func (m *Machine) complete(e *entry) bool {
 }
 
 // noReply reports whether no record of a reply can follow. That is the case for traffic to a multicast or broadcast
-// address that sent nothing itself, for one-way ICMP, for a biflow, which contains the reply, and for a connection
-// that a firewall denied. loSent and hiSent report whether the end lo or hi has sent packets.
+// address that sent nothing itself, for one-way ICMP, for a biflow, which contains the reply, and for a connection that
+// a firewall denied. loSent and hiSent report whether the end lo or hi has sent packets. Without this rule, such
+// connections would wait for PAIR_IDLE instead of PAIR_LINGER.
 func (e *entry) noReply(loSent, hiSent bool) bool {
 	return e.key.OneWay() || !loSent && group(&e.key.Lo) || !hiSent && group(&e.key.Hi) ||
 		e.quality&(bit(flowpb.Quality_QUALITY_BIFLOW)|bit(flowpb.Quality_QUALITY_DENIED)) != 0
@@ -393,7 +416,8 @@ func (m *Machine) pauses(e *entry) bool {
 }
 
 // oneSidedAndSmall reports whether e has a single side of at most two packets, like a scan. At capacity such entries
-// are evicted before others that are open.
+// are evicted before others that are open. A SYN scan leaves one such entry per probe: these must make room before
+// connections that carry traffic.
 func (m *Machine) oneSidedAndSmall(e *entry) bool {
 	s := m.sides.ref(e.sides)
 	return s.next == 0 && s.packets <= 2

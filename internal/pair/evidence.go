@@ -7,6 +7,7 @@ import (
 
 // initiator returns the end that opened the connection, and the method that determined it: the first that applies, in
 // the order of docs/connections.md. Evidence precedes guesses. lo is true if the initiator is the end lo of the key.
+// loHi and hiLo are the results of direction for e.
 func (m *Machine) initiator(e *entry, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo bool) {
 	if method, lo = stated(e, loHi, hiLo); method != flowpb.DirectionMethod_DIRECTION_METHOD_UNSPECIFIED {
 		return method, lo
@@ -71,7 +72,8 @@ func handshake(answered int8, loHi, hiLo *direction) (method flowpb.DirectionMet
 
 // guess returns the more probable initiator of a connection without evidence. If only one direction has records, its
 // sender is more probable than the owner of the higher port. There are two exceptions: a TCP handshake, in which both
-// ends send, and sampling, since it is random which directions have a sampled packet.
+// ends send, and sampling, since it is random which directions have a sampled packet. The order of the guesses was
+// chosen by measurement (make accuracy); docs/connections.md has the figures.
 func (m *Machine) guess(k *stateKey, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo bool) {
 	ports := flowkey.HasPorts(k.Proto)
 	if ports {
@@ -112,6 +114,9 @@ func sampled(a, b *direction) bool { return a.rateMax > 1 || b.rateMax > 1 }
 // positive for lo: as an exporter reported it, else by an answer. Bit 0 of the magnitude is set if an exporter
 // reported it; bits 1 and 2 are the sides that answered. Zero is no evidence. The value is logged: older versions,
 // without answers, read each opener as reported by an exporter.
+//
+// Examples: 1: an exporter reported lo. -1: an exporter reported hi. 5: an exporter reported lo, and hi answered. -2:
+// lo answered, so that hi is the initiator. 6: both answered, which contradicts itself and which handshake ignores.
 type opener int8
 
 // The sides that sent a SYN+ACK in a record of a single packet. In a record of several packets the OR of the flags is
@@ -134,7 +139,8 @@ func (o opener) exporter() int8 {
 // answered returns the set of sides that sent a SYN+ACK in a record of a single packet.
 func (o opener) answered() int8 { return int8(max(o, -o) >> 1) }
 
-// combine returns o with the evidence of another record. The initiator that the first exporter reported is kept.
+// combine returns o with the evidence of another record. The initiator that the first exporter reported is kept. The
+// result does not depend on the order of records, unless two exporters contradict each other.
 func (o opener) combine(exporter, answered int8) opener {
 	if word := o.exporter(); word != 0 {
 		exporter = word
@@ -149,7 +155,8 @@ func (o opener) combine(exporter, answered int8) opener {
 	return opener(sign) * opener(exporter*exporter|answered<<1)
 }
 
-// answer reports whether n counts a single packet with SYN and ACK, without PSH, FIN or RST.
+// answer reports whether n counts a single packet with SYN and ACK, without PSH, FIN or RST. A retransmitted SYN+ACK
+// makes two packets and is not recognised.
 func (n *counts) answer() bool { return n.Packets == 1 && n.Flags&(fin|syn|rst|psh|ack) == syn|ack }
 
 // evidence returns the evidence of f for the initiator: as the exporter reports it, and the sides that answered.
@@ -171,7 +178,9 @@ func (f *Flow) evidence() (exporter, answered int8) {
 }
 
 // earlier reports whether the direction lo to hi started first. decided is true if the difference is at least the
-// tolerance of the clocks. Directions in the same datagram share a header clock: their tolerance is finer.
+// tolerance of the clocks. Directions in the same datagram share a header clock: their tolerance is finer. Examples:
+// NetFlow v9 has a header clock in seconds, so that directions from two datagrams need a difference of 1 s, and those
+// from one datagram 1 ms. Two exporters add ClockSkew.
 func (m *Machine) earlier(loHi, hiLo *direction) (lo, decided bool) {
 	if loHi.best == nil || hiLo.best == nil {
 		return false, false
@@ -201,6 +210,7 @@ const (
 )
 
 // service returns the rank of port. Port 20 of TCP ranks lowest: FTP servers open data connections from it.
+// docs/connections.md has the order of ranks under SERVICE_PORT.
 func (m *Machine) service(proto uint8, port uint16) int {
 	const ftpData, nfsPort, firstReserved = 20, 2049, 512
 	switch {
@@ -223,8 +233,9 @@ func (m *Machine) service(proto uint8, port uint16) int {
 }
 
 // request reports whether an ICMP type is a request. ICMP (RFC 792, 950, 1256): echo, router solicitation, timestamp,
-// information, address mask. ICMPv6 (RFC 4443, 2710, 4861, 4620): echo, multicast listener query, router and
-// neighbour solicitation, node information query, and 144 (home agent address discovery, RFC 6275).
+// information, address mask. ICMPv6 (RFC 4443, 2710, 4861, 4620): echo, multicast listener query, router and neighbour
+// solicitation, node information query, and 144 (home agent address discovery, RFC 6275). A key of ICMP has the types
+// of the request and of its answer in place of the ports: the end whose type is a request is the initiator.
 func request(proto uint8, typ uint16) bool {
 	if proto == flowkey.ICMP {
 		switch typ {
@@ -242,7 +253,7 @@ func request(proto uint8, typ uint16) bool {
 
 // connState returns the TCP state in Zeek's vocabulary (conn_state), from the OR of the flags of each direction; o is
 // the direction of the initiator, r of the responder. With sampled packets, a state that depends on the absence of a
-// packet is UNKNOWN.
+// packet is UNKNOWN. docs/connections.md has the table, and the differences from Zeek, which sees every packet.
 func connState(e *entry, o, r *direction) flowpb.ConnState {
 	if denied(e, o, r) {
 		return flowpb.ConnState_CONN_STATE_REJ

@@ -11,6 +11,9 @@ import (
 // teardown counts the whole flow. If both are exported, each packet is counted twice. A side therefore keeps their
 // sums separately and reports the greater. Firewalls that count one direction per record (Palo Alto, Barracuda: IE 1
 // or 85 without 231 and 232) have counters of the record alone.
+//
+// Example of a flow with the updates 100 and 200 octets and a teardown of 320: the side has max(100+200, 320) = 320. If
+// the second update was lost, it has max(100, 320) = 320 too.
 type counting uint8
 
 const (
@@ -70,8 +73,9 @@ func (s *side) setAmounts(a amounts) {
 	s.octets, s.packets, s.octetsE, s.packsE = a.octets, a.packets, a.octetsE, a.packsE
 }
 
-// An eventSum holds the sums of a firewall's events for a side. The counters of the side are the greater of updates
-// and flow. A side has an eventSum only if its sums differ from the result of side.sums.
+// An eventSum holds the sums of a firewall's events for a side. The counters of the side are the greater of updates and
+// flow. A side has an eventSum only if its sums differ from the result of side.sums. A flow with updates alone, or with
+// a teardown alone, needs none.
 type eventSum struct {
 	side, next int32   // number of the side; next eventSum of the entry
 	updates    amounts // of flow updates
@@ -111,7 +115,8 @@ func (m *Machine) eventSum(e *entry, i int32) (x *eventSum, n int) {
 func (m *Machine) hasEvents(e *entry) bool { return e.link != 0 && m.links.ref(e.link).events != 0 }
 
 // addEvent adds the counters n of a direction of f to side i. It must be used if f is an event of a firewall or e has
-// an eventSum; otherwise side.add does. It adds the increase of the side to m.raised.
+// an eventSum; otherwise side.add does. It adds the increase of the side to m.raised. Call it with the number of a side
+// of e only. It keeps the invariant that the counters of a side with an eventSum are the greater of its sums.
 func (m *Machine) addEvent(e *entry, i int32, f *Flow, n *counts) {
 	s := m.sides.ref(i)
 	before := s.amounts()
@@ -168,9 +173,10 @@ func (m *Machine) dropEvents(e *entry) {
 	l.events = 0
 }
 
-// Raised returns the increase of a connection by the last record, in octets and packets of both directions,
-// multiplied by the sampling rate. It is defined only after Observe of a Flow that is an Event and was not a
-// Duplicate.
+// Raised returns the increase of a connection by the last record, in octets and packets of both directions, multiplied
+// by the sampling rate. It is defined only after Observe of a Flow that is an Event and was not a Duplicate. It is the
+// amount by which traffic metrics must grow for the event: an update counts as it comes, a teardown counts only the
+// excess over its updates.
 func (m *Machine) Raised() (octets, packets uint64) { return m.raised.octetsE, m.raised.packsE }
 
 // extensionEvents is the tag of the extension with the eventSums of an entry. Each item has the direction and the
@@ -221,7 +227,8 @@ func (m *Machine) appendEvents(c *coder, e *entry) {
 	c.putBlob(items.b)
 }
 
-// readEvents reads the content of the extension into e. The sides of e must have been read before.
+// readEvents reads the content of the extension into e. The sides of e must have been read before. An item without a
+// matching side is skipped, not refused: see extensionEvents.
 func (m *Machine) readEvents(b []byte, e *entry) error {
 	for c := (coder{b: b, reading: true}); len(c.b) > 0; {
 		var x eventSum

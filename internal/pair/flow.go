@@ -31,6 +31,9 @@ const firewallFlow quality = 1 << flowpb.Quality_QUALITY_UNSPECIFIED
 
 // A Flow is a record in the form that the Machine uses. It must not contain pointers: entries copy parts of it. Times
 // are ns since the epoch; directions are those of the record.
+//
+// It has the record's own directions: There is from the record's source to its destination. SrcIsLo maps them to those
+// of the key.
 type Flow struct {
 	Key     flowkey.Key
 	SrcIsLo bool
@@ -80,8 +83,9 @@ type endpoint struct {
 	port uint16
 }
 
-// FromMessage converts a FlowMessage to a Flow. ok is false if the record cannot be paired: it lacks an address, or
-// is a NAT or firewall event without counters other than a denied flow. f does not refer to m.
+// FromMessage converts a FlowMessage to a Flow. ok is false if the record cannot be paired: it lacks an address, or is
+// a NAT or firewall event without counters other than a denied flow. f does not refer to m. The times in m are limited
+// to latestTime, so that the arithmetic of the package cannot overflow for any message.
 func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 	src, srcOK := flowkey.Address(m.SrcAddr)
 	dst, dstOK := flowkey.Address(m.DstAddr)
@@ -201,7 +205,9 @@ const (
 
 // scope returns the hash of the scope of f's addresses, 0 if it is global. Besides PAIR_SCOPE it contains the address
 // plan of the exporter, by default its site, if an address is private (flowkey.Private), and the exporter and flow id
-// (IE 148) of a firewall event, so that each flow of a firewall is a connection of its own.
+// (IE 148) of a firewall event, so that each flow of a firewall is a connection of its own. A part of the scope begins
+// with a letter (e, v, f, s) that names it: parts of different kinds must not give the same octets. A hash of 0 is
+// replaced by 1, since 0 is the global scope.
 func (f *Flow) scope(m *flowpb.FlowMessage, by string) uint64 {
 	var b []byte
 	switch by {
@@ -228,7 +234,8 @@ func (f *Flow) scope(m *flowpb.FlowMessage, by string) uint64 {
 }
 
 // content returns the identity of a record by its content, for exporters that meter a flow at two interfaces without
-// reporting it (PAIR_DEDUP_CONTENT).
+// reporting it (PAIR_DEDUP_CONTENT). It has no receive time, export time or datagram hash: the records that an exporter
+// sends for the two interfaces must have the same identity.
 func (f *Flow) content(m *flowpb.FlowMessage) uint64 {
 	b := make([]byte, 0, 160)
 	b = append(append(b, f.exporter[:]...), f.iface, byte(m.Proto), byte(m.IpTos))
@@ -262,7 +269,9 @@ func swapped(m *flowpb.FlowMessage) *flowpb.FlowMessage {
 	}
 }
 
-// conversation sets the key of f, which has the endpoints inside a NAT, and the endpoints outside it.
+// conversation sets the key of f, which has the endpoints inside a NAT, and the endpoints outside it. A record of a
+// translated conversation has the tuple before the translation, and post-NAT elements (225 to 228, 281, 282) for the
+// tuple after it. Which of the two is the inside depends on the direction: flowkey.Inside decides.
 func (f *Flow) conversation(m *flowpb.FlowMessage, src, dst [16]byte) {
 	t := flowkey.Tuple{
 		Src: src, Dst: dst, SrcPort: uint16(m.SrcPort), DstPort: uint16(m.DstPort),
@@ -317,8 +326,9 @@ func instant(ns uint64) int64 { return int64(min(ns, latestTime)) }
 // shifted returns t+off, limited to the range from the epoch to latestTime.
 func shifted(t, off int64) int64 { return min(max(t+off, 0), latestTime) }
 
-// clocks completes and orders the times of f, and corrects them to the receiver's clock if the offset of the
-// exporter's clock is clearly above MaxClockSkew. Near the limit, Machine.onClock decides per clock.
+// clocks completes and orders the times of f, and corrects them to the receiver's clock if the offset of the exporter's
+// clock is clearly above MaxClockSkew. Near the limit, Machine.onClock decides per clock. Offset is the receive time
+// minus the export time: it contains the delay of the network, which is small against the limit.
 func (f *Flow) clocks(m *flowpb.FlowMessage, c *Config) {
 	if m.TimeSource == flowpb.TimeSource_TIME_SOURCE_EXPORT_TIME {
 		f.quality |= bit(flowpb.Quality_QUALITY_TIME_FALLBACK)
@@ -367,7 +377,9 @@ const (
 )
 
 // endOf returns the end state of f for a direction with these TCP flags. Without a flow end reason (IE 136) it infers
-// the state from the exporter's timeouts.
+// the state from the exporter's timeouts. Examples with 60 s and 15 s: a record that spans 57 s or more continues
+// (endOpen); a record that is exported 14 s or more after its last packet is idle (endSoft). The margins allow for
+// exporters that check their timeouts periodically.
 func (f *Flow) endOf(c *Config, flags uint16) end {
 	tcp := f.Key.Proto == flowkey.TCP
 	switch {

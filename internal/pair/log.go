@@ -7,6 +7,9 @@ import (
 
 // A deltaLog keeps account of a machine's log of state: the changes since the last piece, and the pieces that still
 // hold the newest value of an entry. A restore must read the log from the first of these.
+//
+// Example: entry A is written at offset 10, B at 11, and A again at 12. The deltas then have 0, 1 and 1 live entries,
+// and a restore must read from offset 11. When B is removed, trim drops the delta of 11, and the restore begins at 12.
 type deltaLog struct {
 	dirty   []int32 // numbers of changed entries; a number may be released or in use for another entry by now
 	removed []removal
@@ -17,7 +20,8 @@ type deltaLog struct {
 	later   bool       // a piece of a later format than that written was applied
 }
 
-// A removal states that an entry was removed before its deadlines imply it.
+// A removal states that an entry was removed before its deadlines imply it. A deadline that passes implies the removal
+// of an entry without one.
 type removal struct {
 	key    stateKey
 	origin uint64
@@ -33,7 +37,8 @@ type delta struct {
 // contents lists the numbers of the entries and shared values in a piece.
 type contents struct{ entries, shared []int32 }
 
-// changed marks e, entry number i, as dirty: the next Deltas writes it.
+// changed marks e, entry number i, as dirty: the next Deltas writes it. The caller must call it after each change of a
+// logged field. Deltas writes the value at its own time, however often the entry changed.
 func (l *deltaLog) changed(i int32, e *entry) {
 	if e.marks&isDirty == 0 {
 		e.marks |= isDirty
@@ -66,8 +71,9 @@ func (l *deltaLog) unlive(n *node) {
 	n.delta = 0
 }
 
-// Logged reports the log offsets of the pieces of the last Deltas, in their order. Between Deltas and Logged the
-// caller must not call Observe or advance stream time.
+// Logged reports the log offsets of the pieces of the last Deltas, in their order. Between Deltas and Logged the caller
+// must not call Observe or advance stream time. If the transaction was aborted instead, the machine must be discarded
+// and restored: its changes count as written.
 func (m *Machine) Logged(offsets []int64) {
 	l := &m.log
 	for p, offset := range offsets[:min(len(l.pieces), len(offsets))] {
@@ -109,7 +115,8 @@ func (l *deltaLog) holds(e *entry, n *node, d int32) {
 	l.deltas[d-l.base].live++
 }
 
-// trim removes the leading deltas without newest values.
+// trim removes the leading deltas without newest values. A delta without newest values between others stays:
+// RestoreFrom depends on the first only.
 func (l *deltaLog) trim() {
 	n := 0
 	for n < len(l.deltas) && l.deltas[n].live == 0 {
@@ -178,7 +185,8 @@ func (m *Machine) drop(i int32) {
 // that expired before streamTime and rebuilds the queues; the machine then continues like the machine that wrote the
 // log. If its durations are shorter than those of the writer, deadlines are set earlier, as if the last record of the
 // entry had been received at streamTime: queues are in the order of deadlines, and later entries get the shorter
-// durations.
+// durations. It does not emit: the writer emitted all entries with deadlines up to streamTime in the transactions up to
+// the one that committed it.
 func (m *Machine) Restored(streamTime int64) {
 	m.now = streamTime
 	type place struct {

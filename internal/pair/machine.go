@@ -14,6 +14,9 @@ import (
 // In operation, the caller calls Observe and Advance, then Deltas and Logged at the end of each transaction. To
 // restore a Machine, the caller must apply the logged pieces from RestoreFrom on to a new Machine, in log order, and
 // then call Restored with the stream time of the commit.
+//
+// The Machine owns all entries and their parts. It keeps no pointer into a Flow. Emissions, pieces and keys that it
+// hands out point into its buffers and are valid only as long as their methods state.
 type Machine struct {
 	c     Config
 	share int // maximum number of entries
@@ -61,9 +64,10 @@ func (m *Machine) TakeBounded() Bounded {
 	return b
 }
 
-// New returns a Machine without state. MaxOpen is divided by partitions. The Machine calls emit for every emission,
-// in order, from within Observe, Advance, AdvanceUpTo and Close. The emission is valid until emit returns; emit must
-// not call the Machine.
+// New returns a Machine without state. MaxOpen is divided by partitions. The Machine calls emit for every emission, in
+// order, from within Observe, Advance, AdvanceUpTo and Close. The emission is valid until emit returns; emit must not
+// call the Machine. c must be valid (Config.Validate). Each partition has its own share of MaxOpen: with a common
+// limit, evictions would depend on the records of other partitions, and a replay would differ.
 func New(c Config, partitions int, emit func(*Emission)) *Machine {
 	return &Machine{
 		c: c, share: max(1, c.MaxOpen/max(1, partitions)), emit: emit, now: math.MinInt64,
@@ -73,7 +77,8 @@ func New(c Config, partitions int, emit func(*Emission)) *Machine {
 // StreamTime returns the clock of the machine, ns since the epoch; math.MinInt64 before the first record.
 func (m *Machine) StreamTime() int64 { return m.now }
 
-// Held returns the number of connections that are open, and that were emitted and are in grace.
+// Held returns the number of connections that are open, and that were emitted and are in grace. Both count against the
+// share of MaxOpen.
 func (m *Machine) Held() (open, grace int) { return m.open, m.grace }
 
 // Octets returns the memory of the pools, in octets. Buffers of the log and of reports are not included.
@@ -84,6 +89,9 @@ func (m *Machine) Octets() int {
 
 // Observe advances stream time to f's receive time, then adds f to the connection that is closest in time, or opens a
 // connection. It does not keep f.
+//
+// f must be from FromMessage with the Config of the Machine. The cost is bounded: the key has at most maxSameKey
+// entries, and an entry at most 2*maxSides sides. A Duplicate advances stream time but changes no entry.
 func (m *Machine) Observe(f *Flow) Outcome {
 	m.Advance(f.Received)
 	if len(m.clocks.at) > 0 || m.c.nearLimit(f.Offset) {
@@ -92,6 +100,8 @@ func (m *Machine) Observe(f *Flow) Outcome {
 	k := stateKey{f.Key, f.Scope}
 	hash := k.hash()
 	x := f.extent(&m.c)
+	// One walk over the entries of the key finds duplicates and candidates. The walk is complete before any change,
+	// since table.next is not valid after a change.
 	best, bestGap, near, same := int32(0), int64(0), 0, 0
 	for i := m.table.first(&k, hash); i != 0; i = m.table.next(i) {
 		same++
@@ -118,6 +128,8 @@ func (m *Machine) Observe(f *Flow) Outcome {
 		best = m.bridge(best, f, &x)
 	}
 	e := m.table.entries.ref(best)
+	// The record corrects a report or continues a pausing connection: the entry is open again, and its next report has
+	// the next version.
 	if m.emitted(e) {
 		e.version++
 		e.quality |= bit(flowpb.Quality_QUALITY_LATE)
@@ -127,6 +139,7 @@ func (m *Machine) Observe(f *Flow) Outcome {
 	}
 	m.add(e, f)
 	m.schedule(best, e)
+	// The version increases after the interim report, so that the next report of the entry is greater.
 	if u := int64(m.c.UpdateInterval); u > 0 && m.now-e.lastReport() >= u {
 		m.report.emission(e, m.connection(e, m.now, false), m.emit)
 		e.version++
@@ -143,7 +156,8 @@ func (m *Machine) distance(e *entry, f *Flow, x *extent) (gap int64, ok bool) {
 }
 
 // tolerance returns the possible difference between the clock of f and that of an entry, ns: the resolution if an
-// exporter's clock is the same, else ClockSkew.
+// exporter's clock is the same, else ClockSkew. Clocks of different observation domains are different, since they may
+// be on different line cards.
 func (m *Machine) tolerance(u *summary, f *Flow) int64 {
 	if u.clock {
 		return f.Resolution
@@ -165,7 +179,9 @@ func (m *Machine) closer(gap int64, a *entry, bGap int64, b *entry) bool {
 	return bytes.Compare(xID[:], yID[:]) < 0
 }
 
-// emitted reports whether e was emitted as final: its deadline has passed.
+// emitted reports whether e was emitted as final: its deadline has passed. There is no mark for it: an entry is emitted
+// when stream time reaches its deadline. A restore derives the emitted entries from the stream time of the commit, so
+// that an emission does not have to log its entry.
 func (m *Machine) emitted(e *entry) bool { return e.deadline <= m.now }
 
 // maxSameKey bounds the connections of a key, because each record is compared with all connections of its key. A host
@@ -190,7 +206,9 @@ func (m *Machine) create(f *Flow, hash uint32) int32 {
 	}, hash)
 }
 
-// schedule sets the deadline of entry i, e, after a record, and moves it to its queue.
+// schedule sets the deadline of entry i, e, after a record, and moves it to its queue. The deadline is relative to
+// stream time, not to the times of the record, so that a wrong clock of an exporter cannot keep a connection open or
+// end it.
 func (m *Machine) schedule(i int32, e *entry) {
 	q := m.queueOf(e)
 	m.seq++
@@ -224,6 +242,9 @@ func (m *Machine) Advance(t int64) { m.AdvanceUpTo(t, math.MaxInt) }
 // AdvanceUpTo advances stream time to t and emits the connections that are due, but at most n. If more are due, it
 // returns true, with stream time just before the next of them. The caller must then call it again before the next
 // Observe.
+//
+// A report has the deadline of its entry as its time (emitted_unix_ns), not t: the reports must not depend on the steps
+// in which stream time advances.
 func (m *Machine) AdvanceUpTo(t int64, n int) (more bool) {
 	if t <= m.now {
 		return false
@@ -250,7 +271,8 @@ const maxLoggedAgain = 1000
 
 // expire removes the emitted entries whose grace is over. A connection that pauses is held for longer; it is logged
 // again, so that a restore does not have to read the log of the whole pause. If stream time jumps, as after a silence
-// of all exporters, only maxLoggedAgain entries are logged again: a transaction must not contain the whole state.
+// of all exporters, only maxLoggedAgain entries are logged again: a transaction must not contain the whole state. The
+// log needs no removal for an entry whose newest value it holds: the deadline of that value implies it.
 func (m *Machine) expire() {
 	again := 0
 	for i := m.queues[queueLate].front; i != 0; i = m.queues[queueLate].front {
@@ -279,7 +301,8 @@ func (m *Machine) expire() {
 	}
 }
 
-// heldFor returns the time for which e is held after its final report, ns.
+// heldFor returns the time for which e is held after its final report, ns. It depends on the sides of e: a record that
+// closes a TCP connection ends its pause.
 func (m *Machine) heldFor(e *entry) int64 {
 	if m.pauses(e) {
 		return int64(max(m.c.LateGrace, m.c.TCPPause))
@@ -304,6 +327,7 @@ func (m *Machine) suspend(deadline int64) (now int64) {
 
 // evict removes an entry to make room: a pausing connection, else an emitted entry in grace, else a one-sided
 // connection of few packets, else the connection that would be emitted next. It returns false if there is no entry.
+// Emitted entries precede open ones, because the loss of a correction is smaller than that of a connection.
 func (m *Machine) evict() bool {
 	i := m.queues[queuePause].front
 	if i != 0 {
@@ -340,7 +364,8 @@ func (m *Machine) evictSameKey(k *stateKey, hash uint32) {
 	}
 }
 
-// giveUp removes an entry before its time. It emits it, with reason EVICTED, unless it was emitted before.
+// giveUp removes an entry before its time. It emits it, with reason EVICTED, unless it was emitted before. The removal
+// is logged: the deadlines in the log do not imply it.
 func (m *Machine) giveUp(i int32) {
 	e := m.table.entries.ref(i)
 	if m.emitted(e) {
@@ -382,7 +407,8 @@ func (m *Machine) Close() {
 	}
 }
 
-// Due reports whether Advance(t) would emit a connection.
+// Due reports whether Advance(t) would emit a connection. enrich calls it for a quiet partition, in order to begin a
+// transaction only if a connection is due.
 func (m *Machine) Due(t int64) bool {
 	return m.due(t, queueLinger, queueIdle, queueSmall) != 0
 }

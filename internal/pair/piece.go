@@ -19,8 +19,10 @@ import (
 // tag (varint), length (varint), octets.
 //
 // A rule holds for tags of sections, shared values and extensions: a reader must refuse a piece with an unknown even
-// tag. An unknown odd tag is optional: the reader must skip a section, and must keep a shared value or an extension
-// and write it again unchanged.
+// tag. An unknown odd tag is optional: the reader must skip a section, and must keep a shared value or an extension and
+// write it again unchanged. Example: a piece without items is 02 00 00 00 00 in format 2 and 03 in format 3.
+//
+// A reader of format 3 must accept sections in any order, and repeated.
 const (
 	FirstFormat = 2
 	LastFormat  = 3
@@ -41,7 +43,7 @@ var errPiece = errors.New("not a piece of pairing state")
 // format returns the format that Deltas writes.
 func (c *Config) format() byte { return byte(cmp.Or(c.StateFormat, FirstFormat)) }
 
-// A piecer writes pieces one after another into a buffer.
+// A piecer writes pieces one after another into a buffer. The pieces share a buffer, which the next Deltas reuses.
 type piecer struct {
 	coder
 	format  byte
@@ -112,7 +114,8 @@ func (p *piecer) flush(to int) {
 // Deltas returns the changes since the last call: removals, shared values and the full values of changed entries, in
 // pieces of at most limit octets. An item larger than limit has a piece of its own. There is at least one piece,
 // possibly without items. The pieces are valid until the next call. The caller must call Logged with their offsets
-// before it uses the machine again.
+// before it uses the machine again. A piece is the value of a record of the pairing topic: limit must leave room for
+// the framing of Kafka below the size that the brokers accept.
 func (m *Machine) Deltas(limit int) [][]byte {
 	l := &m.log
 	p := piecer{coder: coder{b: l.buf[:0]}, format: m.c.format(), limit: limit, done: l.pieces[:0]}
@@ -154,7 +157,8 @@ func (m *Machine) Deltas(limit int) [][]byte {
 }
 
 // Apply applies a logged piece during a restore. Pieces must be applied in log order, before Restored. offset is the
-// offset of the piece in the log. Apply does not keep piece. After an error the machine must not be used.
+// offset of the piece in the log. Apply does not keep piece. After an error the machine must not be used. It returns an
+// error for octets that are no piece, and never panics (FuzzApplyRefusesWhatIsNoPiece).
 func (m *Machine) Apply(offset int64, piece []byte) error {
 	if err := m.apply(offset, piece); err != nil {
 		return fmt.Errorf("%w: offset %d, %d octets: %w", errPiece, offset, len(piece), err)
@@ -254,7 +258,8 @@ func (m *Machine) applyEntries(c *coder, n int32, format uint8) error {
 	return nil
 }
 
-// applyEntry reads an entry of delta n. It replaces the entry of the same key and origin, if any.
+// applyEntry reads an entry of delta n. It replaces the entry of the same key and origin, if any. The present entry is
+// older, because pieces are applied in log order.
 func (m *Machine) applyEntry(v *coder, n int32, format uint8) error {
 	var e entry
 	m.code(v, &e)

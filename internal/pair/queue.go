@@ -1,6 +1,8 @@
 package pair
 
-// A queueName identifies the queue that contains an entry.
+// A queueName identifies the queue that contains an entry. An entry is in exactly one queue from its first schedule
+// until forget. Advance looks at the fronts of the open queues only, and expire at those of the emitted ones, so that a
+// step of stream time costs as much as the entries that it ends.
 type queueName uint8
 
 // The queues. Within each, entries are in the order of their deadlines, because a push adds a constant to stream
@@ -15,7 +17,9 @@ const (
 	queueCount
 )
 
-// A queue is a doubly linked list of entries through their nodes, in the order of deadlines.
+// A queue is a doubly linked list of entries through their nodes, in the order of deadlines. front and back are numbers
+// of entries, 0 if the queue is empty. Numbers take half the memory of pointers and are not scanned by the garbage
+// collector.
 type queue struct {
 	front, back int32
 	warmed      int // entries at the front that were warmed
@@ -25,8 +29,9 @@ type queue struct {
 const warmAhead = 16
 
 // warm loads the first entries of a queue into the CPU's caches. It must be called before the front of q is removed.
-// Entries reach the front long after their last use, when no cache holds them: read one after another, each would
-// wait for memory. warm reads several in one loop, so that their waits overlap.
+// Entries reach the front long after their last use, when no cache holds them: read one after another, each would wait
+// for memory. warm reads several in one loop, so that their waits overlap. It changes nothing but warmed and warmth.
+// The entries may leave the queue before they reach its front: then some of the reads were in vain.
 func (m *Machine) warm(q queueName) {
 	l := &m.queues[q]
 	if l.warmed > 0 {
@@ -59,8 +64,9 @@ func (m *Machine) warm(q queueName) {
 	m.warmth = sum
 }
 
-// push moves entry i from its queue, if any, to the back of queue q. Its deadline must not be before that of the
-// back.
+// push moves entry i from its queue, if any, to the back of queue q. Its deadline must not be before that of the back.
+// A push at the back takes constant time. A deadline before that of the back would be found late: due stops at the
+// first entry that is not due.
 func (m *Machine) push(q queueName, i int32) {
 	m.unqueue(i)
 	n, l := m.table.nodes.ref(i), &m.queues[q]
@@ -74,7 +80,7 @@ func (m *Machine) push(q queueName, i int32) {
 	m.table.entries.ref(i).in = q
 }
 
-// unqueue removes entry i from its queue, if any.
+// unqueue removes entry i from its queue, if any. The links of the node itself are left: push sets both.
 func (m *Machine) unqueue(i int32) {
 	e := m.table.entries.ref(i)
 	if e.in == queueNone {
@@ -95,7 +101,8 @@ func (m *Machine) unqueue(i int32) {
 }
 
 // due returns the entry with the earliest deadline at the fronts of queues, 0 if no deadline is at or before t. Of
-// equal deadlines the entry that changed first comes first, so that a replay emits in the same order.
+// equal deadlines the entry that changed first comes first, so that a replay emits in the same order. It reads one
+// entry per queue: within a queue, the front has the earliest deadline.
 func (m *Machine) due(t int64, queues ...queueName) (i int32) {
 	var best *entry
 	for _, q := range queues {

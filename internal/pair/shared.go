@@ -42,7 +42,7 @@ var knownShared = map[uint64]bool{}
 
 // set sets the value of a key and logs it with the next Deltas; an empty value removes the key. It copies key and
 // value, which must not exceed maxSharedValue octets each. It returns false if the key is new and there are maxShared
-// values.
+// values. It panics if key or value is longer: that is a programming error, since their sizes do not depend on input.
 func (s *shared) set(tag uint64, key, value []byte) bool {
 	if len(key) > maxSharedValue || len(value) > maxSharedValue {
 		panic(fmt.Sprintf("shared value %d: key of %d, value of %d octets", tag, len(key), len(value)))
@@ -62,7 +62,8 @@ func (s *shared) set(tag uint64, key, value []byte) bool {
 	return true
 }
 
-// forEach calls f for every key of a tag. f must copy value to keep it.
+// forEach calls f for every key of a tag. f must copy value to keep it. The order is that of indexes, which differs
+// after a restore: the caller must not let it reach an emission.
 func (s *shared) forEach(tag uint64, f func(key string, value []byte)) {
 	for i := range s.values {
 		if v := &s.values[i]; v.tag == tag && len(v.value) > 0 {
@@ -99,7 +100,7 @@ func (s *shared) changed(i int32) {
 	}
 }
 
-// free removes value i.
+// free removes value i. The index may be used for another key afterwards: the caller must remove it from dirty.
 func (s *shared) free(l *deltaLog, i int32) {
 	s.unlive(l, i)
 	delete(s.at, s.values[i].sharedKey)
@@ -127,6 +128,8 @@ func (s *shared) unlive(l *deltaLog, i int32) {
 }
 
 // pack writes the changed values, and the values in deltas before the first delta that holds an entry.
+//
+// The cost is linear in the number of values, at most maxShared, and not in that of changes.
 func (s *shared) pack(p *piecer, l *deltaLog) {
 	first := l.firstWithEntries()
 	for i := range s.values {

@@ -10,6 +10,9 @@ import (
 )
 
 // A side is a direction of a connection as a vantage observed it.
+//
+// An entry with one vantage has a side for each direction, 96 octets each. Counters and times are those of all records
+// of the vantage in this direction; inIf, outIf, tos and vlan are those of the first record received.
 type side struct {
 	octets, packets  uint64
 	octetsE, packsE  uint64 // multiplied by the sampling rate
@@ -30,6 +33,7 @@ type side struct {
 }
 
 // A span is the resolution of a clock, rounded up: in microseconds, or in milliseconds with the bit inMillis set.
+// Example: 1 ms is 1000, 1 s is inMillis|1000, and the greatest value is 32.767 s.
 type span uint16
 
 const inMillis span = 1 << 15
@@ -62,7 +66,8 @@ func (s span) ns() int64 {
 const maxSides = 24
 
 // addSide adds n, the counters of f for a direction, to the side of f's vantage. If the direction has maxSides other
-// sides, it merges them into those and counts it in bounded.
+// sides, it merges them into those and counts it in bounded. Once e has an eventSum, ordinary records take the path of
+// addEvent too: the sums must remain consistent with the counters of the side.
 func (m *Machine) addSide(e *entry, f *Flow, n *counts, toHi bool) {
 	if i := m.side(e, f, toHi); i != 0 {
 		if f.counting != countsRecord || m.hasEvents(e) {
@@ -99,7 +104,7 @@ func (m *Machine) sideOf(e *entry, vantage int32, toHi bool) (i int32, n int) {
 }
 
 // side returns the number of the side of f's vantage in a direction. It adds the side if there is none, unless the
-// direction has maxSides sides: then it returns 0.
+// direction has maxSides sides: then it returns 0. A vantage without references has number 0, which no side has.
 func (m *Machine) side(e *entry, f *Flow, toHi bool) int32 {
 	i, n := m.sideOf(e, m.vantages.find(f.vantage), toHi)
 	if i != 0 || n >= maxSides {
@@ -120,6 +125,9 @@ func (s *side) describe(f *Flow, toHi bool) {
 // if x is stronger or overlaps no counted side in time. If all are counted, x is added to the counted side that is
 // nearest in time; but if x overlaps a counted side, both observed the same packets, and the weaker is dropped. The
 // TCP flags and endHard of a dropped side are kept.
+//
+// Example with all sides counted: x observed 12:00 to 12:01, and no side overlaps that time. The nearest side in time
+// takes the counters of x. If a side observed 12:00:30 to 12:02 with more packets, x is dropped instead.
 func (m *Machine) merge(e *entry, x *side) {
 	e.quality |= bit(flowpb.Quality_QUALITY_MANY_VANTAGES)
 	m.dropEvents(e)
@@ -157,7 +165,8 @@ func (m *Machine) merge(e *entry, x *side) {
 	m.vantages.drop(x.vantage)
 }
 
-// sum adds x, a side that observed other packets: of another vantage, or of another entry.
+// sum adds x, a side that observed other packets: of another vantage, or of another entry. The caller remains the owner
+// of x and its reference to a vantage.
 func (s *side) sum(x *side) {
 	s.octets = saturating.Add(s.octets, x.octets)
 	s.packets = saturating.Add(s.packets, x.packets)
@@ -198,8 +207,9 @@ func (m *Machine) mergeFirst(e *entry) {
 	m.merge(e, &x)
 }
 
-// add adds n, the counters of f for the direction of s. The state and the flow end reason are those of the record
-// that ends last, so that the order of arrival does not matter.
+// add adds n, the counters of f for the direction of s. The state and the flow end reason are those of the record that
+// ends last, so that the order of arrival does not matter. Counters saturate at math.MaxUint64 instead of wrapping:
+// forged counters must not make a sum small.
 func (s *side) add(f *Flow, n *counts, c *Config) {
 	start, stop := f.Start, f.End
 	if n.End != 0 {

@@ -17,8 +17,9 @@ const (
 )
 
 // A pool holds values by number, from 1; 0 stands for no value. Chunks never move: a pointer from ref is valid until
-// the value is released, and growth copies nothing. T must not contain pointers, so that the garbage collector does
-// not scan the chunks.
+// the value is released, and growth copies nothing. T must not contain pointers, so that the garbage collector does not
+// scan the chunks. Value 0 of the first chunk is allocated and unused, so that a number is also an index. table.heads
+// uses it, since buckets count from 0.
 type pool[T any] struct {
 	chunks []*[chunkLen]T
 	n      int32   // greatest number allocated so far
@@ -54,7 +55,8 @@ func (p *pool[T]) octets() int {
 	return len(p.chunks)*chunkLen*int(unsafe.Sizeof(v)) + 4*cap(p.unused)
 }
 
-// A stateKey identifies a conversation: its key, and the scope in which the addresses of the key are unique.
+// A stateKey identifies a conversation: its key, and the scope in which the addresses of the key are unique. Its Key
+// has sorted endpoints, so that both directions of a conversation have the same key.
 type stateKey struct {
 	flowkey.Key
 	scope uint64 // hash of the scope (PAIR_SCOPE, address plan); 0 = global
@@ -70,7 +72,9 @@ func (k *stateKey) equal(o *stateKey) bool {
 		k.Proto == o.Proto && k.V6 == o.V6 && k.scope == o.scope
 }
 
-// hash returns the hash of k. It differs between processes: it must not be logged.
+// hash returns the hash of k. It differs between processes: it must not be logged. The 56 octets are Lo (16), Hi (16),
+// ports and protocol (8), scope (8) and seed (8). V6 is not hashed: an IPv4 address is mapped into ::ffff:0:0/96 and
+// differs from any IPv6 address.
 func (k *stateKey) hash() uint32 {
 	var b [56]byte
 	copy(b[:], k.Lo[:])
@@ -84,6 +88,9 @@ func (k *stateKey) hash() uint32 {
 // A table is a hash table of entries by key, with chained buckets: at least three buckets for two entries. Several
 // entries may have the same key. It grows by splitting one bucket at a time (linear hashing), so that no insertion
 // waits for a copy of the whole table. Walks over entries read the nodes, which are a ninth of the size of an entry.
+//
+// Example: round is 64 and there are 70 buckets. Then buckets 0 to 5 were split in this round: a hash whose low 6 bits
+// are below 6 selects its bucket by its low 7 bits, any other by its low 6 bits.
 type table struct {
 	entries pool[entry]
 	nodes   pool[node]  // the node of entry i is node i
@@ -141,7 +148,8 @@ func (t *table) findInChain(i int32, k *stateKey, hash uint32) int32 {
 	return 0
 }
 
-// insert adds a copy of e and returns its number. hash must be e.key.hash(). The entry is in no queue.
+// insert adds a copy of e and returns its number. hash must be e.key.hash(). The entry is in no queue. The caller must
+// not insert a second entry of the same key and origin: the origin is the identity of a connection.
 func (t *table) insert(e *entry, hash uint32) int32 {
 	t.grow()
 	i := t.entries.alloc()
@@ -157,7 +165,8 @@ func (t *table) insert(e *entry, hash uint32) int32 {
 	return i
 }
 
-// grow adds buckets until there is room for another entry.
+// grow adds buckets until there is room for another entry. An insertion splits one or two buckets, each with less than
+// two entries on average.
 func (t *table) grow() {
 	if t.buckets == 0 {
 		t.heads.alloc() // buckets count from 0, numbers of a pool from 1: bucket 0 uses the chunk's unused value
@@ -214,7 +223,8 @@ type vantage struct {
 	iface    uint8 // value of IE 61 as flowpb.FlowDirection
 }
 
-// vantages assigns numbers to vantages and counts the references to them. A vantage without references is removed.
+// vantages assigns numbers to vantages and counts the references to them. A vantage without references is removed. Each
+// side of an entry holds one reference. A vantage takes 24 octets, its number in a side 4.
 type vantages struct {
 	pool  pool[counted]
 	at    map[vantage]int32
@@ -243,7 +253,8 @@ func (v *vantages) acquire(x vantage) int32 {
 	return i
 }
 
-// find returns the number of x, 0 if nothing refers to it. It adds no reference.
+// find returns the number of x, 0 if nothing refers to it. It adds no reference. A number is reused after drop: the
+// caller must not keep it longer than its own reference.
 func (v *vantages) find(x vantage) int32 {
 	if v.lastN != 0 && v.last == x {
 		return v.lastN
