@@ -32,6 +32,7 @@ var pure = []string{
 	"internal/flowkey",
 	"internal/ie",
 	"internal/ingest/budget",
+	"internal/ipfix",
 	"internal/kafka/framing",
 	"internal/loss",
 	"internal/pair",

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"weir/internal/ipfix"
 )
 
 // ipfixOf is an IPFIX datagram of sets: pairs of set id and content.
@@ -15,7 +17,7 @@ func ipfixOf(sets ...any) []byte {
 		body = append(body, byte(id>>8), byte(id), byte((len(content)+4)>>8), byte(len(content)+4))
 		body = append(body, content...)
 	}
-	n := len(body) + ipfixHeader
+	n := len(body) + ipfix.HeaderIPFIX
 	return append([]byte{0, 10, byte(n >> 8), byte(n), 0x68, 0xe7, 0x78, 0, 0, 0, 0, 1, 0, 0, 1, 0}, body...)
 }
 
@@ -105,15 +107,15 @@ func FuzzTemplateSet(f *testing.F) {
 		if len(set) > 60_000 {
 			return
 		}
-		id := IPFIXTemplates
+		id := ipfix.IPFIXTemplates
 		if options {
-			id = IPFIXOptions
+			id = ipfix.IPFIXOptions
 		}
 		var r Result
 		(&Decoder{State: newMemory()}).Wire(ipfixOf(id, set), &testMeta, &r)
 		for i := range r.Templates {
 			l := &r.Templates[i]
-			if e := l.Template.check(10); e != nil {
+			if e := l.Template.Check(10); e != nil {
 				t.Fatalf("learnt in spite of %v", e)
 			}
 			if l.Template.Options {

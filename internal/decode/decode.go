@@ -7,14 +7,20 @@ import (
 	"net/netip"
 	"time"
 
+	"weir/internal/ipfix"
 	"weir/internal/wire"
 	"weir/pkg/flowpb"
 )
 
-// Versions of the export protocols that carry templates, as in the first two octets of a datagram.
-const (
-	VersionNetFlow9 = 9  // RFC 3954
-	VersionIPFIX    = 10 // RFC 7011
+type (
+	// Header is the header of a datagram, see ipfix.Header.
+	Header = ipfix.Header
+	// Field is a field specifier of a template, see ipfix.Field.
+	Field = ipfix.Field
+	// Template is the layout of records, see ipfix.Template.
+	Template = ipfix.Template
+	// Value is a field of a record, undecoded, see ipfix.Value.
+	Value = ipfix.Value
 )
 
 // Meta is the receiver's part of a datagram: its source and its time of receipt.
@@ -24,17 +30,6 @@ type Meta struct {
 	Received int64      // ns since the epoch; 0 = unknown (hex text)
 }
 
-// A Header is the header of a datagram, in one form for all versions.
-type Header struct {
-	Version  uint16 // 1, 5, 7, VersionNetFlow9 or VersionIPFIX
-	Count    uint16 // number of records as stated (v1, v5, v7, v9); IPFIX: message length in octets
-	Uptime   uint32 // sysUptime, ms; 0 for IPFIX
-	Export   int64  // export time, ns since the epoch
-	Sequence uint32 // 0 for v1
-	Domain   uint32 // v9 source id, IPFIX observation domain, v5 engine type<<8 | engine id
-	Sampling uint16 // v5: 2 bits mode, 14 bits interval
-}
-
 // A TemplateKey identifies a template. The source port is not part of it: NAT and line cards change
 // the port of one exporting process. RFC 7011 section 3.4.1 scopes template ids by transport session
 // and observation domain; the exporter's address stands for the session.
@@ -42,25 +37,7 @@ type TemplateKey struct {
 	Exporter [16]byte // v4-mapped when IPv4
 	Domain   uint32
 	ID       uint16
-	Version  uint8 // VersionNetFlow9 or VersionIPFIX
-}
-
-// A Field is a field specifier of a template, RFC 7011 section 3.2.
-type Field struct {
-	PEN    uint32 // private enterprise number, 0 = IANA's
-	ID     uint16 // element id without the enterprise bit; v9: field or scope type
-	Length uint16 // octets; 65535 = variable (IPFIX)
-}
-
-// VarLen is the Length of a variable-length field, RFC 7011 section 7.
-const VarLen = 65535
-
-// A Template is a template or options template definition.
-type Template struct {
-	ID      uint16
-	Options bool
-	Scopes  int     // the first Scopes fields are scopes; 0 unless Options
-	Fields  []Field // in record order
+	Version  uint8 // ipfix.VersionNetFlow9 or ipfix.VersionIPFIX
 }
 
 // A State holds templates and options data of exporters: the decoder's view of the template store.
@@ -86,7 +63,7 @@ type State interface {
 // 7011 section 8.1).
 type Withdrawer interface {
 	// Withdraw removes the template of k, or all templates (options: options templates) of k's
-	// domain if k's id is IPFIXTemplates or IPFIXOptions. It returns false if the template is
+	// domain if k's id is ipfix.IPFIXTemplates or ipfix.IPFIXOptions. It returns false if the template is
 	// unknown.
 	Withdraw(k *TemplateKey, options bool) bool
 }
@@ -137,14 +114,6 @@ type OptionsRecord struct {
 type Exported struct {
 	Has                       bool // any of them
 	Octets, Messages, Records uint64
-}
-
-// A Value is one field of a record, undecoded.
-type Value struct {
-	PEN    uint32
-	ID     uint16
-	Scope  bool
-	Octets []byte // aliases the datagram
 }
 
 // A Set is a data set whose template is unknown, with the fields of its datagram that are

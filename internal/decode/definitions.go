@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"weir/internal/ie"
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -27,7 +28,7 @@ func definitionID(pen uint32, id uint16) uint64 { return uint64(pen)<<16 | uint6
 // (341) with privateEnterpriseNumber (346) and informationElementId (303). NetFlow v9 has no
 // enterprise numbers.
 func (v *optionValues) findDefinition() {
-	if v.version != VersionIPFIX || v.has>>oElementName341&1 == 0 {
+	if v.version != ipfix.VersionIPFIX || v.has>>oElementName341&1 == 0 {
 		return
 	}
 	id, ok := v.number(oElementID303)
@@ -38,7 +39,7 @@ func (v *optionValues) findDefinition() {
 	if !ok || pen > math.MaxUint32 {
 		return
 	}
-	id &^= enterpriseBit // some exporters set it, as in templates
+	id &^= ipfix.EnterpriseBit // some exporters set it, as in templates
 	typ, _ := v.number(oDataType339)
 	if typ > math.MaxUint8 {
 		typ = 0
@@ -75,7 +76,7 @@ func (f *Facts) Definition(port uint16, pen uint32, id uint16) ElementDefinition
 // findUndefined numbers the steps of elements that have no name in the registry, up to MaxDefined:
 // an exporter may define these.
 func (p *Plan) findUndefined() {
-	if p.version != VersionIPFIX {
+	if p.version != ipfix.VersionIPFIX {
 		return
 	}
 	for i := range p.steps {

@@ -95,7 +95,7 @@ func TestTypeInformationIsAFact(t *testing.T) {
 // Types are numbers of IANA's registry: 3 unsigned32, 13 string, 18 ipv4Address.
 func TestElementsHaveTheNamesThatTheirExporterDefined(t *testing.T) {
 	tmpl := fixed(8, 4, 12, 4, 4, 1)
-	tmpl.Fields = append(tmpl.Fields, Field{4242, 17, 4}, Field{4242, 18, 4}, Field{3054, 110, 4}, Field{4242, 19, 2}, Field{4242, 17, 4})
+	tmpl.Fields = append(tmpl.Fields, Field{PEN: 4242, ID: 17, Length: 4}, Field{PEN: 4242, ID: 18, Length: 4}, Field{PEN: 3054, ID: 110, Length: 4}, Field{PEN: 4242, ID: 19, Length: 2}, Field{PEN: 4242, ID: 17, Length: 4})
 	data := datagram(10, tmpl, fromHex(t, "0a0000010a00000211"+"00000007"+"c0000201"+"00000001"+"abcd"+"00000008"))
 	raw := func(d17, d18 *flowpb.Element) []*flowpb.Element {
 		return []*flowpb.Element{
@@ -151,7 +151,7 @@ func TestTheOperatorsNameOfAnElementWins(t *testing.T) {
 	ie.Extend([]ie.Extension{{Element: ie.Element{PEN: 4242, ID: 17, Type: ie.Unsigned, Name: "mine"}}})
 	t.Cleanup(func() { ie.Extend(nil) })
 	tmpl := fixed(8, 4, 12, 4)
-	tmpl.Fields = append(tmpl.Fields, Field{4242, 17, 4})
+	tmpl.Fields = append(tmpl.Fields, Field{PEN: 4242, ID: 17, Length: 4})
 	ds, d := newDecoders(), &Decoder{State: newMemory()}
 	var got []*flowpb.FlowMessage
 	for _, pkt := range [][]byte{
@@ -168,7 +168,7 @@ func TestTheOperatorsNameOfAnElementWins(t *testing.T) {
 
 // In NetFlow v9 no options record defines elements: there are no enterprise numbers.
 func TestNetFlowV9DefinesNoElements(t *testing.T) {
-	tmpl := &Template{ID: 258, Options: true, Scopes: 0, Fields: []Field{{0, 346, 4}, {0, 303, 2}, {0, 341, 4}}}
+	tmpl := &Template{ID: 258, Options: true, Scopes: 0, Fields: []Field{{PEN: 0, ID: 346, Length: 4}, {PEN: 0, ID: 303, Length: 2}, {PEN: 0, ID: 341, Length: 4}}}
 	p, err := Compile(9, tmpl)
 	if err != nil {
 		t.Fatal(err)
@@ -189,7 +189,7 @@ func TestDefinedNamesAreBounded(t *testing.T) {
 	tmpl := fixed(8, 4, 12, 4)
 	var defs []Fact
 	for i := range uint16(fields) {
-		tmpl.Fields = append(tmpl.Fields, Field{4242, i + 1, 1})
+		tmpl.Fields = append(tmpl.Fields, Field{PEN: 4242, ID: i + 1, Length: 1})
 		defs = append(defs, definedBy(4242, i+1, 22, strings.Repeat("n", 1000)))
 	}
 	d := &Decoder{State: state}
@@ -246,7 +246,7 @@ func FuzzDefinedElements(f *testing.F) {
 	f.Add(uint64(3), fromHex(f, "0375000002"), []byte{1, 2, 3, 4, 5, 6, 7, 8})
 	f.Fuzz(func(t *testing.T, seed uint64, spec, data []byte) {
 		tmpl := fuzzedTemplate(10, spec)
-		if tmpl.check(10) != nil || len(data) > 4000 {
+		if tmpl.Check(10) != nil || len(data) > 4000 {
 			return
 		}
 		ds := newDecoders()
@@ -272,7 +272,7 @@ func TestTemplatesOfIxiaBringNames(t *testing.T) {
 		}
 	}
 	tmpl := fixed(8, 4, 12, 4)
-	tmpl.Fields = append(tmpl.Fields, Field{3054, 9000, 4}, Field{3054, 110, 4})
+	tmpl.Fields = append(tmpl.Fields, Field{PEN: 3054, ID: 9000, Length: 4}, Field{PEN: 3054, ID: 110, Length: 4})
 	defs := ipfixMessage(t, ixiaSet(definedBy(3054, 9000, 3, "newCounter"), definedBy(3054, 110, 3, "L7 Application ID")))
 	data := datagram(10, tmpl, fromHex(t, "0a0000010a000002"+"00000007"+"00000001"))
 	for _, pkt := range [][]byte{defs, data} {

@@ -1,6 +1,10 @@
 package decode
 
-import "weir/internal/ie"
+import (
+	"weir/internal/ie"
+
+	"weir/internal/ipfix"
+)
 
 // A slot holds a value that a rule over several elements reads. Values without a rule go straight
 // to their field.
@@ -228,7 +232,7 @@ const mac = 6
 // the same.
 func idOf(version uint8, f Field) elementID {
 	id := elementID{f.PEN, f.ID}
-	if version != VersionNetFlow9 {
+	if version != ipfix.VersionNetFlow9 {
 		return id
 	}
 	if own, ok := v9Own[f.ID]; ok {
@@ -260,7 +264,7 @@ func meaningOf(version uint8, f Field) action {
 		// Reduced-size encoding, RFC 7011 section 6.2; wider or of variable
 		// length: not the registered type, kept raw. Four octets for narrower
 		// ones are common.
-		if w := max(a.width, 4); n == 0 || n > w || n == VarLen || w == mac && n != mac {
+		if w := max(a.width, 4); n == 0 || n > w || n == ipfix.VarLen || w == mac && n != mac {
 			a = action{op: opElement}
 		}
 	case opFloat:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -64,9 +65,9 @@ func TestClientAndServerOfAVCAreSourceAndDestination(t *testing.T) {
 		{"counters of an end that is not known", append([]Field{std(1, 4)}, all...), "00000064" + client + server + ports + "06",
 			"invalid IP:0 > invalid IP:0 proto 6 raw 9/12236=" + client + " raw 9/12237=" + server + " raw 9/12240=c0e0 raw 9/12241=0050 key "},
 		// An element that comes again with another length must be kept raw: anybody can forge a template.
-		{"a client of variable length first", append([]Field{avc(12236, VarLen), std(239, 1)}, all...), "03aabbcc" + "01" + client + server + ports + "06",
+		{"a client of variable length first", append([]Field{avc(12236, ipfix.VarLen), std(239, 1)}, all...), "03aabbcc" + "01" + client + server + ports + "06",
 			"10.209.101.66:49376 > 10.0.0.241:80 proto 6 BIFLOW_DIRECTION_INITIATOR raw 9/12236=aabbcc key " + key},
-		{"a port of variable length first", append([]Field{avc(12240, VarLen), std(239, 1)}, all...), "03aabbcc" + "01" + client + server + ports + "06",
+		{"a port of variable length first", append([]Field{avc(12240, ipfix.VarLen), std(239, 1)}, all...), "03aabbcc" + "01" + client + server + ports + "06",
 			"10.209.101.66:49376 > 10.0.0.241:80 proto 6 BIFLOW_DIRECTION_INITIATOR raw 9/12240=aabbcc key " + key},
 		{"a client of three octets first", append([]Field{avc(12236, 3), std(239, 1)}, all...), "aabbcc" + "01" + client + server + ports + "06",
 			"10.209.101.66:49376 > 10.0.0.241:80 proto 6 BIFLOW_DIRECTION_INITIATOR raw 9/12236=aabbcc key " + key},
@@ -116,7 +117,7 @@ func TestFlowsOfAWirelessClientHaveItAsAnEnd(t *testing.T) {
 // logical switch IPFIX packets. Octets of the record by hand.
 func TestTheTenantsTupleIsTheFlow(t *testing.T) {
 	tenant := func(id, n uint16) Field { return Field{PEN: 6876, ID: id, Length: n} }
-	outer := []Field{{0, 8, 4}, {0, 12, 4}, {0, 7, 2}, {0, 11, 2}, {0, 4, 1}}
+	outer := []Field{{PEN: 0, ID: 8, Length: 4}, {PEN: 0, ID: 12, Length: 4}, {PEN: 0, ID: 7, Length: 2}, {PEN: 0, ID: 11, Length: 2}, {PEN: 0, ID: 4, Length: 1}}
 	inner4 := []Field{tenant(881, 4), tenant(882, 4), tenant(886, 2), tenant(887, 2), tenant(880, 1)}
 	inner6 := []Field{tenant(883, 16), tenant(884, 16), tenant(886, 2), tenant(887, 2), tenant(880, 1)}
 	const vxlan = "c0000201" + "c0000202" + "d903" + "12b5" + "11"

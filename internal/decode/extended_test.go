@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"weir/internal/ie"
+	"weir/internal/ipfix"
 )
 
 // Values by hand, of all types that a field can have.
@@ -46,7 +47,7 @@ func TestTheOperatorsElementsBecomeTypedFields(t *testing.T) {
 		{"address of a wrong length", 6, 3, "0a0000", nil, 1},
 		{"time", 7, 8, "0000018bcfe56800", number(1006, 1_700_000_000_000_000_000), 0},
 		{"MAC", 8, 6, "001122334455", number(1007, 0x1122334455), 0},
-		{"octets of variable length", 9, VarLen, "02beef", octets(1008, "\xbe\xef"), 0},
+		{"octets of variable length", 9, ipfix.VarLen, "02beef", octets(1008, "\xbe\xef"), 0},
 		{"without a field it stays raw", 10, 1, "07", nil, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

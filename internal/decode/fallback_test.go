@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"weir/internal/ie"
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -139,7 +140,7 @@ func TestRouteDistinguishersAreText(t *testing.T) {
 // The first VRF has no route distinguisher when it is said again.
 func TestRouteDistinguishersOfOptionsDataAreInLaterFlows(t *testing.T) {
 	header := func(octets string) []byte {
-		n := len(octets)/2 + ipfixHeader
+		n := len(octets)/2 + ipfix.HeaderIPFIX
 		return append([]byte{0, 10, byte(n >> 8), byte(n), 0x68, 0xe7, 0x78, 0, 0, 0, 0, 1, 0, 0, 1, 0}, fromHex(t, octets)...)
 	}
 	options := header("00030016" + "0190" + "0003" + "0001" + "00ea0004" + "00ec0002" + "005a0008")
@@ -159,7 +160,7 @@ func TestRouteDistinguishersOfOptionsDataAreInLaterFlows(t *testing.T) {
 // found for flows that name no other.
 func TestPhysicalInterfacesHaveNames(t *testing.T) {
 	header := func(octets string) []byte {
-		n := len(octets)/2 + ipfixHeader
+		n := len(octets)/2 + ipfix.HeaderIPFIX
 		return append([]byte{0, 10, byte(n >> 8), byte(n), 0x68, 0xe7, 0x78, 0, 0, 0, 0, 1, 0, 0, 1, 0}, fromHex(t, octets)...)
 	}
 	options := header("00030012" + "0190" + "0002" + "0001" + "00fc0004" + "00520004")
@@ -231,8 +232,8 @@ func TestFallbacksDoNotAllocate(t *testing.T) {
 	pkt := ipfixRecord(t, "0a0000010a000002"+"06"+"2e"+"0001c00002010064"+"000005dc", 8, 4, 12, 4, 4, 1, 195, 1, 90, 8, 23, 4)
 	plain := &Decoder{State: newMemory(), path: (*Decoder).appendRecords}
 	for _, d := range []*Decoder{d, plain} {
-		data := pkt[ipfixHeader+4+4+6*4:]
-		data = append(append([]byte{}, pkt[:ipfixHeader]...), data...)
+		data := pkt[ipfix.HeaderIPFIX+4+4+6*4:]
+		data = append(append([]byte{}, pkt[:ipfix.HeaderIPFIX]...), data...)
 		data[2], data[3] = byte(len(data)>>8), byte(len(data))
 		d.Wire(pkt, &testMeta, &r)
 		if n := testing.AllocsPerRun(100, func() { d.Wire(data, &testMeta, &r) }); n != 0 || len(r.Flows) != 1 {

@@ -4,6 +4,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"weir/internal/flowkey"
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -117,7 +118,7 @@ func (p *Plan) arrange() *fastPlan {
 	off, packed := uint16(0), uint16(0)
 	for i := range p.steps {
 		st := &p.steps[i]
-		if st.length == VarLen {
+		if st.length == ipfix.VarLen {
 			switch st.op {
 			case opSlot, opFloat, opAddr: // the rest of a record is written as octets of the message
 				return nil
@@ -306,7 +307,7 @@ func (f *fastPlan) arrangeICMP(p *Plan) {
 		f.stray = append(f.stray, at(s.slot))
 	}
 	src := load{}
-	if p.version < VersionNetFlow9 {
+	if p.version < ipfix.VersionNetFlow9 {
 		src = at(p.picks.srcPort)
 	}
 	f.icmp[0] = icmpRule{
@@ -342,7 +343,7 @@ func (f *fastPlan) arrangeTimes(p *Plan) {
 	case tStartS:
 		f.mul = 1e9
 	case tStartUp:
-		f.linear = f.linear && p.version != VersionIPFIX && !p.has[sInit]
+		f.linear = f.linear && p.version != ipfix.VersionIPFIX && !p.has[sInit]
 	default:
 		f.linear = false
 	}

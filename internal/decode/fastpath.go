@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"weir/internal/flowkey"
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -174,14 +175,14 @@ func (d *Decoder) variableRecords(b []byte, off int, p *Plan, r *Result) {
 // is the number of octets of the record; ok is false if b ends before the record.
 func (d *Decoder) pack(f *fastPlan, fixed int, b []byte) (size int, ok bool) {
 	d.variable = d.variable[:0]
-	variable, rest, to := step{length: VarLen}, b, d.packed[8:8]
+	rest, to := b, d.packed[8:8]
 	for _, n := range f.segments {
 		if len(rest) < int(n) {
 			return 0, false
 		}
 		to = append(to, rest[:n]...)
 		var field []byte
-		if field, rest, ok = variable.next(rest[n:]); !ok {
+		if field, rest, ok = ipfix.NextField(rest[n:], ipfix.VarLen); !ok {
 			return 0, false
 		}
 		d.variable = append(d.variable, field)

@@ -7,92 +7,16 @@ import (
 	"testing"
 
 	"weir/internal/ie"
+	"weir/internal/ipfix"
 	"weir/internal/wire"
 )
-
-// templateOctets is t as its record on the wire: RFC 3954 sections 5.2 and 6.1,
-// RFC 7011 section 3.4.
-func templateOctets(version uint8, t *Template) []byte {
-	put := binary.BigEndian.AppendUint16
-	b := put(nil, t.ID)
-	switch {
-	case t.Options && version == 9:
-		b = put(put(b, uint16(4*t.Scopes)), uint16(4*(len(t.Fields)-t.Scopes)))
-	case t.Options:
-		b = put(put(b, uint16(len(t.Fields))), uint16(t.Scopes))
-	default:
-		b = put(b, uint16(len(t.Fields)))
-	}
-	for _, f := range t.Fields {
-		if f.ID >= enterpriseBit && version == 10 || f.PEN != 0 {
-			b = put(put(b, f.ID|enterpriseBit), f.Length)
-			b = binary.BigEndian.AppendUint32(b, f.PEN)
-			continue
-		}
-		b = put(put(b, f.ID), f.Length)
-	}
-	return b
-}
-
-// Template records are read one after another: each takes octets, and one that
-// is accepted is, written again, the octets that were read.
-func FuzzTemplateRecords(f *testing.F) {
-	f.Add(uint8(10), false, fromHex(f, "0100000200080004000c0004"+"0101000180010004000000090000"))
-	f.Add(uint8(10), true, fromHex(f, "01000003000100950004002a0008800100040000000900"))
-	f.Add(uint8(10), true, fromHex(f, "010000000000"))
-	f.Add(uint8(9), false, fromHex(f, "0100000180ea0004"+"0000000000000000"))
-	f.Add(uint8(9), true, fromHex(f, "01000004000800010000002300010022000400"))
-	f.Add(uint8(9), true, fromHex(f, "010000050007000100000022"))
-	f.Fuzz(func(t *testing.T, version uint8, options bool, set []byte) {
-		version = 9 + version%2
-		var tmpl Template
-		for r := wire.NewReader(set); r.Len() > 0; {
-			from := r.Off()
-			done, withdrawn, e := readTemplate(&r, version, options, &tmpl)
-			read := set[from:r.Off()]
-			switch {
-			case e != nil:
-				if e.Off != from || e.Cause != wire.BadTemplate {
-					t.Fatalf("of the record at %d: %v", from, e)
-				}
-			case done:
-				if r.Len() > 0 && len(read) >= 4 {
-					t.Fatalf("padding ends at %d of %d", r.Off(), len(set))
-				}
-				return
-			case withdrawn:
-				if binary.BigEndian.Uint16(read[2:]) != 0 {
-					t.Fatalf("a withdrawal with fields: %x", read)
-				}
-			default:
-				// The enterprise bit with enterprise number 0 is IANA's element written longer.
-				zero := slices.ContainsFunc(tmpl.Fields, func(f Field) bool { return f.PEN == 0 }) && version == 10
-				if again := templateOctets(version, &tmpl); !bytes.Equal(again, read) && (!zero || len(again) >= len(read)) {
-					t.Fatalf("read %x\nwritten again %x", read, again)
-				}
-				if e := tmpl.check(version); e != nil {
-					t.Fatalf("accepted in spite of %v", e)
-				}
-			}
-			if len(read) == 0 {
-				t.Fatalf("nothing was read at %d", from)
-			}
-			if bad, short := r.Failure(); short {
-				if bad.Off < from || bad.Off > len(set) {
-					t.Fatalf("failure outside: %v", &bad)
-				}
-				return
-			}
-		}
-	})
-}
 
 // A fuzzed template has a field for five octets of spec: which enterprise, which
 // element, which length.
 func fuzzedTemplate(version uint8, spec []byte) Template {
 	t := Template{ID: 256}
 	for ; len(spec) >= 5 && len(t.Fields) < 64; spec = spec[5:] {
-		f := Field{ID: binary.BigEndian.Uint16(spec[1:]) &^ enterpriseBit, Length: binary.BigEndian.Uint16(spec[3:])}
+		f := Field{ID: binary.BigEndian.Uint16(spec[1:]) &^ ipfix.EnterpriseBit, Length: binary.BigEndian.Uint16(spec[3:])}
 		if version == 10 {
 			f.PEN = []uint32{0, 0, ie.Reverse, 9}[spec[0]%4]
 		}
@@ -115,18 +39,18 @@ func FuzzRecords(f *testing.F) {
 	f.Add(uint8(10), spec(8, 4, 12, 4, 4, 1, 7, 2, 11, 2, 1, 8, 2, 8, 152, 8, 153, 8), data)
 	f.Add(uint8(9), spec(27, 16, 28, 16, 4, 1, 139, 2, 1, 4, 2, 4, 22, 4, 21, 4, 10, 4, 14, 4), data)
 	f.Add(uint8(10), spec(8, 4, 12, 4, 27, 16, 28, 16, 225, 4, 281, 16, 34, 4, 50, 4, 305, 4, 306, 4), data)
-	f.Add(uint8(10), spec(82, VarLen, 8, 4, 291, VarLen, 12, 4, 96, VarLen), data)
+	f.Add(uint8(10), spec(82, ipfix.VarLen, 8, 4, 291, ipfix.VarLen, 12, 4, 96, ipfix.VarLen), data)
 	f.Add(uint8(10), append(spec(8, 4, 12, 4, 231, 8, 232, 8, 22, 4, 160, 8), 2, 0, 1, 0, 8, 2, 0, 22, 0, 4), data)
 	f.Fuzz(func(t *testing.T, version uint8, spec, data []byte) {
 		version = 9 + version%2
 		tmpl := fuzzedTemplate(version, spec)
-		if tmpl.check(version) != nil || len(data) > 4000 {
+		if tmpl.Check(version) != nil || len(data) > 4000 {
 			return
 		}
 		ds := newDecoders()
 		pkt := datagram(version, tmpl, data)
 		same(t, ds, pkt)
-		least, fixed := tmpl.minLen()
+		least, fixed := tmpl.MinLen()
 		var r Result
 		ds.wire.Wire(pkt, &testMeta, &r)
 		if n := len(data) / least; len(r.Flows) > n || fixed && len(r.Flows)+r.TooSmall != n {
@@ -192,9 +116,9 @@ func FuzzOptionsRecords(f *testing.F) {
 			}
 			for k, v := range o.Values {
 				switch n := tmpl.Fields[k].Length; {
-				case n == VarLen && len(v.Octets) < 255 && int(data[at]) == len(v.Octets):
+				case n == ipfix.VarLen && len(v.Octets) < 255 && int(data[at]) == len(v.Octets):
 					at++
-				case n == VarLen: // the long form, RFC 7011 section 7
+				case n == ipfix.VarLen: // the long form, RFC 7011 section 7
 					if data[at] != 255 || int(binary.BigEndian.Uint16(data[at+1:])) != len(v.Octets) {
 						t.Fatalf("record %d, field %d: %d octets behind %x", i, k, len(v.Octets), data[at:at+3])
 					}
@@ -261,9 +185,9 @@ func FuzzSets(f *testing.F) {
 		}
 		pkt := ipfixOf()
 		if version == 9 {
-			pkt = datagram(9, Template{}, nil)[:v9Header]
+			pkt = datagram(9, Template{}, nil)[:ipfix.HeaderNetFlow9]
 		} else {
-			binary.BigEndian.PutUint16(pkt[2:], uint16(ipfixHeader+len(sets)))
+			binary.BigEndian.PutUint16(pkt[2:], uint16(ipfix.HeaderIPFIX+len(sets)))
 		}
 		pkt = append(pkt, sets...)
 		same(t, ds, pkt)

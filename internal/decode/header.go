@@ -2,63 +2,7 @@ package decode
 
 import (
 	"github.com/cespare/xxhash/v2"
-
-	"weir/internal/wire"
 )
-
-// Octets of headers and records on the wire: Cisco's NetFlow export formats, RFC 3954, RFC 7011.
-const (
-	v1Header, v1Record = 16, 48
-	v5Header, v5Record = 24, 48
-	v7Header, v7Record = 24, 52
-	v9Header           = 20
-	ipfixHeader        = 16
-)
-
-const second = int64(1e9)
-
-// readHeader reads the header of any version into h. On failure ok is false and e has the place and
-// cause.
-func readHeader(r *wire.Reader, h *Header) (e wire.Error, ok bool) {
-	*h = Header{Version: r.Uint16("version")}
-	if e, bad := r.Failure(); bad {
-		return e, false
-	}
-	switch h.Version {
-	case 1, 5, 7:
-		h.Count = r.Uint16("count")
-		h.Uptime = r.Uint32("sysUptime")
-		h.Export = int64(r.Uint32("unix seconds"))*second + int64(r.Uint32("unix nanoseconds"))
-		if h.Version == 1 {
-			break
-		}
-		h.Sequence = r.Uint32("flow sequence")
-		if h.Version == 7 {
-			r.Uint32("reserved")
-			break
-		}
-		h.Domain = uint32(r.Uint16("engine type and id"))
-		h.Sampling = r.Uint16("sampling")
-	case VersionNetFlow9:
-		h.Count = r.Uint16("count")
-		h.Uptime = r.Uint32("sysUptime")
-		h.Export = int64(r.Uint32("unix seconds")) * second
-		h.Sequence = r.Uint32("sequence number")
-		h.Domain = r.Uint32("source id")
-	case VersionIPFIX:
-		h.Count = r.Uint16("message length")
-		h.Export = int64(r.Uint32("export time")) * second
-		h.Sequence = r.Uint32("sequence number")
-		h.Domain = r.Uint32("observation domain id")
-	default:
-		return wire.Error{What: "version", Cause: wire.UnknownVersion}, false
-	}
-	if e, bad := r.Failure(); bad {
-		e.What = "header: " + e.What
-		return e, false
-	}
-	return wire.Error{}, true
-}
 
 // legacy describes the records of v1, v5 and v7 as templates of Information Elements; element 210
 // (paddingOctets) is padding. Source: Cisco's NetFlow export formats.

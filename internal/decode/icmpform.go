@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"weir/internal/flowkey"
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -91,7 +92,7 @@ func (f *portForms) due(form portForm, received int64) bool {
 func (d *Decoder) learnForms() {
 	seen := d.ctx.formsSeen
 	d.ctx.formsSeen = 0
-	if d.ctx.header.Version < VersionNetFlow9 {
+	if d.ctx.header.Version < ipfix.VersionNetFlow9 {
 		return // these versions have no facts
 	}
 	for _, form := range [...]portForm{codeFirst, typeFirst} {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -103,7 +104,7 @@ func TestWhatTheOperatorSaysIsInEveryFlow(t *testing.T) {
 func TestNamesOfOptionsDataAreInLaterFlows(t *testing.T) {
 	d := &Decoder{State: newMemory()}
 	header := func(octets string) []byte {
-		n := len(octets)/2 + ipfixHeader
+		n := len(octets)/2 + ipfix.HeaderIPFIX
 		return append([]byte{0, 10, byte(n >> 8), byte(n), 0x68, 0xe7, 0x78, 0, 0, 0, 0, 1, 0, 0, 1, 0}, fromHex(t, octets)...)
 	}
 	m := wireFlows(t, d,

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"weir/internal/ie"
+	"weir/internal/ipfix"
 )
 
 // YAF keeps TCP flags and MAC addresses of a flow in a subTemplateMultiList (RFC 6313
@@ -47,7 +48,7 @@ var liftable = map[elementID]uint8{
 // flow. The template must have fields of fixed length only, and no addresses: records with
 // addresses are flows of their own.
 func (p *Plan) findLifts() (all []lift) {
-	if !p.fixed || p.addrs != 0 || p.version != VersionIPFIX {
+	if !p.fixed || p.addrs != 0 || p.version != ipfix.VersionIPFIX {
 		return nil
 	}
 	off := uint16(0)
@@ -64,7 +65,7 @@ func (p *Plan) findLifts() (all []lift) {
 // liftsTo returns the bits of the fields that a list of the template may set: those that no element
 // of the template itself sets.
 func (p *Plan) liftsTo(holders map[uint16]int) (bits uint16) {
-	if p.version != VersionIPFIX {
+	if p.version != ipfix.VersionIPFIX {
 		return 0
 	}
 	if !p.has[sFlags] && !p.joinsFlags() {
@@ -95,7 +96,7 @@ func (r *record) lifted(list []byte, to uint16) (v [nLifts]uint64) {
 		}
 		part := list[4:length]
 		list = list[length:]
-		if id < firstDataSet || len(part) == 0 {
+		if id < ipfix.FirstDataSet || len(part) == 0 {
 			continue
 		}
 		p := r.decoder.State.Plan(r.decoder.key(id), &r.decoder.ctx.meta, &r.decoder.ctx.header)

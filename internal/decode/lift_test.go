@@ -6,6 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -20,10 +21,10 @@ func TestFlagsAndAddressesInAListAreLifted(t *testing.T) {
 	const flags, both = "c003 000a 38334ace 02 19", "c013 0010 89ad9a7d 02 19 12 1b 22e636aa"
 	const macs = "c004 0010 000c298dafc3 000c29a86e2f"
 	list := func(parts string) string { return "03" + parts }
-	pair := []Field{{0, 8, 4}, {0, 12, 4}, {0, 4, 1}}
+	pair := []Field{{PEN: 0, ID: 8, Length: 4}, {PEN: 0, ID: 12, Length: 4}, {PEN: 0, ID: 4, Length: 1}}
 	with := func(more ...Field) []Field { return append(pair[:3:3], more...) }
-	multi, fixedMulti := Field{0, 293, VarLen}, Field{0, 293, 27}
-	reverse := Field{29305, 1, 4}
+	multi, fixedMulti := Field{PEN: 0, ID: 293, Length: ipfix.VarLen}, Field{PEN: 0, ID: 293, Length: 27}
+	reverse := Field{PEN: 29305, ID: 1, Length: 4}
 	for _, tt := range []struct {
 		name   string
 		fields []Field
@@ -37,9 +38,9 @@ func TestFlagsAndAddressesInAListAreLifted(t *testing.T) {
 			&flowpb.FlowMessage{Biflow: true, ReverseBytes: 200, TcpFlags: 0x1b, ReverseTcpFlags: 0x1b}},
 		{"a list of fixed length", with(fixedMulti), "", list(flags + macs), &flowpb.FlowMessage{TcpFlags: 0x1b, SrcMac: 0x000c298dafc3, DstMac: 0x000c29a86e2f}},
 		{"reverse flags of a record of one direction", with(multi), "", list(both), &flowpb.FlowMessage{TcpFlags: 0x1b}},
-		{"flags of the record are better", with(Field{0, 6, 1}, multi), "04", list(flags + macs),
+		{"flags of the record are better", with(Field{PEN: 0, ID: 6, Length: 1}, multi), "04", list(flags + macs),
 			&flowpb.FlowMessage{TcpFlags: 4, SrcMac: 0x000c298dafc3, DstMac: 0x000c29a86e2f}},
-		{"addresses of the record are better", with(Field{0, 56, 6}, Field{0, 80, 6}, multi), "0007cb000001" + "0007cb000002", list(flags + macs),
+		{"addresses of the record are better", with(Field{PEN: 0, ID: 56, Length: 6}, Field{PEN: 0, ID: 80, Length: 6}, multi), "0007cb000001" + "0007cb000002", list(flags + macs),
 			&flowpb.FlowMessage{TcpFlags: 0x1b, SrcMac: 0x0007cb000001, DstMac: 0x0007cb000002}},
 		{"a template that is not known", with(multi), "", list("c005 000a 38334ace 02 19" + flags), &flowpb.FlowMessage{TcpFlags: 0x1b}},
 		{"two records of a template", with(multi), "", list("c003 0010 38334ace 02 19 38334acf 02 19"), &flowpb.FlowMessage{}},
@@ -51,7 +52,7 @@ func TestFlagsAndAddressesInAListAreLifted(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			content := fromHex(t, tt.list)
 			record := fromHex(t, "0a0000010a00000206"+tt.before)
-			if tt.fields[len(tt.fields)-1].Length == VarLen {
+			if tt.fields[len(tt.fields)-1].Length == ipfix.VarLen {
 				record = append(record, byte(len(content)))
 			}
 			templates := ipfixOf(2, fromHex(t, listTemplates))
@@ -80,7 +81,7 @@ func TestLookUpsOfAListAreBounded(t *testing.T) {
 		list = append(list, fromHex(t, "c005 0005 00")...)
 	}
 	record := append(fromHex(t, "0a0000010a00000206"), 255, byte(len(list)>>8), byte(len(list)))
-	pkt := datagram(10, Template{ID: 256, Fields: []Field{{0, 8, 4}, {0, 12, 4}, {0, 4, 1}, {0, 293, VarLen}}}, append(record, list...))
+	pkt := datagram(10, Template{ID: 256, Fields: []Field{{PEN: 0, ID: 8, Length: 4}, {PEN: 0, ID: 12, Length: 4}, {PEN: 0, ID: 4, Length: 1}, {PEN: 0, ID: 293, Length: ipfix.VarLen}}}, append(record, list...))
 	s := &counting{memory: newMemory()}
 	d := &Decoder{State: s}
 	wireFlows(t, d, templates)
@@ -105,7 +106,7 @@ func TestListsAllocateNothing(t *testing.T) {
 	d.Wire(ipfixOf(2, fromHex(t, listTemplates)), &testMeta, &r)
 	content := fromHex(t, "03 c003 000a 38334ace 02 19 c004 0010 000c298dafc3 000c29a86e2f")
 	record := append(fromHex(t, "0a0000010a00000206"), byte(len(content)))
-	pkt := datagram(10, Template{ID: 256, Fields: []Field{{0, 8, 4}, {0, 12, 4}, {0, 4, 1}, {0, 293, VarLen}}}, append(record, content...))
+	pkt := datagram(10, Template{ID: 256, Fields: []Field{{PEN: 0, ID: 8, Length: 4}, {PEN: 0, ID: 12, Length: 4}, {PEN: 0, ID: 4, Length: 1}, {PEN: 0, ID: 293, Length: ipfix.VarLen}}}, append(record, content...))
 	d.Wire(pkt, &testMeta, &r)
 	data := ipfixOf(256, append(record, content...))
 	if n := testing.AllocsPerRun(100, func() { d.Wire(data, &testMeta, &r) }); n != 0 || len(r.Flows) != 1 {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"weir/internal/ipfix"
 	"weir/internal/wire"
 )
 
@@ -46,8 +47,8 @@ func TestASetShorterThanOneRecordIsAnError(t *testing.T) {
 				if len(r.Errors) != tt.errors {
 					t.Fatalf("late %v: want %d errors, got %v", late, tt.errors, r.Errors)
 				}
-				if tt.errors > 0 && (r.Errors[0].Cause != wire.NoRecord || r.Errors[0].Off != ipfixHeader+4) {
-					t.Errorf("late %v: want no_record at octet %d, got %v", late, ipfixHeader+4, &r.Errors[0])
+				if tt.errors > 0 && (r.Errors[0].Cause != wire.NoRecord || r.Errors[0].Off != ipfix.HeaderIPFIX+4) {
+					t.Errorf("late %v: want no_record at octet %d, got %v", late, ipfix.HeaderIPFIX+4, &r.Errors[0])
 				}
 			}
 		})

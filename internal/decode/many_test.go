@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"testing"
+
+	"weir/internal/ipfix"
 )
 
 // BenchmarkWireMany is BenchmarkWire over 512 datagrams that differ as real
@@ -50,7 +52,7 @@ func BenchmarkWireMany(b *testing.B) {
 // BenchmarkWireVariable is the wire path with a text of variable length in the
 // middle of a record, on the fast shape and on the appending path.
 func BenchmarkWireVariable(b *testing.B) {
-	tmpl := fixed(8, 4, 12, 4, 7, 2, 11, 2, 4, 1, 96, VarLen, 1, 4, 2, 4, 10, 4, 14, 4, 6, 1, 152, 8, 153, 8)
+	tmpl := fixed(8, 4, 12, 4, 7, 2, 11, 2, 4, 1, 96, ipfix.VarLen, 1, 4, 2, 4, 10, 4, 14, 4, 6, 1, 152, 8, 153, 8)
 	var data []byte
 	for i := range 20 {
 		data = append(data, 10, 0, 0, byte(i), 192, 0, 2, byte(i), 0x80, byte(i), 1, 0xbb, 6, 5, 'h', 't', 't', 'p', 's')

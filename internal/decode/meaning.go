@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"weir/internal/flowkey"
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -239,7 +240,7 @@ func (c *context) icmp(r *record, o *outcome, both, typ, code slot) {
 	v := r.v[both]
 	if both == sDstPort {
 		src := uint64(0)
-		if r.plan.version < VersionNetFlow9 {
+		if r.plan.version < ipfix.VersionNetFlow9 {
 			src = r.v[r.plan.picks.srcPort]
 		}
 		v = c.portICMP(uint8(o.proto), src, v)

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -64,7 +65,7 @@ var optionKeys = map[uint16]optionKey{
 
 // An optionStep is a field of an options record, or several neighbouring fields without a key.
 type optionStep struct {
-	length int // octets; VarLen: variable
+	length int // octets; ipfix.VarLen: variable
 	key    optionKey
 }
 
@@ -73,7 +74,7 @@ type optionStep struct {
 func (p *Plan) optionSteps() (steps []optionStep) {
 	for i, f := range p.template.Fields {
 		st := optionStep{length: int(f.Length)}
-		scope := i < p.template.Scopes && p.version == VersionNetFlow9
+		scope := i < p.template.Scopes && p.version == ipfix.VersionNetFlow9
 		switch {
 		case f.Length == 0:
 			continue
@@ -83,7 +84,7 @@ func (p *Plan) optionSteps() (steps []optionStep) {
 			st.key = optionKeys[f.ID]
 		}
 		if n := len(steps); n > 0 && st.key == noOption && steps[n-1].key == noOption &&
-			st.length != VarLen && steps[n-1].length != VarLen && steps[n-1].length+st.length < VarLen {
+			st.length != ipfix.VarLen && steps[n-1].length != ipfix.VarLen && steps[n-1].length+st.length < ipfix.VarLen {
 			steps[n-1].length += st.length
 			continue
 		}
@@ -109,9 +110,8 @@ func (p *Plan) readOptions(b []byte, v *optionValues) (rest []byte, ok bool) {
 	v.version, v.has = p.version, 0
 	for i := range p.options {
 		st := &p.options[i]
-		field := step{length: uint16(st.length)} // at most VarLen
 		var octets []byte
-		if octets, b, ok = field.next(b); !ok {
+		if octets, b, ok = ipfix.NextField(b, uint16(st.length)); !ok { // at most ipfix.VarLen
 			return nil, false
 		}
 		if st.key == noOption || len(octets) == 0 {
@@ -132,8 +132,7 @@ func (p *Plan) readOptions(b []byte, v *optionValues) (rest []byte, ok bool) {
 func (p *Plan) values(b []byte) (all []Value) {
 	all = make([]Value, 0, len(p.template.Fields))
 	for i, f := range p.template.Fields {
-		st := step{length: f.Length}
-		field, rest, _ := st.next(b) // the record is whole
+		field, rest, _ := ipfix.NextField(b, f.Length) // the record is whole
 		b = rest
 		all = append(all, Value{PEN: f.PEN, ID: f.ID, Scope: i < p.template.Scopes, Octets: field})
 	}

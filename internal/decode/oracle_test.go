@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"weir/internal/ie"
+	"weir/internal/ipfix"
 	"weir/internal/wire"
 	"weir/pkg/flowpb"
 )
@@ -143,23 +144,23 @@ func datagram(version uint8, tmpl Template, data []byte) []byte {
 	for _, f := range tmpl.Fields {
 		id := int(f.ID)
 		if f.PEN != 0 && version == 10 {
-			id |= enterpriseBit
+			id |= ipfix.EnterpriseBit
 		}
 		body = put16(put16(body, id), int(f.Length))
 		if f.PEN != 0 && version == 10 {
 			body = append(body, byte(f.PEN>>24), byte(f.PEN>>16), byte(f.PEN>>8), byte(f.PEN))
 		}
 	}
-	id := v9Templates
+	id := ipfix.NetFlow9Templates
 	if version == 10 {
-		id = IPFIXTemplates
+		id = ipfix.IPFIXTemplates
 	}
 	sets = append(put16(put16(sets, id), len(body)+4), body...)
 	sets = append(put16(put16(sets, int(tmpl.ID)), len(data)+4), data...)
 	if version == 9 {
 		return append([]byte{0, 9, 0, 2, 0, 0x36, 0xee, 0x80, 0x68, 0xe7, 0x78, 0, 0, 0, 0, 1, 0, 0, 1, 0}, sets...)
 	}
-	return append(append(put16([]byte{0, 10}, len(sets)+ipfixHeader), 0x68, 0xe7, 0x78, 0, 0, 0, 0, 1, 0, 0, 1, 0), sets...)
+	return append(append(put16([]byte{0, 10}, len(sets)+ipfix.HeaderIPFIX), 0x68, 0xe7, 0x78, 0, 0, 0, 0, 1, 0, 0, 1, 0), sets...)
 }
 
 // randomTemplate makes a template of elements that have a meaning here and some
@@ -198,7 +199,7 @@ func randomTemplate(rng *rand.Rand, version uint8) Template {
 			f.Length = uint16(rng.IntN(20))
 		case 2:
 			if version == 10 {
-				f.Length = VarLen
+				f.Length = ipfix.VarLen
 			}
 		}
 		if version == 9 {

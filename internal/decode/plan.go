@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"weir/internal/ie"
+	"weir/internal/ipfix"
 	"weir/internal/wire"
 	"weir/pkg/flowpb"
 )
@@ -71,15 +72,15 @@ func (p *Plan) NeedsInit() bool { return p.needsInit }
 // BadTemplate for templates that no record can have: without fields, with records of no octets,
 // with a scope count above the field count, with too many fields. It does not retain t.
 func Compile(version uint8, t *Template) (*Plan, error) {
-	if e := t.check(version); e != nil {
+	if e := t.Check(version); e != nil {
 		return nil, e
 	}
 	return compile(version, t), nil
 }
 
 func compile(version uint8, t *Template) *Plan {
-	p := &Plan{template: t.clone(), version: version}
-	p.min, p.fixed = t.minLen()
+	p := &Plan{template: t.Clone(), version: version}
+	p.min, p.fixed = t.MinLen()
 	if t.Options {
 		p.options = p.optionSteps()
 		return p
@@ -97,7 +98,7 @@ func compile(version uint8, t *Template) *Plan {
 	p.lifts = p.findLifts()
 	p.findList(acts, holders)
 	p.makeSteps(acts, second, holders)
-	p.needsInit = p.version == VersionIPFIX && p.times.source == flowpb.TimeSource_TIME_SOURCE_UPTIME && !p.has[sInit]
+	p.needsInit = p.version == ipfix.VersionIPFIX && p.times.source == flowpb.TimeSource_TIME_SOURCE_UPTIME && !p.has[sInit]
 	p.names = p.nameKinds()
 	p.findUndefined()
 	p.fast = p.arrange()
@@ -131,7 +132,7 @@ func (p *Plan) settle(acts []action) (holders map[uint16]int) {
 // flow that no element of the template sets.
 func (p *Plan) findList(acts []action, holders map[uint16]int) {
 	for i, f := range p.template.Fields {
-		if to := p.liftsTo(holders); acts[i].op == opElement && f.PEN == 0 && f.ID == SubTemplateMultiList && to != 0 {
+		if to := p.liftsTo(holders); acts[i].op == opElement && f.PEN == 0 && f.ID == ipfix.SubTemplateMultiList && to != 0 {
 			acts[i] = action{op: opList, to: to}
 			break // of several lists the first counts
 		}
@@ -175,8 +176,8 @@ func (p *Plan) makeSteps(acts, second []action, holders map[uint16]int) {
 
 // absorb extends a skipping step by another skipping step, and reports whether it could.
 func (st *step) absorb(next *step) bool {
-	if st.op != opSkip || next.op != opSkip || st.length == VarLen || next.length == VarLen ||
-		int(st.length)+int(next.length) >= VarLen {
+	if st.op != opSkip || next.op != opSkip || st.length == ipfix.VarLen || next.length == ipfix.VarLen ||
+		int(st.length)+int(next.length) >= ipfix.VarLen {
 		return false
 	}
 	st.length += next.length
@@ -317,28 +318,6 @@ const sameOctets = 64
 
 // reversePEN is the enterprise number of reverse Information Elements, RFC 5103 section 6.1.
 const reversePEN = 29305
-
-// next splits b into the octets of the step's field and the remainder. ok is false if b ends before
-// the field. It reads the length of a variable-length field (RFC 7011 section 7).
-func (st *step) next(b []byte) (field, rest []byte, ok bool) {
-	n := int(st.length)
-	if st.length == VarLen {
-		if len(b) == 0 {
-			return nil, nil, false
-		}
-		n, b = int(b[0]), b[1:]
-		if n == 255 {
-			if len(b) < 2 {
-				return nil, nil, false
-			}
-			n, b = int(b[0])<<8|int(b[1]), b[2:]
-		}
-	}
-	if n > len(b) {
-		return nil, nil, false
-	}
-	return b[:n], b[n:], true
-}
 
 // uintOf returns a big-endian integer of 1 to 8 octets.
 func uintOf(b []byte) uint64 {

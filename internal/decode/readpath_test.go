@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -55,7 +56,7 @@ func (r *record) read(c *context, replica string, b []byte, off int) (m *flowpb.
 	for i := range r.plan.steps {
 		st := &r.plan.steps[i]
 		if st.once != sameOctets {
-			if field, b, ok = st.next(b); !ok {
+			if field, b, ok = ipfix.NextField(b, st.length); !ok {
 				return nil, nil, false
 			}
 		}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"slices"
 	"testing"
+
+	"weir/internal/ipfix"
 )
 
 // A template may repeat an element with another length. Each element that has a meaning comes twice, with each pair of
@@ -24,7 +26,7 @@ func TestElementsThatComeAgainWithAnotherLength(t *testing.T) {
 	for id := range clientActions {
 		ids = append(ids, id)
 	}
-	lengths := []uint16{0, 1, 3, 4, 8, 16, VarLen}
+	lengths := []uint16{0, 1, 3, 4, 8, 16, ipfix.VarLen}
 	for name, fields := range around {
 		t.Run(name, func(t *testing.T) {
 			ds := newDecoders()
@@ -33,7 +35,7 @@ func TestElementsThatComeAgainWithAnotherLength(t *testing.T) {
 					for _, second := range lengths {
 						twice := []Field{{PEN: id.pen, ID: id.id, Length: first}, {PEN: id.pen, ID: id.id, Length: second}}
 						layout := Template{ID: 256, Fields: slices.Concat(twice, fields)}
-						same(t, ds, datagram(VersionIPFIX, layout, recordOf(layout.Fields)))
+						same(t, ds, datagram(ipfix.VersionIPFIX, layout, recordOf(layout.Fields)))
 						if t.Failed() {
 							t.Fatalf("element %d/%d of %d and of %d octets", id.pen, id.id, first, second)
 						}
@@ -49,7 +51,7 @@ func recordOf(fields []Field) (record []byte) {
 	next := byte(0x11)
 	for _, f := range fields {
 		n := f.Length
-		if n == VarLen {
+		if n == ipfix.VarLen {
 			n, record = 3, append(record, 3)
 		}
 		record = append(record, bytes.Repeat([]byte{next}, int(n))...)

@@ -8,19 +8,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/ipfix"
 	"weir/internal/wire"
 	"weir/pkg/flowpb"
-)
-
-// Assigned set ids: RFC 3954 sections 5.2 and 6.1, RFC 7011 section 3.3.2.
-const (
-	v9Templates, v9Options = 0, 1
-	firstDataSet           = 256
-
-	// IPFIXTemplates is also the id that withdraws all templates of a domain.
-	IPFIXTemplates = 2
-	// IPFIXOptions is also the id that withdraws all options templates of a domain.
-	IPFIXOptions = 3
 )
 
 // Wire decodes a datagram into protobuf octets and record keys: r.Buf and r.Flows. It overwrites
@@ -94,14 +84,14 @@ func (r *Result) fail(off int, what string, cause wire.Cause) {
 func (d *Decoder) datagram(pkt []byte, m *Meta, r *Result) {
 	r.reset()
 	rd := wire.NewReader(pkt)
-	if e, ok := readHeader(&rd, &r.Header); !ok {
+	if e, ok := ipfix.ReadHeader(&rd, &r.Header); !ok {
 		r.Errors = append(r.Errors, e)
 		return
 	}
 	r.Hash = Hash(pkt)
 	d.begin(m, &r.Header, r.Hash)
 	switch r.Header.Version {
-	case VersionNetFlow9, VersionIPFIX:
+	case ipfix.VersionNetFlow9, ipfix.VersionIPFIX:
 		d.sets(pkt, &rd, r)
 	default:
 		d.legacy(&rd, r)
@@ -132,7 +122,7 @@ func (d *Decoder) begin(m *Meta, h *Header, hash uint64) {
 	if d.readable {
 		d.limit = math.MaxInt
 	}
-	if h.Version >= VersionNetFlow9 {
+	if h.Version >= ipfix.VersionNetFlow9 {
 		d.loadFacts()
 	}
 	d.head = d.ctx.appendHead(d.head[:0], d.Replica)
@@ -170,39 +160,34 @@ func (d *Decoder) legacy(rd *wire.Reader, r *Result) {
 // sets decodes the sets of NetFlow v9 and IPFIX, then the data sets whose template followed them in
 // the datagram: some exporters send a template after its data.
 func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result) {
-	if r.Header.Version == VersionIPFIX {
+	if r.Header.Version == ipfix.VersionIPFIX {
 		length := int(r.Header.Count)
 		switch {
-		case length < ipfixHeader:
+		case length < ipfix.HeaderIPFIX:
 			r.fail(2, "message length", wire.BadLength)
 			return
 		case length > len(pkt):
 			r.fail(2, "message length", wire.Truncated)
 		case length < len(pkt):
 			r.fail(length, "octets after the message", wire.Trailing)
-			*rd = rd.Sub(length-ipfixHeader, "message")
+			*rd = rd.Sub(length-ipfix.HeaderIPFIX, "message")
 		}
 	}
 	d.pending = d.pending[:0]
-	for rd.Len() >= 4 {
+	for rd.Len() >= ipfix.HeaderSet {
 		start := rd.Off()
-		id, length := rd.Uint16("set id"), int(rd.Uint16("set length"))
-		if length < 4 {
-			r.fail(start+2, "set length", wire.BadLength)
+		id, set, cause := ipfix.ReadSet(rd)
+		if cause != "" {
+			r.fail(start+2, "set length", cause)
+		}
+		if cause == wire.BadLength {
 			break
 		}
-		if length-4 > rd.Len() {
-			r.fail(start+2, "set length", wire.Truncated)
-			length = rd.Len() + 4
-		}
-		set := rd.Sub(length-4, "set")
-		switch version := uint8(r.Header.Version); {
-		case id >= firstDataSet:
+		switch kind := ipfix.KindOf(r.Header.Version, id); kind {
+		case ipfix.DataSet:
 			d.dataSet(id, &set, r)
-		case version == VersionNetFlow9 && id == v9Templates, version == VersionIPFIX && id == IPFIXTemplates:
-			d.templates(&set, false, r)
-		case version == VersionNetFlow9 && id == v9Options, version == VersionIPFIX && id == IPFIXOptions:
-			d.templates(&set, true, r)
+		case ipfix.TemplateSet, ipfix.OptionsTemplateSet:
+			d.templates(&set, kind == ipfix.OptionsTemplateSet, r)
 		default:
 			r.fail(start, "set id", wire.ReservedSet)
 		}
@@ -221,7 +206,7 @@ func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result) {
 func (d *Decoder) templates(set *wire.Reader, options bool, r *Result) {
 	for set.Len() > 0 {
 		off := set.Off()
-		done, withdrawn, err := readTemplate(set, uint8(r.Header.Version), options, &d.tmpl)
+		done, withdrawn, err := ipfix.ReadTemplate(set, uint8(r.Header.Version), options, &d.tmpl)
 		switch {
 		case err != nil:
 			r.Errors = append(r.Errors, *err)
@@ -302,8 +287,7 @@ func (d *Decoder) data(b []byte, off int, p *Plan, r *Result) {
 // smallRecords decodes records that may be shorter than MinFlow octets: at most one flow per
 // MinFlow octets of all data sets of the datagram.
 func (d *Decoder) smallRecords(b []byte, off int, p *Plan, r *Result) {
-	const setHeader = 4
-	d.credit += setHeader + len(b)
+	d.credit += ipfix.HeaderSet + len(b)
 	before := len(r.Flows)
 	d.last = before + d.credit/MinFlow
 	d.records(b, off, p, r)
@@ -333,8 +317,7 @@ func (p *Plan) count(b []byte) (n int) {
 	for ; len(b) >= p.min; n++ {
 		var ok bool
 		for i := range p.template.Fields {
-			st := step{length: p.template.Fields[i].Length}
-			if _, b, ok = st.next(b); !ok {
+			if _, b, ok = ipfix.NextField(b, p.template.Fields[i].Length); !ok {
 				return n
 			}
 		}
@@ -438,7 +421,7 @@ func (d *Decoder) options(b []byte, end int, p *Plan, r *Result) {
 // loadFacts reads the options data of the datagram's exporter into d.ctx.
 func (d *Decoder) loadFacts() {
 	d.ctx.facts = d.State.Facts(d.key(0))
-	d.ctx.initMs = d.ctx.header.plausibleInit(d.ctx.facts.InitMs(d.ctx.meta.Port))
+	d.ctx.initMs = plausibleInit(&d.ctx.header, d.ctx.facts.InitMs(d.ctx.meta.Port))
 	d.ctx.codeFirst = d.ctx.facts.icmpForms.codeFirst()
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"runtime"
 	"testing"
+
+	"weir/internal/ipfix"
 )
 
 // templatesOf is an IPFIX message of one template set: templates of fields fields
@@ -101,7 +103,7 @@ func TestOctetsOfAPlan(t *testing.T) {
 		plans    int
 	}{
 		{"ordinary", fixed(8, 4, 12, 4, 7, 2, 11, 2, 4, 1, 1, 4, 2, 4, 10, 4, 14, 4, 6, 1, 152, 8, 153, 8), 2000},
-		{"variable length", fixed(8, 4, 12, 4, 96, VarLen, 1, 4, 2, 4, 460, VarLen), 2000},
+		{"variable length", fixed(8, 4, 12, 4, 96, ipfix.VarLen, 1, 4, 2, 4, 460, ipfix.VarLen), 2000},
 		{"of one field", fixed(8, 4), 4000},
 		{"wide, unknown elements", wide(4000, 20_000), 50},
 		{"wide, known elements", wide(400, 1), 200},

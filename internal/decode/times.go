@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"time"
 
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -82,6 +83,9 @@ func ruleOf(p *Plan, base slot) timeRule {
 	return r
 }
 
+// second is a second in ns, the unit of all times of flows.
+const second = int64(1e9)
+
 // aheadMs bounds how far the time of a flow may be after the export time in its header, ms. A
 // difference beyond it is an age. Some exporters stamp flows after the header (Cisco bug
 // CSCei12353).
@@ -133,7 +137,7 @@ func (c *context) byHeader(first, last uint32) (start, end int64, source flowpb.
 // headerClock returns source and resolution of times relative to the header. The export time of v9
 // is in whole seconds.
 func headerClock(version uint16) (source flowpb.TimeSource, resolutionUs uint32) {
-	if version == VersionNetFlow9 {
+	if version == ipfix.VersionNetFlow9 {
 		return flowpb.TimeSource_TIME_SOURCE_UPTIME, 1e6
 	}
 	return flowpb.TimeSource_TIME_SOURCE_HEADER_UPTIME, 1000
@@ -264,8 +268,8 @@ const initTolerance = 2000
 // plausibleInit returns an init time, ms since the epoch, or 0 if it is implausible. The header of
 // v9 gives the init time to a second (export time minus uptime): a different value is from before a
 // restart, or forged. The comparison is modulo 2^32 ms, since uptimes wrap.
-func (h *Header) plausibleInit(initMs uint64) uint64 {
-	if h.Version != VersionNetFlow9 {
+func plausibleInit(h *Header, initMs uint64) uint64 {
+	if h.Version != ipfix.VersionNetFlow9 {
 		return initMs
 	}
 	off := int32(uint32(initMs) - (uint32(h.Export/1e6) - h.Uptime)) // modulo 2^32 ms
@@ -298,9 +302,9 @@ func (c *context) uptimes(
 	reversed := first > last && lasted > c.maxAgeMs*1e6
 	init := c.initMs
 	if rec.plan.has[sInit] {
-		init = h.plausibleInit(rec.v[sInit])
+		init = plausibleInit(h, rec.v[sInit])
 	}
-	if known := init != 0 && init <= math.MaxInt64/1_000_000; !known && h.Version == VersionNetFlow9 {
+	if known := init != 0 && init <= math.MaxInt64/1_000_000; !known && h.Version == ipfix.VersionNetFlow9 {
 		return c.byHeader(first, last)
 	} else if reversed {
 		return c.byExport()

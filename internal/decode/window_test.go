@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -14,13 +15,13 @@ import (
 func TestFieldsAtTheEndOfALongRecord(t *testing.T) {
 	for pad := uint16(470); pad <= 530; pad++ {
 		layout := Template{ID: 256, Fields: []Field{{ID: 210, Length: pad}, {ID: 8, Length: 4}, {ID: 12, Length: 4}, {ID: 4, Length: 1}}}
-		p, err := Compile(VersionIPFIX, &layout)
+		p, err := Compile(ipfix.VersionIPFIX, &layout)
 		if err != nil {
 			t.Fatal(err)
 		}
 		record := append(bytes.Repeat([]byte{0xee}, int(pad)), 192, 0, 2, 1, 192, 0, 2, 2, 17)
 		d := Decoder{State: newMemory()}
-		s := Set{Meta: testMeta, Header: Header{Version: VersionIPFIX}, ID: 256, Data: record}
+		s := Set{Meta: testMeta, Header: Header{Version: ipfix.VersionIPFIX}, ID: 256, Data: record}
 		var r Result
 		d.WireSet(&s, p, &r)
 		if len(r.Flows) != 1 {

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -144,7 +145,7 @@ func (r *record) append(dst []byte, c *context, head, b []byte, off int, o *outc
 	for i := range p.steps {
 		st := &p.steps[i]
 		if st.once != sameOctets {
-			if field, b, ok = st.next(b); !ok {
+			if field, b, ok = ipfix.NextField(b, st.length); !ok {
 				return dst, nil, false
 			}
 		}

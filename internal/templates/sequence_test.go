@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/decode"
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -146,7 +147,7 @@ func (q *sequence) hostile() {
 		}
 		q.send(from, port, ipfixMessage(domain, ipfixSet(optionsTemplates, ipfixTemplate(options)), ipfixSet(400, all)))
 	case 5: // names of interfaces, long ones
-		options := &decode.Template{ID: 401, Options: true, Fields: []decode.Field{{ID: 10, Length: 4}, {ID: 82, Length: decode.VarLen}}}
+		options := &decode.Template{ID: 401, Options: true, Fields: []decode.Field{{ID: 10, Length: 4}, {ID: 82, Length: ipfix.VarLen}}}
 		var all []byte
 		for i := range 20 {
 			all = binary.BigEndian.AppendUint32(all, uint32((n+i)%3000))

@@ -2,6 +2,7 @@ package templates
 
 import (
 	"weir/internal/decode"
+	"weir/internal/ipfix"
 )
 
 // A Session holds the templates of a Transport Session over TCP or TLS. Templates belong
@@ -154,9 +155,9 @@ func (s *Session) pay(octets int) error {
 // domain if the id is a Set ID: 2 for Templates, 3 for Options Templates (RFC 7011
 // section 8.1).
 func (s *Session) Withdraw(k *decode.TemplateKey, options bool) bool {
-	at, all := sessionKey{k.Domain, k.ID}, uint16(decode.IPFIXTemplates)
+	at, all := sessionKey{k.Domain, k.ID}, uint16(ipfix.IPFIXTemplates)
 	if options {
-		all = decode.IPFIXOptions
+		all = ipfix.IPFIXOptions
 	}
 	if k.ID == all {
 		for o, is := range s.known {

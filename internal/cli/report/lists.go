@@ -9,6 +9,7 @@ import (
 	"weir/internal/cli/console"
 	"weir/internal/decode"
 	"weir/internal/ie"
+	"weir/internal/ipfix"
 	"weir/pkg/flowpb"
 )
 
@@ -50,11 +51,11 @@ func (r listReader) deeper() listReader {
 
 // read decodes an element that is a list. It returns nil for other elements, for lists that are nested too deep,
 // and for malformed lists.
-func (r listReader) read(x named, id uint16, octets []byte) *decode.List {
-	if x.typ != ie.List || r.v9 || r.depth >= decode.MaxListDepth {
+func (r listReader) read(x named, id uint16, octets []byte) *ipfix.List {
+	if x.typ != ie.List || r.v9 || r.depth >= ipfix.MaxListDepth {
 		return nil
 	}
-	l, err := decode.ReadList(id, octets, r.of)
+	l, err := ipfix.ReadList(id, octets, r.of)
 	if err != nil {
 		return nil
 	}
@@ -74,7 +75,7 @@ func semantic(n uint8) string {
 }
 
 // list writes a list: its semantic, and either its values or its records.
-func (j *jsonLine) list(l *decode.List, r listReader) {
+func (j *jsonLine) list(l *ipfix.List, r listReader) {
 	j.open('{')
 	j.key("semantic")
 	j.text(semantic(l.Semantic))
@@ -98,7 +99,7 @@ func (j *jsonLine) list(l *decode.List, r listReader) {
 	j.close('}')
 }
 
-func (j *jsonLine) listRecord(rec *decode.ListRecord, r listReader) {
+func (j *jsonLine) listRecord(rec *ipfix.ListRecord, r listReader) {
 	j.open('{')
 	j.key("template_id")
 	j.uint(uint64(rec.TemplateID))

@@ -9,6 +9,7 @@ import (
 
 	"weir/internal/decode"
 	"weir/internal/ie"
+	"weir/internal/ipfix"
 )
 
 // A Mover moves the times of datagrams. It learns templates from the datagrams, so it must see all of them in
@@ -89,7 +90,7 @@ func record(b []byte, fields []decode.Field, each func(decode.Field, []byte)) (s
 	at := 0
 	for _, f := range fields {
 		n := int(f.Length)
-		if f.Length == decode.VarLen { // RFC 7011 section 7
+		if f.Length == ipfix.VarLen { // RFC 7011 section 7
 			if at >= len(b) {
 				return 0, false
 			}

@@ -24,6 +24,7 @@ import (
 
 	"weir/internal/decode"
 	"weir/internal/ie"
+	"weir/internal/ipfix"
 )
 
 // An Entry is a template with its exporter, version and Observation Domain.
@@ -58,7 +59,7 @@ func Append(b []byte, e *Entry) []byte {
 		if f.PEN != 0 {
 			id = fmt.Sprintf("%d/%d", f.PEN, f.ID)
 		}
-		if f.Length == decode.VarLen {
+		if f.Length == ipfix.VarLen {
 			length = variable
 		}
 		if i < t.Scopes {
@@ -189,11 +190,11 @@ func parseField(line string, t *decode.Template) error {
 	}
 	pen, penErr := strconv.ParseUint("0"+m[1], 10, 32)
 	id, idErr := strconv.ParseUint(m[2], 10, 16)
-	length, lengthErr := uint64(decode.VarLen), error(nil)
+	length, lengthErr := uint64(ipfix.VarLen), error(nil)
 	if m[3] != variable {
 		length, lengthErr = strconv.ParseUint(m[3], 10, 16)
 	}
-	if penErr != nil || idErr != nil || lengthErr != nil || m[3] != variable && length == decode.VarLen {
+	if penErr != nil || idErr != nil || lengthErr != nil || m[3] != variable && length == ipfix.VarLen {
 		return fmt.Errorf("field %.60q: want an id and a length below 65536", strings.TrimSpace(line))
 	}
 	if m[5] != "" {

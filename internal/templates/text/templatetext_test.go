@@ -8,12 +8,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"weir/internal/decode"
+	"weir/internal/ipfix"
 )
 
 func some() []Entry {
 	return []Entry{
 		{netip.MustParseAddr("192.0.2.1"), 9, 7, decode.Template{ID: 256, Fields: []decode.Field{{ID: 8, Length: 4}, {ID: 40001, Length: 2}}}},
-		{netip.MustParseAddr("2001:db8::1"), 10, 1 << 31, decode.Template{ID: 65535, Fields: []decode.Field{{PEN: 29305, ID: 1, Length: 8}, {ID: 82, Length: decode.VarLen}, {PEN: 4294967295, ID: 9, Length: 1}}}},
+		{netip.MustParseAddr("2001:db8::1"), 10, 1 << 31, decode.Template{ID: 65535, Fields: []decode.Field{{PEN: 29305, ID: 1, Length: 8}, {ID: 82, Length: ipfix.VarLen}, {PEN: 4294967295, ID: 9, Length: 1}}}},
 		{netip.Addr{}, 9, 0, decode.Template{ID: 257, Options: true, Scopes: 1, Fields: []decode.Field{{ID: 2, Length: 4}, {ID: 34, Length: 4}}}},
 	}
 }

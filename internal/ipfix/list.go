@@ -1,4 +1,4 @@
-package decode
+package ipfix
 
 import (
 	"weir/internal/wire"
@@ -32,7 +32,14 @@ type ListRecord struct {
 	Octets     []byte
 }
 
-// ReadList reads the content of element id, which must be BasicList, SubTemplateList or
+// ReadList reads the content of element id. Layouts, RFC 6313 sections 4.5.1 to 4.5.3; a basicList has
+// an enterprise number behind its length if the enterprise bit of the element id is set:
+//
+//	basicList             | semantic 1 | element id 2 | length 2 | values …
+//	subTemplateList       | semantic 1 | template id 2 | records …
+//	subTemplateMultiList  | semantic 1 | { template id 2 | length 2 | records … } …
+//
+// A length of a subTemplateMultiList includes itself and its template id. ReadList takes element id, which must be BasicList, SubTemplateList or
 // SubTemplateMultiList. template returns a template of the exporter and domain, or nil if unknown.
 // The result has at most as many values and records as b has octets. On error it is a *wire.Error
 // with an offset in b, and the List holds the part before it.
@@ -75,8 +82,8 @@ func ReadList(id uint16, b []byte, template func(id uint16) *Template) (*List, e
 // basic reads the content of a basicList, RFC 6313 section 4.5.1.
 func (l *List) basic(r *wire.Reader) error {
 	l.Element = Field{ID: r.Uint16("element id"), Length: r.Uint16("element length")}
-	if l.Element.ID&enterpriseBit != 0 {
-		l.Element.ID &^= enterpriseBit
+	if l.Element.ID&EnterpriseBit != 0 {
+		l.Element.ID &^= EnterpriseBit
 		l.Element.PEN = r.Uint32("enterprise number")
 	}
 	if e, bad := r.Failure(); bad {
@@ -85,9 +92,8 @@ func (l *List) basic(r *wire.Reader) error {
 	if l.Element.Length == 0 && r.Len() > 0 {
 		return &wire.Error{Off: r.Off(), What: "element length", Cause: wire.BadLength}
 	}
-	st := step{length: l.Element.Length}
 	for off, b := r.Off(), r.Rest(); len(b) > 0; {
-		value, rest, ok := st.next(b)
+		value, rest, ok := NextField(b, l.Element.Length)
 		if !ok {
 			return &wire.Error{Off: off, What: "value of a list", Cause: wire.Truncated}
 		}
@@ -110,10 +116,9 @@ func (l *List) records(id uint16, r *wire.Reader, t *Template) error {
 		rec := ListRecord{TemplateID: id, Octets: b}
 		rest := b
 		for _, f := range t.Fields {
-			st := step{length: f.Length}
 			var field []byte
 			var ok bool
-			if field, rest, ok = st.next(rest); !ok {
+			if field, rest, ok = NextField(rest, f.Length); !ok {
 				return &wire.Error{Off: off, What: "record of a list", Cause: wire.Truncated}
 			}
 			rec.Values = append(rec.Values, Value{PEN: f.PEN, ID: f.ID, Octets: field})

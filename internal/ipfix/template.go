@@ -1,4 +1,4 @@
-package decode
+package ipfix
 
 import (
 	"encoding/binary"
@@ -16,17 +16,17 @@ const (
 	maxEmpty = 8
 )
 
-// clone returns a copy of t that shares no memory with it.
-func (t *Template) clone() Template {
+// Clone returns a copy of t that shares no memory with it.
+func (t *Template) Clone() Template {
 	c := *t
 	c.Fields = append([]Field(nil), t.Fields...)
 	return c
 }
 
-// minLen returns the least number of octets of a record. fixed is false if t has variable-length
+// MinLen returns the least number of octets of a record. fixed is false if t has variable-length
 // fields, each of which needs at least its length octet (RFC 7011 section 7). H3C sends such fields
 // in NetFlow v9 too.
-func (t *Template) minLen() (n int, fixed bool) {
+func (t *Template) MinLen() (n int, fixed bool) {
 	fixed = true
 	for _, f := range t.Fields {
 		if f.Length == VarLen {
@@ -38,8 +38,8 @@ func (t *Template) minLen() (n int, fixed bool) {
 	return n, fixed
 }
 
-// check returns an error for a template that no record can have.
-func (t *Template) check(version uint8) *wire.Error {
+// Check returns an error for a template that no record can have.
+func (t *Template) Check(version uint8) *wire.Error {
 	bad := func(what string) *wire.Error { return &wire.Error{What: what, Cause: wire.BadTemplate} }
 	empty := 0
 	for _, f := range t.Fields {
@@ -47,8 +47,8 @@ func (t *Template) check(version uint8) *wire.Error {
 			empty++
 		}
 	}
-	switch n, _ := t.minLen(); {
-	case t.ID < 256:
+	switch n, _ := t.MinLen(); {
+	case t.ID < FirstDataSet:
 		return bad("template id below 256")
 	case len(t.Fields) == 0:
 		return bad("template without fields")
@@ -98,14 +98,22 @@ func (t *Template) AppendLayout(b []byte) []byte {
 	return b
 }
 
-// enterpriseBit marks a field specifier that is followed by an enterprise number, RFC 7011 section
+// EnterpriseBit marks a field specifier that is followed by an enterprise number, RFC 7011 section
 // 3.2.
-const enterpriseBit = 0x8000
+const EnterpriseBit = 0x8000
 
-// readTemplate reads one template record (or options template record) into t, which it overwrites.
-// done reports that only padding is left. withdrawn reports a withdrawal (RFC 7011 section 8.1: a
+// ReadTemplate reads one template record (or options template record) into t, which it overwrites.
+// Template records (RFC 3954 section 5.2, RFC 7011 section 3.4.1) and options template records (RFC
+// 3954 section 6.1, RFC 7011 section 3.4.2.2), offsets in octets:
+//
+//	                   0    2                     4                      6
+//	template           | id | field count         | field specifiers …
+//	options, v9        | id | octets of scopes    | octets of options    | field specifiers …
+//	options, IPFIX     | id | field count         | scope field count    | field specifiers …
+//
+// The scopes are the first field specifiers. done reports that only padding is left. withdrawn reports a withdrawal (RFC 7011 section 8.1: a
 // field count of 0). After an error the caller may read the next record unless r has failed.
-func readTemplate(r *wire.Reader, version uint8, options bool, t *Template) (done, withdrawn bool, err *wire.Error) {
+func ReadTemplate(r *wire.Reader, version uint8, options bool, t *Template) (done, withdrawn bool, err *wire.Error) {
 	start := r.Off()
 	if r.Len() < 4 {
 		return true, false, nil
@@ -135,12 +143,12 @@ func readTemplate(r *wire.Reader, version uint8, options bool, t *Template) (don
 		}
 		return false, true, nil
 	case options:
-		t.Scopes = int(r.Uint16("scope field count")) // check validates it after the fields are read
+		t.Scopes = int(r.Uint16("scope field count")) // Check validates it after the fields are read
 	}
 	for range count {
 		f := Field{ID: r.Uint16("field type"), Length: r.Uint16("field length")}
-		if version == VersionIPFIX && f.ID&enterpriseBit != 0 {
-			f.ID &^= enterpriseBit
+		if version == VersionIPFIX && f.ID&EnterpriseBit != 0 {
+			f.ID &^= EnterpriseBit
 			f.PEN = r.Uint32("enterprise number")
 		}
 		if _, bad := r.Failure(); bad {
@@ -148,7 +156,7 @@ func readTemplate(r *wire.Reader, version uint8, options bool, t *Template) (don
 		}
 		t.Fields = append(t.Fields, f)
 	}
-	if e := t.check(version); e != nil {
+	if e := t.Check(version); e != nil {
 		return fail(e)
 	}
 	return false, false, nil

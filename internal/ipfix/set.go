@@ -1,0 +1,66 @@
+package ipfix
+
+import "weir/internal/wire"
+
+// Assigned set ids: RFC 3954 sections 5.2 and 6.1, RFC 7011 section 3.3.2.
+const (
+	NetFlow9Templates = 0
+	NetFlow9Options   = 1
+	FirstDataSet      = 256 // this and all ids above are those of templates
+
+	// IPFIXTemplates is also the id that withdraws all templates of a domain.
+	IPFIXTemplates = 2
+	// IPFIXOptions is also the id that withdraws all options templates of a domain.
+	IPFIXOptions = 3
+)
+
+// A Kind is the kind of a set.
+type Kind uint8
+
+// The kinds. UnknownSet stands for reserved ids.
+const (
+	UnknownSet Kind = iota
+	TemplateSet
+	OptionsTemplateSet
+	DataSet
+)
+
+// KindOf returns the kind of a set by its id in a datagram of a version. Versions other than NetFlow
+// v9 and IPFIX have no sets.
+func KindOf(version, id uint16) Kind {
+	switch {
+	case version != VersionNetFlow9 && version != VersionIPFIX:
+	case id >= FirstDataSet:
+		return DataSet
+	case version == VersionNetFlow9 && id == NetFlow9Templates, version == VersionIPFIX && id == IPFIXTemplates:
+		return TemplateSet
+	case version == VersionNetFlow9 && id == NetFlow9Options, version == VersionIPFIX && id == IPFIXOptions:
+		return OptionsTemplateSet
+	}
+	return UnknownSet
+}
+
+// ReadSet reads the set at the beginning of r, which must have at least HeaderSet octets. content is
+// what follows the set header. cause is empty, or
+//   - wire.BadLength: the length is shorter than its own header, so no set after this one can be
+//     found. content is empty.
+//   - wire.Truncated: the length is beyond the end of r. content is what r has of the set.
+//
+// A set, RFC 3954 section 5.2 and RFC 7011 section 3.3.2, offsets in octets; length includes the
+// header:
+//
+//	0        2        4                                    length
+//	+--------+--------+------------------------------------+
+//	| set id | length | records                  | padding |
+//	+--------+--------+------------------------------------+
+func ReadSet(r *wire.Reader) (id uint16, content wire.Reader, cause wire.Cause) {
+	id = r.Uint16("set id")
+	n := int(r.Uint16("set length")) - HeaderSet
+	switch {
+	case n < 0:
+		return id, r.Sub(0, "set"), wire.BadLength
+	case n > r.Len():
+		n, cause = r.Len(), wire.Truncated
+	}
+	return id, r.Sub(n, "set"), cause
+}
