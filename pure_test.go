@@ -34,6 +34,7 @@ var pure = []string{
 	"internal/ingest/budget",
 	"internal/ipfix",
 	"internal/kafka/framing",
+	"internal/kafka/recordbatch",
 	"internal/loss",
 	"internal/pair",
 	"internal/saturating",

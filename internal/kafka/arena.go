@@ -8,6 +8,7 @@ import (
 
 	"weir/internal/decode"
 	"weir/internal/kafka/framing"
+	"weir/internal/kafka/recordbatch"
 )
 
 // An Arena copies messages into slabs of their partitions and produces each message as a record with its key.
@@ -128,7 +129,7 @@ func (a *Arena) produce(key, value []byte, at time.Time, of Account) bool {
 	if a.n > 0 {
 		to = int32(a.turn % a.n) // a topic has few partitions
 		if len(key) > 0 {
-			to = partitionOf(key, a.n)
+			to = recordbatch.Partition(key, a.n)
 		}
 		filling = &a.filling[to]
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -21,26 +20,8 @@ import (
 
 	"weir/internal/decode"
 	"weir/internal/kafka/framing"
+	"weir/internal/kafka/recordbatch"
 )
-
-func TestAKeyGoesToThePartitionThatTheClientWouldChoose(t *testing.T) {
-	client := kgo.StickyKeyPartitioner(nil).ForTopic("t")
-	rng := rand.New(rand.NewPCG(1, 2))
-	for length := 1; length <= 48; length++ {
-		for range 40 {
-			key := make([]byte, length)
-			for i := range key {
-				key[i] = byte(rng.Uint32())
-			}
-			for n := 1; n <= 64; n++ {
-				want := client.Partition(&kgo.Record{Key: key}, n)
-				if got := partitionOf(key, n); int(got) != want {
-					t.Fatalf("key %x of %d partitions: want %d, got %d", key, n, want, got)
-				}
-			}
-		}
-	}
-}
 
 func TestTheSizeOfARecord(t *testing.T) {
 	if n := unsafe.Sizeof(kgo.Record{}); n != recordOctets {
@@ -238,7 +219,7 @@ func TestAPartitionThatIsAwayHoldsItsOwnSlabsOnly(t *testing.T) {
 	for i := 0; i < all; i += 10 {
 		buf, spans := numbered(i, 10, keys)
 		for _, s := range spans {
-			if partitionOf(buf[s.ValueEnd:s.KeyEnd], 3) == 1 {
+			if recordbatch.Partition(buf[s.ValueEnd:s.KeyEnd], 3) == 1 {
 				inAway, octetsAway = inAway+1, octetsAway+s.KeyEnd-s.Start
 			}
 		}

@@ -7,6 +7,7 @@ import (
 
 	"weir/internal/decode"
 	"weir/internal/kafka/framing"
+	"weir/internal/kafka/recordbatch"
 )
 
 // An Account is notified of the outcome of messages.
@@ -88,7 +89,7 @@ func (k *Packer) Add(buf []byte, spans []decode.Span, at time.Time, of Account) 
 		}
 		to := k.turn % n
 		if len(key) > 0 {
-			to = int(partitionOf(key, n))
+			to = int(recordbatch.Partition(key, n))
 		}
 		x := k.filling[to]
 		if x == nil {
