@@ -18,6 +18,9 @@ const (
 
 // A clockCheck detects a wrong wall clock, of this host or of every ingest. Flows received in
 // the future do not advance stream time, so connections would never end; see maxAhead.
+//
+// Example: the host is 10 min slow and the brokers' time is not known. Every flow is received 10 min in the future,
+// more than maxAhead: stream time stands still, and after a minute of such flows /readyz answers 503.
 type clockCheck struct {
 	// ahead and last are the times of the first and the last transaction in an unbroken run
 	// of transactions all of whose flows were received in the future; ns since the epoch, 0
@@ -25,8 +28,9 @@ type clockCheck struct {
 	ahead, last atomic.Int64
 }
 
-// committed updates the run with a committed transaction: its flows, and the number of them
-// that were received in the future. A transaction without flows changes nothing.
+// committed updates the run with a committed transaction: its flows, and the number of them that were received in the
+// future. A transaction without flows changes nothing. Only committed transactions count, since the flows of an aborted
+// one are read again.
 func (c *clockCheck) committed(flows, ahead uint64, now time.Time) {
 	switch {
 	case flows == 0:
@@ -54,8 +58,9 @@ func (c *clockCheck) wrong(behind time.Duration) error {
 		time.Unix(0, since).UTC().Format(time.RFC3339), maxAhead)
 }
 
-// latest returns the greatest receive time that may advance stream time. It corrects a wall
-// clock that lags the brokers', which would reject correct flows.
+// latest returns the greatest receive time that may advance stream time. It corrects a wall clock that lags the
+// brokers', which would reject correct flows. It may decrease when the lag to the brokers is measured anew; stream time
+// never does.
 func (w *Worker) latest() time.Time {
 	return w.deps.Now().Add(w.session.Behind() + maxAhead)
 }

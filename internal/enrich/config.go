@@ -11,8 +11,9 @@ import (
 	"weir/internal/pair"
 )
 
-// Config holds the settings of enrich. Validate checks enrich's own settings; those of Kafka, Pair and Annotate
-// are checked by their packages.
+// Config holds the settings of enrich. Validate checks enrich's own settings; those of Kafka, Pair and Annotate are
+// checked by their packages. The environment names are part of the interface for operators: a renamed setting must be
+// announced in CHANGELOG.md. docs/configuration.md is generated from the tags.
 type Config struct {
 	MetricsListen string        `env:"METRICS_LISTEN" envDefault:"127.0.0.1:9108" unit:"host:port" help:"address of /metrics, /healthz and /readyz; empty: none"`
 	Instance      string        `env:"INSTANCE" help:"name of this member, must be unique among running members: part of its transactional id; default: host name and pid"`

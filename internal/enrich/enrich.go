@@ -5,6 +5,16 @@
 // the machine's state on the pairing topic, and the offset with a restore point. A member that takes over a partition
 // replays the pairing topic between the offsets of its restore point, and so continues from the same state. The
 // machines belong to the goroutine of the session: only it may use them.
+//
+// A batch passes through the package as follows. The session hands the records of a partition to handler.Records, which
+// decodes each into a FlowMessage, completes it with options data, and passes it to the machine of the partition.
+// Connections that the machine emits are annotated, encoded and produced in the open transaction. At its end, Finish
+// produces the changed state, and Metadata returns the restore point, which Kafka commits together with the offsets.
+// Committed then adds the counts of the transaction to the metrics; after an abort they are dropped, since the flows
+// are read again.
+//
+// Files: worker.go has the service and its goroutines, handler.go the transaction, point.go the restore point, facts.go
+// options data, traffic.go and timeouts.go metrics that are derived from flows, clock.go the detection of wrong clocks.
 package enrich
 
 import (
@@ -15,7 +25,8 @@ import (
 	"weir/internal/telemetry"
 )
 
-// Run runs the service with its HTTP server for metrics and readiness until ctx ends. cmd/enrich calls it.
+// Run runs the service with its HTTP server for metrics and readiness until ctx ends. cmd/enrich calls it. It blocks.
+// It registers the metrics of this service in a registry of its own, which telemetry.Beside serves.
 func Run(ctx context.Context, c Config) error {
 	reg := telemetry.NewRegistry()
 	w, err := New(c, Deps{Log: slog.Default(), Now: time.Now, Metrics: reg})

@@ -18,6 +18,10 @@ import (
 // for flows that were decoded before the replica knew the rate, and the names of interfaces, VRFs and applications.
 //
 // follow writes it; complete and name may be called from any goroutine.
+//
+// Ingest applies options data before it publishes a flow. enrich completes the flows of a replica that did not have it
+// yet, for example in the seconds after its first start. Memory is bounded by the topic, whose number of facts ingest
+// limits for each exporter (TEMPLATES_PER_EXPORTER).
 type facts struct {
 	mu    sync.RWMutex                   // guards rates, names and at
 	rates map[rateScope]map[uint64]rates // by sampler id
@@ -35,13 +39,15 @@ type rateScope struct {
 }
 
 // rates holds the sampling rates reported for a sampler, 1 in N. Several exporters may share an address behind NAT:
-// their source ports distinguish them.
+// their source ports distinguish them. Example: two routers behind one NAT address send from the ports 1025 and 1026
+// and report rates of 100 and 1000. Flows from port 1025 have 1 in 100, those from 1026 have 1 in 1000.
 type rates struct {
 	newest uint64
 	own    []*flowpb.FactSource // ports that reported a rate other than newest; at most 8
 }
 
-// ratesOf returns the rates in fact. It leaves out rates of ports that are 0 or above decode.MaxSamplingRate.
+// ratesOf returns the rates in fact. It leaves out rates of ports that are 0 or above decode.MaxSamplingRate. The
+// sources in fact are sent by other processes: their number is limited here, not trusted.
 func ratesOf(fact *flowpb.Fact) rates {
 	r := rates{newest: fact.GetNumber()}
 	for _, s := range fact.GetSources() {
@@ -62,7 +68,8 @@ func (r *rates) forPort(port uint32) uint64 {
 	return r.newest
 }
 
-// A sampler identifies a sampler or selector (IE 48, 302) of an exporter.
+// A sampler identifies a sampler or selector (IE 48, 302) of an exporter. Scope and id together are the key of a rate:
+// exporters number samplers per observation domain.
 type sampler struct {
 	scope rateScope
 	id    uint64
@@ -77,7 +84,8 @@ func newFacts() *facts {
 }
 
 // apply updates the facts with a record of the topic; a record without a value is a tombstone. It ignores definitions
-// and facts other than rates and names. Unreadable records are ignored without a count: ingest counts them.
+// and facts other than rates and names. Unreadable records are ignored without a count: ingest counts them. It is
+// called in the order of the topic. A tombstone has only the record key, so at maps it to the entry that it removes.
 func (f *facts) apply(rec kafka.Record) {
 	if rec.Value == nil {
 		f.mu.Lock()
@@ -136,7 +144,8 @@ func (f *facts) drop(key string) {
 	delete(f.at, key)
 }
 
-// name returns the name of k, or "".
+// name returns the name of k, or "". It is called for each connection: the atomic count spares the lock for the many
+// installations without names.
 func (f *facts) name(k annotate.NameKey) string {
 	if f.named.Load() == 0 {
 		return ""
@@ -148,7 +157,8 @@ func (f *facts) name(k annotate.NameKey) string {
 
 // complete sets the sampling rate of m from options data if the record has none: the rate of the sampler that the
 // record names, else that of the only sampler of the observation domain. With several samplers and no sampler id the
-// rate stays unknown: a guess would falsify estimates.
+// rate stays unknown: a guess would falsify estimates. The rate of the record's own source port precedes the newest
+// rate of the address, see rates. NetFlow v1, v5 and v7 have no options data; a v5 header states the rate itself.
 func (f *facts) complete(m *flowpb.FlowMessage) {
 	if m.GetSamplingRate() != 0 {
 		return
@@ -184,7 +194,9 @@ func (f *facts) complete(m *flowpb.FlowMessage) {
 const firstFacts = 5 * time.Second
 
 // follow reads the topic until ctx ends. It calls ready once: after it has read the records present at its start, or
-// after firstFacts, so that an unreadable topic does not stop pairing.
+// after firstFacts, so that an unreadable topic does not stop pairing. The topic has a single partition, 0. An entry
+// that is written between the two reads is not lost: the follower begins at the offset after the last record of the
+// first read.
 func (f *facts) follow(ctx context.Context, c kafka.Config, topic string, ready func()) error {
 	first, cancel := context.WithTimeout(ctx, firstFacts)
 	next := int64(-1)

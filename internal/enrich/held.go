@@ -8,6 +8,7 @@ import (
 
 // wantHeld queues name lookups for the connections that are open in a newly assigned partition, because this process
 // did not see them open. It stops when the resolver's queue is full. After an abort the lookups were queued before.
+// Otherwise the first reports after a restart would lack names.
 func (w handler) wantHeld(p *partition) {
 	if p.again || !w.annotator.NamesHosts() {
 		return

@@ -16,7 +16,9 @@ type metrics struct {
 	bounded     *prometheus.CounterVec // by limit; the label is named "what"
 }
 
-// newMetrics registers the metrics of w. Callbacks read w.stats without a lock when /metrics is read.
+// newMetrics registers the metrics of w. Callbacks read w.stats without a lock when /metrics is read. Names, labels and
+// help texts are listed in docs/metrics.md, which a test generates from the registry. A renamed metric must be added to
+// telemetry's list of deprecated names.
 func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	total := func(name, help string, v *atomic.Uint64) {
 		reg.MustRegister(prometheus.NewCounterFunc(

@@ -14,6 +14,10 @@ import (
 // Its text is "weir/FORMAT STREAMTIME FROM TIP", where FORMAT is also the format of the newest piece
 // (pair.FirstFormat), for instance "weir/2 1700000000000000000 17 42". From format 3 on, fields KEY=VALUE may follow.
 // A reader must ignore an unknown key, unless the key begins with a capital letter: then it must refuse the point.
+//
+// Example: "weir/2 1700000000000000000 17 42" means: read the offsets 17 to 42 of the partition's pairing topic, and
+// continue at the stream time 2023-11-14 22:13:20 UTC. An older piece at 16 or before holds no newest value; a piece at
+// 43 or later belongs to a transaction that did not commit this offset.
 type restorePoint struct {
 	format     int
 	streamTime int64 // ns since the epoch
@@ -23,7 +27,8 @@ type restorePoint struct {
 // noState is the restore point of a partition that starts with empty state.
 var noState = restorePoint{format: pair.FirstFormat, streamTime: math.MinInt64, from: 0, tip: -1}
 
-// String returns the metadata of a commit.
+// String returns the metadata of a commit. parsePoint accepts exactly this text: changes must keep it readable for
+// older versions, or raise the format.
 func (r restorePoint) String() string {
 	return fmt.Sprintf("weir/%d %d %d %d", r.format, r.streamTime, r.from, r.tip)
 }

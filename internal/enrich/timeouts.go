@@ -18,8 +18,9 @@ type longRecords struct {
 	longest  time.Duration
 }
 
-// addLong adds a record of exporter that spans d to list, and returns list. The caller must use the returned slice.
-// The search is linear: few exporters send long records.
+// addLong adds a record of exporter that spans d to list, and returns list. The caller must use the returned slice. The
+// search is linear: few exporters send long records. It must not allocate for each record: the list belongs to the
+// transaction and has at most maxLongExporters+1 elements.
 func addLong(list []longRecords, exporter [16]byte, d time.Duration) []longRecords {
 	i := 0
 	for i < len(list) && list[i].exporter != exporter {
@@ -58,7 +59,8 @@ func newTimeouts(reg prometheus.Registerer, active time.Duration, log *slog.Logg
 	return &timeouts{named: map[string]bool{}, log: log, active: active, total: total}
 }
 
-// add counts the long records of a committed transaction, and logs each exporter once.
+// add counts the long records of a committed transaction, and logs each exporter once. exporter is the name for the
+// label: names come from the exporters file, so that several addresses may share one.
 func (t *timeouts) add(r longRecords, exporter string) {
 	if r.exporter == [16]byte{} || !t.named[exporter] && len(t.named) >= maxLongExporters {
 		t.total.WithLabelValues(other).Add(float64(r.records))

@@ -17,7 +17,9 @@ import (
 // other is the label value of the series that counts traffic beyond the limit of series.
 const other = "other"
 
-// A crossing identifies traffic through an exporter: from interface in to interface out.
+// A crossing identifies traffic through an exporter: from interface in to interface out. A flow is counted at both of
+// its interfaces: incoming at in, outgoing at out. An ifIndex of 0 is counted as interface 0: for example because the
+// exporter did not report it.
 type crossing struct {
 	exporter [16]byte
 	domain   uint32
@@ -32,7 +34,8 @@ type volume struct{ octets, packets uint64 }
 // later merged into another connection.
 type served struct{ connections, merged, octets uint64 }
 
-// A tally counts the traffic of a transaction, until its commit adds it to the metrics.
+// A tally counts the traffic of a transaction, until its commit adds it to the metrics. It is owned by the session's
+// goroutine: counting a flow takes no lock. traffic.add takes the lock once per transaction.
 type tally struct {
 	crossings map[crossing]volume
 	services  map[string]served
@@ -44,7 +47,8 @@ func (t *tally) flow(m *flowpb.FlowMessage) {
 	t.crossed(m, saturating.Estimate(octets, m.SamplingRate), saturating.Estimate(packets, m.SamplingRate))
 }
 
-// crossed adds estimated octets and packets to the crossing of m.
+// crossed adds estimated octets and packets to the crossing of m. Sums saturate at math.MaxUint64, since a forged
+// counter must not make them small.
 func (t *tally) crossed(m *flowpb.FlowMessage, octets, packets uint64) {
 	if t.crossings == nil {
 		t.crossings = map[crossing]volume{}
@@ -56,6 +60,7 @@ func (t *tally) crossed(m *flowpb.FlowMessage, octets, packets uint64) {
 }
 
 // connection adds a report of a connection. more is the increase in estimated octets since its previous report.
+// Versions after the first add octets only. c.Service must be set: the tally must be called after annotation.
 func (t *tally) connection(c *flowpb.Connection, more uint64) {
 	if t.services == nil {
 		t.services = map[string]served{}
@@ -71,6 +76,7 @@ func (t *tally) connection(c *flowpb.Connection, more uint64) {
 	t.services[c.Service] = v
 }
 
+// clear empties the tally for the next transaction. The maps keep their buckets.
 func (t *tally) clear() {
 	clear(t.crossings)
 	clear(t.services)
@@ -79,6 +85,8 @@ func (t *tally) clear() {
 // traffic holds the traffic metrics. The number of series is limited; traffic beyond the limit is counted as other, so
 // that sums stay exact. At the limit, series that were idle for idleFor are added to other and removed: flows can be
 // forged, and forged flows must not occupy the series for ever.
+//
+// add and Collect may run at the same time, on the session's goroutine and on those of the HTTP server.
 type traffic struct {
 	now func() time.Time // nil: idle series are not reclaimed; must be set before use
 
@@ -110,7 +118,8 @@ type flowLabels struct{ exporter, iface, direction, protocol string }
 // directions, and connections and octets of services.
 const seriesOfOther = 6
 
-// newTraffic registers traffic metrics of at most most series.
+// newTraffic registers traffic metrics of at most most series. A limit below seriesOfOther leaves no series but those
+// of other.
 func newTraffic(most int, reg prometheus.Registerer) *traffic {
 	t := &traffic{
 		left:     max(0, most-seriesOfOther),
@@ -121,7 +130,9 @@ func newTraffic(most int, reg prometheus.Registerer) *traffic {
 	return t
 }
 
-// add adds the tally of a committed transaction. It does not keep committed.
+// add adds the tally of a committed transaction. It does not keep committed. Names are resolved here, once per crossing
+// of a transaction instead of once per flow. A new name therefore begins a new series, and the old one stays until it
+// is reclaimed.
 func (t *traffic) add(committed *tally, names *annotate.Learned) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -161,6 +172,8 @@ func (v *volume) add(w volume) {
 }
 
 // add adds w. A Prometheus counter must not decrease: merged connections are subtracted from later increases instead.
+// Example: a connection is counted, then merged into another. merged is 1, and the next new connection of the service
+// is not counted.
 func (v *served) add(w served) {
 	merged := v.merged + w.merged
 	settled := min(merged, w.connections)
@@ -179,7 +192,7 @@ func counterSum(counter, more uint64) uint64 {
 }
 
 // seriesOf returns the value of the series of k. At the limit it returns that of overflow, which has no limit. The
-// caller must hold t.mu.
+// caller must hold t.mu. A set of labels takes two of the series that METRICS_SERIES limits, see series.
 func seriesOf[K comparable, V any](t *traffic, all map[K]*series[V], k, overflow K) *V {
 	s := all[k]
 	if s == nil && k != overflow && t.left < 2 && !t.reclaim() {
@@ -239,7 +252,8 @@ func (t *traffic) Describe(out chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector.
+// Collect implements prometheus.Collector. The lock is held while the registry reads from out, which it does without
+// waiting for the client.
 func (t *traffic) Collect(out chan<- prometheus.Metric) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -11,7 +11,9 @@ import (
 const truncateEvery = 5 * time.Second
 
 // truncate passes the committed restore points to deleteOldState. It does not block: while a deletion runs, it does
-// nothing and is called again after the next commit.
+// nothing and is called again after the next commit. It uses the committed restore points (kept), not those of the open
+// transaction: until the commit, a restore begins at the previous one. It reads the wall clock, not Deps.Now, because
+// it only limits the rate of requests to Kafka.
 func (w handler) truncate() {
 	if time.Since(w.truncated) < truncateEvery {
 		return
@@ -33,7 +35,8 @@ func (w handler) truncate() {
 }
 
 // deleteOldState deletes pairing state before the restore points that truncate sends, until ctx ends. It runs in a
-// goroutine of its own, since a commit must not wait for the deletion.
+// goroutine of its own, since a commit must not wait for the deletion. An error is logged, not retried: the next
+// deletion covers its range.
 func (w *Worker) deleteOldState(ctx context.Context) error {
 	for {
 		select {

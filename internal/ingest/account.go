@@ -25,6 +25,10 @@ const (
 
 // accounts counts the datagrams and records received of each export stream: by this replica (book) and
 // by all replicas (cluster).
+//
+// Loss is computed from sequence numbers. A balancer spreads the datagrams of a stream over the replicas,
+// so that no replica sees all numbers: each publishes its counts in slots of time to the exporters topic,
+// and each adds up the reports of all. docs/receiving.md describes the figures.
 type accounts struct {
 	book    *loss.Book
 	cluster *loss.Cluster
@@ -36,8 +40,8 @@ type accounts struct {
 	shared  loss.Tally // tally of workers without their own
 }
 
-// newTally returns a tally for a goroutine. Reports include it from now on, for ever: it must not be
-// called per connection.
+// newTally returns a tally for a goroutine. Reports include it from now on, for ever: it must not be called
+// per connection. A tally of its own lets a worker count without a lock that other workers use.
 func (a *accounts) newTally() *loss.Tally {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -52,7 +56,8 @@ func (r *Replica) publishAccounts(to *kafka.Producer, now time.Time) {
 	r.publishGathered(to, now, r.accounts.book.Gather)
 }
 
-// publishGathered publishes the reports that gather returns. It does not wait for Kafka.
+// publishGathered publishes the reports that gather returns. It does not wait for Kafka. A failed report is
+// retried: book returns it again with the next gather.
 func (r *Replica) publishGathered(
 	to *kafka.Producer, now time.Time, gather func(time.Time, []*loss.Tally) []loss.Report,
 ) {
@@ -70,7 +75,8 @@ func (r *Replica) publishGathered(
 	}
 }
 
-// accountant publishes reports until ctx ends.
+// accountant publishes reports until ctx ends. The interval is the delay with which losses become visible
+// to weir exporters and the metrics.
 func (r *Replica) accountant(ctx context.Context, to *kafka.Producer) error {
 	return runEvery(ctx, accountEvery, func() {
 		r.publishAccounts(to, r.deps.Now())
@@ -78,7 +84,8 @@ func (r *Replica) accountant(ctx context.Context, to *kafka.Producer) error {
 	})
 }
 
-// overlooker reads the reports of all replicas until ctx ends.
+// overlooker reads the reports of all replicas until ctx ends. Offsets are not committed: a restart reads
+// the topic again from lossFrom before its start, and RememberLives before it for the ends of replicas.
 func (r *Replica) overlooker(ctx context.Context) error {
 	began := r.deps.Now()
 	since, from := loss.RememberLives, began.Add(-lossFrom)
@@ -118,8 +125,9 @@ func (r *Replica) overlooker(ctx context.Context) error {
 	return nil
 }
 
-// tallyMessage counts a message of from, with its sets that wait for a template. received is in ns
-// since the epoch, octets is the length of the message.
+// tallyMessage counts a message of from, with its sets that wait for a template. received is in ns since
+// the epoch, octets is the length of the message. Each received message must be counted exactly once,
+// whatever it contains: its number is part of the sequence.
 func (w *worker) tallyMessage(from netip.Addr, received int64, octets int) {
 	res := &w.res
 	d := w.countUnits(from, &res.Header)
@@ -131,7 +139,8 @@ func (w *worker) tallyMessage(from netip.Addr, received int64, octets int) {
 	w.tally.Add(&d)
 }
 
-// lateDatagram returns the counts of a set decoded after its datagram was counted.
+// lateDatagram returns the counts of a set decoded after its datagram was counted. It leaves
+// Units[loss.Datagrams] 0, since tallyMessage counted the datagram.
 func (w *worker) lateDatagram(s *decode.Set) loss.Datagram {
 	d := w.countUnits(s.Meta.Exporter, &s.Header)
 	d.Received, d.Errors = s.Meta.Received, len(w.res.Errors)
@@ -139,7 +148,9 @@ func (w *worker) lateDatagram(s *decode.Set) loss.Datagram {
 }
 
 // countUnits counts the records of w.res in each unit that sequence numbers may count (RFC 3954 section
-// 5.1: packets; RFC 7011 section 3.1: data records). Its Flow shares the octets of w.res.Buf.
+// 5.1: packets; RFC 7011 section 3.1: data records). Its Flow shares the octets of w.res.Buf. Which unit an
+// exporter counts is not known beforehand: NetFlow v9 counts packets, IPFIX data records, v5 flows, and
+// some exporters differ. loss finds the unit whose sums fit the numbers.
 func (w *worker) countUnits(from netip.Addr, h *decode.Header) loss.Datagram {
 	res := &w.res
 	// Include dropped records: the exporter's sequence numbers count them.
@@ -186,8 +197,9 @@ func (m *clusterMetrics) Describe(c chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. It exports and computes only the top streams, so that the
-// cost of a scrape is bounded.
+// Collect implements prometheus.Collector. It exports and computes only the top streams, so that the cost
+// of a scrape is bounded. Streams of unknown versions share the label "other": they have no metrics of
+// their own.
 func (m *clusterMetrics) Collect(c chan<- prometheus.Metric) {
 	unusable := 0
 	for _, row := range m.cluster.Top(maxExporters, maxFresh) {

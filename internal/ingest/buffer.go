@@ -15,6 +15,8 @@ import (
 //
 // Receiving workers call put, which waits for mu. mu must not be held for more than scanChunk sets, nor
 // while a template is looked up.
+//
+// Order of locks: removing, then mu. put takes mu alone, so that a long scan does not block receiving.
 type setBuffer struct {
 	max  int           // octets, overhead included
 	wait time.Duration // time after which a set expires
@@ -30,7 +32,8 @@ type setBuffer struct {
 }
 
 const (
-	// overhead is the memory of a buffered set besides its octets.
+	// overhead is the memory of a buffered set besides its octets. It counts the description of the set,
+	// its list links and its share of the maps.
 	overhead = 256
 	// scanChunk is the largest number of sets that are handled while mu is held.
 	scanChunk = 64
@@ -39,7 +42,8 @@ const (
 	maxScans = 8192
 )
 
-// A setList is a list of buffered sets in order of arrival: the sets of an exporter, or all sets.
+// A setList is a list of buffered sets in order of arrival: the sets of an exporter, or all sets. A scan
+// survives changes of the list: remove moves at to the next set, and put appends behind it.
 type setList struct {
 	kind        int // index of bufferedSet.links
 	first, last *bufferedSet
@@ -56,7 +60,8 @@ const (
 	nLists
 )
 
-// A bufferedSet is a set in a setBuffer. set must not be modified.
+// A bufferedSet is a set in a setBuffer. set must not be modified. It is immutable, so that ready may read
+// it without mu while removing is held.
 type bufferedSet struct {
 	set   decode.Set
 	at    time.Time // of arrival
@@ -92,7 +97,9 @@ func (l *setList) remove(s *bufferedSet) {
 	}
 }
 
-// put buffers a copy of a set. It returns false if there is no room.
+// put buffers a copy of a set. It returns false if there is no room. The copy is needed: s.Data is a part
+// of the datagram's buffer, which is reused. A set without room must be appended to the undecoded topic by
+// the caller.
 func (p *setBuffer) put(s *decode.Set, now time.Time) bool {
 	n := len(s.Data) + overhead
 	p.mu.Lock()
@@ -132,6 +139,10 @@ func (p *setBuffer) remove(s *bufferedSet) decode.Set {
 // removeReady scans at most maxScans sets: first those that earlier calls left over, then those of the
 // given exporters, or all sets. It removes and returns the sets for which ready returns true, in order of
 // arrival for each exporter. ready is called without mu.
+//
+// Example: one exporter has 10 000 sets, another 10. A template of each arrives. A call scans 64 sets of
+// each in turn, so that the 10 sets are found in the first round, and at most maxScans in total; the next
+// call continues.
 func (p *setBuffer) removeReady(exporters [][16]byte, all bool, ready func(*decode.Set) bool) (out []decode.Set) {
 	p.removing.Lock()
 	defer p.removing.Unlock()
@@ -175,8 +186,8 @@ func (p *setBuffer) startScan(l *setList) {
 	p.scans = append(p.scans, l)
 }
 
-// next appends the next sets to scan to chunk, at most n and of the same list. It appends none if no
-// scan is under way.
+// next appends the next sets to scan to chunk, at most n and of the same list. It appends none if no scan
+// is under way. Lists take turns by chunks: a list with many sets must not delay the others.
 func (p *setBuffer) next(chunk []*bufferedSet, n int) []*bufferedSet {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -199,8 +210,10 @@ func (p *setBuffer) next(chunk []*bufferedSet, n int) []*bufferedSet {
 	return chunk
 }
 
-// removeExpired removes and returns the sets that have waited for p.wait. The wait of a set counts from
-// its arrival, but not from before since; if since is zero, no set expires.
+// removeExpired removes and returns the sets that have waited for p.wait. The wait of a set counts from its
+// arrival, but not from before since; if since is zero, no set expires. since is the time at which the
+// templates topic had been read to its end. Before it, a template may be on the topic and not applied yet,
+// so that no set has waited in vain.
 func (p *setBuffer) removeExpired(now, since time.Time) []decode.Set {
 	if since.IsZero() {
 		return nil
@@ -233,7 +246,7 @@ func (p *setBuffer) removeWhile(is func(*bufferedSet) bool) (out []decode.Set) {
 	return out
 }
 
-// drain removes and returns all sets.
+// drain removes and returns all sets. It is for the shutdown: the sets are appended to the undecoded topic.
 func (p *setBuffer) drain() []decode.Set {
 	return p.removeWhile(func(*bufferedSet) bool { return true })
 }
@@ -245,8 +258,9 @@ func (p *setBuffer) held() (sets, octets int) {
 	return p.sets, p.octets
 }
 
-// changes collects the exporters of which a template arrived since the last call of takeAll. It is safe
-// for concurrent use.
+// changes collects the exporters of which a template arrived since the last call of takeAll. It is safe for
+// concurrent use. It lets the goroutine that decodes buffered sets scan only the sets of exporters whose
+// templates changed.
 type changes struct {
 	mu   sync.Mutex // guards the fields below
 	some bounded.Map[[16]byte, struct{}]
@@ -258,6 +272,7 @@ const maxChanges = 10_000
 
 func newChanges() changes { return changes{some: bounded.New[[16]byte, struct{}](maxChanges)} }
 
+// add records that a template of an exporter arrived. The caller must then wake the goroutine (wakeBuffer).
 func (c *changes) add(exporter [16]byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -17,6 +17,9 @@ import (
 )
 
 // Config holds the settings of ingest.
+//
+// The tags are the documentation: env and envDefault name the variable and its default, unit its form, and
+// help its meaning. docs/configuration.md and ingest -h are generated from them.
 type Config struct {
 	Listen           []netip.AddrPort `env:"LISTEN_UDP" envDefault:"[::]:2055" unit:"host:port list" help:"UDP addresses to receive on, each for all versions; [::] includes IPv4"`
 	Receivers        int              `env:"RECEIVERS" envDefault:"0" unit:"sockets" help:"sockets per address, each read by its own goroutine; 0: a socket per CPU, at most 4"`
@@ -71,7 +74,9 @@ func (c TemplatesConfig) perExporter() int64 {
 	return int64(max(min(c.Octets, 2<<20), min(c.Octets/8, 32<<20)))
 }
 
-// UndecodedConfig bounds the undecoded topic, on which data sets wait for their template.
+// UndecodedConfig bounds the undecoded topic, on which data sets wait for their template. Anyone can send
+// data with forged template IDs, which never gets its template: rate, burst and the limit per exporter
+// bound the topic, in addition to its retention.
 type UndecodedConfig struct {
 	Keep     time.Duration `env:"UNDECODED_KEEP" envDefault:"24h" help:"time that a data set waits on the undecoded topic for its template, while replicas run; then it is dropped and counted"`
 	Rate     int           `env:"UNDECODED_RATE" envDefault:"1048576" unit:"octets per second" help:"rate at which this replica may append to the undecoded topic, a protection against forged data; further sets are dropped and counted"`
@@ -79,7 +84,8 @@ type UndecodedConfig struct {
 	Exporter int           `env:"UNDECODED_PER_EXPORTER" envDefault:"16777216" unit:"octets per hour" help:"rate at which this replica may append sets of a single exporter to the undecoded topic"`
 }
 
-// Validate returns the mistakes of ingest's own settings, joined.
+// Validate returns the mistakes of ingest's own settings, joined. Each error begins with the variable, see
+// settings.Validator. It must not depend on the machine, so that a configuration can be checked elsewhere.
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }

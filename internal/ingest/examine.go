@@ -23,6 +23,9 @@ const (
 
 // An examiner applies the rules of weir doctor to samples: of each exporter with a label of its own, a
 // datagram per second. Workers call offer; a single goroutine receives samples.
+//
+// The cost is bounded by examinedPerSecond datagrams of examinedFlows flows each. Only exporters with a
+// label are sampled, so that forged addresses cannot displace them.
 type examiner struct {
 	limit   *rate.Limiter
 	samples chan sample
@@ -44,8 +47,9 @@ func newExaminer() *examiner {
 	}
 }
 
-// offer copies the flows of res, whose messages are in buf, as a sample. It does nothing if x was
-// sampled in the same second, or if the examiner is busy. It never blocks.
+// offer copies the flows of res, whose messages are in buf, as a sample. It does nothing if x was sampled
+// in the same second, or if the examiner is busy. It never blocks. Workers may call it concurrently. The
+// compare-and-swap lets one of them sample x in a second.
 func (e *examiner) offer(x *exporter, res *decode.Result, buf []byte, at time.Time) {
 	second := at.Unix()
 	last := x.examined.Load()
@@ -68,7 +72,8 @@ func (e *examiner) offer(x *exporter, res *decode.Result, buf []byte, at time.Ti
 	}
 }
 
-// An examination applies the rules to the samples of a period.
+// An examination applies the rules to the samples of a period. It belongs to the goroutine of examine and
+// needs no lock.
 type examination struct {
 	check  *doctor.Checkup
 	labels map[doctor.Stream]string
@@ -79,6 +84,7 @@ func newExamination() *examination {
 	return &examination{check: doctor.NewOfSample(), labels: map[doctor.Stream]string{}}
 }
 
+// add decodes a sample and passes its flows to the rules.
 func (e *examination) add(s *sample) {
 	e.labels[s.stream] = s.label
 	e.check.Message(s.stream, s.received, s.export)
@@ -103,7 +109,8 @@ func (e *examination) counts() map[[2]string]int {
 	return out
 }
 
-// examine exports the findings of each period until ctx ends.
+// examine exports the findings of each period until ctx ends. A fault that ends disappears from the metric
+// with the next period.
 func (r *Replica) examine(ctx context.Context) error {
 	t := time.NewTicker(examinePeriod)
 	defer t.Stop()

@@ -27,6 +27,10 @@ type streamKey struct {
 }
 
 // A stream tracks up to two interleaved sequences of numbers.
+//
+// Example: an exporter sends 100, 101, 102, another behind the same address 5000000, 5000001. The numbers
+// alternate between two ranges that are more than nearSequence apart. An exporter that restarts moves to a
+// new range once; a wrap of the 32-bit number is near in int32 arithmetic.
 type stream struct {
 	last     [2]uint32 // last number of each sequence
 	known    int       // sequences in last
@@ -37,7 +41,9 @@ type stream struct {
 }
 
 // observe adds the sequence number of a datagram. It returns true, at most once for a stream, when the
-// datagrams of its address and port alternate between two sequences, which means two exporters.
+// datagrams of its address and port alternate between two sequences, which means two exporters. A third
+// range replaces the sequence that is not the last: an exporter that restarts again and again is not
+// reported unless its old range returns.
 func (s *stream) observe(sequence uint32, now time.Time) bool {
 	is := -1
 	for i := range s.known {
@@ -69,7 +75,8 @@ func (s *stream) observe(sequence uint32, now time.Time) bool {
 }
 
 // hidden detects exporters behind a balancer or NAT that share an address and port. Each worker has its
-// own: the kernel delivers all datagrams of an address and port to the same socket.
+// own: the kernel delivers all datagrams of an address and port to the same socket. Beyond maxStreams, new
+// streams are not checked: the check is a hint, and forged sources must not cost memory.
 type hidden struct {
 	streams map[streamKey]*stream // at most maxStreams
 	last    *stream               // streams[lastKey]: saves most look-ups

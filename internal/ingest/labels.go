@@ -47,7 +47,8 @@ const (
 	victims = 16
 )
 
-// Heap octets of the state per exporter address.
+// Heap octets of the state per exporter address. TestExportersStayWithinTheirOctets compares them with the
+// heap.
 const (
 	exporterOctets = 256 // an exporter and its entry in seen.all
 	knownOctets    = 96  // an entry of a worker's cache
@@ -65,7 +66,10 @@ func exportersOctets(workers int) int {
 // otherLabel is the label value of all exporters without a label of their own.
 var otherLabel = "other"
 
-// An exporter holds the counts of a source address. Its atomic fields may be used without a lock.
+// An exporter holds the counts of a source address. Its atomic fields may be used without a lock. It is
+// found by the address of the datagram's source, or the address in a PROXY header. It outlives its entry in
+// seen.all as long as a worker's cache or a waiting flow refers to it: gone then tells the worker to look
+// it up again.
 type exporter struct {
 	addr            netip.Addr
 	seen            *seen
@@ -87,7 +91,8 @@ type exporter struct {
 	domains int
 }
 
-// Settled implements kafka.Account.
+// Settled implements kafka.Account. Kafka's client calls it from its own goroutine once per record, with
+// the number of flows in the record.
 func (x *exporter) Settled(flows int, err error) {
 	if err != nil {
 		x.seen.dropped(x, flows, err)
@@ -103,7 +108,9 @@ func (x *exporter) currentLabel() string {
 	return otherLabel
 }
 
-// age updates the activity of x since the last rank. seen.mu must be held.
+// age updates the activity of x since the last rank. seen.mu must be held. Example: an exporter that sends
+// a flow in each of 6 ranks (1 min) is proven. After a day its score is maxScore, and each rank of silence
+// takes 1 from it.
 func (x *exporter) age() {
 	flows := x.flows.Load()
 	if flows == x.last {
@@ -116,7 +123,9 @@ func (x *exporter) age() {
 	x.proven = x.proven || x.score >= provenRanks
 }
 
-// displaces reports whether x has a better claim to a label than v, which has a label.
+// displaces reports whether x has a better claim to a label than v, which has a label. A claim must be
+// clearly better (twice the score and a minute more): two equal exporters must not exchange a label at each
+// rank.
 func (x *exporter) displaces(v *exporter) bool {
 	if x.listed != v.listed {
 		return x.listed
@@ -151,7 +160,8 @@ type domainOf struct {
 	id uint32
 }
 
-// domain returns the label value of x's domain, "other" beyond the bounds.
+// domain returns the label value of x's domain, "other" beyond the bounds. Gauges cannot be folded into
+// "other" as counters can, because a sum of last values has no meaning.
 func (e *seen) domain(x *exporter, id uint32) string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -176,7 +186,8 @@ func (e *seen) domain(x *exporter, id uint32) string {
 // domainText returns the label value of an observation domain.
 func domainText(id uint32) string { return strconv.FormatUint(uint64(id), 10) }
 
-// get returns the exporter at addr and adds it if it is new; first reports whether it is new.
+// get returns the exporter at addr and adds it if it is new; first reports whether it is new. It is called
+// once per exporter and worker cache, not once per datagram.
 func (e *seen) get(addr netip.Addr) (x *exporter, first bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -191,8 +202,9 @@ func (e *seen) get(addr netip.Addr) (x *exporter, first bool) {
 	return x, true
 }
 
-// makeRoom removes the least active of a few addresses without a label. It returns false if all of them
-// are proven. The caller must hold mu.
+// makeRoom removes the least active of a few addresses without a label. It returns false if all of them are
+// proven. The caller must hold mu. It relies on the random start of a map iteration: an attacker must not
+// be able to predict the victim. An address with a label is never removed.
 func (e *seen) makeRoom() bool {
 	var least *exporter
 	n := 0
@@ -212,7 +224,8 @@ func (e *seen) makeRoom() bool {
 	return true
 }
 
-// decoded returns the counter of x's flows.
+// decoded returns the counter of x's flows. A race with rank may count flows under a label that was just
+// revoked. release folds them a rank later, so that none is lost.
 func (e *seen) decoded(x *exporter) prometheus.Counter {
 	if c := x.counted.Load(); c != nil {
 		return *c
@@ -225,7 +238,8 @@ func (e *seen) decoded(x *exporter) prometheus.Counter {
 }
 
 // name returns the label value of x, which may get its label by this call. It must be called only after a
-// set of x has been decoded.
+// set of x has been decoded. Without this rule, anyone could create a series per forged address with a
+// datagram of a few octets.
 func (e *seen) name(x *exporter) string {
 	if l := x.label.Load(); l != nil {
 		return *l
@@ -269,7 +283,7 @@ func (e *seen) revoke(x *exporter) {
 }
 
 // rank updates the activity of all exporters and moves labels. A single goroutine must call it every
-// rankEvery.
+// rankEvery. It does not hold mu during sorting, since workers with new addresses wait for mu.
 func (e *seen) rank() {
 	e.release()
 	named, wanting := e.survey()
@@ -328,7 +342,8 @@ func (e *seen) survey() (named, wanting []*exporter) {
 	return named, wanting
 }
 
-// release folds the series of the exporters whose label the last rank revoked.
+// release folds the series of the exporters whose label the last rank revoked. A whole rank lies between
+// revoke and release: a worker reads the label anew for each datagram, and no datagram takes rankEvery.
 func (e *seen) release() {
 	e.mu.Lock()
 	leaving := e.leaving
@@ -357,6 +372,7 @@ func (e *seen) release() {
 	}
 }
 
+// compareBool orders false before true.
 func compareBool(a, b bool) int {
 	switch {
 	case a == b:
@@ -379,6 +395,8 @@ func (m *metrics) fold(labels map[string]bool) {
 	}
 }
 
+// foldCounters moves the values of the given exporters to "other". A scrape between Delete and Add may miss
+// the moved value; the next has it.
 func foldCounters(v *prometheus.CounterVec, labels map[string]bool) {
 	series := make(chan prometheus.Metric, 64)
 	go func() { v.Collect(series); close(series) }()

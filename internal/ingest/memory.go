@@ -24,6 +24,10 @@ const (
 )
 
 // A part is a part of the process whose memory a setting bounds.
+//
+// Of heapShare percent of MEMORY_MAX, fit reserves always and the parts that are set. It gives each other
+// part its enough, and shares the rest up to full. If there is less, these parts shrink together towards
+// least.
 type part struct {
 	name     string // label value
 	variable string
@@ -54,7 +58,8 @@ func total(a, b int) int {
 	return a + b
 }
 
-// parts returns the parts of the process whose memory a setting bounds. Their setting points into c.
+// parts returns the parts of the process whose memory a setting bounds. Their setting points into c. The
+// slice is made anew for each call.
 func (c *Config) parts() []part {
 	all := []part{
 		{
@@ -99,13 +104,15 @@ func (c *Config) parts() []part {
 	return all
 }
 
-// isChosen reports whether the operator set a variable to a value other than 0, which means the default.
-// In a Config that was not read from the environment, every value counts as chosen.
+// isChosen reports whether the operator set a variable to a value other than 0, which means the default. In
+// a Config that was not read from the environment, every value counts as chosen. A program that fills a
+// Config itself, such as weir up, thereby keeps its values.
 func (c *Config) isChosen(variable string, value int) bool {
 	return value != 0 && (c.Chosen == nil || c.Chosen[variable])
 }
 
 // leastMemory returns the least valid MEMORY_MAX, octets: the memory of the chosen settings, and always.
+// Validate compares it with MEMORY_MAX, so that a service with contradictory settings does not start.
 func leastMemory(parts []part) int {
 	sum := always
 	for i := range parts {
@@ -121,7 +128,7 @@ func leastMemory(parts []part) int {
 const heapShare = 75
 
 // fit sets the memory settings that are not chosen to their defaults, or to smaller values with which all
-// parts fit into MEMORY_MAX.
+// parts fit into MEMORY_MAX. New calls it before it uses the settings.
 func (c *Config) fit() {
 	parts := c.parts()
 	room := math.MaxInt
@@ -152,7 +159,8 @@ func (c *Config) fit() {
 	}
 }
 
-// interpolate returns the value at part/whole of the distance from low to high.
+// interpolate returns the value at part/whole of the distance from low to high. It uses float64, which
+// cannot overflow: products of octets can exceed an int64.
 func interpolate(low, high, part, whole int) int {
 	if part >= whole {
 		return high
@@ -233,7 +241,8 @@ func (c *Config) validateMemory() error {
 		c.MemoryMax, c.MemoryMax>>20, least>>20, strings.Join(chosen, ", "))
 }
 
-// accounted returns the octets that the parts take at present, by name.
+// accounted returns the octets that the parts take at present, by name. The figures are estimates by the
+// same factors as the limits, so that both can be compared. It may be called from any goroutine.
 func (r *Replica) accounted() map[string]int64 {
 	_, buffered := r.buffer.held()
 	m := map[string]int64{

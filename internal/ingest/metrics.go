@@ -52,7 +52,9 @@ type metrics struct {
 	streamRefused *prometheus.CounterVec // limit
 }
 
-// newMetrics registers all metrics of ingest. r must have its store, accounts, streams and sessions.
+// newMetrics registers all metrics of ingest. r must have its store, accounts, streams and sessions. A new
+// metric needs a help text that an operator understands without the code: docs/metrics.md is generated from
+// it.
 func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	var perExporter []*prometheus.CounterVec
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -128,6 +130,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 }
 
 // registerState registers the metrics that are read from the replica and its template store at each scrape.
+// Callbacks run on the goroutine of a scrape and must not wait for receiving.
 func registerState(reg prometheus.Registerer, r *Replica) {
 	gauge := func(name, help string, f func() float64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "weir_ingest_" + name, Help: help}, f))

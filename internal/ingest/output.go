@@ -16,8 +16,10 @@ const (
 	extraSeconds = 2
 )
 
-// newOutputBudget returns the budget for the output of flows beyond budget.FreeOutput times the
-// octets received.
+// newOutputBudget returns the budget for the output of flows beyond budget.FreeOutput times the octets
+// received. An attacker can send small datagrams that become large messages: a record of few octets with
+// long names from options data. Without the budget, the flows topic would grow by a multiple of the
+// received traffic.
 func newOutputBudget(c Config) *budget.Budget {
 	all, each := cmp.Or(c.OutputExtra, defaultExtra), cmp.Or(c.OutputExtraEach, defaultExtraPerExporter)
 	return budget.New(
@@ -25,7 +27,8 @@ func newOutputBudget(c Config) *budget.Budget {
 		budget.Limit{Rate: float64(all), AtOnce: extraSeconds * all})
 }
 
-// newUndecodedBudget returns the budget for sets on the undecoded topic.
+// newUndecodedBudget returns the budget for sets on the undecoded topic. Data sets with forged template IDs
+// would otherwise fill the undecoded topic, since no template for them ever arrives.
 func newUndecodedBudget(c UndecodedConfig) *budget.Budget {
 	return budget.New(
 		budget.Limit{Rate: float64(c.Exporter) / 3600, AtOnce: c.Exporter},

@@ -12,8 +12,8 @@ import (
 )
 
 // apply applies a record of the templates topic. Until the topic has been read to its end (the barrier),
-// records wait in the backlog: a later record may replace an old definition. key and value are the
-// caller's again afterwards.
+// records wait in the backlog: a later record may replace an old definition. key and value are the caller's
+// again afterwards. docs/decisions/0002-barrier.md gives the reason for the barrier.
 func (r *Replica) apply(key, value []byte) {
 	r.logMu.Lock()
 	defer r.logMu.Unlock()
@@ -30,7 +30,8 @@ func (r *Replica) apply(key, value []byte) {
 
 // addToBacklog adds a record to the backlog. If the backlog exceeds its bound, addToBacklog merges the
 // older half before the barrier: data may be decoded with an outdated definition until a later record
-// replaces it. The caller must hold logMu.
+// replaces it. The caller must hold logMu. The bound protects a start with a topic that forged exporters
+// have filled.
 func (r *Replica) addToBacklog(rec templates.Record) {
 	r.backlog.add(rec)
 	if most := r.c.Templates.Octets / backlogPart; r.backlog.octets > most {
@@ -45,8 +46,9 @@ func (r *Replica) addToBacklog(rec templates.Record) {
 // The backlog may take TEMPLATES_MAX_OCTETS / backlogPart.
 const backlogPart = 8
 
-// A backlog holds the last record of each key of the templates topic, in the order of the topic: the
-// result of compaction.
+// A backlog holds the last record of each key of the templates topic, in the order of the topic: the result
+// of compaction. records has empty places where a later record replaced an earlier one; compact removes
+// them, at the latest when they outnumber the records.
 type backlog struct {
 	records []templates.Record // no key: a later record replaced it
 	at      map[string]int     // index in records, by key
@@ -73,8 +75,8 @@ func (b *backlog) add(rec templates.Record) {
 	}
 }
 
-// removeOldest removes records, the oldest first, until at most octets are left, and calls f for each.
-// A negative number removes all records.
+// removeOldest removes records, the oldest first, until at most octets are left, and calls f for each. A
+// negative number removes all records. f must not use the backlog.
 func (b *backlog) removeOldest(octets int, f func(templates.Record)) {
 	for i := range b.records {
 		if b.octets <= octets {
@@ -104,7 +106,8 @@ func (b *backlog) compact() {
 	b.records = kept
 }
 
-// passBarrier merges the backlog and closes r.passed. The caller must hold logMu.
+// passBarrier merges the backlog and closes r.passed. The caller must hold logMu. Buffered sets whose
+// definitions were on the topic can be decoded from now on.
 func (r *Replica) passBarrier() {
 	if r.barrierAt.Load() != 0 {
 		return
@@ -118,7 +121,9 @@ func (r *Replica) passBarrier() {
 	r.wakePublisher()
 }
 
-// merge merges a record into the store. An unusable record is counted and skipped.
+// merge merges a record into the store. An unusable record is counted and skipped. A record that this
+// version cannot read stays on the topic for others. Merging is commutative
+// (docs/decisions/0001-template-key-with-hash.md), so that replicas agree whatever the order.
 func (r *Replica) merge(rec templates.Record) {
 	before := r.store.Stats().Definitions
 	if err := r.store.Merge(rec.Key, rec.Value); err != nil {
@@ -144,8 +149,9 @@ func (r *Replica) isForeign(value []byte) bool {
 // facts wake the publisher at once.
 const publishEvery = time.Second
 
-// publisher publishes due records on the templates topic until ctx ends. After a failure it waits for
-// the next publishEvery even if it is woken: that is the back-off.
+// publisher publishes due records on the templates topic until ctx ends. After a failure it waits for the
+// next publishEvery even if it is woken: that is the back-off. It must not publish before the barrier: the
+// topic may already hold the definitions that it would write.
 func (r *Replica) publisher(ctx context.Context) error {
 	t := time.NewTicker(publishEvery / 10)
 	defer t.Stop()
@@ -175,7 +181,8 @@ func (r *Replica) publisher(ctx context.Context) error {
 	}
 }
 
-// publishDue publishes the records that are due. It does not wait for Kafka.
+// publishDue publishes the records that are due. It does not wait for Kafka. The callbacks run on the Kafka
+// client's goroutine. publishing lets the shutdown wait for them.
 func (r *Replica) publishDue() {
 	for _, rec := range r.store.Due() {
 		r.publishing.Add(1)

@@ -13,9 +13,10 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// undecodedKey returns the Kafka key of a set, integers in network byte order:
-// exporter (16 octets, v4-mapped) | version (1) | domain (4) | template id (2).
-// All sets that wait for a template are in the same partition.
+// undecodedKey returns the Kafka key of a set, integers in network byte order: exporter (16 octets,
+// v4-mapped) | version (1) | domain (4) | template id (2). All sets that wait for a template are in the
+// same partition. Example for IPFIX template 256 of domain 1 of 192.0.2.1: 00000000 00000000 0000ffff
+// c0000201 | 0a | 00000001 | 0100.
 func undecodedKey(k *decode.TemplateKey) []byte {
 	b := append(make([]byte, 0, undecodedKeyLen), k.Exporter[:]...)
 	b = append(b, k.Version)
@@ -25,6 +26,8 @@ func undecodedKey(k *decode.TemplateKey) []byte {
 
 const undecodedKeyLen = 16 + 1 + 4 + 2
 
+// parseUndecodedKey is the inverse of undecodedKey. Keys of another length are of another program or a
+// later version.
 func parseUndecodedKey(b []byte) (k decode.TemplateKey, err error) {
 	if len(b) != undecodedKeyLen {
 		return k, fmt.Errorf("key of %d octets: want %d", len(b), undecodedKeyLen)
@@ -37,6 +40,9 @@ func parseUndecodedKey(b []byte) (k decode.TemplateKey, err error) {
 // rawSetSchema is the value of RawSet.schema that this version writes and reads.
 const rawSetSchema = 1
 
+// rawSet returns the message of a set. It shares the octets of s.Data, so that it must be encoded before s
+// changes. It contains all that decoding needs of the datagram: an uptime, for example, is relative to the
+// header's clock.
 func rawSet(s *decode.Set) *flowpb.RawSet {
 	return &flowpb.RawSet{
 		Schema: rawSetSchema, Exporter: s.Meta.Exporter.AsSlice(), ExporterPort: uint32(s.Meta.Port),
@@ -56,7 +62,8 @@ func parseRawSet(value []byte) (*decode.Set, *flowpb.RawSet, error) {
 	return s, &m, err
 }
 
-// setFromMessage returns the set of m, or an error if m is invalid. Its Data is m's.
+// setFromMessage returns the set of m, or an error if m is invalid. Its Data is m's. Every value is
+// checked, since another writer to the topic may be hostile or of another version.
 func setFromMessage(m *flowpb.RawSet) (*decode.Set, error) {
 	addr, ok := netip.AddrFromSlice(m.GetExporter())
 	switch {

@@ -34,7 +34,8 @@ type worker struct {
 }
 
 // A flowWriter copies the flows that spans delimit in buf, received at the instant at, and passes them to
-// Kafka's client. It does not block. of is notified of the outcome of each flow once.
+// Kafka's client. It does not block. of is notified of the outcome of each flow once. It must not keep buf,
+// which the worker uses for the next message.
 type flowWriter interface {
 	Add(buf []byte, spans []decode.Span, at time.Time, of kafka.Account)
 }
@@ -42,7 +43,8 @@ type flowWriter interface {
 // keptBuf is the capacity of a decoder's output buffer that is kept for the next message, octets.
 const keptBuf = 256 << 10
 
-// dropped counts and logs flows that Kafka's client refused with err.
+// dropped counts and logs flows that Kafka's client refused with err. The counter is exact, the log line is
+// rate-limited.
 func (r *Replica) dropped(x *exporter, flows int, err error) {
 	reason := reasonKafka
 	switch {
@@ -64,7 +66,9 @@ func (r *Replica) countDropped(x *exporter, flows int, reason string) {
 }
 
 // datagram handles a datagram: it resolves the exporter behind a proxy, drops denied exporters and decodes
-// the rest. from must be bare.
+// the rest. from must be bare. The PROXY header is removed before the allow-list is consulted, so that the
+// list applies to exporters, not to the balancer. A denied datagram is not decoded: its templates must not
+// enter the store.
 func (w *worker) datagram(pkt []byte, from netip.AddrPort, at time.Time) {
 	r := w.r
 	pkt, from, reason := r.proxies.Unwrap(pkt, from, at)
@@ -96,7 +100,8 @@ func (r *Replica) listsAddress(a netip.Addr) bool {
 	return e != nil && !e.Denied && e.Of.IsSingleIP()
 }
 
-// exporter returns the exporter with address a. first reports whether the address is new.
+// exporter returns the exporter with address a. first reports whether the address is new. The cache spares
+// the lock of seen for each datagram. Clearing it as a whole is cheap and bounds it.
 func (w *worker) exporter(a netip.Addr) (x *exporter, first bool) {
 	if x = w.known[a]; x != nil && !x.gone.Load() {
 		return x, false
@@ -111,7 +116,8 @@ func (w *worker) exporter(a netip.Addr) (x *exporter, first bool) {
 }
 
 // message decodes an export message, produces its flows and buffers its sets without a template. from must
-// be bare. message does not keep pkt.
+// be bare. message does not keep pkt. It must not block. decode.Wire appends the flows to w.res.Buf, each
+// as a protobuf message followed by its Kafka key.
 func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 	r, addr := w.r, from.Addr()
 	m := decode.Meta{Exporter: addr, Port: from.Port(), Received: at.UnixNano()}
@@ -146,8 +152,8 @@ func (w *worker) trim() {
 	}
 }
 
-// outcome counts the errors, dropped records, options data and templates of a datagram: everything but
-// its flows.
+// outcome counts the errors, dropped records, options data and templates of a datagram: everything but its
+// flows. It counts only: it must not change res.
 func (w *worker) outcome(res *decode.Result, x *exporter, at time.Time) {
 	r := w.r
 	w.countErrors(res, x, at)
@@ -218,7 +224,8 @@ type causeCount struct {
 }
 
 // exported exports the totals that the exporting process reports: exportedOctetTotalCount,
-// exportedMessageTotalCount and exportedFlowRecordTotalCount (IE 40, 41, 42).
+// exportedMessageTotalCount and exportedFlowRecordTotalCount (IE 40, 41, 42). Their differences to the
+// received counts are losses between exporter and replicas that sequence numbers may not show.
 func (w *worker) exported(res *decode.Result, x *exporter) {
 	e := &res.Exported
 	if !e.Has {
@@ -230,7 +237,8 @@ func (w *worker) exported(res *decode.Result, x *exporter) {
 	}
 }
 
-// produce counts the flows of w.res and passes them to Kafka's client. It does not block.
+// produce counts the flows of w.res and passes them to Kafka's client. It does not block. It must be called
+// at most once for a message: the flows are counted before they are passed on.
 func (w *worker) produce(x *exporter, at time.Time) {
 	r, res := w.r, &w.res
 	n := len(res.Flows)
@@ -247,7 +255,8 @@ func (w *worker) produce(x *exporter, at time.Time) {
 	}
 }
 
-// ownExports counts the flows that are the export traffic of the exporter itself.
+// ownExports counts the flows that are the export traffic of the exporter itself. An exporter that meters
+// its own export feeds itself: every datagram makes another flow.
 func (r *Replica) ownExports(buf []byte, flows []decode.Span, x *exporter) {
 	as16 := x.addr.As16()
 	addr := as16[:]
@@ -269,7 +278,8 @@ func (r *Replica) ownExports(buf []byte, flows []decode.Span, x *exporter) {
 
 // isOwnExport reports whether the key of a flow is the export of the exporter to this replica: UDP between
 // the exporter's address, of 4 or 16 octets, and a port of LISTEN_UDP. A key consists of protocol, lower
-// address, higher address, and their ports.
+// address, higher address, and their ports. Example for 192.0.2.1:40000 to 198.51.100.7:2055: 11 | c0000201
+// | c6336407 | 9c40 | 0807.
 func (r *Replica) isOwnExport(key, exporter []byte) bool {
 	n := len(exporter)
 	if len(key) != 5+2*n || key[0] != 17 {
@@ -281,7 +291,8 @@ func (r *Replica) isOwnExport(key, exporter []byte) bool {
 }
 
 // bufferSet stores a data set until its template arrives: in memory for PARK_FOR or, if the buffer is full,
-// on the undecoded topic. It copies s.
+// on the undecoded topic. It copies s. Ready is asked again after put: a template that arrived between
+// decoding and put would otherwise not wake the buffer.
 func (w *worker) bufferSet(s *decode.Set, at time.Time) {
 	r := w.r
 	if r.c.ParkFor > 0 && r.buffer.put(s, at) {
@@ -315,7 +326,9 @@ func (d droppedSets) count(exporter netip.Addr, reason string) {
 }
 
 // decodeBuffered decodes the buffered sets whose template has arrived. Expired sets are decoded with an
-// older definition if the store accepts it, else appended to the undecoded topic.
+// older definition if the store accepts it, else appended to the undecoded topic. It must be called from
+// the goroutine that owns w. Its work per call is bounded by the limits of removeReady and by the sets that
+// expired.
 func (r *Replica) decodeBuffered(w *worker, now time.Time) {
 	since := time.Time{}
 	if ns := r.barrierAt.Load(); ns != 0 {
@@ -347,7 +360,8 @@ func (r *Replica) decodeBuffered(w *worker, now time.Time) {
 	}
 }
 
-// decodeSet decodes a set that waited in memory, and produces its flows.
+// decodeSet decodes a set that waited in memory, and produces its flows. The flows have the receive time of
+// their datagram, so that stream time and retention are those of its arrival.
 func (w *worker) decodeSet(s *decode.Set, p *decode.Plan, now time.Time) {
 	r := w.r
 	w.limitOutput(setOctets(s))

@@ -26,6 +26,9 @@ const (
 )
 
 // recoverer completes the accounts of replicas that were killed, until ctx ends.
+//
+// A replica that is killed has published flows since its last report, at most accountEvery ago. Without
+// recovery, the datagrams of these flows would count as lost for ever.
 func (r *Replica) recoverer(ctx context.Context, to *kafka.Producer) error {
 	if r.c.ExporterOfRecord { // flows name the exporter of the record, accounts the sender of the datagram
 		return nil
@@ -49,7 +52,8 @@ func (r *Replica) recoverer(ctx context.Context, to *kafka.Producer) error {
 }
 
 // recoverAccount completes the account of a replica that ended without closing it: it adds the flows
-// published since the last report, read from the flows topic, and closes the account.
+// published since the last report, read from the flows topic, and closes the account. Reading is
+// idempotent: if two replicas complete the same account, their reports have the same key and content.
 func (r *Replica) recoverAccount(ctx context.Context, to *kafka.Producer, ended loss.Life) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverWithin)
 	defer cancel()
@@ -87,7 +91,8 @@ func (r *Replica) recoverAccount(ctx context.Context, to *kafka.Producer, ended 
 	return nil
 }
 
-// publishReports publishes reports and waits until Kafka has acknowledged all, or ctx ends.
+// publishReports publishes reports and waits until Kafka has acknowledged all, or ctx ends. It must wait:
+// an account that is closed without its flows cannot be completed again.
 func publishReports(ctx context.Context, to *kafka.Producer, reports []loss.Report, now time.Time) error {
 	var all sync.WaitGroup
 	var mu sync.Mutex

@@ -29,7 +29,9 @@ type sessions struct {
 
 func newSessions(r *Replica) *sessions { return &sessions{r: r, each: map[netip.Addr]int{}} }
 
-// start fills the pool of workers. It must be called before any session begins.
+// start fills the pool of workers. It must be called before any session begins. The number of workers
+// bounds the messages that are decoded at the same time. Twice GOMAXPROCS keeps the CPUs busy while some
+// goroutines are between two messages.
 func (s *sessions) start(run *running) {
 	s.run = run
 	n := max(4, 2*runtime.GOMAXPROCS(0))
@@ -41,10 +43,12 @@ func (s *sessions) start(run *running) {
 	}
 }
 
-// Allows implements transport.StreamReceiver.
+// Allows implements transport.StreamReceiver. It is called before a connection takes memory, with the
+// exporter's address from the PROXY header if there is one.
 func (s *sessions) Allows(exporter netip.Addr) bool { return s.r.denies(exporter) == nil }
 
-// Ended implements transport.StreamReceiver.
+// Ended implements transport.StreamReceiver. reason is one of a closed set of transport, since it is a
+// label value.
 func (s *sessions) Ended(reason string) {
 	s.r.metrics.streamEnds.WithLabelValues(reason).Inc()
 	if reason == transport.EndProxy {
@@ -58,8 +62,10 @@ func (s *sessions) Begin(exporter netip.AddrPort) transport.Session {
 	return &session{sessions: s, exporter: exporter, templates: s.r.store.NewSession(b)}
 }
 
-// A session decodes the messages of a connection. Its templates are valid within the connection only
-// (RFC 7011 section 8.4). It implements transport.Session.
+// A session decodes the messages of a connection. Its templates are valid within the connection only (RFC
+// 7011 section 8.4). It implements transport.Session. Messages of a connection arrive in order, so that
+// data without a template is an error of the exporter (RFC 7011 section 8): it is counted and dropped, not
+// buffered.
 type session struct {
 	*sessions
 
@@ -71,7 +77,7 @@ type session struct {
 func (s *session) Close() { s.templates.Close() }
 
 // Message implements transport.Session. It waits for a worker, but not for long: neither decoding nor
-// producing blocks.
+// producing blocks. transport calls it for one message at a time, and must not reuse msg before it returns.
 func (s *session) Message(msg []byte) {
 	w := <-s.workers
 	w.dec.State = s.templates
@@ -80,9 +86,10 @@ func (s *session) Message(msg []byte) {
 	s.workers <- w
 }
 
-// Wait implements transport.Session. It returns when Kafka's client has room for the flows of a
-// message: TCP makes the exporter wait, so no flow needs to be dropped. It also returns when ctx ends;
-// then messages are decoded regardless, and flows without room are dropped and counted.
+// Wait implements transport.Session. It returns when Kafka's client has room for the flows of a message:
+// TCP makes the exporter wait, so no flow needs to be dropped. It also returns when ctx ends; then messages
+// are decoded regardless, and flows without room are dropped and counted. A full socket buffer makes the
+// exporter's TCP window close (RFC 9293 section 3.8.6): its own buffer then holds the data.
 func (s *session) Wait(ctx context.Context) {
 	if s.run.producer.Room() || ctx.Err() != nil {
 		return
@@ -109,15 +116,17 @@ const (
 	connectionPart = 16
 )
 
-// A sessionBudget bounds the octets of the templates of a connection, of its exporter address and of
-// all connections. It implements templates.Budget.
+// A sessionBudget bounds the octets of the templates of a connection, of its exporter address and of all
+// connections. It implements templates.Budget. IPv6 addresses of a /64 count together (transport.SourceOf),
+// since a host may use any of them.
 type sessionBudget struct {
 	s      *sessions
 	source netip.Addr
 	octets int // of this connection; guarded by s.mu
 }
 
-// Take implements templates.Budget.
+// Take implements templates.Budget. All three limits are checked before any is charged, so that a refusal
+// changes nothing.
 func (b *sessionBudget) Take(n int) bool {
 	s := b.s
 	limit := s.r.c.Streams.Octets
@@ -140,7 +149,8 @@ func (b *sessionBudget) Take(n int) bool {
 	return true
 }
 
-// Give implements templates.Budget.
+// Give implements templates.Budget. The caller must give back exactly the octets that it took, at the
+// latest when the session closes.
 func (b *sessionBudget) Give(n int) {
 	b.s.mu.Lock()
 	defer b.s.mu.Unlock()

@@ -29,7 +29,8 @@ func NewSocketMetrics(sockets func() []*transport.Socket) *SocketMetrics {
 // Describe implements prometheus.Collector.
 func (m *SocketMetrics) Describe(c chan<- *prometheus.Desc) { c <- m.drops; c <- m.buffer }
 
-// Collect implements prometheus.Collector. Sockets that share an address share a series.
+// Collect implements prometheus.Collector. Sockets that share an address share a series. A counter of the
+// kernel begins at 0 with each socket: a restart of the process resets it, as Prometheus expects.
 func (m *SocketMetrics) Collect(c chan<- prometheus.Metric) {
 	drops, buffer := map[string]uint64{}, map[string]int{}
 	for _, s := range m.sockets() {

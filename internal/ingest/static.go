@@ -8,7 +8,9 @@ import (
 	"weir/internal/templates/text"
 )
 
-// addStatic adds the templates of TEMPLATES_FILE to the store. Its error names every wrong line.
+// addStatic adds the templates of TEMPLATES_FILE to the store. Its error names every wrong line. Static
+// templates are used only while no received definition of their ID is known. They are not published to the
+// topic: each replica has its own file. It must be called before the first datagram.
 func (r *Replica) addStatic() error {
 	if r.c.TemplatesFile == "" {
 		return nil

@@ -28,6 +28,9 @@ const (
 
 // watch logs operator hints: new exporters, silence, missing templates, exporters that report their own
 // export. All messages are rate-limited, and it is safe for concurrent use.
+//
+// A message must name the observation, the likely causes and the command or setting that helps. Every map
+// and rate is bounded, since forged datagrams can trigger each message.
 type watch struct {
 	log    *slog.Logger
 	listen func() []string // returns the local addresses
@@ -61,7 +64,8 @@ func newWatch(log *slog.Logger, now time.Time, listen func() []string) *watch {
 	}
 }
 
-// datagram records the receipt of a datagram. If it is the first of its exporter, datagram logs that.
+// datagram records the receipt of a datagram. If it is the first of its exporter, datagram logs that. It is
+// called for each datagram and must stay cheap: an atomic store.
 func (w *watch) datagram(from netip.AddrPort, h *decode.Header, first bool, now time.Time) {
 	w.last.Store(now.UnixNano())
 	if first && w.newcomer.AllowN(now, 1) {
@@ -99,7 +103,9 @@ func (w *watch) dropped(s *decode.Set, reason string, now time.Time) {
 }
 
 // countMissing counts a set whose template is unknown. If a warning is due, it sets the time that warned
-// points to, the last warning, and returns a copy of the entry; else it returns nil.
+// points to, the last warning, and returns a copy of the entry; else it returns nil. Two limiters separate
+// short and lasting cases, so that a flood of forged template IDs cannot suppress the warning about a
+// template that has been missing for minutes.
 func (w *watch) countMissing(s *decode.Set, now time.Time, warned func(*missing) *time.Time) *missing {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -135,7 +141,8 @@ func (w *watch) warnMissing(m *missing, s *decode.Set, text string, more ...any)
 		"waiting_since", m.since.UTC().Format(time.RFC3339), "sets", m.sets)...)
 }
 
-// found removes a template that arrived from the missing templates. If it was missing, found logs that.
+// found removes a template that arrived from the missing templates. If it was missing, found logs that. It
+// is called for each template received, mostly without an entry.
 func (w *watch) found(k decode.TemplateKey, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -149,7 +156,8 @@ func (w *watch) found(k decode.TemplateKey, now time.Time) {
 	}
 }
 
-// tick logs a warning of silence if it is due. It must be called at least once a second.
+// tick logs a warning of silence if it is due. It must be called at least once a second. The time since the
+// start counts if no datagram has arrived yet.
 func (w *watch) tick(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -168,6 +176,7 @@ func (w *watch) tick(now time.Time) {
 }
 
 // ownExport logs a warning, once per exporter, if at least half of its flows are its own export traffic.
+// Both counters grow from the start, so that the judgement is about the whole time of the exporter.
 func (w *watch) ownExport(x *exporter) {
 	flows, own := x.flows.Load(), x.own.Load()
 	if flows < ownExportMin || own*2 < flows || x.warnedOwnExport.Swap(true) {
