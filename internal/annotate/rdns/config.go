@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/miekg/dns"
 )
 
 // resolvConf is the file that names the resolvers of a system (resolv.conf(5)).
@@ -29,9 +28,9 @@ type Config struct {
 	Queue          int           `env:"QUEUE" envDefault:"65536" unit:"addresses" help:"limit on addresses that wait for a lookup, public and special-use each; further addresses are dropped and counted"`
 	CacheSize      int           `env:"CACHE_SIZE" envDefault:"500000" unit:"addresses" help:"limit on cached results, names and failures; they take at most 250 octets each on average"`
 
-	// Dial, when set, opens the sockets to name servers, network "udp" or "tcp", a socket for each query. nil
-	// selects a net.Dialer. It must return when ctx ends. A connection of "udp" must be a net.PacketConn too.
-	// Tests set it to simulate name servers.
+	// Dial, when set, opens the sockets to name servers, network "udp" or "tcp". nil selects the net package's. It
+	// must return when ctx ends. Write and Read of a "udp" connection carry one message each; a connection carries
+	// several queries, one after the other. Tests set Dial to simulate name servers.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error) `env:"-"`
 }
 
@@ -79,13 +78,17 @@ func checkServer(s string) error {
 
 // systemServers returns the name servers in a resolv.conf as host:port; none if there is no such file.
 func systemServers(file string) []string {
-	c, err := dns.ClientConfigFromFile(file)
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil
 	}
 	var servers []string
-	for _, s := range c.Servers {
-		if hp := net.JoinHostPort(s, c.Port); checkServer(hp) == nil && !slices.Contains(servers, hp) {
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || fields[0] != "nameserver" {
+			continue
+		}
+		if hp := net.JoinHostPort(fields[1], "53"); checkServer(hp) == nil && !slices.Contains(servers, hp) {
 			servers = append(servers, hp)
 		}
 	}

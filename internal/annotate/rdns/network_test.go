@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -212,5 +215,164 @@ func TestNoServerThereIsATimeoutAtOnce(t *testing.T) {
 	want := map[string]Answer{"9.9.9.9": status(flowpb.NameStatus_NAME_STATUS_TIMEOUT)}
 	if diff := cmp.Diff(want, ask(t, addr, false, "9.9.9.9")); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// A memoryServer opens in-memory sockets to a name server without any name.
+type memoryServer struct {
+	mu      sync.Mutex
+	queries []int // by socket
+	open    int
+	mute    bool
+	strays  int // datagrams that no query asked for, before each reply
+}
+
+// A memorySocket is one end of a socket; messages keep their boundaries.
+type memorySocket struct {
+	net.Conn
+	server *memoryServer
+	number int
+	once   sync.Once
+}
+
+func (s *memoryServer) dial(context.Context, string, string) (net.Conn, error) {
+	near, far := net.Pipe()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := &memorySocket{Conn: near, server: s, number: len(s.queries)}
+	s.queries = append(s.queries, 0)
+	s.open++
+	go s.serve(c.number, far)
+	return c, nil
+}
+
+func (s *memoryServer) serve(number int, far net.Conn) {
+	buf := make([]byte, maxQuery)
+	for {
+		n, err := far.Read(buf)
+		if err != nil {
+			return
+		}
+		s.mu.Lock()
+		s.queries[number]++
+		mute, strays := s.mute, s.strays
+		s.mu.Unlock()
+		if mute {
+			continue
+		}
+		m := new(dns.Msg)
+		if m.Unpack(buf[:n]) != nil {
+			continue
+		}
+		reply := new(dns.Msg).SetRcode(m, dns.RcodeNameError)
+		other := new(dns.Msg).SetRcode(m, dns.RcodeServerFailure)
+		other.Id++
+		for range strays {
+			if b, err := other.Pack(); err == nil {
+				_, _ = far.Write(b)
+			}
+		}
+		if b, err := reply.Pack(); err == nil {
+			_, _ = far.Write(b)
+		}
+	}
+}
+
+func (c *memorySocket) Close() error {
+	c.once.Do(func() {
+		c.server.mu.Lock()
+		defer c.server.mu.Unlock()
+		c.server.open--
+	})
+	return c.Conn.Close()
+}
+
+// state returns the numbers of queries by socket, and of sockets that are open.
+func (s *memoryServer) state() (queries []int, open int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.queries), s.open
+}
+
+// withMemory runs f in a bubble of virtual time with a running Resolver over s.
+func withMemory(t *testing.T, s *memoryServer, f func(t *testing.T, r *Resolver)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c := testConfig()
+		c.Dial = s.dial
+		r, err := New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- r.Run(ctx) }()
+		f(t, r)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		synctest.Wait()
+		if _, open := s.state(); open != 0 {
+			t.Errorf("%d sockets are open after Run", open)
+		}
+	})
+}
+
+// A port that leaks to an attacker is of use for queriesPerSocket queries and socketLife at most.
+func TestASocketCarriesFewQueriesForAShortTime(t *testing.T) {
+	s := &memoryServer{}
+	withMemory(t, s, func(t *testing.T, r *Resolver) {
+		for n := range uint32(40) { // one after the other
+			r.Want(publicAddress(n))
+			expect(t, r, publicAddress(n), status(flowpb.NameStatus_NAME_STATUS_NXDOMAIN))
+		}
+		if queries, open := s.state(); !slices.Equal(queries, []int{16, 16, 8}) || open != 1 {
+			t.Errorf("queries by socket: %v, want 16, 16, 8; %d open, want 1", queries, open)
+		}
+		time.Sleep(socketLife)
+		r.Want(publicAddress(100))
+		expect(t, r, publicAddress(100), status(flowpb.NameStatus_NAME_STATUS_NXDOMAIN))
+		if queries, open := s.state(); !slices.Equal(queries, []int{16, 16, 8, 1}) || open != 1 {
+			t.Errorf("queries by socket after %v: %v, want 16, 16, 8, 1; %d open, want 1", socketLife, queries, open)
+		}
+		for n := range uint32(64) { // at once
+			r.Want(publicAddress(200 + n))
+		}
+		synctest.Wait()
+		if _, open := s.state(); open > idleSockets {
+			t.Errorf("%d idle sockets, want %d at most", open, idleSockets)
+		}
+	})
+}
+
+// The reply to a query that was given up may come later: its socket must carry no other query. Run ends while a reply
+// is awaited.
+func TestASocketWithoutReplyIsNotUsedAgain(t *testing.T) {
+	s := &memoryServer{mute: true}
+	withMemory(t, s, func(t *testing.T, r *Resolver) {
+		r.Want(publicAddress(1))
+		expect(t, r, publicAddress(1), status(flowpb.NameStatus_NAME_STATUS_PENDING))
+		time.Sleep(2 * r.config.Timeout)
+		expect(t, r, publicAddress(1), status(flowpb.NameStatus_NAME_STATUS_TIMEOUT))
+		r.Want(publicAddress(2))
+		synctest.Wait()
+		if queries, open := s.state(); !slices.Equal(queries, []int{1, 1, 1}) || open != 1 {
+			t.Errorf("queries by socket: %v, want 1, 1, 1; %d open, want that of the last", queries, open)
+		}
+	})
+}
+
+// Datagrams that are no reply to the query are passed over, up to a limit (RFC 5452 section 9.1).
+func TestStrayDatagramsArePassedOver(t *testing.T) {
+	for _, tt := range []struct {
+		strays int
+		want   flowpb.NameStatus
+	}{{strayReplies - 1, flowpb.NameStatus_NAME_STATUS_NXDOMAIN}, {strayReplies, flowpb.NameStatus_NAME_STATUS_TIMEOUT}} {
+		s := &memoryServer{strays: tt.strays}
+		withMemory(t, s, func(t *testing.T, r *Resolver) {
+			r.Want(publicAddress(1))
+			expect(t, r, publicAddress(1), status(tt.want))
+		})
 	}
 }

@@ -42,6 +42,7 @@ type Resolver struct {
 	enabled bool
 	public  *upstream // nil: such addresses are not looked up
 	private *upstream
+	via     transport
 	start   time.Time
 
 	// mu guards cache and the queues of both upstreams. It is held for some 100 ns at a time, never while waiting.
@@ -57,14 +58,14 @@ type Resolver struct {
 // New returns a Resolver. Without DNS_SERVERS it reads resolv.conf; if that names no server, public addresses
 // are not looked up (see Servers).
 func New(c Config) (*Resolver, error) {
-	return newResolver(c, network{c.Dial})
+	return newResolver(c, &network{dial: c.Dial})
 }
 
 func newResolver(c Config, t transport) (*Resolver, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Resolver{config: c, enabled: c.Enabled, start: time.Now()}
+	r := &Resolver{config: c, enabled: c.Enabled, via: t, start: time.Now()}
 	if !c.Enabled {
 		return r, nil
 	}
@@ -113,7 +114,9 @@ func (r *Resolver) Run(ctx context.Context) error {
 			}
 		}
 	})
-	return g.Wait()
+	err := g.Wait()
+	r.via.close()
+	return err
 }
 
 // sweep removes expired entries from the cache. It gives up the lock now and then.

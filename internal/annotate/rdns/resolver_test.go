@@ -34,20 +34,29 @@ type script struct {
 	asked []string
 }
 
-func (s *script) exchange(_ context.Context, m *dns.Msg, proto, server string, timeout time.Duration) (*dns.Msg, error) {
-	q := m.Question[0]
+func (s *script) exchange(
+	_ context.Context, q *question, proto, server string, timeout time.Duration,
+) (reply, error) {
+	name, kind := q.name.String(), uint16(q.kind)
 	s.mu.Lock()
-	s.asked = append(s.asked, fmt.Sprintf("%s %s %s@%s", proto, dns.TypeToString[q.Qtype], q.Name, server))
+	s.asked = append(s.asked, fmt.Sprintf("%s %s %s@%s", proto, dns.TypeToString[kind], name, server))
 	s.mu.Unlock()
-	r, err := s.answer(q.Name, q.Qtype, server)
+	m, err := s.answer(name, kind, server)
 	if errors.Is(err, errSilent) {
 		time.Sleep(timeout)
 	}
-	if r != nil {
-		r.Question, r.Response = m.Question, true
+	if err != nil {
+		return reply{}, err
 	}
-	return r, err
+	m.Question, m.Response = []dns.Question{{Name: name, Qtype: kind, Qclass: dns.ClassINET}}, true
+	b, err := m.Pack()
+	if err != nil {
+		return reply{}, err
+	}
+	return parseReply(b, m.Id, q)
 }
+
+func (s *script) close() {}
 
 func (s *script) count() int {
 	s.mu.Lock()

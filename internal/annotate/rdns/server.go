@@ -8,59 +8,7 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/miekg/dns"
 )
-
-// A transport sends a query to a server.
-type transport interface {
-	// exchange returns the response to m. network is udp or tcp, server host:port. It must return when ctx ends.
-	exchange(ctx context.Context, m *dns.Msg, network, server string, timeout time.Duration) (*dns.Msg, error)
-}
-
-// network is the transport of production. Each query has a socket of its own, so that source ports are as hard
-// to guess as the kernel makes them (RFC 5452 section 9.2).
-type network struct {
-	dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil: a net.Dialer's
-}
-
-// open opens the socket of a query.
-func (n network) open(ctx context.Context, c *dns.Client, server string) (*dns.Conn, error) {
-	if n.dial == nil {
-		return c.DialContext(ctx, server)
-	}
-	conn, err := n.dial(ctx, c.Net, server)
-	if err != nil {
-		return nil, err
-	}
-	return &dns.Conn{Conn: conn}, nil
-}
-
-func (n network) exchange(
-	ctx context.Context, m *dns.Msg, proto, server string, timeout time.Duration,
-) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	c := dns.Client{Net: proto, Timeout: timeout}
-	conn, err := n.open(ctx, &c, server)
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends a read at once
-	defer func() {
-		if stop() {
-			_ = conn.Close()
-		}
-	}()
-	reply, _, err := c.ExchangeWithConnContext(ctx, m, conn)
-	if err != nil {
-		return nil, err
-	}
-	if !reply.Response || len(reply.Question) != 1 || reply.Question[0] != m.Question[0] {
-		return nil, errors.New("reply to another question")
-	}
-	return reply, nil
-}
 
 // Limits of a server's circuit breaker.
 const (

@@ -8,16 +8,15 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/miekg/dns"
+	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/time/rate"
 
 	"weir/pkg/flowpb"
 )
 
 const (
-	verifyAtMost  = 4               // names of an address whose own addresses are asked for
-	verifyAgain   = 5 * time.Minute // life of a name whose addresses could not be asked for
-	maxUDPPayload = 1232            // octets; passes nearly everywhere without fragmentation
+	verifyAtMost = 4               // names of an address whose own addresses are asked for
+	verifyAgain  = 5 * time.Minute // life of a name whose addresses could not be asked for
 )
 
 // counters are totals of both upstreams.
@@ -97,8 +96,14 @@ func (l *upstream) run(ctx context.Context, next func() (netip.Addr, bool), reco
 		}
 		wg.Go(func() {
 			defer func() { <-l.inFlight }()
-			if res := l.lookup(ctx, a, first); ctx.Err() == nil {
-				record(a, res)
+			for first := first; first != nil && ok; a, ok = next() {
+				if res := l.lookup(ctx, a, first); ctx.Err() == nil {
+					record(a, res)
+				}
+				// A goroutine that has grown its stack goes on with the next address, unless a probe is due.
+				if first = l.usable(); first == nil || ctx.Err() != nil {
+					return
+				}
 			}
 		})
 	}
@@ -116,6 +121,16 @@ func (l *upstream) nextAddress(ctx context.Context, next func() (netip.Addr, boo
 		case <-l.arrived:
 		}
 	}
+}
+
+// usable returns the first server with a closed breaker, nil if there is none.
+func (l *upstream) usable() *server {
+	for _, s := range l.servers {
+		if !s.isOpen() {
+			return s
+		}
+	}
+	return nil
 }
 
 // awaitServer returns a server that may be asked, nil if ctx ends first.
@@ -137,10 +152,6 @@ func (l *upstream) awaitServer(ctx context.Context) *server {
 
 // lookup asks for the name of a and, to verify it, for the addresses of that name.
 func (l *upstream) lookup(ctx context.Context, a netip.Addr, first *server) result {
-	arpa, err := dns.ReverseAddr(a.String())
-	if err != nil { // every valid address has a reverse name
-		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_INVALID}, ttl: maxTTL}
-	}
 	asked := time.Now()
 	if !first.isOpen() {
 		if wait := l.zones.silent(a, asked, 2*l.timeout); wait > 0 {
@@ -148,24 +159,23 @@ func (l *upstream) lookup(ctx context.Context, a netip.Addr, first *server) resu
 			return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_TIMEOUT}, retry: wait}
 		}
 	}
-	reply, status := l.query(ctx, arpa, dns.TypePTR, first)
-	if reply == nil {
+	reply, status := l.query(ctx, reverseQuestion(a), first)
+	if status != flowpb.NameStatus_NAME_STATUS_OK {
 		l.unanswered(a, status, asked)
 		return result{answer: Answer{Status: status}}
 	}
 	l.zones.answered(a)
-	if reply.Rcode == dns.RcodeNameError {
-		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_NXDOMAIN}, ttl: negativeTTL(reply)}
+	if reply.rcode == dnsmessage.RCodeNameError {
+		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_NXDOMAIN}, ttl: reply.negative}
 	}
-	list, ttl := ptrTargets(reply)
-	if len(list) == 0 {
-		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_NODATA}, ttl: negativeTTL(reply)}
+	if len(reply.targets) == 0 {
+		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_NODATA}, ttl: reply.negative}
 	}
-	names := candidates(list, l.private)
+	names := candidates(reply.targets, l.private)
 	if len(names) == 0 {
-		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_INVALID}, ttl: clamp(ttl, maxTTL)}
+		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_INVALID}, ttl: clamp(reply.ttl, maxTTL)}
 	}
-	name, verified, ttl := l.chooseName(ctx, a, names, ttl)
+	name, verified, ttl := l.chooseName(ctx, a, names, reply.ttl)
 	return result{answer: Answer{
 		Name: name, Status: flowpb.NameStatus_NAME_STATUS_OK, Verified: verified,
 		Source: flowpb.NameSource_NAME_SOURCE_PTR,
@@ -190,9 +200,9 @@ func (l *upstream) probeRoot(ctx context.Context, s *server) {
 	if l.limit.Wait(ctx) != nil {
 		return
 	}
-	reply, err := l.exchange(ctx, ".", dns.TypeNS, s, l.timeout)
+	reply, err := l.exchange(ctx, &rootQuestion, s, l.timeout)
 	if ctx.Err() == nil {
-		s.noteOutcome(time.Now(), err == nil && reply.Rcode == dns.RcodeSuccess)
+		s.noteOutcome(time.Now(), err == nil && reply.rcode == dnsmessage.RCodeSuccess)
 	}
 }
 
@@ -218,28 +228,23 @@ func (l *upstream) chooseName(
 	if !l.verify {
 		return names[0], false, ttl
 	}
-	kind := dns.TypeAAAA
-	if a.Is4() {
-		kind = dns.TypeA
-	}
 	for _, n := range names[:min(len(names), verifyAtMost)] {
-		reply, _ := l.query(ctx, dns.Fqdn(n), kind, nil)
-		if reply == nil {
+		reply, status := l.query(ctx, addressQuestion(n, a), nil)
+		if status != flowpb.NameStatus_NAME_STATUS_OK {
 			ttl = min(ttl, verifyAgain)
 			continue
 		}
-		if ok, t := containsAddress(reply, a); ok {
-			return n, true, min(ttl, t)
+		if reply.contains {
+			return n, true, min(ttl, reply.ttl)
 		}
 	}
 	return names[0], false, ttl
 }
 
 // query sends a query to first (nil: any server that may be asked), and once more to another server, or to the
-// same if there is no other. A reply has the RCODE NOERROR or NXDOMAIN; without a reply, status is the reason.
-func (l *upstream) query(
-	ctx context.Context, name string, kind uint16, first *server,
-) (reply *dns.Msg, status flowpb.NameStatus) {
+// same if there is no other. A reply has the RCODE NOERROR or NXDOMAIN, and status is OK; without a reply, status is the
+// reason.
+func (l *upstream) query(ctx context.Context, q *question, first *server) (r reply, status flowpb.NameStatus) {
 	status = flowpb.NameStatus_NAME_STATUS_TIMEOUT
 	s := first
 	for try := range 2 {
@@ -247,58 +252,57 @@ func (l *upstream) query(
 			avoid := s
 			if len(l.servers) == 1 {
 				if try > 0 && l.scarce() {
-					return nil, status
+					return reply{}, status
 				}
 				avoid = nil
 			}
 			if s, _ = admit(l.servers, avoid, time.Now()); s == nil {
-				return nil, status
+				return reply{}, status
 			}
 		}
 		if err := l.limit.Wait(ctx); err != nil {
-			return nil, status
+			return reply{}, status
 		}
-		reply, err := l.exchange(ctx, name, kind, s, l.patience(s))
+		r, err := l.exchange(ctx, q, s, l.patience(s))
 		switch {
 		case ctx.Err() != nil:
-			return nil, status // gives no information about the server
+			return reply{}, status // gives no information about the server
 		case err != nil:
 			s.noteOutcome(time.Now(), false)
 			l.count.failures.Add(1)
 			status = flowpb.NameStatus_NAME_STATUS_TIMEOUT
-		case reply.Rcode == dns.RcodeSuccess || reply.Rcode == dns.RcodeNameError:
+		case r.rcode == dnsmessage.RCodeSuccess || r.rcode == dnsmessage.RCodeNameError:
 			s.noteOutcome(time.Now(), true)
-			return reply, flowpb.NameStatus_NAME_STATUS_OK
+			return r, flowpb.NameStatus_NAME_STATUS_OK
 		default:
 			// SERVFAIL concerns a zone. Any other code means that this server does not serve us.
-			s.noteOutcome(time.Now(), reply.Rcode == dns.RcodeServerFailure)
+			s.noteOutcome(time.Now(), r.rcode == dnsmessage.RCodeServerFailure)
 			l.count.failures.Add(1)
 			status = flowpb.NameStatus_NAME_STATUS_SERVFAIL
 		}
 	}
-	return nil, status
+	return reply{}, status
 }
 
 // exchange asks s over UDP, and over TCP if the reply is truncated (RFC 7766).
 func (l *upstream) exchange(
-	ctx context.Context, name string, kind uint16, s *server, timeout time.Duration,
-) (*dns.Msg, error) {
+	ctx context.Context, q *question, s *server, timeout time.Duration,
+) (reply, error) {
 	addr, err := s.address(ctx, time.Now())
 	if err != nil {
-		return nil, err
+		return reply{}, err
 	}
-	m := new(dns.Msg).SetQuestion(name, kind).SetEdns0(maxUDPPayload, false)
 	l.count.questions.Add(1)
 	l.asking.Add(1)
 	defer l.asking.Add(-1)
 	began := time.Now()
-	reply, err := l.via.exchange(ctx, m, "udp", addr, timeout)
+	r, err := l.via.exchange(ctx, q, "udp", addr, timeout)
 	if err == nil {
 		s.succeeded(time.Since(began))
-		if reply.Truncated {
+		if r.truncated {
 			l.count.truncated.Add(1)
-			reply, err = l.via.exchange(ctx, m, "tcp", addr, l.timeout)
+			r, err = l.via.exchange(ctx, q, "tcp", addr, l.timeout)
 		}
 	}
-	return reply, err
+	return r, err
 }

@@ -1,0 +1,208 @@
+package rdns
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	queriesPerSocket = 16              // queries that a socket carries, one after the other
+	socketLife       = 2 * time.Second // age at which a socket is no longer taken
+	idleSockets      = 16              // that are kept for each server
+	strayReplies     = 100             // datagrams that are no reply to a query and are passed over
+)
+
+// A transport sends queries to servers.
+type transport interface {
+	// exchange returns the response to q. proto is udp or tcp, server host:port. It must return when ctx ends.
+	exchange(ctx context.Context, q *question, proto, server string, timeout time.Duration) (reply, error)
+
+	// close closes idle sockets. It must not be called while exchange is.
+	close()
+}
+
+// A socket is a connected UDP socket.
+type socket struct {
+	net.Conn
+	opened time.Time
+	uses   int
+	buf    [maxUDPPayload]byte // of the query, then of the reply
+	detach func() bool         // from the context whose end closes the socket
+}
+
+// end closes the socket.
+func (s *socket) end() {
+	s.detach()
+	_ = s.Close()
+}
+
+// network is the transport of production. A forged reply must guess the port and the id of a query (RFC 5452). Each
+// UDP socket has a port that the kernel chooses at random. It carries one query at a time, queriesPerSocket in all and
+// for socketLife at most: a blind guess is as hard as with a socket for each query, and a port that leaks is of use
+// for a moment only.
+type network struct {
+	dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil: the net package's
+
+	mu   sync.Mutex
+	idle map[string][]*socket // by server, guarded by mu
+}
+
+func (n *network) exchange(
+	ctx context.Context, q *question, proto, server string, timeout time.Duration,
+) (reply, error) {
+	if proto == "tcp" {
+		return n.exchangeTCP(ctx, q, server, timeout)
+	}
+	s, err := n.take(ctx, server)
+	if err != nil {
+		return reply{}, err
+	}
+	r, err := s.ask(q, time.Now().Add(timeout))
+	if err != nil {
+		s.end() // its reply may come yet
+		return reply{}, errors.Join(ctx.Err(), err)
+	}
+	n.release(server, s)
+	return r, nil
+}
+
+// take returns an idle socket, or a new one, which is closed when ctx ends.
+func (n *network) take(ctx context.Context, server string) (*socket, error) {
+	now := time.Now()
+	n.mu.Lock()
+	list := n.idle[server]
+	for len(list) > 0 {
+		s := list[len(list)-1]
+		list[len(list)-1] = nil
+		list = list[:len(list)-1]
+		n.idle[server] = list
+		if now.Sub(s.opened) < socketLife {
+			n.mu.Unlock()
+			return s, nil
+		}
+		s.end()
+	}
+	n.mu.Unlock()
+	conn, err := n.open(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	s := &socket{Conn: conn, opened: now}
+	s.detach = context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends a read at once
+	return s, nil
+}
+
+// open opens a UDP socket.
+func (n *network) open(ctx context.Context, server string) (net.Conn, error) {
+	if n.dial != nil {
+		return n.dial(ctx, "udp", server)
+	}
+	to, err := netip.ParseAddrPort(server)
+	if err != nil {
+		return nil, err
+	}
+	return net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+}
+
+// release makes a socket idle, or closes it.
+func (n *network) release(server string, s *socket) {
+	if s.uses++; s.uses < queriesPerSocket {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if list := n.idle[server]; len(list) < idleSockets {
+			if n.idle == nil {
+				n.idle = map[string][]*socket{}
+			}
+			n.idle[server] = append(list, s)
+			return
+		}
+	}
+	s.end()
+}
+
+func (n *network) close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, list := range n.idle {
+		for _, s := range list {
+			s.end()
+		}
+	}
+	clear(n.idle)
+}
+
+// ask sends a query and waits for the reply until deadline. Other datagrams are passed over (RFC 5452 section 9.1).
+func (s *socket) ask(q *question, deadline time.Time) (reply, error) {
+	id := queryID()
+	if err := s.SetDeadline(deadline); err != nil {
+		return reply{}, err
+	}
+	if _, err := s.Write(appendQuery(s.buf[:0], id, q)); err != nil {
+		return reply{}, err
+	}
+	for range strayReplies {
+		n, err := s.Read(s.buf[:])
+		if err != nil {
+			return reply{}, err
+		}
+		r, err := parseReply(s.buf[:n], id, q)
+		if !errors.Is(err, errOther) {
+			return r, err
+		}
+	}
+	return reply{}, errOther
+}
+
+// exchangeTCP sends a query over a connection of its own (RFC 7766 section 8: two octets of length, then the message).
+func (n *network) exchangeTCP(ctx context.Context, q *question, server string, timeout time.Duration) (reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	dial := n.dial
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
+	conn, err := dial(ctx, "tcp", server)
+	if err != nil {
+		return reply{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer func() {
+		if stop() {
+			_ = conn.Close()
+		}
+	}()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return reply{}, err
+		}
+	}
+	id := queryID()
+	query := appendQuery(make([]byte, 2, maxQuery), id, q)
+	binary.BigEndian.PutUint16(query, uint16(len(query)-2))
+	if _, err := conn.Write(query); err != nil {
+		return reply{}, err
+	}
+	var length [2]byte
+	if _, err := io.ReadFull(conn, length[:]); err != nil {
+		return reply{}, err
+	}
+	message := make([]byte, binary.BigEndian.Uint16(length[:]))
+	if _, err := io.ReadFull(conn, message); err != nil {
+		return reply{}, err
+	}
+	return parseReply(message, id, q)
+}
+
+// queryID returns an id that cannot be guessed (RFC 5452 section 9.2).
+func queryID() uint16 {
+	var b [2]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return binary.BigEndian.Uint16(b[:])
+}
