@@ -13,7 +13,7 @@ import (
 
 const decodeAbout = `Prints the content of export datagrams: flows, options data, templates and errors,
 one line each in the order of the input. FILE is a pcap or pcapng capture, also
-compressed with gzip, or hex text with one datagram a line; "-" reads hex text or
+compressed with gzip or zstd, or hex text with one datagram a line; "-" reads hex text or
 a capture from standard input. All UDP payloads of a capture are decoded, unless
 --port selects a port.
 

@@ -18,8 +18,8 @@ that are sent too rarely, flows without times, elements without a name, counters
 zero, flows metered twice, conversations observed in one direction only, gaps in the
 sequence numbers, octets that cannot be decoded.
 
-FILE is a pcap or pcapng capture of export datagrams, also compressed with gzip, or a
-file that weir collect wrote; "-" reads a capture from standard input. Without FILE,
+FILE is a pcap or pcapng capture of export datagrams, also compressed with gzip or
+zstd, or a file that weir collect wrote; "-" reads a capture from standard input. Without FILE,
 --listen receives on UDP for --for, or until Ctrl-C.
 
 exit code: 0 the input was read, whatever the findings; 1 it could not be read; 2 wrong usage`

@@ -13,8 +13,8 @@ import (
 	"weir/internal/cli/replay"
 )
 
-const replayAbout = `Sends the export datagrams of captures (pcap, pcapng, also compressed with gzip)
-again, at the pace at which they were captured: to this host, where weir up listens,
+const replayAbout = `Sends the export datagrams of captures (pcap, pcapng, also compressed with gzip
+or zstd) again, at the pace at which they were captured: to this host, where weir up listens,
 unless --to names another target. Only NetFlow and IPFIX are sent; all datagrams
 come from one source port for each exporter of the capture. A collector on this host
 identifies exporters by address, so the second and later exporters send from their

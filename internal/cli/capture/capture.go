@@ -1,16 +1,14 @@
-// Package capture reads UDP payloads from pcap and pcapng files and from hexadecimal text. It decompresses gzip.
+// Package capture reads UDP payloads from pcap and pcapng files and from hexadecimal text. It decompresses gzip
+// and zstd.
 package capture
 
 import (
-	"bufio"
-	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net/netip"
 
+	"weir/internal/cli/flowfile"
 	"weir/internal/wire"
 )
 
@@ -44,7 +42,7 @@ type Stats struct {
 
 // Errors of an input, for errors.Is.
 var (
-	ErrCut         = errors.New("the file is cut")
+	ErrCut         = flowfile.ErrCut
 	ErrFormat      = errors.New("neither pcap, pcapng nor hex text")
 	ErrUnsupported = errors.New("not supported")
 )
@@ -62,13 +60,9 @@ type source interface {
 
 // Open detects the format of r and reads its header.
 func Open(r io.Reader, o Options) (*Reader, error) {
-	br := bufio.NewReaderSize(r, 1<<16)
-	if head, _ := br.Peek(2); bytes.Equal(head, []byte{0x1f, 0x8b}) {
-		z, err := gzip.NewReader(br)
-		if err != nil {
-			return nil, fmt.Errorf("gzip header: %w", cut(err))
-		}
-		br = bufio.NewReaderSize(z, 1<<16)
+	br, err := flowfile.Open(r)
+	if err != nil {
+		return nil, err
 	}
 	head, err := br.Peek(512)
 	if err != nil && !errors.Is(err, io.EOF) {

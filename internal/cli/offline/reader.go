@@ -128,7 +128,7 @@ func (o *Reader) Run(hexes, inputs []string) int {
 		case errors.As(err, &output):
 			o.printf("standard output: %v", output.error)
 			code, stopped = console.ExitFailed, true
-		case errors.Is(err, capture.ErrCut), errors.Is(err, flowfile.ErrCut): // all complete records were read
+		case errors.Is(err, flowfile.ErrCut): // all complete records were read
 			o.printf("%s: %v", console.InputName(name), console.WithoutPath(err))
 		default:
 			o.printf("%s: %v", console.InputName(name), console.WithoutPath(err))
