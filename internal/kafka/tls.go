@@ -7,8 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"time"
+
+	"weir/internal/tlsfile"
 )
 
 // dialTimeout bounds one attempt to connect, TLS handshake included.
@@ -44,15 +45,7 @@ func (c *Config) roots() (*x509.CertPool, error) {
 	if c.TLSCAFile == "" {
 		return nil, nil // crypto/tls reads a nil pool as the system's
 	}
-	b, err := os.ReadFile(c.TLSCAFile)
-	if err != nil {
-		return nil, fmt.Errorf("KAFKA_TLS_CA_FILE: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(b) {
-		return nil, fmt.Errorf("KAFKA_TLS_CA_FILE: %s holds no certificate: want PEM", c.TLSCAFile)
-	}
-	return pool, nil
+	return tlsfile.Pool(tlsfile.File{Setting: "KAFKA_TLS_CA_FILE", Path: c.TLSCAFile})
 }
 
 // certificates returns the client certificate, none when no file is set.
@@ -65,9 +58,11 @@ func (c *Config) certificates() ([]tls.Certificate, error) {
 	case c.TLSCertFile == "":
 		return nil, errors.New("KAFKA_TLS_KEY_FILE is set, KAFKA_TLS_CERT_FILE is not: want both")
 	}
-	cert, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
+	cert, err := tlsfile.KeyPair(
+		tlsfile.File{Setting: "KAFKA_TLS_CERT_FILE", Path: c.TLSCertFile},
+		tlsfile.File{Setting: "KAFKA_TLS_KEY_FILE", Path: c.TLSKeyFile})
 	if err != nil {
-		return nil, fmt.Errorf("KAFKA_TLS_CERT_FILE=%s, KAFKA_TLS_KEY_FILE=%s: %w", c.TLSCertFile, c.TLSKeyFile, err)
+		return nil, err
 	}
 	return []tls.Certificate{cert}, nil
 }

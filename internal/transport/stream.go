@@ -3,7 +3,6 @@ package transport
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"weir/internal/tlsfile"
 	"weir/internal/transport/proxyproto"
 )
 
@@ -79,22 +79,20 @@ func (c StreamConfig) Validate() error {
 // tls reads the certificate, key and CA files. It is the tls.Config.GetConfigForClient of each
 // connection, so that renewed files are used without a restart.
 func (c *StreamConfig) tls(*tls.ClientHelloInfo) (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+	cert, err := tlsfile.KeyPair(
+		tlsfile.File{Setting: "TLS_CERT_FILE", Path: c.CertFile}, tlsfile.File{Setting: "TLS_KEY_FILE", Path: c.KeyFile})
 	if err != nil {
-		return nil, fmt.Errorf("TLS_CERT_FILE=%s, TLS_KEY_FILE=%s: %w", c.CertFile, c.KeyFile, err)
+		return nil, err
 	}
 	t := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
 	if c.ClientCA == "" {
 		return t, nil
 	}
-	text, err := os.ReadFile(c.ClientCA)
+	t.ClientCAs, err = tlsfile.Pool(tlsfile.File{Setting: "TLS_CLIENT_CA_FILE", Path: c.ClientCA})
 	if err != nil {
-		return nil, fmt.Errorf("TLS_CLIENT_CA_FILE: %w", err)
+		return nil, err
 	}
-	t.ClientAuth, t.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
-	if !t.ClientCAs.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("TLS_CLIENT_CA_FILE: %s holds no certificate: want PEM", c.ClientCA)
-	}
+	t.ClientAuth = tls.RequireAndVerifyClientCert
 	return t, nil
 }
 
