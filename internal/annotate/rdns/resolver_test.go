@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -531,6 +532,39 @@ func TestAddressesWantedLaterWaitForThoseWantedNow(t *testing.T) {
 		}
 		if got := r.Stats(); got.Dropped != 0 {
 			t.Errorf("%d addresses counted as dropped, want none", got.Dropped)
+		}
+	})
+}
+
+// The preferred server is probed and used again although the other answers and the queue is never empty.
+func TestThePreferredServerIsUsedAgainWhileTheQueueIsFull(t *testing.T) {
+	c := unverified()
+	c.Servers = []string{"192.0.2.1:53", "192.0.2.2:53"}
+	c.Timeout, c.Queue, c.InFlight = 100*time.Millisecond, 5000, 1
+	var recovered atomic.Bool
+	var preferred atomic.Int64
+	s := &script{answer: func(name string, _ uint16, server string) (*dns.Msg, error) {
+		if server == "192.0.2.1:53" {
+			if !recovered.Load() {
+				return nil, errSilent
+			}
+			preferred.Add(1)
+		}
+		time.Sleep(10 * time.Millisecond)
+		return zone(name + " 300 PTR www.example.com.")
+	}}
+	with(t, c, s, func(t *testing.T, r *Resolver) {
+		for n := range uint32(c.Queue) {
+			r.Want(publicAddress(n))
+		}
+		time.Sleep(5 * time.Second)
+		if got := r.Stats(); got.Down != 1 {
+			t.Fatalf("%d servers down, want the first", got.Down)
+		}
+		recovered.Store(true)
+		time.Sleep(5 * time.Second)
+		if n := preferred.Load(); n < 200 || r.Stats().Pending == 0 {
+			t.Errorf("the preferred server was asked %d times in 5 s, want nearly 100 a second; %d pending", n, r.Stats().Pending)
 		}
 	})
 }

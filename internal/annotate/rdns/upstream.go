@@ -50,7 +50,7 @@ func newUpstream(
 	l := &upstream{
 		private: private,
 		arrived: make(chan struct{}, 1), inFlight: make(chan struct{}, c.InFlight),
-		limit: limit, timeout: c.Timeout, verify: c.Verify, via: via, count: count,
+		limit: limit, timeout: c.Timeout, verify: c.Verify, via: via, count: count, zones: newZones(),
 	}
 	for _, n := range names {
 		l.servers = append(l.servers, newServer(n))
@@ -100,7 +100,7 @@ func (l *upstream) run(ctx context.Context, next func() (netip.Addr, bool), reco
 				if res := l.lookup(ctx, a, first); ctx.Err() == nil {
 					record(a, res)
 				}
-				// A goroutine that has grown its stack goes on with the next address, unless a probe is due.
+				// A goroutine that has grown its stack goes on with the next address.
 				if first = l.usable(); first == nil || ctx.Err() != nil {
 					return
 				}
@@ -123,14 +123,15 @@ func (l *upstream) nextAddress(ctx context.Context, next func() (netip.Addr, boo
 	}
 }
 
-// usable returns the first server with a closed breaker, nil if there is none.
+// usable returns the first server if no breaker is open, else nil: run must then choose, or an open server that is
+// preferred would not be probed while the queue is never empty.
 func (l *upstream) usable() *server {
 	for _, s := range l.servers {
-		if !s.isOpen() {
-			return s
+		if s.isOpen() {
+			return nil
 		}
 	}
-	return nil
+	return l.servers[0]
 }
 
 // awaitServer returns a server that may be asked, nil if ctx ends first.

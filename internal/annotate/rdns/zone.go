@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"weir/internal/bounded"
 )
 
 const (
@@ -11,6 +13,9 @@ const (
 	firstSilent = 30 * time.Second // until it is asked again, doubling (RFC 9520 section 3.2)
 	lastSilent  = 5 * time.Minute
 	maxZones    = 4096 // remembered at a time
+
+	// evictionSample bounds the cost of a new zone at the limit.
+	evictionSample = 16
 )
 
 // zones remembers reverse zones whose servers do not answer, so that their addresses do not use up the places of
@@ -18,8 +23,11 @@ const (
 // by several goroutines at once.
 type zones struct {
 	mu  sync.Mutex // guards all
-	all map[netip.Prefix]*quietZone
+	all bounded.Map[netip.Prefix, *quietZone]
 }
+
+// newZones returns an empty zones.
+func newZones() zones { return zones{all: bounded.New[netip.Prefix, *quietZone](maxZones)} }
 
 // A quietZone counts failures in a row.
 type quietZone struct {
@@ -28,6 +36,11 @@ type quietZone struct {
 	until    time.Time // once it is silent: the next query is allowed then
 }
 
+// rank orders zones for eviction: a zone that is not silent yet goes first, because its next failure counts it again.
+func (s *quietZone) rank() int { return min(s.failures, silentAfter) }
+
+// zoneOf returns the zone of a valid address: 192.0.2.0/24 of 192.0.2.7, 2001:db8:1::/48 of 2001:db8:1:2::3. The address
+// must not be IPv4-mapped.
 func zoneOf(a netip.Addr) netip.Prefix {
 	bits := 48
 	if a.Is4() {
@@ -43,7 +56,7 @@ func zoneOf(a netip.Addr) netip.Prefix {
 func (z *zones) silent(a netip.Addr, now time.Time, probing time.Duration) time.Duration {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	s := z.all[zoneOf(a)]
+	s := z.all.Get(zoneOf(a))
 	if s == nil || s.failures < silentAfter {
 		return 0
 	}
@@ -58,7 +71,7 @@ func (z *zones) silent(a netip.Addr, now time.Time, probing time.Duration) time.
 func (z *zones) answered(a netip.Addr) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	delete(z.all, zoneOf(a))
+	z.all.Delete(zoneOf(a))
 }
 
 // failed notes that a query for an address had no response, although servers answered others. asked is the
@@ -67,33 +80,17 @@ func (z *zones) failed(a netip.Addr, asked, now time.Time) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	p := zoneOf(a)
-	s := z.all[p]
+	s := z.all.Get(p)
 	if s == nil {
-		z.makeRoom()
 		s = &quietZone{}
-		z.all[p] = s
+		z.all.PutOrEvict(p, s, evictionSample, func(a, b *quietZone) int { return a.rank() - b.rank() })
 	}
 	s.failures++
+	// Queries in flight when the zone fell silent fail later. They must not double its wait: all of them together
+	// have seen one outage.
 	if s.failures < silentAfter || s.wait > 0 && asked.Before(s.until.Add(-s.wait)) {
 		return // asked before the zone was silent
 	}
 	s.wait = min(max(2*s.wait, firstSilent), lastSilent)
 	s.until = now.Add(s.wait)
-}
-
-// makeRoom forgets a zone if there are too many, preferably a zone that is not silent. z.mu must be held.
-func (z *zones) makeRoom() {
-	if z.all == nil {
-		z.all = map[netip.Prefix]*quietZone{}
-	}
-	if len(z.all) < maxZones {
-		return
-	}
-	n := 0
-	for p, s := range z.all {
-		if n++; s.failures < silentAfter || n == 16 {
-			delete(z.all, p)
-			return
-		}
-	}
 }

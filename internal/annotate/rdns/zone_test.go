@@ -154,7 +154,7 @@ func TestAddressesOfASilentZoneDoNotWaitLongerThanTheZone(t *testing.T) {
 }
 
 func TestZonesAreBounded(t *testing.T) {
-	var z zones
+	z := newZones()
 	now := time.Unix(1_790_000_000, 0)
 	for range silentAfter {
 		z.failed(host, now, now)
@@ -162,8 +162,8 @@ func TestZonesAreBounded(t *testing.T) {
 	for i := range 2 * maxZones {
 		z.failed(netip.AddrFrom4([4]byte{203, byte(i >> 8), byte(i), 1}), now, now)
 	}
-	if len(z.all) > maxZones || z.silent(host, now, time.Second) == 0 {
-		t.Errorf("%d zones; the silent one may not be asked for %v", len(z.all), z.silent(host, now, time.Second))
+	if z.all.Len() > maxZones || z.silent(host, now, time.Second) == 0 {
+		t.Errorf("%d zones; the silent one may not be asked for %v", z.all.Len(), z.silent(host, now, time.Second))
 	}
 	for _, tt := range []struct{ a, b string }{{"203.0.113.1", "203.0.113.255"}, {"2001:db8:1::1", "2001:db8:1:ffff::"}} {
 		if zoneOf(netip.MustParseAddr(tt.a)) != zoneOf(netip.MustParseAddr(tt.b)) {
@@ -173,9 +173,9 @@ func TestZonesAreBounded(t *testing.T) {
 	// The wait doubles up to its bound.
 	var waits []time.Duration
 	for range 6 {
-		now = z.all[zoneOf(host)].until.Add(time.Second)
+		now = z.all.Get(zoneOf(host)).until.Add(time.Second)
 		z.failed(host, now, now)
-		waits = append(waits, z.all[zoneOf(host)].wait)
+		waits = append(waits, z.all.Get(zoneOf(host)).wait)
 	}
 	want := []time.Duration{60, 120, 240, 300, 300, 300}
 	for i, w := range want {
