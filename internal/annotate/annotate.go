@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -44,6 +45,7 @@ type Annotator struct {
 	hide  *cryptopan.Map // nil: addresses are not anonymised
 	dns   bool           // reverse DNS lookups are enabled
 	batch int            // connections whose addresses all fit into the queue of names
+	ids   textSlab       // Community IDs
 }
 
 // New reads the files that c names. It sends no DNS query; Run and All do. learned holds the names that flows
@@ -159,7 +161,25 @@ func (a *Annotator) Annotate(c *flowpb.Connection) {
 		a.host(c.Initiator)
 		a.host(c.Responder)
 	}
-	c.CommunityId = pair.CommunityID(c)
+	var id [32]byte
+	c.CommunityId = a.ids.add(pair.AppendCommunityID(id[:0], c))
+}
+
+// A textSlab allocates short strings many at a time: a report of a connection then allocates nothing of its own.
+type textSlab struct{ b strings.Builder }
+
+// textSlabLen is the number of octets allocated at a time. A string that is kept keeps that many alive.
+const textSlabLen = 4096
+
+// add returns a copy of text, of at most textSlabLen octets.
+func (t *textSlab) add(text []byte) string {
+	if t.b.Cap()-t.b.Len() < len(text) {
+		t.b.Reset()
+		t.b.Grow(textSlabLen)
+	}
+	start := t.b.Len()
+	t.b.Write(text)
+	return t.b.String()[start:]
 }
 
 // interfaces sets the names of a direction's interfaces and VRFs.

@@ -42,6 +42,30 @@ func conversation() *flowpb.Connection {
 	}
 }
 
+func TestAnnotateAllocatesCommunityIDsManyAtATime(t *testing.T) {
+	a, c := newAnnotator(t, Config{}), conversation()
+	a.Annotate(c)
+	first := c.CommunityId
+	if n := testing.AllocsPerRun(1000, func() { a.Annotate(c) }); n != 0 {
+		t.Errorf("%.0f allocations a connection", n)
+	}
+	if want := pair.CommunityID(c); first != want || c.CommunityId != want {
+		t.Errorf("want %s, got first %s, last %s", want, first, c.CommunityId)
+	}
+}
+
+func BenchmarkAnnotate(b *testing.B) {
+	a, err := New(Config{}, NewLearned(nil))
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := conversation()
+	b.ReportAllocs()
+	for b.Loop() {
+		a.Annotate(c)
+	}
+}
+
 func TestHomeNetworksGiveTheDirection(t *testing.T) {
 	home := newAnnotator(t, Config{HomeNets: []netip.Prefix{
 		netip.MustParsePrefix("128.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32"),

@@ -69,6 +69,7 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 		}
 		w.count()
 	}()
+	w.slabs = octetSlabs{} // after an abort the client may still hold records
 	aborted := false
 	parts := map[int32]kafka.Range{}
 	points := map[int32]restorePoint{}
@@ -343,16 +344,13 @@ func (w handler) pair(p *partition, m *flowpb.FlowMessage, f *pair.Flow) {
 	}
 }
 
-// publish annotates a report of a connection and produces it in the transaction of p. Key and value are slices of
-// w.buf and belong to the producer from then on: w.buf only grows by append, and is replaced when it is nearly full.
+// publish annotates a report of a connection and produces it in the transaction of p. Key and value are in w.slabs.
 func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 	c := e.Connection
 	w.annotator.Annotate(c)
-	if cap(w.buf)-len(w.buf) < 4096 {
-		w.buf = make([]byte, 0, 1<<18)
-	}
-	start := len(w.buf)
-	buf := append(w.buf, c.ConnectionId...)
+	buf := w.slabs.current()
+	start := len(buf)
+	buf = append(buf, c.ConnectionId...)
 	key := buf[start:len(buf):len(buf)]
 	if w.c.Form.Plain() {
 		buf = flowpb.AppendConnection(buf, c)
@@ -361,7 +359,7 @@ func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 		buf, _ = w.c.Form.Append(buf, framing.Connections, w.plain) // it fails only on malformed protobuf
 	}
 	value := buf[start+len(key) : len(buf) : len(buf)]
-	w.buf = buf
+	w.slabs.appended(buf)
 	p.tx.Produce(topic, 0, key, value, nil)
 	w.reported++
 	p.counts.connections[c.EmitReason]++
@@ -424,6 +422,7 @@ func (w handler) Metadata(n int32) string {
 // aborted transaction are not counted twice.
 func (w handler) Committed(partitions []int32) {
 	w.stats.commits.Add(1)
+	w.slabs.reuse()
 	var all []*flowpb.Connection
 	var flows, ahead uint64
 	for _, n := range partitions {

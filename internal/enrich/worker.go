@@ -55,7 +55,7 @@ type Worker struct {
 	learned    *annotate.Learned
 	timeouts   *timeouts
 	flow       flowpb.FlowMessage     // the current flow; its octets belong to the record
-	buf        []byte                 // backs keys and values of produced records; see publish
+	slabs      octetSlabs             // back keys and values of records produced in the open transaction
 	plain      []byte                 // scratch: a connection before its conversion to another form
 	truncated  time.Time              // start of the last deletion of old state
 	tx         *kafka.Tx              // the transaction that reported counts

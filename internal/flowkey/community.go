@@ -10,7 +10,10 @@ import (
 // of SHA-1 over seed, addresses, protocol, a zero octet and ports. It is equal
 // for both directions. One-way ICMP hashes type and code in the record's
 // direction.
-func (k *Key) CommunityID(seed uint16) string {
+func (k *Key) CommunityID(seed uint16) string { return string(k.AppendCommunityID(nil, seed)) }
+
+// AppendCommunityID appends the text that CommunityID returns to b.
+func (k *Key) AppendCommunityID(b []byte, seed uint16) []byte {
 	buf := make([]byte, 0, 40)
 	buf = binary.BigEndian.AppendUint16(buf, seed)
 	if k.V6 {
@@ -24,5 +27,5 @@ func (k *Key) CommunityID(seed uint16) string {
 		buf = binary.BigEndian.AppendUint16(buf, k.HiPort)
 	}
 	sum := sha1.Sum(buf)
-	return string(base64.StdEncoding.AppendEncode(append(buf[:0], "1:"...), sum[:]))
+	return base64.StdEncoding.AppendEncode(append(b, "1:"...), sum[:])
 }

@@ -58,6 +58,7 @@ func (l *life) end(tx *Tx) error {
 	if !l.stillOwns(tx.partitions) {
 		tx.fail(fmt.Errorf("generation %d of the group: %w", l.generation, errNotOwned))
 	} else {
+		tx.stamp()
 		l.h.Finish(tx, tx.partitions)
 	}
 	if err := l.gts.Client().Flush(tx.ctx); err != nil {
@@ -108,6 +109,7 @@ func (l *life) end(tx *Tx) error {
 		return fmt.Errorf("end of transaction: %w", err)
 	}
 	if !committed {
+		l.slabs.drop()
 		l.aborted(tx)
 		l.rewind()
 		if err := tx.failure(); needsNewLife(err) {
@@ -115,6 +117,7 @@ func (l *life) end(tx *Tx) error {
 		}
 		return nil
 	}
+	l.slabs.reuse()
 	l.noteAbort(nil)
 	l.aborts = 0
 	l.refusals.committed()

@@ -31,7 +31,8 @@ type life struct {
 	expired    atomic.Pointer[error]
 	outages    outages  // written by the client's goroutines
 	buf        []Record // of the fetch being taken
-	weight     int      // messages of a record, of late
+	slabs      recordSlabs
+	weight     int // messages of a record, of late
 	refusals   refusals
 	aborts     int       // aborted transactions in a row
 	compared   time.Time // last call of compareClocks
@@ -68,6 +69,19 @@ func (s *Session) transactionTimeout() time.Duration { return cmp.Or(s.sc.Timeou
 // session timeout.
 const leaveWithin = 2 * time.Second
 
+// fetchMaxWait is the time for which a broker holds a fetch back that has less than fetchMinBytes to return.
+const fetchMaxWait = 100 * time.Millisecond
+
+// fetchMinBytes returns the octets that a broker waits for before it answers a fetch. Producers append a batch every
+// few milliseconds to each partition: a fetch that returned at the first of them would cost broker and client more
+// than its records do. A pass reads a log to its end, where nothing may follow.
+func (s *Session) fetchMinBytes() int32 {
+	if s.sc.Passes {
+		return 1
+	}
+	return 64 << 10
+}
+
 // rebalanceTimeout returns the time for which a rebalance waits for a member: for the end of its transaction, or
 // for a dead member.
 func (s *Session) rebalanceTimeout() time.Duration {
@@ -102,7 +116,7 @@ func (s *Session) runClient(ctx context.Context, h Handler) (err error) {
 		kgo.RecordPartitioner(partitioner{manual: s.sc.ManualPartitioning}),
 		kgo.ProducerLinger(2*time.Millisecond), kgo.ProducerBatchCompression(kgo.SnappyCompression()),
 		kgo.MaxBufferedRecords(100_000), // of a transaction, so that taking records does not wait for the broker
-		kgo.FetchMaxWait(200*time.Millisecond),
+		kgo.FetchMaxWait(fetchMaxWait), kgo.FetchMinBytes(s.fetchMinBytes()),
 		kgo.FetchMaxPartitionBytes(256<<10), // a poll empties a partition's share first: small shares keep all moving
 		kgo.OnPartitionsAssigned(l.assigned), kgo.OnOffsetsFetched(l.fetched), kgo.AdjustFetchOffsetsFn(l.adjust),
 		kgo.OnPartitionsRevoked(l.revoked), kgo.OnPartitionsLost(l.revoked),
@@ -153,7 +167,7 @@ func (l *life) work(ctx context.Context) error {
 			return err
 		}
 		l.noteTurn(l.sc.Now())
-		tx := &Tx{l: l}
+		tx := l.newTx()
 		l.beginPasses(ctx)
 		err := l.gather(ctx, tx)
 		if now := l.sc.Now(); err == nil && !tx.full && (l.more || now.Sub(lastIdle) >= idleEvery || now.Before(lastIdle)) {
@@ -296,6 +310,7 @@ func (l *life) takeRecords(tx *Tx, partition int32, records []*kgo.Record) {
 		p.since = l.sc.Now()
 	}
 	tx.touch(partition, p)
+	tx.stamp()
 	if n := l.h.Records(tx, partition, l.buf); n < len(l.buf) {
 		rest := slices.IndexFunc(records, func(r *kgo.Record) bool { return r.Offset == l.buf[n].Offset })
 		p.behind, tx.full = records[rest], true

@@ -20,17 +20,30 @@ type Tx struct {
 	ctx        context.Context // of the client's calls; ends with the transaction's timeout
 	cancel     context.CancelFunc
 	began      bool
-	quiet      []int32      // touched partitions without input records in the transaction
-	idle       time.Time    // time up to which these were quiet
-	full       bool         // the Handler left records for the next transaction
-	records    int          // of the input; messages, where records hold several
-	partitions []int32      // touched, in order of appearance
-	slab       []kgo.Record // of records to produce
-	last       Position     // of the last input record, without metadata
+	quiet      []int32   // touched partitions without input records in the transaction
+	idle       time.Time // time up to which these were quiet
+	full       bool      // the Handler left records for the next transaction
+	records    int       // of the input; messages, where records hold several
+	partitions []int32   // touched, in order of appearance
+	last       Position  // of the last input record, without metadata
+	now        time.Time // timestamp of produced records; see stamp
+
+	done, doneAt func(*kgo.Record, error) // refused and refusedAt: made once, since a method value allocates
 
 	mu  sync.Mutex
 	err error // of the first failed record
 }
+
+// newTx returns a transaction that has not begun.
+func (l *life) newTx() *Tx {
+	tx := &Tx{l: l}
+	tx.done, tx.doneAt = tx.refused, tx.refusedAt
+	return tx
+}
+
+// stamp sets the timestamp of the records that the next call of the Handler produces: such a call takes a moment,
+// and the clock is not read for every record.
+func (tx *Tx) stamp() { tx.now = time.Now() }
 
 // begin begins the transaction, unless it has begun, under the client's current ownership.
 func (tx *Tx) begin() error {
@@ -84,17 +97,17 @@ func (tx *Tx) failure() error {
 	return tx.err
 }
 
-// Produce adds a record to the transaction, stamped with the wall clock. partition counts for the topics of
-// SessionConfig.ManualPartitioning only. acked, if not nil, is called with the offset of the acknowledged
+// Produce adds a record to the transaction, stamped with the wall clock at the begin of the current call of the
+// Handler. partition counts for the topics of SessionConfig.ManualPartitioning only. acked, if not nil, is called with the offset of the acknowledged
 // record, from a goroutine of the client, before the transaction is committed. The caller must not modify key or
-// value any more; an empty key counts as none. A failure aborts the transaction.
+// value before Handler.Committed, and never if the transaction is aborted; an empty key counts as none. A failure aborts the transaction.
 func (tx *Tx) Produce(topic string, partition int32, key, value []byte, acked func(offset int64)) {
-	tx.produce(topic, partition, key, value, time.Now(), tx.refused, acked)
+	tx.produce(topic, partition, key, value, tx.now, tx.done, acked)
 }
 
 // ProduceAt is Produce with the timestamp of an input record.
 func (tx *Tx) ProduceAt(topic string, partition int32, key, value []byte, at time.Time, acked func(offset int64)) {
-	tx.produce(topic, partition, key, value, at, tx.refusedAt, acked)
+	tx.produce(topic, partition, key, value, at, tx.doneAt, acked)
 }
 
 func (tx *Tx) produce(
@@ -104,11 +117,8 @@ func (tx *Tx) produce(
 	if len(key) == 0 {
 		key = nil
 	}
-	if len(tx.slab) == cap(tx.slab) {
-		tx.slab = make([]kgo.Record, 0, slabLen)
-	}
-	tx.slab = append(tx.slab, kgo.Record{Topic: topic, Partition: partition, Key: key, Value: value, Timestamp: at})
-	r := &tx.slab[len(tx.slab)-1]
+	r := tx.l.slabs.next()
+	*r = kgo.Record{Topic: topic, Partition: partition, Key: key, Value: value, Timestamp: at}
 	if acked == nil {
 		tx.l.gts.Produce(tx.ctx, r, done)
 		return
@@ -120,8 +130,41 @@ func (tx *Tx) produce(
 	})
 }
 
-// slabLen is the number of records allocated at a time.
-const slabLen = 64
+// recordSlabs holds the records that transactions produce. The records of a committed transaction are used again by
+// the next: the client has finished with them, since it has called all their promises.
+type recordSlabs struct {
+	slabs [][]kgo.Record // each of slabLen records
+	used  int            // records of the open transaction
+}
+
+const (
+	// slabLen is the number of records allocated at a time.
+	slabLen = 64
+	// maxSlabs bounds the slabs that are kept between transactions.
+	maxSlabs = 512
+)
+
+// next returns a record whose old content the caller must overwrite.
+func (s *recordSlabs) next() *kgo.Record {
+	i := s.used / slabLen
+	if i == len(s.slabs) {
+		s.slabs = append(s.slabs, make([]kgo.Record, slabLen))
+	}
+	s.used++
+	return &s.slabs[i][(s.used-1)%slabLen]
+}
+
+// reuse makes all records available again. It must be called only after a transaction is committed.
+func (s *recordSlabs) reuse() {
+	if len(s.slabs) > maxSlabs {
+		clear(s.slabs[maxSlabs:])
+		s.slabs = s.slabs[:maxSlabs]
+	}
+	s.used = 0
+}
+
+// drop leaves all records to the client, which may still hold records of an aborted transaction.
+func (s *recordSlabs) drop() { *s = recordSlabs{} }
 
 // refused fails the transaction for a record that Kafka refused.
 func (tx *Tx) refused(r *kgo.Record, err error) {
@@ -213,6 +256,7 @@ func (l *life) idle(ctx context.Context, tx *Tx) error {
 		if p := l.owned[n]; p != nil {
 			tx.quiet, tx.idle = append(tx.quiet, n), now
 			tx.touch(n, p)
+			tx.stamp()
 			l.more = l.h.Quiet(tx, n, quiet[n]) || l.more
 		}
 	}

@@ -269,7 +269,10 @@ func (r *report) party(p *flowpb.Endpoint, addr *[16]byte, port uint16, nat *end
 
 // CommunityID returns the Community ID v1 of a connection, with seed 0. It is a function of its own because it costs a
 // SHA-1: enrich computes it outside of the pairing, after anonymisation.
-func CommunityID(c *flowpb.Connection) string {
+func CommunityID(c *flowpb.Connection) string { return string(AppendCommunityID(nil, c)) }
+
+// AppendCommunityID appends the text that CommunityID returns to text.
+func AppendCommunityID(text []byte, c *flowpb.Connection) []byte {
 	a, b := c.GetInitiator(), c.GetResponder()
 	t := flowkey.Tuple{
 		SrcPort: uint16(a.GetPort()), DstPort: uint16(b.GetPort()), Proto: uint8(c.GetProtocol()),
@@ -278,7 +281,7 @@ func CommunityID(c *flowpb.Connection) string {
 	t.Src, _ = flowkey.Address(a.GetAddress())
 	t.Dst, _ = flowkey.Address(b.GetAddress())
 	k, _ := t.Canon()
-	return k.CommunityID(0)
+	return k.AppendCommunityID(text, 0)
 }
 
 // interval returns the time span of both directions; a direction without records does not count. It must not be called
