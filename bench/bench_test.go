@@ -28,8 +28,8 @@ func packet(b testing.TB, name string) []byte {
 	return p
 }
 
-// BenchmarkIngest is a datagram to record keys and values, with the template
-// store that replicas share.
+// BenchmarkIngest measures the work from a datagram to record keys and values, with the template
+// store of ingest.
 func BenchmarkIngest(b *testing.B) {
 	for _, c := range []struct{ name, template, data string }{
 		{"v5", "", "v5_30.hex"}, {"v9", "v9_template.hex", "v9_data.hex"}, {"ipfix", "ipfix_template.hex", "ipfix_data.hex"},

@@ -25,7 +25,8 @@ var (
 	versions = []string{"v5", "v9", "ipfix"}
 )
 
-// templatePacket is the datagram that brings a version's templates, nil for none.
+// templatePacket returns the datagram with the templates of a version, or nil for a version without
+// templates.
 func templatePacket(b testing.TB, version string) []byte {
 	if version == "v5" {
 		return nil
@@ -33,8 +34,8 @@ func templatePacket(b testing.TB, version string) []byte {
 	return packet(b, version+"_template.hex")
 }
 
-// A subject makes of a datagram what it has to and returns the flows in it. emit
-// sees each message; it may be nil.
+// A subject decodes a datagram and returns the number of flows in it. It calls emit, unless nil,
+// with each message.
 type subject func(pkt []byte, emit func(msg []byte)) (flows int)
 
 func weir(b testing.TB, version string) subject {
@@ -59,8 +60,8 @@ func weirWith(b testing.TB, version string, store *templates.Store) subject {
 	}
 }
 
-// goflow2 is what its own pipeline does with a datagram: decode, produce,
-// marshal, and give the messages back.
+// goflow2 returns a subject that runs goflow2's pipeline: decode, produce, marshal, and return the
+// messages to its pool.
 func goflow2(b testing.TB, version string) subject {
 	cfg, err := (&protoproducer.ProducerConfig{}).Compile()
 	if err != nil {
@@ -116,12 +117,12 @@ func goflow2(b testing.TB, version string) subject {
 
 var sum uint64
 
-// A window is what a record is read through, as in internal/decode: it begins
-// 8 octets before it.
+// A window holds a record with 8 octets before it, through which fields are read as in
+// internal/decode.
 type window [512 + 24]byte
 
-// bound loads every field of every record and adds them up: no decoder that
-// looks at all fields can take less.
+// bound returns a subject that loads and sums up every field of every record. It is a lower bound
+// of the cost of any decoder that reads all fields.
 func bound(_ testing.TB, version string) subject {
 	type load struct {
 		mask uint64
@@ -170,8 +171,8 @@ var subjects = []struct {
 	make func(testing.TB, string) subject
 }{{"weir", weir}, {"goflow2", goflow2}, {"bound", bound}}
 
-// BenchmarkDecode is one core's work on 512 datagrams that differ: from the
-// octets of a datagram to protobuf messages; ours has the partition keys too.
+// BenchmarkDecode measures, on one core, the decoding of 512 different datagrams to protobuf
+// messages. Weir's subject computes the partition keys too.
 func BenchmarkDecode(b *testing.B) {
 	for _, s := range subjects {
 		for _, version := range versions {
@@ -188,8 +189,8 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// BenchmarkDecodeParallel is as many goroutines as there are cores, each with a
-// decoder of its own; they share the template store.
+// BenchmarkDecodeParallel measures as many goroutines as there are cores. Each has its own decoder;
+// the template store is shared.
 func BenchmarkDecodeParallel(b *testing.B) {
 	for _, version := range versions {
 		b.Run(version, func(b *testing.B) {
@@ -208,7 +209,7 @@ func BenchmarkDecodeParallel(b *testing.B) {
 	}
 }
 
-// What is compared has to be the same work.
+// The subjects of a comparison must do the same work.
 func TestAllSeeTheSameFlows(t *testing.T) {
 	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {

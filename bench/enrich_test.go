@@ -43,7 +43,7 @@ const (
 	stateOctets = "WEIR_BENCH_STATE_OCTETS"
 )
 
-// TestMain runs the copying worker when this program is started as one.
+// TestMain runs the copying worker if the program is started in that role.
 func TestMain(m *testing.M) {
 	if os.Getenv(copyRole) != "" {
 		copier()
@@ -56,9 +56,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// copier is the least that any exactly-once consumer does: a
-// GroupTransactSession that copies its input to the output and writes as many
-// octets of state.
+// copier does the least work of any exactly-once consumer: a GroupTransactSession that copies its
+// input to the output and writes as many octets of state as enrich.
 func copier() {
 	prefix, brokers := os.Getenv("TOPIC_PREFIX"), strings.Split(os.Getenv("KAFKA_BROKERS"), ",")
 	state, err := strconv.ParseFloat(os.Getenv(stateOctets), 64)
@@ -74,7 +73,7 @@ func copier() {
 		panic(err)
 	}
 	filler := make([]byte, 900_000)
-	for i := range filler { // as little compressible as state is
+	for i := range filler { // about as compressible as state
 		filler[i] = byte(i * i >> 3)
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -110,17 +109,17 @@ func copier() {
 	s.Close()
 }
 
-// figures are of one subject on one broker, a run each.
+// figures holds the results of a subject on a broker, one per run.
 type figures struct{ rate, cpu, state []float64 }
 
-// A bed is a broker with flows on a topic of each run.
+// A bed is a broker with a topic of flows for each run.
 type bed struct {
 	t       *testing.T
 	brokers []string
 	cl      *kgo.Client
 }
 
-// fill makes the topics of prefix, with the workload's flows.
+// fill creates the topics of prefix and produces the flows of the workload.
 func (b *bed) fill(ctx context.Context, prefix string) (flows int64) {
 	b.t.Helper()
 	tc := kafka.TopicConfig{Prefix: prefix, Mode: "create", Partitions: flowParts, Replication: -1, FlowsRetention: time.Hour, ConnRetention: time.Hour}
@@ -144,8 +143,8 @@ func (b *bed) fill(ctx context.Context, prefix string) (flows int64) {
 	return flows
 }
 
-// measure lets two workers take the flows of prefix: flows a second from the first
-// commit to the last, and the CPU of both, µs a flow.
+// measure runs two workers on the flows of prefix. It returns the flows per second from the first
+// commit to the last, and the CPU time of both workers, µs per flow.
 func (b *bed) measure(ctx context.Context, prefix string, flows int64, command func(i int) *exec.Cmd) (rate, cpu float64) {
 	b.t.Helper()
 	var workers [2]*exec.Cmd
@@ -174,7 +173,7 @@ func (b *bed) measure(ctx context.Context, prefix string, flows int64, command f
 			break
 		}
 		if ctx.Err() != nil {
-			b.t.Fatalf("%d of %d flows taken in time\n%s", at, flows, log.String())
+			b.t.Fatalf("%d of %d flows consumed in time\n%s", at, flows, log.String())
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -191,8 +190,8 @@ func (b *bed) measure(ctx context.Context, prefix string, flows int64, command f
 	return rate, cpu
 }
 
-// subjects measures them in turn: enrich without names, enrich with a name server
-// that answers and with one that swallows all questions, and the copying worker.
+// subjects measures in turn enrich without names, enrich with a name server that answers, enrich
+// with a name server that never answers, and the copying worker.
 func (b *bed) subjects(ctx context.Context, enrich string) (weir, named, silent, bare figures) {
 	hole, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -241,7 +240,7 @@ func (b *bed) subjects(ctx context.Context, enrich string) (weir, named, silent,
 		b.t.Logf("weir %.0f flows/s, %.2f µs CPU, %.0f octets of state a flow; with names %.0f flows/s, %.2f µs; silent name server %.0f flows/s, %.2f µs; copying %.0f flows/s, %.2f µs",
 			rate, cpu, state, namedRate, namedCPU, silentRate, silentCPU, bareRate, bareCPU)
 		if run == 0 {
-			continue // warms the brokers
+			continue // the first run only warms up the brokers
 		}
 		weir.rate, weir.cpu, weir.state = append(weir.rate, rate), append(weir.cpu, cpu), append(weir.state, state)
 		named.rate, named.cpu = append(named.rate, namedRate), append(named.cpu, namedCPU)
@@ -251,7 +250,7 @@ func (b *bed) subjects(ctx context.Context, enrich string) (weir, named, silent,
 	return weir, named, silent, bare
 }
 
-// octets are the octets of the records of a topic, before compression.
+// octets returns the size of the records of a topic before compression.
 func (b *bed) octets(ctx context.Context, topic string) (n float64) {
 	b.t.Helper()
 	if err := (kafka.Tail{Start: true, Once: true}).Read(ctx, kafka.Config{Brokers: b.brokers}, topic, func(rs []kafka.Record) error {
@@ -276,7 +275,8 @@ type alone struct {
 // perFlow returns the sum of the parts, µs a flow. A connection has about two flows.
 func (a *alone) perFlow() float64 { return (a.read + a.machine + a.append/2) / 1000 }
 
-// keyed is the n-th flow of a stream of ever new conversations.
+// keyed sets the key and times of the n-th flow of a stream in which every flow is a new
+// conversation.
 func keyed(f *pair.Flow, n uint32, now int64) {
 	conn := n / 2
 	t := flowkey.Tuple{Src: [16]byte{10: 0xff, 11: 0xff, 12: 10, 13: byte(conn >> 16), 14: byte(conn >> 8), 15: byte(conn)}, Dst: [16]byte{10: 0xff, 11: 0xff, 12: 192, 14: byte(conn >> 24), 15: 1}, SrcPort: 40000, DstPort: 443, Proto: 6}
@@ -434,7 +434,7 @@ func TestEnrichTable(t *testing.T) {
 	document(t, *enrichTable, "<!-- pairing: written by make bench-enrich -->", "<!-- pairing: end -->", text)
 }
 
-// document writes a text into a document, between two lines.
+// document replaces the text between two lines of a document.
 func document(t *testing.T, path, begin, end, text string) {
 	t.Helper()
 	doc, err := os.ReadFile(path)
@@ -451,7 +451,7 @@ func document(t *testing.T, path, begin, end, text string) {
 	}
 }
 
-// model is the name of this machine's CPU.
+// model returns the name of this machine's CPU.
 func model() string {
 	text, _ := os.ReadFile("/proc/cpuinfo")
 	for line := range strings.Lines(string(text)) {

@@ -42,8 +42,8 @@ func age(now time.Time, stamped uint32) time.Duration {
 	return time.Duration(stamp(now)-stamped) * time.Microsecond
 }
 
-// conversations makes a datagram of twelve new conversations, both directions of each. n numbers the
-// datagrams. The record's fields that pairing does not use stay as they are.
+// conversations writes a datagram of twelve new conversations, with both directions of each. n
+// numbers the datagrams. Fields that pairing does not use keep their values.
 func conversations(pkt []byte, n uint32, at time.Time) {
 	be := binary.BigEndian
 	be.PutUint32(pkt[8:], uint32(at.Unix()))
@@ -73,8 +73,8 @@ func conversations(pkt []byte, n uint32, at time.Time) {
 	}
 }
 
-// talker sends datagrams of new conversations: ADDRESS, datagrams per second, milliseconds. It sends
-// the template once a second and prints how many datagrams of flows it sent.
+// talker sends datagrams of new conversations. Arguments: ADDRESS, datagrams per second,
+// milliseconds. It sends the template once a second and prints the number of datagrams with flows.
 func talker(args []string) {
 	to, err := net.ResolveUDPAddr("udp4", args[0])
 	if err != nil {

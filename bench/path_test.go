@@ -53,7 +53,7 @@ type contender struct {
 	flowStamp, connectionStamp func(value []byte) (uint32, bool)
 }
 
-// A point is what was measured at one rate.
+// A point holds the measurements at a rate.
 type point struct {
 	rate                       float64 // flows per second that reached the input topic
 	collect, pair, brokers     float64 // CPU, µs a flow
@@ -63,7 +63,7 @@ type point struct {
 	why                        string // not sustained
 }
 
-// ages gathers the ages of records of one partition.
+// ages collects the ages of the records of a partition.
 type ages struct {
 	mu  sync.Mutex
 	on  bool
@@ -95,7 +95,7 @@ func (a *ages) percentile(p float64) time.Duration {
 	return a.all[min(int(p*float64(len(a.all))), len(a.all)-1)]
 }
 
-// A pathBed is a cluster on which contenders are measured one after another.
+// A pathBed is a cluster on which the contenders are measured in turn.
 type pathBed struct {
 	t       *testing.T
 	cluster *kafkatest.Cluster
@@ -103,7 +103,7 @@ type pathBed struct {
 	runs    int
 }
 
-// topics makes the topics of prefix.
+// topics creates the topics of prefix.
 func (b *pathBed) topics(ctx context.Context, s *contender, prefix string) {
 	b.t.Helper()
 	for _, name := range []string{s.input, s.output} {
@@ -113,7 +113,7 @@ func (b *pathBed) topics(ctx context.Context, s *contender, prefix string) {
 	}
 }
 
-// watch reads partition 0 of a topic from its end and gathers the ages of its records.
+// watch reads partition 0 of a topic from its end and collects the ages of its records.
 func (b *pathBed) watch(ctx context.Context, topic string, of func([]byte) (uint32, bool)) *ages {
 	b.t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.cluster.Brokers()...), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
@@ -137,7 +137,7 @@ func (b *pathBed) watch(ctx context.Context, topic string, of func([]byte) (uint
 	return a
 }
 
-// A moment is the state of a contender at the begin or the end of the window.
+// A moment is the state of a contender at the beginning or the end of the window.
 type moment struct {
 	at                     time.Time
 	flows, paired, dropped float64
@@ -256,7 +256,7 @@ func (b *pathBed) highest(ctx context.Context, s *contender, low float64) (best 
 	}
 }
 
-// medians returns the medians of points of one rate.
+// medians returns the medians of points of the same rate.
 func medians(all []point) (m point) {
 	of := func(get func(*point) float64) float64 {
 		var v []float64
@@ -296,7 +296,7 @@ func (p *point) row(name, rate string) string {
 		ms(p.flow50), ms(p.flow99), ms(p.connection50), ms(p.connection99))
 }
 
-// weirContender is ingest and enrich, built from a source tree.
+// weirContender returns ingest and enrich, built from a source tree.
 func weirContender(t *testing.T, name, tree string) *contender {
 	t.Helper()
 	bin := t.TempDir()
@@ -330,7 +330,7 @@ func weirContender(t *testing.T, name, tree string) *contender {
 	}
 }
 
-// streamsContender is goflow2 with bench/streams.
+// streamsContender returns goflow2 with bench/streams.
 func streamsContender(t *testing.T, brokers string) *contender {
 	t.Helper()
 	dir := t.TempDir()

@@ -24,18 +24,18 @@ import (
 	"weir/internal/templates"
 )
 
-// What this program is when it is started for one end of a measurement.
+// The roles in which the program may be started.
 const (
 	receiveRole = "WEIR_BENCH_RECEIVE"
 	receiveArgs = "WEIR_BENCH_ARGS"
 )
 
-// v9Flows are the flows of each datagram that is sent.
+// v9Flows is the number of flows in each datagram sent.
 const v9Flows = 24
 
 var receiveRoles = map[string]func(args []string){"send": sender, "discard": discarder, "decode": decoder, "bare": bareProducer, "talk": talker}
 
-// never fails where the helper of tests wants a test.
+// A roleT takes the place of a test in helpers that need one. It panics instead of failing.
 type roleT struct{ testing.TB }
 
 func (roleT) Helper()           {}
@@ -49,8 +49,8 @@ func number(s string) int {
 	return n
 }
 
-// sender sends v9 datagrams: ADDRESS, datagrams per second (0: as many as it can),
-// milliseconds. It prints how many it sent.
+// sender sends v9 datagrams. Arguments: ADDRESS, datagrams per second (0: unlimited), milliseconds.
+// It prints the number sent.
 func sender(args []string) {
 	to, err := net.ResolveUDPAddr("udp4", args[0])
 	if err != nil {
@@ -68,7 +68,7 @@ func sender(args []string) {
 	time.Sleep(300 * time.Millisecond)
 	const batch = 64
 	pkts := vary(roleT{}, "v9", 512)
-	ms := make([]ipv4.Message, len(pkts)) // each datagram is in one place only
+	ms := make([]ipv4.Message, len(pkts)) // the messages share the datagrams
 	for i := range ms {
 		ms[i].Buffers = [][]byte{pkts[i]}
 	}
@@ -100,7 +100,7 @@ func sender(args []string) {
 	fmt.Println(sent)
 }
 
-// discarder is ingest without Kafka: ADDRESS, octets of receive buffer.
+// discarder runs ingest without Kafka. Arguments: ADDRESS, octets of receive buffer.
 func discarder(args []string) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -118,7 +118,7 @@ func discarder(args []string) {
 	fmt.Println(r.Stats().Flows)
 }
 
-// decoded hands the flows of datagrams to f until n have been.
+// decoded decodes datagrams and calls f with each flow, until it has decoded n flows.
 func decoded(n int, f func(key, value []byte)) {
 	d := decode.Decoder{State: templates.New(templates.Options{}), Replica: "bench"}
 	m := decode.Meta{Exporter: netip.MustParseAddr("127.0.0.1"), Port: 40000, Received: 1_760_000_000_000_000_000}
@@ -137,7 +137,7 @@ func decoded(n int, f func(key, value []byte)) {
 	}
 }
 
-// cpuTime is what this process has used.
+// cpuTime returns the CPU time of this process.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -146,7 +146,7 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// decoder decodes: FLOWS. It prints the CPU time, ns.
+// decoder decodes FLOWS flows and prints the CPU time, ns.
 func decoder(args []string) {
 	decoded(100_000, nil)
 	before := cpuTime()
@@ -154,8 +154,9 @@ func decoder(args []string) {
 	fmt.Println((cpuTime() - before).Nanoseconds())
 }
 
-// bareProducer is franz-go alone, with what ingest sets: BROKER TOPIC FLOWS. It
-// produces the octets that ingest would and prints the CPU time and how many.
+// bareProducer produces with franz-go alone, with the settings of ingest. Arguments: BROKER TOPIC
+// FLOWS. It produces as many octets as ingest would, and prints the CPU time and the number of
+// records.
 func bareProducer(args []string) {
 	var keys, values [][]byte
 	decoded(512*v9Flows, func(k, v []byte) {

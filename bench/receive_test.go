@@ -30,16 +30,16 @@ var towardsOnly = flag.Bool("kafka", false, "of that only what goes to Kafka; no
 const (
 	receiveRuns = 3
 	kafkaFlows  = 4_500_000 // towards Kafka, a run
-	kafkaRate   = 3_000_000 // of them per second are sent: more than anybody takes
-	enlarged    = 4 << 20   // octets of receive buffer: what the kernel grants anybody here
+	kafkaRate   = 3_000_000 // flows per second that are sent: more than any collector receives
+	enlarged    = 4 << 20   // octets of receive buffer that the kernel grants without privileges
 )
 
-// pinned is a command on one of the two cores.
+// pinned returns a command that runs on one of the two cores.
 func pinned(ctx context.Context, core int, name string, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "taskset", append([]string{"-c", strconv.Itoa(core), name}, args...)...)
 }
 
-// role is this program in another role, on a core.
+// role returns a command that starts this program in another role, on a core.
 func role(ctx context.Context, core int, name string, args ...any) *exec.Cmd {
 	cmd := pinned(ctx, core, os.Args[0])
 	cmd.Env = append(os.Environ(), receiveRole+"="+name, receiveArgs+"="+strings.TrimSpace(fmt.Sprintln(args...)))
@@ -47,7 +47,7 @@ func role(ctx context.Context, core int, name string, args ...any) *exec.Cmd {
 	return cmd
 }
 
-// numbers are what a role prints.
+// numbers parses the numbers that a role printed.
 func numbers(t *testing.T, out []byte, err error) (all []float64) {
 	t.Helper()
 	if err != nil {
@@ -63,7 +63,7 @@ func numbers(t *testing.T, out []byte, err error) (all []float64) {
 	return all
 }
 
-// A receiver is a collector at work.
+// A receiver is a running collector.
 type receiver struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -71,7 +71,7 @@ type receiver struct {
 	port int
 }
 
-// receive starts a collector on core 1, with the address it is to listen on.
+// receive starts a collector on core 1 that listens on a free port.
 func receive(t *testing.T, command func(addr string, port int) *exec.Cmd) *receiver {
 	t.Helper()
 	l, err := net.ListenPacket("udp4", "127.0.0.1:0")
@@ -99,8 +99,8 @@ func (r *receiver) stop() {
 	}
 }
 
-// socket is how many octets its socket holds, and how many datagrams the kernel
-// dropped at it; ok: there is one.
+// socket returns the octets in the receive queue of the collector's socket and the datagrams that
+// the kernel dropped there. ok is false if there is no socket.
 func (r *receiver) socket() (waiting, drops int64, ok bool) {
 	r.t.Helper()
 	text, err := os.ReadFile("/proc/net/udp")
@@ -126,10 +126,10 @@ func (r *receiver) socket() (waiting, drops int64, ok bool) {
 	return waiting, drops, ok
 }
 
-// cpu is what it has used, s.
+// cpu returns the CPU time of the collector, s.
 func (r *receiver) cpu() float64 { return cpuOf(r.t, r.cmd.Process.Pid) }
 
-// cpuOf returns the CPU time that a process has used, s.
+// cpuOf returns the CPU time of a process, s.
 func cpuOf(t *testing.T, pid int) float64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -141,7 +141,7 @@ func cpuOf(t *testing.T, pid int) float64 {
 	return (user + system) / 100
 }
 
-// rss is the most memory it had, MiB.
+// rss returns the peak memory of the collector, MiB.
 func (r *receiver) rss() float64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.cmd.Process.Pid))
 	if err != nil {
@@ -152,8 +152,8 @@ func (r *receiver) rss() float64 {
 	return n / 1024
 }
 
-// blast sends for a time and returns what was sent and dropped, datagrams, and the
-// CPU time that the receiver used for it, s.
+// blast sends for a time. It returns the datagrams sent and dropped, and the CPU time that the
+// receiver used, s.
 func (r *receiver) blast(flowsPerSecond float64, lasts time.Duration) (sent, dropped, cpu float64) {
 	r.t.Helper()
 	_, before, _ := r.socket()
@@ -172,8 +172,8 @@ func (r *receiver) blast(flowsPerSecond float64, lasts time.Duration) (sent, dro
 	return sent, float64(after - before), r.cpu() - used
 }
 
-// lossFree is the highest rate at which nothing is dropped for two seconds, flows
-// per second, to within a tenth.
+// lossFree returns the highest rate, flows per second, at which no datagram is dropped for two
+// seconds, to within a tenth.
 func (r *receiver) lossFree() float64 {
 	low, high := 20_000., 10_000_000.
 	for high/low > 1.1 {
@@ -183,7 +183,7 @@ func (r *receiver) lossFree() float64 {
 			sent, dropped, _ := r.blast(rate, 2*time.Second)
 			if dropped == 0 {
 				clean = true
-				if sent*v9Flows/2 < rate*0.9 { // the sender can do no more
+				if sent*v9Flows/2 < rate*0.9 { // the sender is at its limit
 					return sent * v9Flows / 2
 				}
 				break
@@ -198,7 +198,7 @@ func (r *receiver) lossFree() float64 {
 	return low
 }
 
-// A collected is what one collector does.
+// collected holds the results of a collector.
 type collected struct {
 	def, large float64 // loss-free rate with the default and with enlarged buffers
 	perCPU     float64 // flows per CPU-second at saturation
@@ -295,7 +295,7 @@ func TestReceiveTable(t *testing.T) {
 	document(t, *receiveTable, "<!-- receiving: written by make bench-ingest -->", "<!-- receiving: end -->", text.String())
 }
 
-// towardsKafka measures the CPU of a flow that Kafka acknowledges.
+// towardsKafka measures the CPU time per flow that Kafka acknowledges.
 func towardsKafka(t *testing.T, dir, goflow2 string) string {
 	ctx := t.Context()
 	c := kafkatest.Start(ctx, t)
@@ -334,12 +334,12 @@ func towardsKafka(t *testing.T, dir, goflow2 string) string {
 		v := numbers(t, out, err)
 		return v[0] / v[1] / 1000
 	}
-	// perFlow is the CPU of one flow, µs, of those that the kernel did not drop; all of
-	// them have to be there, where exact.
+	// perFlow returns the CPU time per flow, µs, over the flows that the kernel did not drop. With
+	// exact, all of them must be on the topic.
 	perFlow := func(name, topic string, exact bool, command func(addr string, port int) *exec.Cmd) float64 {
 		r := receive(t, command)
 		defer r.stop()
-		r.blast(50_000, time.Second) // connections, topic ids
+		r.blast(50_000, time.Second) // opens the connections and fetches the topic IDs
 		before := on(topic)
 		used := r.cpu()
 		sent, dropped, _ := r.blast(kafkaRate, kafkaFlows*time.Second/kafkaRate)

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// A layout is where the fields of a data packet lie: sets of records.
+// A layout describes the positions of the fields in a data packet: sets of records.
 type layout struct {
 	sets []recordSet
 }
@@ -40,13 +40,12 @@ func (s *recordSet) record() (n int) {
 	return n
 }
 
-// slack is what a receive buffer has behind a datagram, octets.
+// slack is the number of spare octets behind a datagram in a receive buffer.
 const slack = 600
 
-// vary makes n datagrams of one that differ as real traffic does: counters and
-// durations of every length, both directions, usual and unusual ports, AS
-// numbers and protocols. A datagram that is repeated is learnt by the branch
-// predictor.
+// vary makes n datagrams from a captured one that differ as real traffic does: counters and
+// durations of every length, both directions, usual and unusual ports, AS numbers and protocols.
+// The CPU's branch predictor would learn a repeated datagram.
 func vary(b testing.TB, version string, n int) [][]byte {
 	data := map[string]string{"v5": "v5_30.hex", "v9": "v9_data.hex", "ipfix": "ipfix_data.hex"}[version]
 	pkt, rng := packet(b, data), rand.New(rand.NewPCG(1, uint64(len(version))))

@@ -29,21 +29,21 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// nginxModule is where Debian has nginx' stream module (libnginx-mod-stream).
+// nginxModule is the path of nginx' stream module in Debian (libnginx-mod-stream).
 const nginxModule = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
 const replicas = 3
 
-// A farm is some ingest replicas behind nginx, which deals out datagrams one by
-// one and puts a PROXY header in front of each.
+// A farm is a number of ingest replicas behind nginx, which sends each datagram to the next
+// replica, with a PROXY header.
 type farm struct {
 	w        *world
 	prefix   string
 	ip       string   // of all of it, and of the exporter
 	ports    []string // addresses with ports: the replicas', then the balancer's
 	in       [replicas]*process
-	balancer *net.UDPConn // of the exporter that sends
-	anyPort  bool         // there is more than one
+	balancer *net.UDPConn // the exporter's socket to the balancer
+	anyPort  bool         // there is more than one exporter port
 	nginx    *exec.Cmd
 }
 
@@ -62,7 +62,7 @@ func (w *world) farm(ctx context.Context, t *testing.T, prefix, ip string) *farm
 	return f
 }
 
-// startBalancer starts nginx, again after it was killed.
+// startBalancer starts nginx, also after it was killed.
 func (f *farm) startBalancer(ctx context.Context, t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
@@ -106,7 +106,7 @@ stream {
 	})
 }
 
-// stopBalancer ends nginx and its worker, which holds the socket.
+// stopBalancer stops nginx and its worker, which holds the socket.
 func (f *farm) stopBalancer() {
 	if f.nginx.ProcessState == nil {
 		_ = f.nginx.Process.Signal(os.Interrupt)
@@ -114,7 +114,7 @@ func (f *farm) stopBalancer() {
 	}
 }
 
-// exporter makes another one, that sends from now on.
+// exporter opens a new exporter socket, from which datagrams are sent from now on.
 func (f *farm) exporter(t *testing.T) {
 	t.Helper()
 	to, err := net.ResolveUDPAddr("udp", f.ports[replicas])
@@ -153,7 +153,7 @@ func (f *farm) ready(ctx context.Context, t *testing.T) {
 	}
 }
 
-// written waits until nothing is in a replica's memory any more.
+// written waits until a replica holds no flow in memory.
 func (f *farm) written(ctx context.Context, t *testing.T, i int) {
 	t.Helper()
 	kafkatest.Poll(ctx, t, "all is acknowledged", func() bool {
@@ -164,7 +164,7 @@ func (f *farm) written(ctx context.Context, t *testing.T, i int) {
 
 func (f *farm) send(t *testing.T, pkts ...[]byte) {
 	t.Helper()
-	pace := time.NewTicker(2 * time.Millisecond) // the sockets' buffers are not what is tested
+	pace := time.NewTicker(2 * time.Millisecond) // slow enough for the sockets' buffers
 	defer pace.Stop()
 	for _, p := range pkts {
 		if _, err := f.balancer.Write(p); err != nil {
@@ -181,9 +181,8 @@ func (f *farm) terminate(t *testing.T) {
 	}
 }
 
-// split takes the templates and options data out of the messages of a capture:
-// what is left is flow records, and they come once, in a message of their own
-// (nil: there are none).
+// split separates the messages of a capture into templates with options data and messages with flow
+// records alone. first is a message with all templates, or nil if there are none.
 func split(t *testing.T, messages [][]byte) (first []byte, data [][]byte) {
 	t.Helper()
 	var once, head []byte
@@ -231,7 +230,7 @@ func split(t *testing.T, messages [][]byte) (first []byte, data [][]byte) {
 	return whole(append(append([]byte(nil), head...), once...)), data
 }
 
-// whole makes a message say its own length, where it says one.
+// whole sets the length field of a message, if its version has one, to the length of the message.
 func whole(m []byte) []byte {
 	if binary.BigEndian.Uint16(m) == 10 {
 		binary.BigEndian.PutUint16(m[2:], uint16(len(m)))
@@ -239,13 +238,12 @@ func whole(m []byte) []byte {
 	return m
 }
 
-// identity names a record: the datagram's hash and the record's offset in it.
+// identity returns the identity of a record: the datagram's hash and the record's offset in it.
 func identity(m *flowpb.FlowMessage) string {
 	return fmt.Sprintf("%016x %d", m.DatagramHash, m.RecordOffset)
 }
 
-// records are the identities of what messages hold, by message, as the decoder
-// finds them.
+// records returns the identities of the records that the decoder finds in each message.
 func records(t *testing.T, first []byte, data [][]byte) (byMessage [][]string) {
 	t.Helper()
 	d := decode.Decoder{State: templates.New(templates.Options{})}
@@ -265,8 +263,8 @@ func records(t *testing.T, first []byte, data [][]byte) (byMessage [][]string) {
 	return byMessage
 }
 
-// number gives IPFIX messages the sequence numbers of RFC 7011 section 3.1: how
-// many records were sent before. softflowd's count the message's own as well.
+// number sets the sequence numbers of IPFIX messages as RFC 7011 section 3.1 defines them: the
+// number of data records sent before. softflowd also counts the records of the message itself.
 func number(t *testing.T, first []byte, data [][]byte) {
 	t.Helper()
 	sent := uint32(0)
@@ -276,8 +274,8 @@ func number(t *testing.T, first []byte, data [][]byte) {
 	}
 }
 
-// gaps is how many flows the sequence numbers on the topic say are not there:
-// between datagrams, and within one.
+// gaps returns the number of flows that are missing by the sequence numbers on the topic: between
+// datagrams and within a datagram.
 func gaps(flows []*flowpb.FlowMessage) (lost int) {
 	there := map[uint32]int{}
 	for _, m := range flows {
@@ -291,7 +289,7 @@ func gaps(flows []*flowpb.FlowMessage) (lost int) {
 	return lost
 }
 
-// arrived is the identities of what all reads.
+// arrived returns the identities of the flows that all reads.
 func (f *farm) arrived(ctx context.Context, t *testing.T, want int) (got map[string]int) {
 	t.Helper()
 	return identities(f.all(ctx, t, want))
@@ -305,8 +303,8 @@ func identities(flows []*flowpb.FlowMessage) map[string]int {
 	return got
 }
 
-// all reads the topic of flows, read_committed, until want records are there
-// and no more come for 3 s, or nothing comes for 20 s.
+// all reads the flows topic, read_committed, until it has want records and no more arrive for 3 s,
+// or none arrive for 20 s.
 func (f *farm) all(ctx context.Context, t *testing.T, want int) (flows []*flowpb.FlowMessage) {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(f.w.c.Brokers()...), kgo.ConsumeTopics(f.prefix+"flows"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
@@ -327,7 +325,7 @@ func (f *farm) all(ctx context.Context, t *testing.T, want int) (flows []*flowpb
 				t.Fatal(err)
 			}
 			if a, _ := netip.AddrFromSlice(m.SamplerAddress); a != netip.MustParseAddr(f.ip) || !f.anyPort && int(m.ExporterPort) != f.balancer.LocalAddr().(*net.UDPAddr).Port {
-				t.Fatalf("exporter %v:%d: want the one that the header names", a, m.ExporterPort)
+				t.Fatalf("exporter %v:%d: want the exporter of the PROXY header", a, m.ExporterPort)
 			}
 			flows = append(flows, &m)
 			different[identity(&m)] = true
@@ -338,8 +336,8 @@ func (f *farm) all(ctx context.Context, t *testing.T, want int) (flows []*flowpb
 	}
 }
 
-// exactlyOnce holds that each record is there once; may says of a message that it
-// may be missing, and returns how many flows are.
+// exactlyOnce checks that each record was read exactly once. may reports whether a message may be
+// missing. It returns the number of flows missing with such messages.
 func exactlyOnce(t *testing.T, want [][]string, got map[string]int, may func(message int) bool) (lost int) {
 	t.Helper()
 	n, missing, twice := 0, 0, 0
@@ -352,7 +350,7 @@ func exactlyOnce(t *testing.T, want [][]string, got map[string]int, may func(mes
 	for i, ids := range want {
 		for _, id := range ids {
 			if times[id] == 0 {
-				continue // judged already
+				continue // checked already
 			}
 			n += times[id]
 			switch k := got[id]; {
@@ -369,7 +367,7 @@ func exactlyOnce(t *testing.T, want [][]string, got map[string]int, may func(mes
 		}
 	}
 	if missing > 0 || twice > 0 || len(got) > 0 {
-		t.Errorf("of %d flows: %d are missing, %d are there more than once, and %d more are nobody's", n, missing, twice, len(got))
+		t.Errorf("of %d flows: %d are missing, %d were read more than once, and %d unknown flows were read", n, missing, twice, len(got))
 	}
 	t.Logf("%d flows, each once; %d were lost with a killed process", n-missing-lost, lost)
 	return lost
@@ -392,8 +390,8 @@ func count(want [][]string) (n int) {
 	return n
 }
 
-// What the balancer deals to whom, and when which replica is there, does not
-// matter: three replicas behind nginx, on three Kafka nodes.
+// TestReplicasBehindAUDPBalancer runs three replicas behind nginx, on three Kafka nodes. The
+// distribution of datagrams to the replicas, and the times at which replicas run, must not matter.
 func TestReplicasBehindAUDPBalancer(t *testing.T) {
 	if _, err := exec.LookPath("nginx"); err != nil {
 		t.Skipf("SKIPPED: no balancer: %v (Debian: nginx-light libnginx-mod-stream)", err)
@@ -408,7 +406,7 @@ func TestReplicasBehindAUDPBalancer(t *testing.T) {
 	number(t, first, data)
 	want := records(t, first, data)
 	if n := count(want); n < 10_000 {
-		t.Fatalf("the capture holds %d flows: too few to prove anything", n)
+		t.Fatalf("the capture holds %d flows: too few for the test", n)
 	}
 
 	t.Run("templates once, before the data", func(t *testing.T) {
@@ -435,14 +433,14 @@ func TestReplicasBehindAUDPBalancer(t *testing.T) {
 		for _, path := range files {
 			first, data := split(t, payloads.Of(t, path))
 			all = append(all, records(t, first, data)...)
-			f.exporter(t) // each capture's has a port of its own, all have one address
+			f.exporter(t) // each capture has its own port; all have the same address
 			if first != nil {
 				f.send(t, first)
 			}
 			from := f.balancer
 			later = append(later, func() { f.balancer = from; f.send(t, data...) })
 		}
-		time.Sleep(time.Second) // a port that is not known yet would be taken for another exporter's
+		time.Sleep(time.Second) // ports that the replicas do not know yet count as another exporter
 		for _, send := range later {
 			send()
 		}
@@ -479,8 +477,8 @@ func TestReplicasBehindAUDPBalancer(t *testing.T) {
 	t.Run("each replica killed in the middle of its work", func(t *testing.T) {
 		f := w.farm(ctx, t, "middle.", "127.0.0.1")
 		f.send(t, first)
-		// What was dealt to a replica before it was killed may have been in its
-		// memory. nginx deals in turn; the templates were first.
+		// A datagram that a replica had received before it was killed may have been in its memory.
+		// nginx sends to the replicas in turn; the templates came first.
 		killed := map[int]int{} // replica → the next message
 		for i, m := range data {
 			if n := len(data) / (replicas + 1); i > 0 && i%n == 0 && i/n <= replicas {
@@ -500,7 +498,7 @@ func TestReplicasBehindAUDPBalancer(t *testing.T) {
 	t.Run("templates after the data, and all replicas restarted in between", func(t *testing.T) {
 		f := w.farm(ctx, t, "late.", "127.0.0.1")
 		f.send(t, data...)
-		time.Sleep(2 * time.Second) // the time in memory is over for some, not for all
+		time.Sleep(2 * time.Second) // some sets have moved to the topic, others are in memory
 		f.terminate(t)
 		for i := range replicas {
 			f.start(ctx, t, i)
@@ -516,7 +514,7 @@ func TestReplicasBehindAUDPBalancer(t *testing.T) {
 	t.Run("a replica killed in the middle of a pass", func(t *testing.T) {
 		f := w.farm(ctx, t, "pass.", "127.0.0.1")
 		f.send(t, data...)
-		time.Sleep(2500 * time.Millisecond) // all of it waits on the topic
+		time.Sleep(2500 * time.Millisecond) // all sets are on the topic
 		f.send(t, first)
 		for i := range replicas - 1 {
 			time.Sleep(40 * time.Millisecond)

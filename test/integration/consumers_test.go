@@ -30,15 +30,15 @@ import (
 // repo is the root of the module.
 const repo = "../.."
 
-// sums is what a consumer adds up.
+// sums holds the totals that a consumer computes.
 type sums struct {
 	N       int
 	Octets  uint64
 	Packets uint64
 }
 
-// Other people's consumers read what is on the topics: all of docs/consumers.md, in each
-// form that a record can have.
+// TestConsumersOfEveryKind runs the programs of docs/consumers.md on the topics, in each form and
+// framing.
 func TestConsumersOfEveryKind(t *testing.T) {
 	python, err := filepath.Abs(filepath.Join(repo, ".cache/python/bin/python"))
 	if err != nil {
@@ -90,8 +90,8 @@ func TestConsumersOfEveryKind(t *testing.T) {
 	}
 }
 
-// filled sends captures of all kinds through ingest and enrich, and returns what is on
-// the topics as this test's own reader sees it.
+// filled sends captures of all kinds through ingest and enrich, and returns the sums of the topics
+// as this test's own reader computes them.
 func (w *world) filled(ctx context.Context, t *testing.T, in, out []string) (flows, talks sums) {
 	t.Helper()
 	i := w.ingest(ctx, "consumers", in...)
@@ -136,7 +136,7 @@ func (w *world) filled(ctx context.Context, t *testing.T, in, out []string) (flo
 		talks.add(c.GetForward().GetOctets()+c.GetReverse().GetOctets(), c.GetForward().GetPackets()+c.GetReverse().GetPackets())
 	}
 	if flows.N < 100 || talks.N < 30 {
-		t.Fatalf("%+v flows and %+v connections prove nothing", flows, talks)
+		t.Fatalf("%+v flows and %+v connections are too few", flows, talks)
 	}
 	return flows, talks
 }
@@ -145,7 +145,7 @@ func (s *sums) add(octets, packets uint64) {
 	s.N, s.Octets, s.Packets = s.N+1, s.Octets+octets, s.Packets+packets
 }
 
-// send sends a capture's datagrams and returns how many there were.
+// send sends the datagrams of a capture and returns their number.
 func send(t *testing.T, to *process, path string) int {
 	t.Helper()
 	x := newExporter(t)
@@ -156,7 +156,7 @@ func send(t *testing.T, to *process, path string) int {
 	return len(all)
 }
 
-// all reads what a topic holds up to its end as it is now, read_committed.
+// all reads a topic to its present end, read_committed.
 func (w *world) all(ctx context.Context, t *testing.T, topic string, take func(value []byte)) {
 	t.Helper()
 	ends, err := w.admin(t).ListCommittedOffsets(ctx, topic)
@@ -191,7 +191,7 @@ func (w *world) all(ctx context.Context, t *testing.T, topic string, take func(v
 	}
 }
 
-// unframed are the messages of a record, told apart as docs/receiving.md says.
+// unframed returns the messages of a record. It detects the framing as docs/receiving.md describes.
 func unframed(t *testing.T, value []byte, kind func() proto.Message, first byte) (all []proto.Message) {
 	t.Helper()
 	read := func(b []byte, of func([]byte, proto.Message) error) {
@@ -210,7 +210,7 @@ func unframed(t *testing.T, value []byte, kind func() proto.Message, first byte)
 		for len(value) > 0 {
 			b, n := protowire.ConsumeBytes(value)
 			if n < 0 {
-				t.Fatalf("%x: no length", value)
+				t.Fatalf("%x: want a length", value)
 			}
 			read(b, proto.Unmarshal)
 			value = value[n:]
@@ -219,13 +219,13 @@ func unframed(t *testing.T, value []byte, kind func() proto.Message, first byte)
 	return all
 }
 
-// consumers runs other people's programs on a broker.
+// consumers runs programs of others on a broker.
 type consumers struct {
 	broker, python, generated string
 	flows, talks              sums
 }
 
-// run returns a program's standard output.
+// run returns the standard output of a program.
 func run(ctx context.Context, t *testing.T, env []string, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(ctx, name, args...)
@@ -239,7 +239,7 @@ func run(ctx context.Context, t *testing.T, env []string, name string, args ...s
 	return strings.TrimSpace(string(out))
 }
 
-// added holds what a program printed as JSON.
+// added compares the sums that a program printed as JSON with want.
 func added(t *testing.T, who, out string, n string, want sums) {
 	t.Helper()
 	var v map[string]any
@@ -324,7 +324,7 @@ func (c *consumers) clickhouse(ctx context.Context, t *testing.T, framing string
 		t.Errorf("ClickHouse (-on the topic +in its tables):\n%s", d)
 	}
 	if got.Flows.Exporter != "::ffff:127.0.0.1" || got.Flows.Undated+got.Flows.Untyped+got.Connections.Stateless != 0 {
-		t.Errorf("what the view makes of addresses, times and enumerations: %s", out)
+		t.Errorf("the view's addresses, times and enumerations: %s", out)
 	}
 	if len(got.Queries) != 5 || got.Queries[0] == 0 || got.Queries[1] == 0 || got.Queries[4] == 0 { // 2: firewalls, 3: scans
 		t.Errorf("rows of the documented queries: %v", got.Queries)

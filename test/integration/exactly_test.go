@@ -21,10 +21,10 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A million connections, late records among them, while workers are killed eight
-// times and a node once, and the group then scales from one member to three, back to one
-// and to four: what consumers read is what an undisturbed run gives. The group then scales
-// the same way in silence.
+// TestAMillionConnectionsExactlyOnce pairs a million connections, with late records among them.
+// Workers are killed eight times and a node once, then the group scales from one member to three,
+// to one and to four. Consumers must read the same connections as after an undisturbed run. Then
+// the group scales in the same way while no flow arrives.
 func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 	const (
 		connections = 1_000_000
@@ -48,8 +48,8 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 	}
 	defer cl.Close()
 
-	// The flows come in as many shares as there are kills and changes of scale, and one:
-	// in each there is work for every partition when a worker is killed.
+	// The flows are sent in shares, one more than there are kills and changes of scale. Each share
+	// has work for every partition when a worker is killed.
 	undisturbed := workload.NewUndisturbed(parts)
 	shares := kills + len(scales) + 1
 	next := make(chan struct{}, shares)
@@ -105,7 +105,7 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 			f.EachRecord(func(r *kgo.Record) {
 				var m flowpb.Connection
 				if err := proto.Unmarshal(r.Value, &m); err != nil {
-					t.Errorf("a record that is no connection: %v", err)
+					t.Errorf("a record is not a connection: %v", err)
 					return
 				}
 				got.Add(&m)
@@ -138,10 +138,10 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 	began := time.Now()
 	next <- struct{}{}
 	flows := <-produced
-	var restarts []time.Duration // from each kill until all partitions moved
+	var restarts []time.Duration // from each kill until all partitions made progress
 	for k := range kills {
-		// The share is being worked on; the next one is on its way, so that every
-		// partition has something to move on to.
+		// The workers process this share while the next is produced, so that every partition has
+		// further work.
 		before := sum(committed())
 		next <- struct{}{}
 		kafkatest.Poll(ctx, t, "the share is worked on", func() bool { return sum(committed()) > before })
@@ -164,7 +164,7 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 		took := time.Since(killed)
 		flows = <-produced
 		restarts = append(restarts, took)
-		t.Logf("kill %d: all partitions moved again after %v", k+1, took.Round(100*time.Millisecond))
+		t.Logf("kill %d: all partitions made progress after %v", k+1, took.Round(100*time.Millisecond))
 		if k == kills/2 {
 			if err := c.StartNode(2); err != nil {
 				t.Fatal(err)
@@ -178,12 +178,12 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 		members = w.scale(t, members, n, settings)
 		flows = <-produced
 	}
-	// Seven processes share two cores, with who knows what beside: the median holds
-	// the bound, and none waits for a transaction to time out.
+	// Seven processes share two cores with other load: only the median must hold the bound, and no
+	// restart may wait for the timeout of a transaction.
 	slices.Sort(restarts)
 	median, slowest := restarts[len(restarts)/2], restarts[len(restarts)-1]
 	if median > session+6*time.Second || slowest > 40*time.Second {
-		t.Errorf("all partitions moved again after %v in the median, %v at most; want %v", median, slowest, session+6*time.Second)
+		t.Errorf("all partitions made progress after %v in the median, %v at most; want %v", median, slowest, session+6*time.Second)
 	}
 	kafkatest.Poll(ctx, t, "all flows are taken", func() bool { return sum(committed()) >= int64(flows) })
 	want := undisturbed.Reports
@@ -209,10 +209,10 @@ func TestAMillionConnectionsExactlyOnce(t *testing.T) {
 	w.scalesInSilence(ctx, t)
 }
 
-// scales are the sizes that a group takes, one after the other.
+// scales lists the sizes of the group, in order.
 var scales = []int{1, 3, 1, 4}
 
-// scale starts or ends members until there are n.
+// scale starts or stops members until n run.
 func (w *world) scale(t *testing.T, members []*process, n int, settings func(i int) []string) []*process {
 	t.Helper()
 	for len(members) > n {
@@ -225,9 +225,9 @@ func (w *world) scale(t *testing.T, members []*process, n int, settings func(i i
 	return members
 }
 
-// scalesInSilence changes the size of a group while no flow comes and connections are
-// open: the partitions change hands without a transaction. Silence then ends each
-// connection once.
+// scalesInSilence changes the size of the group while no flow arrives and connections are open, so
+// that partitions are reassigned without a transaction. Then stream time advances by silence alone,
+// and each connection must be reported once.
 func (w *world) scalesInSilence(ctx context.Context, t *testing.T) {
 	const (
 		prefix, group = "silence.", "silence"
@@ -280,7 +280,7 @@ func (w *world) scalesInSilence(ctx context.Context, t *testing.T) {
 			offsets.Each(func(o kadm.OffsetResponse) { taken += max(o.At, 0) })
 			return taken == int64(want)
 		})
-		for len(members) != n { // one member at a time: partitions change hands again and again
+		for len(members) != n { // one member at a time, so that partitions are reassigned repeatedly
 			now := len(members) + 1
 			if n < now {
 				now = len(members) - 1
@@ -302,7 +302,7 @@ func (w *world) scalesInSilence(ctx context.Context, t *testing.T) {
 		f.EachRecord(func(r *kgo.Record) {
 			var m flowpb.Connection
 			if err := proto.Unmarshal(r.Value, &m); err != nil {
-				t.Errorf("a record that is no connection: %v", err)
+				t.Errorf("a record is not a connection: %v", err)
 				return
 			}
 			if m.Version != 1 || !m.Final || m.EmitReason != flowpb.EmitReason_EMIT_REASON_IDLE || m.Forward.GetOctets() != 900 || m.Forward.GetPackets() != 9 {

@@ -33,8 +33,8 @@ import (
 
 const partitions = 6
 
-// The services as they are shipped, on three Kafka nodes, from Kafka not being
-// there to a broker killed under enrich.
+// TestTheServicesOnRealKafka runs the built services on three Kafka nodes, from a start without
+// Kafka to the kill of a broker under enrich.
 func TestTheServicesOnRealKafka(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
@@ -42,7 +42,7 @@ func TestTheServicesOnRealKafka(t *testing.T) {
 	c := kafkatest.New(ctx, t)
 	w := &world{t: t, c: c, bin: bin}
 
-	// Kafka away at start: said, and waited for.
+	// Without Kafka at the start, ingest must report it and wait.
 	first := w.ingest(ctx, "first")
 	kafkatest.Poll(ctx, t, "ingest says why it is not ready", func() bool {
 		code, body := first.ready()
@@ -140,7 +140,7 @@ func (p *process) ready() (code int, body string) {
 	return resp.StatusCode, string(b)
 }
 
-// shown is what a process shows at /metrics; ok: it answers.
+// shown returns the text of the process's /metrics. ok is false if it does not answer.
 func (p *process) shown() (text string, ok bool) {
 	resp, err := http.Get("http://" + p.metrics + "/metrics")
 	if err != nil {
@@ -151,7 +151,7 @@ func (p *process) shown() (text string, ok bool) {
 	return string(b), err == nil
 }
 
-// sum adds the samples of a metric, of those whose labels contain part.
+// sum adds up the samples of a metric whose labels contain part.
 func (p *process) sum(name, part string) (sum float64) {
 	text, _ := p.shown()
 	for line := range strings.Lines(text) {
@@ -169,7 +169,7 @@ func (p *process) kill() {
 	_ = p.cmd.Wait()
 }
 
-// terminate wants exit code 0 within 12 s of SIGTERM.
+// terminate sends SIGTERM and wants exit code 0 within 12 s.
 func (p *process) terminate(t *testing.T) {
 	t.Helper()
 	began := time.Now()
@@ -218,8 +218,8 @@ func packet(t *testing.T, name string) []byte {
 	return p
 }
 
-// shared sends the template to one replica and the data to the other, from one
-// socket: one exporter.
+// shared sends a template to one replica and its data to the other, from the same socket, hence as
+// the same exporter.
 func (w *world) shared(ctx context.Context, t *testing.T, first, second *process) {
 	from, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -249,7 +249,7 @@ func (w *world) shared(ctx context.Context, t *testing.T, first, second *process
 	})
 }
 
-// consume reads a topic from its start, read_committed, until enough.
+// consume reads a topic from its start, read_committed, until enough returns true.
 func (w *world) consume(ctx context.Context, t *testing.T, topic string, enough func(*kgo.Record) bool) {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(w.c.Brokers()...), kgo.ConsumeTopics(topic), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
@@ -266,9 +266,8 @@ func (w *world) consume(ctx context.Context, t *testing.T, topic string, enough 
 	}
 }
 
-// killed compares the connections of two groups of consumers over the same
-// flows: one that is left alone, and one whose member is killed, and a broker
-// with it. Each has its own copy of the flows.
+// killed compares the connections of two consumer groups over equal flows: an undisturbed group,
+// and a group whose member and broker are killed. Each group has its own copy of the flows.
 func (w *world) killed(ctx context.Context, t *testing.T, in *process) {
 	calm, kill := "calm.", "kill."
 	kc := kafka.Config{Brokers: w.c.Brokers()}
@@ -304,7 +303,7 @@ func (w *world) killed(ctx context.Context, t *testing.T, in *process) {
 	}
 	got := w.connections(ctx, t, kill, n/2)
 	if len(want) > n*2/3 {
-		t.Errorf("%d connections of %d flows: hardly any were paired", len(want), n)
+		t.Errorf("%d connections of %d flows: want more of them paired", len(want), n)
 	}
 	last.terminate(t)
 	if d := cmp.Diff(want, got); d != "" {
@@ -313,15 +312,14 @@ func (w *world) killed(ctx context.Context, t *testing.T, in *process) {
 	t.Logf("%d connections of %d flows", len(got), n)
 }
 
-// capturedMessages are the export messages of the capture.
+// capturedMessages returns the export messages of the capture.
 func capturedMessages(t *testing.T) (all [][]byte) {
 	t.Helper()
 	return payloads.Of(t, filepath.Join("..", "..", "testdata", "captures", "softflowd_v10_big.pcap"))
 }
 
-// replay sends a capture through ingest and copies its flows to both prefixes,
-// record by record in the same order, spread over time so that some connections
-// end while enrich works.
+// replay sends a capture through ingest and copies its flows to both prefixes, record by record in
+// the same order. The receive times are spread so that some connections end while enrich works.
 func (w *world) replay(ctx context.Context, t *testing.T, in *process, prefixes ...string) (n int) {
 	t.Helper()
 	const flows = 12_000 // of the capture
@@ -330,7 +328,7 @@ func (w *world) replay(ctx context.Context, t *testing.T, in *process, prefixes 
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	pause := time.NewTicker(time.Millisecond) // slower than the socket's buffer fills
+	pause := time.NewTicker(time.Millisecond) // slow enough for the socket's buffer
 	defer pause.Stop()
 	for _, m := range capturedMessages(t) {
 		if _, err := conn.Write(m); err != nil {
@@ -350,7 +348,7 @@ func (w *world) replay(ctx context.Context, t *testing.T, in *process, prefixes 
 	defer cl.Close()
 	base := time.Now().Add(-30 * time.Minute)
 	for i, r := range records {
-		// One minute of receive time in all.
+		// The receive times span one minute.
 		var m flowpb.FlowMessage
 		if err := proto.Unmarshal(r.Value, &m); err != nil {
 			t.Fatal(err)
@@ -375,7 +373,7 @@ func (w *world) replay(ctx context.Context, t *testing.T, in *process, prefixes 
 	return len(records)
 }
 
-// connections reads until at least least have come and no more do.
+// connections reads until at least least connections have arrived and no more arrive.
 func (w *world) connections(ctx context.Context, t *testing.T, prefix string, least int) (out []string) {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(w.c.Brokers()...), kgo.ConsumeTopics(prefix+"connections"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
@@ -399,7 +397,7 @@ func (w *world) connections(ctx context.Context, t *testing.T, prefix string, le
 				t.Fatal(err)
 			}
 			if id := fmt.Sprintf("%x %d", m.ConnectionId, m.Version); seen[id] {
-				t.Errorf("connection %s is there twice", id)
+				t.Errorf("connection %s was read twice", id)
 			} else {
 				seen[id] = true
 			}

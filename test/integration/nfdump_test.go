@@ -23,8 +23,9 @@ import (
 	kafkatest "weir/internal/weirtest/kafka"
 )
 
-// nfdump collects the capture and pairs it (-B: both directions of TCP and UDP);
-// Weir's connections have the same packets and octets, each way.
+// TestScenario10TotalsAreThoseOfNfdump collects the capture with nfcapd and pairs it with nfdump -B
+// (both directions of TCP and UDP). Weir's connections must have the same packets and octets in
+// each direction.
 func TestScenario10TotalsAreThoseOfNfdump(t *testing.T) {
 	for _, tool := range []string{"nfcapd", "nfdump"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -76,7 +77,7 @@ func TestScenario10TotalsAreThoseOfNfdump(t *testing.T) {
 	if err != nil {
 		t.Fatalf("nfdump: %v", err)
 	}
-	// One line a direction: proto, from, to, packets, octets.
+	// want has a line for each direction: protocol, source, destination, packets, octets.
 	var want []string
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
@@ -114,7 +115,7 @@ func TestScenario10TotalsAreThoseOfNfdump(t *testing.T) {
 	slices.Sort(want)
 	slices.Sort(got)
 	if len(want) < 10_000 {
-		t.Fatalf("nfdump tells of %d directions: too few\n%.500s", len(want), text)
+		t.Fatalf("nfdump prints %d directions: too few\n%.500s", len(want), text)
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("%d directions by nfdump, %d by Weir (-nfdump +weir):\n%.2000s", len(want), len(got), d)

@@ -23,7 +23,7 @@ import (
 	kafkatest "weir/internal/weirtest/kafka"
 )
 
-// rss is the most memory a process had, octets.
+// rss returns the peak memory of a process, octets.
 func (p *process) rss(t *testing.T) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
@@ -35,10 +35,10 @@ func (p *process) rss(t *testing.T) int {
 	return n << 10
 }
 
-// v5Flows are the flows of each datagram of a blast.
+// v5Flows is the number of flows in each datagram of a blast.
 const v5Flows = 30
 
-// A blast is v5 datagrams from one socket, whose sequence numbers count flows.
+// A blast sends v5 datagrams from one socket, with sequence numbers that count flows.
 type blast struct {
 	to       []net.Conn
 	pkt      []byte
@@ -47,7 +47,7 @@ type blast struct {
 	boot     time.Time
 }
 
-// newBlast sends to the processes by turns, from one address.
+// newBlast returns a blast that sends to the processes in turn, from one address.
 func newBlast(t *testing.T, processes ...*process) *blast {
 	t.Helper()
 	b := &blast{pkt: make([]byte, 24+48*v5Flows), boot: time.Now().Add(-time.Hour)}
@@ -72,7 +72,7 @@ func newBlast(t *testing.T, processes ...*process) *blast {
 	return b
 }
 
-// send sends n datagrams, at most so many a second (0: as fast as it can).
+// send sends n datagrams, at most perSecond a second (0: unlimited).
 func (b *blast) send(t *testing.T, n int, perSecond float64) {
 	t.Helper()
 	pause := time.NewTicker(time.Millisecond)
@@ -86,7 +86,7 @@ func (b *blast) send(t *testing.T, n int, perSecond float64) {
 		binary.BigEndian.PutUint32(b.pkt[4:], uint32(now.Sub(b.boot).Milliseconds()))
 		binary.BigEndian.PutUint32(b.pkt[8:], uint32(now.Unix()))
 		binary.BigEndian.PutUint32(b.pkt[16:], b.sequence)
-		for r := range v5Flows { // none like another
+		for r := range v5Flows { // all different
 			binary.BigEndian.PutUint32(b.pkt[24+48*r:], 10<<24|uint32(b.sent*v5Flows+r)&0xffffff)
 		}
 		if _, err := b.to[b.sent%len(b.to)].Write(b.pkt); err != nil {
@@ -98,7 +98,7 @@ func (b *blast) send(t *testing.T, n int, perSecond float64) {
 	}
 }
 
-// onTopic counts the records of a topic.
+// onTopic returns the number of records of a topic.
 func onTopic(ctx context.Context, t *testing.T, brokers []string, topic string) (n int) {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
@@ -114,8 +114,9 @@ func onTopic(ctx context.Context, t *testing.T, brokers []string, topic string) 
 	return n
 }
 
-// What was sent is on the topic, was dropped by the kernel, or was dropped for want
-// of room: the three figures and the sequence numbers agree exactly.
+// TestEveryFlowIsOnTheTopicOrCounted sends more than ingest can hold. Every flow must be on the
+// topic, dropped by the kernel, or dropped because the buffer was full: the three figures and the
+// loss by sequence numbers must agree exactly.
 func TestEveryFlowIsOnTheTopicOrCounted(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
@@ -125,7 +126,7 @@ func TestEveryFlowIsOnTheTopicOrCounted(t *testing.T) {
 	}
 	c := kafkatest.Start(ctx, t)
 	if !c.Own() {
-		t.Skip("SKIPPED: stops the nodes, and those of KAFKA_BROKERS are not its own")
+		t.Skip("SKIPPED: the test stops nodes, which it must not do with those of KAFKA_BROKERS")
 	}
 	w := &world{t: t, c: c, bin: dir}
 	small := []string{"RECEIVERS=1", "RCVBUF=16384", "PRODUCE_MAX_RECORDS=20000"}
@@ -140,7 +141,7 @@ func TestEveryFlowIsOnTheTopicOrCounted(t *testing.T) {
 		return n
 	}
 	b := newBlast(t, replicas...)
-	b.send(t, 10, 100) // numbers begin with something that is received
+	b.send(t, 10, 100) // the first sequence numbers must be received
 	kafkatest.Poll(ctx, t, "the first flows are there", func() bool { return onTopic(ctx, t, c.Brokers(), "netflow.flows") == 10*v5Flows })
 	if sum("weir_ingest_socket_drops_total", "") != 0 {
 		t.Fatal("ten datagrams in a tenth of a second were dropped")
@@ -151,12 +152,12 @@ func TestEveryFlowIsOnTheTopicOrCounted(t *testing.T) {
 	c.Resume()
 	b.send(t, 20_000, 0)
 	kafkatest.Poll(ctx, t, "the buffers are empty", func() bool { return sum("weir_ingest_buffered_flows", "") == 0 })
-	b.send(t, 10, 100) // and end so; each socket tells what it dropped beside its next datagram
+	b.send(t, 10, 100) // so must the last; the kernel reports the drops of a socket with its next datagram
 	kafkatest.Poll(ctx, t, "the last flows are there", func() bool { return sum("weir_ingest_buffered_flows", "") == 0 })
 	sent, kernel := b.sent*v5Flows, v5Flows*sum("weir_ingest_socket_drops_total", "")
 	full := sum("weir_ingest_dropped_flows_total", `reason="buffer_full"`)
 	if all := sum("weir_ingest_dropped_flows_total", ""); all != full || full != sum("weir_ingest_dropped_flows_total", `exporter="127.0.0.1"`) {
-		t.Errorf("want drops for want of room alone, all of the exporter: %d of %d", full, all)
+		t.Errorf("want drops only because the buffer was full, all counted for the exporter: %d of %d", full, all)
 	}
 	for _, p := range replicas {
 		p.terminate(t)
@@ -179,21 +180,22 @@ func TestEveryFlowIsOnTheTopicOrCounted(t *testing.T) {
 	if err := json.Unmarshal(out, &line); err != nil || line.Lost == nil {
 		t.Fatalf("weir exporters: %v\n%s", err, out)
 	}
-	t.Logf("sent %d flows: %d on the topic, %d dropped by the kernel, %d for want of room; lost by sequence numbers %d of %d %s",
+	t.Logf("sent %d flows: %d on the topic, %d dropped by the kernel, %d because the buffer was full; lost by sequence numbers %d of %d %s",
 		sent, there, kernel, full, *line.Lost, line.Of, line.Unit)
 	if there+kernel+full != sent {
 		t.Errorf("%d flows are unaccounted for", sent-there-kernel-full)
 	}
 	if *line.Lost != kernel || line.Of != sent || line.Flows != there+full {
-		t.Errorf("sequence numbers tell of %d lost of %d, received %d: want %d of %d, %d", *line.Lost, line.Of, line.Flows, kernel, sent, there+full)
+		t.Errorf("by sequence numbers %d of %d are lost, received %d: want %d of %d, %d", *line.Lost, line.Of, line.Flows, kernel, sent, there+full)
 	}
 	if kernel == 0 || full == 0 {
-		t.Error("the test needs drops of both kinds to show anything")
+		t.Error("want drops of both kinds")
 	}
 }
 
-// Kafka away for a minute at 50 000 flows a second: memory stays within its bound,
-// what is dropped is counted, and what was kept is delivered at once when it is back.
+// TestKafkaAwayForAMinute stops Kafka for a minute at 50 000 flows a second. Memory must stay
+// within its bound, drops must be counted, and the buffered flows must be delivered at once when
+// Kafka returns.
 func TestKafkaAwayForAMinute(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
@@ -218,7 +220,7 @@ func TestKafkaAwayForAMinute(t *testing.T) {
 	delivered := func() int { return int(p.sum("weir_ingest_flows_total", "")) - dropped() - buffered() }
 	b.send(t, 100, 1000)
 
-	// What it delivers when it has as much as it can hold.
+	// Measure the time of delivery when the buffer is full.
 	c.Pause()
 	b.send(t, 20_000, 10_000)
 	held, began := buffered(), time.Now()
@@ -253,7 +255,7 @@ func TestKafkaAwayForAMinute(t *testing.T) {
 		t.Errorf("RSS %d MiB is beyond the bound of %d MiB", rss>>20, bound>>20)
 	}
 	if lost == 0 {
-		t.Error("nothing was dropped: the test is to go beyond the buffer")
+		t.Error("nothing was dropped: want more flows than the buffer holds")
 	}
 	if there+lost+kernel != b.sent*v5Flows {
 		t.Errorf("sent %d, on the topic %d, dropped %d and by the kernel %d: %d are unaccounted for", b.sent*v5Flows, there, lost, kernel, b.sent*v5Flows-there-lost-kernel)

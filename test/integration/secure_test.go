@@ -23,8 +23,8 @@ import (
 	kafkatest "weir/internal/weirtest/kafka"
 )
 
-// The ACLs of docs/security.md, and nothing else, are enough for everything; one of
-// the services comes with a password, the other with a token.
+// TestTheDocumentedACLsSuffice grants only the ACLs of docs/security.md. They must suffice for
+// everything. One service authenticates by password, the other by token.
 func TestTheDocumentedACLsSuffice(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
@@ -48,7 +48,7 @@ func TestTheDocumentedACLsSuffice(t *testing.T) {
 	defer admin.Close()
 	grantDocumented(ctx, t, kadm.NewClient(admin))
 
-	// Nothing but TLS is there.
+	// The listener must refuse connections without TLS.
 	plain, err := kgo.NewClient(kgo.SeedBrokers(c.Brokers()...), kgo.RequestRetries(0))
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func TestTheDocumentedACLsSuffice(t *testing.T) {
 	defer plain.Close()
 	try, done := context.WithTimeout(ctx, 5*time.Second)
 	if err := plain.Ping(try); err == nil {
-		t.Error("a client without TLS came in")
+		t.Error("a client without TLS was accepted")
 	}
 	done()
 
@@ -88,7 +88,7 @@ func TestTheDocumentedACLsSuffice(t *testing.T) {
 		"INSTANCE=one", "DNS_ENABLED=false", "PAIR_IDLE=3s", "PAIR_ACTIVE_TIMEOUT=2s", "PAIR_LINGER=1s", "PAIR_LATE_GRACE=1s")
 	kafkatest.Poll(ctx, t, "enrich is ready", func() bool { code, _ := enrich.ready(); return code == http.StatusOK })
 
-	// A template that comes late makes use of the topic of undecoded sets.
+	// A late template makes the replica use the undecoded topic.
 	from, err := net.Dial("udp", in.udp)
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +103,7 @@ func TestTheDocumentedACLsSuffice(t *testing.T) {
 	kafkatest.Poll(ctx, t, "a set waits on its topic", func() bool { return in.sum("weir_ingest_late_sets_total", `what="appended"`) == 1 })
 	send("v9_template.hex")
 	kafkatest.Poll(ctx, t, "it is decoded", func() bool { return in.sum("weir_ingest_late_sets_total", `what="decoded"`) == 1 })
-	// Time goes on by what comes.
+	// Further flows advance stream time.
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	operator := func(args ...string) (string, error) {
@@ -127,25 +127,25 @@ func TestTheDocumentedACLsSuffice(t *testing.T) {
 		t.Errorf("weir templates list: %v\n%s", err, out)
 	}
 	if out, err := operator("templates", "remove", "127.0.0.1"); err == nil || !strings.Contains(out, "netflow.templates") {
-		t.Errorf("an operator may not write: want an error that names the topic, got %v\n%s", err, out)
+		t.Errorf("an operator without the right to write: want an error that names the topic, got %v\n%s", err, out)
 	}
 	in.terminate(t)
 	enrich.terminate(t)
 	for _, p := range []*process{in, enrich} {
 		if strings.Contains(p.out.String(), "AUTHORIZATION") {
-			t.Errorf("%s was refused something:\n%s", p.cmd.Path, p.out)
+			t.Errorf("%s was refused an operation:\n%s", p.cmd.Path, p.out)
 		}
 	}
 }
 
-// unsigned is a token that Kafka takes where no other way is set up (RFC 7515,
-// appendix A.5).
+// unsigned returns an unsigned token, which Kafka accepts if no other verification is configured
+// (RFC 7515 appendix A.5).
 func unsigned(subject string, now time.Time) string {
 	part := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 	return part(`{"alg":"none"}`) + "." + part(fmt.Sprintf(`{"sub":%q,"iat":%d,"exp":%d}`, subject, now.Unix(), now.Add(time.Hour).Unix())) + "."
 }
 
-// grantDocumented grants what the commands of docs/security.md would.
+// grantDocumented grants the ACLs of the commands in docs/security.md.
 func grantDocumented(ctx context.Context, t *testing.T, adm *kadm.Client) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "security.md"))

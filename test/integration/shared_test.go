@@ -26,7 +26,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// What only a real cluster does to topics: three nodes, replication 3.
+// TestTheSharedStateOnRealKafka checks behaviour of topics that only a cluster shows: three nodes,
+// replication 3.
 func TestTheSharedStateOnRealKafka(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
@@ -67,7 +68,7 @@ func (w *world) unusable(ctx context.Context, t *testing.T) {
 			t.Errorf("a wrong cleanup policy: want %q in %v", want, err)
 		}
 	}
-	// What the broker refuses is told with the broker's reason, and waited for.
+	// An error of the broker must be reported with the broker's reason, and retried.
 	many := config("many.", 3)
 	many.Replication = 7
 	var why error
@@ -84,7 +85,7 @@ func (w *world) unusable(ctx context.Context, t *testing.T) {
 	}
 }
 
-// receive hands a datagram to a replica, from one port for all.
+// An exporter sends datagrams to replicas, all from the same port.
 type exporter struct{ *net.UDPConn }
 
 func newExporter(t *testing.T) exporter {
@@ -108,8 +109,8 @@ func (e exporter) send(t *testing.T, to *process, pkt []byte) {
 	}
 }
 
-// The topic of templates is deleted and made again while replicas run: what they
-// received is on it again, and a replica that starts then decodes with it.
+// topicDeleted deletes and recreates the templates topic while replicas run. They must publish
+// their templates again, and a replica that starts then must decode with them.
 func (w *world) topicDeleted(ctx context.Context, t *testing.T) {
 	x, adm := newExporter(t), w.admin(t)
 	first := w.ingest(ctx, "one", "TOPIC_PREFIX=gone.")
@@ -117,7 +118,7 @@ func (w *world) topicDeleted(ctx context.Context, t *testing.T) {
 	x.send(t, first, packet(t, "v9_template.hex"))
 	topic := "gone.templates"
 	onTopic := func() (n int) {
-		_ = kafka.ReadWhole(ctx, kafka.Config{Brokers: w.c.Brokers()}, topic, func(r kafka.Record) { // not there for a moment
+		_ = kafka.ReadWhole(ctx, kafka.Config{Brokers: w.c.Brokers()}, topic, func(r kafka.Record) { // the topic may not exist for a moment
 			if _, ok, err := templates.Read(r.Key, r.Value); ok && err == nil {
 				n++
 			}
@@ -144,8 +145,8 @@ func (w *world) topicDeleted(ctx context.Context, t *testing.T) {
 	second.terminate(t)
 }
 
-// Refreshes of 200 definitions go on while the broker compacts the topic and a
-// replica reads it from its start: when it is ready it knows all.
+// compacted refreshes 200 definitions while the broker compacts the topic and a replica reads it
+// from its start. When the replica is ready, it must know all definitions.
 func (w *world) compacted(ctx context.Context, t *testing.T) {
 	const definitions, prefix = 200, "compact."
 	kc := kafka.Config{Brokers: w.c.Brokers()}
@@ -191,7 +192,7 @@ func (w *world) compacted(ctx context.Context, t *testing.T) {
 		}
 		return n
 	}
-	time.Sleep(1100 * time.Millisecond) // the next write begins a segment; the one before may be compacted
+	time.Sleep(1100 * time.Millisecond) // the next write begins a new segment, so that the previous segment may be compacted
 	compacting := false
 	for round := 0; !compacting && ctx.Err() == nil; round++ {
 		store := templates.New(templates.Options{Replica: "r"})
@@ -217,14 +218,14 @@ func (w *world) compacted(ctx context.Context, t *testing.T) {
 		}
 		stop()
 		ended.Wait()
-		compacting = records() < 50*2*definitions/2 // two of a definition
+		compacting = records() < 50*2*definitions/2 // two records for each definition
 	}
 	t.Logf("compacted to %d records, from offset %d", records(), start())
 }
 
-// Templates are learnt at one replica while 50 000 flows/s are produced; the time
-// until another one has them is compared with that of a bare producer and consumer
-// in the same run.
+// latency measures the time until a template that a replica received is known to another replica,
+// while 50 000 flows/s are produced. It compares it with a bare producer and consumer in the same
+// run.
 func (w *world) latency(ctx context.Context, t *testing.T) {
 	const prefix, samples = "fast.", 250
 	kc := kafka.Config{Brokers: w.c.Brokers()}
@@ -261,7 +262,7 @@ func (w *world) latency(ctx context.Context, t *testing.T) {
 		}
 	}()
 
-	// Two replicas, joined as ingest joins them.
+	// Two replicas, each with a store and a template log as in ingest.
 	seen := make(chan struct{}, 1)
 	a := w.replica(ctx, t, kc, prefix, "a", nil)
 	b := w.replica(ctx, t, kc, prefix, "b", seen)
@@ -279,7 +280,7 @@ func (w *world) latency(ctx context.Context, t *testing.T) {
 		t.Fatal(err)
 	}
 	if consumer.PollFetches(ctx).Err() != nil {
-		t.Fatal("the bare consumer has nothing")
+		t.Fatal("the bare consumer received nothing")
 	}
 
 	var ours, theirs []time.Duration
@@ -297,7 +298,7 @@ func (w *world) latency(ctx context.Context, t *testing.T) {
 			select {
 			case <-seen:
 			case <-ctx.Done():
-				t.Fatal("a template did not come")
+				t.Fatal("a template did not arrive")
 			}
 		}
 		ours = append(ours, time.Since(began))
@@ -314,7 +315,7 @@ func (w *world) latency(ctx context.Context, t *testing.T) {
 		x, y := quantile(ours, q), quantile(theirs, q)
 		t.Logf("p%.0f: a template at another replica %v, a record of a bare producer at a bare consumer %v: %.1f times", q*100, x, y, float64(x)/float64(y))
 		if x > 3*y {
-			t.Errorf("p%.0f: want at most 3 times the bare one's", q*100)
+			t.Errorf("p%.0f: want at most 3 times the time of the bare consumer", q*100)
 		}
 	}
 	t.Logf("beside %d flows produced, %d acknowledged", produced.get(), acked.get())
@@ -334,7 +335,7 @@ func quantile(d []time.Duration, q float64) time.Duration {
 	return s[min(len(s)-1, int(q*float64(len(s))))]
 }
 
-// replica is a store joined to the topic, ready.
+// replica returns a store that is connected to the topic and ready.
 func (w *world) replica(ctx context.Context, t *testing.T, kc kafka.Config, prefix, name string, changed chan struct{}) *templates.Store {
 	t.Helper()
 	log, err := kafka.NewTemplateLog(kc, prefix+"templates", name)
@@ -353,12 +354,12 @@ func (w *world) replica(ctx context.Context, t *testing.T, kc kafka.Config, pref
 	run, stop := context.WithCancel(ctx)
 	var ended sync.WaitGroup
 	ended.Go(func() {
-		if err := log.Run(run, func(k, v []byte) { _ = store.Merge(k, v) }); err != nil { // all of it is our own
+		if err := log.Run(run, func(k, v []byte) { _ = store.Merge(k, v) }); err != nil { // all records are this test's
 			t.Errorf("log: %v", err)
 		}
 	})
 	ended.Go(func() {
-		tick := time.NewTicker(100 * time.Millisecond) // what failed, or was withheld
+		tick := time.NewTicker(100 * time.Millisecond) // retries failed and withheld records
 		defer tick.Stop()
 		for {
 			select {
@@ -377,11 +378,11 @@ func (w *world) replica(ctx context.Context, t *testing.T, kc kafka.Config, pref
 	return store
 }
 
-// One of three nodes is killed while ingest takes 20 000 flows/s, and comes back:
-// every flow is on the topic once.
+// nodeKilled kills one of three nodes, and restarts it, while ingest receives 20 000 flows/s. Every
+// flow must be on the topic exactly once.
 func (w *world) nodeKilled(ctx context.Context, t *testing.T) {
 	if !w.c.Own() {
-		t.Skip("SKIPPED: the nodes are not ours to kill")
+		t.Skip("SKIPPED: the test must not kill the nodes of KAFKA_BROKERS")
 	}
 	const seconds, perDatagram = 60, 30
 	in := w.ingest(ctx, "load", "TOPIC_PREFIX=load.")
@@ -396,7 +397,7 @@ func (w *world) nodeKilled(ctx context.Context, t *testing.T) {
 	for time.Since(began) < seconds*time.Second {
 		<-tick.C
 		for range 10 { // 10 datagrams of 30 flows in 15 ms: 20 000 flows/s
-			binary.BigEndian.PutUint32(pkt[16:], uint32(sent*perDatagram)) // its sequence: each datagram is another
+			binary.BigEndian.PutUint32(pkt[16:], uint32(sent*perDatagram)) // the sequence number makes each datagram different
 			x.send(t, in, pkt)
 			sent++
 		}
@@ -434,5 +435,5 @@ func (w *world) nodeKilled(ctx context.Context, t *testing.T) {
 	if total != sent*perDatagram {
 		t.Errorf("records on the topic: want %d, each flow once, got %d", sent*perDatagram, total)
 	}
-	t.Logf("%d flows in %v, each once, one of three nodes away for a third of it", total, time.Since(began).Round(time.Second))
+	t.Logf("%d flows in %v, each once, with one of three nodes down for a third of the time", total, time.Since(began).Round(time.Second))
 }

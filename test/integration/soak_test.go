@@ -37,17 +37,17 @@ var (
 	soakDoc = flag.String("soakdoc", "", "document whose soak table is written")
 )
 
-// Pace of the soak: two datagrams, one of numbered conversations and one of a capture,
-// each time.
+// soakPace is the interval at which the soak sends two datagrams: one of numbered conversations and
+// one of a capture.
 const soakPace = 8 * time.Millisecond
 
-// Everything at once for long: three replicas behind nginx, two enrichs, three Kafka
-// nodes; numbered conversations and captures in a loop; a fault every minute, and after
-// it nothing is missing, nothing there twice, and no process grows.
+// TestSoak runs everything for a long time: three replicas behind nginx, two enrichs, three Kafka
+// nodes, numbered conversations and captures in a loop. It causes a fault every minute. After each,
+// no flow or connection may be missing or duplicated, and no process may grow.
 func TestSoak(t *testing.T) {
 	minutes := int(*soakFor / time.Minute)
 	if minutes == 0 {
-		t.Skip("SKIPPED: make soak is for it")
+		t.Skip("SKIPPED: run by make soak")
 	}
 	if _, err := os.Stat(nginxModule); err != nil {
 		t.Skipf("SKIPPED: no balancer for UDP: %v (Debian: nginx-light libnginx-mod-stream)", err)
@@ -59,7 +59,7 @@ func TestSoak(t *testing.T) {
 	defer cancel()
 	w := &world{t: t, bin: build(ctx, t, t.TempDir()), c: kafkatest.Start(ctx, t)}
 	if !w.c.Own() {
-		t.Skip("SKIPPED: the nodes are not ours to kill")
+		t.Skip("SKIPPED: the test must not kill the nodes of KAFKA_BROKERS")
 	}
 	s := &soak{w: w, farm: w.farm(ctx, t, "soak.", "127.0.0.1"), loops: loops(t), datagrams: map[uint64]*datagram{}, dropped: map[string]int{}, began: time.Now()}
 	for i := range s.enrich {
@@ -100,7 +100,8 @@ func TestSoak(t *testing.T) {
 	s.table(t)
 }
 
-// A datagram is one of a capture: when it was sent, and which of its flows were seen.
+// A datagram records the time at which a datagram of a capture was sent, and its flows that were
+// read.
 type datagram struct {
 	of    string
 	at    time.Time
@@ -108,7 +109,7 @@ type datagram struct {
 	seen  []uint32 // record offsets
 }
 
-// soak is what runs, what was sent, and what was seen of it.
+// soak holds the processes, the ledger of datagrams sent, and the messages read.
 type soak struct {
 	w       *world
 	farm    *farm
@@ -120,13 +121,13 @@ type soak struct {
 	failed  chan error     // of the sender; closed when it has ended
 	dropped map[string]int // datagrams, by socket
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards the fields below
 	datagrams map[uint64]*datagram
 	problems  []string
 	lossy     [][2]time.Time // when datagrams may have been lost
 }
 
-// soakRow is one minute.
+// soakRow holds the measurements of a minute.
 type soakRow struct {
 	fault                         string
 	from                          time.Time
@@ -136,8 +137,7 @@ type soakRow struct {
 	ingestRoutines, enrichRoutine float64
 }
 
-// A loop is a capture that is sent again and again, by an exporter with an address of its
-// own.
+// A loop sends a capture repeatedly, from an exporter with its own address.
 type loop struct {
 	ip    net.IP
 	name  string
@@ -147,10 +147,10 @@ type loop struct {
 	round int64
 	sent  uint32 // records, for IPFIX' sequence numbers; else datagrams
 	conn  *net.UDPConn
-	dec   decode.Decoder // what its datagrams hold
+	dec   decode.Decoder // counts the flows of its datagrams
 }
 
-// loops are the captures: those of testdata, and those of ../shared where it is.
+// loops returns the captures of testdata, and those of ../shared if it exists.
 func loops(t *testing.T) (all []*loop) {
 	t.Helper()
 	var files []string
@@ -174,13 +174,13 @@ func loops(t *testing.T) (all []*loop) {
 		all = append(all, &loop{ip: net.IPv4(127, 0, 1, byte(len(all))), name: filepath.Base(f), sent: uint32(len(all)) << 20, first: first, data: data, dec: decode.Decoder{State: templates.New(templates.Options{})}})
 	}
 	if len(all) < 3 {
-		t.Fatalf("%d captures are no mix", len(all))
+		t.Fatalf("want more than %d captures", len(all))
 	}
 	return all
 }
 
-// next is the loop's next datagram, none like another: its times are moved to now, and
-// its sequence number goes on. It learns what is in it.
+// next returns the loop's next datagram, different from all before: its times are moved to now and
+// its sequence number continues. It also decodes the datagram's flows.
 func (l *loop) next(now time.Time) (pkt []byte, hash uint64, flows int) {
 	from := netip.MustParseAddrPort("127.0.0.1:1")
 	if l.at == len(l.data) {
@@ -225,7 +225,7 @@ func (s *soak) startEnrich(i int) {
 		"PAIR_IDLE=20s", "PAIR_ACTIVE_TIMEOUT=15s", "PAIR_LATE_GRACE=60s")
 }
 
-// read reads both topics as long as ctx.
+// read reads both topics until ctx ends.
 func (s *soak) read(ctx context.Context, t *testing.T, ended *sync.WaitGroup) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(s.w.c.Brokers()...), kgo.ConsumeTopics("soak.flows", "soak.connections"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.UnknownTopicRetries(-1), kgo.MetadataMinAge(250*time.Millisecond))
@@ -244,7 +244,7 @@ func (s *soak) read(ctx context.Context, t *testing.T, ended *sync.WaitGroup) {
 	})
 }
 
-// ofCapture takes a flow of a capture.
+// ofCapture records a flow of a capture.
 func (s *soak) ofCapture(m *flowpb.FlowMessage) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -270,7 +270,7 @@ func (s *soak) send(t *testing.T, stop chan struct{}) error {
 		if l.first != nil {
 			var r decode.Result
 			l.dec.Read(l.first, &decode.Meta{Exporter: netip.MustParseAddr("127.0.0.1"), Port: 1, Received: time.Now().UnixNano()}, &r)
-			_, _ = l.conn.Write(l.first) // again below
+			_, _ = l.conn.Write(l.first) // sent again below
 		}
 	}
 	tick := time.NewTicker(soakPace)
@@ -296,7 +296,7 @@ func (s *soak) send(t *testing.T, stop chan struct{}) error {
 				s.mu.Lock()
 				if s.datagrams[hash] != nil {
 					s.mu.Unlock()
-					return fmt.Errorf("a datagram is there twice, %x", pkt)
+					return fmt.Errorf("a datagram was made twice, %x", pkt)
 				}
 				s.datagrams[hash] = &datagram{of: l.name, at: now, flows: flows}
 				s.mu.Unlock()
@@ -306,11 +306,11 @@ func (s *soak) send(t *testing.T, stop chan struct{}) error {
 	}
 }
 
-// memory is how long before its end what a process received may still be in it, with
-// Kafka on the same two cores.
+// memory is the time before its end during which a killed process may have held received data in
+// memory, with Kafka on the same two cores.
 const memory = 5 * time.Second
 
-// lose says that datagrams may have been lost since from.
+// lose records that datagrams may have been lost since from.
 func (s *soak) lose(from time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -321,8 +321,8 @@ func (s *soak) explained(at time.Time) bool {
 	return slices.ContainsFunc(s.lossy, func(w [2]time.Time) bool { return at.After(w[0]) && at.Before(w[1]) })
 }
 
-// fault does what is wrong in a minute, and returns what it was. The third replica and
-// the second enrich are never killed: they show whether a process grows.
+// fault causes the fault of a minute and returns its description. The third replica and the second
+// enrich are never killed: they show whether a process grows.
 func (s *soak) fault(ctx context.Context, t *testing.T, minute int) string {
 	began := time.Now()
 	switch minute % 6 {
@@ -381,11 +381,11 @@ func (s *soak) pause(ctx context.Context, t *testing.T, d time.Duration) {
 	select {
 	case <-time.After(d):
 	case <-ctx.Done():
-		t.Fatal("not in time")
+		t.Fatal("the condition did not hold in time")
 	}
 }
 
-// minute does a fault in the first half and waits for its end.
+// minute causes a fault in the first half of a minute and waits for its end.
 func (s *soak) minute(ctx context.Context, t *testing.T, m int) {
 	t.Helper()
 	from, end := time.Now(), s.began.Add(time.Duration(m+1)*time.Minute)
@@ -402,12 +402,12 @@ func (s *soak) minute(ctx context.Context, t *testing.T, m int) {
 	s.pause(ctx, t, max(0, time.Until(end)))
 }
 
-// settleWithin is how long what was sent may take to come out, one-sided conversations
-// among it, which wait for PAIR_IDLE.
+// settleWithin bounds the time until all sent data has been reported, including one-sided
+// conversations, which wait for PAIR_IDLE.
 const settleWithin = 90 * time.Second
 
-// settled waits until all flows sent before a time are on the topic, and all
-// conversations of before another one are reported.
+// settled waits until all flows sent before a time are on the topic, and all conversations sent
+// before another time are reported.
 func (s *soak) settled(ctx context.Context, t *testing.T, flows, talks time.Time, after string) {
 	t.Helper()
 	for deadline := time.Now().Add(settleWithin); ; s.pause(ctx, t, 200*time.Millisecond) {
@@ -421,7 +421,7 @@ func (s *soak) settled(ctx context.Context, t *testing.T, flows, talks time.Time
 		}
 		s.mu.Lock()
 		sent, unexplained, of := v.Sent, 0, map[string]int{}
-		lost := map[time.Time]bool{} // datagrams that no fault took
+		lost := map[time.Time]bool{} // datagrams missing without a fault
 		for _, at := range v.Missing {
 			if !s.explained(at) {
 				unexplained++
@@ -442,13 +442,14 @@ func (s *soak) settled(ctx context.Context, t *testing.T, flows, talks time.Time
 		problems := append(slices.Clone(v.Problems), s.problems...)
 		s.mu.Unlock()
 		if len(problems) > 0 {
-			t.Fatalf("%s, what must not be:\n%s", after, strings.Join(problems, "\n"))
+			t.Fatalf("%s, problems:\n%s", after, strings.Join(problems, "\n"))
 		}
-		// What the kernel drops while the machine is busy with a fault is counted.
+		// The kernel may drop datagrams while a fault keeps the machine busy; its drops are
+		// counted.
 		drops := s.drops(t)
 		if len(lost) <= drops && r.Unreported == 0 {
 			if v.Apart > 0 {
-				t.Logf("%s: %d conversations are not judged: this test stood still in the middle of them", after, v.Apart)
+				t.Logf("%s: %d conversations are not checked: this test was delayed between their directions", after, v.Apart)
 			}
 			if unexplained > 0 {
 				t.Logf("%s: %d flows of %d datagrams are missing; the kernel dropped %d", after, unexplained, len(lost), drops)
@@ -458,7 +459,7 @@ func (s *soak) settled(ctx context.Context, t *testing.T, flows, talks time.Time
 		}
 		if time.Now().After(deadline) {
 			for _, p := range s.enrich {
-				t.Logf("enrich: %.0f flows taken, %.0f behind, %.0f open, %.0f transactions committed, %.0f aborted; its last words:\n%s", p.sum("weir_enrich_flows_total", ""), p.sum("weir_enrich_lag", ""),
+				t.Logf("enrich: %.0f flows consumed, %.0f behind, %.0f open, %.0f transactions committed, %.0f aborted; its last words:\n%s", p.sum("weir_enrich_flows_total", ""), p.sum("weir_enrich_lag", ""),
 					p.sum("weir_enrich_connections_open", ""), p.sum("weir_enrich_commits_total", ""), p.sum("weir_enrich_aborts_total", ""), last(p.out.String(), 2000))
 			}
 			for at := range lost {
@@ -469,8 +470,8 @@ func (s *soak) settled(ctx context.Context, t *testing.T, flows, talks time.Time
 	}
 }
 
-// drops is how many datagrams the kernel has dropped at the sockets of the balancer and of
-// the replicas, those that are closed by now too.
+// drops returns the number of datagrams that the kernel has dropped at the sockets of the balancer
+// and the replicas, closed sockets included.
 func (s *soak) drops(t *testing.T) (all int) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/net/udp")
@@ -500,16 +501,16 @@ func (s *soak) drops(t *testing.T) (all int) {
 	return all
 }
 
-// grown compares the first third of the minutes with the last, of the processes that
-// were never killed.
+// grown compares the first third of the minutes with the last third, for the processes that were
+// never killed.
 func (s *soak) grown(t *testing.T) {
-	rows := s.rows[:len(s.rows)-1] // the last one is the end
+	rows := s.rows[:len(s.rows)-1] // the last row is that of the end
 	n := len(rows) / 3
 	if n < 3 {
-		t.Logf("%d minutes tell nothing of growth", len(rows))
+		t.Logf("%d minutes are too few to detect growth", len(rows))
 		return
 	}
-	// The first minutes fill what is kept for LATE_GRACE, and batches.
+	// The first minutes are left out: they fill the connections held for LATE_GRACE, and batches.
 	early, late := rows[n/2:n/2+n], rows[len(rows)-n:]
 	for what, of := range map[string]func(soakRow) float64{
 		"ingest's memory": func(r soakRow) float64 { return r.ingestRSS }, "enrich's memory": func(r soakRow) float64 { return r.enrichRSS },
@@ -532,7 +533,7 @@ func median(rows []soakRow, of func(soakRow) float64) float64 {
 	return v[len(v)/2]
 }
 
-// lost is how many flows are missing that were sent since a time and before another.
+// lost returns the number of missing flows sent between two times.
 func (s *soak) lost(from, to time.Time) (n int) {
 	in := func(at time.Time) bool { return !at.Before(from) && at.Before(to) }
 	for _, at := range s.ledger.Judge(time.Now()).Missing {
@@ -548,7 +549,7 @@ func (s *soak) lost(from, to time.Time) (n int) {
 	return n
 }
 
-// table writes the soak's section of the document.
+// table writes the section of the soak in the document.
 func (s *soak) table(t *testing.T) {
 	if *soakDoc == "" || t.Failed() {
 		return
@@ -580,5 +581,5 @@ func (s *soak) table(t *testing.T) {
 	}
 }
 
-// last is the end of a text.
+// last returns the last n octets of a text.
 func last(s string, n int) string { return s[max(0, len(s)-n):] }
