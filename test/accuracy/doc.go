@@ -15,7 +15,7 @@ import (
 	"weir/test/accuracy/truth"
 )
 
-// folderName returns what a folder is called in a document: its last two elements.
+// folderName returns the name of a folder in a document: its last two elements.
 func folderName(folder string) string {
 	folder, err := filepath.Abs(folder)
 	if err != nil {
@@ -47,7 +47,7 @@ func replaceSection(doc, name, text string) (string, bool) {
 	return head + begin + "\n" + text + "\n" + end + tail, ok && ended
 }
 
-// provenance says what was measured, of which commit, and by which programs.
+// provenance returns the commit, the captures and the programs of a measurement, as text.
 func provenance(ctx context.Context, captures []*capture, chosen []setting) string {
 	tcp, udp := 0, 0
 	for _, c := range captures {

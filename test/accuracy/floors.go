@@ -19,7 +19,7 @@ type floor struct {
 	percent         float64
 }
 
-// figures are what has a floor: what is right, and of how many.
+// figures are the figures with floors: the number of right conversations and of all.
 var figures = map[string]func(t *score.Tallies) (part, whole int){
 	"tcp-right":     func(t *score.Tallies) (int, int) { return t.TCP.Right, t.TCP.Conversations },
 	"udp-right":     func(t *score.Tallies) (int, int) { return t.UDP.Right, t.UDP.Conversations },
@@ -28,8 +28,7 @@ var figures = map[string]func(t *score.Tallies) (part, whole int){
 	"udp-initiator": func(t *score.Tallies) (int, int) { return t.UDP.InitiatorHit, t.UDP.InitiatorKnown },
 }
 
-// leastConversations is how many conversations a figure must be of: of fewer it
-// proves nothing.
+// leastConversations is the least number of conversations of a meaningful figure.
 const leastConversations = 50
 
 func readFloors(path string) ([]floor, error) {

@@ -219,8 +219,8 @@ func readTruth(ctx context.Context, files []string, workers int) ([]*capture, er
 	return slices.DeleteFunc(all, func(c *capture) bool { return c == nil || len(c.conversations) == 0 }), err
 }
 
-// withoutPorts tells of a conversation whose ports are both 0: exporters and Weir
-// say port 0 of fragments, too.
+// withoutPorts reports whether both ports of a conversation are 0: exporters and Weir report
+// fragments with port 0, too.
 func withoutPorts(c *truth.Conversation) bool { return c.A.Port() == 0 && c.B.Port() == 0 }
 
 // A result has the figures of a setting over all captures.

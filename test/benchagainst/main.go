@@ -30,7 +30,7 @@ import (
 	"time"
 )
 
-// A suite is the benchmarks of one package that are compared.
+// A suite holds the compared benchmarks of a package.
 type suite struct {
 	module, pkg string // directories: the module's below the tree, the package's below the module
 	bench       string // pattern of benchmark names
@@ -140,10 +140,10 @@ func git(ctx context.Context, dir string, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// A binary is the test binary of one package in one tree.
+// A binary is the test binary of a package in a tree.
 type binary struct{ path, dir string }
 
-// A pair is one benchmark in both trees. Order: the base, this tree.
+// A pair is a benchmark in both trees, the base first.
 type pair struct {
 	name    string // as printed
 	pattern string // that matches it alone

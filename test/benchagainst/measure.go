@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// run runs the benchmarks of a pattern for so many iterations and returns what it
-// printed and the CPU time of the process.
+// run runs the benchmarks of a pattern for a number of iterations. It returns their output and the
+// CPU time of the process.
 func (b binary) run(ctx context.Context, pattern string, iterations int) (out string, cpu time.Duration, err error) {
 	cmd := exec.CommandContext(ctx, b.path, "-test.run", "^$", "-test.bench", pattern, "-test.count", "1",
 		"-test.cpu", "1", "-test.benchtime", strconv.Itoa(iterations)+"x")
@@ -28,7 +28,7 @@ func (b binary) run(ctx context.Context, pattern string, iterations int) (out st
 
 var resultLine = regexp.MustCompile(`(?m)^(Benchmark\S+)\s+\d+\s`)
 
-// names lists the benchmarks that an output has results of.
+// names returns the benchmarks with results in an output.
 func names(out string) (all []string) {
 	for _, m := range resultLine.FindAllStringSubmatch(out, -1) {
 		all = append(all, m[1])
@@ -36,7 +36,7 @@ func names(out string) (all []string) {
 	return all
 }
 
-// exactly returns the pattern that matches one benchmark.
+// exactly returns the pattern that matches only this benchmark.
 func exactly(name string) string {
 	parts := strings.Split(name, "/")
 	for i := range parts {
@@ -45,7 +45,7 @@ func exactly(name string) string {
 	return strings.Join(parts, "/")
 }
 
-// cpu returns the CPU time of n iterations, without what comes before the first.
+// cpu returns the CPU time of n iterations, without the time before the first.
 func (p *pair) cpu(ctx context.Context, b binary, n int) (time.Duration, error) {
 	_, whole, err := b.run(ctx, p.pattern, n)
 	if err != nil {
@@ -55,7 +55,7 @@ func (p *pair) cpu(ctx context.Context, b binary, n int) (time.Duration, error) 
 	return whole - before, err
 }
 
-// calibrate finds how many iterations take about d.
+// calibrate returns the number of iterations that take about d.
 func (p *pair) calibrate(ctx context.Context, d time.Duration) (n int, err error) {
 	for n = 100; n < 1<<30; n *= 10 {
 		cpu, err := p.cpu(ctx, p.of[1], n)
@@ -69,14 +69,14 @@ func (p *pair) calibrate(ctx context.Context, d time.Duration) (n int, err error
 	return n, nil
 }
 
-// A result is the ratios of the rounds, this tree to the base, in order of size.
+// A result holds the ratios of the rounds, this tree to the base, in ascending order.
 type result struct {
 	ratios []float64
 	item   float64 // median CPU time of an item in this tree, ns
 }
 
-// measure compares one benchmark in rounds, in which the two trees take turns at
-// being the first; an undecided one gets more rounds.
+// measure compares a benchmark in rounds, in which the trees take turns at being first. An
+// undecided benchmark gets more rounds.
 func (p *pair) measure(ctx context.Context, o options) (r result, err error) {
 	n, err := p.calibrate(ctx, o.per)
 	if err != nil {
@@ -105,10 +105,9 @@ func (p *pair) measure(ctx context.Context, o options) (r result, err error) {
 	return r, nil
 }
 
-// interval returns the bounds between which the median of the ratios lies with a
-// probability of at least 95 %: order statistics of the binomial distribution, so
-// that single disturbed rounds do not count. With fewer than 10 usable rounds,
-// as on a machine that is too busy, nothing is known.
+// interval returns the bounds that contain the median of the ratios with a probability of at least
+// 95 %. They are order statistics of the binomial distribution, so that single disturbed rounds do
+// not count. With fewer than 10 usable rounds, as on a busy machine, it returns no bounds.
 func (r *result) interval() (low, high float64) {
 	n := len(r.ratios)
 	if n < 10 {
@@ -131,7 +130,7 @@ const (
 	tooSlow   = "SLOWER"
 )
 
-// verdict judges the interval by a limit, percent.
+// verdict compares the interval with a limit, percent.
 func (r *result) verdict(limit float64) string {
 	low, high := r.interval()
 	switch most := 1 + limit/100; {

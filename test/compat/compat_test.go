@@ -1,6 +1,6 @@
-// Package compat holds that a consumer written for goflow2 v2 reads our flows:
-// they are decoded with goflow2's own message, field by field. It is a module of
-// its own so that goflow2 is no dependency of the product.
+// Package compat checks that a consumer written for goflow2 v2 reads Weir's flows: it decodes them
+// with goflow2's own message and compares field by field. It is a module of its own, so that
+// goflow2 is not a dependency of the product.
 package compat
 
 import (
@@ -20,7 +20,7 @@ import (
 	"weir/internal/templates"
 )
 
-// ours is where a FlowMessage goes on beyond goflow2's fields.
+// ours is the first field number beyond goflow2's fields.
 const ours = 200
 
 func TestGoflow2ReadsOurFlowsFieldByField(t *testing.T) {
@@ -56,8 +56,8 @@ func TestGoflow2ReadsOurFlowsFieldByField(t *testing.T) {
 	t.Logf("%d flows, %d fields compared", flows, len(fields))
 }
 
-// same holds that every field of ours below 200 has the same name, kind and
-// value in goflow2's message.
+// same checks that every field of ours below 200 has the same name, kind and value in goflow2's
+// message.
 func same(t *testing.T, our, their protoreflect.Message, fields map[protoreflect.Name]int) {
 	t.Helper()
 	our.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// The honest datagram that costs are compared with has the size and flows of the one that
-// the benchmarks use: 24 records of 56 octets, 1368 octets.
+// The honest datagram, to which costs are compared, has the size and flows of the benchmarks'
+// datagram: 24 records of 56 octets, 1368 octets.
 func TestHonestDatagramsDecode(t *testing.T) {
 	packets := honest(24, 2).render()
 	if len(packets) != 3 || len(packets[1].octets) != 1368 {
@@ -29,7 +29,7 @@ func TestHonestDatagramsDecode(t *testing.T) {
 	}
 }
 
-// Every seed is sound: nothing in it fails to decode.
+// Every seed must decode without an error.
 func TestSeedsDecode(t *testing.T) {
 	for i, g := range seeds() {
 		target := newTarget(&worker{})
@@ -46,8 +46,8 @@ func TestSeedsDecode(t *testing.T) {
 	}
 }
 
-// One seed of the random numbers makes the same mutants every time, within the bounds on
-// sizes, and mutation leaves its parents alone.
+// A seed of the random numbers must always give the same mutants. Mutants must be within the size
+// bounds, and mutation must not change their parents.
 func TestMutantsAreDeterministicAndBounded(t *testing.T) {
 	run := func() (all [][]packet) {
 		r := rand.New(rand.NewPCG(7, 0))
@@ -70,7 +70,7 @@ func TestMutantsAreDeterministicAndBounded(t *testing.T) {
 	}
 	first, again := run(), run()
 	if !reflect.DeepEqual(first, again) {
-		t.Error("the same seed made other mutants")
+		t.Error("the same seed gave different mutants")
 	}
 	kinds := map[string]int{}
 	for _, packets := range first {
@@ -92,7 +92,7 @@ func TestMutantsAreDeterministicAndBounded(t *testing.T) {
 	}
 }
 
-// What save writes, load reads.
+// load must read the file that save writes.
 func TestFindingsAreReplayable(t *testing.T) {
 	g := honest(2, 2)
 	g.messages[1].stream, g.messages[1].gap = true, 2000
@@ -112,8 +112,8 @@ func TestFindingsAreReplayable(t *testing.T) {
 	}
 }
 
-// Counter data of two functions, written by hand after internal/coverage/defs.go: the
-// statements of each block count as often as the block ran.
+// Counter data of two functions, written by hand according to internal/coverage/defs.go: the
+// statements of a block count once per execution of the block.
 func TestCountersAreReadByTheirFormat(t *testing.T) {
 	c := &counter{functions: [][]function{
 		{{name: "decode.a", statements: []uint32{2, 1}}},
@@ -141,11 +141,11 @@ func TestCountersAreReadByTheirFormat(t *testing.T) {
 	}
 	data[24] = 1
 	if _, err := c.parse(data); err == nil {
-		t.Error("an unknown encoding is taken")
+		t.Error("an unknown encoding is accepted")
 	}
 }
 
-// Coverage data of any content is refused or read; the parsers do not panic.
+// FuzzCoverageData checks that coverage data of any content is refused or read without a panic.
 func FuzzCoverageData(f *testing.F) {
 	f.Add(append([]byte("\x00cvm"), make([]byte, 60)...), append(make([]byte, 24), 2, 0, 0, 0))
 	f.Fuzz(func(t *testing.T, meta, counters []byte) {
@@ -158,7 +158,8 @@ func FuzzCoverageData(f *testing.F) {
 	})
 }
 
-// A session keeps its templates to itself, and its octets count as received.
+// The templates of a session must be known in that session only, and its octets must count as
+// received.
 func TestSessionsAreTargetsOfTheirOwn(t *testing.T) {
 	g := honest(1, 1)
 	g.messages[0].version, g.messages[0].stream = 10, true

@@ -15,13 +15,13 @@ type function struct {
 	statements []uint32 // by block: statements in it
 }
 
-// A profile is the statements that were executed since the last reset, by function.
+// A profile holds the numbers of executed statements since the last reset, by function.
 type profile struct {
 	total uint64
 	of    map[*function]uint64
 }
 
-// hottest returns the function with the most statements; "" when none ran.
+// hottest returns the function with the most statements, or "" if no statement was executed.
 func (p *profile) hottest() string {
 	var best *function
 	for f, n := range p.of {
@@ -58,7 +58,7 @@ func newCounter() (*counter, error) {
 
 func (c *counter) reset() error { return coverage.ClearCounters() }
 
-// read returns what ran since reset.
+// read returns the profile since the last reset.
 func (c *counter) read() (profile, error) {
 	c.buf.Reset()
 	if err := coverage.WriteCounters(&c.buf); err != nil {
@@ -79,7 +79,7 @@ const (
 
 var errCoverage = errors.New("coverage data of an unknown format")
 
-// parse reads counter data of one segment.
+// parse reads the counter data of a segment.
 func (c *counter) parse(b []byte) (profile, error) {
 	p := profile{of: map[*function]uint64{}}
 	if len(b) < counterHeader+segmentHeader || b[encodingOffset] != encodingULEB {
@@ -207,7 +207,7 @@ func parsePackage(b []byte) ([]function, error) {
 	return out, nil
 }
 
-// exclude takes the functions of one package out.
+// exclude removes the functions of a package.
 func (p *profile) exclude(pkg string) {
 	for f, n := range p.of {
 		if strings.HasPrefix(f.name, pkg+".") {

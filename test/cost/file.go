@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// save writes the datagrams of a finding, one a line: transport, source, milliseconds
-// since the datagram before, octets in hex. Lines with # are comments.
+// save writes the datagrams of a finding, a line each: transport, source, milliseconds since the
+// previous datagram, octets in hex. Lines with # are comments.
 func save(path string, f *finding) error {
 	var b strings.Builder
 	if f.metric != nil {
@@ -29,7 +29,7 @@ func save(path string, f *finding) error {
 	return os.WriteFile(path, []byte(b.String()), 0o640)
 }
 
-// load reads what save wrote.
+// load reads a file that save wrote.
 func load(path string) (out []packet, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -13,14 +13,14 @@ import (
 // other unless a mutation breaks them on purpose.
 type genome struct{ messages []message }
 
-// A message is one datagram, or several that differ by the steps.
+// A message describes a datagram, or several that differ by the steps.
 type message struct {
 	source, sourceStep uint8 // last octet of the exporter's address
 	port, portStep     uint8 // added to 40000
 	stream             bool  // of a TCP session of source and port, else UDP
 	version            uint8 // 5, 9 or 10
 	domain, domainStep uint8
-	gap                uint16 // ms since the datagram before
+	gap                uint16 // ms since the previous datagram
 	repeat             uint16 // datagrams
 	uptime, sequence   uint32
 	sets               []set
@@ -59,13 +59,13 @@ type field struct {
 	idStep, lenInc uint8
 }
 
-// A flip changes one octet of each datagram of a message.
+// A flip changes an octet of each datagram of a message.
 type flip struct {
 	at  uint16 // modulo the length
 	xor uint8
 }
 
-// A packet is one datagram, or one IPFIX message of a TCP session.
+// A packet is a datagram, or an IPFIX message of a TCP session.
 type packet struct {
 	from   netip.AddrPort
 	stream bool
@@ -75,7 +75,7 @@ type packet struct {
 
 const (
 	maxSequence = 4 << 10 // octets of all datagrams of a genome
-	maxMessage  = 4 << 10 // octets of one
+	maxMessage  = 4 << 10 // octets of a datagram
 	variable    = 65535   // length of a field of variable length, RFC 7011 section 7
 )
 
@@ -142,7 +142,7 @@ func (m *message) datagram(n int, layouts map[uint16][]field) []byte {
 	return b
 }
 
-// append appends the set, and returns how many records it has.
+// append appends the set to b. The second result is the number of its records.
 func (s *set) append(b []byte, version uint8, n int, layouts map[uint16][]field) (out []byte, records int) {
 	be := binary.BigEndian
 	begin := len(b)
@@ -251,7 +251,7 @@ func (s *set) appendRecord(b []byte, fields []field, at int) []byte {
 	return b
 }
 
-// appendPattern appends n octets that are all fill, or hold the number at.
+// appendPattern appends n octets: all equal to fill, or the number at.
 func appendPattern(b []byte, n int, fill uint8, vary bool, at int) []byte {
 	n = min(n, maxMessage)
 	from := len(b)
@@ -266,10 +266,10 @@ func appendPattern(b []byte, n int, fill uint8, vary bool, at int) []byte {
 	return b
 }
 
-// A kind says what most octets of a sequence are.
+// A kind describes the purpose of most octets of a sequence.
 type kind struct {
 	of     setKind
-	knows  templateKind // for data: which template it has
+	knows  templateKind // for data: the kind of its template
 	stream bool
 }
 
@@ -292,7 +292,7 @@ const (
 	optionsTemplate
 )
 
-// A layout is a template that a genome has, as data finds it.
+// A layout is a template of a genome, for the data sets that use it.
 type layout struct {
 	known  templateKind
 	octets int // of a record; fields of variable length count as 1
@@ -323,7 +323,7 @@ func (g *genome) layouts() map[uint16]layout {
 	return out
 }
 
-// octets returns about how many octets a set takes.
+// octets returns the approximate size of a set in octets.
 func (s *set) octets(known map[uint16]layout) int {
 	record := 4
 	switch {
@@ -339,7 +339,7 @@ func (s *set) octets(known map[uint16]layout) int {
 	return 4 + record*int(s.count)
 }
 
-// kind returns what most octets of g are.
+// kind returns the kind of most octets of g.
 func (g *genome) kind() kind {
 	known := g.layouts()
 	octets := map[kind]int{}
@@ -377,8 +377,8 @@ func (g *genome) clone() *genome {
 	return c
 }
 
-// elements are those to which decoding gives a meaning beyond copying: keys, counters,
-// times, sampling, names, structured data (IANA's IPFIX registry; RFC 3954 section 8).
+// elements lists the elements that decoding interprets: keys, counters, times, sampling, names,
+// structured data (IANA's IPFIX registry; RFC 3954 section 8).
 var elements = []uint16{
 	1, 2, 4, 5, 6, 7, 8, 10, 11, 12, 14, 15, 16, 17, 21, 22, 23, 24, 27, 28, 32, 34, 35, 40, 41, 42, 48, 49, 50, 52, 56, 58, 61,
 	70, 80, 82, 83, 85, 86, 95, 96, 130, 131, 136, 139, 143, 144, 148, 149, 150, 151, 152, 153, 154, 155, 156, 157, 158, 159, 160,
@@ -405,8 +405,8 @@ func randomField(r *rand.Rand) field {
 	return f
 }
 
-// said are the elements of options data that say something of the exporter: sampling,
-// names, times (RFC 5476, RFC 7270, IANA's IPFIX registry).
+// said lists the elements of options data that describe the exporter: sampling, names, times (RFC
+// 5476, RFC 7270, IANA's IPFIX registry).
 var said = []uint16{34, 35, 48, 49, 50, 302, 304, 305, 306, 309, 310, 311, 10, 14, 82, 83, 95, 96, 160, 234, 236, 40, 41, 42}
 
 func randomFields(r *rand.Rand) []field {

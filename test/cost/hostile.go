@@ -22,20 +22,20 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A hostile kind of input: what one sender can make of it, and who pays.
+// A hostile describes a kind of input from a single sender, and the party that bears its cost.
 type hostile struct {
 	name string
 	pays string
 	make func() flood
-	not  string // why a bound cannot hold, or does not; empty: every bound holds
+	not  string // the reason why a bound does not hold; empty: every bound holds
 }
 
-// A flood takes input number n of a kind, and returns its octets and those that it makes
-// to Kafka. state keeps what it left.
+// A flood processes input number n of a kind. It returns the octets of the input and the octets
+// that it causes to Kafka. state holds the state that the inputs leave.
 type flood struct {
 	take  func(n int) (octets, kafka int)
 	state any
-	rest  func() // lets go of what another replica keeps; nil: nothing
+	rest  func() // releases the state of the other replica; nil: there is none
 }
 
 const (
@@ -43,7 +43,7 @@ const (
 	budgetOctets = 64 << 10 // the first of them are within every budget of their exporter
 )
 
-// A spend is what a flood cost for each octet.
+// A spend holds the cost of a flood per octet.
 type spend struct {
 	within, beyond float64 // CPU, ns: of the first budgetOctets, and of the second half
 	kept           float64 // octets of heap
@@ -84,11 +84,11 @@ func (h *hostile) run() (s spend) {
 	return s
 }
 
-// rounds is how often a kind is measured, each time after the honest one: other processes
-// slow both down.
+// rounds is the number of measurements of a kind. Each follows a measurement of the honest kind, so
+// that other processes slow both down.
 const rounds = 9
 
-// against returns what h costs, and its CPU as the median of the ratios to honest.
+// against returns the cost of h, with its CPU as the median of the ratios to honest.
 func (h *hostile) against(honest *hostile) (s spend, within, beyond float64) {
 	ratios := make([][2]float64, rounds)
 	for i := range ratios {
@@ -103,7 +103,7 @@ func (h *hostile) against(honest *hostile) (s spend, within, beyond float64) {
 	return s, median(0), median(1)
 }
 
-// cpu is the CPU time of this process, collections of garbage included.
+// cpu returns the CPU time of this process, garbage collections included.
 func cpu() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -112,7 +112,7 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// datagrams is a flood of the message m, which differs each time by its steps, after the
+// datagrams returns a flood of the message m, which changes each time by its steps, after the
 // messages of first.
 func datagrams(m message, first ...message) func() flood {
 	return func() flood {
@@ -155,7 +155,7 @@ func datagrams(m message, first ...message) func() flood {
 	}
 }
 
-// rawSetOctets is what a set without a template takes on the topic of undecoded sets.
+// rawSetOctets returns the size of the record of a set without a template on the undecoded topic.
 func rawSetOctets(s *decode.Set) int {
 	const key = 23 // exporter, version, domain, template id
 	return key + proto.Size(&flowpb.RawSet{
@@ -165,7 +165,7 @@ func rawSetOctets(s *decode.Set) int {
 	})
 }
 
-// merged is a flood of records of the templates topic, as a replica makes them of m.
+// merged returns a flood of records of the templates topic, as a replica makes them from m.
 func merged(m message, first ...message) func() flood {
 	return func() flood {
 		now := start
@@ -206,7 +206,7 @@ func merged(m message, first ...message) func() flood {
 	}
 }
 
-// kinds are the kinds of input, the honest one first.
+// kinds returns the kinds of input, the honest kind first.
 func kinds() []hostile {
 	v9 := message{source: 1, version: 9, domain: 1, repeat: 1, uptime: 3_600_000}
 	ipfix := v9
@@ -252,7 +252,7 @@ func kinds() []hostile {
 	}
 }
 
-// many is n sets that differ by their template ids.
+// many returns n sets that differ in their template IDs.
 func many(s set, n int) (out []set) {
 	for range n {
 		s.id++
@@ -262,7 +262,8 @@ func many(s set, n int) (out []set) {
 }
 
 func proxied() flood {
-	// Version 2, PROXY, TCP over IPv4; behind the addresses vectors without meaning.
+	// PROXY header of version 2, TCP over IPv4. Behind the addresses are vectors (TLVs) without
+	// meaning.
 	b := append([]byte("\r\n\r\n\x00\r\nQUIT\n\x21\x12"), 5, 0x48, 192, 0, 2, 1, 192, 0, 2, 2, 0x9c, 0x40, 8, 7)
 	b = append(b, make([]byte, 1368-len(b))...)
 	return flood{take: func(int) (int, int) {
@@ -305,7 +306,7 @@ func lines() flood {
 	b.WriteString("}]}}")
 	line := []byte(b.String())
 	return flood{take: func(int) (int, int) {
-		_, _ = pynetflow.Parse(line) // refused or not: what it costs counts
+		_, _ = pynetflow.Parse(line) // the cost counts, whether the line is refused or not
 		return len(line), 0
 	}}
 }
@@ -357,7 +358,7 @@ func writeLimits(path string) error {
 // sentence begins with a capital letter.
 func sentence(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
-// model is the name of the CPU, empty when the system does not say.
+// model returns the name of the CPU, or "" if the system does not report it.
 func model() string {
 	text, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {

@@ -15,7 +15,7 @@ const (
 	exporterOctets = 256 << 10
 	// maxSessionOctets bounds the templates and facts of all sessions.
 	maxSessionOctets = 256 << 10
-	// keptLimits is what two replicas and the sessions may keep by their limits.
+	// keptLimits is the sum of the memory limits of two replicas and the sessions.
 	keptLimits = 2*storeOctets + maxSessionOctets
 )
 
@@ -27,14 +27,14 @@ func newStore(replica string, now func() time.Time) *templates.Store {
 	})
 }
 
-// What a TCP session and a stream take, octets: a session's decoder keeps the space that its
-// last messages needed, a stream has an account in a tally and in a book.
+// Memory of a TCP session and of a stream, octets. A session's decoder keeps the space of its last
+// messages; a stream has an account in a tally and in a book.
 const (
 	perSession = 64 << 10
 	perStream  = 2 << 10
 )
 
-// accounted is what the stores say they hold, octets.
+// accounted returns the octets that the stores report as used.
 func accounted(t *target) uint64 {
 	n := uint64(t.store.Stats().Octets + t.tail.Stats().Octets)
 	return n + t.sessionOctets.taken + uint64(len(t.sessions))*perSession + uint64(len(t.streams))*perStream
@@ -43,7 +43,7 @@ func accounted(t *target) uint64 {
 // full reports whether a store has no room.
 func full(err error) bool { return strings.Contains(err.Error(), "store is full") }
 
-// A sessionBudget counts what sessions hold, octets. It implements templates.Budget.
+// A sessionBudget counts the octets that sessions use. It implements templates.Budget.
 type sessionBudget struct{ taken uint64 }
 
 // Take implements templates.Budget.
@@ -60,9 +60,9 @@ func (b *sessionBudget) Give(n int) { b.taken -= uint64(n) }
 
 func newSession(t *target) *templates.Session { return t.store.NewSession(&t.sessionOctets) }
 
-// extraOutput is what flows may take beyond budget.FreeOutput times the octets received, of an
-// exporter and of all together, octets at once. Ingest's own limits are greater: this one lets
-// a short sequence reach what comes after it.
+// extraOutput is the output of flows beyond budget.FreeOutput times the octets received, of an
+// exporter and of all together, in octets at once. Ingest's own limits are greater: this limit lets
+// a short sequence reach the state after it.
 const extraOutput = 512
 
 // An outputBudget is the budget for flows.
@@ -79,5 +79,5 @@ func decodeWithin(b *outputBudget, w *worker, octets []byte, m *decode.Meta) {
 	b.ChargeOutput(&w.result, m.Exporter, len(octets), time.Unix(0, m.Received))
 }
 
-// optionsRecords returns how many records of options data a datagram had.
+// optionsRecords returns the number of options data records in a datagram.
 func optionsRecords(r *decode.Result) int { return r.OptionsRecords }

@@ -106,7 +106,7 @@ func parallel(n int, seed uint64, mutants int, out string) int {
 	return worst
 }
 
-// status is 1 when a bound is broken that is not known to be.
+// status returns 1 if a bound is broken that is not listed as known.
 func status(findings map[place]*finding, known []string) int {
 	for p := range findings {
 		if !slices.Contains(known, p.metric) {
@@ -122,7 +122,7 @@ func fail(err error) int {
 	return 2
 }
 
-// again measures the input of a file.
+// again measures the input in a file.
 func again(m *meter, path string) int {
 	packets, err := load(path)
 	if err != nil {

@@ -7,17 +7,17 @@ import (
 	"strings"
 )
 
-// A cost is what a sequence cost.
+// A cost holds the cost of a sequence.
 type cost struct {
 	octets                 uint64  // received
-	changes                int     // definitions and facts that were taught
-	due                    int     // reports of streams, one a minute
+	changes                int     // new or changed definitions and options facts
+	due                    int     // reports of streams, at one per minute
 	honest                 float64 // statements that honest datagrams of the same sizes take
 	work                   profile
 	allocated              uint64 // octets
 	flows, shared, reports uint64 // octets to Kafka, by topic
 	kept                   uint64 // octets of heap; 0 unless measured
-	accounted              uint64 // octets that the stores say they hold
+	accounted              uint64 // octets that the stores report as used
 
 	allocators, keepers map[string]uint64 // octets by function; nil unless explained
 }
@@ -29,20 +29,20 @@ func (c *cost) topic() string {
 	return largest(map[string]uint64{"flows": c.flows, "templates": c.shared, "exporters": c.reports})
 }
 
-// A meter measures sequences, one at a time. Collections are its own: a collection in the
-// middle of a sequence would be counted.
+// A meter measures sequences, one at a time. It runs garbage collections itself: a collection in
+// the middle of a sequence would be counted.
 type meter struct {
 	counter               *counter
 	udp                   worker
 	base                  uint64  // live heap with a target without state, octets
 	perOctet, perDatagram float64 // statements of honest datagrams
-	perMinute             float64 // statements of looking for what has expired
+	perMinute             float64 // statements of the search for expired state
 }
 
 // collectAt is the heap at which a meter collects, octets.
 const collectAt = 128 << 20
 
-// newMeter returns a meter that knows what honest datagrams cost. It turns the garbage
+// newMeter returns a meter that has measured the cost of honest datagrams. It turns the garbage
 // collector off.
 func newMeter() (*meter, error) {
 	c, err := newCounter()
@@ -50,7 +50,7 @@ func newMeter() (*meter, error) {
 		return nil, err
 	}
 	debug.SetGCPercent(-1)
-	runtime.GOMAXPROCS(1) // one goroutine measures; stopping the world for a reading costs less
+	runtime.GOMAXPROCS(1) // only one goroutine measures, and a reading, which stops the world, costs less
 	m := &meter{counter: c}
 	m.udp.result.Buf = make([]byte, 0, 8<<20)
 	return m, m.calibrate()
@@ -100,8 +100,8 @@ func (m *meter) rebase() {
 	runtime.KeepAlive(t)
 }
 
-// explain measures a sequence with the heap, and finds which functions allocate and what
-// of it is kept.
+// explain measures a sequence with the heap, and determines the functions that allocate and the
+// part of their memory that remains in use.
 func (m *meter) explain(packets []packet) (cost, error) {
 	m.rebase()
 	c, err := m.measure(packets, true)
@@ -123,11 +123,11 @@ func (m *meter) explain(packets []packet) (cost, error) {
 	return c, nil
 }
 
-// sites returns what each function of the code under test has allocated since the start,
-// and what of it is in use, octets.
+// sites returns, for each function of the code under test, the octets allocated since the start and
+// the octets in use.
 func sites() (allocated, kept map[string]uint64) {
 	runtime.GC()
-	runtime.GC() // the profile is of the collection before the last one
+	runtime.GC() // the heap profile is as of the collection before the last
 	allocated, kept = map[string]uint64{}, map[string]uint64{}
 	n, _ := runtime.MemProfile(nil, true)
 	records := make([]runtime.MemProfileRecord, n+1000)
@@ -141,7 +141,7 @@ func sites() (allocated, kept map[string]uint64) {
 	return allocated, kept
 }
 
-// site is the innermost function of the code under test.
+// site returns the innermost function of the code under test.
 func site(stack []uintptr) string {
 	for frames := runtime.CallersFrames(stack); ; {
 		f, more := frames.Next()
@@ -155,7 +155,7 @@ func site(stack []uintptr) string {
 	}
 }
 
-// calibrate measures honest datagrams of two sizes, and a minute in which nothing comes.
+// calibrate measures honest datagrams of two sizes, and a minute without input.
 func (m *meter) calibrate() error {
 	m.rebase()
 	const n = 2

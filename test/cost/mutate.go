@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// mutate returns a changed copy of g, crossed with other now and then.
+// mutate returns a changed copy of g, sometimes crossed with other.
 func mutate(r *rand.Rand, g, other *genome) *genome {
 	c := g.clone()
 	for range 1 + r.IntN(4) {
@@ -38,7 +38,7 @@ func (g *genome) change(r *rand.Rand, other *genome) {
 		if len(other.messages) > 0 && len(g.messages) < 12 {
 			g.messages = slices.Insert(g.messages, r.IntN(len(g.messages)+1), genomeOf(other.messages[r.IntN(len(other.messages))]).messages[0])
 		}
-	case 3: // another one
+	case 3: // a new set
 		if len(g.messages) < 12 {
 			g.messages = append(g.messages, randomMessage(r))
 		}
@@ -63,8 +63,8 @@ func (g *genome) change(r *rand.Rand, other *genome) {
 	}
 }
 
-// fill makes one data set one of many records that differ: as many as fit, or twice as many
-// as there are. Its template may lose a field, so that more records fit.
+// fill turns a data set into a set of many records that differ: as many as fit, or twice the
+// present number. Its template may lose a field, so that more records fit.
 func (g *genome) fill(r *rand.Rand) {
 	var data []*set
 	for i := range g.messages {
@@ -117,7 +117,7 @@ func (g *genome) narrow(r *rand.Rand, id uint16) {
 
 func genomeOf(m message) *genome { return (&genome{messages: []message{m}}).clone() }
 
-// change makes a change to the header or to how often the message is sent.
+// change changes the header or the number of repetitions of the message.
 func (m *message) change(r *rand.Rand) {
 	switch r.IntN(12) {
 	case 0:
@@ -149,7 +149,7 @@ func (m *message) change(r *rand.Rand) {
 	}
 }
 
-// changeSets makes a change to which sets there are.
+// changeSets adds, removes or moves sets.
 func (m *message) changeSets(r *rand.Rand, i int, other *genome) {
 	c := m.sets[i]
 	c.fields = slices.Clone(c.fields)
@@ -166,12 +166,12 @@ func (m *message) changeSets(r *rand.Rand, i int, other *genome) {
 		if len(m.sets) < 8 {
 			m.sets = append(m.sets, randomSet(r))
 		}
-	case 3: // data of the template, of all its fields or of one by number
+	case 3: // data of the template, with all its fields or a single field
 		if len(m.sets) < 8 {
 			c.kind, c.count, c.vary, c.record = dataSet, 1+uint16(r.IntN(16)), r.Uint64(), nil
 			m.sets = append(m.sets, c)
 		}
-	case 4: // a set of another genome
+	case 4: // a set from another genome
 		if len(other.messages) > 0 {
 			if o := other.messages[r.IntN(len(other.messages))]; len(o.sets) > 0 && len(m.sets) < 8 {
 				c = o.sets[r.IntN(len(o.sets))]
@@ -182,7 +182,7 @@ func (m *message) changeSets(r *rand.Rand, i int, other *genome) {
 	}
 }
 
-// change makes a change to one set.
+// change changes a set.
 func (s *set) change(r *rand.Rand) {
 	switch r.IntN(14) {
 	case 0:
@@ -234,7 +234,7 @@ func (s *set) changeFields(r *rand.Rand) {
 	}
 }
 
-// resize returns another number from 1 to most.
+// resize returns a different number from 1 to most.
 func resize(r *rand.Rand, n, most int) int {
 	switch r.IntN(6) {
 	case 0, 1:

@@ -10,33 +10,33 @@ import (
 	"time"
 )
 
-// A metric is a kind of cost that has a bound. What a sequence may cost depends on its
-// octets and on its changes: definitions and facts that it teaches, of which an exporter
-// and all exporters have a budget (internal/templates/budget.go).
+// A metric is a kind of cost with a bound. The permitted cost of a sequence depends on its octets
+// and on its changes: new or changed definitions and options facts, for which an exporter and all
+// exporters have a budget (internal/templates/budget.go).
 type metric struct {
 	name  string
 	unit  string
 	kept  bool                // it takes a measurement of the heap
-	of    func(*cost) float64 // what the sequence cost
-	may   func(*cost) float64 // what it may cost
-	where func(*cost) string  // what to blame, from a cost that is explained
+	of    func(*cost) float64 // the cost of the sequence
+	may   func(*cost) float64 // the permitted cost
+	where func(*cost) string  // the function responsible, from an explained cost
 }
 
-// score is above 1 when the bound is broken.
+// score returns the cost in relation to the bound; above 1 the bound is broken.
 func (m *metric) score(c *cost) float64 { return m.of(c) / m.may(c) }
 
-// What sequences may cost.
+// Bounds of the cost of sequences.
 const (
 	timesHonest        = 20   // statements, for each statement of honest datagrams of the same sizes
-	workPerChange      = 2500 // statements, on the replica that receives and on one that reads the topic
+	workPerChange      = 2500 // statements, on the replica that receives and on a replica that reads the topic
 	allocatedPerOctet  = 300  // octets
 	allocatedPerChange = 5000
 	kafkaPerOctet      = 12
 	kafkaPerChange     = 150
-	kafkaPerReport     = 400 // of accounting: one of each stream a minute of its datagrams
+	kafkaPerReport     = 400 // of accounting: one report for each stream and minute with datagrams
 	keptPerOctet       = 16
 	keptPerAccounted   = 2
-	fixed              = 32 << 10 // octets, whatever comes
+	fixed              = 32 << 10 // octets, independent of the input
 )
 
 var metrics = []metric{
@@ -87,9 +87,9 @@ func largest(of map[string]uint64) string {
 	return best
 }
 
-// A place is what an elite is the best of: a metric, among the inputs of the same kind with
-// the same hottest function; or, when metric is empty, the statements of that function per
-// octet.
+// A place identifies the group of inputs among which an elite is the most expensive: by a metric,
+// the inputs of the same kind with the same hottest function; or, if metric is empty, by the
+// statements of that function per octet.
 type place struct {
 	metric, function string
 	kind             kind
@@ -102,8 +102,8 @@ type elite struct {
 	score  float64
 }
 
-// A finding is the most expensive input that breaks the bound of a metric, among those
-// that have the same to blame for it.
+// A finding is the most expensive input that breaks the bound of a metric, among the inputs for
+// which the same function is responsible.
 type finding struct {
 	metric  *metric
 	where   string
@@ -121,14 +121,14 @@ type search struct {
 	meter    *meter
 	random   *rand.Rand
 	out      io.Writer
-	hangs    func(*genome) // called in its own goroutine when an input takes longer than endless
+	hangs    func(*genome) // called in a goroutine of its own if an input takes longer than endless
 	begun    time.Time
 	mutants  int
 	elites   map[place]elite
 	parents  []family           // of all elites, by kind; made anew every parentsEvery mutants
-	recent   []*genome          // of those that were found last
-	findings map[place]*finding // by metric and what is to blame
-	seen     map[place]float64  // greatest score that was explained, by metric and hottest function
+	recent   []*genome          // the genomes found last
+	findings map[place]*finding // by metric and responsible function
+	seen     map[place]float64  // greatest explained score, by metric and hottest function
 	worst    map[string]float64 // by metric, within the bound
 }
 
@@ -139,7 +139,7 @@ func newSearch(m *meter, seed uint64, out io.Writer) *search {
 	}
 }
 
-// endless is after how long an input of a few kilobytes counts as one that never ends.
+// endless is the time after which an input of a few kilobytes counts as endless.
 const endless = 2 * time.Minute
 
 // run tries the seeds and then mutants until done returns true.
@@ -176,7 +176,7 @@ func (s *search) progress() {
 	_, _ = fmt.Fprintf(s.out, "; findings: %d\n", len(s.findings))
 }
 
-// try measures g and keeps it wherever it is the most expensive.
+// try measures g and stores it in every place where it is the most expensive.
 func (s *search) try(g *genome) error {
 	packets := g.render()
 	if s.hangs != nil {
@@ -212,8 +212,8 @@ func (s *search) try(g *genome) error {
 	return nil
 }
 
-// measure measures the heap as well where that may show a new record: what is kept was
-// allocated. A record is measured twice, the second time with a fresh base.
+// measure also measures the heap if it may show a new record: octets in use were allocated before.
+// A record is measured twice, the second time with a fresh base.
 func (s *search) measure(g *genome, packets []packet) (c cost, err error) {
 	if c, err = s.meter.measure(packets, false); err != nil {
 		return c, err
@@ -239,7 +239,7 @@ func (s *search) records(k kind, c *cost) bool {
 	})
 }
 
-// found notes a finding. It runs the input again to learn what is to blame.
+// found records a finding. It runs the input again to determine the responsible function.
 func (s *search) found(m *metric, hot string, score float64, g *genome, packets []packet) error {
 	if score <= s.seen[place{metric: m.name, function: hot}] {
 		return nil
@@ -262,7 +262,7 @@ func (s *search) found(m *metric, hot string, score float64, g *genome, packets 
 	return nil
 }
 
-// describe says what a metric is of a cost, in a line.
+// describe returns a line of text about the value of a metric for a cost.
 func describe(m *metric, c *cost) string {
 	return fmt.Sprintf("%s: %.0f %s, %.2f times what %d octets with %d changes may take; most of it: %s",
 		m.name, m.of(c), m.unit, m.score(c), c.octets, c.changes, m.where(c))
@@ -277,21 +277,21 @@ func (s *search) keep(p place, k kind, g *genome, score float64) {
 	}
 }
 
-// A family is the elites of one kind.
+// A family holds the elites of a kind.
 type family struct {
 	all, best []*genome // best: of metrics, and of the functions with the most statements per octet
 }
 
 const (
-	// functionsOfFamily is how many functions a family has among its best.
+	// functionsOfFamily is the number of functions of a family among its best.
 	functionsOfFamily = 16
-	// parentsEvery is after how many mutants new elites become parents, beside those found last.
+	// parentsEvery is the number of mutants after which new elites become parents, beside the
+	// genomes found last.
 	parentsEvery = 32
 )
 
-// pick returns a parent: one of those that were found last, or one of a kind. Each kind has
-// the same chance, however many elites it has, so that kinds that cost little for now are
-// tried as often.
+// pick returns a parent: a genome found last, or an elite. Each kind has the same chance,
+// independent of its number of elites, so that kinds that are still cheap are tried as often.
 func (s *search) pick() *genome {
 	if s.parents == nil || s.mutants%parentsEvery == 0 {
 		s.parents = s.families()
@@ -332,7 +332,7 @@ func (s *search) families() (out []family) {
 	return out
 }
 
-// sorted returns the findings in the order in which they were made.
+// sorted returns the findings in the order of their discovery.
 func (s *search) sorted() []*finding {
 	return slices.SortedFunc(maps.Values(s.findings), func(a, b *finding) int {
 		return cmp.Or(cmp.Compare(a.mutants, b.mutants), cmp.Compare(a.metric.name, b.metric.name), cmp.Compare(a.where, b.where))

@@ -31,7 +31,7 @@ func honest(records, datagrams int) *genome {
 	return &genome{messages: []message{template, data}}
 }
 
-// seeds are small samples of what exporters send.
+// seeds returns small samples of the datagrams of exporters.
 func seeds() []*genome {
 	head := message{source: 1, version: 9, domain: 1, repeat: 1, uptime: 3_600_000}
 	with := func(version uint8, stream bool, sets ...set) message {
@@ -44,7 +44,8 @@ func seeds() []*genome {
 		{id: 2, length: 8}, {id: 152, length: 8}, {id: 153, length: 8}}, widen: 1, count: 1}
 	text := set{kind: templateSet, id: 262, fields: []field{{id: 27, length: 16}, {id: 28, length: 16}, {id: 82, length: variable}, {id: 1, length: 4}}, widen: 1, count: 1}
 	name := set{kind: optionsSet, id: 263, scopes: 1, fields: []field{{id: 10, length: 4}, {id: 82, length: 16}}, widen: 1, count: 1}
-	// The samplers and interfaces that a router tells of: RFC 3954 section 6.1, IE 48, 49, 50 and 10, 82, 83.
+	// Samplers and interfaces in a router's options data: RFC 3954 section 6.1, IE 48, 49, 50 and
+	// 10, 82, 83.
 	samplers := set{kind: optionsSet, id: 264, scopes: 1, fields: []field{{id: 1, length: 4}, {id: 48, length: 2}, {id: 49, length: 1}, {id: 50, length: 4}}, widen: 1, count: 1}
 	interfaces := set{kind: optionsSet, id: 265, scopes: 1, fields: []field{{id: 1, length: 4}, {id: 10, length: 4}, {id: 82, length: 32}, {id: 83, length: 64}}, widen: 1, count: 1}
 	return []*genome{

@@ -14,20 +14,20 @@ import (
 var start = time.Unix(1_760_000_000, 0)
 
 const (
-	// publishEvery is after how many datagrams the shared state is published.
+	// publishEvery is the number of datagrams after which the shared state is published.
 	publishEvery = 16
 	// maxSessions bounds the TCP sessions of a sequence.
 	maxSessions = 8
 )
 
-// A target is what ingest does with datagrams, without Kafka: it decodes them, keeps
-// state, counts streams, and publishes shared state, which a second replica reads.
+// A target does the work of ingest without Kafka: it decodes datagrams, stores state, counts
+// streams, and publishes shared state, which a second replica reads.
 type target struct {
 	now      time.Time
 	udp      *worker
 	sessions map[netip.AddrPort]*worker
 	store    *templates.Store // of the replica that receives
-	tail     *templates.Store // of another one, which reads what the first publishes
+	tail     *templates.Store // of the second replica, which reads the records of the first
 	tally    *loss.Tally
 	book     *loss.Book
 
@@ -36,18 +36,18 @@ type target struct {
 	output        *outputBudget // of flows
 
 	received               uint64 // octets
-	changes                int    // definitions and facts that were taught
+	changes                int    // new or changed definitions and options facts
 	flows, shared, reports uint64 // octets to Kafka, by topic
 }
 
-// A worker decodes for the UDP socket or for one TCP session.
+// A worker decodes for the UDP socket or for a TCP session.
 type worker struct {
 	decoder decode.Decoder
 	result  decode.Result
 }
 
-// newTarget returns a target without any state. The worker of the UDP socket is the
-// caller's: a socket outlives all exporters.
+// newTarget returns a target without state. The caller owns the worker of the UDP socket: a socket
+// outlives all exporters.
 func newTarget(udp *worker) *target {
 	t := &target{now: start, udp: udp, sessions: map[netip.AddrPort]*worker{}, tally: &loss.Tally{}, streams: map[loss.Stream]struct{}{}}
 	clock := func() time.Time { return t.now }
@@ -58,7 +58,7 @@ func newTarget(udp *worker) *target {
 	return t
 }
 
-// take runs a sequence.
+// take processes a sequence.
 func (t *target) take(packets []packet) {
 	for i := range packets {
 		p := &packets[i]
@@ -107,7 +107,7 @@ func (t *target) datagram(w *worker, p *packet) {
 	}
 }
 
-// publish hands what is due to the other replica.
+// publish passes the records that are due to the second replica.
 func (t *target) publish() {
 	for _, rec := range t.store.Due() {
 		t.shared += uint64(len(rec.Key) + len(rec.Value))
@@ -125,7 +125,7 @@ func (t *target) account() {
 	}
 }
 
-// A counted store counts what it is taught.
+// A counted store counts new and changed definitions and facts.
 type counted struct {
 	*templates.Store
 	changes *int
@@ -143,7 +143,7 @@ func (s *counted) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Hea
 	s.Store.LearnFact(k, m, h, f)
 }
 
-// A countedSession counts what it is taught.
+// A countedSession counts new and changed definitions and facts.
 type countedSession struct {
 	*templates.Session
 	changes *int

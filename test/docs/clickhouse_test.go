@@ -10,10 +10,11 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A column is one of ClickHouse: as the queue reads it, and as the table keeps it.
+// A column is a column of ClickHouse, with its type in the queue and in the table.
 type column struct{ name, queued, kept, expr string }
 
-// columns are those of a message; prefix is of the message it is in, with its dot.
+// columns returns the columns of a message. prefix is the name of the enclosing message, with its
+// dot.
 func columns(t *testing.T, md protoreflect.MessageDescriptor, prefix string) (list []column) {
 	t.Helper()
 	for i := range md.Fields().Len() {
@@ -65,14 +66,14 @@ func columns(t *testing.T, md protoreflect.MessageDescriptor, prefix string) (li
 	return list
 }
 
-// keptName is what a column is called in the table: times lose the unit that their
-// type says, and dots would make it a nested one.
+// keptName returns the name of a column in the table: times lose the unit, which their type states,
+// and dots would make a nested column.
 func keptName(name string) string {
 	name = strings.TrimSuffix(strings.TrimSuffix(name, "_ns"), "_unix")
 	return strings.ReplaceAll(name, ".", "_")
 }
 
-// ddl is the statements for one topic.
+// ddl returns the statements for a topic.
 func ddl(t *testing.T, m protoreflect.ProtoMessage, topic, file, table, engine string) string {
 	t.Helper()
 	md := m.ProtoReflect().Descriptor()

@@ -11,10 +11,10 @@ import (
 	"weir/test/docs/shell"
 )
 
-// command recognises a line that a reader would type into a shell.
+// command recognizes a command line for a shell.
 var command = regexp.MustCompile(`^(\$ )?([A-Z_]+=\S+ )*(go|make|weir|bin/weir|ingest|enrich|docker|kubectl|kcat|curl|sqlite3|python3|pip|openssl|cosign|sha256sum|git) [^|]`)
 
-// runners are what runs the blocks marked with their name, and of which documents.
+// runners maps the name in a block's mark to the documents whose blocks that test runs.
 var runners = map[string][]string{
 	"test/docs":         nil, // any document: TestCommandsOfDocuments of test/docs/shell
 	"make compose-test": {"docs/operations.md"},
@@ -60,12 +60,12 @@ func TestEveryCommandIsRunOrMarked(t *testing.T) {
 		}
 	}
 	if found < 20 {
-		t.Errorf("%d blocks of commands are not all", found)
+		t.Errorf("found only %d blocks of commands", found)
 	}
 }
 
-// make compose-test walks two sections of docs/operations.md; a block elsewhere would
-// not be run.
+// make compose-test runs the commands of two sections of docs/operations.md. Blocks in other
+// sections would not be run.
 func TestComposeTestWalksTheSectionsOfMarkedCommands(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(root, "test/compose/check/*.go"))
 	if err != nil {

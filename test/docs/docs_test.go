@@ -1,5 +1,5 @@
-// Package docs holds the documents, the dashboards and the alerts to what the code
-// says. What is generated in them is written anew by go test ./test/docs -update.
+// Package docs compares the documents, dashboards and alerts with the code. go test ./test/docs
+// -update writes the generated parts.
 package docs
 
 import (
@@ -31,7 +31,7 @@ var update = flag.Bool("update", false, "write what is generated anew")
 
 const root = "../.."
 
-// section is the part of a document between the markers of its name.
+// section compares the part of a document between the markers of its name with want.
 func section(t *testing.T, file, name, want string) {
 	t.Helper()
 	path := filepath.Join(root, file)
@@ -56,7 +56,7 @@ func section(t *testing.T, file, name, want string) {
 	}
 }
 
-// whole is a file that is generated from its first octet to its last.
+// whole compares a file that is generated as a whole with want.
 func whole(t *testing.T, file, want string) {
 	t.Helper()
 	path := filepath.Join(root, file)
@@ -70,7 +70,7 @@ func whole(t *testing.T, file, want string) {
 	}
 }
 
-// cell is text in a table.
+// cell escapes text for a cell of a table.
 func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
 
 func TestVariablesInConfiguration(t *testing.T) {
@@ -107,7 +107,8 @@ func TestTheFindingsInTheDocument(t *testing.T) {
 	section(t, "docs/doctor.md", "findings", b.String())
 }
 
-// metrics are those of a service, its clients' left out, and the clients'.
+// metrics returns the metrics of ingest and enrich without those of their Kafka clients, and those
+// of the clients.
 func metrics(t *testing.T) (in, out, client []telemetry.Metric) {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -156,7 +157,8 @@ func TestTheMetricsInTheirDocument(t *testing.T) {
 
 var ofWeir = regexp.MustCompile(`\bweir_[a-z0-9_]+`)
 
-// known tells of names that stand in an expression: metrics, or parts of a histogram.
+// known returns a function that reports whether a name in an expression is a metric or a part of a
+// histogram.
 func known(t *testing.T) func(name string) bool {
 	t.Helper()
 	types := map[string]string{}
@@ -174,8 +176,8 @@ func known(t *testing.T) func(name string) bool {
 	}
 }
 
-// What a dashboard or an alert asks for exists, and its label values are not misspelt
-// metrics; so do the metrics that documents speak of.
+// The metrics in dashboards, alerts and documents must exist, and label values must not be misspelt
+// metrics.
 func TestWhatDashboardsAlertsAndDocumentsAskForExists(t *testing.T) {
 	is := known(t)
 	var files []string
@@ -207,7 +209,7 @@ func TestWhatDashboardsAlertsAndDocumentsAskForExists(t *testing.T) {
 		}
 	}
 	if named < 100 {
-		t.Errorf("%d names prove nothing", named)
+		t.Errorf("found only %d names", named)
 	}
 }
 
@@ -238,7 +240,7 @@ func TestEveryAlertIsExplained(t *testing.T) {
 		}
 	}
 	if n < 10 {
-		t.Errorf("%d alerts prove nothing", n)
+		t.Errorf("found only %d alerts", n)
 	}
 }
 
@@ -293,7 +295,7 @@ func TestLinksOfDocumentsLeadSomewhere(t *testing.T) {
 		}
 		for _, m := range link.FindAllStringSubmatch(string(b), -1) {
 			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
-				t.Errorf("%s: a link leads nowhere: %v", path, err)
+				t.Errorf("%s: broken link: %v", path, err)
 			}
 		}
 		return nil

@@ -11,7 +11,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Consumers meet the values of these enumerations in every connection.
+// docs/connections.md must explain every value of the enumerations in a connection.
 func TestConnectionsDocumentExplainsEveryEnumValue(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "docs/connections.md"))
 	if err != nil {

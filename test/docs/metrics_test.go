@@ -13,7 +13,7 @@ import (
 	"weir/internal/telemetry"
 )
 
-// families gives metrics the form that promlint reads, with one series each.
+// families converts metrics to the form that promlint reads, with one series each.
 func families(list []telemetry.Metric) (out []*dto.MetricFamily) {
 	for _, m := range list {
 		f := &dto.MetricFamily{Name: new(m.Name), Help: new(m.Help)}
@@ -35,7 +35,8 @@ func families(list []telemetry.Metric) (out []*dto.MetricFamily) {
 	return out
 }
 
-// problems are the findings of promlint and of a rule that it lacks: a time since the epoch is a _timestamp_seconds.
+// problems returns the findings of promlint, and those of a rule that it lacks: a time since the
+// epoch must be named _timestamp_seconds.
 func problems(t *testing.T, list []telemetry.Metric) (out []string) {
 	t.Helper()
 	found, err := promlint.NewWithMetricFamilies(families(list)).Lint()

@@ -1,5 +1,5 @@
-// Package e2e runs the services over the embedded broker, enrich as its own
-// process so that it can be killed for real.
+// Package e2e runs the services over the embedded broker. enrich is a process of its own, so that
+// the tests can kill it.
 package e2e
 
 import (
@@ -35,15 +35,14 @@ import (
 
 const (
 	partitions = 4
-	// The capture: 381 IPFIX messages with 12 000 flows, as nfdump counts too;
-	// every so often a message begins with the templates.
+	// The capture has 381 IPFIX messages with 12 000 flows, which nfdump counts too. Some of the
+	// messages begin with the templates.
 	capturePath  = "../../testdata/captures/softflowd_v10_big.pcap"
 	captureFlows = 12_000
 )
 
-// The whole path, disturbed: templates reach one ingest replica and data the
-// other, and enrich is killed again and again while it works. What consumers
-// read then is what an undisturbed enrich makes of the same flows.
+// Templates reach one ingest replica and data the other, and enrich is killed repeatedly. Consumers
+// must then read the connections that an undisturbed enrich makes of the same flows.
 func TestScenario5ConnectionsAreThoseOfAnUndisturbedRunWhenEnrichIsKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: starts and kills processes")
@@ -87,8 +86,8 @@ func topics(prefix string) kafka.TopicConfig {
 	return kafka.TopicConfig{Prefix: prefix, Mode: "create", Partitions: partitions, Replication: 1, FlowsRetention: time.Hour, ConnRetention: time.Hour}
 }
 
-// feed sends the capture through two replicas: datagrams that begin with a
-// template set to one, all others to the other.
+// feed sends the capture through two replicas: datagrams that begin with a template set to the
+// first, all others to the second.
 func feed(ctx context.Context, t *testing.T, addr, prefix string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
@@ -151,7 +150,7 @@ func build(ctx context.Context, t *testing.T) (bin string) {
 	return bin
 }
 
-// quick are settings of an enrich that is alone and ends connections soon.
+// quick holds the settings of an enrich that is the only member and ends connections soon.
 var quick = []string{
 	"INSTANCE=one", "COMMIT_RECORDS=300", "COMMIT_INTERVAL=20ms", "PAIR_IDLE=2s", "PAIR_ACTIVE_TIMEOUT=1s", "PAIR_LINGER=500ms", "PAIR_LATE_GRACE=1s",
 }
@@ -173,7 +172,7 @@ func (p *process) kill() {
 	if err := p.cmd.Process.Kill(); err != nil {
 		p.t.Errorf("killing enrich: %v\n%s", err, p.out)
 	}
-	_ = p.cmd.Wait() // killed: that is its error
+	_ = p.cmd.Wait() // its error is the kill
 }
 
 func (p *process) stop() {
@@ -186,7 +185,7 @@ func (p *process) stop() {
 	}
 }
 
-// kafkaClient looks at topics as a consumer does.
+// kafkaClient reads topics as a consumer does.
 type kafkaClient struct {
 	t    *testing.T
 	addr string
@@ -204,7 +203,7 @@ func newKafka(t *testing.T, addr string) *kafkaClient {
 	return &kafkaClient{t, addr, cl, kadm.NewClient(cl)}
 }
 
-// read returns the committed records of a topic, up to its end as of now.
+// read returns the committed records of a topic to its present end.
 func (k *kafkaClient) read(ctx context.Context, topic string) (out []*kgo.Record) {
 	k.t.Helper()
 	ends, err := k.adm.ListCommittedOffsets(ctx, topic)
@@ -243,7 +242,7 @@ func (k *kafkaClient) read(ctx context.Context, topic string) (out []*kgo.Record
 	return out
 }
 
-// copyFlows makes a topic of the same records in the same places.
+// copyFlows creates a topic with the same records at the same offsets.
 func (k *kafkaClient) copyFlows(ctx context.Context, from, to string) {
 	k.t.Helper()
 	if err := kafka.Ensure(ctx, kafka.Config{Brokers: []string{k.addr}}, topics(to[:len(to)-len("flows")]), nil, kafka.Flows); err != nil {
@@ -266,7 +265,7 @@ func (k *kafkaClient) copyFlows(ctx context.Context, from, to string) {
 	wg.Wait()
 }
 
-// committed is how many flows the group has taken.
+// committed returns the number of flows that the group has consumed.
 func (k *kafkaClient) committed(ctx context.Context, prefix string) (n int64) {
 	offsets, err := k.adm.FetchOffsetsForTopics(ctx, "enrich", prefix+"flows")
 	if err != nil {
@@ -281,11 +280,10 @@ func (k *kafkaClient) waitCommitted(ctx context.Context, prefix string, n int64)
 	kafkatest.Poll(ctx, k.t, fmt.Sprintf("%d flows are taken", n), func() bool { return k.committed(ctx, prefix) >= n })
 }
 
-// settled waits until all flows are taken and no more connections come, and
-// returns the connections, in order, without names and their status. Silence
-// means the end once there are as many as there must be; before that it may be
-// an enrich that waits for the session of a killed one to end, on a busy
-// machine.
+// settled waits until all flows are consumed and no more connections arrive. It returns the
+// connections, in order, without names and their status. Silence means the end only if there are
+// enough connections: before, enrich may be waiting for the session of its killed predecessor to
+// end.
 func (k *kafkaClient) settled(ctx context.Context, prefix string) (out []string) {
 	k.t.Helper()
 	k.waitCommitted(ctx, prefix, captureFlows)

@@ -31,7 +31,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// before is the last commit whose ingest knows definitions by a 64-bit hash alone.
+// before is the last commit whose ingest identifies definitions only by a 64-bit hash.
 const before = "b879fb6"
 
 // honest is the layout of the exporter in this test, RFC 7011 elements.
@@ -40,17 +40,17 @@ var honest = decode.Template{ID: 300, Fields: []decode.Field{
 	{ID: 5, Length: 1}, {ID: 6, Length: 1}, {ID: 10, Length: 4}, {ID: 14, Length: 4}, {ID: 1, Length: 8}, {ID: 2, Length: 8},
 }}
 
-// forged has the hash of honest, as internal/templates/collision_test.go makes it.
+// forged has the same hash as honest; internal/templates/collision_test.go constructs it.
 var forged = decode.Template{ID: 300, Fields: []decode.Field{
 	{PEN: 2687886153, ID: 210, Length: 1}, {PEN: 676088003, ID: 210, Length: 1}, {PEN: 3836311007, ID: 210, Length: 1},
 	{PEN: 137794897, ID: 37, Length: 32767}, {PEN: 2748067911, ID: 29279, Length: 15354}, {PEN: 3792956523, ID: 32289, Length: 9523},
 	{PEN: 1710939723, ID: 17591, Length: 7703}, {PEN: 2197436769, ID: 19978, Length: 4}, {ID: 14, Length: 4}, {ID: 1, Length: 8}, {ID: 2, Length: 8},
 }}
 
-// Ingests of two versions share one topic of templates, each decodes by the other's
-// template, and a step back and forth again loses none. A forged layout with the
-// hash of the honest one disturbs no replica of this version, running or started
-// later, nor makes it mislead one of the version before that starts later.
+// Ingests of two versions share a templates topic. Each must decode with the other's template, and
+// an upgrade followed by a rollback must lose none. A forged layout with the hash of the honest
+// layout must disturb no replica of this version, running or started later, and must not mislead a
+// replica of the earlier version that starts later.
 func TestIngestsOfTwoVersionsShareTemplates(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: builds and starts processes")
@@ -114,7 +114,7 @@ func TestIngestsOfTwoVersionsShareTemplates(t *testing.T) {
 	}
 }
 
-// buildIngests builds ingest as of before and as it is here.
+// buildIngests builds ingest at the commit before and at the present tree.
 func buildIngests(ctx context.Context, t *testing.T) (oldBin, newBin string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -156,7 +156,7 @@ func buildIngests(ctx context.Context, t *testing.T) (oldBin, newBin string) {
 	return oldBin, newBin
 }
 
-// versions are replicas of ingest on one broker.
+// versions holds replicas of ingest on one broker.
 type versions struct {
 	t      *testing.T
 	broker string
@@ -164,8 +164,8 @@ type versions struct {
 	k      *kafkaClient
 }
 
-// compact goes on with topics of another prefix, whose templates are those of the
-// topic until now as compaction leaves it: the last record of each key.
+// compact switches to topics of another prefix. Their templates topic holds the records of the
+// present one after compaction: the last record of each key.
 func (w *versions) compact(ctx context.Context, prefix string) {
 	w.t.Helper()
 	c := kafka.Config{Brokers: []string{w.broker}}
@@ -251,8 +251,7 @@ func (r *replica) stop(t *testing.T) {
 	}
 }
 
-// want waits for the flow to a port and requires that a replica decoded it by the
-// honest layout.
+// want waits for the flow to a port and checks that the replica decoded it with the honest layout.
 func (w *versions) want(ctx context.Context, what, replica string, domain uint32, port uint16) {
 	w.t.Helper()
 	kafkatest.Poll(ctx, w.t, what, func() bool {
@@ -292,7 +291,7 @@ func (w *versions) onTopic(ctx context.Context, domain uint32, l *decode.Templat
 	return false
 }
 
-// A sender is one source port.
+// A sender sends from one source port.
 type sender struct{ *net.UDPConn }
 
 func newSender(t *testing.T) sender {
@@ -312,7 +311,7 @@ func (s sender) send(t *testing.T, to *replica, pkt []byte) {
 	}
 }
 
-// message makes an IPFIX message of one set, RFC 7011 section 3.1.
+// message returns an IPFIX message with one set, RFC 7011 section 3.1.
 func message(domain uint32, set []byte) []byte {
 	b := binary.BigEndian.AppendUint16(nil, 10)
 	b = binary.BigEndian.AppendUint16(b, uint16(16+len(set)))
@@ -322,7 +321,7 @@ func message(domain uint32, set []byte) []byte {
 	return append(b, set...)
 }
 
-// templateSet makes a set of one template, RFC 7011 section 3.4.1.
+// templateSet returns a set with one template, RFC 7011 section 3.4.1.
 func templateSet(l *decode.Template) []byte {
 	var b []byte
 	b = binary.BigEndian.AppendUint16(b, l.ID)
@@ -340,8 +339,7 @@ func templateSet(l *decode.Template) []byte {
 	return setOf(2, b)
 }
 
-// dataSet makes a set of one record of the honest layout: 3 packets of UDP from
-// 10.0.0.1.
+// dataSet returns a set with one record of the honest layout: 3 UDP packets from 10.0.0.1.
 func dataSet(dstPort uint16) []byte {
 	b := []byte{10, 0, 0, 1, 10, 0, 0, 2}
 	b = binary.BigEndian.AppendUint16(b, 5353)

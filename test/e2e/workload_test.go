@@ -16,8 +16,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// As test/integration's million connections on real Kafka, smaller: three workers
-// on the embedded broker, killed in turn while late records come.
+// A smaller version of the test of a million connections in test/integration: three workers on the
+// embedded broker are killed in turn while late records arrive.
 func TestScenario5ManyConnectionsExactlyOnceWhileWorkersAreKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: starts and kills processes")

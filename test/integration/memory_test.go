@@ -37,15 +37,15 @@ const (
 // honestFrom is the source of the honest exporter. No hostile sender uses it.
 var honestFrom = netip.MustParseAddr("127.200.0.1")
 
-// TestMemoryMaxHoldsUnderAttack runs ingest with a small MEMORY_MAX while senders
-// try everything that is kept of what they send. Its RSS must stay below MEMORY_MAX,
-// and every flow of an honest exporter must be on the topic or in a counter. The
-// broker is the test's own process, so that its memory is not ingest's.
+// TestMemoryMaxHoldsUnderAttack runs ingest with a small MEMORY_MAX while senders try to fill
+// everything that ingest stores. Its RSS must stay below MEMORY_MAX, and every flow of an honest
+// exporter must be on the topic or in a counter. The broker runs in the test's own process, so that
+// its memory does not count as ingest's.
 func TestMemoryMaxHoldsUnderAttack(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	// Compaction of a topic full of forged templates would keep this broker busy for
-	// seconds: it does not compact within the test.
+	// The broker must not compact during the test: the compaction of a topic full of forged
+	// templates would keep it busy for seconds.
 	b, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.BrokerConfigs(map[string]string{"group.min.session.timeout.ms": "1000"}))
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func TestMemoryMaxHoldsUnderAttack(t *testing.T) {
 	all.Go(func() { seen.read(ctx, t, brokers, honest) })
 	<-attack.Done()
 	text, _ := p.shown()
-	// What waits for a template waits at most a second, then Kafka has it.
+	// A data set waits in memory for at most a second; then it is on the undecoded topic.
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end) && seen.count()+honest.lost(p, at(1)) < honest.sent(); {
 		wait(ctx, 200*time.Millisecond)
 	}
@@ -134,7 +134,7 @@ func samplesOf(text, metric string) map[string]float64 {
 	return all
 }
 
-// resident is VmRSS, octets; 0 when the process has ended.
+// resident returns VmRSS, octets; 0 if the process has ended.
 func (p *process) resident() int {
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "status"))
 	if err != nil {
@@ -148,7 +148,7 @@ func (p *process) resident() int {
 // be returns octets in network order: uint8, uint16, uint32 and octets.
 func be(parts ...any) []byte { return appendBE(nil, parts...) }
 
-// appendBE appends to b what be returns.
+// appendBE appends the octets of be to b.
 func appendBE(b []byte, parts ...any) []byte {
 	for _, v := range parts {
 		switch v := v.(type) {
@@ -165,7 +165,7 @@ func appendBE(b []byte, parts ...any) []byte {
 	return b
 }
 
-// flowSet is a set of v9 or IPFIX.
+// flowSet returns a set of v9 or IPFIX.
 func flowSet(id uint16, content ...[]byte) []byte {
 	c := bytes.Join(content, nil)
 	return be(id, uint16(4+len(c)), c)
@@ -176,8 +176,8 @@ func ipfix(domain uint32, sets ...[]byte) []byte {
 	return be(uint16(10), uint16(16+len(c)), uint32(time.Now().Unix()), uint32(0), domain, c)
 }
 
-// template is a template record of fields of one octet, whose elements begin with
-// first.
+// template returns a template record whose fields are one octet long and have consecutive element
+// numbers from first on.
 func template(id, fields, first uint16) []byte {
 	b := be(id, fields)
 	for i := range fields {
@@ -186,7 +186,7 @@ func template(id, fields, first uint16) []byte {
 	return b
 }
 
-// names are options records of interfaces with long names, samplers among them.
+// names returns options records of interfaces with long names, and of samplers.
 func names(r *rand.Rand) []byte {
 	options := flowSet(3, be(uint16(300), uint16(3), uint16(1), uint16(10), uint16(4), uint16(34), uint16(4), uint16(82), uint16(65535)))
 	var records []byte
@@ -197,7 +197,7 @@ func names(r *rand.Rand) []byte {
 	return ipfix(r.Uint32N(4), options, flowSet(300, records))
 }
 
-// samplers are options records of an id and a rate.
+// samplers returns options records with an ID and a rate.
 func samplers(r *rand.Rand) []byte {
 	options := flowSet(3, be(uint16(301), uint16(2), uint16(1), uint16(302), uint16(4), uint16(305), uint16(2)), be(uint16(302), uint16(2), uint16(1), uint16(48), uint16(4), uint16(34), uint16(2)))
 	var records []byte
@@ -207,9 +207,9 @@ func samplers(r *rand.Rand) []byte {
 	return ipfix(r.Uint32N(4), options, flowSet(302, records))
 }
 
-// hostileDatagrams make the datagrams of the senders.
+// hostileDatagrams are functions that make the datagrams of the senders.
 var hostileDatagrams = []func(*rand.Rand) []byte{
-	// Wide templates, no layout twice.
+	// Wide templates, each with a different layout.
 	func(r *rand.Rand) []byte {
 		var sets [][]byte
 		for range 3 {
@@ -217,7 +217,7 @@ var hostileDatagrams = []func(*rand.Rand) []byte{
 		}
 		return ipfix(r.Uint32N(4), sets...)
 	},
-	// A wide template and its data: confirmed at once.
+	// A wide template and its data, which confirms it at once.
 	func(r *rand.Rand) []byte {
 		id := 256 + uint16(r.UintN(60_000))
 		return ipfix(r.Uint32N(4), flowSet(2, template(id, 4000, uint16(r.UintN(32_000)))), flowSet(id, make([]byte, 4000)))
@@ -232,7 +232,7 @@ var hostileDatagrams = []func(*rand.Rand) []byte{
 	},
 	names,
 	samplers,
-	// Data sets without a template: full ones and empty ones.
+	// Data sets without a template, full or empty.
 	func(r *rand.Rand) []byte {
 		return ipfix(r.Uint32(), flowSet(256+uint16(r.UintN(60_000)), make([]byte, 1400)))
 	},
@@ -246,18 +246,18 @@ var hostileDatagrams = []func(*rand.Rand) []byte{
 		}
 		return ipfix(r.Uint32(), sets...)
 	},
-	// Export streams, each with a label of its own, and sequence numbers that jump.
+	// Export streams, each with its own domain, and sequence numbers that jump.
 	func(r *rand.Rand) []byte {
 		return be(uint16(5), uint16(1), uint32(1000), uint32(time.Now().Unix()), uint32(0), r.Uint32(), uint16(r.UintN(65_536)), uint16(0), make([]byte, 48))
 	},
-	// Records of an octet, many of them.
+	// Many records of one octet.
 	func(r *rand.Rand) []byte {
 		return ipfix(1, flowSet(2, be(uint16(400), uint16(1), uint16(4), uint16(1))), flowSet(400, make([]byte, 800)))
 	},
 }
 
-// forge sends what make makes, each time from another source: forged addresses of
-// 127.0.0.0/8, or through a trusted proxy that names any address of IPv6.
+// forge sends datagrams, each from a different source: forged addresses of 127.0.0.0/8, or any IPv6
+// address through a trusted proxy.
 func forge(ctx context.Context, t *testing.T, to *net.UDPAddr, r *rand.Rand, make func(*rand.Rand) []byte) {
 	pause := time.NewTicker(20 * time.Millisecond)
 	defer pause.Stop()
@@ -276,7 +276,7 @@ func forge(ctx context.Context, t *testing.T, to *net.UDPAddr, r *rand.Rand, mak
 			if proxied {
 				pkt = append(proxyHeader(r), pkt...)
 			}
-			_, _ = c.Write(pkt) // refused when nobody listens any longer
+			_, _ = c.Write(pkt) // fails when ingest has closed its socket
 		}
 		_ = c.Close()
 		select {
@@ -286,14 +286,14 @@ func forge(ctx context.Context, t *testing.T, to *net.UDPAddr, r *rand.Rand, mak
 	}
 }
 
-// proxyHeader is a header of the PROXY protocol, version 2, for UDP over IPv6.
+// proxyHeader returns a header of the PROXY protocol, version 2, for UDP over IPv6.
 func proxyHeader(r *rand.Rand) []byte {
 	source := be(uint32(0x20010db8), r.Uint32N(1<<16), uint32(0), r.Uint32N(1<<16))
 	return be([]byte("\r\n\r\n\x00\r\nQUIT\n"), uint8(0x21), uint8(0x22), uint16(36), source, source, uint16(r.UintN(65_536)), uint16(4739))
 }
 
-// connect keeps connections full: each sends templates until they are refused, and
-// 64 KB of options data, and then holds its place.
+// connect keeps the maximum number of connections open. Each sends templates until they are
+// refused, and 64 KB of options data, and then stays idle.
 func connect(ctx context.Context, to string) {
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -344,15 +344,15 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// A numbered exporter sends v9 flows whose source addresses are numbers, and its
-// template every second.
+// A numbered exporter sends v9 flows with consecutive numbers as source addresses, and its template
+// every second.
 type numbered struct {
 	to    *net.UDPAddr
 	flows atomic.Int64
-	done  atomic.Bool // nobody waits for flows any longer
+	done  atomic.Bool // the test no longer waits for flows
 }
 
-// numberedFlows are the flows of a datagram.
+// numberedFlows is the number of flows in a datagram.
 const numberedFlows = 20
 
 func (n *numbered) send(ctx context.Context, t *testing.T) {
@@ -386,16 +386,15 @@ func (n *numbered) send(ctx context.Context, t *testing.T) {
 
 func (n *numbered) sent() int { return int(n.flows.Load()) }
 
-// lost is how many of its flows are counted as lost: by the kernel at its socket,
-// which nobody else sends to, when Kafka did not take them, or as sets whose
-// template was not known.
+// lost returns the number of the exporter's flows that are counted as lost: dropped by the kernel
+// at the exporter's socket, not accepted by Kafka, or in sets without a known template.
 func (n *numbered) lost(p *process, socket string) int {
 	own := `exporter="` + honestFrom.String() + `"`
 	return numberedFlows*int(p.sum("weir_ingest_socket_drops_total", socket)+p.sum("weir_ingest_undecoded_sets_total", own)) +
 		int(p.sum("weir_ingest_dropped_flows_total", own))
 }
 
-// numbers are the flows of the honest exporter on the topic.
+// numbers records the flows of the honest exporter on the topic.
 type numbers struct {
 	mu  sync.Mutex
 	all map[uint32]int
@@ -407,7 +406,7 @@ func (n *numbers) count() int {
 	return len(n.all)
 }
 
-// read reads the topic until done.
+// read reads the topic until done is set.
 func (n *numbers) read(ctx context.Context, t *testing.T, addr string, of *numbered) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.ConsumeTopics("netflow.flows"), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	if err != nil {
@@ -430,7 +429,7 @@ func (n *numbers) read(ctx context.Context, t *testing.T, addr string, of *numbe
 				return
 			}
 			if len(m.SrcAddr) != 4 || m.DstPort != 0 || m.Bytes != 1000 || m.Packets != 10 {
-				t.Errorf("a flow of the honest exporter is not what it sent: %v", &m)
+				t.Errorf("a flow of the honest exporter differs from the flow sent: %v", &m)
 			}
 			n.mu.Lock()
 			n.all[binary.BigEndian.Uint32(m.SrcAddr)]++
@@ -440,7 +439,7 @@ func (n *numbers) read(ctx context.Context, t *testing.T, addr string, of *numbe
 	}
 	for number, times := range n.all {
 		if times != 1 {
-			t.Errorf("flow %d of the honest exporter is %d times on the topic", number&0xffffff, times)
+			t.Errorf("flow %d of the honest exporter is on the topic %d times", number&0xffffff, times)
 			return
 		}
 	}

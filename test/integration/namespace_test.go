@@ -22,8 +22,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A namespace is a network of its own, joined to this one by a cable: exporters
-// with addresses of their own send from there.
+// A namespace is a network namespace, connected to that of the test by a veth pair. Exporters send
+// from addresses inside it.
 type namespace struct {
 	name string
 	fd   int
@@ -79,7 +79,7 @@ func newNamespace(t *testing.T) *namespace {
 	return &namespace{name, fd}
 }
 
-// listen opens a socket in the namespace; it stays there wherever it is used.
+// listen opens a socket in the namespace. The socket belongs to the namespace wherever it is used.
 func (n *namespace) listen(t *testing.T, a netip.Addr) *net.UDPConn {
 	t.Helper()
 	type opened struct {
@@ -104,9 +104,9 @@ func (n *namespace) listen(t *testing.T, a netip.Addr) *net.UDPConn {
 	return o.c
 }
 
-// Datagrams keep their sources and go to one replica after the other, as a
-// balancer that works on packets (IPVS, DSR) deals them: exporters of both
-// families, with the same domain and template ids, each with its own templates.
+// TestSprayedDatagramsThatKeepTheirSource sends datagrams to the replicas in turn, with their
+// source addresses, as a packet-based load balancer (IPVS, DSR) does. The exporters are of both
+// address families and have equal domains and template IDs, but different templates.
 func TestSprayedDatagramsThatKeepTheirSource(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -148,7 +148,7 @@ func TestSprayedDatagramsThatKeepTheirSource(t *testing.T) {
 		for i := range sockets {
 			send(i, m)
 		}
-		turn++ // so that no exporter sticks to a replica
+		turn++ // so that the datagrams of an exporter reach all replicas
 	}
 	perExporter := 0
 	for _, m := range records(t, first, capturedData(t))[:len(data)] {

@@ -1,7 +1,6 @@
-// Package kubernetes builds deploy/kubernetes as kubectl apply -k does, decodes every
-// object strictly into the type that its apiVersion and kind name, and holds them to
-// each other and to the services' settings. It is a module of its own for the sake of
-// Kubernetes' types.
+// Package kubernetes builds deploy/kubernetes as kubectl apply -k does, and decodes every object
+// strictly into the type of its apiVersion and kind. It checks the objects against each other and
+// against the services' settings. It is a module of its own because of Kubernetes' types.
 package kubernetes
 
 import (
@@ -26,7 +25,7 @@ import (
 	"weir/internal/settings"
 )
 
-// all are the objects, by kind and name.
+// all maps kind and name to the object.
 type all map[string]any
 
 func build(t *testing.T) all {
@@ -77,7 +76,7 @@ func get[T any](t *testing.T, objects all, name string) *T {
 	return o
 }
 
-// environ is the environment that a container gets.
+// environ returns the environment of a container.
 func environ(t *testing.T, objects all, c *core.Container) map[string]string {
 	t.Helper()
 	env := map[string]string{}
@@ -102,7 +101,7 @@ func environ(t *testing.T, objects all, c *core.Container) map[string]string {
 	return env
 }
 
-// known holds that every variable is a setting of the service.
+// known checks that every variable is a setting of the service.
 func known(t *testing.T, env map[string]string, variables []settings.Variable) {
 	t.Helper()
 	for name := range env {
@@ -169,7 +168,7 @@ func portOf(c *core.Container, name string) uint16 {
 	return 0
 }
 
-// pod holds what both services' pods have to have, and that what selects pods selects them.
+// pod checks the requirements on the pods of both services, and that selectors match them.
 func pod(t *testing.T, objects all, name string, selector *meta.LabelSelector, template *core.PodTemplateSpec) {
 	t.Helper()
 	selects := func(what string, s *meta.LabelSelector) {
@@ -199,8 +198,8 @@ func pod(t *testing.T, objects all, name string, selector *meta.LabelSelector, t
 	}
 }
 
-// With everything denied, what the services need is allowed: datagrams, metrics, Kafka,
-// names.
+// The network policies deny everything except the traffic that the services need: datagrams,
+// metrics, Kafka, DNS.
 func TestTheNetworkPolicies(t *testing.T) {
 	objects := build(t)
 	deny := get[networking.NetworkPolicy](t, objects, "NetworkPolicy default-deny")

@@ -1,5 +1,5 @@
-// Package page opens the page of weir up in a browser. It is a module of its own,
-// below weir, so that the browser's driver is no dependency of the product.
+// Package page tests the page of weir up in a browser. It is a module of its own, below weir, so
+// that the browser's driver is not a dependency of the product.
 package page
 
 import (
@@ -31,10 +31,10 @@ import (
 
 var pictures = flag.String("pictures", "", "a directory for pictures of the page")
 
-// hostile is a name that becomes an element where it is taken for HTML.
+// hostile is a name that becomes an element if it is interpreted as HTML.
 const hostile = `<img src=x onerror=alert(1)>`
 
-// A program is weir up.
+// A program is a running weir up.
 type program struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -44,7 +44,7 @@ type program struct {
 	err  *locked
 }
 
-// locked is a buffer for two goroutines.
+// locked is a buffer for use by two goroutines.
 type locked struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -62,7 +62,7 @@ func (l *locked) String() string {
 	return l.b.String()
 }
 
-// free is an address on which nothing listens.
+// free returns an unused address.
 func free(t *testing.T, network string) string {
 	t.Helper()
 	if network == "udp" {
@@ -127,7 +127,8 @@ func (p *program) replay(name string) {
 	}
 }
 
-// nameServer gives 192.0.2.80 a name, and 192.0.2.53 a hostile one.
+// nameServer starts a name server that answers with a name for 192.0.2.80 and a hostile name for
+// 192.0.2.53.
 func nameServer(t *testing.T) string {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -150,8 +151,8 @@ func nameServer(t *testing.T) string {
 	return pc.LocalAddr().String()
 }
 
-// hostileExport is a v9 datagram (RFC 3954): an options template and data that call
-// interface 1 hostile, a template, and a flow that came in by it.
+// hostileExport returns a v9 datagram (RFC 3954): an options template and data that give interface
+// 1 the hostile name, a template, and a flow with this input interface.
 func hostileExport() []byte {
 	words := func(b []byte, list ...uint16) []byte {
 		for _, w := range list {
@@ -173,7 +174,7 @@ func hostileExport() []byte {
 	return append(b, 0, 0)
 }
 
-// A browser is a tab of Chromium with what it complained of.
+// A browser is a tab of Chromium with its console errors.
 type browser struct {
 	t          *testing.T
 	ctx        context.Context
@@ -236,7 +237,7 @@ func (b *browser) do(steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// evaluate is what an expression gives in the page.
+// evaluate returns the value of an expression in the page.
 func evaluate[T any](b *browser, expression string) T {
 	b.t.Helper()
 	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](expression))
@@ -246,7 +247,7 @@ func evaluate[T any](b *browser, expression string) T {
 	return v
 }
 
-// text is what a person reads at a selector.
+// text returns the visible text of a selector.
 func (b *browser) text(selector string) string {
 	b.t.Helper()
 	return evaluate[string](b, "document.querySelector("+strconv.Quote(selector)+")?.innerText ?? 'nothing there'")
@@ -258,7 +259,7 @@ func (b *browser) becomes(selector, want string) {
 	settles(b, selector, 1500, func() string { return b.text(selector) }, want)
 }
 
-// settles waits until something is as wanted, looking every 20 ms, so many times.
+// settles waits until look returns want, at most looks times, 20 ms apart.
 func settles[T comparable](b *browser, what string, looks int, look func() T, want T) {
 	b.t.Helper()
 	var is T
@@ -276,7 +277,7 @@ func (b *browser) number(expression string) float64 {
 	return evaluate[float64](b, expression)
 }
 
-// rows are the rows of a table, their cells joined.
+// rows returns the rows of a table, with their cells joined.
 func (b *browser) rows(id string) []string {
 	b.t.Helper()
 	return evaluate[[]string](b, `[...document.querySelectorAll("#`+id+` tbody tr")].map(r => [...r.cells].map(c => c.innerText.replaceAll("\n", " ")).join("|"))`)
@@ -306,12 +307,12 @@ func (b *browser) picture(name string, dark bool, width, height int64) {
 	}
 }
 
-// mostFlows finds the greatest number of flows in a second in what the chart says.
+// mostFlows matches the greatest number of flows per second in the chart's label.
 var mostFlows = regexp.MustCompile(` flows a second now, ([0-9,]+) at most`)
 
-// What is on the page is what was replayed: the synthetic traffic is 25 connections
-// and 34 flows (internal/cli's tests count them from its packets), the big capture
-// 6 000 connections of two flows each with 2 packets of 60 octets there and 2 of 90 back.
+// The page must show the replayed traffic: the synthetic traffic has 25 connections and 34 flows
+// (internal/cli's tests count them from its packets), the big capture 6 000 connections of two
+// flows each, with 2 packets of 60 octets forward and 2 of 90 octets back.
 func TestThePageShowsWhatWasReplayed(t *testing.T) {
 	p, b := start(t), open(t)
 	b.do(chromedp.Navigate(p.url))
@@ -322,7 +323,7 @@ func TestThePageShowsWhatWasReplayed(t *testing.T) {
 	p.replay("softflowd_v9_synth_adj.pcap")
 	b.becomes("#total-flows", "34")
 	b.becomes("#total-connections", "25")
-	// The name of 192.0.2.80 is there; that of 192.0.2.53 is no name, and is not.
+	// The page must show the name of 192.0.2.80, and none for 192.0.2.53, whose name is not valid.
 	named, nameless := false, false
 	for _, r := range b.rows("newest") {
 		c := strings.Split(r, "|")
@@ -366,12 +367,12 @@ func TestThePageShowsWhatWasReplayed(t *testing.T) {
 			t.Errorf("exporter %d: %q", i, got)
 		}
 	}
-	// Names from the network are text.
+	// Names from the network must be shown as text.
 	if n := b.number(`document.querySelectorAll("main img, main script, main b").length`); n != 0 {
 		t.Errorf("%v elements came from names", n)
 	}
-	// The chart has the flows, in their seconds: the 12 000 of the large capture come within one, or
-	// on both sides of the turn of a second or two.
+	// The chart shows the flows by second: the 12 000 flows of the large capture arrive within a
+	// second, or in two or three consecutive seconds.
 	label := evaluate[string](b, `document.querySelector("#chart").ariaLabel`)
 	most := 0
 	if m := mostFlows.FindStringSubmatch(label); m != nil {
@@ -384,13 +385,13 @@ func TestThePageShowsWhatWasReplayed(t *testing.T) {
 	b.picture("page-dark.png", true, 1300, 900)
 	b.picture("page-narrow.png", false, 390, 800)
 	b.do(chromedp.EmulateViewport(390, 800))
-	// The chart follows the window a frame later.
+	// The chart adapts to the window a frame later.
 	const over = "Math.max(0, document.documentElement.scrollWidth - innerWidth)"
 	settles(b, over, 250, func() float64 { return b.number(over) }, 0)
 	if w := b.number("innerWidth"); w != 390 {
 		t.Errorf("the window is %v px wide", w)
 	}
-	// By keyboard: the first stop skips to the connections, the second pauses.
+	// Keyboard: the first tab stop skips to the connections, the second pauses.
 	b.do(chromedp.Evaluate[chromedp.Void]("document.activeElement.blur()"), chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent(kb.Enter))
 	b.becomes("#status", "paused")
 	p.replay("softflowd_v5_synth_adj.pcap")
@@ -405,14 +406,14 @@ func TestThePageShowsWhatWasReplayed(t *testing.T) {
 	}
 	b.mu.Lock()
 	if len(b.complaints) > 0 {
-		t.Errorf("the browser complains: %q", b.complaints)
+		t.Errorf("errors in the browser's console: %q", b.complaints)
 	}
 	b.mu.Unlock()
 	p.end()
 	b.becomes("#status", "weir does not answer; trying again")
 }
 
-// A page of somebody else whose name was pointed at this host gets nothing.
+// A page under a foreign name that resolves to this host (DNS rebinding) must be refused.
 func TestAnotherNameIsRefused(t *testing.T) {
 	p, b := start(t), open(t)
 	b.do(chromedp.Navigate(strings.Replace(p.url, "127.0.0.1", "evil.example", 1)))

@@ -1,5 +1,5 @@
-// Package pairs sends numbered conversations as IPFIX and keeps a ledger of what
-// became of each on the topics: for tests that kill things meanwhile.
+// Package pairs sends numbered conversations as IPFIX and records the outcome of each on the
+// topics. It is for tests that kill processes meanwhile.
 package pairs
 
 import (
@@ -15,14 +15,14 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Responder is the address that all conversations go to, and Port its port.
+// Responder and Port are the address and port of the responder of all conversations.
 var (
 	Responder = [4]byte{192, 0, 2, 9}
 	Port      = uint16(443)
 )
 
-// PerDatagram is how many flows a datagram has: half of them open conversations,
-// half answer those of the datagram before.
+// PerDatagram is the number of flows in a datagram. Half of them open conversations, half answer
+// those of the previous datagram.
 const PerDatagram = 20
 
 const (
@@ -31,10 +31,10 @@ const (
 	initiatorPort = 40000
 )
 
-// fields are those of the template: Information Elements and their lengths.
+// fields lists the template's fields: Information Elements and their lengths.
 var fields = [][2]uint16{{8, 4}, {12, 4}, {7, 2}, {11, 2}, {4, 1}, {6, 1}, {136, 1}, {1, 4}, {2, 4}, {152, 8}, {153, 8}}
 
-// A Ledger knows what was sent, and what was seen of it. The zero value is ready.
+// A Ledger records the flows sent, and the flows and connections read. The zero value is ready.
 type Ledger struct {
 	mu       sync.Mutex
 	pairs    []pair
@@ -43,7 +43,7 @@ type Ledger struct {
 	flows    int
 }
 
-// A pair is one conversation: what was sent and seen of its two directions.
+// A pair records the two directions of a conversation.
 type pair struct {
 	sent    [2]int64 // ns; 0: not yet
 	seen    [2]uint8
@@ -52,22 +52,22 @@ type pair struct {
 	records [2]uint32
 }
 
-// tooFar is how far apart the directions of a conversation may be sent to be one
-// connection for certain: less than PAIR_LINGER, since they end with a FIN.
+// tooFar is the greatest time between the sending of the two directions for which they are
+// certainly one connection: less than PAIR_LINGER, since they end with a FIN.
 const tooFar = 4 * time.Second
 
-// apart tells whether the sender stood still between the two directions.
+// apart reports whether the sender was delayed between the two directions.
 func (p *pair) apart() bool {
 	return p.sent[0] > 0 && p.sent[1] > 0 && time.Duration(p.sent[1]-p.sent[0]) > tooFar
 }
 
-// A report is one version of one connection.
+// A report is a version of a connection.
 type report struct {
 	id      [16]byte
 	version uint32
 }
 
-// A Source is one exporter: the domain tells it from others.
+// A Source is an exporter, identified by its observation domain.
 type Source struct {
 	to       io.Writer
 	domain   uint32
@@ -83,7 +83,7 @@ func NewSource(to io.Writer, domain uint32, l *Ledger) *Source {
 	return &Source{to: to, domain: domain, ledger: l}
 }
 
-// Send sends one datagram.
+// Send sends a datagram.
 func (s *Source) Send(now time.Time) error {
 	if now.Sub(s.template) >= templateEvery {
 		s.template = now
@@ -94,10 +94,10 @@ func (s *Source) Send(now time.Time) error {
 	return s.send(now, PerDatagram/2)
 }
 
-// Finish answers what is open.
+// Finish answers the open conversations.
 func (s *Source) Finish(now time.Time) error { return s.send(now, 0) }
 
-// send answers what is open, and opens so many conversations.
+// send answers the open conversations and opens new ones.
 func (s *Source) send(now time.Time, opens int) error {
 	set := binary.BigEndian.AppendUint16(nil, templateID)
 	set = append(set, 0, 0)
@@ -125,7 +125,7 @@ func (s *Source) send(now time.Time, opens int) error {
 	return err
 }
 
-// message sends one IPFIX message (RFC 7011 section 3.1) with one set.
+// message sends an IPFIX message (RFC 7011 section 3.1) with one set.
 func (s *Source) message(now time.Time, set []byte) error {
 	b := binary.BigEndian.AppendUint16(s.buf[:0], 10)
 	b = binary.BigEndian.AppendUint16(b, uint16(16+len(set)))
@@ -146,7 +146,7 @@ func (s *Source) templateSet() []byte {
 	return set
 }
 
-// initiator is the address of a conversation's initiator.
+// initiator returns the address of a conversation's initiator.
 func initiator(i int) [4]byte { return [4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)} }
 
 func appendRecord(b []byte, i, direction int, now time.Time) []byte {
@@ -167,7 +167,7 @@ func appendRecord(b []byte, i, direction int, now time.Time) []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(start+1000))
 }
 
-// number is which conversation addresses are of, and in which direction.
+// number returns the number of the conversation of two addresses, and the direction.
 func number(src, dst []byte) (i, direction int, ok bool) {
 	if len(src) != 4 || len(dst) != 4 {
 		return 0, 0, false
@@ -181,8 +181,8 @@ func number(src, dst []byte) (i, direction int, ok bool) {
 	return int(src[1])<<16 | int(src[2])<<8 | int(src[3]), direction, true
 }
 
-// Take takes the value of a record of the topic of flows or connections, in its plain
-// form; mine tells of a flow whether a Source sent it.
+// Take processes the value of a record of the flows or connections topic, in its plain form. mine
+// reports whether a flow was sent by a Source.
 func (l *Ledger) Take(topic string, value []byte, mine func(*flowpb.FlowMessage) bool) error {
 	if strings.HasSuffix(topic, "flows") {
 		var m flowpb.FlowMessage
@@ -202,7 +202,7 @@ func (l *Ledger) Take(topic string, value []byte, mine func(*flowpb.FlowMessage)
 	return nil
 }
 
-// Flow takes one message of the flows topic; others' are passed over.
+// Flow processes a message of the flows topic. It ignores flows of other senders.
 func (l *Ledger) Flow(m *flowpb.FlowMessage) {
 	i, d, ok := number(m.SrcAddr, m.DstAddr)
 	if !ok {
@@ -220,7 +220,7 @@ func (l *Ledger) Flow(m *flowpb.FlowMessage) {
 	}
 }
 
-// Connection takes one message of the connections topic; others' are passed over.
+// Connection processes a message of the connections topic. It ignores connections of other senders.
 func (l *Ledger) Connection(m *flowpb.Connection) {
 	i, d, ok := number(m.GetInitiator().GetAddress(), m.GetResponder().GetAddress())
 	if !ok {
@@ -247,13 +247,13 @@ func (l *Ledger) Connection(m *flowpb.Connection) {
 	if r.version > p.version {
 		p.id, p.version = r.id, r.version
 		p.records = [2]uint32{m.GetForward().GetRecords(), m.GetReverse().GetRecords()}
-		if d == 1 { // one-sided: the responder was taken for the initiator
+		if d == 1 { // one-sided: the responder counts as the initiator
 			p.records[0], p.records[1] = p.records[1], p.records[0]
 		}
 	}
 }
 
-// maxProblems are kept.
+// maxProblems bounds the problems that are recorded.
 const maxProblems = 20
 
 func (l *Ledger) problem(format string, args ...any) {
@@ -262,16 +262,16 @@ func (l *Ledger) problem(format string, args ...any) {
 	}
 }
 
-// A Verdict is what the ledger says of what was sent up to a time.
+// A Verdict is the result of a Ledger for the flows sent before a time.
 type Verdict struct {
 	Sent, Flows, Connections int
 	Missing                  []time.Time // when flows were sent that are not on the topic
-	Unreported               int         // conversations with a flow on the topic and no connection, or one that lacks it
-	Apart                    int         // conversations that are not judged: the sender stood still in the middle of them
-	Problems                 []string    // what must not be, whatever was killed
+	Unreported               int         // conversations with a flow on the topic that no connection contains
+	Apart                    int         // conversations that are not checked: the sender was delayed between their directions
+	Problems                 []string    // violations that no kill of a process explains
 }
 
-// Judge says what became of what was sent before a time.
+// Judge returns the verdict on the flows sent before a time.
 func (l *Ledger) Judge(before time.Time) Verdict {
 	l.mu.Lock()
 	defer l.mu.Unlock()

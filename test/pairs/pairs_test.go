@@ -17,7 +17,7 @@ func (d *datagrams) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// What a source sends is what a ledger wants to see: all of it, none of it, or twice.
+// The ledger must detect missing and duplicated flows and reports of a source.
 func TestTheLedgerSeesWhatIsMissingAndWhatIsTwice(t *testing.T) {
 	var sent datagrams
 	var l Ledger
@@ -45,7 +45,7 @@ func TestTheLedgerSeesWhatIsMissingAndWhatIsTwice(t *testing.T) {
 		flows = append(flows, r.Messages...)
 	}
 	if got := flows[len(flows)-1].SequenceNum; got != 50 {
-		t.Errorf("the last message's sequence number: want 50, the flows before it, got %d", got)
+		t.Errorf("the last message's sequence number: want 50, the number of flows before it, got %d", got)
 	}
 	for _, m := range flows[1:] {
 		l.Flow(m)

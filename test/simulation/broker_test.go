@@ -9,11 +9,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// phantomAfter is how long a member may be silent: longer than a rebalance and a session.
+// phantomAfter is the silence after which a member is evicted: longer than a rebalance and a session.
 const phantomAfter = 3 * rebalanceTimeout
 
-// evictPhantoms takes silent members out of a group. kfake starts a member's session timer only when it could
-// write the answer to JoinGroup or SyncGroup, so one whose connection died meanwhile stays in the group for ever.
+// evictPhantoms removes silent members from a group. kfake starts a member's session timer only after it has
+// written the answer to JoinGroup or SyncGroup, so that a member whose connection broke before stays in the
+// group for ever.
 func (w *world) evictPhantoms(group string, info *kfake.GroupInfo) {
 	for _, m := range info.Members {
 		if w.watch.silence(m.MemberID) < phantomAfter {

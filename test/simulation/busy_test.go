@@ -10,7 +10,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// busyProfile has no faults: what is quiet must be reported although something else is busy.
+// busyProfile has no faults: connections of quiet conversations must be reported although another
+// conversation is busy.
 var busyProfile = profile{
 	name: "busy", class: exact, share: 1,
 	setup: func(rng *rand.Rand) setup {
@@ -19,14 +20,14 @@ var busyProfile = profile{
 	weight: []weighted{{10, drawTraffic}, {1, drawBusy}},
 }
 
-// busy keeps the partition of one conversation busy, so that no transaction of its member is without flows.
+// busy keeps the partition of a conversation busy, so that every transaction of its member has flows.
 type busy struct {
 	Port uint16
 	For  time.Duration
 }
 
-// busyEvery is how often the busy conversation sends a record: of every transaction that a member
-// gathers (200 ms) it has some.
+// busyEvery is the interval between the records of the busy conversation. Every transaction, for which a
+// member gathers records for 200 ms, contains some of them.
 const busyEvery = 100 * time.Millisecond
 
 func drawBusy(rng *rand.Rand) action {

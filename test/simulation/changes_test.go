@@ -12,9 +12,9 @@ import (
 	"weir/internal/pair"
 )
 
-// The steps in this file change what pairing depends on, or destroy input.
+// The steps in this file change settings and clocks on which pairing depends, or destroy input.
 
-// changeSettings restarts the members one after another under other settings of pairing.
+// changeSettings restarts the members in turn with other settings of pairing.
 type changeSettings struct {
 	Idle, Linger, LateGrace time.Duration
 	MaxOpen                 int
@@ -50,7 +50,7 @@ func (a changeSettings) run(w *world, _ *rand.Rand) {
 	}
 }
 
-// setClock puts the clock of a member's host ahead or behind for a while.
+// setClock sets the clock of a member's host ahead or back for a while.
 type setClock struct {
 	Member  int
 	By, For time.Duration
@@ -75,8 +75,8 @@ func (a setClock) run(w *world, _ *rand.Rand) {
 	}
 }
 
-// deleteFlows is what retention does to flows that nobody read in time: all members are cut off, and come
-// back after the oldest part of what came meanwhile is gone.
+// deleteFlows has the effect of retention on unread flows: all members are cut off, and return after the
+// oldest part of the flows that arrived meanwhile has been deleted.
 type deleteFlows struct {
 	Away    time.Duration
 	Records int
@@ -108,7 +108,7 @@ func (a deleteFlows) run(w *world, rng *rand.Rand) {
 		}
 		commit, committed := info.Commits[topic][p.Partition]
 		if !committed {
-			continue // a group without a position begins where the topic does: it misses nothing
+			continue // a group without a position begins at the start of the topic and misses nothing
 		}
 		at := max(p.LogStartOffset, commit.Offset)
 		if err := w.cluster.DeleteRecords(topic, p.Partition, at+int64(a.Part*float64(p.HighWatermark-at))); err != nil {
@@ -120,7 +120,8 @@ func (a deleteFlows) run(w *world, rng *rand.Rand) {
 	}
 }
 
-// drawPlainTraffic draws flows of one vantage: what goes in comes out, however they are paired.
+// drawPlainTraffic draws flows of a single vantage: their sums must appear in the connections, however they
+// are paired.
 func drawPlainTraffic(rng *rand.Rand) action {
 	kinds := []trafficKind{tcp, tcp, tcp, udp, icmp, nat, sampled, late, backwards}
 	return traffic{kinds[rng.IntN(len(kinds))], 1 + rng.IntN(16)}
@@ -132,7 +133,7 @@ func crowdedSetup(rng *rand.Rand) setup {
 	return s
 }
 
-// pairing is the settings of pairing at the beginning: shorter than the defaults, so that a run has less silence.
+// pairing returns the initial settings of pairing: shorter than the defaults, so that a run has less silence.
 func pairing(s setup) pair.Config {
 	return pair.Config{
 		Idle: 20 * time.Second, Linger: 3 * time.Second, LateGrace: cmp.Or(s.LateGrace, 10*time.Second), TCPPause: 40 * time.Second,

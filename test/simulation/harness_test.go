@@ -12,8 +12,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Resolvers also ask for the name servers of the root, and names may have 255 octets (RFC 1035 section 2.3.4): a prefix
-// on the name of a question gives no name then.
+// Resolvers also ask for the name servers of the root, and names may have 255 octets (RFC 1035 section
+// 2.3.4): then the forged name with a prefix is not a valid name.
 func TestEveryAnswerOfNameServersHasAWireForm(t *testing.T) {
 	long := strings.Repeat(strings.Repeat("x", 61)+".", 4) // 249 octets on the wire
 	questions := []dns.Question{
@@ -26,7 +26,7 @@ func TestEveryAnswerOfNameServersHasAWireForm(t *testing.T) {
 				r := newNameServers(uint64(fault))
 				r.fault = fault
 				c := &nameConn{servers: r, stream: fault == namesTruncated, replies: make(chan []byte, 100)}
-				for range 20 { // which answers are forged is drawn
+				for range 20 { // forged answers are drawn at random
 					r.ask(c, new(dns.Msg).SetQuestion(q.Name, q.Qtype))
 				}
 				time.Sleep(time.Minute)
@@ -38,7 +38,7 @@ func TestEveryAnswerOfNameServersHasAWireForm(t *testing.T) {
 	})
 }
 
-// What moves stream time of a quiet partition is the receive time of its last record, and the wall clock since then.
+// Stream time of a quiet partition is the receive time of its last record plus the wall clock since then.
 func TestStreamTimeOfAQuietPartitionDoesNotPassTheNextRecord(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	now := time.Unix(946684800, 0)

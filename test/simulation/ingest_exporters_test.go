@@ -14,10 +14,11 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// recordsOfDatagram is how many records a datagram has: the counters of what was dropped count sets and records.
+// recordsOfDatagram is the number of records in a datagram. The counters of dropped data count sets and
+// records.
 const recordsOfDatagram = 3
 
-// A sentDatagram is one export datagram and where the balancer sent it.
+// A sentDatagram is an export datagram with the replica to which the balancer sent it.
 type sentDatagram struct {
 	octets   []byte
 	hash     uint64
@@ -29,13 +30,13 @@ type sentDatagram struct {
 	at       time.Time
 }
 
-// A template is what tells definitions apart. Version 5 has none: its id is 0.
+// A template identifies a definition. Version 5 has none: its ID is 0.
 type template struct {
 	exporter int
 	id       uint16
 }
 
-// A field is one of a template: RFC 3954 section 8, and IANA's registry of IPFIX.
+// A field is a field of a template: RFC 3954 section 8, and IANA's registry of IPFIX.
 type field struct{ id, size uint16 }
 
 const (
@@ -53,13 +54,13 @@ const (
 	ieEndMs      = 153
 )
 
-// How exporters send templates.
+// Policies of sending templates.
 const (
 	templateOnce  = -1 // with one datagram after their start
 	templateEvery = 6  // with every so many
 )
 
-// An exporter makes datagrams. Its fields depend on the seed alone; what it has sent, on the steps.
+// An exporter makes datagrams. Its fields depend on the seed alone; its state depends on the steps.
 type exporter struct {
 	number  int
 	version uint16
@@ -90,7 +91,7 @@ func newExporters(rng *rand.Rand) (all []*exporter) {
 	return all
 }
 
-// restart begins a new life of the exporting process; anew: its data has another template.
+// restart restarts the exporting process. With anew, its data has another template.
 func (e *exporter) restart(rng *rand.Rand, anew bool) {
 	e.booted, e.sent, e.sequence = time.Now(), 0, 0
 	if e.version == 5 || !anew {
@@ -106,7 +107,7 @@ func (e *exporter) restart(rng *rand.Rand, anew bool) {
 	rng.Shuffle(len(e.layout), func(i, j int) { e.layout[i], e.layout[j] = e.layout[j], e.layout[i] })
 }
 
-// datagram makes the next one; number is that of its first record.
+// datagram makes the next datagram. number is that of its first record.
 func (e *exporter) datagram(number uint64, now time.Time) *sentDatagram {
 	d := &sentDatagram{from: e.from, needs: template{e.number, e.id}}
 	for i := range uint64(recordsOfDatagram) {
@@ -131,8 +132,8 @@ func (e *exporter) datagram(number uint64, now time.Time) *sentDatagram {
 	return d
 }
 
-// flowOf is the flow with a number: whatever a wrong template would change of it. A few hosts talk to each other in both
-// directions, and several exporters see them.
+// flowOf returns the flow with a number, with the values that decoding with a wrong template would change. A
+// few hosts talk to each other in both directions, and several exporters observe them.
 func (e *exporter) flowOf(n uint64) *flowpb.FlowMessage {
 	rng := rand.New(rand.NewPCG(n, streamExporters))
 	f := &flowpb.FlowMessage{
@@ -149,12 +150,13 @@ func (e *exporter) flowOf(n uint64) *flowpb.FlowMessage {
 	return f
 }
 
-// lasted is how long the flow with a number lasted when it is exported at now, at most since the exporter's start.
+// lasted returns the duration of the flow with a number that is exported at now. It is at most the time since
+// the exporter's start.
 func (e *exporter) lasted(n uint64, now time.Time) time.Duration {
 	return min(time.Duration(n*2_654_435_761%5000)*time.Millisecond, now.Sub(e.booted))
 }
 
-// v5 makes a datagram of version 5: header of 24 octets, records of 48.
+// v5 returns a datagram of version 5: a header of 24 octets, records of 48.
 func (e *exporter) v5(d *sentDatagram, now time.Time) []byte {
 	b := binary.BigEndian.AppendUint16(nil, 5)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(d.records)))
@@ -179,7 +181,7 @@ func (e *exporter) v5(d *sentDatagram, now time.Time) []byte {
 	return b
 }
 
-// v9 makes a datagram of version 9: RFC 3954 section 5.
+// v9 returns a datagram of version 9: RFC 3954 section 5.
 func (e *exporter) v9(d *sentDatagram, now time.Time) []byte {
 	count, sets := e.sets(d, now, 0)
 	b := binary.BigEndian.AppendUint16(nil, 9)
@@ -192,7 +194,7 @@ func (e *exporter) v9(d *sentDatagram, now time.Time) []byte {
 	return append(b, sets...)
 }
 
-// ipfix makes a message: RFC 7011 section 3.
+// ipfix returns a message: RFC 7011 section 3.
 func (e *exporter) ipfix(d *sentDatagram, now time.Time) []byte {
 	_, sets := e.sets(d, now, 2)
 	b := binary.BigEndian.AppendUint16(nil, 10)
@@ -204,7 +206,7 @@ func (e *exporter) ipfix(d *sentDatagram, now time.Time) []byte {
 	return append(b, sets...)
 }
 
-// sets makes the set of templates, when there is one, and that of data; count is of both's records.
+// sets returns the template set, if there is one, and the data set. count is the number of records in both.
 func (e *exporter) sets(d *sentDatagram, now time.Time, templateSet uint16) (count int, b []byte) {
 	if d.template {
 		b = binary.BigEndian.AppendUint16(b, templateSet)
@@ -231,7 +233,7 @@ func (e *exporter) sets(d *sentDatagram, now time.Time, templateSet uint16) (cou
 	return count + len(d.records), append(b, data...)
 }
 
-// value is a field of the record with a number.
+// value returns a field of the record with a number.
 func (e *exporter) value(f field, n uint64, now time.Time) []byte {
 	flow := e.flowOf(n)
 	switch f.id {
@@ -247,7 +249,7 @@ func (e *exporter) value(f field, n uint64, now time.Time) []byte {
 	return binary.BigEndian.AppendUint64(nil, v)[8-f.size:]
 }
 
-// uptime is in milliseconds.
+// uptime returns the uptime in milliseconds.
 func (e *exporter) uptime(now time.Time) uint32 {
 	return uint32(now.Sub(e.booted)/time.Millisecond) + 1000
 }

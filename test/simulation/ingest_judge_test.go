@@ -21,15 +21,15 @@ const (
 	findValue   = "value"   // a flow is not what the exporter sent
 )
 
-// inMemory is how long a replica may take, with its network whole, until what it received is on a topic: a second in
-// memory for the template, errors of brokers, and retries.
+// inMemory is the time within which a replica with a working network must have put received data on a topic:
+// a second in memory for the template, errors of brokers, and retries.
 const inMemory = 15 * time.Second
 
 // lostWith reports whether a replica may have had a datagram in memory when it was killed.
 func (d *sentDatagram) lostWith() bool { return d.inMemoryAt(d.to.killed) }
 
-// shares reports whether the template of a datagram must be on the topic: its replica was not killed before, nor told to
-// end, which it does within seconds although Kafka is away.
+// shares reports whether the template of a datagram must be on the topic. That is not the case if its replica
+// was killed before, or stopped, which it does within seconds even without Kafka.
 func (d *sentDatagram) shares() bool {
 	return d.template && !d.inMemoryAt(d.to.killed) && !d.inMemoryAt(d.to.told)
 }
@@ -43,8 +43,9 @@ func (d *sentDatagram) inMemoryAt(end time.Time) bool {
 	return !end.IsZero() && end.Before(since.Add(inMemory))
 }
 
-// judge compares the topics with what was sent: each record is on the flows topic once, or its set waits and its template
-// was lost with a killed replica, or it was lost with one itself, or is counted as dropped.
+// judge compares the topics with the datagrams sent. Each record must be on the flows topic once; or its set
+// waits, and its template was lost with a killed replica; or it was lost with a killed replica itself; or it
+// is counted as dropped.
 func (r *reception) judge(t *testing.T) {
 	w := r.w
 	byHash := map[uint64]*sentDatagram{}
@@ -93,7 +94,7 @@ func (r *reception) judge(t *testing.T) {
 
 func clock(at time.Time) string { return at.UTC().Format("15:04:05.000") }
 
-// decoded returns how often each record is on the flows topic.
+// decoded returns the number of copies of each record on the flows topic.
 func (r *reception) decoded(t *testing.T, byNumber map[uint64]*sentDatagram) map[uint64]int {
 	count := map[uint64]int{}
 	flows := r.w.read(t, kafka.Flows)
@@ -120,13 +121,14 @@ func (r *reception) decoded(t *testing.T, byNumber map[uint64]*sentDatagram) map
 	return count
 }
 
-// equalFlow compares what flowOf sets.
+// equalFlow compares the fields that flowOf sets.
 func equalFlow(f, want *flowpb.FlowMessage) bool {
 	return bytes.Equal(f.SrcAddr, want.SrcAddr) && bytes.Equal(f.DstAddr, want.DstAddr) && bytes.Equal(f.SamplerAddress, want.SamplerAddress) &&
 		f.SrcPort == want.SrcPort && f.DstPort == want.DstPort && f.Proto == want.Proto && f.TcpFlags == want.TcpFlags && f.Packets == want.Packets && f.Bytes == want.Bytes
 }
 
-// waiting returns the hashes of the datagrams whose set is on the undecoded topic behind what the group committed.
+// waiting returns the hashes of the datagrams whose set is on the undecoded topic behind the committed offset
+// of the group.
 func (r *reception) waiting(t *testing.T, byHash map[uint64]*sentDatagram) map[uint64]bool {
 	waits := map[uint64]bool{}
 	info := r.w.cluster.GroupInfo(undecodedGroup)

@@ -11,7 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// receptionProfile is of ingest, without enrich.
+// receptionProfile runs ingest without enrich.
 var receptionProfile = profile{
 	name: "ingest", class: exact, share: 2,
 	setup: func(rng *rand.Rand) setup {
@@ -23,7 +23,7 @@ var receptionProfile = profile{
 	},
 }
 
-// export lets an exporter send datagrams; each goes to a replica of its own.
+// export lets an exporter send datagrams, each to a random replica.
 type export struct{ Exporter, Datagrams int }
 
 func drawExport(rng *rand.Rand) action { return export{rng.IntN(64), 1 + rng.IntN(8)} }
@@ -43,7 +43,7 @@ func (a export) run(w *world, rng *rand.Rand) {
 	}
 }
 
-// restartExporter restarts an exporter: its uptime and sequence numbers begin anew.
+// restartExporter restarts an exporter: its uptime and sequence numbers start again.
 type restartExporter struct {
 	Exporter int
 	Anew     bool // with another template
@@ -95,11 +95,11 @@ func (a stopReplica) run(w *world, _ *rand.Rand) {
 	}
 }
 
-// killReplica ends a replica by SIGKILL: what it has in memory is gone.
+// killReplica ends a replica by SIGKILL: data in its memory is lost.
 type killReplica struct {
 	Replica  int
 	SameName bool
-	After    time.Duration // until another one runs
+	After    time.Duration // until another replica runs
 }
 
 func drawKillReplica(rng *rand.Rand) action {
@@ -124,7 +124,7 @@ func (a killReplica) run(w *world, _ *rand.Rand) {
 	w.after(a.After, func() { r.start(name) })
 }
 
-// zombieReplica cuts a replica off and starts another one under its name; the first comes back and ends.
+// zombieReplica cuts a replica off and starts another under its name. The first comes back and stops.
 type zombieReplica struct {
 	Replica       int
 	Away, Overlap time.Duration

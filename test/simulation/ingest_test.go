@@ -20,25 +20,26 @@ import (
 // undecodedGroup is the consumer group of ingest on the undecoded topic.
 const undecodedGroup = topicPrefix + "ingest"
 
-// streamExporters is the stream of the random numbers that exporters are drawn from.
+// streamExporters is the number of the random stream from which exporters are drawn.
 const streamExporters = 100
 
-// A reception is the part of a world in front of the flows topic: exporters, a balancer that deals datagrams out at random,
-// and ingest replicas. The datagrams go to replicas behind their sockets: the bubble has no real network.
+// A reception is the part of a world in front of the flows topic: exporters, a balancer that distributes
+// datagrams at random, and ingest replicas. Datagrams are passed to the replicas behind their sockets, since
+// the bubble has no real network.
 type reception struct {
 	w         *world
 	exporters []*exporter
 	records   uint64 // numbers given to records
 	sent      []*sentDatagram
 
-	mu       sync.Mutex // guards what follows
-	replicas []*replica // that datagrams are dealt to
+	mu       sync.Mutex // guards the fields below
+	replicas []*replica // replicas that receive datagrams
 	all      []*replica
 	names    int
 	over     bool // no replica starts any more
 }
 
-// A replica is one ingest process.
+// A replica is an ingest process.
 type replica struct {
 	name     string
 	number   int
@@ -50,10 +51,10 @@ type replica struct {
 	cancel   func()
 	ended    chan struct{}
 
-	// Of reception.mu.
-	told   time.Time // SIGTERM; zero: none yet
-	killed time.Time // SIGKILL; zero: none
-	calm   time.Time // since when its network is whole
+	// Guarded by reception.mu.
+	told   time.Time // time of SIGTERM; zero: none yet
+	killed time.Time // time of SIGKILL; zero: none
+	calm   time.Time // time since which its network works
 }
 
 func newReception(w *world) *reception {
@@ -80,7 +81,7 @@ func (r *reception) newName() string {
 	return fmt.Sprint("i", r.names)
 }
 
-// start runs a replica of this name.
+// start runs a replica with this name.
 func (r *reception) start(name string) {
 	w := r.w
 	r.mu.Lock()
@@ -117,7 +118,7 @@ func (r *reception) start(name string) {
 	}()
 }
 
-// ended notes the end of a replica.
+// ended records the end of a replica.
 func (r *reception) ended(i *replica, err error) {
 	r.mu.Lock()
 	told, killed := i.told, !i.killed.IsZero()
@@ -132,21 +133,21 @@ func (r *reception) ended(i *replica, err error) {
 	}
 }
 
-// running is how many replicas datagrams are dealt to.
+// running returns the number of replicas that receive datagrams.
 func (r *reception) running() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.replicas)
 }
 
-// pick returns a replica that datagrams are dealt to, nil if there is none.
+// pick returns a replica that receives datagrams, or nil if there is none.
 func (r *reception) pick(n int) *replica {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return pick(r.replicas, n)
 }
 
-// take takes a replica from the balancer, nil if there is none.
+// take removes a replica from the balancer and returns it, or nil if there is none.
 func (r *reception) take(n int) *replica {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -157,7 +158,7 @@ func (r *reception) take(n int) *replica {
 	return i
 }
 
-// deal sends a datagram to a replica, and notes which.
+// deal sends a datagram to a replica, and records the replica.
 func (r *reception) deal(d *sentDatagram, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -173,7 +174,7 @@ func (r *reception) deal(d *sentDatagram, n int) {
 	}
 }
 
-// terminate is SIGTERM to a replica that was taken, once it has read its socket.
+// terminate sends SIGTERM to a replica that was taken, after it has read its socket.
 func (r *reception) terminate(i *replica) {
 	<-i.drained
 	r.mu.Lock()
@@ -184,7 +185,7 @@ func (r *reception) terminate(i *replica) {
 	i.cancel()
 }
 
-// kill is SIGKILL to a replica that was taken.
+// kill sends SIGKILL to a replica that was taken.
 func (r *reception) kill(i *replica) {
 	r.mu.Lock()
 	i.killed = time.Now()
@@ -193,7 +194,7 @@ func (r *reception) kill(i *replica) {
 	i.cancel()
 }
 
-// disturb does something to a replica's network that is mended later.
+// disturb disturbs a replica's network, which is mended later.
 func (r *reception) disturb(i *replica, what func(), d time.Duration) {
 	r.mu.Lock()
 	if calm := time.Now().Add(d); calm.After(i.calm) {
@@ -204,7 +205,7 @@ func (r *reception) disturb(i *replica, what func(), d time.Duration) {
 	r.w.after(d, func() { r.mend(i) })
 }
 
-// mend makes the network of a replica whole, unless it was killed.
+// mend restores the network of a replica, unless it was killed.
 func (r *reception) mend(i *replica) {
 	r.mu.Lock()
 	killed := !i.killed.IsZero()
@@ -214,7 +215,7 @@ func (r *reception) mend(i *replica) {
 	}
 }
 
-// metric is the sum of a replica's counter or gauge over its labels.
+// metric returns the sum of a replica's counter or gauge over its labels.
 func (i *replica) metric(name string, without ...string) (sum float64) {
 	families, err := i.registry.Gather()
 	if err != nil {
@@ -233,8 +234,8 @@ func (i *replica) metric(name string, without ...string) (sum float64) {
 	return sum
 }
 
-// settle ends all faults of networks, waits until nothing waits in memory and what can be decoded is decoded, and ends all
-// replicas.
+// settle ends all faults of networks, waits until no data waits in memory and all decodable data is decoded,
+// and stops all replicas.
 func (r *reception) settle() {
 	r.mu.Lock()
 	all := slices.Clone(r.all)
@@ -272,11 +273,11 @@ func (r *reception) settle() {
 	}
 }
 
-// ingestSettles is longer than the transaction of a killed replica can hold up the undecoded topic (10 s, and 10 s until a
-// partition has a new owner) and a partition rests after a pass.
+// ingestSettles exceeds the time for which the transaction of a killed replica can block the undecoded topic
+// (10 s, and 10 s until a partition has a new owner), plus the time between two passes.
 const ingestSettles = 40 * time.Second
 
-// unsettled says what is still open, "" when nothing is.
+// unsettled returns a description of unfinished work, or "".
 func (r *reception) unsettled() string {
 	r.mu.Lock()
 	replicas := slices.Clone(r.replicas)

@@ -65,13 +65,13 @@ func (w *world) read(t *testing.T, topic kafka.Topic) map[int32][]*kgo.Record {
 	return out
 }
 
-// A report is one message of the connections topic, and where it stands.
+// A report is a message of the connections topic with its position.
 type report struct {
 	*flowpb.Connection
 	at string
 }
 
-// judge compares what is on the topics with what was promised.
+// judge compares the content of the topics with the promises of the profile's class.
 func (w *world) judge(t *testing.T) result {
 	r := result{Members: len(w.all)}
 	if w.reception != nil {
@@ -81,8 +81,9 @@ func (w *world) judge(t *testing.T) result {
 		r.Findings = w.findings
 		return r
 	}
-	// Reports or state are gone with their topic, and versions have gaps. With flows go the positions, and with them the
-	// state of a partition that another member gets before its owner has handed it on.
+	// With a deleted topic, reports or state are lost and versions have gaps. With the flows topic, the
+	// positions are lost, and with them the state of a partition that another member gets before its owner
+	// has handed it over.
 	apart := w.remade[kafka.Connections] || w.remade[kafka.Pairing]
 	var last []report // of each connection, in order of appearance
 	index := map[string]int{}
@@ -145,7 +146,7 @@ func (w *world) judge(t *testing.T) result {
 	return r
 }
 
-// compare holds the connections against those of the model.
+// compare compares the connections with those of the model.
 func (w *world) compare(t *testing.T, r *result, last []report) {
 	p := w.pairing
 	var want, got []string
@@ -180,8 +181,8 @@ func (w *world) compare(t *testing.T, r *result, last []report) {
 	}
 }
 
-// sum holds the sums over all connections against those over all flows. At most lost records may be missing. Two
-// members can count one loss, where the first did not commit the position after it.
+// sum compares the sums over all connections with those over all flows. At most lost records may be missing.
+// Two members can count the same loss if the first did not commit the position after it.
 func (w *world) sum(r *result, last []report, lost uint64) {
 	var got totals
 	for _, c := range last {
@@ -200,7 +201,7 @@ func (w *world) sum(r *result, last []report, lost uint64) {
 	}
 }
 
-// modelOf puts a report into the model's terms.
+// modelOf converts a report to the model's types.
 func modelOf(c *flowpb.Connection) *pairmodel.Connection {
 	out := &pairmodel.Connection{FirstReceived: c.FirstReceivedUnixNs, LoInitiates: true, Method: c.DirectionMethod, State: c.ConnState}
 	a, b := endOf(c, c.Initiator), endOf(c, c.Responder)
@@ -237,7 +238,7 @@ func directionOf(t *flowpb.Traffic) *pairmodel.Direction {
 	}
 }
 
-// difference returns what is in a and not in b; both are sorted.
+// difference returns the elements of a that are not in b. Both must be sorted.
 func difference(a, b []string) (out []string) {
 	for i, j := 0, 0; i < len(a); {
 		switch {

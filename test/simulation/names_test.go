@@ -21,7 +21,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// namesProfile has name servers that fail, and members that come and go. Names come back once the servers answer.
+// namesProfile has failing name servers, and members that come and go. Names must be found again once the
+// servers answer.
 var namesProfile = profile{
 	name: "names", class: exact, share: 1,
 	setup: func(rng *rand.Rand) setup {
@@ -34,7 +35,7 @@ var namesProfile = profile{
 
 const findNames = "names" // a name or its status is wrong, does not come back, or a report waited for it
 
-// A nameFault is what is wrong with the name servers for a while.
+// A nameFault is a fault of the name servers that lasts for a while.
 type nameFault struct {
 	What nameFailure
 	For  time.Duration
@@ -77,22 +78,22 @@ func (a nameFault) run(w *world, _ *rand.Rand) {
 	})
 }
 
-// nameServers are the simulated name servers of all members.
+// nameServers simulates the name servers of all members.
 type nameServers struct {
-	mu     sync.Mutex // guards what follows
-	rng    *rand.Rand // how long answers take
+	mu     sync.Mutex // guards the fields below
+	rng    *rand.Rand // draws the delay of answers
 	fault  nameFailure
 	faults int // so far
 }
 
-// streamNames is the stream of the random numbers of name servers.
+// streamNames is the number of the random stream of the name servers.
 const streamNames = 101
 
 func newNameServers(seed uint64) *nameServers {
 	return &nameServers{rng: rand.New(rand.NewPCG(seed, streamNames))}
 }
 
-// config is the resolver of a member.
+// config returns the resolver settings of a member.
 func (r *nameServers) config(h *host) rdns.Config {
 	if r == nil {
 		return rdns.Config{Enabled: false}
@@ -118,7 +119,7 @@ func (r *nameServers) config(h *host) rdns.Config {
 	}
 }
 
-// nameOf is what the zones say of an address.
+// nameOf returns the content of the zones for an address.
 func nameOf(a netip.Addr) rdns.Answer {
 	b := a.As4()
 	switch {
@@ -135,7 +136,7 @@ func nameOf(a netip.Addr) rdns.Answer {
 	}
 }
 
-// addressIn reads the address in the name of a question: of a PTR, or of nameOf.
+// addressIn returns the address in the name of a question: that of a PTR, or a name of nameOf.
 func addressIn(q string) (netip.Addr, bool) {
 	labels := strings.Split(q, ".")
 	if len(labels) < 4 {
@@ -149,7 +150,7 @@ func addressIn(q string) (netip.Addr, bool) {
 	return a, err == nil
 }
 
-// answer is the true reply to a question.
+// answer returns the true reply to a question.
 func answer(m *dns.Msg) *dns.Msg {
 	reply := new(dns.Msg).SetReply(m)
 	q := m.Question[0]
@@ -180,7 +181,7 @@ func answer(m *dns.Msg) *dns.Msg {
 	return reply
 }
 
-// forged is an answer to something else: with another id, or to another question.
+// forged returns a false answer: with another ID, or to another question.
 func forged(m *dns.Msg, id bool) *dns.Msg {
 	reply := new(dns.Msg).SetReply(m)
 	q := m.Question[0]
@@ -193,7 +194,7 @@ func forged(m *dns.Msg, id bool) *dns.Msg {
 	return reply
 }
 
-// ask answers a question that came over c.
+// ask answers a question received over c.
 func (r *nameServers) ask(c *nameConn, m *dns.Msg) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -222,7 +223,7 @@ func (r *nameServers) ask(c *nameConn, m *dns.Msg) {
 	c.deliver(after, reply)
 }
 
-// A nameConn is a socket to a name server: a connected one of UDP, or a stream.
+// A nameConn is a socket to a name server: a connected UDP socket, or a stream.
 type nameConn struct {
 	servers *nameServers
 	stream  bool
@@ -251,7 +252,7 @@ func (c *nameConn) deliver(after time.Duration, m *dns.Msg) {
 	})
 }
 
-// Write implements net.Conn: p is one question.
+// Write implements net.Conn. p must be a single question.
 func (c *nameConn) Write(p []byte) (int, error) {
 	m, octets := new(dns.Msg), p
 	if c.stream {
@@ -324,13 +325,14 @@ func (namePacketConn) ReadFrom([]byte) (int, net.Addr, error) { return 0, nil, e
 // WriteTo implements net.PacketConn.
 func (namePacketConn) WriteTo([]byte, net.Addr) (int, error) { return 0, errConnected }
 
-// What is asked anew, after failures of servers and zones, is asked within namesReturn.
+// namesReturn is the time within which names are looked up again after failures of servers and zones.
 const namesReturn = 6 * time.Minute
 
 // returnPort marks the conversations that must have names.
 const returnPort = 50000
 
-// settle ends all faults of name servers, waits until everything is asked anew, and opens connections of all hosts.
+// settle ends all faults of name servers, waits until all names may be looked up again, and opens connections
+// of all hosts.
 func (r *nameServers) settle(w *world) {
 	r.mu.Lock()
 	r.fault, r.faults = namesSound, r.faults+1
@@ -339,7 +341,7 @@ func (r *nameServers) settle(w *world) {
 		return
 	}
 	time.Sleep(namesReturn)
-	w.openAll(returnPort - 1) // of a zone that was silent one address is asked for first
+	w.openAll(returnPort - 1) // for a zone that was silent, a single address is looked up first
 	time.Sleep(30 * time.Second)
 	w.openAll(returnPort)
 }
@@ -361,10 +363,11 @@ func (w *world) openAll(port uint32) {
 	}
 }
 
-// reportWithin is how long after its deadline a connection is reported where nothing but names and members fails.
+// reportWithin is the time after its deadline within which a connection must be reported when only names and
+// members fail.
 const reportWithin = 30 * time.Second
 
-// judge holds the names of a report against the zones.
+// judge compares the names in a report with the zones.
 func (r *nameServers) judge(w *world, c report) {
 	for _, e := range []*flowpb.Endpoint{c.Initiator, c.Responder} {
 		a, ok := netip.AddrFromSlice(e.GetAddress())

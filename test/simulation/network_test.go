@@ -14,12 +14,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 )
 
-// A host is the network of one process. Its connections can be cut, held in one or both directions, and
-// delayed. TCP delivers what was held once the network is whole again, so a held direction keeps its octets.
+// A host is the network of a process. Its connections can be cut, held in one or both directions, and
+// delayed. Like TCP, a held direction keeps its octets and delivers them when it is released.
 type host struct {
 	network *kfake.VirtualNetwork
 
-	mu      sync.Mutex // guards what follows; nothing is waited for while it is held
+	mu      sync.Mutex // guards the fields below; must not be held while waiting
 	refuse  bool       // connections are closed and no new one is made
 	hold    [2]chan struct{}
 	latency time.Duration
@@ -32,7 +32,7 @@ const (
 	receiving
 )
 
-// errCut is what the dialer of package net returns when there is no route.
+// errCut is the error of package net's dialer when there is no route.
 var errCut = &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}
 
 // dial implements kafka.Config.Dial.
@@ -43,7 +43,7 @@ func (h *host) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	if refuse {
 		return nil, errCut
 	}
-	if hold != nil { // a SYN that nobody answers
+	if hold != nil { // a SYN without an answer
 		select {
 		case <-hold:
 		case <-ctx.Done():
@@ -73,7 +73,7 @@ func (h *host) cut() {
 	}
 }
 
-// blackhole holds what is sent or received until mend.
+// blackhole holds sent or received octets until mend.
 func (h *host) blackhole(direction int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -82,14 +82,14 @@ func (h *host) blackhole(direction int) {
 	}
 }
 
-// slow delays everything that is sent.
+// slow delays all octets sent.
 func (h *host) slow(by time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.latency = by
 }
 
-// mend makes the network whole and fast again.
+// mend restores the network.
 func (h *host) mend() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -110,7 +110,7 @@ func (h *host) forget(c *conn) {
 	}
 }
 
-// A conn is one connection of a host.
+// A conn is a connection of a host.
 type conn struct {
 	net.Conn
 	host   *host
@@ -166,7 +166,8 @@ func (c *conn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// Read implements net.Conn. What was read while the direction is held is delivered when it is not any more.
+// Read implements net.Conn. Octets that were read while the direction is held are delivered when it is
+// released.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if err != nil {
@@ -196,7 +197,7 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	return c.Conn.SetWriteDeadline(t)
 }
 
-// setDeadlines also ends what waits already.
+// setDeadlines also wakes reads and writes that are waiting.
 func (c *conn) setDeadlines(t time.Time, directions ...int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

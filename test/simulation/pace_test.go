@@ -14,8 +14,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// kgo fetches again at once after FENCED_LEADER_EPOCH of a partition that it has read nothing of, until it has new
-// metadata, for which it waits 10 ms: they must pass.
+// After FENCED_LEADER_EPOCH for a partition of which it has read nothing, kgo fetches again at once, until it
+// has new metadata, for which it waits 10 ms. Fake time must pass meanwhile.
 func TestAClientThatAsksAgainAtOnceLetsTimePass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var network kfake.VirtualNetwork
@@ -31,7 +31,7 @@ func TestAClientThatAsksAgainAtOnceLetsTimePass(t *testing.T) {
 		c.Control(func(r kmsg.Request) (kmsg.Response, error, bool) {
 			c.KeepControl()
 			if requests.Add(1) == most {
-				h.cut() // or the test would not end
+				h.cut() // otherwise the test would not end
 			}
 			return w.request(r)
 		})
@@ -75,7 +75,7 @@ func TestAClientThatAsksAgainAtOnceLetsTimePass(t *testing.T) {
 	})
 }
 
-// A client that never stops to ask again at once is a finding.
+// A client that sends requests without pause and without end must be reported.
 func TestRequestsWithoutEndAreHot(t *testing.T) {
 	var p pace
 	now := time.Unix(0, 0)
@@ -104,7 +104,7 @@ func TestRequestsWithoutEndAreHot(t *testing.T) {
 	}
 }
 
-// What a guard ends a run for: bounds that healthy runs are far from.
+// The bounds of guard must end an endless run, and must be far from healthy runs.
 func TestARunThatDoesNotEndIsARunaway(t *testing.T) {
 	for _, c := range []struct {
 		stalled time.Duration

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A plan is what one run does. It is a value: a run does not change it.
+// A plan describes a run. A run must not change it.
 type plan struct {
 	Seed    uint64
 	Profile profile
@@ -18,22 +18,22 @@ type plan struct {
 	Steps   []step
 }
 
-// A step is one action and the fake time that passes after it.
+// A step is an action and the fake time that passes after it.
 type step struct {
-	Index  int    // in the plan as it was drawn; a shrunk plan keeps it
-	Seed   uint64 // of the random numbers that the action draws while it runs
+	Index  int    // in the plan as drawn; kept when the plan is shrunk
+	Seed   uint64 // of the random numbers that the action draws
 	Action action
 	Wait   time.Duration
 }
 
-// An action is what a step does to the world. Its fields are its parameters; which members exist depends
-// on the steps before, so an action names a member by a number that is taken modulo the members alive.
+// An action changes the world. Its fields are its parameters. The existing members depend on earlier steps,
+// so an action identifies a member by a number modulo the number of members.
 type action interface {
 	run(w *world, rng *rand.Rand)
 	String() string
 }
 
-// A setup is the settings of all members.
+// A setup holds the settings of all members.
 type setup struct {
 	Partitions int32
 	Members    int
@@ -45,7 +45,7 @@ type setup struct {
 	Names      bool          `json:",omitempty"` // members ask for names
 }
 
-// streams of the random numbers that a plan is drawn from.
+// Random streams from which a plan is drawn.
 const (
 	streamPlan = 1 + iota
 	streamStep
@@ -66,7 +66,7 @@ func drawPlan(seed uint64, p profile, steps int) plan {
 	return out
 }
 
-// String describes the plan, a step a line.
+// String returns the plan as text, a line for each step.
 func (p plan) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "plan of seed %d, profile %s, %+v\n", p.Seed, p.Profile.name, p.Setup)
@@ -76,36 +76,36 @@ func (p plan) String() string {
 	return b.String()
 }
 
-// command is how the plan of a seed is run again.
+// command returns the command that runs the plan again.
 func (p plan) command() string {
 	return fmt.Sprintf("go test -tags synctests ./test/simulation -run TestSimulation -profile %s -steps %d -seeds 1 -first %d -v",
 		p.Profile.name, len(p.Steps), p.Seed)
 }
 
-// A class says what a run promises.
+// A class is the kind of promise that a run must hold.
 type class int
 
 const (
 	// exact: nothing is lost, and every connection is that of the model.
 	exact class = iota
-	// conserved: nothing is lost, and the sums over all connections are those over all flows. What belongs to
-	// one connection depends on when connections were evicted, settings changed or clocks jumped.
+	// conserved: nothing is lost, and the sums over all connections equal those over all flows. The
+	// assignment of records to connections depends on evictions, changed settings or clocks.
 	conserved
-	// counted: input was destroyed, and at most what is counted as lost is missing.
+	// counted: input was destroyed. At most as much as is counted as lost may be missing.
 	counted
-	// remade: topics were deleted and made again. Nothing is counted twice.
+	// remade: topics were deleted and recreated. Nothing may be counted twice.
 	remade
-	// truncated: the ends of logs were lost. What is missing is counted.
+	// truncated: the ends of logs were lost. Missing records must be counted.
 	truncated
 )
 
-// A profile is a kind of search: which actions are drawn, and how often.
+// A profile is a kind of search: the actions that are drawn, and their frequencies.
 type profile struct {
 	name   string
 	class  class
 	weight []weighted
 	setup  func(*rand.Rand) setup
-	share  int // how many of the seeds of a rotation it gets
+	share  int // its number of seeds in a rotation
 }
 
 type weighted struct {
@@ -131,7 +131,7 @@ func usualSetup(rng *rand.Rand) setup {
 	return setup{Partitions: 2 + rng.Int32N(3), Members: 1 + rng.IntN(3), MaxOpen: 1_000_000}
 }
 
-// profiles are all that can be asked for by name.
+// profiles lists the profiles that can be selected by name.
 var profiles = []profile{
 	{name: "exact", class: exact, share: 4, setup: usualSetup, weight: []weighted{
 		{40, drawTraffic}, {4, drawStart}, {4, drawStop}, {3, drawKill}, {3, drawZombie}, {4, drawCut}, {4, drawBlackhole}, {2, drawSlow}, {3, drawLostReplies},
@@ -162,7 +162,7 @@ var profiles = []profile{
 	restoreProfile,
 }
 
-// rotation returns the profiles that plans are drawn from in turn: each as often as it has shares.
+// rotation returns the profiles from which plans are drawn in turn, each as often as its share.
 func rotation() (all []profile) {
 	for _, p := range profiles {
 		all = append(all, slices.Repeat([]profile{p}, p.share)...)

@@ -21,8 +21,8 @@ var (
 	caseFrom = flag.String("case", "", "with TestReplay: file with the plan to run")
 )
 
-// TestReplay runs one plan in a process of its own, as test/simulation/replay wants it: of the seed -first, or of a file.
-// It prints the hash of the trace and each finding.
+// TestReplay runs a single plan in a process of its own, for test/simulation/replay: the plan of the seed
+// -first, or that of a file. It prints the hash of the trace and each finding.
 func TestReplay(t *testing.T) {
 	if os.Getenv("WEIR_SIM_SEED") == "" {
 		t.Skip("SKIPPED: of make simulation-replay and simulation-shrink")
@@ -49,7 +49,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// planOf returns the plan that the flags name.
+// planOf returns the plan that the flags select.
 func planOf(t *testing.T) plan {
 	if *caseFrom != "" {
 		c, err := readCase(*caseFrom)
@@ -69,7 +69,7 @@ func planOf(t *testing.T) plan {
 	return drawPlan(*first, p, *steps)
 }
 
-// Cases are plans that had a finding, with the steps that it needed.
+// Cases are plans that had a finding, reduced to the steps that it needs.
 func TestCases(t *testing.T) {
 	paths, err := filepath.Glob("testdata/cases/*.json")
 	if err != nil {
@@ -90,13 +90,14 @@ func TestCases(t *testing.T) {
 	}
 }
 
-// A namedCase is a plan in a file.
+// A namedCase is a plan read from a file.
 type namedCase struct {
 	name, about string
 	plan
 }
 
-// caseFile is the form of a case. The seed is the one that the plan was drawn from; the steps are complete without it.
+// caseFile is the JSON form of a case. The seed is that from which the plan was drawn; the steps are complete
+// without it.
 type caseFile struct {
 	Name    string     `json:"name,omitempty"`
 	About   string     `json:"about,omitempty"`
@@ -115,7 +116,7 @@ type caseStep struct {
 	With   json.RawMessage `json:"with"`
 }
 
-// actionTypes are the types of actions that a case may name.
+// actionTypes maps names to the types of actions that a case may contain.
 var actionTypes = typesOf(
 	startMember{}, stopMember{}, killMember{}, zombie{}, cutNetwork{}, blackhole{}, slowNetwork{}, lostReplies{}, brokerFault{},
 	moveLeaders{}, moveCoordinators{}, silence{}, traffic{}, changeSettings{}, setClock{}, deleteFlows{},
@@ -131,7 +132,7 @@ func typesOf(all ...action) map[string]reflect.Type {
 	return types
 }
 
-// writeCase writes a plan as test/simulation/replay reads it.
+// writeCase writes a plan in the form that test/simulation/replay reads.
 func writeCase(path string, p plan) error {
 	f := caseFile{Profile: p.Profile.name, Seed: p.Seed, Setup: p.Setup, Steps: []caseStep{}}
 	for _, s := range p.Steps {
@@ -152,7 +153,8 @@ func writeCase(path string, p plan) error {
 	return os.WriteFile(path, text, 0o600)
 }
 
-// readCase reads a plan. A field that an action does not have any more is an error: the case no longer does what it did.
+// readCase reads a plan. A field that its action no longer has is an error: the case would no longer do the
+// same.
 func readCase(path string) (c namedCase, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -191,7 +193,8 @@ func strict(text []byte, v any) error {
 	return d.Decode(v)
 }
 
-// A plan that was written and read is the plan that was drawn, or shrinking would search another one.
+// A plan that is written and read must equal the drawn plan: otherwise shrinking would search a different
+// plan.
 func TestAPlanOfEveryProfileIsReadAsItIsWritten(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "case.json")
 	for _, p := range profiles {

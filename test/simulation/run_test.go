@@ -23,22 +23,22 @@ import (
 const (
 	brokers          = 3
 	sessionTimeout   = 6 * time.Second
-	rebalanceTimeout = 10 * time.Second // as kafka.Session makes it of the session timeout
+	rebalanceTimeout = 10 * time.Second // as kafka.Session derives it from the session timeout
 )
 
-// A result is what a run came to.
+// A result holds the outcome of a run.
 type result struct {
 	Findings    []finding
 	Flows       int // records on the flows topic
 	Connections int
 	Reports     int
-	Merged      int // connections whose last report says that they became a part of another
+	Merged      int // connections whose last report is MERGED
 	Lost        int // records that members counted as lost unread
 	Members     int
 	Took        time.Duration // fake time
 }
 
-// simulate runs a plan in a bubble. It fails t only when the simulation itself does not work.
+// simulate runs a plan in a bubble. It fails t only if the simulation itself does not work.
 func simulate(t *testing.T, p plan, tr *trace) (r result) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
@@ -63,7 +63,7 @@ func newWorld(t *testing.T, p plan, tr *trace) *world {
 	}
 	w.watch = &watch{find: w.find, now: &tr.now, heard: map[string]time.Time{}, requests: map[kmsg.Key]*window{}, lines: map[int]*window{}}
 	versions := kversion.Stable()
-	versions.SetMaxKeyVersion(kmsg.GetTelemetrySubscriptions.Int16(), -1) // clients push metrics only where a broker asks for them
+	versions.SetMaxKeyVersion(kmsg.GetTelemetrySubscriptions.Int16(), -1) // clients push metrics only to brokers that support it
 	c, err := kfake.NewCluster(kfake.NumBrokers(brokers), kfake.MaxVersions(versions), kfake.Ports(19092, 19093, 19094), kfake.ListenFn(w.network.Listen), kfake.WithLogger(tr),
 		kfake.BrokerConfigs(map[string]string{"group.min.session.timeout.ms": "1000"}))
 	if err != nil {
@@ -85,7 +85,7 @@ func newWorld(t *testing.T, p plan, tr *trace) *world {
 	return w
 }
 
-// perform runs the steps.
+// perform executes the steps.
 func (w *world) perform() {
 	for range w.plan.Setup.Members {
 		w.start(w.newName())
@@ -105,7 +105,7 @@ func (w *world) perform() {
 	}
 }
 
-// settle ends all faults, and waits until every connection is reported.
+// settle ends all faults and waits until every connection is reported.
 func (w *world) settle() {
 	for _, f := range w.faults {
 		f.Remove()
@@ -158,11 +158,11 @@ func (w *world) settle() {
 	w.endAll()
 }
 
-// settleWithin is how long it takes at most until everything is reported: a transaction of a member that was
-// killed holds up readers until it times out (45 s), and delays after failures double up to half a minute.
+// settleWithin bounds the time until everything is reported: a transaction of a killed member blocks readers
+// until it times out (45 s), and back-off doubles delays up to half a minute.
 const settleWithin = 3 * time.Minute
 
-// unsettled says what is still open, "" when nothing is.
+// unsettled returns a description of unfinished work, or "".
 func (w *world) unsettled() string {
 	w.mu.Lock()
 	members := slices.Clone(w.members)
@@ -189,8 +189,8 @@ func (w *world) unsettled() string {
 		}
 	}
 	for _, m := range members {
-		// A member whose clock was behind compares it again when flows come, and none do. Every other reason
-		// counts: a member that restores its state shows no open connections.
+		// A member whose clock was behind checks it again only when flows arrive, and none do. Every other
+		// reason for not being ready counts: a member that restores its state shows no open connections.
 		if err := m.worker.Ready(); err != nil && (w.plan.Profile.name != "clocks" || !strings.Contains(err.Error(), "clock")) {
 			return fmt.Sprintf("member %d is not ready: %v", m.number, err)
 		}
@@ -201,7 +201,7 @@ func (w *world) unsettled() string {
 	return ""
 }
 
-// gauge reads a metric without labels.
+// gauge returns the value of a metric without labels.
 func (m *member) gauge(name string) float64 {
 	families, err := m.registry.Gather()
 	if err != nil {
@@ -218,7 +218,7 @@ func (m *member) gauge(name string) float64 {
 	panic("no metric " + name)
 }
 
-// counter adds up a metric of all members that ran, over its labels.
+// counter sums up a metric of all members that ran, over its labels.
 func (w *world) counter(name string) (sum float64) {
 	for _, m := range w.all {
 		families, err := m.registry.Gather()
@@ -236,7 +236,7 @@ func (w *world) counter(name string) (sum float64) {
 	return sum
 }
 
-// endAll ends every member.
+// endAll stops every member.
 func (w *world) endAll() {
 	w.mu.Lock()
 	w.over = true

@@ -23,7 +23,7 @@ var (
 	tracing = flag.String("trace", "", "file that the trace of the last seed is written to")
 )
 
-// gcPercent lets a run, which makes little garbage that stays, collect less often than usual.
+// gcPercent reduces the number of garbage collections: a run keeps little memory in use.
 const gcPercent = 400
 
 func TestMain(m *testing.M) {
@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Every plan keeps the promises of its profile's class.
+// Every plan must hold the promises of its profile's class.
 func TestSimulation(t *testing.T) {
 	all := rotation()
 	if *chosen != "" {
@@ -66,15 +66,15 @@ func profileNames() string {
 	return strings.Join(out, ", ")
 }
 
-// Bounds of a run that does not end. All runs of the process share the memory.
+// Bounds for a run that does not end. All runs of the process share the memory.
 const (
 	guardEvery = time.Second
 	stalledFor = 2 * time.Minute // without fake time passing
 	heapBound  = 4 << 30
 )
 
-// guard ends the process when the run of a plan makes no progress or the heap grows beyond its bound, and says which
-// plan that was. now is the fake time of the run's last request. The caller calls stop when the run is over.
+// guard ends the process, and prints the plan, if the run of a plan makes no progress or the heap exceeds its
+// bound. now is the fake time of the run's last request. The caller must call stop after the run.
 func guard(p plan, now *atomic.Int64) (stop func()) {
 	over := make(chan struct{})
 	go func() {
@@ -99,7 +99,7 @@ func guard(p plan, now *atomic.Int64) (stop func()) {
 	return func() { close(over) }
 }
 
-// runaway says which bound is passed, "" when none is.
+// runaway returns a description of the exceeded bound, or "".
 func runaway(stalled time.Duration, heap uint64) string {
 	switch {
 	case stalled > stalledFor:
@@ -117,7 +117,8 @@ func heapObjects() uint64 {
 	return s[0].Value.Uint64()
 }
 
-// search runs a plan, and fails with what was found, the plan, and how to run it again.
+// search runs a plan. If there are findings, it fails with them, the plan, and the command that runs it
+// again.
 func search(t *testing.T, p plan) {
 	tr := &trace{}
 	if testing.Verbose() && *seeds == 1 {

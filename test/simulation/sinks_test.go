@@ -18,29 +18,29 @@ import (
 	"weir/internal/kafka"
 )
 
-// A store is a file of a sink: the messages of one topic, and the offsets after them. A kill leaves it as it
-// is after a whole Write.
+// A store is the file of a sink: the messages of a topic, and the offsets after them. A kill leaves it as
+// after a complete Write.
 type store struct {
 	topic kafka.Topic
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	id     string     // of the topic
 	next   map[int32]int64
 	epochs map[int32]int32 // leader epochs of the records before next
 	rows   []row
 }
 
-// A row is a message and where it was on the topic.
+// A row is a message with its position on the topic.
 type row struct {
 	partition int32
 	offset    int64
 	message   []byte
 }
 
-// A keeper is a store that one process has open. It implements sink.Sink.
+// A keeper is a store that a process has open. It implements sink.Sink.
 type keeper struct {
 	store *store
-	rng   *rand.Rand // how long it takes to write
+	rng   *rand.Rand // draws the duration of a Write
 	next  map[int32]int64
 	dead  chan struct{} // closed by SIGKILL
 }
@@ -88,7 +88,7 @@ func (k *keeper) Begin(_ context.Context, t sink.Topic) (b sink.Beginning, err e
 	return b, nil
 }
 
-// Write implements sink.Sink. A kill comes before it is stored, or after.
+// Write implements sink.Sink. A kill takes effect before or after the records are stored.
 func (k *keeper) Write(_ context.Context, records []sink.Record) (rows, bad int, err error) {
 	if k.pause() {
 		return 0, 0, errKilled
@@ -121,7 +121,7 @@ func (k *keeper) Write(_ context.Context, records []sink.Record) (rows, bad int,
 	return len(added), 0, nil
 }
 
-// pause is a part of a Write; true: the process was killed meanwhile.
+// pause is the duration of a part of a Write. It returns true if the process was killed meanwhile.
 func (k *keeper) pause() (killed bool) {
 	select {
 	case <-k.dead:
@@ -131,25 +131,25 @@ func (k *keeper) pause() (killed bool) {
 	}
 }
 
-// Trim implements sink.Sink: the rows of a run are all young.
+// Trim implements sink.Sink. All rows of a run are too young to be removed.
 func (k *keeper) Trim(context.Context, time.Time) (int64, error) { return 0, nil }
 
 // Close implements sink.Sink.
 func (k *keeper) Close() error { return nil }
 
-// sinks are the processes behind the topics: one a topic, and zombies of it.
+// sinks holds the sink processes: one for each topic, and zombies.
 type sinks struct {
 	w      *world
 	stores []*store
 
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards the fields below
 	live []*sinking // by store; nil: none at the moment
 	two  []bool     // by store: it had two processes at once
 	all  []*sinking
 	over bool
 }
 
-// A sinking is one sink process.
+// A sinking is a sink process.
 type sinking struct {
 	store  int
 	number int
@@ -158,9 +158,9 @@ type sinking struct {
 	cancel func()
 	ended  chan struct{}
 
-	// Of sinks.mu.
+	// Guarded by sinks.mu.
 	reading bool // it has written
-	retired bool // another process has its place
+	retired bool // another process replaced it
 	told    time.Time
 	killed  bool
 }
@@ -174,7 +174,7 @@ func newSinks(w *world) *sinks {
 	return s
 }
 
-// start runs a process that writes into a store. One that is there already becomes a zombie.
+// start runs a process that writes into a store. A process that already runs becomes a zombie.
 func (s *sinks) start(store int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -211,11 +211,11 @@ func (s *sinks) start(store int) {
 	}()
 }
 
-// streamSinks is the first stream of the random numbers of sinks.
+// streamSinks is the number of the first random stream of the sinks.
 const streamSinks = 1000
 
-// ended judges the end of a process, and starts it again as its supervisor does. A Kafka that does not answer at
-// the start is an error; of two that write one must notice the other.
+// ended checks the end of a process and restarts it as its supervisor does. A Kafka that does not answer at
+// the start is an error. Of two processes that write, one must detect the other.
 func (s *sinks) ended(p *sinking, err error) {
 	s.mu.Lock()
 	reading, retired, told, killed, two := p.reading, p.retired, p.told, p.killed, s.two[p.store]
@@ -238,7 +238,7 @@ func (s *sinks) ended(p *sinking, err error) {
 	}
 }
 
-// revive starts a process where none runs.
+// revive starts a process for each store without one.
 func (s *sinks) revive(store int) {
 	s.mu.Lock()
 	runs := s.live[store] != nil
@@ -248,14 +248,14 @@ func (s *sinks) revive(store int) {
 	}
 }
 
-// pick returns the process of a store, nil if none runs.
+// pick returns the process of a store, or nil if none runs.
 func (s *sinks) pick(n int) *sinking {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.live[n%len(s.live)]
 }
 
-// take picks a process that no later step may pick.
+// take picks a process and excludes it from later steps.
 func (s *sinks) take(n int) *sinking {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -264,7 +264,7 @@ func (s *sinks) take(n int) *sinking {
 	return p
 }
 
-// terminate is SIGTERM.
+// terminate sends SIGTERM.
 func (s *sinks) terminate(p *sinking) {
 	s.mu.Lock()
 	if p.told.IsZero() {
@@ -274,7 +274,7 @@ func (s *sinks) terminate(p *sinking) {
 	p.cancel()
 }
 
-// kill is SIGKILL.
+// kill sends SIGKILL.
 func (s *sinks) kill(p *sinking) {
 	s.mu.Lock()
 	p.killed = true
@@ -284,7 +284,7 @@ func (s *sinks) kill(p *sinking) {
 	p.cancel()
 }
 
-// mend makes the network of a process whole, unless it was killed.
+// mend restores the network of a process, unless it was killed.
 func (s *sinks) mend(p *sinking) {
 	s.mu.Lock()
 	killed := p.killed
@@ -294,7 +294,7 @@ func (s *sinks) mend(p *sinking) {
 	}
 }
 
-// settle waits until the stores have what is on the topics, to which nothing is added any more, ends all
+// settle waits until the stores have all messages of the topics, to which no more are added, stops all
 // processes, and compares.
 func (s *sinks) settle(t *testing.T) {
 	s.mu.Lock()
@@ -334,7 +334,7 @@ func (s *sinks) settle(t *testing.T) {
 	}
 }
 
-// sorted returns the rows by partition and offset; two of one offset stay two.
+// sorted returns the rows by partition and offset. Two rows of the same offset remain two.
 func (st *store) sorted() []row {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -350,7 +350,7 @@ func (r row) compare(o row) int {
 	return int(r.offset - o.offset)
 }
 
-// compare holds the rows of a store against the committed messages of its topic, both sorted.
+// compare compares the rows of a store with the committed messages of its topic, both sorted.
 func (s *sinks) compare(st *store, want []row) {
 	got := st.sorted()
 	s.w.trace.printf("the sink of %s has %d messages, the topic %d", st.topic, len(got), len(want))
@@ -373,7 +373,7 @@ func (s *sinks) compare(st *store, want []row) {
 	}
 }
 
-// restartSink ends a sink process, and starts another one on its store.
+// restartSink stops a sink process and starts another on its store.
 type restartSink struct {
 	Sink  int
 	Kill  bool
@@ -400,7 +400,7 @@ func (a restartSink) run(w *world, _ *rand.Rand) {
 	}
 }
 
-// zombieSink cuts a sink process off and starts another one on its store; the first comes back.
+// zombieSink cuts a sink process off and starts another on its store. The first comes back.
 type zombieSink struct {
 	Sink      int
 	Away      time.Duration

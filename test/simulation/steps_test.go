@@ -29,7 +29,7 @@ func (startMember) run(w *world, _ *rand.Rand) {
 	}
 }
 
-// A stopMember ends a member by SIGTERM, and may start another one in its place.
+// A stopMember ends a member by SIGTERM, and may start another in its place.
 type stopMember struct {
 	Member  int
 	Replace bool
@@ -50,7 +50,7 @@ func (a stopMember) run(w *world, _ *rand.Rand) {
 	}
 }
 
-// A killMember ends a member by SIGKILL: nothing of it reaches a broker any more. Another one takes its
+// A killMember ends a member by SIGKILL: no further request of it reaches a broker. Another member takes its
 // name after a while.
 type killMember struct {
 	Member   int
@@ -79,7 +79,7 @@ func (a killMember) run(w *world, _ *rand.Rand) {
 	w.after(a.After, func() { w.start(name) })
 }
 
-// A zombie is a member that is cut off and replaced under its own name, comes back, and ends soon after.
+// A zombie is a member that is cut off, replaced under its own name, comes back, and stops soon after.
 type zombie struct {
 	Member    int
 	Away      time.Duration
@@ -127,7 +127,7 @@ func (a cutNetwork) run(w *world, _ *rand.Rand) {
 	}
 }
 
-// A blackhole holds what a member sends, or what it receives, or both, for a while.
+// A blackhole holds the octets that a member sends, receives, or both, for a while.
 type blackhole struct {
 	Member          int
 	Sends, Receives bool
@@ -157,7 +157,7 @@ func (a blackhole) run(w *world, _ *rand.Rand) {
 	w.after(a.For, m.host.mend)
 }
 
-// A slowNetwork delays what a member sends.
+// A slowNetwork delays the octets that a member sends.
 type slowNetwork struct {
 	Member  int
 	By, For time.Duration
@@ -178,7 +178,7 @@ func (a slowNetwork) run(w *world, _ *rand.Rand) {
 	}
 }
 
-// lostReplies lets a member's requests through and loses the replies: brokers act, and the member does not know.
+// lostReplies delivers a member's requests and drops the replies: brokers act, and the member does not know.
 type lostReplies struct {
 	Member int
 	For    time.Duration
@@ -212,8 +212,8 @@ type brokerFault struct {
 	Topic string
 }
 
-// brokerErrors are the errors of each request that enrich sends, as brokers answer them when leaders,
-// coordinators and generations change. Flows are produced by the test itself and take no fault.
+// brokerErrors lists, for each request that enrich sends, the errors that brokers return when leaders,
+// coordinators and generations change. The test itself produces the flows; these requests get no errors.
 var brokerErrors = []struct {
 	key   kmsg.Key
 	topic string

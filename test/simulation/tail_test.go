@@ -14,8 +14,9 @@ import (
 	"weir/internal/kafka"
 )
 
-// tailProfile has brokers that come back without the last records of a partition, which members had read, as after
-// an unclean leader election. Members go on, nothing is counted twice, and what is missing is counted.
+// tailProfile has brokers that come back without the last records of a partition, which members had read, as
+// after an unclean leader election. Members must continue, nothing may be counted twice, and missing records
+// must be counted.
 var tailProfile = profile{
 	name: "tail", class: truncated, share: 1,
 	setup: func(rng *rand.Rand) setup {
@@ -29,14 +30,15 @@ var tailProfile = profile{
 	},
 }
 
-// A lostTail makes brokers come back without the last records of partitions of a topic. kfake keeps every record:
-// the position of the group, or the end of the state in its metadata, moves beyond the end of the log instead. A
-// partition of flows gets a new leader, and brokers answer where the epochs before it end.
+// A lostTail makes brokers come back without the last records of partitions of a topic. kfake keeps every
+// record: instead, the position of the group, or the end of the state in its metadata, is moved beyond the
+// end of the log. A partition of flows gets a new leader, and brokers return the ends of the epochs before
+// it.
 type lostTail struct {
 	Topic   kafka.Topic // flows or pairing
 	Records int64
 	Written int           // flow records that are written before a member looks
-	Away    time.Duration // how long no member reaches a broker afterwards
+	Away    time.Duration // time for which no member reaches a broker afterwards
 }
 
 func drawLostTail(rng *rand.Rand) action {
@@ -71,11 +73,11 @@ func (a lostTail) run(w *world, rng *rand.Rand) {
 	for _, p := range w.cluster.PartitionInfos(topic) {
 		c := info.Commits[topic][p.Partition]
 		if c.Offset != p.HighWatermark || c.Metadata == "" || rng.IntN(2) == 0 {
-			continue // no member can know of a record that is lost unread
+			continue // no member can detect the loss of an unread record
 		}
 		if a.Topic == kafka.Flows {
 			if c.LeaderEpoch < 0 || w.watch.epochEnd(p.Partition, c.LeaderEpoch) < c.Offset {
-				continue // nobody read a record yet, or nobody looked since the last loss
+				continue // no record was read yet, or none since the last loss
 			}
 			w.watch.cut(p.Partition, p.Epoch, p.HighWatermark)
 			if err := w.cluster.MoveTopicPartition(topic, p.Partition, rng.Int32N(brokers)); err != nil {
@@ -89,7 +91,7 @@ func (a lostTail) run(w *world, rng *rand.Rand) {
 				panic(err)
 			}
 			if from > tip {
-				continue // nothing is held
+				continue // there is no state
 			}
 			// The marker of a transaction may follow the tip.
 			end := w.cluster.PartitionInfo(topicPrefix+string(kafka.Pairing), p.Partition).HighWatermark
@@ -111,13 +113,13 @@ func (a lostTail) run(w *world, rng *rand.Rand) {
 	traffic{tcp, a.Written}.run(w, rng)
 }
 
-// An endedEpoch is the end of a leader's epoch, and of all before it, at a log that was cut.
+// An endedEpoch is the end of a leader's epoch, and of all before it, in a truncated log.
 type endedEpoch struct {
 	epoch int32
 	end   int64
 }
 
-// cut notes that the log of a partition of flows was cut when an epoch ended.
+// cut records that the log of a partition of flows was truncated at the end of an epoch.
 func (o *watch) cut(partition, epoch int32, end int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -127,14 +129,14 @@ func (o *watch) cut(partition, epoch int32, end int64) {
 	o.cuts[partition] = append(o.cuts[partition], endedEpoch{epoch, end})
 }
 
-// epochEnd returns where an epoch of a partition of flows ends, as far as a cut tells; else MaxInt64.
+// epochEnd returns the end of an epoch of a partition of flows if a truncation determines it; else MaxInt64.
 func (o *watch) epochEnd(partition, epoch int32) int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.endOf(partition, epoch)
 }
 
-// endOf is epochEnd of a locked watch.
+// endOf is like epochEnd; the caller must hold the lock of the watch.
 func (o *watch) endOf(partition, epoch int32) int64 {
 	end := int64(math.MaxInt64)
 	for _, c := range o.cuts[partition] {
@@ -145,8 +147,8 @@ func (o *watch) endOf(partition, epoch int32) int64 {
 	return end
 }
 
-// epochEnds is a kfake control function that answers where the epochs of leaders end at logs that were cut. What
-// no cut concerns is left to broker.Mend.
+// epochEnds is a kfake control function that returns the ends of epochs in truncated logs. broker.Mend
+// answers the other requests.
 func (o *watch) epochEnds(req kmsg.Request) (kmsg.Response, error, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -171,7 +173,7 @@ func (o *watch) epochEnds(req kmsg.Request) (kmsg.Response, error, bool) {
 	return resp, nil, true
 }
 
-// cutAll cuts members off until the group has none, and returns those that it has cut.
+// cutAll cuts members off until the group has none, and returns the members that it has cut off.
 func (w *world) cutAll() (cut []*member, empty bool) {
 	for began := time.Now(); time.Since(began) < time.Minute; time.Sleep(time.Second) {
 		w.mu.Lock()
@@ -194,7 +196,7 @@ func (w *world) cutAll() (cut []*member, empty bool) {
 	return cut, false
 }
 
-// judgeTails holds what is missing against what members count.
+// judgeTails compares the missing records with the counts of the members.
 func (w *world) judgeTails(r *result, last []report) {
 	moved, gone := w.counter("weir_kafka_positions_moved_total"), w.counter("weir_enrich_state_lost_total")
 	if moved < float64(w.tails) {

@@ -15,9 +15,9 @@ import (
 	"weir/internal/kafka"
 )
 
-// The steps in this file change topics under the members that use them.
+// The steps in this file change topics while members use them.
 
-// topicsProfile deletes topics and makes them again: members go on in the new topic.
+// topicsProfile deletes and recreates topics: members must continue with the new topic.
 var topicsProfile = profile{
 	name: "topics", class: remade, share: 1,
 	setup: func(rng *rand.Rand) setup {
@@ -30,8 +30,8 @@ var topicsProfile = profile{
 	},
 }
 
-// partitionsProfile adds partitions to the flows topic: members end with an error that says what to do. A
-// plan without such a step is judged like one of profile exact.
+// partitionsProfile adds partitions to the flows topic: members must end with an error that names the remedy.
+// A plan without such a step is judged like a plan of profile exact.
 var partitionsProfile = profile{
 	name: "partitions", class: exact, share: 1, setup: usualSetup,
 	weight: []weighted{
@@ -39,7 +39,7 @@ var partitionsProfile = profile{
 	},
 }
 
-// restoreProfile holds the network of members while they restore state that others go on from.
+// restoreProfile blocks the network of members while they restore state with which others then continue.
 var restoreProfile = profile{
 	name: "restore", class: exact, share: 1, setup: usualSetup,
 	weight: []weighted{
@@ -47,7 +47,7 @@ var restoreProfile = profile{
 	},
 }
 
-// remakeTopic deletes a topic and makes it again.
+// remakeTopic deletes and recreates a topic.
 type remakeTopic struct {
 	Topic kafka.Topic
 	Away  time.Duration
@@ -75,7 +75,7 @@ func (a remakeTopic) run(w *world, _ *rand.Rand) {
 	if err := kafka.Ensure(w.ctx, conf.Kafka, conf.Topics, nil, a.Topic); err != nil {
 		panic(err)
 	}
-	w.client.Close() // a client does not adopt the new topic's id
+	w.client.Close() // a client does not adopt the new topic ID
 	w.client = w.newClient()
 }
 
@@ -111,11 +111,12 @@ func (a addPartitions) run(w *world, _ *rand.Rand) {
 	}
 }
 
-// Members have to end within noticeWithin after partitions were added: they look at their topics every 30 s.
+// noticeWithin is the time within which members must end after partitions were added: they check their topics
+// every 30 s.
 const noticeWithin = time.Minute
 
-// refusesPartitions reports whether an error says that partitions were added, how many there are and what to do: as
-// a member that runs sees it, beside the pairing topic, or one that starts, beside its settings.
+// refusesPartitions reports whether an error states that partitions were added, their number and the remedy:
+// as a running member detects it, beside the pairing topic, or a starting member, beside its settings.
 func (w *world) refusesPartitions(err error) bool {
 	text := err.Error()
 	now := len(w.cluster.PartitionInfos(topicPrefix + string(kafka.Flows)))
@@ -127,7 +128,7 @@ func (w *world) refusesPartitions(err error) bool {
 	return errors.Is(err, kafka.ErrFatal) && strings.Contains(text, topicPrefix+string(kafka.Pairing)) || strings.Contains(text, "set TOPIC_PARTITIONS=")
 }
 
-// refused waits until members must have seen that partitions were added. Those that run on are a finding.
+// refused waits until members must have detected the added partitions. A member that still runs is a finding.
 func (w *world) refused() {
 	time.Sleep(noticeWithin + rebalanceTimeout)
 	w.mu.Lock()
@@ -143,11 +144,11 @@ func (w *world) refused() {
 	}
 }
 
-// heldRestore starts a member on a slow network, and holds the network while the member restores state: the
-// group puts it out, and others go on from the positions that it restores. Then the network is whole again.
+// heldRestore starts a member on a slow network and blocks the network while the member restores state: the
+// group removes it, and others continue from the positions that it restores. Then the network is restored.
 type heldRestore struct {
 	Slow  time.Duration
-	After time.Duration // from the begin of the restore until the network is held
+	After time.Duration // from the start of the restore until the network is blocked
 	Hold  time.Duration
 }
 
@@ -176,7 +177,7 @@ func (a heldRestore) run(w *world, rng *rand.Rand) {
 	m.host.blackhole(receiving)
 	step, began := w.step, time.Now()
 	for i := uint64(1); time.Since(began) < a.Hold; i++ {
-		w.step = step | i<<24 // of which the hashes of datagrams are made
+		w.step = step | i<<24 // from which the hashes of datagrams are made
 		traffic{tcp, 4}.run(w, rng)
 		time.Sleep(time.Second)
 	}

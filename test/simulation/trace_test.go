@@ -15,9 +15,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 )
 
-// A trace holds all that a run logs, in memory: a bubble makes no system call for it.
+// A trace holds the log of a run in memory: a bubble makes no system call for it.
 type trace struct {
-	also io.Writer    // nil, or where it is written too
+	also io.Writer    // a second destination, or nil
 	now  atomic.Int64 // fake time of the last request to a broker, ns since 1970; 0: none yet
 
 	mu sync.Mutex
@@ -43,10 +43,10 @@ func (t *trace) Logf(_ kfake.LogLevel, format string, args ...any) {
 	t.printf("broker: "+format, args...)
 }
 
-// pointers that are logged differ between runs by where the heap begins.
+// pointers matches logged pointers, which differ between runs.
 var pointers = regexp.MustCompile("0x[0-9a-f]{8,}")
 
-// sum is the SHA-256 of the trace, without pointers.
+// sum returns the SHA-256 of the trace without pointers.
 func (t *trace) sum() [sha256.Size]byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()

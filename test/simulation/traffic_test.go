@@ -11,7 +11,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// traffic is a few flow records of one kind.
+// traffic is an action that produces a few flow records of a kind.
 type traffic struct {
 	Kind    trafficKind
 	Records int
@@ -19,7 +19,7 @@ type traffic struct {
 
 type trafficKind int
 
-// The kinds of flow records.
+// Kinds of flow records.
 const (
 	tcp       trafficKind = iota // with any flags
 	udp                          // also to a multicast group
@@ -59,9 +59,9 @@ func (a traffic) run(w *world, rng *rand.Rand) {
 	}
 }
 
-// records returns one record, or several that belong together. The receive time must be now, and not a rounded one:
-// stream time of a partition without records goes on with the wall clock, and must not pass the receive time of the
-// record that comes next. That record would be taken at a stream time that the model does not know.
+// records returns a record, or several that belong together. The receive time must be now, and not be
+// rounded: stream time of a quiet partition advances with the wall clock and must not pass the receive time
+// of the next record. Otherwise that record would be paired at a stream time that the model does not know.
 func (a traffic) records(rng *rand.Rand, now time.Time) []*flowpb.FlowMessage {
 	received := now
 	end := received.Add(-time.Duration(rng.IntN(3000)) * time.Millisecond)
@@ -133,8 +133,8 @@ func (a traffic) records(rng *rand.Rand, now time.Time) []*flowpb.FlowMessage {
 	return out
 }
 
-// firewallEvents are some of the events of a flow: updates that count since the one before, and a teardown
-// that counts more than all updates of the flow do, whichever of them were lost.
+// firewallEvents returns some of the events of a flow: updates, which count since the previous update, and a
+// teardown, which counts more than all updates of the flow together. Any of the updates may be missing.
 func firewallEvents(rng *rand.Rand, m *flowpb.FlowMessage) (out []*flowpb.FlowMessage) {
 	m.Biflow, m.TcpFlags, m.FlowEndReason, m.FlowId = true, 0, 0, 1+rng.Uint64N(3)
 	for i := range 1 + rng.IntN(3) {
@@ -155,7 +155,8 @@ func times(m *flowpb.FlowMessage, start, end time.Time) {
 	m.TimeFlowStartNs, m.TimeFlowEndNs = uint64(start.UnixNano()), uint64(end.UnixNano())
 }
 
-// recordKey is the key of a flow's record, as ingest writes it: equal for both directions of a conversation.
+// recordKey returns the key of a flow's record as ingest writes it: equal for both directions of a
+// conversation.
 func recordKey(m *flowpb.FlowMessage) []byte {
 	t := flowkey.Tuple{SrcPort: uint16(m.SrcPort), DstPort: uint16(m.DstPort), Proto: uint8(m.Proto), ICMPType: uint8(m.IcmpType), ICMPCode: uint8(m.IcmpCode)}
 	t.Src, _ = flowkey.Address(m.SrcAddr)

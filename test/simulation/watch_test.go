@@ -16,31 +16,31 @@ import (
 	"weir/internal/kafka"
 )
 
-// A watch looks at every request that reaches a broker, and at every line that a member logs.
+// A watch checks every request that reaches a broker and every line that a member logs.
 type watch struct {
 	find func(kind, format string, args ...any)
-	now  *atomic.Int64 // of the trace; nil: nobody looks
+	now  *atomic.Int64 // of the trace; nil: not needed
 
-	pace pace // has a lock of its own: it sleeps without it
+	pace pace // has its own lock: request sleeps without holding that of the watch
 
 	mu         sync.Mutex
 	generation int32                  // of the last assignment
 	assigned   map[string][]int32     // of the last generation: partitions of flows, by member id
 	requests   map[kmsg.Key]*window   // commits and aborts
 	lines      map[int]*window        // by member
-	heard      map[string]time.Time   // when a member id was last heard of
+	heard      map[string]time.Time   // time of the last request of a member ID
 	cuts       map[int32][]endedEpoch // by partition of flows, in order
 }
 
-// A window counts in spans of hotFor.
+// A window counts events in spans of hotFor.
 type window struct {
 	since time.Time
 	n     int
 	hot   bool
 }
 
-// Nothing may happen more often than this: transactions of all members in hotFor, and lines of one member.
-// A transaction takes at least 200 ms, or 100 ms when it is full; a member says a few lines for each fault.
+// Bounds of frequency: transactions of all members in hotFor, and log lines of a member. A transaction takes
+// at least 200 ms, or 100 ms if it is full; a member logs a few lines for each fault.
 const (
 	hotFor          = 20 * time.Second
 	hotTransactions = 1200
@@ -53,7 +53,7 @@ func (o *watch) count(x *window, most int, what string) {
 	}
 }
 
-// add counts one and reports whether it is the first that is too many.
+// add counts an event. It returns true for the first event beyond most in a window.
 func (x *window) add(now time.Time, most int) bool {
 	if now.Sub(x.since) > hotFor {
 		*x = window{since: now, hot: x.hot}
@@ -79,7 +79,7 @@ func (o *watch) request(r kmsg.Request) (kmsg.Response, error, bool) {
 	defer o.mu.Unlock()
 	switch r := r.(type) {
 	case *kmsg.FetchRequest:
-		// Brokers answer when there is something to read: waiting longer changes nothing but the number of requests.
+		// A fetch is answered when there are records: a longer wait changes only the number of requests.
 		r.MaxWaitMillis = max(r.MaxWaitMillis, fetchMaxWait)
 	case *kmsg.EndTxnRequest:
 		if o.requests[kmsg.EndTxn] == nil {
@@ -101,9 +101,10 @@ func (o *watch) request(r kmsg.Request) (kmsg.Response, error, bool) {
 
 const fetchMaxWait = 3000
 
-// A pace gives requests that come at once after their answers the time of a round trip, which the simulated network
-// does not take: otherwise a client that asks again at once, until a timer ends that, never lets fake time pass, and
-// the run takes memory until the machine has none. kgo does so after FENCED_LEADER_EPOCH: docs/upstream.md.
+// A pace delays requests that follow their answers at once by the time of a round trip, which the simulated
+// network does not take. Otherwise a client that repeats a request at once until a timer ends this would
+// never let fake time pass, and the run would use up the memory of the machine. kgo does so after
+// FENCED_LEADER_EPOCH: docs/upstream.md.
 type pace struct {
 	mu    sync.Mutex
 	since time.Time // start of the present window of paceWindow
@@ -111,7 +112,7 @@ type pace struct {
 	paced window    // requests that were delayed
 }
 
-// Of paceWindow's requests those after the first paceFree are delayed by roundTrip each.
+// Of the requests in a paceWindow, those after the first paceFree are delayed by roundTrip each.
 const (
 	paceWindow = 100 * time.Millisecond
 	paceFree   = 1000
@@ -119,7 +120,7 @@ const (
 	hotPaced   = 1000 // delayed requests in hotFor: half of it was spent on them
 )
 
-// request returns how long the request that came now is delayed, and whether there are too many delays.
+// request returns the delay for a request at now, and whether there were too many delays.
 func (p *pace) request(now time.Time) (delay time.Duration, hot bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -132,14 +133,14 @@ func (p *pace) request(now time.Time) (delay time.Duration, hot bool) {
 	return roundTrip, p.paced.add(now, hotPaced)
 }
 
-// silence is how long nothing was heard of a member id.
+// silence returns the time since the last request of a member ID.
 func (o *watch) silence(member string) time.Duration {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return time.Since(o.heard[member])
 }
 
-// assignment notes what the leader of a generation gives to whom.
+// assignment records the assignment by the leader of a generation.
 func (o *watch) assignment(r *kmsg.SyncGroupRequest) {
 	if len(r.GroupAssignment) == 0 || r.Group != group || r.Generation < o.generation {
 		return
@@ -158,8 +159,8 @@ func (o *watch) assignment(r *kmsg.SyncGroupRequest) {
 	}
 }
 
-// commit checks that offsets are committed by whom the group gave the partition: a broker takes them from
-// any living member of the current generation.
+// commit checks that a member commits offsets only for partitions that the group assigned to it: a broker
+// accepts them from any member of the current generation.
 func (o *watch) commit(r *kmsg.TxnOffsetCommitRequest) {
 	if r.Group != group || r.Generation != o.generation {
 		return // the broker refuses it
@@ -173,7 +174,7 @@ func (o *watch) commit(r *kmsg.TxnOffsetCommitRequest) {
 	}
 }
 
-// counting is a handler of log lines that counts them.
+// counting is a log handler that counts lines.
 type counting struct {
 	slog.Handler
 	watch  *watch

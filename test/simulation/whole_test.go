@@ -7,12 +7,13 @@ import (
 	"time"
 )
 
-// wholeProfile has the whole product: exporters, a balancer, ingest replicas, enrich members, and a sink of each
-// topic. Connections are those of the model, fed with the flows that replicas put on the topic.
+// wholeProfile runs the whole product: exporters, a balancer, ingest replicas, enrich members, and a sink of
+// each topic. The connections must be those of the model, which gets the flows that the replicas put on the
+// topic.
 //
-// A replica that Kafka is away from holds flows back, and sets wait for their template, for minutes: meanwhile
-// the clock of their partition goes on with the wall clock. So that the model need not know when each flow
-// arrived, nothing that is reported is forgotten.
+// A replica without Kafka holds flows back for minutes, and sets wait for their template. Meanwhile stream
+// time of their partition advances with the wall clock. In this profile no reported connection is forgotten,
+// so that the model does not need the time of arrival of each flow.
 var wholeProfile = profile{
 	name: "whole", class: exact, share: 2,
 	setup: func(rng *rand.Rand) setup {

@@ -30,13 +30,13 @@ const (
 	group       = "enrich"
 )
 
-// A finding is a promise that a run broke.
+// A finding is a broken promise of a run.
 type finding struct {
 	Kind string // one of the kinds below
 	Text string
 }
 
-// The kinds of findings.
+// Kinds of findings.
 const (
 	findVersion   = "version"   // (id, version) not unique, not contiguous, or the last not final
 	findModel     = "model"     // the connections are not those of the model
@@ -48,7 +48,7 @@ const (
 	findHot       = "hot"       // too many requests or log lines
 )
 
-// A world is one run of a plan.
+// A world is the state of a run of a plan.
 type world struct {
 	plan      plan
 	trace     *trace
@@ -58,9 +58,9 @@ type world struct {
 	client    *kgo.Client // of the test: produces flows, reads the outcome
 	faults    []*kfake.FaultHandle
 	watch     *watch
-	reception *reception   // nil where the plan has no replicas
-	sinks     *sinks       // nil where the plan has none
-	resolver  *nameServers // nil: members do not ask for names
+	reception *reception   // nil if the plan has no replicas
+	sinks     *sinks       // nil if the plan has no sinks
+	resolver  *nameServers // nil: members look up no names
 	step      uint64       // index of the step that runs, from 1
 	ctx       context.Context
 	remade    map[kafka.Topic]bool // topics that were deleted and made again
@@ -124,7 +124,7 @@ func (w *world) newName() string {
 	return fmt.Sprint("m", w.names)
 }
 
-// start runs a member of this name.
+// start runs a member with this name.
 func (w *world) start(name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -149,7 +149,7 @@ func (w *world) start(name string) {
 	}()
 }
 
-// shutdownWithin is how long a member may take to end after SIGTERM.
+// shutdownWithin is the time within which a member must end after SIGTERM.
 const shutdownWithin = 12 * time.Second
 
 func (w *world) memberEnded(m *member) {
@@ -174,7 +174,7 @@ func (w *world) memberEnded(m *member) {
 	}
 }
 
-// pick returns item n of all, counted around, nil if there is none.
+// pick returns item n modulo the length of all, or nil if there is none.
 func pick[T any](all []*T, n int) *T {
 	if len(all) == 0 {
 		return nil
@@ -182,7 +182,7 @@ func pick[T any](all []*T, n int) *T {
 	return all[n%len(all)]
 }
 
-// take takes item n out of all, counted around, nil if there is none.
+// take removes and returns item n modulo the length of all, or nil if there is none.
 func take[T any](all *[]*T, n int) *T {
 	x := pick(*all, n)
 	if x != nil {
@@ -192,21 +192,21 @@ func take[T any](all *[]*T, n int) *T {
 	return x
 }
 
-// pick returns a member that runs, nil if there is none.
+// pick returns a running member, or nil if there is none.
 func (w *world) pick(n int) *member {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return pick(w.members, n)
 }
 
-// take picks a member that no later step may pick.
+// take picks a member and excludes it from later steps.
 func (w *world) take(n int) *member {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return take(&w.members, n)
 }
 
-// terminate is SIGTERM.
+// terminate sends SIGTERM.
 func (w *world) terminate(m *member) {
 	w.mu.Lock()
 	if m.told.IsZero() {
@@ -216,7 +216,7 @@ func (w *world) terminate(m *member) {
 	m.cancel()
 }
 
-// kill is SIGKILL.
+// kill sends SIGKILL.
 func (w *world) kill(m *member) {
 	w.mu.Lock()
 	m.killed = true

@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// An endless error says which bound a process went beyond.
+// An endless error names the bound that a process exceeded.
 type endless struct{ bound string }
 
 func (e *endless) Error() string { return "the process " + e.bound }
 
-// describe returns the text of the finding and writes what the process printed, its stacks among it, to a file.
+// describe returns the text of the finding, and writes the output of the process, with its stacks, to a file.
 func (e *endless) describe(seed uint64, text []byte) string {
 	path := filepath.Join(cache, fmt.Sprintf("endless-%d.txt", seed))
 	if err := os.WriteFile(path, text, 0o600); err != nil {
@@ -31,9 +31,9 @@ const (
 	quitWithin = 20 * time.Second // for the stacks of all goroutines
 )
 
-// bounded runs cmd and returns what it printed. A process that runs for longer than limit, or has more than memory
-// octets resident, gets SIGQUIT, upon which Go prints the stacks of all goroutines; the error is then an *endless.
-// When ctx ends, the process is killed.
+// bounded runs cmd and returns its output. A process that runs for longer than limit, or has more than memory
+// octets resident, gets SIGQUIT, upon which Go prints the stacks of all goroutines; the error is then an
+// *endless. When ctx ends, the process is killed.
 func bounded(ctx context.Context, cmd *exec.Cmd, limit time.Duration, memory int64) ([]byte, error) {
 	var printed bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &printed, &printed
@@ -72,7 +72,7 @@ func bounded(ctx context.Context, cmd *exec.Cmd, limit time.Duration, memory int
 	}
 }
 
-// quit ends a process by SIGQUIT, or SIGKILL when it does not react.
+// quit ends a process by SIGQUIT, or by SIGKILL if it does not react.
 func quit(p *os.Process, ended <-chan struct{}) {
 	_ = p.Signal(syscall.SIGQUIT) // it may have ended
 	select {
@@ -83,8 +83,8 @@ func quit(p *os.Process, ended <-chan struct{}) {
 	}
 }
 
-// resident returns the octets of a process that are in memory: the second field of statm of proc(5), in pages. It is
-// 0 where there is no such file.
+// resident returns the resident octets of a process: the second field of statm of proc(5), in pages. It is 0
+// if there is no such file.
 func resident(pid int) int64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// TestMain runs the processes of the tests below, too: this binary with a variable that says what it does.
+// TestMain also runs the processes of the tests below: this binary, with a variable that names the behaviour.
 func TestMain(m *testing.M) {
 	switch os.Getenv("WEIR_TEST_BOUNDED") {
 	case "loop":
@@ -63,7 +63,7 @@ func TestAProcessThatEndsIsNotEndless(t *testing.T) {
 	text, err := bounded(t.Context(), cmd, time.Hour, 1<<40)
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 || string(text) != "TRACE\n" {
-		t.Errorf("%q, %v: want what it printed, and status 1", text, err)
+		t.Errorf("%q, %v: want the output of the process, and status 1", text, err)
 	}
 }
 
@@ -74,6 +74,6 @@ func TestAProcessEndsWithItsContext(t *testing.T) {
 	cmd.Env = append(os.Environ(), "WEIR_TEST_BOUNDED=loop")
 	var end *endless
 	if _, err := bounded(ctx, cmd, time.Hour, 1<<40); err == nil || errors.As(err, &end) {
-		t.Errorf("%v: want that it was killed", err)
+		t.Errorf("%v: want the process killed", err)
 	}
 }

@@ -23,7 +23,7 @@ import (
 	"weir/test/simulation/overlay"
 )
 
-// cache is where binaries, logs and shrunk cases go.
+// cache is the directory of binaries, logs and shrunk cases.
 const cache = ".cache/simulation"
 
 func main() {
@@ -98,7 +98,7 @@ func parseSeeds(s string) ([]uint64, error) {
 	for text := range strings.SplitSeq(s, ",") {
 		n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("-seeds %s: %q is no number", s, text)
+			return nil, fmt.Errorf("-seeds %s: %q is not a number", s, text)
 		}
 		all = append(all, n)
 	}
@@ -126,7 +126,7 @@ func check(ctx context.Context, profile string, seeds []uint64, runs int) error 
 	return errors.Join(errs...)
 }
 
-// same runs r n times and returns what all runs gave, or an error with the first line that differs.
+// same runs r n times and returns the common outcome, or an error with the first line that differs.
 func (b binary) same(ctx context.Context, r run, n int) (outcome, error) {
 	var first outcome
 	for i := range n {

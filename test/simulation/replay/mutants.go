@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// mutantDir has a patch for each mend, which undoes it. What precedes the first "diff" line says what the patch breaks; a
-// line "profile: NAME" names the profile of the simulation that must find it.
+// mutantDir contains a patch for each mend, which undoes it. The text before the first "diff" line describes
+// the fault; a line "profile: NAME" names the profile of the simulation that must find it.
 const mutantDir = "test/simulation/testdata/mutants"
 
 // A mutant is a patch that undoes a mend.
@@ -27,7 +27,7 @@ type mutantOptions struct {
 	only, doc        string
 }
 
-// A hunt is what the search found of a mutant.
+// A hunt is the result of the search for a mutant.
 type hunt struct {
 	mutant
 	seed  uint64 // the first with a finding; 0: none
@@ -98,7 +98,7 @@ func readMutants(dir, only string) ([]mutant, error) {
 	return all, nil
 }
 
-// header reads what precedes a patch.
+// header parses the text before a patch.
 func header(text string) (about, profile string, err error) {
 	head, _, is := strings.Cut(text, "diff --git ")
 	if !is {
@@ -143,7 +143,7 @@ func (m mutant) hunt(ctx context.Context, sound binary, o mutantOptions) (hunt, 
 		}
 		without, err := sound.run(ctx, r)
 		if err != nil || len(without.findings) > 0 {
-			return finding{}, err // it says nothing of the mutant
+			return finding{}, err // the mutant was not tested
 		}
 		return got.findings[0], nil
 	})
@@ -151,12 +151,13 @@ func (m mutant) hunt(ctx context.Context, sound binary, o mutantOptions) (hunt, 
 	return h, err
 }
 
-// firstFinding tries seeds 1 to n, several at once, and returns the smallest with a finding, 0 when there is none.
+// firstFinding tries seeds 1 to n, several at a time. It returns the smallest with a finding, or 0 if there
+// is none.
 func firstFinding(n, processes int, try func(uint64) (finding, error)) (uint64, finding, error) {
 	var (
 		next  atomic.Uint64
 		group sync.WaitGroup
-		mu    sync.Mutex // guards what follows
+		mu    sync.Mutex // guards the fields below
 		best  uint64
 		found finding
 		first error
@@ -237,7 +238,7 @@ const (
 	tableEnd   = "<!-- mutants: end -->"
 )
 
-// writeTable writes what was found into a document, between the two marks.
+// writeTable writes the results into a document, between the two marks.
 func writeTable(path string, hunts []hunt) error {
 	text, err := os.ReadFile(path)
 	if err != nil {

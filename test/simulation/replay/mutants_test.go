@@ -92,7 +92,7 @@ func TestTheTableIsWrittenBetweenItsMarks(t *testing.T) {
 	}
 }
 
-// A change of mended code must bring the patch that undoes the mend along.
+// A change of mended code must update the patch that undoes the mend.
 func TestEveryMutantAppliesToTheTree(t *testing.T) {
 	all, err := readMutants("../testdata/mutants", "")
 	if err != nil {

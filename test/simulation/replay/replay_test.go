@@ -47,7 +47,7 @@ func TestShrinkKeepsWhatTheFailureNeeds(t *testing.T) {
 	}
 }
 
-// One of two steps is enough, each alone: what is left must be one of them.
+// Either of two steps is sufficient: shrinking must leave one of them.
 func TestShrinkStopsWhereNoSingleStepCanGo(t *testing.T) {
 	got, err := shrink([]string{"a", "cut", "b", "c", "kill", "d", "e"}, func(steps []string) (bool, error) {
 		return slices.Contains(steps, "cut") || slices.Contains(steps, "kill"), nil

@@ -16,7 +16,7 @@ import (
 	"weir/test/simulation/overlay"
 )
 
-// Bounds of a run that does not end: a busy loop makes no simulated time pass, and nothing is collected as garbage.
+// Bounds of a run that does not end: in a busy loop no simulated time passes, and no memory is freed.
 const (
 	runLimit  = 5 * time.Minute
 	runMemory = 2 << 30 // octets that are resident
@@ -47,21 +47,21 @@ func build(ctx context.Context, root, to string) (binary, error) {
 	return binary{path: to, dir: filepath.Join(root, "test/simulation")}, nil
 }
 
-// A run is one seed, or the steps of one case, in a process of its own.
+// A run is a seed, or the steps of a case, in a process of its own.
 type run struct {
 	seed    uint64
 	profile string
-	plan    string // file that the plan is written to; empty: nowhere
+	plan    string // file for the plan; empty: none
 	steps   string // file of a case to run in place of the seed's plan
-	log     string // file that the trace is written to
+	log     string // file for the trace
 }
 
-// A finding is an invariant that a run broke.
+// A finding is a broken invariant of a run.
 type finding struct{ invariant, text string }
 
 func (f finding) String() string { return f.invariant + ": " + f.text }
 
-// An outcome is what a run printed.
+// An outcome is the parsed output of a run.
 type outcome struct {
 	hash     string
 	lines    int
@@ -108,7 +108,7 @@ func (b binary) run(ctx context.Context, r run) (outcome, error) {
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit) && len(o.findings) == 0:
-		// A panic, or a deadlock of the bubble: the test could not say more.
+		// After a panic, or a deadlock of the bubble, the test prints no findings.
 		o.findings = []finding{{"crash", lastLines(text, 30)}}
 	case err != nil && exit == nil:
 		return o, fmt.Errorf("%s: %w", b.path, err)
@@ -121,11 +121,12 @@ func (b binary) run(ctx context.Context, r run) (outcome, error) {
 var (
 	traceLine   = regexp.MustCompile(`(?m)^TRACE seed \d+: \d+ bytes, (\d+) lines, ([0-9a-f]{64})`)
 	findingLine = regexp.MustCompile(`(?m)^FINDING (\w+): (.*)$`)
-	// pointers differ with the machine's number of threads, and are left out of the hash.
+	// pointers matches pointers, which depend on the machine's number of threads and are left out of the
+	// hash.
 	pointers = regexp.MustCompile(`0x[0-9a-f]{8,}`)
 )
 
-// parse reads what the test binary printed.
+// parse parses the output of the test binary.
 func parse(text []byte) outcome {
 	var o outcome
 	if m := traceLine.FindSubmatch(text); m != nil {
