@@ -43,7 +43,6 @@ type metrics struct {
 	ownExport   *prometheus.CounterVec // exporter
 	learnt      prometheus.Counter
 	published   *prometheus.CounterVec // result
-	fromOthers  prometheus.Counter
 	poison      prometheus.Counter
 	recovered   prometheus.Counter
 	streamEnds  *prometheus.CounterVec // reason
@@ -115,7 +114,6 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		learnt:    counter("templates_learnt_total", "template records accepted from datagrams").WithLabelValues(),
 		published: counter("templates_published_total",
 			"records written to the templates topic: two for a template definition, one for an options fact", "result"),
-		fromOthers: counter("templates_shared_total", "definitions learnt from the templates topic").WithLabelValues(),
 		poison: counter("template_records_skipped_total",
 			"records of the topics templates, undecoded and exporters that could not be used").WithLabelValues(),
 		recovered: counter("recovered_flows_total", "flows published by killed replicas after their last report, "+
@@ -181,6 +179,7 @@ func registerState(reg prometheus.Registerer, r *Replica) {
 	fromStore("template_stale_sets_total", "data sets decoded with a template from before the exporter's restart, because no newer template arrived within PARK_FOR", func(s templates.Stats) uint64 { return s.Stale })
 	fromStore("template_conflicts_total", "template IDs whose layout differs between source ports of an exporter", func(s templates.Stats) uint64 { return s.Conflicts })
 	fromStore("fact_conflicts_total", "options facts repeated by a source port after another port of the exporter had sent a different value: each port's flows use that port's value", func(s templates.Stats) uint64 { return s.FactConflicts })
+	fromStore("templates_shared_total", "definitions learnt from the templates topic", func(templates.Stats) uint64 { return r.store.Foreign() })
 	fromStore("templates_evicted_total", "template definitions and options facts evicted at a limit", func(s templates.Stats) uint64 { return s.Evicted })
 	fromStore("templates_refused_total", "template definitions and options facts refused, because they exceed the limit of an exporter or there was no memory for an options fact", func(s templates.Stats) uint64 { return s.Refused })
 	fromStore("templates_over_budget_total", "new template definitions and options facts refused, because the exporter or all exporters together sent too many", func(s templates.Stats) uint64 { return s.OverBudget })

@@ -60,16 +60,13 @@ type Replica struct {
 	changed      changes   // exporters whose sets in buffer must be scanned
 	ports        map[uint16]bool
 	started      chan struct{}
-	passed       chan struct{} // closed when the templates topic has been read to its end (the barrier)
+	passed       chan struct{} // closed by passBarrier: the templates topic has been read to its end
+	barrierAt    atomic.Int64  // time at which that happened, ns since the epoch; 0: it has not
 
 	publishNow, bufferNow chan struct{} // capacity 1: signals for publisher and bufferLoop
 	publishing            atomic.Int64  // records handed to tlog and not acknowledged
 	publishFailed         atomic.Bool   // since the last round of the publisher
 	errorLog, dropLog     *rate.Limiter
-
-	logMu     sync.Mutex // guards backlog; must be held to pass the barrier
-	backlog   backlog
-	barrierAt atomic.Int64 // time at which the barrier passed, ns since the epoch; 0: it has not
 
 	mu      sync.Mutex          // guards the fields below
 	waiting error               // reason why the topics are not usable yet; nil: they are
@@ -77,7 +74,7 @@ type Replica struct {
 	ending  bool
 
 	stats struct {
-		datagrams, flows, options, learnt, published, fromOthers, errors, dropped, buffered, denied atomic.Uint64
+		datagrams, flows, options, learnt, published, errors, dropped, buffered, denied atomic.Uint64
 	}
 }
 
@@ -132,7 +129,7 @@ func New(c Config, d Deps) (*Replica, error) {
 	}
 	warnWideProxies(r.log, c.TrustedProxies)
 	c.logMemory(r.log)
-	tlog.Renewed = r.store.Republish
+	tlog.Renewed, tlog.ReadToEnd, tlog.Backlog = r.store.Republish, r.passBarrier, c.Templates.Octets/backlogPart
 	started := d.Now()
 	r.accounts.self = loss.Life{Replica: c.Replica, Started: started.UnixNano()}
 	r.accounts.book, r.accounts.cluster = loss.NewBook(c.Replica, started), loss.NewCluster()
@@ -222,13 +219,7 @@ func (r *Replica) Ready() error {
 			return fmt.Errorf("the undecoded topic: %w", err)
 		}
 	}
-	if r.barrierAt.Load() != 0 {
-		return nil
-	}
-	if err := r.tlog.Ready(); err != nil {
-		return err
-	}
-	return errors.New("the templates topic is being read")
+	return r.tlog.Ready()
 }
 
 // Stats holds totals since the start. Parked counts the data sets that were buffered.
@@ -241,7 +232,7 @@ func (r *Replica) Stats() Stats {
 	s := &r.stats
 	return Stats{
 		Datagrams: s.datagrams.Load(), Flows: s.flows.Load(), Options: s.options.Load(), TemplatesLearnt: s.learnt.Load(),
-		TemplatesPublished: s.published.Load(), TemplatesFromOthers: s.fromOthers.Load(),
+		TemplatesPublished: s.published.Load(), TemplatesFromOthers: r.store.Foreign(),
 		Errors: s.errors.Load(), Dropped: s.dropped.Load(), Parked: s.buffered.Load(),
 	}
 }
@@ -443,7 +434,7 @@ func (r *Replica) shared(ctx, starting context.Context) error {
 	r.mu.Lock()
 	r.waiting = nil
 	r.mu.Unlock()
-	return r.tlog.Run(ctx, r.apply)
+	return r.tlog.Run(ctx, r.merge)
 }
 
 // reread is the interval at which EXPORTERS_FILE is checked for changes.

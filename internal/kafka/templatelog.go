@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -22,12 +23,20 @@ type TemplateLog struct {
 	// Renewed, when set before Run, is called from Run's goroutine when the topic was deleted and made again.
 	// The new topic holds no record of the old one: the owner must publish its state again.
 	Renewed func()
+	// ReadToEnd, when set before Run, is called from Run's goroutine, at most once: when all records that were on
+	// the topic at the start of Run are applied. Ready returns nil from then on.
+	ReadToEnd func()
+	// Backlog, when set before Run, bounds the octets of the records that wait for the end of the topic. Beyond it
+	// the oldest half is applied early. 0: 16 MiB.
+	Backlog int
 
 	c          Config
 	topic      string
 	barrier    templates.Record
 	checkEvery time.Duration // interval at which the topic's id is compared
 	losses     *reporter     // used by Run's goroutine only
+	overflows  *reporter     // used by Run's goroutine only
+	backlog    backlog       // used by Run's goroutine only; empty once the topic is read to its end
 
 	barrierLost chan struct{} // of capacity 1: the barrier must be written, or was perhaps lost with the topic
 
@@ -49,6 +58,8 @@ func NewTemplateLog(c Config, topic, replica string) (*TemplateLog, error) {
 		checkEvery: topicStateEvery, barrierLost: make(chan struct{}, 1),
 	}
 	l.losses = logReporter(c.Log, "the template log lost records; reading goes on", topic)
+	l.overflows = logReporter(c.Log,
+		"the templates topic is large: a part of it is applied before it is read to its end", topic)
 	if err := kgo.ValidateOpts(l.opts()...); err != nil {
 		return nil, fmt.Errorf("template log %s: %w", topic, err)
 	}
@@ -79,9 +90,13 @@ func (l *TemplateLog) opts() []kgo.Opt {
 	)
 }
 
-// Run reads the topic from its start and hands every record but barriers to apply, one at a time, until ctx
-// ends. A nil value is a tombstone; internal/templates defines the key. Run survives the absence of Kafka and
-// the deletion of the topic. It writes the barrier of this replica, which ends the backlog: see Ready.
+// Run reads the topic from its start and hands its records but barriers to apply, one at a time, until ctx ends. A
+// nil value is a tombstone; internal/templates defines the key. apply must not keep key or value. Run survives the
+// absence of Kafka and the deletion of the topic.
+//
+// Run writes the barrier of this replica and reads on. Until the barrier comes back, records wait in the backlog,
+// since a later record may replace them: apply gets the last one of each key, in the order of the topic. After the
+// barrier it gets each record as it arrives.
 func (l *TemplateLog) Run(ctx context.Context, apply func(key, value []byte)) error {
 	client, giveUp := outlive(ctx, leaveWithin) // an unanswered fetch must not delay the end
 	defer giveUp()
@@ -106,11 +121,7 @@ func (l *TemplateLog) Run(ctx context.Context, apply func(key, value []byte)) er
 	for try := 0; ctx.Err() == nil; {
 		fetches := l.poll(ctx, cl)
 		fetches.EachRecord(func(r *kgo.Record) {
-			if templates.IsBarrier(r.Key) {
-				l.sawBarrier(r)
-				return
-			}
-			apply(r.Key, r.Value)
+			l.take(r.Key, r.Value, apply)
 		})
 		if err := l.failure(fetches); err == nil {
 			try = 0
@@ -242,14 +253,46 @@ func (l *TemplateLog) writeBarriers(ctx context.Context, cl *kgo.Client) {
 // barrierRetry is the delay before a failed barrier is written again.
 const barrierRetry = 250 * time.Millisecond
 
-// sawBarrier makes the log ready if r is the barrier of this run.
-func (l *TemplateLog) sawBarrier(r *kgo.Record) {
-	if !bytes.Equal(r.Key, l.barrier.Key) || !bytes.Equal(r.Value, l.barrier.Value) {
-		return // of another replica, or of an earlier run
-	}
+// take passes a record of the topic to apply, or adds a copy of it to the backlog. The barrier of this run ends the
+// backlog. take must be called by Run's goroutine only.
+func (l *TemplateLog) take(key, value []byte, apply func(key, value []byte)) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	ready := l.ready
+	l.mu.Unlock()
+	switch {
+	case templates.IsBarrier(key):
+		// A barrier of another replica, or of an earlier run of this one, says nothing about this reader's position.
+		if !ready && bytes.Equal(key, l.barrier.Key) && bytes.Equal(value, l.barrier.Value) {
+			l.endBacklog(apply)
+		}
+	case ready, len(key) == 0: // Weir writes no record without a key; apply may reject it
+		apply(key, value)
+	default:
+		l.addToBacklog(templates.Record{Key: bytes.Clone(key), Value: bytes.Clone(value)}, apply)
+	}
+}
+
+// addToBacklog adds a record to the backlog. Beyond the bound it applies the older half: data may be decoded with an
+// outdated definition until a later record replaces it.
+func (l *TemplateLog) addToBacklog(rec templates.Record, apply func(key, value []byte)) {
+	l.backlog.add(rec)
+	if most := cmp.Or(l.Backlog, maxTemplateBacklog); l.backlog.octets > most {
+		l.overflows.report(fmt.Errorf("%d records of %d octets wait: at most %d octets may",
+			len(l.backlog.at), l.backlog.octets, most))
+		l.backlog.removeOldest(most/2, apply)
+	}
+}
+
+// endBacklog applies the backlog, makes the log ready and calls ReadToEnd.
+func (l *TemplateLog) endBacklog(apply func(key, value []byte)) {
+	l.backlog.removeOldest(-1, apply)
+	l.backlog = backlog{}
+	l.mu.Lock()
 	l.ready, l.reason = true, nil
+	l.mu.Unlock()
+	if l.ReadToEnd != nil {
+		l.ReadToEnd()
+	}
 }
 
 // end writes the tombstone of the barrier, within 500 ms, and closes the client.

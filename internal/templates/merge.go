@@ -162,6 +162,9 @@ func (s *Store) mergeDefinition(sh *shard, id key, st *flowpb.ExporterState) (ch
 	if err != nil {
 		return false, nil, fmt.Errorf("template %d: %w", t.ID, err)
 	}
+	if d.received.Load() == 0 && !d.static && st.GetReplica() != s.o.Replica { // definition made it
+		s.count.foreign.Add(1)
+	}
 	by := id.definition.by
 	r := &d.records[by]
 	r.forget() // this record replaces the earlier record on the topic

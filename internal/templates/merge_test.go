@@ -32,6 +32,38 @@ func soundRecords(t testing.TB) (definition, fact Record) {
 	return rs[0], rs[1]
 }
 
+// Foreign counts what a Store knows only thanks to another replica: not its own records, which it reads back from the
+// topic, nor those of definitions that it received itself.
+func TestOnlyDefinitionsThatAnotherReplicaPublishedFirstAreForeign(t *testing.T) {
+	def, fact := soundRecords(t) // of r1
+	for _, tt := range []struct {
+		name, replica string
+		received      bool // the template came in a datagram before
+		want          uint64
+	}{
+		{"another replica's", "r2", false, 1},
+		{"another replica's, received before", "r2", true, 0},
+		{"its own, after a restart", "r1", false, 0},
+	} {
+		s, _ := newStore(tt.replica)
+		if tt.received {
+			if _, err := s.Learn(key300, &decode.Meta{Port: 1, Received: t0}, &decode.Header{}, layout(4)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 { // a record may be read again
+			for _, r := range []Record{def, fact} {
+				if err := s.Merge(r.Key, r.Value); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if got, all := s.Foreign(), s.Stats().Definitions; got != tt.want || all != 1 {
+			t.Errorf("%s: want %d foreign of 1 definition, got %d of %d", tt.name, tt.want, got, all)
+		}
+	}
+}
+
 func TestAPoisonRecordIsNamedAndChangesNothing(t *testing.T) {
 	def, fact := soundRecords(t)
 	edit := func(r Record, f func(*flowpb.ExporterState)) Record {

@@ -211,7 +211,7 @@ func (s *Store) changed(exporter [16]byte, news bool, keep *place) {
 
 // counters are totals since the start.
 type counters struct {
-	evicted, refused, overBudget, factConflicts, redefined, conflicts, stale atomic.Uint64
+	evicted, foreign, refused, overBudget, factConflicts, redefined, conflicts, stale atomic.Uint64
 }
 
 // Stats holds the number of entries of a Store and the totals since its start.
@@ -233,6 +233,9 @@ type Stats struct {
 	Stale         uint64 // data sets decoded with a definition from before their exporter's restart
 	Conflicts     uint64 // receipts of a template id with different layouts from different ports
 }
+
+// Foreign returns the number of definitions that s first learnt from a record of another replica.
+func (s *Store) Foreign() uint64 { return s.count.foreign.Load() }
 
 // Stats returns the current counts. It takes constant time, without a search.
 func (s *Store) Stats() Stats {
