@@ -87,10 +87,15 @@ func (c *cache) slot(id slotID) *slot { return &c.chunks[(id-1)/chunkSize][(id-1
 
 // find returns the slot of an address, nil if it is neither cached nor pending. An entry that has expired is removed.
 func (c *cache) find(key *[16]byte, now time.Duration) *slot {
-	id, ok := c.index[*key]
-	if !ok {
-		return nil
+	if id := c.index[*key]; id != 0 {
+		return c.live(id, now)
 	}
+	return nil
+}
+
+// live returns a slot that is in the index, nil if its entry has expired and it is not pending. It removes an entry that
+// has expired.
+func (c *cache) live(id slotID, now time.Duration) *slot {
 	s := c.slot(id)
 	if s.cached && s.expires <= now {
 		c.drop(id, s)

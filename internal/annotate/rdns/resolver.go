@@ -50,7 +50,6 @@ type Resolver struct {
 	cache *cache
 
 	wanted, hits, dropped, suppressed atomic.Uint64
-	lastDrop                          atomic.Int64 // nanoseconds since start, plus 1; 0: never
 	answers                           [int(flowpb.NameStatus_NAME_STATUS_DISABLED) + 1]atomic.Uint64
 	counters                          counters
 }
@@ -173,27 +172,33 @@ func (r *Resolver) WantLater(a netip.Addr) bool {
 
 // request puts a into a queue of l, unless its answer is valid, a is pending already or the queue is full.
 func (r *Resolver) request(l *upstream, a netip.Addr, queue *fifo) {
-	key, now := a.As16(), r.now()
+	key := a.As16()
 	r.mu.Lock()
-	s := r.cache.find(&key, now)
-	switch {
-	case s != nil && s.cached && s.fresh > now:
-		s.used = true
-		r.mu.Unlock()
-		r.hits.Add(1)
-	case s != nil && s.pending:
-		r.mu.Unlock()
-	case queue.n >= r.config.Queue:
+	if id := r.cache.index[key]; id != 0 {
+		now := r.now() // not read for an address that is refused
+		s := r.cache.live(id, now)
+		if s != nil && s.cached && s.fresh > now {
+			s.used = true
+			r.mu.Unlock()
+			r.hits.Add(1)
+			return
+		}
+		if s != nil && s.pending {
+			r.mu.Unlock()
+			return
+		}
+	}
+	if queue.n >= r.config.Queue {
+		l.refused = true
 		r.mu.Unlock()
 		r.dropped.Add(1)
-		r.lastDrop.Store(int64(now) + 1)
-	default:
-		r.cache.enqueue(&key, queue)
-		r.mu.Unlock()
-		select {
-		case l.arrived <- struct{}{}:
-		default: // run will look anyway
-		}
+		return
+	}
+	r.cache.enqueue(&key, queue)
+	r.mu.Unlock()
+	select {
+	case l.arrived <- struct{}{}:
+	default: // run has been woken, and takes addresses until there is none
 	}
 }
 
@@ -201,6 +206,9 @@ func (r *Resolver) request(l *upstream, a netip.Addr, queue *fifo) {
 func (r *Resolver) next(l *upstream) (a netip.Addr, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if l.refused { // there is room again
+		l.refused, l.wasFull = false, r.now()+1
+	}
 	if a, ok = r.cache.dequeue(&l.queue); ok {
 		return a, true
 	}
@@ -213,24 +221,25 @@ func (r *Resolver) Peek(a netip.Addr) Answer {
 		return Answer{Status: flowpb.NameStatus_NAME_STATUS_DISABLED}
 	}
 	a = a.Unmap()
-	if r.upstreamOf(a) == nil {
+	l := r.upstreamOf(a)
+	if l == nil {
 		return Answer{Status: flowpb.NameStatus_NAME_STATUS_SUPPRESSED}
 	}
-	key, now := a.As16(), r.now()
+	key := a.As16()
 	r.mu.Lock()
-	if s := r.cache.find(&key, now); s != nil {
-		answer := Answer{Status: flowpb.NameStatus_NAME_STATUS_PENDING}
-		if s.cached {
+	defer r.mu.Unlock()
+	if id := r.cache.index[key]; id != 0 {
+		if s := r.cache.live(id, r.now()); s != nil {
+			if !s.cached {
+				return Answer{Status: flowpb.NameStatus_NAME_STATUS_PENDING}
+			}
 			s.used = true
-			answer = s.answer()
+			return s.answer()
 		}
-		r.mu.Unlock()
-		return answer
 	}
-	r.mu.Unlock()
 	// Dropped addresses are not remembered: an unknown address counts as dropped while the queue is, or was
 	// recently, full.
-	if at := r.lastDrop.Load(); at > 0 && now-time.Duration(at) < droppedLife {
+	if l.refused || l.wasFull > 0 && r.now()-l.wasFull < droppedLife {
 		return Answer{Status: flowpb.NameStatus_NAME_STATUS_DROPPED}
 	}
 	return Answer{}

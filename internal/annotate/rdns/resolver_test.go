@@ -568,3 +568,46 @@ func TestThePreferredServerIsUsedAgainWhileTheQueueIsFull(t *testing.T) {
 		}
 	})
 }
+
+// Dropped addresses are not remembered: an unknown address is reported as dropped while its queue is full, and for
+// droppedLife after it had room again. The queue of special-use addresses is another.
+func TestAnUnknownAddressCountsAsDroppedForAWhile(t *testing.T) {
+	c := unverified()
+	c.PrivateServers, c.Queue, c.InFlight = []string{"10.0.0.53:53"}, 4, 1
+	unknown, private := netip.MustParseAddr("9.9.9.200"), netip.MustParseAddr("10.9.9.9")
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := &script{answer: func(name string, _ uint16, _ string) (*dns.Msg, error) {
+			<-release
+			return zone(name + " 300 PTR www.example.com.")
+		}}
+		r, err := newResolver(c, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- r.Run(ctx) }()
+		r.Want(publicAddress(0))
+		synctest.Wait() // in flight
+		for n := range uint32(4) {
+			r.Want(publicAddress(1 + n))
+		}
+		expect(t, r, unknown, unnamed) // full, but nothing was dropped
+		r.Want(publicAddress(100))
+		expect(t, r, unknown, status(flowpb.NameStatus_NAME_STATUS_DROPPED))
+		expect(t, r, private, unnamed)
+		time.Sleep(time.Hour) // the server does not answer: still full
+		expect(t, r, unknown, status(flowpb.NameStatus_NAME_STATUS_DROPPED))
+		close(release)
+		synctest.Wait()
+		time.Sleep(droppedLife - time.Second)
+		expect(t, r, unknown, status(flowpb.NameStatus_NAME_STATUS_DROPPED))
+		time.Sleep(2 * time.Second)
+		expect(t, r, unknown, unnamed)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}

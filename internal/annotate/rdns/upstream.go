@@ -29,6 +29,8 @@ type upstream struct {
 	servers  []*server
 	queue    fifo          // guarded by Resolver.mu, and so is later
 	later    fifo          // taken from while queue is empty
+	refused  bool          // an address found queue full, which has not been read since; guarded by Resolver.mu
+	wasFull  time.Duration // last time at which refused was reset, since Resolver.start, plus 1; guarded likewise
 	arrived  chan struct{} // has an element when an address was put into a queue
 	inFlight chan struct{}
 	limit    *rate.Limiter
