@@ -8,9 +8,13 @@ import (
 )
 
 const (
-	chunkSize = 4096 // slots that are allocated at a time
-	sweepSize = 1024 // slots that are swept under one lock
-	chances   = 32   // recently used entries that an eviction passes over at most
+	// chunkSize is the number of slots that are allocated at a time. Slots do not move: growing copies none of them
+	// under the lock.
+	chunkSize = 4096
+	// sweepSize is the number of slots that are swept under one lock, some 10 µs.
+	sweepSize = 1024
+	// chances bounds the recently used entries that an eviction passes over. If all are in use, one of them goes.
+	chances = 32
 
 	// slotOctets is the memory of a slot, 80 octets, and of its place in the index, at most 64.
 	slotOctets = 144
@@ -21,15 +25,22 @@ const (
 // A slotID is the number of a slot plus 1; 0 is no slot.
 type slotID uint32
 
-// An entry is the cached result for an address. Times are since Resolver.start.
+// An entry is the cached result for an address. Times are since Resolver.start, always fresh <= stale <= expires where
+// stale is set.
 type entry struct {
-	name     string
-	fresh    time.Duration // until then it is not looked up again
-	stale    time.Duration // until then a name stands in for failures
-	expires  time.Duration // until then it is kept
-	status   uint8         // a flowpb.NameStatus
+	// name is set only with status OK.
+	name string
+	// fresh is the time until which the address is not looked up again. Afterwards Peek still returns the entry.
+	fresh time.Duration
+	// stale is the time until which a name stands in for failures (RFC 8767); 0 without a name.
+	stale time.Duration
+	// expires is the time at which the entry counts as absent.
+	expires time.Duration
+	// status is a flowpb.NameStatus. Eight bits keep a slot at 80 octets.
+	status   uint8
 	verified bool
-	fails    uint8 // failures in a row
+	// fails is the number of failures in a row, which sets the time of the next try.
+	fails uint8
 }
 
 // answer returns the Answer of e.
@@ -42,19 +53,26 @@ func (e *entry) answer() Answer {
 }
 
 // A slot holds an address that is cached, pending, or both: the old answer of an address stays while it is looked up
-// again.
+// again. A slot that is neither is free and not in the index.
 type slot struct {
 	entry
-	key     [16]byte
-	newer   slotID // neighbours in the list of cached slots
-	older   slotID
-	next    slotID // in its fifo, or in the list of free slots
-	cached  bool
-	pending bool // in a fifo or being looked up
-	used    bool // since it was written, or passed over by an eviction
+	// key is the address in 16 octets, IPv4 in its v4-mapped form.
+	key [16]byte
+	// newer and older are the neighbours in the list of cached slots.
+	newer slotID
+	older slotID
+	// next is the next slot of its fifo, or of the list of free slots.
+	next slotID
+	// cached reports whether entry is set.
+	cached bool
+	// pending reports whether the address is in a fifo or being looked up.
+	pending bool
+	// used reports whether the entry was read since it was written or passed over by an eviction.
+	used bool
 }
 
-// A fifo is a queue of pending slots.
+// A fifo is a queue of pending slots. Its elements are linked by slot.next: a queue takes no memory of its own, and an
+// address has at most one place in all queues.
 type fifo struct {
 	head, tail slotID
 	n          int
@@ -82,7 +100,8 @@ func newCache(entries int) *cache {
 	return &cache{index: map[[16]byte]slotID{}, maxCached: entries, maxOctets: entries * entryOctets}
 }
 
-// slot returns the slot with a number other than 0.
+// slot returns the slot with a number other than 0. The pointer stays valid, but the slot may be freed by any call that
+// stores or removes an entry.
 func (c *cache) slot(id slotID) *slot { return &c.chunks[(id-1)/chunkSize][(id-1)%chunkSize] }
 
 // find returns the slot of an address, nil if it is neither cached nor pending. An entry that has expired is removed.
@@ -106,7 +125,8 @@ func (c *cache) live(id slotID, now time.Duration) *slot {
 	return s
 }
 
-// add returns the slot of an address. The caller must mark a new slot as cached or pending.
+// add returns the slot of an address. The caller must mark a new slot as cached or pending before another call, or the slot
+// is lost.
 func (c *cache) add(key *[16]byte) (slotID, *slot) {
 	if id, ok := c.index[*key]; ok {
 		return id, c.slot(id)
@@ -151,7 +171,8 @@ func (c *cache) enqueue(key *[16]byte, q *fifo) {
 	c.pending++
 }
 
-// dequeue removes the first address of q. It stays pending.
+// dequeue removes the first address of q. It stays pending until put: an address that is being looked up must not be queued
+// a second time.
 func (c *cache) dequeue(q *fifo) (a netip.Addr, ok bool) {
 	if q.head == 0 {
 		return a, false
@@ -162,7 +183,9 @@ func (c *cache) dequeue(q *fifo) (a netip.Addr, ok bool) {
 	return netip.AddrFrom16(s.key).Unmap(), true
 }
 
-// put stores the entry of an address, which is no longer pending then, and evicts others if there are too many.
+// put stores the entry of an address, which is no longer pending then, and evicts others if there are too many. The address
+// must not be in a fifo. Each entry counts slotOctets and the length of its name: the longest name makes room by at most
+// three evictions.
 func (c *cache) put(key *[16]byte, e *entry, now time.Duration) {
 	id, s := c.add(key)
 	if s.cached {
@@ -202,7 +225,7 @@ func (c *cache) drop(id slotID, s *slot) {
 	c.release(id, s)
 }
 
-// link makes a slot the newest that is cached.
+// link makes a slot the newest that is cached and counts it. Its entry must be set and must not change until unlink.
 func (c *cache) link(id slotID, s *slot) {
 	s.newer, s.older = 0, c.newest
 	if c.newest == 0 {

@@ -22,7 +22,10 @@ const (
 type result struct {
 	answer Answer
 	ttl    time.Duration // life of the answer; 0 for a failure
-	retry  time.Duration // of a failure without a query: time until its zone may be asked; else 0
+
+	// retry is set for a failure without a query, because the zone is silent: the time until the zone may be asked.
+	// Such a failure does not count as one of the address, or its retry would be later than that of the zone.
+	retry time.Duration
 }
 
 // failed reports whether the lookup gave no answer, in contrast to a known absence of a name.
@@ -31,14 +34,18 @@ func (r result) failed() bool {
 		r.answer.Status == flowpb.NameStatus_NAME_STATUS_TIMEOUT
 }
 
-// A question asks for the records of a name, of class IN.
+// A question asks for the records of a name, of class IN. It must not be modified while a query is in flight.
 type question struct {
-	name    dnsmessage.Name // fully qualified, in lower case
-	kind    dnsmessage.Type
-	address netip.Addr // of A and AAAA: the address whose presence in the reply is of interest
+	// name is fully qualified and in lower case, as text with dots: "4.3.2.1.in-addr.arpa.". A dnsmessage.Name is an
+	// array of 255 octets: a question is passed by pointer.
+	name dnsmessage.Name
+	kind dnsmessage.Type
+
+	// address, with A and AAAA, is the address that the reply must contain to verify the name.
+	address netip.Addr
 }
 
-// rootQuestion asks for the name servers of the root.
+// rootQuestion asks for the name servers of the root (". NS"). Every resolver has them in its cache.
 var rootQuestion = question{name: dnsmessage.MustNewName("."), kind: dnsmessage.TypeNS}
 
 // reverseQuestion asks for the names of a: PTR records of 4.3.2.1.in-addr.arpa. for 1.2.3.4 (RFC 1035 section 3.5), or
@@ -104,35 +111,55 @@ func appendQuery(buf []byte, id uint16, q *question) []byte {
 	return append(buf, 0, 0, 0, 0, 0, 0) // extended RCODE, version, flags; length
 }
 
-// A reply holds what a lookup needs of a response.
+// A reply holds the content of a response that a lookup needs. It has no reference to the octets of the response.
 type reply struct {
-	rcode     dnsmessage.RCode // extended by EDNS (RFC 6891 section 6.1.3)
-	truncated bool             // then the fields below are not set
-	targets   []string         // of PTR records: octets as sent, "" for a target that cannot be read
-	contains  bool             // an address record has the address of the question
-	ttl       time.Duration    // least TTL of the records and of the CNAMEs that lead to them, at most maxTTL
-	negative  time.Duration    // life of a missing name: the lesser of the SOA's TTL and its minimum (RFC 2308 section 5)
+	// rcode includes the upper eight bits that EDNS carries (RFC 6891 section 6.1.3): BADVERS is 16.
+	rcode dnsmessage.RCode
+
+	// truncated is the bit TC. The fields below are not set then: the query must be repeated over TCP.
+	truncated bool
+
+	// targets are those of the PTR records at the end of the chain of CNAMEs, as sent: "WWW.example.com.". They are
+	// chosen by the holder of the reverse zone and must pass hostname before any use. A target that dnsmessage cannot
+	// read, for example with a dot within a label, is "".
+	targets []string
+
+	// contains reports whether an address record has the address of the question.
+	contains bool
+
+	// ttl is the least TTL of the records and of the CNAMEs that lead to them, at most maxTTL. 0 is possible.
+	ttl time.Duration
+
+	// negative is the life of a missing name, from minTTL to maxNegative: the lesser of the SOA's TTL and its minimum
+	// (RFC 2308 section 5).
+	negative time.Duration
 }
 
 var (
-	errOther  = errors.New("response to another query")
+	// errOther is the error of a datagram that must be passed over: it does not answer the query.
+	errOther = errors.New("response to another query")
+	// errFormat is the error of a response to the query that cannot be read to its end.
 	errFormat = errors.New("malformed response")
 )
 
 // parseReply reads the response to a question. It returns errOther if message is no response, or has another id or
-// question. Its cost is bounded by the length of message times maxCNAMEs.
+// question.
+//
+// The octets may come from anybody. The cost is bounded by the length of message times maxCNAMEs, and by 10 compression
+// pointers a name in dnsmessage. A CNAME chain is followed within the message only, as a resolver sends it (RFC 2317
+// delegates reverse zones by CNAMEs); owners are compared without regard to case.
 func parseReply(message []byte, id uint16, q *question) (r reply, err error) {
 	var p dnsmessage.Parser
 	header, err := p.Start(message)
 	if err != nil {
-		return r, errFormat
+		return r, errOther
 	}
 	if !header.Response || header.ID != id || binary.BigEndian.Uint16(message[4:]) != 1 {
 		return r, errOther
 	}
 	asked, err := p.Question()
 	if err != nil || p.SkipAllQuestions() != nil { // the latter ends the section
-		return r, errFormat
+		return r, errOther
 	}
 	if !equalNames(&asked.Name, &q.name) || asked.Type != q.kind || asked.Class != dnsmessage.ClassINET {
 		return r, errOther
@@ -157,7 +184,9 @@ func parseReply(message []byte, id uint16, q *question) (r reply, err error) {
 	return r, r.readRest(&p)
 }
 
-// readAnswers reads the answers that owner has, and returns the target of its first CNAME if there is one.
+// readAnswers reads the answers that owner has, and returns the target of its first CNAME if there is one. found reports
+// whether owner has records of the type that was asked for. p must stand before the first answer, and stands behind the
+// last one afterwards.
 func (r *reply) readAnswers(
 	p *dnsmessage.Parser, owner *dnsmessage.Name, q *question,
 ) (found bool, next *dnsmessage.Name, err error) {
@@ -189,7 +218,9 @@ func (r *reply) readAnswers(
 	}
 }
 
-// readRecord reads a record of the type that was asked for. It returns false if the record was not consumed.
+// readRecord reads a record of the type that was asked for. It returns false if the record was not consumed, so that the
+// caller must skip it. dnsmessage does not compare RDLENGTH with the length of a name: a target may extend into the next
+// record. It is text from the same sender all the same.
 func (r *reply) readRecord(p *dnsmessage.Parser, q *question) bool {
 	switch q.kind {
 	case dnsmessage.TypePTR:
@@ -213,7 +244,8 @@ func (r *reply) readRecord(p *dnsmessage.Parser, q *question) bool {
 	}
 }
 
-// readRest reads the first SOA of the authority section and the extended RCODE.
+// readRest reads the first SOA of the authority section and the extended RCODE. p must stand behind the answers. The SOA
+// gives the life of a missing name; its owner is not compared, since the zone cut is not known here.
 func (r *reply) readRest(p *dnsmessage.Parser) error {
 	for soa := false; ; {
 		h, err := p.AuthorityHeader()
@@ -259,6 +291,9 @@ func equalNames(a, b *dnsmessage.Name) bool {
 	return true
 }
 
+// seconds returns the duration of a TTL. RFC 2181 section 8 wants a TTL with the top bit set to count as 0; clamp bounds it
+// anyway.
 func seconds(n uint32) time.Duration { return time.Duration(n) * time.Second }
 
+// clamp returns d, but at least minTTL and at most most.
 func clamp(d, most time.Duration) time.Duration { return max(minTTL, min(d, most)) }

@@ -87,7 +87,8 @@ func TestAResponseToAnotherQueryIsPassedOver(t *testing.T) {
 		{"another name", good, 7, other, errOther},
 		{"another type", good, 7, forward, errOther},
 		{"the name in capitals (RFC 4343)", upper, 7, q, nil},
-		{"no header", good[:11], 7, q, errFormat},
+		{"no header", good[:11], 7, q, errOther},
+		{"a cut question", good[:20], 7, q, errOther},
 		{"a cut answer", good[:len(good)-20], 7, q, errFormat},
 	} {
 		if _, err := parseReply(tt.message, tt.id, tt.q); !errors.Is(err, tt.want) {

@@ -13,31 +13,45 @@ import (
 )
 
 const (
-	queriesPerSocket = 16              // queries that a socket carries, one after the other
-	socketLife       = 2 * time.Second // age at which a socket is no longer taken
-	idleSockets      = 16              // that are kept for each server
-	strayReplies     = 100             // datagrams that are no reply to a query and are passed over
+	// queriesPerSocket is the number of queries that a socket carries, one after the other.
+	queriesPerSocket = 16
+	// socketLife is the age at which a socket is not taken for another query.
+	socketLife = 2 * time.Second
+	// idleSockets bounds the idle sockets of a server. More are closed after their query.
+	idleSockets = 16
+	// strayReplies bounds the datagrams that are passed over while a query waits for its reply, so that a flood does
+	// not cost more than that.
+	strayReplies = 100
 )
 
-// A transport sends queries to servers.
+// A transport sends queries to servers. Tests have one that answers from memory.
 type transport interface {
-	// exchange returns the response to q. proto is udp or tcp, server host:port. It must return when ctx ends.
+	// exchange sends q and returns the reply to it. proto is "udp" or "tcp", server is an address with a port. It must
+	// return when ctx ends, and within timeout. An error says that there was no reply, or none that can be read; a reply
+	// with any RCODE is not an error. It may be called by several goroutines at once. ctx must be that of Run: sockets
+	// belong to it.
 	exchange(ctx context.Context, q *question, proto, server string, timeout time.Duration) (reply, error)
 
 	// close closes idle sockets. It must not be called while exchange is.
 	close()
 }
 
-// A socket is a connected UDP socket.
+// A socket is a UDP socket that is connected to a server: the kernel discards datagrams of other senders. One query at a
+// time may use it.
 type socket struct {
 	net.Conn
 	opened time.Time
-	uses   int
-	buf    [maxUDPPayload]byte // of the query, then of the reply
-	detach func() bool         // from the context whose end closes the socket
+	uses   int // queries that were answered
+
+	// buf holds the query until it is sent, then the reply. A reply beyond the size that EDNS allows is cut, and then
+	// malformed.
+	buf [maxUDPPayload]byte
+
+	// detach ends the tie to the context whose end closes the socket.
+	detach func() bool
 }
 
-// end closes the socket.
+// end closes the socket. It must be called for each socket that take returned and release did not get.
 func (s *socket) end() {
 	s.detach()
 	_ = s.Close()
@@ -54,6 +68,7 @@ type network struct {
 	idle map[string][]*socket // by server, guarded by mu
 }
 
+// exchange implements transport.
 func (n *network) exchange(
 	ctx context.Context, q *question, proto, server string, timeout time.Duration,
 ) (reply, error) {
@@ -99,7 +114,7 @@ func (n *network) take(ctx context.Context, server string) (*socket, error) {
 	return s, nil
 }
 
-// open opens a UDP socket.
+// open opens a UDP socket. The kernel chooses its port: net.ipv4.ip_local_port_range, 28 232 ports by default.
 func (n *network) open(ctx context.Context, server string) (net.Conn, error) {
 	if n.dial != nil {
 		return n.dial(ctx, "udp", server)
@@ -111,7 +126,7 @@ func (n *network) open(ctx context.Context, server string) (net.Conn, error) {
 	return net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 }
 
-// release makes a socket idle, or closes it.
+// release makes a socket idle, or closes it. It must be called only after a reply: no other may be on its way.
 func (n *network) release(server string, s *socket) {
 	if s.uses++; s.uses < queriesPerSocket {
 		n.mu.Lock()
@@ -127,6 +142,7 @@ func (n *network) release(server string, s *socket) {
 	s.end()
 }
 
+// close implements transport.
 func (n *network) close() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -160,7 +176,8 @@ func (s *socket) ask(q *question, deadline time.Time) (reply, error) {
 	return reply{}, errOther
 }
 
-// exchangeTCP sends a query over a connection of its own (RFC 7766 section 8: two octets of length, then the message).
+// exchangeTCP sends a query over a connection of its own (RFC 7766 section 8: two octets of length, then the message). Few
+// replies are truncated, so that connections are not kept. A message has 65 535 octets at most.
 func (n *network) exchangeTCP(ctx context.Context, q *question, server string, timeout time.Duration) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
