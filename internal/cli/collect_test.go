@@ -61,7 +61,8 @@ func TestWhatIsCollectedIsWhatTheCaptureHolds(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	// Received now, from another address, by another name; else the capture's.
+	// The flows differ from those of the capture only in the receive time, the exporter's address and its
+	// name.
 	byOffset := func(list []*flowpb.FlowMessage) map[[2]uint64]*flowpb.FlowMessage {
 		m := map[[2]uint64]*flowpb.FlowMessage{}
 		for _, f := range list {
@@ -128,7 +129,7 @@ func TestAKilledCollectorsFileReadsUpToItsLastBlock(t *testing.T) {
 			want += len(m)
 		}
 		wait("written", func() bool { return flows() == want })
-		payloads.Send(t, to, sent[50:200]) // some of it is in a block, some is not
+		payloads.Send(t, to, sent[50:200]) // some are in a written block, some are not
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -137,7 +138,7 @@ func TestAKilledCollectorsFileReadsUpToItsLastBlock(t *testing.T) {
 		if whole < want {
 			t.Errorf("%s: %d flows of at least %d", name, whole, want)
 		}
-		// Half a block, as a crash of the machine leaves it.
+		// Half a block, as after a crash of the machine.
 		b, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

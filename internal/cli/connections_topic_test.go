@@ -140,14 +140,14 @@ func TestTheNewestReportOfEachConnectionOnTheTopic(t *testing.T) {
 			t.Errorf("%s: there are some: %q", tt.name, got.errout)
 		}
 		if !strings.Contains(got.errout, "1 records of t.connections are not connections") {
-			t.Errorf("%s: the record that is none is not told of: %q", tt.name, got.errout)
+			t.Errorf("%s: want a report of the record that is not a connection: %q", tt.name, got.errout)
 		}
 	}
 	if got := run(t, "", "connections", "--from-start", "--interim", "--limit", "2", "--json"); len(idsOf(t, got.out)) != 2 || got.code != 0 {
-		t.Errorf("two of those that come: %s%s", got.out, got.errout)
+		t.Errorf("--limit 2: %s%s", got.out, got.errout)
 	}
 	if got := run(t, "", "connections", "--once", "--top", "1", "--csv"); strings.Count(got.out, "\n") != 2 || !strings.Contains(got.errout, ", 1 of 4 connections\n") {
-		t.Errorf("the greatest: %s%s", got.out, got.errout)
+		t.Errorf("--top: %s%s", got.out, got.errout)
 	}
 	table := run(t, "", "connections", "--once")
 	if lines := strings.Split(strings.TrimSpace(table.out), "\n"); len(lines) != 5 || !strings.Contains(lines[1], "report 2") || !strings.Contains(lines[4], "goes on, report 1") {
@@ -155,7 +155,7 @@ func TestTheNewestReportOfEachConnectionOnTheTopic(t *testing.T) {
 	}
 	t.Setenv("TOPIC_PREFIX", "other.")
 	if got := run(t, "", "connections", "--once"); got.code != 1 || !strings.Contains(got.errout, "other.connections") {
-		t.Errorf("a topic that is not there: %d, %q", got.code, got.errout)
+		t.Errorf("a missing topic: %d, %q", got.code, got.errout)
 	}
 }
 

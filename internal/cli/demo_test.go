@@ -83,8 +83,8 @@ func TestDemoShowsNamedConnectionsOfBothDirections(t *testing.T) {
 		t.Errorf("%d connections with both directions, want 37", both)
 	}
 
-	// A conversation observed by two routers counts once: softflowd_v9_synth_adj
-	// and softflowd_v5_synth_adj say 1820 octets there and 7280 back.
+	// A conversation observed by two routers counts once: softflowd_v9_synth_adj and softflowd_v5_synth_adj
+	// both have 1820 octets forward and 7280 back.
 	found := false
 	for _, r := range rows {
 		if r.Initiator.Address != "10.1.1.10" || r.Responder.Port != 443 {

@@ -140,6 +140,6 @@ func TestWrongUsageOfDoctor(t *testing.T) {
 		}
 	}
 	if r := run(t, "", "doctor", "no-such-file.pcap"); r.code != console.ExitFailed {
-		t.Errorf("a file that is not there: exit code %d", r.code)
+		t.Errorf("a missing file: exit code %d", r.code)
 	}
 }

@@ -259,7 +259,7 @@ func TestElementsWithoutANameAreListedInOneOrder(t *testing.T) {
 	}
 }
 
-// FuzzFlow holds that no flow can make a Checkup panic.
+// FuzzFlow checks that no flow makes a Checkup panic.
 func FuzzFlow(f *testing.F) {
 	b, err := proto.Marshal(sound(1, false))
 	if err != nil {

@@ -107,14 +107,14 @@ func TestAWrongFileLeavesTheOldOneInForce(t *testing.T) {
 		t.Errorf("wrong file: got %v, %v", changed, err)
 	}
 	if f.Table().Len() != 4 {
-		t.Errorf("want the 4 entries of before, got %d", f.Table().Len())
+		t.Errorf("want the previous 4 entries, got %d", f.Table().Len())
 	}
 	write("exporters:\n- address: 192.0.2.9\n")
 	if changed, err := f.Reload(); !changed || err != nil || f.Table().Len() != 1 {
 		t.Errorf("right file: got %v, %v, %d entries", changed, err, f.Table().Len())
 	}
 	if _, err := Open(path + ".none"); err == nil {
-		t.Error("a file that is not there: want an error")
+		t.Error("a missing file: want an error")
 	}
 }
 

@@ -73,8 +73,8 @@ func (w *world) publish() {
 	}
 }
 
-// slots lets an exporter send for n slots, ten datagrams each, by turns to all
-// replicas; lose says which are lost, counted over all.
+// slots lets an exporter send for n slots, ten datagrams each, to all replicas in turn. lose reports whether
+// datagram i, counted from the start, is lost.
 func (w *world) slots(n int, lose func(i int) bool) {
 	w.t.Helper()
 	for range n {
@@ -200,7 +200,7 @@ func TestALateSetIsNotLost(t *testing.T) {
 	w := newWorld(t, 2, 10, Records)
 	w.slots(2, nil)
 	at, sequence := w.now, w.sequence
-	u := Units{Datagrams: 1} // its records are not known yet
+	u := Units{Datagrams: 1} // the number of its records is not known yet
 	late := Datagram{Stream: Stream{router, 10, 7}, Received: at.UnixNano(), Export: at.UnixNano(), Sequence: sequence, Sequenced: true, Units: u, Undecoded: 1}
 	w.replicas[0].Add(&late)
 	w.sequence += 25
@@ -321,7 +321,7 @@ func TestForgedExportersKeepNoRealOneOut(t *testing.T) {
 	w.send(0, 1, 0)
 	w.publish()
 	if got := w.row(); got.Exporter != router || got.Received[Flows] != 1 {
-		t.Errorf("want the exporter of which something was decoded, got %+v", got)
+		t.Errorf("want only the exporter with decoded data, got %+v", got)
 	}
 	if n := len(w.replicas[0].book.streams); n > maxUnproven+1 {
 		t.Errorf("%d streams", n)

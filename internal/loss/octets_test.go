@@ -98,8 +98,8 @@ func TestAccountingStaysWithinItsOctets(t *testing.T) {
 	}
 }
 
-// An exporter that sends all the time keeps its place in the tally, in the book and in
-// the cluster, whatever is forged meanwhile.
+// An exporter that sends all the time must keep its place in the tally, in the book and in the cluster during
+// a flood of forged streams.
 func TestForgedStreamsPushOutNoEstablishedOne(t *testing.T) {
 	honest := netip.MustParseAddr("192.0.2.1")
 	r, c := newReplica("r"), NewCluster()
@@ -116,7 +116,7 @@ func TestForgedStreamsPushOutNoEstablishedOne(t *testing.T) {
 	}
 	forging := 0
 	for range 4 {
-		for range 6000 { // before the honest exporter's datagram, of everything most
+		for range 6000 { // before the honest exporter's datagram, with the maximum of every count
 			for run := range 2 {
 				r.add(forged(forging), now, uint32(run)<<25, int64(1000*run))
 			}
@@ -176,7 +176,7 @@ func TestANewExporterIsTakenInDuringAFlood(t *testing.T) {
 	}
 }
 
-// Replicas that come and go, each with streams of its own, as in a week of forgeries.
+// Replicas come and go, each with its own streams, as during a week of forgeries.
 func TestTheClusterForgets(t *testing.T) {
 	c := NewCluster()
 	c.MaxOctets = 4 << 20
@@ -230,7 +230,7 @@ func TestTheTopIsWhoIsActiveLongest(t *testing.T) {
 	turn(listed)
 	top := c.Top(1000, 100)
 	want := []netip.Addr{listed, old, busy}
-	if len(top) != 100 { // those that are new are few
+	if len(top) != 100 { // few are new
 		t.Fatalf("want 100 rows, got %d", len(top))
 	}
 	for i, a := range want {
@@ -355,8 +355,8 @@ func TestForgedRunsDoNotCrowdOutTheExporters(t *testing.T) {
 	}
 }
 
-// Kafka is away: slots that were not published pile up to the bound, and an exporter
-// with few slots still has room for its own.
+// While Kafka is unavailable, unpublished slots accumulate up to the bound. An exporter with few slots must
+// still have room for its own.
 func TestSlotsThatWaitForKafkaAreSharedByAllStreams(t *testing.T) {
 	const streams, turns = 250, 5
 	r := newReplica("r")
@@ -392,8 +392,8 @@ func TestSlotsThatWaitForKafkaAreSharedByAllStreams(t *testing.T) {
 	}
 }
 
-// Newcomers have a quarter of the room of tallies, and an established stream has its
-// own account though it comes last.
+// New streams may use a quarter of the memory of tallies, and an established stream must have its own account
+// even if it comes last.
 func TestForgedStreamsFillNoTally(t *testing.T) {
 	r := newReplica("r")
 	now := start

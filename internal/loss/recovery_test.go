@@ -142,7 +142,7 @@ func TestWhatAKilledReplicaPublishedIsNotLost(t *testing.T) {
 	}
 }
 
-// A process that is stopped for a minute and goes on reports for itself.
+// A process that is paused for a minute and continues reports for itself.
 func TestAPausedReplicaCountsOnceAfterItsRecovery(t *testing.T) {
 	k := &topics{world: newWorld(t, 2, 10, Records)}
 	for range 6 {
@@ -262,13 +262,13 @@ func TestProcessesThatEndedWithoutClosingTheirAccountAreFound(t *testing.T) {
 	take("killed", 2, byOther, start.Add(55*time.Second))
 	take("alive", 6, running, start.Add(340*time.Second))
 	take("restarted", 5, running, start.Add(340*time.Second))
-	// An attempt that came to nothing is made again after five minutes.
+	// A failed attempt is repeated after five minutes.
 	if got, want := fmt.Sprint(named(start.Add(350*time.Second))), "[restarted 4 5]"; got != want {
 		t.Errorf("after 350 s: want %s, got %s", want, got)
 	}
 	take("killed", 2, running, start.Add(360*time.Second)) // it was paused
 	if got, want := fmt.Sprint(named(start.Add(420*time.Second))), "[killed 2 0]"; got[:len("[")] != want[:1] || len(got) < len(want) {
-		t.Errorf("after it went on: want %s among them, got %s", want, got)
+		t.Errorf("after it continued: want %s among them, got %s", want, got)
 	}
 	for i := range 3 * maxKnownLives {
 		take("x", int64(1000+i), running, start.Add(400*time.Second))
@@ -293,7 +293,7 @@ func FuzzRecovery(f *testing.F) {
 		c := NewCluster()
 		for _, rep := range r.Reports() {
 			if err := c.Take(rep.Key, rep.Value); err != nil {
-				t.Fatalf("a report of our own: %v", err)
+				t.Fatalf("a report of Weir's own: %v", err)
 			}
 		}
 	})
@@ -348,7 +348,7 @@ func TestARecoveryCountsOnceHoweverOftenAndLateItIsRead(t *testing.T) {
 				check("recovered")
 			}
 			later(tt.again)
-			for _, rep := range reports { // of a replica that read the topics at the same time
+			for _, rep := range reports { // as if from a replica that read the topics at the same time
 				k.report(rep)
 			}
 			check("recovered again")
@@ -375,7 +375,7 @@ func TestAnAccountThatWasClosedInASilenceIsCompletedAfterAKill(t *testing.T) {
 		k.report(rep)
 	}
 	if !k.recovery(silent).Closed() {
-		t.Fatal("the account is not closed in the silence: proves nothing")
+		t.Fatal("the account is not closed in the silence: the test needs that")
 	}
 	both()
 	killed := silent
@@ -386,7 +386,7 @@ func TestAnAccountThatWasClosedInASilenceIsCompletedAfterAKill(t *testing.T) {
 	k.publish(1)
 	r := k.recovery(killed)
 	if r.Closed() {
-		t.Fatal("the account counts as closed after the process went on")
+		t.Fatal("the account counts as closed after the process continued")
 	}
 	for _, rep := range r.Reports() {
 		k.report(rep)
@@ -447,7 +447,7 @@ func TestManyReportsAreRecoveredFromTheNewest(t *testing.T) {
 			r.Flow(f)
 		}
 		if flows, beyond := r.Flows(); flows != 0 || beyond != (streams > 1) {
-			t.Errorf("%d streams: %d flows are added that were counted; more than is held: %v", streams, flows, beyond)
+			t.Errorf("%d streams: %d flows are added although they were counted; beyond the bound: %v", streams, flows, beyond)
 		}
 	}
 }

@@ -28,7 +28,7 @@ func summaryReport() *flowpb.ExporterReport {
 	}
 }
 
-// Three slots whose begins differ by 2^64-10 in all gave a divisor of 0.
+// The beginnings of three slots, which differ by 2^64-10 in total, once gave a divisor of 0.
 func TestPoisonedReportsAreRefused(t *testing.T) {
 	slot := func(change func(*flowpb.ExporterSlot)) *flowpb.ExporterReport {
 		m := slotReport(1_790_000_000)
@@ -115,7 +115,7 @@ func TestSumsOfReportsSaturate(t *testing.T) {
 	}
 }
 
-// checkRow fails t for figures that nothing can be.
+// checkRow fails t for impossible figures.
 func checkRow(t *testing.T, r Row) {
 	t.Helper()
 	if !(r.FlowsPerSecond >= 0 && r.FlowsPerSecond <= math.MaxInt64) {

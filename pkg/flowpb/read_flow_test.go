@@ -10,7 +10,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// The fields that are read have the values that proto.Unmarshal gives them. internal/enrich tests that they are enough.
+// ReadPairingFields must set the fields that it reads to the values of proto.Unmarshal. internal/enrich tests
+// that these fields are sufficient.
 func FuzzReadFlowGivesWhatProtobufGives(f *testing.F) {
 	seed := make([]byte, 100)
 	for i := range seed {
@@ -28,7 +29,7 @@ func FuzzReadFlowGivesWhatProtobufGives(f *testing.F) {
 		var want, got flowpb.FlowMessage
 		wantErr, gotErr := proto.Unmarshal(b, &want), flowpb.ReadPairingFields(b, &got)
 		if gotErr != nil && wantErr == nil {
-			t.Fatalf("%x: %v, and proto.Unmarshal accepts it", b, gotErr)
+			t.Fatalf("%x: %v, but proto.Unmarshal accepts it", b, gotErr)
 		}
 		if wantErr != nil {
 			return // the error may be in a field that ReadPairingFields skips

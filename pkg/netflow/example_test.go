@@ -17,7 +17,7 @@ var (
 	data     = read("v9_data.hex")
 )
 
-// Parse a datagram that has everything with it.
+// Parse parses a datagram that needs no template, such as NetFlow v5.
 func Example() {
 	p := netflow.NewParser(nil)
 	packet, err := p.ParseHex(read("v5_30.hex"), netip.AddrPort{}, time.Time{})
@@ -34,8 +34,8 @@ func Example() {
 	// 10.100.204.121:9813 to 192.168.76.136:443, protocol 6: 910744 octets in 6939 packets
 }
 
-// NetFlow v9 and IPFIX describe their records by templates, which a Parser keeps:
-// by exporter, so tell it which one a datagram came from.
+// The records of NetFlow v9 and IPFIX are described by templates. A Parser stores them by exporter, so each
+// call must name the exporter of the datagram.
 func ExampleParser_Parse() {
 	router := netip.MustParseAddrPort("192.0.2.1:40000")
 	p := netflow.NewParser(nil)
@@ -58,7 +58,8 @@ func ExampleParser_Parse() {
 	// 24 flows
 }
 
-// Data may come before its template. It is kept in the packet, and decodes later.
+// Data may arrive before its template. The packet then contains the undecoded set, which can be decoded
+// later.
 func ExampleDataSet_Decode() {
 	router := netip.MustParseAddrPort("192.0.2.1:40000")
 	p := netflow.NewParser(nil)
@@ -84,7 +85,7 @@ func ExampleDataSet_Decode() {
 	// 24 flows
 }
 
-// A collector in a few lines.
+// A minimal collector.
 func ExampleNewParser() {
 	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -94,7 +95,7 @@ func ExampleNewParser() {
 
 	p := netflow.NewParser(nil)
 	buf := make([]byte, 65535)
-	for range 2 { // for ever, in earnest
+	for range 2 { // a real collector loops for ever
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if err != nil {
 			log.Fatal(err)

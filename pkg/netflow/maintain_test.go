@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Templates of a Parser live as documented: what nobody sends for a day goes, by the
-// clock of NewTemplates, and templates that no data uses cannot push out one that is in use.
+// A template must expire if it was not received for a day, by the clock of NewTemplates, and templates that
+// no data uses must not evict a template in use.
 func TestTemplatesExpireAndUsedOnesStay(t *testing.T) {
 	now := time.Unix(1_790_000_000, 0)
 	ts := NewTemplates(func() time.Time { return now })
@@ -31,7 +31,7 @@ func TestTemplatesExpireAndUsedOnesStay(t *testing.T) {
 	if n := flows(data, from); n != 1 {
 		t.Fatalf("want a flow, got %d", n)
 	}
-	for i := range 70_000 { // more than unused ones are kept
+	for i := range 70_000 { // more than the limit of unused templates
 		flows(template, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 9))
 	}
 	if s := ts.store.Stats(); s.Pending != 0 || s.Evicted == 0 {
@@ -44,6 +44,6 @@ func TestTemplatesExpireAndUsedOnesStay(t *testing.T) {
 	flows(template, netip.MustParseAddrPort("192.0.2.2:9"))
 	packet, err := p.Parse(data, from, now)
 	if err != nil || len(packet.Undecoded) != 1 || ts.store.Stats().Definitions != 1 {
-		t.Errorf("after a day: want the set undecoded and the new template alone, got %+v, %v, %+v", packet, err, ts.store.Stats())
+		t.Errorf("after a day: want the set undecoded and only the new template, got %+v, %v, %+v", packet, err, ts.store.Stats())
 	}
 }

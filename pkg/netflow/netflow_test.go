@@ -18,7 +18,7 @@ import (
 	"weir/pkg/netflow"
 )
 
-// read returns one of the decoder's datagrams, hex text.
+// read returns a datagram of the decoder's test data, hex text.
 func read(name string) string {
 	b, err := os.ReadFile(filepath.Join("..", "..", "internal", "decode", "testdata", name))
 	if err != nil {
@@ -65,8 +65,8 @@ func TestWhatCannotBeDecodedSaysWhy(t *testing.T) {
 	}
 }
 
-// A v9 options template and its record, by hand (RFC 3954 section 6.1): scope System
-// of 4 octets, then samplingInterval (34) of 4 and an interface's name (82) of 8.
+// A v9 options template and its record, laid out by hand (RFC 3954 section 6.1): scope System of 4 octets,
+// samplingInterval (34) of 4, and an interface name (82) of 8.
 func TestOptionsData(t *testing.T) {
 	const text = "0009 0002 00000001 65000000 00000001 00000007" +
 		"0001 0016 0101 0004 0008 0001 0004 0022 0004 0052 0008" +
@@ -86,11 +86,11 @@ func TestOptionsData(t *testing.T) {
 		t.Errorf("values: %+v", v)
 	}
 	if _, ok := (&netflow.Value{Octets: make([]byte, 9)}).Uint(); ok {
-		t.Error("9 octets are a number")
+		t.Error("9 octets were accepted as a number")
 	}
 }
 
-// Parsers of several goroutines share Templates; what one learns the others know.
+// Parsers of several goroutines share Templates: a template that one of them receives is known to all.
 func TestParsersShareTemplates(t *testing.T) {
 	known := netflow.NewTemplates(time.Now)
 	if _, err := netflow.NewParser(known).ParseHex(template, router, time.Now()); err != nil {
@@ -170,8 +170,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// A flow at an uptime of 613 775 597 ms in a datagram of uptime 0: 2^32 ms less that
-// before the export, 42.6 days, where so much is believed.
+// The flow has an uptime of 613 775 597 ms in a datagram of uptime 0: it is 2^32 ms less that value before
+// the export, 42.6 days, if such an age is accepted.
 func TestTheAgeOfUptimesIsBounded(t *testing.T) {
 	b := []byte{0, 5, 0, 1}
 	for _, v := range []uint32{0, 1_700_000_000, 0, 1, 0, 0x0a000001, 0x0a000002, 0, 0, 1, 100, 613_775_597, 613_775_597, 0, 0x1100, 0, 0} {
@@ -189,7 +189,7 @@ func TestTheAgeOfUptimesIsBounded(t *testing.T) {
 	}
 	for _, age := range []time.Duration{-1, time.Minute, 1194 * time.Hour} {
 		if err := netflow.NewParser(nil).SetMaxUptimeAge(age); err == nil || !strings.Contains(err.Error(), "want 2m0s to 1193h0m0s") {
-			t.Errorf("age %v: want what it can be, got %v", age, err)
+			t.Errorf("age %v: want an error with the valid range, got %v", age, err)
 		}
 	}
 }

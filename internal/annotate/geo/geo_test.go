@@ -60,20 +60,20 @@ func TestTheFilesAreReadAgainWhenTheyChange(t *testing.T) {
 	}
 	write(t, asns, maxmind.Database(t, "ASN", map[string]mmdbtype.DataType{"192.0.2.0/24": as(64999)}), now.Add(time.Minute))
 	if changed, err := f.Reload(); err != nil || len(changed) != 1 || changed[0] != asns {
-		t.Errorf("one has changed: %v, %v", changed, err)
+		t.Errorf("after a change of one file: %v, %v", changed, err)
 	}
 	check("192.0.2.1", 64999, "DE")
 
 	write(t, asns, []byte("half a file"), now.Add(2*time.Minute))
 	if _, err := f.Reload(); err == nil || !strings.Contains(err.Error(), asns) {
-		t.Errorf("a file that is none: %v", err)
+		t.Errorf("a file that is not a database: %v", err)
 	}
 	check("192.0.2.1", 64999, "DE")
 	if err := os.Remove(countries); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.Reload(); err == nil || !strings.Contains(err.Error(), countries) {
-		t.Errorf("a file that is gone: %v", err)
+		t.Errorf("a missing file: %v", err)
 	}
 	check("192.0.2.1", 64999, "DE")
 }

@@ -180,10 +180,10 @@ func TestACutFileGivesWhatCameBefore(t *testing.T) {
 				t.Fatalf("%s cut to %d octets gives %d datagrams", name, n, len(got))
 			}
 		}
-		// pcap: before the first packet and before the second; pcapng: also
-		// behind the section header.
+		// A file may end before the first packet and before the second; a pcapng file also behind the section
+		// header.
 		if want := map[string]int{"pcap": 2, "pcapng": 3}[name]; ends != want {
-			t.Errorf("%s: want %d ends that are none within something, got %d", name, want, ends)
+			t.Errorf("%s: want %d cuts at the end of a block or packet, got %d", name, want, ends)
 		}
 	}
 }

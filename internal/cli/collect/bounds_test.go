@@ -107,7 +107,7 @@ func TestForgedTemplatesPushOutNoUsedOneOfACollector(t *testing.T) {
 		c.receive(v9Datagram(now, templateSet(300)), netip.AddrPortFrom(a, 9), now)
 	}
 	if s := c.in.Store.Stats(); s.Evicted == 0 || s.Pending != 0 {
-		t.Errorf("want forged ones evicted, and nothing pending for a topic that there is not: %+v", s)
+		t.Errorf("want forged templates evicted, and none pending, since there is no topic: %+v", s)
 	}
 	before := c.in.Counts().Flows
 	c.receive(v9Datagram(now, dataSet), someExporter, now)

@@ -217,7 +217,7 @@ func TestWhatTheFileDoesNotTakeIsKept(t *testing.T) {
 		t.Fatal("want an error")
 	}
 	if err := w.Write([]byte(strings.Repeat("x", blockOctets))); err != nil {
-		t.Errorf("a block that is full while the file takes nothing: %v", err)
+		t.Errorf("a full block that cannot be written: %v", err)
 	}
 	if err := w.Write(make([]byte, maxHeld)); err != nil || w.Stats().Lost != 1 {
 		t.Errorf("a line without room: %v, %+v", err, w.Stats())

@@ -89,7 +89,7 @@ func TestEstimatesSaturate(t *testing.T) {
 func TestTheKernelsDropsAreOnThePage(t *testing.T) {
 	b, _ := newBoard()
 	if n := b.Snapshot(1).Totals.KernelDrops; n != 0 {
-		t.Errorf("nobody counts: want 0, got %d", n)
+		t.Errorf("without a counter: want 0, got %d", n)
 	}
 	b.KernelDrops = func() uint64 { return 17 }
 	h := NewServer(b, "127.0.0.1", time.Millisecond).Handler()
@@ -176,7 +176,7 @@ func TestTheServer(t *testing.T) {
 	}
 	anywhere := NewServer(b, "0.0.0.0", time.Second)
 	if !anywhere.allowed("192.0.2.1:8055") || anywhere.allowed("evil.example") || !NewServer(b, "weir.example", time.Second).allowed("WEIR.example:1") {
-		t.Error("what other servers are called")
+		t.Error("want only the names of this server allowed")
 	}
 }
 
