@@ -116,7 +116,7 @@ func TestNoTextOfATopicReachesTheTerminal(t *testing.T) {
 	if _, err := store.Learn(&k, meta, &decode.Header{Version: 9}, &decode.Template{ID: 300, Fields: []decode.Field{{ID: 8, Length: 4}}}); err != nil {
 		t.Fatal(err)
 	}
-	store.LearnFact(&k, meta, &decode.Header{Version: 9}, decode.Fact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: 1, Text: "eth0"})
+	store.LearnFact(&k, meta, &decode.Header{Version: 9}, decode.OptionsFact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: 1, Text: "eth0"})
 	for _, r := range store.Due() {
 		st := &flowpb.ExporterState{}
 		if err := proto.Unmarshal(r.Value, st); err != nil {

@@ -56,7 +56,7 @@ type State interface {
 	Facts(k *TemplateKey) *Facts
 	// LearnFact stores one fact of options data for k's exporter, version and domain (k.ID is
 	// ignored).
-	LearnFact(k *TemplateKey, m *Meta, h *Header, f Fact)
+	LearnFact(k *TemplateKey, m *Meta, h *Header, f OptionsFact)
 }
 
 // A Withdrawer is a State of a single transport session, in which templates can be withdrawn (RFC
@@ -78,9 +78,9 @@ type Exporter struct {
 	Interfaces       map[uint32]string // ifIndex → name; takes precedence over options data
 }
 
-// A Fact is one statement of options data about the exporter: a sampling rate, a name, an init
+// An OptionsFact is a statement of options data about the exporter: a sampling rate, a name, an init
 // time.
-type Fact struct {
+type OptionsFact struct {
 	What   flowpb.Fact_What
 	ID     uint64
 	Number uint64
@@ -103,10 +103,10 @@ type Learnt struct {
 // An OptionsRecord is one record of options data.
 type OptionsRecord struct {
 	TemplateID uint16
-	Off        int      // offset of the record in the datagram, octets
-	Values     []Value  // in record order, scopes first
-	Facts      []Fact   // its statements about the exporter
-	Exported   Exported // its totals of the exporting process
+	Off        int           // offset of the record in the datagram, octets
+	Values     []Value       // in record order, scopes first
+	Facts      []OptionsFact // its statements about the exporter
+	Exported   Exported      // its totals of the exporting process
 }
 
 // Exported holds totals that an exporting process reports of itself since its start (IE 40, 41,

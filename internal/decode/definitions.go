@@ -46,7 +46,7 @@ func (v *optionValues) findDefinition() {
 	}
 	b, _ := v.find(oElementName341)
 	if name := cutName(string(bytes.TrimRight(b, "\x00"))); name != "" {
-		v.facts = append(v.facts, Fact{
+		v.facts = append(v.facts, OptionsFact{
 			What: flowpb.Fact_WHAT_ELEMENT_DEFINITION, ID: definitionID(uint32(pen), uint16(id)), Number: typ, Text: name,
 		})
 	}

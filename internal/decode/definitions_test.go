@@ -37,7 +37,7 @@ func ipfixMessage(t testing.TB, sets ...string) []byte {
 
 // ixiaSet is a set of Ixia's template 258: of each record enterprise, element, data type
 // and name.
-func ixiaSet(records ...Fact) string {
+func ixiaSet(records ...OptionsFact) string {
 	var b []byte
 	for _, f := range records {
 		b = binary.BigEndian.AppendUint32(b, uint32(f.ID>>16))
@@ -54,8 +54,8 @@ func ixiaSet(records ...Fact) string {
 }
 
 // definedBy is a fact of a definition.
-func definedBy(pen uint32, id uint16, typ uint64, name string) Fact {
-	return Fact{What: flowpb.Fact_WHAT_ELEMENT_DEFINITION, ID: uint64(pen)<<16 | uint64(id), Number: typ, Text: name}
+func definedBy(pen uint32, id uint16, typ uint64, name string) OptionsFact {
+	return OptionsFact{What: flowpb.Fact_WHAT_ELEMENT_DEFINITION, ID: uint64(pen)<<16 | uint64(id), Number: typ, Text: name}
 }
 
 // The records are octets by RFC 5610: 4242/17 is "queueDepth", unsigned32 (3), a gauge
@@ -65,15 +65,15 @@ func TestTypeInformationIsAFact(t *testing.T) {
 	const numbers = "00001092" + "0011" + "03" + "00" + "0003" + "0000000000000000" + "00000000000003e8"
 	for _, tt := range []struct {
 		name, template, record string
-		want                   []Fact
+		want                   []OptionsFact
 	}{
-		{"all of RFC 5610", typeInformation, numbers + "0a" + name + "14" + about, []Fact{definedBy(4242, 17, 3, "queueDepth")}},
-		{"as Ixia sends it", ixiaTypeInformation, "00001092" + "0011" + "03" + "00" + "0a" + name, []Fact{definedBy(4242, 17, 3, "queueDepth")}},
-		{"a name in the long form", ixiaTypeInformation, "00001092" + "0011" + "03" + "00" + "ff000a" + name, []Fact{definedBy(4242, 17, 3, "queueDepth")}},
+		{"all of RFC 5610", typeInformation, numbers + "0a" + name + "14" + about, []OptionsFact{definedBy(4242, 17, 3, "queueDepth")}},
+		{"as Ixia sends it", ixiaTypeInformation, "00001092" + "0011" + "03" + "00" + "0a" + name, []OptionsFact{definedBy(4242, 17, 3, "queueDepth")}},
+		{"a name in the long form", ixiaTypeInformation, "00001092" + "0011" + "03" + "00" + "ff000a" + name, []OptionsFact{definedBy(4242, 17, 3, "queueDepth")}},
 		{"the element with the enterprise bit", ixiaTypeInformation, "00001092" + "8011" + "03" + "00" + "0a" + name,
-			[]Fact{definedBy(4242, 17, 3, "queueDepth")}},
+			[]OptionsFact{definedBy(4242, 17, 3, "queueDepth")}},
 		{"the greatest numbers", ixiaTypeInformation, "ffffffff" + "7fff" + "ff" + "00" + "0a" + name,
-			[]Fact{definedBy(4294967295, 32767, 255, "queueDepth")}},
+			[]OptionsFact{definedBy(4294967295, 32767, 255, "queueDepth")}},
 		{"no name", ixiaTypeInformation, "00001092" + "0011" + "03" + "00" + "00", nil},
 		{"a name of zeros", ixiaTypeInformation, "00001092" + "0011" + "03" + "00" + "020000", nil},
 	} {
@@ -187,7 +187,7 @@ func TestDefinedNamesAreBounded(t *testing.T) {
 	const fields = 300
 	state := newMemory()
 	tmpl := fixed(8, 4, 12, 4)
-	var defs []Fact
+	var defs []OptionsFact
 	for i := range uint16(fields) {
 		tmpl.Fields = append(tmpl.Fields, Field{PEN: 4242, ID: i + 1, Length: 1})
 		defs = append(defs, definedBy(4242, i+1, 22, strings.Repeat("n", 1000)))

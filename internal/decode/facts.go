@@ -60,7 +60,7 @@ type samplersOfPort struct {
 
 // Set stores a fact as the newest: it replaces the rate, init time or name. A number of 0 or an
 // empty name removes the fact.
-func (f *Facts) Set(fact *Fact) {
+func (f *Facts) Set(fact *OptionsFact) {
 	switch fact.What {
 	case flowpb.Fact_WHAT_INIT_TIME:
 		if fact.ID == 0 {
@@ -78,7 +78,7 @@ func (f *Facts) Set(fact *Fact) {
 }
 
 // Remove removes the newest value of a fact.
-func (f *Facts) Remove(what flowpb.Fact_What, id uint64) { f.Set(&Fact{What: what, ID: id}) }
+func (f *Facts) Remove(what flowpb.Fact_What, id uint64) { f.Set(&OptionsFact{What: what, ID: id}) }
 
 // setSampler stores the rate of a sampler; 0 removes it.
 func (f *Facts) setSampler(id, rate uint64) {
@@ -106,7 +106,7 @@ func (f *Facts) setName(k factNameID, name string) {
 
 // SetOwn stores a fact for one source port only. The caller must call RemoveOwn once the port's
 // value equals the newest.
-func (f *Facts) SetOwn(port uint16, fact *Fact) {
+func (f *Facts) SetOwn(port uint16, fact *OptionsFact) {
 	f.own.Store(ownID{factNameID{fact.What, fact.ID}, port}, ownValue{fact.Number, fact.Text})
 	f.nOwn.Store(int64(f.own.Len()))
 }

@@ -100,7 +100,7 @@ func (d *Decoder) learnForms() {
 			!d.ctx.facts.icmpForms.due(form, d.ctx.meta.Received) {
 			continue
 		}
-		fact := Fact{What: flowpb.Fact_WHAT_ICMPV6_FORM, ID: uint64(form), Number: 1}
+		fact := OptionsFact{What: flowpb.Fact_WHAT_ICMPV6_FORM, ID: uint64(form), Number: 1}
 		d.State.LearnFact(d.key(0), &d.ctx.meta, &d.ctx.header, fact)
 		d.loadFacts()
 		if f := &d.ctx.facts.icmpForms; portForm(f.known.Load())&form != 0 {

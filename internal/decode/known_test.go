@@ -76,7 +76,7 @@ func TestTheSamplingRateIsTheStrongestOneSaid(t *testing.T) {
 			d := &Decoder{State: state, Exporter: func(netip.Addr) *Exporter { return tt.exporter }}
 			if tt.options {
 				k := TemplateKey{Exporter: Map16(testMeta.Exporter), Domain: 256, Version: 10}
-				state.LearnFact(&k, &testMeta, &Header{}, Fact{What: flowpb.Fact_WHAT_SAMPLER, Number: 200})
+				state.LearnFact(&k, &testMeta, &Header{}, OptionsFact{What: flowpb.Fact_WHAT_SAMPLER, Number: 200})
 			}
 			m := wireFlows(t, d, tt.pkt)[0]
 			if got := (want{m.SamplingRate, m.SamplingSource}); got != tt.want {
@@ -329,7 +329,7 @@ func TestAV9InitTimeCountsWhereItAgreesWithTheHeader(t *testing.T) {
 			ds := newDecoders()
 			for _, d := range ds.all() {
 				k := TemplateKey{Exporter: Map16(testMeta.Exporter), Domain: 256, Version: 9}
-				d.State.LearnFact(&k, &testMeta, &Header{}, Fact{What: flowpb.Fact_WHAT_INIT_TIME, Number: tt.initMs})
+				d.State.LearnFact(&k, &testMeta, &Header{}, OptionsFact{What: flowpb.Fact_WHAT_INIT_TIME, Number: tt.initMs})
 			}
 			same(t, ds, templates)
 			own := binary.BigEndian.AppendUint64(slices.Clone(flow), tt.initMs)

@@ -211,7 +211,7 @@ type factCounter struct {
 	n int
 }
 
-func (c *factCounter) LearnFact(k *TemplateKey, m *Meta, h *Header, f Fact) {
+func (c *factCounter) LearnFact(k *TemplateKey, m *Meta, h *Header, f OptionsFact) {
 	c.n++
 	c.State.LearnFact(k, m, h, f)
 }

@@ -99,7 +99,7 @@ type optionValues struct {
 	version uint8
 	has     uint64 // a bit per optionKey
 	octets  [nOptions][]byte
-	facts   []Fact
+	facts   []OptionsFact
 	total   Exported
 	badRate bool // the record has an impossible sampling rate
 }
@@ -171,10 +171,10 @@ func (v *optionValues) findFacts() {
 	v.badRate = states && n == 0
 	if n != 0 {
 		id, _ := v.number(oSelector302, oSampler48)
-		v.facts = append(v.facts, Fact{What: flowpb.Fact_WHAT_SAMPLER, ID: id, Number: n})
+		v.facts = append(v.facts, OptionsFact{What: flowpb.Fact_WHAT_SAMPLER, ID: id, Number: n})
 	}
 	if ms, ok := v.number(oInit160); ok && ms != 0 {
-		v.facts = append(v.facts, Fact{What: flowpb.Fact_WHAT_INIT_TIME, Number: ms})
+		v.facts = append(v.facts, OptionsFact{What: flowpb.Fact_WHAT_INIT_TIME, Number: ms})
 	}
 	v.findTotals()
 	v.findNames()
@@ -223,7 +223,7 @@ func (v *optionValues) findNames() {
 func (v *optionValues) name(k optionKey, what flowpb.Fact_What, id uint64) {
 	if b, ok := v.find(k); ok {
 		if s := string(bytes.TrimRight(b, "\x00")); s != "" {
-			v.facts = append(v.facts, Fact{What: what, ID: id, Text: cutName(s)})
+			v.facts = append(v.facts, OptionsFact{What: what, ID: id, Text: cutName(s)})
 		}
 	}
 }
@@ -232,7 +232,7 @@ func (v *optionValues) name(k optionKey, what flowpb.Fact_What, id uint64) {
 func (v *optionValues) routeDistinguisher(vrf uint64) {
 	if b, ok := v.find(oRouteDistinguisher90); ok {
 		if rd, ok := appendRD(nil, b); ok && len(rd) > 0 {
-			v.facts = append(v.facts, Fact{What: flowpb.Fact_WHAT_VRF_RD, ID: vrf, Text: string(rd)})
+			v.facts = append(v.facts, OptionsFact{What: flowpb.Fact_WHAT_VRF_RD, ID: vrf, Text: string(rd)})
 		}
 	}
 }

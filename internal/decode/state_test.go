@@ -40,7 +40,7 @@ func (m *memory) Facts(k *TemplateKey) *Facts {
 	return &noFacts
 }
 
-func (m *memory) LearnFact(k *TemplateKey, _ *Meta, _ *Header, f Fact) {
+func (m *memory) LearnFact(k *TemplateKey, _ *Meta, _ *Header, f OptionsFact) {
 	if m.facts[*k] == nil {
 		m.facts[*k] = &Facts{}
 	}

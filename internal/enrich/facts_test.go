@@ -20,7 +20,7 @@ func shared(t *testing.T, exporter netip.Addr, domain uint32, all map[uint64]uin
 	k := &decode.TemplateKey{Exporter: decode.Map16(exporter), Domain: domain, Version: 9}
 	for id, rate := range all {
 		s.LearnFact(k, &decode.Meta{Exporter: exporter, Port: 1, Received: time.Now().UnixNano()}, &decode.Header{Version: 9, Domain: domain},
-			decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, ID: id, Number: rate})
+			decode.OptionsFact{What: flowpb.Fact_WHAT_SAMPLER, ID: id, Number: rate})
 	}
 	for _, r := range s.Due() {
 		out = append(out, kafka.Record{Key: r.Key, Value: r.Value})
@@ -78,7 +78,7 @@ func TestAFlowWithoutARateGetsThatOfItsPort(t *testing.T) {
 	for i, rate := range []uint64{10, 60_000} {
 		port := 40001 + uint16(i)
 		s.LearnFact(k, &decode.Meta{Exporter: a, Port: port, Received: int64(port)}, &decode.Header{Version: 9, Domain: 7},
-			decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, Number: rate})
+			decode.OptionsFact{What: flowpb.Fact_WHAT_SAMPLER, Number: rate})
 	}
 	r := newFacts()
 	for _, rec := range s.Due() {

@@ -51,7 +51,7 @@ func TestNamesOfTheExporterComeFromFlowsAndFromTheTopic(t *testing.T) {
 	s := templates.New(templates.Options{Replica: "ingest"})
 	exporter := netip.MustParseAddr("141.223.7.43")
 	k := &decode.TemplateKey{Exporter: decode.Map16(exporter), Domain: 7, Version: 10}
-	for _, f := range []decode.Fact{
+	for _, f := range []decode.OptionsFact{
 		{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: 1, Text: "of the topic"},
 		{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: 2, Text: "ge-0/0/2"},
 		{What: flowpb.Fact_WHAT_VRF_NAME, ID: 3, Text: "red"},

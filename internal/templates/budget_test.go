@@ -72,7 +72,7 @@ func TestANameCostsTheSameWhateverItsID(t *testing.T) {
 		s, _ := newStore("r1")
 		return allocatedBy(func() {
 			for i := range uint64(2000) {
-				learnFact(s, t0, decode.Fact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: ids(i), Text: "eth0"})
+				learnFact(s, t0, decode.OptionsFact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: ids(i), Text: "eth0"})
 			}
 		})
 	}
@@ -192,8 +192,8 @@ func TestALargeInterfaceTableIsLearntAndPublishedWithinAMinute(t *testing.T) {
 	b := New(Options{Replica: "ingest-1", Now: c.now, MaxPerExporter: 10_000})
 	text := strings.Repeat("x", 40)
 	for i := range uint64(4000) {
-		learnFact(s, t0, decode.Fact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: i, Text: text})
-		learnFact(s, t0, decode.Fact{What: flowpb.Fact_WHAT_INTERFACE_DESCRIPTION, ID: i, Text: text})
+		learnFact(s, t0, decode.OptionsFact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: i, Text: text})
+		learnFact(s, t0, decode.OptionsFact{What: flowpb.Fact_WHAT_INTERFACE_DESCRIPTION, ID: i, Text: text})
 	}
 	if got := s.Stats(); got.Facts != 8000 || got.OverBudget != 0 {
 		t.Fatalf("want 8 000 facts and none refused, got %+v", got)

@@ -9,8 +9,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-func defines(typ uint64, name string) decode.Fact {
-	return decode.Fact{What: flowpb.Fact_WHAT_ELEMENT_DEFINITION, ID: 4242<<16 | 17, Number: typ, Text: name}
+func defines(typ uint64, name string) decode.OptionsFact {
+	return decode.OptionsFact{What: flowpb.Fact_WHAT_ELEMENT_DEFINITION, ID: 4242<<16 | 17, Number: typ, Text: name}
 }
 
 // Replicas agree on the newest definition of an element in whichever order they read

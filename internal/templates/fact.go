@@ -120,8 +120,8 @@ func (f *fact) receive(src factSource, first int64, o origin) (changed bool) {
 }
 
 // decodeFact returns a value in the form that decoding reads.
-func (f *fact) decodeFact(v factValue) *decode.Fact {
-	return &decode.Fact{What: f.id.what, ID: f.id.id, Number: v.number, Text: v.text}
+func (f *fact) decodeFact(v factValue) *decode.OptionsFact {
+	return &decode.OptionsFact{What: f.id.what, ID: f.id.id, Number: v.number, Text: v.text}
 }
 
 // show updates decode.Facts for a change of the sources from before to after, both newest

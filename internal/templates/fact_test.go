@@ -15,11 +15,11 @@ import (
 	"weir/pkg/flowpb"
 )
 
-func sampler(id, rate uint64) decode.Fact {
-	return decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, ID: id, Number: rate}
+func sampler(id, rate uint64) decode.OptionsFact {
+	return decode.OptionsFact{What: flowpb.Fact_WHAT_SAMPLER, ID: id, Number: rate}
 }
 
-func learnFact(s *Store, at int64, f decode.Fact) {
+func learnFact(s *Store, at int64, f decode.OptionsFact) {
 	s.LearnFact(key300, &decode.Meta{Exporter: exporterA, Received: at}, &decode.Header{Export: at - 5, Uptime: 11, Sequence: 12}, f)
 }
 
@@ -53,8 +53,8 @@ func TestFactsAreThoseOfTheGreatestReceiveTime(t *testing.T) {
 	wantFacts(t, a, 0, nil)
 	learnFact(a, t0, sampler(0, 100))
 	learnFact(a, t0, sampler(3, 1000))
-	learnFact(a, t0, decode.Fact{What: flowpb.Fact_WHAT_INIT_TIME, Number: 1_700_000_000_000})
-	learnFact(a, t0, decode.Fact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: 1, Text: "eth0"})
+	learnFact(a, t0, decode.OptionsFact{What: flowpb.Fact_WHAT_INIT_TIME, Number: 1_700_000_000_000})
+	learnFact(a, t0, decode.OptionsFact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: 1, Text: "eth0"})
 	old := publish(t, a)
 	learnFact(a, t0+1000, sampler(0, 200))
 	fresh := publish(t, a)
@@ -99,7 +99,7 @@ func TestAFactIsDueWhenItDiffersFromTheTopicsAndForItsRefresh(t *testing.T) {
 
 func TestAFactsRecordIsAsDescribed(t *testing.T) {
 	s, _ := newStore("a")
-	learnFact(s, t0, decode.Fact{What: flowpb.Fact_WHAT_VRF_NAME, ID: 258, Text: "blue\xff"})
+	learnFact(s, t0, decode.OptionsFact{What: flowpb.Fact_WHAT_VRF_NAME, ID: 258, Text: "blue\xff"})
 	r := s.Due()[0]
 	wantKey := []byte{
 		2,
@@ -143,18 +143,18 @@ func TestATombstoneOfAFactForgetsIt(t *testing.T) {
 }
 
 // say has a port of exporterA say facts.
-func say(s *Store, at int64, port uint16, facts ...decode.Fact) {
+func say(s *Store, at int64, port uint16, facts ...decode.OptionsFact) {
 	for _, f := range facts {
 		s.LearnFact(key300, &decode.Meta{Exporter: exporterA, Port: port, Received: at}, &decode.Header{}, f)
 	}
 }
 
-func initTime(ms uint64) decode.Fact {
-	return decode.Fact{What: flowpb.Fact_WHAT_INIT_TIME, Number: ms}
+func initTime(ms uint64) decode.OptionsFact {
+	return decode.OptionsFact{What: flowpb.Fact_WHAT_INIT_TIME, Number: ms}
 }
 
-func ifName(id uint64, name string) decode.Fact {
-	return decode.Fact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: id, Text: name}
+func ifName(id uint64, name string) decode.OptionsFact {
+	return decode.OptionsFact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: id, Text: name}
 }
 
 // readsAll is what a port reads: rate of sampler 0, init time, name of interface 1.
@@ -178,8 +178,8 @@ func wantReads(t *testing.T, s *Store, who string, want map[uint16]string) {
 func TestAPortReadsItsOwnFactsElseTheNewestOfAll(t *testing.T) {
 	a, _ := newStore("a")
 	b, _ := newStore("b")
-	one := []decode.Fact{sampler(0, 10), initTime(1000), ifName(1, "eth0")}
-	two := []decode.Fact{sampler(0, 60_000), initTime(2000), ifName(1, "ge-0/0/0")}
+	one := []decode.OptionsFact{sampler(0, 10), initTime(1000), ifName(1, "eth0")}
+	two := []decode.OptionsFact{sampler(0, 60_000), initTime(2000), ifName(1, "ge-0/0/0")}
 	say(a, t0, 1, one...)
 	wantReads(t, a, "a", map[uint16]string{1: "10 1000eth0", 2: "10 1000eth0", 3: "10 1000eth0"})
 	merge(t, b, publish(t, a)...)

@@ -122,7 +122,7 @@ func (d *definition) receivedAt(at, first int64, o origin) {
 }
 
 // LearnFact implements decode.State.
-func (s *Store) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, f decode.Fact) {
+func (s *Store) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, f decode.OptionsFact) {
 	if !known(f.What) || !possible(f.What, f.Number) || scopeOf(k).check() != nil {
 		return
 	}
@@ -163,7 +163,7 @@ func known(what flowpb.Fact_What) bool {
 // learnFact adds a received fact. changed reports whether a port reads another value now.
 // The shard's lock must be held.
 func (s *Store) learnFact(
-	sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, is decode.Fact,
+	sh *shard, k *decode.TemplateKey, m *decode.Meta, h *decode.Header, is decode.OptionsFact,
 ) (changed bool) {
 	sc, id, v := scopeOf(k), factID{is.What, is.ID}, factValue{is.Number, is.Text}
 	a := sh.allowanceOf(k.Exporter)

@@ -90,7 +90,7 @@ func TestNoMoreThanEightLayoutsOfATemplateIDAreKept(t *testing.T) {
 func TestAtItsLimitAnExportersOldestFactGoes(t *testing.T) {
 	s := limited(3, 100)
 	for i := range uint64(5) {
-		learnFact(s, t0+int64(i), decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, ID: i, Number: 10})
+		learnFact(s, t0+int64(i), decode.OptionsFact{What: flowpb.Fact_WHAT_SAMPLER, ID: i, Number: 10})
 	}
 	if got := fmt.Sprint(ratesOf(s.Facts(key300))); got != "map[2:10 3:10 4:10]" {
 		t.Errorf("samplers: want 2, 3 and 4, got %s", got)

@@ -82,13 +82,13 @@ func TestTheOctetsOfEverythingKeptAreAccounted(t *testing.T) {
 			}
 		}},
 		{"samplers", 4000, func(s *Store, i int) {
-			learnFact(s, t0, decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, ID: uint64(i), Number: 10})
+			learnFact(s, t0, decode.OptionsFact{What: flowpb.Fact_WHAT_SAMPLER, ID: uint64(i), Number: 10})
 		}},
 		{"names", 4000, func(s *Store, i int) {
-			learnFact(s, t0, decode.Fact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: uint64(i), Text: fmt.Sprintf("interface %d", i)})
+			learnFact(s, t0, decode.OptionsFact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: uint64(i), Text: fmt.Sprintf("interface %d", i)})
 		}},
 		{"long names", 4000, func(s *Store, i int) {
-			learnFact(s, t0, decode.Fact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: uint64(i), Text: fmt.Sprintf("%01000d", i)})
+			learnFact(s, t0, decode.OptionsFact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: uint64(i), Text: fmt.Sprintf("%01000d", i)})
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -155,7 +155,7 @@ func TestFactsAreBoundedByOctetsAndSpareConfirmedDefinitions(t *testing.T) {
 	s.Due()
 	for i := range 4000 {
 		c.ns += 1e8 // within the budget of one exporter
-		learnFact(s, t0+int64(i), decode.Fact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: uint64(i), Text: fmt.Sprintf("%01000d", i)})
+		learnFact(s, t0+int64(i), decode.OptionsFact{What: flowpb.Fact_WHAT_INTERFACE_NAME, ID: uint64(i), Text: fmt.Sprintf("%01000d", i)})
 	}
 	if st := s.Stats(); st.Octets > most*5/8 || st.Octets < most*3/8 || st.Definitions != 1 || st.Facts+int(st.Evicted) != 4000 {
 		t.Errorf("want half of %d octets used, and the definition known; got %+v", most, st)

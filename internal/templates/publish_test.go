@@ -137,7 +137,7 @@ func TestALostTopicGetsAgainWhatThisReplicaReceived(t *testing.T) {
 	a, _ := newStore("a")
 	b, _ := newStore("b")
 	learn(t, a, t0, 1, 4)
-	a.LearnFact(key300, &decode.Meta{Received: t0}, &decode.Header{}, decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, Number: 5})
+	a.LearnFact(key300, &decode.Meta{Received: t0}, &decode.Header{}, decode.OptionsFact{What: flowpb.Fact_WHAT_SAMPLER, Number: 5})
 	merge(t, b, publish(t, a)...)
 	a.Republish()
 	b.Republish()

@@ -110,7 +110,7 @@ func TestIPFIXUptimesWaitOnceForTheInitTime(t *testing.T) {
 	if s.Plan(k, m, h) != nil {
 		t.Error("no init time yet: want a wait")
 	}
-	s.LearnFact(k, m, h, decode.Fact{What: flowpb.Fact_WHAT_INIT_TIME, Number: 1_700_000_000_000})
+	s.LearnFact(k, m, h, decode.OptionsFact{What: flowpb.Fact_WHAT_INIT_TIME, Number: 1_700_000_000_000})
 	if s.Plan(k, m, h) == nil {
 		t.Error("the init time is there: want no wait")
 	}

@@ -181,6 +181,6 @@ func (s *Session) Withdraw(k *decode.TemplateKey, options bool) bool {
 func (s *Session) Facts(k *decode.TemplateKey) *decode.Facts { return s.shared.Facts(k) }
 
 // LearnFact implements decode.State.
-func (s *Session) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, f decode.Fact) {
+func (s *Session) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, f decode.OptionsFact) {
 	s.shared.LearnFact(k, m, h, f)
 }

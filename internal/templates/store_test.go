@@ -179,7 +179,7 @@ func TestLookingUpAPlanAllocatesNothing(t *testing.T) {
 	s, _ := newStore("r1")
 	learn(t, s, t0, 1, 4)
 	learn(t, s, t0+1, 2, 8)
-	s.LearnFact(key300, &decode.Meta{Received: t0}, &decode.Header{}, decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, Number: 100})
+	s.LearnFact(key300, &decode.Meta{Received: t0}, &decode.Header{}, decode.OptionsFact{What: flowpb.Fact_WHAT_SAMPLER, Number: 100})
 	var p *decode.Plan
 	var f *decode.Facts
 	if n := testing.AllocsPerRun(100, func() {
@@ -353,7 +353,7 @@ func TestChangedIsToldWhenSomethingBecameKnown(t *testing.T) {
 	want("received again", 1)
 	learn(t, s, t0+2, 1, 8)
 	want("redefined", 2)
-	fact := decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, Number: 5}
+	fact := decode.OptionsFact{What: flowpb.Fact_WHAT_SAMPLER, Number: 5}
 	s.LearnFact(key300, &decode.Meta{Received: t0}, &decode.Header{}, fact)
 	want("a fact", 3)
 	s.LearnFact(key300, &decode.Meta{Received: t0 + 1}, &decode.Header{}, fact)

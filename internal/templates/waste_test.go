@@ -21,7 +21,7 @@ func TestWhatIsDisplacedLeavesNoMemory(t *testing.T) {
 		k.Domain = domain
 		c.ns++
 		s.LearnFact(&k, &decode.Meta{Exporter: exporterA, Port: 1, Received: c.ns}, &decode.Header{Version: 9},
-			decode.Fact{What: flowpb.Fact_WHAT_SAMPLER, ID: id, Number: 2})
+			decode.OptionsFact{What: flowpb.Fact_WHAT_SAMPLER, ID: id, Number: 2})
 	}
 	const domains = 24
 	for domain := range uint32(domains) {

@@ -138,7 +138,7 @@ func (s *counted) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.Header,
 }
 
 // LearnFact implements decode.State.
-func (s *counted) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, f decode.Fact) {
+func (s *counted) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, f decode.OptionsFact) {
 	*s.changes++
 	s.Store.LearnFact(k, m, h, f)
 }
@@ -156,7 +156,7 @@ func (s *countedSession) Learn(k *decode.TemplateKey, m *decode.Meta, h *decode.
 }
 
 // LearnFact implements decode.State.
-func (s *countedSession) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, f decode.Fact) {
+func (s *countedSession) LearnFact(k *decode.TemplateKey, m *decode.Meta, h *decode.Header, f decode.OptionsFact) {
 	*s.changes++
 	s.Session.LearnFact(k, m, h, f)
 }
