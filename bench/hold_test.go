@@ -49,7 +49,7 @@ const (
 
 // held are the figures of one enrich.
 type held struct {
-	rss, peak    float64       // GiB of the process with all connections held; the greatest since its start
+	rss, peak    float64       // GiB of the process with all connections held; the greatest of both processes
 	restored     time.Duration // from the start of the second process until it was ready
 	restoredRSS  float64       // GiB then
 	refused      bool          // /readyz refused during the restore
@@ -309,6 +309,8 @@ func (h *holder) measureHeld(ctx context.Context) (f held) {
 	f.restored = time.Since(began)
 	f.restoredRSS, _ = h.memory()
 	h.expire(ctx, &f)
+	_, peak := h.memory()
+	f.peak = max(f.peak, peak)
 	h.stop()
 	return f
 }

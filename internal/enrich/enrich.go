@@ -20,6 +20,9 @@ package enrich
 import (
 	"context"
 	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
 	"time"
 
 	"weir/internal/telemetry"
@@ -33,5 +36,14 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	return telemetry.Beside(ctx, c.MetricsListen, reg, w.Ready, w.Run)
+	return telemetry.Beside(ctx, c.MetricsListen, reg, w.Ready, func(ctx context.Context) error {
+		ctx, stop := context.WithCancel(ctx)
+		var beside sync.WaitGroup
+		defer beside.Wait()
+		defer stop()
+		if os.Getenv("GOGC") == "" { // the operator's value takes precedence
+			beside.Go(func() { limitGarbage(ctx, w.stats.octets.Load, debug.SetGCPercent) })
+		}
+		return w.Run(ctx)
+	})
 }
