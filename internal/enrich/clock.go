@@ -42,8 +42,9 @@ func (c *clockCheck) committed(flows, ahead uint64, now time.Time) {
 	}
 }
 
-// wrong returns an error that names the wrong clock, or nil. The wall clock lags the brokers'
-// by behind; 0 if it does not, or if the lag is unknown.
+// wrong returns an error that names the wrong clock, or nil. The wall clock lags the brokers' by behind; 0 if it does
+// not, or if the lag is unknown. It is called by /readyz, concurrently with committed: a value read between the two
+// stores of committed delays the error by one transaction at most.
 func (c *clockCheck) wrong(behind time.Duration) error {
 	if behind > maxBehind {
 		return fmt.Errorf("this host's clock is %v behind that of the Kafka brokers: synchronise it (NTP)",

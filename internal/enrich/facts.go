@@ -58,7 +58,8 @@ func ratesOf(fact *flowpb.Fact) rates {
 	return r
 }
 
-// forPort returns the sampling rate of flows from a source port: the rate that the port reported, else the newest.
+// forPort returns the sampling rate of flows from a source port: the rate that the port reported, else the newest. The
+// zero rates return 0.
 func (r *rates) forPort(port uint32) uint64 {
 	for _, s := range r.own {
 		if s.GetPort() == port {
@@ -75,6 +76,7 @@ type sampler struct {
 	id    uint64
 }
 
+// newFacts returns an empty table. Until follow has read the topic, complete changes nothing and name returns "".
 func newFacts() *facts {
 	return &facts{
 		rates: map[rateScope]map[uint64]rates{},
@@ -129,7 +131,8 @@ func (f *facts) apply(rec kafka.Record) {
 	f.at[string(rec.Key)] = s
 }
 
-// drop removes the fact of the record with this key. The caller must hold mu.
+// drop removes the fact of the record with this key. The caller must hold mu. It is called before each new value as
+// well, since a record may change the kind of its fact.
 func (f *facts) drop(key string) {
 	switch s := f.at[key].(type) {
 	case sampler:

@@ -19,7 +19,9 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A partition holds the pairing state of one partition of flows. Only the session's goroutine may use it.
+// A partition holds the pairing state of one partition of flows. Only the session's goroutine may use it. The fields of
+// the open transaction are reset by Committed. After an abort the session calls Assigned again, which replaces the
+// partition as a whole.
 type partition struct {
 	machine *pair.Machine
 	heard   int64 // stream time at the last record or restore; idle time counts from there
@@ -59,7 +61,8 @@ const maxPiece = 900_000
 const maxAhead = 5 * time.Minute
 
 // Assigned implements kafka.Handler. It restores the state of the partitions at the committed positions. On an error
-// none of them is kept.
+// none of them is kept. It must not return before the state is restored: the session passes records of the partitions
+// right after it.
 func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Position) (err error) {
 	defer func() {
 		if err != nil {
@@ -121,7 +124,8 @@ func (w handler) Assigned(ctx context.Context, partitions int, at []kafka.Positi
 
 // stateless checks a position that was committed without pairing state. At or before the first offset of the flows
 // topic no state is missing: the group is new, or was reset to the earliest offset. At a later offset it returns a
-// fatal error unless STATE_LOST is "continue".
+// fatal error unless STATE_LOST is "continue". An offset without state means that a program that is not Weir committed
+// it, for example a reset of the group. The state of connections open at that offset was never written.
 func (w handler) stateless(ctx context.Context, pos kafka.Position) error {
 	if pos.Offset <= 0 {
 		return nil
@@ -165,10 +169,11 @@ func (w handler) lose(n int32, point restorePoint, msg string, args ...any) {
 	w.log.Error(msg, append(args, "partition", n)...)
 }
 
-// restoreState reads the state of the partitions in parts into their machines and returns the number of pieces. If
-// the pairing topic no longer holds the state of a partition, the partition starts with empty state if STATE_LOST is
-// "continue"; otherwise restoreState returns a fatal error. Other partitions are not affected. restoreState removes
-// the partitions without state from parts.
+// restoreState reads the state of the partitions in parts into their machines and returns the number of pieces. If the
+// pairing topic no longer holds the state of a partition, the partition starts with empty state if STATE_LOST is
+// "continue"; otherwise restoreState returns a fatal error. Other partitions are not affected. restoreState removes the
+// partitions without state from parts. It repeats the whole read if a partition is lost, since ReadLog stops at the
+// first truncated partition.
 func (w handler) restoreState(
 	ctx context.Context, partitions int, parts map[int32]kafka.Range, at []kafka.Position,
 ) (pieces int, err error) {
@@ -221,7 +226,8 @@ func (w handler) current(ctx context.Context, gone *kafka.TruncatedError, at []k
 	return nil
 }
 
-// abandonState gives the partitions in gone empty state and removes them from parts. Their stream time is kept.
+// abandonState gives the partitions in gone empty state and removes them from parts. Their stream time is kept. The
+// format is kept as well, so that Due can still rewrite the restore point in an older format.
 func (w handler) abandonState(gone *kafka.TruncatedError, parts map[int32]kafka.Range) {
 	for n := range gone.Partitions {
 		delete(parts, n)
@@ -250,7 +256,8 @@ func (w handler) Lost(partitions []int32) {
 // Records implements kafka.Handler and returns the number of records that it has consumed. If the receive time of a
 // flow ends more connections than the transaction has room for, Records stops before the record of this flow: the
 // session passes this record and its successors again in the next transaction. A record with several flows cannot be
-// split, so only its first flow can stop Records.
+// split, so only its first flow can stop Records. A record that is not a flow message is consumed and counted as
+// poison: it must not stop the partition.
 func (w handler) Records(tx *kafka.Tx, n int32, records []kafka.Record) int {
 	p := w.partitions[n]
 	p.tx = tx
@@ -279,7 +286,8 @@ func (w handler) Records(tx *kafka.Tx, n int32, records []kafka.Record) int {
 	return taken
 }
 
-// room returns the number of connections that may still end in tx, at most CommitRecords.
+// room returns the number of connections that may still end in tx, at most CommitRecords. The transaction of a tx may
+// cover several partitions: all of them share the room.
 func (w handler) room(tx *kafka.Tx) int {
 	if w.tx != tx {
 		w.tx, w.reported = tx, 0
@@ -289,7 +297,8 @@ func (w handler) room(tx *kafka.Tx) int {
 
 // observe passes a flow to the machine of p. With mayLeave it returns false, without passing the flow, if the
 // connections that end before the flow exceed the room of the transaction. A receive time after limit does not advance
-// stream time. observe must not keep flow: the message in w.flow refers to its octets.
+// stream time. observe must not keep flow: the message in w.flow refers to its octets. The receive time of such a flow
+// is replaced by the present stream time; its flow times are not changed.
 func (w handler) observe(p *partition, flow []byte, limit int64, mayLeave bool) bool {
 	m := &w.flow
 	if err := flowpb.ReadPairingFields(flow, m); err != nil || m.Type == flowpb.FlowMessage_FLOWUNKNOWN {
@@ -321,7 +330,8 @@ func (w handler) observe(p *partition, flow []byte, limit int64, mayLeave bool) 
 	return true
 }
 
-// pair adds a flow to the machine of p and to the counts of its transaction. m must be the message of f.
+// pair adds a flow to the machine of p and to the counts of its transaction. m must be the message of f. It is separate
+// from observe because it must run exactly once for a flow, after the transaction has room for it.
 func (w handler) pair(p *partition, m *flowpb.FlowMessage, f *pair.Flow) {
 	switch p.machine.Observe(f) {
 	case pair.Duplicate:
@@ -344,7 +354,8 @@ func (w handler) pair(p *partition, m *flowpb.FlowMessage, f *pair.Flow) {
 	}
 }
 
-// publish annotates a report of a connection and produces it in the transaction of p. Key and value are in w.slabs.
+// publish annotates a report of a connection and produces it in the transaction of p. Key and value are in w.slabs. It
+// is the emit function of the machines: it must not call the machine of p.
 func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 	c := e.Connection
 	w.annotator.Annotate(c)
@@ -370,7 +381,8 @@ func (w handler) publish(topic string, p *partition, e *pair.Emission) {
 }
 
 // Due implements kafka.Handler. It returns true if Quiet has work for a partition without records for the duration
-// quiet: stream time then advances with the wall clock, or the last connections would never end.
+// quiet: stream time then advances with the wall clock, or the last connections would never end. It is called at least
+// once a second for each quiet partition, so that it must be cheap.
 func (w handler) Due(n int32, quiet time.Duration) bool {
 	p := w.partitions[n]
 	if p != nil && p.kept.format > w.c.StateFormat {
@@ -380,7 +392,9 @@ func (w handler) Due(n int32, quiet time.Duration) bool {
 }
 
 // Quiet implements kafka.Handler. It advances the stream time of a partition without records by the duration quiet.
-// more is true if further connections must end in the next transaction.
+// more is true if further connections must end in the next transaction. The session calls it only for partitions that
+// were read to their end. With unread records, the wall clock would pass their receive times, and their connections
+// would end too early (docs/decisions/0005-stream-time.md).
 func (w handler) Quiet(tx *kafka.Tx, n int32, quiet time.Duration) (more bool) {
 	p := w.partitions[n]
 	p.tx = tx
@@ -404,7 +418,8 @@ func (w handler) Finish(tx *kafka.Tx, partitions []int32) {
 }
 
 // Metadata implements kafka.Handler. It returns the restore point of a partition. The session must call it after
-// Finish, when the pieces of state have their offsets.
+// Finish, when the pieces of state have their offsets. Pieces after tip may follow on the topic, of transactions that
+// did not commit this restore point: a restore must not read them.
 func (w handler) Metadata(n int32) string {
 	p := w.partitions[n]
 	p.machine.Logged(p.offsets)
@@ -468,7 +483,7 @@ func (w handler) Committed(partitions []int32) {
 	w.truncate()
 }
 
-// count sets the gauges from the machines of all partitions.
+// count sets the gauges from the machines of all partitions. A member without partitions reports 0.
 func (w handler) count() {
 	var open, grace, octets int
 	for _, p := range w.partitions {

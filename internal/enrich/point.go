@@ -33,8 +33,9 @@ func (r restorePoint) String() string {
 	return fmt.Sprintf("weir/%d %d %d %d", r.format, r.streamTime, r.from, r.tip)
 }
 
-// parsePoint parses the metadata of a commit. It refuses text that String would not have written, since another
-// program may use the same consumer group.
+// parsePoint parses the metadata of a commit. It refuses text that String would not have written, since another program
+// may use the same consumer group. An empty text is no restore point: the caller handles a position without metadata
+// (stateless).
 func parsePoint(s string) (r restorePoint, err error) {
 	fields := strings.Split(s, " ")
 	more := fields[min(len(fields), 4):]

@@ -11,7 +11,8 @@ import (
 // of the metric: exporter addresses can be forged. Further exporters are counted as "other".
 const maxLongExporters = 64
 
-// longRecords counts the records of an exporter in a transaction that span more than PAIR_ACTIVE_TIMEOUT.
+// longRecords counts the records of an exporter in a transaction that span more than PAIR_ACTIVE_TIMEOUT. longest is
+// for the log line; the metric counts records.
 type longRecords struct {
 	exporter [16]byte // zero: all exporters beyond maxLongExporters
 	records  uint64
@@ -49,6 +50,7 @@ type timeouts struct {
 	active time.Duration
 }
 
+// newTimeouts registers the counter of long flows.
 func newTimeouts(reg prometheus.Registerer, active time.Duration, log *slog.Logger) *timeouts {
 	total := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_enrich_flows_long_total",

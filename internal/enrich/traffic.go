@@ -112,6 +112,7 @@ const (
 	reclaimEvery = time.Minute
 )
 
+// flowLabels are the label values of a series, in the order of trafficLabels.
 type flowLabels struct{ exporter, iface, direction, protocol string }
 
 // seriesOfOther counts the series with label value other, for which room is reserved: octets and packets in both
@@ -163,10 +164,11 @@ func (t *traffic) add(committed *tally, names *annotate.Learned) {
 	}
 }
 
-// overflow returns the labels of the series that counts traffic of k beyond the limit.
+// overflow returns the labels of the series that counts traffic of k beyond the limit. The direction remains, so that
+// the sums of in and out stay comparable.
 func (k flowLabels) overflow() flowLabels { return flowLabels{other, other, k.direction, other} }
 
-// add adds w.
+// add adds w. The sums wrap, unlike those of a tally, see counterSum.
 func (v *volume) add(w volume) {
 	v.octets, v.packets = counterSum(v.octets, w.octets), counterSum(v.packets, w.packets)
 }
@@ -210,7 +212,8 @@ func seriesOf[K comparable, V any](t *traffic, all map[K]*series[V], k, overflow
 }
 
 // reclaim adds the idle series to other and removes them. It returns true if there is room for a pair of series. It
-// searches at most once per reclaimEvery. The caller must hold t.mu.
+// searches at most once per reclaimEvery. The caller must hold t.mu. The traffic of a reclaimed series appears in other
+// as one step, so that rate() of other shows a peak.
 func (t *traffic) reclaim() bool {
 	if t.now == nil || t.at.Sub(t.reclaimed) < reclaimEvery {
 		return false

@@ -71,7 +71,7 @@ type Worker struct {
 }
 
 // New returns a Worker. It starts no goroutine and opens no connection before Run. It completes c: an empty Instance
-// becomes host name and pid.
+// becomes host name and pid. The error is that of annotate.New, for example a database that cannot be read.
 func New(c Config, d Deps) (*Worker, error) {
 	if c.Instance == "" {
 		host, err := os.Hostname()
@@ -151,7 +151,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	return err
 }
 
-// Ready returns nil if /readyz must answer 200, else the reason against it.
+// Ready returns nil if /readyz must answer 200, else the reason against it. It is called for each request of /readyz
+// and must not wait.
 func (w *Worker) Ready() error {
 	w.mu.Lock()
 	waiting := w.waiting

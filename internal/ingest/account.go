@@ -171,6 +171,8 @@ type clusterMetrics struct {
 	lost, received, last, unusable *prometheus.Desc
 }
 
+// newClusterMetrics returns a collector of the cluster's counts. docs/metrics.md lists the names with their
+// help texts.
 func newClusterMetrics(c *loss.Cluster) *clusterMetrics {
 	of := []string{"exporter", "version", "domain"}
 	desc := func(name, help string, labels ...string) *prometheus.Desc {

@@ -69,6 +69,7 @@ type bufferedSet struct {
 	links [nLists]struct{ next, prev *bufferedSet }
 }
 
+// add appends s. A scan under way will reach it.
 func (l *setList) add(s *bufferedSet) {
 	k := l.kind
 	if s.links[k].prev = l.last; l.last != nil {
@@ -79,6 +80,7 @@ func (l *setList) add(s *bufferedSet) {
 	l.last = s
 }
 
+// remove unlinks s in constant time. s must be in the list. A scan whose next set is s continues behind it.
 func (l *setList) remove(s *bufferedSet) {
 	k := l.kind
 	next, prev := s.links[k].next, s.links[k].prev
@@ -270,6 +272,7 @@ type changes struct {
 // maxChanges bounds the exporters in changes.some.
 const maxChanges = 10_000
 
+// newChanges returns a set of at most maxChanges exporters. Beyond that, all exporters count as changed.
 func newChanges() changes { return changes{some: bounded.New[[16]byte, struct{}](maxChanges)} }
 
 // add records that a template of an exporter arrived. The caller must then wake the goroutine (wakeBuffer).

@@ -41,6 +41,8 @@ type sample struct {
 	ends     []int // end of each message in octets
 }
 
+// newExaminer returns an examiner whose channel holds the samples of a second. A full channel drops
+// samples.
 func newExaminer() *examiner {
 	return &examiner{
 		limit: rate.NewLimiter(examinedPerSecond, examinedPerSecond), samples: make(chan sample, examinedPerSecond),
@@ -80,6 +82,8 @@ type examination struct {
 	flow   flowpb.FlowMessage
 }
 
+// newExamination returns the state of a period. Each period begins without state, so that its findings are
+// those of its own data.
 func newExamination() *examination {
 	return &examination{check: doctor.NewOfSample(), labels: map[doctor.Stream]string{}}
 }

@@ -155,6 +155,7 @@ type seen struct {
 
 func newSeen() bounded.Map[netip.Addr, *exporter] { return bounded.New[netip.Addr, *exporter](maxSeen) }
 
+// A domainOf identifies an observation domain of an exporter.
 type domainOf struct {
 	x  *exporter
 	id uint32
@@ -256,6 +257,8 @@ func (e *seen) name(x *exporter) string {
 	return *x.label.Load()
 }
 
+// isListed reports whether EXPORTERS_FILE lists a. The table may change at any time: callers must not store
+// the result for longer than a rank.
 func (e *seen) isListed(a netip.Addr) bool { return e.listed != nil && e.listed(a) }
 
 // grant gives x a label of its own. The caller must hold mu.

@@ -40,7 +40,8 @@ type part struct {
 	full, enough, least int
 }
 
-// octets returns the memory that the part may take.
+// octets returns the memory that the part may take. Example: PRODUCE_MAX_OCTETS of 64 MiB gives 384 MiB,
+// since each octet of a flow takes perBufferedOctet octets of memory.
 func (p *part) octets() int { return product(p.per, *p.setting) }
 
 // product and total return math.MaxInt on overflow.
@@ -219,7 +220,8 @@ func (c *Config) logMemory(log *slog.Logger) {
 	}
 }
 
-// validateMemory returns an error if the chosen settings do not fit into MEMORY_MAX.
+// validateMemory returns an error if the chosen settings do not fit into MEMORY_MAX. It compares the
+// settings that are given: those that are not can always be reduced (fit).
 func (c *Config) validateMemory() error {
 	if c.MemoryMax < 0 {
 		return fmt.Errorf("MEMORY_MAX=%d: want 0 (what the parts come to) or more octets", c.MemoryMax)
@@ -267,6 +269,7 @@ type memoryMetrics struct {
 	used, max *prometheus.Desc
 }
 
+// newMemoryMetrics returns a collector of the memory of the parts and of its limits.
 func newMemoryMetrics(r *Replica) *memoryMetrics {
 	return &memoryMetrics{
 		r: r,

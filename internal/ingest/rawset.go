@@ -24,6 +24,8 @@ func undecodedKey(k *decode.TemplateKey) []byte {
 	return binary.BigEndian.AppendUint16(b, k.ID)
 }
 
+// undecodedKeyLen is the length of a key, octets. It must not change: the partition of a key would change
+// with it.
 const undecodedKeyLen = 16 + 1 + 4 + 2
 
 // parseUndecodedKey is the inverse of undecodedKey. Keys of another length are of another program or a
@@ -37,7 +39,8 @@ func parseUndecodedKey(b []byte) (k decode.TemplateKey, err error) {
 	return k, nil
 }
 
-// rawSetSchema is the value of RawSet.schema that this version writes and reads.
+// rawSetSchema is the value of RawSet.schema that this version writes and reads. A reader must skip other
+// values, as records of a later version.
 const rawSetSchema = 1
 
 // rawSet returns the message of a set. It shares the octets of s.Data, so that it must be encoded before s

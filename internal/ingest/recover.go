@@ -28,7 +28,8 @@ const (
 // recoverer completes the accounts of replicas that were killed, until ctx ends.
 //
 // A replica that is killed has published flows since its last report, at most accountEvery ago. Without
-// recovery, the datagrams of these flows would count as lost for ever.
+// recovery, the datagrams of these flows would count as lost for ever. EXPORTER_OF_RECORD makes recovery
+// impossible, since the flows on the topic no longer name the sender of their datagram.
 func (r *Replica) recoverer(ctx context.Context, to *kafka.Producer) error {
 	if r.c.ExporterOfRecord { // flows name the exporter of the record, accounts the sender of the datagram
 		return nil

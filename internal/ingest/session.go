@@ -27,6 +27,7 @@ type sessions struct {
 	each   map[netip.Addr]int // octets of templates by transport.SourceOf of the exporter; no entry: 0
 }
 
+// newSessions returns sessions without workers: start must be called before the first connection.
 func newSessions(r *Replica) *sessions { return &sessions{r: r, each: map[netip.Addr]int{}} }
 
 // start fills the pool of workers. It must be called before any session begins. The number of workers

@@ -56,6 +56,8 @@ type missing struct {
 	sets         uint64
 }
 
+// newWatch returns a watch. The limiters allow a burst at the start, when all exporters are new, and a
+// message a second or less afterwards.
 func newWatch(log *slog.Logger, now time.Time, listen func() []string) *watch {
 	return &watch{
 		log: log, listen: listen, started: now, missing: bounded.New[decode.TemplateKey, *missing](maxMissing),

@@ -22,7 +22,8 @@ type coder struct {
 	base    int64 // of times, ns since the epoch
 }
 
-// octets writes or reads len(v) octets.
+// octets writes or reads len(v) octets. While reading, v must have the expected length; on an error it is left
+// unchanged.
 func (c *coder) octets(v []byte) {
 	if !c.reading {
 		c.b = append(c.b, v...)
@@ -159,7 +160,8 @@ func (c *coder) flag(v *bool) {
 	*v = u != 0
 }
 
-// address writes or reads 16 octets, or 4 if v4.
+// address writes or reads 16 octets, or 4 if v4. A caller that reads IPv4 must pass a zero address: address sets only
+// the octets of the ::ffff:0:0/96 mapping.
 func (c *coder) address(a *[16]byte, v4 bool) {
 	if v4 {
 		if c.reading {
@@ -271,6 +273,7 @@ func (c *coder) endState(v *end, held bool) {
 }
 
 // readSides reads n sides into e. A version without maxSides may have written more: they are merged down to maxSides.
+// The order of the sides is reversed by each restore. No result may depend on it.
 func (m *Machine) readSides(c *coder, e *entry, n uint16) {
 	var toHi, toLo int
 	for range n {

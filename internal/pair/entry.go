@@ -101,6 +101,7 @@ func newID(k *flowkey.Key, origin uint64) (id [16]byte) {
 	return id
 }
 
+// id returns the connection_id. It costs a SHA-256 and is computed for reports and ties only.
 func (e *entry) id() [16]byte { return newID(&e.key.Key, e.origin) }
 
 // An extent is the time span of an entry or a record, with the TCP flags that decide whether two extents belong to
@@ -345,6 +346,7 @@ func (c *course) update(s *side) {
 	c.seen = true
 }
 
+// ended reports whether the direction ended, by a close or by idleness.
 func (c *course) ended() bool { return c.state >= endSoft }
 
 // complete reports whether no further record of e is expected: both directions ended, or no reply is possible. A TCP

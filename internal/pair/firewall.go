@@ -44,6 +44,7 @@ func (f *Flow) Event() bool { return f.counting != countsRecord }
 // amounts holds counters of a direction, as reported and multiplied by the sampling rate (octetsE, packsE).
 type amounts struct{ octets, packets, octetsE, packsE uint64 }
 
+// plus returns a+b; each sum saturates.
 func (a amounts) plus(b amounts) amounts {
 	return amounts{
 		saturating.Add(a.octets, b.octets), saturating.Add(a.packets, b.packets),
@@ -63,12 +64,15 @@ func (a amounts) minus(b amounts) amounts {
 	return amounts{a.octets - b.octets, a.packets - b.packets, a.octetsE - b.octetsE, a.packsE - b.packsE}
 }
 
+// amounts returns the counters of a record for a direction; rate is its sampling rate, 1 in N.
 func (n *counts) amounts(rate uint64) amounts {
 	return amounts{n.Octets, n.Packets, saturating.Estimate(n.Octets, rate), saturating.Estimate(n.Packets, rate)}
 }
 
+// amounts returns the counters of s.
 func (s *side) amounts() amounts { return amounts{s.octets, s.packets, s.octetsE, s.packsE} }
 
+// setAmounts replaces the counters of s.
 func (s *side) setAmounts(a amounts) {
 	s.octets, s.packets, s.octetsE, s.packsE = a.octets, a.packets, a.octetsE, a.packsE
 }

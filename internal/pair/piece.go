@@ -97,7 +97,8 @@ func (p *piecer) end(section byte, start int) int {
 	return start
 }
 
-// closeSection ends the current section at position to: it sets the section's length.
+// closeSection ends the current section at position to: it sets the section's length. Format 2 has no sections:
+// closeSection then does nothing.
 func (p *piecer) closeSection(to int) {
 	if p.format > 2 && p.section != 0 {
 		binary.BigEndian.PutUint32(p.b[p.length:], uint32(to-p.length-4))
@@ -194,7 +195,8 @@ func (m *Machine) apply(offset int64, piece []byte) error {
 	return fmt.Errorf("format %d; this version reads %d to %d", format, FirstFormat, LastFormat)
 }
 
-// applySections applies the sections of a piece of format 3, delta n.
+// applySections applies the sections of a piece of format 3, delta n. An unknown odd section is skipped, as FirstFormat
+// requires.
 func (m *Machine) applySections(c *coder, n int32) error {
 	for len(c.b) > 0 {
 		var section uint8

@@ -153,7 +153,7 @@ func (s *shared) pack(p *piecer, l *deltaLog) {
 }
 
 // unlog removes all values from the account of the log, so that they do not hold back RestoreFrom: the written format
-// has no shared values.
+// has no shared values. The values themselves stay in memory: a later version of the settings may write format 3 again.
 func (s *shared) unlog(l *deltaLog) {
 	for i := range s.values {
 		s.unlive(l, int32(i))
