@@ -4,12 +4,15 @@ import (
 	"net/netip"
 	"time"
 
+	"weir/internal/bounded"
 	"weir/internal/decode"
 )
 
 const (
-	// maxStreams bounds the export streams that a worker checks.
-	maxStreams = 10_000
+	// maxStreams bounds the export streams that a worker checks. Beyond it a new stream evicts the one that was
+	// idle longest among streamVictims of them.
+	maxStreams    = 10_000
+	streamVictims = 16
 	// nearSequence is the largest distance between two sequence numbers of the same sequence:
 	// datagrams are received by other replicas, lost and reordered.
 	nearSequence = 1 << 20
@@ -37,6 +40,7 @@ type stream struct {
 	at       int       // index in last of the sequence of the last datagram
 	turns    int       // changes of at since since
 	since    time.Time
+	used     time.Time // receipt of the last datagram
 	reported bool
 }
 
@@ -78,10 +82,12 @@ func (s *stream) observe(sequence uint32, now time.Time) bool {
 // own: the kernel delivers all datagrams of an address and port to the same socket. Beyond maxStreams, new
 // streams are not checked: the check is a hint, and forged sources must not cost memory.
 type hidden struct {
-	streams map[streamKey]*stream // at most maxStreams
-	last    *stream               // streams[lastKey]: saves most look-ups
+	streams bounded.Map[streamKey, *stream]
+	last    *stream // of lastKey: saves most look-ups
 	lastKey streamKey
 }
+
+func newHidden() hidden { return hidden{streams: bounded.New[streamKey, *stream](maxStreams)} }
 
 // observe adds the header of a datagram. It returns true, at most once for a stream, when more than one
 // exporter seems to send from its address and port.
@@ -91,19 +97,14 @@ func (x *hidden) observe(from netip.AddrPort, h *decode.Header, now time.Time) b
 	}
 	k := streamKey{from, h.Version, h.Domain}
 	if x.last == nil || k != x.lastKey {
-		s := x.streams[k]
+		s := x.streams.Get(k)
 		if s == nil {
-			if len(x.streams) >= maxStreams {
-				return false
-			}
-			if x.streams == nil {
-				x.streams = map[streamKey]*stream{}
-			}
-			s = &stream{}
-			x.streams[k] = s
+			s = &stream{used: now}
+			x.streams.PutOrEvict(k, s, streamVictims, func(a, b *stream) int { return a.used.Compare(b.used) })
 		}
 		x.last, x.lastKey = s, k
 	}
+	x.last.used = now
 	return x.last.observe(h.Sequence, now)
 }
 

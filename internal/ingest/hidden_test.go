@@ -33,7 +33,7 @@ func TestExportersHiddenBehindOneAddressAndPortAreToldOf(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var log locked.Buffer
 			w := newWatch(slog.New(slog.NewTextHandler(&log, nil)), at, func() []string { return nil })
-			var x hidden
+			x := newHidden()
 			for i := range 100 {
 				h := &decode.Header{Version: tt.version, Sequence: tt.sequence(i)}
 				if x.observe(exporterAt, h, at.Add(time.Duration(i)*tt.every)) {
@@ -45,11 +45,33 @@ func TestExportersHiddenBehindOneAddressAndPortAreToldOf(t *testing.T) {
 			}
 		})
 	}
-	var x hidden
+}
+
+// Streams that ended must not use up the bound for ever: exporters that start later are checked too.
+func TestHiddenExportersAreFoundBehindMoreStreamsThanAreRemembered(t *testing.T) {
+	const far = 1 << 30
+	at := time.Unix(1_700_000_000, 0)
+	x := newHidden()
 	for i := range 2 * maxStreams {
+		at = at.Add(time.Millisecond)
 		x.observe(netip.AddrPortFrom(exporterAt.Addr(), uint16(i)), &decode.Header{Version: 9, Domain: uint32(i >> 16)}, at)
 	}
-	if n := len(x.streams); n != maxStreams {
-		t.Errorf("streams: want at most %d, got %d", maxStreams, n)
+	if n := x.streams.Len(); n != maxStreams {
+		t.Errorf("streams: want %d, got %d", maxStreams, n)
+	}
+	late, found := netip.MustParseAddrPort("198.51.100.9:2055"), 0
+	for i := range 100 {
+		at = at.Add(time.Second)
+		if x.observe(late, &decode.Header{Version: 9, Sequence: uint32(i/2 + i%2*far)}, at) {
+			found++
+		}
+		other := netip.AddrPortFrom(exporterAt.Addr(), uint16(i))
+		x.observe(other, &decode.Header{Version: 9, Domain: 1000}, at)
+	}
+	if found != 1 {
+		t.Errorf("two exporters behind one address and port: want them found once, got %d", found)
+	}
+	if n := x.streams.Len(); n != maxStreams {
+		t.Errorf("streams: want %d, got %d", maxStreams, n)
 	}
 }

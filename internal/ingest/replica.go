@@ -167,7 +167,7 @@ func (r *Replica) templatesChanged(exporter [16]byte) {
 // worker returns a worker that counts in t. run may be nil if the worker never produces.
 func (r *Replica) worker(run *running, t *loss.Tally) *worker {
 	w := &worker{
-		r: r, run: run, tally: t, known: map[netip.Addr]*exporter{},
+		r: r, run: run, tally: t, hides: newHidden(), known: map[netip.Addr]*exporter{},
 		dec: decode.Decoder{
 			State: r.store, Replica: r.c.Replica, Exporter: r.file.Exporter,
 			DropElements: !r.c.Elements, ExporterOfRecord: r.c.ExporterOfRecord, MaxUptimeAge: r.c.MaxUptimeAge,
@@ -304,11 +304,22 @@ func (r *Replica) Run(ctx context.Context) error {
 	}
 	guard(func(c context.Context) error { return r.shared(c, failed) })
 	guard(r.publisher)
-	guard(func(c context.Context) error { return r.bufferLoop(c, run) })
+	// The loops that use the producers of run end before finish, which closes these.
+	producing, endProducing := context.WithCancel(groupCtx)
+	defer endProducing()
+	var producers sync.WaitGroup
+	guardProducer := func(f func(context.Context) error) {
+		producers.Add(1)
+		guard(func(context.Context) error {
+			defer producers.Done()
+			return f(producing)
+		})
+	}
+	guardProducer(func(c context.Context) error { return r.bufferLoop(c, run) })
+	guardProducer(func(c context.Context) error { return r.accountant(c, run.reports) })
+	guardProducer(func(c context.Context) error { return r.recoverer(c, run.reports) })
 	guard(r.rereader)
-	guard(func(c context.Context) error { return r.accountant(c, run.reports) })
 	guard(r.overlooker)
-	guard(func(c context.Context) error { return r.recoverer(c, run.reports) })
 	guard(r.examine)
 	guard(func(c context.Context) error { return runEvery(c, rankEvery, r.exporters.rank) })
 	passes, endPasses := context.WithCancel(groupCtx)
@@ -335,6 +346,8 @@ func (r *Replica) Run(ctx context.Context) error {
 	}
 	readers.Wait()
 	transport.CloseSockets(sockets)
+	endProducing()
+	producers.Wait()
 	endPasses() // its open transaction takes up to 7 s to end when Kafka is away, while finish waits too
 	r.finish(run)
 	stop()

@@ -6,9 +6,9 @@ import "weir/internal/templates"
 const maxTemplateBacklog = 16 << 20
 
 // A backlog holds the last record of each key of the templates topic, in the order of the topic: the result of
-// compaction. records has empty places where a later record replaced an earlier one; compact removes them, at the
-// latest when they outnumber the records. Without a backlog a reader would pass through every definition that a key ever had, and decode data with
-// those that were replaced long ago.
+// compaction. Without a backlog a reader would pass through every definition that a key ever had, and decode data with
+// those that were replaced long ago. records has empty places where a later record replaced an earlier one; compact
+// removes them, at the latest when they outnumber the records. It must be used by one goroutine.
 type backlog struct {
 	records []templates.Record // no key: a later record replaced it
 	at      map[string]int     // index in records, by key

@@ -21,7 +21,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Config holds the settings of connections to Kafka. The environment names have the prefix KAFKA_.
+// Config holds the settings of connections to Kafka. The environment names have the prefix KAFKA_. A Config may be
+// copied; it must not be modified once a client was made from it.
 type Config struct {
 	Brokers        []string      `env:"BROKERS,required" unit:"host:port list" help:"brokers to start from, comma separated"`
 	ClientID       string        `env:"CLIENT_ID" envDefault:"weir" help:"client id shown in the brokers' logs"`
@@ -71,7 +72,8 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// validateSASL reports the mistakes in the settings of SASL.
+// validateSASL reports the mistakes in the settings of SASL. A mechanism that shows its secret to the network (plain,
+// oauthbearer) needs TLS or explicit consent; SCRAM (RFC 5802) does not show the password.
 func (c *Config) validateSASL() (errs []error) {
 	switch strings.ToLower(c.SASLMechanism) {
 	case "", "none":
@@ -181,7 +183,8 @@ func (c *Config) withRole(role string) *Config {
 }
 
 // opts returns the options that every client needs to reach Kafka. The clients keep c: the caller must not
-// modify it.
+// modify it. Without further options a client repeats requests without a limit: a caller that must give up sets
+// kgo.RetryTimeout or passes a context with a deadline.
 func (c *Config) opts() []kgo.Opt {
 	o := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
@@ -222,7 +225,7 @@ func backoff(n int) time.Duration {
 }
 
 // clientLog passes franz-go's warnings and errors to slog at a bounded rate: while Kafka is away the client logs
-// each try.
+// each try. It implements kgo.Logger and may be used by many goroutines at once.
 type clientLog struct {
 	log   *slog.Logger
 	limit *rate.Limiter

@@ -50,7 +50,8 @@ func Ensure(ctx context.Context, c Config, tc TopicConfig, status func(error), t
 	return e.run(ctx, status)
 }
 
-// An ensurer creates and verifies the topics in todo. It is for one goroutine.
+// An ensurer creates and verifies the topics in todo. It is for one goroutine. Several replicas may run an ensurer at
+// the same time: the creation of a topic by another replica counts as success, and each verifies what it finds.
 type ensurer struct {
 	c    *Config
 	tc   *TopicConfig
@@ -93,7 +94,8 @@ func (e *ensurer) run(ctx context.Context, status func(error)) error {
 const repeatWait = 30 * time.Second
 
 // pass reads the state of all topics in todo once and removes those that are as wanted. wait is a passing
-// failure, for which the caller tries again; err is permanent.
+// failure, for which the caller tries again; err is permanent. Both may be set: some topics wait while others cannot
+// be used. A topic that was created is verified by the next pass, since a broker may apply defaults of its own.
 func (e *ensurer) pass(ctx context.Context) (wait, err error) {
 	names := slices.Sorted(maps.Keys(e.todo))
 	if len(names) == 0 {
@@ -177,7 +179,8 @@ func (e *ensurer) create(ctx context.Context, name string, should spec) (wait, e
 }
 
 // verifyConfigs compares the settings of a topic with the wanted ones. A setting that would lose records is an
-// error; any other difference is logged as a warning.
+// error; any other difference is logged as a warning, since an operator may have a reason for it. Without the ACL
+// DescribeConfigs the settings count as verified.
 func (e *ensurer) verifyConfigs(ctx context.Context, name string, should spec) (wait, err error) {
 	rs, err := e.adm.DescribeTopicConfigs(ctx, name)
 	if err != nil {
@@ -213,7 +216,7 @@ func (e *ensurer) verifyConfigs(ctx context.Context, name string, should spec) (
 }
 
 // mismatch returns an error that names a setting and the command that corrects it. value is the setting's value
-// in that command.
+// in that command: a list needs brackets there, for example [compact,delete].
 func mismatch(topic, key, got, want, value string) error {
 	return fmt.Errorf("topic %s has %s=%s, want %s: "+
 		"kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s=%s",
@@ -227,7 +230,8 @@ func (s *spec) deletesTooEarly(key, value string) bool {
 	return ok && err == nil && n >= 0 && n < least
 }
 
-// sameList reports whether two comma-separated lists have the same elements in any order.
+// sameList reports whether two comma-separated lists have the same elements in any order. Brokers answer with
+// cleanup.policy=delete,compact or compact,delete.
 func sameList(a, b string) bool {
 	split := func(s string) []string {
 		l := strings.Split(strings.ReplaceAll(s, " ", ""), ",")
@@ -237,6 +241,7 @@ func sameList(a, b string) bool {
 	return slices.Equal(split(a), split(b))
 }
 
+// warn logs a warning; without a logger it does nothing.
 func (e *ensurer) warn(msg string, args ...any) {
 	if e.c.Log != nil {
 		e.c.Log.Warn(msg, args...)

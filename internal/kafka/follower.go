@@ -11,7 +11,8 @@ import (
 )
 
 // A Follower reads partitions of a topic as records arrive, at isolation level read_committed, without a
-// consumer group and without committing offsets. Add and Remove may be called by any goroutine at any time.
+// consumer group and without committing offsets. Add and Remove may be called by any goroutine at any time, also
+// while a lock is held that apply takes: neither waits for Kafka or for apply.
 type Follower struct {
 	c     Config
 	topic string
@@ -61,7 +62,8 @@ func (f *Follower) wake() {
 }
 
 // updateClient passes changes of the followed partitions to the client until ctx ends. It has a goroutine of its
-// own, since the client's calls wait for open fetches.
+// own, since the client's calls wait for open fetches. Several changes of a partition between two rounds take effect
+// as one: the client gets the last state.
 func (f *Follower) updateClient(ctx context.Context, cl *kgo.Client) {
 	followed := map[int32]bool{} // by the client
 	for {
@@ -108,7 +110,8 @@ func offsetOrStart(offset int64) kgo.Offset {
 
 // Run hands every record to apply until ctx ends, in order within a partition, record by record. A failed
 // fetch is repeated with back-off and logged at a bounded rate. A topic that is deleted and made again is read
-// from its start, perhaps more than once.
+// from its start, perhaps more than once: apply must tolerate repeats. Run calls apply from one goroutine, and returns
+// after the goroutines that it started. It must be called once.
 func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record)) error {
 	cl, err := kgo.NewClient(append(f.c.opts(),
 		kgo.WithContext(ctx),                        // an unanswered fetch must not delay the end
@@ -164,7 +167,8 @@ func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record
 	return nil
 }
 
-// restart follows all partitions from their start: the topic was deleted and made again, with another id.
+// restart follows all partitions from their start: the topic was deleted and made again, with another id. The
+// offsets given to Add are those of the old topic and void. It may be called by any goroutine.
 func (f *Follower) restart() {
 	f.mu.Lock()
 	f.anew = true

@@ -72,8 +72,9 @@ func startFake(t *testing.T) *kfake.Cluster {
 }
 
 // answerFetchesOf answers all fetches of the topic with this id without records and without an error, also when the
-// topic does not exist any more.
-func answerFetchesOf(c *kfake.Cluster, id [16]byte) {
+// topic does not exist any more. It returns a tally of them.
+func answerFetchesOf(c *kfake.Cluster, id [16]byte) *tally[struct{}] {
+	answered := newTally[struct{}]()
 	c.ControlKey(int16(kmsg.Fetch), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
 		req := r.(*kmsg.FetchRequest)
@@ -82,8 +83,10 @@ func answerFetchesOf(c *kfake.Cluster, id [16]byte) {
 				return nil, nil, false
 			}
 		}
+		answered.add(struct{}{})
 		return r.ResponseKind(), nil, true
 	})
+	return answered
 }
 
 func testContext(t *testing.T) context.Context {

@@ -12,7 +12,8 @@ import (
 	"github.com/twmb/franz-go/plugin/kprom"
 )
 
-// clientMetrics returns the hooks that count and time the requests of the client with this client id.
+// clientMetrics returns the hooks that count and time the requests of the client with this client id. A client id must
+// not be used by two clients of a process at a time: the later one replaces the metrics of the earlier.
 func clientMetrics(reg prometheus.Registerer, id string) []kgo.Hook {
 	took := prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:        "weir_kafka_produce_duration_seconds",

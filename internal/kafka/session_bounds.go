@@ -72,10 +72,12 @@ func listOffsets(
 	return at, nil
 }
 
-// bounds are the first offset of a log and the offset after its last record.
+// bounds are the first offset of a log and the offset after its last record. They are equal for an empty log, which
+// need not be 0: retention removes records, not offsets.
 type bounds struct{ first, end int64 }
 
-// listBounds returns the bounds of partitions of a topic. Partitions may be missing, as with listOffsets.
+// listBounds returns the bounds of partitions of a topic. Partitions may be missing, as with listOffsets. The two
+// bounds are of two requests: retention may move the start meanwhile, so that first may be after end for a moment.
 func listBounds(
 	ctx context.Context, cl *kgo.Client, topic string, partitions []int32, isolation int8,
 ) (map[int32]bounds, error) {

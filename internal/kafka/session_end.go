@@ -24,7 +24,9 @@ const (
 	giveUpAfter = 9 * time.Second
 )
 
-// outlive returns a context that ends the given time after ctx. The caller must call the CancelFunc.
+// outlive returns a context that ends the given time after ctx. The caller must call the CancelFunc. It carries the
+// values of ctx, not its deadline. Clients get such a context: after ctx has ended they can still commit or leave
+// their group, but an unanswered request cannot delay the end of the process.
 func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
@@ -54,6 +56,11 @@ func (l *life) settle() error {
 
 // end ends a transaction: it commits the output, the offsets and the metadata together, or aborts. It returns an
 // error if the client must be replaced.
+//
+// The order matters. Finish is the last call that may produce; Flush waits until all output is acknowledged; Metadata
+// is called in the commit request, when the Handler knows the offsets of its output. Positions of partitions without
+// input (tx.quiet) are added by commitQuiet before the client's End, which decides the transaction. An abort is no
+// error: rewind resets the positions, and the records are read again.
 func (l *life) end(tx *Tx) error {
 	if !l.stillOwns(tx.partitions) {
 		tx.fail(fmt.Errorf("generation %d of the group: %w", l.generation, errNotOwned))
@@ -152,7 +159,8 @@ func (l *life) readAgain() {
 	}
 }
 
-// rewind resets the partitions to their committed positions after an abort, as the client does with its own.
+// rewind resets the partitions to their committed positions after an abort, as the client does with its own. The
+// Handler's state is void from then on; restore hands it the committed positions before the next record.
 func (l *life) rewind() {
 	l.void = true
 	for n, p := range l.owned {

@@ -16,7 +16,8 @@ import (
 )
 
 // A life is the time of one client within a Session. Its fields belong to the session's goroutine, which alone
-// calls the Handler, except where noted.
+// calls the Handler, except where noted. The client's goroutines call assigned, revoked, fetched and adjust; these
+// write ownership under its lock, and the session's goroutine reads it in follow, between transactions.
 type life struct {
 	*Session
 	h          Handler
@@ -46,7 +47,8 @@ type life struct {
 	void       bool // the last transaction was aborted: the Handler's state must be restored
 }
 
-// progress is the state of an owned partition.
+// progress is the state of an owned partition. committed and committedEpoch are of the last commit, the other offsets
+// of the open transaction; rewind and end bring them together again.
 type progress struct {
 	tenure         *tenure
 	committed      Position
@@ -88,7 +90,11 @@ func (s *Session) rebalanceTimeout() time.Duration {
 	return cmp.Or(s.sc.Rebalance, min(10*time.Second, max(2*s.c.SessionTimeout, s.sc.Every+2*time.Second)))
 }
 
-// runClient runs one life: a client from its creation to its end.
+// runClient runs one life: a client from its creation to its end. It returns nil when ctx has ended, and an error when
+// the next life may do better.
+//
+// Deferred calls run in this order: the watch ends; positions are remembered; the Handler drops its partitions; the
+// client leaves the group and is closed, for which it has leaveWithin.
 func (s *Session) runClient(ctx context.Context, h Handler) (err error) {
 	l := s.newLife(h)
 	if err := l.adoptTopics(ctx); err != nil {
@@ -158,7 +164,8 @@ func (s *Session) newLife(h Handler) *life {
 	}
 }
 
-// work runs transactions until ctx ends or the client must be replaced.
+// work runs transactions until ctx ends or the client must be replaced. Rebalances are blocked from the first poll of
+// a transaction to AllowRebalance after its end (kgo.BlockRebalanceOnPoll): the ownership cannot change within one.
 func (l *life) work(ctx context.Context) error {
 	lastIdle := l.sc.Now()
 	defer l.noteTurn(time.Time{})
@@ -202,7 +209,8 @@ func (l *life) prepare(ctx context.Context) error {
 	return l.restore(ctx)
 }
 
-// gather polls until a transaction is full, its time is over, or ctx ends.
+// gather polls until a transaction is full, its time is over, or ctx ends. The transaction begins with its first
+// record: an idle session opens none, since an open transaction holds back readers at read_committed.
 func (l *life) gather(ctx context.Context, tx *Tx) error {
 	// The length of a transaction does not affect correctness, so the wall clock is good enough.
 	every := l.sc.Every
@@ -234,7 +242,8 @@ func (l *life) gather(ctx context.Context, tx *Tx) error {
 	return nil
 }
 
-// measure updates the lag of the owned partitions.
+// measure updates the lag of the owned partitions. The high watermark of a fetch is that of the broker's response: a
+// partition whose leader does not answer keeps its last value.
 func (l *life) measure(fetches kgo.Fetches) {
 	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
 		if p := l.owned[f.Partition]; p != nil && f.HighWatermark > p.end {
@@ -248,7 +257,8 @@ func (l *life) measure(fetches kgo.Fetches) {
 	l.lag.Store(lag)
 }
 
-// failures notes and reports the errors of a poll. It returns an error if the client must be replaced.
+// failures notes and reports the errors of a poll. It returns an error if the client must be replaced. The errors of
+// the poll's own deadline are none: the session polls with one to keep to the length of a transaction.
 func (l *life) failures(ctx context.Context, fetches kgo.Fetches) error {
 	working := true
 	for _, e := range fetches.Errors() {
@@ -284,7 +294,9 @@ func (l *life) failures(ctx context.Context, fetches kgo.Fetches) error {
 	return nil
 }
 
-// takeRecords passes records of a partition to the Handler and updates the partition's progress.
+// takeRecords passes records of a partition to the Handler and updates the partition's progress. When the Handler takes
+// fewer than it gets, the rest is not kept: readAgain resets the client to the first of them after the commit.
+// Control records are not passed on, but their offsets count: the last record of a log may be one.
 func (l *life) takeRecords(tx *Tx, partition int32, records []*kgo.Record) {
 	if len(records) == 0 {
 		return

@@ -59,7 +59,8 @@ type topicState struct {
 }
 
 // inputTopics returns the states of the input and of the co-partitioned topic, by name. Different numbers of
-// partitions are fatal: neither can change for the life of the topics.
+// partitions are fatal: neither can change for the life of the topics. State of partition n of the input is in
+// partition n of the other topic, so that the member that owns one can restore from the other.
 func (s *Session) inputTopics(ctx context.Context) (map[string]topicState, error) {
 	cl, err := kgo.NewClient(append(s.c.withRole("topics").opts(),
 		kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
@@ -123,37 +124,27 @@ func (s *Session) ReadLog(
 		}
 		return err
 	}
-	left := maps.Clone(parts)
-	for len(left) > 0 {
-		fetches := cl.PollFetches(ctx)
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("reading %s: %w", topic, err)
-		}
-		for _, e := range fetches.Errors() {
-			if errors.Is(e.Err, kerr.OffsetOutOfRange) {
-				gone := Truncation{Want: parts[e.Partition], First: -1, End: -1}
-				return &TruncatedError{topic, map[int32]Truncation{e.Partition: gone}}
-			}
-			return fmt.Errorf("reading %s partition %d: %w", topic, e.Partition, e.Err)
-		}
-		var failed error
-		fetches.EachRecord(func(r *kgo.Record) {
-			want, ok := left[r.Partition]
-			if !ok || failed != nil {
-				return
-			}
-			if r.Offset <= want.To && !r.Attrs.IsControl() {
-				failed = apply(r.Partition, r.Offset, r.Value)
-			}
-			if r.Offset >= want.To {
-				delete(left, r.Partition)
-			}
-		})
-		if failed != nil {
-			return failed
-		}
+	left := endOffsets{}
+	for p, r := range parts {
+		left[p] = r.To + 1
 	}
-	return nil
+	err = left.read(ctx, cl, func(records []*kgo.Record) error {
+		for _, r := range records {
+			if err := apply(r.Partition, r.Offset, r.Value); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil)
+	if gone, ok := errors.AsType[*fetchError](err); ok && errors.Is(err, kerr.OffsetOutOfRange) {
+		return &TruncatedError{topic, map[int32]Truncation{
+			gone.partition: {Want: parts[gone.partition], First: -1, End: -1},
+		}}
+	}
+	if ended := ctx.Err(); err != nil && ended != nil {
+		return fmt.Errorf("reading %s: %w", topic, ended)
+	}
+	return err
 }
 
 // verifyRanges returns a *TruncatedError when partitions of a topic do not hold their range. It compares with
@@ -181,7 +172,8 @@ func verifyRanges(ctx context.Context, cl *kgo.Client, topic string, parts map[i
 }
 
 // Committed returns the committed positions of partitions of the input, by partition. It waits for commits in
-// progress (RequireStable, KIP-447).
+// progress (RequireStable, KIP-447): the offsets of an open transaction may still be committed, and a member that
+// began before them would process their records twice.
 func (s *Session) Committed(ctx context.Context, partitions []int32) (map[int32]Position, error) {
 	cl, err := kgo.NewClient(append(s.c.withRole("offsets").opts(),
 		kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
@@ -208,7 +200,8 @@ func (s *Session) Committed(ctx context.Context, partitions []int32) (map[int32]
 	return at, nil
 }
 
-// InputStart returns the first offset that a partition of the input holds.
+// InputStart returns the first offset that a partition of the input holds: retention moves it up. It gives up after
+// 5 s.
 func (s *Session) InputStart(ctx context.Context, partition int32) (int64, error) {
 	cl, err := kgo.NewClient(append(s.c.withRole("offsets").opts(),
 		kgo.RequestRetries(2), kgo.RetryTimeout(5*time.Second))...)
@@ -220,8 +213,8 @@ func (s *Session) InputStart(ctx context.Context, partition int32) (int64, error
 	return starts[partition], err
 }
 
-// Truncate deletes the records of a topic before the given offsets, by partition. Kafka frees whole segments
-// only.
+// Truncate deletes the records of a topic before the given offsets, by partition (DeleteRecords, KIP-107). Readers see
+// them no more at once; Kafka frees the space of whole segments only. It needs the ACL Delete on the topic.
 func (s *Session) Truncate(ctx context.Context, topic string, before map[int32]int64) error {
 	cl, err := kgo.NewClient(append(s.c.withRole("truncate").opts(),
 		kgo.RequestRetries(1), kgo.RetryTimeout(5*time.Second))...)

@@ -58,7 +58,8 @@ func registered(reg prometheus.Registerer, c *prometheus.CounterVec) *prometheus
 	return c // the session works without its metric
 }
 
-// start creates the series of a topic, so that they begin at 0.
+// start creates the series of a topic, so that they begin at 0: rate() does not see the first increase of a series that
+// begins at 1.
 func (l losses) start(topic string) {
 	for _, cause := range []string{causeRetention, causeTruncated, causeRecreated} {
 		l.moved.WithLabelValues(topic, cause)
@@ -93,7 +94,8 @@ func (s *Session) moved(partition int32, m move, lost int64) {
 		"records_lost_unread", max(lost, 0))
 }
 
-// nearest returns the position from which a partition is read: at, or the nearest offset that the log holds.
+// nearest returns the position from which a partition is read: at, or the nearest offset that the log holds. A negative
+// offset, where nothing was committed, is left to the client, which begins at the start of the log.
 func (l *life) nearest(at Position, log bounds) Position {
 	m := move{from: at.Offset, to: min(max(at.Offset, log.first), log.end)}
 	switch {
@@ -214,7 +216,8 @@ type memory struct {
 }
 
 // remember stores the positions of owned partitions at the end of a life: Kafka deletes the committed offsets of
-// a topic with the topic.
+// a topic with the topic. The memory is of this process only. bequeath commits the metadata in the new topic for the
+// other members.
 func (l *life) remember() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -239,7 +242,8 @@ func (s *Session) recall(at Position) Position {
 	return Position{Partition: at.Partition, Metadata: was.committed.Metadata}
 }
 
-// noteDataLoss counts a log that was cut while it was read. The client goes on at its end.
+// noteDataLoss counts a log that was cut while it was read (KIP-320): the leader's last epoch ends before the records
+// that the client consumed. The client goes on at the end of the cut log.
 func (l *life) noteDataLoss(loss *kgo.ErrDataLoss) {
 	p := l.owned[loss.Partition]
 	if p == nil {

@@ -16,7 +16,7 @@ type outages struct {
 	nodes map[int32]bool
 }
 
-// note notes a failed broker.
+// note notes a failed broker. The client's goroutines call it.
 func (o *outages) note(node int32) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -49,7 +49,8 @@ func (o *outages) OnBrokerE2E(b kgo.BrokerMetadata, _ int16, e2e kgo.BrokerE2E) 
 	}
 }
 
-// unquiet restarts the silence of the partitions whose leader failed since the last call.
+// unquiet restarts the silence of the partitions whose leader failed since the last call, or is not known: a timeout of
+// a connection must not be counted before the producers could write again.
 func (l *life) unquiet() {
 	failed := l.outages.drain()
 	if len(failed) == 0 {

@@ -78,7 +78,9 @@ func (l *life) assigned(_ context.Context, cl *kgo.Client, added map[string][]in
 	}
 }
 
-// revoked ends the ownership of partitions.
+// revoked ends the ownership of partitions. It is called for revoked partitions of a rebalance and for those that are
+// lost with the membership. The Handler keeps their state until follow, which runs outside of transactions: a commit of
+// the open transaction is refused by the group if the generation has ended.
 func (l *life) revoked(_ context.Context, _ *kgo.Client, gone map[string][]int32) {
 	o := &l.ownership
 	o.mu.Lock()
@@ -116,7 +118,8 @@ func (l *life) fetched(ctx context.Context, cl *kgo.Client, resp *kmsg.OffsetFet
 	return nil
 }
 
-// positions returns the committed positions in an OffsetFetch response, and their leader epochs.
+// positions returns the committed positions in an OffsetFetch response, and their leader epochs. Topics are the form of
+// versions 0 to 7, Groups that of version 8 and later; from version 10 on a topic has an id and no name.
 func (l *life) positions(resp *kmsg.OffsetFetchResponse) (at []Position, epochs map[int32]int32) {
 	epochs = map[int32]int32{}
 	add := func(topic string, p int32, offset int64, epoch int32, metadata *string) {
@@ -244,7 +247,7 @@ func (l *life) restore(ctx context.Context) error {
 }
 
 // added returns the tenures whose state is not restored yet. A partition that was lost and assigned again is not
-// among them until follow has dropped it.
+// among them until follow has dropped it: the Handler must not get Assigned for a partition before Lost.
 func (l *life) added() map[int32]*tenure {
 	o := &l.ownership
 	o.mu.Lock()
@@ -259,7 +262,8 @@ func (l *life) added() map[int32]*tenure {
 }
 
 // resume begins to fetch partitions, except those that were lost, or lost and assigned again, since their state
-// was restored.
+// was restored. The lock is held during the client's call, which only sets a flag: it must not resume a partition that
+// fetched has just paused.
 func (l *life) resume(partitions []int32) {
 	o := &l.ownership
 	o.mu.Lock()

@@ -15,7 +15,8 @@ func (s *Session) Pass(partition int32) {
 	s.mu.Unlock()
 }
 
-// beginPasses begins the requested passes of owned partitions.
+// beginPasses begins the requested passes of owned partitions. The end of a pass is the last stable offset at its
+// begin: records of a transaction that is still open belong to the next pass.
 func (l *life) beginPasses(ctx context.Context) {
 	if !l.sc.Passes {
 		return
@@ -53,7 +54,8 @@ func (l *life) beginPasses(ctx context.Context) {
 	l.resume(read)
 }
 
-// passed pauses a partition that is read to the end of its pass.
+// passed pauses a partition that is read to the end of its pass. A record after the end may have been passed to the
+// Handler with the fetch that reached it.
 func (l *life) passed(n int32, p *progress) {
 	if p.until == 0 || p.next < p.until {
 		return

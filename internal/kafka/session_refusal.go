@@ -30,7 +30,10 @@ type refusal struct {
 	err   error
 }
 
+// Error implements error.
 func (r *refusal) Error() string { return fmt.Sprintf("record for %s: %v", r.topic, r.err) }
+
+// Unwrap returns Kafka's error.
 func (r *refusal) Unwrap() error { return r.err }
 
 // refusals finds the input records whose output Kafka refuses. Kafka refuses a whole batch, so a refusal names a
@@ -50,7 +53,8 @@ func (r *refusals) recordLimit() int {
 	return r.max
 }
 
-// causeOf returns the error with which Kafka refuses the output of a record; nil: none is known.
+// causeOf returns the error with which Kafka refuses the output of a record; nil: none is known. The map is read for each
+// record and is empty but for a search.
 func (r *refusals) causeOf(partition int32, offset int64) error { return r.records[partition][offset] }
 
 // noteRefused records that Kafka refused a transaction of this number of input records, which ended at position
@@ -82,7 +86,7 @@ func (r *refusals) committed() {
 	}
 }
 
-// forget drops the records of a partition below an offset.
+// forget drops the records of a partition below an offset: they are committed as skipped and not read again.
 func (r *refusals) forget(partition int32, below int64) {
 	for offset := range r.records[partition] {
 		if offset < below {
@@ -116,7 +120,8 @@ func (l *life) narrow(tx *Tx, why error) bool {
 	return l.refusals.noteRefused(tx.records, tx.last, why)
 }
 
-// pause delays the next transaction after aborted transactions and failed polls.
+// pause delays the next transaction after aborted transactions and failed polls. The session counts as without a
+// transaction meanwhile: Ready reports the reason of the aborts, not a transaction that stands still.
 func (l *life) pause(ctx context.Context) {
 	delay := time.Duration(0)
 	if l.aborts > 0 {

@@ -45,7 +45,8 @@ func (l *life) newTx() *Tx {
 // and the clock is not read for every record.
 func (tx *Tx) stamp() { tx.now = time.Now() }
 
-// begin begins the transaction, unless it has begun, under the client's current ownership.
+// begin begins the transaction, unless it has begun, under the client's current ownership. Kafka learns of it with the
+// first record or offset that is added.
 func (tx *Tx) begin() error {
 	if tx.began {
 		return nil
@@ -69,7 +70,7 @@ func (tx *Tx) release() {
 	}
 }
 
-// touch adds a partition to those of the transaction.
+// touch adds a partition to those of the transaction: its position and metadata are committed with it.
 func (tx *Tx) touch(n int32, p *progress) {
 	if !p.touched {
 		p.touched = true
@@ -110,6 +111,8 @@ func (tx *Tx) ProduceAt(topic string, partition int32, key, value []byte, at tim
 	tx.produce(topic, partition, key, value, at, tx.doneAt, acked)
 }
 
+// produce adds a record to the transaction. The record stays in tx.slab until the client has called done; slabs are not
+// reused, since the client may read a record after its promise.
 func (tx *Tx) produce(
 	topic string, partition int32, key, value []byte, at time.Time,
 	done func(*kgo.Record, error), acked func(offset int64),
@@ -166,7 +169,8 @@ func (s *recordSlabs) reuse() {
 // drop leaves all records to the client, which may still hold records of an aborted transaction.
 func (s *recordSlabs) drop() { *s = recordSlabs{} }
 
-// refused fails the transaction for a record that Kafka refused.
+// refused fails the transaction for a record that Kafka refused. A refusal for its content starts the search for the
+// input record, see refusals; any other error is expected to pass. It is called by the client's goroutines.
 func (tx *Tx) refused(r *kgo.Record, err error) {
 	switch {
 	case err == nil:

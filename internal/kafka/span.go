@@ -30,37 +30,27 @@ func ReadBetween(ctx context.Context, c Config, topic string, from, to time.Time
 		return fmt.Errorf("kafka client: %w", err)
 	}
 	defer cl.Close()
-	var records []Record
-	for len(left) > 0 {
-		fetches := cl.PollFetches(ctx)
-		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
-			return fmt.Errorf("topic %s: %w", topic, err)
+	err = left.read(ctx, cl, func(records []*kgo.Record) error {
+		batch := make([]Record, 0, len(records))
+		for _, r := range records {
+			batch = append(batch, Record{
+				Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp, Partition: r.Partition,
+			})
 		}
-		records = records[:0]
-		fetches.EachRecord(func(r *kgo.Record) {
-			end, counts := left[r.Partition]
-			if counts && r.Offset < end && !r.Attrs.IsControl() {
-				records = append(records, Record{
-					Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp, Partition: r.Partition,
-				})
-			}
-			if counts && r.Offset+1 >= end {
-				delete(left, r.Partition)
-				cl.PauseFetchPartitions(map[string][]int32{topic: {r.Partition}})
-			}
-		})
-		if err := apply(records); err != nil {
-			return err
-		}
+		return apply(batch)
+	}, nil)
+	if ended := ctx.Err(); err != nil && ended != nil {
+		return fmt.Errorf("topic %s: %w", topic, ended)
 	}
-	return nil
+	return err
 }
 
 // offsetsBetween returns the offset of the first record of the span, and the offset after its last record, of
-// each partition that has records in it.
+// each partition that has records in it. The end is at most the last stable offset: a read at read_committed that waited
+// for an open transaction might not end.
 func offsetsBetween(
 	ctx context.Context, c Config, topic string, from, to time.Time,
-) (first map[int32]kgo.Offset, left map[int32]int64, err error) {
+) (first map[int32]kgo.Offset, left endOffsets, err error) {
 	cl, err := kgo.NewClient(append(c.withRole("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("kafka client: %w", err)
@@ -73,7 +63,7 @@ func offsetsBetween(
 	if err := errors.Join(startErr, endErr, committedErr, starts.Error(), ends.Error(), committed.Error()); err != nil {
 		return nil, nil, fmt.Errorf("topic %s at %v: %w", topic, c.Brokers, err)
 	}
-	first, left = map[int32]kgo.Offset{}, map[int32]int64{}
+	first, left = map[int32]kgo.Offset{}, endOffsets{}
 	for p, s := range starts[topic] {
 		if end := min(ends[topic][p].Offset, committed[topic][p].Offset); s.Offset < end {
 			first[p], left[p] = kgo.NewOffset().At(s.Offset), end

@@ -14,11 +14,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// A Tail reads a topic at isolation level read_committed, without a group.
+// A Tail reads a topic at isolation level read_committed, without a group. The zero value reads the records that are
+// committed from now on, until the context of Read ends.
 type Tail struct {
 	Since time.Time // the first record is the first with this time or a later one
 	Start bool      // the first record is the first of the log
-	Once  bool      // ends at the records that are there now; else when ctx ends
+	Once  bool      // ends at the records that are there now, at once without a start; else when ctx ends
 	// From is the first offset to read, by partition; it must have all partitions of the topic. nil selects
 	// Since, Start or, with neither, the end of the log.
 	From map[int32]int64
@@ -73,13 +74,14 @@ func Begins(ctx context.Context, c Config, topic string, epochs map[int32]int32)
 	return b, nil
 }
 
-// A tailing is the state of a Tail.Read.
+// A tailing is the state of a Tail.Read. It belongs to the goroutine of Read; at is the position that reading returns to
+// when the client must forget the topic.
 type tailing struct {
 	Tail
 	cl      *kgo.Client
 	topic   string
 	report  *reporter
-	left    map[int32]int64 // with Once: the end of each partition that is not read yet
+	left    endOffsets // with Once: what is not read yet
 	is      topicCheck
 	at      map[int32]kgo.Offset // the next offset of each partition
 	checked time.Time            // time of the last checkTopic
@@ -95,7 +97,7 @@ func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Rec
 	if err != nil {
 		return err
 	}
-	if t.Once && len(left) == 0 {
+	if t.Once && (len(left) == 0 || t.startsAtEnd()) {
 		return nil
 	}
 	t.checkEvery = cmp.Or(t.checkEvery, topicStateEvery)
@@ -148,13 +150,8 @@ func (r *tailing) open(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)
 	}
-	var now topicState
-	for try := 0; ; try++ { // unread found the topic, but another broker may not know it yet
-		if now, err = readTopicState(ctx, r.cl, r.topic); err == nil || try == 5 {
-			break
-		}
-		waitBackoff(ctx, try)
-	}
+	err = r.is.begin(ctx, r.cl)
+	now := r.is.state
 	if err == nil && r.From != nil && (kadm.TopicID(now.id).String() != r.ID || now.partitions > len(r.From)) {
 		err = r.changed("it is another one, or has more partitions, than a moment ago")
 	}
@@ -163,13 +160,15 @@ func (r *tailing) open(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	r.checked = time.Now()
-	r.is.adopt(now)
 	for p := range int32(now.partitions) { // a topic has few partitions
 		r.at[p] = r.begin(p)
 	}
 	r.cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: maps.Clone(r.at)})
 	return nil
 }
+
+// startsAtEnd reports whether t selects no start: the first record to read is not there yet.
+func (t *Tail) startsAtEnd() bool { return t.From == nil && !t.Start && t.Since.IsZero() }
 
 // begin returns the offset at which a partition begins.
 func (r *tailing) begin(partition int32) kgo.Offset {
@@ -185,7 +184,9 @@ func (r *tailing) begin(partition int32) kgo.Offset {
 	}
 }
 
-// poll fills r.records. errs are transient errors, already reported; a non-nil err ends Read.
+// poll fills r.records. errs are transient errors, already reported; a non-nil err ends Read. It returns within
+// checkEvery, so that checkTopic runs at its interval on an idle topic too. Records that came with errors of other
+// partitions are kept.
 func (r *tailing) poll(ctx context.Context) (errs []error, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.checkEvery)
 	defer cancel()
@@ -226,22 +227,19 @@ func (r *tailing) changed(how string) error {
 }
 
 // takeRecord appends a record to r.records and notes the end of a partition. Control records only move the
-// position.
+// position. Records after the end of a bounded read are left out, also when they came in the same fetch.
 func (r *tailing) takeRecord(rec *kgo.Record) {
-	end, counts := r.left[rec.Partition]
-	if !rec.Attrs.IsControl() && (!r.Once || counts && rec.Offset < end) {
+	if r.left.take(rec) || !r.Once && !rec.Attrs.IsControl() {
 		r.records = append(r.records, Record{
 			Key: rec.Key, Value: rec.Value, Offset: rec.Offset, Time: rec.Timestamp,
 			Partition: rec.Partition, Epoch: rec.LeaderEpoch,
 		})
 	}
-	if counts && rec.Offset+1 >= end {
-		delete(r.left, rec.Partition)
-	}
 }
 
 // checkTopic compares the state of the topic with that of the last check, at each interval, and at once when
-// errs show that the topic is gone.
+// errs show that the topic is gone. It returns an error that ends Read. A check that fails changes nothing and is
+// repeated after the interval, or after the next such error.
 func (r *tailing) checkTopic(ctx context.Context, errs []error) error {
 	gone := slices.ContainsFunc(errs, topicIsGone)
 	if time.Since(r.checked) < r.checkEvery && !gone {
@@ -266,7 +264,8 @@ func (r *tailing) checkTopic(ctx context.Context, errs []error) error {
 	return nil
 }
 
-// switchTopic reads another topic of the same name from its start.
+// switchTopic reads another topic of the same name from its start. Positions and the end of a bounded read are offsets
+// of the old topic: with From or Once it returns ErrTopicChanged instead.
 func (r *tailing) switchTopic(now topicState) error {
 	if r.From != nil || r.Once {
 		return r.changed("it was deleted and made again")
@@ -301,8 +300,9 @@ func (r *tailing) addFrom(first int32, now topicState) {
 }
 
 // unread returns the ends of the partitions that have committed records, from the offset that t selects. It has
-// a client of its own that gives up soon; the client that follows the topic does not.
-func (t Tail) unread(ctx context.Context, c Config, topic string) (map[int32]int64, error) {
+// a client of its own that gives up soon; the client that follows the topic does not. The end of a partition is its last
+// stable offset: a bounded read does not wait for open transactions.
+func (t Tail) unread(ctx context.Context, c Config, topic string) (endOffsets, error) {
 	cl, err := kgo.NewClient(append(c.withRole("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka client: %w", err)

@@ -118,6 +118,29 @@ func TestATailAtTheEndReadsATopicThatIsMadeAgainFromItsStart(t *testing.T) {
 	r.values.wait(ctx, t, "the second topic", func(got []string) bool { return slices.Contains(got, "b") })
 }
 
+// Without a start the first record to read comes after those that are there now: waiting for them would not end.
+func TestATailThatReadsOnceWithoutAStartEndsAtOnce(t *testing.T) {
+	ctx := testContext(t)
+	b := startBroker(t, "127.0.0.1:0")
+	makeTopic(ctx, t, b.Addr(), "x", 1)
+	putTo(ctx, t, b.Addr(), "x", 0, "a", "b")
+	r := readTail(ctx, t, b.Addr(), "x", Tail{Once: true})
+	select {
+	case err := <-r.ended:
+		if err != nil {
+			t.Errorf("Read: %v", err)
+		}
+	case <-ctx.Done():
+		t.Error("it does not end")
+	}
+	if got := r.values.all(); len(got) > 0 {
+		t.Errorf("read: want nothing, got %q", got)
+	}
+	if err := (Tail{Once: true}).Read(ctx, config(b.Addr()), "missing", nil, nil); err == nil {
+		t.Error("a missing topic: want an error, got none")
+	}
+}
+
 func TestATailReadsPartitionsThatAreAddedFromTheirStart(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")

@@ -19,6 +19,12 @@ import (
 
 // A TemplateLog is the compacted topic of exporter state, which every replica publishes to and reads as a whole.
 // It has a client of its own, so that a full buffer of flows never delays a template.
+//
+// It does not use a group: each replica needs all records. It reads at read_uncommitted, since nobody writes the topic
+// in transactions and a foreign open transaction must not hold templates back.
+//
+// Publish and Ready may be called by any goroutine at any time. The callbacks apply, Renewed and ReadToEnd run in Run's
+// goroutine, never two at a time; they may call Publish and Ready.
 type TemplateLog struct {
 	// Renewed, when set before Run, is called from Run's goroutine when the topic was deleted and made again.
 	// The new topic holds no record of the old one: the owner must publish its state again.
@@ -184,7 +190,8 @@ func (l *TemplateLog) failure(fetches kgo.Fetches) error {
 }
 
 // recover waits for the back-off. After a failure that shows a new topic id it makes the client forget the
-// topic, writes the barrier again and calls Renewed.
+// topic, writes the barrier again and calls Renewed. The purge comes first: it fails the records that are on their way
+// to the old topic, so that none is acknowledged after Renewed. Records of the new topic are read from its start.
 func (l *TemplateLog) recover(ctx context.Context, err error, try int) {
 	l.note(err)
 	waitBackoff(ctx, try)
@@ -295,7 +302,8 @@ func (l *TemplateLog) endBacklog(apply func(key, value []byte)) {
 	}
 }
 
-// end writes the tombstone of the barrier, within 500 ms, and closes the client.
+// end writes the tombstone of the barrier, within 500 ms, and closes the client. Records that are not acknowledged then
+// have ErrClosed as outcome.
 func (l *TemplateLog) end(ctx context.Context) {
 	l.mu.Lock()
 	cl, ready := l.cl, l.ready
@@ -327,7 +335,7 @@ func (l *TemplateLog) Ready() error {
 	}
 }
 
-// note notes why the log is not ready.
+// note notes why the log is not ready; nil: not known. The reason is kept after the log is ready, but not used.
 func (l *TemplateLog) note(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

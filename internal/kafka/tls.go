@@ -48,7 +48,7 @@ func (c *Config) roots() (*x509.CertPool, error) {
 	return tlsfile.Pool(tlsfile.File{Setting: "KAFKA_TLS_CA_FILE", Path: c.TLSCAFile})
 }
 
-// certificates returns the client certificate, none when no file is set.
+// certificates returns the client certificate, none when no file is set. Brokers ask for it with ssl.client.auth.
 func (c *Config) certificates() ([]tls.Certificate, error) {
 	switch {
 	case c.TLSCertFile == "" && c.TLSKeyFile == "":
@@ -67,7 +67,8 @@ func (c *Config) certificates() ([]tls.Certificate, error) {
 	return []tls.Certificate{cert}, nil
 }
 
-// dial connects to a broker, with TLS where it is set. All connections to Kafka are opened here.
+// dial connects to a broker, with TLS where it is set. All connections to Kafka are opened here. It closes the
+// connection if the handshake fails; else the client owns it.
 func (c *Config) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()

@@ -17,7 +17,9 @@ import (
 // of the same name.
 const topicStateEvery = 10 * time.Second
 
-// readTopicState asks the cluster for the state of a topic. It takes 5 s at most.
+// readTopicState asks the cluster for the state of a topic. It takes 5 s at most. Any broker may answer, also one that
+// lags behind the controller: after a topic was deleted and made again, the old id or no topic may come back for a
+// moment.
 func readTopicState(ctx context.Context, cl *kgo.Client, topic string) (topicState, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -65,6 +67,21 @@ func (c *topicCheck) compare(ctx context.Context, cl *kgo.Client) (now topicStat
 		return now, topicGrown, nil
 	}
 	return now, topicSame, nil
+}
+
+// begin adopts the state that the topic has now. It tries a few times: a broker that lags behind does not know a
+// topic that was just created.
+func (c *topicCheck) begin(ctx context.Context, cl *kgo.Client) error {
+	for try := 0; ; try++ {
+		now, err := readTopicState(ctx, cl, c.topic)
+		if err == nil {
+			c.adopt(now)
+		}
+		if err == nil || try == 5 || ctx.Err() != nil {
+			return err
+		}
+		waitBackoff(ctx, try)
+	}
 }
 
 // adopt makes now the state that the next compare compares with.
@@ -172,12 +189,12 @@ func pollErrors(fetches kgo.Fetches) (errs []error) {
 		if e.Topic == "" && (errors.Is(e.Err, context.Canceled) || errors.Is(e.Err, context.DeadlineExceeded)) {
 			continue
 		}
-		errs = append(errs, fmt.Errorf("topic %s partition %d: %w", e.Topic, e.Partition, e.Err))
+		errs = append(errs, &fetchError{e.Topic, e.Partition, e.Err})
 	}
 	return errs
 }
 
-// waitBackoff waits for backoff(try), or until ctx ends.
+// waitBackoff waits for backoff(try), or until ctx ends. try counts failures in a row, from 0.
 func waitBackoff(ctx context.Context, try int) {
 	t := time.NewTimer(backoff(try))
 	defer t.Stop()

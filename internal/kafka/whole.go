@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -13,12 +12,9 @@ import (
 // within is the retry timeout of requests of interactive commands.
 const within = 10 * time.Second
 
-// silent is the time without a record after which ReadWhole checks whether the topic has more.
-const silent = 3 * time.Second
-
 // ReadWhole hands every record that is on a topic now to apply, in order within a partition, and returns. A
-// missing topic, and a Kafka that does not answer, are errors. Records of open and aborted transactions are
-// included.
+// missing topic, a Kafka that does not answer, and a topic that is deleted meanwhile, are errors. Records of open and
+// aborted transactions are included.
 func ReadWhole(ctx context.Context, c Config, topic string, apply func(r Record)) error {
 	cl, err := kgo.NewClient(append(c.withRole("reader").opts(),
 		kgo.WithContext(ctx), // an unanswered fetch must not delay the end
@@ -35,35 +31,39 @@ func ReadWhole(ctx context.Context, c Config, topic string, apply func(r Record)
 	if err != nil {
 		return err
 	}
-	for len(left) > 0 {
-		try, cancel := context.WithTimeout(ctx, silent)
-		fetches := cl.PollFetches(try)
-		cancel()
-		if fetches.NumRecords() == 0 {
-			// Compaction may have removed the last records.
-			if _, err := adm.ListEndOffsets(ctx, topic); err != nil {
-				return fmt.Errorf("reading topic %s: %w", topic, errors.Join(err, fetches.Err()))
-			}
-			return ctx.Err()
-		}
-		fetches.EachRecord(func(r *kgo.Record) {
-			if !r.Attrs.IsControl() {
-				apply(Record{Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp})
-			}
-			if end, ok := left[r.Partition]; ok && r.Offset+1 >= end {
-				delete(left, r.Partition)
-			}
-		})
+	is := topicCheck{topic: topic}
+	if err := is.begin(ctx, cl); err != nil {
+		return err
 	}
-	return nil
+	err = left.read(ctx, cl, func(records []*kgo.Record) error {
+		for _, r := range records {
+			apply(Record{Key: r.Key, Value: r.Value, Offset: r.Offset, Time: r.Timestamp})
+		}
+		return nil
+	}, func() (ended bool, err error) {
+		// Compaction may have removed the last records. The leaders must answer: one that is away is silent too.
+		switch _, change, err := is.compare(ctx, cl); {
+		case err != nil:
+			return false, err
+		case change == topicRenewed:
+			return false, ErrTopicChanged
+		}
+		_, err = adm.ListEndOffsets(ctx, topic)
+		return err == nil, err
+	})
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("reading topic %s: %w", topic, err)
+	}
+	return err
 }
 
 // offsets lists an offset of each partition of a topic.
 type offsets func(ctx context.Context, topics ...string) (kadm.ListedOffsets, error)
 
 // unread returns the offset after the last record to read, by partition. Partitions without a record between
-// start and end are left out.
-func unread(ctx context.Context, c Config, topic string, start, end offsets) (left map[int32]int64, err error) {
+// start and end are left out: a reader that waited for a record there would not end. start and end are asked for one
+// after the other, so that retention may have moved the start beyond the end.
+func unread(ctx context.Context, c Config, topic string, start, end offsets) (left endOffsets, err error) {
 	var at [2]kadm.ListedOffsets
 	for i, list := range []offsets{start, end} {
 		if at[i], err = list(ctx, topic); err == nil {
@@ -73,7 +73,7 @@ func unread(ctx context.Context, c Config, topic string, start, end offsets) (le
 			return nil, fmt.Errorf("topic %s at %v: %w", topic, c.Brokers, err)
 		}
 	}
-	left = map[int32]int64{}
+	left = endOffsets{}
 	for p, end := range at[1][topic] {
 		if end.Offset > at[0][topic][p].Offset {
 			left[p] = end.Offset
@@ -82,7 +82,8 @@ func unread(ctx context.Context, c Config, topic string, start, end offsets) (le
 	return left, nil
 }
 
-// Write publishes records to a topic and waits until all are acknowledged.
+// Write publishes records to a topic and waits until all are acknowledged by all in-sync replicas. It gives up after
+// within; records may have been written then. The key selects the partition.
 func Write(ctx context.Context, c Config, topic string, records []Record) error {
 	cl, err := kgo.NewClient(append(c.withRole("writer").opts(),
 		kgo.RetryTimeout(within), kgo.RecordDeliveryTimeout(within), kgo.RequiredAcks(kgo.AllISRAcks()),

@@ -140,22 +140,17 @@ func (s *Socket) Read(
 		n, oobn, _, from, err := s.conn.ReadMsgUDPAddrPort(buf, oob)
 		switch {
 		case err == nil:
+			if oobn > 0 {
+				s.drops.updateFromControl(oob[:oobn])
+			}
+			handle(buf[:n], Bare(from))
 		case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil, errors.Is(err, net.ErrClosed):
 			return
 		default:
-			// Errors such as ICMP's concern a single datagram, not the socket.
+			// Errors such as ICMP's concern a single datagram, not the socket: they do not end draining either.
 			failed(fmt.Errorf("receiving on %v: %w", s.Address, err))
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(100 * time.Millisecond):
-			}
-			continue
+			pause(ctx)
 		}
-		if oobn > 0 {
-			s.drops.updateFromControl(oob[:oobn])
-		}
-		handle(buf[:n], Bare(from))
 		if ctx.Err() != nil {
 			now := time.Now()
 			if until.IsZero() {
@@ -166,6 +161,24 @@ func (s *Socket) Read(
 			}
 			_ = s.conn.SetReadDeadline(earlier(until, now.Add(quiet)))
 		}
+	}
+}
+
+// errorPause is the time for which Read pauses after an error.
+const errorPause = 100 * time.Millisecond
+
+// pause waits for errorPause, or until ctx ends. If ctx has ended already it waits for errorPause: an error that
+// repeats while a socket is drained must not make Read spin.
+func pause(ctx context.Context) {
+	done := ctx.Done()
+	if ctx.Err() != nil {
+		done = nil
+	}
+	t := time.NewTimer(errorPause)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
 	}
 }
 
