@@ -66,7 +66,8 @@ func (s *Store) definition(sh *shard, sc scope, template uint16, t *decode.Templ
 }
 
 // fact returns the fact with an id. It makes an empty fact if there is none, or returns
-// errFull. text is only used for its length.
+// errFull. text is only used for its length. The caller must fill an empty fact before it
+// releases the shard's lock.
 func (s *Store) fact(sh *shard, sc scope, id factID, text string) (*fact, error) {
 	if dom := sh.domain(sc); dom != nil {
 		if f := dom.facts[id]; f != nil {
@@ -92,6 +93,7 @@ func (s *Store) fact(sh *shard, sc scope, id factID, text string) (*fact, error)
 }
 
 // domain returns the domain of sc. It makes the domain, and its exporter, if there is none.
+// An empty domain is removed with its last entry: the caller must add an entry at once.
 func (s *Store) domain(sh *shard, sc scope) *domain {
 	if d := sh.domain(sc); d != nil {
 		return d

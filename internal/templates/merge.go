@@ -20,6 +20,11 @@ const maxValue = 64 << 10
 // Merge adds a record of the shared log; a nil value is a tombstone. It ignores barriers.
 // It returns an error for a poison record, which changes nothing. It keeps neither k nor
 // value.
+//
+// Merge is idempotent, and its result does not depend on the order of records with different
+// keys: a record may be read again, and every replica that has read the same topic knows the
+// same. Records with the same key must come in the order of the topic, since the last of them
+// is the one that compaction keeps.
 func (s *Store) Merge(k, value []byte) error {
 	id, err := parseKey(k)
 	if err != nil || id.barrier {
@@ -106,7 +111,8 @@ func checkFact(key *factID, st *flowpb.ExporterState) error {
 	return checkSources(f.GetSources(), st, "fact")
 }
 
-// aSource is the part that sources of definitions and of facts share.
+// aSource is the part that sources of definitions and of facts share. Sources without a port
+// do not exist: a record of an older version that knows none has no source.
 type aSource interface {
 	GetPort() uint32
 	GetReceivedNs() int64
@@ -123,7 +129,9 @@ func checkSources[S aSource](sources []S, st *flowpb.ExporterState, kind string)
 	return nil
 }
 
-// template returns the template in the value of a record.
+// template returns the template in the value of a record. It checks the ranges that protobuf
+// cannot express: template ids 0 to 255 are those of sets, not of templates (RFC 7011 section
+// 3.4.1), and ids and lengths of elements have 16 bits. decode.Compile checks the rest.
 func template(t *flowpb.TemplateDefinition) (*decode.Template, error) {
 	out := &decode.Template{
 		ID:      uint16(t.GetTemplateId()), // checked below
@@ -308,6 +316,7 @@ func firstOf(st *flowpb.ExporterState) int64 {
 	return st.GetReceivedNs()
 }
 
+// originOf returns the header of the datagram of the last receipt.
 func originOf(st *flowpb.ExporterState) origin {
 	return origin{st.GetExportNs(), st.GetUptimeMs(), st.GetSequence()}
 }

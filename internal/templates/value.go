@@ -22,7 +22,8 @@ func (s scope) state(replica string, o origin) *flowpb.ExporterState {
 	}
 }
 
-// value implements publishable.
+// value implements publishable. Both records of a definition have this value; only their keys differ. The shard's lock
+// must be held. It fails for a replica's name that is not valid UTF-8.
 func (d *definition) value(replica string) ([]byte, error) {
 	t := d.plan.Template()
 	def := &flowpb.TemplateDefinition{
@@ -45,7 +46,9 @@ func (d *definition) value(replica string) ([]byte, error) {
 	return proto.Marshal(st)
 }
 
-// value implements publishable.
+// value implements publishable. Number and text of a source are left out where they are the fact's own, so that the
+// usual fact, which all ports send alike, stays small. The shard's lock must be held. It fails for a text that is not
+// valid UTF-8.
 func (f *fact) value(replica string) ([]byte, error) {
 	st := f.domain.scope.state(replica, f.origin)
 	st.ReceivedNs, st.FirstReceivedNs = f.received, f.first
@@ -65,5 +68,6 @@ func (f *fact) value(replica string) ([]byte, error) {
 	return proto.Marshal(st)
 }
 
+// kind and exporter implement publishable.
 func (f *fact) kind() kind         { return ofFacts }
 func (f *fact) exporter() [16]byte { return f.domain.scope.exporter }
