@@ -189,14 +189,14 @@ type Decoder struct {
 	head         []byte // the common beginning of all messages of a datagram
 	pending      []Set  // data sets that precede their template
 	ctx          context
-	fast         fastSet
-	packed       window   // the fixed-length fields of a record that has variable-length fields
-	variable     [][]byte // the variable-length fields of that record, in record order
-	slack        []byte   // a copy of a set with margins, see withSlack
-	readable     bool     // the current call is Read or ReadSet
-	limit        int      // MaxOctets, or math.MaxInt
-	credit       int      // octets of data sets not yet spent on flows of small records
-	last         int      // upper bound of flows in the Result after the current set
+	fast         [2]fastSet // of Plan.fast and Plan.fast6
+	packed       window     // the fixed-length fields of a record that has variable-length fields
+	variable     [][]byte   // the variable-length fields of that record, in record order
+	slack        []byte     // a copy of a set with margins, see withSlack
+	readable     bool       // the current call is Read or ReadSet
+	limit        int        // MaxOctets, or math.MaxInt
+	credit       int        // octets of data sets not yet spent on flows of small records
+	last         int        // upper bound of flows in the Result after the current set
 
 	factCredit int // octets of options data not yet spent on facts
 

@@ -8,11 +8,12 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// The fast path decodes records with one pair of addresses, which nearly all traffic has. Fields are
-// grouped by width when the template is compiled, and a varint is written without a branch on its
+// The fast path decodes records with a pair of addresses, and with the addresses and ports after NAT:
+// what routers, firewalls and CGNATs send. Fields are grouped by width when the template is compiled, and a varint is written without a branch on its
 // length: the lengths of real counters vary, so the processor would mispredict such branches. Rules
 // over several elements run in the functions that the appending path uses. The appending path handles
-// all other plans, and single records that fastRecord rejects. Of records with variable-length fields
+// all other plans (tunnels, joined TCP flags, clients of AVC), and single records that the fast path
+// rejects. Of records with variable-length fields
 // the fixed-length fields are packed first (Decoder.pack), and offsets are those of the packed record.
 
 const (
@@ -77,13 +78,17 @@ type fastPlan struct {
 	loads        []load     // values for the rules of the appending path
 	maxOut       int        // upper bound of the octets of a record's fields and its key
 	v6           bool
-	src, dst     uint16 // offsets of the addresses
+	src, dst     uint16   // offsets of the addresses
+	etherType    load     // mask 0: absent, and the family of the addresses decides for all records
+	byTuple      bool     // with nat: IPv6 addresses, whose key keyOf computes
+	nat          *natRule // nil: the template has no element of an address or port after NAT
 	sport, dport load
 	proto        uint16 // offset of the octet after the protocol
 	protoMask    byte   // 0 = absent
 	start, end   load
 	mul          uint64      // linear times: ns per unit; 0: sysUptime relative to the header
 	linear       bool        // start and end are multiples of mul
+	observed     bool        // linear times: end is the time of an observation, which counts only after start
 	exportTime   bool        // the template has no times: the export time applies
 	icmp         [2]icmpRule // ICMP, ICMPv6
 	stray        []load      // slots that apply to one protocol only
@@ -103,18 +108,55 @@ const (
 // maskOf returns a mask of the low octets of an integer, 1 to 8.
 func maskOf(octets uint16) uint64 { return ^uint64(0) >> (64 - 8*octets) }
 
-// arrange returns p arranged for the fast path, or nil if it does not qualify: records with one
-// pair of addresses of one family, no tunnel, no NAT ports, no joined flags.
-func (p *Plan) arrange() *fastPlan {
-	const v4Pair, v6Pair = 1<<aSrc4 | 1<<aDst4, 1<<aSrc6 | 1<<aDst6
-	if p.min > maxFastRecord || p.addrs != v4Pair && p.addrs != v6Pair ||
-		p.tunnels() || p.joinsFlags() || p.client ||
-		p.has[sEtherType] || p.has[sPostSrcPort] || p.has[sPostDstPort] ||
-		!p.has[sProto] && (p.icmp4() || p.icmp6()) {
-		return nil
+// A natRule locates addresses and ports after NAT. Its addresses are of one family.
+type natRule struct {
+	src, dst     int    // offsets of the addresses; -1 = absent
+	size         uint16 // octets of an address
+	sport, dport load
+}
+
+// Pairs of addresses, as bits of Plan.addrs.
+const (
+	pair4     = 1<<aSrc4 | 1<<aDst4
+	pair6     = 1<<aSrc6 | 1<<aDst6
+	postPair4 = 1<<aPostSrc4 | 1<<aPostDst4
+	postPair6 = 1<<aPostSrc6 | 1<<aPostDst6
+)
+
+// arrangements returns p arranged for the fast path. A template with addresses of both families has
+// two arrangements, since each of its records uses one family (Plan.arrangementOf). Both are nil if p
+// does not qualify: records without a pair of addresses, with addresses after NAT of both families,
+// with a tunnel, joined flags, or ICMP elements without a protocol.
+func (p *Plan) arrangements() (fast, fast6 *fastPlan) {
+	if p.min > maxFastRecord || p.tunnels() || p.joinsFlags() || p.client ||
+		p.addrs&postPair4 != 0 && p.addrs&postPair6 != 0 || !p.has[sProto] && (p.icmp4() || p.icmp6()) {
+		return nil, nil
 	}
-	f := &fastPlan{v6: p.addrs == v6Pair, direction: -1}
-	f.maxOut = 2*18 + 8*11 + 64 // the pair of addresses, fields set by rules, the key
+	switch p.addrs & (pair4 | pair6) {
+	case pair4:
+		return p.arrange(false), nil
+	case pair6:
+		return p.arrange(true), nil
+	case pair4 | pair6:
+		if fast, fast6 = p.arrange(false), p.arrange(true); fast != nil && fast6 != nil {
+			return fast, fast6
+		}
+	}
+	return nil, nil
+}
+
+// arrange returns p arranged for records whose addresses are of one family, or nil if a step of p has
+// no place in the fast path.
+func (p *Plan) arrange(v6 bool) *fastPlan {
+	f := &fastPlan{v6: v6, direction: -1}
+	if p.addrs&(postPair4|postPair6) != 0 || p.has[sPostSrcPort] || p.has[sPostDstPort] {
+		f.nat = &natRule{src: -1, dst: -1, size: 4}
+		if p.addrs&postPair6 != 0 {
+			f.nat.size = 16
+		}
+		f.byTuple = f.v6 || f.nat.size != 4
+	}
+	f.maxOut = 2*18 + 8*11 + 64 // the pair of addresses, fields set by rules, Ethernet type and the key
 	off, packed := uint16(0), uint16(0)
 	for i := range p.steps {
 		st := &p.steps[i]
@@ -162,11 +204,7 @@ func (f *fastPlan) add(p *Plan, st *step, off uint16) bool {
 	case opSlot:
 		return f.addSlot(p, st, at)
 	case opAddr:
-		if st.to == aSrc4 || st.to == aSrc6 {
-			f.src = off
-		} else {
-			f.dst = off
-		}
+		f.addPairAddr(st, off)
 	case opElement:
 		if f.inOrder || len(f.tail) > 0 {
 			f.addRest(st, off)
@@ -216,6 +254,27 @@ func (f *fastPlan) addRest(st *step, off uint16) {
 	}
 }
 
+// addPairAddr places an address of the pair or of the pair after NAT. An address of the family that f
+// is not for has no place in the message: arrangementOf requires it to be zero.
+func (f *fastPlan) addPairAddr(st *step, off uint16) {
+	switch st.to {
+	case aSrc4, aSrc6:
+		if f.v6 == (st.to == aSrc6) {
+			f.src = off
+		}
+	case aDst4, aDst6:
+		if f.v6 == (st.to == aDst6) {
+			f.dst = off
+		}
+	case aPostSrc4, aPostSrc6:
+		f.nat.src = int(off)
+		f.addAddr([]byte{fPostSrc<<3&0x7f | 0x80 | 2, fPostSrc >> 4, byte(st.length)}, st, off)
+	case aPostDst4, aPostDst6:
+		f.nat.dst = int(off)
+		f.addAddr([]byte{fPostDst<<3&0x7f | 0x80 | 2, fPostDst >> 4, byte(st.length)}, st, off)
+	}
+}
+
 // addAddr adds a copy of an address behind head, its tag and length.
 func (f *fastPlan) addAddr(head []byte, st *step, off uint16) {
 	f.maxOut += 8 + int(st.length)
@@ -246,6 +305,7 @@ func (f *fastPlan) addSlot(p *Plan, st *step, at load) bool {
 		{pick.octets, fBytes}, {pick.packets, fPackets}, {pick.totalOctets, fTotalBytes}, {pick.totalPackets, fTotalPackets},
 		{srcNet, fSrcNet}, {dstNet, fDstNet}, {sProto, fProto}, {pick.srcPort, fSrcPort}, {pick.dstPort, fDstPort},
 		{pick.flags, fFlags}, {pick.sampler, fSamplerID},
+		{pick.postSrcPort, fPostSrcPort}, {pick.postDstPort, fPostDstPort},
 	} {
 		if t.slot == at.slot {
 			f.addInt(t.field, at, st.length)
@@ -265,6 +325,12 @@ func (f *fastPlan) addSlot(p *Plan, st *step, at load) bool {
 		f.sport = load{mask: at.mask & 0xffff, end: at.end}
 	case pick.dstPort:
 		f.dport = load{mask: at.mask & 0xffff, end: at.end}
+	case pick.postSrcPort:
+		f.nat.sport = at
+	case pick.postDstPort:
+		f.nat.dport = at
+	case sEtherType:
+		f.etherType = at
 	}
 	return true
 }
@@ -292,17 +358,20 @@ type icmpRule struct {
 	port            bool // both is the destination port
 }
 
+// loadOf returns the load of a slot, or a load of 0 if the template does not have the slot.
+func (f *fastPlan) loadOf(s slot) load {
+	for _, l := range f.loads {
+		if l.slot == s {
+			return l
+		}
+	}
+	return load{}
+}
+
 // arrangeICMP locates ICMP type and code and the strays of p. It must run after all slots are
 // added.
 func (f *fastPlan) arrangeICMP(p *Plan) {
-	at := func(s slot) (l load) {
-		for _, l := range f.loads {
-			if l.slot == s {
-				return l
-			}
-		}
-		return l
-	}
+	at := f.loadOf
 	for _, s := range p.stray {
 		f.stray = append(f.stray, at(s.slot))
 	}
@@ -328,15 +397,18 @@ func (f *fastPlan) arrangeTimes(p *Plan) {
 		f.exportTime = r.duration == noSlot
 		return
 	}
-	for _, l := range f.loads {
-		switch l.slot {
-		case r.start:
-			f.start = l
-		case r.end:
-			f.end = l
-		}
+	start, end := r.start, r.end
+	f.linear = start != noSlot && end != noSlot || r.duration == noSlot
+	switch {
+	case start == noSlot:
+		start = end
+	case end == noSlot && r.observed != noSlot:
+		end, f.observed = r.observed, true
+		f.linear = f.linear && r.observedUnit == r.unit
+	case end == noSlot:
+		end = start
 	}
-	f.linear = r.start != noSlot && r.end != noSlot && r.start != r.end
+	f.start, f.end = f.loadOf(start), f.loadOf(end)
 	switch r.unit {
 	case tStartMs:
 		f.mul = 1e6

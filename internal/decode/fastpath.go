@@ -1,75 +1,20 @@
 package decode
 
 import (
+	"cmp"
 	"math"
 	"math/bits"
 	"slices"
 
 	"weir/internal/flowkey"
 	"weir/internal/ipfix"
-	"weir/pkg/flowpb"
 )
-
-// A fastSet holds the values that the records of a set share.
-type fastSet struct {
-	octets   outWindow // space of head
-	head     []byte    // the common beginning of each message; aliases octets
-	linear   bool      // times are linear, see fastPlan.linear
-	ruleTime bool      // times require the rules of the appending path
-	sampling bool      // the sampling rate may differ from record to record
-	reverse  bool      // the reverse direction has times
-	uptime   uint32
-	maxAge   int64 // ms; see Decoder.MaxUptimeAge
-	export   int64
-}
-
-// beginSet prepares for the data records of p, and writes the fields that all of them share into
-// the head.
-func (d *Decoder) beginSet(p *Plan) *fastSet {
-	f, c, s, o := p.fast, &d.ctx, &d.fast, &d.out
-	s.uptime, s.export, s.maxAge = c.header.Uptime, c.header.Export, c.maxAgeMs
-	s.linear = f.linear && (p.times.unit != tStartUp || c.initMs == 0)
-	s.ruleTime = !s.linear && !f.exportTime
-	s.reverse = p.reverse.source != flowpb.TimeSource_TIME_SOURCE_UNSPECIFIED
-	s.sampling = c.exporter.SamplingOverride == 0 &&
-		(p.sampled || p.picks.sampler != noSlot && c.facts.nSamplers.Load() > 0)
-	h := append(s.octets[:0], d.head...)
-	etherType := uint64(0x0800)
-	if f.v6 {
-		etherType = 0x86dd
-	}
-	h = number(h, fEtherType, etherType)
-	if p.biflow {
-		h = number(h, fBiflow, 1)
-	}
-	if !s.ruleTime {
-		switch {
-		case f.exportTime:
-			o.start, o.end, o.source, o.resolutionUs = c.times(&p.times, &d.rec)
-		case p.times.unit == tStartUp:
-			o.source, o.resolutionUs = headerClock(c.header.Version)
-		default:
-			o.source, o.resolutionUs = p.times.source, resolution(p.times.unit)
-		}
-		h = number(number(h, fTimeSource, uint64(o.source)), fResolution, uint64(o.resolutionUs))
-		if f.exportTime {
-			h = number(number(h, fStart, uint64(o.start)), fEnd, uint64(o.end))
-		}
-	}
-	if !s.sampling {
-		c.sampling(&d.rec, o)
-		h = number(number(h, fRate, o.rate), fRateSource, uint64(o.rateSource))
-	}
-	s.head = h
-	return s
-}
 
 // fastRecords decodes the data records of b, all of fixed length, on the fast path; records that
 // fastRecord rejects take the appending path. off is the offset of b in the datagram.
 func (d *Decoder) fastRecords(b []byte, off int, p *Plan, r *Result) {
-	s := d.beginSet(p)
-	room := len(s.head) + p.fast.maxOut
-	if room > maxFastOut {
+	room, ok := d.beginSets(p)
+	if !ok {
 		d.appendRecords(b, off, p, r)
 		return
 	}
@@ -104,7 +49,6 @@ func (d *Decoder) fit(count, room int, r *Result) int {
 // fastRun decodes the first count records of b. It reserves the space of all of them before the
 // first write: fastRecord writes through arrays, without growing r.Buf.
 func (d *Decoder) fastRun(b []byte, off, count, room int, p *Plan, r *Result) {
-	s := &d.fast
 	in := d.withSlack(b[:count*p.min])
 	n := len(r.Buf)
 	named := p.names && d.ctx.named()
@@ -113,7 +57,7 @@ func (d *Decoder) fastRun(b []byte, off, count, room int, p *Plan, r *Result) {
 		at := i * p.min
 		before := d.ctx.counts
 		w := (*outWindow)(r.Buf[n : n+len(outWindow{})])
-		key, end := d.fastRecord(p, s, (*window)(in[at:]), w, uint64(off+at))
+		key, end := d.fastRecord(p, (*window)(in[at:]), w, uint64(off+at))
 		if end == 0 {
 			d.ctx.counts = before
 			r.Buf = r.Buf[:n]
@@ -136,9 +80,8 @@ func (d *Decoder) fastRun(b []byte, off, count, room int, p *Plan, r *Result) {
 // variableRecords decodes records with variable-length fields: it packs the fixed-length fields of
 // each record into a window for fastRecord, and appends the others afterwards.
 func (d *Decoder) variableRecords(b []byte, off int, p *Plan, r *Result) {
-	s := d.beginSet(p)
-	room := len(s.head) + p.fast.maxOut
-	if room > maxFastOut {
+	room, ok := d.beginSets(p)
+	if !ok {
 		d.appendRecords(b, off, p, r)
 		return
 	}
@@ -157,7 +100,7 @@ func (d *Decoder) variableRecords(b []byte, off int, p *Plan, r *Result) {
 		n := len(r.Buf)
 		r.Buf = slices.Grow(r.Buf, room+len(outWindow{}))
 		w := (*outWindow)(r.Buf[n : n+len(outWindow{})])
-		key, to := d.fastRecord(p, s, &d.packed, w, uint64(at))
+		key, to := d.fastRecord(p, &d.packed, w, uint64(at))
 		if to == 0 {
 			d.ctx.counts = before
 			d.appendRecords(b[:size], at, p, r)
@@ -241,13 +184,17 @@ func (d *Decoder) withSlack(b []byte) []byte {
 // fastRecord writes the message of a record and its key: w[:key] and w[key:end]. It returns 0, 0
 // for a record that only the appending path can handle; the caller must then discard w and restore
 // d.ctx.counts.
-func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at uint64) (key, end uint) {
-	f := p.fast
+func (d *Decoder) fastRecord(p *Plan, in *window, w *outWindow, at uint64) (key, end uint) {
+	f, s := p.fast, &d.fast[0]
+	if p.fast6 != nil {
+		if f, s = d.arrangementOf(p, in); f == nil {
+			return 0, 0
+		}
+	}
 	for i := 0; i < len(s.head); i += 16 {
 		*(*[16]byte)(w[i&outMask:]) = *(*[16]byte)(s.octets[i&outMask:])
 	}
 	n := putOctets2(w, uint(len(s.head)), recordOffsetTag, at)
-
 	switch {
 	case s.linear:
 		start, stop, ok := f.times(s, in)
@@ -256,11 +203,7 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 		}
 		n = putTimes(w, n, uint64(min(start, stop)), uint64(max(start, stop)))
 	case s.ruleTime:
-		f.load(in, &d.rec)
-		start, stop, source, resolution := d.ctx.times(&p.times, &d.rec)
-		n = putTimes(w, n, uint64(start), uint64(stop))
-		n = putShort(w, n, sourceTag, uint64(source))
-		n = putShort(w, n, resolutionTag, uint64(resolution))
+		n = d.putRuleTimes(p, f, in, w, n)
 	}
 
 	n = f.putInts(in, w, n)
@@ -285,8 +228,8 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 	if len(f.rest) > 0 {
 		n = f.putRest(in, w, n, &d.rec)
 	}
-	if s.sampling || s.reverse {
-		n = d.fastRules(p, s, in, w, n)
+	if s.rules {
+		n = d.fastRules(p, f, s, in, w, n)
 	}
 
 	proto := in[(f.proto+7)&inMask] & f.protoMask
@@ -295,31 +238,43 @@ func (d *Decoder) fastRecord(p *Plan, s *fastSet, in *window, w *outWindow, at u
 	if len(f.stray) > 0 && f.strays(p, in, proto) {
 		return 0, 0
 	}
+	answered := true
 	if proto == flowkey.ICMP || proto == flowkey.ICMPv6 {
 		if p.biflow {
 			return 0, 0
 		}
-		var answered bool
-		if n, sport, dport, answered = f.putICMP(&d.ctx, in, w, n, proto); !answered {
-			return f.keyOneWay(in, w, n, sport, dport, proto)
-		}
+		n, sport, dport, answered = f.putICMP(&d.ctx, in, w, n, proto)
 	}
-	if f.v6 {
+	switch {
+	case !answered || f.byTuple:
+		return f.keyOf(in, w, n, sport, dport, proto)
+	case f.v6:
 		return f.keyV6(in, w, n, sport, dport, proto)
 	}
 	src, dst := be.Uint32(in[(f.src+8)&inMask:]), be.Uint32(in[(f.dst+8)&inMask:])
+	k := keyOf4(src, dst, sport, dport)
+	if f.nat != nil {
+		k = f.nat.inside4(in, k, src, dst, sport, dport, portMask[proto])
+	}
 	q := (*[32]byte)(w[n&outMask:])
 	q[0], q[1] = fSrcAddr<<3|2, 4
 	be.PutUint32(q[2:], src)
 	q[6], q[7] = fDstAddr<<3|2, 4
 	be.PutUint32(q[8:], dst)
-	key = n + 12
-	a, b := uint64(src)<<16|sport, uint64(dst)<<16|dport
-	lo, hi := min(a, b), max(a, b)
 	q[12] = proto
-	be.PutUint64(q[13:], lo>>16<<32|hi>>16)
-	be.PutUint32(q[21:], uint32(lo<<16|hi&0xffff))
-	return key, key + 13
+	be.PutUint64(q[13:], k.addrs)
+	be.PutUint32(q[21:], k.ports)
+	return n + 12, n + 25
+}
+
+// putRuleTimes writes start and end, with their source and resolution, by the rules of the appending
+// path.
+func (d *Decoder) putRuleTimes(p *Plan, f *fastPlan, in *window, w *outWindow, n uint) uint {
+	f.load(in, &d.rec)
+	start, stop, source, resolution := d.ctx.times(&p.times, &d.rec)
+	n = putTimes(w, n, uint64(start), uint64(stop))
+	n = putShort(w, n, sourceTag, uint64(source))
+	return putShort(w, n, resolutionTag, uint64(resolution))
 }
 
 // putInts writes the integers of up to four octets. It is a function of its own so that all its
@@ -390,6 +345,9 @@ func (f *fastPlan) times(s *fastSet, in *window) (start, end int64, ok bool) {
 			return 0, 0, false
 		}
 		start, end = int64(a*f.mul), int64(b*f.mul)
+		if f.observed && end < start {
+			return 0, 0, false
+		}
 	}
 	return max(start, 0), max(end, 0), true
 }
@@ -419,9 +377,16 @@ func (f *fastPlan) load(in *window, rec *record) {
 	}
 }
 
-// fastRules writes the sampling rate and the times of the reverse direction.
-func (d *Decoder) fastRules(p *Plan, s *fastSet, in *window, w *outWindow, n uint) uint {
-	p.fast.load(in, &d.rec)
+// fastRules writes the Ethernet type, the sampling rate and the times of the reverse direction.
+func (d *Decoder) fastRules(p *Plan, f *fastPlan, s *fastSet, in *window, w *outWindow, n uint) uint {
+	if f.etherType.mask != 0 {
+		v := cmp.Or(in.integer(f.etherType.end)&f.etherType.mask, f.familyType())
+		n = putShort(w, n, etherTypeTag, v)
+	}
+	if !s.sampling && !s.reverse {
+		return n
+	}
+	f.load(in, &d.rec)
 	dst := w[:n&outMask]
 	if s.sampling {
 		o := &d.out

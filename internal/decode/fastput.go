@@ -101,6 +101,7 @@ const (
 	icmpTypeTag     = uint16(fICMPType<<3&0x7f | 0x80 | fICMPType>>4<<8)
 	icmpCodeTag     = uint16(fICMPCode<<3&0x7f | 0x80 | fICMPCode>>4<<8)
 	directionTag    = uint16(fDirection<<3&0x7f | 0x80 | fDirection>>4<<8)
+	etherTypeTag    = uint16(fEtherType<<3&0x7f | 0x80 | fEtherType>>4<<8)
 )
 
 // putTimes writes start and end, ns since the epoch: nine octets each from 1972

@@ -17,8 +17,10 @@ func (p *Plan) HeapOctets() int {
 			n += int(unsafe.Sizeof(ie.Extension{}))
 		}
 	}
-	if p.fast != nil {
-		n += p.fast.heapOctets()
+	for _, f := range [...]*fastPlan{p.fast, p.fast6} {
+		if f != nil {
+			n += f.heapOctets()
+		}
 	}
 	return n
 }
@@ -27,6 +29,9 @@ func (f *fastPlan) heapOctets() int {
 	n := int(unsafe.Sizeof(*f)) + sliceOctets(f.addrs4) + sliceOctets(f.addrs6) + sliceOctets(f.elements) +
 		sliceOctets(f.rest) + sliceOctets(f.tail) + sliceOctets(f.segments) + sliceOctets(f.loads) +
 		sliceOctets(f.stray) + sliceOctets(f.names)
+	if f.nat != nil {
+		n += int(unsafe.Sizeof(*f.nat))
+	}
 	for _, ints := range f.ints {
 		n += sliceOctets(ints)
 	}

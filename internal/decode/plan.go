@@ -58,6 +58,7 @@ type Plan struct {
 	station   bool          // the only address is the wireless client's
 	lifts     []lift        // values that records of this template, inside a list, set in the enclosing flow
 	fast      *fastPlan     // nil: records take the appending path
+	fast6     *fastPlan     // of records with IPv6 addresses, in a template of both families; see arrangements
 	options   []optionStep
 }
 
@@ -101,7 +102,7 @@ func compile(version uint8, t *Template) *Plan {
 	p.needsInit = p.version == ipfix.VersionIPFIX && p.times.source == flowpb.TimeSource_TIME_SOURCE_UPTIME && !p.has[sInit]
 	p.names = p.nameKinds()
 	p.findUndefined()
-	p.fast = p.arrange()
+	p.fast, p.fast6 = p.arrangements()
 	return p
 }
 

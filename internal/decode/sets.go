@@ -176,13 +176,14 @@ func (d *Decoder) sets(pkt []byte, rd *wire.Reader, r *Result) {
 	d.pending = d.pending[:0]
 	for rd.Len() >= ipfix.HeaderSet {
 		start := rd.Off()
-		id, set, cause := ipfix.ReadSet(rd)
+		id, n, cause := ipfix.ReadSetHeader(rd)
 		if cause != "" {
 			r.fail(start+2, "set length", cause)
 		}
 		if cause == wire.BadLength {
 			break
 		}
+		set := rd.Sub(n, "set")
 		switch kind := ipfix.KindOf(r.Header.Version, id); kind {
 		case ipfix.DataSet:
 			d.dataSet(id, &set, r)

@@ -40,11 +40,11 @@ func KindOf(version, id uint16) Kind {
 	return UnknownSet
 }
 
-// ReadSet reads the set at the beginning of r, which must have at least HeaderSet octets. content is
-// what follows the set header. cause is empty, or
+// ReadSetHeader reads a set header from r, which must have at least HeaderSet octets. n is the number
+// of octets of r that follow and belong to the set. cause is empty, or
 //   - wire.BadLength: the length is shorter than its own header, so no set after this one can be
-//     found. content is empty.
-//   - wire.Truncated: the length is beyond the end of r. content is what r has of the set.
+//     found; n is 0.
+//   - wire.Truncated: the length is beyond the end of r; n is what r has of the set.
 //
 // A set, RFC 3954 section 5.2 and RFC 7011 section 3.3.2, offsets in octets; length includes the
 // header:
@@ -53,14 +53,14 @@ func KindOf(version, id uint16) Kind {
 //	+--------+--------+------------------------------------+
 //	| set id | length | records                  | padding |
 //	+--------+--------+------------------------------------+
-func ReadSet(r *wire.Reader) (id uint16, content wire.Reader, cause wire.Cause) {
+func ReadSetHeader(r *wire.Reader) (id uint16, n int, cause wire.Cause) {
 	id = r.Uint16("set id")
-	n := int(r.Uint16("set length")) - HeaderSet
+	n = int(r.Uint16("set length")) - HeaderSet
 	switch {
 	case n < 0:
-		return id, r.Sub(0, "set"), wire.BadLength
+		return id, 0, wire.BadLength
 	case n > r.Len():
-		n, cause = r.Len(), wire.Truncated
+		return id, r.Len(), wire.Truncated
 	}
-	return id, r.Sub(n, "set"), cause
+	return id, n, ""
 }
