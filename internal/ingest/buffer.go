@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"context"
 	"sync"
 	"time"
 
@@ -295,4 +296,24 @@ func (c *changes) takeAll() (exporters [][16]byte, all bool) {
 	c.some = bounded.New[[16]byte, struct{}](maxChanges)
 	c.all = false
 	return exporters, all
+}
+
+// bufferLoop decodes buffered sets when their template arrives and passes expired sets on, until ctx
+// ends. It also drives the warnings of silence.
+func (r *Replica) bufferLoop(ctx context.Context, run *running) error {
+	w := r.worker(run, &r.accounts.shared)
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.bufferNow:
+		case <-t.C:
+			if len(r.c.Listen) > 0 {
+				r.watch.tick(r.deps.Now())
+			}
+		}
+		r.decodeBuffered(w, r.deps.Now())
+	}
 }

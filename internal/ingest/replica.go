@@ -450,67 +450,6 @@ func (r *Replica) shared(ctx, starting context.Context) error {
 	return r.tlog.Run(ctx, r.merge)
 }
 
-// reread is the interval at which EXPORTERS_FILE is checked for changes.
-const reread = 10 * time.Second
-
-// rereader checks EXPORTERS_FILE for changes until ctx ends.
-func (r *Replica) rereader(ctx context.Context) error {
-	if r.c.ExportersFile == "" {
-		return nil
-	}
-	return runEvery(ctx, reread, r.reread)
-}
-
-// runEvery calls f at the interval d until ctx ends.
-func runEvery(ctx context.Context, d time.Duration, f func()) error {
-	t := time.NewTicker(d)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-			f()
-		}
-	}
-}
-
-// reread loads EXPORTERS_FILE if it has changed. It logs and counts a repeated failure only once.
-func (r *Replica) reread() {
-	changed, err := r.file.Reload()
-	switch {
-	case err != nil && r.fileFailures.IsNew(err, time.Time{}):
-		r.metrics.reloads.WithLabelValues("failed").Inc()
-		r.log.Error("the exporters file is wrong: its last valid content stays in force", "err", err)
-	case changed:
-		r.metrics.reloads.WithLabelValues("ok").Inc()
-		r.log.Info("the exporters file has changed", "entries", r.file.Table().Len())
-	}
-	if err == nil {
-		r.fileFailures.Recovered()
-	}
-}
-
-// bufferLoop decodes buffered sets when their template arrives and passes expired sets on, until ctx
-// ends. It also drives the warnings of silence.
-func (r *Replica) bufferLoop(ctx context.Context, run *running) error {
-	w := r.worker(run, &r.accounts.shared)
-	t := time.NewTicker(50 * time.Millisecond)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-r.bufferNow:
-		case <-t.C:
-			if len(r.c.Listen) > 0 {
-				r.watch.tick(r.deps.Now())
-			}
-		}
-		r.decodeBuffered(w, r.deps.Now())
-	}
-}
-
 // finish decodes buffered sets, flushes and closes the producers, all within FLUSH. No worker may produce
 // any more when it is called.
 func (r *Replica) finish(run *running) {
