@@ -59,8 +59,6 @@ func fieldValue(
 	empty func(protoreflect.FieldDescriptor) protoreflect.Value, fd protoreflect.FieldDescriptor, v any,
 ) (protoreflect.Value, error) {
 	text, isText := v.(string)
-	number, isNumber := v.(json.Number)
-	var none protoreflect.Value
 	switch fd.Kind() {
 	case protoreflect.MessageKind:
 		if members, ok := v.(map[string]any); ok {
@@ -88,27 +86,38 @@ func fieldValue(
 		if e := fd.Enum().Values().ByName(protoreflect.Name(text)); isText && e != nil {
 			return protoreflect.ValueOfEnum(e.Number()), nil
 		}
-		if n, err := strconv.ParseInt(number.String(), 10, 32); isNumber && err == nil {
-			return protoreflect.ValueOfEnum(protoreflect.EnumNumber(n)), nil
-		}
-	case protoreflect.Int64Kind:
-		if n, err := strconv.ParseInt(number.String(), 10, 64); isNumber && err == nil {
-			return protoreflect.ValueOfInt64(n), nil
-		}
-	case protoreflect.Uint32Kind:
-		if n, err := strconv.ParseUint(number.String(), 10, 32); isNumber && err == nil {
-			return protoreflect.ValueOfUint32(uint32(n)), nil
-		}
 	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
 		if flowpb.FormOf(fd) == flowpb.MAC && isText {
 			b, err := parseOctets(fd, text)
 			return protoreflect.ValueOfUint64(bigEndian(b)), err
 		}
-		if n, err := strconv.ParseUint(number.String(), 10, 64); isNumber && err == nil {
-			return protoreflect.ValueOfUint64(n), nil
+	}
+	if number, ok := v.(json.Number); ok {
+		if x, ok := numberValue(fd.Kind(), number.String()); ok {
+			return x, nil
 		}
 	}
-	return none, fmt.Errorf("%v is no %v", v, fd.Kind())
+	return protoreflect.Value{}, fmt.Errorf("%v is no %v", v, fd.Kind())
+}
+
+// numberValue parses a decimal number as a value of a kind. It reports whether the kind is an integer or an enum, and
+// holds the number.
+func numberValue(kind protoreflect.Kind, number string) (v protoreflect.Value, ok bool) {
+	switch kind {
+	case protoreflect.EnumKind:
+		n, err := strconv.ParseInt(number, 10, 32)
+		return protoreflect.ValueOfEnum(protoreflect.EnumNumber(n)), err == nil
+	case protoreflect.Int64Kind:
+		n, err := strconv.ParseInt(number, 10, 64)
+		return protoreflect.ValueOfInt64(n), err == nil
+	case protoreflect.Uint32Kind:
+		n, err := strconv.ParseUint(number, 10, 32)
+		return protoreflect.ValueOfUint32(uint32(n)), err == nil
+	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
+		n, err := strconv.ParseUint(number, 10, 64)
+		return protoreflect.ValueOfUint64(n), err == nil
+	}
+	return v, false
 }
 
 // parseMAC is the inverse of macText: octets of two hexadecimal digits, separated by colons. It also accepts

@@ -50,17 +50,8 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 	}
 	defer sockets.Close()
 
-	if o.Metrics != "" {
-		// Check the address before the metrics server does, whose error names the variable of the services.
-		ml, err := net.Listen("tcp", o.Metrics)
-		if err != nil {
-			if errors.Is(err, syscall.EADDRINUSE) {
-				return fmt.Errorf("--metrics %s: the port is taken, by another service perhaps: "+
-					"choose another address, or '' for none", o.Metrics)
-			}
-			return fmt.Errorf("--metrics %s: want host:port, or '' for none: %w", o.Metrics, err)
-		}
-		_ = ml.Close()
+	if err := checkMetrics(o.Metrics); err != nil {
+		return err
 	}
 	var pages net.Listener
 	if o.Page != "" {
@@ -80,18 +71,7 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 		board.KernelDrops = sockets.Drops
 		committed = func(list []*flowpb.Connection) { out.Print(list); board.Connections(list) }
 	}
-	l, err := pipeline.Start(ctx, pipeline.Options{
-		Kafka: o.Kafka, Environ: o.Environ, Exporters: o.Exporters, CommitEvery: 500 * time.Millisecond,
-		Log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{
-			Level: slog.LevelInfo, ReplaceAttr: console.WithoutTime,
-		})),
-		Metrics:   reg,
-		Committed: committed,
-		Sockets:   sockets,
-	})
-	if unable := (pipeline.BrokerError{}); errors.As(err, &unable) {
-		return fmt.Errorf("--kafka %s: %w", o.Kafka, err)
-	}
+	l, err := startPipeline(ctx, o, stderr, pipeline.Options{Metrics: reg, Committed: committed, Sockets: sockets})
 	if err != nil {
 		return err
 	}
@@ -106,19 +86,7 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 		})
 	}
 	if pages != nil {
-		settings := topics.Settings{Kafka: l.Config.Kafka, Topics: l.Config.Topics}
-		host, _, _ := net.SplitHostPort(o.Page) // the address is valid: it is listened on
-		wg.Go(func() {
-			if err := page.NewServer(board, host, time.Second).Serve(ctx, pages); err != nil {
-				cancel(fmt.Errorf("--page %s: %w", o.Page, err))
-			}
-		})
-		wg.Go(func() {
-			if err := topics.FeedFlows(ctx, settings, board); err != nil {
-				cancel(fmt.Errorf("--page: %w", err))
-			}
-		})
-		wg.Go(func() { topics.FeedExporters(ctx, settings, board) })
+		servePage(ctx, &wg, cancel, o, pages, l, board)
 	}
 	greet(stderr, o, sockets, l)
 	silence := time.AfterFunc(silenceAfter, func() { remarkOnSilence(stderr, l, sockets) })
@@ -150,14 +118,76 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 		cancel()
 	}
 	err = errors.Join(err, l.Stop(), out.Err())
+	summarise(stderr, sockets, l)
+	return err
+}
+
+// checkMetrics checks the address of the metrics before their server does, whose error names the variable of the
+// services. "": no metrics.
+func checkMetrics(address string) error {
+	if address == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", address)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("--metrics %s: the port is taken, by another service perhaps: "+
+			"choose another address, or '' for none", address)
+	case err != nil:
+		return fmt.Errorf("--metrics %s: want host:port, or '' for none: %w", address, err)
+	}
+	_ = l.Close()
+	return nil
+}
+
+// startPipeline starts the pipeline with the given options and those of o. Its log goes to stderr.
+func startPipeline(
+	ctx context.Context, o Options, stderr io.Writer, p pipeline.Options,
+) (*pipeline.Pipeline, error) {
+	p.Kafka = o.Kafka
+	p.Environ = o.Environ
+	p.Exporters = o.Exporters
+	p.CommitEvery = 500 * time.Millisecond
+	p.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{
+		Level: slog.LevelInfo, ReplaceAttr: console.WithoutTime,
+	}))
+	l, err := pipeline.Start(ctx, p)
+	if unable := (pipeline.BrokerError{}); errors.As(err, &unable) {
+		return nil, fmt.Errorf("--kafka %s: %w", o.Kafka, err)
+	}
+	return l, err
+}
+
+// servePage starts the server of the page and the readers of the topics that it shows. They end with ctx; an error
+// ends ctx.
+func servePage(
+	ctx context.Context, wg *sync.WaitGroup, cancel context.CancelCauseFunc, o Options,
+	pages net.Listener, l *pipeline.Pipeline, board *page.Board,
+) {
+	settings := topics.Settings{Kafka: l.Config.Kafka, Topics: l.Config.Topics}
+	host, _, _ := net.SplitHostPort(o.Page) // the address is valid: it is listened on
+	wg.Go(func() {
+		if err := page.NewServer(board, host, time.Second).Serve(ctx, pages); err != nil {
+			cancel(fmt.Errorf("--page %s: %w", o.Page, err))
+		}
+	})
+	wg.Go(func() {
+		if err := topics.FeedFlows(ctx, settings, board); err != nil {
+			cancel(fmt.Errorf("--page: %w", err))
+		}
+	})
+	wg.Go(func() { topics.FeedExporters(ctx, settings, board) })
+}
+
+// summarise prints the counters of the run.
+func summarise(w io.Writer, sockets listen.Sockets, l *pipeline.Pipeline) {
 	if text := sockets.DropsText(); text != "" {
-		fmt.Fprintf(stderr, "weir up: %s\n", text)
+		fmt.Fprintf(w, "weir up: %s\n", text)
 	}
 	s := l.Stats()
-	fmt.Fprintf(stderr, "weir up: ended: datagrams=%d flows=%d errors=%d dropped=%d dropped_by_kernel=%d "+
+	fmt.Fprintf(w, "weir up: ended: datagrams=%d flows=%d errors=%d dropped=%d dropped_by_kernel=%d "+
 		"templates_shared=%d connections=%d\n",
 		s.Datagrams, s.Flows, s.Errors, s.Dropped, sockets.Drops(), s.TemplatesFromOthers, l.EnrichStats().Connections)
-	return err
 }
 
 // closingAtMost bounds the wait for the closing of open connections at the end.
