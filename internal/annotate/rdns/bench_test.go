@@ -211,8 +211,10 @@ func BenchmarkAnswered(b *testing.B) {
 	s := r.Stats()
 	b.ReportMetric(float64(s.Questions)/float64(b.N), "questions/op")
 	cancel()
-	<-ended
-	_ = cmd.Wait()
+	if err := <-ended; err != nil {
+		b.Error(err)
+	}
+	_ = cmd.Wait() // killed
 }
 
 // BenchmarkMessages compares libraries: the query for an address and its response, by the code in use (dnsmessage and
