@@ -141,7 +141,8 @@ func secret(variable, path, what string) (string, error) {
 const mechanisms = "plain, scram-sha-256, scram-sha-512 or oauthbearer"
 
 // mechanism returns the SASL mechanism, or nil for none. The file with the password or token is read for each
-// connection, so that it can be changed without a restart.
+// connection, so that it can be changed without a restart. Before a token expires the client authenticates again on the
+// same connection (KIP-368), for which it reads the file too.
 func (c *Config) mechanism() sasl.Mechanism {
 	auth := func(context.Context) (user, password string, err error) {
 		password, err = secret("KAFKA_SASL_PASSWORD_FILE", c.SASLPasswordFile, "password")
@@ -172,7 +173,8 @@ func (c *Config) mechanism() sasl.Mechanism {
 }
 
 // withRole returns a copy for the client with this role. The role is part of the client id, which distinguishes
-// the clients of one process in the brokers' logs and in the metrics.
+// the clients of one process in the brokers' logs and in the metrics. Quotas of brokers may be set by client id: for
+// example weir-templates for the template log of a replica with the default KAFKA_CLIENT_ID.
 func (c *Config) withRole(role string) *Config {
 	d := *c
 	if d.ClientID == "" {

@@ -65,7 +65,8 @@ type ensurer struct {
 // together they take at least 0.6 s. A broker that lags behind does not know a topic that was just created.
 const surelyMissing = 5
 
-// run repeats pass, with back-off, until all topics are verified, a permanent error occurs, or ctx ends.
+// run repeats pass, with back-off, until all topics are verified, a permanent error occurs, or ctx ends. A pass takes
+// 10 s at most: a request that no broker answers must not keep the reason from status.
 func (e *ensurer) run(ctx context.Context, status func(error)) error {
 	failures := failure.Repeats{Every: repeatWait}
 	for try := 0; ; try++ {
@@ -125,7 +126,9 @@ func (e *ensurer) pass(ctx context.Context) (wait, err error) {
 	return errors.Join(waits...), errors.Join(errs...)
 }
 
-// topic verifies a topic, given its state as the cluster lists it, or creates it. Its results are those of pass.
+// topic verifies a topic, given its state as the cluster lists it, or creates it. Its results are those of pass. The
+// number of partitions must be equal: with more, keys would move to other partitions, and the order of the records of
+// an exporter or of a connection would be lost.
 func (e *ensurer) topic(ctx context.Context, name string, is kadm.TopicDetail) (wait, err error) {
 	should := e.todo[name]
 	missing := is.Topic == "" || errors.Is(is.Err, kerr.UnknownTopicOrPartition)
@@ -159,7 +162,8 @@ func (e *ensurer) partitionsRemedy(name string, n int32) string {
 	return "delete the topic, or start with another TOPIC_PREFIX"
 }
 
-// create creates a topic. It returns a wait, since the next pass must verify the topic.
+// create creates a topic. It returns a wait, since the next pass must verify the topic. The controller answers before
+// all brokers know the topic: for a moment others may still say that it does not exist.
 func (e *ensurer) create(ctx context.Context, name string, should spec) (wait, err error) {
 	configs := make(map[string]*string, len(should.configs))
 	for k, v := range should.configs {
@@ -223,7 +227,8 @@ func mismatch(topic, key, got, want, value string) error {
 		topic, key, got, want, topic, key, value)
 }
 
-// deletesTooEarly reports whether value is a limit below s.least[key]. -1 is no limit.
+// deletesTooEarly reports whether value is a limit below s.least[key]. -1 is no limit. A value that is no number counts
+// as none: the broker would not have accepted it.
 func (s *spec) deletesTooEarly(key, value string) bool {
 	least, ok := s.least[key]
 	n, err := strconv.ParseInt(value, 10, 64)
@@ -265,7 +270,7 @@ func classifyError(cause error, format string, args ...any) (wait, err error) {
 	return e, nil
 }
 
-// String returns the spec as arguments of kafka-topics.sh.
+// String returns the spec as arguments of kafka-topics.sh, for example --partitions 1 --config cleanup.policy=compact.
 func (s spec) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "--partitions %d", s.partitions)

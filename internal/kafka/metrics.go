@@ -74,7 +74,7 @@ func (r replacing) MustRegister(cs ...prometheus.Collector) {
 }
 
 // gauges is a Registerer that takes the suffix _total off the names of gauges: kprom gives it to two gauges, but
-// it is the suffix of counters.
+// it is the suffix of counters. Other collectors pass unchanged.
 type gauges struct{ prometheus.Registerer }
 
 // Register implements prometheus.Registerer.

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// SessionConfig holds the topics of a Session and the limits of its transactions.
+// SessionConfig holds the topics of a Session and the limits of its transactions. It must not be modified after
+// NewSession. Topics are full names, with the prefix of the installation.
 type SessionConfig struct {
 	Group              string
 	Member             string        // must be unique among running members; part of the transactional id, after Group
@@ -106,7 +107,8 @@ type Session struct {
 	moves  map[int32]move   // the last move that was counted, by partition
 }
 
-// NewSession returns a Session. It does nothing before Run.
+// NewSession returns a Session. It does nothing before Run. Sessions of one registry share their metrics, which have
+// the input topic as label.
 func NewSession(c Config, sc SessionConfig) *Session {
 	s := &Session{
 		c: c, sc: sc, reason: errors.New("kafka is not reached yet"), asked: map[int32]bool{},
@@ -156,10 +158,10 @@ func (s *Session) noteAbort(err error) {
 }
 
 // Lag returns the number of records in owned partitions that are not taken yet, as of their brokers' last
-// responses.
+// responses. Records of open transactions and control records are included.
 func (s *Session) Lag() int64 { return s.lag.Load() }
 
-// noteTurn notes that a transaction begins; zero: that none is open.
+// noteTurn notes that a transaction begins; zero: that none is open. Ready compares the time with standsStill.
 func (s *Session) noteTurn(now time.Time) {
 	s.mu.Lock()
 	s.turn = now
@@ -173,7 +175,7 @@ func (s *Session) restoring(partitions int) {
 	s.mu.Unlock()
 }
 
-// note notes why the session does not work; nil: it does.
+// note notes why the session does not work; nil: it does. It may be called by any goroutine.
 func (s *Session) note(err error) {
 	s.mu.Lock()
 	s.reason = err
@@ -181,7 +183,9 @@ func (s *Session) note(err error) {
 }
 
 // Run works for h until ctx ends; then it commits the open transaction and leaves the group. It returns early
-// only with an error that wraps ErrFatal.
+// only with an error that wraps ErrFatal. Each failure ends a life: the next has a new client and begins from the
+// committed positions, after a back-off of up to 1 s that starts anew once a life has lasted a minute. Run must be
+// called once; h must not be used by others meanwhile.
 func (s *Session) Run(ctx context.Context, h Handler) error {
 	failures := newReporter(func(err error) {
 		s.sc.Log.Warn("the transactional session starts anew", "group", s.sc.Group, "err", err)

@@ -22,7 +22,8 @@ const (
 func (s *Session) Behind() time.Duration { return time.Duration(max(0, s.behind.Load())) }
 
 // compareClocks stores the offset of the brokers' clock. It must be called in an open transaction that has
-// records. It sends a request at most every compareClocksEvery, and keeps the old value without a response.
+// records: before the first of them the coordinator has no start time. It sends a request at most every
+// compareClocksEvery, and keeps the old value without a response.
 func (l *life) compareClocks(ctx context.Context) {
 	now := l.sc.Now()
 	if since := now.Sub(l.compared); !l.compared.IsZero() && since >= 0 && since < compareClocksEvery {

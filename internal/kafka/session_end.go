@@ -37,7 +37,7 @@ func outlive(ctx context.Context, by time.Duration) (context.Context, context.Ca
 }
 
 // settle ends an empty transaction after a revocation of partitions. Until its next End a GroupTransactSession
-// reports no second revocation, and aborts any commit.
+// reports no second revocation, and aborts any commit. The transaction has no record, so that no broker learns of it.
 func (l *life) settle() error {
 	if !l.revocation {
 		return nil
@@ -146,7 +146,8 @@ func (l *life) end(tx *Tx) error {
 }
 
 // readAgain resets the client to the first record that the Handler did not take. That offset is committed, and
-// no rebalance happens between the commit and this call.
+// no rebalance happens between the commit and this call. Records that the client has buffered are dropped and fetched
+// again: a Handler should rarely take fewer than it gets.
 func (l *life) readAgain() {
 	at := map[int32]kgo.EpochOffset{}
 	for n, p := range l.owned {

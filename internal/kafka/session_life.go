@@ -64,7 +64,8 @@ type progress struct {
 }
 
 // transactionTimeout returns the age at which a broker aborts an open transaction. It must be longer than a
-// session timeout, and than a rebalance that blocks the end of the transaction.
+// session timeout, and than a rebalance that blocks the end of the transaction. It bounds the time for which a killed
+// member holds back readers of the output at read_committed.
 func (s *Session) transactionTimeout() time.Duration { return cmp.Or(s.sc.Timeout, 45*time.Second) }
 
 // leaveWithin bounds the time for leaving the group. Without an answer the group removes the member after the
@@ -156,7 +157,8 @@ func (s *Session) runClient(ctx context.Context, h Handler) (err error) {
 	return err
 }
 
-// newLife returns a life without a client.
+// newLife returns a life without a client. It owns no partition and knows no topic: adoptTopics and the client's
+// callbacks fill it.
 func (s *Session) newLife(h Handler) *life {
 	return &life{
 		Session: s, h: h, owned: map[int32]*progress{}, begin: map[int32]int64{},
@@ -197,7 +199,8 @@ func (l *life) work(ctx context.Context) error {
 	return nil
 }
 
-// prepare brings ownership and state up to date before a transaction. Rebalances are not blocked meanwhile.
+// prepare brings ownership and state up to date before a transaction. Rebalances are not blocked meanwhile. The order
+// matters: a partition that was lost and assigned again must be dropped by follow before restore assigns it.
 func (l *life) prepare(ctx context.Context) error {
 	l.noteTurn(time.Time{})
 	if err := l.follow(); err != nil {

@@ -67,7 +67,8 @@ func (l losses) start(topic string) {
 	}
 }
 
-// A move is the change of a position that the input does not hold.
+// A move is the change of a position that the input does not hold. from is the committed position, to the offset from
+// which the partition is read.
 type move struct {
 	cause    string
 	from, to int64
@@ -112,7 +113,8 @@ func (l *life) nearest(at Position, log bounds) Position {
 	return at
 }
 
-// adoptTopics takes over the state of the topics at the beginning of a life.
+// adoptTopics takes over the state of the topics at the beginning of a life. It precedes the client: positions that the
+// group answers later belong to a topic whose id is known, unless madeAgain says otherwise.
 func (l *life) adoptTopics(ctx context.Context) error {
 	topics, err := l.inputTopics(ctx)
 	if err != nil {
@@ -264,7 +266,8 @@ func needsNewLife(err error) bool {
 // called by any goroutine.
 func (l *life) expire(why error) { l.expired.CompareAndSwap(nil, &why) }
 
-// needsReplacement reports whether a new client would do better after an error for which needsNewLife is true.
+// needsReplacement reports whether a new client would do better after an error for which needsNewLife is true. It asks
+// the cluster, which takes up to 5 s; the poll's errors come with a back-off.
 // While a deleted topic is not made again, this client stays in the group: only a member of the group can commit
 // positions in the new topic, see bequeath.
 func (l *life) needsReplacement(ctx context.Context, err error) bool {
@@ -327,7 +330,7 @@ func (l *life) bequeath() {
 const watchEvery = 30 * time.Second
 
 // watch ends the life when the input or the co-partitioned topic was made again or has another number of
-// partitions.
+// partitions. It runs in a goroutine of the life, which ends after its current transaction.
 func (l *life) watch(ctx context.Context) {
 	tick := time.NewTicker(l.every)
 	defer tick.Stop()

@@ -26,7 +26,7 @@ func (o *outages) note(node int32) {
 	o.nodes[node] = true
 }
 
-// drain returns the brokers that failed since the last call, by node id.
+// drain returns the brokers that failed since the last call, by node id. The caller owns the map.
 func (o *outages) drain() map[int32]bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -148,7 +148,8 @@ func (l *life) positions(resp *kmsg.OffsetFetchResponse) (at []Position, epochs 
 	return at, epochs
 }
 
-// errForgotten is the reason of a new life after the group removed this member.
+// errForgotten is the reason of a new life after the group removed this member, for example because it did not send a
+// heartbeat within the session timeout.
 var errForgotten = errors.New("the group forgot this member and gave it partitions under another id: " +
 	"their positions have to be fetched again")
 

@@ -45,7 +45,7 @@ type refusals struct {
 	records map[int32]map[int64]error // by partition and offset, until committed
 }
 
-// recordLimit returns the number of records that the next transaction may take.
+// recordLimit returns the number of records that the next transaction may take: at least 1.
 func (r *refusals) recordLimit() int {
 	if r.limit > 0 {
 		return r.limit
@@ -79,7 +79,8 @@ func (r *refusals) noteRefused(records int, last Position, why error) bool {
 	return true
 }
 
-// committed doubles the limit after a committed transaction.
+// committed doubles the limit after a committed transaction, up to max. A refused record costs about
+// 2·log2(max) transactions.
 func (r *refusals) committed() {
 	if r.limit *= 2; r.limit >= r.max {
 		r.limit = 0
@@ -141,7 +142,7 @@ func (l *life) pause(ctx context.Context) {
 }
 
 // abortBackoff returns the delay after n+1 aborted transactions in a row: 50 ms, doubling up to 30 s, shortened
-// by up to a fifth.
+// by up to a fifth. Members that abort for the same reason do not all try again at the same time.
 func abortBackoff(n int) time.Duration {
 	d := 30 * time.Second
 	if n < 9 {

@@ -195,7 +195,7 @@ func (tx *Tx) refusedAt(r *kgo.Record, err error) {
 // with the hash of the Java client (murmur2).
 type partitioner struct{ manual []string }
 
-// ForTopic implements kgo.Partitioner.
+// ForTopic implements kgo.Partitioner. Records without a key go to a partition that changes with each batch.
 func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
 	if slices.Contains(p.manual, topic) {
 		return kgo.ManualPartitioner().ForTopic(topic)

@@ -13,7 +13,8 @@ import (
 // ReadBetween hands the committed records of a topic whose timestamps are at or after from and before to to
 // apply, fetch by fetch, in order within a partition. The broker finds offsets by time: where timestamps
 // are not in order, apply gets records outside of the span too. Records of open transactions are left out. An
-// error of apply ends the reading and is returned.
+// error of apply, or of a fetch, ends the reading and is returned. apply must not keep the slice. The wait for Kafka is
+// bounded by ctx alone: the caller must set a deadline.
 func ReadBetween(ctx context.Context, c Config, topic string, from, to time.Time, apply func([]Record) error) error {
 	first, left, err := offsetsBetween(ctx, c, topic, from, to)
 	if err != nil || len(left) == 0 {

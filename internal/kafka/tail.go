@@ -135,7 +135,8 @@ func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Rec
 	}
 }
 
-// open makes the client, which reads each partition from the offset that t selects. The caller must close it.
+// open makes the client, which reads each partition from the offset that t selects. The caller must close it. With From
+// the client never resets an offset by itself: the caller decides on records that are missing.
 func (r *tailing) open(ctx context.Context, c Config) (err error) {
 	reset := kgo.RewindOffset(0) // after a loss that cannot be located, go on with records newer than the last one read
 	if r.From != nil {
@@ -170,7 +171,7 @@ func (r *tailing) open(ctx context.Context, c Config) (err error) {
 // startsAtEnd reports whether t selects no start: the first record to read is not there yet.
 func (t *Tail) startsAtEnd() bool { return t.From == nil && !t.Start && t.Since.IsZero() }
 
-// begin returns the offset at which a partition begins.
+// begin returns the offset at which a partition begins. A time after the last record selects the end of the log.
 func (r *tailing) begin(partition int32) kgo.Offset {
 	switch {
 	case r.From != nil:
@@ -277,7 +278,8 @@ func (r *tailing) switchTopic(now topicState) error {
 	return nil
 }
 
-// addPartitions reads added partitions from their start.
+// addPartitions reads added partitions from their start. A bounded read leaves them out: it ends at the records that
+// were there when it began.
 func (r *tailing) addPartitions(now topicState) error {
 	how := fmt.Sprintf("it has %d partitions now, %d before", now.partitions, r.is.state.partitions)
 	if r.From != nil {

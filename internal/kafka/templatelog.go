@@ -73,7 +73,7 @@ func NewTemplateLog(c Config, topic, replica string) (*TemplateLog, error) {
 }
 
 // Limits of the octets that the client holds: of records that Kafka has not acknowledged, and of a response to a
-// fetch.
+// fetch. A batch above the second limit is still fetched, alone (KIP-74).
 const (
 	maxTemplatesBuffered = 16 << 20
 	maxTemplatesFetched  = 8 << 20
@@ -257,7 +257,8 @@ func (l *TemplateLog) writeBarriers(ctx context.Context, cl *kgo.Client) {
 	}
 }
 
-// barrierRetry is the delay before a failed barrier is written again.
+// barrierRetry is the delay before a failed barrier is written again. The client repeats a failed request by itself:
+// the barrier fails only when the topic is purged or Kafka refuses it, for example for want of the ACL Write.
 const barrierRetry = 250 * time.Millisecond
 
 // take passes a record of the topic to apply, or adds a copy of it to the backlog. The barrier of this run ends the
@@ -361,7 +362,7 @@ func (l *TemplateLog) Publish(key, value []byte, done func(error)) {
 		})
 }
 
-// connects notes failures to connect to a broker, for Ready.
+// connects notes failures to connect to a broker, for Ready. A connection that succeeds clears the reason.
 type connects struct{ l *TemplateLog }
 
 // OnBrokerConnect implements kgo.HookBrokerConnect.

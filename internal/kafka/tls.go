@@ -15,7 +15,7 @@ import (
 // dialTimeout bounds one attempt to connect, TLS handshake included.
 const dialTimeout = 10 * time.Second
 
-// validateTLS reports the mistakes in the settings of TLS.
+// validateTLS reports the mistakes in the settings of TLS. It reads the files, as a connection does later.
 func (c *Config) validateTLS() (errs []error) {
 	if !c.TLS {
 		for _, f := range []struct{ name, value string }{

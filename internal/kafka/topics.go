@@ -34,7 +34,7 @@ const (
 	Connections Topic = "connections"
 )
 
-// Name returns the topic's full name.
+// Name returns the topic's full name, for example netflow.flows with the default prefix.
 func (c *TopicConfig) Name(t Topic) string { return c.Prefix + string(t) }
 
 // The modes of TopicConfig.
@@ -75,7 +75,9 @@ func (c TopicConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// cleanupPolicy is a setting that must match the table: Ensure refuses a topic with another value.
+// cleanupPolicy is a setting that must match the table: Ensure refuses a topic with another value. Without compaction
+// the templates topic would lose definitions that are still in use; with it the flows topic would keep one record of
+// each key.
 const cleanupPolicy = "cleanup.policy"
 
 // A spec holds the wanted properties of a topic.

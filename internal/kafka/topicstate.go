@@ -128,7 +128,8 @@ const maxPastTopics = 64
 // such an id.
 type pastTopics map[[16]byte]bool
 
-// add adds the id of a deleted topic, and forgets the others at the limit.
+// add adds the id of a deleted topic, and forgets the others at the limit: ids are random (KIP-516), and a broker that
+// lags behind by that many topics does not occur.
 func (p pastTopics) add(id [16]byte) {
 	if len(p) >= maxPastTopics {
 		clear(p)
@@ -140,7 +141,8 @@ func (p pastTopics) add(id [16]byte) {
 // caller must call Begins and choose its positions again.
 var ErrTopicChanged = errors.New("the topic changed")
 
-// topicIsGone reports whether err means that the topic was deleted, and perhaps made again.
+// topicIsGone reports whether err means that the topic was deleted, and perhaps made again. Kafka also returns these
+// errors for a moment after the creation of a topic, until all brokers know it.
 func topicIsGone(err error) bool {
 	return errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.UnknownTopicOrPartition)
 }
