@@ -304,34 +304,20 @@ func (r *Replica) Run(ctx context.Context) error {
 	}
 	guard(func(c context.Context) error { return r.shared(c, failed) })
 	guard(r.publisher)
-	// The loops that use the producers of run end before finish, which closes these.
 	producing, endProducing := context.WithCancel(groupCtx)
 	defer endProducing()
-	var producers sync.WaitGroup
-	guardProducer := func(f func(context.Context) error) {
-		producers.Add(1)
-		guard(func(context.Context) error {
-			defer producers.Done()
-			return f(producing)
-		})
-	}
-	guardProducer(func(c context.Context) error { return r.bufferLoop(c, run) })
-	guardProducer(func(c context.Context) error { return r.accountant(c, run.reports) })
-	guardProducer(func(c context.Context) error { return r.recoverer(c, run.reports) })
+	produced := make(chan struct{})
+	guard(func(context.Context) error {
+		defer close(produced)
+		return r.produce(producing, run)
+	})
 	guard(r.rereader)
 	guard(r.overlooker)
 	guard(r.examine)
 	guard(func(c context.Context) error { return runEvery(c, rankEvery, r.exporters.rank) })
 	passes, endPasses := context.WithCancel(groupCtx)
 	defer endPasses()
-	guard(func(context.Context) error {
-		select { // before the barrier, most sets on the topic would have to be appended again
-		case <-r.passed:
-			return late.run(passes)
-		case <-passes.Done():
-			return nil
-		}
-	})
+	guard(func(context.Context) error { return late.runAfter(passes, r.passed) })
 	var readers sync.WaitGroup
 	for _, s := range sockets {
 		readers.Go(func() { r.read(failed, run, s) })
@@ -347,10 +333,20 @@ func (r *Replica) Run(ctx context.Context) error {
 	readers.Wait()
 	transport.CloseSockets(sockets)
 	endProducing()
-	producers.Wait()
+	<-produced
 	endPasses() // its open transaction takes up to 7 s to end when Kafka is away, while finish waits too
 	r.finish(run)
 	stop()
+	return group.Wait()
+}
+
+// produce runs the loops that use the producers of run, until ctx ends. When it returns none of them uses the producers
+// any more: they must not be closed before.
+func (r *Replica) produce(ctx context.Context, run *running) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return r.bufferLoop(ctx, run) })
+	group.Go(func() error { return r.accountant(ctx, run.reports) })
+	group.Go(func() error { return r.recoverer(ctx, run.reports) })
 	return group.Wait()
 }
 

@@ -153,6 +153,17 @@ func (r *Replica) newUndecoded(producer *kafka.Producer) *undecoded {
 	return u
 }
 
+// runAfter calls run once begin, the barrier, is closed: before it most sets on the topic would have to be appended
+// again. It returns when ctx ends.
+func (u *undecoded) runAfter(ctx context.Context, begin <-chan struct{}) error {
+	select {
+	case <-begin:
+		return u.run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
+}
+
 // run passes over the topic until ctx ends.
 func (u *undecoded) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
