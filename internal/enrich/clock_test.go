@@ -81,8 +81,8 @@ func TestASlowClockEndsConnectionsByTheBrokersTimeAndIsNotReady(t *testing.T) {
 	}
 }
 
-// Brokers before 3.0 do not describe transactions. Nothing then says whose clock is wrong,
-// so that flows from the future still end nothing, but the worker says so.
+// Brokers before 3.0 do not describe transactions, so that the wrong clock is not known. Flows from
+// the future must still end no connection, and the worker must report the fault.
 func TestWithoutTheBrokersTimeFlowsFromTheFutureAreNotReady(t *testing.T) {
 	c := cluster(t)
 	c.ControlKey(int16(kmsg.DescribeTransactions), func(req kmsg.Request) (kmsg.Response, error, bool) {

@@ -21,6 +21,6 @@ func TestTheNamesOfConnectionsOpenAtARestartAreWantedAgain(t *testing.T) {
 	stop()
 	w, stop = start(t, conf, time.Now)
 	defer stop()
-	// No further flow comes: the connection may end without one.
+	// No further flow arrives: the connection may end without a flow.
 	eventually(t, "both addresses are wanted", func() bool { return w.annotator.Names.Stats().Wanted == 2 })
 }

@@ -35,8 +35,8 @@ func client(t *testing.T, c *kfake.Cluster) *kgo.Client {
 	return cl
 }
 
-// putUDP produces one flow of a UDP conversation between 10.0.0.5:port and 192.0.2.80:443,
-// received at.
+// putUDP produces a flow of a UDP conversation between 10.0.0.5:port and 192.0.2.80:443, received
+// at at.
 func putUDP(t *testing.T, cl *kgo.Client, partition int32, at time.Time, port uint32) {
 	t.Helper()
 	hash := uint64(partition)<<48 | uint64(at.UnixNano())&(1<<40-1)<<8 | uint64(port)&0xff
@@ -147,7 +147,7 @@ func TestAStalePositionIsNotALostState(t *testing.T) {
 	}
 }
 
-// Only the partition whose state is gone goes on without it, and it counts once.
+// Only the partition without its state continues with empty state, and it is counted once.
 func TestAPartitionWhoseStateIsGoneLeavesTheOthersTheirs(t *testing.T) {
 	c := cluster(t)
 	cl := client(t, c)
@@ -224,7 +224,7 @@ func recreate(t *testing.T, cl *kgo.Client, topic string) {
 	}
 }
 
-// logged is a member whose log lines are counted.
+// logged returns a member whose log lines are counted.
 func logged(t *testing.T, c Config, now func() time.Time) (w *Worker, ended <-chan error, lines *locked.Buffer) {
 	t.Helper()
 	lines = new(locked.Buffer)
@@ -462,8 +462,8 @@ func TestNoFlowIsReadTwiceAfterALossOfTheBrokers(t *testing.T) {
 	}
 }
 
-// A group whose positions are another program's goes on after each of the ways that the
-// error names.
+// A group whose positions another program committed must work after each remedy that the error
+// names.
 func TestTheWaysOutOfAGroupOfAnotherProgramWork(t *testing.T) {
 	for _, metadata := range []string{"", "weir/1 1 5 9"} {
 		c := cluster(t)
@@ -534,8 +534,8 @@ func TestPartitionsAddedAtRunTimeEndTheMember(t *testing.T) {
 	}
 }
 
-// Kafka is away for longer than PAIR_IDLE while exporters and ingest go on: the silence is
-// Kafka's, and a conversation that goes on afterwards is one connection.
+// Kafka is unavailable for longer than PAIR_IDLE while exporters and ingest continue. The silence
+// must not count, and a conversation that continues afterwards must be a single connection.
 func TestAnOutageOfKafkaIsNoSilence(t *testing.T) {
 	c := cluster(t)
 	cl := client(t, c)

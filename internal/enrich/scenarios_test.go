@@ -72,8 +72,8 @@ func TestScenario6FromOneMemberToThreeAndBack(t *testing.T) {
 	same(t, want, published(t, c))
 }
 
-// For an hour nobody works; flows go on coming. Wall-clock timers would end all
-// that was open, one-sided.
+// For an hour no member runs while flows continue to arrive. Timers of the wall clock would end all
+// open connections, with one direction each.
 func TestScenario7AnHourOfLagSplitsNothing(t *testing.T) {
 	c := cluster(t)
 	want := produce(t, c, 12_000)
@@ -93,7 +93,7 @@ func TestScenario7AnHourOfLagSplitsNothing(t *testing.T) {
 	same(t, want, published(t, c))
 }
 
-// put puts one flow of each of n conversations on the topic, received now.
+// put produces a flow of each of n conversations, received now.
 func put(t *testing.T, w Config, n int, at time.Time) {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(w.Kafka.Brokers...), kgo.MaxBufferedRecords(n+1))

@@ -17,7 +17,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// putMany produces one flow of each of n conversations in one instant, on a partition.
+// putMany produces a flow of each of n conversations, all received at the same instant, to a
+// partition.
 func putMany(t *testing.T, cl *kgo.Client, partition int32, at time.Time, n int) {
 	t.Helper()
 	rs := make([]*kgo.Record, n)
@@ -231,8 +232,8 @@ func TestTheStateFormatGoesForwardAndBack(t *testing.T) {
 	}
 }
 
-// A NetFlow v5 header names one of 65 536 engines. Before connections had a bound of
-// vantages, 21 000 of them made a piece of state that Kafka refused for ever.
+// A NetFlow v5 header can name 65 536 engines. Before the bound of vantages, 21 000 of them made a
+// piece of state that Kafka refused for ever.
 func TestForgedVantagesDoNotStopAPartition(t *testing.T) {
 	const n = 25_000
 	c := cluster(t)

@@ -96,7 +96,8 @@ func TestExportersOfLongRecordsAreBounded(t *testing.T) {
 	for _, v := range values {
 		total += v
 	}
-	// 1 000 exporters twice, and five of one more; 64 with two each have a value of their own.
+	// 1 000 exporters with two records each, and another with five: 64 of those with two have their
+	// own label value.
 	if len(values) != maxLongExporters+1 || total != 2005 || values[other] != 2005-2*maxLongExporters {
 		t.Errorf("want 65 values, 2005 in all, 1877 under other; got %d, %v, %v", len(values), total, values[other])
 	}

@@ -13,8 +13,8 @@ import (
 	"weir/internal/wire"
 )
 
-// sumOf is the sum of the counters of a collector whose label values include value;
-// "": of all.
+// sumOf returns the sum of the counters of a collector whose label values include value, or of all
+// counters if value is "".
 func sumOf(t *testing.T, c prometheus.Collector, value string) (sum int) {
 	t.Helper()
 	ch := make(chan prometheus.Metric)
@@ -35,9 +35,9 @@ func sumOf(t *testing.T, c prometheus.Collector, value string) (sum int) {
 	return sum
 }
 
-// A hostile mix, random but repeatable: every data set that went in is decoded, is an
-// error, waits, or was dropped with a reason; so is every record of sets whose
-// template is known. Expected values are counted while the datagrams are made.
+// The input is a hostile mix, random but repeatable. Every data set must be decoded, be an error,
+// wait, or be dropped with a reason, and so must every record of sets with a known template. The
+// expected values are counted when the datagrams are made.
 func TestNothingOfAHostileMixIsUncounted(t *testing.T) {
 	b := embedded(t)
 	var log locked.Buffer

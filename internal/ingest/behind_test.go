@@ -206,8 +206,8 @@ func TestAFloodLeavesHonestExportersAlone(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Errorf("shutdown: %v", err)
 	}
-	// 500 new exporters at once, then 50 a second; the honest one's. Each definition
-	// has two records.
+	// 500 new exporters at once, then 50 a second, and the honest exporter. Each definition has two
+	// records.
 	if n, most := r.stats.published.Load(), uint64(2*(500+50*(time.Since(began).Seconds()+1)+10)); n > most {
 		t.Errorf("writes to the templates topic: want at most %d of %d forged templates, got %d", most, forged/2, n)
 	}

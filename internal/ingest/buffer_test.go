@@ -50,8 +50,8 @@ func TestParkingKeepsNothingOfTheSetsThatWereTaken(t *testing.T) {
 	}
 }
 
-// As many empty sets of one exporter as fit: a template of it costs a bounded number
-// of looks at a time, and receivers need not wait for any of them.
+// The buffer is full of empty sets of one exporter. A template of it must cost a bounded number of
+// look-ups at a time, and receivers must not wait for any of them.
 func TestALookAtParkedSetsIsBoundedAndHoldsNoLock(t *testing.T) {
 	p := setBuffer{max: 16 << 20, wait: time.Second}
 	now := time.Unix(1_700_000_000, 0)

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Octets by RFC 5610 and RFC 7011: template 258 of type information and one record,
-// 4242/17 is queueDepth of type unsigned32; template 256 of two addresses and 4242/17,
-// and one record.
+// Octets laid out by RFC 5610 and RFC 7011: template 258 with type information and a record, in
+// which 4242/17 is queueDepth of type unsigned32; template 256 with two addresses and 4242/17, and
+// a record.
 const (
 	definition = "000a0047" + "68e77800" + "00000001" + "00000100" +
 		"0003001e" + "010200050001" + "015a0004" + "012f0002" + "01530001" + "01580001" + "0155ffff" +

@@ -51,8 +51,7 @@ func start(t *testing.T, c Config, log *locked.Buffer) (r *Replica, stop func() 
 	return r, stop
 }
 
-// startTwo runs two replicas, and returns them when they are ready; stop is the
-// second one's.
+// startTwo runs two replicas and returns them when they are ready. stop stops the second.
 func startTwo(t *testing.T, addr string) (first, second *Replica, stop func() error) {
 	t.Helper()
 	var log locked.Buffer
@@ -64,7 +63,7 @@ func startTwo(t *testing.T, addr string) (first, second *Replica, stop func() er
 	return first, second, stop
 }
 
-// eventually waits for a condition that another goroutine brings about.
+// eventually waits for a condition that another goroutine causes.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)

@@ -85,8 +85,8 @@ func forged(i int) netip.Addr {
 
 var honestAddr = netip.MustParseAddr("192.0.2.1")
 
-// A forged v5 datagram decodes, so one of each of many addresses must not take the
-// labels for the life of the process.
+// A forged v5 datagram decodes: single datagrams from many addresses must not occupy the labels for
+// the life of the process.
 func TestForgedAddressesDoNotKeepTheLabels(t *testing.T) {
 	l := newLabelled()
 	for i := range 3 * maxExporters {
@@ -175,8 +175,8 @@ func TestDomainsComeBackWithTheLabel(t *testing.T) {
 	}
 }
 
-// Forged addresses that decode do not push an active exporter out of what is
-// remembered.
+// Forged addresses with valid datagrams must not displace an active exporter from the known
+// addresses.
 func TestAnActiveAddressIsNotForgotten(t *testing.T) {
 	l := newLabelled()
 	for i := range maxFresh {

@@ -60,9 +60,10 @@ func TestPartsThatAreNotChosenAreMadeToFit(t *testing.T) {
 		{"room for all", map[string]string{"MEMORY_MAX": strconv.Itoa(2048 * mib)}, "64 64 64 640"},
 		// 3/4 of 1 400 are 1 050; less 128 and 640 for the others leaves 282 for templates.
 		{"fewer templates", map[string]string{"MEMORY_MAX": strconv.Itoa(1400 * mib)}, "64 64 64 282"},
-		// 300 - 128 = 172, of which 13 are for the least of all: a fifth of what is between that and enough.
+		// 300 - 128 = 172. The sum of least is 13: the parts get a fifth of the distance from it to
+		// the sum of enough.
 		{"less of all", map[string]string{"MEMORY_MAX": strconv.Itoa(400 * mib)}, "13 13 13 38"},
-		// 300 - 128 - 96 = 76, of which 10 are the least of the others.
+		// 300 - 128 - 96 = 76. The sum of least of the other parts is 10.
 		{"one is chosen", map[string]string{"MEMORY_MAX": strconv.Itoa(400 * mib), "PRODUCE_MAX_OCTETS": strconv.Itoa(16 * mib)}, "16 10 10 32"},
 		{"a default is chosen", map[string]string{"MEMORY_MAX": strconv.Itoa(520 * mib), "PRODUCE_MAX_OCTETS": strconv.Itoa(64 * mib)}, "64 0 0 8"},
 		{"0 is the default", map[string]string{"PRODUCE_MAX_OCTETS": "0", "PARK_MAX_OCTETS": "0", "UNDECODED_BURST": "0"}, "64 64 0 640"},
@@ -106,9 +107,9 @@ func TestWhatTheDefaultsComeTo(t *testing.T) {
 	}
 }
 
-// TestTheHeapHasRoomForWhatIsSet: settings that take more than three quarters of
-// MEMORY_MAX, which the version before accepted, must not make the garbage collector
-// run all the time, and the operator is told what is made to fit and what does not.
+// TestTheHeapHasRoomForWhatIsSet: settings that take more than three quarters of MEMORY_MAX, which
+// the previous version accepted, must not make the garbage collector run all the time, and ingest
+// must log the reduced settings and the conflict.
 func TestTheHeapHasRoomForWhatIsSet(t *testing.T) {
 	const mib = 1 << 20
 	var log locked.Buffer

@@ -11,8 +11,8 @@ import (
 	"weir/internal/weirtest/locked"
 )
 
-// namesAndFlows is an IPFIX message that names interface 1 with 255 octets, and one of
-// n flows of 10 octets that refer to it twice.
+// namesAndFlows returns an IPFIX message with a name of 255 octets for interface 1, and a message
+// with n flows of 10 octets that refer to it twice.
 func namesAndFlows(n int) (names, flows []byte) {
 	set := func(id byte, content []byte) []byte {
 		return append([]byte{1, id, byte((len(content) + 4) >> 8), byte(len(content) + 4)}, content...)

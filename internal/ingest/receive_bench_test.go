@@ -14,9 +14,9 @@ import (
 	"weir/internal/kafka/broker"
 )
 
-// BenchmarkReceive is all that ingest does with a datagram of flows but to produce
-// them: unwrapping, decoding, counting. It uses only what every version of this
-// package has, so that make bench-against can run it on an older commit.
+// BenchmarkReceive measures the work for a datagram of flows except producing: unwrapping,
+// decoding, counting. It uses only identifiers that every version of this package has, so that make
+// bench-against can run it on an older commit.
 func BenchmarkReceive(b *testing.B) {
 	for _, c := range []struct {
 		name, template, data string

@@ -77,7 +77,7 @@ func (r *Replica) streamsEnded(why string) int {
 	return int(testutil.ToFloat64(r.metrics.streamEnds.WithLabelValues(why)))
 }
 
-// withdrawal is an IPFIX message of one set that withdraws a template, or all.
+// withdrawal returns an IPFIX message with a set that withdraws a template, or all templates.
 func withdrawal(domain uint32, set, id uint16) []byte {
 	m := binary.BigEndian.AppendUint16(nil, 10)
 	m = binary.BigEndian.AppendUint16(m, 24)
@@ -173,7 +173,7 @@ func TestHostileConnections(t *testing.T) {
 	send(t, octets, biggest, data)
 	eventually(t, "after the largest message comes the next", func() bool { return r.Stats().Flows == 5*flows })
 
-	// A thousand that say nothing, from one address.
+	// A thousand silent connections from one address.
 	for range 1000 {
 		c, err := net.Dial("tcp", addr)
 		if err != nil {
@@ -395,7 +395,7 @@ func ipfixMessage(sets ...[]byte) []byte {
 	return append(b, bytes.Join(sets, nil)...)
 }
 
-// wideTemplate is a template set of one template of fields fields of one octet.
+// wideTemplate returns a template set with a template of so many fields of one octet.
 func wideTemplate(id, fields int) []byte {
 	b := binary.BigEndian.AppendUint16(nil, 2)
 	b = binary.BigEndian.AppendUint16(b, uint16(8+4*fields))
@@ -408,8 +408,8 @@ func wideTemplate(id, fields int) []byte {
 	return b
 }
 
-// manyOptions is an options template of nine fields in records of one octet, and a
-// message full of those.
+// manyOptions returns an options template of nine fields, whose records have one octet, and a
+// message full of such records.
 func manyOptions() (template, data []byte) {
 	template = []byte{0, 3, 0, 46, 1, 0, 0, 9, 0, 1, 0, 149, 0, 1}
 	for range 8 {
@@ -467,8 +467,8 @@ func TestWhatConnectionsHold(t *testing.T) {
 	eventually(t, "their octets are given back", func() bool { return r.sessions.octets.Load() == 0 })
 }
 
-// TestShutdownCountsWhatCameOverTCP: with Kafka away a shutdown decodes what was
-// received, and each flow is published or counted as dropped.
+// TestShutdownCountsWhatCameOverTCP: a shutdown without Kafka must decode all received data, and
+// each flow must be published or counted as dropped.
 func TestShutdownCountsWhatCameOverTCP(t *testing.T) {
 	b, err := broker.Start("127.0.0.1:0", false)
 	if err != nil {

@@ -32,8 +32,8 @@ func (r *Replica) lateSets(what string) float64 {
 	return counted(r.metrics.late.WithLabelValues(what))
 }
 
-// The data comes to one replica; when its time in memory is over nobody knows
-// the template. All replicas are restarted before another one gets it.
+// The data arrives at one replica, and no replica knows its template when its time in memory ends.
+// All replicas are restarted before another replica receives the template.
 func TestDataWhoseTemplateComesAfterARestartIsDecodedOnce(t *testing.T) {
 	b := embedded(t)
 	var log locked.Buffer
@@ -117,8 +117,8 @@ func TestSetsThatNobodyCanDecodeExpireAndPoisonIsSkipped(t *testing.T) {
 	}
 }
 
-// putSet appends a set of template 256 that waits in partition 0 for so long already, and
-// was received and appended at these instants. Its one flow has the number n.
+// putSet appends a set of template 256 to partition 0 that has waited for the given time and was
+// received and appended at the given instants. Its only flow has the number n.
 func putSet(t *testing.T, cl *kgo.Client, n uint32, waited time.Duration, appended, received time.Time) {
 	t.Helper()
 	s := &decode.Set{
@@ -149,9 +149,9 @@ func setWriter(t *testing.T, addr string) *kgo.Client {
 	return cl
 }
 
-// A replica whose clock is wrong received sets in the future, or in 1970. Kafka would
-// refuse their flows, or delete them at once. The flows get the time at which the sets
-// came to the topic, by the clock of the replica that decodes them.
+// A replica with a wrong clock received sets in the future, or in 1970. Kafka would refuse their
+// flows, or delete them at once. The flows must get the time at which the sets were appended to the
+// topic, by the clock of the replica that decodes them.
 func TestSetsReceivedUnderAWrongClockAreDecodedWithTheTimeAtWhichTheyCame(t *testing.T) {
 	b := embedded(t)
 	var log locked.Buffer
@@ -288,8 +288,8 @@ func TestAPartitionRestsFromAPassThatAppendedMuchAgain(t *testing.T) {
 	}
 }
 
-// A set whose transaction is aborted is decoded again: what it holds beside flows counts
-// once, as its flows do.
+// A set whose transaction is aborted is decoded again: its errors and options data must count once,
+// like its flows.
 func TestErrorsOfALateSetCountWhenItsTransactionCommits(t *testing.T) {
 	r, err := New(config(embedded(t).Addr(), "r"), Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now})
 	if err != nil {

@@ -53,7 +53,7 @@ func TestManyVantagesOfOneConnectionAreMerged(t *testing.T) {
 	}{
 		// The design's rule: of vantages that overlap the strongest counts.
 		{"all at the same time", func(int) (int64, int64) { return base, base + 10*ms }, func(i int) uint64 { return uint64(i%1000) + 1 }, 1000},
-		// Vantages 3 s apart saw different packets: the sum.
+		// Vantages 3 s apart observed different packets: they are summed.
 		{"one after the other", func(i int) (int64, int64) { s := base + int64(i)*3*int64(time.Second); return s, s + ms }, func(int) uint64 { return 7 }, 7 * n},
 		{"one before the other", func(i int) (int64, int64) { s := base + int64(n-i)*3*int64(time.Second); return s, s + ms }, func(int) uint64 { return 7 }, 7 * n},
 		{"half of them in one place", func(i int) (int64, int64) {

@@ -8,8 +8,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// public gives the host with a private address another one, so that addresses do not
-// decide who opened a sampled connection.
+// public replaces the private address of the host by a public address, so that addresses do not
+// determine the initiator of a sampled connection.
 func public(m *flowpb.FlowMessage) {
 	for _, a := range []*[]byte{&m.SrcAddr, &m.DstAddr} {
 		if slices.Equal(*a, ip("10.0.0.5")) {
@@ -18,8 +18,8 @@ func public(m *flowpb.FlowMessage) {
 	}
 }
 
-// A sampling exporter reports the first packet that it sampled of each direction:
-// which direction that was first in says nothing about who sent the first packet.
+// A sampling exporter reports the first sampled packet of each direction: the order of these
+// packets is no evidence for the order of the first packets.
 func TestSampledUDPIsDecidedByThePortNotByTheStart(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	for _, tt := range []struct {
@@ -56,8 +56,8 @@ func TestSampledUDPIsDecidedByThePortNotByTheStart(t *testing.T) {
 }
 
 func TestSYNAndACKOfOnePacketIsEvidenceOfTheResponder(t *testing.T) {
-	// A record of ten packets from the client without SYN, and one of the server's. The
-	// server's port is no service and the higher one, and its record starts first.
+	// The client's record has ten packets without SYN; the server's record starts first. The
+	// server's port is not a service port and is the higher port.
 	const server = 45000
 	for _, tt := range []struct {
 		name    string
@@ -140,8 +140,8 @@ func TestSYNAndACKOfOnePacketStaysEvidence(t *testing.T) {
 	}
 }
 
-// A state that rests on a packet that was not seen is unknown where packets are
-// sampled; one that rests on packets alone is not.
+// With sampling, a state that depends on the absence of a packet must be UNKNOWN; a state that
+// depends on the presence of packets alone must not.
 func TestAConnectionStateIsUnknownWhereThePacketMayNotBeSampled(t *testing.T) {
 	const none = -1 // the direction is not seen
 	for _, tt := range []struct {
@@ -233,7 +233,7 @@ func TestAPrivateAddressOpensWhatIsSampled(t *testing.T) {
 	}
 }
 
-// Who opened a connection of which one direction was seen, or of which both began
+// The initiator of a connection with records of one direction, or with two directions that began
 // together. 198.51.100.5 is the sender of the first record.
 func TestTheInitiatorOfAConnectionWithoutEvidence(t *testing.T) {
 	const (
@@ -339,9 +339,9 @@ func TestAnArbitraryInitiatorIsTheOneThatSeemsToBeginFirst(t *testing.T) {
 	}
 }
 
-// A multicast or broadcast address must not be a source (RFC 1122 section 3.2.1.3,
-// RFC 4291 section 2.7): one that sends stands for a forged or anonymised host, so
-// replies are possible and other evidence says who opened the connection.
+// A multicast or broadcast address must not be a source (RFC 1122 section 3.2.1.3, RFC 4291 section
+// 2.7): such an address that sends is a forged or anonymised host, so that replies are possible and
+// other evidence determines the initiator.
 func TestAMulticastAddressThatSendsIsNoGroup(t *testing.T) {
 	const host = "10.0.0.5"
 	for _, group := range []string{"230.1.2.3", "255.255.255.255", "ff02::fb"} {
@@ -390,9 +390,9 @@ func TestAMulticastAddressThatSendsIsNoGroup(t *testing.T) {
 	}
 }
 
-// Exporters of biflows that have tcpControlBits (IE 6) and no reverse one report the flags
-// of one direction. Each TCP segment but the first SYN and some RSTs has an ACK (RFC 9293
-// section 3.10.7), so that a direction without flags says nothing of SYN and FIN.
+// Exporters of biflows with tcpControlBits (IE 6) but no reverse element report the flags of one
+// direction. Each TCP segment but the first SYN and some RSTs has an ACK (RFC 9293 section 3.10.7),
+// so that the absence of all flags in a direction is no evidence for the absence of SYN and FIN.
 func TestADirectionWithoutFlagsIsNoEvidence(t *testing.T) {
 	const service, onlySYN = flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT, flowpb.DirectionMethod_DIRECTION_METHOD_TCP_SYN
 	const unknown = flowpb.ConnState_CONN_STATE_UNKNOWN
