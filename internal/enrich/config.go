@@ -19,7 +19,7 @@ type Config struct {
 	Instance      string        `env:"INSTANCE" help:"name of this member, must be unique among running members: part of its transactional id; default: host name and pid"`
 	Group         string        `env:"GROUP" envDefault:"enrich" help:"consumer group"`
 	CommitRecords int           `env:"COMMIT_RECORDS" envDefault:"20000" unit:"flows" help:"a transaction is committed after this number of flows, or of connections ended by timeouts"`
-	CommitEvery   time.Duration `env:"COMMIT_INTERVAL" envDefault:"500ms" help:"a transaction is committed after this time"`
+	CommitEvery   time.Duration `env:"COMMIT_INTERVAL" envDefault:"500ms" help:"a transaction commits after this time"`
 	StateLost     string        `env:"STATE_LOST" envDefault:"refuse" unit:"refuse or continue" help:"if the pairing state of a partition is lost (deleted from the pairing topic, or the offset was committed by another program): refuse stops the service, continue starts with empty state, and open connections are reported in parts"`
 	StateFormat   int           `env:"STATE_FORMAT" envDefault:"2" unit:"2 or 3" help:"format in which the pairing state is written; both are read. Set 3 only when every member's version reads it, and 2 again before a member of an older version starts"`
 	Form          framing.Config

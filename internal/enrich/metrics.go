@@ -86,8 +86,8 @@ func newMetrics(reg prometheus.Registerer, w *Worker) *metrics {
 	}, []string{"reason"})
 	b := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_enrich_bounded_total",
-		Help: "limits reached, by limit: vantages, records merged into another observation point because their connection has " +
-			"the maximum number; same_key, connections dropped because too many share their key; " +
+		Help: "limits reached, by limit: vantages, records merged into another observation point because their connection " +
+			"has the maximum number; same_key, connections dropped because too many share their key; " +
 			"paused, pausing connections dropped at PAIR_MAX_OPEN before PAIR_TCP_PAUSE",
 	}, []string{"what"})
 	reg.MustRegister(c, b)

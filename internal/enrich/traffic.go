@@ -239,13 +239,16 @@ func (t *traffic) reclaim() bool {
 var (
 	trafficLabels = []string{"exporter", "interface", "direction", "protocol"}
 	trafficOctets = prometheus.NewDesc("weir_traffic_octets_total",
-		"octets of flows, multiplied by the sampling rate, by interface and direction at the interface", trafficLabels, nil)
+		"octets of flows, multiplied by the sampling rate, by interface and direction at the interface",
+		trafficLabels, nil)
 	trafficPackets = prometheus.NewDesc("weir_traffic_packets_total",
-		"packets of flows, multiplied by the sampling rate, by interface and direction at the interface", trafficLabels, nil)
+		"packets of flows, multiplied by the sampling rate, by interface and direction at the interface",
+		trafficLabels, nil)
 	serviceCount = prometheus.NewDesc("weir_service_connections_total",
 		"connections by the service of the responder's port", []string{"service"}, nil)
 	serviceOctets = prometheus.NewDesc("weir_service_octets_total",
-		"octets of connections, multiplied by the sampling rate, by the service of the responder's port", []string{"service"}, nil)
+		"octets of connections, multiplied by the sampling rate, by the service of the responder's port",
+		[]string{"service"}, nil)
 )
 
 // Describe implements prometheus.Collector.

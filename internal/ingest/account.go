@@ -180,8 +180,8 @@ func newClusterMetrics(c *loss.Cluster) *clusterMetrics {
 	}
 	return &clusterMetrics{
 		cluster: c,
-		lost: desc("lost", "units that no replica received since two minutes before this replica started, computed from "+
-			"sequence numbers across all replicas; the label unit names the unit that the exporter counts",
+		lost: desc("lost", "units that no replica received since two minutes before this replica started, computed "+
+			"from sequence numbers across all replicas; the label unit names the unit that the exporter counts",
 			append(of, "unit")...),
 		received: desc("received", "units that all replicas together received in the period of weir_exporters_lost",
 			append(of, "unit")...),

@@ -65,6 +65,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		return c
 	}
 	registerState(reg, r)
+	registerStore(reg, r)
 	exported := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "weir_ingest_exporter_reported",
 		Help: "latest totals that an exporting process reported about itself (IE 40, 41, 42)",
@@ -74,7 +75,8 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	reg.MustRegister(newClusterMetrics(r.accounts.cluster))
 	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "weir_ingest_accounting_unplaced_datagrams_total",
-		Help: "datagrams missing from the accounts on the exporters topic, because too many slots waited for Kafka: they count as lost",
+		Help: "datagrams missing from the accounts on the exporters topic, because too many slots waited for Kafka: " +
+			"they count as lost",
 	}, func() float64 { return float64(r.accounts.book.Dropped()) }))
 	reg.MustRegister(newMemoryMetrics(r))
 	findings := prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -85,7 +87,8 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	m := &metrics{
 		findings: findings,
 		streamRefused: counter("tcp_templates_refused_total",
-			"templates refused at a limit of TCP_MAX_OCTETS: that of a connection, of an exporter address, or of all connections", "limit"),
+			"templates refused at a limit of TCP_MAX_OCTETS: that of a connection, of an exporter address, or of "+
+				"all connections", "limit"),
 		streamEnds: counter("tcp_ended_connections_total", "connections of exporters that ended, by reason", "reason"),
 		streamWaits: counter("tcp_waits_total",
 			"pauses in reading from a connection because the buffer for Kafka was full").WithLabelValues(),
@@ -96,8 +99,8 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		errors:    counter("errors_total", "parts of datagrams that could not be decoded, by cause", "exporter", "cause"),
 		oddities: counter("oddities_total", "values decoded despite a wrong encoding (time_misencoded: Unix time "+
 			"instead of NTP time) or treated as unknown (sampling_unusable: a rate of zero or absurd operands)", "what"),
-		oldUptimes: counter("old_uptimes_total", "flow times given as uptimes from before a wrap of the exporter's clock "+
-			"and older than UPTIME_MAX_AGE: they were replaced by the export time", "exporter"),
+		oldUptimes: counter("old_uptimes_total", "flow times given as uptimes from before a wrap of the exporter's "+
+			"clock and older than UPTIME_MAX_AGE: they were replaced by the export time", "exporter"),
 		denied: counter("denied_datagrams_total",
 			"datagrams dropped because the exporters file does not allow their source, by its entry", "entry"),
 		proxied: counter("proxy_dropped_datagrams_total",
@@ -107,7 +110,8 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		dropped: counter("dropped_flows_total", "flows that were not published: Kafka did not accept them, or a datagram "+
 			"contained more flows than its size allows", "exporter", "reason"),
 		sets: counter("undecoded_sets_total",
-			"data sets without a known template that were dropped at a limit or because Kafka was unavailable", "exporter", "reason"),
+			"data sets without a known template that were dropped at a limit or because Kafka was unavailable",
+			"exporter", "reason"),
 		late: counter("late_sets_total", "data sets on the undecoded topic: appended, decoded after their template arrived, "+
 			"appended again, expired, refused (Kafka did not accept the flows)", "what"),
 		ownExport: counter("own_export_flows_total", "flows that report the exporter's own export traffic", "exporter"),
@@ -127,7 +131,7 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	return m
 }
 
-// registerState registers the metrics that are read from the replica and its template store at each scrape.
+// registerState registers the gauges that are read from the replica and its template store at each scrape.
 // Callbacks run on the goroutine of a scrape and must not wait for receiving.
 func registerState(reg prometheus.Registerer, r *Replica) {
 	gauge := func(name, help string, f func() float64) {
@@ -148,16 +152,27 @@ func registerState(reg prometheus.Registerer, r *Replica) {
 		return float64(n)
 	})
 	gauge("undecoded_templates",
-		"unknown templates of data sets on the undecoded topic, in the partitions that this replica owns", func() float64 {
+		"unknown templates of data sets on the undecoded topic, in the partitions that this replica owns",
+		func() float64 {
 			if run := r.run.Load(); run != nil {
 				return float64(run.undecoded.templates())
 			}
 			return 0
 		})
 	gauge("templates", "template definitions known", func() float64 { return float64(r.store.Stats().Definitions) })
-	gauge("templates_unconfirmed", "template definitions with which no replica has decoded data yet", func() float64 { return float64(r.store.Stats().Unconfirmed) })
-	gauge("templates_octets", "memory of template definitions and options facts, as limited by TEMPLATES_MAX_OCTETS", func() float64 { return float64(r.store.Stats().Octets) })
-	gauge("exporters", "exporters with a known template", func() float64 { return float64(r.store.Stats().Exporters) })
+	gauge("templates_unconfirmed",
+		"template definitions with which no replica has decoded data yet",
+		func() float64 { return float64(r.store.Stats().Unconfirmed) })
+	gauge("templates_octets",
+		"memory of template definitions and options facts, as limited by TEMPLATES_MAX_OCTETS",
+		func() float64 { return float64(r.store.Stats().Octets) })
+	gauge("templates_pending",
+		"template definitions and options facts that are new or changed and not yet on the templates "+
+			"topic",
+		func() float64 { return float64(r.store.Stats().Pending) })
+	gauge("exporters",
+		"exporters with a known template",
+		func() float64 { return float64(r.store.Stats().Exporters) })
 	gauge("buffered_flows", "flows that Kafka has not acknowledged", func() float64 {
 		if run := r.run.Load(); run != nil {
 			n, _ := run.producer.Buffered()
@@ -165,26 +180,53 @@ func registerState(reg prometheus.Registerer, r *Replica) {
 		}
 		return 0
 	})
-	gauge("buffer_used_ratio", "used part of the buffer for flows that Kafka has not acknowledged; flows are dropped at 1", func() float64 {
-		if run := r.run.Load(); run != nil {
-			return run.producer.Used()
-		}
-		return 0
-	})
+	gauge("buffer_used_ratio",
+		"used part of the buffer for flows that Kafka has not acknowledged; flows are dropped at 1",
+		func() float64 {
+			if run := r.run.Load(); run != nil {
+				return run.producer.Used()
+			}
+			return 0
+		})
+	gauge("tcp_connections",
+		"open connections of exporters over TCP and TLS",
+		func() float64 { return float64(r.streams.Open()) })
+}
+
+// registerStore registers the counters that are read from the template store at each scrape.
+func registerStore(reg prometheus.Registerer, r *Replica) {
 	fromStore := func(name, help string, of func(templates.Stats) uint64) {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "weir_ingest_" + name, Help: help},
 			func() float64 { return float64(of(r.store.Stats())) }))
 	}
-	fromStore("templates_redefined_total", "template IDs whose layout changed", func(s templates.Stats) uint64 { return s.Redefined })
-	fromStore("template_stale_sets_total", "data sets decoded with a template from before the exporter's restart, because no newer template arrived within PARK_FOR", func(s templates.Stats) uint64 { return s.Stale })
-	fromStore("template_conflicts_total", "template IDs whose layout differs between source ports of an exporter", func(s templates.Stats) uint64 { return s.Conflicts })
-	fromStore("fact_conflicts_total", "options facts repeated by a source port after another port of the exporter had sent a different value: each port's flows use that port's value", func(s templates.Stats) uint64 { return s.FactConflicts })
-	fromStore("templates_shared_total", "definitions learnt from the templates topic", func(templates.Stats) uint64 { return r.store.Foreign() })
-	fromStore("templates_evicted_total", "template definitions and options facts evicted at a limit", func(s templates.Stats) uint64 { return s.Evicted })
-	fromStore("templates_refused_total", "template definitions and options facts refused, because they exceed the limit of an exporter or there was no memory for an options fact", func(s templates.Stats) uint64 { return s.Refused })
-	fromStore("templates_over_budget_total", "new template definitions and options facts refused, because the exporter or all exporters together sent too many", func(s templates.Stats) uint64 { return s.OverBudget })
-	gauge("templates_pending", "template definitions and options facts that are new or changed and not yet on the templates topic", func() float64 { return float64(r.store.Stats().Pending) })
-	gauge("tcp_connections", "open connections of exporters over TCP and TLS", func() float64 { return float64(r.streams.Open()) })
+	fromStore("templates_redefined_total",
+		"template IDs whose layout changed",
+		func(s templates.Stats) uint64 { return s.Redefined })
+	fromStore("template_stale_sets_total",
+		"data sets decoded with a template from before the exporter's restart, because no newer "+
+			"template arrived within PARK_FOR",
+		func(s templates.Stats) uint64 { return s.Stale })
+	fromStore("template_conflicts_total",
+		"template IDs whose layout differs between source ports of an exporter",
+		func(s templates.Stats) uint64 { return s.Conflicts })
+	fromStore("fact_conflicts_total",
+		"options facts repeated by a source port after another port of the exporter had sent a "+
+			"different value: each port's flows use that port's value",
+		func(s templates.Stats) uint64 { return s.FactConflicts })
+	fromStore("templates_shared_total",
+		"definitions learnt from the templates topic",
+		func(templates.Stats) uint64 { return r.store.Foreign() })
+	fromStore("templates_evicted_total",
+		"template definitions and options facts evicted at a limit",
+		func(s templates.Stats) uint64 { return s.Evicted })
+	fromStore("templates_refused_total",
+		"template definitions and options facts refused, because they exceed the limit of an "+
+			"exporter or there was no memory for an options fact",
+		func(s templates.Stats) uint64 { return s.Refused })
+	fromStore("templates_over_budget_total",
+		"new template definitions and options facts refused, because the exporter or all exporters "+
+			"together sent too many",
+		func(s templates.Stats) uint64 { return s.OverBudget })
 }
 
 // received returns the counter of datagrams of a version; unknown versions share a counter.

@@ -31,12 +31,14 @@ func newLosses(reg prometheus.Registerer) losses {
 	l := losses{
 		prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_kafka_positions_moved_total",
-			Help: "changes of the read position in a partition of an input topic because its records no longer exist, by cause: " +
+			Help: "changes of the read position in a partition of an input topic because its records no longer exist, " +
+				"by cause: " +
 				"retention, truncated (brokers lost records), recreated",
 		}, labels),
 		prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_kafka_unread_records_lost_total",
-			Help: "records of an input topic that were deleted before they were read, as far as known, by cause as in " +
+			Help: "records of an input topic that were deleted before they were read, as far as known, by cause as " +
+				"in " +
 				"weir_kafka_positions_moved_total",
 		}, labels),
 	}
