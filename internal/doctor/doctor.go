@@ -256,13 +256,7 @@ func (h *chart) elements(m *flowpb.FlowMessage, version uint16) {
 		if e.Name != "" { // the exporter sent a name (RFC 5610)
 			continue
 		}
-		named := false
-		if version == 9 {
-			_, named = ie.LookupV9(uint16(e.Id))
-		} else {
-			_, named = ie.Lookup(e.Pen, uint16(e.Id))
-		}
-		if named {
+		if _, named := ie.LookupField(version, e.Pen, uint16(e.Id)); named {
 			continue
 		}
 		k := element{e.Pen, uint16(e.Id)}

@@ -2,7 +2,11 @@
 // IANA's registry and vendors' tables.
 package ie
 
-import "strings"
+import (
+	"strings"
+
+	"weir/internal/ipfix"
+)
 
 //go:generate go run ./gen -tables tables -out zelements.go
 
@@ -104,6 +108,27 @@ var ownV9 = map[uint16]Element{
 	40005: {0, 40005, Unsigned, "firewallEvent", ""},
 	56701: {0, 56701, String, "applicationName", ""},
 	56702: {0, 56702, String, "userName", ""},
+}
+
+// LookupField returns the element of a field specifier in a template of a protocol version: LookupV9
+// for NetFlow v9, which has no enterprise numbers, otherwise Lookup.
+func LookupField(version uint16, pen uint32, id uint16) (e Element, ok bool) {
+	if version == ipfix.VersionNetFlow9 {
+		return LookupV9(id)
+	}
+	return Lookup(pen, id)
+}
+
+// scopes are the scope field types of NetFlow v9, RFC 3954 section 6.1.
+var scopes = [...]string{1: "system", 2: "interface", 3: "lineCard", 4: "cache", 5: "template"}
+
+// ScopeName returns the name of a scope field type of NetFlow v9. IPFIX has none: any of its elements
+// can be a scope (RFC 7011 section 3.4.2.1).
+func ScopeName(typ uint16) (name string, ok bool) {
+	if typ == 0 || int(typ) >= len(scopes) {
+		return "", false
+	}
+	return scopes[typ], true
 }
 
 // LookupV9 is Lookup for NetFlow v9 field types: IANA's element, else a vendor's own, nProbe's

@@ -351,10 +351,7 @@ func numberOctets(version, id uint16, text string) ([]byte, error) {
 		return nil, fmt.Errorf("a number of %d digits", len(text))
 	}
 	n, ok := new(big.Int).SetString(text, 10)
-	e, known := ie.Lookup(0, id)
-	if version == 9 {
-		e, known = ie.LookupV9(id)
-	}
+	e, known := ie.LookupField(version, 0, id)
 	switch {
 	case !ok && known && e.Type == ie.Float:
 		return nil, nil // a float such as a rate: flows do not use it

@@ -5,7 +5,6 @@ import (
 
 	"weir/internal/decode"
 	"weir/internal/ie"
-	"weir/internal/templates/text"
 	"weir/pkg/flowpb"
 )
 
@@ -48,7 +47,7 @@ func lookupScope(v9 bool, pen uint32, id uint16) named {
 	if !v9 {
 		return lookup(v9, pen, id)
 	}
-	name, ok := text.V9Scope(id)
+	name, ok := ie.ScopeName(id)
 	if !ok {
 		name = fmt.Sprintf("scope/%d", id)
 	}

@@ -35,19 +35,19 @@ func (m *Mover) Move(b []byte, from netip.AddrPort, received, seconds int64) {
 	switch binary.BigEndian.Uint16(b) {
 	case 1, 5, 7: // unix_secs is after version, count and sysUptime
 		addSeconds(b[8:], seconds)
-	case 9: // RFC 3954 section 5.1
-		if len(b) < 20 {
+	case ipfix.VersionNetFlow9: // RFC 3954 section 5.1
+		if len(b) < ipfix.HeaderNetFlow9 {
 			return
 		}
 		k.Domain = binary.BigEndian.Uint32(b[16:])
 		m.learn(b, from, received, k)
-		m.sets(b[20:], k, seconds)
+		m.sets(b[ipfix.HeaderNetFlow9:], k, seconds)
 		addSeconds(b[8:], seconds)
-	case 10: // RFC 7011 section 3.1
+	case ipfix.VersionIPFIX: // RFC 7011 section 3.1
 		k.Domain = binary.BigEndian.Uint32(b[12:])
 		m.learn(b, from, received, k)
-		end := max(16, int(binary.BigEndian.Uint16(b[2:])))
-		m.sets(b[16:min(len(b), end)], k, seconds)
+		end := max(ipfix.HeaderIPFIX, int(binary.BigEndian.Uint16(b[2:])))
+		m.sets(b[ipfix.HeaderIPFIX:min(len(b), end)], k, seconds)
 		addSeconds(b[4:], seconds)
 	}
 }
@@ -70,7 +70,7 @@ func (m *Mover) sets(b []byte, k decode.TemplateKey, seconds int64) {
 			return
 		}
 		k.ID = id
-		if fields := m.templates[k]; id >= 256 && len(fields) > 0 {
+		if fields := m.templates[k]; id >= ipfix.FirstDataSet && len(fields) > 0 {
 			for rest := b[4:n]; len(rest) > 0; {
 				size, ok := record(rest, fields, nil)
 				if !ok || size == 0 {
@@ -87,39 +87,22 @@ func (m *Mover) sets(b []byte, k decode.TemplateKey, seconds int64) {
 // record calls each with the fields of the record at the start of b and returns the length of the record. each may
 // be nil. ok is false when b is shorter than the record.
 func record(b []byte, fields []decode.Field, each func(decode.Field, []byte)) (size int, ok bool) {
-	at := 0
+	rest := b
 	for _, f := range fields {
-		n := int(f.Length)
-		if f.Length == ipfix.VarLen { // RFC 7011 section 7
-			if at >= len(b) {
-				return 0, false
-			}
-			n = int(b[at])
-			if at++; n == 255 {
-				if at+2 > len(b) {
-					return 0, false
-				}
-				n = int(binary.BigEndian.Uint16(b[at:]))
-				at += 2
-			}
-		}
-		if at+n > len(b) {
+		var field []byte
+		if field, rest, ok = ipfix.NextField(rest, f.Length); !ok {
 			return 0, false
 		}
 		if each != nil {
-			each(f, b[at:at+n])
+			each(f, field)
 		}
-		at += n
 	}
-	return at, true
+	return len(b) - len(rest), true
 }
 
 // moveField moves a field that is an absolute time, RFC 7011 sections 6.1.7 to 6.1.10.
 func moveField(version uint8, f decode.Field, octets []byte, seconds int64) {
-	e, ok := ie.Lookup(f.PEN, f.ID)
-	if version == 9 {
-		e, ok = ie.LookupV9(f.ID)
-	}
+	e, ok := ie.LookupField(uint16(version), f.PEN, f.ID)
 	switch {
 	case !ok:
 	case e.Type == ie.Seconds && len(octets) == 4:

@@ -73,27 +73,15 @@ func Append(b []byte, e *Entry) []byte {
 // variable is the text of the length 65535 (RFC 7011 section 7).
 const variable = "variable"
 
-// v9Scopes are the scope field types of RFC 3954 section 6.1.
-var v9Scopes = map[uint16]string{1: "system", 2: "interface", 3: "lineCard", 4: "cache", 5: "template"}
-
-// V9Scope returns the name of a scope field type of NetFlow v9.
-func V9Scope(id uint16) (name string, known bool) {
-	name, known = v9Scopes[id]
-	return name, known
-}
-
 // name returns the name of an element or scope, "?" if it is unknown.
 func name(version uint8, f decode.Field, scope bool) string {
-	if version == 9 && scope {
-		if n, ok := V9Scope(f.ID); ok {
+	if version == ipfix.VersionNetFlow9 && scope {
+		if n, ok := ie.ScopeName(f.ID); ok {
 			return n
 		}
 		return "?"
 	}
-	e, ok := ie.Lookup(f.PEN, f.ID)
-	if version == 9 {
-		e, ok = ie.LookupV9(f.ID)
-	}
+	e, ok := ie.LookupField(uint16(version), f.PEN, f.ID)
 	if !ok {
 		return "?"
 	}
