@@ -67,7 +67,8 @@ type holder struct {
 	log                    bytes.Buffer
 }
 
-// flow returns a flow of connection i, from its initiator or back. UDP has no end: the connection stays open.
+// flow returns an encoded flow of connection i: from its initiator or, with back, from its responder. UDP has no end:
+// the connection stays open.
 func (h *holder) flow(i uint32, back bool, at time.Time) []byte {
 	m := &flowpb.FlowMessage{
 		Type: flowpb.FlowMessage_IPFIX, SrcAddr: binary.BigEndian.AppendUint32(nil, 10<<24+i), DstAddr: []byte{192, 0, 2, byte(i)},
