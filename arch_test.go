@@ -52,7 +52,7 @@ var layers = [][]string{
 	{"weir/internal/cli/offline", "weir/internal/cli/topics", "weir/internal/cli/pipeline"},
 	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/kafka/broker", "weir/internal/cli/capture", "weir/internal/cli/flowfile", "weir/pkg/netflow", "weir/internal/cli/page", "weir/internal/cli/sink/sqlite", "weir/internal/cli/report", "weir/testdata"},
 	{"weir/internal/kafka", "weir/internal/annotate", "weir/internal/annotate/rdns", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/annotate/geo", "weir/internal/annotate/cryptopan", "weir/internal/cli/sink", "weir/internal/cli/console", "weir/internal/cli/listen"},
-	{"weir/internal/templates", "weir/internal/templates/text", "weir/internal/kafka/framing", "weir/internal/kafka/recordbatch", "weir/internal/loss", "weir/internal/doctor", "weir/internal/ingest/budget", "weir/internal/cli/pynetflow", "weir/internal/cli/retime"},
+	{"weir/internal/templates", "weir/internal/templates/text", "weir/internal/kafka/framing", "weir/internal/kafka/batches", "weir/internal/kafka/recordbatch", "weir/internal/loss", "weir/internal/doctor", "weir/internal/ingest/budget", "weir/internal/cli/pynetflow", "weir/internal/cli/retime"},
 	{"weir/internal/decode", "weir/internal/pair"},
 	{"weir/internal/ie", "weir/internal/flowkey", "weir/internal/transport"},
 	{"weir/internal/wire", "weir/internal/ipfix", "weir/internal/transport/proxyproto", "weir/internal/atomicmap", "weir/internal/bounded", "weir/internal/saturating", "weir/internal/tlsfile", "weir/internal/failure", "weir/pkg/flowpb"},
@@ -93,7 +93,8 @@ func TestImportsGoOneWay(t *testing.T) {
 
 func TestOnlyKafkaAndTheBrokerKnowFranzGo(t *testing.T) {
 	for _, p := range list(t, "./...") {
-		if p.ImportPath == "weir/internal/kafka" || p.ImportPath == "weir/internal/kafka/broker" || beside(p.ImportPath) {
+		if p.ImportPath == "weir/internal/kafka" || p.ImportPath == "weir/internal/kafka/broker" ||
+			p.ImportPath == "weir/internal/kafka/batches" || beside(p.ImportPath) {
 			continue
 		}
 		for _, i := range p.Imports {

@@ -37,6 +37,7 @@ type Config struct {
 	Form             framing.Config
 	Pack             int           `env:"PACK" envDefault:"1" unit:"flows" help:"with FRAMING=delimited: maximum number of flows of a partition in a Kafka record; fewer records cost less CPU"`
 	Compression      string        `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
+	Producer         string        `env:"PRODUCER" envDefault:"kgo" unit:"kgo or batches" help:"what makes the record batches of flows: kgo, the Kafka client, or batches, Weir itself, which costs less CPU and sends one batch of a partition at a time; not with PACK"`
 	ParkMax          int           `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets buffered in memory until their template arrives; further sets go to the undecoded topic at once"`
 	ParkFor          time.Duration `env:"PARK_FOR" envDefault:"1s" help:"time that a data set waits in memory for its template before it moves to the undecoded topic; 0s: it moves at once"`
 	MemoryMax        int           `env:"MEMORY_MAX" envDefault:"0" unit:"octets" help:"memory limit of the process. Of PRODUCE_MAX_OCTETS, PARK_MAX_OCTETS, UNDECODED_BURST, TEMPLATES_MAX_OCTETS, TCP_MAX_CONNECTIONS and TCP_MAX_OCTETS, those that are not set are reduced to fit, those that are set must fit; 0: no limit beyond theirs"`
@@ -136,6 +137,15 @@ func (c Config) Validate() error {
 	case c.Pack > 1 && !c.Form.Delimited():
 		bad("PACK=%d: several flows in a record need FRAMING=delimited", c.Pack)
 	}
+	switch c.Producer {
+	case "", producerKgo:
+	case producerBatches:
+		if c.Pack > 1 {
+			bad("PRODUCER=batches with PACK=%d: want PACK=1, a record of an own batch costs little", c.Pack)
+		}
+	default:
+		bad("PRODUCER=%q: want kgo or batches", c.Producer)
+	}
 	switch c.Compression {
 	case "", "none", "snappy", "lz4", "zstd":
 	default:
@@ -153,6 +163,9 @@ func notNegative(want string, settings map[string]int) (errs []error) {
 	}
 	return errs
 }
+
+// Values of PRODUCER.
+const producerKgo, producerBatches = "kgo", "batches"
 
 // maxPack bounds the flows of a record: larger records save nothing more, and a consumer must hold a whole
 // record.

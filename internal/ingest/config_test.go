@@ -40,6 +40,20 @@ func TestTemplatesKeys(t *testing.T) {
 	}
 }
 
+func TestProducerIsOneOfTwo(t *testing.T) {
+	for _, tt := range []struct{ producer, pack, want string }{
+		{"", "1", ""}, {"kgo", "1", ""}, {"kgo", "50", ""}, {"batches", "1", ""},
+		{"batches", "50", "PRODUCER=batches with PACK=50: want PACK=1"}, {"java", "1", `PRODUCER="java": want kgo or batches`},
+	} {
+		_, err := settings.Parse[Config](map[string]string{
+			"KAFKA_BROKERS": "127.0.0.1:9092", "PRODUCER": tt.producer, "PACK": tt.pack, "FRAMING": "delimited",
+		})
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("PRODUCER=%q and PACK=%s: want %q, got %v", tt.producer, tt.pack, tt.want, err)
+		}
+	}
+}
+
 func TestUptimeMaxAgeIsBounded(t *testing.T) {
 	for value, ok := range map[string]bool{"": true, "2m": true, "24h": true, "1193h": true, "1m59s": false, "1193h1s": false, "-24h": false} {
 		c, err := settings.Parse[Config](map[string]string{"KAFKA_BROKERS": "127.0.0.1:9092", "UPTIME_MAX_AGE": value})

@@ -134,13 +134,17 @@ func TestTheFormOfRecords(t *testing.T) {
 	for _, form := range []struct {
 		name, format, framing string
 		pack                  int
+		producer              string
 	}{
-		{"single", "protobuf", "single", 1}, {"delimited", "protobuf", "delimited", 1}, {"packed", "protobuf", "delimited", 50}, {"JSON", "json", "single", 1},
+		{"single", "protobuf", "single", 1, "kgo"}, {"delimited", "protobuf", "delimited", 1, "kgo"},
+		{"packed", "protobuf", "delimited", 50, "kgo"}, {"JSON", "json", "single", 1, "kgo"},
+		{"single in own batches", "protobuf", "single", 1, "batches"},
+		{"delimited in own batches", "protobuf", "delimited", 1, "batches"}, {"JSON in own batches", "json", "single", 1, "batches"},
 	} {
 		t.Run(form.name, func(t *testing.T) {
 			b := embedded(t)
 			c := config(b.Addr(), "one")
-			c.Form.Format, c.Form.Framing, c.Pack = form.format, form.framing, form.pack
+			c.Form.Format, c.Form.Framing, c.Pack, c.Producer = form.format, form.framing, form.pack, form.producer
 			r, stop := start(t, c, &locked.Buffer{})
 			eventually(t, "the replica is ready", func() bool { return r.Ready() == nil })
 			from := netip.MustParseAddrPort("192.0.2.1:5000")

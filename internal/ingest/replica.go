@@ -175,6 +175,8 @@ func (r *Replica) worker(run *running, t *loss.Tally) *worker {
 	}
 	switch {
 	case run == nil:
+	case run.producer.Batches() != nil:
+		w.out = run.producer.Batches()
 	case run.pack != nil:
 		w.out = run.pack
 	default: // an arena has no lock: each goroutine needs its own
@@ -364,7 +366,11 @@ func (r *Replica) open() (run *running, err error) {
 		}
 		return p
 	}
-	run.producer = producer(kafka.Flows, kafka.ProducerConfig{MaxRecords: r.c.MaxRecords, MaxOctets: r.c.MaxOctets, Compression: r.c.Compression})
+	flows := kafka.ProducerConfig{MaxRecords: r.c.MaxRecords, MaxOctets: r.c.MaxOctets, Compression: r.c.Compression}
+	if r.c.Producer == producerBatches {
+		flows.Batches = &r.c.Form
+	}
+	run.producer = producer(kafka.Flows, flows)
 	run.reports = producer(kafka.Exporters, kafka.ProducerConfig{MaxOctets: accountOctets, Compression: "snappy"})
 	late := producer(kafka.Undecoded, kafka.ProducerConfig{MaxOctets: max(r.c.Undecoded.Burst, 1), Compression: "snappy"})
 	if err != nil {

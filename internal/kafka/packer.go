@@ -6,16 +6,13 @@ import (
 	"time"
 
 	"weir/internal/decode"
+	"weir/internal/kafka/batches"
 	"weir/internal/kafka/framing"
 	"weir/internal/kafka/recordbatch"
 )
 
 // An Account is notified of the outcome of messages.
-type Account interface {
-	// Settled is called exactly once for each message, for several messages at a time. err is nil once they are
-	// acknowledged, else the error of Producer.Produce. It must not block and may be called by any goroutine.
-	Settled(messages int, err error)
-}
+type Account = batches.Account
 
 // A Packer puts several messages of one partition into a record, each with its length before it (package
 // framing): the cost of a record in the client is then shared by its messages. The messages' own keys select the

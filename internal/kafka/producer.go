@@ -11,15 +11,18 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"weir/internal/kafka/batches"
+	"weir/internal/kafka/framing"
 )
 
 // ErrBufferFull is the outcome of a record that a Producer refused because records up to its limits wait for
 // Kafka.
-var ErrBufferFull = errors.New("buffer full: kafka is away or too slow")
+var ErrBufferFull = batches.ErrBufferFull
 
 // ErrClosed is the outcome of records that a Producer or TemplateLog still held when it was closed, and of those
 // that were passed to it while it was not running.
-var ErrClosed = errors.New("kafka client closed")
+var ErrClosed = batches.ErrClosed
 
 // ProducerConfig bounds the records that a Producer holds while Kafka is away. Memory use is four to six times
 // MaxOctets: of an Arena, 3.9 times for records of 100 octets and 5.5 for records of 67, garbage not included.
@@ -28,6 +31,8 @@ type ProducerConfig struct {
 	MaxRecords  int           // 0: 1 Mi
 	MaxOctets   int           // of keys and values; 0: 64 MiB
 	Compression string        // none, snappy (also ""), lz4, zstd
+	// Batches, when set, makes the record batches of Producer.Batches, whose messages have this form.
+	Batches *framing.Config
 }
 
 // A Producer publishes records and never makes its caller wait. It is idempotent, waits for all in-sync
@@ -39,9 +44,10 @@ type Producer struct {
 	maxOctets  int
 	pool       sync.Pool // of *pending
 	linger     time.Duration
-	slabs      sync.Pool    // of *slab, all empty
-	slabOctets atomic.Int64 // memory of the slabs that wait for Kafka and take no more records
-	partitions atomic.Int32 // of the topic; 0: not known yet
+	batches    *batches.Producer // nil unless ProducerConfig.Batches is set
+	slabs      sync.Pool         // of *slab, all empty
+	slabOctets atomic.Int64      // memory of the slabs that wait for Kafka and take no more records
+	partitions atomic.Int32      // of the topic; 0: not known yet
 	ended      chan struct{}
 	closing    sync.Once
 
@@ -85,8 +91,38 @@ func NewProducer(c Config, topic string, pc ProducerConfig) (*Producer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kafka producer of %s: %w", topic, err)
 	}
+	if pc.Batches != nil {
+		p.batches, err = batches.New(batches.Config{
+			Client: p.cl, Topic: topic, Form: *pc.Batches, Codec: codec, Linger: pc.Linger,
+			MaxRecords: maxRecords, MaxOctets: maxOctets, Backoff: backoff, Log: c.Log, Written: batchWritten(p.cl, topic),
+		})
+		if err != nil {
+			p.cl.Close()
+			return nil, fmt.Errorf("kafka producer of %s: %w", topic, err)
+		}
+	}
 	return p, nil
 }
+
+// batchWritten returns a function that passes a batch to the hooks of a client, as the client does for its own.
+func batchWritten(cl *kgo.Client, topic string) func(node, partition int32, m kgo.ProduceBatchMetrics) {
+	var hooks []kgo.HookProduceBatchWritten
+	all, _ := cl.OptValue(kgo.WithHooks).([]kgo.Hook)
+	for _, h := range all {
+		if h, ok := h.(kgo.HookProduceBatchWritten); ok {
+			hooks = append(hooks, h)
+		}
+	}
+	return func(node, partition int32, m kgo.ProduceBatchMetrics) {
+		for _, h := range hooks {
+			h.OnProduceBatchWritten(kgo.BrokerMetadata{NodeID: node}, topic, partition, m)
+		}
+	}
+}
+
+// Batches returns the producer of record batches that Weir builds itself. Its records count in Buffered, Used,
+// Room, Flush and Close. It is nil unless ProducerConfig.Batches is set.
+func (p *Producer) Batches() *batches.Producer { return p.batches }
 
 // producing returns the options that keep a record once it is accepted. There is no limit of time or retries,
 // since giving up on a record in flight breaks idempotence. When brokers lose acknowledged records, that is
@@ -184,6 +220,10 @@ func (p *Producer) Buffered() (records, octets int64) {
 		records, octets = records+1, octets+int64(len(r.Key)+len(r.Value))
 	}
 	p.mu.Unlock()
+	if p.batches != nil {
+		r, o := p.batches.Buffered()
+		records, octets = records+r, octets+o
+	}
 	return records + p.cl.BufferedProduceRecords(), octets + p.cl.BufferedProduceBytes()
 }
 
@@ -204,6 +244,9 @@ func (p *Producer) Flush(ctx context.Context) error {
 		if err == nil {
 			err = p.waitHeld(ctx)
 		}
+		if err == nil && p.batches != nil {
+			err = p.batches.Flush(ctx)
+		}
 		n, _ := p.Buffered()
 		switch {
 		case err != nil:
@@ -220,5 +263,8 @@ func (p *Producer) Close() {
 	p.closing.Do(func() { close(p.ended) })
 	p.flushPackers(true)
 	p.failHeld()
+	if p.batches != nil {
+		p.batches.Close()
+	}
 	p.cl.Close()
 }

@@ -1,0 +1,193 @@
+package batches
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"weir/internal/kafka/recordbatch"
+)
+
+const (
+	// metadataMinAge is the least time between two questions, metadataMaxAge the greatest.
+	metadataMinAge = 250 * time.Millisecond
+	metadataMaxAge = 5 * time.Minute
+	// lookTimeout bounds a question to the brokers.
+	lookTimeout = 15 * time.Second
+)
+
+// maintain asks for metadata and producer ids when they are wanted, until the Producer is closed.
+func (p *Producer) maintain() {
+	age := time.NewTimer(metadataMaxAge)
+	defer age.Stop()
+	for {
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-p.look:
+		case <-age.C:
+		}
+		for tries := 0; ; tries++ {
+			err := p.refresh()
+			if err == nil {
+				break
+			}
+			if p.ctx.Err() != nil || !p.rest(max(p.c.Backoff(tries), metadataMinAge)) {
+				return
+			}
+			if tries%logTries == 1 {
+				p.c.Log.Warn("the metadata of a topic are not usable yet", "topic", p.c.Topic, "tries", tries+1, "err", err)
+			}
+		}
+		signal(p.wake)
+		age.Reset(metadataMaxAge)
+		if !p.rest(metadataMinAge) {
+			return
+		}
+	}
+}
+
+// rest waits for d. It returns false if the Producer is closed meanwhile.
+func (p *Producer) rest(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-p.ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// refresh asks for the topic's metadata and, if a partition has no producer id, for one.
+func (p *Producer) refresh() error {
+	ctx, cancel := context.WithTimeout(p.ctx, lookTimeout)
+	defer cancel()
+	if err := p.askMetadata(ctx); err != nil {
+		return err
+	}
+	if err := p.askProducerID(ctx); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, x := range p.parts {
+		if x.leader < 0 && len(x.queue) > 0 && !p.moving {
+			return errNoLeader
+		}
+	}
+	return nil
+}
+
+var errNoLeader = errors.New("a partition with records has no leader")
+
+func (p *Producer) askMetadata(ctx context.Context) error {
+	req := kmsg.NewPtrMetadataRequest()
+	t := kmsg.NewMetadataRequestTopic()
+	t.Topic = new(p.c.Topic)
+	req.Topics = append(req.Topics, t)
+	req.AllowAutoTopicCreation = false
+	resp, err := req.RequestWith(ctx, p.c.Client)
+	if err != nil {
+		return err
+	}
+	if len(resp.Topics) != 1 {
+		return errors.New("the metadata lack the topic")
+	}
+	if err := kerr.ErrorForCode(resp.Topics[0].ErrorCode); err != nil {
+		return err
+	}
+	return p.apply(&resp.Topics[0])
+}
+
+// apply applies the metadata of the topic. A topic that was deleted and made again has another id (KIP-516): its
+// partitions know nothing of the producer. If it has another number of partitions as well, records move to the
+// partitions of their keys.
+func (p *Producer) apply(t *kmsg.MetadataResponseTopic) error {
+	n := len(t.Partitions)
+	if n == 0 {
+		return errors.New("the topic has no partitions")
+	}
+	for _, x := range t.Partitions {
+		if x.Partition < 0 || int(x.Partition) >= n {
+			return errors.New("the numbers of the topic's partitions have gaps")
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	again := p.known && t.TopicID != p.topic.id
+	p.moving = p.moving || (!p.known || again) && n != len(p.parts) || n < len(p.parts)
+	p.topic = topic{id: t.TopicID, parts: n}
+	p.known = true
+	for !p.moving && len(p.parts) < n {
+		p.parts = append(p.parts, newPart(int32(len(p.parts))))
+	}
+	if again {
+		for _, x := range p.parts {
+			x.leader, x.epoch, x.retryAt, x.tries, x.anew = -1, -1, time.Time{}, 0, true
+		}
+	}
+	if p.moving && p.inFlight > 0 {
+		return nil // takeReady moves the records, and asks for the leaders again
+	}
+	if p.moving {
+		p.redistribute()
+	}
+	for _, m := range t.Partitions {
+		x := p.parts[m.Partition]
+		if m.LeaderEpoch >= 0 && m.LeaderEpoch < x.epoch { // older than the answer of a leader
+			continue
+		}
+		x.leader, x.epoch = m.Leader, m.LeaderEpoch
+	}
+	return nil
+}
+
+// redistribute moves all records to the partitions of their keys among the topic's present number. Nothing is in
+// flight. p.mu must be held.
+func (p *Producer) redistribute() {
+	parts := make([]*part, p.topic.parts)
+	for i := range parts {
+		parts[i] = newPart(int32(i))
+	}
+	for _, x := range p.parts {
+		for _, b := range x.queue {
+			b.each(func(key, value []byte, ms int64, of Account) { p.put(parts, key, value, ms, of) })
+			p.recycle(b)
+		}
+	}
+	p.parts, p.moving = parts, false
+}
+
+// askProducerID gives each partition without a producer id a new one.
+func (p *Producer) askProducerID(ctx context.Context) error {
+	p.mu.Lock()
+	wanted := false
+	for _, x := range p.parts {
+		wanted = wanted || x.id.ProducerID < 0
+	}
+	p.mu.Unlock()
+	if !wanted {
+		return nil
+	}
+	req := kmsg.NewPtrInitProducerIDRequest()
+	req.TransactionTimeoutMillis = 60_000 // not used: there are no transactions
+	resp, err := req.RequestWith(ctx, p.c.Client)
+	if err != nil {
+		return err
+	}
+	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, x := range p.parts {
+		if x.id.ProducerID < 0 {
+			x.id = recordbatch.Stamp{ProducerID: resp.ProducerID, Epoch: resp.ProducerEpoch}
+		}
+	}
+	return nil
+}
