@@ -51,12 +51,14 @@ type Producer struct {
 	ended      chan struct{}
 	closing    sync.Once
 
-	mu        sync.Mutex // guards the fields below
-	packers   []*Packer
-	holding   bool          // the topic was deleted and made again: see holdForRetry
-	held      []*kgo.Record // records to produce again
-	holdTimer *time.Timer
-	closed    bool
+	mu      sync.Mutex // guards the fields below
+	packers []*Packer
+	holding bool          // the topic was deleted and made again: see holdForRetry
+	held    []*kgo.Record // records to produce again
+	// producingHeld is set while held records go back to the client: they are in neither.
+	producingHeld bool
+	holdTimer     *time.Timer
+	closed        bool
 }
 
 // A pending is a record of Produce on its way, with the callback for its outcome. The record's Context is the pending

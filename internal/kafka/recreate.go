@@ -44,7 +44,7 @@ func (p *Producer) produceHeld() {
 	p.cl.PurgeTopicsFromProducing(p.topic)
 	p.mu.Lock()
 	held := p.held
-	p.held, p.holding = nil, false
+	p.held, p.holding, p.producingHeld = nil, false, true
 	p.mu.Unlock()
 	for _, r := range held {
 		*r = kgo.Record{
@@ -52,6 +52,9 @@ func (p *Producer) produceHeld() {
 		}
 		p.cl.TryProduce(r.Context, r, finished)
 	}
+	p.mu.Lock()
+	p.producingHeld = false
+	p.mu.Unlock()
 }
 
 // failHeld ends the retries at Close: held records fail with ErrClosed, and none is held from now on.
@@ -69,11 +72,11 @@ func (p *Producer) failHeld() {
 	}
 }
 
-// waitHeld waits until no record is held, or ctx ends.
+// waitHeld waits until no record is held or on its way from there to the client, or ctx ends.
 func (p *Producer) waitHeld(ctx context.Context) error {
 	for {
 		p.mu.Lock()
-		holding := p.holding
+		holding := p.holding || p.producingHeld
 		p.mu.Unlock()
 		if !holding {
 			return nil
