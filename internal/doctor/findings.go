@@ -75,7 +75,7 @@ var rules = []rule{
 		SamplingUnknown, Warning, false, func(_ Stream, h *chart) string {
 			return share(h.withoutRate, h.flows, nearlyAll, "flows without a sampling rate")
 		},
-		"It is unknown whether packets are sampled, so the traffic may be greater than the counters. " +
+		"It is unknown whether packets are sampled, so the true traffic may exceed the counters. " +
 			"Let the device send its sampler options " +
 			"(Cisco: option sampler-table; Juniper: they come with IPFIX templates), " +
 			"or state the rate in EXPORTERS_FILE (sampling_default: 1 if it samples nothing).",
@@ -84,26 +84,28 @@ var rules = []rule{
 		NoInterfaces, Notice, false, func(_ Stream, h *chart) string {
 			return share(h.withoutInterface, h.flows, nearlyAll, "flows without an interface")
 		},
-		"Traffic cannot be told by interface. Add the input and output interface to the flow record " +
+		"Traffic cannot be attributed to interfaces. Add the input and output interface to the flow record " +
 			"(Cisco: match interface input, collect interface output). " +
-			"Software probes have none to report.",
+			"Software probes have no interfaces to report.",
 	},
 	{
 		ClockOff, Warning, false, func(_ Stream, h *chart) string {
 			switch {
 			case h.timed && h.least > int64(clockTolerance):
-				return fmt.Sprintf("the clock is %v slow, or messages take that long", durationText(time.Duration(h.least)))
+				return fmt.Sprintf("the clock is %v slow, or messages are delayed by that time",
+					durationText(time.Duration(h.least)))
 			case h.timed && h.most < -int64(clockTolerance):
 				return fmt.Sprintf("the clock is %v fast", durationText(time.Duration(-h.most)))
 			}
 			return ""
 		},
-		"Let the device synchronise its clock (NTP). " +
+		"Synchronise the device's clock (NTP). " +
 			"Beyond PAIR_MAX_CLOCK_SKEW Weir moves flow times to the receiver's clock.",
 	},
 	{
 		TemplateRare, Warning, true, rareTemplates,
-		"A collector that starts, or a lost datagram, leaves data undecoded for that long. Shorten the template refresh to 1 min " +
+		"After a start of the collector or the loss of a template, data stays undecoded for that time. " +
+			"Shorten the template refresh to 1 min " +
 			"(Cisco: template data timeout 60; Juniper: template-refresh-rate seconds 60).",
 	},
 	{
@@ -118,14 +120,14 @@ var rules = []rule{
 			ids := slices.Sorted(maps.Keys(maps.Collect(h.undecoded.All())))
 			return fmt.Sprintf("%d data sets without their template: %s", n, numbers(ids))
 		},
-		"The template did not arrive in the observed time. " +
+		"No datagram of the observed time contains the template. " +
 			"Shorten the template refresh to 1 min, or state the template in TEMPLATES_FILE.",
 	},
 	{
 		ExportTimeOnly, Warning, false, func(_ Stream, h *chart) string {
-			return share(h.ofExport, h.flows, nearlyAll, "flows with no time but the export's")
+			return share(h.ofExport, h.flows, nearlyAll, "flows without a start or end time")
 		},
-		"Start and end of flows are not known, so connections cannot be put in order. Add them to the flow record " +
+		"Only the export time is known, so connections cannot be ordered. Add start and end to the flow record " +
 			"(Cisco: collect timestamp absolute first and last; IPFIX elements 152 and 153), " +
 			"or send the exporter's start (element 160) in options data.",
 	},
@@ -133,7 +135,7 @@ var rules = []rule{
 		TimesImplausible, Warning, false, func(_ Stream, h *chart) string {
 			return share(h.old, h.flows, 0, "flows that ended more than a day before their export")
 		},
-		"The uptime in flow records does not fit the header's, usually after a restart or a change of the clock. " +
+		"The uptimes in flow records contradict the header, usually after a restart or a change of the clock. " +
 			"Update the device's software; prefer absolute times (elements 152 and 153) to uptimes (21 and 22).",
 	},
 	{
@@ -144,21 +146,21 @@ var rules = []rule{
 			return fmt.Sprintf("%s, the longest %v",
 				share(h.long, h.flows, 0, "flows longer than 2 min"), durationText(h.longest))
 		},
-		"Traffic is reported that late, and as if it were even over the whole flow. Set the active timeout to 60 s " +
+		"Traffic is reported late by that time, spread evenly over the flow. Set the active timeout to 60 s " +
 			"(Cisco: cache timeout active 60; Juniper: flow-active-timeout 60), " +
 			"or raise PAIR_ACTIVE_TIMEOUT, PAIR_IDLE and PAIR_LATE_GRACE.",
 	},
 	{
 		ElementsUnnamed, Notice, false, unnamedElements,
 		"Their values are kept as octets. Name them in ELEMENTS_FILE, " +
-			"or tell the developers of Weir which device sends them.",
+			"or report the device to the developers of Weir.",
 	},
 	{
 		CountersZero, Warning, false, func(_ Stream, h *chart) string {
 			return share(h.zero, h.flows, 0, "flows with neither octets nor packets")
 		},
 		"Add octets and packets to the flow record (Cisco: collect counter bytes long, collect counter packets long). " +
-			"Some devices send such flows for traffic that their hardware did not count.",
+			"Some devices send such flows for traffic that their hardware does not count.",
 	},
 	{
 		FirewallTotals, Notice, false, func(_ Stream, h *chart) string {
@@ -171,22 +173,22 @@ var rules = []rule{
 			return share(n, len(h.flowIDs), 0, "firewall flows with counters in updates and in the teardown")
 		},
 		"An update carries the traffic since the last update, a teardown the total of the flow. " +
-			"A sum over netflow.flows must count either updates or teardowns, as connections do.",
+			"A sum over netflow.flows must include only updates or only teardowns, as connections do.",
 	},
 	{
 		MeteredTwice, Warning, false, func(_ Stream, h *chart) string {
 			return share(h.twice, h.flows, 0.01,
-				"flows that were metered before at another interface, without a flow direction")
+				"flows that another interface had metered already, without a flow direction")
 		},
-		"Traffic is counted twice. Meter on ingress only, on all interfaces, or add the flow direction to the record " +
+		"Traffic is counted twice. Meter at ingress only, on all interfaces, or add the flow direction to the record " +
 			"(Cisco: collect flow direction); else set PAIR_DEDUP_CONTENT=true for enrich.",
 	},
 	{
 		MeteredBothWays, Notice, false, func(_ Stream, h *chart) string {
-			return share(h.twiceDirected, h.flows, 0.01, "flows that were metered at ingress and again at egress")
+			return share(h.twiceDirected, h.flows, 0.01, "flows metered at both ingress and egress")
 		},
 		"Connections count them once. A sum over netflow.flows must take a single flow_direction, " +
-			"or the device must meter on ingress only.",
+			"or the device must meter at ingress only.",
 	},
 	{
 		OneDirection, Warning, true, func(_ Stream, h *chart) string {
@@ -199,19 +201,19 @@ var rules = []rule{
 			if len(h.conversations) < fewConversation {
 				return ""
 			}
-			return share(one, len(h.conversations), 0.9, "TCP conversations of which one direction was seen")
+			return share(one, len(h.conversations), 0.9, "TCP conversations with one direction only")
 		},
-		"The other direction takes another path, or is metered on no interface. " +
-			"Meter on ingress on every interface, and export from both paths.",
+		"The other direction takes another path, or no interface meters it. " +
+			"Meter at ingress on every interface, and export from both paths.",
 	},
 	{
 		SequenceGaps, Warning, true, func(_ Stream, h *chart) string {
 			if h.lost == 0 {
 				return ""
 			}
-			return fmt.Sprintf("%d of %d %s did not arrive, by sequence numbers", h.lost, h.of, h.unit)
+			return fmt.Sprintf("%d of %d %s are missing by sequence numbers", h.lost, h.of, h.unit)
 		},
-		"Datagrams are lost on the way or at the receiver: " +
+		"Datagrams are lost in the network or at the receiver: " +
 			"look at UdpRcvbufErrors of the host and at weir_ingest_socket_drops_total, " +
 			"raise net.core.rmem_max and RCVBUF, or let the exporter send less (sampling, longer timeouts).",
 	},
@@ -220,7 +222,7 @@ var rules = []rule{
 			return share(h.malformed, h.messages, 0, "datagrams with octets that cannot be decoded")
 		},
 		"Their flows may be missing. weir decode names each place. Update the device's software; " +
-			"a capture that cuts packets (tcpdump -s) has such datagrams, too.",
+			"a capture that truncates packets (tcpdump -s) has such datagrams, too.",
 	},
 }
 
