@@ -446,7 +446,7 @@ func (w handler) Committed(partitions []int32) {
 			continue
 		}
 		p.kept = p.restore
-		w.metrics.bounded.WithLabelValues("vantages").Add(float64(p.counts.bounded.Vantages))
+		w.metrics.bounded.WithLabelValues("vantages").Add(float64(p.counts.bounded.ObservationPoints))
 		w.metrics.bounded.WithLabelValues("same_key").Add(float64(p.counts.bounded.SameKey))
 		w.metrics.bounded.WithLabelValues("paused").Add(float64(p.counts.bounded.Paused))
 		w.stats.flows.Add(p.counts.flows)

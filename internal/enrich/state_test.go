@@ -232,9 +232,9 @@ func TestTheStateFormatGoesForwardAndBack(t *testing.T) {
 	}
 }
 
-// A NetFlow v5 header can name 65 536 engines. Before the bound of vantages, 21 000 of them made a
+// A NetFlow v5 header can name 65 536 engines. Before the bound of observation points, 21 000 of them made a
 // piece of state that Kafka refused for ever.
-func TestForgedVantagesDoNotStopAPartition(t *testing.T) {
+func TestForgedObservationPointsDoNotStopAPartition(t *testing.T) {
 	const n = 25_000
 	c := cluster(t)
 	cl := client(t, c)

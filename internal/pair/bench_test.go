@@ -13,18 +13,18 @@ import (
 // stream generates records of new conversations, both directions in sequence, at a rate that keeps held conversations
 // open.
 type stream struct {
-	n        uint32
-	now      int64
-	step     int64
-	vantages uint32 // of each direction
+	n      uint32
+	now    int64
+	step   int64
+	points uint32 // of each direction
 }
 
-func newStream(c *Config, held int, vantages uint32) *stream {
-	return &stream{now: 1_700_000_000 * int64(time.Second), step: int64(c.Idle+c.LateGrace) / int64(held) / int64(vantages), vantages: vantages}
+func newStream(c *Config, held int, points uint32) *stream {
+	return &stream{now: 1_700_000_000 * int64(time.Second), step: int64(c.Idle+c.LateGrace) / int64(held) / int64(points), points: points}
 }
 
 func (s *stream) next(f *Flow) {
-	record := s.n / s.vantages
+	record := s.n / s.points
 	conn := record / 2
 	t := flowkey.Tuple{Src: [16]byte{10: 0xff, 11: 0xff, 12: 10, 13: byte(conn >> 16), 14: byte(conn >> 8), 15: byte(conn)}, Dst: [16]byte{10: 0xff, 11: 0xff, 12: 192, 14: byte(conn >> 24), 15: 1}, SrcPort: 40000, DstPort: 443, Proto: 17}
 	if record%2 == 1 {
@@ -34,17 +34,17 @@ func (s *stream) next(f *Flow) {
 	}
 	s.n++
 	*f = Flow{Ident: uint64(s.n), Received: s.now, Start: s.now, End: s.now, Resolution: ms, Rate: 1, There: counts{Octets: 100, Packets: 1}, SrcAS: 64500, DstAS: 64501}
-	f.exporter, f.domain = [16]byte{15: byte(s.n % s.vantages)}, 1
+	f.exporter, f.domain = [16]byte{15: byte(s.n % s.points)}, 1
 	f.Key, f.SrcIsLo = t.Canon()
 }
 
 // fill makes a machine that holds n connections.
-func fill(c Config, n int, vantages uint32) (*Machine, *stream) {
+func fill(c Config, n int, points uint32) (*Machine, *stream) {
 	m := New(c, 1, func(*Emission) {})
-	s := newStream(&c, n, vantages)
+	s := newStream(&c, n, points)
 	var f Flow
 	for open, grace := 0, 0; open+grace < n; open, grace = m.Held() {
-		for range min(20_000, 2*int(vantages)*(n-open-grace)) {
+		for range min(20_000, 2*int(points)*(n-open-grace)) {
 			s.next(&f)
 			m.Observe(&f)
 		}
@@ -98,13 +98,13 @@ func BenchmarkMap(b *testing.B) {
 }
 
 // BenchmarkHeld measures the memory of a held connection, in octets, with the identities of its records, for a single
-// vantage and for two vantages of each direction.
+// observation point and for two observation points of each direction.
 func BenchmarkHeld(b *testing.B) {
 	c := testConfig
 	c.MaxOpen = 1 << 30
 	for _, n := range []int{100_000, 1_000_000, 10_000_000} {
-		for _, vantages := range []uint32{1, 2} {
-			b.Run(fmt.Sprintf("%d connections, vantages a direction %d", n, vantages), func(b *testing.B) {
+		for _, points := range []uint32{1, 2} {
+			b.Run(fmt.Sprintf("%d connections, observation points a direction %d", n, points), func(b *testing.B) {
 				if n > 1_000_000 && testing.Short() {
 					b.Skip("SKIPPED: large")
 				}
@@ -112,7 +112,7 @@ func BenchmarkHeld(b *testing.B) {
 					var before, after runtime.MemStats
 					runtime.GC()
 					runtime.ReadMemStats(&before)
-					m, _ := fill(c, n, vantages)
+					m, _ := fill(c, n, points)
 					runtime.GC()
 					runtime.ReadMemStats(&after)
 					open, grace := m.Held()

@@ -41,9 +41,9 @@ func collector(c Config) (*Machine, *[]*flowpb.Connection) {
 	return New(c, 1, func(e *Emission) { *out = append(*out, proto.CloneOf(e.Connection)) }), out
 }
 
-// A NetFlow v5 header names an engine out of 65 536, and each engine is a vantage. 1.6 MB of datagrams suffice for
-// 70 000 records.
-func TestManyVantagesOfOneConnectionAreMerged(t *testing.T) {
+// A NetFlow v5 header names an engine out of 65 536, and each engine is an observation point. 1.6 MB of datagrams
+// suffice for 70 000 records.
+func TestManyObservationPointsOfOneConnectionAreMerged(t *testing.T) {
 	const n, base = 6000, 1000 * int64(time.Second)
 	for _, tt := range []struct {
 		name   string
@@ -51,9 +51,9 @@ func TestManyVantagesOfOneConnectionAreMerged(t *testing.T) {
 		octets func(i int) uint64
 		want   uint64
 	}{
-		// The design's rule: of vantages that overlap the strongest counts.
+		// The design's rule: of observation points that overlap the strongest counts.
 		{"all at the same time", func(int) (int64, int64) { return base, base + 10*ms }, func(i int) uint64 { return uint64(i%1000) + 1 }, 1000},
-		// Vantages 3 s apart observed different packets: they are summed.
+		// Observation points 3 s apart observed different packets: they are summed.
 		{"one after the other", func(i int) (int64, int64) { s := base + int64(i)*3*int64(time.Second); return s, s + ms }, func(int) uint64 { return 7 }, 7 * n},
 		{"one before the other", func(i int) (int64, int64) { s := base + int64(n-i)*3*int64(time.Second); return s, s + ms }, func(int) uint64 { return 7 }, 7 * n},
 		{"half of them in one place", func(i int) (int64, int64) {
@@ -85,22 +85,22 @@ func TestManyVantagesOfOneConnectionAreMerged(t *testing.T) {
 			if used := m.sides.inUse(); used > 2*maxSides {
 				t.Errorf("%d sides are held", used)
 			}
-			if b := m.TakeBounded(); b.Vantages != n-maxSides {
-				t.Errorf("%d parts of records count as merged, want %d", b.Vantages, n-maxSides)
+			if b := m.TakeBounded(); b.ObservationPoints != n-maxSides {
+				t.Errorf("%d parts of records count as merged, want %d", b.ObservationPoints, n-maxSides)
 			}
 			m.Close()
 			got := last(*out)
 			if len(got) != 1 || got[0].Forward.Octets != tt.want || !has(got[0], flowpb.Quality_QUALITY_MANY_VANTAGES) {
 				t.Errorf("want one connection of %d octets, MANY_VANTAGES; got %d: %v", tt.want, len(got), got)
 			}
-			if m.sides.inUse()+len(m.vantages.at) != 0 {
-				t.Errorf("%d sides and %d vantages are left of none", m.sides.inUse(), len(m.vantages.at))
+			if m.sides.inUse()+len(m.points.at) != 0 {
+				t.Errorf("%d sides and %d observation points are left of none", m.sides.inUse(), len(m.points.at))
 			}
 		})
 	}
 }
 
-func TestVantagesWithinTheBoundAreKeptApart(t *testing.T) {
+func TestObservationPointsWithinTheBoundAreKeptApart(t *testing.T) {
 	m, out := collector(testConfig)
 	for i := range 2 * maxSides {
 		f := one(uint64(i)+1, 1000*int64(time.Second), 1001*int64(time.Second))
@@ -110,12 +110,12 @@ func TestVantagesWithinTheBoundAreKeptApart(t *testing.T) {
 	m.Close()
 	c := (*out)[0]
 	if c.Forward.Vantages != maxSides || c.Reverse.Vantages != maxSides || has(c, flowpb.Quality_QUALITY_MANY_VANTAGES) || m.TakeBounded() != (Bounded{}) {
-		t.Errorf("want %d vantages of each direction, nothing merged; got %v", maxSides, c)
+		t.Errorf("want %d observation points of each direction, nothing merged; got %v", maxSides, c)
 	}
 }
 
-// The end of the connection that a dropped vantage observed must be kept.
-func TestTheEndThatAMergedVantageSawCounts(t *testing.T) {
+// The end of the connection that a dropped observation point observed must be kept.
+func TestTheEndThatAMergedObservationPointSawCounts(t *testing.T) {
 	m, out := collector(testConfig)
 	for i := range maxSides + 1 {
 		for back := range 2 {
@@ -140,8 +140,9 @@ func TestSidesBeyondTheBoundAreMergedAtRestore(t *testing.T) {
 	big.Observe(&first)
 	e := big.table.entries.ref(1)
 	for i := range 21_000 {
-		s := big.newSide(e, vantage{domain: uint32(i) + 1})
-		*s = side{vantage: s.vantage, next: s.next, toHi: i%2 == 0, octets: uint64(i), octetsE: uint64(i), packets: 1, packsE: 1, start: first.Start, end: first.End, rateMin: 1, rateMax: 1, records: 1}
+		s := big.newSide(e, observationPoint{domain: uint32(i) + 1})
+		*s = side{point: s.point, next: s.next, toHi: i%2 == 0, octets: uint64(i), octetsE: uint64(i),
+			packets: 1, packsE: 1, start: first.Start, end: first.End, rateMin: 1, rateMax: 1, records: 1}
 	}
 	pieces := big.Deltas(10 << 20)
 	m, out := collector(testConfig)
@@ -273,7 +274,7 @@ func TestSettingsMayChangeAtAnyRestart(t *testing.T) {
 			batch := flows[done:min(len(flows), done+1+rng.IntN(60))]
 			octets := uint64(0)
 			for i, f := range batch {
-				f.vantage, f.Ident, f.Rate = vantage{}, uint64(done+i)+1, 1 // one vantage and no duplicates: sums are exact
+				f.observationPoint, f.Ident, f.Rate = observationPoint{}, uint64(done+i)+1, 1 // one observation point and no duplicates: sums are exact
 				octets += f.There.Octets + f.Back.Octets
 				m.Observe(&f)
 			}
@@ -411,10 +412,10 @@ func altered(t *testing.T, first Flow, sides []side) []byte {
 	e := m.table.entries.ref(1)
 	m.releaseParts(e)
 	for i := range sides {
-		s := m.newSide(e, vantage{domain: uint32(i) + 1})
-		next, v := s.next, s.vantage
+		s := m.newSide(e, observationPoint{domain: uint32(i) + 1})
+		next, v := s.next, s.point
 		*s = sides[i]
-		s.next, s.vantage = next, v
+		s.next, s.point = next, v
 	}
 	pieces := m.Deltas(1 << 20)
 	if len(pieces) != 1 {
@@ -464,10 +465,10 @@ func TestAKeyWithManyRestoredConnectionsIsBroughtToItsBound(t *testing.T) {
 		e := first
 		e.origin, e.seq, e.sides, e.marks, e.in = uint64(i)+2, uint64(i)+2, 0, 0, queueNone
 		x := old.table.insert(&e, e.key.hash())
-		s := old.newSide(old.table.entries.ref(x), base.vantage)
-		v := s.vantage
+		s := old.newSide(old.table.entries.ref(x), base.observationPoint)
+		v := s.point
 		*s = *old.sides.ref(first.sides)
-		s.vantage, s.next = v, 0
+		s.point, s.next = v, 0
 	}
 	m, out := collector(testConfig)
 	for round := range int64(2) {

@@ -19,7 +19,7 @@ import (
 func (m *Machine) bridge(best int32, f *Flow, x *extent) int32 {
 	for {
 		e := m.table.entries.ref(best)
-		u := m.summary(e, &f.vantage)
+		u := m.summary(e, &f.observationPoint)
 		all := u.union(x)
 		next, nextGap := int32(0), int64(0)
 		for i := m.table.first(&e.key, m.table.nodes.ref(best).hash); i != 0; i = m.table.next(i) {
@@ -27,7 +27,7 @@ func (m *Machine) bridge(best int32, f *Flow, x *extent) int32 {
 				continue
 			}
 			o := m.table.entries.ref(i)
-			ou := m.summary(o, &f.vantage)
+			ou := m.summary(o, &f.observationPoint)
 			tol := m.tolerance(&ou, f)
 			_, near := m.c.timeGap(f.Key.Proto, &ou.extent, x, tol)
 			gap, ok := m.c.timeGap(f.Key.Proto, &ou.extent, &all, tol)
@@ -54,8 +54,8 @@ func (m *Machine) twoConnections(a, b *entry, u, v *summary, x *extent, tol int6
 	return m.c.reopened(u.extent, v.extent, *x, tol) || m.beganAnew(a, b) || m.beganAnew(b, a)
 }
 
-// beganAnew reports whether a vantage observed, in the same direction, the end of a and a later beginning of b. A
-// record of another exporter may still span both, if that exporter does not detect the end.
+// beganAnew reports whether an observation point observed, in the same direction, the end of a and a later beginning
+// of b. A record of another exporter may still span both, if that exporter does not detect the end.
 func (m *Machine) beganAnew(a, b *entry) bool {
 	for i := a.sides; i != 0; {
 		s := m.sides.ref(i)
@@ -63,7 +63,7 @@ func (m *Machine) beganAnew(a, b *entry) bool {
 		if s.state != endHard {
 			continue
 		}
-		j, _ := m.sideOf(b, s.vantage, s.toHi)
+		j, _ := m.sideOf(b, s.point, s.toHi)
 		if j != 0 && m.c.sideOpens(m.sides.ref(j), s) {
 			return true
 		}
@@ -71,8 +71,9 @@ func (m *Machine) beganAnew(a, b *entry) bool {
 	return false
 }
 
-// sideOpens reports whether b opens a new TCP connection after a. Both must be of the same vantage and direction, and
-// a must have ended. Within Linger, the SYN+ACK of a connection may follow a RST that was injected before it.
+// sideOpens reports whether b opens a new TCP connection after a. Both must be of the same observation point and
+// direction, and a must have ended. Within Linger, the SYN+ACK of a connection may follow a RST that was injected
+// before it.
 func (c *Config) sideOpens(b, a *side) bool {
 	gap, tol := b.start-a.end, max(a.resolution.ns(), b.resolution.ns())
 	begins := b.flags&syn != 0
@@ -174,11 +175,11 @@ func (m *Machine) takeSides(e, o *entry, f *Flow) {
 		j := o.sides
 		x := m.sides.ref(j)
 		o.sides = x.next
-		i, n := m.sideOf(e, x.vantage, x.toHi)
+		i, n := m.sideOf(e, x.point, x.toHi)
 		switch {
 		case i != 0:
 			m.sumSides(e, o, i, j, f)
-			m.vantages.drop(x.vantage)
+			m.points.drop(x.point)
 			m.sides.release(j)
 		case n < maxSides:
 			x.next, e.sides = e.sides, j
@@ -189,14 +190,14 @@ func (m *Machine) takeSides(e, o *entry, f *Flow) {
 			beyond := *x
 			m.sides.release(j)
 			m.merge(e, &beyond)
-			m.bounded.Vantages++
+			m.bounded.ObservationPoints++
 		}
 	}
 }
 
-// sumSides adds side j of o to side i of e, which is of the same vantage and direction. Sums of firewall events are
-// added separately for updates and teardowns. With a flow id (IE 148) there is a single teardown, which both sides
-// may contain: of teardowns the greater counts.
+// sumSides adds side j of o to side i of e, which is of the same observation point and direction. Sums of firewall
+// events are added separately for updates and teardowns. With a flow id (IE 148) there is a single teardown, which
+// both sides may contain: of teardowns the greater counts.
 func (m *Machine) sumSides(e, o *entry, i, j int32, f *Flow) {
 	s, x := m.sides.ref(i), m.sides.ref(j)
 	a, _ := m.eventSum(e, i)

@@ -451,11 +451,11 @@ func TestBridgingManyConnectionsKeepsTheBounds(t *testing.T) {
 		t.Fatalf("%d open", open)
 	}
 	observe(0, maxSameKey*100, 1_000_000)
-	if open, grace := m.Held(); open != 1 || grace != 0 || m.table.entries.inUse() != 1 || m.sides.inUse() > 2*maxSides || len(m.vantages.at) > 2*maxSides {
-		t.Errorf("%d open, %d in grace, %d entries, %d sides, %d vantages", open, grace, m.table.entries.inUse(), m.sides.inUse(), len(m.vantages.at))
+	if open, grace := m.Held(); open != 1 || grace != 0 || m.table.entries.inUse() != 1 || m.sides.inUse() > 2*maxSides || len(m.points.at) > 2*maxSides {
+		t.Errorf("%d open, %d in grace, %d entries, %d sides, %d observation points", open, grace, m.table.entries.inUse(), m.sides.inUse(), len(m.points.at))
 	}
 	m.Close()
-	if len(*out) != 1 || m.sides.inUse()+m.table.entries.inUse()+len(m.vantages.at) != 0 {
-		t.Errorf("%d reports; %d sides, %d entries, %d vantages are left", len(*out), m.sides.inUse(), m.table.entries.inUse(), len(m.vantages.at))
+	if len(*out) != 1 || m.sides.inUse()+m.table.entries.inUse()+len(m.points.at) != 0 {
+		t.Errorf("%d reports; %d sides, %d entries, %d observation points are left", len(*out), m.sides.inUse(), m.table.entries.inUse(), len(m.points.at))
 	}
 }

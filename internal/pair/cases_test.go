@@ -72,7 +72,7 @@ func record(t *testing.T, a map[string]string, n uint64) step {
 		}
 		return f
 	}
-	f := Flow{Ident: n, Resolution: ms, Rate: 1, vantage: vantage{exporter: [16]byte{15: 1}}}
+	f := Flow{Ident: n, Resolution: ms, Rate: 1, observationPoint: observationPoint{exporter: [16]byte{15: 1}}}
 	if id := a["id"]; id != "" {
 		f.Ident = 1000 + uint64(id[0])
 	}

@@ -206,7 +206,7 @@ func (m *Machine) restoreClocks() {
 func (m *Machine) noteClock(e *entry) {
 	var of clock
 	for i := e.sides; i != 0; i = m.sides.ref(i).next {
-		v := &m.vantages.pool.ref(m.sides.ref(i).vantage).vantage
+		v := &m.points.pool.ref(m.sides.ref(i).point).observationPoint
 		x := clock{v.exporter, v.domain}
 		if i != e.sides && x != of {
 			return

@@ -244,8 +244,8 @@ func (m *Machine) code(c *coder, e *entry) {
 	}
 	for i := e.sides; i != 0; i = m.sides.ref(i).next {
 		s := m.sides.ref(i)
-		v := m.vantages.pool.ref(s.vantage).vantage
-		c.vantage(&v)
+		v := m.points.pool.ref(s.point).observationPoint
+		c.observationPoint(&v)
 		s.code(c, s.state == endSoft && m.heldIdle(e))
 	}
 }
@@ -277,8 +277,8 @@ func (c *coder) endState(v *end, held bool) {
 func (m *Machine) readSides(c *coder, e *entry, n uint16) {
 	var toHi, toLo int
 	for range n {
-		var v vantage
-		if c.vantage(&v); c.short {
+		var v observationPoint
+		if c.observationPoint(&v); c.short {
 			return
 		}
 		s := m.newSide(e, v)
@@ -294,9 +294,9 @@ func (m *Machine) readSides(c *coder, e *entry, n uint16) {
 	}
 }
 
-// vantage writes or reads the identity of a vantage. Numbers of vantages must not be logged: they differ between
-// members.
-func (c *coder) vantage(v *vantage) {
+// observationPoint writes or reads the identity of an observation point. Numbers of observation points must not be
+// logged: they differ between members.
+func (c *coder) observationPoint(v *observationPoint) {
 	c.anyAddress(&v.exporter)
 	c.u32(&v.domain)
 	c.u8(&v.iface)
@@ -315,7 +315,7 @@ func (l *link) code(c *coder) {
 	c.u8(&l.app.n)
 }
 
-// code writes or reads the logged value of a side, without its vantage. For held see endState.
+// code writes or reads the logged value of a side, without its observation point. For held see endState.
 func (s *side) code(c *coder, held bool) {
 	c.flag(&s.toHi)
 	c.u64(&s.octets)

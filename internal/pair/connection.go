@@ -33,19 +33,19 @@ type report struct {
 	quality              []flowpb.Quality
 }
 
-// A direction is the sum of the sides of a direction. Of vantages that overlap in time it counts only the strongest,
-// since they observed the same packets.
+// A direction is the sum of the sides of a direction. Of observation points that overlap in time it counts only the
+// strongest, since they observed the same packets.
 //
 // Example: A observed 12:00 to 12:01 with 100 packets, B the same minute with 80, C 12:05 to 12:06 with 50. A and C are
-// counted, 150 packets; B is not, since it overlaps A, which is stronger. vantages is 3.
+// counted, 150 packets; B is not, since it overlaps A, which is stronger. points is 3.
 type direction struct {
 	toHi             bool
 	octets, packets  uint64
 	octetsE, packsE  uint64
 	records          uint32
 	rateMin, rateMax uint32
-	vantages         uint32
-	best             *side // the strongest vantage; nil: not seen
+	points           uint32
+	best             *side // the strongest observation point; nil: not seen
 	start, end       int64
 	reason           uint8
 	flags            uint16
@@ -56,8 +56,8 @@ type direction struct {
 
 // direction sums the sides of e in a direction. It leaves the sides in m.report.sides, the strongest first, and the
 // counted sides in m.report.in, where merge reads them. Octets and packets are those of the counted sides. Flags are
-// those of all sides: a weaker vantage may have metered a packet that the counted side missed. It compares each side
-// with all counted ones, at most maxSides times maxSides.
+// those of all sides: a weaker observation point may have metered a packet that the counted side missed. It compares
+// each side with all counted ones, at most maxSides times maxSides.
 func (m *Machine) direction(e *entry, toHi bool) direction {
 	d := direction{toHi: toHi}
 	sides, in := m.report.sides[:0], m.report.in[:0]
@@ -76,12 +76,12 @@ func (m *Machine) direction(e *entry, toHi bool) direction {
 	skew := int64(m.c.ClockSkew)
 	b := sides[0]
 	last := b
-	d.best, d.vantages = b, uint32(len(sides))
+	d.best, d.points = b, uint32(len(sides))
 	d.start, d.end, d.rateMin = b.start, b.end, b.rateMin
 	for _, s := range sides {
 		d.flags |= s.flags
 		if slices.ContainsFunc(in, func(o *side) bool { return max(s.start-o.end, o.start-s.end) <= skew }) {
-			continue // overlaps a stronger vantage, which observed the same packets
+			continue // overlaps a stronger observation point, which observed the same packets
 		}
 		in = append(in, s)
 		d.octets = saturating.Add(d.octets, s.octets)
@@ -106,19 +106,19 @@ func (m *Machine) direction(e *entry, toHi bool) direction {
 }
 
 // traffic sets t to the report of d and returns t, or nil if the direction has no record. Interfaces, type of service
-// and VLAN are those of the strongest vantage; sums are those of all counted vantages.
+// and VLAN are those of the strongest observation point; sums are those of all counted observation points.
 func (m *Machine) traffic(t *flowpb.Traffic, d *direction) *flowpb.Traffic {
 	b := d.best
 	if b == nil {
 		return nil
 	}
-	v := &m.vantages.pool.ref(b.vantage).vantage
+	v := &m.points.pool.ref(b.point).observationPoint
 	t.Reset()
 	t.Octets, t.Packets, t.OctetsEst, t.PacketsEst, t.Records = d.octets, d.packets, d.octetsE, d.packsE, d.records
 	t.SamplingRateMin, t.SamplingRateMax, t.TcpFlags = uint64(d.rateMin), uint64(d.rateMax), uint32(d.flags)
 	t.StartUnixNs, t.EndUnixNs, t.EndReason = d.start, d.end, uint32(d.reason)
 	t.InputIf, t.OutputIf, t.Tos, t.Vlan = b.inIf, b.outIf, uint32(b.tos), uint32(b.vlan)
-	t.Domain, t.Vantages = v.domain, d.vantages
+	t.Domain, t.Vantages = v.domain, d.points
 	if v.exporter != [16]byte{} {
 		t.Exporter = m.report.address(&v.exporter)
 	}
@@ -136,9 +136,10 @@ func (r *report) address(a *[16]byte) []byte {
 	return r.octets[n:len(r.octets):len(r.octets)]
 }
 
-// stronger compares sides for slices.SortFunc: a vantage that counts every packet precedes sampling vantages, since a
-// greater estimate is not a better one. Then the greater number of packets, the greater number of octets, the earlier
-// start and the identity of the vantage decide, so that the order of arrival does not matter.
+// stronger compares sides for slices.SortFunc: an observation point that counts every packet precedes sampling
+// observation points, since a greater estimate is not a better one. Then the greater number of packets, the greater
+// number of octets, the earlier start and the identity of the observation point decide, so that the order of arrival
+// does not matter.
 func (m *Machine) stronger(a, b *side) int {
 	if exact := a.rateMin == 1 && a.rateMax == 1; exact != (b.rateMin == 1 && b.rateMax == 1) {
 		if exact {
@@ -151,7 +152,7 @@ func (m *Machine) stronger(a, b *side) int {
 	); c != 0 {
 		return c
 	}
-	x, y := &m.vantages.pool.ref(a.vantage).vantage, &m.vantages.pool.ref(b.vantage).vantage
+	x, y := &m.points.pool.ref(a.point).observationPoint, &m.points.pool.ref(b.point).observationPoint
 	return cmp.Or(
 		bytes.Compare(x.exporter[:], y.exporter[:]), cmp.Compare(x.domain, y.domain), cmp.Compare(x.iface, y.iface),
 	)
@@ -230,7 +231,7 @@ func (m *Machine) connection(e *entry, at int64, final bool) *flowpb.Connection 
 func (r *report) emission(e *entry, c *flowpb.Connection, emit func(*Emission)) {
 	total := saturating.Add(c.GetForward().GetOctetsEst(), c.GetReverse().GetOctetsEst())
 	r.e = Emission{Connection: c}
-	if total > e.reported { // the total can decrease, when vantages prove to overlap
+	if total > e.reported { // the total can decrease, when observation points prove to overlap
 		r.e.More, e.reported = total-e.reported, total
 	}
 	emit(&r.e)
@@ -311,7 +312,7 @@ func (e *entry) qualities(list []flowpb.Quality, there, back *direction) []flowp
 	set(there.rateMax > 1 || back.rateMax > 1, flowpb.Quality_QUALITY_SAMPLED)
 	set(there.best != nil && there.rateMin == 0 || back.best != nil && back.rateMin == 0,
 		flowpb.Quality_QUALITY_SAMPLING_UNKNOWN)
-	set(there.vantages > 1 || back.vantages > 1, flowpb.Quality_QUALITY_MULTI_VANTAGE)
+	set(there.points > 1 || back.points > 1, flowpb.Quality_QUALITY_MULTI_VANTAGE)
 	for i := flowpb.Quality(1); i < 16; i++ {
 		if q&bit(i) != 0 {
 			list = append(list, i)

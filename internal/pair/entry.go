@@ -122,9 +122,9 @@ type summary struct {
 	clock bool // a side is of the exporter and observation domain of the compared record: same clock
 }
 
-// summary returns the extent of all sides of e, for comparison with a record of vantage v. It reads all sides of e: at
-// most 2*maxSides.
-func (m *Machine) summary(e *entry, v *vantage) (u summary) {
+// summary returns the extent of all sides of e, for comparison with a record of observation point v. It reads all
+// sides of e: at most 2*maxSides.
+func (m *Machine) summary(e *entry, v *observationPoint) (u summary) {
 	for i := e.sides; i != 0; {
 		s := m.sides.ref(i)
 		if i == e.sides || s.start < u.start {
@@ -137,7 +137,7 @@ func (m *Machine) summary(e *entry, v *vantage) (u summary) {
 		u.syns |= synOf(s.flags, s.toHi)
 		u.closed = u.closed || s.state == endHard
 		if !u.clock {
-			x := &m.vantages.pool.ref(s.vantage).vantage
+			x := &m.points.pool.ref(s.point).observationPoint
 			u.clock = x.exporter == v.exporter && x.domain == v.domain
 		}
 		i = s.next
@@ -311,12 +311,12 @@ func setIfZero[T comparable](to *T, v T) {
 	}
 }
 
-// releaseParts frees the sides, the link and the eventSums of e, and its references to vantages.
+// releaseParts frees the sides, the link and the eventSums of e, and its references to observation points.
 func (m *Machine) releaseParts(e *entry) {
 	for i := e.sides; i != 0; {
 		s := m.sides.ref(i)
 		next := s.next
-		m.vantages.drop(s.vantage)
+		m.points.drop(s.point)
 		m.sides.release(i)
 		i = next
 	}
@@ -327,9 +327,9 @@ func (m *Machine) releaseParts(e *entry) {
 	e.sides, e.link = 0, 0
 }
 
-// A course is the state of a direction over all vantages. The state of the vantage whose record ends last counts: an
-// exporter with a shorter timeout must not end a direction that another still observes. Only endHard counts from any
-// vantage.
+// A course is the state of a direction over all observation points. The state of the observation point whose record
+// ends last counts: an exporter with a shorter timeout must not end a direction that another still observes. Only
+// endHard counts from any observation point.
 type course struct {
 	seen   bool
 	state  end   // of the newest record; endHard is kept

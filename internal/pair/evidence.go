@@ -189,7 +189,7 @@ func (m *Machine) earlier(loHi, hiLo *direction) (lo, decided bool) {
 	if loHi.datagram != 0 && loHi.datagram == hiLo.datagram {
 		tol = max(loHi.fine, hiLo.fine) // one header clock for both
 	}
-	a, b := m.vantages.pool.ref(loHi.best.vantage), m.vantages.pool.ref(hiLo.best.vantage)
+	a, b := m.points.pool.ref(loHi.best.point), m.points.pool.ref(hiLo.best.point)
 	if a.exporter != b.exporter || a.domain != b.domain {
 		tol += int64(m.c.ClockSkew)
 	}

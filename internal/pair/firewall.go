@@ -184,9 +184,9 @@ func (m *Machine) dropEvents(e *entry) {
 func (m *Machine) Raised() (octets, packets uint64) { return m.raised.octetsE, m.raised.packsE }
 
 // extensionEvents is the tag of the extension with the eventSums of an entry. Each item has the direction and the
-// vantage of a side, and the two sums. A reader must ignore an item whose sums do not give the counters of the side:
-// a version that does not know the extension keeps it unchanged while it adds to the counters. maxEventOctets bounds
-// the octets of the extension; further items are left out.
+// observation point of a side, and the two sums. A reader must ignore an item whose sums do not give the counters of
+// the side: a version that does not know the extension keeps it unchanged while it adds to the counters.
+// maxEventOctets bounds the octets of the extension; further items are left out.
 const (
 	extensionEvents = 1
 	maxEventOctets  = 400
@@ -200,10 +200,10 @@ func (a *amounts) code(c *coder) {
 	c.u64(&a.packsE)
 }
 
-// code writes or reads an item of the extension: direction, vantage, sums.
-func (x *eventSum) code(c *coder, toHi *bool, v *vantage) {
+// code writes or reads an item of the extension: direction, observation point, sums.
+func (x *eventSum) code(c *coder, toHi *bool, v *observationPoint) {
 	c.flag(toHi)
-	c.vantage(v)
+	c.observationPoint(v)
 	x.updates.code(c)
 	x.flow.code(c)
 }
@@ -217,7 +217,7 @@ func (m *Machine) appendEvents(c *coder, e *entry) {
 	for i := m.links.ref(e.link).events; i != 0; {
 		x := m.events.ref(i)
 		s := m.sides.ref(x.side)
-		toHi, v := s.toHi, m.vantages.pool.ref(s.vantage).vantage
+		toHi, v := s.toHi, m.points.pool.ref(s.point).observationPoint
 		length := len(items.b)
 		if x.code(&items, &toHi, &v); len(items.b) > maxEventOctets {
 			items.b = items.b[:length]
@@ -237,13 +237,13 @@ func (m *Machine) readEvents(b []byte, e *entry) error {
 	for c := (coder{b: b, reading: true}); len(c.b) > 0; {
 		var x eventSum
 		var toHi bool
-		var v vantage
+		var v observationPoint
 		if x.code(&c, &toHi, &v); c.short {
 			return errCut
 		}
-		of := m.vantages.find(v)
+		of := m.points.find(v)
 		for i := e.sides; i != 0; i = m.sides.ref(i).next {
-			if s := m.sides.ref(i); s.toHi == toHi && s.vantage == of && s.amounts() == x.updates.greatest(x.flow) {
+			if s := m.sides.ref(i); s.toHi == toHi && s.point == of && s.amounts() == x.updates.greatest(x.flow) {
 				m.setEventSum(e, i, x.updates, x.flow)
 				break
 			}

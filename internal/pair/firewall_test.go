@@ -273,7 +273,7 @@ func TestSumsThatTheCountersContradictDoNotCount(t *testing.T) {
 	}
 }
 
-// The extension is bounded, whatever vantages and counters say, so that versions that
+// The extension is bounded, whatever observation points and counters say, so that versions that
 // keep unknown extensions keep it.
 func TestTheExtensionOfEventsIsBounded(t *testing.T) {
 	c := testConfig
@@ -290,7 +290,7 @@ func TestTheExtensionOfEventsIsBounded(t *testing.T) {
 			m.Observe(&f)
 		}
 	}
-	if n := m.events.inUse(); n != 0 { // merging drops them: more than maxSides vantages
+	if n := m.events.inUse(); n != 0 { // merging drops them: more than maxSides observation points
 		t.Errorf("%d sums are left of merged sides", n)
 	}
 	m, _ = collector(c)

@@ -41,7 +41,7 @@ type Flow struct {
 
 	Scope uint64 // hash of the scope of the addresses, see PAIR_SCOPE; 0 = global
 
-	vantage
+	observationPoint
 	Received   int64
 	Start, End int64
 	Export     int64 // 0 = unknown

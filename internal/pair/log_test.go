@@ -34,7 +34,8 @@ func traffic(seed uint64, n int) []Flow {
 			t.Src, t.Dst, t.SrcPort, t.DstPort = t.Dst, t.Src, t.DstPort, t.SrcPort
 		}
 		f := Flow{
-			Ident: uint64(i) + 1, vantage: vantage{exporter: [16]byte{15: byte(rng.IntN(2))}, iface: uint8(rng.IntN(2))}, Received: now, Resolution: ms, Rate: uint64(rng.IntN(3)),
+			Ident: uint64(i) + 1, observationPoint: observationPoint{exporter: [16]byte{15: byte(rng.IntN(2))}, iface: uint8(rng.IntN(2))},
+			Received: now, Resolution: ms, Rate: uint64(rng.IntN(3)),
 			Start: now - rng.Int64N(30_000)*ms, Reason: uint8(rng.IntN(4)),
 			There: counts{Octets: rng.Uint64N(5000), Packets: 1 + rng.Uint64N(9), Flags: uint16(rng.IntN(32))},
 		}
@@ -173,8 +174,9 @@ func TestWhatEndsHeldIsCounted(t *testing.T) {
 		}
 	}
 	m.Advance(m.StreamTime() + int64(time.Hour))
-	if open, grace := m.Held(); open+grace+m.table.entries.inUse()+m.sides.inUse()+m.links.inUse()+len(m.vantages.at) != 0 {
-		t.Errorf("after an hour: %d open, %d in grace, %d entries, %d sides, %d links, %d vantages", open, grace, m.table.entries.inUse(), m.sides.inUse(), m.links.inUse(), len(m.vantages.at))
+	if open, grace := m.Held(); open+grace+m.table.entries.inUse()+m.sides.inUse()+m.links.inUse()+len(m.points.at) != 0 {
+		t.Errorf("after an hour: %d open, %d in grace, %d entries, %d sides, %d links, %d observation points",
+			open, grace, m.table.entries.inUse(), m.sides.inUse(), m.links.inUse(), len(m.points.at))
 	}
 	m.Deltas(1 << 20)
 	if from := m.RestoreFrom(); from != -1 {

@@ -22,19 +22,19 @@ type Machine struct {
 	share int // maximum number of entries
 	emit  func(*Emission)
 
-	now      int64  // stream time, ns since the epoch
-	seq      uint64 // of the last change of an entry
-	open     int    // number of open entries
-	grace    int    // number of emitted entries
-	table    table
-	sides    pool[side]
-	links    pool[link]
-	events   pool[eventSum]
-	raised   amounts // see Raised
-	vantages vantages
-	clocks   clocks
-	queues   [queueCount]queue
-	warmth   uint64 // result of warm, stored so that the compiler keeps its reads
+	now    int64  // stream time, ns since the epoch
+	seq    uint64 // of the last change of an entry
+	open   int    // number of open entries
+	grace  int    // number of emitted entries
+	table  table
+	sides  pool[side]
+	links  pool[link]
+	events pool[eventSum]
+	raised amounts // see Raised
+	points observationPoints
+	clocks clocks
+	queues [queueCount]queue
+	warmth uint64 // result of warm, stored so that the compiler keeps its reads
 
 	corrected Flow // result of onClock
 
@@ -52,9 +52,9 @@ type Machine struct {
 
 // Bounded counts the effects of limits.
 type Bounded struct {
-	Vantages uint64 // sides merged because a direction of their connection has maxSides vantages
-	SameKey  uint64 // connections evicted because their key has maxSameKey connections
-	Paused   uint64 // pausing connections evicted at PAIR_MAX_OPEN before PAIR_TCP_PAUSE
+	ObservationPoints uint64 // sides merged because a direction of their connection has maxSides observation points
+	SameKey           uint64 // connections evicted because their key has maxSameKey connections
+	Paused            uint64 // pausing connections evicted at PAIR_MAX_OPEN before PAIR_TCP_PAUSE
 }
 
 // TakeBounded returns the counts since the last call.
@@ -151,7 +151,7 @@ func (m *Machine) Observe(f *Flow) Outcome {
 
 // distance returns the time between e and f, ns. x is the extent of f. ok is false if they belong to two connections.
 func (m *Machine) distance(e *entry, f *Flow, x *extent) (gap int64, ok bool) {
-	u := m.summary(e, &f.vantage)
+	u := m.summary(e, &f.observationPoint)
 	return m.c.timeGap(f.Key.Proto, &u.extent, x, m.tolerance(&u, f))
 }
 
@@ -171,7 +171,7 @@ func (m *Machine) closer(gap int64, a *entry, bGap int64, b *entry) bool {
 	if gap != bGap {
 		return gap < bGap
 	}
-	x, y := m.summary(a, &vantage{}), m.summary(b, &vantage{})
+	x, y := m.summary(a, &observationPoint{}), m.summary(b, &observationPoint{})
 	if x.start != y.start {
 		return x.start > y.start
 	}

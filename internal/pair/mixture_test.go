@@ -84,8 +84,8 @@ func TestAMixtureIsRestoredAsItWas(t *testing.T) {
 	}
 }
 
-// Versions of an id must be 1, 2, 3 …, with MERGED as the last. With a single vantage octets must never decrease. The
-// counts of held connections must be right, and no part of a pool may be left at the end.
+// Versions of an id must be 1, 2, 3 …, with MERGED as the last. With a single observation point octets must never
+// decrease. The counts of held connections must be right, and no part of a pool may be left at the end.
 func TestReportsOfAMixtureAreCumulativeAndContiguous(t *testing.T) {
 	merged, raised := 0, 0
 	for name, c := range mixtureConfigs() {
@@ -108,7 +108,7 @@ func TestReportsOfAMixtureAreCumulativeAndContiguous(t *testing.T) {
 			})
 			for i, f := range mixture(seed, 700) {
 				if f.Ident = uint64(i) + 1; seed%2 == 0 {
-					f.vantage = vantage{}
+					f.observationPoint = observationPoint{}
 				}
 				m.Observe(&f)
 				if f.Event() {
@@ -123,8 +123,8 @@ func TestReportsOfAMixtureAreCumulativeAndContiguous(t *testing.T) {
 				}
 			}
 			m.Advance(m.StreamTime() + int64(time.Hour))
-			if n := m.table.entries.inUse() + m.sides.inUse() + m.links.inUse() + m.events.inUse() + len(m.vantages.at); n != 0 {
-				t.Errorf("%s, seed %d: %d entries, sides, links, sums and vantages are left", name, seed, n)
+			if n := m.table.entries.inUse() + m.sides.inUse() + m.links.inUse() + m.events.inUse() + len(m.points.at); n != 0 {
+				t.Errorf("%s, seed %d: %d entries, sides, links, sums and observation points are left", name, seed, n)
 			}
 		}
 	}

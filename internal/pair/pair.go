@@ -1,10 +1,11 @@
 // Package pair joins flow records into connections. It is a pure state machine: its clock is stream time, the
 // greatest receive time so far. It does no I/O and reads no wall clock, so that a replay gives the same connections.
 //
-// A vantage is an observation point (RFC 7011 section 2) as far as records identify it. A connection sums the records
-// of a vantage over time. Of vantages that overlap in time it counts the strongest alone, so that two routers on the
-// path, or metering on both sides of a router, do not count packets twice. Records are assigned to connections by the
-// distance of their times; TCP connections end at FIN and RST. The order of arrival does not matter.
+// An observation point (RFC 7011 section 2) is known as far as records identify it: by exporter, observation domain
+// and flow direction. A connection sums the records of an observation point over time. Of observation points that
+// overlap in time it counts the strongest alone, so that two routers on the path, or metering on both sides of a
+// router, do not count packets twice. Records are assigned to connections by the distance of their times; TCP
+// connections end at FIN and RST. The order of arrival does not matter.
 //
 // A record passes through the package as follows. FromMessage converts a message to a Flow, or refuses it. Observe
 // looks up the entries with the key of the Flow, drops a duplicate, and adds the record to the closest entry or opens a

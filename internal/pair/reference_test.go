@@ -181,19 +181,19 @@ func (r *reference) advance(now int64) {
 // held returns the time for which c is held after its final report, ns: longer for a TCP connection that pauses,
 // since neither end closed it. A scan does not pause.
 func (r *reference) held(c *refConn) int64 {
-	flags, vantages := uint16(0), map[any]uint64{}
+	flags, points := uint16(0), map[any]uint64{}
 	for _, p := range r.parts(c) {
 		flags |= p.n.Flags
-		vantages[struct {
-			v    vantage
+		points[struct {
+			v    observationPoint
 			toHi bool
-		}{p.f.vantage, p.toHi}] += p.n.Packets
+		}{p.f.observationPoint, p.toHi}] += p.n.Packets
 		if p.state == 3 {
 			return int64(r.c.LateGrace)
 		}
 	}
-	scan := len(vantages) == 1
-	for _, packets := range vantages {
+	scan := len(points) == 1
+	for _, packets := range points {
 		scan = scan && packets <= 2
 	}
 	if c.flows[0].Key.Proto != 6 || flags == 0 || scan || r.c.TCPPause <= r.c.Idle {
@@ -301,11 +301,11 @@ func (r *reference) twoForSure(a, b, record refSpan, tol int64) bool {
 	return r.beginsAnew(before, after, tol)
 }
 
-// seenTwice reports whether a vantage reported the end of a direction in a and a later beginning of the same
+// seenTwice reports whether an observation point reported the end of a direction in a and a later beginning of the same
 // direction in b.
 func (r *reference) seenTwice(a, b *refConn) bool {
 	type one struct {
-		v    vantage
+		v    observationPoint
 		toHi bool
 	}
 	type seen struct {
@@ -316,7 +316,7 @@ func (r *reference) seenTwice(a, b *refConn) bool {
 	views := func(c *refConn) map[one]seen {
 		all := map[one]seen{}
 		for _, p := range r.parts(c) {
-			k := one{p.f.vantage, p.toHi}
+			k := one{p.f.observationPoint, p.toHi}
 			s, known := all[k]
 			if !known {
 				s = seen{start: p.start, end: p.end}
@@ -425,14 +425,14 @@ func (r *reference) merge(a, b *refConn) *refConn {
 type refDirection struct {
 	Seen                               bool
 	Octets, Packets, OctetsE, PacketsE uint64
-	Records, Vantages                  uint32
+	Records, ObservationPoints         uint32
 	Flags                              uint16
 	Start, End                         int64
 }
 
 func (r *reference) direction(parts []refPart, toHi bool) (d refDirection) {
 	type seen struct {
-		v       vantage
+		v       observationPoint
 		d       refDirection
 		sampled int // 0 when every record counted every packet, by its own word
 	}
@@ -441,10 +441,10 @@ func (r *reference) direction(parts []refPart, toHi bool) (d refDirection) {
 		if p.toHi != toHi {
 			continue
 		}
-		i := slices.IndexFunc(all, func(s seen) bool { return s.v == p.f.vantage })
+		i := slices.IndexFunc(all, func(s seen) bool { return s.v == p.f.observationPoint })
 		if i < 0 {
 			i = len(all)
-			all = append(all, seen{v: p.f.vantage, d: refDirection{Start: p.start, End: p.end}})
+			all = append(all, seen{v: p.f.observationPoint, d: refDirection{Start: p.start, End: p.end}})
 		}
 		if p.f.Rate != 1 {
 			all[i].sampled = 1
@@ -474,7 +474,7 @@ func (r *reference) direction(parts []refPart, toHi bool) (d refDirection) {
 		d.Records += s.d.Records
 		d.Start, d.End = min(d.Start, s.d.Start), max(d.End, s.d.End)
 	}
-	d.Seen, d.Vantages = len(all) > 0, uint32(len(all))
+	d.Seen, d.ObservationPoints = len(all) > 0, uint32(len(all))
 	return d
 }
 
@@ -591,7 +591,7 @@ func sessions(rng *rand.Rand) (flows []Flow) {
 				x.Src, x.Dst, x.SrcPort, x.DstPort = x.Dst, x.Src, x.DstPort, x.SrcPort
 			}
 			f := Flow{
-				Ident: uint64(s*100+i) + 1, vantage: vantage{exporter: [16]byte{15: byte(rng.IntN(2))}}, Resolution: ms, Rate: 1 + rng.Uint64N(2),
+				Ident: uint64(s*100+i) + 1, observationPoint: observationPoint{exporter: [16]byte{15: byte(rng.IntN(2))}}, Resolution: ms, Rate: 1 + rng.Uint64N(2),
 				Start: at + rng.Int64N(20_000)*ms, Reason: uint8(rng.IntN(3)), There: counts{Octets: rng.Uint64N(5000), Packets: 1 + rng.Uint64N(9), Flags: uint16(rng.IntN(32)) &^ 5},
 			}
 			f.End = f.Start + rng.Int64N(30_000)*ms
@@ -636,8 +636,8 @@ func TestScenario2TheOrderOfArrivalDoesNotMatter(t *testing.T) {
 	}
 }
 
-// With a single vantage and without duplicates, reported octets must equal received octets, also with evictions, late
-// records and interim reports.
+// With a single observation point and without duplicates, reported octets must equal received octets, also with
+// evictions, late records and interim reports.
 func TestScenario3OctetsInAreOctetsOut(t *testing.T) {
 	small := testConfig
 	small.MaxOpen, small.UpdateInterval, small.TCPPause = 60, 10*time.Second, 300*time.Second
@@ -667,7 +667,7 @@ func TestScenario3OctetsInAreOctetsOut(t *testing.T) {
 				flows = lateTraffic(seed, 900)
 			}
 			for i, f := range flows {
-				f.vantage, f.Ident, f.Rate = vantage{}, uint64(i)+1, 1
+				f.observationPoint, f.Ident, f.Rate = observationPoint{}, uint64(i)+1, 1
 				in += f.There.Octets + f.Back.Octets
 				packets += f.There.Packets + f.Back.Packets
 				m.Observe(&f)

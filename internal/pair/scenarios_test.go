@@ -189,12 +189,12 @@ func TestScenario15IngressAndEgressCountOnce(t *testing.T) {
 		x := converse(t, tt.c)
 		tt.tell(x)
 		if c := x.ended(1)[0]; c.Forward.Octets != tt.octets || has(c, flowpb.Quality_QUALITY_MULTI_VANTAGE) != tt.multi {
-			t.Errorf("%s: want %d octets, several vantages %v; got %v", tt.name, tt.octets, tt.multi, c)
+			t.Errorf("%s: want %d octets, several observation points %v; got %v", tt.name, tt.octets, tt.multi, c)
 		}
 	}
 }
 
-func TestScenario16TheVantageThatCountsEveryPacketIsReported(t *testing.T) {
+func TestScenario16TheObservationPointThatCountsEveryPacketIsReported(t *testing.T) {
 	x := converse(t, testConfig)
 	x.flow(func(m *flowpb.FlowMessage) {
 		m.SamplerAddress, m.SamplingRate, m.Bytes, m.Packets = ip("192.0.2.2"), 1000, 100, 1
@@ -440,7 +440,7 @@ func TestTwoSitesOfOneAddressPlanReportAConnectionOnce(t *testing.T) {
 		}
 	}
 	if c := x.ended(1)[0]; c.Forward.Octets != 900 || c.Reverse.Octets != 900 || !has(c, flowpb.Quality_QUALITY_MULTI_VANTAGE) {
-		t.Errorf("want 900 octets each way by two vantages, got %v", c)
+		t.Errorf("want 900 octets each way by two observation points, got %v", c)
 	}
 }
 

@@ -9,16 +9,17 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A side is a direction of a connection as a vantage observed it.
+// A side is a direction of a connection as an observation point observed it.
 //
-// An entry with one vantage has a side for each direction, 96 octets each. Counters and times are those of all records
-// of the vantage in this direction; inIf, outIf, tos and vlan are those of the first record received.
+// An entry with one observation point has a side for each direction, 96 octets each. Counters and times are those of
+// all records of the observation point in this direction; inIf, outIf, tos and vlan are those of the first record
+// received.
 type side struct {
 	octets, packets  uint64
 	octetsE, packsE  uint64 // multiplied by the sampling rate
 	start, end       int64  // ns since the epoch
 	datagram         uint64 // hash of the datagram with the record that began first
-	vantage          int32  // number of the vantage; the side owns a reference to it
+	point            int32  // number of the observation point; the side owns a reference to it
 	next             int32  // next side of the entry; 0: none
 	rateMin, rateMax uint32 // sampling rates, 1 in N; math.MaxUint32 stands for greater rates
 	records          uint32
@@ -61,13 +62,13 @@ func (s span) ns() int64 {
 	return int64(s) * int64(time.Microsecond)
 }
 
-// maxSides bounds the sides of a direction of a connection. Forged NetFlow v5 headers can name 65 536 vantages
-// (engine type and id): without a bound an entry would exceed the size limit of a record of the pairing topic.
+// maxSides bounds the sides of a direction of a connection. Forged NetFlow v5 headers can name 65 536 observation
+// points (engine type and id): without a bound an entry would exceed the size limit of a record of the pairing topic.
 const maxSides = 24
 
-// addSide adds n, the counters of f for a direction, to the side of f's vantage. If the direction has maxSides other
-// sides, it merges them into those and counts it in bounded. Once e has an eventSum, ordinary records take the path of
-// addEvent too: the sums must remain consistent with the counters of the side.
+// addSide adds n, the counters of f for a direction, to the side of f's observation point. If the direction has
+// maxSides other sides, it merges them into those and counts it in bounded. Once e has an eventSum, ordinary records
+// take the path of addEvent too: the sums must remain consistent with the counters of the side.
 func (m *Machine) addSide(e *entry, f *Flow, n *counts, toHi bool) {
 	if i := m.side(e, f, toHi); i != 0 {
 		if f.counting != countsRecord || m.hasEvents(e) {
@@ -80,20 +81,20 @@ func (m *Machine) addSide(e *entry, f *Flow, n *counts, toHi bool) {
 	if f.counting != countsRecord {
 		m.raised = m.raised.plus(n.amounts(f.Rate))
 	}
-	x := side{vantage: m.vantages.acquire(f.vantage)}
+	x := side{point: m.points.acquire(f.observationPoint)}
 	x.describe(f, toHi)
 	x.add(f, n, &m.c)
 	m.merge(e, &x)
-	m.bounded.Vantages++
+	m.bounded.ObservationPoints++
 }
 
-// sideOf returns the number of e's side of a vantage in a direction, or 0, and the number of other sides of the
-// direction before it.
-func (m *Machine) sideOf(e *entry, vantage int32, toHi bool) (i int32, n int) {
+// sideOf returns the number of e's side of an observation point in a direction, or 0, and the number of other sides
+// of the direction before it.
+func (m *Machine) sideOf(e *entry, point int32, toHi bool) (i int32, n int) {
 	for i = e.sides; i != 0; {
 		s := m.sides.ref(i)
 		if s.toHi == toHi {
-			if s.vantage == vantage {
+			if s.point == point {
 				return i, n
 			}
 			n++
@@ -103,14 +104,15 @@ func (m *Machine) sideOf(e *entry, vantage int32, toHi bool) (i int32, n int) {
 	return 0, n
 }
 
-// side returns the number of the side of f's vantage in a direction. It adds the side if there is none, unless the
-// direction has maxSides sides: then it returns 0. A vantage without references has number 0, which no side has.
+// side returns the number of the side of f's observation point in a direction. It adds the side if there is none,
+// unless the direction has maxSides sides: then it returns 0. An observation point without references has number 0,
+// which no side has.
 func (m *Machine) side(e *entry, f *Flow, toHi bool) int32 {
-	i, n := m.sideOf(e, m.vantages.find(f.vantage), toHi)
+	i, n := m.sideOf(e, m.points.find(f.observationPoint), toHi)
 	if i != 0 || n >= maxSides {
 		return i
 	}
-	m.newSide(e, f.vantage).describe(f, toHi)
+	m.newSide(e, f.observationPoint).describe(f, toHi)
 	return e.sides
 }
 
@@ -119,7 +121,8 @@ func (s *side) describe(f *Flow, toHi bool) {
 	s.toHi, s.inIf, s.outIf, s.tos, s.vlan = toHi, f.InIf, f.OutIf, f.ToS, f.VLAN
 }
 
-// merge merges x, a side beyond maxSides, into the sides of e. It takes over the reference of x to its vantage.
+// merge merges x, a side beyond maxSides, into the sides of e. It takes over the reference of x to its observation
+// point.
 //
 // Some sides of e are counted: those that direction sums. If a side is not counted, x replaces the weakest such side,
 // if x is stronger or overlaps no counted side in time. If all are counted, x is added to the counted side that is
@@ -151,7 +154,7 @@ func (m *Machine) merge(e *entry, x *side) {
 	}
 	if room == nil {
 		nearest.sum(x)
-		m.vantages.drop(x.vantage)
+		m.points.drop(x.point)
 		return
 	}
 	if rival == nil || m.stronger(x, room) < 0 {
@@ -162,11 +165,11 @@ func (m *Machine) merge(e *entry, x *side) {
 	if room.flags |= x.flags; x.state == endHard {
 		room.state = endHard
 	}
-	m.vantages.drop(x.vantage)
+	m.points.drop(x.point)
 }
 
-// sum adds x, a side that observed other packets: of another vantage, or of another entry. The caller remains the owner
-// of x and its reference to a vantage.
+// sum adds x, a side that observed other packets: of another observation point, or of another entry. The caller
+// remains the owner of x and its reference to an observation point.
 func (s *side) sum(x *side) {
 	s.octets = saturating.Add(s.octets, x.octets)
 	s.packets = saturating.Add(s.packets, x.packets)
@@ -190,10 +193,10 @@ func (s *side) sum(x *side) {
 }
 
 // newSide adds a side without records to e.
-func (m *Machine) newSide(e *entry, v vantage) *side {
+func (m *Machine) newSide(e *entry, v observationPoint) *side {
 	i := m.sides.alloc()
 	s := m.sides.ref(i)
-	*s = side{vantage: m.vantages.acquire(v), next: e.sides}
+	*s = side{point: m.points.acquire(v), next: e.sides}
 	e.sides = i
 	return s
 }

@@ -215,37 +215,38 @@ func (t *table) remove(i int32) {
 	t.entries.release(i)
 }
 
-// A vantage is an observation point as far as records identify it: exporter, observation domain and flow direction
-// (IE 61), which separates metering on ingress from metering on egress.
-type vantage struct {
+// An observationPoint is an observation point as far as records identify it: exporter, observation domain and flow
+// direction (IE 61), which separates metering on ingress from metering on egress.
+type observationPoint struct {
 	exporter [16]byte
 	domain   uint32
 	iface    uint8 // value of IE 61 as flowpb.FlowDirection
 }
 
-// vantages assigns numbers to vantages and counts the references to them. A vantage without references is removed. Each
-// side of an entry holds one reference. A vantage takes 24 octets, its number in a side 4.
-type vantages struct {
+// observationPoints assigns numbers to observation points and counts the references to them. An observation point
+// without references is removed. Each side of an entry holds one reference. An observation point takes 24 octets, its
+// number in a side 4.
+type observationPoints struct {
 	pool  pool[counted]
-	at    map[vantage]int32
-	last  vantage // last lookup: consecutive records mostly have the same vantage
-	lastN int32   // its number; 0: none
+	at    map[observationPoint]int32
+	last  observationPoint // last lookup: consecutive records mostly have the same observation point
+	lastN int32            // its number; 0: none
 }
 
 type counted struct {
-	vantage
+	observationPoint
 	refs int32
 }
 
 // acquire returns the number of x and adds a reference, which the caller must give back with drop.
-func (v *vantages) acquire(x vantage) int32 {
+func (v *observationPoints) acquire(x observationPoint) int32 {
 	i := v.find(x)
 	if i == 0 {
 		if v.at == nil {
-			v.at = map[vantage]int32{}
+			v.at = map[observationPoint]int32{}
 		}
 		i = v.pool.alloc()
-		*v.pool.ref(i) = counted{vantage: x}
+		*v.pool.ref(i) = counted{observationPoint: x}
 		v.at[x] = i
 		v.last, v.lastN = x, i
 	}
@@ -255,7 +256,7 @@ func (v *vantages) acquire(x vantage) int32 {
 
 // find returns the number of x, 0 if nothing refers to it. It adds no reference. A number is reused after drop: the
 // caller must not keep it longer than its own reference.
-func (v *vantages) find(x vantage) int32 {
+func (v *observationPoints) find(x observationPoint) int32 {
 	if v.lastN != 0 && v.last == x {
 		return v.lastN
 	}
@@ -266,13 +267,13 @@ func (v *vantages) find(x vantage) int32 {
 	return i
 }
 
-// drop removes a reference to vantage i, and i itself with its last reference.
-func (v *vantages) drop(i int32) {
+// drop removes a reference to observation point i, and i itself with its last reference.
+func (v *observationPoints) drop(i int32) {
 	c := v.pool.ref(i)
 	if c.refs--; c.refs > 0 {
 		return
 	}
-	delete(v.at, c.vantage)
+	delete(v.at, c.observationPoint)
 	if v.lastN == i {
 		v.lastN = 0
 	}

@@ -49,12 +49,12 @@ type Conversation struct {
 // A Direction is what is reported of one direction of a connection. Times are ns since the epoch.
 type Direction struct {
 	Octets, Packets, OctetsEst, PacketsEst uint64
-	Records, Vantages                      uint32
+	Records, ObservationPoints             uint32
 	Flags                                  uint32
 	Start, End                             int64
 
 	sampled          bool   // one packet of several in any record that counts
-	exporter         string // of the strongest vantage
+	exporter         string // of the strongest observation point
 	datagram         uint64 // of the record that began first
 	resolution, fine int64  // of the clock; between records of one datagram
 }
@@ -76,8 +76,8 @@ func (c *Connection) String() string {
 	fmt.Fprintf(&b, " lo initiates %v by %v state %v", c.LoInitiates, c.Method, c.State)
 	for i, d := range []*Direction{c.ToHi, c.ToLo} {
 		if d != nil {
-			fmt.Fprintf(&b, " %s{octets=%d packets=%d octets_est=%d packets_est=%d records=%d vantages=%d flags=%#x from %s for %v}", []string{">", "<"}[i],
-				d.Octets, d.Packets, d.OctetsEst, d.PacketsEst, d.Records, d.Vantages, d.Flags,
+			fmt.Fprintf(&b, " %s{octets=%d packets=%d octets_est=%d packets_est=%d records=%d points=%d flags=%#x from %s for %v}", []string{">", "<"}[i],
+				d.Octets, d.Packets, d.OctetsEst, d.PacketsEst, d.Records, d.ObservationPoints, d.Flags,
 				time.Unix(0, d.Start).UTC().Format("15:04:05.000"), time.Duration(d.End-d.Start))
 		}
 	}
@@ -110,7 +110,7 @@ type record struct {
 	flow         string // of a firewall's event with a flow id: the firewall and the id
 	identity     string
 	exporter     string // with its observation domain: whose clock it is
-	vantage      string
+	point        string
 	received     int64
 	start, end   int64
 	resolution   int64
@@ -129,7 +129,7 @@ type part struct {
 	flags                      uint32
 	start, end                 int64
 	ended                      ended
-	vantage, exporter          string
+	point, exporter            string
 	exporterAddr               []byte
 	domain, interfaceDirection uint32
 	datagram                   uint64
@@ -236,13 +236,13 @@ func (c *connection) take(records ...*record) {
 // and pauses, as nobody closed it and it is no scan, or a firewall's flow without its teardown; else
 // PAIR_LATE_GRACE.
 func (m *Model) holds(c *connection) int64 {
-	flags, packets, oneVantage, closes := uint32(0), uint64(0), true, false
+	flags, packets, onePoint, closes := uint32(0), uint64(0), true, false
 	for _, p := range c.parts {
 		flags, packets = flags|p.flags, packets+p.packets
-		oneVantage = oneVantage && p.toHi == c.parts[0].toHi && p.vantage == c.parts[0].vantage
+		onePoint = onePoint && p.toHi == c.parts[0].toHi && p.point == c.parts[0].point
 		closes = closes || p.ended == closed
 	}
-	scan := oneVantage && packets <= 2
+	scan := onePoint && packets <= 2
 	awaitsTeardown := slices.ContainsFunc(c.records, func(r *record) bool { return r.hasTeardown })
 	pauses := awaitsTeardown || c.Proto == 6 && flags != 0 && !scan
 	if pauses && !closes && m.c.TCPPause > m.c.Idle {
@@ -352,9 +352,10 @@ func (m *Model) distinct(one, other, x interval, r *record) bool {
 	return r.conversation.Proto == 6 && m.another(first, second, m.tolerance(other, r))
 }
 
-// portUsedAgain is true for two TCP connections when a vantage reports that a direction ended in the first, and
-// that the same direction begins in the second after it: with a SYN, or more than PAIR_LINGER after a reset
-// before any data. Within PAIR_LINGER the SYN of a side that sent nothing but a RST may answer the other side's.
+// portUsedAgain is true for two TCP connections when an observation point reports that a direction ended in the
+// first, and that the same direction begins in the second after it: with a SYN, or more than PAIR_LINGER after a
+// reset before any data. Within PAIR_LINGER the SYN of a side that sent nothing but a RST may answer the other
+// side's.
 func (m *Model) portUsedAgain(first, second *connection) bool {
 	if first.Proto != 6 {
 		return false
@@ -374,10 +375,11 @@ func (m *Model) portUsedAgain(first, second *connection) bool {
 	return false
 }
 
-// viewOf sums up what p's vantage saw of p's direction in c: nil when nothing. ended says that it saw the end.
+// viewOf sums up what p's observation point saw of p's direction in c: nil when nothing. ended says that it saw the
+// end.
 func viewOf(c *connection, p *part) (sum *part, ended bool) {
 	for _, o := range c.parts {
-		if o.vantage != p.vantage || o.toHi != p.toHi {
+		if o.point != p.point || o.toHi != p.toHi {
 			continue
 		}
 		if sum == nil {
@@ -454,7 +456,7 @@ func (c *Conversation) oneWay() bool {
 // volume is octets and packets, as they are and times the sampling rate.
 type volume struct{ octets, octetsEst, packets, packetsEst uint64 }
 
-// direction sums up one direction: of vantages whose times overlap the one with the most packets counts,
+// direction sums up one direction: of observation points whose times overlap the one with the most packets counts,
 // others are summed. Of what a firewall's updates and its teardown count, the greater is taken.
 func (m *Model) direction(c *connection, toHi bool) *Direction {
 	type sighting struct {
@@ -470,7 +472,7 @@ func (m *Model) direction(c *connection, toHi bool) *Direction {
 		if p.toHi != toHi {
 			continue
 		}
-		i := slices.IndexFunc(all, func(s *sighting) bool { return s.vantage == p.vantage })
+		i := slices.IndexFunc(all, func(s *sighting) bool { return s.point == p.point })
 		if i < 0 {
 			i = len(all)
 			all = append(all, &sighting{part: p, d: Direction{Start: p.start, End: p.end, datagram: p.datagram, fine: p.fine}})
@@ -525,6 +527,6 @@ func (m *Model) direction(c *connection, toHi bool) *Direction {
 		out.Start, out.End = min(out.Start, s.d.Start), max(out.End, s.d.End)
 		out.Records += s.d.Records
 	}
-	out.Vantages = uint32(len(all))
+	out.ObservationPoints = uint32(len(all))
 	return &out
 }

@@ -26,7 +26,7 @@ func (m *Model) record(f *flowpb.FlowMessage) (r *record, ok bool) {
 		received: int64(f.TimeReceivedNs), start: int64(f.TimeFlowStartNs), end: int64(f.TimeFlowEndNs),
 		resolution: max(int64(f.TimeResolutionUs)*1000, 1), biflow: f.Biflow,
 	}
-	r.vantage = fmt.Sprintf("%s/%d", r.exporter, f.FlowDirection)
+	r.point = fmt.Sprintf("%s/%d", r.exporter, f.FlowDirection)
 	if f.FirewallEvent != 0 && f.FlowId != 0 {
 		r.flow = fmt.Sprintf("%x/%d", exporter, f.FlowId)
 		r.hasTeardown = f.Biflow && f.FirewallEvent != denial
@@ -53,7 +53,7 @@ func (m *Model) record(f *flowpb.FlowMessage) (r *record, ok bool) {
 		r.flags |= flags
 		r.parts = append(r.parts, part{
 			toHi: toHi, total: f.FirewallEvent == teardown && f.Biflow, octets: octets, packets: packets, rate: f.SamplingRate, flags: flags, start: start, end: end,
-			ended: m.ended(f, r, flags, export), vantage: r.vantage, exporter: r.exporter,
+			ended: m.ended(f, r, flags, export), point: r.point, exporter: r.exporter,
 			exporterAddr: exporter[:], domain: f.ObservationDomainId, interfaceDirection: uint32(f.FlowDirection),
 			datagram: f.DatagramHash, resolution: r.resolution, fine: fine,
 		})

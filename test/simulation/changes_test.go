@@ -120,7 +120,7 @@ func (a deleteFlows) run(w *world, rng *rand.Rand) {
 	}
 }
 
-// drawPlainTraffic draws flows of a single vantage: their sums must appear in the connections, however they
+// drawPlainTraffic draws flows of a single observation point: their sums must appear in the connections, however they
 // are paired.
 func drawPlainTraffic(rng *rand.Rand) action {
 	kinds := []trafficKind{tcp, tcp, tcp, udp, icmp, nat, sampled, late, backwards}

@@ -233,7 +233,7 @@ func directionOf(t *flowpb.Traffic) *pairmodel.Direction {
 		return nil
 	}
 	return &pairmodel.Direction{
-		Octets: t.Octets, Packets: t.Packets, OctetsEst: t.OctetsEst, PacketsEst: t.PacketsEst, Records: t.Records, Vantages: t.Vantages,
+		Octets: t.Octets, Packets: t.Packets, OctetsEst: t.OctetsEst, PacketsEst: t.PacketsEst, Records: t.Records, ObservationPoints: t.Vantages,
 		Flags: t.TcpFlags, Start: t.StartUnixNs, End: t.EndUnixNs,
 	}
 }

@@ -27,7 +27,7 @@ const (
 	nat                          // translated: reported before or after
 	biflow                       // both directions in one record
 	sampled                      // 1 in N, also with an unknown rate
-	vantages                     // the same packets seen by two exporters
+	points                       // the same packets seen by two exporters
 	again                        // the same datagram through two replicas
 	late                         // ended long before it is received
 	skewed                       // of an exporter whose clock is an hour off
@@ -36,7 +36,7 @@ const (
 	trafficKinds
 )
 
-var trafficNames = [trafficKinds]string{"tcp", "udp", "icmp", "nat", "biflow", "sampled", "vantages", "again", "late", "skewed", "backwards", "firewall"}
+var trafficNames = [trafficKinds]string{"tcp", "udp", "icmp", "nat", "biflow", "sampled", "points", "again", "late", "skewed", "backwards", "firewall"}
 
 func drawTraffic(rng *rand.Rand) action {
 	kind := tcp
@@ -100,7 +100,7 @@ func (a traffic) records(rng *rand.Rand, now time.Time) []*flowpb.FlowMessage {
 		m.Biflow, m.ReverseBytes, m.ReversePackets, m.ReverseTcpFlags = true, rng.Uint64N(50_000), 1+rng.Uint64N(50), uint32(rng.IntN(32))
 	case sampled:
 		m.SamplingRate = []uint64{0, 2, 100}[rng.IntN(3)]
-	case vantages:
+	case points:
 		o := clone(m)
 		o.SamplerAddress, o.Packets = []byte{192, 0, 2, 2}, max(1, m.Packets-rng.Uint64N(min(m.Packets, 3)))
 		times(o, end.Add(-5*time.Second), end.Add(time.Duration(rng.IntN(1000))*time.Millisecond))
