@@ -364,7 +364,7 @@ const (
 	Quality_QUALITY_SAMPLED Quality = 3
 	// It is unknown whether packets were sampled.
 	Quality_QUALITY_SAMPLING_UNKNOWN Quality = 4
-	// Several vantages observed a direction.
+	// Several observation points observed a direction.
 	Quality_QUALITY_MULTI_VANTAGE Quality = 5
 	// A record reports both directions.
 	Quality_QUALITY_BIFLOW Quality = 6
@@ -380,8 +380,8 @@ const (
 	Quality_QUALITY_LATE Quality = 11
 	// A firewall denied the connection (firewall event 3).
 	Quality_QUALITY_DENIED Quality = 12
-	// More vantages observed a direction than a connection keeps: the weakest were
-	// merged.
+	// More observation points observed a direction than a connection keeps: the
+	// weakest were merged.
 	Quality_QUALITY_MANY_VANTAGES Quality = 13
 )
 
@@ -603,9 +603,9 @@ type Connection struct {
 	EmitReason EmitReason `protobuf:"varint,4,opt,name=emit_reason,json=emitReason,proto3,enum=weir.v1.EmitReason" json:"emit_reason,omitempty"`
 	// Community ID v1, seed 0, text.
 	CommunityId string `protobuf:"bytes,5,opt,name=community_id,json=communityId,proto3" json:"community_id,omitempty"`
-	// Start, ns since the epoch, event time of the reported vantages.
+	// Start, ns since the epoch, event time of the reported observation points.
 	StartUnixNs int64 `protobuf:"varint,6,opt,name=start_unix_ns,json=startUnixNs,proto3" json:"start_unix_ns,omitempty"`
-	// End, ns since the epoch, event time of the reported vantages.
+	// End, ns since the epoch, event time of the reported observation points.
 	EndUnixNs int64 `protobuf:"varint,7,opt,name=end_unix_ns,json=endUnixNs,proto3" json:"end_unix_ns,omitempty"`
 	// Receive time of its first record, ns since the epoch; clock of ingest.
 	FirstReceivedUnixNs int64 `protobuf:"varint,8,opt,name=first_received_unix_ns,json=firstReceivedUnixNs,proto3" json:"first_received_unix_ns,omitempty"`
@@ -1027,12 +1027,12 @@ type Traffic struct {
 	Tos uint32 `protobuf:"varint,16,opt,name=tos,proto3" json:"tos,omitempty"`
 	// VLAN id of the first record.
 	Vlan uint32 `protobuf:"varint,17,opt,name=vlan,proto3" json:"vlan,omitempty"`
-	// Exporter of the strongest vantage, 4 or 16 octets.
+	// Exporter of the strongest observation point, 4 or 16 octets.
 	Exporter []byte `protobuf:"bytes,18,opt,name=exporter,proto3" json:"exporter,omitempty"`
-	// Observation domain of the strongest vantage.
+	// Observation domain of the strongest observation point.
 	Domain uint32 `protobuf:"varint,19,opt,name=domain,proto3" json:"domain,omitempty"`
-	// Number of vantages (exporter, observation domain, flow direction) that
-	// observed the direction.
+	// Number of observation points (exporter, observation domain, flow direction)
+	// that observed the direction; names of fields and qualities call them vantages.
 	Vantages uint32 `protobuf:"varint,20,opt,name=vantages,proto3" json:"vantages,omitempty"`
 	// VRF of the input interface; source: exporter.
 	InputVrf uint32 `protobuf:"varint,21,opt,name=input_vrf,json=inputVrf,proto3" json:"input_vrf,omitempty"`
