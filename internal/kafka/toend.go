@@ -37,6 +37,7 @@ func (e endOffsets) read(
 	for len(e) > 0 {
 		try, cancel := context.WithTimeout(ctx, silent)
 		fetches := cl.PollFetches(try)
+		quiet := try.Err() != nil // the client may also return no record at once
 		cancel()
 		if err := ctx.Err(); err != nil {
 			return err
@@ -57,7 +58,7 @@ func (e endOffsets) read(
 		if err := apply(records); err != nil {
 			return err
 		}
-		if idle != nil && fetches.NumRecords() == 0 {
+		if idle != nil && quiet && fetches.NumRecords() == 0 {
 			if ended, err := idle(); ended || err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // The end of a bounded read is found from the offsets of records; not every offset has one.
@@ -46,12 +47,18 @@ func TestReadingAWholeTopicFailsWhenItIsMadeAgainMeanwhile(t *testing.T) {
 	addr := c.ListenAddrs()[0]
 	adm := makeTopic(ctx, t, addr, "x", 1)
 	putTo(ctx, t, addr, "x", 0, "a", "b")
-	fetched := answerFetchesOf(c, c.TopicInfo("x").TopicID)
+	answerFetchesOf(c, c.TopicInfo("x").TopicID)
+	listed := newTally[struct{}]() // by the client for its start, and four times by ReadWhole
+	c.ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		listed.add(struct{}{})
+		return nil, nil, false
+	})
 	ended := make(chan error, 1)
 	go func() {
 		ended <- ReadWhole(ctx, config(addr), "x", func(r Record) { t.Errorf("read: want nothing, got %q", r.Value) })
 	}()
-	fetched.wait(ctx, t, "the first fetch", atLeast[struct{}](1))
+	listed.wait(ctx, t, "all lists of offsets", atLeast[struct{}](5))
 	remake(ctx, t, adm, "x", 1)
 	// A check between the deletion and the creation finds no topic.
 	if err := <-ended; !errors.Is(err, ErrTopicChanged) && !topicIsGone(err) {

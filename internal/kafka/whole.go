@@ -27,12 +27,16 @@ func ReadWhole(ctx context.Context, c Config, topic string, apply func(r Record)
 	}
 	defer cl.Close()
 	adm := kadm.NewClient(cl)
-	left, err := unread(ctx, c, topic, adm.ListStartOffsets, adm.ListEndOffsets)
-	if err != nil {
+	if _, err := unread(ctx, c, topic, adm.ListStartOffsets, adm.ListEndOffsets); err != nil {
 		return err
 	}
 	is := topicCheck{topic: topic}
 	if err := is.begin(ctx, cl); err != nil {
+		return err
+	}
+	// The topic may have been recreated meanwhile: the offsets must be those of the topic that is compared.
+	left, err := unread(ctx, c, topic, adm.ListStartOffsets, adm.ListEndOffsets)
+	if err != nil {
 		return err
 	}
 	err = left.read(ctx, cl, func(records []*kgo.Record) error {
