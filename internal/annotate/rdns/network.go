@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -49,7 +51,21 @@ type socket struct {
 
 	// detach ends the tie to the context whose end closes the socket.
 	detach func() bool
+
+	raw syscall.RawConn // nil: a socket of Config.Dial that is none of the system
 }
+
+// newSocket returns a socket without a tie to a context.
+func newSocket(conn net.Conn, opened time.Time) *socket {
+	s := &socket{Conn: conn, opened: opened}
+	if c, ok := conn.(syscall.Conn); ok {
+		s.raw, _ = c.SyscallConn() // an error means that the socket is closed: its next query fails
+	}
+	return s
+}
+
+// isEmpty reports whether neither a datagram nor an error waits in the socket.
+func (s *socket) isEmpty() bool { return s.raw == nil || isEmpty(s.raw) }
 
 // end closes the socket. It must be called for each socket that take returned and release did not get.
 func (s *socket) end() {
@@ -59,13 +75,14 @@ func (s *socket) end() {
 
 // network is the transport of production. A forged reply must guess the port and the id of a query (RFC 5452). Each
 // UDP socket has a port that the kernel chooses at random. It carries one query at a time, queriesPerSocket in all and
-// for socketLife at most: a blind guess is as hard as with a socket for each query, and a port that leaks is of use
-// for a moment only.
+// for socketLife at most: a blind guess is as hard as with a socket for each query, since take refuses a socket that
+// received a datagram between queries, and a port that leaks is of use for a moment only.
 type network struct {
 	dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil: the net package's
 
-	mu   sync.Mutex
-	idle map[string][]*socket // by server, guarded by mu
+	mu    sync.Mutex           // guards the fields below
+	idle  map[string][]*socket // by server
+	swept time.Time            // time of the last removeOld
 }
 
 // exchange implements transport.
@@ -88,30 +105,38 @@ func (n *network) exchange(
 	return r, nil
 }
 
-// take returns an idle socket, or a new one, which is closed when ctx ends.
+// take returns an idle socket, or a new one, which is closed when ctx ends. An idle socket in which a datagram waits is
+// closed: nothing was asked, so that it is forged, or a duplicate. A forged reply must arrive while a query is open, as
+// with a socket for each query; otherwise an attacker could fill a socket with guesses before its next query.
 func (n *network) take(ctx context.Context, server string) (*socket, error) {
 	now := time.Now()
-	n.mu.Lock()
-	list := n.idle[server]
-	for len(list) > 0 {
-		s := list[len(list)-1]
-		list[len(list)-1] = nil
-		list = list[:len(list)-1]
-		n.idle[server] = list
-		if now.Sub(s.opened) < socketLife {
-			n.mu.Unlock()
+	for s := n.pop(server); s != nil; s = n.pop(server) {
+		if now.Sub(s.opened) < socketLife && s.isEmpty() {
 			return s, nil
 		}
 		s.end()
 	}
-	n.mu.Unlock()
 	conn, err := n.open(ctx, server)
 	if err != nil {
 		return nil, err
 	}
-	s := &socket{Conn: conn, opened: now}
+	s := newSocket(conn, now)
 	s.detach = context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends a read at once
 	return s, nil
+}
+
+// pop removes an idle socket of server, the one that was used last, and returns it; nil if there is none.
+func (n *network) pop(server string) *socket {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	list := n.idle[server]
+	if len(list) == 0 {
+		return nil
+	}
+	s := list[len(list)-1]
+	list[len(list)-1] = nil
+	n.idle[server] = list[:len(list)-1]
+	return s
 }
 
 // open opens a UDP socket. The kernel chooses its port: net.ipv4.ip_local_port_range, 28 232 ports by default.
@@ -128,18 +153,44 @@ func (n *network) open(ctx context.Context, server string) (net.Conn, error) {
 
 // release makes a socket idle, or closes it. It must be called only after a reply: no other may be on its way.
 func (n *network) release(server string, s *socket) {
-	if s.uses++; s.uses < queriesPerSocket {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if list := n.idle[server]; len(list) < idleSockets {
-			if n.idle == nil {
-				n.idle = map[string][]*socket{}
+	now := time.Now()
+	n.mu.Lock()
+	var unused []*socket
+	if now.Sub(n.swept) >= socketLife {
+		n.swept = now
+		unused = n.removeOld(now)
+	}
+	list := n.idle[server]
+	if s.uses++; s.uses < queriesPerSocket && len(list) < idleSockets {
+		if n.idle == nil {
+			n.idle = map[string][]*socket{}
+		}
+		n.idle[server] = append(list, s)
+	} else {
+		unused = append(unused, s)
+	}
+	n.mu.Unlock()
+	for _, s := range unused {
+		s.end()
+	}
+}
+
+// removeOld removes the sockets that are as old as socketLife, and servers without sockets, from idle. A server with a
+// host name may have another address every minute: the sockets to the former are not taken any more. n.mu must be held.
+func (n *network) removeOld(now time.Time) (old []*socket) {
+	for server, list := range n.idle {
+		n.idle[server] = slices.DeleteFunc(list, func(s *socket) bool {
+			if now.Sub(s.opened) < socketLife {
+				return false
 			}
-			n.idle[server] = append(list, s)
-			return
+			old = append(old, s)
+			return true
+		})
+		if len(n.idle[server]) == 0 {
+			delete(n.idle, server)
 		}
 	}
-	s.end()
+	return old
 }
 
 // close implements transport.

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -375,4 +377,92 @@ func TestStrayDatagramsArePassedOver(t *testing.T) {
 			expect(t, r, publicAddress(1), status(tt.want))
 		})
 	}
+}
+
+// A blind guess of the id counts only while a query is open (RFC 5452 section 7.2): a datagram that arrived before the
+// query must not be taken for a reply. Here the datagram is sent from the server's own address, as a forged one seems
+// to be.
+func TestASocketThatReceivedADatagramBetweenQueriesIsNotUsedAgain(t *testing.T) {
+	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	clients := make(chan net.Addr, 10)
+	go func() {
+		for buf := make([]byte, maxQuery); ; {
+			n, from, err := server.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			clients <- from
+			buf[2] |= 0x80 // QR: the query becomes a response without records
+			_, _ = server.WriteTo(buf[:n], from)
+		}
+	}()
+	address := server.LocalAddr().String()
+	n := &network{}
+	defer n.close()
+	ask := func() net.Addr {
+		t.Helper()
+		q := reverseQuestion(netip.MustParseAddr("9.9.9.9"))
+		if _, err := n.exchange(t.Context(), q, "udp", address, 20*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		return <-clients
+	}
+	first := ask()
+	if again := ask(); runtime.GOOS == "linux" && again.String() != first.String() {
+		t.Errorf("second query from %v, want %v: nothing arrived in between", again, first)
+	}
+	if _, err := server.WriteTo([]byte("a guess"), first); err != nil {
+		t.Fatal(err)
+	}
+	awaitDatagram(t, n.idle[address][0])
+	if again := ask(); again.String() == first.String() {
+		t.Errorf("query from %v, in which a datagram waited already", again)
+	}
+	if got := len(n.idle[address]); got != 1 {
+		t.Errorf("%d idle sockets, want that of the last query", got)
+	}
+}
+
+// awaitDatagram waits until a datagram has arrived in a socket, and leaves it there.
+func awaitDatagram(t *testing.T, s *socket) {
+	t.Helper()
+	raw, err := s.Conn.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	err = raw.Read(func(fd uintptr) bool {
+		_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK)
+		return err == nil
+	})
+	if err != nil {
+		t.Fatalf("no datagram arrived: %v", err)
+	}
+}
+
+// A server with a host name may have a new address every minute. The sockets to its former addresses are not taken
+// again: they must be closed all the same.
+func TestIdleSocketsOfAFormerAddressAreClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &memoryServer{}
+		n := &network{dial: s.dial}
+		for i := range 5 {
+			server := fmt.Sprintf("192.0.2.%d:53", i)
+			q := reverseQuestion(publicAddress(1))
+			if _, err := n.exchange(t.Context(), q, "udp", server, time.Second); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(socketLife)
+		}
+		if _, open := s.state(); open != 1 || len(n.idle) != 1 {
+			t.Errorf("%d sockets are open, to %d addresses; want the last", open, len(n.idle))
+		}
+		n.close()
+	})
 }
