@@ -79,8 +79,8 @@ func (s *stream) observe(sequence uint32, now time.Time) bool {
 }
 
 // hidden detects exporters behind a balancer or NAT that share an address and port. Each worker has its
-// own: the kernel delivers all datagrams of an address and port to the same socket. Beyond maxStreams, new
-// streams are not checked: the check is a hint, and forged sources must not cost memory.
+// own: the kernel delivers all datagrams of an address and port to the same socket. Beyond maxStreams, a new
+// stream evicts another, which is checked anew when it returns: forged sources must not cost memory.
 type hidden struct {
 	streams bounded.Map[streamKey, *stream]
 	last    *stream // of lastKey: saves most look-ups
