@@ -88,6 +88,12 @@ type OptionsFact struct {
 }
 
 // A Span is one flow, as offsets in Result.Buf.
+//
+//	Result.Buf  ... | FlowMessage       | record key | FlowMessage ...
+//	                ^ Start             ^ ValueEnd   ^ KeyEnd
+//
+// The caller writes Buf[Start:ValueEnd] as the value and Buf[ValueEnd:KeyEnd] as the key of a Kafka
+// record. Both alias Buf: they are valid until the next call with the same Result.
 type Span struct {
 	Start    int // the FlowMessage begins
 	ValueEnd int // the FlowMessage ends, the record key begins
@@ -206,6 +212,9 @@ type Decoder struct {
 
 // MinFlow is the least number of octets of data sets, set headers included, per flow. It bounds
 // amplification: a flow message has about a hundred octets, a record may have one.
+//
+// Example: records of one octet, and a set of 4 + 1 400 octets. Without the bound it makes 1 400 flows
+// of 100 octets each; with it, (1 404 + smallAllowance) / MinFlow = 183.
 const MinFlow = 8
 
 // MinFact is the least number of octets of options data per fact. Records beyond that are counted

@@ -27,6 +27,13 @@ func definitionID(pen uint32, id uint16) uint64 { return uint64(pen)<<16 | uint6
 // findDefinition lists the definition of an element, RFC 5610 section 3: informationElementName
 // (341) with privateEnterpriseNumber (346) and informationElementId (303). NetFlow v9 has no
 // enterprise numbers.
+//
+// Example of a record, scopes first (RFC 5610, Information Element Type Options Template):
+//
+//	346 privateEnterpriseNumber  303 informationElementId  339 data type  341 name
+//	00 00 1a dc                  03 70                     01             tenantProtocol
+//
+// A definition names an element; it never changes the field that the element is decoded to.
 func (v *optionValues) findDefinition() {
 	if v.version != ipfix.VersionIPFIX || v.has>>oElementName341&1 == 0 {
 		return

@@ -10,6 +10,11 @@ import (
 // to their field.
 type slot uint8
 
+// Counters, by precedence (see Plan.pick): octetDeltaCount and packetDeltaCount (IE 1, 2),
+// octetTotalCount and packetTotalCount (85, 86), initiatorOctets to responderPackets (231, 232, 298,
+// 299). ICMP: icmpTypeCodeIPv4 and IPv6 (32, 139), or type and code apart (176 to 179). Sampling:
+// the number in the name is that of the element. Prefix lengths are IE 9, 13, 29 and 30.
+
 // The slots. Those of times have the same order in both directions.
 const (
 	sOctets slot = iota
@@ -52,6 +57,16 @@ const (
 )
 
 // Times of one direction, to be added to sTimes or sReverseTimes.
+//
+//	S       flowStartSeconds, flowEndSeconds (IE 150, 151)
+//	Ms      flowStartMilliseconds, flowEndMilliseconds (152, 153)
+//	Us, Ns  NTP timestamps (154 to 157), see ntp
+//	Delta   µs before the export time (158, 159)
+//	Up      sysUptime, ms (22, 21)
+//	Duration  of the flow, ms and µs (161, 162)
+//	Observed  observationTime (322 to 325)
+//
+// Start must be directly before end: Plan.decide steps through pairs.
 const (
 	tStartS slot = iota
 	tEndS
@@ -139,6 +154,10 @@ const (
 )
 
 // An action is the operation that the decoder applies to an element, with its target and width.
+//
+// Integers may have fewer octets than their type (reduced-size encoding, RFC 7011 section 6.2), and up
+// to four octets where the type has fewer: 4 octets for a port are common. A field of any other
+// length is kept raw, since its value cannot be that of the element.
 type action struct {
 	op    op
 	to    uint16 // field number, slot or address

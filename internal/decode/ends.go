@@ -14,6 +14,7 @@ var (
 )
 
 // clientActions are the actions of these elements in a template whose source is the client.
+// The client and its port become the source, as in the first packet of the connection.
 var clientActions = map[elementID]action{
 	clientPair4[0]: addr(aSrc4, 4), clientPair4[1]: addr(aDst4, 4),
 	clientPair6[0]: addr(aSrc6, 16), clientPair6[1]: addr(aDst6, 16),

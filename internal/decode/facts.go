@@ -35,6 +35,8 @@ type Facts struct {
 }
 
 // A factNameID identifies a fact that has a name as its value.
+// The id is an ifIndex for interface names and descriptions, a VRF id (IE 234, 235) for VRF names and
+// route distinguishers, and an applicationId (IE 95, RFC 6759) for application names.
 type factNameID struct {
 	what flowpb.Fact_What
 	id   uint64
@@ -53,6 +55,8 @@ type ownValue struct {
 }
 
 // samplersOfPort counts the samplers for which a port sent a rate.
+// XOR finds the id of the only sampler without a list of ids: an id that is added and removed
+// cancels itself. The value is meaningless while n is not 1.
 type samplersOfPort struct {
 	n   int
 	ids uint64 // XOR of their ids: with a single sampler, its id
@@ -163,6 +167,9 @@ func (f *Facts) Rate(port uint16, sampler uint64) (n uint64, ok bool) {
 // OnlyRate returns the sampling rate for records of a port without a sampler element: the rate of
 // the only sampler of this port, else of sampler 0, else of the only sampler of the exporter.
 // Otherwise ok is false.
+//
+// RFC 5477 and RFC 3954 name the sampler in each record (IE 302, 48), but many routers with a single
+// sampler omit it. With several samplers a choice would be a guess, so the rate stays unknown.
 func (f *Facts) OnlyRate(port uint16) (n uint64, ok bool) {
 	if f.nPorts.Load() > 1 {
 		if p, said := f.ports.Load(port); said && p.n == 1 {

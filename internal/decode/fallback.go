@@ -77,6 +77,10 @@ var seconds = map[elementID]fallback{
 
 // fieldMeanings returns the action of each field, considering the other fields of the template.
 // second holds a further action of a field, or opSkip.
+//
+// It runs in two passes, because a substitute depends on the whole template: the first finds which
+// elements have a usable length, the second withdraws the substitutes of those. An element of the
+// wrong length is not usable, so it does not suppress its substitute.
 func (p *Plan) fieldMeanings() (acts, second []action) {
 	fields := p.template.Fields
 	acts, second = make([]action, len(fields)), make([]action, len(fields))

@@ -90,6 +90,21 @@ func (f *fastPlan) icmpOf(c *context, in *window, proto uint8) (typ, code uint64
 
 // A key4 is the key of a pair of IPv4 addresses without its protocol: lo | hi and lo port | hi port,
 // as flowkey.Key.Append writes them.
+//
+// The keys, offsets in octets. lo is the lesser of (address, port), and both directions of a
+// conversation give the same key:
+//
+//	      0          1           5           9         11        13
+//	      +----------+-----------+-----------+---------+---------+
+//	IPv4  | protocol | lo addr   | hi addr   | lo port | hi port |
+//	      +----------+-----------+-----------+---------+---------+
+//
+//	      0          1           17          33        35        37
+//	      +----------+-----------+-----------+---------+---------+
+//	IPv6  | protocol | lo addr   | hi addr   | lo port | hi port |
+//	      +----------+-----------+-----------+---------+---------+
+//
+// Consumers pair flows by this key across versions of Weir: it must not change.
 type key4 struct {
 	addrs uint64
 	ports uint32

@@ -48,6 +48,13 @@ func (d *Decoder) fit(count, room int, r *Result) int {
 
 // fastRun decodes the first count records of b. It reserves the space of all of them before the
 // first write: fastRecord writes through arrays, without growing r.Buf.
+//
+//	r.Buf   | earlier flows | record 0 | record 1 | ...      | outWindow |
+//	        0               n                       n + count*room
+//
+// Each record is written through an outWindow that begins at its first octet and reaches beyond its
+// last: the octets after a record are scratch until the next record overwrites them. r.Buf is cut to
+// n at the end.
 func (d *Decoder) fastRun(b []byte, off, count, room int, p *Plan, r *Result) {
 	in := d.withSlack(b[:count*p.min])
 	n := len(r.Buf)
@@ -184,6 +191,20 @@ func (d *Decoder) withSlack(b []byte) []byte {
 // fastRecord writes the message of a record and its key: w[:key] and w[key:end]. It returns 0, 0
 // for a record that only the appending path can handle; the caller must then discard w and restore
 // d.ctx.counts.
+//
+// The fields have the order of these stages, not that of the record; protobuf allows any order:
+//
+//	head        fields that are equal in all records of the set (beginSet)
+//	offset      record_offset
+//	times       start and end, linear or by the rules
+//	integers    by class: one loop per width (putInts), then those above four octets
+//	addresses   next hop and the like; copied together with their tags
+//	elements    fields without a typed field, with constant tags and lengths
+//	rest        everything else, through record.step
+//	rules       Ethernet type, sampling rate, times of the reverse direction; ICMP type and code
+//	pair        source and destination; the key follows them
+//
+// n is the next free index of w. It never exceeds the room that beginSets returned.
 func (d *Decoder) fastRecord(p *Plan, in *window, w *outWindow, at uint64) (key, end uint) {
 	f, s := p.fast, &d.fast[0]
 	if p.fast6 != nil {

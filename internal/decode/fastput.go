@@ -70,6 +70,15 @@ func init() {
 }
 
 // spread32 moves the 7-bit groups of v, which must be below 2^32, into one octet each.
+// Example, dstPort 443 as field 22:
+//
+//	443 =  11 0111011        7-bit groups, the lowest last
+//	spread32(443)   = 0x033b      octets 3b 03, in the order of the message
+//	cont2[9] >> 16  = 0x0080      9 bits take two octets; all but the last have the top bit
+//	tag             = 0x01b0      22<<3 as a varint: b0 01
+//	written         b0 01 bb 03   size2[9] = 4 octets
+//
+// The store always writes 8 octets; the next field overwrites the unused ones.
 func spread32(v uint64) uint64 {
 	h := v & 0xf0000000
 	v += h<<4 - h

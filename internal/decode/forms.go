@@ -22,6 +22,15 @@ const maxRDText = len("255.255.255.255:65535")
 
 // appendRD appends a route distinguisher as text, administrator:number; nothing if it is zero. ok
 // is false for other lengths and types.
+//
+//	0      2                   6                   8
+//	+------+-------------------+-------------------+
+//	|  0   | AS, 2  |  number, 4                  |   00 00 fd e8 00 00 00 64  65000:100
+//	|  1   | IPv4 address, 4   | number, 2         |   00 01 c0 00 02 01 00 07  192.0.2.1:7
+//	|  2   | AS, 4             | number, 2         |   00 02 00 01 00 00 00 07  65536:7
+//	+------+-------------------+-------------------+
+//
+// Types 0 and 2 give the same text for the same numbers: the text does not keep the type.
 func appendRD(dst, rd []byte) (out []byte, ok bool) {
 	if len(rd) != rdLen {
 		return dst, false
@@ -46,6 +55,10 @@ func appendRD(dst, rd []byte) (out []byte, ok bool) {
 
 // segmentMask selects the identifier in a layer2SegmentId (IE 351). The first octet is the type of
 // overlay network.
+//
+// IE 351 is an unsigned64: octet 0 has the type (1: VXLAN, 2: NVGRE), octets 5 to 7 have the VXLAN
+// network identifier or NVGRE tenant identifier of 24 bits. Since the type has no field of its own,
+// the whole value also stays in elements (Plan.ambiguous).
 const segmentMask = 1<<24 - 1
 
 // tosOf returns the type of service octet of a DSCP; its two ECN bits are unknown and 0. ok is

@@ -19,6 +19,15 @@ import (
 // If one octet is 0, the other is the type: type 0 is reserved in ICMPv6, and in ICMP it is an echo
 // reply, whose code is always 0. If neither is 0, the form that the exporter has shown before
 // decides.
+//
+// The port of some ICMPv6 packets in each form:
+//
+//	                               type*256+code   code*256+type   type alone
+//	echo request (128, 0)          80 00           00 80           00 80
+//	port unreachable (1, 4)        01 04           04 01           00 01
+//	packet too big (2, 0)          02 00           00 02           00 02
+//
+// In the first two forms only the second row is ambiguous. The third form loses the code.
 type portForm uint8
 
 const (

@@ -14,6 +14,18 @@ import (
 // lifted to the fields of the flow where the flow's template has no element for them.
 // The list itself stays in elements.
 
+// The list, offsets in octets; a length counts its own header of 4 octets:
+//
+//	0          1             3          5             length+1
+//	+----------+-------------+----------+-------------+-------------+----------+------
+//	| semantic | template id | length   | records     | template id | length   | ...
+//	+----------+-------------+----------+-------------+-------------+----------+------
+//	           |<---------------- part -------------->|<------------- part ----------
+//
+// The semantic (allOf, ordered, ...) does not change the meaning of a part with a single record.
+// The templates are those of the exporter and domain of the datagram, so a list whose template has
+// not arrived lends nothing: the flow is complete without it, and must not wait.
+
 // maxLists is the maximum number of parts of a subTemplateMultiList that are read.
 const maxLists = 16
 

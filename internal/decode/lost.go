@@ -15,6 +15,9 @@ type lostValue struct {
 
 // A stray is a slot that does not apply to some records of a plan: it belongs to another protocol
 // or the other address family.
+//
+// Example: icmpTypeCodeIPv4 (IE 32) in a record of TCP. The template promises the element for each
+// record, and exporters fill it with 0; any other value is kept in elements and is not the flow's.
 type stray struct {
 	slot slot
 	id   uint16

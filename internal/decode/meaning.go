@@ -152,6 +152,11 @@ type picks struct {
 
 // pick selects the slots: delta counters, else total counters, else those of initiator and
 // responder.
+//
+// Total counters (IE 85, 86) do not start again with each record, so they exceed the octets of one
+// record when the exporter reports a long flow several times; they serve as the octets only where the
+// template has no delta counter. initiatorOctets and responderOctets (IE 231, 232) are the two
+// directions of a biflow (RFC 5103) in the elements of Cisco's firewalls.
 func (p *Plan) pick() picks {
 	first := func(slots ...slot) slot {
 		for _, s := range slots {
@@ -262,6 +267,10 @@ func (c *context) sampling(r *record, o *outcome) {
 
 // rate returns the sampling rate from the first source that has one: the operator's override, the
 // record, options data, the v5 header, the operator's default. 0 means unknown.
+//
+// The statements of the exporter follow from the most specific to the least specific. The field of
+// the v5 header has 2 bits of mode above 14 bits of interval, which the mask 0x3fff selects; some
+// exporters set the interval without a mode, so the mode is not read.
 func (c *context) rate(r *record, sampler uint64) (uint64, flowpb.SamplingSource) {
 	if n := c.exporter.SamplingOverride; n != 0 {
 		return n, flowpb.SamplingSource_SAMPLING_SOURCE_OVERRIDE

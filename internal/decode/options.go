@@ -162,6 +162,19 @@ func (v *optionValues) number(keys ...optionKey) (n uint64, ok bool) {
 // findFacts lists the facts of the record: sampling rates (elements 34; 50 with 48 or 49; 305/306;
 // 309/310; 311; 304 with 305), interface, VRF and application names (82, 83, 236, 96), route
 // distinguishers of VRFs (90), the system init time (160), definitions of elements (341).
+//
+// The values of RFC 3954 (NetFlow v9), RFC 5477 and RFC 7270 (IPFIX) and of vendors:
+//
+//	34 samplingInterval                          N
+//	50 samplerRandomInterval                     N
+//	305 samplingPacketInterval, 306 ...Space     N = (305 + 306) / 305
+//	309 samplingSize, 310 samplingPopulation     N = 310 / 309
+//	311 samplingProbability                      N = 1 / p
+//	304 selectorAlgorithm = 3, 305               N = 305, older IOS XR
+//
+// Division rounds to the nearest integer, and a rate is at least 1. A record with impossible values
+// (zero, overflow, above MaxSamplingRate) sets badRate and adds no sampling rate: the rate that was in
+// force remains.
 func (v *optionValues) findFacts() {
 	v.facts, v.total, v.badRate = v.facts[:0], Exported{}, false
 	if v.has == 0 {

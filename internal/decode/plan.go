@@ -31,6 +31,20 @@ type step struct {
 
 // A Plan is a template compiled for decoding: a step per field in record order, neighbouring
 // skipped fields merged into one step. It is immutable and safe for concurrent use.
+//
+// Example, the steps of a template of NetFlow v9:
+//
+//	type        length  step
+//	8  IPv4 src    4    opAddr  to aSrc4
+//	12 IPv4 dst    4    opAddr  to aDst4
+//	10 input       4    opPlain to field 18, with the name of the interface
+//	1  octets      4    opSlot  to sOctets
+//	210 padding    1    opSkip, 4 octets together with the next field
+//	210 padding    3
+//	33001          2    opElement: no typed field, kept raw in elements
+//
+// A Plan depends on version, template and the process's ELEMENTS_FILE, never on options data or the
+// exporter, so all exporters with an equal template can share it.
 type Plan struct {
 	template  Template
 	version   uint8
@@ -79,6 +93,10 @@ func Compile(version uint8, t *Template) (*Plan, error) {
 	return compile(version, t), nil
 }
 
+// compile builds the plan of a checked template. The order of its passes is fixed: meanings fills has
+// and addrs, tunnels change actions, decide selects rules by the slots of the template, settle
+// returns unused slots to elements, and has then shrinks to the slots that rules read. steps exist
+// only after makeSteps, and arrangements reads all of it.
 func compile(version uint8, t *Template) *Plan {
 	p := &Plan{template: t.Clone(), version: version}
 	p.min, p.fixed = t.MinLen()
@@ -176,6 +194,8 @@ func (p *Plan) makeSteps(acts, second []action, holders map[uint16]int) {
 }
 
 // absorb extends a skipping step by another skipping step, and reports whether it could.
+// Two skips become one step of the sum of their lengths, as long as the sum is not ipfix.VarLen,
+// which would mark a variable length.
 func (st *step) absorb(next *step) bool {
 	if st.op != opSkip || next.op != opSkip || st.length == ipfix.VarLen || next.length == ipfix.VarLen ||
 		int(st.length)+int(next.length) >= ipfix.VarLen {

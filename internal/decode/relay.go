@@ -36,6 +36,7 @@ func (r *record) exporterOf() *Exporter {
 // appendExporter appends the fields of the record's exporter. The head already has those of the
 // sender: a protobuf parser takes the last occurrence of a field, so these replace them. Empty
 // values must be written where the head has a value.
+// The order is part of the contract: this must be appended after the head, in the same message.
 func (r *record) appendExporter(dst []byte, c *context) []byte {
 	if !r.exporter.IsValid() {
 		return dst

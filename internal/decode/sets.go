@@ -269,6 +269,10 @@ func (d *Decoder) dataSet(id uint16, set *wire.Reader, r *Result) {
 // data decodes the records of a data set. Octets after the last record that are fewer than a record
 // needs are padding with any content (RFC 7011 section 3.3.1). Padding must follow a record: a set
 // with content but without a whole record is an error.
+//
+// In NetFlow v9 sets are padded to a multiple of 4 octets (RFC 3954 section 5.3), in IPFIX padding
+// is optional and shorter than a record. With variable-length records the minimum length of a record
+// decides: fewer octets than that cannot be a record.
 func (d *Decoder) data(b []byte, off int, p *Plan, r *Result) {
 	switch {
 	case len(b) < p.min:
@@ -287,6 +291,9 @@ func (d *Decoder) data(b []byte, off int, p *Plan, r *Result) {
 
 // smallRecords decodes records that may be shorter than MinFlow octets: at most one flow per
 // MinFlow octets of all data sets of the datagram.
+//
+// The credit accumulates over such sets of a datagram, so the number of sets does not change the
+// bound: a set adds its octets, its header included, and each flow takes MinFlow of them.
 func (d *Decoder) smallRecords(b []byte, off int, p *Plan, r *Result) {
 	d.credit += ipfix.HeaderSet + len(b)
 	before := len(r.Flows)

@@ -10,6 +10,8 @@ const (
 
 // Trim releases the space that an extraordinary datagram left in d and r; at most 1 MiB remains,
 // r.Buf not included, which the caller owns. The parts of r are invalid afterwards.
+// A Decoder lives as long as its goroutine. Without Trim the largest datagram that a sender ever
+// sent would decide its memory.
 func (d *Decoder) Trim(r *Result) {
 	d.tmpl.Fields, d.pending = trimmed(d.tmpl.Fields, keptFields), trimmed(d.pending, keptOthers)
 	r.Flows, r.fields = trimmed(r.Flows, keptFlows), trimmed(r.fields, keptFields)

@@ -9,6 +9,9 @@ const vmware = 6876
 
 // tenantSlots are the elements of the inner tuple that a template must have, with the slots of the
 // outer packet that they correspond to.
+// The elements are tenantProtocol, tenantSourcePort and tenantDestPort. A template without all of
+// them has no tenant's tuple: a flow with the ports of one packet and the addresses of another
+// would be wrong.
 var tenantSlots = [...]struct {
 	id           uint16
 	outer, inner slot
@@ -16,6 +19,8 @@ var tenantSlots = [...]struct {
 }{{880, sProto, sInnerProto, 1}, {886, sSrcPort, sInnerSrcPort, 2}, {887, sDstPort, sInnerDstPort, 2}}
 
 // tenantFamilies are the address elements of the inner tuple.
+// tenantSourceIPv4 and tenantDestIPv4, tenantSourceIPv6 and tenantDestIPv6. The family of the inner
+// packet is independent of that of the VXLAN endpoints.
 var tenantFamilies = [...]struct{ src, dst, length uint16 }{{881, 882, 4}, {883, 884, 16}}
 
 // findTenant changes the actions of a template that has both the tenant's tuple, of one address

@@ -224,6 +224,15 @@ const ntpEpoch = -2_208_988_800
 // to unit ns (unit 1000: the low 11 bits are ignored). Some exporters write Unix µs or ns there: a
 // value that gives a year before 1990 or era 1, but is near export as Unix time, is read as Unix
 // time and reported as misencoded.
+//
+//	63                      32 31                                   0
+//	+-------------------------+-------------------------------------+
+//	| seconds since 1900      | fraction of a second, in 2^-32 s    |
+//	+-------------------------+-------------------------------------+
+//
+// Example: e1b65f80 80000000 is 2020-01-01T00:00:00.5Z. Era 0 ends on 2036-02-07; seconds
+// without the top bit belong to era 1. The low 11 bits are less than 1 µs: they carry nothing in a
+// dateTimeMicroseconds, and senders that leave them set must not change the time.
 func ntp(v uint64, export, unit int64) (t int64, misencoded bool) {
 	secs, frac := int64(v>>32), v&math.MaxUint32
 	if unit == 1e3 {

@@ -7,6 +7,18 @@ import "slices"
 // same elements. The inner tuple is the flow's, since the record's counters are per inner tuple. The
 // template shows that its records can have an inner tuple; the outer protocol of each record decides.
 
+// A record with two tuples, IPv4 in IPv6 (SRv6 with DT4 behaviour), and the flow that it becomes:
+//
+//	+--------+--------+--------+----------+--------+--------+-------+------+------+----------+
+//	| IE 27  | IE 28  | IE 4   | IE 5     | IE 8   | IE 12  | IE 4  | IE 7 | IE 11| IE 1, 2  |
+//	| outer6 | outer6 | 4      | ToS      | inner4 | inner4 | 6     | port | port | counters |
+//	+--------+--------+--------+----------+--------+--------+-------+------+------+----------+
+//	 tunnel   tunnel   tunnel              src      dst      proto   src    dst
+//	 _src     _dst     _proto              _addr    _addr            _port  _port
+//
+// A template may repeat an element (RFC 7011 section 8). The repetitions have the order of the
+// headers in the packet, so the outer tuple comes first.
+
 // Protocol numbers of tunnels, IANA.
 const (
 	protoIPv4 = 4

@@ -292,6 +292,14 @@ func empty(o op, field []byte) bool {
 }
 
 // appendElement appends a field as an Element without a name.
+//
+// An Element is a nested message. Example, dataLinkFrameSize (IE 312) of 1500 octets:
+//
+//	da 12  07      10 b8 02   1a 02 05 dc
+//	tag    length  id = 312   tag, length and octets of the value
+//
+// The enterprise number, field 1, is absent for elements of IANA. Name and type (fields 4 and 5)
+// follow the value if the exporter defined the element, see appendDefined.
 func appendElement(dst []byte, st *step, field []byte) []byte {
 	return appendElementOf(dst, st, field, elementSize(st, field))
 }
