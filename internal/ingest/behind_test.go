@@ -113,7 +113,7 @@ func TestARestartedExportersDataWaitsForItsNewLayout(t *testing.T) {
 	r.Receive(v9(500_000, 100, layoutA), exporterAt, time.Now())
 	r.Receive(v9(501_000, 101, dataA), exporterAt, time.Now())
 	r.Receive(v9(1_000, 0, dataB), exporterAt, time.Now())
-	if s := r.Stats(); s.Flows != 1 || s.Parked != 1 {
+	if s := r.Stats(); s.Flows != 1 || s.Buffered != 1 {
 		t.Errorf("after the restart: want the set buffered, got %+v", s)
 	}
 	r.Receive(v9(1_100, 1, layoutB), exporterAt, time.Now())

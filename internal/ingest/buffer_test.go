@@ -52,7 +52,7 @@ func TestParkingKeepsNothingOfTheSetsThatWereTaken(t *testing.T) {
 
 // The buffer is full of empty sets of one exporter. A template of it must cost a bounded number of
 // look-ups at a time, and receivers must not wait for any of them.
-func TestALookAtParkedSetsIsBoundedAndHoldsNoLock(t *testing.T) {
+func TestALookAtBufferedSetsIsBoundedAndHoldsNoLock(t *testing.T) {
 	p := setBuffer{max: 16 << 20, wait: time.Second}
 	now := time.Unix(1_700_000_000, 0)
 	flooded, honest := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
@@ -111,7 +111,7 @@ func TestParkForZeroSendsSetsToTheTopicAtOnce(t *testing.T) {
 	r, stop := start(t, c, &log)
 	eventually(t, "ready", func() bool { return r.Ready() == nil })
 	r.Receive(packet(t, "v9_data.hex"), exporterAt, time.Now())
-	if n, _ := r.buffer.held(); n != 0 || r.Stats().Parked != 0 {
+	if n, _ := r.buffer.held(); n != 0 || r.Stats().Buffered != 0 {
 		t.Errorf("want nothing buffered, got %d", n)
 	}
 	eventually(t, "the set is on the topic", func() bool { return r.lateSets(lateAppended) == 1 })
@@ -147,7 +147,7 @@ func TestAMissingTemplateIsToldAfterAFlood(t *testing.T) {
 		w.waiting(honest, at)
 	}
 	if n := strings.Count(log.String(), "exporter=192.0.2.1 "); n < 1 || n > 3 {
-		t.Errorf("want the honest exporter told of, once a minute at most, got %d lines", n)
+		t.Errorf("want the honest exporter reported once a minute at most, got %d lines", n)
 	}
 	before := strings.Count(log.String(), "a missing template came")
 	for k := range w.missing.All() {

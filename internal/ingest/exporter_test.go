@@ -97,7 +97,7 @@ func TestARealExporterOverTCPAndTLS(t *testing.T) {
 		if len(new) > 0 {
 			ports[new[0].ExporterPort] = true
 		}
-		got := told(new)
+		got := content(new)
 		if want == nil {
 			want = got
 		} else if diff := cmp.Diff(want, got); diff != "" {
@@ -106,8 +106,8 @@ func TestARealExporterOverTCPAndTLS(t *testing.T) {
 	}
 }
 
-// told returns the content of flows as sorted text.
-func told(flows []*flowpb.FlowMessage) (out []string) {
+// content returns the content of flows as sorted text.
+func content(flows []*flowpb.FlowMessage) (out []string) {
 	for _, f := range flows {
 		out = append(out, fmt.Sprintf("%x:%d %x:%d %d %d %d %d", f.SrcAddr, f.SrcPort, f.DstAddr, f.DstPort, f.Proto, f.Bytes, f.Packets, f.TimeFlowStartNs))
 	}

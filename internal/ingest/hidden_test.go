@@ -19,7 +19,7 @@ func TestExportersHiddenBehindOneAddressAndPortAreToldOf(t *testing.T) {
 		sequence func(i int) uint32
 		version  uint16
 		every    time.Duration
-		told     int
+		warnings int
 	}{
 		{"one exporter", func(i int) uint32 { return uint32(30 * i) }, 5, time.Second, 0},
 		{"one of many replicas: gaps", func(i int) uint32 { return uint32(5000 * i) }, 10, time.Second, 0},
@@ -40,8 +40,8 @@ func TestExportersHiddenBehindOneAddressAndPortAreToldOf(t *testing.T) {
 					w.hidden(exporterAt, h)
 				}
 			}
-			if n := strings.Count(log.String(), "more than one exporter"); n != tt.told {
-				t.Errorf("want it told %d times, got %d:\n%s", tt.told, n, log.String())
+			if n := strings.Count(log.String(), "more than one exporter"); n != tt.warnings {
+				t.Errorf("want %d warnings, got %d:\n%s", tt.warnings, n, log.String())
 			}
 		})
 	}

@@ -233,7 +233,7 @@ func TestASecondReplicaDecodesDataWhoseTemplateOnlyTheFirstReceived(t *testing.T
 	second.Receive(packet(t, "v9_data.hex"), exporterAt, time.Now())
 	first.Receive(packet(t, "v9_template.hex"), exporterAt, time.Now())
 	eventually(t, "the second replica decoded the data", func() bool { return second.Stats().Flows == 24 })
-	if s := second.Stats(); s.TemplatesLearnt != 0 || s.TemplatesFromOthers != 1 || s.Parked != 1 {
+	if s := second.Stats(); s.TemplatesLearnt != 0 || s.TemplatesFromOthers != 1 || s.Buffered != 1 {
 		t.Errorf("want no template of its own, 1 from others, 1 set buffered: %+v", s)
 	}
 	if err := stop(); err != nil {
@@ -291,7 +291,7 @@ func TestKafkaAwayAtStartIsToldAndNothingIsLost(t *testing.T) {
 	var log locked.Buffer
 	r, stop := start(t, config(addr, "r"), &log)
 	r.Receive(packet(t, "v5_30.hex"), exporterAt, time.Now())
-	eventually(t, "the wait is told", func() bool { return strings.Contains(log.String(), "waiting for kafka") })
+	eventually(t, "the wait is logged", func() bool { return strings.Contains(log.String(), "waiting for kafka") })
 	if err := r.Ready(); err == nil || !strings.Contains(err.Error(), "kafka") {
 		t.Errorf("ready: want a reason that names kafka, got %v", err)
 	}
@@ -393,7 +393,7 @@ func TestLines(t *testing.T) {
 
 	w.tick(at.Add(59 * time.Second))
 	if count("no datagram") != 0 {
-		t.Error("told of silence before a minute")
+		t.Error("silence reported before a minute")
 	}
 	w.tick(at.Add(60 * time.Second))
 	w.tick(at.Add(61 * time.Second))

@@ -250,11 +250,11 @@ func TestExportersStayWithinTheirOctets(t *testing.T) {
 			workers[i].exporter(forged(1000 + j))
 		}
 	}
-	grown, told := heap()-before, exportersOctets(len(workers))
-	if grown > 2*told || told > 2*grown {
-		t.Errorf("the heap grew by %d KiB, accounted are %d KiB", grown>>10, told>>10)
+	grown, accounted := heap()-before, exportersOctets(len(workers))
+	if grown > 2*accounted || accounted > 2*grown {
+		t.Errorf("the heap grew by %d KiB, accounted are %d KiB", grown>>10, accounted>>10)
 	}
-	t.Logf("%d KiB of heap, %d KiB accounted", grown>>10, told>>10)
+	t.Logf("%d KiB of heap, %d KiB accounted", grown>>10, accounted>>10)
 	runtime.KeepAlive(l)
 	runtime.KeepAlive(workers)
 }

@@ -14,7 +14,7 @@ import (
 // Memory that a part takes per unit of its setting, as measured: docs/receiving.md.
 const (
 	perBufferedOctet = 6 // per octet of a flow that waits for Kafka: the datagram's buffer and the client's record
-	perParkedOctet   = 2 // per octet of a buffered set: the octet and the set's description
+	perSetOctet      = 2 // per octet of a buffered set: the octet and the set's description
 	perConnection    = 160 << 10
 	perDefinition    = 2 << 10
 
@@ -69,11 +69,11 @@ func (c *Config) parts() []part {
 		},
 		{
 			name: "parked_sets", variable: "PARK_MAX_OCTETS", setting: &c.ParkMax,
-			per: perParkedOctet, full: 64 << 20, enough: 64 << 20, least: 512 << 10,
+			per: perSetOctet, full: 64 << 20, enough: 64 << 20, least: 512 << 10,
 		},
 		{
 			name: "undecoded_sets", variable: "UNDECODED_BURST", setting: &c.Undecoded.Burst,
-			per: perParkedOctet, full: 64 << 20, enough: 64 << 20, least: 512 << 10,
+			per: perSetOctet, full: 64 << 20, enough: 64 << 20, least: 512 << 10,
 		},
 		{
 			name: "templates", variable: "TEMPLATES_MAX_OCTETS", setting: &c.Templates.Octets,
@@ -248,7 +248,7 @@ func (c *Config) validateMemory() error {
 func (r *Replica) accounted() map[string]int64 {
 	_, buffered := r.buffer.held()
 	m := map[string]int64{
-		"parked_sets":          perParkedOctet * int64(buffered),
+		"parked_sets":          perSetOctet * int64(buffered),
 		"templates":            r.store.Stats().Octets,
 		"connections":          perConnection * int64(r.streams.Open()),
 		"connection_templates": r.sessions.octets.Load(),
@@ -258,7 +258,7 @@ func (r *Replica) accounted() map[string]int64 {
 		_, octets := run.producer.Buffered()
 		m["flows"] = perBufferedOctet * octets
 		_, octets = run.undecoded.producer.Buffered()
-		m["undecoded_sets"] = perParkedOctet * octets
+		m["undecoded_sets"] = perSetOctet * octets
 	}
 	return m
 }

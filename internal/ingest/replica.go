@@ -224,9 +224,9 @@ func (r *Replica) Ready() error {
 	return r.tlog.Ready()
 }
 
-// Stats holds totals since the start. Parked counts the data sets that were buffered.
+// Stats holds totals since the start. Buffered counts the data sets that were buffered.
 type Stats struct {
-	Datagrams, Flows, Options, TemplatesLearnt, TemplatesPublished, TemplatesFromOthers, Errors, Dropped, Parked uint64
+	Datagrams, Flows, Options, TemplatesLearnt, TemplatesPublished, TemplatesFromOthers, Errors, Dropped, Buffered uint64
 }
 
 // Stats returns the totals.
@@ -235,7 +235,7 @@ func (r *Replica) Stats() Stats {
 	return Stats{
 		Datagrams: s.datagrams.Load(), Flows: s.flows.Load(), Options: s.options.Load(), TemplatesLearnt: s.learnt.Load(),
 		TemplatesPublished: s.published.Load(), TemplatesFromOthers: r.store.Foreign(),
-		Errors: s.errors.Load(), Dropped: s.dropped.Load(), Parked: s.buffered.Load(),
+		Errors: s.errors.Load(), Dropped: s.dropped.Load(), Buffered: s.buffered.Load(),
 	}
 }
 

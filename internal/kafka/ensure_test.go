@@ -158,17 +158,17 @@ func TestKafkaAwayIsWaitedForAndToldAbout(t *testing.T) {
 	ctx := testContext(t)
 	addr := freeAddr(t)
 	var once sync.Once
-	var told error
+	var reported error
 	err := Ensure(ctx, config(addr), topicConfig(), func(err error) {
 		once.Do(func() {
-			told = err
+			reported = err
 			startBroker(t, addr)
 		})
 	}, Flows)
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantNamed(t, told, []string{addr, "connection refused"})
+	wantNamed(t, reported, []string{addr, "connection refused"})
 	ts, err := admin(t, addr).ListTopics(ctx, "t.flows")
 	if err != nil || len(ts["t.flows"].Partitions) != 3 {
 		t.Errorf("want t.flows with 3 partitions, got %v, %v", ts["t.flows"], err)

@@ -67,17 +67,17 @@ func TestAFollowerIsToldOfPartitionsWithoutWaitingForKafka(t *testing.T) {
 	held.Store(true)
 	put(0, "b") // the open fetch is answered; the next is not sent
 	<-waits
-	told := make(chan struct{})
+	reported := make(chan struct{})
 	go func() {
 		for range 3 {
 			f.Remove(0)
 			f.Add(0, 0)
 			f.Add(1, 0)
 		}
-		close(told)
+		close(reported)
 	}()
 	select {
-	case <-told:
+	case <-reported:
 	case <-time.After(10 * time.Second):
 		t.Error("Add and Remove wait until a request is sent")
 	}

@@ -244,7 +244,7 @@ func TestALogGoesOnWhenTheBrokerRestartsWithNothing(t *testing.T) {
 	if err := x.Ready(); err != nil {
 		t.Errorf("an outage changed readiness: %v", err)
 	}
-	x.renewed.wait(ctx, t, "told that the topic is new", atLeast[struct{}](1))
+	x.renewed.wait(ctx, t, "notice that the topic is new", atLeast[struct{}](1))
 	x.put(ctx, t, "\x01b", "2")
 	got := x.applied.wait(ctx, t, "what was published after the restart", func(got []string) bool {
 		return len(got) > 0 && got[len(got)-1] == "\x01b=2"
@@ -264,7 +264,7 @@ func TestALogGoesOnWhenItsTopicIsDeletedAndMadeAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	ensure(ctx, t, b.Addr(), Templates)
-	x.renewed.wait(ctx, t, "told that the topic is new", atLeast[struct{}](1))
+	x.renewed.wait(ctx, t, "notice that the topic is new", atLeast[struct{}](1))
 	x.put(ctx, t, "\x01b", "2")
 	x.applied.wait(ctx, t, "what was published to the new topic", atLeast[string](1))
 }

@@ -81,14 +81,14 @@ func TestAccountingStaysWithinItsOctets(t *testing.T) {
 				r.gather(t, now, c)
 				most = max(most, r.book.Octets()+c.Octets())
 			}
-			grown, told := heap()-before, r.book.Octets()+c.Octets()
-			if grown > 2*told || told > 2*grown {
-				t.Errorf("the heap grew by %d KiB, accounted are %d KiB", grown>>10, told>>10)
+			grown, accounted := heap()-before, r.book.Octets()+c.Octets()
+			if grown > 2*accounted || accounted > 2*grown {
+				t.Errorf("the heap grew by %d KiB, accounted are %d KiB", grown>>10, accounted>>10)
 			}
 			if most > MaxOctets {
 				t.Errorf("%d MiB, want at most %d", most>>20, MaxOctets>>20)
 			}
-			t.Logf("%d KiB of heap, %d KiB accounted, at most %d KiB", grown>>10, told>>10, most>>10)
+			t.Logf("%d KiB of heap, %d KiB accounted, at most %d KiB", grown>>10, accounted>>10, most>>10)
 			runtime.KeepAlive(r)
 			runtime.KeepAlive(c)
 		})

@@ -58,11 +58,11 @@ func TestPoisonedReportsAreRefused(t *testing.T) {
 				s.Runs = append(s.Runs, s.Runs[0])
 			}
 		}),
-		"version":      version,
-		"first":        summary(func(s *flowpb.ExporterSummary) { s.FirstReceivedNs = -1 }),
-		"last":         summary(func(s *flowpb.ExporterSummary) { s.LastReceivedNs = math.MaxInt64 }),
-		"errors":       summary(func(s *flowpb.ExporterSummary) { s.Errors = math.MaxUint64 }),
-		"nothing told": {Schema: 1},
+		"version":   version,
+		"first":     summary(func(s *flowpb.ExporterSummary) { s.FirstReceivedNs = -1 }),
+		"last":      summary(func(s *flowpb.ExporterSummary) { s.LastReceivedNs = math.MaxInt64 }),
+		"errors":    summary(func(s *flowpb.ExporterSummary) { s.Errors = math.MaxUint64 }),
+		"no fields": {Schema: 1},
 	} {
 		value, err := proto.Marshal(m)
 		if err != nil {

@@ -337,14 +337,14 @@ func TestWhatAnOperatorRemovedComesBackOnlyWhenReceivedAnew(t *testing.T) {
 }
 
 func TestChangedIsToldWhenSomethingBecameKnown(t *testing.T) {
-	told := 0
+	calls := 0
 	c := &clock{t0}
 	var s *Store
-	s = New(Options{Now: c.now, Changed: func([16]byte) { told++; s.Republish() }}) // which locks: nothing may be locked already
+	s = New(Options{Now: c.now, Changed: func([16]byte) { calls++; s.Republish() }}) // which locks: nothing may be locked already
 	want := func(why string, n int) {
 		t.Helper()
-		if told != n {
-			t.Errorf("%s: want told %d times in all, got %d", why, n, told)
+		if calls != n {
+			t.Errorf("%s: want %d calls of Changed in all, got %d", why, n, calls)
 		}
 	}
 	learn(t, s, t0, 1, 4)

@@ -31,7 +31,7 @@ func (d *sentDatagram) lostWith() bool { return d.inMemoryAt(d.to.killed) }
 // shares reports whether the template of a datagram must be on the topic. That is not the case if its replica
 // was killed before, or stopped, which it does within seconds even without Kafka.
 func (d *sentDatagram) shares() bool {
-	return d.template && !d.inMemoryAt(d.to.killed) && !d.inMemoryAt(d.to.told)
+	return d.template && !d.inMemoryAt(d.to.killed) && !d.inMemoryAt(d.to.sigterm)
 }
 
 // inMemoryAt reports whether a datagram may not be on a topic at the end of its replica.

@@ -52,9 +52,9 @@ type replica struct {
 	ended    chan struct{}
 
 	// Guarded by reception.mu.
-	told   time.Time // time of SIGTERM; zero: none yet
-	killed time.Time // time of SIGKILL; zero: none
-	calm   time.Time // time since which its network works
+	sigterm time.Time // time of SIGTERM; zero: none yet
+	killed  time.Time // time of SIGKILL; zero: none
+	calm    time.Time // time since which its network works
 }
 
 func newReception(w *world) *reception {
@@ -121,15 +121,15 @@ func (r *reception) start(name string) {
 // ended records the end of a replica.
 func (r *reception) ended(i *replica, err error) {
 	r.mu.Lock()
-	told, killed := i.told, !i.killed.IsZero()
+	sigterm, killed := i.sigterm, !i.killed.IsZero()
 	r.mu.Unlock()
 	r.w.trace.printf("replica %d ended: %v", i.number, err)
 	switch {
 	case killed:
-	case err != nil || told.IsZero():
+	case err != nil || sigterm.IsZero():
 		r.w.find(findFatal, "replica %d (%s) ended: %v", i.number, i.name, err)
-	case time.Since(told) > shutdownWithin:
-		r.w.find(findShutdown, "replica %d (%s) took %v to end", i.number, i.name, time.Since(told))
+	case time.Since(sigterm) > shutdownWithin:
+		r.w.find(findShutdown, "replica %d (%s) took %v to end", i.number, i.name, time.Since(sigterm))
 	}
 }
 
@@ -178,8 +178,8 @@ func (r *reception) deal(d *sentDatagram, n int) {
 func (r *reception) terminate(i *replica) {
 	<-i.drained
 	r.mu.Lock()
-	if i.told.IsZero() {
-		i.told = time.Now()
+	if i.sigterm.IsZero() {
+		i.sigterm = time.Now()
 	}
 	r.mu.Unlock()
 	i.cancel()

@@ -161,7 +161,7 @@ type sinking struct {
 	// Guarded by sinks.mu.
 	reading bool // it has written
 	retired bool // another process replaced it
-	told    time.Time
+	sigterm time.Time
 	killed  bool
 }
 
@@ -218,7 +218,7 @@ const streamSinks = 1000
 // the start is an error. Of two processes that write, one must detect the other.
 func (s *sinks) ended(p *sinking, err error) {
 	s.mu.Lock()
-	reading, retired, told, killed, two := p.reading, p.retired, p.told, p.killed, s.two[p.store]
+	reading, retired, sigterm, killed, two := p.reading, p.retired, p.sigterm, p.killed, s.two[p.store]
 	if s.live[p.store] == p {
 		s.live[p.store] = nil
 	}
@@ -226,14 +226,14 @@ func (s *sinks) ended(p *sinking, err error) {
 	switch {
 	case killed:
 		return
-	case err == nil && told.IsZero():
+	case err == nil && sigterm.IsZero():
 		s.w.find(findFatal, "sink %d of %s ended by itself", p.number, s.stores[p.store].topic)
-	case !told.IsZero() && time.Since(told) > shutdownWithin:
-		s.w.find(findShutdown, "sink %d of %s took %v to end", p.number, s.stores[p.store].topic, time.Since(told))
+	case !sigterm.IsZero() && time.Since(sigterm) > shutdownWithin:
+		s.w.find(findShutdown, "sink %d of %s took %v to end", p.number, s.stores[p.store].topic, time.Since(sigterm))
 	case err != nil && reading && (!two || !errors.Is(err, errOtherWriter)):
 		s.w.find(findFatal, "sink %d of %s: %v", p.number, s.stores[p.store].topic, err)
 	}
-	if told.IsZero() && !retired {
+	if sigterm.IsZero() && !retired {
 		s.w.after(time.Second, func() { s.revive(p.store) })
 	}
 }
@@ -267,8 +267,8 @@ func (s *sinks) take(n int) *sinking {
 // terminate sends SIGTERM.
 func (s *sinks) terminate(p *sinking) {
 	s.mu.Lock()
-	if p.told.IsZero() {
-		p.told = time.Now()
+	if p.sigterm.IsZero() {
+		p.sigterm = time.Now()
 	}
 	s.mu.Unlock()
 	p.cancel()

@@ -92,7 +92,7 @@ type member struct {
 	cancel   func()
 	ended    chan struct{}
 	began    time.Time
-	told     time.Time // SIGTERM; zero: none yet
+	sigterm  time.Time // SIGTERM; zero: none yet
 	killed   bool
 	err      error
 }
@@ -157,7 +157,7 @@ func (w *world) memberEnded(m *member) {
 	if i := slices.Index(w.members, m); i >= 0 {
 		w.members = slices.Delete(w.members, i, i+1)
 	}
-	told, killed, grown := m.told, m.killed, !w.grown.IsZero()
+	sigterm, killed, grown := m.sigterm, m.killed, !w.grown.IsZero()
 	w.mu.Unlock()
 	w.trace.printf("member %d ended: %v", m.number, m.err)
 	if killed {
@@ -169,7 +169,7 @@ func (w *world) memberEnded(m *member) {
 		w.find(findFatal, "member %d (%s): %v", m.number, m.name, m.err)
 		w.after(time.Second, func() { w.start(m.name) }) // as its supervisor does
 	}
-	if took := time.Since(told); !told.IsZero() && took > shutdownWithin {
+	if took := time.Since(sigterm); !sigterm.IsZero() && took > shutdownWithin {
 		w.find(findShutdown, "member %d (%s) took %v to end", m.number, m.name, took)
 	}
 }
@@ -209,8 +209,8 @@ func (w *world) take(n int) *member {
 // terminate sends SIGTERM.
 func (w *world) terminate(m *member) {
 	w.mu.Lock()
-	if m.told.IsZero() {
-		m.told = time.Now()
+	if m.sigterm.IsZero() {
+		m.sigterm = time.Now()
 	}
 	w.mu.Unlock()
 	m.cancel()

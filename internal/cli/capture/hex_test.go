@@ -26,7 +26,7 @@ func TestParseHex(t *testing.T) {
 		{"one digit", "0", "", bad(0, "second hex digit of an octet")},
 		{"an odd number of digits", "0a0b0", "", bad(2, "second hex digit of an octet")},
 		{"no digit", "0a0bxx", "", bad(2, "hex digit")},
-		{"the first mistake is told", "0a0g0", "", bad(1, "hex digit")},
+		{"the first mistake is reported", "0a0g0", "", bad(1, "hex digit")},
 		{"a prefix is no digit", "0x0a", "", bad(0, "hex digit")},
 		{"the largest payload", strings.Repeat("00", 65527), strings.Repeat("\x00", 65527), nil},
 		{"one octet more than UDP carries", strings.Repeat("00", 65528), "", bad(65527, "end of the datagram")},

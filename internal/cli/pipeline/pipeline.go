@@ -282,7 +282,7 @@ func (l *Pipeline) Stats() (s ingest.Stats) {
 		s.TemplatesFromOthers += r.TemplatesFromOthers
 		s.Errors += r.Errors
 		s.Dropped += r.Dropped
-		s.Parked += r.Parked
+		s.Buffered += r.Buffered
 	}
 	return s
 }

@@ -138,12 +138,12 @@ plugin_pipe_size: 10240000
 	}
 }
 
-// pluginEnded reports whether pmacctd failed because its plugin, which it told to end at
+// pluginEnded reports whether pmacctd failed because its plugin, which it terminated at
 // the end of the capture, did so first, as it may on a busy machine. The plugin exports
 // all flows before it ends.
 func pluginEnded(output string) bool {
-	_, rest, told := strings.Cut(output, "/nfprobe ): Shutting down on user request.")
-	return told && strings.Contains(rest, "no more plugins active. Shutting down.")
+	_, rest, terminated := strings.Cut(output, "/nfprobe ): Shutting down on user request.")
+	return terminated && strings.Contains(rest, "no more plugins active. Shutting down.")
 }
 
 // Nfdump meters with nfpcapd and exports with nfreplay in the NetFlow version.

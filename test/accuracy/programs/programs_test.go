@@ -6,15 +6,15 @@ import "testing"
 // configuration that it does not take.
 func TestPluginEnded(t *testing.T) {
 	const (
-		told = "INFO ( default_nfprobe/nfprobe ): Shutting down on user request.\n"
-		lost = "WARN ( default/core ): connection lost to 'default_nfprobe-nfprobe'; closing connection.\n"
-		core = "WARN ( default/core ): no more plugins active. Shutting down.\n"
+		shutdown = "INFO ( default_nfprobe/nfprobe ): Shutting down on user request.\n"
+		lost     = "WARN ( default/core ): connection lost to 'default_nfprobe-nfprobe'; closing connection.\n"
+		core     = "WARN ( default/core ): no more plugins active. Shutting down.\n"
 	)
 	for _, c := range []struct {
 		output string
 		want   bool
 	}{
-		{told + lost + core, true},
+		{shutdown + lost + core, true},
 		{lost + core, false}, // the plugin failed
 		{"ERROR ( default/core ): no plugins have been activated.\n", false},
 	} {

@@ -1,6 +1,6 @@
 //go:build linux
 
-// Command wire joins TAP devices of network namespaces into one Ethernet segment, delays and loses frames as told by
+// Command wire joins TAP devices of network namespaces into one Ethernet segment, delays and loses frames as set by
 // its flags, and records what passes its middle as a pcap file. It stands in for `tc netem` and tcpdump where the
 // kernel has no netem.
 //
