@@ -1,5 +1,7 @@
 package enrich
 
+import "slices"
+
 // octetSlabs hold the keys and values of the records that a transaction produces. They are used again once it is
 // committed: the client has finished with its records then. After an abort they must be left to the client.
 type octetSlabs struct {
@@ -39,6 +41,7 @@ func (s *octetSlabs) reuse() {
 		clear(s.slabs[maxSlabs:])
 		s.slabs = s.slabs[:maxSlabs]
 	}
+	s.slabs = slices.DeleteFunc(s.slabs, func(b []byte) bool { return cap(b) > slabOctets }) // grown by long records
 	for i, b := range s.slabs {
 		s.slabs[i] = b[:0]
 	}

@@ -50,3 +50,18 @@ func TestACommittedTransactionLeavesItsSlabsToTheNext(t *testing.T) {
 		t.Errorf("%d slabs are kept, want %d", len(s.slabs), maxSlabs)
 	}
 }
+
+// Each record longer than slabRoom may move the slab to a larger array: one transaction of such records would be kept in
+// memory for good.
+func TestSlabsThatLongRecordsHaveGrownAreNotKept(t *testing.T) {
+	var s octetSlabs
+	s.fill(5000, 3*slabRoom, 1) // 60 MiB
+	s.reuse()
+	kept := 0
+	for _, b := range s.slabs {
+		kept += cap(b)
+	}
+	if kept > maxSlabs*slabOctets {
+		t.Errorf("%d octets are kept, want %d at most", kept, maxSlabs*slabOctets)
+	}
+}
