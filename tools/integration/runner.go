@@ -165,13 +165,14 @@ func (r *runner) runTest(ctx context.Context, p pkg, binary, name string) outcom
 	switch {
 	case bytes.Contains(output.Bytes(), []byte("panic: test timed out after ")) || ctx.Err() != nil:
 		state = "HANG"
-	case err != nil && (!errors.Is(err, exec.ErrWaitDelay) || !passed(output.Bytes(), name)):
+	case err != nil && !errors.Is(err, exec.ErrWaitDelay), !passed(output.Bytes(), name): // status 0 of the process is not enough
 		state = "FAIL"
 	case bytes.Contains(output.Bytes(), []byte("--- SKIP: "+name+" ")):
 		state = "skip"
 	}
-	if err != nil && state != "ok" {
-		fmt.Fprintf(r.out, "%s %s: %v\n", p.ImportPath, name, cmp.Or(ctx.Err(), err))
+	if state != "ok" && state != "skip" {
+		why := cmp.Or(ctx.Err(), err, errors.New("its process ended before the test"))
+		fmt.Fprintf(r.out, "%s %s: %v\n", p.ImportPath, name, why)
 	}
 	return outcome{p.ImportPath + " " + name, state, time.Since(began)}
 }

@@ -43,6 +43,8 @@ func TestPasses(t *testing.T) {}
 	"d/d_test.go": strings.Replace(header, "//go:build integration", "", 1) + "func TestWithoutTheTag(t *testing.T) { t.Error(1) }\n",
 	"e/e.go":      "package e\n",
 	"f/f_test.go": header + "func TestOfTheLastPackage(t *testing.T) {}\n",
+	"g/g_test.go": "//go:build integration\n\npackage %\n\nimport (\n\t\"syscall\"\n\t\"testing\"\n)\n\n" +
+		"func TestEndsItsProcess(t *testing.T) { syscall.Exit(0) }\n",
 }
 
 func makeTree(t *testing.T) string {
@@ -79,6 +81,7 @@ func TestAHangingTestIsNamedAndTheOthersRun(t *testing.T) {
 		"ok    example.org/tree/b TestPasses",
 		"FAIL  example.org/tree/c",
 		"ok    example.org/tree/f TestOfTheLastPackage",
+		"FAIL  example.org/tree/g TestEndsItsProcess",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s\nin\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"), out.String())
