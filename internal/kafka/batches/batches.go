@@ -60,6 +60,8 @@ const (
 	maxRequest = 16 << 20
 	// keptScratch is the capacity of a scratch buffer that is kept, octets.
 	keptScratch = 256 << 10
+	// keptBatch is the memory of a batch up to which the pool keeps it whatever it held, octets.
+	keptBatch = 64 << 10
 )
 
 // A Producer produces to a topic. New makes it; the caller must call Close. Its methods may be called by any
@@ -101,6 +103,7 @@ type part struct {
 	number   int32
 	leader   int32 // node; -1: none is known
 	epoch    int32 // of the leader; -1: not known
+	older    int   // answers with an older epoch in a row
 	queue    []*batch
 	open     *batch            // the last of queue, if it takes records; else nil
 	inFlight bool              // the first of queue is being sent
@@ -248,8 +251,12 @@ func (b *batch) each(f func(key, value []byte, ms int64, of Account)) {
 	})
 }
 
-// recycle empties b for its next use. The pool must not keep the account of a closed exporter.
+// recycle empties b for its next use. The pool must not keep the account of a closed exporter, nor memory that a
+// peak took: the next user of b may be a partition with few records.
 func (p *Producer) recycle(b *batch) {
+	if most := max(keptBatch, 4*b.Len()); b.Cap()+cap(b.packed) > most {
+		return
+	}
 	clear(b.shares)
 	b.Reset()
 	b.shares, b.octets, b.out = b.shares[:0], 0, nil

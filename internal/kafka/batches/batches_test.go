@@ -404,6 +404,153 @@ func TestAnErrorWithoutRemedyFailsItsBatchOnly(t *testing.T) {
 	s.check(0, 1)
 }
 
+// The first try of a batch is appended and its answer is lost; the second is refused for good. The next batch has as
+// many records: with the same numbers, the broker would acknowledge it as the batch that it has.
+func TestABatchAfterAFailedBatchInDoubtIsAppended(t *testing.T) {
+	for _, e := range []*kerr.Error{kerr.TopicAuthorizationFailed, kerr.InvalidRecord} {
+		t.Run(e.Message, func(t *testing.T) {
+			s := newStage(t, 1, nil)
+			s.addInSteps(100, 1)
+			lost := s.c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topicName, Err: kerr.RequestTimedOut})
+			refused := s.c.Fault(kfake.Fault{
+				Keys: []kmsg.Key{kmsg.Produce}, Topic: topicName, Err: e,
+				When: func(kmsg.Request) bool { return lost.Hits() > 0 },
+			})
+			s.add(10)
+			s.flush()
+			if refused.Hits() != 1 || s.of.other.Load() != 10 {
+				t.Fatalf("%d refusals, %v: the test proves nothing", refused.Hits(), &s.of)
+			}
+			s.add(10)
+			s.flush()
+			ends, err := kadm.NewClient(s.p.c.Client).ListEndOffsets(s.ctx, topicName)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o, _ := ends.Lookup(topicName, 0)
+			if o.Offset != 120 || s.of.acked.Load() != 110 {
+				t.Errorf("the partition has %d records, want 100, 10 in doubt and 10; %v", o.Offset, &s.of)
+			}
+		})
+	}
+}
+
+// A batch that Kafka always calls corrupt fails after some tries; one that arrives at last does not.
+func TestACorruptBatchDoesNotBlockItsPartition(t *testing.T) {
+	s := newStage(t, 1, nil)
+	s.addInSteps(100, 1)
+	s.c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topicName, Err: kerr.CorruptMessage, Count: 2})
+	s.addInSteps(100, 1)
+	s.check(0, 1)
+	bad := s.c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topicName, Err: kerr.CorruptMessage, Count: 2 * corruptTries})
+	of := &outcomes{}
+	buf, spans := numbered(0, 10)
+	s.p.Add(buf, spans, receivedAt(0), of)
+	s.flush()
+	if of.other.Load() != 10 {
+		t.Errorf("%v after %d tries; want 10 that failed", of, bad.Hits())
+	}
+}
+
+// metadataOf returns metadata of the topic with n partitions, whose leaders have an epoch.
+func metadataOf(id [16]byte, n int, leader, epoch int32) *kmsg.MetadataResponseTopic {
+	t := kmsg.NewMetadataResponseTopic()
+	t.Topic, t.TopicID = new(topicName), id
+	for i := range n {
+		p := kmsg.NewMetadataResponseTopicPartition()
+		p.Partition, p.Leader, p.LeaderEpoch = int32(i), leader, epoch
+		t.Partitions = append(t.Partitions, p)
+	}
+	return &t
+}
+
+// resting returns a Producer without goroutines.
+func resting() *Producer {
+	p := &Producer{most: maxBatch, parts: []*part{newPart(0)}, wake: make(chan struct{}, 1), look: make(chan struct{}, 1)}
+	p.pool.New = func() any { return &batch{} }
+	return p
+}
+
+// A broker that lags describes the topic as it was before it grew: the partitions, and the producer ids with which
+// batches in doubt are sent again, remain.
+func TestMetadataFromBeforeTheTopicGrewAreIgnored(t *testing.T) {
+	id := [16]byte{1}
+	p := resting()
+	apply := func(m *kmsg.MetadataResponseTopic) {
+		t.Helper()
+		if err := p.apply(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(metadataOf(id, 8, 1, 3))
+	for i, x := range p.parts {
+		x.id.ProducerID = int64(i)
+	}
+	want := p.parts[2]
+	apply(metadataOf(id, 3, 2, 4))
+	if len(p.parts) != 8 || p.parts[2] != want || want.id.ProducerID != 2 || want.leader != 2 || p.parts[7].leader != 1 {
+		t.Errorf("%d partitions, partition 2 is %+v; want 8, with leader 2 and its producer id", len(p.parts), want)
+	}
+	apply(metadataOf([16]byte{}, 8, 2, 4)) // of a broker without topic ids
+	if p.topic.id != id || want.anew {
+		t.Errorf("topic %x, made again: %t; metadata without an id say nothing of it", p.topic.id, want.anew)
+	}
+	apply(metadataOf([16]byte{2}, 3, 2, 0)) // made again
+	if len(p.parts) != 3 || p.parts[2] == want {
+		t.Errorf("%d partitions after the topic was made again, want 3", len(p.parts))
+	}
+}
+
+// Without topic ids, a topic that was made again differs by the epochs of its leaders, which begin at 0.
+func TestALeaderWithAnOlderEpochCountsAtLast(t *testing.T) {
+	p := resting()
+	for _, epoch := range []int32{7, 6, 0} {
+		if err := p.apply(metadataOf([16]byte{}, 1, epoch, epoch)); err != nil {
+			t.Fatal(err)
+		}
+		if x := p.parts[0]; x.leader != 7 || x.epoch != 7 {
+			t.Errorf("after epoch %d: leader %d of epoch %d, want 7", epoch, x.leader, x.epoch)
+		}
+	}
+	for range maxOlder {
+		if err := p.apply(metadataOf([16]byte{}, 1, 0, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if x := p.parts[0]; x.leader != 0 || x.epoch != 0 {
+		t.Errorf("leader %d of epoch %d, want leader 0 of epoch 0", x.leader, x.epoch)
+	}
+}
+
+// After a peak on one partition, its batches must not serve, with their memory, partitions of few records.
+func TestThePoolKeepsNoMemoryThatIsNotUsed(t *testing.T) {
+	p := resting()
+	for _, c := range []struct {
+		records, octets int
+		packed          int
+		kept            bool
+	}{{900, 1000, 0, true}, {10, 100, 0, true}, {10, 100, 1 << 20, false}} {
+		b := &batch{packed: make([]byte, 0, c.packed)}
+		of := &outcomes{}
+		for range c.records {
+			b.add(nil, make([]byte, c.octets), 0, of)
+		}
+		p.recycle(b)
+		if kept := b.Records() == 0; kept != c.kept {
+			t.Errorf("%+v: kept is %t", c, kept)
+		}
+	}
+	b := &batch{}
+	for range 900 {
+		b.add(nil, make([]byte, 1000), 0, &outcomes{})
+	}
+	p.recycle(b)
+	b.add(nil, []byte("small"), 0, &outcomes{})
+	if p.recycle(b); b.Records() == 0 {
+		t.Errorf("a batch of %d octets with one small record was kept", b.Cap())
+	}
+}
+
 func TestMessagesGoToATopicThatIsMadeAgain(t *testing.T) {
 	for _, partitions := range []int32{3, 7, 2} {
 		t.Run(strconv.Itoa(int(partitions)), func(t *testing.T) {

@@ -15,6 +15,10 @@ const (
 	// metadataMinAge is the least time between two questions, metadataMaxAge the greatest.
 	metadataMinAge = 250 * time.Millisecond
 	metadataMaxAge = 5 * time.Minute
+	// maxOlder is the number of answers in a row whose epoch of a leader is older than the known epoch, and which
+	// are ignored. More of them are no answers of a broker that lags: without topic ids (before Kafka 2.8), a
+	// topic that was made again is known by its epochs alone, and these begin anew.
+	maxOlder = 5
 	// lookTimeout bounds a question to the brokers.
 	lookTimeout = 15 * time.Second
 )
@@ -105,7 +109,8 @@ func (p *Producer) askMetadata(ctx context.Context) error {
 
 // apply applies the metadata of the topic. A topic that was deleted and made again has another id (KIP-516): its
 // partitions know nothing of the producer. If it has another number of partitions as well, records move to the
-// partitions of their keys.
+// partitions of their keys. Fewer partitions with the same id are the answer of a broker that has not heard yet that
+// the topic grew.
 func (p *Producer) apply(t *kmsg.MetadataResponseTopic) error {
 	n := len(t.Partitions)
 	if n == 0 {
@@ -118,16 +123,23 @@ func (p *Producer) apply(t *kmsg.MetadataResponseTopic) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	again := p.known && t.TopicID != p.topic.id
+	id, none := t.TopicID, [16]byte{}
+	if id == none { // of a broker before Kafka 2.8
+		id = p.topic.id
+	}
+	again := p.known && p.topic.id != none && id != p.topic.id
+	if p.known && !again && id != none && n < p.topic.parts {
+		n = p.topic.parts
+	}
 	p.moving = p.moving || (!p.known || again) && n != len(p.parts) || n < len(p.parts)
-	p.topic = topic{id: t.TopicID, parts: n}
+	p.topic = topic{id: id, parts: n}
 	p.known = true
 	for !p.moving && len(p.parts) < n {
 		p.parts = append(p.parts, newPart(int32(len(p.parts))))
 	}
 	if again {
 		for _, x := range p.parts {
-			x.leader, x.epoch, x.retryAt, x.tries, x.anew = -1, -1, time.Time{}, 0, true
+			x.leader, x.epoch, x.older, x.retryAt, x.tries, x.anew = -1, -1, 0, time.Time{}, 0, true
 		}
 	}
 	if p.moving && p.inFlight > 0 {
@@ -138,12 +150,18 @@ func (p *Producer) apply(t *kmsg.MetadataResponseTopic) error {
 	}
 	for _, m := range t.Partitions {
 		x := p.parts[m.Partition]
-		if m.LeaderEpoch >= 0 && m.LeaderEpoch < x.epoch { // older than the answer of a leader
-			continue
-		}
-		x.leader, x.epoch = m.Leader, m.LeaderEpoch
+		x.follow(m.Leader, m.LeaderEpoch)
 	}
 	return nil
+}
+
+// follow takes the leader of metadata, unless they are older than what is known.
+func (x *part) follow(leader, epoch int32) {
+	if epoch >= 0 && epoch < x.epoch && x.older < maxOlder {
+		x.older++
+		return
+	}
+	x.leader, x.epoch, x.older = leader, epoch, 0
 }
 
 // redistribute moves all records to the partitions of their keys among the topic's present number. Nothing is in

@@ -19,6 +19,10 @@ const produceTimeout = 10 * time.Second
 // logTries is the number of tries after which a failure is logged again.
 const logTries = 30
 
+// corruptTries is the number of tries after which a batch fails that Kafka calls corrupt. Octets that changed on
+// the way are sent again; octets that Kafka always refuses must not block their partition.
+const corruptTries = 5
+
 // A request holds the first batches of partitions with the same leader.
 type request struct {
 	node   int32
@@ -174,11 +178,20 @@ func (p *Producer) handle(node int32, x *part, b *batch, err error, answer *kmsg
 		p.c.Log.Error("kafka lost records that it had acknowledged, or the state of the producer; producing goes on",
 			"topic", p.c.Topic, "partition", x.number, "err", err)
 		p.retry(x, err, func() { x.id.ProducerID = -1 })
+	case is(kerr.CorruptMessage) && p.triesOf(x) >= corruptTries:
+		p.finish(x, b, err)
 	case answer == nil || kerr.IsRetriable(err) || is(kerr.UnknownTopicID, kerr.UnknownTopicOrPartition):
 		p.retry(x, err, func() { x.leader = -1 }, answer)
 	default:
 		p.finish(x, b, err)
 	}
+}
+
+// triesOf returns the number of failed tries of the first batch of a partition.
+func (p *Producer) triesOf(x *part) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return x.tries
 }
 
 // written reports a batch to the metrics.
@@ -202,8 +215,14 @@ func (p *Producer) finish(x *part, b *batch, err error) {
 	if x.queue = x.queue[1:]; len(x.queue) == 0 {
 		x.queue = nil
 	}
-	if err == nil { // else the records are not in the log, and their numbers are free
+	switch {
+	case err == nil:
 		x.id.Sequence = recordbatch.NextSequence(x.id.Sequence, b.Records())
+	case x.tries > 0 || errors.Is(err, kerr.UnknownServerError):
+		// An earlier try may be in the log. The broker would take the next batch for it and acknowledge it without
+		// appending it.
+		x.id.ProducerID = -1
+	default: // the records are not in the log, and their numbers are free
 	}
 	p.records, p.octets = p.records-b.Records(), p.octets-b.octets
 	x.tries, x.retryAt = 0, time.Time{}
@@ -231,7 +250,7 @@ func (p *Producer) retry(x *part, err error, change func(), answers ...*kmsg.Pro
 	p.landLocked(x)
 	for _, a := range answers {
 		if a != nil && a.CurrentLeader.LeaderID >= 0 && a.CurrentLeader.LeaderEpoch > x.epoch {
-			x.leader, x.epoch = a.CurrentLeader.LeaderID, a.CurrentLeader.LeaderEpoch
+			x.leader, x.epoch, x.older = a.CurrentLeader.LeaderID, a.CurrentLeader.LeaderEpoch, 0
 			x.retryAt = time.Time{}
 			return
 		}
