@@ -20,6 +20,8 @@ import (
 //
 // The tags are the documentation: env and envDefault name the variable and its default, unit its form, and
 // help its meaning. docs/configuration.md and ingest -h are generated from them.
+// New completes its own copy: 0 in a memory setting, and an empty Replica, become their defaults there. A
+// setting that is renamed or removed must be announced in CHANGELOG.md.
 type Config struct {
 	Listen           []netip.AddrPort `env:"LISTEN_UDP" envDefault:"[::]:2055" unit:"host:port list" help:"UDP addresses to receive on, each for all versions; [::] includes IPv4"`
 	Receivers        int              `env:"RECEIVERS" envDefault:"0" unit:"sockets" help:"sockets per address, each read by its own goroutine; 0: a socket per CPU, at most 4"`
@@ -67,6 +69,8 @@ type TemplatesConfig struct {
 }
 
 // HashKeys reports whether definitions are published under both keys.
+// While replicas of the earlier version run, both keys are needed
+// (docs/decisions/0001-template-key-with-hash.md).
 func (c TemplatesConfig) HashKeys() bool { return c.Keys != "new" }
 
 // perExporter returns the octets that the definitions and facts of an exporter may take: an eighth of
@@ -87,6 +91,7 @@ type UndecodedConfig struct {
 
 // Validate returns the mistakes of ingest's own settings, joined. Each error begins with the variable, see
 // settings.Validator. It must not depend on the machine, so that a configuration can be checked elsewhere.
+// The order of the errors is not fixed.
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -134,6 +139,7 @@ func (c Config) Validate() error {
 	switch {
 	case c.Pack < 0 || c.Pack > maxPack:
 		bad("PACK=%d: want 1 to %d", c.Pack, maxPack)
+	// A record without FRAMING=delimited is a single message: its consumers cannot split it.
 	case c.Pack > 1 && !c.Form.Delimited():
 		bad("PACK=%d: several flows in a record need FRAMING=delimited", c.Pack)
 	}
@@ -155,6 +161,7 @@ func (c Config) Validate() error {
 }
 
 // notNegative returns an error for each setting below zero.
+// want describes the valid values for the message.
 func notNegative(want string, settings map[string]int) (errs []error) {
 	for name, n := range settings {
 		if n < 0 {
@@ -175,6 +182,7 @@ const maxPack = 1000
 const maxUndecodedKeep = 47 * time.Hour
 
 // replicaName returns the default name of a replica: host name and pid.
+// The pid keeps replicas on a host apart. A fixed REPLICA lets a restarted replica fence its predecessor.
 func replicaName() string {
 	host, err := os.Hostname()
 	if err != nil {

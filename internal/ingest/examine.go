@@ -63,6 +63,7 @@ func (e *examiner) offer(x *exporter, res *decode.Result, buf []byte, at time.Ti
 		return
 	}
 	s := sample{label: *label, received: at.UnixNano(), export: res.Header.Export}
+	// The copies are needed: the worker reuses buf for its next message.
 	s.stream = doctor.Stream{Exporter: x.addr, Version: res.Header.Version, Domain: res.Header.Domain}
 	for _, f := range res.Flows[:min(len(res.Flows), examinedFlows)] {
 		s.octets = append(s.octets, buf[f.Start:f.ValueEnd]...)
@@ -126,6 +127,7 @@ func (r *Replica) examine(ctx context.Context) error {
 		case s := <-r.examiner.samples:
 			e.add(&s)
 		case <-t.C:
+			// A scrape between Reset and Set may miss a finding; the next scrape has it.
 			r.metrics.findings.Reset()
 			for k, n := range e.counts() {
 				r.metrics.findings.WithLabelValues(k[0], k[1]).Set(float64(n))

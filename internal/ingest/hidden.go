@@ -56,6 +56,7 @@ func (s *stream) observe(sequence uint32, now time.Time) bool {
 			break
 		}
 	}
+	// A number near to no known sequence begins a sequence, or replaces the one that was not used last.
 	if is < 0 {
 		if is = 1 - s.at; s.known < len(s.last) {
 			is = s.known
@@ -67,6 +68,7 @@ func (s *stream) observe(sequence uint32, now time.Time) bool {
 		return false
 	}
 	s.at = is
+	// Old changes do not count: restarts of an exporter over a day are not two exporters.
 	if now.Sub(s.since) > hiddenWithin {
 		s.turns, s.since = 0, now
 	}

@@ -306,6 +306,7 @@ func (e *seen) rank() {
 		}
 	}
 	named = slices.DeleteFunc(named, func(x *exporter) bool { return x.leaving })
+	// The first exporter of wanting that can displace none ends the loop: the claims behind it are weaker.
 	for _, x := range wanting {
 		switch {
 		case x.gone.Load():
@@ -401,7 +402,9 @@ func (m *metrics) fold(labels map[string]bool) {
 // foldCounters moves the values of the given exporters to "other". A scrape between Delete and Add may miss
 // the moved value; the next has it.
 func foldCounters(v *prometheus.CounterVec, labels map[string]bool) {
+	// Collect sends series while the vector is locked: it must not be changed before the channel is drained.
 	series := make(chan prometheus.Metric, 64)
+	// Collect ends when all series are received, so that the goroutine ends with the loop below.
 	go func() { v.Collect(series); close(series) }()
 	type folded struct {
 		labels prometheus.Labels

@@ -92,6 +92,7 @@ func (c *Config) parts() []part {
 			})
 	}
 	if c.isChosen("TEMPLATES_MAX", c.Templates.Max) { // that many definitions cannot use more octets
+		// all[3] is the part templates, whatever the transport.
 		t := &all[3]
 		t.full = max(t.least, min(t.full, product(perDefinition, c.Templates.Max)))
 		t.enough = min(t.full, t.enough)
@@ -134,8 +135,10 @@ func (c *Config) fit() {
 	parts := c.parts()
 	room := math.MaxInt
 	if c.MemoryMax > 0 {
+		// Divide first: the product of octets and percent could overflow.
 		room = c.MemoryMax/100*heapShare - leastMemory(parts)
 	}
+	// sum returns the memory of the parts that fit may set, with the given values.
 	sum := func(of func(*part) int) (n int) {
 		for i := range parts {
 			if p := &parts[i]; !p.chosen {
@@ -213,6 +216,7 @@ func (c *Config) logMemory(log *slog.Logger) {
 	if len(made) > 0 {
 		log.Info("settings that are not set are made to fit into MEMORY_MAX", append(made, "MEMORY_MAX", c.MemoryMax)...)
 	}
+	// Such settings are accepted, since they were valid in earlier versions; heapMax gives them their memory.
 	if heap := c.MemoryMax / 100 * heapShare; leastMemory(parts) > heap {
 		log.Warn("the settings that are set leave less than a quarter of MEMORY_MAX to the runtime: the process may "+
 			"exceed it; lower them or raise MEMORY_MAX",
@@ -245,6 +249,7 @@ func (c *Config) validateMemory() error {
 
 // accounted returns the octets that the parts take at present, by name. The figures are estimates by the
 // same factors as the limits, so that both can be compared. It may be called from any goroutine.
+// The names must be those of parts, except accounting: Collect looks them up.
 func (r *Replica) accounted() map[string]int64 {
 	_, buffered := r.buffer.held()
 	m := map[string]int64{

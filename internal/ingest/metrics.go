@@ -11,14 +11,22 @@ import (
 
 // Reasons for dropped flows or sets, a closed set: values of the metric label "reason".
 const (
-	reasonBufferFull     = "buffer_full"
-	reasonClosed         = "shutdown"
-	reasonKafka          = "kafka"
-	reasonExporterLimit  = "exporter_limit"
+	// reasonBufferFull: PRODUCE_MAX_RECORDS or PRODUCE_MAX_OCTETS wait for Kafka.
+	reasonBufferFull = "buffer_full"
+	// reasonClosed: the producer was closed before Kafka acknowledged the flow.
+	reasonClosed = "shutdown"
+	// reasonKafka: Kafka refused the record, or another error of the client.
+	reasonKafka = "kafka"
+	// reasonExporterLimit: UNDECODED_PER_EXPORTER is used up. Counts sets.
+	reasonExporterLimit = "exporter_limit"
+	// reasonUndecodedLimit: UNDECODED_RATE and UNDECODED_BURST are used up. Counts sets.
 	reasonUndecodedLimit = "undecoded_limit"
-	reasonSession        = "session_without_template"
-	reasonTooSmall       = string(wire.RecordTooSmall)
-	reasonOutput         = "output_limit"
+	// reasonSession: data preceded its template on a connection (RFC 7011 section 8). Counts sets.
+	reasonSession = "session_without_template"
+	// reasonTooSmall: the datagram has more flows than one per 8 octets of its data sets.
+	reasonTooSmall = string(wire.RecordTooSmall)
+	// reasonOutput: OUTPUT_EXTRA or OUTPUT_EXTRA_PER_EXPORTER is used up.
+	reasonOutput = "output_limit"
 )
 
 // metrics holds the counters of ingest. The comment beside a vector lists its labels. Label values must come
@@ -26,6 +34,7 @@ const (
 type metrics struct {
 	perExporter []*prometheus.CounterVec // counters with the label exporter
 
+	// datagrams is complete when newMetrics returns. Workers read it without a lock: it must not change.
 	datagrams   map[uint16]prometheus.Counter // by version; 0: others
 	flows       *prometheus.CounterVec        // exporter
 	options     prometheus.Counter
@@ -48,6 +57,8 @@ type metrics struct {
 	streamEnds  *prometheus.CounterVec // reason
 	streamWaits prometheus.Counter
 
+	// streamRefused counts per limit, not per exporter: a refused template of a forged address must not create
+	// a series.
 	streamRefused *prometheus.CounterVec // limit
 }
 
@@ -55,6 +66,8 @@ type metrics struct {
 // metric needs a help text that an operator understands without the code: docs/metrics.md is generated from
 // it.
 func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
+	// counter adds to perExporter, which fold needs: every counter with the label exporter must be made by it,
+	// and before m.perExporter is set.
 	var perExporter []*prometheus.CounterVec
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weir_ingest_" + name, Help: help}, labels)
@@ -84,6 +97,8 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		Help: "export streams of an exporter whose flows showed a configuration error in the last minute; one datagram a second is examined; weir doctor names the change to make",
 	}, []string{"exporter", "finding"})
 	reg.MustRegister(findings)
+	// WithLabelValues() of a vector without labels makes its only series at once, so that it is exported as 0
+	// before the first event.
 	m := &metrics{
 		findings: findings,
 		streamRefused: counter("tcp_templates_refused_total",
@@ -173,6 +188,7 @@ func registerState(reg prometheus.Registerer, r *Replica) {
 	gauge("exporters",
 		"exporters with a known template",
 		func() float64 { return float64(r.store.Stats().Exporters) })
+	// Before Run there is no producer; nothing is buffered then.
 	gauge("buffered_flows", "flows that Kafka has not acknowledged", func() float64 {
 		if run := r.run.Load(); run != nil {
 			n, _ := run.producer.Buffered()
@@ -230,6 +246,7 @@ func registerStore(reg prometheus.Registerer, r *Replica) {
 }
 
 // received returns the counter of datagrams of a version; unknown versions share a counter.
+// Workers call it for each datagram; it must not create a series for a forged version.
 func (m *metrics) received(version uint16) prometheus.Counter {
 	if c := m.datagrams[version]; c != nil {
 		return c

@@ -9,6 +9,7 @@ import (
 const reread = 10 * time.Second
 
 // rereader checks EXPORTERS_FILE for changes until ctx ends.
+// Workers read the table of the file through an atomic pointer and see a change with their next datagram.
 func (r *Replica) rereader(ctx context.Context) error {
 	if r.c.ExportersFile == "" {
 		return nil
@@ -33,6 +34,7 @@ func (r *Replica) reread() {
 }
 
 // runEvery calls f at the interval d until ctx ends.
+// The first call is after d. While f runs ticks are dropped, not queued. f must return soon after ctx ends.
 func runEvery(ctx context.Context, d time.Duration, f func()) error {
 	t := time.NewTicker(d)
 	defer t.Stop()

@@ -106,6 +106,7 @@ func (w *worker) exporter(a netip.Addr) (x *exporter, first bool) {
 	if x = w.known[a]; x != nil && !x.gone.Load() {
 		return x, false
 	}
+	// unnamed has no address and is not cached: its addresses may get an entry of their own later.
 	if x, first = w.r.exporters.get(a); x.addr == a {
 		if len(w.known) >= maxKnown {
 			clear(w.known)
@@ -121,6 +122,8 @@ func (w *worker) exporter(a netip.Addr) (x *exporter, first bool) {
 func (w *worker) message(pkt []byte, from netip.AddrPort, at time.Time) {
 	r, addr := w.r, from.Addr()
 	m := decode.Meta{Exporter: addr, Port: from.Port(), Received: at.UnixNano()}
+	// res is valid until the next message of this worker. Its spans refer to res.Buf, and its sets without a
+	// template to pkt.
 	w.limitOutput(len(pkt))
 	w.dec.Wire(pkt, &m, &w.res)
 	w.charge(addr, len(pkt), at)
@@ -202,6 +205,7 @@ func (w *worker) countErrors(res *decode.Result, x *exporter, at time.Time) {
 		e := &res.Errors[i]
 		k := slices.IndexFunc(counts, func(c causeCount) bool { return c.cause == e.Cause })
 		if k < 0 {
+			// Causes are few, so that a linear search is cheaper than a map.
 			k, counts = len(counts), append(counts, causeCount{cause: e.Cause})
 		}
 		counts[k].n++
@@ -246,6 +250,7 @@ func (w *worker) produce(x *exporter, at time.Time) {
 		return
 	}
 	r.stats.flows.Add(uint64(n))
+	// These counters are of decoded flows. Flows that Kafka does not take are counted as dropped in addition.
 	r.exporters.decoded(x).Add(float64(n))
 	x.flows.Add(uint64(n))
 	r.ownExports(res.Buf, res.Flows, x)
@@ -320,6 +325,7 @@ func (d droppedSets) add(s *decode.Set, reason string, at time.Time) {
 }
 
 // count counts a dropped set of an exporter.
+// Callbacks of Kafka's client call it, so that it must not use the cache of a worker.
 func (d droppedSets) count(exporter netip.Addr, reason string) {
 	x, _ := d.exporters.get(exporter)
 	d.metrics.sets.WithLabelValues(x.currentLabel(), reason).Inc()
@@ -335,6 +341,7 @@ func (r *Replica) decodeBuffered(w *worker, now time.Time) {
 		since = time.Unix(0, ns)
 	}
 	exporters, all := r.changed.takeAll()
+	// Ready looks up a plan without counting a use; Plan counts it, and only for a set that is decoded.
 	ready := r.buffer.removeReady(exporters, all, func(s *decode.Set) bool {
 		k := s.Key()
 		return r.store.Ready(&k, &s.Meta, &s.Header)

@@ -59,6 +59,8 @@ func (r *Replica) recoverAccount(ctx context.Context, to *kafka.Producer, ended 
 	ctx, cancel := context.WithTimeout(ctx, recoverWithin)
 	defer cancel()
 	began := r.deps.Now()
+	// The reports of the replica come first: they contain the datagrams that its account already has,
+	// and whether the account is closed.
 	a := loss.NewRecovery(ended)
 	topic := r.c.Topics.Name(kafka.Exporters)
 	addReports := func(records []kafka.Record) error {
@@ -71,6 +73,7 @@ func (r *Replica) recoverAccount(ctx context.Context, to *kafka.Producer, ended 
 	if err != nil || a.Closed() {
 		return err
 	}
+	// Then the flows that it published after its last report, in windows of time.
 	for from, to, more := a.Window(); more; from, to, more = a.Window() {
 		err := kafka.ReadBetween(ctx, r.c.Kafka, r.c.Topics.Name(kafka.Flows), from, to, func(records []kafka.Record) error {
 			for i := range records {
@@ -82,6 +85,8 @@ func (r *Replica) recoverAccount(ctx context.Context, to *kafka.Producer, ended 
 			return err
 		}
 	}
+	// The completed account has the name of the replica that ended, so that it replaces the incomplete
+	// account.
 	if err := publishReports(ctx, to, a.Reports(), began); err != nil {
 		return fmt.Errorf("topic %s: %w", topic, err)
 	}
@@ -94,6 +99,7 @@ func (r *Replica) recoverAccount(ctx context.Context, to *kafka.Producer, ended 
 
 // publishReports publishes reports and waits until Kafka has acknowledged all, or ctx ends. It must wait:
 // an account that is closed without its flows cannot be completed again.
+// After an error some reports may be published; the next attempt publishes equal reports.
 func publishReports(ctx context.Context, to *kafka.Producer, reports []loss.Report, now time.Time) error {
 	var all sync.WaitGroup
 	var mu sync.Mutex
@@ -110,6 +116,7 @@ func publishReports(ctx context.Context, to *kafka.Producer, reports []loss.Repo
 		})
 	}
 	acknowledged := make(chan struct{})
+	// The goroutine ends without ctx: every done is called, at the latest when the producer is closed.
 	go func() { all.Wait(); close(acknowledged) }()
 	select {
 	case <-ctx.Done():

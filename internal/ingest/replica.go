@@ -45,28 +45,35 @@ type Replica struct {
 	fileFailures failure.Repeats // of reloads of file; used by reread only
 	store        *templates.Store
 	tlog         *kafka.TemplateLog
-	run          atomic.Pointer[running] // nil until Run
-	metrics      *metrics
-	exporters    seen
-	lost         droppedSets
-	proxies      *transport.Proxies
-	streams      *transport.Streams
-	sessions     *sessions
-	watch        *watch
-	examiner     *examiner
-	accounts     accounts
-	output       *budget.Budget
-	buffer       setBuffer // data sets that wait for their template
-	changed      changes   // exporters whose sets in buffer must be scanned
-	ports        map[uint16]bool
-	started      chan struct{}
-	passed       chan struct{} // closed by passBarrier: the templates topic has been read to its end
-	barrierAt    atomic.Int64  // time at which that happened, ns since the epoch; 0: it has not
+	// run holds the parts that Run makes. Scrapes, Ready and the store's callback may come before Run and must
+	// check for nil.
+	run       atomic.Pointer[running] // nil until Run
+	metrics   *metrics
+	exporters seen
+	lost      droppedSets
+	proxies   *transport.Proxies
+	streams   *transport.Streams
+	sessions  *sessions
+	watch     *watch
+	examiner  *examiner
+	accounts  accounts
+	output    *budget.Budget
+	buffer    setBuffer // data sets that wait for their template
+	changed   changes   // exporters whose sets in buffer must be scanned
+	// ports holds the ports of LISTEN_UDP. New and listen write it before the first worker starts; workers
+	// read it without a lock.
+	ports map[uint16]bool
+	// started is closed by Run after run is set. Receive waits for it.
+	started   chan struct{}
+	passed    chan struct{} // closed by passBarrier: the templates topic has been read to its end
+	barrierAt atomic.Int64  // time at which that happened, ns since the epoch; 0: it has not
 
 	publishNow, bufferNow chan struct{} // capacity 1: signals for publisher and bufferLoop
 	publishing            atomic.Int64  // records handed to tlog and not acknowledged
 	publishFailed         atomic.Bool   // since the last round of the publisher
-	errorLog, dropLog     *rate.Limiter
+	// errorLog allows 10 lines at once and then a line every 5 s, dropLog a line every 10 s. Counters are
+	// exact where logs are limited.
+	errorLog, dropLog *rate.Limiter
 
 	mu      sync.Mutex          // guards the fields below
 	waiting error               // reason why the topics are not usable yet; nil: they are
@@ -95,6 +102,7 @@ func New(c Config, d Deps) (*Replica, error) {
 	if c.Replica == "" {
 		c.Replica = replicaName()
 	}
+	// Memory settings must be final before any part is made with them.
 	c.fit()
 	c.Streams.PerAddress, c.Streams.Idle = cmp.Or(c.Streams.PerAddress, 64), cmp.Or(c.Streams.Idle, 30*time.Minute)
 	if d.Metrics == nil {
@@ -127,6 +135,7 @@ func New(c Config, d Deps) (*Replica, error) {
 	if err := r.addStatic(); err != nil {
 		return nil, err
 	}
+	// No statement below can fail.
 	warnWideProxies(r.log, c.TrustedProxies)
 	c.logMemory(r.log)
 	tlog.Renewed, tlog.ReadToEnd, tlog.Backlog = r.store.Republish, r.passBarrier, c.Templates.Octets/backlogPart
@@ -142,9 +151,12 @@ func New(c Config, d Deps) (*Replica, error) {
 	r.output = newOutputBudget(c)
 	r.examiner = newExaminer()
 	r.watch = newWatch(r.log, d.Now(), r.listening)
+	// The callbacks below need the metrics, and newMetrics needs the store, the accounts and the streams: the
+	// order of these statements matters.
 	r.lost = droppedSets{exporters: &r.exporters, metrics: r.metrics, watch: r.watch}
 	r.exporters.dropped, r.exporters.flows, r.exporters.fold = r.dropped, r.metrics.flows, r.metrics.fold
 	r.exporters.listed = r.listsAddress
+	// unnamed stands for all addresses beyond maxSeen. It counts dropped flows, too.
 	r.exporters.unnamed.seen = &r.exporters
 	for _, a := range c.Listen {
 		r.ports[a.Port()] = true
@@ -154,6 +166,7 @@ func New(c Config, d Deps) (*Replica, error) {
 
 // templatesChanged wakes the consumers of template state after a template of an exporter arrived. The
 // store calls it; it does not block.
+// It runs on the goroutine of a worker or of the template log, and signals only.
 func (r *Replica) templatesChanged(exporter [16]byte) {
 	r.changed.add(exporter)
 	r.wakePublisher()
@@ -206,6 +219,7 @@ func (r *Replica) Receiver() func(pkt []byte, from netip.AddrPort, at time.Time)
 }
 
 // Ready returns nil if /readyz responds with 200, else the reason.
+// It is called for each request of /readyz and each scrape, and must not wait for Kafka.
 func (r *Replica) Ready() error {
 	r.mu.Lock()
 	ending, waiting := r.ending, r.waiting
@@ -271,6 +285,7 @@ func (r *Replica) Run(ctx context.Context) error {
 		}
 		return err
 	}
+	// Bind the addresses first: a replica that cannot receive must fail at its start.
 	sockets, err := r.listen(ctx)
 	if err != nil {
 		return err
@@ -287,14 +302,17 @@ func (r *Replica) Run(ctx context.Context) error {
 	late := run.undecoded
 	r.sessions.start(run)
 	r.run.Store(run)
+	// From here on Receive, Ready and scrapes may use run.
 	close(r.started)
 
 	// Readers end first. The goroutines of group, which the readers need, end after them.
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, groupCtx := errgroup.WithContext(inner)
+	// failed ends with ctx, or with the first error of a goroutine of group. Its end starts the shutdown.
 	failed, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
+	// guard starts a part of the replica. An error of a part ends the replica, and Run returns it.
 	guard := func(f func(context.Context) error) {
 		group.Go(func() error {
 			err := f(groupCtx)
@@ -332,12 +350,14 @@ func (r *Replica) Run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		r.log.Info("shutting down: reading what still comes", "drain", r.c.Drain)
 	}
+	// The readers drain the sockets (DRAIN). All other parts still work, so that drained flows are published.
 	readers.Wait()
 	transport.CloseSockets(sockets)
 	endProducing()
 	<-produced
 	endPasses() // its open transaction takes up to 7 s to end when Kafka is away, while finish waits too
 	r.finish(run)
+	// finish published through the template log, which may end now.
 	stop()
 	return group.Wait()
 }
@@ -353,9 +373,11 @@ func (r *Replica) produce(ctx context.Context, run *running) error {
 }
 
 // open makes the producers and workers of Run. After an error nothing is open; else finish closes them.
+// It does not contact Kafka: a replica starts, and buffers, while Kafka is away.
 func (r *Replica) open() (run *running, err error) {
 	run = &running{}
 	var opened []*kafka.Producer
+	// producer does nothing after the first error, so that err is checked once.
 	producer := func(topic kafka.Topic, c kafka.ProducerConfig) (p *kafka.Producer) {
 		if err != nil {
 			return nil
@@ -366,6 +388,8 @@ func (r *Replica) open() (run *running, err error) {
 		}
 		return p
 	}
+	// Each topic has a producer with limits of its own: a full buffer of flows must not hold up reports, and
+	// forged sets must not displace flows.
 	flows := kafka.ProducerConfig{MaxRecords: r.c.MaxRecords, MaxOctets: r.c.MaxOctets, Compression: r.c.Compression}
 	if r.c.Producer == producerBatches {
 		flows.Batches = &r.c.Form
@@ -388,6 +412,7 @@ func (r *Replica) open() (run *running, err error) {
 }
 
 // listen opens the UDP sockets of every address. After an error none is open.
+// With port 0 the kernel chooses the port, which all sockets of the address share.
 func (r *Replica) listen(ctx context.Context) (all []*transport.Socket, err error) {
 	var errs []error
 	for _, a := range r.c.Listen {
@@ -433,6 +458,7 @@ func (r *Replica) read(ctx context.Context, run *running, s *transport.Socket) {
 
 // shared creates the missing topics and then applies the records of the templates topic until ctx ends.
 // starting bounds the wait for Kafka at the start.
+// It returns nil if starting ends first: a shutdown while Kafka is away is no failure.
 func (r *Replica) shared(ctx, starting context.Context) error {
 	err := kafka.Ensure(starting, r.c.Kafka, r.c.Topics, func(why error) {
 		r.mu.Lock()
@@ -458,13 +484,18 @@ func (r *Replica) finish(run *running) {
 	producer, late := run.producer, run.undecoded
 	ctx, cancel := context.WithTimeout(context.Background(), r.c.Flush)
 	defer cancel()
+	// The order of the steps matters. Decoded sets make flows and counts; the other sets go to the
+	// undecoded topic. The reports are last, since all steps before count in them. All waits share the
+	// deadline of ctx.
 	r.decodeBuffered(r.worker(run, &r.accounts.shared), r.deps.Now())
 	for _, s := range r.buffer.drain() {
 		late.put(&s, r.deps.Now())
 	}
+	// Before the barrier the topic may hold newer definitions than the store: publish nothing.
 	if r.barrierAt.Load() != 0 {
 		r.publishDue()
 	}
+	// The callbacks of publishDue use the store and the metrics; wait until they have run.
 	for r.publishing.Load() > 0 && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():

@@ -20,6 +20,8 @@ func (r *Replica) addStatic() error {
 		return fmt.Errorf("TEMPLATES_FILE: %w", err)
 	}
 	defer func() { _ = f.Close() }()
+	// Parse and the loop below collect the errors of all lines: the operator corrects the file at once, not
+	// line by line.
 	all, err := text.Parse(f)
 	if err != nil {
 		return fmt.Errorf("TEMPLATES_FILE %s:\n%w", r.c.TemplatesFile, err)
@@ -27,10 +29,12 @@ func (r *Replica) addStatic() error {
 	var errs []error
 	for i := range all {
 		e := &all[i]
+		// A received template has an exporter by its source address; a line of the file must name it.
 		if err := e.Owned(); err != nil {
 			errs = append(errs, err)
 			continue
 		}
+		// AddStatic compiles the layout and returns the error that a received template would have.
 		if err := r.store.AddStatic(e.Exporter, e.Version, e.Domain, &e.Template); err != nil {
 			errs = append(errs, fmt.Errorf("template %d of %s: %w", e.Template.ID, e.Exporter, err))
 		}

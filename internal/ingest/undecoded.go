@@ -130,12 +130,15 @@ type waitingFor struct {
 	seen      int64                                     // offset read in the open transaction
 }
 
+// newUndecoded returns the handler of the undecoded topic. It uses producer but does not own it: finish closes
+// producer. It must be called once per Run, since its session is a member of a group.
 func (r *Replica) newUndecoded(producer *kafka.Producer) *undecoded {
 	u := &undecoded{
 		flowsRetention: r.c.Topics.FlowsRetention, form: r.c.Form, now: r.deps.Now, log: r.log, errorLog: r.errorLog,
 		store: r.store, watch: r.watch, metrics: r.metrics, exporters: &r.exporters, lost: r.lost, decoded: &r.stats.flows,
 		topic: r.c.Topics.Name(kafka.Undecoded), flows: r.c.Topics.Name(kafka.Flows), keep: r.c.Undecoded.Keep,
 		checkNow: make(chan struct{}, 1), changed: newChanges(),
+		// Its worker has no producer: flows of sets are part of the transaction of a pass.
 		worker: r.worker(nil, &r.accounts.shared), producer: producer,
 		budget: newUndecodedBudget(r.c.Undecoded),
 		owned:  map[int32]*waitingFor{}, pending: map[string]float64{},
@@ -145,6 +148,9 @@ func (r *Replica) newUndecoded(producer *kafka.Producer) *undecoded {
 	c := r.c.Kafka
 	c.SessionTimeout = min(c.SessionTimeout, 6*time.Second)
 	u.session = kafka.NewSession(c, kafka.SessionConfig{
+		// A set that is appended again must stay in the partition of its pass (ManualPartitioning): its old
+		// offset and its new record commit together. SkipRefused lets a pass continue behind a set whose flows
+		// Kafka refuses; each output belongs to a single set, as it requires.
 		Group: r.c.Topics.Prefix + undecodedGroup, Member: r.c.Replica, Input: u.topic, ManualPartitioning: []string{u.topic},
 		MaxRecords: passSets, Every: 100 * time.Millisecond, Passes: true, SkipRefused: true,
 		Rebalance: 3 * time.Second, Timeout: 10 * time.Second, Now: r.deps.Now, Log: r.log,
@@ -165,6 +171,8 @@ func (u *undecoded) runAfter(ctx context.Context, begin <-chan struct{}) error {
 }
 
 // run passes over the topic until ctx ends.
+// The three goroutines share owned and keys, guarded by mu: follower learns which templates the topic waits
+// for, schedule requests passes, session makes them.
 func (u *undecoded) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return u.follower.Run(ctx, u.follow) })
@@ -188,6 +196,7 @@ func (u *undecoded) put(s *decode.Set, now time.Time) {
 		u.lost.add(s, reasonKafka, now) // unreachable: Marshal fails on invalid UTF-8 only, and RawSet has no string
 		return
 	}
+	// The budget counts the octets of the value, which are those on the topic.
 	switch u.budget.Spend(s.Meta.Exporter, len(value), now) {
 	case budget.None:
 	case budget.Exporter:
@@ -199,6 +208,7 @@ func (u *undecoded) put(s *decode.Set, now time.Time) {
 	}
 	k := s.Key()
 	exporter := s.Meta.Exporter
+	// The callback runs on a goroutine of Kafka's client, after s is gone: it must use copies only.
 	u.producer.Produce(undecodedKey(&k), value, now, func(err error) {
 		if err != nil {
 			u.lost.count(exporter, reasonKafka)
@@ -210,6 +220,7 @@ func (u *undecoded) put(s *decode.Set, now time.Time) {
 }
 
 // follow adds the template of a set on the topic to the templates that its partition waits for.
+// The follower calls it for each record, in the order of offsets, beside the passes.
 func (u *undecoded) follow(partition int32, rec kafka.Record) {
 	k, err := parseUndecodedKey(rec.Key)
 	if err != nil {
@@ -222,6 +233,7 @@ func (u *undecoded) follow(partition int32, rec kafka.Record) {
 		return
 	}
 	if _, is := w.templates[k.Exporter][k]; !is {
+		// Without a place for the template, any definition may be the awaited one.
 		if u.keys >= maxWaitingKeys {
 			w.more = true
 			u.mu.Unlock()
@@ -233,6 +245,8 @@ func (u *undecoded) follow(partition int32, rec kafka.Record) {
 		w.templates[k.Exporter] = map[decode.TemplateKey]int64{}
 	}
 	w.templates[k.Exporter][k] = rec.Offset
+	// The definition may have arrived after the set was appended and before this record was read: no later
+	// definition would request the pass.
 	if u.store.Known(&k, 0) != nil {
 		u.requestPass(partition, w)
 	}
@@ -240,6 +254,8 @@ func (u *undecoded) follow(partition int32, rec kafka.Record) {
 }
 
 // Assigned implements kafka.Handler.
+// After an abort it is called for all owned partitions: their waiting templates are still right, but the
+// counts of the open transaction are void, since its sets will be read again.
 func (u *undecoded) Assigned(_ context.Context, _ int, at []kafka.Position) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -257,6 +273,7 @@ func (u *undecoded) Assigned(_ context.Context, _ int, at []kafka.Position) erro
 }
 
 // Lost implements kafka.Handler.
+// Their new owner follows them from its own committed offset.
 func (u *undecoded) Lost(partitions []int32) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -278,9 +295,11 @@ func (u *undecoded) Due(int32, time.Duration) bool { return false }
 func (u *undecoded) Quiet(*kafka.Tx, int32, time.Duration) bool { return false }
 
 // Finish implements kafka.Handler.
+// It has no output: a set depends on no other set of the transaction.
 func (u *undecoded) Finish(*kafka.Tx, []int32) {}
 
 // Metadata implements kafka.Handler.
+// The topic itself is the state, so that the offset needs no metadata.
 func (u *undecoded) Metadata(int32) string { return "" }
 
 // Records implements kafka.Handler: each set is decoded, appended again, or dropped.
@@ -312,6 +331,8 @@ func (u *undecoded) record(tx *kafka.Tx, partition int32, rec *kafka.Record, now
 		}
 		return
 	}
+	// rec.Time is the clock of the replica that appended the record. apart is therefore a difference of two
+	// clocks, and counts towards the wait up to maxWait only.
 	apart := now.Sub(rec.Time)
 	waited := min(max(0, time.Duration(m.WaitedNs)), u.keep) + min(max(0, apart), maxWait)
 	var p *decode.Plan
@@ -319,6 +340,8 @@ func (u *undecoded) record(tx *kafka.Tx, partition int32, rec *kafka.Record, now
 	if agree {
 		u.correct(s, waited, now)
 		k := s.Key()
+		// Settle accepts a definition from before a restart of the exporter: the set has waited for a newer
+		// definition in vain.
 		p = u.store.Settle(&k, &s.Meta, &s.Header)
 	}
 	switch {
@@ -383,6 +406,8 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 		if !u.form.Plain() {
 			value, _ = u.form.Append(nil, framing.Flows, value) // cannot fail: the decoder's messages are valid
 		}
+		// The flows topic is partitioned by key: the partition 0 has no effect. The timestamp is the receive
+		// time, as for flows decoded at once.
 		tx.ProduceAt(u.flows, 0, b[span.ValueEnd:span.KeyEnd:span.KeyEnd], value, at, nil)
 	}
 	tallied := w.lateDatagram(s)
@@ -395,6 +420,8 @@ func (u *undecoded) decode(tx *kafka.Tx, s *decode.Set, p *decode.Plan) {
 }
 
 // Committed implements kafka.Handler.
+// Outcomes and tallies of sets are added only here: sets of an aborted transaction are read again and would
+// count twice.
 func (u *undecoded) Committed(partitions []int32) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -407,6 +434,7 @@ func (u *undecoded) Committed(partitions []int32) {
 		w.delayNextPass(u.now())
 		for e, keys := range w.templates {
 			for k, last := range keys {
+				// No set before the committed offset waits any more, and the follower saw no later set.
 				if last < w.done {
 					delete(keys, k)
 					u.keys--
@@ -416,6 +444,7 @@ func (u *undecoded) Committed(partitions []int32) {
 				delete(w.templates, e)
 			}
 		}
+		// Templates without a place may still wait until there is room for all.
 		w.more = w.more && u.keys >= maxWaitingKeys
 	}
 	for outcome, n := range u.pending {
@@ -440,6 +469,7 @@ func (u *undecoded) Committed(partitions []int32) {
 	u.made = u.made[:0]
 }
 
+// earlier returns the earlier of two times.
 func earlier(a, b time.Time) time.Time {
 	if a.Before(b) {
 		return a

@@ -11,6 +11,7 @@ import (
 // schedule requests passes until ctx ends: after the arrival of a definition that sets wait for, after the
 // rest of a partition, and every passEvery.
 func (u *undecoded) schedule(ctx context.Context) {
+	// rested finds partitions whose rest is over; t is for expiry, and for partitions with incomplete lists.
 	t, rested := time.NewTicker(passEvery), time.NewTicker(passRestMost/40)
 	defer t.Stop()
 	defer rested.Stop()
@@ -23,12 +24,15 @@ func (u *undecoded) schedule(ctx context.Context) {
 		case <-t.C:
 			u.requestPasses(func(w *waitingFor) bool { return len(w.templates) > 0 || w.more })
 		case <-u.checkNow:
+			// A signal may stand for several definitions; takeAll returns them all.
 			exporters, all := u.changed.takeAll()
 			looked := 0
 			u.requestPasses(func(w *waitingFor) bool { return w.more || u.anyKnown(w, exporters, all, &looked) })
 			select {
 			case <-ctx.Done():
 				return
+			// The pause grows with the number of look-ups: a flood of definitions costs at most a tenth of a
+			// CPU.
 			case <-time.After(checkEvery + time.Duration(looked)*checkRest):
 			}
 		}
@@ -49,6 +53,7 @@ func (u *undecoded) requestPasses(is func(*waitingFor) bool) {
 
 // requestPass requests a pass of a partition, or marks it as wanted if the partition still rests. The
 // caller must hold mu.
+// It does not wait: Session.Pass only marks the partition.
 func (u *undecoded) requestPass(partition int32, w *waitingFor) {
 	if w.wanted = u.now().Before(w.notBefore); !w.wanted {
 		u.session.Pass(partition)
@@ -80,6 +85,7 @@ func (u *undecoded) anyKnown(w *waitingFor, exporters [][16]byte, all bool, look
 
 // delayNextPass postpones the next pass by passRest for each set that was appended again. The delays of
 // the transactions of a pass add up.
+// A pass that copies many sets and decodes none thereby becomes rare, whoever caused it.
 func (w *waitingFor) delayNextPass(now time.Time) {
 	if w.notBefore.Before(now) {
 		w.notBefore = now

@@ -70,6 +70,7 @@ func newWatch(log *slog.Logger, now time.Time, listen func() []string) *watch {
 // called for each datagram and must stay cheap: an atomic store.
 func (w *watch) datagram(from netip.AddrPort, h *decode.Header, first bool, now time.Time) {
 	w.last.Store(now.UnixNano())
+	// A message beyond the limit is lost, not delayed.
 	if first && w.newcomer.AllowN(now, 1) {
 		w.log.Info("first datagram of an exporter",
 			"exporter", from.Addr(), "port", from.Port(), "version", h.Version, "domain", h.Domain)
@@ -129,6 +130,7 @@ func (w *watch) countMissing(s *decode.Set, now time.Time, warned func(*missing)
 		return nil
 	}
 	*last = now
+	// The caller logs the copy after mu is released: a log handler may block.
 	snapshot := *m
 	return &snapshot
 }
@@ -164,6 +166,7 @@ func (w *watch) tick(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	since := w.started
+	// Workers write last without mu, so that the silence may end while it is logged.
 	if last := time.Unix(0, w.last.Load()); last.After(since) {
 		since = last
 	}
