@@ -96,6 +96,7 @@ type cache struct {
 	maxOctets int
 }
 
+// Memory grows with the entries that are stored, not with the limit.
 func newCache(entries int) *cache {
 	return &cache{index: map[[16]byte]slotID{}, maxCached: entries, maxOctets: entries * entryOctets}
 }
@@ -204,6 +205,7 @@ func (c *cache) put(key *[16]byte, e *entry, now time.Duration) {
 }
 
 // evict removes the oldest entry that was not used since it was written or passed over.
+// The caller must make sure that an entry is cached.
 func (c *cache) evict(now time.Duration) {
 	for range chances {
 		id := c.oldest
@@ -256,6 +258,7 @@ func (c *cache) unlink(s *slot) {
 
 // sweep removes expired entries from sweepSize slots, beginning with the slot of number from. It returns the number of
 // the slot to go on with, 0 after the last.
+// The caller releases the lock between calls, so that Want and Peek do not wait for a whole sweep.
 func (c *cache) sweep(from int, now time.Duration) (next int) {
 	next = min(from+sweepSize, c.slots)
 	for n := from; n < next; n++ {

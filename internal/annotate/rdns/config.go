@@ -35,6 +35,7 @@ type Config struct {
 }
 
 // Validate reports all mistakes together, by variable and value.
+// Settings of a disabled Resolver are not checked.
 func (c Config) Validate() error {
 	if !c.Enabled {
 		return nil
@@ -67,6 +68,7 @@ func (c Config) Validate() error {
 }
 
 // checkServer reports whether s is host:port, as an error.
+// A host name is allowed: server.address looks it up by the resolver of the system.
 func checkServer(s string) error {
 	host, port, err := net.SplitHostPort(s)
 	n, perr := strconv.Atoi(port)
@@ -77,6 +79,8 @@ func checkServer(s string) error {
 }
 
 // systemServers returns the name servers in a resolv.conf as host:port; none if there is no such file.
+// It reads "nameserver" lines alone (resolv.conf(5)): search lists do not apply to reverse names. Malformed lines
+// are skipped.
 func systemServers(file string) []string {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -139,6 +143,7 @@ var ranges = []struct {
 }
 
 // rangesByOctet returns the ranges of IPv4 or IPv6 by the first octet of their addresses.
+// A range with a prefix shorter than /8 is in the list of each of its first octets: 224.0.0.0/4 in those of 224 to 239.
 func rangesByOctet(v6 bool) (by [256][]classRange) {
 	for _, r := range ranges {
 		for text := range strings.FieldsSeq(r.list) {
@@ -147,6 +152,7 @@ func rangesByOctet(v6 bool) (by [256][]classRange) {
 				continue
 			}
 			first := int(p.Addr().AsSlice()[0])
+			// IPv6 prefixes shorter than /8 occupy several first octets, too: fc00::/7 is fc and fd.
 			for octet := first; octet < first+1<<max(0, 8-p.Bits()); octet++ {
 				by[octet] = append(by[octet], classRange{p, r.class})
 			}
@@ -156,11 +162,13 @@ func rangesByOctet(v6 bool) (by [256][]classRange) {
 }
 
 // classify returns the class of a. It must not be IPv4-mapped.
+// Each connection needs two calls: the table spares a comparison with all ranges for most addresses.
 func classify(a netip.Addr) class {
 	if !a.IsValid() || a.Zone() != "" {
 		return never
 	}
 	octets := a.As16()
+	// As16 maps an IPv4 address to ::ffff:0:0/96, so that its first octet is at index 12.
 	list := ranges6[octets[0]]
 	if a.Is4() {
 		list = ranges4[octets[12]]

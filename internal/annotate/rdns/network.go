@@ -86,12 +86,14 @@ type network struct {
 }
 
 // exchange implements transport.
+// ctx must be that of Run: a socket outlives the query and is tied to the ctx of its first query.
 func (n *network) exchange(
 	ctx context.Context, q *question, proto, server string, timeout time.Duration,
 ) (reply, error) {
 	if proto == "tcp" {
 		return n.exchangeTCP(ctx, q, server, timeout)
 	}
+	// From here s belongs to this call, which must pass it to end or to release.
 	s, err := n.take(ctx, server)
 	if err != nil {
 		return reply{}, err
@@ -194,6 +196,7 @@ func (n *network) removeOld(now time.Time) (old []*socket) {
 }
 
 // close implements transport.
+// The map stays usable, but Run has ended: no further socket becomes idle.
 func (n *network) close() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -206,6 +209,7 @@ func (n *network) close() {
 }
 
 // ask sends a query and waits for the reply until deadline. Other datagrams are passed over (RFC 5452 section 9.1).
+// After an error the socket must be closed: a late reply would be read by the next query.
 func (s *socket) ask(q *question, deadline time.Time) (reply, error) {
 	id := queryID()
 	if err := s.SetDeadline(deadline); err != nil {
@@ -215,6 +219,7 @@ func (s *socket) ask(q *question, deadline time.Time) (reply, error) {
 		return reply{}, err
 	}
 	for range strayReplies {
+		// The query is sent: buf is free for the reply. The deadline bounds the loop beside strayReplies.
 		n, err := s.Read(s.buf[:])
 		if err != nil {
 			return reply{}, err
@@ -240,6 +245,7 @@ func (n *network) exchangeTCP(ctx context.Context, q *question, server string, t
 	if err != nil {
 		return reply{}, err
 	}
+	// If ctx ends, AfterFunc closes conn, and stop returns false: conn is closed exactly once.
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer func() {
 		if stop() {
@@ -252,6 +258,7 @@ func (n *network) exchangeTCP(ctx context.Context, q *question, server string, t
 		}
 	}
 	id := queryID()
+	// The first two octets are the length, known only after the query is appended.
 	query := appendQuery(make([]byte, 2, maxQuery), id, q)
 	binary.BigEndian.PutUint16(query, uint16(len(query)-2))
 	if _, err := conn.Write(query); err != nil {
@@ -261,6 +268,7 @@ func (n *network) exchangeTCP(ctx context.Context, q *question, server string, t
 	if _, err := io.ReadFull(conn, length[:]); err != nil {
 		return reply{}, err
 	}
+	// The server chooses the length: at most 64 KiB for each query in flight.
 	message := make([]byte, binary.BigEndian.Uint16(length[:]))
 	if _, err := io.ReadFull(conn, message); err != nil {
 		return reply{}, err

@@ -69,6 +69,8 @@ func newResolver(c Config, t transport) (*Resolver, error) {
 		return r, nil
 	}
 	r.cache = newCache(c.CacheSize)
+	// The limiter is shared: DNS_RATE bounds the queries of both upstreams together, in bursts of a tenth of a
+	// second.
 	limit := rate.NewLimiter(rate.Limit(c.Rate), max(1, c.Rate/10))
 	servers := c.Servers
 	if len(servers) == 0 {
@@ -89,6 +91,7 @@ func (r *Resolver) Servers() (public, private []string) {
 const sweepEvery = 10 * time.Second
 
 // Run looks up wanted addresses until ctx ends, and returns nil then. Open queries are abandoned.
+// It must be called once. Addresses that Want has queued before are looked up then.
 func (r *Resolver) Run(ctx context.Context) error {
 	if !r.enabled {
 		<-ctx.Done()
@@ -113,6 +116,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 			}
 		}
 	})
+	// Sockets are closed last: close must not be called while exchange is.
 	err := g.Wait()
 	r.via.close()
 	return err
@@ -171,6 +175,7 @@ func (r *Resolver) WantLater(a netip.Addr) bool {
 }
 
 // request puts a into a queue of l, unless its answer is valid, a is pending already or the queue is full.
+// mu is held for the look-up in the index and the append; arrived is signalled without mu.
 func (r *Resolver) request(l *upstream, a netip.Addr, queue *fifo) {
 	key := a.As16()
 	r.mu.Lock()
@@ -183,12 +188,16 @@ func (r *Resolver) request(l *upstream, a netip.Addr, queue *fifo) {
 			r.hits.Add(1)
 			return
 		}
+		// An address in a queue, or in flight, is not queued again. It keeps its place, also if it is in
+		// later.
 		if s != nil && s.pending {
 			r.mu.Unlock()
 			return
 		}
 	}
 	if queue.n >= r.config.Queue {
+		// The address is not stored: under a flood of new addresses a refusal must cost neither memory nor an
+		// eviction.
 		l.refused = true
 		r.mu.Unlock()
 		r.dropped.Add(1)
@@ -203,9 +212,11 @@ func (r *Resolver) request(l *upstream, a netip.Addr, queue *fifo) {
 }
 
 // next removes the next address to look up from the queues of l.
+// Addresses of Want come first: those of WantLater wait for connections that are open already.
 func (r *Resolver) next(l *upstream) (a netip.Addr, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	// wasFull is the time plus 1, since 0 means that the queue was never full.
 	if l.refused { // there is room again
 		l.refused, l.wasFull = false, r.now()+1
 	}
@@ -216,6 +227,8 @@ func (r *Resolver) next(l *upstream) (a netip.Addr, ok bool) {
 }
 
 // Peek returns the current answer for a. It never waits.
+// The status distinguishes a missing name from an unfinished look-up: PENDING, DROPPED and SUPPRESSED are no answers
+// of a server. Reading an entry marks it as used, which protects it from the next eviction.
 func (r *Resolver) Peek(a netip.Addr) Answer {
 	if !r.enabled {
 		return Answer{Status: flowpb.NameStatus_NAME_STATUS_DISABLED}
@@ -246,6 +259,8 @@ func (r *Resolver) Peek(a netip.Addr) Answer {
 }
 
 // upstreamOf returns the servers that may be asked for a, nil if there are none.
+// Queries for special-use addresses must not leak to public resolvers (RFC 6303, RFC 6761 section 6.1):
+// without DNS_PRIVATE_SERVERS they are not looked up.
 func (r *Resolver) upstreamOf(a netip.Addr) *upstream {
 	switch classify(a) {
 	case public:
@@ -258,6 +273,8 @@ func (r *Resolver) upstreamOf(a netip.Addr) *upstream {
 }
 
 // record stores the result of a lookup of a.
+// After a failure the old name, if it is not older than maxStale, stays as the answer (RFC 8767), and the next
+// attempt is due after firstRetry, doubled for each failure in a row up to lastRetry.
 func (r *Resolver) record(a netip.Addr, res result) {
 	key, now := a.As16(), r.now()
 	e := entry{name: res.answer.Name, status: uint8(res.answer.Status), verified: res.answer.Verified}
@@ -268,15 +285,19 @@ func (r *Resolver) record(a netip.Addr, res result) {
 		if s := r.cache.find(&key, now); s != nil && s.cached {
 			old = s.entry
 		}
+		// A silent zone says nothing about this address: its failure is not counted (see result.retry).
 		if e.fails = old.fails; res.retry > 0 {
 			e.fresh = now + res.retry
 		} else {
+			// 16 bounds the shift below.
 			e.fails = min(old.fails+1, 16)
 			e.fresh = now + min(firstRetry<<(e.fails-1), lastRetry)
 		}
 		e.expires = e.fresh + remembered
 		if old.name != "" && old.stale > now {
 			e.name, e.status, e.verified, e.stale = old.name, old.status, old.verified, old.stale
+			// Keep the entry for a moment at least: expires must lie after now, or put would store an expired
+			// entry.
 			e.expires = max(e.stale, now+time.Second)
 		}
 	} else {
@@ -287,8 +308,11 @@ func (r *Resolver) record(a netip.Addr, res result) {
 			e.expires = e.stale
 		}
 	}
+	// The count is of look-ups: a stale name that stands in for a failure counts as the failure.
 	r.answers[res.answer.Status].Add(1)
 	r.cache.put(&key, &e, now)
 }
 
+// now returns the time since start by the monotonic clock: a step of the wall clock neither expires nor
+// prolongs entries.
 func (r *Resolver) now() time.Duration { return time.Since(r.start) }

@@ -48,6 +48,8 @@ func newServer(name string) *server {
 
 // address returns the server's host:port with an IP address. A host name is looked up by the system's resolver,
 // at most once a minute; the former address is used while that fails.
+// mu is not held during the look-up. Concurrent callers may look up the name at the same time; the last result
+// stays.
 func (s *server) address(ctx context.Context, now time.Time) (string, error) {
 	s.mu.Lock()
 	known, until := s.resolved, s.until
@@ -63,6 +65,8 @@ func (s *server) address(ctx context.Context, now time.Time) (string, error) {
 	if err == nil && len(addrs) > 0 {
 		known = net.JoinHostPort(addrs[0].Unmap().String(), port)
 	}
+	// A failed look-up keeps the former address for another minute, so that DNS trouble of the host does not
+	// stop queries.
 	if known == "" {
 		return "", errors.Join(err, errors.New("no address of server "+s.name))
 	}
@@ -96,6 +100,8 @@ func (s *server) probesRoot() bool {
 }
 
 // succeeded notes the duration of an exchange.
+// The average weighs a new value with 1/8, as TCP's round-trip time does (RFC 6298 section 2). It is at least
+// 1 ns, since 0 means that there is no measurement.
 func (s *server) succeeded(took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,10 +144,12 @@ func (s *server) recent(now time.Time) (good, bad int) {
 func (s *server) noteOutcome(now time.Time, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// A success closes the breaker. The failures before it must not open it again at the next failure.
 	if ok && s.open {
 		s.open = false
 		clear(s.buckets[:])
 	}
+	// A bucket holds a second; the bucket of window seconds ago is reused.
 	b := &s.buckets[now.Unix()%window]
 	if b.second != now.Unix() {
 		b.second, b.ok, b.fail = now.Unix(), 0, 0
@@ -165,6 +173,8 @@ func (s *server) isOpen() bool {
 
 // admit returns the first server of list, except avoid, that may be asked now. If there is none, wait is the
 // time until the next probe.
+// The order of list is the operator's preference: a later server is asked only while the earlier are
+// open or avoided.
 func admit(list []*server, avoid *server, now time.Time) (s *server, wait time.Duration) {
 	wait = probeGap
 	for _, s := range list {

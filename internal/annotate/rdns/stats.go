@@ -13,13 +13,15 @@ type Stats struct {
 	Truncated  uint64 // repeated over TCP
 	Silent     uint64 // addresses not looked up, since the servers of their zone do not answer
 	Answers    map[flowpb.NameStatus]uint64
-	Pending    int // addresses queued or being looked up
-	Cached     int // addresses in the cache
-	Servers    int // servers in use
-	Down       int // of these: no query was answered for 10 s, so that they are asked once a second
+	// Pending and the fields below are the current state; the fields above are totals since New.
+	Pending int // addresses queued or being looked up
+	Cached  int // addresses in the cache
+	Servers int // servers in use
+	Down    int // of these: no query was answered for 10 s, so that they are asked once a second
 }
 
 // Stats returns the current statistics.
+// It may be called from any goroutine. The counters are read one after another, not as one snapshot.
 func (r *Resolver) Stats() Stats {
 	s := Stats{
 		Wanted: r.wanted.Load(), Hits: r.hits.Load(), Suppressed: r.suppressed.Load(), Dropped: r.dropped.Load(),
@@ -32,6 +34,7 @@ func (r *Resolver) Stats() Stats {
 			s.Answers[flowpb.NameStatus(i)] = n
 		}
 	}
+	// Without DNS_ENABLED there is no cache.
 	if r.enabled {
 		r.mu.Lock()
 		s.Pending, s.Cached = r.cache.pending, r.cache.cached

@@ -43,6 +43,7 @@ type upstream struct {
 }
 
 // newUpstream returns nil if there are no servers.
+// limit and count are shared with the other upstream.
 func newUpstream(
 	c Config, names []string, private bool, limit *rate.Limiter, via transport, count *counters,
 ) *upstream {
@@ -77,6 +78,8 @@ func (l *upstream) run(ctx context.Context, next func() (netip.Addr, bool), reco
 		select {
 		case <-ctx.Done():
 			return
+		// The place belongs to the goroutine that is started below, which must free it. On return without a
+		// goroutine it is lost, which is harmless: run ends.
 		case l.inFlight <- struct{}{}:
 		}
 		// The server is chosen before the address, so that addresses stay in the queue, where they are PENDING,
@@ -98,7 +101,10 @@ func (l *upstream) run(ctx context.Context, next func() (netip.Addr, bool), reco
 		}
 		wg.Go(func() {
 			defer func() { <-l.inFlight }()
+			// The goroutine looks up further addresses until none waits or a breaker opens, and frees its place then.
 			for first := first; first != nil && ok; a, ok = next() {
+				// After the end of ctx the result is of the shutdown, not of the server, and must not be
+				// cached.
 				if res := l.lookup(ctx, a, first); ctx.Err() == nil {
 					record(a, res)
 				}
@@ -139,6 +145,7 @@ func (l *upstream) usable() *server {
 // awaitServer returns a server that may be asked, nil if ctx ends first.
 func (l *upstream) awaitServer(ctx context.Context) *server {
 	for {
+		// wait is at most probeGap, so that a server whose breaker closes is found within a second.
 		s, wait := admit(l.servers, nil, time.Now())
 		if s != nil {
 			return s
@@ -154,8 +161,12 @@ func (l *upstream) awaitServer(ctx context.Context) *server {
 }
 
 // lookup asks for the name of a and, to verify it, for the addresses of that name.
+// It sends at most 2 + 2·verifyAtMost queries over UDP, since query repeats each once. All of them count
+// against limit.
 func (l *upstream) lookup(ctx context.Context, a netip.Addr, first *server) result {
 	asked := time.Now()
+	// A server with an open breaker is probed with any address, even of a silent zone: the server may be the
+	// cause of the silence.
 	if !first.isOpen() {
 		if wait := l.zones.silent(a, asked, 2*l.timeout); wait > 0 {
 			l.count.silent.Add(1)
@@ -167,6 +178,7 @@ func (l *upstream) lookup(ctx context.Context, a netip.Addr, first *server) resu
 		l.unanswered(a, status, asked)
 		return result{answer: Answer{Status: status}}
 	}
+	// SERVFAIL is not OK and does not come here; NXDOMAIN is an answer of the zone.
 	l.zones.answered(a)
 	if reply.rcode == dnsmessage.RCodeNameError {
 		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_NXDOMAIN}, ttl: reply.negative}
@@ -174,10 +186,12 @@ func (l *upstream) lookup(ctx context.Context, a netip.Addr, first *server) resu
 	if len(reply.targets) == 0 {
 		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_NODATA}, ttl: reply.negative}
 	}
+	// Targets are text from a stranger: candidates keeps valid host names only.
 	names := candidates(reply.targets, l.private)
 	if len(names) == 0 {
 		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_INVALID}, ttl: clamp(reply.ttl, maxTTL)}
 	}
+	// The name is as good as its shortest TTL: that of the PTR record or of the address records.
 	name, verified, ttl := l.chooseName(ctx, a, names, reply.ttl)
 	return result{answer: Answer{
 		Name: name, Status: flowpb.NameStatus_NAME_STATUS_OK, Verified: verified,
@@ -237,6 +251,8 @@ func (l *upstream) chooseName(
 			ttl = min(ttl, verifyAgain)
 			continue
 		}
+		// Forward confirmation: the holder of the name has published the address. A PTR record alone proves
+		// nothing.
 		if reply.contains {
 			return n, true, min(ttl, reply.ttl)
 		}
@@ -252,8 +268,10 @@ func (l *upstream) query(ctx context.Context, q *question, first *server) (r rep
 	s := first
 	for try := range 2 {
 		if s == nil || try > 0 {
+			// The second attempt goes to another server if there is one: the first may be down.
 			avoid := s
 			if len(l.servers) == 1 {
+				// A repeat to the same server would hold a place that other zones need.
 				if try > 0 && l.scarce() {
 					return reply{}, status
 				}
@@ -288,6 +306,7 @@ func (l *upstream) query(ctx context.Context, q *question, first *server) (r rep
 }
 
 // exchange asks s over UDP, and over TCP if the reply is truncated (RFC 7766).
+// The latency of a truncated response counts, that of TCP does not: patience is about UDP.
 func (l *upstream) exchange(
 	ctx context.Context, q *question, s *server, timeout time.Duration,
 ) (reply, error) {
@@ -304,6 +323,7 @@ func (l *upstream) exchange(
 		s.succeeded(time.Since(began))
 		if r.truncated {
 			l.count.truncated.Add(1)
+			// TCP gets the whole DNS_TIMEOUT again: the server has just answered.
 			r, err = l.via.exchange(ctx, q, "tcp", addr, l.timeout)
 		}
 	}

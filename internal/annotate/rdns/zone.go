@@ -68,6 +68,7 @@ func (z *zones) silent(a netip.Addr, now time.Time, probing time.Duration) time.
 }
 
 // answered notes that a query for an address had a response.
+// NOERROR and NXDOMAIN count: both prove that a server of the zone works.
 func (z *zones) answered(a netip.Addr) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
