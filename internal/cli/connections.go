@@ -45,7 +45,7 @@ last complete record); 1 it could not be read; 2 wrong usage`
 func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("connections", "[flag]... [--pcap] [FILE]...", connectionsAbout)
 	var files []string
-	f.Func("pcap", "read `FILE`, as an argument; may be repeated", func(s string) error {
+	f.Func("pcap", "read `FILE`, same as an argument; may be repeated", func(s string) error {
 		files = append(files, s)
 		return nil
 	})

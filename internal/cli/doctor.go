@@ -29,7 +29,7 @@ func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	f := console.NewFlags("doctor",
 		"[--json] [--port N] [--exporters FILE] FILE... | --listen LIST [--for DURATION]", doctorAbout)
 	o := doctorOptions{}
-	f.BoolVar(&o.json, "json", false, "print JSON Lines, a finding a line")
+	f.BoolVar(&o.json, "json", false, "print JSON Lines, a finding per line")
 	listen := f.String("listen", "",
 		"receive on the comma-separated `LIST` of UDP addresses (:2055,:4739) instead of reading a FILE")
 	f.DurationVar(&o.period, "for", time.Minute, "with --listen, receive for `DURATION` (default 1m)")
@@ -41,7 +41,7 @@ func runDoctor(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case *listen == "" && len(files) == 0:
 		return f.UsageError(stderr, "no FILE and no --listen")
 	case *listen != "" && len(files) > 0:
-		return f.UsageError(stderr, fmt.Sprintf("--listen and FILE %q: want one of them", files[0]))
+		return f.UsageError(stderr, fmt.Sprintf("--listen and FILE %q: want only one of these", files[0]))
 	case *listen != "" && *port != 0:
 		return f.UsageError(stderr, "--port is for captures; --listen names its ports itself")
 	case *listen == "" && f.IsSet("for"):

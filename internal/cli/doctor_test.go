@@ -129,7 +129,7 @@ func TestWrongUsageOfDoctor(t *testing.T) {
 		args []string
 	}{
 		{"no FILE and no --listen", nil},
-		{"want one of them", []string{"--listen", ":0", file}},
+		{"want only one of these", []string{"--listen", ":0", file}},
 		{"--for is for --listen", []string{"--for", "5s", file}},
 		{"--for 0s: want more than 0s", []string{"--listen", ":0", "--for", "0s"}},
 		{"--port is for captures", []string{"--listen", ":0", "--port", "2055"}},

@@ -90,7 +90,7 @@ func TestLinesThatAreNoFlows(t *testing.T) {
 		t.Errorf("%d connections, exit code %d", len(list), got.code)
 	}
 	for _, want := range []string{
-		"line 3 of " + path + ": src_addr: \"10.0.0.x\" is neither hex text nor what belongs there\n",
+		"line 3 of " + path + ": src_addr: \"10.0.0.x\" is neither hex text nor a value of this field\n",
 		"datagrams=0 flows=2 options=0 templates=0 undecoded=0 errors=5\n",
 		path + ": the file is cut in line 9; the lines before it were read\n",
 	} {

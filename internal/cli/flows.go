@@ -33,7 +33,7 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	f.BoolVar(&asJSON, "json", false, "print JSON Lines; keys are the names of FlowMessage's fields")
 	f.BoolVar(&wide, "v", false, "print every field, as weir decode does")
 	limit := 0
-	f.Func("limit", "end after `N` flows", func(s string) (err error) {
+	f.Func("limit", "exit after `N` flows", func(s string) (err error) {
 		if limit, err = strconv.Atoi(s); err != nil || limit < 1 {
 			return fmt.Errorf("%q: want a number, 1 or more", s)
 		}
@@ -51,7 +51,7 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case err != nil:
 		return f.UsageError(stderr, err.Error())
 	case asJSON && wide:
-		return f.UsageError(stderr, "--json and -v: want one of them")
+		return f.UsageError(stderr, "--json and -v: want only one of these")
 	case len(files) == 0 && *port != 0:
 		return f.UsageError(stderr, "--udp-port is for files; --port is a flow's")
 	case len(files) == 0 && *age != 0:

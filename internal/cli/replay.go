@@ -45,8 +45,8 @@ func runReplay(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		}
 		return nil
 	})
-	f.BoolVar(&p.Loop, "loop", false, "repeat until a signal ends it")
-	f.BoolVar(&p.RewriteTimes, "rewrite-time", false, "move the times in the datagrams to now")
+	f.BoolVar(&p.Loop, "loop", false, "repeat until interrupted by a signal")
+	f.BoolVar(&p.RewriteTimes, "rewrite-time", false, "shift the times in the datagrams to the present")
 	port := offline.PortFlag(f, "udp-port")
 	files, code, ok := f.ParseArgs(args, stdout, stderr)
 	switch {

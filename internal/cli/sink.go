@@ -84,8 +84,8 @@ exit code: 0 ended by a signal; 1 Kafka or the file failed; 2 wrong usage`
 func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, sink.Options) (sink.Sink, error)) int {
 	f := console.NewFlags("sink sqlite", "FILE [flag]...", sqliteAbout)
 	o := sink.Options{Rows: string(kafka.Connections)}
-	once := f.Bool("once", false, "end when what is on the topic now is in the file")
-	f.Func("topic", "keep `connections` (default) or flows", func(s string) error {
+	once := f.Bool("once", false, "read the topic to its present end, and exit")
+	f.Func("topic", "store `connections` (default) or flows", func(s string) error {
 		if s != string(kafka.Connections) && s != string(kafka.Flows) {
 			return fmt.Errorf("%q: want connections or flows", s)
 		}

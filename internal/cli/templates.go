@@ -46,7 +46,7 @@ func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int 
 	}
 	number("domain", "only entries of the observation domain `N`", &o.Domain)
 	number("template", "only the template `ID`", &o.Template)
-	f.BoolVar(&o.All, "all", false, "include entries that were removed and not received since")
+	f.BoolVar(&o.All, "all", false, "include removed entries that have not been received since")
 	f.BoolVar(&o.Facts, "facts", false, "include facts of options data (list)")
 	f.BoolVar(&o.JSON, "json", false, "print JSON Lines (list)")
 	f.BoolVar(&o.DryRun, "dry-run", false,
@@ -56,14 +56,14 @@ func runTemplates(args []string, stdin io.Reader, stdout, stderr io.Writer) int 
 		return code
 	}
 	if len(rest) == 0 {
-		return f.UsageError(stderr, "no word: want list, show, add or remove")
+		return f.UsageError(stderr, "no command: want list, show, add or remove")
 	}
 	word, rest := rest[0], rest[1:]
 	want := map[string]int{"list": 0, "show": 0, "add": 1, "remove": 1}
 	n, known := want[word]
 	switch {
 	case !known:
-		return f.UsageError(stderr, fmt.Sprintf("no word %q: want list, show, add or remove", word))
+		return f.UsageError(stderr, fmt.Sprintf("unknown command %q: want list, show, add or remove", word))
 	case len(rest) != n:
 		return f.UsageError(stderr, fmt.Sprintf("%s: want %d arguments, got %d", word, n, len(rest)))
 	}

@@ -97,7 +97,7 @@ func TestAnOperatorAddsShowsAndRemovesTemplates(t *testing.T) {
 	if n := sync(); n != 2 || len(store.Due()) != 0 {
 		t.Errorf("a replica: want 2 definitions and nothing to publish, got %d", n)
 	}
-	run(1, "nothing of that exporter", "", "remove", "192.0.2.1", "--template", "300")
+	run(1, "no record of this exporter", "", "remove", "192.0.2.1", "--template", "300")
 	run(0, "1 entries of t.templates would be removed", "", "remove", "192.0.2.1", "--dry-run")
 	run(0, "1 entries of t.templates are removed", "", "remove", "192.0.2.1", "--template", "256")
 	run(0, "1 definitions", "", "list")
@@ -114,14 +114,14 @@ func TestTemplatesSaysWhatIsWrong(t *testing.T) {
 		want  string
 	}{
 		{"", nil, 2, "want list, show, add or remove"},
-		{"", []string{"drop"}, 2, `no word "drop"`},
+		{"", []string{"drop"}, 2, `unknown command "drop"`},
 		{"", []string{"list", "x"}, 2, "want 0 arguments"},
 		{"", []string{"list", "--domain", "x"}, 2, "want a number"},
 		{"", []string{"list", "--exporter", "router"}, 2, "want an address"},
 		{"", []string{"remove", "router"}, 2, "want an address"},
 		{"template 256, version 9, domain 0 of 192.0.2.1\n 8 x\n", []string{"add", "-"}, 1, "line 2: field"},
 		{"template 256, version 9, domain 0\n 8 4\n", []string{"add", "-"}, 1, "whose?"},
-		{"", []string{"add", "-"}, 1, "no template in it"},
+		{"", []string{"add", "-"}, 1, "contains no template"},
 		{"", []string{"add", "/nowhere"}, 1, "no such file"},
 	} {
 		code, out, errOut := weirTemplates(t, tt.stdin, tt.args...)

@@ -102,10 +102,10 @@ func TestUpSaysWhichFlagATakenPortBelongsTo(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{"UDP", []string{"--listen", udp.LocalAddr().String()}, []string{"--listen " + udp.LocalAddr().String(), "taken"}},
-		{"broker", []string{"--listen", "127.0.0.1:0", "--kafka", tcp.Addr().String(), "--metrics", "", "--page", ""}, []string{"--kafka " + tcp.Addr().String(), "taken"}},
-		{"metrics", []string{"--listen", "127.0.0.1:0", "--kafka", "127.0.0.1:0", "--metrics", tcp.Addr().String()}, []string{"--metrics " + tcp.Addr().String(), "taken"}},
-		{"page", []string{"--listen", "127.0.0.1:0", "--kafka", "127.0.0.1:0", "--metrics", "", "--page", tcp.Addr().String()}, []string{"--page " + tcp.Addr().String(), "taken"}},
+		{"UDP", []string{"--listen", udp.LocalAddr().String()}, []string{"--listen " + udp.LocalAddr().String(), "in use"}},
+		{"broker", []string{"--listen", "127.0.0.1:0", "--kafka", tcp.Addr().String(), "--metrics", "", "--page", ""}, []string{"--kafka " + tcp.Addr().String(), "in use"}},
+		{"metrics", []string{"--listen", "127.0.0.1:0", "--kafka", "127.0.0.1:0", "--metrics", tcp.Addr().String()}, []string{"--metrics " + tcp.Addr().String(), "in use"}},
+		{"page", []string{"--listen", "127.0.0.1:0", "--kafka", "127.0.0.1:0", "--metrics", "", "--page", tcp.Addr().String()}, []string{"--page " + tcp.Addr().String(), "in use"}},
 		{"no page's address", []string{"--listen", "127.0.0.1:0", "--kafka", "127.0.0.1:0", "--metrics", "", "--page", "nonsense"}, []string{"--page nonsense", "host:port, or ''"}},
 		{"no address at all", []string{"--listen", "nonsense"}, []string{"--listen nonsense", "host:port"}},
 		{"several at once", []string{"--listen", "nonsense," + udp.LocalAddr().String()}, []string{"--listen nonsense", "--listen " + udp.LocalAddr().String()}},

@@ -77,7 +77,7 @@ func PortFlag(f *Flags, name, usage string) *uint16 {
 	f.Func(name, usage, func(s string) error {
 		n, err := strconv.ParseUint(s, 10, 16)
 		if err != nil || n == 0 {
-			return fmt.Errorf("%q is no port, want 1 to 65535", s)
+			return fmt.Errorf("%q is no port: want 1 to 65535", s)
 		}
 		*port = uint16(n)
 		return nil
@@ -105,5 +105,5 @@ func ParseOctets(s string) (int64, error) {
 		}
 		break
 	}
-	return 0, fmt.Errorf("%q: want octets with a unit, as 500MB or 2GiB", s)
+	return 0, fmt.Errorf("%q: want a number of octets with a unit, such as 500MB or 2GiB", s)
 }

@@ -302,7 +302,7 @@ func (s *summary) check(n int) error {
 		wrong("no flow was decoded")
 	}
 	if s.templates == 0 {
-		wrong("no template went from one replica to the other")
+		wrong("the replicas shared no template")
 	}
 	if n == 0 {
 		wrong("there are no connections")

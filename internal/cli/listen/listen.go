@@ -47,7 +47,7 @@ func Open(ctx context.Context, addrs []string, o Options) (all Sockets, err erro
 		s, err := transport.ListenUDP(ctx, at, o.Sockets, cmp.Or(o.Buffer, Buffer))
 		switch {
 		case errors.Is(err, syscall.EADDRINUSE):
-			errs = append(errs, fmt.Errorf("--listen %s: the port is taken, by another collector perhaps: "+
+			errs = append(errs, fmt.Errorf("--listen %s: the port is in use, perhaps by another collector: "+
 				"end that, or choose other ports (for example --listen :12055)", a))
 		case err != nil:
 			errs = append(errs, fmt.Errorf("--listen %s: %w", a, err))

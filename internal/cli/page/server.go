@@ -76,7 +76,7 @@ func (s *Server) Handler() http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
 		if !s.allowed(r.Host) {
-			text := fmt.Sprintf("%q is not what this page is called: use http://%s or an address", r.Host, s.host)
+			text := fmt.Sprintf("%q is not a name of this page: use http://%s or an address", r.Host, s.host)
 			http.Error(w, text, http.StatusMisdirectedRequest)
 			return
 		}

@@ -151,7 +151,7 @@ func (l *Pipeline) ended(ctx context.Context, part string, err error) {
 	case err != nil:
 		l.failed <- fmt.Errorf("%s: %w", part, err)
 	case ctx.Err() == nil:
-		l.failed <- fmt.Errorf("%s ended by itself", part)
+		l.failed <- fmt.Errorf("%s ended unexpectedly", part)
 	}
 }
 

@@ -68,7 +68,7 @@ func Parse(line []byte) (Entry, error) {
 		return Entry{}, fmt.Errorf("not a line of the Python collector: %w", err)
 	}
 	if len(one) != 1 {
-		return Entry{}, fmt.Errorf("%d members, want one, named by its time", len(one))
+		return Entry{}, fmt.Errorf("%d members: want a single member named by its time", len(one))
 	}
 	var out Entry
 	for at, e := range one {
@@ -260,7 +260,7 @@ func (e *entry) templated(version uint16) ([][]byte, error) {
 			continue // the flow has no known field
 		}
 		if length > full {
-			return nil, fmt.Errorf("flow %d: %d octets are more than a datagram has", i+1, length)
+			return nil, fmt.Errorf("flow %d: %d octets exceed a datagram", i+1, length)
 		}
 		for _, n := range append(set, id, uint16(length)) {
 			b = binary.BigEndian.AppendUint16(b, n)

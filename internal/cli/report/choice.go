@@ -20,7 +20,7 @@ func FormFlags(f *console.Flags) *FormFlag {
 	o := &FormFlag{}
 	f.BoolVar(&o.json, "json", false, "print JSON Lines; keys are the names of Connection's fields")
 	f.BoolVar(&o.csv, "csv", false, "print CSV with a line of column names")
-	f.BoolVar(&o.wide, "v", false, "print both directions, the state, and by what the initiator was found")
+	f.BoolVar(&o.wide, "v", false, "print both directions, the state, and the method that found the initiator")
 	return o
 }
 
@@ -28,7 +28,7 @@ func FormFlags(f *console.Flags) *FormFlag {
 func (o *FormFlag) Form() (Form, error) {
 	switch {
 	case o.json && o.csv || o.json && o.wide || o.csv && o.wide:
-		return 0, errors.New("--json, --csv and -v: want one of them")
+		return 0, errors.New("--json, --csv and -v: want only one of these")
 	case o.json:
 		return JSONLines, nil
 	case o.csv:
@@ -84,12 +84,12 @@ func ChoiceFlags(f *console.Flags) *Choice {
 func (o *Choice) Check(f *console.Flags, whole bool) error {
 	if o.top > 0 {
 		if f.IsSet("sort") || f.IsSet("limit") {
-			return errors.New("--top N is --sort octets --limit N: want one of them")
+			return errors.New("--top N is --sort octets --limit N: want only one of these")
 		}
 		o.by, o.Limit = byOctets, o.top
 	}
 	if !whole && (o.top > 0 || f.IsSet("sort")) {
-		return errors.New("--sort and --top want all there is: files, or --once")
+		return errors.New("--sort and --top need input that ends: files, or --once")
 	}
 	return nil
 }

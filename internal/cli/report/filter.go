@@ -34,7 +34,7 @@ func FilterFlags(f *console.Flags, noun string, least uint64, usage string) *Fil
 		return err
 	}
 	f.Func("host", "only "+noun+" of the `ADDRESS`, in any of its textual forms, or prefix; may be repeated", host)
-	f.Func("match-host", "as --host `ADDRESS`", host)
+	f.Func("match-host", "same as --host `ADDRESS`", host)
 	o.port = console.PortFlag(f, "port", "only "+noun+" with port `N` at either end")
 	f.Func("proto", "only "+noun+" of the protocol `NAME` or number", func(s string) error {
 		for n := range 256 {
@@ -43,7 +43,7 @@ func FilterFlags(f *console.Flags, noun string, least uint64, usage string) *Fil
 				return nil
 			}
 		}
-		return fmt.Errorf("%q is no protocol, want a name as in the table or a number up to 255", s)
+		return fmt.Errorf("%q is no protocol: want a name as printed in the table, or a number up to 255", s)
 	})
 	packets := func(s string) (err error) {
 		if o.MinPackets, err = strconv.ParseUint(s, 10, 64); err != nil {
@@ -51,7 +51,7 @@ func FilterFlags(f *console.Flags, noun string, least uint64, usage string) *Fil
 		}
 		return nil
 	}
-	f.Func("p", "leave out "+noun+" of fewer than `N` packets; "+usage, packets)
+	f.Func("p", "hide "+noun+" with fewer than `N` packets; "+usage, packets)
 	f.Func("packets", "as -p `N`", packets)
 	return o
 }

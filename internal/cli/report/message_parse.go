@@ -150,7 +150,7 @@ func parseOctets(fd protoreflect.FieldDescriptor, s string) ([]byte, error) {
 	}
 	b, err := hex.DecodeString(s)
 	if err != nil {
-		return nil, fmt.Errorf("%q is neither hex text nor what belongs there", s)
+		return nil, fmt.Errorf("%q is neither hex text nor a value of this field", s)
 	}
 	return b, nil
 }

@@ -95,7 +95,7 @@ func (r *feeding) read(ctx context.Context, b kafka.Beginning) error {
 		return fmt.Errorf("%s: %w", o.Path, err)
 	}
 	if at.Anew {
-		r.Notice(fmt.Errorf("topic %s was created again: it is read from its start", o.Topic))
+		r.Notice(fmt.Errorf("topic %s was deleted and recreated: reading it from its start", o.Topic))
 	}
 	if at.Missed > 0 {
 		r.Notice(fmt.Errorf("%d records of %s were deleted from Kafka before they were read: "+

@@ -52,7 +52,7 @@ func (o *Flags) Check(f *console.Flags, files bool, names ...string) error {
 	}
 	switch {
 	case o.FromStart && o.since != 0:
-		return errors.New("--from-start and --since: want one of them")
+		return errors.New("--from-start and --since: want only one of these")
 	case o.since < 0:
 		return fmt.Errorf("--since %v: want more than 0", o.since)
 	}

@@ -236,7 +236,7 @@ func (t *Templates) Show(ctx context.Context, o *Selection, stdout, stderr io.Wr
 		}
 	}
 	if found == 0 {
-		return errors.New("no such template on the topic; weir templates list shows what there is")
+		return errors.New("no such template on the topic; weir templates list prints those on it")
 	}
 	return nil
 }
@@ -269,7 +269,7 @@ func (t *Templates) Add(ctx context.Context, o *Selection, path string, stdin io
 		records = append(records, both...)
 	}
 	if len(records) == 0 {
-		return fmt.Errorf("%s: no template in it", console.InputName(path))
+		return fmt.Errorf("%s: contains no template", console.InputName(path))
 	}
 	return t.write(ctx, o, len(all), records, "published", stdout)
 }
@@ -290,8 +290,8 @@ func (t *Templates) Remove(ctx context.Context, o *Selection, stdout io.Writer) 
 		records = append(records, both...)
 	}
 	if len(records) == 0 {
-		return errors.New("nothing of that exporter, domain and template on the topic; " +
-			"weir templates list shows what there is")
+		return errors.New("the topic has no record of this exporter, domain and template; " +
+			"weir templates list prints those on it")
 	}
 	return t.write(ctx, o, len(all), records, "removed", stdout)
 }

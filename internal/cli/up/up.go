@@ -131,7 +131,7 @@ func checkMetrics(address string) error {
 	l, err := net.Listen("tcp", address)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("--metrics %s: the port is taken, by another service perhaps: "+
+		return fmt.Errorf("--metrics %s: the port is in use, perhaps by another service: "+
 			"choose another address, or '' for none", address)
 	case err != nil:
 		return fmt.Errorf("--metrics %s: want host:port, or '' for none: %w", address, err)

@@ -37,7 +37,7 @@ func Start(addr string, small bool) (*Broker, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, fmt.Errorf("embedded broker: %s is taken, by another broker perhaps: "+
+			return nil, fmt.Errorf("embedded broker: %s is in use, perhaps by another broker: "+
 				"end that, or choose another address: %w", addr, err)
 		}
 		return nil, fmt.Errorf("embedded broker: cannot listen on %s: %w", addr, err)

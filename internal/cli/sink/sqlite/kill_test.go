@@ -173,7 +173,7 @@ func TestTheProgram(t *testing.T) {
 	}
 	run(2, "want one FILE, got 0")
 	run(2, `"hosts": want connections or flows`, path, "--topic", "hosts")
-	run(2, `want octets with a unit`, path, "--max-size", "big")
+	run(2, `want a number of octets with a unit`, path, "--max-size", "big")
 	run(2, "want at least 1MiB", path, "--max-size", "1kB")
 	run(2, "--keep -1s: want more than 0", path, "--keep", "-1s")
 	run(1, "unable to open database file", "/nowhere/x.db")

@@ -142,11 +142,12 @@ func schemaOf(ctx context.Context, db interface {
 	case err != nil:
 		return 0, err
 	case application == applicationID && version > schema:
-		return 0, fmt.Errorf("its schema is of version %d, this program knows %d: take a newer one", version, schema)
+		return 0, fmt.Errorf("the file has schema version %d, this program supports up to %d: use a newer program",
+			version, schema)
 	case application == applicationID && version > 0:
 		return version, nil
 	case tables > 0:
-		return 0, errors.New("it is a database of something else")
+		return 0, errors.New("the file is a database of another program")
 	}
 	return 0, nil
 }
@@ -254,7 +255,7 @@ func (t *Table) Begin(ctx context.Context, topic sink.Topic) (b sink.Beginning, 
 }
 
 // ErrOther reports that another process wrote messages of the same topic into the same file.
-var ErrOther = errors.New("another process writes this topic into this file: end one of them")
+var ErrOther = errors.New("another process writes this topic into this file: stop one of the two")
 
 // Write implements sink.Sink. It returns ErrOther when the stored offset is not the offset of the last write.
 func (t *Table) Write(ctx context.Context, records []sink.Record) (rows, bad int, err error) {

@@ -325,8 +325,8 @@ func TestFilesOfSomethingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		make("other.db", "CREATE TABLE t (x)"): "it is a database of something else",
-		make("newer.db", "CREATE TABLE t (x)", "PRAGMA user_version = 3", "PRAGMA application_id = 1466263922"): "its schema is of version 3, this program knows 2",
+		make("other.db", "CREATE TABLE t (x)"): "the file is a database of another program",
+		make("newer.db", "CREATE TABLE t (x)", "PRAGMA user_version = 3", "PRAGMA application_id = 1466263922"): "the file has schema version 3, this program supports up to 2",
 		text:                             "not a database",
 		filepath.Join(dir, "no", "x.db"): "unable to open database file",
 	} {
