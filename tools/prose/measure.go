@@ -107,7 +107,7 @@ func measure(t *source.Tree) map[key]*finding {
 	return out
 }
 
-// columns counts the lines of a file that are too long. A tab is one column, as in lll.
+// columns counts the lines of a file that are too long and can be broken. A tab is one column, as in lll.
 func columns(out map[key]*finding, unit string, f *source.File) {
 	name, most := "columns", productColumns
 	switch f.Kind {
@@ -130,7 +130,9 @@ func columns(out map[key]*finding, unit string, f *source.File) {
 	}
 	if f.Kind != source.Document {
 		for i, l := range f.Lines {
-			add(i+1, l)
+			if !f.Unbreakable(i + 1) {
+				add(i+1, l)
+			}
 		}
 		return
 	}

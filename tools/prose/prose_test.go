@@ -35,6 +35,7 @@ func TestCountsOfEachLanguage(t *testing.T) {
 		"a/a.go":       clean(1000) + "// what what what is\n// how\npackage a // one ones\n\nvar _ = \"what\"\n", // 3 whats of 2 allowed
 		"a/a_test.go":  "package a\n\n// told, by " + strings.Repeat("x", 150) + "\n",                             // 163 columns
 		"a/long.go":    "package a\n\nvar _ = \"" + strings.Repeat("x", 120) + "\"\n",
+		"a/tag.go":     "package a\n\ntype t struct {\n\ta int `help:\"" + strings.Repeat("x", 120) + "\"`\n}\n", // cannot be broken
 		"p.proto":      "syntax = \"what // what\"; // what\n/* what\n what */\n",
 		"run":          "#!/bin/sh\n# what\necho what # what\necho '# what'\n",
 		"Makefile":     "all: # what\n\techo what\n",

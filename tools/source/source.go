@@ -38,7 +38,13 @@ type File struct {
 	AST     *ast.File // of Go files, else nil
 
 	Code, PureComment int // Go: lines with code, and lines with nothing but a comment
+
+	tags map[int]bool // Go: numbers of lines with a struct tag
 }
+
+// Unbreakable reports whether the line n cannot be shortened by a line break, so that its columns do not count: it has
+// a struct tag. reflect.StructTag allows no line break between keys, and a help text of a setting is part of the tag.
+func (f *File) Unbreakable(n int) bool { return f.tags[n] }
 
 // Package gives the directory of the file, "." for the root.
 func (f *File) Package() string {
@@ -64,7 +70,8 @@ type Tree struct {
 
 // skipped names directories that hold no source of the tree.
 func skipped(name string) bool {
-	return name == "testdata" || name == "vendor" || name == "node_modules" || len(name) > 1 && strings.HasPrefix(name, ".") && name != ".ci"
+	return name == "testdata" || name == "vendor" || name == "node_modules" ||
+		len(name) > 1 && strings.HasPrefix(name, ".") && name != ".ci"
 }
 
 // besides are the top directories whose Go is no part of a program, and the helpers of tests.
@@ -149,6 +156,7 @@ func (t *Tree) read(path, rel string, kind Kind, known bool) error {
 			return nil
 		}
 		t.comments(f)
+		t.findTags(f)
 	case kind == Document:
 		f.Comment = markdown(f.Lines)
 	case filepath.Ext(rel) == ".proto":
@@ -196,6 +204,17 @@ func (t *Tree) comments(f *File) {
 		}
 	}
 	f.Code, f.PureComment = len(code), len(pure)
+}
+
+// findTags notes the lines of a Go file that have a struct tag.
+func (t *Tree) findTags(f *File) {
+	f.tags = map[int]bool{}
+	ast.Inspect(f.AST, func(n ast.Node) bool {
+		if field, ok := n.(*ast.Field); ok && field.Tag != nil {
+			f.tags[t.Fset.Position(field.Tag.Pos()).Line] = true
+		}
+		return true
+	})
 }
 
 func isDirective(text string) bool {
