@@ -95,7 +95,8 @@ func TestTypeInformationIsAFact(t *testing.T) {
 // Types are numbers of IANA's registry: 3 unsigned32, 13 string, 18 ipv4Address.
 func TestElementsHaveTheNamesThatTheirExporterDefined(t *testing.T) {
 	tmpl := fixed(8, 4, 12, 4, 4, 1)
-	tmpl.Fields = append(tmpl.Fields, Field{PEN: 4242, ID: 17, Length: 4}, Field{PEN: 4242, ID: 18, Length: 4}, Field{PEN: 3054, ID: 110, Length: 4}, Field{PEN: 4242, ID: 19, Length: 2}, Field{PEN: 4242, ID: 17, Length: 4})
+	tmpl.Fields = append(tmpl.Fields, Field{PEN: 4242, ID: 17, Length: 4}, Field{PEN: 4242, ID: 18, Length: 4},
+		Field{PEN: 3054, ID: 110, Length: 4}, Field{PEN: 4242, ID: 19, Length: 2}, Field{PEN: 4242, ID: 17, Length: 4})
 	data := datagram(10, tmpl, fromHex(t, "0a0000010a00000211"+"00000007"+"c0000201"+"00000001"+"abcd"+"00000008"))
 	raw := func(d17, d18 *flowpb.Element) []*flowpb.Element {
 		return []*flowpb.Element{

@@ -9,12 +9,12 @@ import (
 )
 
 // The fast path decodes records with a pair of addresses, and with the addresses and ports after NAT:
-// what routers, firewalls and CGNATs send. Fields are grouped by width when the template is compiled, and a varint is written without a branch on its
-// length: the lengths of real counters vary, so the processor would mispredict such branches. Rules
-// over several elements run in the functions that the appending path uses. The appending path handles
-// all other plans (tunnels, joined TCP flags, clients of AVC), and single records that the fast path
-// rejects. Of records with variable-length fields
-// the fixed-length fields are packed first (Decoder.pack), and offsets are those of the packed record.
+// what routers, firewalls and CGNATs send. Fields are grouped by width when the template is compiled, and a varint is
+// written without a branch on its length: the lengths of real counters vary, so the processor would mispredict such
+// branches. Rules over several elements run in the functions that the appending path uses. The appending path handles
+// all other plans (tunnels, joined TCP flags, clients of AVC), and single records that the fast path rejects. Of
+// records with variable-length fields the fixed-length fields are packed first (Decoder.pack), and offsets are those
+// of the packed record.
 
 const (
 	// Classes of integers, by octets of the value and octets of the protobuf tag. Each class has a

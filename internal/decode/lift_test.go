@@ -40,7 +40,8 @@ func TestFlagsAndAddressesInAListAreLifted(t *testing.T) {
 		{"reverse flags of a record of one direction", with(multi), "", list(both), &flowpb.FlowMessage{TcpFlags: 0x1b}},
 		{"flags of the record are better", with(Field{PEN: 0, ID: 6, Length: 1}, multi), "04", list(flags + macs),
 			&flowpb.FlowMessage{TcpFlags: 4, SrcMac: 0x000c298dafc3, DstMac: 0x000c29a86e2f}},
-		{"addresses of the record are better", with(Field{PEN: 0, ID: 56, Length: 6}, Field{PEN: 0, ID: 80, Length: 6}, multi), "0007cb000001" + "0007cb000002", list(flags + macs),
+		{"addresses of the record are better",
+			with(Field{PEN: 0, ID: 56, Length: 6}, Field{PEN: 0, ID: 80, Length: 6}, multi), "0007cb000001" + "0007cb000002", list(flags + macs),
 			&flowpb.FlowMessage{TcpFlags: 0x1b, SrcMac: 0x0007cb000001, DstMac: 0x0007cb000002}},
 		{"a template that is not known", with(multi), "", list("c005 000a 38334ace 02 19" + flags), &flowpb.FlowMessage{TcpFlags: 0x1b}},
 		{"two records of a template", with(multi), "", list("c003 0010 38334ace 02 19 38334acf 02 19"), &flowpb.FlowMessage{}},
@@ -81,7 +82,9 @@ func TestLookUpsOfAListAreBounded(t *testing.T) {
 		list = append(list, fromHex(t, "c005 0005 00")...)
 	}
 	record := append(fromHex(t, "0a0000010a00000206"), 255, byte(len(list)>>8), byte(len(list)))
-	pkt := datagram(10, Template{ID: 256, Fields: []Field{{PEN: 0, ID: 8, Length: 4}, {PEN: 0, ID: 12, Length: 4}, {PEN: 0, ID: 4, Length: 1}, {PEN: 0, ID: 293, Length: ipfix.VarLen}}}, append(record, list...))
+	pkt := datagram(10, Template{ID: 256, Fields: []Field{
+		{PEN: 0, ID: 8, Length: 4}, {PEN: 0, ID: 12, Length: 4}, {PEN: 0, ID: 4, Length: 1}, {PEN: 0, ID: 293, Length: ipfix.VarLen},
+	}}, append(record, list...))
 	s := &counting{memory: newMemory()}
 	d := &Decoder{State: s}
 	wireFlows(t, d, templates)
@@ -106,7 +109,9 @@ func TestListsAllocateNothing(t *testing.T) {
 	d.Wire(ipfixOf(2, fromHex(t, listTemplates)), &testMeta, &r)
 	content := fromHex(t, "03 c003 000a 38334ace 02 19 c004 0010 000c298dafc3 000c29a86e2f")
 	record := append(fromHex(t, "0a0000010a00000206"), byte(len(content)))
-	pkt := datagram(10, Template{ID: 256, Fields: []Field{{PEN: 0, ID: 8, Length: 4}, {PEN: 0, ID: 12, Length: 4}, {PEN: 0, ID: 4, Length: 1}, {PEN: 0, ID: 293, Length: ipfix.VarLen}}}, append(record, content...))
+	pkt := datagram(10, Template{ID: 256, Fields: []Field{
+		{PEN: 0, ID: 8, Length: 4}, {PEN: 0, ID: 12, Length: 4}, {PEN: 0, ID: 4, Length: 1}, {PEN: 0, ID: 293, Length: ipfix.VarLen},
+	}}, append(record, content...))
 	d.Wire(pkt, &testMeta, &r)
 	data := ipfixOf(256, append(record, content...))
 	if n := testing.AllocsPerRun(100, func() { d.Wire(data, &testMeta, &r) }); n != 0 || len(r.Flows) != 1 {

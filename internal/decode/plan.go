@@ -117,7 +117,8 @@ func compile(version uint8, t *Template) *Plan {
 	p.lifts = p.findLifts()
 	p.findList(acts, holders)
 	p.makeSteps(acts, second, holders)
-	p.needsInit = p.version == ipfix.VersionIPFIX && p.times.source == flowpb.TimeSource_TIME_SOURCE_UPTIME && !p.has[sInit]
+	p.needsInit = p.version == ipfix.VersionIPFIX && !p.has[sInit] &&
+		p.times.source == flowpb.TimeSource_TIME_SOURCE_UPTIME
 	p.names = p.nameKinds()
 	p.findUndefined()
 	p.fast, p.fast6 = p.arrangements()

@@ -30,10 +30,12 @@ func TestVendorsElementsHaveTypedFields(t *testing.T) {
 		{"a protocol name beside applicationName", 10, []Field{{PEN: 35632, ID: 119, Length: ipfix.VarLen}, {PEN: 0, ID: 96, Length: 4}}, "03444e53" + "68747470",
 			&flowpb.FlowMessage{ApplicationName: "http", Elements: []*flowpb.Element{{Pen: 35632, Id: 119, Value: []byte("DNS")}}}},
 		{"Procera's service", 10, []Field{{PEN: 15397, ID: 1, Length: ipfix.VarLen}}, "05424750" + "2d34", &flowpb.FlowMessage{ApplicationName: "BGP-4"}},
-		{"Ixia's application and reverse counters", 10, []Field{{PEN: 0, ID: 1, Length: 4}, {PEN: 3054, ID: 111, Length: ipfix.VarLen}, {PEN: 3054, ID: 176, Length: 8}, {PEN: 3054, ID: 177, Length: 8}},
+		{"Ixia's application and reverse counters", 10, []Field{
+			{PEN: 0, ID: 1, Length: 4}, {PEN: 3054, ID: 111, Length: ipfix.VarLen}, {PEN: 3054, ID: 176, Length: 8}, {PEN: 3054, ID: 177, Length: 8}},
 			"00000064" + "03646e73" + "00000000000000c8" + "0000000000000002",
 			&flowpb.FlowMessage{Bytes: 100, ApplicationName: "dns", Biflow: true, ReverseBytes: 200, ReversePackets: 2}},
-		{"Barracuda's rule, service and bind address", 10, []Field{{PEN: 10704, ID: 4, Length: ipfix.VarLen}, {PEN: 10704, ID: 5, Length: ipfix.VarLen}, {PEN: 10704, ID: 8, Length: 4}, {PEN: 10704, ID: 9, Length: 2}},
+		{"Barracuda's rule, service and bind address", 10, []Field{
+			{PEN: 10704, ID: 4, Length: ipfix.VarLen}, {PEN: 10704, ID: 5, Length: ipfix.VarLen}, {PEN: 10704, ID: 8, Length: 4}, {PEN: 10704, ID: 9, Length: 2}},
 			"034c414e" + "0448545450" + "c6336401" + "3039",
 			&flowpb.FlowMessage{FirewallRule: "LAN", ApplicationName: "HTTP", PostNatSrcAddr: []byte{198, 51, 100, 1}, PostNatSrcPort: 12345}},
 		{"the same of enterprise 12326", 10, []Field{{PEN: 12326, ID: 4, Length: ipfix.VarLen}, {PEN: 12326, ID: 8, Length: 4}}, "034c414e" + "c6336401",

@@ -30,7 +30,7 @@ type clockCheck struct {
 
 // committed updates the run with a committed transaction: its flows, and the number of them that were received in the
 // future. A transaction without flows changes nothing. Only committed transactions count, since the flows of an aborted
-// one are read again.
+// transaction are read again.
 func (c *clockCheck) committed(flows, ahead uint64, now time.Time) {
 	switch {
 	case flows == 0:
@@ -44,7 +44,7 @@ func (c *clockCheck) committed(flows, ahead uint64, now time.Time) {
 
 // wrong returns an error that names the wrong clock, or nil. The wall clock lags the brokers' by behind; 0 if it does
 // not, or if the lag is unknown. It is called by /readyz, concurrently with committed: a value read between the two
-// stores of committed delays the error by one transaction at most.
+// stores of committed delays the error by at most a transaction.
 func (c *clockCheck) wrong(behind time.Duration) error {
 	if behind > maxBehind {
 		return fmt.Errorf("this host's clock is %v behind that of the Kafka brokers: synchronise it (NTP)",

@@ -19,7 +19,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A partition holds the pairing state of one partition of flows. Only the session's goroutine may use it. The fields of
+// A partition holds the pairing state of a partition of flows. Only the session's goroutine may use it. The fields of
 // the open transaction are reset by Committed. After an abort the session calls Assigned again, which replaces the
 // partition as a whole.
 type partition struct {

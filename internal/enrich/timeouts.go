@@ -62,7 +62,7 @@ func newTimeouts(reg prometheus.Registerer, active time.Duration, log *slog.Logg
 }
 
 // add counts the long records of a committed transaction, and logs each exporter once. exporter is the name for the
-// label: names come from the exporters file, so that several addresses may share one.
+// label: names come from the exporters file, so that several addresses may share a name.
 func (t *timeouts) add(r longRecords, exporter string) {
 	if r.exporter == [16]byte{} || !t.named[exporter] && len(t.named) >= maxLongExporters {
 		t.total.WithLabelValues(other).Add(float64(r.records))

@@ -132,8 +132,8 @@ func newTraffic(most int, reg prometheus.Registerer) *traffic {
 }
 
 // add adds the tally of a committed transaction. It does not keep committed. Names are resolved here, once per crossing
-// of a transaction instead of once per flow. A new name therefore begins a new series, and the old one stays until it
-// is reclaimed.
+// of a transaction instead of once per flow. A new name therefore begins a new series, and the old series stays until
+// it is reclaimed.
 func (t *traffic) add(committed *tally, names *annotate.Learned) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -213,7 +213,7 @@ func seriesOf[K comparable, V any](t *traffic, all map[K]*series[V], k, overflow
 
 // reclaim adds the idle series to other and removes them. It returns true if there is room for a pair of series. It
 // searches at most once per reclaimEvery. The caller must hold t.mu. The traffic of a reclaimed series appears in other
-// as one step, so that rate() of other shows a peak.
+// as a step, so that rate() of other shows a peak.
 func (t *traffic) reclaim() bool {
 	if t.now == nil || t.at.Sub(t.reclaimed) < reclaimEvery {
 		return false

@@ -12,7 +12,7 @@ const truncateEvery = 5 * time.Second
 
 // truncate passes the committed restore points to deleteOldState. It does not block: while a deletion runs, it does
 // nothing and is called again after the next commit. It uses the committed restore points (kept), not those of the open
-// transaction: until the commit, a restore begins at the previous one. It reads the wall clock, not Deps.Now, because
+// transaction: until the commit, a restore begins at the previous point. It reads the wall clock, not Deps.Now, because
 // it only limits the rate of requests to Kafka. Partitions whose state begins at offset 0 need no deletion.
 func (w handler) truncate() {
 	if time.Since(w.truncated) < truncateEvery {

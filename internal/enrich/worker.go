@@ -172,7 +172,7 @@ type Stats struct {
 	Flows, NotPairable, Duplicates, Connections, Commits, Aborts, Restores, Poison, Ahead uint64
 }
 
-// Stats returns the current totals. They are read one after another, not as one snapshot.
+// Stats returns the current totals. They are read in turn, not as a snapshot.
 func (w *Worker) Stats() Stats {
 	s := &w.stats
 	return Stats{

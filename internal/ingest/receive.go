@@ -166,7 +166,8 @@ func (w *worker) outcome(res *decode.Result, x *exporter, at time.Time) {
 	if res.Beyond > 0 {
 		r.countDropped(x, res.Beyond, reasonOutput)
 		if r.dropLog.AllowN(at, 1) {
-			r.log.Warn("flows are dropped: they take too many times the octets received", "exporter", x.addr, "flows", res.Beyond)
+			r.log.Warn("flows are dropped: they take too many times the octets received",
+				"exporter", x.addr, "flows", res.Beyond)
 		}
 	}
 	if res.OldUptimes > 0 {

@@ -12,7 +12,7 @@ const (
 )
 
 // MaxListDepth is the maximum nesting of lists that readers of ReadList must follow; deeper lists
-// stay octets. ReadList itself reads one level.
+// stay octets. ReadList itself reads a single level.
 const MaxListDepth = 4
 
 // A List is structured data: a basicList has Element and Values, the others have Records. Octets
@@ -39,8 +39,9 @@ type ListRecord struct {
 //	subTemplateList       | semantic 1 | template id 2 | records …
 //	subTemplateMultiList  | semantic 1 | { template id 2 | length 2 | records … } …
 //
-// A length of a subTemplateMultiList includes itself and its template id. ReadList takes element id, which must be BasicList, SubTemplateList or
-// SubTemplateMultiList. template returns a template of the exporter and domain, or nil if unknown.
+// A length of a subTemplateMultiList includes itself and its template id. ReadList takes element id, which must be
+// BasicList, SubTemplateList or SubTemplateMultiList. template returns a template of the exporter and domain, or nil if
+// unknown.
 // The result has at most as many values and records as b has octets. On error it is a *wire.Error
 // with an offset in b, and the List holds the part before it.
 func ReadList(id uint16, b []byte, template func(id uint16) *Template) (*List, error) {

@@ -39,14 +39,17 @@ func TestListsAreReadAsRFC6313LaysThemOut(t *testing.T) {
 			}}, wire.Error{}},
 		{"subTemplateList whose template is not known stays octets", SubTemplateList, "04" + "0200" + "0601bb",
 			&List{Semantic: 4, Records: []ListRecord{{TemplateID: 512, Octets: fromHex(t, "0601bb")}}}, wire.Error{}},
-		{"subTemplateList of records without octets", SubTemplateList, "04" + "0102" + "00", nil, wire.Error{Off: 3, What: "record of a list without octets", Cause: wire.BadTemplate}},
+		{"subTemplateList of records without octets", SubTemplateList, "04" + "0102" + "00", nil,
+			wire.Error{Off: 3, What: "record of a list without octets", Cause: wire.BadTemplate}},
 		{"subTemplateMultiList of two templates", SubTemplateMultiList, "00" + "0100" + "0007" + "0601bb" + "0101" + "0006" + "0178",
 			&List{Records: []ListRecord{
 				{256, []Value{v(4, "06"), v(7, "01bb")}, fromHex(t, "0601bb")},
 				{257, []Value{v(96, "78")}, fromHex(t, "0178")},
 			}}, wire.Error{}},
-		{"subTemplateMultiList with a length below its own head", SubTemplateMultiList, "00" + "0100" + "0003" + "06", nil, wire.Error{Off: 3, What: "length of the data records", Cause: wire.BadLength}},
-		{"subTemplateMultiList beyond its end", SubTemplateMultiList, "00" + "0100" + "0009" + "06", nil, wire.Error{Off: 5, What: "data records", Cause: wire.Short}},
+		{"subTemplateMultiList with a length below its own head", SubTemplateMultiList, "00" + "0100" + "0003" + "06", nil,
+			wire.Error{Off: 3, What: "length of the data records", Cause: wire.BadLength}},
+		{"subTemplateMultiList beyond its end", SubTemplateMultiList, "00" + "0100" + "0009" + "06", nil,
+			wire.Error{Off: 5, What: "data records", Cause: wire.Short}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := ReadList(tt.id, fromHex(t, tt.in), of)

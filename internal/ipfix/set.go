@@ -42,9 +42,9 @@ func KindOf(version, id uint16) Kind {
 
 // ReadSetHeader reads a set header from r, which must have at least HeaderSet octets. n is the number
 // of octets of r that follow and belong to the set. cause is empty, or
-//   - wire.BadLength: the length is shorter than its own header, so no set after this one can be
-//     found; n is 0.
-//   - wire.Truncated: the length is beyond the end of r; n is what r has of the set.
+//   - wire.BadLength: the length is shorter than its own header, so no later set can be found;
+//     n is 0.
+//   - wire.Truncated: the length is beyond the end of r; n counts the octets of the set that r has.
 //
 // A set, RFC 3954 section 5.2 and RFC 7011 section 3.3.2, offsets in octets; length includes the
 // header:

@@ -102,7 +102,7 @@ func (t *Template) AppendLayout(b []byte) []byte {
 // 3.2.
 const EnterpriseBit = 0x8000
 
-// ReadTemplate reads one template record (or options template record) into t, which it overwrites.
+// ReadTemplate reads a template record (or options template record) into t, which it overwrites.
 // Template records (RFC 3954 section 5.2, RFC 7011 section 3.4.1) and options template records (RFC
 // 3954 section 6.1, RFC 7011 section 3.4.2.2), offsets in octets:
 //
@@ -111,8 +111,8 @@ const EnterpriseBit = 0x8000
 //	options, v9        | id | octets of scopes    | octets of options    | field specifiers …
 //	options, IPFIX     | id | field count         | scope field count    | field specifiers …
 //
-// The scopes are the first field specifiers. done reports that only padding is left. withdrawn reports a withdrawal (RFC 7011 section 8.1: a
-// field count of 0). After an error the caller may read the next record unless r has failed.
+// The scopes are the first field specifiers. done reports that only padding is left. withdrawn reports a withdrawal
+// (RFC 7011 section 8.1: a field count of 0). After an error the caller may read the next record unless r has failed.
 func ReadTemplate(r *wire.Reader, version uint8, options bool, t *Template) (done, withdrawn bool, err *wire.Error) {
 	start := r.Off()
 	if r.Len() < 4 {

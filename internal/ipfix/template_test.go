@@ -43,8 +43,8 @@ func templateOctets(version uint8, t *Template) []byte {
 	return b
 }
 
-// Template records are read one after another: each takes octets, and one that
-// is accepted is, written again, the octets that were read.
+// Template records are read in turn: each takes octets, and a record that is
+// accepted is, written again, the octets that were read.
 func FuzzTemplateRecords(f *testing.F) {
 	f.Add(uint8(10), false, fromHex(f, "0100000200080004000c0004"+"0101000180010004000000090000"))
 	f.Add(uint8(10), true, fromHex(f, "01000003000100950004002a0008800100040000000900"))

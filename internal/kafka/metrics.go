@@ -25,7 +25,8 @@ func clientMetrics(reg prometheus.Registerer, id string) []kgo.Hook {
 	return []kgo.Hook{produceTime{took}, kprom.NewMetrics("weir_kafka",
 		kprom.Registerer(gauges{replacing{reg}}),
 		kprom.WithClientLabel(),
-		kprom.FetchAndProduceDetail(kprom.ByTopic, kprom.Batches, kprom.Records, kprom.CompressedBytes, kprom.UncompressedBytes),
+		kprom.FetchAndProduceDetail(
+			kprom.ByTopic, kprom.Batches, kprom.Records, kprom.CompressedBytes, kprom.UncompressedBytes),
 	)}
 }
 

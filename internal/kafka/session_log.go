@@ -84,8 +84,8 @@ func (s *Session) inputTopics(ctx context.Context) (map[string]topicState, error
 		are[name] = topicState{topics[name].ID, len(topics[name].Partitions)}
 	}
 	if n, m := are[s.sc.Input].partitions, are[s.sc.CoPartitioned].partitions; s.sc.CoPartitioned != "" && m != n {
-		return nil, fmt.Errorf("%w: topic %s has %d partitions and %s has %d: want as many; their number is fixed for life (make both anew, under another TOPIC_PREFIX)",
-			ErrFatal, s.sc.Input, n, s.sc.CoPartitioned, m)
+		return nil, fmt.Errorf("%w: topic %s has %d partitions and %s has %d: want as many; their number is fixed for life "+
+			"(create both again, under another TOPIC_PREFIX)", ErrFatal, s.sc.Input, n, s.sc.CoPartitioned, m)
 	}
 	return are, nil
 }
@@ -97,7 +97,8 @@ type Range struct{ From, To int64 }
 // partition. It returns a *TruncatedError when partitions do not hold their range completely: before the first
 // record, unless records were removed during the reading. An error of apply ends the reading and is returned.
 func (s *Session) ReadLog(
-	ctx context.Context, topic string, parts map[int32]Range, apply func(partition int32, offset int64, value []byte) error,
+	ctx context.Context, topic string, parts map[int32]Range,
+	apply func(partition int32, offset int64, value []byte) error,
 ) error {
 	start := map[int32]kgo.Offset{}
 	for p, r := range parts {

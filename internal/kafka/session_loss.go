@@ -31,9 +31,8 @@ func newLosses(reg prometheus.Registerer) losses {
 	l := losses{
 		prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_kafka_positions_moved_total",
-			Help: "changes of the read position in a partition of an input topic because its records no longer exist, " +
-				"by cause: " +
-				"retention, truncated (brokers lost records), recreated",
+			Help: "changes of the read position in a partition of an input topic because its records no longer exist, by " +
+				"cause: retention, truncated (brokers lost records), recreated",
 		}, labels),
 		prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_kafka_unread_records_lost_total",
@@ -319,8 +318,8 @@ func (l *life) bequeath() {
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
 			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-				l.sc.Log.Warn("the state of a partition is not handed on to the new topic", "group", l.sc.Group, "topic", l.sc.Input,
-					"partition", p.Partition, "err", err)
+				l.sc.Log.Warn("the state of a partition is not handed on to the new topic",
+					"group", l.sc.Group, "topic", l.sc.Input, "partition", p.Partition, "err", err)
 			} else if was := l.owned[p.Partition]; was != nil {
 				l.moved(p.Partition, move{causeRecreated, was.committed.Offset, 0}, was.end-was.next)
 			}

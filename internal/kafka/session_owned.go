@@ -94,7 +94,8 @@ func (l *life) revoked(_ context.Context, _ *kgo.Client, gone map[string][]int32
 // fetched begins the ownership of partitions at their committed positions. They are paused until the session has
 // restored their state.
 func (l *life) fetched(ctx context.Context, cl *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
-	if _, again := l.madeAgain(ctx, cl); again { // the positions may be of the new topic: this life would hand them on as the old one's
+	// The positions may be of the new topic: this life would hand them on as those of the old topic.
+	if _, again := l.madeAgain(ctx, cl); again {
 		err := fmt.Errorf("topic %s was deleted and made again", l.sc.Input)
 		l.expire(err)
 		return err
@@ -234,7 +235,8 @@ func (l *life) restore(ctx context.Context) error {
 	now := l.sc.Now()
 	for n, t := range added {
 		l.owned[n] = &progress{
-			tenure: t, committed: t.at, committedEpoch: t.epoch, next: max(t.at.Offset, 0), epoch: t.epoch, since: now, rest: now,
+			tenure: t, committed: t.at, committedEpoch: t.epoch, next: max(t.at.Offset, 0), epoch: t.epoch,
+			since: now, rest: now,
 		}
 		l.Pass(n)
 	}

@@ -53,8 +53,8 @@ func (r *refusals) recordLimit() int {
 	return r.max
 }
 
-// causeOf returns the error with which Kafka refuses the output of a record; nil: none is known. The map is read for each
-// record and is empty but for a search.
+// causeOf returns the error with which Kafka refuses the output of a record; nil: none is known. The map is read for
+// each record and is empty but for a search.
 func (r *refusals) causeOf(partition int32, offset int64) error { return r.records[partition][offset] }
 
 // noteRefused records that Kafka refused a transaction of this number of input records, which ended at position

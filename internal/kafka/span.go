@@ -47,8 +47,8 @@ func ReadBetween(ctx context.Context, c Config, topic string, from, to time.Time
 }
 
 // offsetsBetween returns the offset of the first record of the span, and the offset after its last record, of
-// each partition that has records in it. The end is at most the last stable offset: a read at read_committed that waited
-// for an open transaction might not end.
+// each partition that has records in it. The end is at most the last stable offset: a read at read_committed that
+// waited for an open transaction might not end.
 func offsetsBetween(
 	ctx context.Context, c Config, topic string, from, to time.Time,
 ) (first map[int32]kgo.Offset, left endOffsets, err error) {

@@ -74,8 +74,8 @@ func Begins(ctx context.Context, c Config, topic string, epochs map[int32]int32)
 	return b, nil
 }
 
-// A tailing is the state of a Tail.Read. It belongs to the goroutine of Read; at is the position that reading returns to
-// when the client must forget the topic.
+// A tailing is the state of a Tail.Read. It belongs to the goroutine of Read; at is the position that reading returns
+// to when the client must forget the topic.
 type tailing struct {
 	Tail
 	cl      *kgo.Client
@@ -302,8 +302,8 @@ func (r *tailing) addFrom(first int32, now topicState) {
 }
 
 // unread returns the ends of the partitions that have committed records, from the offset that t selects. It has
-// a client of its own that gives up soon; the client that follows the topic does not. The end of a partition is its last
-// stable offset: a bounded read does not wait for open transactions.
+// a client of its own that gives up soon; the client that follows the topic does not. The end of a partition is its
+// last stable offset: a bounded read does not wait for open transactions.
 func (t Tail) unread(ctx context.Context, c Config, topic string) (endOffsets, error) {
 	cl, err := kgo.NewClient(append(c.withRole("reader").opts(), kgo.RetryTimeout(within), kgo.RequestRetries(5))...)
 	if err != nil {

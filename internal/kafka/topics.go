@@ -21,7 +21,8 @@ type TopicConfig struct {
 	ConnRetention  time.Duration `env:"TOPIC_CONNECTIONS_RETENTION" envDefault:"168h" help:"retention of the connections topic"`
 }
 
-// A Topic is the name of a topic without the prefix. Names are part of the contract with consumers: they must not change.
+// A Topic is the name of a topic without the prefix. Names are part of the contract with consumers: they must not
+// change.
 type Topic string
 
 // Weir's topics.

@@ -23,8 +23,8 @@ const maxValue = 64 << 10
 //
 // Merge is idempotent, and its result does not depend on the order of records with different
 // keys: a record may be read again, and every replica that has read the same topic knows the
-// same. Records with the same key must come in the order of the topic, since the last of them
-// is the one that compaction keeps.
+// same. Records with the same key must come in the order of the topic, since compaction keeps
+// the last of them.
 func (s *Store) Merge(k, value []byte) error {
 	id, err := parseKey(k)
 	if err != nil || id.barrier {

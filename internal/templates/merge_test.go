@@ -32,7 +32,7 @@ func soundRecords(t testing.TB) (definition, fact Record) {
 	return rs[0], rs[1]
 }
 
-// Foreign counts what a Store knows only thanks to another replica: not its own records, which it reads back from the
+// Foreign counts the definitions that a Store has from another replica: not its own records, which it reads back from the
 // topic, nor those of definitions that it received itself.
 func TestOnlyDefinitionsThatAnotherReplicaPublishedFirstAreForeign(t *testing.T) {
 	def, fact := soundRecords(t) // of r1

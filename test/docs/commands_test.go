@@ -11,7 +11,7 @@ import (
 	"weir/test/docs/shell"
 )
 
-// command recognizes a command line for a shell.
+// command recognises a command line for a shell.
 var command = regexp.MustCompile(`^(\$ )?([A-Z_]+=\S+ )*(go|make|weir|bin/weir|ingest|enrich|docker|kubectl|kcat|curl|sqlite3|python3|pip|openssl|cosign|sha256sum|git) [^|]`)
 
 // runners maps the name in a block's mark to the documents whose blocks that test runs.

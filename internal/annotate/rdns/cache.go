@@ -113,8 +113,8 @@ func (c *cache) find(key *[16]byte, now time.Duration) *slot {
 	return nil
 }
 
-// live returns a slot that is in the index, nil if its entry has expired and it is not pending. It removes an entry that
-// has expired.
+// live returns a slot that is in the index, nil if its entry has expired and it is not pending. It removes an entry
+// that has expired.
 func (c *cache) live(id slotID, now time.Duration) *slot {
 	s := c.slot(id)
 	if s.cached && s.expires <= now {
@@ -126,8 +126,8 @@ func (c *cache) live(id slotID, now time.Duration) *slot {
 	return s
 }
 
-// add returns the slot of an address. The caller must mark a new slot as cached or pending before another call, or the slot
-// is lost.
+// add returns the slot of an address. The caller must mark a new slot as cached or pending before another call, or the
+// slot is lost.
 func (c *cache) add(key *[16]byte) (slotID, *slot) {
 	if id, ok := c.index[*key]; ok {
 		return id, c.slot(id)
@@ -172,8 +172,8 @@ func (c *cache) enqueue(key *[16]byte, q *fifo) {
 	c.pending++
 }
 
-// dequeue removes the first address of q. It stays pending until put: an address that is being looked up must not be queued
-// a second time.
+// dequeue removes the first address of q. It stays pending until put: an address that is being looked up must not be
+// queued a second time.
 func (c *cache) dequeue(q *fifo) (a netip.Addr, ok bool) {
 	if q.head == 0 {
 		return a, false
@@ -184,9 +184,9 @@ func (c *cache) dequeue(q *fifo) (a netip.Addr, ok bool) {
 	return netip.AddrFrom16(s.key).Unmap(), true
 }
 
-// put stores the entry of an address, which is no longer pending then, and evicts others if there are too many. The address
-// must not be in a fifo. Each entry counts slotOctets and the length of its name: the longest name makes room by at most
-// three evictions.
+// put stores the entry of an address, which is no longer pending then, and evicts others if there are too many. The
+// address must not be in a fifo. Each entry counts slotOctets and the length of its name: the longest name makes room
+// by at most three evictions.
 func (c *cache) put(key *[16]byte, e *entry, now time.Duration) {
 	id, s := c.add(key)
 	if s.cached {

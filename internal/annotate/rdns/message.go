@@ -83,8 +83,8 @@ func addressQuestion(host string, a netip.Addr) *question {
 	return q
 }
 
-// appendQuery appends the message of a question: RD, and EDNS with maxUDPPayload (RFC 1035 section 4.1, RFC 6891 section
-// 6.1.2). It is written here because dnsmessage.Builder takes a tenth of the time of a lookup for it.
+// appendQuery appends the message of a question: RD, and EDNS with maxUDPPayload (RFC 1035 section 4.1, RFC 6891
+// section 6.1.2). It is written here because dnsmessage.Builder takes a tenth of the time of a lookup for it.
 func appendQuery(buf []byte, id uint16, q *question) []byte {
 	const recursionDesired, optType = 0x0100, 41
 	for _, field := range [6]uint16{id, recursionDesired, 1, 0, 0, 1} {
@@ -184,9 +184,9 @@ func parseReply(message []byte, id uint16, q *question) (r reply, err error) {
 	return r, r.readRest(&p)
 }
 
-// readAnswers reads the answers that owner has, and returns the target of its first CNAME if there is one. found reports
-// whether owner has records of the type that was asked for. p must stand before the first answer, and stands behind the
-// last one afterwards.
+// readAnswers reads the answers that owner has, and returns the target of its first CNAME if there is one. found
+// reports whether owner has records of the type that was asked for. p must stand before the first answer, and stands
+// behind the last one afterwards.
 func (r *reply) readAnswers(
 	p *dnsmessage.Parser, owner *dnsmessage.Name, q *question,
 ) (found bool, next *dnsmessage.Name, err error) {
@@ -218,9 +218,9 @@ func (r *reply) readAnswers(
 	}
 }
 
-// readRecord reads a record of the type that was asked for. It returns false if the record was not consumed, so that the
-// caller must skip it. dnsmessage does not compare RDLENGTH with the length of a name: a target may extend into the next
-// record. It is text from the same sender all the same.
+// readRecord reads a record of the type that was asked for. It returns false if the record was not consumed, so that
+// the caller must skip it. dnsmessage does not compare RDLENGTH with the length of a name: a target may extend into
+// the next record. It is text from the same sender all the same.
 func (r *reply) readRecord(p *dnsmessage.Parser, q *question) bool {
 	switch q.kind {
 	case dnsmessage.TypePTR:
@@ -244,8 +244,8 @@ func (r *reply) readRecord(p *dnsmessage.Parser, q *question) bool {
 	}
 }
 
-// readRest reads the first SOA of the authority section and the extended RCODE. p must stand behind the answers. The SOA
-// gives the life of a missing name; its owner is not compared, since the zone cut is not known here.
+// readRest reads the first SOA of the authority section and the extended RCODE. p must stand behind the answers. The
+// SOA gives the life of a missing name; its owner is not compared, since the zone cut is not known here.
 func (r *reply) readRest(p *dnsmessage.Parser) error {
 	for soa := false; ; {
 		h, err := p.AuthorityHeader()
@@ -291,8 +291,8 @@ func equalNames(a, b *dnsmessage.Name) bool {
 	return true
 }
 
-// seconds returns the duration of a TTL. RFC 2181 section 8 wants a TTL with the top bit set to count as 0; clamp bounds it
-// anyway.
+// seconds returns the duration of a TTL. RFC 2181 section 8 wants a TTL with the top bit set to count as 0; clamp
+// bounds it anyway.
 func seconds(n uint32) time.Duration { return time.Duration(n) * time.Second }
 
 // clamp returns d, but at least minTTL and at most most.

@@ -48,7 +48,12 @@ func TestQueriesAreThoseOfAnotherLibrary(t *testing.T) {
 			q    *question
 			name string
 			kind uint16
-		}{{reverseQuestion(a), arpa, dns.TypePTR}, {addressQuestion("www.example.com", a), "www.example.com.", kind}, {addressQuestion(longest, a), longest + ".", kind}, {&rootQuestion, ".", dns.TypeNS}} {
+		}{
+			{reverseQuestion(a), arpa, dns.TypePTR},
+			{addressQuestion("www.example.com", a), "www.example.com.", kind},
+			{addressQuestion(longest, a), longest + ".", kind},
+			{&rootQuestion, ".", dns.TypeNS},
+		} {
 			got := appendQuery(nil, 4711, tt.q)
 			m := new(dns.Msg).SetQuestion(tt.name, tt.kind).SetEdns0(maxUDPPayload, false)
 			m.Id = 4711

@@ -38,8 +38,8 @@ type transport interface {
 	close()
 }
 
-// A socket is a UDP socket that is connected to a server: the kernel discards datagrams of other senders. One query at a
-// time may use it.
+// A socket is a UDP socket that is connected to a server: the kernel discards datagrams of other senders. One query at
+// a time may use it.
 type socket struct {
 	net.Conn
 	opened time.Time
@@ -232,8 +232,8 @@ func (s *socket) ask(q *question, deadline time.Time) (reply, error) {
 	return reply{}, errOther
 }
 
-// exchangeTCP sends a query over a connection of its own (RFC 7766 section 8: two octets of length, then the message). Few
-// replies are truncated, so that connections are not kept. A message has 65 535 octets at most.
+// exchangeTCP sends a query over a connection of its own (RFC 7766 section 8: two octets of length, then the message).
+// Few replies are truncated, so that connections are not kept. A message has 65 535 octets at most.
 func (n *network) exchangeTCP(ctx context.Context, q *question, server string, timeout time.Duration) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

@@ -261,8 +261,8 @@ func (l *upstream) chooseName(
 }
 
 // query sends a query to first (nil: any server that may be asked), and once more to another server, or to the
-// same if there is no other. A reply has the RCODE NOERROR or NXDOMAIN, and status is OK; without a reply, status is the
-// reason.
+// same if there is no other. A reply has the RCODE NOERROR or NXDOMAIN, and status is OK; without a reply, status is
+// the reason.
 func (l *upstream) query(ctx context.Context, q *question, first *server) (r reply, status flowpb.NameStatus) {
 	status = flowpb.NameStatus_NAME_STATUS_TIMEOUT
 	s := first

@@ -39,8 +39,8 @@ type quietZone struct {
 // rank orders zones for eviction: a zone that is not silent yet goes first, because its next failure counts it again.
 func (s *quietZone) rank() int { return min(s.failures, silentAfter) }
 
-// zoneOf returns the zone of a valid address: 192.0.2.0/24 of 192.0.2.7, 2001:db8:1::/48 of 2001:db8:1:2::3. The address
-// must not be IPv4-mapped.
+// zoneOf returns the zone of a valid address: 192.0.2.0/24 of 192.0.2.7, 2001:db8:1::/48 of 2001:db8:1:2::3. The
+// address must not be IPv4-mapped.
 func zoneOf(a netip.Addr) netip.Prefix {
 	bits := 48
 	if a.Is4() {

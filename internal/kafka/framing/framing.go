@@ -84,8 +84,14 @@ type Kind struct {
 
 // The kinds of messages.
 var (
-	Flows       = Kind{"flow", 1<<3 | byte(protowire.VarintType), func() proto.Message { return &flowpb.FlowMessage{} }}
-	Connections = Kind{"connection", 1<<3 | byte(protowire.BytesType), func() proto.Message { return &flowpb.Connection{} }}
+	Flows = Kind{
+		"flow", 1<<3 | byte(protowire.VarintType),
+		func() proto.Message { return &flowpb.FlowMessage{} },
+	}
+	Connections = Kind{
+		"connection", 1<<3 | byte(protowire.BytesType),
+		func() proto.Message { return &flowpb.Connection{} },
+	}
 )
 
 // Each passes the messages of a record to take, in order, and returns their number. It stops at the first

@@ -125,7 +125,7 @@ const (
 func (b *Batch) WriteHeader(out []byte, codec int8, s Stamp) {
 	be := binary.BigEndian
 	be.PutUint64(out, 0)                       // first offset
-	be.PutUint32(out[8:], uint32(len(out)-12)) // length of what follows
+	be.PutUint32(out[8:], uint32(len(out)-12)) // length of the rest
 	be.PutUint32(out[12:], math.MaxUint32)     // epoch of the leader: set by the broker
 	out[16] = 2                                // version of the format
 	be.PutUint16(out[21:], uint16(codec))

@@ -69,7 +69,7 @@ func TestABatchByHand(t *testing.T) {
 	}
 }
 
-// A record is what a batch is made of.
+// A record is an element of a batch.
 type record struct {
 	key, value []byte
 	ms         int64
