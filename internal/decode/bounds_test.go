@@ -31,7 +31,7 @@ func TestWorkIsBoundedByTheOctetsOfADatagram(t *testing.T) {
 	oneOctet := fromHex(t, "0100"+"0001"+"01f40001") // element 500, 1 octet
 	varOctet := fromHex(t, "0100"+"0001"+"01f4ffff") // of variable length
 	scopes := fromHex(t, "0101"+"000a"+"0009"+strings.Repeat("01f40000", 8)+"01f40001"+"01f50001")
-	var many []byte // templates of one field, each with another id
+	var many []byte // templates of a field, each with another id
 	for id := 256; len(many) < 60_000; id++ {
 		many = append(many, byte(id>>8), byte(id), 0, 1, 1, 0xf4, 0, 1)
 	}

@@ -94,7 +94,8 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 	reg.MustRegister(newMemoryMetrics(r))
 	findings := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "weir_ingest_findings",
-		Help: "export streams of an exporter whose flows showed a configuration error in the last minute; one datagram a second is examined; weir doctor names the change to make",
+		Help: "export streams of an exporter whose flows showed a configuration error in the last minute; " +
+			"one datagram a second is examined; weir doctor names the change to make",
 	}, []string{"exporter", "finding"})
 	reg.MustRegister(findings)
 	// WithLabelValues() of a vector without labels makes its only series at once, so that it is exported as 0
@@ -121,7 +122,8 @@ func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
 		proxied: counter("proxy_dropped_datagrams_total",
 			"datagrams of trusted proxies dropped because no PROXY header names their exporter", "reason"),
 		reloads: counter("exporters_file_reloads_total",
-			"changes of the exporters file that were applied (ok) or refused (failed: the old content remains in force)", "result"),
+			"changes of the exporters file that were applied (ok) or refused (failed: the old content remains in force)",
+			"result"),
 		dropped: counter("dropped_flows_total", "flows that were not published: Kafka did not accept them, or a datagram "+
 			"contained more flows than its size allows", "exporter", "reason"),
 		sets: counter("undecoded_sets_total",

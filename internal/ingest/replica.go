@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -253,26 +252,6 @@ func (r *Replica) Stats() Stats {
 	}
 }
 
-// sockets returns the UDP sockets, nil before Run.
-func (r *Replica) sockets() []*transport.Socket {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.udp
-}
-
-// listening returns the local addresses as text: of UDP, and with the prefix "tcp " of TCP and TLS.
-func (r *Replica) listening() (all []string) {
-	for _, s := range r.sockets() {
-		if at := s.Address.String(); !slices.Contains(all, at) {
-			all = append(all, at)
-		}
-	}
-	for _, a := range r.streams.Addresses() {
-		all = append(all, "tcp "+a.String())
-	}
-	return all
-}
-
 // Run runs the replica until ctx ends or a part of it fails, then shuts down: Ready returns an error;
 // sockets are read for DRAIN, or until no datagram arrives; buffered sets are decoded or appended to the
 // undecoded topic; the producers are flushed for at most FLUSH, and records that Kafka did not take are
@@ -409,35 +388,6 @@ func (r *Replica) open() (run *running, err error) {
 	run.undecoded = r.newUndecoded(late)
 	run.direct = r.worker(run, r.accounts.newTally())
 	return run, nil
-}
-
-// listen opens the UDP sockets of every address. After an error none is open.
-// With port 0 the kernel chooses the port, which all sockets of the address share.
-func (r *Replica) listen(ctx context.Context) (all []*transport.Socket, err error) {
-	var errs []error
-	for _, a := range r.c.Listen {
-		sockets, err := transport.ListenUDP(ctx, a, r.c.Receivers, r.c.RcvBuf)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("LISTEN_UDP %s: %w (is another collector listening there?)", a, err))
-			continue
-		}
-		all = append(all, sockets...)
-		s := sockets[0]
-		r.ports[s.Address.Port()] = true
-		if s.Buffer > 0 && s.Buffer < r.c.RcvBuf {
-			r.log.Warn("the kernel grants a smaller receive buffer: raise net.core.rmem_max",
-				"address", s.Address, "wanted", r.c.RcvBuf, "granted", s.Buffer)
-		}
-		r.log.Info("listening", "address", s.Address, "sockets", len(sockets), "receive_buffer", s.Buffer)
-	}
-	if len(errs) > 0 {
-		transport.CloseSockets(all)
-		return nil, errors.Join(errs...)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.udp = all
-	return all, nil
 }
 
 // reader returns a worker for a goroutine that receives datagrams, with a tally and packer of its own.

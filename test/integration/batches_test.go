@@ -148,7 +148,7 @@ func TestOwnBatchesOnRealKafka(t *testing.T) {
 		}
 		add(2 * time.Second)
 		c.WaitUp(ctx, t, kafkatest.Nodes)
-		flush() // with two of three replicas at least; the next kill must not leave one
+		flush() // with two of three replicas at least; the next kill must leave two
 		inSync(ctx, t, adm, topic)
 	}
 	check(0, parts)

@@ -1,7 +1,7 @@
 // Package batches produces messages to a topic in record batches that it builds itself, from the buffer of the
-// decoder, and sends over the connections of a franz-go client. It keeps what a Kafka producer must keep: records
+// decoder, and sends over the connections of a franz-go client. It keeps the guarantees of a Kafka producer: records
 // of a partition in order, each of them once (idempotence, KIP-98), and none lost while brokers fail,
-// leaders move, or the topic is deleted and made again. A partition has one batch in flight at a time, so that a
+// leaders move, or the topic is recreated. A partition has one batch in flight at a time, so that a
 // partition takes at most one batch of 1 MB per round trip.
 package batches
 
@@ -24,7 +24,7 @@ import (
 // ErrBufferFull is the outcome of a message that was refused because messages up to the limits wait for Kafka.
 var ErrBufferFull = errors.New("buffer full: kafka is away or too slow")
 
-// ErrClosed is the outcome of messages that were still held when the Producer was closed, and of later ones.
+// ErrClosed is the outcome of messages that were still held when the Producer was closed, and of later messages.
 var ErrClosed = errors.New("kafka client closed")
 
 // An Account is notified of the outcome of messages.
@@ -80,7 +80,7 @@ type Producer struct {
 	mu       sync.Mutex // guards the fields below
 	topic    topic
 	parts    []*part
-	known    bool // parts are those of the topic; else there is one, which has no leader
+	known    bool // parts are those of the topic; else there is a single part, which has no leader
 	moving   bool // records must move to other partitions before anything is sent
 	inFlight int  // batches
 	turn     int  // selects the partition of messages without key
@@ -92,7 +92,7 @@ type Producer struct {
 	scratch  []byte // a message in its form
 }
 
-// A topic is what metadata say of the topic.
+// A topic is the metadata of the topic.
 type topic struct {
 	id    [16]byte
 	parts int
@@ -124,7 +124,7 @@ type batch struct {
 	recordbatch.Batch
 	shares []share
 	octets int    // of keys and values
-	out    []byte // what is sent: room for the header and the records in the form of codec; nil: not made yet
+	out    []byte // as sent: room for the header and the records in the form of codec; nil: not made yet
 	codec  int8
 	packed []byte // memory of out if the records are compressed
 }
@@ -273,7 +273,7 @@ func (p *Producer) Buffered() (records, octets int64) {
 // flushPoll is the interval at which Flush looks whether all is acknowledged.
 const flushPoll = 2 * time.Millisecond
 
-// Flush sends what is held without waiting for more, and returns when all is acknowledged or ctx ends. Records
+// Flush sends the held messages without waiting for more, and returns when all is acknowledged or ctx ends. Records
 // produced meanwhile prolong it.
 func (p *Producer) Flush(ctx context.Context) error {
 	p.addFlush(1)
@@ -299,7 +299,7 @@ func (p *Producer) addFlush(n int) {
 	p.flushing += n
 }
 
-// Close abandons what is held: accounts are notified of it with ErrClosed. It may be called more than once.
+// Close abandons the held messages: accounts are notified of them with ErrClosed. It may be called more than once.
 func (p *Producer) Close() {
 	p.mu.Lock()
 	p.closed = true

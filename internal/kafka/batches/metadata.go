@@ -66,7 +66,7 @@ func (p *Producer) rest(d time.Duration) bool {
 	}
 }
 
-// refresh asks for the topic's metadata and, if a partition has no producer id, for one.
+// refresh asks for the topic's metadata and, if a partition has no producer id, for an id.
 func (p *Producer) refresh() error {
 	ctx, cancel := context.WithTimeout(p.ctx, lookTimeout)
 	defer cancel()
@@ -180,7 +180,7 @@ func (p *Producer) redistribute() {
 	p.parts, p.moving = parts, false
 }
 
-// askProducerID gives each partition without a producer id a new one.
+// askProducerID gives each partition without a producer id a new id.
 func (p *Producer) askProducerID(ctx context.Context) error {
 	p.mu.Lock()
 	wanted := false

@@ -13,7 +13,7 @@ import (
 	"weir/internal/kafka/recordbatch"
 )
 
-// produceTimeout is how long a broker waits for its followers.
+// produceTimeout limits the time that a broker waits for its followers.
 const produceTimeout = 10 * time.Second
 
 // logTries is the number of tries after which a failure is logged again.
@@ -31,7 +31,7 @@ type request struct {
 	octets int // before compression
 }
 
-// run sends batches until the Producer is closed: full ones at once, others at each linger.
+// run sends batches until the Producer is closed: full batches at once, others at each linger.
 func (p *Producer) run() {
 	t := time.NewTicker(max(p.c.Linger, time.Millisecond))
 	defer t.Stop()
@@ -166,7 +166,7 @@ func (p *Producer) handle(node int32, x *part, b *batch, err error, answer *kmsg
 	case err == nil || is(kerr.DuplicateSequenceNumber): // the broker has had it since an earlier try
 		p.written(node, x, b)
 		p.finish(x, b, nil)
-	case p.ctx.Err() != nil: // Close settles what is left
+	case p.ctx.Err() != nil: // Close settles the rest
 		p.land(x)
 	case is(kerr.MessageTooLarge, kerr.RecordListTooLarge):
 		p.split(x, b, err)
