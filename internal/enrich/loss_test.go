@@ -248,9 +248,9 @@ func logged(t *testing.T, c Config, now func() time.Time) (w *Worker, ended <-ch
 	return w, end, lines
 }
 
-// If a topic is deleted and created again while a member runs, only the records on it may be lost: the open connection
+// If a topic is deleted and recreated while a member runs, only the records on it may be lost: the open connection
 // of a partition of flows must be reported once.
-func TestATopicMadeAgainIsTakenUp(t *testing.T) {
+func TestATopicRecreatedIsTakenUp(t *testing.T) {
 	for _, topic := range []string{"t.flows", "t.connections", "t.pairing"} {
 		t.Run(topic, func(t *testing.T) {
 			c := cluster(t)
@@ -289,9 +289,9 @@ func TestATopicMadeAgainIsTakenUp(t *testing.T) {
 	}
 }
 
-// Members hand the state of their partitions on when flows are made again, whoever gets
+// Members hand the state of their partitions on when flows are recreated, whoever gets
 // them next.
-func TestMembersHandStateOnWhenFlowsAreMadeAgain(t *testing.T) {
+func TestMembersHandStateOnWhenFlowsAreRecreated(t *testing.T) {
 	c := cluster(t)
 	cl := client(t, c)
 	var now clock

@@ -110,7 +110,7 @@ func (r *Replica) overlooker(ctx context.Context) error {
 		return nil
 	}
 	for ctx.Err() == nil {
-		// Read fails if the topic does not exist yet, was created again, or Kafka is not reachable.
+		// Read fails if the topic does not exist yet, was recreated, or Kafka is not reachable.
 		// The next Read begins since before now; reports that are read twice count once.
 		tail := kafka.Tail{Since: r.deps.Now().Add(-since)}
 		reading, failed := context.WithCancel(ctx)

@@ -309,7 +309,7 @@ func TestCloseSettlesTheRecordsOfAnArena(t *testing.T) {
 }
 
 // The new topic has another number of partitions: each key has to move to its partition among them.
-func TestAnArenasRecordsSurviveThatTheirTopicIsMadeAgain(t *testing.T) {
+func TestAnArenasRecordsSurviveThatTheirTopicIsRecreated(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")
 	ensure(ctx, t, b.Addr(), Flows)

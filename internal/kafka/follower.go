@@ -23,7 +23,7 @@ type Follower struct {
 	mu    sync.Mutex      // guards the fields below; must not be held during calls of the client
 	at    map[int32]int64 // partitions followed, and the offset at which each begins
 	dirty map[int32]bool  // partitions whose entry in at the client does not have yet
-	anew  bool            // the topic was deleted and made again
+	anew  bool            // the topic was deleted and recreated
 }
 
 // NewFollower returns a Follower of a topic, given its full name. It reads nothing before Run.
@@ -109,7 +109,7 @@ func offsetOrStart(offset int64) kgo.Offset {
 }
 
 // Run hands every record to apply until ctx ends, in order within a partition, record by record. A failed
-// fetch is repeated with back-off and logged at a bounded rate. A topic that is deleted and made again is read
+// fetch is repeated with back-off and logged at a bounded rate. A topic that is deleted and recreated is read
 // from its start, perhaps more than once: apply must tolerate repeats. Run calls apply from one goroutine, and returns
 // after the goroutines that it started. It must be called once.
 func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record)) error {
@@ -167,7 +167,7 @@ func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record
 	return nil
 }
 
-// restart follows all partitions from their start: the topic was deleted and made again, with another id. The
+// restart follows all partitions from their start: the topic was deleted and recreated, with another id. The
 // offsets given to Add are those of the old topic and void. It may be called by any goroutine.
 func (f *Follower) restart() {
 	f.mu.Lock()

@@ -53,7 +53,7 @@ type Producer struct {
 
 	mu      sync.Mutex // guards the fields below
 	packers []*Packer
-	holding bool          // the topic was deleted and made again: see holdForRetry
+	holding bool          // the topic was deleted and recreated: see holdForRetry
 	held    []*kgo.Record // records to produce again
 	// producingHeld is set while held records go back to the client: they are in neither.
 	producingHeld bool

@@ -198,7 +198,7 @@ func TestNothingIsLostOrDoubledWhenBrokersFail(t *testing.T) {
 	}
 }
 
-func TestRecordsSurviveThatTheirTopicIsDeletedAndMadeAgain(t *testing.T) {
+func TestRecordsSurviveThatTheirTopicIsDeletedAndRecreated(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")
 	ensure(ctx, t, b.Addr(), Flows)

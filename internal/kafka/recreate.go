@@ -9,7 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// A topic that was deleted and made again has another id (KIP-516). franz-go keeps the old id and fails every
+// A topic that was deleted and recreated has another id (KIP-516). franz-go keeps the old id and fails every
 // buffered and every later record with UNKNOWN_TOPIC_ID until the client forgets the topic. A Producer must not
 // lose those records: it holds them, forgets the topic, and produces them again.
 

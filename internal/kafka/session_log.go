@@ -19,7 +19,7 @@ var ErrTruncated = errors.New("the log no longer holds wanted records")
 
 // A TruncatedError names the partitions of a topic that no longer hold a wanted range of records: retention or
 // DeleteRecords removed its beginning, or the log ends before the end of the range (brokers lost records, or the
-// topic was deleted and made again).
+// topic was deleted and recreated).
 type TruncatedError struct {
 	Topic      string
 	Partitions map[int32]Truncation
@@ -54,7 +54,7 @@ func (e *TruncatedError) Unwrap() error { return ErrTruncated }
 
 // A topicState holds the properties of a topic that must not change during a life.
 type topicState struct {
-	id         [16]byte // changes when the topic is deleted and made again
+	id         [16]byte // changes when the topic is deleted and recreated
 	partitions int
 }
 

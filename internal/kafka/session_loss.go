@@ -19,7 +19,7 @@ import (
 const (
 	causeRetention = "retention" // the log begins after the position
 	causeTruncated = "truncated" // the log ends before the position: brokers lost records
-	causeRecreated = "recreated" // the topic was deleted and made again
+	causeRecreated = "recreated" // the topic was deleted and recreated
 )
 
 // losses counts moved positions and the records that were gone before they were read. All sessions of a registry
@@ -115,7 +115,7 @@ func (l *life) nearest(at Position, log bounds) Position {
 }
 
 // adoptTopics takes over the state of the topics at the beginning of a life. It precedes the client: positions that the
-// group answers later belong to a topic whose id is known, unless madeAgain says otherwise.
+// group answers later belong to a topic whose id is known, unless recreatedID says otherwise.
 func (l *life) adoptTopics(ctx context.Context) error {
 	topics, err := l.inputTopics(ctx)
 	if err != nil {
@@ -127,7 +127,7 @@ func (l *life) adoptTopics(ctx context.Context) error {
 		return err
 	}
 	if renewed {
-		l.sc.Log.Error("the input topic was deleted and made again: it is read from its start",
+		l.sc.Log.Error("the input topic was deleted and recreated: it is read from its start",
 			"group", l.sc.Group, "topic", l.sc.Input)
 	}
 	return nil
@@ -230,7 +230,7 @@ func (l *life) remember() {
 }
 
 // recall returns the position of a partition, given its committed position. The two are equal while the input is
-// the topic that was read before. In a topic that was made again, offsets of the old topic are void: unless
+// the topic that was read before. In a topic that was recreated, offsets of the old topic are void: unless
 // another member has committed, the partition is read from the start, with the metadata that this session
 // committed last.
 func (s *Session) recall(at Position) Position {
@@ -256,8 +256,8 @@ func (l *life) noteDataLoss(loss *kgo.ErrDataLoss) {
 	p.next, p.end, p.since = loss.ResetTo, loss.ResetTo, l.sc.Now()
 }
 
-// needsNewLife reports whether an error lasts until the client is replaced: the topic was deleted and made
-// again, and a client never adopts the new id; or the input does not hold the position, and the next life looks
+// needsNewLife reports whether an error lasts until the client is replaced: the topic was deleted and
+// recreated, and a client never adopts the new id; or the input does not hold the position, and the next life looks
 // for the nearest.
 func needsNewLife(err error) bool {
 	return errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.OffsetOutOfRange)
@@ -269,18 +269,18 @@ func (l *life) expire(why error) { l.expired.CompareAndSwap(nil, &why) }
 
 // needsReplacement reports whether a new client would do better after an error for which needsNewLife is true. It asks
 // the cluster, which takes up to 5 s; the poll's errors come with a back-off.
-// While a deleted topic is not made again, this client stays in the group: only a member of the group can commit
+// While a deleted topic is not recreated, this client stays in the group: only a member of the group can commit
 // positions in the new topic, see bequeath.
 func (l *life) needsReplacement(ctx context.Context, err error) bool {
 	if !errors.Is(err, kerr.UnknownTopicID) {
 		return true
 	}
-	_, again := l.madeAgain(ctx, l.gts.Client())
+	_, again := l.recreatedID(ctx, l.gts.Client())
 	return again
 }
 
-// madeAgain returns the id of the input topic and true if the topic was deleted and made again during this life.
-func (l *life) madeAgain(ctx context.Context, cl *kgo.Client) (id [16]byte, again bool) {
+// recreatedID returns the id of the input topic and true if the topic was deleted and recreated during this life.
+func (l *life) recreatedID(ctx context.Context, cl *kgo.Client) (id [16]byte, again bool) {
 	now, err := readTopicState(ctx, cl, l.sc.Input)
 	if err != nil || now.partitions != l.partitions {
 		return id, false
@@ -288,12 +288,12 @@ func (l *life) madeAgain(ctx context.Context, cl *kgo.Client) (id [16]byte, agai
 	return now.id, l.isNewTopic(now.id, l.inputID)
 }
 
-// bequeath commits the start of owned partitions in a topic that was made again, with the metadata that was
+// bequeath commits the start of owned partitions in a topic that was recreated, with the metadata that was
 // committed last. Kafka deleted the positions with the old topic, but the next owner of a partition needs its
 // state. The group refuses the commit of a member that it has removed. A partition whose commit fails keeps its
 // state if this session gets it again.
 func (l *life) bequeath() {
-	id, again := l.madeAgain(l.late, l.gts.Client())
+	id, again := l.recreatedID(l.late, l.gts.Client())
 	if !again {
 		return
 	}
@@ -330,7 +330,7 @@ func (l *life) bequeath() {
 // watchEvery is the interval of watch. The client itself refreshes its metadata every 5 min if nothing fails.
 const watchEvery = 30 * time.Second
 
-// watch ends the life when the input or the co-partitioned topic was made again or has another number of
+// watch ends the life when the input or the co-partitioned topic was recreated or has another number of
 // partitions. It runs in a goroutine of the life, which ends after its current transaction.
 func (l *life) watch(ctx context.Context) {
 	tick := time.NewTicker(l.every)
@@ -360,7 +360,7 @@ func (l *life) changed(ctx context.Context) error {
 		switch {
 		case now.Err != nil || len(now.Partitions) == 0:
 		case l.isNewTopic(now.ID, was.id):
-			return fmt.Errorf("topic %s was deleted and made again", name)
+			return fmt.Errorf("topic %s was deleted and recreated", name)
 		case len(now.Partitions) != was.partitions:
 			return fmt.Errorf("topic %s has %d partitions, it had %d", name, len(now.Partitions), was.partitions)
 		}

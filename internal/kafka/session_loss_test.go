@@ -32,7 +32,7 @@ func TestASessionEndsWhenACoPartitionedTopicHasAnotherNumberOfPartitions(t *test
 	if _, err := adm.CreateTopic(ctx, 3, 1, nil, s.sc.CoPartitioned); err != nil {
 		t.Fatal(err)
 	}
-	o.assigned.wait(ctx, t, "the twin made again is taken up", atLeast[int](2))
+	o.assigned.wait(ctx, t, "the twin recreated is taken up", atLeast[int](2))
 	if _, err := adm.CreatePartitions(ctx, 2, s.sc.CoPartitioned); err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestASessionEndsWhenACoPartitionedTopicHasAnotherNumberOfPartitions(t *test
 
 // Kafka deletes the positions of a topic with the topic. A member commits the start of the new topic, with the
 // metadata that was committed last, before it gives up its partitions.
-func TestAMemberHandsItsPositionsOnToATopicMadeAgain(t *testing.T) {
+func TestAMemberHandsItsPositionsOnToATopicRecreated(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")
 	ensure(ctx, t, b.Addr(), Undecoded, Flows)
@@ -132,8 +132,8 @@ func TestTheIdOfADeletedTopicIsNoNewTopic(t *testing.T) {
 	}
 }
 
-// A session keeps the position of a partition that it owned in a topic. When the topic was made again, another
-// member may own that partition and commit. When the topic is made again a second time, Kafka has no position of
+// A session keeps the position of a partition that it owned in a topic. When the topic was recreated, another
+// member may own that partition and commit. When the topic is recreated a second time, Kafka has no position of
 // it, and the kept position is stale: its connections would be reported twice.
 func TestAPositionIsKeptForTheNextTopicAlone(t *testing.T) {
 	first, second, third := [16]byte{1}, [16]byte{2}, [16]byte{3}

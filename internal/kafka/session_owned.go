@@ -95,8 +95,8 @@ func (l *life) revoked(_ context.Context, _ *kgo.Client, gone map[string][]int32
 // restored their state.
 func (l *life) fetched(ctx context.Context, cl *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
 	// The positions may be of the new topic: this life would hand them on as those of the old topic.
-	if _, again := l.madeAgain(ctx, cl); again {
-		err := fmt.Errorf("topic %s was deleted and made again", l.sc.Input)
+	if _, again := l.recreatedID(ctx, cl); again {
+		err := fmt.Errorf("topic %s was deleted and recreated", l.sc.Input)
 		l.expire(err)
 		return err
 	}

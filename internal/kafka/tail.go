@@ -30,7 +30,7 @@ type Tail struct {
 
 // A Beginning is the state of a topic at a moment.
 type Beginning struct {
-	ID    string          // changes when the topic is deleted and made again
+	ID    string          // changes when the topic is deleted and recreated
 	First map[int32]int64 // the first offset of the log, by partition
 	End   map[int32]int64 // the offset after the last one, by partition
 	// EpochEnds is the offset after the last record of a leader epoch and all epochs before it (KIP-320), by
@@ -90,7 +90,7 @@ type tailing struct {
 
 // Read hands the records of a topic to apply, fetch by fetch, in order within a partition. A missing topic,
 // and a Kafka that does not answer at the start, are errors; later failures go to failed, at a bounded rate, and
-// reading goes on. Added partitions, and a topic that is deleted and made again, are read from their start. With
+// reading goes on. Added partitions, and a topic that is deleted and recreated, are read from their start. With
 // From the caller decides on that: Read returns ErrTopicChanged.
 func (t Tail) Read(ctx context.Context, c Config, topic string, apply func([]Record) error, failed func(error)) error {
 	left, err := t.unread(ctx, c, topic)
@@ -209,7 +209,7 @@ func (r *tailing) poll(ctx context.Context) (errs []error, err error) {
 	for _, f := range fetches {
 		for _, t := range f.Topics {
 			if id := kadm.TopicID(t.TopicID); r.From != nil && id != (kadm.TopicID{}) && id.String() != r.ID {
-				return nil, r.changed("it was deleted and made again")
+				return nil, r.changed("it was deleted and recreated")
 			}
 			for _, p := range t.Partitions {
 				if n := len(p.Records); n > 0 {
@@ -269,9 +269,9 @@ func (r *tailing) checkTopic(ctx context.Context, errs []error) error {
 // of the old topic: with From or Once it returns ErrTopicChanged instead.
 func (r *tailing) switchTopic(now topicState) error {
 	if r.From != nil || r.Once {
-		return r.changed("it was deleted and made again")
+		return r.changed("it was deleted and recreated")
 	}
-	r.report.report(fmt.Errorf("topic %s was deleted and made again: it is read from its start", r.topic))
+	r.report.report(fmt.Errorf("topic %s was deleted and recreated: it is read from its start", r.topic))
 	r.cl.PurgeTopicsFromClient(r.topic)
 	clear(r.at)
 	r.addFrom(0, now)

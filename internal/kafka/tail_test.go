@@ -78,7 +78,7 @@ func remake(ctx context.Context, t *testing.T, adm *kadm.Client, topic string, p
 	}
 }
 
-func TestATailGoesOnWhenItsTopicIsDeletedAndMadeAgain(t *testing.T) {
+func TestATailGoesOnWhenItsTopicIsDeletedAndRecreated(t *testing.T) {
 	for name, tail := range map[string]Tail{"from the start": {Start: true}, "since": {Since: time.Unix(1, 0)}} {
 		t.Run(name, func(t *testing.T) {
 			ctx := testContext(t)
@@ -102,7 +102,7 @@ func TestATailGoesOnWhenItsTopicIsDeletedAndMadeAgain(t *testing.T) {
 	}
 }
 
-func TestATailAtTheEndReadsATopicThatIsMadeAgainFromItsStart(t *testing.T) {
+func TestATailAtTheEndReadsATopicThatIsRecreatedFromItsStart(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")
 	adm := makeTopic(ctx, t, b.Addr(), "x", 1)
@@ -169,7 +169,7 @@ func TestATailWithPositionsEndsWhenTheyAreNotTheTopicsAnyMore(t *testing.T) {
 		{"another id", "other", map[int32]int64{0: 0}, nil, 0},
 		{"a position behind the end", "", map[int32]int64{0: 100}, nil, 0},
 		{"fewer positions than partitions", "", map[int32]int64{}, nil, 0},
-		{"made again", "", map[int32]int64{0: 1}, func(ctx context.Context, t *testing.T, adm *kadm.Client) {
+		{"recreated", "", map[int32]int64{0: 1}, func(ctx context.Context, t *testing.T, adm *kadm.Client) {
 			t.Helper()
 			remake(ctx, t, adm, "x", 1)
 		}, 2},
@@ -216,7 +216,7 @@ func TestATailWithPositionsEndsWhenTheyAreNotTheTopicsAnyMore(t *testing.T) {
 	}
 }
 
-func TestAFollowerGoesOnWhenItsTopicIsDeletedAndMadeAgain(t *testing.T) {
+func TestAFollowerGoesOnWhenItsTopicIsDeletedAndRecreated(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")
 	adm := makeTopic(ctx, t, b.Addr(), "x", 2)

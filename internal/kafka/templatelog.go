@@ -26,7 +26,7 @@ import (
 // Publish and Ready may be called by any goroutine at any time. The callbacks apply, Renewed and ReadToEnd run in Run's
 // goroutine, never two at a time; they may call Publish and Ready.
 type TemplateLog struct {
-	// Renewed, when set before Run, is called from Run's goroutine when the topic was deleted and made again.
+	// Renewed, when set before Run, is called from Run's goroutine when the topic was deleted and recreated.
 	// The new topic holds no record of the old one: the owner must publish its state again.
 	Renewed func()
 	// ReadToEnd, when set before Run, is called from Run's goroutine, at most once: when all records that were on
@@ -160,7 +160,7 @@ func (l *TemplateLog) noteProduced(err error) {
 	}
 }
 
-// noteRenewed notes that the topic was deleted and made again, and wakes poll.
+// noteRenewed notes that the topic was deleted and recreated, and wakes poll.
 func (l *TemplateLog) noteRenewed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -183,7 +183,7 @@ func (l *TemplateLog) failure(fetches kgo.Fetches) error {
 	}
 	l.mu.Lock()
 	if l.renewed {
-		errs = append(errs, fmt.Errorf("topic %s was deleted and made again: %w", l.topic, kerr.UnknownTopicID))
+		errs = append(errs, fmt.Errorf("topic %s was deleted and recreated: %w", l.topic, kerr.UnknownTopicID))
 	}
 	l.mu.Unlock()
 	return errors.Join(errs...)

@@ -254,7 +254,7 @@ func TestALogGoesOnWhenTheBrokerRestartsWithNothing(t *testing.T) {
 	}
 }
 
-func TestALogGoesOnWhenItsTopicIsDeletedAndMadeAgain(t *testing.T) {
+func TestALogGoesOnWhenItsTopicIsDeletedAndRecreated(t *testing.T) {
 	ctx := testContext(t)
 	b := startBroker(t, "127.0.0.1:0")
 	ensure(ctx, t, b.Addr(), Templates)
@@ -269,7 +269,7 @@ func TestALogGoesOnWhenItsTopicIsDeletedAndMadeAgain(t *testing.T) {
 	x.applied.wait(ctx, t, "what was published to the new topic", atLeast[string](1))
 }
 
-// Only the producer notices here that the topic was made again: fetches find nothing, as in a client whose
+// Only the producer notices here that the topic was recreated: fetches find nothing, as in a client whose
 // consumer and producer learnt the topic from two brokers.
 func TestALogGoesOnWhenOnlyItsProducerSeesThatTheTopicIsNew(t *testing.T) {
 	ctx := testContext(t)

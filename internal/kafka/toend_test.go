@@ -41,7 +41,7 @@ func TestTheEndOfABoundedReadIsReachedInEachPartition(t *testing.T) {
 }
 
 // Records of the old topic are missing and those of the new one were not asked for: that is not the whole topic.
-func TestReadingAWholeTopicFailsWhenItIsMadeAgainMeanwhile(t *testing.T) {
+func TestReadingAWholeTopicFailsWhenItIsRecreatedMeanwhile(t *testing.T) {
 	ctx := testContext(t)
 	c := startFake(t)
 	addr := c.ListenAddrs()[0]

@@ -18,7 +18,7 @@ import (
 const topicStateEvery = 10 * time.Second
 
 // readTopicState asks the cluster for the state of a topic. It takes 5 s at most. Any broker may answer, also one that
-// lags behind the controller: after a topic was deleted and made again, the old id or no topic may come back for a
+// lags behind the controller: after a topic was deleted and recreated, the old id or no topic may come back for a
 // moment.
 func readTopicState(ctx context.Context, cl *kgo.Client, topic string) (topicState, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -39,11 +39,11 @@ type topicChange int
 const (
 	topicSame    topicChange = iota
 	topicStale               // the id is that of an earlier topic: a broker that lags behind answered
-	topicRenewed             // the topic was deleted and made again
+	topicRenewed             // the topic was deleted and recreated
 	topicGrown               // partitions were added
 )
 
-// A topicCheck finds out that a topic was deleted and made again, or that partitions were added. A consumer must
+// A topicCheck finds out that a topic was deleted and recreated, or that partitions were added. A consumer must
 // not rely on errors for that: a client that forgot the topic after the deletion learns the id of the new topic
 // from metadata, without an error. It must be used by one goroutine.
 type topicCheck struct {
@@ -95,7 +95,7 @@ func (c *topicCheck) adopt(now topicState) {
 	c.state = now
 }
 
-// watch calls renewed each time that it finds the topic deleted and made again, until ctx ends. It looks for it at
+// watch calls renewed each time that it finds the topic deleted and recreated, until ctx ends. It looks for it at
 // the interval every: a metadata request each. The topic that it finds first is the one to compare with; until then
 // it tries again with back-off.
 func (c *topicCheck) watch(ctx context.Context, cl *kgo.Client, every time.Duration, renewed func()) {
@@ -141,7 +141,7 @@ func (p pastTopics) add(id [16]byte) {
 // caller must call Begins and choose its positions again.
 var ErrTopicChanged = errors.New("the topic changed")
 
-// topicIsGone reports whether err means that the topic was deleted, and perhaps made again. Kafka also returns these
+// topicIsGone reports whether err means that the topic was deleted, and perhaps recreated. Kafka also returns these
 // errors for a moment after the creation of a topic, until all brokers know it.
 func topicIsGone(err error) bool {
 	return errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.UnknownTopicOrPartition)

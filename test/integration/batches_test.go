@@ -32,7 +32,7 @@ func (o *outcomes) Settled(n int, err error) {
 }
 
 // Each of three nodes is killed and comes back while the producer of own batches is in use, then the topic is
-// deleted and made again with another number of partitions. Each record is on the topic once, with its key, value,
+// deleted and recreated with another number of partitions. Each record is on the topic once, with its key, value,
 // partition and time, and those of a key are in order.
 func TestOwnBatchesOnRealKafka(t *testing.T) {
 	const topic, parts, partsThen, keys = "own.flows", 6, 9, 101

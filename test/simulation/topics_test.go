@@ -59,7 +59,7 @@ func drawRemake(rng *rand.Rand) action {
 }
 
 func (a remakeTopic) String() string {
-	return fmt.Sprintf("topic %s is deleted, and made again after %v", a.Topic, a.Away)
+	return fmt.Sprintf("topic %s is deleted, and recreated after %v", a.Topic, a.Away)
 }
 
 func (a remakeTopic) run(w *world, _ *rand.Rand) {

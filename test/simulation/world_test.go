@@ -63,7 +63,7 @@ type world struct {
 	resolver  *nameServers // nil: members look up no names
 	step      uint64       // index of the step that runs, from 1
 	ctx       context.Context
-	remade    map[kafka.Topic]bool // topics that were deleted and made again
+	remade    map[kafka.Topic]bool // topics that were deleted and recreated
 	tails     int                  // partitions of flows that ended before the group's position
 	tips      int                  // partitions whose state ended before it should
 

@@ -18,7 +18,7 @@ type Feed struct {
 	Once    bool // stop at the end offsets of the start; otherwise run until ctx ends
 
 	Began    func()      // called once the topic was found
-	Notice   func(error) // called for lost records and for a topic that was created again
+	Notice   func(error) // called for lost records and for a topic that was recreated
 	Failed   func(error) // called for each temporary failure, equal failures included
 	Progress func(Kept)  // called after each transaction
 }

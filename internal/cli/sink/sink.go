@@ -28,7 +28,7 @@ type Record struct {
 
 // A Topic describes the state of a topic in Kafka.
 type Topic struct {
-	ID    string          // topic id; it changes when the topic is deleted and created again
+	ID    string          // topic id; it changes when the topic is deleted and recreated
 	First map[int32]int64 // first available offset, by partition
 	End   map[int32]int64 // offset after the last record, by partition
 	// EpochEnds is the offset after the last record that Kafka holds of the leader epochs of Sink.Epochs, by
@@ -41,7 +41,7 @@ type Beginning struct {
 	From   map[int32]int64 // next offset to read, by partition
 	Missed int64           // records deleted from Kafka before they were read
 	Lost   int64           // stored records that Kafka lost
-	Anew   bool            // the topic was created again under the same name
+	Anew   bool            // the topic was recreated under the same name
 }
 
 // A Sink stores the messages of one topic. It must not be used concurrently. The caller must call Close.

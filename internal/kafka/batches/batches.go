@@ -108,7 +108,7 @@ type part struct {
 	open     *batch            // the last of queue, if it takes records; else nil
 	inFlight bool              // the first of queue is being sent
 	id       recordbatch.Stamp // of the next batch; ProducerID is -1 while there is none
-	anew     bool              // the topic was made again: records are to be numbered from 0
+	anew     bool              // the topic was recreated: records are to be numbered from 0
 	tries    int               // of the first of queue
 	retryAt  time.Time         // when the first of queue may be sent
 }

@@ -493,15 +493,15 @@ func TestMetadataFromBeforeTheTopicGrewAreIgnored(t *testing.T) {
 	}
 	apply(metadataOf([16]byte{}, 8, 2, 4)) // of a broker without topic ids
 	if p.topic.id != id || want.anew {
-		t.Errorf("topic %x, made again: %t; metadata without an id say nothing of it", p.topic.id, want.anew)
+		t.Errorf("topic %x, recreated: %t; metadata without an id say nothing of it", p.topic.id, want.anew)
 	}
-	apply(metadataOf([16]byte{2}, 3, 2, 0)) // made again
+	apply(metadataOf([16]byte{2}, 3, 2, 0)) // recreated
 	if len(p.parts) != 3 || p.parts[2] == want {
-		t.Errorf("%d partitions after the topic was made again, want 3", len(p.parts))
+		t.Errorf("%d partitions after the topic was recreated, want 3", len(p.parts))
 	}
 }
 
-// Without topic ids, a topic that was made again differs by the epochs of its leaders, which begin at 0.
+// Without topic ids, a topic that was recreated differs by the epochs of its leaders, which begin at 0.
 func TestALeaderWithAnOlderEpochCountsAtLast(t *testing.T) {
 	p := resting()
 	for _, epoch := range []int32{7, 6, 0} {
@@ -551,7 +551,7 @@ func TestThePoolKeepsNoMemoryThatIsNotUsed(t *testing.T) {
 	}
 }
 
-func TestMessagesGoToATopicThatIsMadeAgain(t *testing.T) {
+func TestMessagesGoToATopicThatIsRecreated(t *testing.T) {
 	for _, partitions := range []int32{3, 7, 2} {
 		t.Run(strconv.Itoa(int(partitions)), func(t *testing.T) {
 			var log bytes.Buffer

@@ -107,7 +107,7 @@ func (p *Producer) askMetadata(ctx context.Context) error {
 	return p.apply(&resp.Topics[0])
 }
 
-// apply applies the metadata of the topic. A topic that was deleted and made again has another id (KIP-516): its
+// apply applies the metadata of the topic. A topic that was deleted and recreated has another id (KIP-516): its
 // partitions know nothing of the producer. If it has another number of partitions as well, records move to the
 // partitions of their keys. Fewer partitions with the same id are the answer of a broker that has not heard yet that
 // the topic grew.

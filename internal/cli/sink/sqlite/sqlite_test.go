@@ -210,7 +210,7 @@ func TestATopicThatEndsBeforeTheStoredPositionIsReadFromItsEnd(t *testing.T) {
 	}
 }
 
-func TestATopicThatIsMadeAgainWithFewerPartitionsIsNewOnce(t *testing.T) {
+func TestATopicThatIsRecreatedWithFewerPartitionsIsNewOnce(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "f.db"), "flows", sink.Options{})
 	begin(t, s, "a", map[int32]int64{0: 0, 1: 0})
 	if b := begin(t, s, "b", map[int32]int64{0: 0}); !b.Anew {
