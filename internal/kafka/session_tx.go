@@ -100,9 +100,9 @@ func (tx *Tx) failure() error {
 
 // Produce adds a record to the transaction, stamped with the wall clock at the begin of the current call of the
 // Handler. partition counts for the topics of SessionConfig.ManualPartitioning only. acked, if not nil, is called with
-// the offset of the acknowledged record, from a goroutine of the client, before the transaction is committed. The caller
-// must not modify key or value before Handler.Committed, and never if the transaction is aborted; an empty key counts as
-// none. A failure aborts the transaction.
+// the offset of the acknowledged record, from a goroutine of the client, before the transaction is committed. The
+// caller must not modify key or value before Handler.Committed, and never if the transaction is aborted; an empty key
+// counts as none. A failure aborts the transaction.
 func (tx *Tx) Produce(topic string, partition int32, key, value []byte, acked func(offset int64)) {
 	tx.produce(topic, partition, key, value, tx.now, tx.done, acked)
 }
@@ -112,8 +112,8 @@ func (tx *Tx) ProduceAt(topic string, partition int32, key, value []byte, at tim
 	tx.produce(topic, partition, key, value, at, tx.doneAt, acked)
 }
 
-// produce adds a record to the transaction. The record is one of life.slabs, which are used again once the transaction is
-// committed.
+// produce adds a record to the transaction. The record is one of life.slabs, which are used again once the transaction
+// is committed.
 func (tx *Tx) produce(
 	topic string, partition int32, key, value []byte, at time.Time,
 	done func(*kgo.Record, error), acked func(offset int64),

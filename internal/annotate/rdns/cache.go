@@ -11,7 +11,7 @@ const (
 	// chunkSize is the number of slots that are allocated at a time. Slots do not move: growing copies none of them
 	// under the lock.
 	chunkSize = 4096
-	// sweepSize is the number of slots that are swept under one lock, some 10 µs.
+	// sweepSize is the number of slots that are swept under a lock, some 10 µs.
 	sweepSize = 1024
 	// chances bounds the recently used entries that an eviction passes over. If all are in use, one of them goes.
 	chances = 32
@@ -78,7 +78,7 @@ type fifo struct {
 	n          int
 }
 
-// A cache holds the answers that are known and the addresses that wait for one. Answers are bounded in number and in
+// A cache holds the answers that are known and the pending addresses. Answers are bounded in number and in
 // octets; the caller bounds the pending addresses. Each operation takes constant time, but for the growth of the Go map
 // that is the index, which is incremental. When the cache is full, the oldest entry that was not used lately makes room
 // (the second-chance algorithm). A cache must be guarded by a lock.

@@ -29,7 +29,7 @@ type Config struct {
 	CacheSize      int           `env:"CACHE_SIZE" envDefault:"500000" unit:"addresses" help:"limit on cached results, names and failures; they take at most 250 octets each on average"`
 
 	// Dial, when set, opens the sockets to name servers, network "udp" or "tcp". nil selects the net package's. It
-	// must return when ctx ends. Write and Read of a "udp" connection carry one message each; a connection carries
+	// must return when ctx ends. Write and Read of a "udp" connection carry a message each; a connection carries
 	// several queries, one after the other. Tests set Dial to simulate name servers.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error) `env:"-"`
 }

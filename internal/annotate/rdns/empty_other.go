@@ -4,5 +4,5 @@ package rdns
 
 import "syscall"
 
-// isEmpty returns false: it is not known whether a datagram waits. Each socket carries one query then.
+// isEmpty returns false: it is not known whether a datagram waits. Each socket carries a single query then.
 func isEmpty(syscall.RawConn) bool { return false }
