@@ -36,8 +36,8 @@ func client(t *testing.T, b *Broker, opts ...kgo.Opt) *kgo.Client {
 func TestATakenPortIsAnErrorThatNamesTheAddress(t *testing.T) {
 	b := start(t, "127.0.0.1:0", false)
 	_, err := Start(b.Addr(), false)
-	if err == nil || !strings.Contains(err.Error(), b.Addr()+" is taken") || !errors.Is(err, syscall.EADDRINUSE) {
-		t.Errorf("want an error that says %s is taken, got %v", b.Addr(), err)
+	if err == nil || !strings.Contains(err.Error(), b.Addr()+" is in use") || !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("want an error that says %s is in use, got %v", b.Addr(), err)
 	}
 }
 
