@@ -17,7 +17,7 @@ const (
 	metadataMaxAge = 5 * time.Minute
 	// maxOlder is the number of answers in a row whose epoch of a leader is older than the known epoch, and which
 	// are ignored. More of them are no answers of a broker that lags: without topic ids (before Kafka 2.8), a
-	// topic that was made again is known by its epochs alone, and these begin anew.
+	// topic that was recreated is known by its epochs alone, and these begin anew.
 	maxOlder = 5
 	// lookTimeout bounds a question to the brokers.
 	lookTimeout = 15 * time.Second

@@ -130,7 +130,7 @@ func TestATopicThatChangesUnderARunningSinkIsReadOn(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("the program: %v\n%s", err, out.String())
 	}
-	if d := cmp.Diff(1, strings.Count(out.String(), "was deleted and recreated")); d != "" {
+	if d := cmp.Diff(1, strings.Count(out.String(), "was deleted and recreated: reading it from its start")); d != "" {
 		t.Errorf("reports of the new topic: -want +got\n%s%s", d, out.String())
 	}
 	if n := strings.Count(out.String(), "\n"); n > 30 {
