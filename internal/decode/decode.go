@@ -31,7 +31,7 @@ type Meta struct {
 }
 
 // A TemplateKey identifies a template. The source port is not part of it: NAT and line cards change
-// the port of one exporting process. RFC 7011 section 3.4.1 scopes template ids by transport session
+// the port of an exporting process. RFC 7011 section 3.4.1 scopes template ids by transport session
 // and observation domain; the exporter's address stands for the session.
 type TemplateKey struct {
 	Exporter [16]byte // v4-mapped when IPv4
@@ -54,7 +54,7 @@ type State interface {
 	// Facts returns the options data of k's exporter, version and domain (k.ID is ignored). It must
 	// not return nil, and must not lock.
 	Facts(k *TemplateKey) *Facts
-	// LearnFact stores one fact of options data for k's exporter, version and domain (k.ID is
+	// LearnFact stores a fact of options data for k's exporter, version and domain (k.ID is
 	// ignored).
 	LearnFact(k *TemplateKey, m *Meta, h *Header, f OptionsFact)
 }
@@ -87,7 +87,7 @@ type OptionsFact struct {
 	Text   string
 }
 
-// A Span is one flow, as offsets in Result.Buf.
+// A Span is a flow, as offsets in Result.Buf.
 //
 //	Result.Buf  ... | FlowMessage       | record key | FlowMessage ...
 //	                ^ Start             ^ ValueEnd   ^ KeyEnd
@@ -106,7 +106,7 @@ type Learnt struct {
 	Off      int      // offset of the template record in the datagram, octets
 }
 
-// An OptionsRecord is one record of options data.
+// An OptionsRecord is a record of options data.
 type OptionsRecord struct {
 	TemplateID uint16
 	Off        int           // offset of the record in the datagram, octets

@@ -247,7 +247,7 @@ func init() {
 // mac is the octets of a MAC address, which has no reduced size.
 const mac = 6
 
-// idOf returns the element of a field: of a NetFlow v9 type, the one that means
+// idOf returns the element of a field: of a NetFlow v9 type, the element that means
 // the same.
 func idOf(version uint8, f Field) elementID {
 	id := elementID{f.PEN, f.ID}

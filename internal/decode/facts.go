@@ -7,7 +7,7 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// Facts holds the options data of one exporter address, version and observation domain. The zero
+// Facts holds the options data of an exporter address, version and observation domain. The zero
 // value is empty. A Facts must not be copied.
 //
 // Several exporters can share one address and differ in source ports. A lookup for a port returns
@@ -42,13 +42,13 @@ type factNameID struct {
 	id   uint64
 }
 
-// An ownID identifies a fact of one source port.
+// An ownID identifies a fact of a source port.
 type ownID struct {
 	factNameID
 	port uint16
 }
 
-// An ownValue is the value of a fact of one source port.
+// An ownValue is the value of a fact of a source port.
 type ownValue struct {
 	number uint64
 	text   string
@@ -115,7 +115,7 @@ func (f *Facts) SetOwn(port uint16, fact *OptionsFact) {
 	f.nOwn.Store(int64(f.own.Len()))
 }
 
-// RemoveOwn removes the fact of one source port: lookups for this port then return the newest
+// RemoveOwn removes the fact of a source port: lookups for this port then return the newest
 // value.
 func (f *Facts) RemoveOwn(port uint16, what flowpb.Fact_What, id uint64) {
 	f.own.Delete(ownID{factNameID{what, id}, port})

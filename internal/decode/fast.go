@@ -188,7 +188,7 @@ func (p *Plan) arrange(v6 bool) *fastPlan {
 	return f
 }
 
-// add arranges one step whose octets begin at offset off of the record. It returns false if the
+// add arranges a step whose octets begin at offset off of the record. It returns false if the
 // fast path cannot run the step.
 func (f *fastPlan) add(p *Plan, st *step, off uint16) bool {
 	at := load{end: off + st.length, slot: slot(st.to)}

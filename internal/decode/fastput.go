@@ -5,7 +5,7 @@ import (
 	"math/bits"
 )
 
-// A window is an array over a record and its surroundings; an outWindow is one over the message that
+// A window is an array over a record and its surroundings; an outWindow is an array over the message that
 // is being written. They are arrays with a power of two as the limit of an index, so that an access
 // at a masked index needs no bounds check. A window begins 8 octets before its record:
 //

@@ -21,7 +21,7 @@ var hostileElements = []struct{ id, octets uint16 }{
 	{94, 20}, {82, 16},
 }
 
-// hostileTemplate returns a template with repeated elements, unusual lengths, no, one or both address families, and
+// hostileTemplate returns a template with repeated elements, unusual lengths, either, both or no address family, and
 // now and then a record as long as the windows of the fast path.
 func hostileTemplate(rng *rand.Rand) Template {
 	var fields []uint16 // id and length in turn

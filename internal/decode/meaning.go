@@ -28,7 +28,7 @@ type context struct {
 // counts counts malformed values: those read in spite of their form, and those dropped.
 type counts struct{ misencoded, badRates, oldUptimes int }
 
-// A record holds the values of one data record that rules read. A value is valid only if the plan
+// A record holds the values of a data record that rules read. A value is valid only if the plan
 // has it (Plan.has, Plan.addrs): otherwise it may be that of an earlier record.
 type record struct {
 	plan *Plan
@@ -265,7 +265,7 @@ func (c *context) sampling(r *record, o *outcome) {
 	o.rate, o.rateSource = c.rate(r, o.sampler)
 }
 
-// rate returns the sampling rate from the first source that has one: the operator's override, the
+// rate returns the sampling rate from the first source that has a rate: the operator's override, the
 // record, options data, the v5 header, the operator's default. 0 means unknown.
 //
 // The statements of the exporter follow from the most specific to the least specific. The field of

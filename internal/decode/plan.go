@@ -11,11 +11,11 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// A step is the compiled action for one field of a record, or for neighbouring fields that are
+// A step is the compiled action for a field of a record, or for neighbouring fields that are
 // skipped.
 type step struct {
 	op            op
-	once          uint8 // ≠ 0: of the steps with this number, the first non-empty one sets the field
+	once          uint8 // ≠ 0: of the steps with this number, the first that is not empty sets the field
 	length        uint16
 	tag           uint16 // opPlain: tag of the protobuf field, see tagOf
 	to            uint16 // field number, slot or address
@@ -140,7 +140,7 @@ func (p *Plan) settle(acts []action) (holders map[uint16]int) {
 		case opUint, opBytes, opOctets, opString:
 			holders[a.to]++
 		case opDSCP, opSegment:
-			if holders[a.to]++; holders[a.to] > 1 { // repeated: the first one counts, this one is kept raw
+			if holders[a.to]++; holders[a.to] > 1 { // repeated: the first counts, this field is kept raw
 				acts[i] = action{op: opElement}
 			}
 		}
@@ -207,14 +207,14 @@ func (st *step) absorb(next *step) bool {
 }
 
 // meanings returns the action of each field and its second action (opSkip: none), and sets p.has
-// and p.addrs. Of a repeated element the first counts; later ones are kept raw.
+// and p.addrs. Of a repeated element the first counts; later fields are kept raw.
 func (p *Plan) meanings() (acts, second []action) {
 	acts, second = p.fieldMeanings()
 	for i, f := range p.template.Fields {
 		a := acts[i]
 		switch a.op {
 		case opSlot, opFloat:
-			if p.has[a.to] { // repeated: the first counts, later ones are kept raw
+			if p.has[a.to] { // repeated: the first counts, later fields are kept raw
 				a = action{op: opElement}
 				break
 			}
