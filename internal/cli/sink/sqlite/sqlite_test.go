@@ -136,7 +136,8 @@ func TestConnectionsAreUpserted(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("-want +got\n%s", d)
 	}
-	if d := cmp.Diff([]string{"2023-11-14 22:13:20.500|1.5|https|10.0.0.1|192.0.2.80 (www.example.net)|27|4"}, query(t, s, "SELECT * FROM talks ORDER BY octets DESC LIMIT 1")); d != "" {
+	want = []string{"2023-11-14 22:13:20.500|1.5|https|10.0.0.1|192.0.2.80 (www.example.net)|27|4"}
+	if d := cmp.Diff(want, query(t, s, "SELECT * FROM talks ORDER BY octets DESC LIMIT 1")); d != "" {
 		t.Errorf("talks: -want +got\n%s", d)
 	}
 }
@@ -159,7 +160,9 @@ func TestFlowsAreRows(t *testing.T) {
 		"IPFIX|udp|10.0.0.1|5|2001:db8::1|53|NULL|NULL|100|1|NULL|192.0.2.1|01:02:03:04:05:ff|10|eth0",
 		"NETFLOW_V9|icmp|NULL|NULL|NULL|NULL|8|0|1|0|9|NULL|NULL|NULL|NULL",
 	}
-	if d := cmp.Diff(want, query(t, s, "SELECT type, protocol, src, src_port, dst, dst_port, icmp_type, icmp_code, octets, packets, reverse_octets, exporter, src_mac, sampling_rate, in_if_name FROM flows ORDER BY rowid")); d != "" {
+	got := query(t, s, `SELECT type, protocol, src, src_port, dst, dst_port, icmp_type, icmp_code, octets, packets,
+		reverse_octets, exporter, src_mac, sampling_rate, in_if_name FROM flows ORDER BY rowid`)
+	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("-want +got\n%s", d)
 	}
 }
