@@ -11,9 +11,9 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// BenchmarkConnection measures what names cost a connection, as enrich handles it: both ends are wanted when it opens,
-// and Annotate reads them when it is reported. The difference to "off" is the cost. 65 536 addresses wait in a full
-// queue, as they do in enrich while more addresses come than DNS_RATE allows.
+// BenchmarkConnection measures the cost of host names per connection, with the calls that enrich makes: Want for both
+// addresses when the connection opens, Annotate when it is reported. The difference to "off" is the cost. 65 536
+// addresses wait in a full queue, as in enrich while more addresses arrive than DNS_RATE allows.
 func BenchmarkConnection(b *testing.B) {
 	for _, bench := range []struct {
 		name string

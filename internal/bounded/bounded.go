@@ -1,12 +1,12 @@
-// Package bounded provides a map with a greatest number of entries. The method that adds an entry names what happens
-// to a new key at the limit: it is refused, or other entries go.
+// Package bounded provides a map with a maximum number of entries. The name of each method that adds an entry says what
+// it does with a new key at the limit: refuse it, or remove other entries.
 package bounded
 
 import "iter"
 
 // A Map maps K to V and holds at most as many entries as New was given. The zero value holds no entry. A Map
-// must not be copied after the first entry was added, and must be used by a goroutine at a time. A lookup costs about
-// half as much again as in a Go map: the caches of the hot paths are Go maps.
+// must not be copied after the first entry was added, and must be used by one goroutine at a time. A lookup takes about
+// 1.5 times as long as in a Go map; caches of the hot paths are Go maps.
 //
 // The value of a key that the Map has is replaced without regard to the limit.
 type Map[K comparable, V any] struct {
@@ -55,8 +55,8 @@ func (m *Map[K, V]) PutOrRefuse(k K, v V) bool {
 	return true
 }
 
-// PutOrForget sets the value of k. At the limit it forgets all entries for a new key. It suits caches: an entry costs a
-// constant number of steps on average, and needs no order.
+// PutOrForget sets the value of k. If k is a new key and the Map is full, it first removes all entries. It suits
+// caches: an entry costs a constant number of steps on average, and no order is kept.
 func (m *Map[K, V]) PutOrForget(k K, v V) {
 	if m.lacksRoom(k) {
 		clear(m.entries)
@@ -64,8 +64,8 @@ func (m *Map[K, V]) PutOrForget(k K, v V) {
 	m.put(k, v)
 }
 
-// PutOrEvict sets the value of k. At the limit it removes, for a new key, the entry whose value compare orders first
-// among sample arbitrary entries. 0: among all entries, at their cost.
+// PutOrEvict sets the value of k. If k is a new key and the Map is full, it removes the entry whose value compare
+// orders first among sample arbitrary entries. With sample 0 it compares all entries.
 func (m *Map[K, V]) PutOrEvict(k K, v V, sample int, compare func(a, b V) int) {
 	if m.lacksRoom(k) {
 		m.evict(sample, compare)
@@ -88,8 +88,8 @@ func (m *Map[K, V]) evict(sample int, compare func(a, b V) int) {
 	delete(m.entries, victim)
 }
 
-// PutOrFree sets the value of k. At the limit it removes the expired entries for a new key, then arbitrary entries
-// until an eighth of the limit is free, so that the next new keys do not search a full Map again.
+// PutOrFree sets the value of k. If k is a new key and the Map is full, it first removes the expired entries, then
+// arbitrary entries until an eighth of the limit is free, so that the next new keys do not search a full Map again.
 func (m *Map[K, V]) PutOrFree(k K, v V, expired func(V) bool) {
 	if m.lacksRoom(k) {
 		m.free(expired)

@@ -15,7 +15,8 @@ func TestTheAgeOfUptimesIsAsked(t *testing.T) {
 		b = binary.BigEndian.AppendUint32(b, v)
 	}
 	text := hex.EncodeToString(b) + "\n"
-	// 1700000000 s + 613775.597 s - 60 s - 2^32 ms
+	// byExport is the export time. byUptime is the export time less the age of the uptime across a wrap:
+	// 1700000000 s + 613775.597 s - 60 s - 2^32 ms.
 	const byExport, byUptime = `"time_flow_start_ns":1700000000000000000,`, `"time_flow_start_ns":1696318748301000000,`
 	for _, tt := range []struct {
 		args []string

@@ -115,8 +115,8 @@ type OptionsRecord struct {
 	Exported   Exported      // its totals of the exporting process
 }
 
-// Exported holds totals that an exporting process reports of itself since its start (IE 40, 41,
-// 42).
+// Exported holds the totals that an exporting process reports for the time since its start: octets, messages and flow
+// records sent (IE 40, 41, 42).
 type Exported struct {
 	Has                       bool // any of them
 	Octets, Messages, Records uint64

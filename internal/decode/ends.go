@@ -108,7 +108,7 @@ func (p *Plan) findStation(usable map[elementID]bool, second []action) {
 // egress is the value of flowDirection (IE 61) for an egress flow at the observation point.
 const egress = 1
 
-// unknownEnd is the end of a wireless client's flow that the controller does not report: 0.0.0.0.
+// unknownEnd is 0.0.0.0, v4-mapped. It stands for the peer of a wireless client that the controller does not report.
 var unknownEnd = [16]byte{10: 0xff, 11: 0xff}
 
 // stationEnds sets the ends of a flow that has only the wireless client's address.

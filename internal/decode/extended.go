@@ -49,10 +49,10 @@ func extends(x *ie.Extension, length uint16) bool {
 	return false
 }
 
-// appendExtended appends the value of an element as the operator's field, typed: uint64 (unsigned,
-// MAC address as in src_mac, dateTimes as ns since the epoch), int64, double, bool, string or
-// bytes. It writes 0 and empty values too. ok is false for a boolean other than 1 and 2 (RFC 7011
-// section 6.1.5).
+// appendExtended appends the value of an element to the field that ELEMENTS_FILE names for it. The type of the element
+// selects the protobuf type: uint64 (unsigned; MAC address as in src_mac; dateTime in ns since the epoch), int64,
+// double, bool, string or bytes. It writes 0 and empty values too. ok is false for a boolean other than 1 and 2
+// (RFC 7011 section 6.1.5).
 func appendExtended(b []byte, st *step, field []byte) (out []byte, ok bool) {
 	x := st.extension
 	n := protowire.Number(x.Field)

@@ -122,8 +122,8 @@ func (f *Facts) RemoveOwn(port uint16, what flowpb.Fact_What, id uint64) {
 	f.nOwn.Store(int64(f.own.Len()))
 }
 
-// AddPort records that a port has sent the rate of a sampler (says), or that its rate was removed.
-// It must be called exactly once per port and sampler for each change.
+// AddPort records that a port has sent the rate of a sampler or, if says is false, that this rate was removed. It must
+// be called exactly once per port and sampler for each change: a second call would undo the XOR of the ids.
 func (f *Facts) AddPort(port uint16, sampler uint64, says bool) {
 	p, _ := f.ports.Load(port)
 	p.ids ^= sampler

@@ -31,8 +31,8 @@ var fallbacks = map[elementID]fallback{
 	iana(53):  {u(fTTL, 1), []elementID{iana(192), iana(52)}},  // maximum
 	iana(57):  {u(fDstMAC, mac), []elementID{iana(80)}},        // after a middlebox function
 
-	// Elements that got their own field only after users could give them a field
-	// in ELEMENTS_FILE.
+	// FlowMessage got fields for these elements when an ELEMENTS_FILE could already name them. They must stay out of
+	// actions: CheckExtensions would refuse such a file.
 	iana(351): {action{opSegment, fTunnelID, 8}, nil},
 	iana(365): {u(fStationMAC, mac), nil},
 	iana(366): {raw(fStationAddr, 4), nil},

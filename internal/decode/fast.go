@@ -123,10 +123,10 @@ const (
 	postPair6 = 1<<aPostSrc6 | 1<<aPostDst6
 )
 
-// arrangements returns p arranged for the fast path. A template with addresses of both families has
-// two arrangements, since each of its records uses one family (Plan.arrangementOf). Both are nil if p
-// does not qualify: records without a pair of addresses, with addresses after NAT of both families,
-// with a tunnel, joined flags, or ICMP elements without a protocol.
+// arrangements returns p arranged for the fast path. A template with addresses of both families has two arrangements,
+// since each of its records uses one family (Plan.arrangementOf). Both are nil if p does not qualify: it has no pair of
+// addresses, NAT addresses of both families, a tunnel, joined flags, the ends of a Cisco AVC client, ICMP elements
+// without a protocol, or records longer than maxFastRecord.
 func (p *Plan) arrangements() (fast, fast6 *fastPlan) {
 	if p.min > maxFastRecord || p.tunnels() || p.joinsFlags() || p.client ||
 		p.addrs&postPair4 != 0 && p.addrs&postPair6 != 0 || !p.has[sProto] && (p.icmp4() || p.icmp6()) {

@@ -113,8 +113,8 @@ const (
 	etherTypeTag    = uint16(fEtherType<<3&0x7f | 0x80 | fEtherType>>4<<8)
 )
 
-// putTimes writes start and end, ns since the epoch: nine octets each from 1972
-// to 2262.
+// putTimes writes start and end, both in ns since the epoch. From 1972 to 2262 a time is a varint of nine octets, the
+// fast case.
 func putTimes(w *outWindow, n uint, start, end uint64) uint {
 	if start>>56-1 < 127 && end>>56-1 < 127 {
 		q := (*[24]byte)(w[n&outMask:])

@@ -119,8 +119,9 @@ func TestShapesOfFirewallsTakeTheFastPath(t *testing.T) {
 	}
 }
 
-// Octets, messages and keys are by hand: addresses after NAT as they are sent, the key of the private end (RFC 1918,
-// RFC 6598), the family that is not zero, and an Ethernet type that is not the family's.
+// The octets, messages and keys are written by hand. The cases cover addresses after NAT as sent, keys with the address
+// of the private end (RFC 1918, RFC 6598), records with the addresses of both families of which one is zero, and an
+// Ethernet type other than that of the family.
 func TestRecordsOfFirewalls(t *testing.T) {
 	a := netip.MustParseAddr
 	for _, tt := range []struct {

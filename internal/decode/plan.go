@@ -194,9 +194,8 @@ func (p *Plan) makeSteps(acts, second []action, holders map[uint16]int) {
 	}
 }
 
-// absorb extends a skipping step by another skipping step, and reports whether it could.
-// Two skips become one step of the sum of their lengths, as long as the sum is not ipfix.VarLen,
-// which would mark a variable length.
+// absorb merges a skipping step with the skipping step that follows it, and reports whether it could. The sum of their
+// lengths must be below ipfix.VarLen, which marks a variable length.
 func (st *step) absorb(next *step) bool {
 	if st.op != opSkip || next.op != opSkip || st.length == ipfix.VarLen || next.length == ipfix.VarLen ||
 		int(st.length)+int(next.length) >= ipfix.VarLen {

@@ -18,9 +18,9 @@ var tenantSlots = [...]struct {
 	size         uint16 // octets
 }{{880, sProto, sInnerProto, 1}, {886, sSrcPort, sInnerSrcPort, 2}, {887, sDstPort, sInnerDstPort, 2}}
 
-// tenantFamilies are the address elements of the inner tuple.
-// tenantSourceIPv4 and tenantDestIPv4, tenantSourceIPv6 and tenantDestIPv6. The family of the inner
-// packet is independent of that of the VXLAN endpoints.
+// tenantFamilies holds the elements of the inner addresses and their length, by family: tenantSourceIPv4 and
+// tenantDestIPv4 (881, 882), tenantSourceIPv6 and tenantDestIPv6 (883, 884). The inner family is independent of that of
+// the VXLAN endpoints.
 var tenantFamilies = [...]struct{ src, dst, length uint16 }{{881, 882, 4}, {883, 884, 16}}
 
 // findTenant changes the actions of a template that has both the tenant's tuple, of one address

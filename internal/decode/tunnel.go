@@ -107,9 +107,9 @@ func (p *Plan) findTunnel(acts []action) {
 	}
 }
 
-// tunnelRules finds the address pairs of both tuples. The outer pair is of the family that comes
-// first in the record. An inner pair of the same family repeats its elements; an inner pair of the
-// other family may occur once.
+// tunnelRules sets p.tunnel from the address pairs of a template. The outer pair is of the family whose elements come
+// first. If the inner pair is of the same family, its elements must occur a second time; an inner pair of the other
+// family needs a single occurrence.
 func (p *Plan) tunnelRules(seen, repeated map[uint16]int) {
 	has := func(m map[uint16]int, src, dst uint16) bool {
 		_, a := m[src]

@@ -92,7 +92,8 @@ type element struct {
 	id  uint16
 }
 
-// A record holds the fields in which two records of the same packets agree.
+// A record identifies the packets of a flow record: two records of the same packets agree in these fields, whichever
+// interface metered them.
 type record struct {
 	src, dst               [16]byte
 	ports                  uint64
@@ -206,8 +207,8 @@ func StreamOf(m *flowpb.FlowMessage) Stream {
 	return Stream{Exporter: a, Version: versions[m.Type], Domain: m.ObservationDomainId}
 }
 
-// longFlow is the minimum duration of a flow that shows a long active timeout of the exporter. Its
-// traffic is reported up to that much late; the default of PAIR_ACTIVE_TIMEOUT is 60 s.
+// longFlow is the duration from which a flow shows that the active timeout of its exporter is long. Such a flow is
+// reported late by up to its duration; the default of PAIR_ACTIVE_TIMEOUT is 60 s.
 const longFlow = 2 * time.Minute
 
 // oldFlow is the greatest plausible time between the end of a flow and its export.

@@ -226,7 +226,7 @@ var rules = []rule{
 	},
 }
 
-// durationText returns d rounded to the second, from two days in days.
+// durationText formats d rounded to seconds; from 48 hours on, in whole days.
 func durationText(d time.Duration) string {
 	if days := d / (24 * time.Hour); days >= 2 {
 		return fmt.Sprintf("%d days", days)

@@ -28,9 +28,9 @@ type clockCheck struct {
 	ahead, last atomic.Int64
 }
 
-// committed updates the run with a committed transaction: its flows, and the number of them that were received in the
-// future. A transaction without flows changes nothing. Only committed transactions count, since the flows of an aborted
-// transaction are read again.
+// committed updates the run of ahead and last after a committed transaction with this number of flows, of which ahead
+// were received more than maxAhead in the future. A transaction without flows changes nothing. Only committed
+// transactions count, since the flows of an aborted transaction are read again.
 func (c *clockCheck) committed(flows, ahead uint64, now time.Time) {
 	switch {
 	case flows == 0:

@@ -45,7 +45,7 @@ type counts struct {
 	long                                          []longRecords
 }
 
-// reasons counts the values of EmitReason.
+// reasons is the length of an array indexed by EmitReason.
 const reasons = int(flowpb.EmitReason_EMIT_REASON_MERGED) + 1
 
 // handler implements kafka.Handler for a Worker. The session calls its methods one at a time, from one goroutine.
@@ -226,8 +226,8 @@ func (w handler) current(ctx context.Context, gone *kafka.TruncatedError, at []k
 	return nil
 }
 
-// abandonState gives the partitions in gone empty state and removes them from parts. Their stream time is kept. The
-// format is kept as well, so that Due can still rewrite the restore point in an older format.
+// abandonState replaces the state of the partitions in gone with empty state and removes them from parts. It keeps
+// their stream time and their format, so that Due can still rewrite the restore point in an older format.
 func (w handler) abandonState(gone *kafka.TruncatedError, parts map[int32]kafka.Range) {
 	for n := range gone.Partitions {
 		delete(parts, n)
@@ -295,10 +295,10 @@ func (w handler) room(tx *kafka.Tx) int {
 	return max(0, w.c.CommitRecords-w.reported)
 }
 
-// observe passes a flow to the machine of p. With mayLeave it returns false, without passing the flow, if the
-// connections that end before the flow exceed the room of the transaction. A receive time after limit does not advance
-// stream time. observe must not keep flow: the message in w.flow refers to its octets. The receive time of such a flow
-// is replaced by the present stream time; its flow times are not changed.
+// observe passes a flow to the machine of p. If mayLeave is true and the connections that end before the flow exceed
+// the room of the transaction, it returns false without passing the flow. A receive time after limit must not advance
+// stream time: it is replaced by the present stream time; flow times are kept. flow must not be modified before observe
+// returns: the message in w.flow refers to its octets.
 func (w handler) observe(p *partition, flow []byte, limit int64, mayLeave bool) bool {
 	m := &w.flow
 	if err := flowpb.ReadPairingFields(flow, m); err != nil || m.Type == flowpb.FlowMessage_FLOWUNKNOWN {

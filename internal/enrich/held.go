@@ -6,9 +6,9 @@ import (
 	"weir/internal/flowkey"
 )
 
-// wantHeld queues name lookups for the connections that are open in a newly assigned partition, because this process
-// did not see them open. It stops when the resolver's queue is full. After an abort the lookups were queued before.
-// Otherwise the first reports after a restart would lack names.
+// wantHeld queues name lookups for the open connections of a newly assigned partition. This process did not see them
+// open, so that their first reports would lack names. It stops when the resolver's queue is full. After an abort it
+// does nothing: the lookups are queued already.
 func (w handler) wantHeld(p *partition) {
 	if p.again || !w.annotator.NamesHosts() {
 		return

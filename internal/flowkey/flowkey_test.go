@@ -52,7 +52,7 @@ func TestCommunityIDs(t *testing.T) {
 	}
 }
 
-// Scenario 25: all rows of the specification's baseline.
+// The test checks all rows of the baseline of the Community ID specification.
 func TestScenario25CommunityIDsOfTheBaseline(t *testing.T) {
 	text, err := os.ReadFile("testdata/community_id.tsv")
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"weir/internal/bounded"
 )
 
-// Bounds of the state per exporter address. A source address can be forged, with a v5 datagram that
-// decodes: only activity over time distinguishes an exporter from a forged address.
+// Bounds of the state per exporter address. A source address can be forged in a v5 datagram, which decodes without a
+// template. Only activity over time distinguishes an exporter from a forged address.
 const (
 	// maxSeen bounds the addresses in seen.all.
 	maxSeen = 65536
@@ -99,8 +99,8 @@ func (x *exporter) Settled(flows int, err error) {
 	}
 }
 
-// currentLabel returns the label value of x, or "other" if no set of it has been decoded: a forged
-// address must not get a label by malformed datagrams.
+// currentLabel returns the label value of x, or "other" before the first set from x is decoded: a forged address must
+// not get a label by malformed datagrams.
 func (x *exporter) currentLabel() string {
 	if l := x.label.Load(); l != nil {
 		return *l

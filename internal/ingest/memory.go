@@ -224,8 +224,8 @@ func (c *Config) logMemory(log *slog.Logger) {
 	}
 }
 
-// validateMemory returns an error if the chosen settings do not fit into MEMORY_MAX. It compares the
-// settings that are given: those that are not can always be reduced (fit).
+// validateMemory returns an error if the settings that the operator chose do not fit into MEMORY_MAX. Unset settings do
+// not count: fit can always reduce them.
 func (c *Config) validateMemory() error {
 	if c.MemoryMax < 0 {
 		return fmt.Errorf("MEMORY_MAX=%d: want 0 (what the parts come to) or more octets", c.MemoryMax)

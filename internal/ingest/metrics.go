@@ -11,7 +11,7 @@ import (
 
 // Reasons for dropped flows or sets, a closed set: values of the metric label "reason".
 const (
-	// reasonBufferFull: PRODUCE_MAX_RECORDS or PRODUCE_MAX_OCTETS wait for Kafka.
+	// reasonBufferFull: the flows that wait for Kafka have reached PRODUCE_MAX_RECORDS or PRODUCE_MAX_OCTETS.
 	reasonBufferFull = "buffer_full"
 	// reasonClosed: the producer was closed before Kafka acknowledged the flow.
 	reasonClosed = "shutdown"

@@ -19,9 +19,10 @@ func (r *Replica) passBarrier() {
 	r.wakeBuffer()
 }
 
-// merge merges a record of the templates topic into the store. An unusable record is counted and skipped. A record that
-// this version cannot read stays on the topic for others. Merging is commutative
-// (docs/decisions/0001-template-key-with-hash.md), so that replicas agree whatever the order.
+// merge merges a record of the templates topic into the store. An unusable record is counted and skipped; a record that
+// this version cannot read stays on the topic for others. Replicas agree: the order of records with different keys does
+// not matter, and all replicas read the records of a key in the order of the topic
+// (docs/decisions/0001-template-key-with-hash.md).
 func (r *Replica) merge(key, value []byte) {
 	if err := r.store.Merge(key, value); err != nil {
 		r.metrics.poison.Inc()
@@ -82,7 +83,8 @@ func (r *Replica) publishDue() {
 	}
 }
 
-// wakePublisher and wakeBuffer do not block.
+// wakePublisher makes publisher publish due records now; wakeBuffer makes bufferLoop decode buffered sets now. Neither
+// blocks.
 func (r *Replica) wakePublisher() { wake(r.publishNow) }
 func (r *Replica) wakeBuffer()    { wake(r.bufferNow) }
 

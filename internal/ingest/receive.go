@@ -282,10 +282,9 @@ func (r *Replica) ownExports(buf []byte, flows []decode.Span, x *exporter) {
 	}
 }
 
-// isOwnExport reports whether the key of a flow is the export of the exporter to this replica: UDP between
-// the exporter's address, of 4 or 16 octets, and a port of LISTEN_UDP. A key consists of protocol, lower
-// address, higher address, and their ports. Example for 192.0.2.1:40000 to 198.51.100.7:2055: 11 | c0000201
-// | c6336407 | 9c40 | 0807.
+// isOwnExport reports whether a flow with this key carries the exporter's own export to this replica: UDP between the
+// exporter's address, of 4 or 16 octets, and a port of LISTEN_UDP. A key consists of protocol, lower address, higher
+// address, and their ports. Example for 192.0.2.1:40000 to 198.51.100.7:2055: 11 | c0000201 | c6336407 | 9c40 | 0807.
 func (r *Replica) isOwnExport(key, exporter []byte) bool {
 	n := len(exporter)
 	if len(key) != 5+2*n || key[0] != 17 {

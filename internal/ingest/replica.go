@@ -406,9 +406,9 @@ func (r *Replica) read(ctx context.Context, run *running, s *transport.Socket) {
 	s.Read(ctx, r.c.Drain, handle, func(err error) { r.log.Warn("cannot read from a socket", "err", err) })
 }
 
-// shared creates the missing topics and then applies the records of the templates topic until ctx ends.
-// starting bounds the wait for Kafka at the start.
-// It returns nil if starting ends first: a shutdown while Kafka is away is no failure.
+// shared creates the missing topics, then applies the records of the templates topic until ctx ends. starting bounds
+// the wait for Kafka: if it ends first, shared returns nil, since a shutdown while Kafka is unreachable is not a
+// failure.
 func (r *Replica) shared(ctx, starting context.Context) error {
 	err := kafka.Ensure(starting, r.c.Kafka, r.c.Topics, func(why error) {
 		r.mu.Lock()

@@ -51,9 +51,8 @@ func (u *undecoded) requestPasses(is func(*waitingFor) bool) {
 	}
 }
 
-// requestPass requests a pass of a partition, or marks it as wanted if the partition still rests. The
-// caller must hold mu.
-// It does not wait: Session.Pass only marks the partition.
+// requestPass requests a pass of a partition or, before w.notBefore, notes that a pass is wanted. It does not block:
+// Session.Pass only marks the partition. The caller must hold mu.
 func (u *undecoded) requestPass(partition int32, w *waitingFor) {
 	if w.wanted = u.now().Before(w.notBefore); !w.wanted {
 		u.session.Pass(partition)

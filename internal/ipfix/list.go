@@ -32,18 +32,17 @@ type ListRecord struct {
 	Octets     []byte
 }
 
-// ReadList reads the content of element id. Layouts, RFC 6313 sections 4.5.1 to 4.5.3; a basicList has
-// an enterprise number behind its length if the enterprise bit of the element id is set:
+// ReadList reads the content of element id, which must be BasicList, SubTemplateList or SubTemplateMultiList. The
+// layouts are those of RFC 6313 sections 4.5.1 to 4.5.3. In a basicList, an enterprise number follows the length if the
+// enterprise bit of the element id is set:
 //
 //	basicList             | semantic 1 | element id 2 | length 2 | values …
 //	subTemplateList       | semantic 1 | template id 2 | records …
 //	subTemplateMultiList  | semantic 1 | { template id 2 | length 2 | records … } …
 //
-// A length of a subTemplateMultiList includes itself and its template id. ReadList takes element id, which must be
-// BasicList, SubTemplateList or SubTemplateMultiList. template returns a template of the exporter and domain, or nil if
-// unknown.
-// The result has at most as many values and records as b has octets. On error it is a *wire.Error
-// with an offset in b, and the List holds the part before it.
+// A length of a subTemplateMultiList includes itself and its template id. template returns a template of the exporter
+// and domain, or nil if it is unknown. The result has at most as many values and records as b has octets. On error it
+// is a *wire.Error with an offset in b, and the List holds the part before it.
 func ReadList(id uint16, b []byte, template func(id uint16) *Template) (*List, error) {
 	r := wire.NewReader(b)
 	l := &List{Semantic: r.Uint8("semantic")}

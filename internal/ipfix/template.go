@@ -7,7 +7,8 @@ import (
 	"weir/internal/wire"
 )
 
-// Limits on a template. A longer template or record does not fit into a datagram.
+// Limits on a template. maxFields bounds the memory of a definition; a record longer than maxRecord fits into no
+// datagram or message.
 const (
 	maxFields = 4096
 	maxRecord = 65535 // octets

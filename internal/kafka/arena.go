@@ -121,8 +121,8 @@ func (a *Arena) Add(buf []byte, spans []decode.Span, at time.Time, of Account) {
 	}
 }
 
-// produce copies a record into the slab of its partition and hands it to the client. It returns false if slabs
-// take as many octets as they may.
+// produce copies a record into the slab of its partition and hands it to the client. It returns false if it needs a new
+// slab while the retired slabs that wait for Kafka exceed slabBound.
 func (a *Arena) produce(key, value []byte, at time.Time, of Account) bool {
 	filling := &a.start
 	to := int32(byKey)
@@ -192,8 +192,8 @@ func (s *slab) runOf(of Account) *run {
 	return x
 }
 
-// takeSlab returns an empty slab of so many records with room for a record of need octets, or nil if slabs take
-// as many octets as they may.
+// takeSlab returns an empty slab for the given number of records, with room for a record of need octets. It returns nil
+// while the retired slabs that wait for Kafka exceed slabBound.
 func (p *Producer) takeSlab(records, need int) *slab {
 	if p.slabOctets.Load() > p.slabBound() {
 		return nil

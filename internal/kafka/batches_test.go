@@ -10,7 +10,8 @@ import (
 	"weir/internal/kafka/framing"
 )
 
-// The records of own batches count in the methods of the Producer and in the client's metrics.
+// Records of Producer.Batches must be counted by Buffered, Used, Room and Flush of the Producer and in the client's
+// metrics.
 func TestOwnBatchesCountAsTheProducers(t *testing.T) {
 	ctx := testContext(t)
 	addr := freeAddr(t)

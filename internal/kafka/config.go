@@ -72,8 +72,8 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// validateSASL reports the mistakes in the settings of SASL. A mechanism that shows its secret to the network (plain,
-// oauthbearer) needs TLS or explicit consent; SCRAM (RFC 5802) does not show the password.
+// validateSASL reports the mistakes in the settings of SASL. A mechanism that sends its secret in clear text (plain,
+// oauthbearer) requires TLS or the operator's consent. SCRAM (RFC 5802) does not send the password.
 func (c *Config) validateSASL() (errs []error) {
 	switch strings.ToLower(c.SASLMechanism) {
 	case "", "none":

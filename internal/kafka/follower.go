@@ -108,10 +108,10 @@ func offsetOrStart(offset int64) kgo.Offset {
 	return kgo.NewOffset().At(offset)
 }
 
-// Run hands every record to apply until ctx ends, in order within a partition, record by record. A failed
-// fetch is repeated with back-off and logged at a bounded rate. A topic that is deleted and recreated is read
-// from its start, perhaps more than once: apply must tolerate repeats. Run calls apply from one goroutine, and returns
-// after the goroutines that it started. It must be called once.
+// Run calls apply for each record until ctx ends, in order within a partition, from one goroutine. A failed fetch is
+// repeated with back-off and logged at a bounded rate. A topic that is deleted and recreated is read from its start,
+// perhaps more than once: apply must tolerate repeats. The goroutines that Run starts end before it returns. It must be
+// called once.
 func (f *Follower) Run(ctx context.Context, apply func(partition int32, r Record)) error {
 	cl, err := kgo.NewClient(append(f.c.opts(),
 		kgo.WithContext(ctx),                        // an unanswered fetch must not delay the end

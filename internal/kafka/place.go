@@ -10,10 +10,11 @@ import (
 // partition was chosen before: they share a batch.
 const keylessTurn = 512
 
-// placing is the partitioner of a Producer. A record whose partition was chosen for the present number of
-// partitions goes there; any other goes by its key. It notes the number of partitions, which Arena and Packer
-// need. It has no method OnNewBatch, with which the client would hold the lock of the topic while it buffers a
-// record.
+// placing is the partitioner of a Producer. A record keeps the partition that was chosen for the present number of
+// partitions. Otherwise its key determines the partition; without a key, an earlier choice is taken modulo the number
+// of partitions, and records without a choice fill one partition after another (keylessTurn). place stores the number
+// of partitions for Arena and Packer. It must not implement OnNewBatch: the client would then hold the lock of the
+// topic while it buffers a record.
 type placing struct{ p *Producer }
 
 // ForTopic implements kgo.Partitioner.

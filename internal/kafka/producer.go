@@ -35,8 +35,9 @@ type ProducerConfig struct {
 	Batches *framing.Config
 }
 
-// A Producer publishes records and never makes its caller wait. It is idempotent, waits for all in-sync
-// replicas, and retries without end. Its methods may be called by any goroutine.
+// A Producer publishes records to a topic. It never blocks a caller that produces; only Flush and Close wait. It is
+// idempotent, requires the acknowledgement of all in-sync replicas, and retries without limit. Its methods may be
+// called by any goroutine.
 type Producer struct {
 	cl         *kgo.Client
 	topic      string

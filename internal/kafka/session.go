@@ -182,10 +182,10 @@ func (s *Session) note(err error) {
 	s.mu.Unlock()
 }
 
-// Run works for h until ctx ends; then it commits the open transaction and leaves the group. It returns early
-// only with an error that wraps ErrFatal. Each failure ends a life: the next has a new client and begins from the
-// committed positions, after a back-off of up to 1 s that starts anew once a life has lasted a minute. Run must be
-// called once; h must not be used by others meanwhile.
+// Run consumes the input and passes it to h until ctx ends; then it commits the open transaction and leaves the group.
+// It returns early only with an error that wraps ErrFatal. Each failure ends a life. The next life has a new client and
+// begins from the committed positions, after a back-off of up to 1 s, which is reset once a life has lasted a minute.
+// Run must be called once; the caller must not use h meanwhile.
 func (s *Session) Run(ctx context.Context, h Handler) error {
 	failures := newReporter(func(err error) {
 		s.sc.Log.Warn("the transactional session starts anew", "group", s.sc.Group, "err", err)

@@ -330,8 +330,8 @@ func (l *life) bequeath() {
 // watchEvery is the interval of watch. The client itself refreshes its metadata every 5 min if nothing fails.
 const watchEvery = 30 * time.Second
 
-// watch ends the life when the input or the co-partitioned topic was recreated or has another number of
-// partitions. It runs in a goroutine of the life, which ends after its current transaction.
+// watch expires the life when the input or the co-partitioned topic was recreated or has another number of partitions:
+// the life then ends after its current transaction. watch runs in a goroutine of its own until ctx ends.
 func (l *life) watch(ctx context.Context) {
 	tick := time.NewTicker(l.every)
 	defer tick.Stop()

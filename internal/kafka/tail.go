@@ -290,7 +290,7 @@ func (r *tailing) addPartitions(now topicState) error {
 	return nil
 }
 
-// addFrom reads the partitions from number first on from their start.
+// addFrom adds the partitions from first up to the new number of partitions. They are read from their start.
 func (r *tailing) addFrom(first int32, now topicState) {
 	added := map[int32]kgo.Offset{}
 	for p := first; p < int32(now.partitions); p++ {

@@ -319,8 +319,8 @@ func (l *TemplateLog) end(ctx context.Context) {
 	cl.Close()
 }
 
-// Ready returns nil once the barrier has come back: all records that were on the topic before are applied then.
-// Until then it returns the reason.
+// Ready returns nil once Run has read its own barrier from the topic: all records written before the barrier are then
+// applied. Until then it returns the reason.
 func (l *TemplateLog) Ready() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -96,7 +96,7 @@ const defaultFlowsRetention = 24 * time.Hour
 // keep is Kafka's value for an unlimited retention.
 const keep = "-1"
 
-// millis returns a duration as Kafka's *.ms settings want it.
+// millis formats a duration in milliseconds, the unit of Kafka's *.ms settings.
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 // spec returns the wanted properties of a topic. The timestamp of every record is its receive time or the wall
@@ -126,8 +126,8 @@ func (c *TopicConfig) spec(t Topic) (spec, error) {
 		s.configs["retention.bytes"] = keep
 		s.configs["segment.bytes"] = strconv.Itoa(16 << 20)
 		s.configs["unclean.leader.election.enable"] = "false"
-		// State must outlive the flows after it: a member that was away for less than their retention goes on
-		// with both. A limit in octets gives no such guarantee.
+		// Pairing state must be retained at least as long as the flows: a member that was down for less than the
+		// retention of the flows needs both to continue. A limit in octets (retention.bytes) does not guarantee that.
 		s.least = map[string]int64{
 			"retention.ms":    cmp.Or(c.FlowsRetention, defaultFlowsRetention).Milliseconds(),
 			"retention.bytes": math.MaxInt64,

@@ -171,7 +171,8 @@ func logReporter(log *slog.Logger, msg, topic string) *reporter {
 	})
 }
 
-// report passes err on, or drops it at the limits.
+// report passes err to r.to. It drops err if the same text was passed within repeatWait, or if the rate limit is used
+// up.
 func (r *reporter) report(err error) {
 	text, now := err.Error(), time.Now()
 	if at, ok := r.last[text]; ok && now.Sub(at) < repeatWait || !r.limit.AllowN(now, 1) {

@@ -200,9 +200,9 @@ func (rs *runs) extend(sequence uint32, boot int64, u *Units) bool {
 	return false
 }
 
-// begin adds a run for a datagram that continues none. room must be false at maxRuns.
-// Without room the new run replaces the first run of a single datagram, so that forged
-// datagrams cannot keep a run from beginning.
+// begin adds a run for a datagram that extends no existing run. room must be false at maxRuns. Without
+// room the new run replaces the first run of a single datagram, if there is one, so that forged
+// datagrams cannot prevent new runs.
 func (rs *runs) begin(sequence uint32, boot int64, u *Units, room bool) {
 	r := run{least: sequence, greatest: sequence, last: *u, received: *u, boot: boot}
 	if room {

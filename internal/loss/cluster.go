@@ -19,8 +19,8 @@ const (
 	// maxBack is the number of consecutive reports of settled slots that prove that the
 	// exporter's clock was set back.
 	maxBack = 3
-	// maxLives bounds the processes remembered of a stream: in a week, replicas with a
-	// new name for each start become many.
+	// maxLives bounds the processes that are remembered per stream. Replicas that get a new name at each
+	// start add up to many within the retention of a week.
 	maxLives = 1000
 	// maxParts bounds the reports of a slot.
 	maxParts = 128
@@ -114,8 +114,8 @@ type history struct {
 	before, after *history // neighbours in the list of its class
 }
 
-// A noted is a report that may arrive after its slot was settled: late sets, or a
-// recovered account.
+// A noted holds the units of a report that may be added to a settled slot: units of sets that were
+// decoded late, or units that another replica recovered.
 type noted struct {
 	key   uint64 // hash of the record key
 	units Units
@@ -178,9 +178,9 @@ func (g *gathered) counted(yield func(*part) bool) {
 	}
 }
 
-// Take adds a record of the topic. It keeps neither key nor value. A tombstone changes
-// nothing, and neither does a record that is no valid report of this schema, for which
-// Take returns an error. It also returns an error for a slot with too many reports.
+// Take adds a record of the topic. It keeps neither key nor value. It ignores tombstones. If the record
+// is not a valid report of this schema, Take returns an error and changes nothing. It also returns an
+// error for a slot with too many reports.
 func (c *Cluster) Take(key, value []byte) error {
 	if len(value) == 0 {
 		return nil

@@ -20,9 +20,9 @@ type Loss struct {
 const (
 	// proof is the number of slots without loss in a unit that prove the unit.
 	proof = 3
-	// doubt is the number of slots without loss that outweigh a slot with excess, in
-	// which more was received than sent. The first slot with excess counts nothing:
-	// networks repeat a datagram now and then.
+	// doubt is the number of slots without loss that outweigh a slot with excess, that is, with more
+	// received than sent. The first slot with excess is not counted: networks occasionally duplicate a
+	// datagram.
 	doubt = 10
 )
 
@@ -254,11 +254,10 @@ func (l *loss) proven(defined Unit) (best Unit, ok bool) {
 	return best, ok
 }
 
-// likeliest returns the usable unit with the smallest share of loss, which must not be
-// negative. The unit that the protocol defines wins a tie. It is needed for an exporter
-// with a loss in every slot, which proves no unit: in a wrong unit either more was
-// received than sent, or nearly everything is missing. A negative loss is accepted in
-// the defined unit only: networks repeat a datagram now and then.
+// likeliest returns the usable unit with the smallest share of loss. It serves an exporter that loses
+// datagrams in every slot, which proves no unit: a wrong unit shows either more received than sent, or
+// nearly everything missing. A negative loss is accepted only in the unit that the protocol defines,
+// because networks occasionally duplicate a datagram. That unit also wins a tie.
 func (l *loss) likeliest(defined Unit) (best Unit, ok bool) {
 	if l.usable(defined) && l.missing[defined] <= 0 {
 		return defined, true

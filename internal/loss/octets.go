@@ -33,10 +33,10 @@ const (
 	notedOctets    = 72
 )
 
-// Bounds of streams. Source addresses can be forged, and so can datagrams that decode.
-// Therefore a stream is a newcomer until it was active in provenTurns gatherings, or at
-// once established if its exporter is listed. Newcomers share a part of each bound and
-// evict each other; an established stream is evicted only after a silence.
+// Bounds of streams. Source addresses can be forged, and so can datagrams that decode. Therefore a stream
+// is a newcomer until it has been active in provenTurns gatherings; a Book also requires a decoded record.
+// A stream of a listed exporter is established at once. Newcomers share a part of each bound and evict
+// each other; an established stream is evicted only after a silence.
 const (
 	// maxStreams bounds the streams with an account of their own. All others are
 	// counted in the zero Stream.

@@ -21,9 +21,9 @@ const (
 	// flowsBefore is the time before the last report of a process at which a Recovery
 	// begins to read flows.
 	flowsBefore = 2 * time.Second
-	// firstFlows is the end of the first window of flows, after the last report: the
-	// next report was due after 10 s. While windows have flows, further windows of
-	// moreFlows are read, up to mostFlows after the report.
+	// firstFlows is the end of the first window of flows, counted from the last report; the next report
+	// was due after 10 s. While a window contains unreported flows, another window of moreFlows is read,
+	// until a window ends mostFlows or more after the last report.
 	firstFlows = 14 * time.Second
 	moreFlows  = 10 * time.Second
 	mostFlows  = time.Minute
@@ -385,9 +385,9 @@ var versions = map[flowpb.FlowMessage_FlowType]uint16{
 	flowpb.FlowMessage_NETFLOW_V9: 9, flowpb.FlowMessage_IPFIX: 10,
 }
 
-// parseOrigin returns the origin of a flow, and false if another replica decoded it or
-// b is no FlowMessage. A Recovery calls it for every flow of a window, of all replicas;
-// it allocates nothing.
+// parseOrigin returns the origin of a flow. It returns false if another replica decoded the flow or b is
+// not a FlowMessage. A Recovery calls it for every flow of a window, of all replicas; it allocates
+// nothing.
 func parseOrigin(b []byte, replica string) (f origin, ok bool) {
 	for len(b) > 0 {
 		number, kind, n := protowire.ConsumeTag(b)

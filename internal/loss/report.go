@@ -14,7 +14,7 @@ import (
 // Bounds of a report's values. Message headers have 32 bits for export time in seconds
 // and 32 bits for uptime in milliseconds, so the values of a Book are within them.
 const (
-	// maxTime bounds the begin of a slot and receive times, in seconds since the epoch:
+	// maxTime bounds the start of a slot and receive times, in seconds since the epoch:
 	// the year 2106.
 	maxTime = 1 << 32
 	// maxCount bounds each count of a report. The sum over maxLives processes fits an

@@ -27,7 +27,7 @@ type Row struct {
 }
 
 // View returns the rows of all streams in order of exporter, version and domain. It
-// holds the lock for one row at a time, so the rows are no snapshot.
+// holds the lock for one row at a time, so the rows are not a snapshot.
 func (c *Cluster) View() []Row {
 	c.mu.Lock()
 	all := make([]*history, 0, len(c.streams))

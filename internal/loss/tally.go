@@ -209,14 +209,14 @@ func (t *Tally) add(a *account, d *Datagram) {
 	s.received.add(&d.Units)
 }
 
-// floor returns the begin of the slot that holds a time, both in seconds since the
-// epoch. It rounds down, also before the epoch.
+// floor returns the start of the slot that contains a time, both in seconds since the epoch. It rounds
+// down, also for times before the epoch.
 func floor(seconds int64) int64 {
 	return seconds - (seconds%slotSeconds+slotSeconds)%slotSeconds
 }
 
-// slot returns the slot of an account that begins at begin. It makes the slot if there
-// is none, and returns nil if there is no room for it.
+// slot returns the slot of an account that starts at begin. It creates the slot if it does not exist,
+// and returns nil if there is no room for it.
 func (t *Tally) slot(a *account, begin int64) *slot {
 	for _, s := range slices.Backward(a.slots) { // export time mostly advances
 		if s.begin == begin {

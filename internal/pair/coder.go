@@ -250,10 +250,10 @@ func (m *Machine) code(c *coder, e *entry) {
 	}
 }
 
-// heldIdle reports whether e must be written in the form of endState for versions that read format 2 alone: a TCP
-// connection that is held for PAIR_IDLE although its exporter reported it as idle. Those versions consider a
-// connection with two idle directions complete. They would put its deadline, of PAIR_IDLE, in the queue of
-// PAIR_LINGER, where it would delay the reports of the connections behind it.
+// heldIdle reports whether an idle side of e must be written in the special form of endState: in format 2, for a TCP
+// connection that stays open for PAIR_IDLE although its exporter reported it as idle. Versions that read only format 2
+// treat a connection with two idle directions as complete. Its deadline, of PAIR_IDLE, would enter their queue of
+// PAIR_LINGER and delay the reports of the connections behind it.
 func (m *Machine) heldIdle(e *entry) bool {
 	return m.c.format() == 2 && e.key.Proto == flowkey.TCP && !m.complete(e)
 }

@@ -33,8 +33,8 @@ type report struct {
 	quality              []flowpb.Quality
 }
 
-// A direction is the sum of the sides of a direction. Of observation points that overlap in time it counts only the
-// strongest, since they observed the same packets.
+// A direction holds the totals of a connection in one direction, summed over the counted sides. Of observation points
+// that overlap in time only the strongest is counted, since they observed the same packets.
 //
 // Example: A observed 12:00 to 12:01 with 100 packets, B the same minute with 80, C 12:05 to 12:06 with 50. A and C are
 // counted, 150 packets; B is not, since it overlaps A, which is stronger. points is 3.

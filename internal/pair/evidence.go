@@ -119,8 +119,8 @@ func sampled(a, b *direction) bool { return a.rateMax > 1 || b.rateMax > 1 }
 // lo answered, so that hi is the initiator. 6: both answered, which contradicts itself and which handshake ignores.
 type opener int8
 
-// The sides that sent a SYN+ACK in a record of a single packet. In a record of several packets the OR of the flags is
-// the same for both sides of a handshake.
+// Bits of opener for the ends that sent a SYN+ACK in a record of a single packet. In a record of several packets the OR
+// of the flags is the same for both ends of a handshake.
 const (
 	loAnswered = 1 << iota
 	hiAnswered

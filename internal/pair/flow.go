@@ -83,9 +83,9 @@ type endpoint struct {
 	port uint16
 }
 
-// FromMessage converts a FlowMessage to a Flow. ok is false if the record cannot be paired: it lacks an address, or is
-// a NAT or firewall event without counters other than a denied flow. f does not refer to m. The times in m are limited
-// to latestTime, so that the arithmetic of the package cannot overflow for any message.
+// FromMessage converts a FlowMessage to a Flow. ok is false if the record cannot be paired: it lacks an address, or it
+// is a NAT or firewall event without counters. A denied flow without counters can be paired. f does not refer to m. The
+// times in m are limited to latestTime, so that the arithmetic of the package cannot overflow for any message.
 func FromMessage(m *flowpb.FlowMessage, c *Config) (f Flow, ok bool) {
 	src, srcOK := flowkey.Address(m.SrcAddr)
 	dst, dstOK := flowkey.Address(m.DstAddr)

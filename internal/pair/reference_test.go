@@ -18,9 +18,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// The reference is pairing as pairing_dns.md sections 4 and 5 say it, over plain
-// lists: no table, no queue, no stored deadline, no running sums. It knows neither
-// evictions nor interim reports.
+// The reference implements the pairing rules of docs/connections.md over plain lists: it has no table, no
+// queue, no stored deadlines and no running sums. It implements neither evictions nor interim reports.
 type reference struct {
 	c     Config
 	now   int64

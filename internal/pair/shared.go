@@ -6,9 +6,9 @@ import "fmt"
 // lost in format 2. Its tags follow the rule of pieces, see FirstFormat: an unknown even tag is refused, an unknown
 // odd tag is kept.
 //
-// Like that of an entry, the newest piece of a value must remain readable. A value may not change for days: a value
-// whose piece holds no newest value of an entry is written again with the next Deltas, so that it does not hold back
-// RestoreFrom for longer than entries do.
+// Like that of an entry, the newest piece of a value must remain readable. A value can stay the same for days. It is
+// therefore written again with the next Deltas if its piece holds no newest value of an entry, so that it does not hold
+// back RestoreFrom for longer than entries do.
 type shared struct {
 	at     map[sharedKey]int32 // index in values
 	values []sharedValue

@@ -127,7 +127,8 @@ func (t *table) first(k *stateKey, hash uint32) int32 {
 	return t.findInChain(*t.bucket(hash), k, hash)
 }
 
-// next returns the entry after i with the same key, 0 if there is none. It is not valid after a removal or insertion.
+// next returns the entry after i with the same key, 0 if there is none. A caller that walks the entries must not insert
+// or remove any in between.
 func (t *table) next(i int32) int32 {
 	n := t.nodes.ref(i)
 	if n.chain == 0 {

@@ -27,8 +27,8 @@ import (
 type Validator interface{ Validate() error }
 
 // Parse fills a T from environ (name → value). The error lists every wrong or missing
-// variable with its value and the expected form. It comes from the types of the fields and
-// from Validate of T and of each struct in T.
+// variable with its value and the expected form. Values are checked by the types of the
+// fields and by Validate of T and of each struct in T.
 func Parse[T any](environ map[string]string) (T, error) {
 	c, err := env.ParseAsWithOptions[T](env.Options{Environment: environ, FuncMap: wideIntegers})
 	empty(reflect.ValueOf(&c).Elem(), "", environ)
@@ -160,7 +160,7 @@ func missing(fs []field, name string) error {
 	return fmt.Errorf("%s is not set", name)
 }
 
-// subject returns the variable at the begin of a line of Validate. The name ends at "=",
+// subject returns the variable at the start of a line of Validate. The name ends at "=",
 // ":" or a space.
 func subject(line string) string {
 	if i := strings.IndexAny(line, "=: "); i >= 0 {

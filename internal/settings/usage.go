@@ -50,7 +50,7 @@ func Variables[T any]() (list []Variable) {
 	return list
 }
 
-// A field is a variable with its field of the settings struct.
+// A field is a Variable together with the struct field that holds its value.
 type field struct {
 	Variable
 

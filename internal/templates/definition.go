@@ -134,8 +134,8 @@ func (l *layouts) newest() *definition {
 	return best
 }
 
-// leastUsed returns the definition to evict for a new definition from a port. Definitions
-// of this port alone go first, so that a sender cannot evict the definitions of others.
+// leastUsed returns the definition to evict for a new definition from a port. Definitions that only this port uses are
+// evicted before all others, so that a sender cannot evict the definitions of others.
 func (l *layouts) leastUsed(port uint16) *definition {
 	own := slices.DeleteFunc(slices.Clone(l.defs), func(d *definition) bool { return !d.ofPortAlone(port) })
 	if len(own) > 0 {

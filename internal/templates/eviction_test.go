@@ -67,7 +67,7 @@ func TestForgedTemplateIDsDoNotDisplaceAConfirmedOne(t *testing.T) {
 	}
 }
 
-// A port that sends data alone keeps the layout that its data was decoded with.
+// A port that sends only data sets keeps the layout with which its data was decoded.
 func TestATemplateOfAThirdPortDoesNotDisplaceALayoutForAPortOfDataAlone(t *testing.T) {
 	s, _ := newStore("r")
 	learn(t, s, t0, 9001, 4)

@@ -119,7 +119,7 @@ func (f *fact) receive(src factSource, first int64, o origin) (changed bool) {
 	return changed
 }
 
-// decodeFact returns a value in the form that decoding reads.
+// decodeFact returns value v of f as a decode.OptionsFact.
 func (f *fact) decodeFact(v factValue) *decode.OptionsFact {
 	return &decode.OptionsFact{What: f.id.what, ID: f.id.id, Number: v.number, Text: v.text}
 }

@@ -115,8 +115,7 @@ func hashKey(s scope, d definitionID) []byte {
 	return binary.BigEndian.AppendUint64(b, d.hash)
 }
 
-// A definitionRef is the definition in a record's key: by digest or by hash, as the kind
-// of the record says. The other field is zero.
+// A definitionRef identifies a definition by digest or by hash, according to by. The other field is zero.
 type definitionRef struct {
 	by       recordKind
 	template uint16

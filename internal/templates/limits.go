@@ -159,7 +159,8 @@ func (s *Store) makeRoom(sh *shard, address [16]byte, isFact bool, octets int64)
 	return true
 }
 
-// excessEntries returns the number of n entries to evict for a new entry.
+// excessEntries returns how many of n entries must be evicted before a further entry fits into most. It includes a
+// sixteenth of most, so that evictions are rare.
 func excessEntries(n, most int) int {
 	if n < most {
 		return 0
@@ -167,7 +168,8 @@ func excessEntries(n, most int) int {
 	return n - most + max(1, most/16)
 }
 
-// excessOctets returns the number of n octets to evict for more octets.
+// excessOctets returns how many of n octets must be evicted before more octets fit into most. It includes a sixteenth
+// of most, so that evictions are rare.
 func excessOctets(n, more, most int64) int64 {
 	if n+more <= most {
 		return 0

@@ -186,7 +186,7 @@ func (r *definitionRecord) forget() {
 	}
 }
 
-// lose records that the topic does not have the record r.
+// lose notes that the topic no longer holds record r.
 func (r *definitionRecord) lose() {
 	r.forget()
 	r.there, r.replaced = false, false

@@ -36,7 +36,7 @@ type Proxies struct {
 	streams bounded.Map[netip.AddrPort, proxied] // by the proxy's address and port; guarded by mu
 }
 
-// A proxied is the exporter behind an address and port of a proxy.
+// A proxied holds the exporter that a proxy named for one of its addresses and ports.
 type proxied struct {
 	exporter netip.AddrPort
 	last     time.Time // receipt of the last datagram
@@ -47,7 +47,7 @@ func NewProxies(trusted []netip.Prefix) *Proxies {
 	return &Proxies{trusted: trusted, streams: bounded.New[netip.AddrPort, proxied](maxProxyStreams)}
 }
 
-// Trusts reports whether a PROXY header from a is believed.
+// Trusts reports whether PROXY headers from a are accepted.
 func (p *Proxies) Trusts(a netip.Addr) bool {
 	for _, t := range p.trusted {
 		if t.Contains(a) {

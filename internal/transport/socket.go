@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// MaxDatagram is the largest UDP payload, octets.
+// MaxDatagram bounds the octets of a UDP payload: the UDP Length field has 16 bits (RFC 768).
 const MaxDatagram = 65535
 
 // quiet is the time without a datagram after which draining ends early.

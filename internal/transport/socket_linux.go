@@ -68,8 +68,8 @@ func socketDrops(fd uintptr) (n uint32, ok bool) {
 }
 
 // requestDropControl makes a kernel without SO_MEMINFO send the socket's drop counter in a control
-// message of each datagram (SO_RXQ_OVFL), and reports whether it does. This source is the worse:
-// datagrams dropped after the last queued datagram stay uncounted until another is received.
+// message of each datagram (SO_RXQ_OVFL), and reports whether it does. SO_MEMINFO is preferred: with
+// SO_RXQ_OVFL, drops after the last queued datagram stay uncounted until another datagram arrives.
 func requestDropControl(c *net.UDPConn) (requested bool) {
 	rc, err := c.SyscallConn()
 	if err != nil {

@@ -439,7 +439,8 @@ func (m *messages) read(need int) error {
 		deadline = earlier(deadline, m.since.Add(beginWithin))
 	}
 	_ = m.raw.SetReadDeadline(deadline)
-	// ending may have ended after AfterFunc set its deadline and before the deadline above replaced it.
+	// While draining, an earlier deadline applies. ending must be checked after the call above, which may
+	// have replaced the deadline that AfterFunc set when ending ended.
 	if m.ending.Err() != nil {
 		if m.until.IsZero() {
 			m.until = m.drainsFrom(at).Add(m.drain + min(quiet, m.drain))

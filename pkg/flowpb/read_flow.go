@@ -13,8 +13,8 @@ var errFlow = errors.New("not a flow message")
 // third of the time of proto.Unmarshal and allocates only strings. Addresses and other octets of m are slices of b: the
 // caller must not modify b while it uses m. On an error, m holds an unspecified part of the fields.
 //
-// Like proto.Unmarshal it accepts fields in any order, and of repeated occurrences of a scalar the last. A field that
-// enrich begins to use must be added here.
+// Like proto.Unmarshal it accepts fields in any order and uses the last occurrence of a repeated scalar field. A field
+// that enrich begins to use must be added here.
 func ReadPairingFields(b []byte, m *FlowMessage) error {
 	m.Reset()
 	for len(b) > 0 {

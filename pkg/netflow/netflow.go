@@ -1,10 +1,9 @@
 // Package netflow decodes NetFlow v1, v5, v7, v9 and IPFIX export datagrams.
 //
-// A Parser turns datagrams into Packets: flows as flowpb.FlowMessage, whatever the
-// version, with the templates, options data and errors that came with them. Templates
-// of NetFlow v9 and IPFIX are kept in Templates, by exporter and observation domain:
-// a datagram whose template has not come yet leaves its data sets in
-// Packet.Undecoded, which decode once it has.
+// A Parser turns datagrams into Packets: flows as flowpb.FlowMessage, whatever the version, with the
+// templates, options data and errors of the datagram. Templates of NetFlow v9 and IPFIX are kept in
+// Templates, by exporter and observation domain. Data sets whose template has not been received yet are
+// returned in Packet.Undecoded; they can be decoded once it has been received.
 package netflow
 
 import (
@@ -69,10 +68,10 @@ func NewParser(t *Templates) *Parser {
 	return &Parser{templates: t, decoder: decode.Decoder{State: t.store}}
 }
 
-// SetMaxUptimeAge bounds the age of a flow time that is an uptime greater than the header's. Such
-// an uptime is either from before a wrap of the exporter's clock (49.7 days) or wrong; beyond the
-// bound the flow gets its export time. The default, and 0, is no limit; 24 h suits exporters of
-// live traffic. It returns an error for an age outside of 2 min to 1193 h.
+// SetMaxUptimeAge sets the maximum age of flow times that are given as an uptime greater than the uptime
+// in the header. Such an uptime is either from before a wrap of the exporter's clock (49.7 days) or
+// wrong. A flow with an older uptime gets its export time. 0, the default, means no limit; 24 h suits
+// exporters of live traffic. SetMaxUptimeAge returns an error if age is neither 0 nor from 2 min to 1193 h.
 func (p *Parser) SetMaxUptimeAge(age time.Duration) error {
 	if age != 0 && (age < decode.MinUptimeAge || age > decode.MaxUptimeAge) {
 		return fmt.Errorf("age of uptimes %v: want %v to %v", age, decode.MinUptimeAge, decode.MaxUptimeAge)
@@ -149,7 +148,7 @@ func (v *Value) Uint() (n uint64, ok bool) {
 	return n, true
 }
 
-// Text returns the value as a string, without trailing zero octets.
+// Text returns the value as a string without trailing zero octets. It replaces invalid UTF-8 by U+FFFD.
 func (v *Value) Text() string {
 	return strings.ToValidUTF8(string(bytes.TrimRight(v.Octets, "\x00")), "\uFFFD")
 }

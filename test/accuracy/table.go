@@ -86,7 +86,7 @@ func sampledTable(b *strings.Builder, results []result) {
 	}
 }
 
-// total sums the results of some settings; many is whether they were several.
+// total sums the results whose setting satisfies is. many reports whether there are several.
 func total(results []result, is func(setting) bool) (sum score.Tallies, many bool) {
 	n := 0
 	for _, r := range results {

@@ -339,7 +339,7 @@ func (s *set) octets(known map[uint16]layout) int {
 	return 4 + record*int(s.count)
 }
 
-// kind returns the kind of most octets of g.
+// kind returns the kind that accounts for the most octets of g.
 func (g *genome) kind() kind {
 	known := g.layouts()
 	octets := map[kind]int{}

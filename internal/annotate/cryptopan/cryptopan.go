@@ -17,7 +17,7 @@ import (
 // KeyLen is the length of a key, octets.
 const KeyLen = 32
 
-// A Map maps addresses under one key. Its methods may be called concurrently.
+// A Map anonymizes addresses with a key. Its methods may be called concurrently.
 type Map struct {
 	block cipher.Block
 	pad   [16]byte

@@ -13,7 +13,7 @@ const (
 	chunkSize = 4096
 	// sweepSize is the number of slots that are swept under a lock, some 10 µs.
 	sweepSize = 1024
-	// chances bounds the recently used entries that an eviction passes over. If all are in use, one of them goes.
+	// chances bounds the recently used entries that an eviction skips. If all of them are in use, one is evicted.
 	chances = 32
 
 	// slotOctets is the memory of a slot, 80 octets, and of its place in the index, at most 64.
@@ -32,7 +32,7 @@ type entry struct {
 	name string
 	// fresh is the time until which the address is not looked up again. Afterwards Peek still returns the entry.
 	fresh time.Duration
-	// stale is the time until which a name stands in for failures (RFC 8767); 0 without a name.
+	// stale is the time until which the name is returned in place of a failure (RFC 8767); 0 if there is no name.
 	stale time.Duration
 	// expires is the time at which the entry counts as absent.
 	expires time.Duration

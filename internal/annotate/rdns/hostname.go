@@ -7,7 +7,7 @@ import (
 )
 
 // specialNames are top-level names that have a meaning in a single network, or none at all (RFC 6761 and its
-// registry). Such a name is believed only from a resolver for special-use addresses: anybody could put it into a
+// registry). Such a name is accepted only from a resolver for special-use addresses: anybody could put it into a
 // public reverse zone.
 var specialNames = []string{
 	"local", "invalid", "test", "onion", "alt", "home.arpa", "in-addr.arpa", "ip6.arpa",

@@ -26,15 +26,15 @@ const (
 	strayReplies = 100
 )
 
-// A transport sends queries to servers. Tests have one that answers from memory.
+// A transport sends queries to servers. Tests use a transport that answers from memory.
 type transport interface {
 	// exchange sends q and returns the reply to it. proto is "udp" or "tcp", server is an address with a port. It must
-	// return when ctx ends, and within timeout. An error says that there was no reply, or none that can be read; a reply
-	// with any RCODE is not an error. It may be called by several goroutines at once. ctx must be that of Run: sockets
+	// return when ctx ends, and within timeout. An error means that no readable reply was received; a reply with any
+	// RCODE is not an error. It may be called by several goroutines at once. ctx must be that of Run: sockets
 	// belong to it.
 	exchange(ctx context.Context, q *question, proto, server string, timeout time.Duration) (reply, error)
 
-	// close closes idle sockets. It must not be called while exchange is.
+	// close closes idle sockets. It must not be called while exchange is running.
 	close()
 }
 
@@ -195,8 +195,7 @@ func (n *network) removeOld(now time.Time) (old []*socket) {
 	return old
 }
 
-// close implements transport.
-// The map stays usable, but Run has ended: no further socket becomes idle.
+// close implements transport. Run has ended, so no exchange can make another socket idle.
 func (n *network) close() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -446,8 +446,8 @@ func awaitDatagram(t *testing.T, s *socket) {
 	}
 }
 
-// A server with a host name may have a new address every minute. The sockets to its former addresses are not taken
-// again: they must be closed all the same.
+// A server with a host name may have a new address every minute. The sockets to its former addresses are not reused and
+// must be closed.
 func TestIdleSocketsOfAFormerAddressAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &memoryServer{}

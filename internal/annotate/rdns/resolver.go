@@ -122,7 +122,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 	return err
 }
 
-// sweep removes expired entries from the cache. It gives up the lock now and then.
+// sweep removes expired entries from the cache. It releases the lock after each sweepSize slots.
 func (r *Resolver) sweep() {
 	for from := 0; ; {
 		r.mu.Lock()

@@ -119,8 +119,8 @@ func (s *server) answers(now time.Time) bool {
 	return good > 0
 }
 
-// patience returns the time for which a response is waited for while places are scarce: four times the usual
-// latency, but at least an eighth of most.
+// patience returns how long to wait for a response while places for lookups are scarce (upstream.scarce): four times
+// the average latency, but at least an eighth of most. It returns most if no exchange of the window succeeded.
 func (s *server) patience(now time.Time, most time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -103,8 +103,7 @@ func (l *upstream) run(ctx context.Context, next func() (netip.Addr, bool), reco
 			defer func() { <-l.inFlight }()
 			// The goroutine looks up further addresses until none waits or a breaker opens, and frees its place then.
 			for first := first; first != nil && ok; a, ok = next() {
-				// After the end of ctx the result is of the shutdown, not of the server, and must not be
-				// cached.
+				// After ctx has ended, a result reflects the shutdown, not the server, and must not be cached.
 				if res := l.lookup(ctx, a, first); ctx.Err() == nil {
 					record(a, res)
 				}
@@ -191,7 +190,7 @@ func (l *upstream) lookup(ctx context.Context, a netip.Addr, first *server) resu
 	if len(names) == 0 {
 		return result{answer: Answer{Status: flowpb.NameStatus_NAME_STATUS_INVALID}, ttl: clamp(reply.ttl, maxTTL)}
 	}
-	// The name is as good as its shortest TTL: that of the PTR record or of the address records.
+	// The entry lives at most for the shortest TTL of the PTR record and of the address records.
 	name, verified, ttl := l.chooseName(ctx, a, names, reply.ttl)
 	return result{answer: Answer{
 		Name: name, Status: flowpb.NameStatus_NAME_STATUS_OK, Verified: verified,
@@ -211,8 +210,8 @@ func (l *upstream) unanswered(a netip.Addr, status flowpb.NameStatus, asked time
 	}
 }
 
-// probeRoot asks an open server for the name servers of the root, which a resolver knows whatever zones are
-// silent. A server that serves only its own zones refuses, and is probed with addresses.
+// probeRoot asks an open server for the name servers of the root, which a working resolver always knows. A server that
+// serves only its own zones refuses the query; such a server is probed with addresses.
 func (l *upstream) probeRoot(ctx context.Context, s *server) {
 	if l.limit.Wait(ctx) != nil {
 		return

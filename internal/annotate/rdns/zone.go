@@ -29,7 +29,7 @@ type zones struct {
 // newZones returns an empty zones.
 func newZones() zones { return zones{all: bounded.New[netip.Prefix, *quietZone](maxZones)} }
 
-// A quietZone counts failures in a row.
+// A quietZone counts the consecutive failures of a zone. After silentAfter failures no query is sent before until.
 type quietZone struct {
 	failures int
 	wait     time.Duration

@@ -102,7 +102,7 @@ func (l *Lines) Next() ([]byte, error) {
 	}
 }
 
-// A codec appends a block with the content src to dst.
+// A codec encodes src as a block and appends it to dst.
 type codec func(dst, src []byte) []byte
 
 // codecOf returns the codec for the extension of a file name: zstd for .zst, gzip for .gz, otherwise no

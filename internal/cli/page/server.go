@@ -21,7 +21,7 @@ var assets embed.FS
 // mostStreams bounds the number of concurrent event streams.
 const mostStreams = 64
 
-// A Server shows a Board.
+// A Server serves the page of a Board over HTTP.
 type Server struct {
 	board   *Board
 	host    string // listening host, as configured

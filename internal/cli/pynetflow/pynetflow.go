@@ -344,8 +344,9 @@ const (
 	maxDigits       = 3613 // digits of 2^(8*1500)
 )
 
-// numberOctets returns the octets of a number: the length of its type, or the shortest of 4, 8 or more octets that
-// holds it. In the file, addresses, texts and other octets are numbers as well.
+// numberOctets returns the octets of a decimal number: the fixed length of addresses and of sub-second times, the least
+// number of octets for texts and octet arrays, else 4, 8 or more octets. In the file, all of these are numbers. It
+// returns no octets for a float that is not a whole number.
 func numberOctets(version, id uint16, text string) ([]byte, error) {
 	if len(text) > maxDigits {
 		return nil, fmt.Errorf("a number of %d digits", len(text))

@@ -111,8 +111,8 @@ func (r *feeding) read(ctx context.Context, b kafka.Beginning) error {
 	}, r.Failed)
 }
 
-// transactionMessages is the number of messages from which a transaction is committed. It bounds the work that a
-// kill undoes.
+// transactionMessages is the number of messages at which a transaction is committed. It bounds the work that is lost
+// when the process is killed.
 const transactionMessages = 5000
 
 // trimEvery is the interval of the deletion of old rows.

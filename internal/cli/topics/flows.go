@@ -15,8 +15,8 @@ import (
 	"weir/pkg/flowpb"
 )
 
-// ReadFlows prints the flows of the topic PREFIXflows until ctx ends, with Once to its end, or until p has reached
-// its limit.
+// ReadFlows prints the flows of the topic PREFIXflows until ctx ends or p has reached its limit. With Once, it stops at
+// the present end of the topic.
 func ReadFlows(ctx context.Context, settings Settings, flags Flags, p *report.FlowPrinter, stderr io.Writer) error {
 	topic := settings.Topics.Name(kafka.Flows)
 	if !flags.Once {

@@ -58,9 +58,9 @@ const (
 	leastBatch = 16 << 10
 	// maxRequest bounds the batches of a request, octets before compression, unless it has a single batch.
 	maxRequest = 16 << 20
-	// keptScratch is the capacity of a scratch buffer that is kept, octets.
+	// keptScratch is the largest capacity, in octets, of a scratch buffer that is kept for reuse.
 	keptScratch = 256 << 10
-	// keptBatch is the memory of a batch up to which the pool keeps it whatever it held, octets.
+	// keptBatch is the memory in octets up to which recycle always returns a batch to the pool.
 	keptBatch = 64 << 10
 )
 

@@ -50,7 +50,8 @@ func (p *Producer) run() {
 	}
 }
 
-// takeReady returns requests with the first batch of each partition that may be sent, full or, if due, not full.
+// takeReady marks the first batch of each partition as in flight, if it may be sent, and returns requests with these
+// batches. A batch that is not full is included only if due is true or during a flush.
 func (p *Producer) takeReady(now time.Time, due bool) (all []*request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -219,8 +220,8 @@ func (p *Producer) finish(x *part, b *batch, err error) {
 	case err == nil:
 		x.id.Sequence = recordbatch.NextSequence(x.id.Sequence, b.Records())
 	case x.tries > 0 || errors.Is(err, kerr.UnknownServerError):
-		// An earlier try may be in the log. The broker would take the next batch for it and acknowledge it without
-		// appending it.
+		// An earlier try may be in the log. The broker would treat the next batch, with the same sequence numbers, as a
+		// duplicate: it would acknowledge the batch without appending it.
 		x.id.ProducerID = -1
 	default: // the records are not in the log, and their numbers are free
 	}

@@ -102,15 +102,14 @@ func (s *stack) until(ctx context.Context, what string, try func() error) error 
 	}
 }
 
-// reported is the line of weir exporters --json that is asked for here.
+// A reported holds the fields of a line of weir exporters --json that this program reads.
 type reported struct {
 	Domain int    `json:"domain"`
 	Lost   *int   `json:"lost"`
 	Unit   string `json:"lost_unit"`
 }
 
-// lost holds what is missing against what the replicas tell by sequence numbers, with
-// the tool that an operator has.
+// lost returns an error if weir exporters reports, by sequence numbers, fewer lost flows than are missing on the topic.
 func (s *stack) lost(ctx context.Context) error {
 	if err := pause(ctx, 12*time.Second); err != nil { // the replicas publish every 10 s
 		return err

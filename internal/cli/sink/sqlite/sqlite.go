@@ -221,7 +221,7 @@ func (t *Table) Begin(ctx context.Context, topic sink.Topic) (b sink.Beginning, 
 		if err := rows.Err(); err != nil {
 			return err
 		}
-		// Offsets of a deleted topic that had more partitions.
+		// Remove the offsets of a deleted topic of that name, which may have had more partitions.
 		if _, err := tx.ExecContext(ctx, "DELETE FROM offsets WHERE topic = ? AND topic_id <> ?", t.topic, id); err != nil {
 			return err
 		}
