@@ -55,6 +55,9 @@ func (r *runner) run(ctx context.Context, packages []string) (failed bool, err e
 	for _, p := range found {
 		all = append(all, r.runPackage(ctx, p, tmp)...)
 	}
+	if len(all) == 0 {
+		return true, fmt.Errorf("no test with build tag %s matches %q", tag, r.pattern)
+	}
 	fmt.Fprintln(r.out, "\n=== tests")
 	for _, o := range all {
 		fmt.Fprintf(r.out, "%-4s  %s (%.0f s)\n", o.state, o.name, o.took.Seconds())

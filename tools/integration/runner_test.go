@@ -115,4 +115,8 @@ func TestNoPackageIsAnError(t *testing.T) {
 	if failed, err := r.run(t.Context(), []string{"./d", "./e"}); !failed || err == nil {
 		t.Errorf("failed %v, %v, want an error", failed, err)
 	}
+	r.pattern = "NoSuchTest"
+	if failed, err := r.run(t.Context(), []string{"./a"}); !failed || err == nil {
+		t.Errorf("a pattern without a test: failed %v, %v, want an error", failed, err)
+	}
 }
