@@ -140,7 +140,7 @@ func (w handler) stateless(ctx context.Context, pos kafka.Position) error {
 	case w.c.StateLost != "continue":
 		return fmt.Errorf("%w: group %s is at offset %d of %s partition %d, without pairing state: "+
 			"another program committed it. %s; or set STATE_LOST=continue: "+
-			"flows before this offset stay unread, connections open there are reported in parts",
+			"flows before this offset are skipped, and connections open at this offset are reported in parts",
 			kafka.ErrFatal, w.c.Group, pos.Offset, topic, pos.Partition, w.otherGroup())
 	default:
 		w.lose(pos.Partition, restorePoint{streamTime: pos.Offset},
@@ -154,7 +154,7 @@ func (w handler) stateless(ctx context.Context, pos kafka.Position) error {
 func (w handler) otherGroup() string {
 	return fmt.Sprintf("Choose another GROUP; or end all members and reset the group to the earliest offset: "+
 		"kafka-consumer-groups.sh --bootstrap-server %s --group %s --topic %s --reset-offsets --to-earliest --execute. "+
-		"Both ways the flows that are still on the topic are paired once more",
+		"In both cases the flows that are still on the topic are paired again",
 		w.c.Kafka.Brokers[0], w.c.Group, w.c.Topics.Name(kafka.Flows))
 }
 
@@ -185,6 +185,7 @@ func (w handler) restoreState(
 			if err := w.partitions[n].machine.Apply(offset, value); err != nil {
 				return fmt.Errorf("%w: %s partition %d: %w", kafka.ErrFatal, topic, n, err)
 			}
+			w.count() // limitGarbage follows the state while it grows
 			return nil
 		})
 		gone, truncated := errors.AsType[*kafka.TruncatedError](err)
@@ -233,8 +234,8 @@ func (w handler) abandonState(gone *kafka.TruncatedError, parts map[int32]kafka.
 		delete(parts, n)
 		p := w.partitions[n]
 		p.restore = restorePoint{format: p.kept.format, streamTime: p.kept.streamTime, from: 0, tip: -1}
-		w.lose(n, p.kept, "pairing state is gone; the partition goes on without it: "+
-			"connections open then are reported in parts", "err", gone)
+		w.lose(n, p.kept, "pairing state is lost; the partition continues with empty state: "+
+			"connections that were open are reported in parts", "err", gone)
 		p.kept = p.restore
 	}
 }
