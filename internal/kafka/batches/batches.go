@@ -79,6 +79,7 @@ type Producer struct {
 
 	mu       sync.Mutex // guards the fields below
 	topic    topic
+	past     map[[16]byte]bool // ids of former topics of that name, at most maxPast
 	parts    []*part
 	known    bool // parts are those of the topic; else there is a single part, which has no leader
 	moving   bool // records must move to other partitions before anything is sent

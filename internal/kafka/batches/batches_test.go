@@ -449,6 +449,22 @@ func TestABatchAfterAFailedBatchInDoubtIsAppended(t *testing.T) {
 	}
 }
 
+// The former leader may have appended the batch before it answered with the new leader (KIP-951).
+func TestABatchThatGoesToANewLeaderIsInDoubt(t *testing.T) {
+	p := resting()
+	if err := p.apply(metadataOf([16]byte{1}, 1, 1, 3)); err != nil {
+		t.Fatal(err)
+	}
+	x := p.parts[0]
+	x.inFlight, p.inFlight = true, 1
+	answer := kmsg.NewProduceResponseTopicPartition()
+	answer.CurrentLeader.LeaderID, answer.CurrentLeader.LeaderEpoch = 2, 4
+	p.retry(x, kerr.NotLeaderForPartition, func() { t.Error("the change applies to answers without a leader") }, &answer)
+	if x.leader != 2 || x.epoch != 4 || x.tries != 1 {
+		t.Errorf("leader %d of epoch %d after %d tries; want leader 2 of epoch 4 and a try that counts", x.leader, x.epoch, x.tries)
+	}
+}
+
 // A batch that Kafka always calls corrupt fails after some tries; one that arrives at last does not.
 func TestACorruptBatchDoesNotBlockItsPartition(t *testing.T) {
 	s := newStage(t, 1, nil)
@@ -512,6 +528,14 @@ func TestMetadataFromBeforeTheTopicGrewAreIgnored(t *testing.T) {
 	apply(metadataOf([16]byte{2}, 3, 2, 0)) // recreated
 	if len(p.parts) != 3 || p.parts[2] == want {
 		t.Errorf("%d partitions after the topic was recreated, want 3", len(p.parts))
+	}
+	want = p.parts[2]
+	want.anew = false
+	if err := p.apply(metadataOf(id, 8, 1, 5)); err == nil { // of a broker that does not know of the deletion
+		t.Error("the id of a deleted topic is accepted")
+	}
+	if len(p.parts) != 3 || p.parts[2] != want || want.anew || p.topic.id != [16]byte{2} {
+		t.Errorf("%d partitions of topic %x, recreated: %t; want the 3 of the new topic, unchanged", len(p.parts), p.topic.id, want.anew)
 	}
 }
 
@@ -631,7 +655,6 @@ func TestPartitionsThatAreAddedAreUsed(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	s.p.turn = 0
 	before := s.sent
 	s.addInSteps(1000, 5)
 	ends, err := kadm.NewClient(s.p.c.Client).ListEndOffsets(s.ctx, topicName)

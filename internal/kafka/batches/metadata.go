@@ -107,10 +107,15 @@ func (p *Producer) askMetadata(ctx context.Context) error {
 	return p.apply(&resp.Topics[0])
 }
 
+// maxPast bounds the ids of former topics that are remembered. Ids are random (KIP-516), and no broker lags behind by
+// that many topics.
+const maxPast = 16
+
 // apply applies the metadata of the topic. A topic that was deleted and recreated has another id (KIP-516): its
 // partitions know nothing of the producer. If it has another number of partitions as well, records move to the
 // partitions of their keys. Fewer partitions with the same id are the answer of a broker that has not heard yet that
-// the topic grew.
+// the topic grew, and the id of a former topic that of a broker which has not heard that it was deleted: neither changes
+// anything.
 func (p *Producer) apply(t *kmsg.MetadataResponseTopic) error {
 	n := len(t.Partitions)
 	if n == 0 {
@@ -127,7 +132,16 @@ func (p *Producer) apply(t *kmsg.MetadataResponseTopic) error {
 	if id == none { // of a broker before Kafka 2.8
 		id = p.topic.id
 	}
+	if p.past[id] {
+		return errors.New("a broker still answers with the id of a deleted topic of this name")
+	}
 	again := p.known && p.topic.id != none && id != p.topic.id
+	if again {
+		if len(p.past) >= maxPast || p.past == nil {
+			p.past = map[[16]byte]bool{}
+		}
+		p.past[p.topic.id] = true
+	}
 	if p.known && !again && id != none && n < p.topic.parts {
 		n = p.topic.parts
 	}

@@ -253,6 +253,7 @@ func (p *Producer) retry(x *part, err error, change func(), answers ...*kmsg.Pro
 		if a != nil && a.CurrentLeader.LeaderID >= 0 && a.CurrentLeader.LeaderEpoch > x.epoch {
 			x.leader, x.epoch, x.older = a.CurrentLeader.LeaderID, a.CurrentLeader.LeaderEpoch, 0
 			x.retryAt = time.Time{}
+			x.tries++ // the former leader may have appended the batch
 			return
 		}
 	}

@@ -111,14 +111,8 @@ type Stamp struct {
 	Sequence   int32 // of the first record
 }
 
-// Codecs of a batch.
-const (
-	None = iota
-	Gzip
-	Snappy
-	LZ4
-	Zstd
-)
+// None is the codec of a batch that is not compressed. The other codecs come from kgo's compressor.
+const None = 0
 
 // WriteHeader writes the header of b into the first HeaderOctets of out, after which the records follow in the
 // form of a codec.
