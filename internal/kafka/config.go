@@ -89,7 +89,7 @@ func (c *Config) validateSASL() (errs []error) {
 		}
 		if c.SASLUsername != "" || c.SASLPasswordFile != "" {
 			errs = append(errs, errors.New("KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD_FILE have no effect with "+
-				"KAFKA_SASL_MECHANISM=oauthbearer: the token says who it is"))
+				"KAFKA_SASL_MECHANISM=oauthbearer: the token identifies the user"))
 		}
 		if c.SASLTokenFile == "" {
 			return append(errs, errors.New("KAFKA_SASL_TOKEN_FILE is empty: "+
@@ -113,7 +113,8 @@ func (c *Config) validateSASL() (errs []error) {
 			"want KAFKA_SASL_PASSWORD_FILE", c.SASLMechanism))
 	}
 	if c.SASLUsername == "" {
-		errs = append(errs, fmt.Errorf("KAFKA_SASL_USERNAME is empty: KAFKA_SASL_MECHANISM=%s needs one", c.SASLMechanism))
+		errs = append(errs, fmt.Errorf("KAFKA_SASL_USERNAME is empty: KAFKA_SASL_MECHANISM=%s needs a user name",
+			c.SASLMechanism))
 	}
 	if c.SASLPasswordFile == "" {
 		errs = append(errs, fmt.Errorf("KAFKA_SASL_PASSWORD_FILE is empty: "+

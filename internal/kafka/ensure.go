@@ -105,7 +105,7 @@ func (e *ensurer) pass(ctx context.Context) (wait, err error) {
 	found, err := e.adm.ListTopics(ctx, names...)
 	switch {
 	case errors.Is(err, kerr.TopicAuthorizationFailed):
-		return fmt.Errorf("kafka lets this user not see (Describe) or not create topics among %s: %w",
+		return fmt.Errorf("kafka denies this user the ACL Describe or Create on topics among %s: %w",
 			strings.Join(names, ", "), err), nil
 	case err != nil:
 		return fmt.Errorf("kafka at %s does not answer: %w", strings.Join(e.c.Brokers, ","), err), nil

@@ -90,7 +90,7 @@ func (k *Packer) Add(buf []byte, spans []decode.Span, at time.Time, of Account) 
 		}
 		x := k.filling[to]
 		if x == nil {
-			x = k.packs.Get().(*pack) // of the pool, which holds nothing else
+			x = k.packs.Get().(*pack) // safe: the pool holds only *pack
 			x.at, k.filling[to] = at, x
 		}
 		x.buf = framing.AppendDelimited(x.buf, message)

@@ -56,8 +56,8 @@ type Producer struct {
 	packers []*Packer
 	holding bool          // the topic was deleted and recreated: see holdForRetry
 	held    []*kgo.Record // records to produce again
-	// producingHeld is set while held records go back to the client: they are in neither.
-	producingHeld bool
+	// producingHeld counts the calls of produceHeld that pass held records back to the client.
+	producingHeld int
 	holdTimer     *time.Timer
 	closed        bool
 }

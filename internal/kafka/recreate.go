@@ -44,7 +44,8 @@ func (p *Producer) produceHeld() {
 	p.cl.PurgeTopicsFromProducing(p.topic)
 	p.mu.Lock()
 	held := p.held
-	p.held, p.holding, p.producingHeld = nil, false, true
+	p.held, p.holding = nil, false
+	p.producingHeld++ // a topic that is deleted again may start another call beside this
 	p.mu.Unlock()
 	for _, r := range held {
 		*r = kgo.Record{
@@ -53,7 +54,7 @@ func (p *Producer) produceHeld() {
 		p.cl.TryProduce(r.Context, r, finished)
 	}
 	p.mu.Lock()
-	p.producingHeld = false
+	p.producingHeld--
 	p.mu.Unlock()
 }
 
@@ -76,7 +77,7 @@ func (p *Producer) failHeld() {
 func (p *Producer) waitHeld(ctx context.Context) error {
 	for {
 		p.mu.Lock()
-		holding := p.holding || p.producingHeld
+		holding := p.holding || p.producingHeld > 0
 		p.mu.Unlock()
 		if !holding {
 			return nil

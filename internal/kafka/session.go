@@ -81,7 +81,7 @@ type Handler interface {
 }
 
 // ErrFatal must be wrapped by an error of a Handler that ends the Session; after any other error it tries again.
-var ErrFatal = errors.New("cannot go on")
+var ErrFatal = errors.New("cannot continue")
 
 // A Session consumes a topic in a group and produces, in transactions (KIP-98): the output, the input's offsets
 // and their metadata are committed together or not at all. After any failure it begins again from the committed
@@ -188,7 +188,7 @@ func (s *Session) note(err error) {
 // Run must be called once; the caller must not use h meanwhile.
 func (s *Session) Run(ctx context.Context, h Handler) error {
 	failures := newReporter(func(err error) {
-		s.sc.Log.Warn("the transactional session starts anew", "group", s.sc.Group, "err", err)
+		s.sc.Log.Warn("the transactional session failed and restarts", "group", s.sc.Group, "err", err)
 	})
 	for try := 0; ctx.Err() == nil; try++ {
 		began := time.Now()

@@ -23,7 +23,7 @@ type Tx struct {
 	quiet      []int32   // touched partitions without input records in the transaction
 	idle       time.Time // time up to which these were quiet
 	full       bool      // the Handler left records for the next transaction
-	records    int       // of the input; messages, where records hold several
+	records    int       // input records, or their messages if a record holds several; see Count
 	partitions []int32   // touched, in order of appearance
 	last       Position  // of the last input record, without metadata
 	now        time.Time // timestamp of produced records; see stamp

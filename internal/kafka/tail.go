@@ -19,7 +19,7 @@ import (
 type Tail struct {
 	Since time.Time // the first record is the first with this time or a later one
 	Start bool      // the first record is the first of the log
-	Once  bool      // ends at the records that are there now, at once without a start; else when ctx ends
+	Once  bool      // Read ends after the records present when it begins; false: it follows the topic until ctx ends
 	// From is the first offset to read, by partition; it must have all partitions of the topic. nil selects
 	// Since, Start or, with neither, the end of the log.
 	From map[int32]int64

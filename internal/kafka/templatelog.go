@@ -82,7 +82,7 @@ const (
 // opts returns the options of the client, which produces and consumes.
 func (l *TemplateLog) opts() []kgo.Opt {
 	return append(append(l.c.opts(), producing(&l.c)...),
-		kgo.ProducerLinger(0), // flows wait for their template, and it for this
+		kgo.ProducerLinger(0), // flows wait for their template: it must not wait for a batch to fill
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerBatchMaxBytes(maxTemplateBatch-1024), // the broker counts its own framing too
 		kgo.MaxBufferedBytes(maxTemplatesBuffered),
@@ -132,7 +132,7 @@ func (l *TemplateLog) Run(ctx context.Context, apply func(key, value []byte)) er
 		if err := l.failure(fetches); err == nil {
 			try = 0
 		} else if ctx.Err() == nil {
-			l.recover(ctx, err, try)
+			l.recover(ctx, err, try, func() { l.backlog.removeOldest(-1, apply) })
 			try++
 		}
 	}
@@ -192,7 +192,8 @@ func (l *TemplateLog) failure(fetches kgo.Fetches) error {
 // recover waits for the back-off. After a failure that shows a new topic id it makes the client forget the
 // topic, writes the barrier again and calls Renewed. The purge comes first: it fails the records that are on their way
 // to the old topic, so that none is acknowledged after Renewed. Records of the new topic are read from its start.
-func (l *TemplateLog) recover(ctx context.Context, err error, try int) {
+// applyBacklog applies the records of the old topic that still wait: Renewed publishes them again.
+func (l *TemplateLog) recover(ctx context.Context, err error, try int, applyBacklog func()) {
 	l.note(err)
 	waitBackoff(ctx, try)
 	if ctx.Err() != nil || !topicIsGone(err) {
@@ -205,6 +206,7 @@ func (l *TemplateLog) recover(ctx context.Context, err error, try int) {
 	cl.PurgeTopicsFromClient(l.topic)
 	cl.AddConsumeTopics(l.topic)
 	l.needBarrier()
+	applyBacklog()
 	if l.Renewed != nil && (known || errors.Is(err, kerr.UnknownTopicID)) {
 		l.Renewed()
 	}
@@ -238,7 +240,7 @@ func (l *TemplateLog) writeBarriers(ctx context.Context, cl *kgo.Client) {
 		cl.TryProduce(context.Background(), r, func(_ *kgo.Record, err error) { outcome <- err })
 		var err error
 		select {
-		case <-ctx.Done(): // end closes the client, which ends the record
+		case <-ctx.Done(): // end closes the client, which settles the record with an error
 			return
 		case err = <-outcome:
 		}

@@ -212,7 +212,7 @@ func TestALogWhoseTopicComesLateWritesFewBarriersUntilThen(t *testing.T) {
 	b := startBroker(t, "127.0.0.1:0")
 	x := runTail(ctx, t, b.Addr(), "r1")
 	for i := range 10 { // each makes the client forget the topic
-		x.recover(ctx, kerr.UnknownTopicOrPartition, 0)
+		x.recover(ctx, kerr.UnknownTopicOrPartition, 0, func() {})
 		if x.Ready() == nil {
 			t.Fatalf("ready without a topic, try %d", i)
 		}

@@ -50,9 +50,12 @@ func ReadWhole(ctx context.Context, c Config, topic string, apply func(r Record)
 		case err != nil:
 			return false, err
 		case change == topicRenewed:
-			return false, ErrTopicChanged
+			return false, fmt.Errorf("it was deleted and recreated meanwhile, repeat the command: %w", ErrTopicChanged)
 		}
-		_, err = adm.ListEndOffsets(ctx, topic)
+		ends, err := adm.ListEndOffsets(ctx, topic)
+		if err == nil {
+			err = ends.Error() // of single partitions
+		}
 		return err == nil, err
 	})
 	if err != nil && ctx.Err() == nil {
