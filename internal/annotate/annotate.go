@@ -121,7 +121,7 @@ func (a *Annotator) reread(ctx context.Context, log *slog.Logger) error {
 		case err == nil:
 			failures.Recovered()
 		case failures.IsNew(err, time.Time{}):
-			log.Error("a MaxMind file is wrong: what it said before stays in force", "err", err)
+			log.Error("cannot load a MaxMind file: the previous database stays in use", "err", err)
 		}
 	}
 }

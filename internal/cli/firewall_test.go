@@ -71,7 +71,7 @@ func TestScenario18ACaptureOfAFirewall(t *testing.T) {
 				flows[m.FlowId] = name
 				teardown[m.FlowId] = [2]uint64{m.Bytes, m.ReverseBytes}
 			default:
-				t.Fatalf("an event %d", m.FirewallEvent)
+				t.Fatalf("flow %d: unexpected firewall event %d", m.FlowId, m.FirewallEvent)
 			}
 		}
 	}

@@ -153,7 +153,7 @@ func (d *Decoder) legacy(rd *wire.Reader, r *Result) {
 	case n > whole:
 		r.fail(off+whole*p.min, "record count", wire.Truncated)
 	case len(b) > n*p.min:
-		r.fail(off+n*p.min, "record count", wire.Trailing)
+		r.fail(off+n*p.min, "octets after the last counted record", wire.Trailing)
 	}
 }
 

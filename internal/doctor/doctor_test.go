@@ -84,7 +84,7 @@ func TestEachFaultIsFoundByItsRule(t *testing.T) {
 			c.Message(router, int64(noon+92*second), int64(noon))
 		}},
 		{ClockOff, "30s fast", func(c *Checkup) { c.Message(router, int64(noon), int64(noon+30*second)) }},
-		{TemplateRare, "30m0s of templates 256", func(c *Checkup) {
+		{TemplateRare, "30m0s: 256", func(c *Checkup) {
 			observe(c, nil)
 			c.Message(router, int64(noon+1800*second), int64(noon+1800*second))
 		}},

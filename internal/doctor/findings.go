@@ -260,7 +260,7 @@ func rareTemplates(s Stream, h *chart) string {
 		return ""
 	}
 	slices.Sort(rare)
-	return fmt.Sprintf("no definition for up to %v of templates %s", durationText(longest), numbers(rare))
+	return fmt.Sprintf("templates not received for up to %v: %s", durationText(longest), numbers(rare))
 }
 
 // unnamedElements lists the elements without a name, the most frequent first.

@@ -125,7 +125,8 @@ func (c Config) Validate() error {
 		bad("UPTIME_MAX_AGE=%v: want %v to %v", a, decode.MinUptimeAge, decode.MaxUptimeAge)
 	}
 	if c.Undecoded.Keep < 0 || c.Undecoded.Keep > maxUndecodedKeep {
-		bad("UNDECODED_KEEP=%v: want 0s to %v, the topic keeps no longer", c.Undecoded.Keep, maxUndecodedKeep)
+		bad("UNDECODED_KEEP=%v: want 0s to %v, less than the retention of the undecoded topic",
+			c.Undecoded.Keep, maxUndecodedKeep)
 	}
 	errs = append(errs, notNegative("0 or more octets", map[string]int{
 		"UNDECODED_RATE": c.Undecoded.Rate, "UNDECODED_BURST": c.Undecoded.Burst,
@@ -134,7 +135,7 @@ func (c Config) Validate() error {
 	switch c.Templates.Keys {
 	case "", "both", "new":
 	default:
-		bad("TEMPLATES_KEYS=%q: want both (while ingests of the version before run) or new", c.Templates.Keys)
+		bad("TEMPLATES_KEYS=%q: want both (while replicas of an earlier version run) or new", c.Templates.Keys)
 	}
 	switch {
 	case c.Pack < 0 || c.Pack > maxPack:
@@ -147,7 +148,7 @@ func (c Config) Validate() error {
 	case "", producerKgo:
 	case producerBatches:
 		if c.Pack > 1 {
-			bad("PRODUCER=batches with PACK=%d: want PACK=1, a record of an own batch costs little", c.Pack)
+			bad("PRODUCER=batches with PACK=%d: want PACK=1: a record per flow costs little with batches", c.Pack)
 		}
 	default:
 		bad("PRODUCER=%q: want kgo or batches", c.Producer)

@@ -214,7 +214,7 @@ func (c *Config) logMemory(log *slog.Logger) {
 		}
 	}
 	if len(made) > 0 {
-		log.Info("settings that are not set are made to fit into MEMORY_MAX", append(made, "MEMORY_MAX", c.MemoryMax)...)
+		log.Info("unset settings are reduced to fit into MEMORY_MAX", append(made, "MEMORY_MAX", c.MemoryMax)...)
 	}
 	// Such settings are accepted, since they were valid in earlier versions; heapMax gives them their memory.
 	if heap := c.MemoryMax / 100 * heapShare; leastMemory(parts) > heap {
@@ -228,7 +228,7 @@ func (c *Config) logMemory(log *slog.Logger) {
 // not count: fit can always reduce them.
 func (c *Config) validateMemory() error {
 	if c.MemoryMax < 0 {
-		return fmt.Errorf("MEMORY_MAX=%d: want 0 (what the parts come to) or more octets", c.MemoryMax)
+		return fmt.Errorf("MEMORY_MAX=%d: want 0 (the sum of all parts) or a number of octets", c.MemoryMax)
 	}
 	parts := c.parts()
 	least := leastMemory(parts)

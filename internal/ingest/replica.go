@@ -457,7 +457,7 @@ func (r *Replica) finish(run *running) {
 	}
 	if err := producer.Flush(ctx); err != nil {
 		n, octets := producer.Buffered()
-		r.log.Warn("flows are lost that kafka did not take", "flows", n, "octets", octets, "err", err)
+		r.log.Warn("flows are lost: kafka did not acknowledge them", "flows", n, "octets", octets, "err", err)
 	}
 	producer.Close() // what is left is counted as dropped
 	if err := late.producer.Flush(ctx); err != nil {

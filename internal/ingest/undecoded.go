@@ -370,8 +370,8 @@ func (u *undecoded) correct(s *decode.Set, waited time.Duration, now time.Time) 
 	}
 	s.Meta.Received = now.Add(-waited).UnixNano()
 	if u.errorLog.AllowN(now, 1) {
-		u.log.Warn("the receive time of a set on the undecoded topic is wrong: its flows get the time at which it came "+
-			"there; is the clock of a replica wrong?",
+		u.log.Warn("a set on the undecoded topic has a wrong receive time: its flows get the time at which the set was "+
+			"appended; check the clocks of the replicas",
 			"exporter", s.Meta.Exporter, "received", received.UTC().Format(time.RFC3339))
 	}
 }

@@ -62,7 +62,7 @@ func (t *Template) Check(version uint8) *wire.Error {
 	case n == 0:
 		return bad("template whose record has no octets")
 	case empty > maxEmpty:
-		return bad("template with too many fields without octets")
+		return bad("template with too many zero-length fields")
 	case n > maxRecord:
 		return bad("template whose record cannot fit a datagram")
 	}
@@ -135,7 +135,7 @@ func ReadTemplate(r *wire.Reader, version uint8, options bool, t *Template) (don
 		scope, rest := count, int(r.Uint16("option length"))
 		if scope%4 != 0 || rest%4 != 0 {
 			r.Rest() // the beginning of the next record is unknown
-			return fail(&wire.Error{What: "options template length not of whole fields", Cause: wire.BadTemplate})
+			return fail(&wire.Error{What: "options template length not a multiple of 4", Cause: wire.BadTemplate})
 		}
 		t.Scopes, count = scope/4, (scope+rest)/4
 	case count == 0 && version == VersionIPFIX:
@@ -153,7 +153,7 @@ func ReadTemplate(r *wire.Reader, version uint8, options bool, t *Template) (don
 			f.PEN = r.Uint32("enterprise number")
 		}
 		if _, bad := r.Failure(); bad {
-			return fail(&wire.Error{What: "field count beyond the set", Cause: wire.BadTemplate})
+			return fail(&wire.Error{What: "template cut off by the end of its set", Cause: wire.BadTemplate})
 		}
 		t.Fields = append(t.Fields, f)
 	}

@@ -83,7 +83,7 @@ func TestAccountingStaysWithinItsOctets(t *testing.T) {
 			}
 			grown, accounted := heap()-before, r.book.Octets()+c.Octets()
 			if grown > 2*accounted || accounted > 2*grown {
-				t.Errorf("the heap grew by %d KiB, accounted are %d KiB", grown>>10, accounted>>10)
+				t.Errorf("the heap grew by %d KiB, but %d KiB are accounted for: want a factor of at most 2", grown>>10, accounted>>10)
 			}
 			if most > MaxOctets {
 				t.Errorf("%d MiB, want at most %d", most>>20, MaxOctets>>20)

@@ -39,7 +39,7 @@ func parseReport(value []byte) (*flowpb.ExporterReport, Stream, error) {
 	if len(m.Exporter) > 0 {
 		a, ok := netip.AddrFromSlice(m.Exporter)
 		if !ok {
-			return nil, Stream{}, fmt.Errorf("address of %d octets", len(m.Exporter))
+			return nil, Stream{}, fmt.Errorf("exporter address of %d octets: want 4 or 16", len(m.Exporter))
 		}
 		s.Exporter = a
 	}

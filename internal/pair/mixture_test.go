@@ -129,7 +129,7 @@ func TestReportsOfAMixtureAreCumulativeAndContiguous(t *testing.T) {
 		}
 	}
 	if merged < 20 || raised < 1000 {
-		t.Errorf("%d merged after a report, %d events: they prove little", merged, raised)
+		t.Errorf("%d merged after a report, %d events: want at least 20 and 1000", merged, raised)
 	}
 }
 

@@ -276,10 +276,10 @@ func (m *Machine) applyEntry(v *coder, n int32, format uint8) error {
 		}
 	}
 	if len(v.b) > 0 {
-		return fmt.Errorf("entry: %d octets follow it", len(v.b))
+		return fmt.Errorf("entry: %d octets left over", len(v.b))
 	}
 	if e.sides == 0 {
-		return errors.New("entry: no direction was seen")
+		return errors.New("entry without sides")
 	}
 	if i := m.find(&e.key, e.origin); i != 0 {
 		m.drop(i)
@@ -322,7 +322,7 @@ func (m *Machine) extensions(v *coder, e *entry) (kept []byte, err error) {
 		kept = append(kept, whole[:len(whole)-len(v.b)]...)
 	}
 	if len(kept) > maxExtensions {
-		return nil, fmt.Errorf("extensions of %d octets, at most %d", len(kept), maxExtensions)
+		return nil, fmt.Errorf("extensions of %d octets: want at most %d", len(kept), maxExtensions)
 	}
 	return kept, nil
 }

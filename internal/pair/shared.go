@@ -174,7 +174,7 @@ func (s *shared) apply(c *coder, l *deltaLog, n int32) error {
 	case c.short:
 		return fmt.Errorf("shared value: %w", errCut)
 	case len(v.key) > maxSharedValue || len(v.value) > maxSharedValue:
-		return fmt.Errorf("shared value %d: key of %d, value of %d octets, at most %d",
+		return fmt.Errorf("shared value %d: key of %d, value of %d octets: want at most %d each",
 			v.tag, len(v.key), len(v.value), maxSharedValue)
 	case v.tag%2 == 0 && !knownShared[v.tag]:
 		return unknownTag("shared value", v.tag)

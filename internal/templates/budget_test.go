@@ -249,7 +249,7 @@ func TestRecordsThatAreNotPublishedSpendNoBudget(t *testing.T) {
 		}
 	}
 	if got := s.spent.records[ofFacts].taken; got > int64(octetsOf(before)) {
-		t.Errorf("taken of the total: want at most the octets under way, %d, got %d", octetsOf(before), got)
+		t.Errorf("octets charged to the budget: want at most %d, those of the pending records, got %d", octetsOf(before), got)
 	}
 }
 

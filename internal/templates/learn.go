@@ -219,7 +219,7 @@ func (sh *shard) withLayout(sc scope, id uint16, t *decode.Template) *definition
 // of all exporters, for new definitions. It is a shared value, so that a flood costs no
 // allocation; the caller must not change it.
 var errOverBudget error = &wire.Error{
-	What: "template: too many new ones of this exporter, or of all", Cause: wire.BadTemplate,
+	What: "template: too many new templates from this exporter or from all exporters", Cause: wire.BadTemplate,
 }
 
 // errFull is the error of Learn for a template without room at the limits. The caller must

@@ -74,7 +74,7 @@ func NewParser(t *Templates) *Parser {
 // exporters of live traffic. SetMaxUptimeAge returns an error if age is neither 0 nor from 2 min to 1193 h.
 func (p *Parser) SetMaxUptimeAge(age time.Duration) error {
 	if age != 0 && (age < decode.MinUptimeAge || age > decode.MaxUptimeAge) {
-		return fmt.Errorf("age of uptimes %v: want %v to %v", age, decode.MinUptimeAge, decode.MaxUptimeAge)
+		return fmt.Errorf("maximum age of uptimes %v: want %v to %v, or 0", age, decode.MinUptimeAge, decode.MaxUptimeAge)
 	}
 	p.decoder.MaxUptimeAge = age
 	return nil

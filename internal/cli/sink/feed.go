@@ -99,7 +99,7 @@ func (r *feeding) read(ctx context.Context, b kafka.Beginning) error {
 	}
 	if at.Missed > 0 {
 		r.Notice(fmt.Errorf("%d records of %s were deleted from Kafka before they were read: "+
-			"the retention of the topic is shorter than the pause of this program", at.Missed, o.Topic))
+			"this program was stopped or behind for longer than the retention of the topic", at.Missed, o.Topic))
 	}
 	if at.Lost > 0 {
 		r.Notice(fmt.Errorf("the last records of %s are lost in Kafka, %d of which are in %s: "+

@@ -187,7 +187,8 @@ func parseField(line string, t *decode.Template) error {
 	}
 	if m[5] != "" {
 		if !t.Options || t.Scopes != len(t.Fields) {
-			return fmt.Errorf("field %.60q: scopes are the first fields of an options template", strings.TrimSpace(line))
+			return fmt.Errorf("field %.60q: want scopes only in an options template, before all other fields",
+				strings.TrimSpace(line))
 		}
 		t.Scopes++
 	}
