@@ -39,7 +39,7 @@ type Config struct {
 	Form             framing.Config
 	Pack             int           `env:"PACK" envDefault:"1" unit:"flows" help:"with FRAMING=delimited: maximum number of flows of a partition in a Kafka record; fewer records cost less CPU"`
 	Compression      string        `env:"PRODUCE_COMPRESSION" envDefault:"snappy" unit:"none, snappy, lz4 or zstd" help:"compression of batches of flows"`
-	Producer         string        `env:"PRODUCER" envDefault:"kgo" unit:"kgo or batches" help:"what makes the record batches of flows: kgo, the Kafka client, or batches, Weir itself, which costs less CPU and sends one batch of a partition at a time; not with PACK"`
+	Producer         string        `env:"PRODUCER" envDefault:"kgo" unit:"kgo or batches" help:"what makes the record batches of flows: kgo, the Kafka client, or batches, Weir itself, which produces with less CPU and has one batch of a partition in flight; not with PACK"`
 	ParkMax          int           `env:"PARK_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"data sets buffered in memory until their template arrives; further sets go to the undecoded topic at once"`
 	ParkFor          time.Duration `env:"PARK_FOR" envDefault:"1s" help:"time that a data set waits in memory for its template before it moves to the undecoded topic; 0s: it moves at once"`
 	MemoryMax        int           `env:"MEMORY_MAX" envDefault:"0" unit:"octets" help:"memory limit of the process. Of PRODUCE_MAX_OCTETS, PARK_MAX_OCTETS, UNDECODED_BURST, TEMPLATES_MAX_OCTETS, TCP_MAX_CONNECTIONS and TCP_MAX_OCTETS, those that are not set are reduced to fit, those that are set must fit; 0: no limit beyond theirs"`

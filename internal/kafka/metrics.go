@@ -95,8 +95,9 @@ func (g gauges) Unregister(c prometheus.Collector) bool {
 
 // kpromGauges maps the names of kprom's gauges that end in _total to our help texts.
 var kpromGauges = map[string]string{
-	"weir_kafka_buffered_fetch_records_total":   "records that the client has fetched and the service has not taken yet",
-	"weir_kafka_buffered_produce_records_total": "records that the client holds until Kafka has acknowledged them",
+	"weir_kafka_buffered_fetch_records_total": "records that the client has fetched and the service has not taken yet",
+	"weir_kafka_buffered_produce_records_total": "records that the client holds until Kafka has acknowledged them; " +
+		"0 with PRODUCER=batches",
 }
 
 // withoutTotal returns c or, for a gauge in kpromGauges, a collector of the same value under the name without

@@ -572,7 +572,8 @@ func TestTheMachineGivesWhatTheReferenceGives(t *testing.T) {
 		merged += ref.merged
 	}
 	if total < 5000 || versions < 3 || duplicates < 100 || merged < 100 || toldOf < 10 {
-		t.Errorf("%d reports, up to version %d, %d duplicates, %d merged, %d of them reported before: too few for this test", total, versions, duplicates, merged, toldOf)
+		t.Errorf("%d reports, up to version %d, %d duplicates, %d merged, %d of them reported before: too few for this test",
+			total, versions, duplicates, merged, toldOf)
 	}
 	t.Logf("%d reports, up to version %d, %d duplicates, %d merged, %d of them reported before", total, versions, duplicates, merged, toldOf)
 }

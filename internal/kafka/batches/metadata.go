@@ -114,8 +114,8 @@ const maxPast = 16
 // apply applies the metadata of the topic. A topic that was deleted and recreated has another id (KIP-516): its
 // partitions know nothing of the producer. If it has another number of partitions as well, records move to the
 // partitions of their keys. Fewer partitions with the same id are the answer of a broker that has not heard yet that
-// the topic grew, and the id of a former topic that of a broker which has not heard that it was deleted: neither changes
-// anything.
+// the topic grew. The id of a former topic is the answer of a broker that has not heard of its deletion. Neither
+// changes anything.
 func (p *Producer) apply(t *kmsg.MetadataResponseTopic) error {
 	n := len(t.Partitions)
 	if n == 0 {
