@@ -128,19 +128,10 @@ func (p *Producer) apply(t *kmsg.MetadataResponseTopic) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	id, none := t.TopicID, [16]byte{}
-	if id == none { // of a broker before Kafka 2.8
-		id = p.topic.id
-	}
-	if p.past[id] {
-		return errors.New("a broker still answers with the id of a deleted topic of this name")
-	}
-	again := p.known && p.topic.id != none && id != p.topic.id
-	if again {
-		if len(p.past) >= maxPast || p.past == nil {
-			p.past = map[[16]byte]bool{}
-		}
-		p.past[p.topic.id] = true
+	none := [16]byte{}
+	id, again, err := p.identify(t.TopicID)
+	if err != nil {
+		return err
 	}
 	if p.known && !again && id != none && n < p.topic.parts {
 		n = p.topic.parts
@@ -167,6 +158,26 @@ func (p *Producer) apply(t *kmsg.MetadataResponseTopic) error {
 		x.follow(m.Leader, m.LeaderEpoch)
 	}
 	return nil
+}
+
+// identify returns the topic's id, given that of metadata, which is zero from a broker before Kafka 2.8, and whether the
+// topic was recreated. The id of a former topic is an error. p.mu must be held.
+func (p *Producer) identify(id [16]byte) (now [16]byte, again bool, err error) {
+	none := [16]byte{}
+	if id == none {
+		id = p.topic.id
+	}
+	if p.past[id] {
+		return id, false, errors.New("a broker still answers with the id of a deleted topic of this name")
+	}
+	again = p.known && p.topic.id != none && id != p.topic.id
+	if again {
+		if len(p.past) >= maxPast || p.past == nil {
+			p.past = map[[16]byte]bool{}
+		}
+		p.past[p.topic.id] = true
+	}
+	return id, again, nil
 }
 
 // follow takes the leader of metadata, unless they are older than what is known.
