@@ -160,8 +160,8 @@ func (p *Producer) apply(t *kmsg.MetadataResponseTopic) error {
 	return nil
 }
 
-// identify returns the topic's id, given that of metadata, which is zero from a broker before Kafka 2.8, and whether the
-// topic was recreated. The id of a former topic is an error. p.mu must be held.
+// identify returns the topic's id, given that of metadata, which is zero from a broker before Kafka 2.8, and whether
+// the topic was recreated. The id of a former topic is an error. p.mu must be held.
 func (p *Producer) identify(id [16]byte) (now [16]byte, again bool, err error) {
 	none := [16]byte{}
 	if id == none {
