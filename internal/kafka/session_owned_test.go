@@ -179,8 +179,10 @@ func TestAStaleGenerationCommitsNothing(t *testing.T) {
 				putter(ctx, t, b.Addr(), tc.Name(Undecoded))("a")
 			}
 			h.committed.wait(ctx, t, "a transaction commits", atLeast[int32](1))
-			if got := len(h.assigned.all()); got != 2 {
-				t.Errorf("positions were given %d times, want 2: at the assignment, and after the stale generation was refused", got)
+			// At the assignment, after the stale generation was refused, and perhaps once more: the commit after that may meet
+			// the rebalance that the refusal began.
+			if got := len(h.assigned.all()); got < 2 || got > 3 {
+				t.Errorf("positions were given %d times, want 2 or 3", got)
 			}
 		})
 	}
