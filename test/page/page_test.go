@@ -417,7 +417,7 @@ func TestThePageShowsWhatWasReplayed(t *testing.T) {
 func TestAnotherNameIsRefused(t *testing.T) {
 	p, b := start(t), open(t)
 	b.do(chromedp.Navigate(strings.Replace(p.url, "127.0.0.1", "evil.example", 1)))
-	if got := b.text("body"); !strings.Contains(got, "is not what this page is called") {
+	if got := b.text("body"); !strings.Contains(got, "is not a name of this page") {
 		t.Errorf("got %q", got)
 	}
 }
