@@ -3,7 +3,6 @@ package bench
 import (
 	"encoding/binary"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,15 +75,7 @@ func conversations(pkt []byte, n uint32, at time.Time) {
 // talker sends datagrams of new conversations. Arguments: ADDRESS, datagrams per second,
 // milliseconds. It sends the template once a second and prints the number of datagrams with flows.
 func talker(args []string) {
-	to, err := net.ResolveUDPAddr("udp4", args[0])
-	if err != nil {
-		panic(err)
-	}
-	c, err := net.DialUDP("udp4", nil, to)
-	if err != nil {
-		panic(err)
-	}
-	_ = c.SetWriteBuffer(4 << 20) // as far as the kernel grants it
+	c := dialUDP(args[0])
 	rate, lasts := float64(number(args[1])), time.Duration(number(args[2]))*time.Millisecond
 	const batch = 32
 	template := packet(roleT{}, "v9_template.hex")

@@ -49,10 +49,9 @@ func number(s string) int {
 	return n
 }
 
-// sender sends v9 datagrams. Arguments: ADDRESS, datagrams per second (0: unlimited), milliseconds.
-// It prints the number sent.
-func sender(args []string) {
-	to, err := net.ResolveUDPAddr("udp4", args[0])
+// dialUDP returns a socket to an address, with a large buffer.
+func dialUDP(address string) *net.UDPConn {
+	to, err := net.ResolveUDPAddr("udp4", address)
 	if err != nil {
 		panic(err)
 	}
@@ -61,6 +60,13 @@ func sender(args []string) {
 		panic(err)
 	}
 	_ = c.SetWriteBuffer(4 << 20) // as far as the kernel grants it
+	return c
+}
+
+// sender sends v9 datagrams. Arguments: ADDRESS, datagrams per second (0: unlimited), milliseconds.
+// It prints the number sent.
+func sender(args []string) {
+	c := dialUDP(args[0])
 	rate, lasts := float64(number(args[1])), time.Duration(number(args[2]))*time.Millisecond
 	if _, err := c.Write(packet(roleT{}, "v9_template.hex")); err != nil {
 		panic(err)

@@ -5,8 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"math"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -437,15 +435,7 @@ func TestAnArenaMakesNoGarbagePerRecord(t *testing.T) {
 		}
 		of.Wait()
 	}
-	round() // the pool grows
-	least := math.Inf(1)
-	for range 3 { // a garbage collection empties the pool: take the best of three
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		round()
-		runtime.ReadMemStats(&after)
-		least = min(least, float64(after.Mallocs-before.Mallocs)/n)
-	}
+	least := allocationsOf(round) / n
 	t.Logf("%.3f allocations a record", least)
 	if least > 0.3 { // the race detector empties pools at random
 		t.Errorf("allocations a record: want at most 0.3, got %.3f", least)

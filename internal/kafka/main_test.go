@@ -2,7 +2,9 @@ package kafka
 
 import (
 	"context"
+	"math"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -87,6 +89,21 @@ func answerFetchesOf(c *kfake.Cluster, id [16]byte) *tally[struct{}] {
 		return r.ResponseKind(), nil, true
 	})
 	return answered
+}
+
+// allocationsOf returns the number of allocations of round, after a first round in which pools grow. A garbage
+// collection empties the pools: it is the best of three.
+func allocationsOf(round func()) float64 {
+	round()
+	least := math.Inf(1)
+	for range 3 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		round()
+		runtime.ReadMemStats(&after)
+		least = min(least, float64(after.Mallocs-before.Mallocs))
+	}
+	return least
 }
 
 func testContext(t *testing.T) context.Context {

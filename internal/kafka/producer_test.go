@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -259,15 +257,7 @@ func TestProducingMakesNoGarbagePerRecord(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	round() // the pool grows
-	least := math.Inf(1)
-	for range 3 { // a garbage collection empties the pool: take the best of three
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		round()
-		runtime.ReadMemStats(&after)
-		least = min(least, float64(after.Mallocs-before.Mallocs)/n)
-	}
+	least := allocationsOf(round) / n
 	t.Logf("%.2f allocations a record", least)
 	if least > 0.5 {
 		t.Errorf("allocations a record: want at most 0.5, got %.2f", least)

@@ -306,14 +306,7 @@ func withMemory(t *testing.T, s *memoryServer, f func(t *testing.T, r *Resolver)
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- r.Run(ctx) }()
-		f(t, r)
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("Run: %v", err)
-		}
+		running(t, r, f)
 		synctest.Wait()
 		if _, open := s.state(); open != 0 {
 			t.Errorf("%d sockets are open after Run", open)

@@ -92,6 +92,19 @@ func rcode(code int, records ...string) (*dns.Msg, error) {
 	return m, err
 }
 
+// running runs f while r runs.
+func running(t *testing.T, r *Resolver, f func(t *testing.T, r *Resolver)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- r.Run(ctx) }()
+	f(t, r)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
 // with runs f in a bubble of virtual time with a running Resolver over s.
 func with(t *testing.T, c Config, s *script, f func(t *testing.T, r *Resolver)) {
 	t.Helper()
@@ -100,14 +113,7 @@ func with(t *testing.T, c Config, s *script, f func(t *testing.T, r *Resolver)) 
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- r.Run(ctx) }()
-		f(t, r)
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("Run: %v", err)
-		}
+		running(t, r, f)
 	})
 }
 
