@@ -296,8 +296,8 @@ func (p *point) row(name, rate string) string {
 		ms(p.flow50), ms(p.flow99), ms(p.connection50), ms(p.connection99))
 }
 
-// weirContender returns ingest and enrich, built from a source tree.
-func weirContender(t *testing.T, name, tree string) *contender {
+// weirContender returns ingest and enrich, built from a source tree. The settings are added to the environment of ingest.
+func weirContender(t *testing.T, name, tree string, settings ...string) *contender {
 	t.Helper()
 	bin := t.TempDir()
 	build := exec.CommandContext(t.Context(), "go", "build", "-C", tree, "-o", bin+"/", "./cmd/ingest", "./cmd/enrich")
@@ -311,7 +311,8 @@ func weirContender(t *testing.T, name, tree string) *contender {
 	return &contender{
 		name: name, input: "flows", output: "connections",
 		collect: func(ctx context.Context, prefix, addr string, _ int) *exec.Cmd {
-			return env(exec.CommandContext(ctx, filepath.Join(bin, "ingest")), prefix, "LISTEN_UDP="+addr, fmt.Sprintf("RCVBUF=%d", enlarged))
+			settings := append([]string{"LISTEN_UDP=" + addr, fmt.Sprintf("RCVBUF=%d", enlarged)}, settings...)
+			return env(exec.CommandContext(ctx, filepath.Join(bin, "ingest")), prefix, settings...)
 		},
 		pair: func(ctx context.Context, prefix, _ string, _ int) *exec.Cmd {
 			return env(exec.CommandContext(ctx, filepath.Join(bin, "enrich")), prefix, "DNS_ENABLED=false", "GROUP="+prefix+"enrich", "INSTANCE="+prefix+"enrich")
@@ -412,6 +413,7 @@ func TestPathTable(t *testing.T) {
 		weirContender(t, "Weir", ".."),
 		weirContender(t, "Weir at "+*pathBase, baseTree(t, *pathBase)),
 		streamsContender(t, brokers),
+		weirContender(t, "Weir, PRODUCER=batches", "..", "PRODUCER=batches"),
 	}
 	if *pathOnly != "" {
 		only := regexp.MustCompile(*pathOnly)
