@@ -121,7 +121,8 @@ func (s *Session) runClient(ctx context.Context, h Handler) (err error) {
 		kgo.SessionTimeout(s.c.SessionTimeout), kgo.HeartbeatInterval(heartbeat), kgo.RebalanceTimeout(s.rebalanceTimeout()),
 		kgo.TransactionalID(s.sc.Group+"-"+s.sc.Member), kgo.TransactionTimeout(s.transactionTimeout()),
 		kgo.RecordPartitioner(partitioner{manual: s.sc.ManualPartitioning}),
-		kgo.ProducerLinger(2*time.Millisecond), kgo.ProducerBatchCompression(kgo.SnappyCompression()),
+		// A transaction is flushed before its commit, so a long linger delays nothing: it only makes batches larger.
+		kgo.ProducerLinger(100*time.Millisecond), kgo.ProducerBatchCompression(kgo.SnappyCompression()),
 		kgo.MaxBufferedRecords(100_000), // of a transaction, so that taking records does not wait for the broker
 		kgo.FetchMaxWait(fetchMaxWait), kgo.FetchMinBytes(s.fetchMinBytes()),
 		kgo.FetchMaxPartitionBytes(256<<10), // a poll empties a partition's share first: small shares keep all moving
