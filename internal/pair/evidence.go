@@ -77,8 +77,8 @@ func handshake(answered int8, loHi, hiLo *direction) (method flowpb.DirectionMet
 func (m *Machine) guess(k *stateKey, loHi, hiLo *direction) (method flowpb.DirectionMethod, lo bool) {
 	ports := flowkey.HasPorts(k.Proto)
 	if ports {
-		if a, b := m.service(k.Proto, k.LoPort), m.service(k.Proto, k.HiPort); a != b {
-			return flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT, b > a
+		if port, ok := ServicePort(k.Proto, k.LoPort, k.HiPort, m.c.Service); ok {
+			return flowpb.DirectionMethod_DIRECTION_METHOD_SERVICE_PORT, port == k.HiPort
 		}
 	}
 	if a, b := flowkey.Private(&k.Lo), flowkey.Private(&k.Hi); a != b && ports && sampled(loHi, hiLo) {
@@ -209,9 +209,21 @@ const (
 	system                // below 512; system ports of RFC 6335 section 6 reach to 1023
 )
 
-// service returns the rank of port. Port 20 of TCP ranks lowest: FTP servers open data connections from it.
-// docs/connections.md has the order of ranks under SERVICE_PORT.
-func (m *Machine) service(proto uint8, port uint16) int {
+// ServicePort returns the port of a and b that is more likely the port of a service. ok is false if their ranks are
+// equal. hasName reports whether a port has a service name; nil: no port has one. docs/connections.md has the order of
+// ranks under SERVICE_PORT.
+func ServicePort(proto uint8, a, b uint16, hasName func(proto uint8, port uint16) bool) (port uint16, ok bool) {
+	switch rankA, rankB := portRank(proto, a, hasName), portRank(proto, b, hasName); {
+	case rankA > rankB:
+		return a, true
+	case rankB > rankA:
+		return b, true
+	}
+	return 0, false
+}
+
+// portRank returns the rank of port. Port 20 of TCP ranks lowest: FTP servers open data connections from it.
+func portRank(proto uint8, port uint16, hasName func(proto uint8, port uint16) bool) int {
 	const ftpData, nfsPort, firstReserved = 20, 2049, 512
 	switch {
 	case port == 0:
@@ -222,11 +234,11 @@ func (m *Machine) service(proto uint8, port uint16) int {
 		return nfs
 	case port < firstReserved:
 		return system
-	case port < 1024 && m.c.Service != nil && !m.c.Service(proto, port):
+	case port < 1024 && hasName != nil && !hasName(proto, port):
 		return unnamed
 	case port < 1024:
 		return named
-	case port < 32768 && m.c.Service != nil && m.c.Service(proto, port):
+	case port < 32768 && hasName != nil && hasName(proto, port):
 		return registered
 	}
 	return noService

@@ -7,10 +7,12 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"weir/internal/bounded"
+	"weir/internal/flowkey"
 	"weir/internal/pair"
 	"weir/internal/saturating"
 	"weir/internal/services"
@@ -19,7 +21,6 @@ import (
 
 // Bounds of the content of a Board.
 const (
-	seriesSeconds  = 600
 	newestShown    = 25
 	topShown       = 10
 	maxHosts       = 50_000  // and services; beyond it the smaller half is dropped
@@ -34,21 +35,30 @@ type Board struct {
 
 	now func() time.Time
 
-	mu          sync.Mutex // guards the fields below
-	seconds     [seriesSeconds]second
-	began       int64 // s since the epoch
-	totals      Totals
-	hosts       map[netip.Addr]*Share
-	services    map[string]*Share
-	connections bounded.Map[string, counted]
-	newest      []Connection // in order of arrival, newest first
-	exporters   []Exporter
+	mu            sync.Mutex // guards the fields below
+	series        series
+	traffic       recent // of all flows
+	began         int64  // s since the epoch
+	totals        Totals
+	hosts         map[netip.Addr]*ranked
+	services      map[serviceKey]*ranked
+	conversations bounded.Map[conversationKey, *conversation]
+	reported      bounded.Map[string, uint32] // connection ID: greatest version
+	newest        []Connection                // in order of arrival, newest first
+	exporters     []Exporter                  // nil: not known yet
 }
 
-// A second holds the traffic that arrived within a second.
-type second struct {
-	at            int64 // s since the epoch
-	flows, octets uint64
+// A ranked holds the traffic of a host, sent or received, or of a service.
+type ranked struct {
+	recent
+	name    string // DNS name of the host
+	dropped bool   // no longer in the map
+}
+
+// A serviceKey identifies a service: port 0 stands for all traffic of a protocol without ports.
+type serviceKey struct {
+	proto uint8
+	port  uint16
 }
 
 // Totals are sums since the start.
@@ -60,15 +70,15 @@ type Totals struct {
 	KernelDrops uint64 `json:"kernel_drops"` // datagrams dropped by the kernel
 }
 
-// A Share holds the traffic of a host or service in the connections.
+// A Share holds the traffic of a host or service within the window of the ranking.
 type Share struct {
-	Name        string `json:"name"`           // address, or service
-	Host        string `json:"host,omitempty"` // DNS name
-	Octets      uint64 `json:"octets"`
-	Connections uint64 `json:"connections"`
+	Name   string  `json:"name"`           // address, or service
+	Host   string  `json:"host,omitempty"` // DNS name
+	Octets uint64  `json:"octets"`
+	Rate   float64 `json:"rate"` // bit/s
 }
 
-// A Connection is a connection in the list of the page.
+// A Connection is a connection in a list of the page.
 type Connection struct {
 	ID            string  `json:"-"`
 	Start         int64   `json:"start"` // ms since the epoch, 0: unknown
@@ -80,10 +90,12 @@ type Connection struct {
 	ResponderName string  `json:"responder_name,omitempty"`
 	Octets        uint64  `json:"octets"`
 	Packets       uint64  `json:"packets"`
+	Rate          float64 `json:"rate"`          // bit/s within the window of the ranking; only in progress
 	Via           string  `json:"via,omitempty"` // interfaces
 	Answered      bool    `json:"answered"`
-	Final         bool    `json:"final"`
 	Direction     string  `json:"direction"` // evidence for the initiator
+
+	initiator, responder netip.Addr
 }
 
 // An Exporter is an export stream in the list of the page.
@@ -100,18 +112,12 @@ type Exporter struct {
 	Silent    bool    `json:"silent"`
 }
 
-// counted holds the part of the totals that a connection contributed.
-type counted struct {
-	version         uint32
-	octets, packets uint64
-}
-
 // NewBoard returns an empty Board. now returns the current time.
 func NewBoard(now func() time.Time) *Board {
 	return &Board{
-		now: now, began: now().Unix(),
-		hosts: map[netip.Addr]*Share{}, services: map[string]*Share{},
-		connections: bounded.New[string, counted](maxConnections),
+		now: now, began: now().Unix(), hosts: map[netip.Addr]*ranked{}, services: map[serviceKey]*ranked{},
+		conversations: bounded.New[conversationKey, *conversation](maxConversations),
+		reported:      bounded.New[string, uint32](maxConnections),
 	}
 }
 
@@ -120,96 +126,126 @@ func NewBoard(now func() time.Time) *Board {
 func (b *Board) Flows(list []*flowpb.FlowMessage) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := b.second(b.now().Unix())
+	now := b.now().UnixMilli()
+	at := newInstant(now / 1000)
 	for _, m := range list {
-		octets := saturating.Estimate(saturating.Add(m.GetBytes(), m.GetReverseBytes()), m.GetSamplingRate())
-		packets := saturating.Estimate(saturating.Add(m.GetPackets(), m.GetReversePackets()), m.GetSamplingRate())
-		s.flows++
-		b.totals.Flows++
+		r, ok := newRecord(m, now)
 		if pair.IsUpdate(m) {
-			continue
+			r.octets, r.packets = 0, 0
 		}
-		s.octets = saturating.Add(s.octets, octets)
-		b.totals.Octets = saturating.Add(b.totals.Octets, octets)
-		b.totals.Packets = saturating.Add(b.totals.Packets, packets)
+		b.totals.Flows++
+		b.totals.Octets = saturating.Add(b.totals.Octets, r.octets)
+		b.totals.Packets = saturating.Add(b.totals.Packets, r.packets)
+		b.series.add(now, r.start, r.end, r.octets)
+		b.traffic.add(&at, r.octets, r.end-r.start)
+		if ok && r.octets > 0 {
+			b.rank(&r, &at)
+		}
 	}
 }
 
-// second returns the entry of the second at, in s since the epoch, and resets an entry of an earlier second. b.mu
-// must be held.
-func (b *Board) second(at int64) *second {
-	s := &b.seconds[at%seriesSeconds]
-	if s.at != at {
-		*s = second{at: at}
+// rank adds a record to its conversation, hosts and service. b.mu must be held.
+func (b *Board) rank(r *record, now *instant) {
+	c := b.conversations.Get(r.key)
+	if c == nil {
+		c = newConversation(r)
+		b.conversations.PutOrFree(r.key, c, func(c *conversation) bool { return now.second-c.seen >= conversationIdle })
 	}
-	return s
+	if !c.add(r, now) {
+		return // a second exporter reports the same traffic
+	}
+	if c.low == nil || c.low.dropped {
+		c.low = entryOf(b.hosts, r.key.low.Addr(), now)
+	}
+	if c.high == nil || c.high.dropped {
+		c.high = entryOf(b.hosts, r.key.high.Addr(), now)
+	}
+	if c.services == nil || c.services.dropped {
+		c.services = entryOf(b.services, c.service, now)
+	}
+	duration := r.end - r.start
+	c.low.add(now, r.octets, duration)
+	if c.high != c.low {
+		c.high.add(now, r.octets, duration)
+	}
+	c.services.add(now, r.octets, duration)
 }
 
-// Connections adds reports of connections. A report replaces an earlier report of the same connection; an older
-// version is ignored.
+// Connections adds reports of connections. An older version of a report is ignored.
 func (b *Board) Connections(list []*flowpb.Connection) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range list {
 		id := string(c.GetConnectionId())
-		was, again := b.connections.Lookup(id)
-		if again && was.version >= c.GetVersion() {
+		version, again := b.reported.Lookup(id)
+		if again && version >= c.GetVersion() {
 			continue
 		}
-		is := counted{
-			version: c.GetVersion(),
-			octets:  saturating.Add(estimated(c.GetForward()), estimated(c.GetReverse())),
-			packets: saturating.Add(c.GetForward().GetPackets(), c.GetReverse().GetPackets()),
-		}
-		b.connections.PutOrForget(id, is) // a later report of a forgotten connection is counted again
+		b.reported.PutOrForget(id, c.GetVersion()) // a later report of a forgotten connection is counted again
 		if !again {
 			b.totals.Connections++
 		}
-		more := is.octets - min(was.octets, is.octets)
-		for _, e := range []*flowpb.Endpoint{c.GetInitiator(), c.GetResponder()} {
-			if a, ok := netip.AddrFromSlice(e.GetAddress()); ok {
-				h := share(b.hosts, a, a.String())
-				h.Host = cmp.Or(e.GetName(), h.Host)
-				h.add(more, again)
+		b.name(c.GetInitiator())
+		b.name(c.GetResponder())
+		key, ok := connectionKey(c)
+		if c.GetFinal() {
+			b.list(row(c), again)
+			if ok {
+				b.conversations.Delete(key)
 			}
+		} else if inProgress := b.conversations.Get(key); ok && inProgress != nil {
+			initiator, _ := netip.AddrFromSlice(c.GetInitiator().GetAddress())
+			port := uint16(0)
+			if flowkey.HasPorts(key.proto) {
+				port = uint16(c.GetInitiator().GetPort())
+			}
+			inProgress.initiatorIsLow = key.low == netip.AddrPortFrom(initiator, port)
+			inProgress.direction = direction(c)
 		}
-		share(b.services, serviceOf(c), serviceOf(c)).add(more, again)
-		b.list(row(c), again)
 	}
 }
 
-func estimated(t *flowpb.Traffic) uint64 { return max(t.GetOctets(), t.GetOctetsEst()) }
+// name notes the DNS name of a host whose traffic is ranked. b.mu must be held.
+func (b *Board) name(e *flowpb.Endpoint) {
+	a, ok := netip.AddrFromSlice(e.GetAddress())
+	if h := b.hosts[a]; ok && h != nil && e.GetName() != "" {
+		h.name = e.GetName()
+	}
+}
 
-// share returns the Share of key and creates it if needed. At maxHosts entries it drops the entries up to the
-// median of octets.
-func share[K comparable](m map[K]*Share, key K, name string) *Share {
+// nameOf returns the DNS name of a host; empty: unknown. b.mu must be held.
+func (b *Board) nameOf(a netip.Addr) string {
+	if h := b.hosts[a]; h != nil {
+		return h.name
+	}
+	return ""
+}
+
+// entryOf returns the traffic of key and creates it if needed. At maxHosts entries it drops the entries up to the
+// median of the octets of the longest window.
+func entryOf[K comparable](m map[K]*ranked, key K, now *instant) *ranked {
 	s, ok := m[key]
 	if ok {
 		return s
 	}
 	if len(m) >= maxHosts {
+		const longest = len(windows) - 1
 		all := make([]uint64, 0, len(m))
 		for _, s := range m {
-			all = append(all, s.Octets)
+			all = append(all, s.sum(longest, now))
 		}
 		slices.Sort(all)
 		middle := all[len(all)/2]
 		for k, s := range m {
-			if s.Octets <= middle {
+			if s.sum(longest, now) <= middle {
+				s.dropped = true
 				delete(m, k)
 			}
 		}
 	}
-	s = &Share{Name: name}
+	s = &ranked{}
 	m[key] = s
 	return s
-}
-
-func (s *Share) add(octets uint64, again bool) {
-	s.Octets = saturating.Add(s.Octets, octets)
-	if !again {
-		s.Connections++
-	}
 }
 
 // list puts a connection at the head of the newest connections. b.mu must be held.
@@ -223,11 +259,20 @@ func (b *Board) list(c Connection, again bool) {
 
 // serviceOf returns the service in the form of weir connections: protocol and name, or protocol and port.
 func serviceOf(c *flowpb.Connection) string {
-	s := services.Protocol(c.GetProtocol())
-	switch port := c.GetResponder().GetPort(); {
-	case c.GetService() != "":
-		return s + "/" + c.GetService()
-	case c.IcmpType != nil || port == 0:
+	port := c.GetResponder().GetPort()
+	if c.IcmpType != nil {
+		port = 0
+	}
+	return serviceName(c.GetProtocol(), c.GetService(), port)
+}
+
+// serviceName returns protocol and name, or protocol and port if the service has no name, or the protocol alone.
+func serviceName(proto uint32, name string, port uint32) string {
+	s := services.Protocol(proto)
+	switch {
+	case name != "":
+		return s + "/" + name
+	case port == 0:
 		return s
 	default:
 		return s + "/" + number(port)
@@ -238,7 +283,7 @@ func serviceOf(c *flowpb.Connection) string {
 func (b *Board) Exporters(list []Exporter) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.exporters = slices.Clone(list)
+	b.exporters = append([]Exporter{}, list...) // not nil: known
 	for i := range b.exporters {
 		b.exporters[i].PerSecond = finite(b.exporters[i].PerSecond)
 	}
@@ -255,50 +300,85 @@ func finite(f float64) float64 {
 
 // A Snapshot is the message of the server to the page.
 type Snapshot struct {
-	Now         int64        `json:"now"`    // s since the epoch
-	Series      [][3]uint64  `json:"series"` // s since the epoch, flows, octets: whole seconds, in order
-	Totals      Totals       `json:"totals"`
-	Talkers     []Share      `json:"talkers"`
-	Services    []Share      `json:"services"`
-	Connections []Connection `json:"connections"`
-	Exporters   []Exporter   `json:"exporters"`
+	Now    int64       `json:"now"`    // s since the epoch
+	Series [][3]uint64 `json:"series"` // s since the epoch, flows, octets: whole seconds, in order
+	// Incomplete is the number of newest seconds for which exporters have not reported all octets yet.
+	Incomplete int64        `json:"incomplete"`
+	Window     int64        `json:"window"` // s over which talkers, services and rates are taken
+	Rate       float64      `json:"rate"`   // bit/s, mean of the last minute
+	FlowRate   float64      `json:"flow_rate"`
+	Totals     Totals       `json:"totals"`
+	Talkers    []Share      `json:"talkers"`
+	Services   []Share      `json:"services"`
+	InProgress []Connection `json:"in_progress"`
+	Newest     []Connection `json:"connections"` // ended
+	Exporters  []Exporter   `json:"exporters"`   // null: not known yet
 }
 
-// Snapshot returns the current content, with the series of at most the given number of complete seconds.
-func (b *Board) Snapshot(seconds int) Snapshot {
+// Snapshot returns the current content, with the series of at most the given number of complete seconds. Talkers and
+// services are ranked over windows[w].
+func (b *Board) Snapshot(seconds, w int) Snapshot {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now().Unix()
+	at := newInstant(now)
+	oldest := max(now-int64(min(seconds, seriesSeconds-1)), b.firstSecond(now))
 	s := Snapshot{
-		Now: now, Series: [][3]uint64{}, Totals: b.totals, Talkers: top(b.hosts), Services: top(b.services),
-		Connections: append([]Connection{}, b.newest...), Exporters: append([]Exporter{}, b.exporters...),
+		Now: now, Series: b.series.points(oldest, now), Incomplete: b.series.incomplete(now), Window: windows[w],
+		Rate: rate(b.traffic.sum(0, &at), covered(0, now, b.began)), FlowRate: b.series.flowRate(now, b.began),
+		Totals: b.totals, InProgress: b.inProgress(w, &at), Newest: append([]Connection{}, b.newest...),
+		Exporters: slices.Clone(b.exporters),
 	}
 	if b.KernelDrops != nil {
 		s.Totals.KernelDrops = b.KernelDrops()
 	}
-	for at := max(now-int64(min(seconds, seriesSeconds-1)), b.began); at < now; at++ {
-		p := [3]uint64{uint64(at)}
-		if x := b.seconds[at%seriesSeconds]; x.at == at {
-			p[1], p[2] = x.flows, x.octets
-		}
-		s.Series = append(s.Series, p)
-	}
+	over := covered(w, now, b.began)
+	s.Talkers = top(b.hosts, w, &at, over, func(a netip.Addr) Share {
+		return Share{Name: a.String(), Host: b.nameOf(a)}
+	})
+	s.Services = top(b.services, w, &at, over, func(k serviceKey) Share { return Share{Name: k.String()} })
 	return s
 }
 
-// top returns the topShown largest shares in descending order.
-func top[K comparable](m map[K]*Share) []Share {
-	best := make([]Share, 0, topShown+1)
-	larger := func(a, b Share) int {
-		return cmp.Or(cmp.Compare(b.Octets, a.Octets), cmp.Compare(b.Connections, a.Connections),
-			cmp.Compare(a.Name, b.Name))
+// firstSecond returns the first second of the series, which is earlier than the start of the program if a flow began
+// earlier.
+func (b *Board) firstSecond(now int64) int64 {
+	for at := now - seriesSeconds + 1; at < b.began; at++ {
+		if b.series.seconds[at%seriesSeconds].at == at {
+			return at
+		}
 	}
-	for _, s := range m {
-		i, _ := slices.BinarySearchFunc(best, *s, larger)
-		if i < topShown {
-			best = slices.Insert(best, i, *s)
+	return b.began
+}
+
+// top returns the topShown entries with the most octets in windows[w], in descending order. seconds is the time that
+// the sums cover.
+func top[K comparable](m map[K]*ranked, w int, now *instant, seconds int64, name func(K) Share) []Share {
+	type entry struct {
+		key    K
+		octets uint64
+	}
+	best := make([]entry, 0, topShown+1)
+	descending := func(a, b entry) int {
+		if a.octets != b.octets {
+			return cmp.Compare(b.octets, a.octets)
+		}
+		return strings.Compare(name(a.key).Name, name(b.key).Name)
+	}
+	for k, s := range m {
+		e := entry{k, s.sum(w, now)}
+		if e.octets == 0 || len(best) == topShown && e.octets < best[topShown-1].octets {
+			continue
+		}
+		if i, _ := slices.BinarySearchFunc(best, e, descending); i < topShown {
+			best = slices.Insert(best, i, e)
 			best = best[:min(len(best), topShown)]
 		}
 	}
-	return best
+	list := make([]Share, len(best))
+	for i, e := range best {
+		list[i] = name(e.key)
+		list[i].Octets, list[i].Rate = e.octets, rate(e.octets, seconds)
+	}
+	return list
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"weir/pkg/flowpb"
 )
@@ -43,17 +44,17 @@ func TestSecondsHaveTheFlowsThatCameInThem(t *testing.T) {
 	b.Flows([]*flowpb.FlowMessage{flow, {Bytes: 5, ReverseBytes: 3, Packets: 1, ReversePackets: 1}})
 	c.now = c.now.Add(2 * time.Second)
 	b.Flows([]*flowpb.FlowMessage{flow})
-	if got, want := b.Snapshot(600).Series, [][3]uint64{{1_790_000_000, 2, 1008}, {1_790_000_001}}; !cmp.Equal(got, want) { // the third is not over
+	if got, want := b.Snapshot(600, 1).Series, [][3]uint64{{1_790_000_000, 2, 1008}, {1_790_000_001}}; !cmp.Equal(got, want) { // the third is not over
 		t.Errorf("want %v, got %v", want, got)
 	}
-	if got, want := b.Snapshot(1).Series, [][3]uint64{{1_790_000_001}}; !cmp.Equal(got, want) {
+	if got, want := b.Snapshot(1, 1).Series, [][3]uint64{{1_790_000_001}}; !cmp.Equal(got, want) {
 		t.Errorf("the last second: want %v, got %v", want, got)
 	}
-	if got, want := b.Snapshot(1).Totals, (Totals{Flows: 3, Octets: 2008, Packets: 42}); got != want {
+	if got, want := b.Snapshot(1, 1).Totals, (Totals{Flows: 3, Octets: 2008, Packets: 42}); got != want {
 		t.Errorf("want %+v, got %+v", want, got)
 	}
 	c.now = c.now.Add(seriesSeconds * time.Second) // all entries of the series are expired
-	if got := b.Snapshot(10_000).Series; len(got) != seriesSeconds-1 || got[0] != [3]uint64{1_790_000_003} {
+	if got := b.Snapshot(10_000, 1).Series; len(got) != seriesSeconds-1 || got[0] != [3]uint64{1_790_000_003} {
 		t.Errorf("%d seconds, the first %v", len(got), got[0])
 	}
 }
@@ -67,10 +68,10 @@ func TestAFirewallsFlowCountsOnce(t *testing.T) {
 		{FirewallEvent: 5, FlowId: 9, Bytes: 1000, Packets: 4}, // an update
 	})
 	c.now = c.now.Add(2 * time.Second)
-	if got, want := b.Snapshot(600).Totals, (Totals{Flows: 3, Octets: 1170, Packets: 7}); got != want {
+	if got, want := b.Snapshot(600, 1).Totals, (Totals{Flows: 3, Octets: 1170, Packets: 7}); got != want {
 		t.Errorf("want %+v, got %+v", want, got)
 	}
-	if got := b.Snapshot(600).Series[0]; got != [3]uint64{1_790_000_000, 3, 1170} {
+	if got := b.Snapshot(600, 1).Series[0]; got != [3]uint64{1_790_000_000, 3, 1170} {
 		t.Errorf("want 3 flows of 1170 octets in the first second, got %v", got)
 	}
 }
@@ -81,14 +82,14 @@ func TestEstimatesSaturate(t *testing.T) {
 	flow := &flowpb.FlowMessage{Bytes: 1500, Packets: 4, SamplingRate: 1 << 62}
 	b.Flows([]*flowpb.FlowMessage{flow, flow})
 	c.now = c.now.Add(2 * time.Second)
-	if got := b.Snapshot(600); got.Series[0] != [3]uint64{1_790_000_000, 2, most} || got.Totals != (Totals{Flows: 2, Octets: most, Packets: most}) {
+	if got := b.Snapshot(600, 1); got.Series[0] != [3]uint64{1_790_000_000, 2, most} || got.Totals != (Totals{Flows: 2, Octets: most, Packets: most}) {
 		t.Errorf("want 2^64-1 octets and packets, got %v, %+v", got.Series[0], got.Totals)
 	}
 }
 
 func TestTheKernelsDropsAreOnThePage(t *testing.T) {
 	b, _ := newBoard()
-	if n := b.Snapshot(1).Totals.KernelDrops; n != 0 {
+	if n := b.Snapshot(1, 1).Totals.KernelDrops; n != 0 {
 		t.Errorf("without a counter: want 0, got %d", n)
 	}
 	b.KernelDrops = func() uint64 { return 17 }
@@ -107,34 +108,196 @@ func TestALaterReportOfAConnectionReplacesTheEarlier(t *testing.T) {
 	b.Connections([]*flowpb.Connection{connection("a", 1, "10.0.0.1", "192.0.2.80", 10, 20), connection("b", 1, "10.0.0.2", "192.0.2.80", 1, 1)})
 	b.Connections([]*flowpb.Connection{connection("a", 2, "10.0.0.1", "192.0.2.80", 100, 200)})
 	b.Connections([]*flowpb.Connection{connection("a", 1, "10.0.0.1", "192.0.2.80", 10, 20)}) // older
-	s := b.Snapshot(1)
-	want := []Share{{"192.0.2.80", "www.example.net", 302, 2}, {"10.0.0.1", "", 300, 1}, {"10.0.0.2", "", 2, 1}}
-	if d := cmp.Diff(want, s.Talkers); d != "" {
-		t.Errorf("talkers: -want +got\n%s", d)
-	}
-	if d := cmp.Diff([]Share{{"tcp/https", "", 302, 2}}, s.Services); d != "" {
-		t.Errorf("services: -want +got\n%s", d)
-	}
+	s := b.Snapshot(1, 1)
 	first := Connection{
 		ID: "a", Start: 1_700_000_000_500, Seconds: 1.5, Service: "tcp/https", Initiator: "10.0.0.1:40000", Responder: "192.0.2.80:443", ResponderName: "www.example.net",
-		Octets: 300, Packets: 3, Via: "eth0 → eth1", Answered: true, Final: true, Direction: "tcp syn",
+		Octets: 300, Packets: 3, Via: "eth0 → eth1", Answered: true, Direction: "tcp syn",
 	}
-	if d := cmp.Diff(first, s.Connections[0]); d != "" || len(s.Connections) != 2 || s.Totals.Connections != 2 {
-		t.Errorf("%d connections, %d counted, the newest -want +got\n%s", len(s.Connections), s.Totals.Connections, d)
+	if d := cmp.Diff(first, s.Newest[0], cmpopts.IgnoreUnexported(Connection{})); d != "" || len(s.Newest) != 2 || s.Totals.Connections != 2 {
+		t.Errorf("%d connections, %d counted, the newest -want +got\n%s", len(s.Newest), s.Totals.Connections, d)
+	}
+}
+
+// flow returns a record of TCP from 10.0.0.x:40000 to 192.0.2.80:443 that was exported at its end.
+func flow(source byte, start, end time.Time, octets uint64) *flowpb.FlowMessage {
+	return &flowpb.FlowMessage{
+		SrcAddr: []byte{10, 0, 0, source}, DstAddr: []byte{192, 0, 2, 80}, SrcPort: 40000, DstPort: 443, Proto: 6, Bytes: octets, Packets: 1,
+		SamplerAddress: []byte{198, 51, 100, 1}, TimeFlowStartNs: uint64(start.UnixNano()), TimeFlowEndNs: uint64(end.UnixNano()), TimeExportNs: uint64(end.UnixNano()),
+	}
+}
+
+// 224 Mbit/s are 28 MB a second, 140 MB in 5 s. The connection does not end.
+func TestATalkerIsShownWhileItsConnectionIsOpen(t *testing.T) {
+	b, c := newBoard()
+	b.Flows([]*flowpb.FlowMessage{flow(9, c.now, c.now, 1_000_000)}) // a large connection of the past
+	for range 18 {
+		c.now = c.now.Add(5 * time.Second)
+		b.Flows([]*flowpb.FlowMessage{flow(1, c.now.Add(-5*time.Second), c.now, 140_000_000), flow(2, c.now, c.now, 1000)})
+	}
+	s := b.Snapshot(600, 0)
+	// The window of a minute has slots of 10 s. At 90 s it covers the time from 40 s on: 51 s, in which 11 records came.
+	const octets, rate = 11 * 140_000_000, 11 * 140_000_000 * 8 / 51.0
+	if got, want := s.Talkers[1], (Share{Name: "10.0.0.1", Octets: octets, Rate: rate}); got != want || s.Talkers[0].Name != "192.0.2.80" || len(s.Talkers) != 3 {
+		t.Errorf("want %+v, got %+v", want, s.Talkers)
+	}
+	if len(s.InProgress) != 2 {
+		t.Fatalf("in progress: want 2 connections, got %+v", s.InProgress)
+	}
+	want := Connection{
+		Start: c.now.Add(-90 * time.Second).UnixMilli(), Seconds: 90, Service: "tcp/https", Initiator: "10.0.0.1:40000", Responder: "192.0.2.80:443",
+		Octets: 18 * 140_000_000, Packets: 18, Rate: rate, Direction: "service port",
+	}
+	if d := cmp.Diff(want, s.InProgress[0], cmpopts.IgnoreUnexported(Connection{})); d != "" {
+		t.Errorf("in progress: -want +got\n%s", d)
+	}
+	if s.Services[0].Name != "tcp/https" || s.Rate < 224e6 || s.Rate > 250e6 {
+		t.Errorf("%+v, %.0f bit/s", s.Services, s.Rate)
+	}
+	b.Connections([]*flowpb.Connection{connection("a", 1, "10.0.0.1", "192.0.2.80", 10, 20)})
+	if s = b.Snapshot(1, 0); len(s.InProgress) != 1 || s.InProgress[0].Initiator != "10.0.0.2:40000" || s.InProgress[0].ResponderName != "www.example.net" {
+		t.Errorf("after the end of 10.0.0.1's connection: %+v", s.InProgress)
+	}
+	c.now = c.now.Add(conversationIdle * time.Second)
+	if s = b.Snapshot(1, 2); len(s.InProgress) != 0 || b.conversations.Len() != 0 {
+		t.Errorf("after %d s of silence: %+v", conversationIdle, s.InProgress)
+	}
+}
+
+// A report of the state of a connection says who the initiator is.
+func TestAReportCorrectsTheInitiatorOfAConnectionInProgress(t *testing.T) {
+	b, c := newBoard()
+	b.Flows([]*flowpb.FlowMessage{flow(1, c.now, c.now, 1000)})
+	report := connection("a", 1, "192.0.2.80", "10.0.0.1", 1000, 0)
+	report.Final, report.Initiator.Port, report.Responder.Port = false, 443, 40000
+	b.Connections([]*flowpb.Connection{report})
+	s := b.Snapshot(1, 0)
+	if len(s.InProgress) != 1 || s.InProgress[0].Initiator != "192.0.2.80:443" || s.InProgress[0].Direction != "tcp syn" || len(s.Newest) != 0 {
+		t.Errorf("in progress %+v, ended %+v", s.InProgress, s.Newest)
+	}
+}
+
+// 28 MB a second, reported once a minute, are 28 MB in each second.
+func TestOctetsAreSpreadOverTheTimeOfTheFlow(t *testing.T) {
+	b, c := newBoard()
+	for range 3 {
+		c.now = c.now.Add(time.Minute)
+		b.Flows([]*flowpb.FlowMessage{flow(1, c.now.Add(-time.Minute), c.now, 60*28_000_000)})
+	}
+	s := b.Snapshot(600, 1)
+	if len(s.Series) != 180 || s.Incomplete != 60 {
+		t.Fatalf("want 180 seconds, 60 incomplete, got %d, %d", len(s.Series), s.Incomplete)
+	}
+	for _, p := range s.Series {
+		if p[2] != 28_000_000 {
+			t.Fatalf("want 28 MB in each second, got %v", s.Series)
+		}
+	}
+}
+
+func TestPartsOfASecondCountByTheirShare(t *testing.T) {
+	b, c := newBoard()
+	c.now = c.now.Add(10 * time.Second)
+	b.Flows([]*flowpb.FlowMessage{flow(1, c.now.Add(-3500*time.Millisecond), c.now.Add(-1250*time.Millisecond), 9001)})
+	// 2.25 s: 0.5 s, 1 s, 0.75 s; the record was exported 0 ms after its end, so its end is now.
+	got := b.Snapshot(4, 1).Series
+	want := [][3]uint64{{1_790_000_006}, {1_790_000_007, 0, 1000}, {1_790_000_008, 0, 4000}, {1_790_000_009, 0, 4001}}
+	if !cmp.Equal(got, want) {
+		t.Errorf("want %v, got %v", want, got)
+	}
+}
+
+// An exporter whose clock is an hour slow is shown at the right time.
+func TestAWrongClockDoesNotMoveTheTraffic(t *testing.T) {
+	b, c := newBoard()
+	c.now = c.now.Add(10 * time.Second)
+	wrong := c.now.Add(-time.Hour)
+	m := flow(1, wrong.Add(-4*time.Second), wrong.Add(-2*time.Second), 2000)
+	m.TimeExportNs = uint64(wrong.UnixNano())
+	b.Flows([]*flowpb.FlowMessage{m})
+	if got := b.Snapshot(4, 1).Series; got[0][2] != 1000 || got[1][2] != 1000 || got[2][2] != 0 {
+		t.Errorf("want 1000 octets in the fourth and third second before now, got %v", got)
+	}
+}
+
+// A flow that two exporters report is ranked once.
+func TestTwoExportersOfOneFlowAreRankedOnce(t *testing.T) {
+	b, c := newBoard()
+	other := flow(1, c.now, c.now, 5000)
+	other.SamplerAddress = []byte{198, 51, 100, 2}
+	b.Flows([]*flowpb.FlowMessage{flow(1, c.now, c.now, 5000), other})
+	s := b.Snapshot(1, 0)
+	if s.Talkers[0].Octets != 5000 || s.InProgress[0].Octets != 5000 || s.Totals.Octets != 10_000 {
+		t.Errorf("want 5000 octets ranked, 10 000 in all, got %+v, %+v, %+v", s.Talkers, s.InProgress, s.Totals)
+	}
+}
+
+// A record that covers half an hour counts in a minute with a thirtieth.
+func TestALongRecordCountsWithTheWindowsShare(t *testing.T) {
+	b, c := newBoard()
+	b.Flows([]*flowpb.FlowMessage{flow(1, c.now.Add(-30*time.Minute), c.now, 1800)})
+	for w, want := range []uint64{60, 300, 900} {
+		if got := b.Snapshot(1, w).Talkers[0].Octets; got != want {
+			t.Errorf("window of %d s: want %d octets, got %d", windows[w], want, got)
+		}
+	}
+}
+
+func TestExportersAreNotSaidToBeNoneBeforeTheyAreKnown(t *testing.T) {
+	b, _ := newBoard()
+	if s := b.Snapshot(1, 1); s.Exporters != nil {
+		t.Errorf("want null, got %v", s.Exporters)
+	}
+	b.Exporters(nil)
+	if s := b.Snapshot(1, 1); s.Exporters == nil {
+		t.Error("want an empty list, got null")
 	}
 }
 
 func TestWhatIsKeptIsBounded(t *testing.T) {
-	b, _ := newBoard()
+	b, c := newBoard()
 	const n = maxHosts + 5000
 	for i := range n {
-		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		m := flow(0, c.now, c.now, uint64(i))
+		m.SrcAddr = []byte{10, byte(i >> 16), byte(i >> 8), byte(i)}
+		b.Flows([]*flowpb.FlowMessage{m})
+		a := netip.AddrFrom4([4]byte(m.SrcAddr))
 		b.Connections([]*flowpb.Connection{connection(fmt.Sprint("id", i), 1, a.String(), "192.0.2.80", uint64(i), 0)})
 	}
-	s := b.Snapshot(1)
-	if len(b.hosts) > maxHosts || len(s.Talkers) != topShown || len(s.Connections) != newestShown || s.Talkers[0].Name != "192.0.2.80" || s.Talkers[1].Octets != n-1 {
-		t.Errorf("%d hosts, %d talkers, %d connections: %+v", len(b.hosts), len(s.Talkers), len(s.Connections), s.Talkers[:2])
+	s := b.Snapshot(1, 1)
+	if len(b.hosts) > maxHosts || b.conversations.Len() > maxConversations || len(s.Talkers) != topShown || len(s.Newest) != newestShown || s.Talkers[0].Name != "192.0.2.80" || s.Talkers[1].Octets != n-1 {
+		t.Errorf("%d hosts, %d conversations, %d talkers, %d connections: %+v", len(b.hosts), b.conversations.Len(), len(s.Talkers), len(s.Newest), s.Talkers[:2])
 	}
+}
+
+// Times and counters of a forged record must not break the page.
+func TestForgedRecordsAreHarmless(t *testing.T) {
+	b, c := newBoard()
+	for _, start := range []uint64{1, math.MaxInt64, math.MaxUint64} {
+		for _, end := range []uint64{1, math.MaxInt64, math.MaxUint64} {
+			for _, exported := range []uint64{0, 1, math.MaxUint64} {
+				m := flow(1, c.now, c.now, math.MaxUint64)
+				m.TimeFlowStartNs, m.TimeFlowEndNs, m.TimeExportNs, m.SamplingRate = start, end, exported, math.MaxUint64
+				b.Flows([]*flowpb.FlowMessage{m, {Bytes: 7, SrcAddr: []byte{1}, DstAddr: make([]byte, 16), TimeFlowEndNs: 5}})
+			}
+		}
+	}
+	if _, err := json.Marshal(b.Snapshot(600, 0)); err != nil {
+		t.Error(err)
+	}
+}
+
+func BenchmarkBoardFlows(bench *testing.B) {
+	b, c := newBoard()
+	list := make([]*flowpb.FlowMessage, 1000)
+	for i := range list {
+		list[i] = flow(byte(i), c.now.Add(-5*time.Second), c.now, 1500)
+		list[i].SrcPort = uint32(1024 + i)
+	}
+	bench.ReportAllocs()
+	for bench.Loop() {
+		b.Flows(list)
+	}
+	bench.ReportMetric(float64(bench.Elapsed().Nanoseconds())/float64(bench.N)/float64(len(list)), "ns/flow")
 }
 
 func TestTheServer(t *testing.T) {
@@ -159,6 +322,9 @@ func TestTheServer(t *testing.T) {
 		{"GET", "/page.js", "127.0.0.1", 200, "text/javascript"},
 		{"GET", "/uPlot.LICENSE", "127.0.0.1", 200, ""},
 		{"GET", "/snapshot.json", "127.0.0.1:9", 200, "application/json"},
+		{"GET", "/snapshot.json?window=60", "127.0.0.1", 200, "application/json"},
+		{"GET", "/snapshot.json?window=61", "127.0.0.1", 400, ""},
+		{"GET", "/events?window=x", "127.0.0.1", 400, ""},
 		{"GET", "/nothing", "127.0.0.1", 404, ""},
 		{"POST", "/", "127.0.0.1", 405, ""},
 		{"GET", "/", "evil.example:8055", 421, ""},
@@ -239,7 +405,7 @@ func TestEventsGoOn(t *testing.T) {
 			got = append(got, s)
 		}
 	}
-	if len(got) != 3 || slices.ContainsFunc(got, func(s Snapshot) bool { return s.Now != 1_790_000_000 || s.Talkers == nil || s.Connections == nil }) {
+	if len(got) != 3 || slices.ContainsFunc(got, func(s Snapshot) bool { return s.Now != 1_790_000_000 || s.Talkers == nil || s.Newest == nil }) {
 		t.Errorf("%d events: %+v", len(got), got)
 	}
 }

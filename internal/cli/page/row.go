@@ -5,10 +5,13 @@ import (
 	"strconv"
 	"strings"
 
+	"weir/internal/saturating"
 	"weir/pkg/flowpb"
 )
 
 func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
+
+func estimated(t *flowpb.Traffic) uint64 { return max(t.GetOctets(), t.GetOctetsEst()) }
 
 // row returns a connection in the form of the page. Texts from the network are not escaped here: the page must
 // insert them as text nodes.
@@ -19,11 +22,10 @@ func row(c *flowpb.Connection) Connection {
 		Service:   serviceOf(c),
 		Initiator: end(c, c.GetInitiator()), InitiatorName: c.GetInitiator().GetName(),
 		Responder: end(c, c.GetResponder()), ResponderName: c.GetResponder().GetName(),
-		Octets:   estimated(c.GetForward()) + estimated(c.GetReverse()),
-		Packets:  c.GetForward().GetPackets() + c.GetReverse().GetPackets(),
-		Answered: c.GetForward() != nil && c.GetReverse() != nil, Final: c.GetFinal(),
-		Direction: strings.ToLower(strings.ReplaceAll(
-			strings.TrimPrefix(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"), "_", " ")),
+		Octets:    saturating.Add(estimated(c.GetForward()), estimated(c.GetReverse())),
+		Packets:   saturating.Add(c.GetForward().GetPackets(), c.GetReverse().GetPackets()),
+		Answered:  c.GetForward() != nil && c.GetReverse() != nil,
+		Direction: direction(c),
 	}
 	t := c.GetForward()
 	if t == nil {
@@ -45,4 +47,10 @@ func end(c *flowpb.Connection, e *flowpb.Endpoint) string {
 		return a.String()
 	}
 	return netip.AddrPortFrom(a, uint16(e.GetPort())).String()
+}
+
+// direction returns the evidence for the initiator in words.
+func direction(c *flowpb.Connection) string {
+	return strings.ToLower(strings.ReplaceAll(
+		strings.TrimPrefix(c.GetDirectionMethod().String(), "DIRECTION_METHOD_"), "_", " "))
 }

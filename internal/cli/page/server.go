@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -64,9 +65,14 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(files))
 	mux.HandleFunc("GET /events", s.events)
-	mux.HandleFunc("GET /snapshot.json", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /snapshot.json", func(w http.ResponseWriter, r *http.Request) {
+		window, err := windowOf(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(s.board.Snapshot(seriesSeconds)) // an error means that the client is gone
+		_ = json.NewEncoder(w).Encode(s.board.Snapshot(seriesSeconds, window)) // an error means that the client is gone
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -99,8 +105,28 @@ func (s *Server) allowed(hostport string) bool {
 	return strings.EqualFold(host, "localhost") || host != "" && strings.EqualFold(host, s.host)
 }
 
-// events streams snapshots. The first has the whole series, each later snapshot the last seconds.
+// windowOf returns the index in windows of the parameter window, in s; without it, that of 5 minutes.
+func windowOf(r *http.Request) (w int, err error) {
+	text := r.URL.Query().Get("window")
+	if text == "" {
+		return 1, nil
+	}
+	for w, seconds := range windows {
+		if text == strconv.FormatInt(seconds, 10) {
+			return w, nil
+		}
+	}
+	return 0, fmt.Errorf("window=%.20q: want 60, 300 or 900 seconds", text)
+}
+
+// events streams snapshots. The first has the whole series. Each later snapshot repeats the seconds whose octets may
+// have changed: records report octets of the past.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+	window, err := windowOf(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	if s.streams.Add(1) > mostStreams {
 		s.streams.Add(-1)
 		http.Error(w, "too many pages are open", http.StatusServiceUnavailable)
@@ -112,11 +138,14 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	out := http.NewResponseController(w)
 	tick := time.NewTicker(s.every)
 	defer tick.Stop()
-	for seconds := seriesSeconds; ; seconds = 5 { // snapshots overlap, so that a missed event leaves no gap
-		b, err := json.Marshal(s.board.Snapshot(seconds))
+	const overlap = 5 // s; a missed event leaves no gap
+	for seconds := seriesSeconds; ; {
+		snapshot := s.board.Snapshot(seconds, window)
+		b, err := json.Marshal(snapshot)
 		if err != nil {
 			return
 		}
+		seconds = int(snapshot.Incomplete) + overlap
 		_ = out.SetWriteDeadline(time.Now().Add(10 * time.Second)) // not every connection supports deadlines
 		if _, err := fmt.Fprintf(w, "data: %s\n\n", b); err != nil || out.Flush() != nil {
 			return
