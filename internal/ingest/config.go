@@ -31,7 +31,7 @@ type Config struct {
 	Replica          string        `env:"REPLICA" help:"name of this replica, must be unique among running replicas; default: host name and pid"`
 	Drain            time.Duration `env:"DRAIN" envDefault:"5s" help:"after SIGTERM, sockets are read for this time, or until no datagram has arrived for 1 s"`
 	Flush            time.Duration `env:"FLUSH" envDefault:"5s" help:"after DRAIN, time to wait for acknowledgements"`
-	Linger           time.Duration `env:"PRODUCE_LINGER" envDefault:"10ms" help:"time that a flow waits for further flows of its batch"`
+	Linger           time.Duration `env:"PRODUCE_LINGER" envDefault:"50ms" help:"time that a flow waits for further flows of its batch"`
 	MaxRecords       int           `env:"PRODUCE_MAX_RECORDS" envDefault:"1048576" unit:"flows" help:"flows buffered while Kafka is unavailable; further flows are dropped and counted"`
 	MaxOctets        int           `env:"PRODUCE_MAX_OCTETS" envDefault:"67108864" unit:"octets" help:"octets of flows buffered while Kafka is unavailable; they take about six times as much memory. Further flows are dropped and counted"`
 	OutputExtra      int           `env:"OUTPUT_EXTRA" envDefault:"33554432" unit:"octets per second" help:"rate at which flows may be published beyond 12 times the octets received, for all exporters together; small records with long names need it. Further flows are dropped and counted"`
