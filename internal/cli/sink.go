@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -43,16 +45,42 @@ func runSink(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		console.Linef(stderr, "weir sink: %v", err)
 		return console.ExitUsage
 	}
-	err = syscall.Exec(program, append([]string{program}, args[1:]...), os.Environ())
-	console.Linef(stderr, "weir sink: %s: %v", program, err)
-	return console.ExitFailed
+	code := console.ExitFailed
+	if runtime.GOOS == "windows" { // which cannot replace the program of a process
+		code, err = runChild(program, args[1:])
+	} else {
+		err = syscall.Exec(program, append([]string{program}, args[1:]...), os.Environ())
+	}
+	if err != nil {
+		console.Linef(stderr, "weir sink: %s: %v", program, err)
+	}
+	return code
+}
+
+// runChild runs a program with the standard streams of this process and returns its exit code. An interrupt reaches
+// both processes; runChild waits for the child, which then ends in good order.
+func runChild(program string, args []string) (code int, err error) {
+	interrupts := make(chan os.Signal, 1)
+	signal.Notify(interrupts, os.Interrupt)
+	defer signal.Stop(interrupts)
+	cmd := exec.Command(program, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err = cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
+		return exit.ExitCode(), nil
+	}
+	if err != nil {
+		return console.ExitFailed, err
+	}
+	return console.ExitDone, nil
 }
 
 // findBeside returns the path of a program in the directory of this program or in PATH. It must not return a
 // program of the current directory, even if PATH contains it.
 func findBeside(name string) (string, error) {
 	if self, err := os.Executable(); err == nil {
-		if beside := filepath.Join(filepath.Dir(self), name); isProgram(beside) {
+		// LookPath adds .exe on Windows, and checks that the file is executable.
+		if beside, err := exec.LookPath(filepath.Join(filepath.Dir(self), name)); err == nil {
 			return beside, nil
 		}
 	}
@@ -63,19 +91,15 @@ func findBeside(name string) (string, error) {
 		"  go build -o bin/ ./cmd/weir ./cmd/%s\nand run bin/weir", name, name)
 }
 
-func isProgram(path string) bool {
-	s, err := os.Stat(path)
-	return err == nil && s.Mode().IsRegular() && s.Mode()&0o111 != 0
-}
-
 const sqliteAbout = `Reads the topic PREFIXconnections or PREFIXflows (committed records only) and stores
 its messages as rows of FILE, an SQLite database. The offsets are written in the same
 transaction as the rows, so each message is stored exactly once, also after kill -9. A
 later report of a connection replaces the earlier report. FILE may hold both topics,
-written by one process each. Kafka is reached as by the services: KAFKA_BROKERS,
+written by one process each; a second process for the same topic is refused. Kafka is reached as by the services: KAFKA_BROKERS,
 KAFKA_TLS…, TOPIC_PREFIX.
 
-Old rows are deleted by age (--keep) or size (--max-size), and the file shrinks.
+Old rows are deleted by age (--keep) or size (--max-size), and the file shrinks. Both
+count and delete the rows of this topic only.
 Tables and example queries: docs/sqlite.md.
 
 exit code: 0 ended by a signal; 1 Kafka or the file failed; 2 wrong usage`
@@ -93,7 +117,7 @@ func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, 
 		return nil
 	})
 	f.DurationVar(&o.Keep, "keep", 0, "delete rows published longer ago than `DURATION` (720h); default: none")
-	const sizeUsage = "delete the oldest rows once the file has more than `SIZE` octets (10GB); default: none"
+	const sizeUsage = "delete the oldest rows once the topic's rows have more than `SIZE` octets in the file (10GB); default: none"
 	f.Func("max-size", sizeUsage, func(s string) (err error) {
 		if o.MaxSize, err = console.ParseOctets(s); err == nil && o.MaxSize < 1<<20 {
 			err = fmt.Errorf("%q: want at least 1MiB", s)

@@ -42,3 +42,27 @@ func TestTheSinksProgramIsNeverTakenFromTheCurrentDirectory(t *testing.T) {
 		}
 	}
 }
+
+// Windows cannot replace the program of a process: weir sink is the parent of weir-sqlite there.
+func TestAChildsExitCodeIsReturned(t *testing.T) {
+	dir := t.TempDir()
+	for name, tt := range map[string]struct {
+		script string
+		code   int
+		failed bool
+	}{
+		"done":    {"#!/bin/sh\nexit 0\n", 0, false},
+		"wrong":   {"#!/bin/sh\n[ \"$1 $2\" = \"talks.db --once\" ] && exit 2\n", 2, false},
+		"killed":  {"#!/bin/sh\nkill -9 $$\n", 1, true},
+		"garbage": {"\x00", 1, true},
+	} {
+		program := filepath.Join(dir, name)
+		if err := os.WriteFile(program, []byte(tt.script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		code, err := runChild(program, []string{"talks.db", "--once"})
+		if code != tt.code || (err != nil) != tt.failed {
+			t.Errorf("%s: exit code %d, %v; want %d, an error: %v", name, code, err, tt.code, tt.failed)
+		}
+	}
+}

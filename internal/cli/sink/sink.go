@@ -4,8 +4,12 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"time"
 )
+
+// ErrFull reports that the file system has no room for a write. Trim may make room.
+var ErrFull = errors.New("no room on the disk")
 
 // Options configure a Sink.
 type Options struct {
@@ -14,7 +18,7 @@ type Options struct {
 	Topic string // full name, with the prefix
 
 	Keep    time.Duration // age at which rows are deleted, by record time; 0: never
-	MaxSize int64         // size of the file in octets; 0: unlimited
+	MaxSize int64         // size of the topic's rows and indexes in octets; 0: unlimited
 }
 
 // A Record is a record of the topic.
@@ -53,9 +57,9 @@ type Sink interface {
 	// after the topic changed.
 	Begin(ctx context.Context, topic Topic) (Beginning, error)
 	// Write stores records and their offsets in one transaction. bad is the number of messages that are not of the
-	// kind of the topic.
+	// kind of the topic. On a full disk it stores nothing and returns ErrFull; it may be called again.
 	Write(ctx context.Context, records []Record) (rows, bad int, err error)
-	// Trim deletes rows beyond the limits of age and size, and returns their number.
+	// Trim deletes rows of the topic beyond the limits of age and size, and returns their number.
 	Trim(ctx context.Context, now time.Time) (deleted int64, err error)
 	Close() error
 }

@@ -25,3 +25,18 @@ func TestCountersBeyondAllBoundsAreCut(t *testing.T) {
 		t.Errorf("-want +got\n%s", d)
 	}
 }
+
+// Other numbers of 64 bits must not become negative either. Identifiers must stay distinct: they are negative from
+// 2^63 on.
+func TestNumbersBeyondTheRangeOfSQLite(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "f.db"), "flows", sink.Options{})
+	begin(t, s, "id", map[int32]int64{0: 0})
+	write(t, s, sink.Record{Time: at, Messages: [][]byte{marshal(t, &flowpb.FlowMessage{
+		Type: flowpb.FlowMessage_IPFIX, SamplingRate: 1 << 63, TimeFlowStartNs: math.MaxUint64,
+		FlowId: math.MaxUint64, TunnelId: 1<<63 + 5,
+	})}})
+	want := []string{"9223372036854775807|9223372036854775807|-1|-9223372036854775803"}
+	if d := cmp.Diff(want, query(t, s, "SELECT sampling_rate, start, flow_id, tunnel_id FROM flows")); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}

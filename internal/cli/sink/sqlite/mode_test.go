@@ -1,3 +1,5 @@
+//go:build unix
+
 package sqlite
 
 import (
@@ -9,7 +11,7 @@ import (
 	"weir/internal/cli/sink"
 )
 
-// Others must not be able to read the database and its -wal and -shm files.
+// Others must not be able to read the database and its -wal, -shm and -lock files.
 func TestFilesAreNotReadableForOthers(t *testing.T) {
 	dir := t.TempDir()
 	before := syscall.Umask(0)
@@ -18,8 +20,8 @@ func TestFilesAreNotReadableForOthers(t *testing.T) {
 	write(t, s, sink.Record{})
 	syscall.Umask(before)
 	files, err := os.ReadDir(dir)
-	if err != nil || len(files) != 3 {
-		t.Fatalf("want the file, its log and its index, got %v, %v", files, err)
+	if err != nil || len(files) != 4 {
+		t.Fatalf("want the file, its log, its index and the lock, got %v, %v", files, err)
 	}
 	for _, f := range files {
 		if i, err := f.Info(); err != nil || i.Mode().Perm() != 0o640 {

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"math"
 	"net"
 	"net/netip"
 	"strings"
@@ -60,7 +61,8 @@ var flowColumns2 = []column{
 	{"out_vrf", number}, {"out_vrf_name", text}, {"out_vrf_rd", text}, {"rd", text},
 }
 
-var connectionColumns = []column{
+// connectionColumns are the columns of the table connections, as flowColumns are those of flows.
+var connectionColumns = append([]column{
 	{"id", "BLOB NOT NULL UNIQUE"}, {"version", neither}, {"published", neither}, {"final", neither},
 	{"emit_reason", text}, {"community_id", text},
 	{"start", number}, {`"end"`, number}, {"protocol", text}, {"service", text},
@@ -73,7 +75,10 @@ var connectionColumns = []column{
 	{"octets_est", number}, {"octets_back_est", number},
 	{"state", text}, {"direction_by", text}, {"network_direction", text}, {"quality", text}, {"application", text},
 	{"exporter", text}, {"in_if_name", text}, {"out_if_name", text},
-}
+}, connectionColumns3...)
+
+// connectionColumns3 are the columns that schema 3 added.
+var connectionColumns3 = []column{{"packets_est", number}, {"packets_back_est", number}}
 
 // createEpochs creates the table of leader epochs. epoch is the leader epoch of the last record before the offset
 // next.
@@ -95,24 +100,31 @@ var create = []string{
 	"CREATE INDEX connections_start ON connections (start)",
 	"CREATE INDEX connections_initiator ON connections (initiator, start)",
 	"CREATE INDEX connections_responder ON connections (responder, start)",
-	// A view for people: times as text, durations in seconds, hosts with their names.
-	`CREATE VIEW talks AS SELECT strftime('%Y-%m-%d %H:%M:%f', start / 1e9, 'unixepoch') AS began, ` +
-		`("end" - start) / 1e9 AS seconds, ` +
-		`coalesce(service, protocol || coalesce('/' || responder_port, '')) AS service, ` +
-		`initiator || coalesce(' (' || initiator_name || ')', '') AS initiator, ` +
-		`responder || coalesce(' (' || responder_name || ')', '') AS responder, ` +
-		`coalesce(octets, 0) + coalesce(octets_back, 0) AS octets, ` +
-		`coalesce(packets, 0) + coalesce(packets_back, 0) AS packets FROM connections`,
+	createTalks,
 }
 
-// upgradeFrom1 returns the statements that upgrade a file from schema 1 to schema 2.
-func upgradeFrom1() []string {
-	all := []string{createEpochs}
-	for _, c := range flowColumns2 {
-		all = append(all, "ALTER TABLE flows ADD COLUMN "+c.name+" "+c.declared)
-	}
-	return all
-}
+// createTalks creates a view for people: times as text, durations in seconds, hosts with their names. Octets and
+// packets are estimates where the exporter samples, and the reported numbers in rows without an estimate. Connections
+// that became part of another are left out: their traffic is that of the other one too.
+const createTalks = `CREATE VIEW talks AS SELECT ` + talksEnds +
+	`max(coalesce(octets, 0), coalesce(octets_est, 0)) + ` +
+	`max(coalesce(octets_back, 0), coalesce(octets_back_est, 0)) AS octets, ` +
+	`max(coalesce(packets, 0), coalesce(packets_est, 0)) + ` +
+	`max(coalesce(packets_back, 0), coalesce(packets_back_est, 0)) AS packets, ` +
+	`CASE WHEN octets_est > octets OR octets_back_est > octets_back THEN '~' ELSE '' END AS estimated ` +
+	`FROM connections WHERE emit_reason IS NOT 'MERGED'`
+
+// createTalks2 is the statement of the view in schemas 1 and 2. upgradeFrom2 replaces the view with exactly this text.
+const createTalks2 = `CREATE VIEW talks AS SELECT ` + talksEnds +
+	`coalesce(octets, 0) + coalesce(octets_back, 0) AS octets, ` +
+	`coalesce(packets, 0) + coalesce(packets_back, 0) AS packets FROM connections`
+
+// talksEnds are the columns of the view talks before the numbers.
+const talksEnds = `strftime('%Y-%m-%d %H:%M:%f', start / 1e9, 'unixepoch') AS began, ` +
+	`("end" - start) / 1e9 AS seconds, ` +
+	`coalesce(service, protocol || coalesce('/' || responder_port, '')) AS service, ` +
+	`initiator || coalesce(' (' || initiator_name || ')', '') AS initiator, ` +
+	`responder || coalesce(' (' || responder_name || ')', '') AS responder, `
 
 func tableOf(name string, columns []column) string {
 	var all []string
@@ -165,9 +177,9 @@ func flowRow(message []byte, at time.Time) (values []any, ok bool) {
 		mac(m.GetSrcMac()), mac(m.GetDstMac()), address(m.GetNextHop()),
 		address(m.GetPostNatSrcAddr()), address(m.GetPostNatDstAddr()), textOrNull(m.GetApplicationName()),
 		orNull(uint64(m.GetPostNatSrcPort())), orNull(uint64(m.GetPostNatDstPort())), orNull(uint64(m.GetNatEvent())),
-		orNull(uint64(m.GetFirewallEvent())), orNull(m.GetFlowId()),
+		orNull(uint64(m.GetFirewallEvent())), identifierOrNull(m.GetFlowId()),
 		textOrNull(m.GetFirewallRule()), address(m.GetTunnelSrcAddr()), address(m.GetTunnelDstAddr()),
-		tunnelProtocol(m.GetTunnelProto()), orNull(m.GetTunnelId()),
+		tunnelProtocol(m.GetTunnelProto()), identifierOrNull(m.GetTunnelId()),
 		textOrNull(m.GetUserName()), address(m.GetStationAddr()), mac(m.GetStationMac()),
 		orNull(uint64(m.GetIngressVrfId())), textOrNull(m.GetIngressVrfName()), textOrNull(m.GetIngressVrfRd()),
 		orNull(uint64(m.GetEgressVrfId())), textOrNull(m.GetEgressVrfName()), textOrNull(m.GetEgressVrfRd()),
@@ -196,7 +208,7 @@ func connectionRow(message []byte, at time.Time) (values []any, ok bool) {
 	return []any{
 		c.GetConnectionId(), c.GetVersion(), at.UnixNano(), c.GetFinal(),
 		enum(c.GetEmitReason().String(), "EMIT_REASON_"), textOrNull(c.GetCommunityId()),
-		orNull(uint64(c.GetStartUnixNs())), orNull(uint64(c.GetEndUnixNs())),
+		orNull(uint64(max(0, c.GetStartUnixNs()))), orNull(uint64(max(0, c.GetEndUnixNs()))),
 		services.Protocol(c.GetProtocol()), textOrNull(c.GetService()),
 		nullIf(!icmp, c.GetIcmpType()), nullIf(!icmp, c.GetIcmpCode()),
 		address(a.GetAddress()), nullIf(icmp, a.GetPort()), textOrNull(a.GetName()),
@@ -210,6 +222,7 @@ func connectionRow(message []byte, at time.Time) (values []any, ok bool) {
 		enum(c.GetNetworkDirection().String(), "NETWORK_DIRECTION_"),
 		textOrNull(strings.Join(quality, ",")), textOrNull(c.GetApplicationName()),
 		address(seen.GetExporter()), textOrNull(seen.GetInputIfName()), textOrNull(seen.GetOutputIfName()),
+		count(there, there.GetPacketsEst()), count(back, back.GetPacketsEst()),
 	}, true
 }
 
@@ -220,12 +233,21 @@ const maxCounter = 1 << 53
 // counter returns a number of octets or packets, limited to maxCounter.
 func counter(n uint64) int64 { return int64(min(n, maxCounter)) }
 
-// orNull returns n, or NULL for 0 in a field where 0 means unknown.
+// orNull returns n, at most 2^63-1, or NULL for 0 in a field where 0 means unknown.
 func orNull(n uint64) any {
 	if n == 0 {
 		return nil
 	}
-	return int64(n) // a time after 2262, and a flow id above 2^63-1, become negative
+	return int64(min(n, math.MaxInt64)) // integers in SQLite are signed
+}
+
+// identifierOrNull returns an identifier of 64 bits in two's complement, or NULL for 0. Two identifiers must not become
+// equal, so that those from 2^63 on are negative numbers.
+func identifierOrNull(n uint64) any {
+	if n == 0 {
+		return nil
+	}
+	return int64(n)
 }
 
 // tunnelProtocol returns the name of the protocol of the outer packet, NULL for 0 (no tunnel).

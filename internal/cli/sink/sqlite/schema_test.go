@@ -57,7 +57,7 @@ func TestAFileOfSchema1IsBroughtUpToDate(t *testing.T) {
 		t.Errorf("columns of a new file and of the old one: -new +old\n%s", d)
 	}
 	for statement, want := range map[string]string{
-		"SELECT user_version FROM pragma_user_version":                                     "2",
+		"SELECT user_version FROM pragma_user_version":                                     "3",
 		"SELECT group_concat(src || ':' || src_port || ' ' || octets, ', ') FROM flows":    "10.0.0.1:5000 100, 10.0.0.2:5001 200",
 		"SELECT count(*) FROM flows WHERE firewall_event IS NULL AND tunnel_src IS NULL":   "2",
 		"SELECT group_concat(CAST(id AS TEXT) || ' ' || octets, ', ') FROM connections":    "one 20, two 1",
@@ -133,4 +133,71 @@ func TestALogThatWasCutAndHasGrownIsReadFromTheCut(t *testing.T) {
 		t.Errorf("another topic: %+v", b)
 	}
 	epochs(map[int32]int32{})
+}
+
+// An operator added columns and a table whose names a later schema took. The upgrade must keep their values. A column
+// that cannot hold Weir's values is renamed.
+func TestAFileWithColumnsOfTheOperatorIsUpgraded(t *testing.T) {
+	path := schema1File(t)
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{
+		"ALTER TABLE flows ADD COLUMN User_Name TEXT",
+		"UPDATE flows SET User_Name = 'ann' WHERE src = '10.0.0.1'",
+		"ALTER TABLE flows ADD COLUMN rd INTEGER NOT NULL DEFAULT 5",
+		"ALTER TABLE flows ADD COLUMN rd_before_2 TEXT",
+		"ALTER TABLE flows ADD COLUMN flow_id TEXT AS (src || '-' || dst)",
+		"ALTER TABLE connections ADD COLUMN packets_est INTEGER",
+		"CREATE TABLE epochs (name TEXT)",
+		"INSERT INTO epochs VALUES ('holocene')",
+	} {
+		if _, err := db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, path, "flows", sink.Options{})
+	begin(t, s, "id", map[int32]int64{0: 0})
+	m := &flowpb.FlowMessage{Type: flowpb.FlowMessage_IPFIX, UserName: "bob", FlowId: 7, RouteDistinguisher: "65000:5"}
+	write(t, s, sink.Record{Offset: 6, Time: at, Messages: [][]byte{marshal(t, m)}})
+	want := []string{
+		"ann|NULL|NULL|5|10.0.0.1-192.0.2.80", "NULL|NULL|NULL|5|10.0.0.2-192.0.2.80", "bob|7|65000:5|5|NULL",
+	}
+	got := query(t, s, "SELECT user_name, flow_id, rd, rd_before_2_2, flow_id_before_2 FROM flows ORDER BY rowid")
+	for i, w := range want {
+		if i >= len(got) || got[i] != w {
+			t.Errorf("row %d: want %s, got %v", i, w, got)
+		}
+	}
+	if got := query(t, s, "SELECT * FROM epochs_before_2"); !cmp.Equal(got, []string{"holocene"}) {
+		t.Errorf("the operator's table: %v", got)
+	}
+}
+
+// The view of a schema 2 file must be replaced, unless the operator wrote another one.
+func TestTheViewOfAnOlderFileIsReplaced(t *testing.T) {
+	for name, tt := range map[string]struct{ statement, want string }{
+		"ours":     {"SELECT 1", "SELECT count(estimated) FROM talks"},
+		"dropped":  {"DROP VIEW talks", "SELECT count(estimated) FROM talks"},
+		"replaced": {"DROP VIEW talks; CREATE VIEW talks AS SELECT 2 AS two UNION ALL SELECT 3", "SELECT count(two) FROM talks"},
+	} {
+		path := schema1File(t)
+		db, err := sql.Open("sqlite", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := db.ExecContext(t.Context(), tt.statement); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := query(t, open(t, path, "flows", sink.Options{}), tt.want); !cmp.Equal(got, []string{"2"}) {
+			t.Errorf("%s: %s: got %v", name, tt.want, got)
+		}
+	}
 }

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,10 +18,6 @@ import (
 
 	"weir/internal/cli/sink"
 )
-
-// schema is the version of the tables in rows.go, stored as PRAGMA user_version. A change of the tables must
-// increment it and add a step to upgrade.
-const schema = 2
 
 // applicationID ("Weir") marks the file as a database of Weir, PRAGMA application_id.
 const applicationID = 0x57656972
@@ -35,9 +30,13 @@ type Table struct {
 	maxSize int64
 	keep    time.Duration
 	next    map[int32]int64 // next offset of each partition, as stored in the file
+	lock    *os.File        // lock of the writer
+
+	measureAfter time.Time // earliest time of the next measurement of ownOctets
 }
 
-// Open opens the database file o.Path and creates it if needed. The caller must call Close.
+// Open opens the database file o.Path and creates it if needed. It returns ErrLocked when another process has it open
+// for the same topic. The caller must call Close.
 func Open(ctx context.Context, o sink.Options) (*Table, error) {
 	k, ok := kinds[o.Rows]
 	if !ok {
@@ -66,6 +65,9 @@ func Open(ctx context.Context, o sink.Options) (*Table, error) {
 	if err := t.upgrade(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", o.Path, err), db.Close())
 	}
+	if t.lock, err = lockWriter(o.Path, o.Topic); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", o.Path, err), db.Close())
+	}
 	return t, nil
 }
 
@@ -80,31 +82,6 @@ func makePrivate(path string) error {
 		return fmt.Errorf("unable to open database file: %w", err)
 	}
 	return f.Close()
-}
-
-// upgrade creates the tables, or upgrades the schema of an older file.
-func (t *Table) upgrade(ctx context.Context) error {
-	if version, err := t.firstLook(ctx); version == schema || err != nil {
-		return err
-	}
-	return t.inTransaction(ctx, func(tx *sql.Tx) error {
-		version, err := schemaOf(ctx, tx)
-		var statements []string
-		switch {
-		case err != nil || version == schema: // another process upgraded the file
-			return err
-		case version == 1:
-			statements = upgradeFrom1()
-		default:
-			statements = slices.Concat(create, []string{fmt.Sprintf("PRAGMA application_id = %d", applicationID)})
-		}
-		for _, statement := range append(statements, fmt.Sprintf("PRAGMA user_version = %d", schema)) {
-			if _, err := tx.ExecContext(ctx, statement); err != nil {
-				return fmt.Errorf("making the tables of schema %d from %d: %w", schema, version, err)
-			}
-		}
-		return nil
-	})
 }
 
 // firstLook returns the schema version of the file, without the write lock. It opens the connection, which switches
@@ -130,10 +107,7 @@ const (
 )
 
 // schemaOf returns the schema version of the file, 0 for an empty file.
-func schemaOf(ctx context.Context, db interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-},
-) (int, error) {
+func schemaOf(ctx context.Context, db querier) (int, error) {
 	var version, application, tables int
 	err := db.QueryRowContext(ctx, "SELECT (SELECT user_version FROM pragma_user_version), "+
 		"(SELECT application_id FROM pragma_application_id), (SELECT count(*) FROM sqlite_schema)").
@@ -163,12 +137,29 @@ func (t *Table) inTransaction(ctx context.Context, do func(*sql.Tx) error) error
 		tx, err = t.db.BeginTx(ctx, nil)
 	}
 	if err != nil {
-		return err
+		return full(err)
 	}
 	if err := do(tx); err != nil {
-		return errors.Join(err, tx.Rollback())
+		return errors.Join(full(err), rollback(tx))
 	}
-	return tx.Commit()
+	return full(tx.Commit())
+}
+
+// rollback ends tx. SQLite itself rolls back a transaction that meets a full disk; that is no error.
+func rollback(tx *sql.Tx) error {
+	err := tx.Rollback()
+	if e, ok := errors.AsType[*driver.Error](err); ok && e.Code() == lib.SQLITE_ERROR {
+		return nil // no transaction is active
+	}
+	return err
+}
+
+// full adds sink.ErrFull to an error of a full disk.
+func full(err error) error {
+	if e, ok := errors.AsType[*driver.Error](err); ok && e.Code()&0xff == lib.SQLITE_FULL {
+		return fmt.Errorf("%w: %w", sink.ErrFull, err)
+	}
+	return err
 }
 
 func isLocked(err error) bool {
@@ -302,65 +293,19 @@ func (t *Table) Write(ctx context.Context, records []sink.Record) (rows, bad int
 	return rows, bad, err
 }
 
-// trimBatch is the number of rows that a transaction of Trim deletes at most.
-const trimBatch = 5000
+// closeWait is the time in ms that Close waits for other processes: a reader that stays must not delay the end.
+// The log is then left beside the file, and the next process that opens the file reads it.
+const closeWait = 0
 
-// Trim implements sink.Sink. It deletes the oldest rows until the limits of age and size hold, then returns free
-// pages to the file system.
-func (t *Table) Trim(ctx context.Context, now time.Time) (deleted int64, err error) {
-	for more := true; more; {
-		more = false
-		if t.keep > 0 {
-			n, err := t.delete(ctx, "DELETE FROM "+t.kind.name+" WHERE rowid IN (SELECT rowid FROM "+t.kind.name+
-				" WHERE "+t.kind.age+" < ? ORDER BY "+t.kind.age+" LIMIT ?)", now.Add(-t.keep).UnixNano(), trimBatch)
-			if deleted += n; err != nil {
-				return deleted, err
-			}
-			more = n == trimBatch
-		}
-		if t.maxSize > 0 {
-			var size int64
-			err := t.db.QueryRowContext(ctx, "SELECT (page_count - freelist_count) * page_size "+
-				"FROM pragma_page_count, pragma_freelist_count, pragma_page_size").Scan(&size)
-			if err != nil {
-				return deleted, err
-			}
-			if size > t.maxSize {
-				n, err := t.delete(ctx, "DELETE FROM "+t.kind.name+" WHERE rowid IN (SELECT rowid FROM "+t.kind.name+
-					" ORDER BY "+t.kind.age+" LIMIT ?)", trimBatch)
-				if deleted += n; err != nil {
-					return deleted, err
-				}
-				more = more || n > 0
-			}
-		}
-	}
-	if deleted > 0 {
-		rows, err := t.db.QueryContext(ctx, "PRAGMA incremental_vacuum")
-		if err != nil {
-			return deleted, err
-		}
-		for rows.Next() { // each step frees a page
-			continue
-		}
-		return deleted, errors.Join(rows.Err(), rows.Close())
-	}
-	return deleted, nil
-}
-
-func (t *Table) delete(ctx context.Context, statement string, args ...any) (n int64, err error) {
-	err = t.inTransaction(ctx, func(tx *sql.Tx) error {
-		done, err := tx.ExecContext(ctx, statement, args...)
-		if err == nil {
-			n, err = done.RowsAffected()
-		}
-		return err
-	})
-	return n, err
-}
-
-// Close checkpoints the write-ahead log and closes the file.
+// Close checkpoints the write-ahead log, closes the file and releases the lock of the writer. It does not wait for
+// readers.
 func (t *Table) Close() error {
-	_, err := t.db.Exec("PRAGMA wal_checkpoint(TRUNCATE)")
-	return errors.Join(err, t.db.Close())
+	_, err := t.db.Exec(fmt.Sprintf("PRAGMA busy_timeout = %d", closeWait))
+	if err == nil {
+		// With a reader the checkpoint is incomplete, which is no error.
+		if _, err = t.db.Exec("PRAGMA wal_checkpoint(TRUNCATE)"); isLocked(err) {
+			err = nil
+		}
+	}
+	return errors.Join(err, t.db.Close(), t.lock.Close())
 }

@@ -61,6 +61,21 @@ func write(t *testing.T, s *Table, records ...sink.Record) (rows, bad int) {
 	return rows, bad
 }
 
+// look returns the first value of a query, as a program that only reads the file, or an empty string on an error.
+func look(t *testing.T, path, statement string) string {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+path+"?mode=ro&_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	var value string
+	if db.QueryRowContext(t.Context(), statement).Scan(&value) != nil {
+		return ""
+	}
+	return value
+}
+
 // query returns rows as text.
 func query(t *testing.T, s *Table, statement string) (list []string) {
 	t.Helper()
@@ -136,7 +151,7 @@ func TestConnectionsAreUpserted(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("-want +got\n%s", d)
 	}
-	want = []string{"2023-11-14 22:13:20.500|1.5|https|10.0.0.1|192.0.2.80 (www.example.net)|27|4"}
+	want = []string{"2023-11-14 22:13:20.500|1.5|https|10.0.0.1|192.0.2.80 (www.example.net)|27|4|"}
 	if d := cmp.Diff(want, query(t, s, "SELECT * FROM talks ORDER BY octets DESC LIMIT 1")); d != "" {
 		t.Errorf("talks: -want +got\n%s", d)
 	}
@@ -241,7 +256,12 @@ func TestAFileThatIsWrittenOpensAtOnce(t *testing.T) {
 
 func TestTwoThatWriteTheSame(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.db")
-	a, b := open(t, path, "connections", sink.Options{}), open(t, path, "connections", sink.Options{})
+	a := open(t, path, "connections", sink.Options{})
+	if err := a.lock.Close(); err != nil { // as a program of a version without the lock
+		t.Fatal(err)
+	}
+	b := open(t, path, "connections", sink.Options{})
+	a.lock = b.lock
 	begin(t, a, "id", map[int32]int64{0: 0})
 	begin(t, b, "id", map[int32]int64{0: 0})
 	write(t, a, sink.Record{Offset: 0, Time: at, Messages: [][]byte{marshal(t, connection("one", 1, 1))}})
@@ -329,7 +349,7 @@ func TestFilesOfSomethingElse(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		make("other.db", "CREATE TABLE t (x)"): "the file is a database of another program",
-		make("newer.db", "CREATE TABLE t (x)", "PRAGMA user_version = 3", "PRAGMA application_id = 1466263922"): "the file has schema version 3, this program supports up to 2",
+		make("newer.db", "CREATE TABLE t (x)", "PRAGMA user_version = 4", "PRAGMA application_id = 1466263922"): "the file has schema version 4, this program supports up to 3",
 		text:                             "not a database",
 		filepath.Join(dir, "no", "x.db"): "unable to open database file",
 	} {
@@ -343,31 +363,133 @@ func TestFilesOfSomethingElse(t *testing.T) {
 	}
 }
 
-// The queries of docs/sqlite.md must run and use the indexes made for them.
-func TestTheDocumentedQueries(t *testing.T) {
+// documentedQuery returns the query of docs/sqlite.md that contains part.
+func documentedQuery(t *testing.T, part string) string {
+	t.Helper()
+	var found []string
+	for _, q := range documentedQueries(t) {
+		if strings.Contains(q, part) {
+			found = append(found, q)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("want one query with %q, got %d", part, len(found))
+	}
+	return found[0]
+}
+
+func documentedQueries(t *testing.T) (list []string) {
+	t.Helper()
+	for _, q := range regexp.MustCompile("(?s)```sql\n(.*?)```").FindAllStringSubmatch(sqliteDoc(t), -1) {
+		list = append(list, q[1])
+	}
+	for _, q := range regexp.MustCompile("sqlite3 [^ ]+ '(SELECT .*)'").FindAllStringSubmatch(sqliteDoc(t), -1) {
+		list = append(list, q[1])
+	}
+	return list
+}
+
+func sqliteDoc(t *testing.T) string {
+	t.Helper()
 	doc, err := os.ReadFile("../../../../docs/sqlite.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return string(doc)
+}
+
+// The queries of docs/sqlite.md must run and use the indexes made for them.
+func TestTheDocumentedQueriesUseIndexes(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "c.db"), "connections", sink.Options{})
+	for _, q := range documentedQueries(t) {
+		plan := strings.Join(query(t, s, "EXPLAIN QUERY PLAN "+q), "\n")
+		if !strings.Contains(q, "state IN") && !strings.Contains(q, "FROM talks") && !strings.Contains(plan, "USING INDEX") {
+			t.Errorf("no index for\n%s\n%s", q, plan)
+		}
+	}
+}
+
+// One exporter samples 1 in 1000 packets, another exports all of them. The sums of the documented queries must be the
+// sums of the traffic, computed by hand, in which no row is missing.
+func TestTheDocumentedQueriesSumTraffic(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	s := open(t, path, "connections", sink.Options{})
 	begin(t, s, "id", map[int32]int64{0: 0})
-	c := connection("one", 1, 1)
-	c.Initiator.Address = []byte{10, 1, 1, 10}
-	write(t, s, sink.Record{Time: at, Messages: [][]byte{marshal(t, c)}})
-	all := regexp.MustCompile("(?s)```sql\n(.*?)```").FindAllStringSubmatch(string(doc), -1)
-	if len(all) != 4 {
-		t.Errorf("%d queries", len(all))
+	now := time.Now().Truncate(time.Second)
+	traffic := func(octets, packets, rate uint64) *flowpb.Traffic {
+		return &flowpb.Traffic{Octets: octets, Packets: packets, OctetsEst: rate * octets, PacketsEst: rate * packets}
 	}
-	for _, q := range all {
-		rows := query(t, s, q[1])
-		if strings.Contains(q[1], "10.1.1.10") && len(rows) != 1 {
-			t.Errorf("%d rows of\n%s", len(rows), q[1])
+	var messages [][]byte
+	add := func(host byte, there, back *flowpb.Traffic, change func(*flowpb.Connection)) {
+		c := connection(fmt.Sprint(len(messages)), 1, 0)
+		c.Initiator.Address, c.Forward, c.Reverse = []byte{10, 1, 1, host}, there, back
+		c.Responder.Address, c.Responder.Name = []byte{192, 0, 2, 80}, ""
+		c.StartUnixNs, c.EndUnixNs = now.UnixNano(), now.UnixNano()+1e9
+		if change != nil {
+			change(c)
 		}
-		plan := strings.Join(query(t, s, "EXPLAIN QUERY PLAN "+q[1]), "\n")
-		if !strings.Contains(q[1], "state IN") && !strings.Contains(plan, "USING INDEX") {
-			t.Errorf("no index for\n%s\n%s", q[1], plan)
+		messages = append(messages, marshal(t, c))
+	}
+	add(11, traffic(90_000, 80, 1), traffic(10_000, 20, 1), nil)
+	add(10, traffic(500, 5, 1000), nil, nil)
+	add(12, nil, traffic(300, 3, 1000), func(c *flowpb.Connection) {
+		c.StartUnixNs, c.EmitReason = 0, flowpb.EmitReason_EMIT_REASON_UNSPECIFIED
+	})
+	add(13, traffic(1e9, 1e6, 1), nil, func(c *flowpb.Connection) { c.EmitReason = flowpb.EmitReason_EMIT_REASON_MERGED })
+	for i := range byte(6) {
+		add(14, traffic(0, 0, 1), nil, func(c *flowpb.Connection) {
+			c.ConnState, c.Responder.Address = flowpb.ConnState_CONN_STATE_S0, []byte{192, 0, 2, i}
+		})
+	}
+	write(t, s, sink.Record{Time: now, Messages: messages})
+
+	flows := open(t, path, "flows", sink.Options{})
+	begin(t, flows, "id", map[int32]int64{0: 0})
+	at := uint64(now.UnixNano())
+	write(t, flows, sink.Record{Time: now, Messages: [][]byte{
+		marshal(t, &flowpb.FlowMessage{
+			Type: flowpb.FlowMessage_IPFIX, SamplerAddress: []byte{192, 0, 2, 1}, SamplingRate: 1000, TimeFlowStartNs: at, Bytes: 2000,
+			Biflow: true, ReverseBytes: 1000,
+		}),
+		marshal(t, &flowpb.FlowMessage{
+			Type: flowpb.FlowMessage_IPFIX, SamplerAddress: []byte{192, 0, 2, 2}, SamplingRate: 1, TimeFlowStartNs: at, Bytes: 600_000,
+		}),
+		marshal(t, &flowpb.FlowMessage{ // neither a sampling rate nor a start
+			Type: flowpb.FlowMessage_IPFIX, SamplerAddress: []byte{192, 0, 2, 3}, TimeReceivedNs: at, Bytes: 7500,
+		}),
+	}})
+
+	minute := now.UTC().Format("15:04")
+	for part, want := range map[string][]string{
+		"AS bytes": {
+			"10.1.1.10|192.0.2.80|https|500000|1", "10.1.1.12|192.0.2.80|https|300000|1", "10.1.1.11|192.0.2.80|https|100000|1",
+		},
+		"'opened'":   {fmt.Sprintf("%d|https|192.0.2.80|opened|500000|NULL", now.UnixNano())},
+		"'answered'": {fmt.Sprintf("%d|https|192.0.2.80|opened|500000|NULL", now.UnixNano())},
+		"AS tries":   {"10.1.1.14|6|1|6"},
+		// 3 000 octets 1 in 1 000 are 24 000 000 bits, 600 000 octets are 4 800 000 and 7 500 octets 60 000; in 60 s.
+		"bits_per_second": {minute + "|192.0.2.1|400000", minute + "|192.0.2.2|80000", minute + "|192.0.2.3|1000"},
+		"FROM talks": {
+			now.UTC().Format("2006-01-02 15:04:05.000") + "|1|https|10.1.1.10|192.0.2.80|500000|5000|~",
+			"NULL|NULL|https|10.1.1.12|192.0.2.80|300000|3000|~",
+			now.UTC().Format("2006-01-02 15:04:05.000") + "|1|https|10.1.1.11|192.0.2.80|100000|100|",
+		},
+	} {
+		got := query(t, s, documentedQuery(t, part))
+		if len(got) > len(want) && (part == "AS bytes" || part == "FROM talks") {
+			got = got[:len(want)] // connections of 0 octets follow
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s: -want +got\n%s", part, d)
 		}
 	}
+	if n := len(documentedQueries(t)); n != 5 {
+		t.Errorf("%d queries are documented, want 5 as in this test", n)
+	}
+}
+
+func TestEachColumnIsDocumented(t *testing.T) {
+	doc := sqliteDoc(t)
 	for _, columns := range [][]column{flowColumns, connectionColumns} { // each column must be documented
 		for _, c := range columns {
 			name := strings.Trim(c.name, `"`)
@@ -376,7 +498,7 @@ func TestTheDocumentedQueries(t *testing.T) {
 					name = "_" + rest
 				}
 			}
-			if !strings.Contains(string(doc), "`"+name+"`") {
+			if !strings.Contains(doc, "`"+name+"`") {
 				t.Errorf("docs/sqlite.md does not name %s", c.name)
 			}
 		}
