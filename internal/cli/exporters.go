@@ -16,7 +16,8 @@ PREFIXexporters and PREFIXtemplates.
 
 Lost is computed from sequence numbers, in the unit that the exporter counts. The
 replicas publish every 10 s. Templates has the number of known templates and the
-age of the newest. Flows per second is the rate of the last minute.
+age of the newest. Flows per second is the rate of the minute before the last
+datagram, by the time of receipt; 0 when nothing was received for a minute.
 
 Kafka is reached as by ingest: KAFKA_BROKERS, KAFKA_TLS…, TOPIC_PREFIX.
 

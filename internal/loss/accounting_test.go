@@ -340,6 +340,7 @@ func TestWhatAFlowSaysOfItsExporterIsInTheSummary(t *testing.T) {
 	want := Row{
 		Stream: Stream{router, 9, 7}, Name: "edge-1", Site: "ams", First: start, Last: start, Received: Units{1, 600, 600, 600}, Octets: 9, Errors: 2,
 		SamplingRate: 512, SamplingSource: flowpb.SamplingSource_SAMPLING_SOURCE_OPTIONS, Replicas: []string{"a"}, FlowsPerSecond: 60,
+		Loss: Loss{Unknown: NoRuns},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(time.Time.Equal)); diff != "" {
 		t.Error(diff)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -28,8 +29,12 @@ const (
 	maxNoted = 128
 	// streamMaxOctets bounds the memory of a stream.
 	streamMaxOctets = 256 << 10
-	// rateSlots is the number of slots over which flows per second are averaged.
-	rateSlots = 6
+	// rateWindow is the time over which flows per second are averaged, minRateWindow the least time: a process
+	// reports every 10 s.
+	rateWindow    = time.Minute
+	minRateWindow = 10 * time.Second
+	// maxPast is the number of earlier reports of a process that are kept: those of rateWindow.
+	maxPast = 7
 )
 
 // keepTurns is the silence, in turns of 10 s, after which a Cluster forgets a stream:
@@ -128,6 +133,24 @@ type lived struct {
 	first, last               int64 // receive times, ns since the epoch
 	received                  Units
 	octets, errors, undecoded uint64
+	past                      []sample // earlier reports, the newest last; capacity maxPast
+}
+
+// A sample holds the flows that a process had received at its last datagram.
+type sample struct {
+	at    int64 // receive time, ns since the epoch
+	flows uint64
+}
+
+// keepSample appends the last report of l to its past, before a newer one replaces it. The oldest sample is dropped.
+func (l *lived) keepSample() []sample {
+	switch {
+	case l.past == nil:
+		l.past = make([]sample, 0, maxPast)
+	case len(l.past) == maxPast:
+		l.past = slices.Delete(l.past, 0, 1)
+	}
+	return append(l.past, sample{l.last, l.received[Flows]})
 }
 
 // A newest holds the properties of the stream from its latest summary.
@@ -292,7 +315,7 @@ func (c *Cluster) shrink(h *history) {
 func (h *history) size() int64 {
 	n := int64(historyOctets + len(h.newest.name) + len(h.newest.site) + len(h.noted)*notedOctets)
 	for i := range h.lives {
-		n += int64(lifeOctets + len(h.lives[i].replica))
+		n += int64(lifeOctets + len(h.lives[i].replica) + cap(h.lives[i].past)*sampleOctets)
 	}
 	for i := range h.slots {
 		n += gatheredOctets
@@ -327,6 +350,9 @@ func (h *history) summary(m *flowpb.ExporterReport, s *flowpb.ExporterSummary) {
 	i := slices.IndexFunc(h.lives, func(o lived) bool { return o.started == l.started && o.replica == l.replica })
 	switch {
 	case i >= 0:
+		if l.past = h.lives[i].past; l.last > h.lives[i].last {
+			l.past = h.lives[i].keepSample()
+		}
 		h.lives[i] = l
 	case len(h.lives) >= maxLives:
 		h.forgetLife()

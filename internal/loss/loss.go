@@ -9,13 +9,29 @@ import (
 // (RFC 7011 section 3.1).
 type Loss struct {
 	// Usable reports whether the unit of the sequence numbers is known. If it is
-	// false, all other fields are zero.
+	// false, Unknown has the reason and all other fields are zero.
 	Usable   bool
+	Unknown  UnknownReason
 	Unit     Unit   // unit of the sequence numbers
 	Lost     uint64 // in Unit
 	Received uint64 // in Unit, of the same datagrams
 	Restarts int    // restarts of the exporter's sequence numbers
 }
+
+// An UnknownReason is the reason for which the loss of a stream is unknown, as text for people.
+type UnknownReason string
+
+// The reasons of an unknown loss.
+const (
+	// NoSequence: the export protocol has no sequence numbers.
+	NoSequence UnknownReason = "no sequence numbers in this version"
+	// NoRuns: the replicas count no sequence numbers of the stream, as for TCP.
+	NoRuns UnknownReason = "not counted: TCP loses nothing"
+	// NoSlots: the reports that were read hold no counts by time.
+	NoSlots UnknownReason = "no counts in this period"
+	// NoUnit: by every unit more was received than sent, or too few slots are complete.
+	NoUnit UnknownReason = "sequence numbers fit no unit"
+)
 
 const (
 	// proof is the number of slots without loss in a unit that prove the unit.
@@ -224,13 +240,16 @@ func definedUnit(version uint16) (u Unit, ok bool) {
 // must call end before.
 func (l *loss) result(version uint16) Loss {
 	unit, ok := definedUnit(version)
-	if !ok || l.received == (Units{}) {
-		return Loss{}
+	if !ok {
+		return Loss{Unknown: NoSequence}
+	}
+	if l.received == (Units{}) {
+		return Loss{Unknown: NoRuns}
 	}
 	if u, ok := l.proven(unit); ok {
 		unit = u
 	} else if unit, ok = l.likeliest(unit); !ok {
-		return Loss{}
+		return Loss{Unknown: NoUnit}
 	}
 	return Loss{
 		Usable: true, Unit: unit, Restarts: l.restarts,

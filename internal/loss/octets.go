@@ -27,7 +27,8 @@ const (
 	runOctets      = 112
 	placeOctets    = 96 // an established stream's entry in a room
 	historyOctets  = 664
-	lifeOctets     = 128
+	lifeOctets     = 160
+	sampleOctets   = 16
 	gatheredOctets = 48
 	partOctets     = 72
 	notedOctets    = 72

@@ -2,6 +2,7 @@ package loss
 
 import (
 	"cmp"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -22,7 +23,7 @@ type Row struct {
 	SamplingSource flowpb.SamplingSource
 	Replicas       []string // replicas that received the stream, sorted
 
-	FlowsPerSecond float64 // over the latest minute of export time
+	FlowsPerSecond float64 // over the minute before Last, by receive times
 	Loss           Loss
 }
 
@@ -127,25 +128,41 @@ func (h *history) lost(version uint16) Loss {
 		l.add(h.slots[i].runs())
 	}
 	l.end()
-	return l.result(version)
+	result := l.result(version)
+	if result.Unknown == NoRuns && h.settled == 0 && len(h.slots) == 0 {
+		result.Unknown = NoSlots
+	}
+	return result
 }
 
-// rate returns the flows per second over the last rateSlots open slots. It leaves out
-// the newest slot, which may be incomplete, unless it is the only slot.
+// rate returns the flows per second of all replicas over the rateWindow before the last datagram. It is computed
+// from receive times: an exporter's clock may be wrong or set back.
 func (h *history) rate() float64 {
-	slots := h.slots
-	if len(slots) > 1 {
-		slots = slots[:len(slots)-1]
+	first, last := int64(math.MaxInt64), int64(0)
+	for i := range h.lives {
+		first, last = min(first, h.lives[i].first), max(last, h.lives[i].last)
 	}
-	slots = slots[max(0, len(slots)-rateSlots):]
-	if len(slots) == 0 {
-		return 0
+	window := int64(min(rateWindow, max(minRateWindow, time.Duration(last-min(first, last)))))
+	flows := 0.0
+	for i := range h.lives {
+		flows += max(0, h.lives[i].flowsUntil(last)-h.lives[i].flowsUntil(last-window))
 	}
-	flows := uint64(0)
-	for i := range slots {
-		for p := range slots[i].counted {
-			flows = saturatingSum(flows, p.flows)
+	return min(flows/time.Duration(window).Seconds(), math.MaxInt64)
+}
+
+// flowsUntil returns the number of flows that a process had received at an instant. Between its reports the flows are
+// distributed evenly.
+func (l *lived) flowsUntil(at int64) float64 {
+	from := sample{at: l.first}
+	for _, to := range append(slices.Clip(l.past), sample{l.last, l.received[Flows]}) {
+		switch {
+		case at < from.at:
+			return float64(from.flows)
+		case at < to.at:
+			part := float64(at-from.at) / float64(to.at-from.at)
+			return float64(from.flows) + part*(float64(to.flows)-float64(from.flows))
 		}
+		from = to
 	}
-	return float64(flows) / float64(slots[len(slots)-1].begin-slots[0].begin+slotSeconds)
+	return float64(from.flows)
 }

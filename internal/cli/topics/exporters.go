@@ -40,7 +40,8 @@ type ExporterLine struct {
 	Errors         uint64   `json:"errors"`
 	Undecoded      uint64   `json:"undecoded_sets"`
 	FlowsPerSecond float64  `json:"flows_per_second"`
-	Lost           *uint64  `json:"lost"` // null: unknown, the sequence numbers are not usable
+	Lost           *uint64  `json:"lost"`                   // null: unknown, the sequence numbers are not usable
+	LostUnknown    string   `json:"lost_unknown,omitempty"` // reason of an unknown loss
 	Of             uint64   `json:"of,omitempty"`
 	Unit           string   `json:"lost_unit,omitempty"`
 	Restarts       int      `json:"restarts"`
@@ -142,6 +143,8 @@ func exporterLineOf(r *loss.Row, known knownTemplates, now time.Time) ExporterLi
 	}
 	if r.Loss.Usable {
 		l.Lost, l.Of, l.Unit = &r.Loss.Lost, r.Loss.Lost+r.Loss.Received, r.Loss.Unit.String()
+	} else {
+		l.LostUnknown = string(r.Loss.Unknown)
 	}
 	if known.n > 0 {
 		age := now.Sub(known.last).Seconds()
@@ -194,7 +197,7 @@ func (o *ExportersView) print(lines []ExporterLine, now time.Time) error {
 func (l *ExporterLine) lostCell() string {
 	switch {
 	case l.Lost == nil:
-		return "unknown"
+		return "unknown (" + l.LostUnknown + ")"
 	case *l.Lost == 0:
 		return "0"
 	}
