@@ -4,6 +4,7 @@ package ie
 
 import (
 	"strings"
+	"sync"
 
 	"weir/internal/ipfix"
 )
@@ -153,4 +154,29 @@ func LookupV9(typ uint16) (Element, bool) {
 		}
 	}
 	return Element{}, false
+}
+
+// byName returns the elements of the registry by their names in lower case. Of several elements with one name, that of
+// the lowest enterprise number counts.
+var byName = sync.OnceValue(func() map[string]Element {
+	m := make(map[string]Element, len(elements))
+	for _, e := range elements {
+		if name := strings.ToLower(e.Name); m[name].Name == "" {
+			m[name] = e
+		}
+	}
+	return m
+})
+
+// ByName returns the element of a name, in any case. Elements of Extend take precedence.
+func ByName(name string) (e Element, ok bool) {
+	if m := extensions.Load(); m != nil {
+		for _, x := range *m {
+			if strings.EqualFold(x.Name, name) {
+				return x.Element, true
+			}
+		}
+	}
+	e, ok = byName()[strings.ToLower(name)]
+	return e, ok
 }
