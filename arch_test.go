@@ -51,7 +51,7 @@ var layers = [][]string{
 	{"weir/internal/cli/collect", "weir/internal/cli/replay", "weir/internal/cli/up", "weir/internal/cli/demo"},
 	{"weir/internal/cli/offline", "weir/internal/cli/topics", "weir/internal/cli/pipeline"},
 	{"weir/internal/ingest", "weir/internal/enrich", "weir/internal/kafka/broker", "weir/internal/cli/capture", "weir/internal/cli/flowfile", "weir/pkg/netflow", "weir/internal/cli/page", "weir/internal/cli/sink/sqlite", "weir/internal/cli/report", "weir/testdata"},
-	{"weir/internal/kafka", "weir/internal/annotate", "weir/internal/annotate/rdns", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/annotate/geo", "weir/internal/annotate/cryptopan", "weir/internal/cli/sink", "weir/internal/cli/console", "weir/internal/cli/listen"},
+	{"weir/internal/query", "weir/internal/kafka", "weir/internal/annotate", "weir/internal/annotate/rdns", "weir/internal/services", "weir/internal/telemetry", "weir/internal/settings", "weir/internal/exporters", "weir/internal/elements", "weir/internal/annotate/geo", "weir/internal/annotate/cryptopan", "weir/internal/cli/sink", "weir/internal/cli/console", "weir/internal/cli/listen"},
 	{"weir/internal/templates", "weir/internal/templates/text", "weir/internal/kafka/framing", "weir/internal/kafka/batches", "weir/internal/kafka/recordbatch", "weir/internal/loss", "weir/internal/doctor", "weir/internal/ingest/budget", "weir/internal/cli/pynetflow", "weir/internal/cli/retime"},
 	{"weir/internal/decode", "weir/internal/pair"},
 	{"weir/internal/ie", "weir/internal/flowkey", "weir/internal/transport"},

@@ -37,6 +37,7 @@ var pure = []string{
 	"internal/kafka/recordbatch",
 	"internal/loss",
 	"internal/pair",
+	"internal/query",
 	"internal/saturating",
 	"internal/services",
 	"internal/templates/text",

@@ -12,6 +12,7 @@ import (
 	"weir/internal/cli/offline"
 	"weir/internal/cli/report"
 	"weir/internal/cli/topics"
+	"weir/internal/query"
 	"weir/pkg/flowpb"
 )
 
@@ -72,6 +73,9 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	if err != nil {
 		return f.UsageError(stderr, err.Error())
 	}
+	if err := filter.Compile(query.Connections()); err != nil {
+		return f.UsageErrorLines(stderr, err.Error())
+	}
 	if (printed == report.JSONLines || printed == report.CSV || len(files) == 0) &&
 		!f.IsSet("p") && !f.IsSet("packets") {
 		filter.MinPackets = 0
@@ -106,12 +110,18 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	}
 	code = o.Run(nil, files)
 
-	all := slices.DeleteFunc(c.Connections(), func(c *flowpb.Connection) bool { return !filter.MatchesConnection(c) })
+	all := c.Connections()
+	if filter.Expression != "" { // it may ask for names, countries and AS numbers
+		offline.Annotate(annotator, all, stderr)
+	}
+	all = slices.DeleteFunc(all, func(c *flowpb.Connection) bool { return !filter.MatchesConnection(c) })
 	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool {
 		return report.Packets(c) < filter.MinPackets
 	})
 	shown := choice.Select(enough)
-	offline.Annotate(annotator, shown, stderr)
+	if filter.Expression == "" {
+		offline.Annotate(annotator, shown, stderr)
+	}
 	out.PrintAll(shown)
 	if err := out.Err(); err != nil && !console.IsBrokenPipe(err) {
 		console.Linef(stderr, "weir connections: %v", err)

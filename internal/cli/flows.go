@@ -10,6 +10,7 @@ import (
 	"weir/internal/cli/offline"
 	"weir/internal/cli/report"
 	"weir/internal/cli/topics"
+	"weir/internal/query"
 )
 
 const flowsAbout = `Without a file, follows the topic PREFIXflows and prints flows as exporters report
@@ -47,9 +48,12 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return code
 	}
 	err := topic.Check(f, len(files) > 0, "once", "from-start", "since")
+	wrong := filter.Compile(query.Flows())
 	switch {
 	case err != nil:
 		return f.UsageError(stderr, err.Error())
+	case wrong != nil:
+		return f.UsageErrorLines(stderr, wrong.Error())
 	case asJSON && wide:
 		return f.UsageError(stderr, "--json and -v: want only one of these")
 	case len(files) == 0 && *port != 0:

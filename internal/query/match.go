@@ -66,8 +66,8 @@ var connectionEnds = map[string]ends{
 	"flags":     {source: []string{"tcp_flags"}},
 	"icmp-type": {source: []string{"icmp_type"}},
 	"icmp-code": {source: []string{"icmp_code"}},
-	"packets":   {source: []string{"packets"}},
-	"octets":    {source: []string{"octets"}},
+	"packets":   {source: []string{"forward.packets"}, destination: []string{"reverse.packets"}},
+	"octets":    {source: []string{"forward.octets"}, destination: []string{"reverse.octets"}},
 	"flows":     {source: []string{"flows"}},
 	"duration":  {source: []string{"duration"}},
 	"bps":       {source: []string{"bps"}},
@@ -163,8 +163,11 @@ func (c *compiler) compare(n *Compare) (Match, error) {
 		}
 		return c.guard(n, negated(n.Op == Unequal, source)), nil
 	}
-	if n.Side == Either && (name == "packets" || name == "octets" || name == "tos") { // without a side those forward
-		return negated(n.Op == Unequal, source), nil
+	if n.Side == Either && (name == "packets" || name == "octets" || name == "tos") {
+		if c.schema == Connections() && name != "tos" { // the sum of both directions
+			source, err = c.end(n, def, []string{name}, nil)
+		}
+		return negated(n.Op == Unequal, source), err
 	}
 	destination, err := c.end(n, def, e.destination, e.destinationNames)
 	if err != nil {

@@ -3,12 +3,16 @@ package query_test
 import (
 	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 
 	"weir/internal/query"
+	"weir/internal/weirtest/captures"
 	"weir/pkg/flowpb"
 )
 
@@ -250,5 +254,35 @@ func BenchmarkFilter(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// Every example of docs/filter.md is an expression of the schema of its column.
+func TestExamplesOfTheDocument(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(captures.Root(), "docs", "filter.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := 0
+	for line := range strings.Lines(string(text)) {
+		cells := strings.Split(line, " | ")
+		if !strings.HasPrefix(line, "| `") || len(cells) != 4 {
+			continue
+		}
+		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cells[1], -1) {
+			examples++
+			for _, side := range []struct {
+				schema *query.Schema
+				cell   string
+			}{{query.Flows(), cells[2]}, {query.Connections(), cells[3]}} {
+				_, err := query.Parse(side.schema, m[1])
+				if wrong := strings.Contains(side.cell, "an error") || strings.Contains(side.cell, "without `mask`") && strings.Contains(m[1], "mask"); (err != nil) != wrong {
+					t.Errorf("%s about a %s: %v", m[1], side.schema.Name, err)
+				}
+			}
+		}
+	}
+	if examples < 40 {
+		t.Errorf("only %d examples found", examples)
 	}
 }

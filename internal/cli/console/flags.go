@@ -58,6 +58,17 @@ func (f *Flags) UsageError(stderr io.Writer, problem string) int {
 	return ExitUsage
 }
 
+// UsageErrorLines is UsageError for a problem of several lines.
+func (f *Flags) UsageErrorLines(stderr io.Writer, problem string) int {
+	first, rest, _ := strings.Cut(problem, "\n")
+	Linef(stderr, "weir %s: %s", f.Name(), first)
+	for line := range strings.SplitSeq(rest, "\n") {
+		Linef(stderr, "%s", line)
+	}
+	Linef(stderr, "see weir %s --help", f.Name())
+	return ExitUsage
+}
+
 // PrintHelp prints the usage line, the paragraphs and the flags to w.
 func (f *Flags) PrintHelp(w io.Writer) {
 	Linef(w, "usage: weir %s %s\n\n%s\n\nflags:", f.Name(), f.synopsis, Literal(f.about))

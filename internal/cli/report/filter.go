@@ -1,19 +1,30 @@
 package report
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"weir/internal/cli/console"
+	"weir/internal/query"
 	"weir/internal/services"
 	"weir/pkg/flowpb"
 )
 
-// A Filter selects connections or flows by address, port, protocol and number of packets.
+// A Filter selects connections or flows by address, port, protocol, number of packets, and by an expression. It must
+// not be used concurrently.
 type Filter struct {
+	Expression string // of --filter; "": none
+
+	reader *query.Reader // of the messages that the expression asks about; nil: no expression
+	match  query.Match
+	wire   []byte
+
 	hosts      []netip.Prefix // must contain an endpoint's address before or after NAT; empty: any
 	port       *uint16        // of either endpoint; 0: any
 	protocol   int            // -1: any
@@ -51,9 +62,49 @@ func FilterFlags(f *console.Flags, noun string, least uint64, usage string) *Fil
 		}
 		return nil
 	}
+	f.StringVar(&o.Expression, "filter", "", "only "+noun+" that match the `EXPRESSION`, such as 'src net 10/8 and port 443' "+
+		"(docs/filter.md); with --host, --port, --proto and -p both must match")
 	f.Func("p", "hide "+noun+" with fewer than `N` packets; "+usage, packets)
 	f.Func("packets", "as -p `N`", packets)
 	return o
+}
+
+// Compile parses the expression, if there is one, for messages of schema. It must be called once, before the first
+// message. The error names the place in the expression, on further lines.
+func (o *Filter) Compile(schema *query.Schema) error {
+	if strings.TrimSpace(o.Expression) == "" {
+		return nil
+	}
+	parsed, err := query.Parse(schema, o.Expression)
+	if err != nil {
+		return expressionError(o.Expression, err)
+	}
+	o.reader = query.NewReader(schema)
+	o.match, err = parsed.Compile(o.reader)
+	return err
+}
+
+// expressionError returns the error of an expression with the expression and a mark below the place.
+func expressionError(expression string, err error) error {
+	var syntax *query.SyntaxError
+	if !errors.As(err, &syntax) {
+		return err
+	}
+	shown := strings.ReplaceAll(syntax.Show(expression), "\n", "\n  ")
+	return fmt.Errorf("--filter: the expression is wrong at character %d:\n  %s", syntax.Offset+1, shown)
+}
+
+// matchesExpression reports whether m matches the expression. A message that protobuf cannot encode does not match.
+func (o *Filter) matchesExpression(m proto.Message) bool {
+	if o.reader == nil {
+		return true
+	}
+	var err error
+	if o.wire, err = (proto.MarshalOptions{}).MarshalAppend(o.wire[:0], m); err != nil {
+		return false
+	}
+	row, err := o.reader.Read(o.wire)
+	return err == nil && o.match(row)
 }
 
 // hostPrefix parses an address or a prefix. IPv4 may be written as IPv4-mapped IPv6, brackets are allowed, and a
@@ -81,14 +132,14 @@ func hostPrefix(s string) (netip.Prefix, error) {
 func (o *Filter) MatchesConnection(c *flowpb.Connection) bool {
 	a, z := c.GetInitiator(), c.GetResponder()
 	return o.matches(c.GetProtocol(), a.GetPort(), z.GetPort(),
-		a.GetAddress(), z.GetAddress(), a.GetNatAddress(), z.GetNatAddress())
+		a.GetAddress(), z.GetAddress(), a.GetNatAddress(), z.GetNatAddress()) && o.matchesExpression(c)
 }
 
 // MatchesFlow reports whether m matches, its number of packets included.
 func (o *Filter) MatchesFlow(m *flowpb.FlowMessage) bool {
 	return m.GetPackets()+m.GetReversePackets() >= o.MinPackets &&
 		o.matches(m.GetProto(), m.GetSrcPort(), m.GetDstPort(),
-			m.GetSrcAddr(), m.GetDstAddr(), m.GetPostNatSrcAddr(), m.GetPostNatDstAddr())
+			m.GetSrcAddr(), m.GetDstAddr(), m.GetPostNatSrcAddr(), m.GetPostNatDstAddr()) && o.matchesExpression(m)
 }
 
 func (o *Filter) matches(proto, port1, port2 uint32, addresses ...[]byte) bool {
