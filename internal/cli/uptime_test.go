@@ -17,7 +17,7 @@ func TestTheAgeOfUptimesIsAsked(t *testing.T) {
 	text := hex.EncodeToString(b) + "\n"
 	// byExport is the export time. byUptime is the export time less the age of the uptime across a wrap:
 	// 1700000000 s + 613775.597 s - 60 s - 2^32 ms.
-	const byExport, byUptime = `"time_flow_start_ns":1700000000000000000,`, `"time_flow_start_ns":1696318748301000000,`
+	const byExport, byUptime = `"time_flow_start_ns":"1700000000000000000",`, `"time_flow_start_ns":"1696318748301000000",`
 	for _, tt := range []struct {
 		args []string
 		want string
@@ -26,8 +26,8 @@ func TestTheAgeOfUptimesIsAsked(t *testing.T) {
 		{[]string{"decode", "--json", "-"}, byUptime},
 		{[]string{"flows", "--json", "--uptime-max-age", "24h", "-"}, byExport},
 		{[]string{"flows", "--json", "-"}, byUptime},
-		{[]string{"connections", "-n", "--json", "--uptime-max-age", "24h", "-"}, `"start_unix_ns":1700000000000000000,`},
-		{[]string{"connections", "-n", "--json", "--uptime-max-age", "1193h", "-"}, `"start_unix_ns":1696318748301000000,`},
+		{[]string{"connections", "-n", "--json", "--uptime-max-age", "24h", "-"}, `"start_unix_ns":"1700000000000000000",`},
+		{[]string{"connections", "-n", "--json", "--uptime-max-age", "1193h", "-"}, `"start_unix_ns":"1696318748301000000",`},
 	} {
 		if got := run(t, text, tt.args...); got.code != 0 || !strings.Contains(got.out, tt.want) {
 			t.Errorf("%v: want %s, got %d %s%s", tt.args, tt.want, got.code, got.out, got.errout)

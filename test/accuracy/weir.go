@@ -32,8 +32,8 @@ type connectionLine struct {
 	Reverse struct {
 		Packets uint64 `json:"packets"`
 	} `json:"reverse"`
-	Start  int64  `json:"start_unix_ns"`
-	End    int64  `json:"end_unix_ns"`
+	Start  int64  `json:"start_unix_ns,string"`
+	End    int64  `json:"end_unix_ns,string"`
 	Method string `json:"direction_method"`
 	State  string `json:"conn_state"`
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // fields writes the present fields of m as JSON members: names as in the .proto file, addresses as text, enums by
-// name. Lists within a flow are decoded with the templates of of, which may be nil.
+// name, integers of 64 bits as flowpb.JSONString decides. Lists within a flow are decoded with the templates of of, which may be nil.
 func (j *jsonLine) fields(m protoreflect.Message, of Templates) {
 	list := m.Descriptor().Fields()
 	for i := range list.Len() {
@@ -57,14 +57,15 @@ func (j *jsonLine) field(m protoreflect.Message, fd protoreflect.FieldDescriptor
 		j.close('}')
 	case protoreflect.BoolKind:
 		j.bool(v.Bool())
-	case protoreflect.Int64Kind:
-		j.int(v.Int())
-	case protoreflect.Uint32Kind, protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
-		if flowpb.FormOf(fd) == flowpb.MAC {
+	case protoreflect.Int64Kind, protoreflect.Uint32Kind, protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
+		switch {
+		case flowpb.JSONString(fd):
 			j.text(scalarText(fd, v))
-			return
+		case fd.Kind() == protoreflect.Int64Kind:
+			j.int(v.Int())
+		default:
+			j.uint(v.Uint())
 		}
-		j.uint(v.Uint())
 	case protoreflect.EnumKind:
 		if fd.Enum().Values().ByNumber(v.Enum()) == nil {
 			j.int(int64(v.Enum()))

@@ -14,7 +14,7 @@ import (
 )
 
 // SetFields sets the fields of m from the members of a JSON object as this package prints it. Numbers must be
-// json.Number. Members that are not fields (names and readable values of elements) are ignored. The error names
+// json.Number. An integer may be a string, and in files of earlier versions all are numbers. Members that are not fields (names and readable values of elements) are ignored. The error names
 // the field and its value.
 func SetFields(m protoreflect.Message, members map[string]any) error {
 	list := m.Descriptor().Fields()
@@ -93,7 +93,10 @@ func fieldValue(
 		}
 	}
 	if number, ok := v.(json.Number); ok {
-		if x, ok := numberValue(fd.Kind(), number.String()); ok {
+		text, isText = number.String(), true
+	}
+	if isText {
+		if x, ok := numberValue(fd.Kind(), text); ok {
 			return x, nil
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"math"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -34,9 +35,9 @@ func TestFieldsAreJSONMembersByTheirProtoNames(t *testing.T) {
 			`{"src_addr":"010203","application_id":"030001bb"}`,
 		},
 		{
-			"64-bit integers are exact numbers",
-			&flowpb.FlowMessage{Bytes: math.MaxUint64, Packets: 1<<53 + 1, DatagramHash: math.MaxUint64 - 1},
-			`{"bytes":18446744073709551615,"packets":9007199254740993,"datagram_hash":18446744073709551614}`,
+			"counters are exact numbers; times, hashes and identifiers are strings",
+			&flowpb.FlowMessage{Bytes: math.MaxUint64, Packets: 1<<53 + 1, DatagramHash: math.MaxUint64 - 1, TimeReceivedNs: 5, FlowId: 6, TunnelId: 7, SamplerId: 8},
+			`{"bytes":18446744073709551615,"packets":9007199254740993,"time_received_ns":"5","datagram_hash":"18446744073709551614","flow_id":"6","sampler_id":"8","tunnel_id":"7"}`,
 		},
 		{
 			"enums are names, unknown ones numbers",
@@ -92,7 +93,7 @@ func TestFieldsAreJSONMembersByTheirProtoNames(t *testing.T) {
 				Reverse:   &flowpb.Traffic{Exporter: []byte{10, 0, 0, 1}},
 				Quality:   []flowpb.Quality{flowpb.Quality_QUALITY_ONE_SIDED},
 			},
-			`{"connection_id":"abcd","final":true,"start_unix_ns":-1,"icmp_code":0,"initiator":{"address":"10.0.0.5","port":40000,"mac":"00:01:02:03:04:05"},` +
+			`{"connection_id":"abcd","final":true,"start_unix_ns":"-1","icmp_code":0,"initiator":{"address":"10.0.0.5","port":40000,"mac":"00:01:02:03:04:05"},` +
 				`"reverse":{"exporter":"10.0.0.1"},"quality":["QUALITY_ONE_SIDED"]}`,
 		},
 	}
@@ -162,6 +163,37 @@ func TestMACsAreReadAsTheyAreWritten(t *testing.T) {
 		err := SetFields(c.ProtoReflect(), map[string]any{"initiator": map[string]any{"mac": tt.text}})
 		if got := hex.EncodeToString(c.GetInitiator().GetMac()); (err != nil) != (tt.hex == "") || err == nil && got != tt.hex {
 			t.Errorf("%s: want %q, got %q, %v", tt.text, tt.hex, got, err)
+		}
+	}
+}
+
+// In files of earlier versions all integers are numbers.
+func TestIntegersAreReadInBothForms(t *testing.T) {
+	want := &flowpb.FlowMessage{
+		Type: flowpb.FlowMessage_IPFIX, Bytes: math.MaxUint64, TimeReceivedNs: 1_790_000_000_000_000_001, DatagramHash: math.MaxUint64,
+		SrcPort: 53, SrcMac: 0x0a, FlowId: 1 << 63,
+	}
+	for _, text := range []string{
+		`{"type":"IPFIX","bytes":18446744073709551615,"src_port":53,"src_mac":"00:00:00:00:00:0a","time_received_ns":"1790000000000000001",` +
+			`"datagram_hash":"18446744073709551615","flow_id":"9223372036854775808"}`,
+		`{"type":4,"bytes":"18446744073709551615","src_port":"53","src_mac":10,"time_received_ns":1790000000000000001,` +
+			`"datagram_hash":18446744073709551615,"flow_id":9223372036854775808}`,
+	} {
+		var members map[string]any
+		d := json.NewDecoder(strings.NewReader(text))
+		d.UseNumber()
+		if err := d.Decode(&members); err != nil {
+			t.Fatal(err)
+		}
+		got := &flowpb.FlowMessage{}
+		if err := SetFields(got.ProtoReflect(), members); err != nil || !proto.Equal(want, got) {
+			t.Errorf("%s: %v, %v", text, got, err)
+		}
+	}
+	for _, wrong := range []string{"", "x", "-1", "18446744073709551616", "1e3"} {
+		err := SetFields((&flowpb.FlowMessage{}).ProtoReflect(), map[string]any{"bytes": wrong})
+		if err == nil {
+			t.Errorf("bytes of %q: no error", wrong)
 		}
 	}
 }

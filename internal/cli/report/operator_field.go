@@ -56,8 +56,10 @@ func eachOperatorField(m protoreflect.Message, f func(name string, v operatorVal
 
 func (v operatorValue) json(j *jsonLine) {
 	switch v.typ {
-	case ie.Unsigned, ie.Seconds, ie.Milliseconds, ie.Microseconds, ie.Nanoseconds:
+	case ie.Unsigned:
 		j.uint(v.number)
+	case ie.Seconds, ie.Milliseconds, ie.Microseconds, ie.Nanoseconds: // ns since the epoch
+		j.text(strconv.FormatUint(v.number, 10))
 	case ie.Signed:
 		j.int(int64(v.number))
 	case ie.Float:

@@ -62,7 +62,7 @@ func (c Config) Append(dst []byte, k Kind, message []byte) ([]byte, error) {
 		if err := proto.Unmarshal(message, m); err != nil {
 			return dst, fmt.Errorf("%s: %w", k.name, err)
 		}
-		return protojson.MarshalOptions{UseProtoNames: true}.MarshalAppend(dst, m)
+		return appendJSON(dst, m.ProtoReflect()), nil
 	case c.Delimited():
 		return AppendDelimited(dst, message), nil
 	}
