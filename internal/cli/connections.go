@@ -35,7 +35,10 @@ networks and network direction are in the output of --json.
 
 The table has a line for each connection: its start, service, octets and packets
 of both directions, duration, and its initiator and responder. -v prints the
-directions separately, and the evidence for the initiator. On a terminal the table
+directions separately, and the evidence for the initiator. Octets and packets of an
+exporter that samples are estimates, reported numbers times the sampling rate, and
+marked ~; --sort, --top and the total use them. -p counts reported packets; --json and
+--csv have the reported numbers (octets_est in --json). On a terminal the table
 has colours (unless NO_COLOR is set) and, from 110 characters on, lines of the width
 of the terminal; in a file or pipe lines are neither cut nor coloured.
 

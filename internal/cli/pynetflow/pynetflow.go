@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/big"
 	"net/netip"
 	"slices"
@@ -309,8 +310,9 @@ func value(version, id uint16, v any) ([]byte, error) {
 		}
 		return []byte{2}, nil
 	case string:
-		e, _ := ie.Lookup(0, id) // an unknown element is read as text
-		if a, err := netip.ParseAddr(v); err == nil && (version == 9 || e.Type == ie.IPv4 || e.Type == ie.IPv6) {
+		// The element decides, not its value: the name of an interface may look like an address.
+		e, _ := ie.LookupField(version, 0, id) // an unknown element is read as text
+		if a, err := netip.ParseAddr(v); err == nil && (e.Type == ie.IPv4 || e.Type == ie.IPv6) {
 			return a.AsSlice(), nil
 		}
 		if len(v) == 0 || len(v) > full {
@@ -346,7 +348,7 @@ const (
 
 // numberOctets returns the octets of a decimal number: the fixed length of addresses and of sub-second times, the least
 // number of octets for texts and octet arrays, else 4, 8 or more octets. In the file, all of these are numbers. It
-// returns no octets for a float that is not a whole number.
+// returns no octets for a float that is not a whole number. Unsigned numbers beyond 64 bits become 2^64-1.
 func numberOctets(version, id uint16, text string) ([]byte, error) {
 	if len(text) > maxDigits {
 		return nil, fmt.Errorf("a number of %d digits", len(text))
@@ -362,6 +364,9 @@ func numberOctets(version, id uint16, text string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is below 0", text)
 	case n.BitLen() > 8*maxNumberOctets:
 		return nil, fmt.Errorf("a number of %d bits", n.BitLen())
+	}
+	if known && e.Type == ie.Unsigned && n.BitLen() > 64 {
+		n = new(big.Int).SetUint64(math.MaxUint64) // the decoder reads no counter of more than 8 octets
 	}
 	least := 4
 	switch {

@@ -29,6 +29,16 @@ func TestDatagrams(t *testing.T) {
 		{"v9: a long number, a MAC address, a field that is not known", v9, `[{"IN_BYTES": 4294967296, "IN_SRC_MAC": 255, "UNKNOWN_FIELD_TYPE": 1}]`, []string{
 			"0009 0002 00000003 00000004 00000005 00000006" + "0000 0010 0100 0002 0001 0008 0038 0006" + "0100 0012 0000000100000000 0000000000ff",
 		}, []string{"UNKNOWN_FIELD_TYPE"}},
+		{"v9: a text that looks like an address", v9, `[{"IF_NAME": "10.0.0.1", "IPV4_DST_ADDR": "10.0.0.2"}]`, []string{
+			"0009 0002 00000003 00000004 00000005 00000006" + "0000 0010 0100 0002 000c 0004 0052 0008" +
+				"0100 0010 0a000002 31302e302e302e31",
+		}, nil},
+		{"v9: a counter beyond 64 bits", v9, `[{"IN_BYTES": 18446744073709551616}]`, []string{
+			"0009 0002 00000003 00000004 00000005 00000006" + "0000 000c 0100 0001 0001 0008" + "0100 000c ffffffffffffffff",
+		}, nil},
+		{"IPFIX: a counter beyond 64 bits", ipfix, `[{"octetDeltaCount": 1000000000000000000000000}]`, []string{
+			"000a 0028 00000003 00000004 00000005" + "0002 000c 0100 0001 0001 0008" + "0100 000c ffffffffffffffff",
+		}, nil},
 		{"IPFIX: an address is a number, a time a list, a text a text", ipfix, `[{"sourceIPv4Address": 167772161, "flowStartMicroseconds": [1, 2], "userName": "ab"}]`, []string{
 			"000a 0036 00000003 00000004 00000005" + "0002 0014 0100 0003 0008 0004 009a 0008 0173 0002" + "0100 0012 0a000001 0000000100000002 6162",
 		}, nil},
@@ -127,6 +137,21 @@ func TestLongNumbersAreNotRead(t *testing.T) {
 		_, err := Parse(line(v9, `[{"APPLICATION_NAME": `+strings.Repeat("9", digits)+`}]`))
 		if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%d digits: want %q, got %v", digits, want, err)
+		}
+	}
+}
+
+func TestEachAddressOfV9IsAnAddress(t *testing.T) {
+	for name, id := range v9Names {
+		if !strings.Contains(name, "_ADDR") && !strings.Contains(name, "NEXT_HOP") {
+			continue
+		}
+		text, want := "10.0.0.1", 4
+		if strings.Contains(name, "IPV6") {
+			text, want = "2001:db8::1", 16
+		}
+		if b, err := value(9, id, text); err != nil || len(b) != want {
+			t.Errorf("%s: %x, %v; want %d octets", name, b, err, want)
 		}
 	}
 }

@@ -57,7 +57,8 @@ const (
 // ChoiceFlags adds the flags --sort, --limit and --top.
 func ChoiceFlags(f *console.Flags) *Choice {
 	o := &Choice{by: byStart}
-	const sortUsage = "print in the order of `KEY`: start (default), octets, packets, duration; the largest first"
+	const sortUsage = "print in the order of `KEY`: start (default), octets, packets, duration; the largest first, " +
+		"by estimates where an exporter samples"
 	f.Func("sort", sortUsage, func(s string) error {
 		switch s {
 		case byStart, byOctets, byPackets, byDuration:
@@ -102,9 +103,9 @@ func (o *Choice) Select(list []*flowpb.Connection) []*flowpb.Connection {
 		var n int
 		switch o.by {
 		case byOctets:
-			n = cmp.Compare(octets(b), octets(a))
+			n = cmp.Compare(octets(b).n, octets(a).n)
 		case byPackets:
-			n = cmp.Compare(Packets(b), Packets(a))
+			n = cmp.Compare(packets(b).n, packets(a).n)
 		case byDuration:
 			n = cmp.Compare(duration(b), duration(a))
 		}
@@ -119,16 +120,17 @@ func (o *Choice) Select(list []*flowpb.Connection) []*flowpb.Connection {
 // Totals returns a line with the octets, packets and time span of the printed connections. of is the number of
 // connections before Select.
 func Totals(list []*flowpb.Connection, of int) string {
-	var size, count uint64
+	var size, count quantity
 	var first, last int64
 	for _, c := range list {
-		size, count = size+octets(c), count+Packets(c)
+		size = size.plus(octets(c))
+		count = count.plus(packets(c))
 		if s := c.GetStartUnixNs(); s != 0 && (first == 0 || s < first) {
 			first = s
 		}
 		last = max(last, c.GetEndUnixNs())
 	}
-	parts := []string{fmt.Sprintf("total: %s in %d packets", FormatOctets(size), count)}
+	parts := []string{fmt.Sprintf("total: %s in %s packets", size.formatOctets(), count.format())}
 	if first != 0 && last >= first {
 		parts = append(parts, fmt.Sprintf("%s to %s (UTC)", timeCell(first), timeCell(last)))
 	}

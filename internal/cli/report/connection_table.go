@@ -22,8 +22,8 @@ var briefColumns = []column{
 // brief returns the cells of a connection for briefColumns.
 func brief(c *flowpb.Connection) []string {
 	return []string{
-		timeCell(c.GetStartUnixNs()), serviceCell(c), FormatOctets(octets(c)), durationCell(c),
-		strconv.FormatUint(Packets(c), 10),
+		timeCell(c.GetStartUnixNs()), serviceCell(c), octets(c).formatOctets(), durationCell(c),
+		packets(c).format(),
 		hostCell(c.GetInitiator()) + " to " + hostCell(c.GetResponder()), remarkCell(c),
 	}
 }
@@ -71,15 +71,51 @@ func duration(c *flowpb.Connection) time.Duration {
 	return time.Duration(c.GetEndUnixNs() - c.GetStartUnixNs())
 }
 
-// Packets returns the number of packets of a connection in both directions.
+// Packets returns the number of reported packets of a connection in both directions.
 func Packets(c *flowpb.Connection) uint64 {
 	return saturating.Add(c.GetForward().GetPackets(), c.GetReverse().GetPackets())
 }
 
-// octets returns the number of octets of a connection in both directions.
-func octets(c *flowpb.Connection) uint64 {
-	return saturating.Add(c.GetForward().GetOctets(), c.GetReverse().GetOctets())
+// A quantity is a number of octets or packets. Where the exporter samples, it is an estimate: the reported number
+// times the sampling rate.
+type quantity struct {
+	n         uint64
+	estimated bool
 }
+
+// quantityOf returns the quantity of a direction. est is 0 in messages without an estimate.
+func quantityOf(reported, est uint64) quantity { return quantity{max(reported, est), est > reported} }
+
+// plus adds two quantities. The sum is an estimate when one of them is.
+func (q quantity) plus(o quantity) quantity {
+	return quantity{saturating.Add(q.n, o.n), q.estimated || o.estimated}
+}
+
+// mark returns the mark of an estimate.
+func (q quantity) mark() string {
+	if q.estimated {
+		return "~"
+	}
+	return ""
+}
+
+func (q quantity) format() string { return q.mark() + strconv.FormatUint(q.n, 10) }
+
+func (q quantity) formatOctets() string { return q.mark() + FormatOctets(q.n) }
+
+// octets returns the octets of a connection in both directions.
+func octets(c *flowpb.Connection) quantity {
+	return trafficOctets(c.GetForward()).plus(trafficOctets(c.GetReverse()))
+}
+
+// packets returns the packets of a connection in both directions. Packets returns the reported number.
+func packets(c *flowpb.Connection) quantity {
+	return trafficPackets(c.GetForward()).plus(trafficPackets(c.GetReverse()))
+}
+
+func trafficOctets(t *flowpb.Traffic) quantity { return quantityOf(t.GetOctets(), t.GetOctetsEst()) }
+
+func trafficPackets(t *flowpb.Traffic) quantity { return quantityOf(t.GetPackets(), t.GetPacketsEst()) }
 
 // reportCell marks a report that is not both the first and the last of its connection, and returns "" for any
 // other.
@@ -158,7 +194,7 @@ func trafficCells(t *flowpb.Traffic) (packets, octets string) {
 	if t == nil {
 		return "-", "-"
 	}
-	return strconv.FormatUint(t.GetPackets(), 10), strconv.FormatUint(t.GetOctets(), 10)
+	return trafficPackets(t).format(), trafficOctets(t).format()
 }
 
 // ShortEnum returns the name of an enum value without the prefix of the enum, "-" for UNSPECIFIED.
