@@ -42,7 +42,7 @@ func TestASecondWriterOfATopicIsRefusedAtItsStart(t *testing.T) {
 	}
 	for _, p := range []string{path, link} {
 		var errout bytes.Buffer
-		code := program([]string{p, "--topic", "flows"}, io.Discard, &errout)
+		code := program([]string{p, "--topic", "flows", "--once"}, io.Discard, &errout)
 		if want := "another process writes this topic into this file"; code != 1 || !strings.Contains(errout.String(), want) {
 			t.Errorf("%s: exit code %d, want 1 and %q: %s", p, code, want, errout.String())
 		}

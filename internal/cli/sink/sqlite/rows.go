@@ -21,6 +21,13 @@ type kind struct {
 	row    func(message []byte, at time.Time) (values []any, ok bool)
 }
 
+// deleteOldest returns the statement that deletes the oldest rows of those that where selects. Its last parameter is
+// their number.
+func (k *kind) deleteOldest(where string) string {
+	return "DELETE FROM " + k.name + " WHERE rowid IN (SELECT rowid FROM " + k.name + " " + where +
+		" ORDER BY " + k.age + " LIMIT ?)"
+}
+
 var kinds = map[string]*kind{
 	"flows":       {"flows", "published", insertOf("flows", flowColumns), flowRow},
 	"connections": {"connections", "published", upsertOf(connectionColumns), connectionRow},

@@ -421,7 +421,7 @@ func TestTheDocumentedQueriesSumTraffic(t *testing.T) {
 	}
 	var messages [][]byte
 	add := func(host byte, there, back *flowpb.Traffic, change func(*flowpb.Connection)) {
-		c := connection(fmt.Sprint(len(messages)), 1, 0)
+		c := connection(strconv.Itoa(len(messages)), 1, 0)
 		c.Initiator.Address, c.Forward, c.Reverse = []byte{10, 1, 1, host}, there, back
 		c.Responder.Address, c.Responder.Name = []byte{192, 0, 2, 80}, ""
 		c.StartUnixNs, c.EndUnixNs = now.UnixNano(), now.UnixNano()+1e9

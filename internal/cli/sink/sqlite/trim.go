@@ -36,8 +36,7 @@ func (t *Table) Trim(ctx context.Context, now time.Time) (deleted int64, err err
 
 // trimAge deletes the rows that were published before oldest.
 func (t *Table) trimAge(ctx context.Context, oldest time.Time) (deleted int64, err error) {
-	statement := "DELETE FROM " + t.kind.name + " WHERE rowid IN (SELECT rowid FROM " + t.kind.name +
-		" WHERE " + t.kind.age + " < ? ORDER BY " + t.kind.age + " LIMIT ?)"
+	statement := t.kind.deleteOldest("WHERE " + t.kind.age + " < ?")
 	for {
 		n, batch, err := t.deleteBatch(ctx, func(tx *sql.Tx, batch int) (sql.Result, error) {
 			return tx.ExecContext(ctx, statement, oldest.UnixNano(), batch)
@@ -55,8 +54,7 @@ func (t *Table) trimSize(ctx context.Context, now time.Time) (deleted int64, err
 		return 0, err
 	}
 	own, err := t.ownOctets(ctx, file, now)
-	statement := "DELETE FROM " + t.kind.name + " WHERE rowid IN (SELECT rowid FROM " + t.kind.name +
-		" ORDER BY " + t.kind.age + " LIMIT ?)"
+	statement := t.kind.deleteOldest("")
 	for err == nil && own > t.maxSize {
 		var freed, n int64
 		n, _, err = t.deleteBatch(ctx, func(tx *sql.Tx, batch int) (sql.Result, error) {
