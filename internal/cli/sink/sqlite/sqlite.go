@@ -32,6 +32,7 @@ type Table struct {
 	next    map[int32]int64 // next offset of each partition, as stored in the file
 	lock    *os.File        // lock of the writer
 
+	reserve      reserve
 	measureAfter time.Time // earliest time of the next measurement of ownOctets
 }
 
@@ -67,6 +68,12 @@ func Open(ctx context.Context, o sink.Options) (*Table, error) {
 	}
 	if t.lock, err = lockWriter(o.Path, o.Topic); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", o.Path, err), db.Close())
+	}
+	if o.Keep > 0 || o.MaxSize > 0 {
+		t.reserve.path = o.Path + "-" + o.Topic + ".reserve"
+	}
+	if err := t.reserve.fill(); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", o.Path, err), t.Close())
 	}
 	return t, nil
 }

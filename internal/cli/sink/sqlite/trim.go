@@ -14,8 +14,32 @@ import (
 const trimBatch = 5000
 
 // Trim implements sink.Sink. It deletes the oldest rows of its own topic until the limits of age and size hold, then
-// returns free pages to the file system. Rows of the other topic in the file are neither deleted nor counted.
+// returns free pages to the file system. Rows of the other topic in the file are neither deleted nor counted. On a full
+// disk it uses the room of the reserve.
 func (t *Table) Trim(ctx context.Context, now time.Time) (deleted int64, err error) {
+	deleted, err = t.trim(ctx, now)
+	if errors.Is(err, sink.ErrFull) {
+		if err := t.reserve.release(); err != nil {
+			return deleted, err
+		}
+		var n int64
+		n, err = t.trim(ctx, now)
+		deleted += n
+		if err == nil { // free pages of the first attempt
+			err = t.shrink(ctx)
+		}
+		if err == nil { // the file itself becomes shorter at a checkpoint
+			_, err = t.db.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)")
+			err = full(err)
+		}
+	}
+	if err == nil {
+		err = t.reserve.fill()
+	}
+	return deleted, err
+}
+
+func (t *Table) trim(ctx context.Context, now time.Time) (deleted int64, err error) {
 	if t.keep > 0 {
 		n, err := t.trimAge(ctx, now.Add(-t.keep))
 		if deleted += n; err != nil {
