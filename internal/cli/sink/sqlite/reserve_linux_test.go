@@ -17,7 +17,7 @@ import (
 // checkpoint cannot write into a longer file.
 func TestRowsAreDeletedFromAFullFileSystem(t *testing.T) {
 	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=24m"); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=17m"); err != nil {
 		t.Skipf("SKIPPED: a small file system needs the right to mount: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, 0) })
@@ -29,7 +29,7 @@ func TestRowsAreDeletedFromAFullFileSystem(t *testing.T) {
 	}
 	defer func() { _ = s.Close() }()
 	begin(t, s, "id", map[int32]int64{0: 0})
-	const each = 5000
+	const each = 2000
 	n := 0
 	for round := range 2 { // the reserve must be filled again
 		start := n
