@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -132,10 +133,8 @@ func TestAnswersAreNfdumps(t *testing.T) {
 			t.Errorf("%s: %v", expression, err)
 			return
 		}
-		for _, want := range wants {
-			if got == want {
-				return
-			}
+		if slices.Contains(wants, got) {
+			return
 		}
 		// FlowMessage has one destination MAC address, from IE 80 or else from IE 57, which nfdump calls out dst.
 		if capture == "open/mixed_exporters.pcap" && inMAC.MatchString(expression) {

@@ -2,7 +2,6 @@ package query
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -185,6 +184,7 @@ func sided(s Side, source, destination Match) Match {
 		return destination
 	case Both:
 		return func(r *Row) bool { return source(r) && destination(r) }
+	case Either:
 	}
 	return func(r *Row) bool { return source(r) || destination(r) }
 }
@@ -351,6 +351,7 @@ func valueMatch(n *Compare, f form, s Slot) Match {
 		egress := n.Values[0].Number == 1
 		const reported = 2 // FLOW_DIRECTION_EGRESS; none is ingress
 		return func(r *Row) bool { return (r.Uint(s) == reported) == egress }
+	default:
 	}
 	test := numberTest(n)
 	if s.Field.Kind == Signed {
@@ -392,6 +393,7 @@ func numberTest(n *Compare) func(uint64) bool {
 		return func(x uint64) bool { return x > limit }
 	case GreaterOrEqual:
 		return func(x uint64) bool { return x >= limit }
+	case Equal, Unequal:
 	}
 	if len(values) == 1 {
 		last := values[0].Last
@@ -475,64 +477,4 @@ func lower(c byte) byte {
 		return c + 'a' - 'A'
 	}
 	return c
-}
-
-// A prefixSet is a set of networks.
-type prefixSet struct {
-	single  netip.Prefix // of a set of one
-	lengths [2][]int     // of the networks of IPv4 and IPv6
-	members map[netip.Prefix]struct{}
-}
-
-func newPrefixSet(values []Value) *prefixSet {
-	s := &prefixSet{members: map[netip.Prefix]struct{}{}}
-	for _, v := range values {
-		if !v.Prefix.IsValid() {
-			continue
-		}
-		s.single = v.Prefix
-		if _, again := s.members[v.Prefix]; !again {
-			s.members[v.Prefix] = struct{}{}
-			i := family(v.Prefix.Addr())
-			if !containsInt(s.lengths[i], v.Prefix.Bits()) {
-				s.lengths[i] = append(s.lengths[i], v.Prefix.Bits())
-			}
-		}
-	}
-	return s
-}
-
-func family(a netip.Addr) int {
-	if a.Is4() {
-		return 0
-	}
-	return 1
-}
-
-func containsInt(list []int, n int) bool {
-	for _, x := range list {
-		if x == n {
-			return true
-		}
-	}
-	return false
-}
-
-// contains reports whether the address of 4 or 16 octets lies in the set.
-func (s *prefixSet) contains(octets []byte) bool {
-	a, ok := netip.AddrFromSlice(octets)
-	if !ok {
-		return false
-	}
-	a = a.Unmap()
-	if len(s.members) == 1 {
-		return s.single.Contains(a)
-	}
-	for _, n := range s.lengths[family(a)] {
-		p, _ := a.Prefix(n) // n is a length of the family
-		if _, ok := s.members[p]; ok {
-			return true
-		}
-	}
-	return false
 }

@@ -187,19 +187,8 @@ func (p *parser) condition() (Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if name == "proto" && !t.is("proto", "protocol") { // a protocol alone, as in tcpdump
-		n := Node(Compare{Property: "proto", Values: []Value{{Number: def.most, Last: def.most}}, offset: t.offset})
-		if sideWord != nil {
-			return nil, p.errorf(t, "%s is a protocol: want a property, such as port, after %s", t.text, sideWord.text)
-		}
-		if next := strings.ToLower(p.peek().text); p.peek().kind == word && next != "and" && next != "or" {
-			rest, err := p.unary()
-			if err != nil {
-				return nil, err
-			}
-			n = And{n, rest}
-		}
-		return n, nil
+	if name == "proto" && !t.is("proto", "protocol") {
+		return p.bareProtocol(t, def.most, sideWord)
 	}
 	if name == "mac" && sideWord != nil && sideWord.is("in", "out") && !p.tokens[p.at-2].is("src", "dst") {
 		side = Either // both addresses of the frame
@@ -221,16 +210,37 @@ func (p *parser) condition() (Node, error) {
 		c.Values, err = p.list(def)
 		return c, err
 	}
+	err = p.comparison(&c, t, def)
+	return c, err
+}
+
+// bareProtocol parses what follows a protocol that stands alone, as in tcpdump: nothing, or a condition.
+func (p *parser) bareProtocol(t *token, number uint64, sideWord *token) (Node, error) {
+	if sideWord != nil {
+		return nil, p.errorf(t, "%s is a protocol: want a property, such as port, after %s", t.text, sideWord.text)
+	}
+	n := Compare{Property: "proto", Values: []Value{{Number: number, Last: number}}, offset: t.offset}
+	if next := p.peek(); next.kind != word || next.is("and", "or") {
+		return n, nil
+	}
+	rest, err := p.unary()
+	return And{n, rest}, err
+}
+
+// comparison parses an operator and a value into c, whose property the word t names.
+func (p *parser) comparison(c *Compare, t *token, def property) (err error) {
 	op := p.peek()
 	c.Op = p.operator()
-	if c.Op != Equal && c.Op != Unequal && !ordered(def.form) {
-		return nil, p.errorf(op, "%s cannot be ordered: want = or !=", t.text)
+	if c.Op > Unequal && !ordered(def.form) {
+		return p.errorf(op, "%s cannot be ordered: want = or !=", t.text)
 	}
-	c.Values, err = p.value(def, false)
-	if err == nil && c.Op > Unequal && (len(c.Values) != 1 || c.Values[0].Text != "" || c.Values[0].Last != c.Values[0].Number) {
-		return nil, p.errorf(op, "%s needs a single number after it", op.text)
+	if c.Values, err = p.value(def, false); err != nil {
+		return err
 	}
-	return c, err
+	if first := &c.Values[0]; c.Op > Unequal && (len(c.Values) > 1 || first.Text != "" || first.Last != first.Number) {
+		return p.errorf(op, "%s needs a single number after it", op.text)
+	}
+	return nil
 }
 
 // ordered reports whether values of a form have an order.
@@ -238,8 +248,9 @@ func ordered(f form) bool {
 	switch f {
 	case formNumber, formPort, formDuration, formRate, formInterface, formProtocol:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // property returns the property that a word names: one of the list, a protocol (its number in most), or a field.
@@ -278,6 +289,7 @@ func fieldProperty(f *Field) property {
 		return property{form: formMAC}
 	case Text:
 		return property{form: formText}
+	default:
 	}
 	if f.enum != nil {
 		return property{form: formInterface, most: 1<<64 - 1} // a number or name

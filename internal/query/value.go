@@ -166,7 +166,7 @@ func parseFlagsValue(s string) (v Value, err error) {
 	}
 	set, of, ok := strings.Cut(s, "/")
 	var known bool
-	if v.Number, known = parseFlags(set); !known && !(ok && set == "") {
+	if v.Number, known = parseFlags(set); !known && (!ok || set != "") {
 		return v, fmt.Errorf("%q are not TCP flags: want letters of %s, X for the first six, or a number", s, flagsInOrder)
 	}
 	v.Last = v.Number
