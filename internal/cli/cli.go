@@ -31,6 +31,7 @@ var verbs = []verb{
 	{"templates", "show and change the templates that the replicas share", runTemplates},
 	{"exporters", "list exporters and their losses", runExporters},
 	{"flows", "print flows from the topic, or from captures and files of flows", runFlows},
+	{"top", "sum flows or connections by any fields, the largest first", runTop},
 	{"connections", "print connections from the topic, or from captures and files of flows", runConnections},
 }
 

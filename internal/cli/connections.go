@@ -113,11 +113,7 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	}
 	code = o.Run(nil, files)
 
-	all := c.Connections()
-	if filter.Expression != "" { // it may ask for names, countries and AS numbers
-		offline.Annotate(annotator, all, stderr)
-	}
-	all = slices.DeleteFunc(all, func(c *flowpb.Connection) bool { return !filter.MatchesConnection(c) })
+	all := selectConnections(c.Connections(), filter, annotator, stderr)
 	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool {
 		return report.Packets(c) < filter.MinPackets
 	})
@@ -135,6 +131,17 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	console.Linef(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable",
 		len(shown), len(all)-len(enough), filter.MinPackets, c.NotPairable)
 	return code
+}
+
+// selectConnections returns the connections of list that match the filter. With an expression, which may ask for names,
+// countries and AS numbers, it annotates all of them before.
+func selectConnections(
+	list []*flowpb.Connection, filter *report.Filter, a *annotate.Annotator, stderr io.Writer,
+) []*flowpb.Connection {
+	if filter.Expression != "" {
+		offline.Annotate(a, list, stderr)
+	}
+	return slices.DeleteFunc(list, func(c *flowpb.Connection) bool { return !filter.MatchesConnection(c) })
 }
 
 // followConnections implements the verb connections without files.

@@ -25,17 +25,22 @@ const (
 // countingOf returns the scope of the counters of m.
 func countingOf(m *flowpb.FlowMessage) counting {
 	switch {
-	case m.FirewallEvent == 0 || !m.Biflow:
-		return countsRecord
-	case m.FirewallEvent == eventDeleted:
+	case IsUpdate(m):
+		return countsUpdate
+	case m.FirewallEvent == eventDeleted && m.Biflow:
 		return countsFlow
 	}
-	return countsUpdate
+	return countsRecord
 }
 
 // IsUpdate reports whether m is a firewall's flow update. The teardown of its flow counts the same packets: sums over
 // flow records must leave out updates.
-func IsUpdate(m *flowpb.FlowMessage) bool { return countingOf(m) == countsUpdate }
+func IsUpdate(m *flowpb.FlowMessage) bool { return IsUpdateEvent(m.FirewallEvent, m.Biflow) }
+
+// IsUpdateEvent is IsUpdate for the fields firewall_event and biflow of a message.
+func IsUpdateEvent(event uint32, biflow bool) bool {
+	return event != 0 && biflow && event != eventDeleted
+}
 
 // Event reports whether f is an event of a firewall that counts packets which other events of its flow count as well;
 // see Machine.Raised.

@@ -42,7 +42,8 @@ type Reader struct {
 	Port       uint16         // UDP destination port of datagrams in captures; 0: any
 	Decoder    decode.Decoder // its State is Store
 	Store      *templates.Store
-	MaxWaiting int // bounds WaitingOctets; further sets are dropped and counted as undecoded
+	MaxWaiting int  // bounds WaitingOctets; further sets are dropped and counted as undecoded
+	WireOnly   bool // Out needs the protobuf octets of flows only: datagrams have no Messages and Options
 
 	verb           string // for messages
 	stdin          io.Reader
@@ -243,7 +244,11 @@ func (o *Reader) Datagram(d *capture.Datagram) error {
 		*r = decode.Result{Errors: []wire.Error{*d.Bad}}
 		return o.consume(from, r)
 	}
-	o.Decoder.Read(d.Payload, &from.Meta, r)
+	if o.WireOnly {
+		o.Decoder.Wire(d.Payload, &from.Meta, r)
+	} else {
+		o.Decoder.Read(d.Payload, &from.Meta, r)
+	}
 	o.Store.Confirm()
 	from.Header = r.Header
 	for i := range r.Unknown {
@@ -349,7 +354,11 @@ func (o *Reader) decodeWaiting(ready []waiting) error {
 			continue
 		}
 		o.waitingNow -= w.octets()
-		o.Decoder.ReadSet(&w.set, plan, &o.result)
+		if o.WireOnly {
+			o.Decoder.WireSet(&w.set, plan, &o.result)
+		} else {
+			o.Decoder.ReadSet(&w.set, plan, &o.result)
+		}
 		if err := o.consume(w.from, &o.result); err != nil {
 			return err
 		}
@@ -361,8 +370,8 @@ func (o *Reader) decodeWaiting(ready []waiting) error {
 // waits, and is counted as undecoded in Finish.
 func (o *Reader) consume(from report.Origin, r *decode.Result) error {
 	r.Errors = slices.DeleteFunc(r.Errors, func(e wire.Error) bool { return e.Cause == wire.MissingTemplate })
-	o.count.Flows += len(r.Messages)
-	o.count.Options += len(r.Options)
+	o.count.Flows += max(len(r.Flows), len(r.Messages)) // datagrams have Flows, lines of text only Messages
+	o.count.Options += max(r.OptionsRecords, len(r.Options))
 	o.count.Templates += len(r.Templates)
 	o.count.Errors += len(r.Errors)
 	return o.Out.Consume(from, r)

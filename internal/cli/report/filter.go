@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -82,6 +83,46 @@ func (o *Filter) Compile(schema *query.Schema) error {
 	o.reader = query.NewReader(schema)
 	o.match, err = parsed.Compile(o.reader)
 	return err
+}
+
+// Query returns all conditions of the filter, those of the flags included, as one filter of messages of schema. The
+// error is that of Compile.
+func (o *Filter) Query(schema *query.Schema) (*query.Filter, error) {
+	var parts []string
+	if len(o.hosts) > 0 {
+		list := make([]string, len(o.hosts))
+		for i, p := range o.hosts {
+			list[i] = p.String()
+		}
+		in := " in [" + strings.Join(list, ", ") + "]"
+		host := "ip" + in
+		if schema == query.Flows() {
+			host += " or post_nat_src_addr" + in + " or post_nat_dst_addr" + in
+		}
+		parts = append(parts, "("+host+")")
+	}
+	if *o.port != 0 {
+		parts = append(parts, "port "+strconv.Itoa(int(*o.port)))
+	}
+	if o.protocol >= 0 {
+		parts = append(parts, "proto "+strconv.Itoa(o.protocol))
+	}
+	if o.MinPackets > 0 {
+		parts = append(parts, "packets >= "+strconv.FormatUint(o.MinPackets, 10))
+	}
+	parsed, err := query.Parse(schema, cmp.Or(strings.Join(parts, " and "), "any"))
+	if err != nil {
+		return nil, err // cannot happen: the flags were checked
+	}
+	if strings.TrimSpace(o.Expression) == "" {
+		return parsed, nil
+	}
+	asked, err := query.Parse(schema, o.Expression)
+	if err != nil {
+		return nil, expressionError(o.Expression, err)
+	}
+	parsed.Root = query.And{L: parsed.Root, R: asked.Root}
+	return parsed, nil
 }
 
 // expressionError returns the error of an expression with the expression and a mark below the place.
