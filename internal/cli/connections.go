@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"weir/internal/annotate"
 	"weir/internal/cli/console"
@@ -85,11 +86,8 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	}
 	out := report.NewConnectionPrinter(stdout, printed)
 	if len(files) == 0 {
-		if *port != 0 {
-			return f.UsageError(stderr, "--udp-port is for files; --port is a connection's")
-		}
-		if *age != 0 {
-			return f.UsageError(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
+		if problem := forFilesOnly(*port, *age); problem != "" {
+			return f.UsageError(stderr, problem)
 		}
 		return followConnections(&topics.ConnectionsView{
 			Flags: *topic, Filter: filter, Choice: choice, NoNames: noNames, Stderr: stderr, Printer: out,
@@ -112,7 +110,6 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 		return f.UsageError(stderr, err.Error())
 	}
 	code = o.Run(nil, files)
-
 	all := selectConnections(c.Connections(), filter, annotator, stderr)
 	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool {
 		return report.Packets(c) < filter.MinPackets
@@ -131,6 +128,17 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	console.Linef(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable",
 		len(shown), len(all)-len(enough), filter.MinPackets, c.NotPairable)
 	return code
+}
+
+// forFilesOnly returns the problem with flags of files that were given for a topic; "": none.
+func forFilesOnly(port uint16, age time.Duration) string {
+	switch {
+	case port != 0:
+		return "--udp-port is for files; --port is a connection's"
+	case age != 0:
+		return "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE"
+	}
+	return ""
 }
 
 // selectConnections returns the connections of list that match the filter. With an expression, which may ask for names,
