@@ -433,7 +433,7 @@ func TestPathTable(t *testing.T) {
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, `%s, %s, %d CPUs shared with the sender, three Kafka nodes at RF 3 and the readers; medians of %d runs
-of %v, the highest rate from one.
+of %v, the highest rate from a single run.
 
 | | flows/s | collector | pairing | both | brokers | datagram to flow, p50 / p99, ms | last flow to committed connection, ms |
 |---|---|---|---|---|---|---|---|

@@ -95,7 +95,8 @@ const sqliteAbout = `Reads the topic PREFIXconnections or PREFIXflows (committed
 its messages as rows of FILE, an SQLite database. The offsets are written in the same
 transaction as the rows, so each message is stored exactly once, also after kill -9. A
 later report of a connection replaces the earlier report. FILE may hold both topics,
-written by one process each; a second process for the same topic is refused. Kafka is reached as by the services: KAFKA_BROKERS,
+written by one process each; a second process for the same topic is refused.
+Kafka is reached as by the services: KAFKA_BROKERS,
 KAFKA_TLS…, TOPIC_PREFIX.
 
 Old rows are deleted by age (--keep) or size (--max-size), and the file shrinks. Both
@@ -117,7 +118,8 @@ func SQLite(args []string, stdout, stderr io.Writer, open func(context.Context, 
 		return nil
 	})
 	f.DurationVar(&o.Keep, "keep", 0, "delete rows published longer ago than `DURATION` (720h); default: none")
-	const sizeUsage = "delete the oldest rows once the topic's rows have more than `SIZE` octets in the file (10GB); default: none"
+	const sizeUsage = "delete the oldest rows " +
+		"once the topic's rows have more than `SIZE` octets in the file (10GB); default: none"
 	f.Func("max-size", sizeUsage, func(s string) (err error) {
 		if o.MaxSize, err = console.ParseOctets(s); err == nil && o.MaxSize < 1<<20 {
 			err = fmt.Errorf("%q: want at least 1MiB", s)

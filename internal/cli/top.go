@@ -49,7 +49,8 @@ type topFlags struct {
 func (o *topFlags) add(f *console.Flags) {
 	f.StringVar(&o.by, "by", "srcip,dstip", "sum by these `FIELDS`, such as srcip/24,dstport")
 	f.StringVar(&o.in, "in", "flows", "what is summed: `flows` or connections")
-	f.StringVar(&o.sort, "sort", "octets", "print in the order of `MEASURE`: octets, packets, flows, connections, duration, "+
+	f.StringVar(&o.sort, "sort", "octets", "print in the order of `MEASURE`: octets, packets, flows, connections, "+
+		"duration, "+
 		"bps, pps, bpp, the largest first, or first, last, upwards")
 	f.DurationVar(&o.every, "every", 0, "sum by steps of time, such as `1m`; --limit applies to each step")
 	f.DurationVar(&o.since, "since", time.Hour, "read the messages of the topic of the last `DURATION`; 0: all")

@@ -18,7 +18,10 @@ func TestTopSumsFlows(t *testing.T) {
 		{"--csv --by service --limit 1", []string{"service,flows,packets,octets,", "https,4,19,10740,", "other,30,50,6996,"}},
 		{"--by proto --limit 1 --sort flows", []string{"proto", "tcp ", "other "}},
 		{"--by srcip/24 --limit 1", []string{"srcip", "192.0.2.0/24 ", "other "}},
-		{"--in connections -n --json --by responder,service --limit 1", []string{`{"responder":"192.0.2.80","service":"https","connections":1,"flows":2,"packets":15,"octets":9100,`}},
+		{
+			"--in connections -n --json --by responder,service --limit 1",
+			[]string{`{"responder":"192.0.2.80","service":"https","connections":1,"flows":2,"packets":15,"octets":9100,`},
+		},
 		{"--every 1h --by proto --limit 1 --json", []string{`{"time":"2023-11-14T22:00:00Z","proto":6,`}},
 	} {
 		got := run(t, "", append(append([]string{"top"}, strings.Fields(tt.args)...), file)...)

@@ -54,8 +54,8 @@ type counters struct {
 	flows, packets, octets, rate, start, end, update []Slot
 }
 
-// NewAggregation returns an Aggregation of the messages of schema that match a filter, with at most limit groups. filter
-// may be nil. raw: counters are not multiplied by sampling rates.
+// NewAggregation returns an Aggregation of the messages of schema that match a filter, with at most limit groups.
+// filter may be nil. raw: counters are not multiplied by sampling rates.
 func NewAggregation(schema *Schema, keys []Key, filter *Filter, limit int, raw bool) (*Aggregation, error) {
 	a := &Aggregation{schema: schema, keys: keys, reader: NewReader(schema), groups: map[string]*Group{}, limit: limit}
 	if filter != nil {

@@ -131,7 +131,8 @@ func TestShownAndOthersAreTheTotal(t *testing.T) {
 	for range 5000 {
 		flows = append(flows, wireOf(t, &flowpb.FlowMessage{
 			SrcAddr: []byte{10, 0, 0, byte(random.IntN(200))}, DstAddr: []byte{192, 0, 2, byte(random.IntN(5))}, SrcPort: uint32(random.IntN(50)),
-			Bytes: uint64(random.IntN(1500)), Packets: 1, SamplingRate: uint64(random.IntN(3)), TimeFlowStartNs: 1e18 + uint64(random.IntN(600))*1e9, TimeFlowEndNs: 2e18,
+			Bytes: uint64(random.IntN(1500)), Packets: 1, SamplingRate: uint64(random.IntN(3)),
+			TimeFlowStartNs: 1e18 + uint64(random.IntN(600))*1e9, TimeFlowEndNs: 2e18,
 		}))
 	}
 	for _, by := range []string{"srcip", "srcip/28,dstip", "time/1m,dstip"} {

@@ -18,7 +18,7 @@ type (
 	And struct{ L, R Node }
 	// Or is the disjunction of L and R.
 	Or struct{ L, R Node }
-	// A Compare compares a property with values. It matches if one value matches.
+	// A Compare compares a property with values. It matches if any value matches.
 	Compare struct {
 		Side     Side
 		Property string

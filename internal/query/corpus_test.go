@@ -136,7 +136,7 @@ func TestAnswersAreNfdumps(t *testing.T) {
 		if slices.Contains(wants, got) {
 			return
 		}
-		// FlowMessage has one destination MAC address, from IE 80 or else from IE 57, which nfdump calls out dst.
+		// FlowMessage has a single destination MAC address, from IE 80 or else from IE 57, which nfdump calls out dst.
 		if capture == "open/mixed_exporters.pcap" && inMAC.MatchString(expression) {
 			deviations++
 			return

@@ -16,7 +16,7 @@ import (
 // maxKeys bounds the number of keys of a Grouping.
 const maxKeys = 10
 
-// A Key is one of the fields by which an Aggregation groups.
+// A Key is a field by which an Aggregation groups.
 type Key struct {
 	Name string        // as written, without the length
 	Bits int           // prefix length of addresses; 0: the whole address

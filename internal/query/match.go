@@ -12,73 +12,6 @@ import (
 // A Match reports whether a Row matches.
 type Match func(*Row) bool
 
-// ends names the fields that a property compares: those of the source and those of the destination, or, of a property
-// without sides, those of the first alone. names are further fields, with texts, for patterns.
-type ends struct {
-	source, destination           []string
-	sourceNames, destinationNames []string
-}
-
-var flowEnds = map[string]ends{
-	"ip":         {source: []string{"src_addr"}, destination: []string{"dst_addr"}},
-	"port":       {source: []string{"src_port"}, destination: []string{"dst_port"}},
-	"mask":       {source: []string{"src_net"}, destination: []string{"dst_net"}},
-	"as":         {source: []string{"src_as"}, destination: []string{"dst_as"}},
-	"vlan":       {source: []string{"src_vlan"}, destination: []string{"dst_vlan"}},
-	"mac":        {source: []string{"src_mac"}, destination: []string{"dst_mac"}},
-	"if":         {[]string{"in_if"}, []string{"out_if"}, []string{"in_if_name"}, []string{"out_if_name"}},
-	"vrf":        {[]string{"ingress_vrf_id"}, []string{"egress_vrf_id"}, []string{"ingress_vrf_name", "vrf_name"}, []string{"egress_vrf_name"}},
-	"tos":        {source: []string{"ip_tos"}, destination: []string{"postIpClassOfService"}},
-	"proto":      {source: []string{"proto"}},
-	"flags":      {source: []string{"tcp_flags"}},
-	"icmp-type":  {source: []string{"icmp_type"}},
-	"icmp-code":  {source: []string{"icmp_code"}},
-	"packets":    {source: []string{"packets"}, destination: []string{"reverse_packets"}},
-	"octets":     {source: []string{"bytes"}, destination: []string{"reverse_bytes"}},
-	"duration":   {source: []string{"duration"}},
-	"bps":        {source: []string{"bps"}},
-	"pps":        {source: []string{"pps"}},
-	"bpp":        {source: []string{"bpp"}},
-	"flowdir":    {source: []string{"flow_direction"}},
-	"next ip":    {source: []string{"next_hop"}},
-	"next as":    {source: []string{"next_hop_as"}},
-	"prev as":    {source: []string{"bgpPrevAdjacentAsNumber"}},
-	"bgpnext ip": {source: []string{"bgp_next_hop"}},
-	"exporter":   {source: []string{"sampler_address"}, sourceNames: []string{"exporter_name"}},
-	"service":    {source: []string{"service"}},
-	"app":        {source: []string{"application_name"}},
-	"sampled":    {source: []string{"sampling_rate"}},
-}
-
-var connectionEnds = map[string]ends{
-	"ip":        {source: []string{"initiator.address", "initiator.nat_address"}, destination: []string{"responder.address", "responder.nat_address"}},
-	"host":      {[]string{"initiator.address", "initiator.nat_address"}, []string{"responder.address", "responder.nat_address"}, []string{"initiator.name"}, []string{"responder.name"}},
-	"port":      {source: []string{"initiator.port"}, destination: []string{"responder.port"}},
-	"as":        {source: []string{"initiator.asn"}, destination: []string{"responder.asn"}},
-	"country":   {source: []string{"initiator.country"}, destination: []string{"responder.country"}},
-	"vlan":      {source: []string{"forward.vlan"}, destination: []string{"reverse.vlan"}},
-	"mac":       {source: []string{"initiator.mac"}, destination: []string{"responder.mac"}},
-	"if":        {[]string{"forward.input_if", "reverse.output_if"}, []string{"forward.output_if", "reverse.input_if"}, []string{"forward.input_if_name", "reverse.output_if_name"}, []string{"forward.output_if_name", "reverse.input_if_name"}},
-	"vrf":       {[]string{"forward.input_vrf", "reverse.output_vrf"}, []string{"forward.output_vrf", "reverse.input_vrf"}, []string{"forward.input_vrf_name", "reverse.output_vrf_name"}, []string{"forward.output_vrf_name", "reverse.input_vrf_name"}},
-	"tos":       {source: []string{"forward.tos"}, destination: []string{"reverse.tos"}},
-	"proto":     {source: []string{"protocol"}},
-	"flags":     {source: []string{"tcp_flags"}},
-	"icmp-type": {source: []string{"icmp_type"}},
-	"icmp-code": {source: []string{"icmp_code"}},
-	"packets":   {source: []string{"forward.packets"}, destination: []string{"reverse.packets"}},
-	"octets":    {source: []string{"forward.octets"}, destination: []string{"reverse.octets"}},
-	"flows":     {source: []string{"flows"}},
-	"duration":  {source: []string{"duration"}},
-	"bps":       {source: []string{"bps"}},
-	"pps":       {source: []string{"pps"}},
-	"bpp":       {source: []string{"bpp"}},
-	"exporter":  {source: []string{"forward.exporter", "reverse.exporter"}},
-	"service":   {source: []string{"service"}},
-	"app":       {source: []string{"application_name"}},
-	"state":     {source: []string{"conn_state"}},
-	"sampled":   {source: []string{"sampling_rate"}},
-}
-
 // A compiler makes a Match of an expression.
 type compiler struct {
 	schema *Schema
@@ -226,7 +159,7 @@ func (c *compiler) slots(n *Compare, names []string) ([]Slot, error) {
 	return slots, nil
 }
 
-// end compiles the comparison with the fields of an end, of which one must match.
+// end compiles the comparison with the fields of an end, of which at least a single field must match.
 func (c *compiler) end(n *Compare, def property, fields, names []string) (Match, error) {
 	slots, err := c.slots(n, fields)
 	if err != nil {
@@ -245,7 +178,8 @@ func (c *compiler) end(n *Compare, def property, fields, names []string) (Match,
 	}
 	if patterns := patternsOf(n); len(patterns) > 0 && def.form != formText && n.Property != "state" {
 		if len(names) == 0 {
-			return nil, &SyntaxError{n.offset, fmt.Sprintf("%q: a %s has no names of %s: want an address or number", patterns[0], c.schema.Name, n.Property)}
+			msg := fmt.Sprintf("%q: a %s has no names of %s: want an address or number", patterns[0], c.schema.Name, n.Property)
+			return nil, &SyntaxError{n.offset, msg}
 		}
 		texts, err := c.slots(n, names)
 		if err != nil {
@@ -313,7 +247,9 @@ func enumNumber(n *Compare, e protoreflect.EnumDescriptor, name string) (uint64,
 	for i := range e.Values().Len() {
 		v := e.Values().Get(i)
 		full := string(v.Name())
-		if strings.EqualFold(full, name) || len(full) > len(name) && strings.EqualFold(full[len(full)-len(name)-1:], "_"+name) {
+		suffix := "_" + name
+		if strings.EqualFold(full, name) ||
+			len(full) > len(name) && strings.EqualFold(full[len(full)-len(suffix):], suffix) {
 			return uint64(v.Number()), nil
 		}
 		names = append(names, full)

@@ -103,10 +103,12 @@ var Connections = sync.OnceValue(func() *Schema {
 	s.derive("bps", []string{"forward.octets", "reverse.octets", "start_unix_ns", "end_unix_ns"}, func(p []uint64) uint64 {
 		return bitRate([]uint64{p[0] + p[1], p[2], p[3]})
 	})
-	s.derive("pps", []string{"forward.packets", "reverse.packets", "start_unix_ns", "end_unix_ns"}, func(p []uint64) uint64 {
+	both := []string{"forward.packets", "reverse.packets", "start_unix_ns", "end_unix_ns"}
+	s.derive("pps", both, func(p []uint64) uint64 {
 		return packetRate([]uint64{p[0] + p[1], p[2], p[3]})
 	})
-	s.derive("bpp", []string{"forward.octets", "reverse.octets", "forward.packets", "reverse.packets"}, func(p []uint64) uint64 {
+	both = []string{"forward.octets", "reverse.octets", "forward.packets", "reverse.packets"}
+	s.derive("bpp", both, func(p []uint64) uint64 {
 		return octetsPerPacket([]uint64{p[0] + p[1], p[2] + p[3]})
 	})
 	s.alias("bytes", "octets")

@@ -276,7 +276,9 @@ func TestExamplesOfTheDocument(t *testing.T) {
 				cell   string
 			}{{query.Flows(), cells[2]}, {query.Connections(), cells[3]}} {
 				_, err := query.Parse(side.schema, m[1])
-				if wrong := strings.Contains(side.cell, "an error") || strings.Contains(side.cell, "without `mask`") && strings.Contains(m[1], "mask"); (err != nil) != wrong {
+				wrong := strings.Contains(side.cell, "an error") ||
+					strings.Contains(side.cell, "without `mask`") && strings.Contains(m[1], "mask")
+				if (err != nil) != wrong {
 					t.Errorf("%s about a %s: %v", m[1], side.schema.Name, err)
 				}
 			}

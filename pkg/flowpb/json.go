@@ -8,7 +8,7 @@ import (
 
 // JSONString reports whether JSON has the value of an integer field as a string. The field decides, not the value:
 // times in ns, hashes, and identifiers of 64 bits are strings, which every JSON parser keeps exactly. Counters, sums,
-// rates and integers of 32 bits are numbers. The names of the schema tell them apart. A reader must accept both forms.
+// rates and integers of 32 bits are numbers. The names of the schema distinguish them. A reader must accept both forms.
 func JSONString(fd protoreflect.FieldDescriptor) bool {
 	switch fd.Kind() {
 	case protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind,

@@ -354,7 +354,8 @@ func TestThePageShowsWhatWasReplayed(t *testing.T) {
 	b.becomes("#total-connections", "6,026")
 	// 17 736 octets of the synthetic traffic, counted from its packets; 1 800 000; 2^30.
 	b.becomes("#total-octets", "1.08 GB")
-	if got := b.rows("talkers"); len(got) != 10 || withoutRate(got[0]) != "10.77.0.1|1.07 GB" || withoutRate(got[1]) != "10.77.0.2|1.07 GB" || withoutRate(got[2]) != "198.51.100.1|90.0 kB" {
+	if got := b.rows("talkers"); len(got) != 10 || withoutRate(got[0]) != "10.77.0.1|1.07 GB" ||
+		withoutRate(got[1]) != "10.77.0.2|1.07 GB" || withoutRate(got[2]) != "198.51.100.1|90.0 kB" {
 		t.Errorf("talkers: %q", got)
 	}
 	if got := b.rows("services"); withoutRate(got[0]) != "tcp/https|1.07 GB" {

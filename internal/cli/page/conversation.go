@@ -232,7 +232,8 @@ func connectionKey(c *flowpb.Connection) (k conversationKey, ok bool) {
 	if !ok1 || !ok2 {
 		return k, false
 	}
-	k = conversationKey{low: netip.AddrPortFrom(initiator, 0), high: netip.AddrPortFrom(responder, 0), proto: uint8(c.GetProtocol())}
+	k.proto = uint8(c.GetProtocol())
+	k.low, k.high = netip.AddrPortFrom(initiator, 0), netip.AddrPortFrom(responder, 0)
 	if flowkey.HasPorts(k.proto) {
 		k.low = netip.AddrPortFrom(initiator, uint16(c.GetInitiator().GetPort()))
 		k.high = netip.AddrPortFrom(responder, uint16(c.GetResponder().GetPort()))

@@ -122,7 +122,8 @@ func TestALaterReportOfAConnectionReplacesTheEarlier(t *testing.T) {
 func flow(source byte, start, end time.Time, octets uint64) *flowpb.FlowMessage {
 	return &flowpb.FlowMessage{
 		SrcAddr: []byte{10, 0, 0, source}, DstAddr: []byte{192, 0, 2, 80}, SrcPort: 40000, DstPort: 443, Proto: 6, Bytes: octets, Packets: 1,
-		SamplerAddress: []byte{198, 51, 100, 1}, TimeFlowStartNs: uint64(start.UnixNano()), TimeFlowEndNs: uint64(end.UnixNano()), TimeExportNs: uint64(end.UnixNano()),
+		SamplerAddress: []byte{198, 51, 100, 1}, TimeFlowStartNs: uint64(start.UnixNano()),
+		TimeFlowEndNs: uint64(end.UnixNano()), TimeExportNs: uint64(end.UnixNano()),
 	}
 }
 
@@ -264,7 +265,8 @@ func TestWhatIsKeptIsBounded(t *testing.T) {
 		b.Connections([]*flowpb.Connection{connection(fmt.Sprint("id", i), 1, a.String(), "192.0.2.80", uint64(i), 0)})
 	}
 	s := b.Snapshot(1, 1)
-	if len(b.hosts) > maxHosts || b.conversations.Len() > maxConversations || len(s.Talkers) != topShown || len(s.Newest) != newestShown || s.Talkers[0].Name != "192.0.2.80" || s.Talkers[1].Octets != n-1 {
+	if len(b.hosts) > maxHosts || b.conversations.Len() > maxConversations || len(s.Talkers) != topShown || len(s.Newest) != newestShown ||
+		s.Talkers[0].Name != "192.0.2.80" || s.Talkers[1].Octets != n-1 {
 		t.Errorf("%d hosts, %d conversations, %d talkers, %d connections: %+v", len(b.hosts), b.conversations.Len(), len(s.Talkers), len(s.Newest), s.Talkers[:2])
 	}
 }

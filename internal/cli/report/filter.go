@@ -63,7 +63,8 @@ func FilterFlags(f *console.Flags, noun string, least uint64, usage string) *Fil
 		}
 		return nil
 	}
-	f.StringVar(&o.Expression, "filter", "", "only "+noun+" that match the `EXPRESSION`, such as 'src net 10/8 and port 443' "+
+	f.StringVar(&o.Expression, "filter", "", "only "+noun+" that match the `EXPRESSION`, "+
+		"such as 'src net 10/8 and port 443' "+
 		"(docs/filter.md); with --host, --port, --proto and -p both must match")
 	f.Func("p", "hide "+noun+" with fewer than `N` packets; "+usage, packets)
 	f.Func("packets", "as -p `N`", packets)

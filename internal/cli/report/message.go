@@ -14,7 +14,8 @@ import (
 )
 
 // fields writes the present fields of m as JSON members: names as in the .proto file, addresses as text, enums by
-// name, integers of 64 bits as flowpb.JSONString decides. Lists within a flow are decoded with the templates of of, which may be nil.
+// name, integers of 64 bits as flowpb.JSONString decides. Lists within a flow are decoded with the
+// templates of of, which may be nil.
 func (j *jsonLine) fields(m protoreflect.Message, of Templates) {
 	list := m.Descriptor().Fields()
 	for i := range list.Len() {

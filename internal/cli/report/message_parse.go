@@ -14,8 +14,8 @@ import (
 )
 
 // SetFields sets the fields of m from the members of a JSON object as this package prints it. Numbers must be
-// json.Number. An integer may be a string, and in files of earlier versions all are numbers. Members that are not fields (names and readable values of elements) are ignored. The error names
-// the field and its value.
+// json.Number. An integer may be a string, and in files of earlier versions all are numbers. Members that are not
+// fields (names and readable values of elements) are ignored. The error names the field and its value.
 func SetFields(m protoreflect.Message, members map[string]any) error {
 	list := m.Descriptor().Fields()
 	for i := range list.Len() {

@@ -37,7 +37,8 @@ func TestFieldsAreJSONMembersByTheirProtoNames(t *testing.T) {
 		{
 			"counters are exact numbers; times, hashes and identifiers are strings",
 			&flowpb.FlowMessage{Bytes: math.MaxUint64, Packets: 1<<53 + 1, DatagramHash: math.MaxUint64 - 1, TimeReceivedNs: 5, FlowId: 6, TunnelId: 7, SamplerId: 8},
-			`{"bytes":18446744073709551615,"packets":9007199254740993,"time_received_ns":"5","datagram_hash":"18446744073709551614","flow_id":"6","sampler_id":"8","tunnel_id":"7"}`,
+			`{"bytes":18446744073709551615,"packets":9007199254740993,"time_received_ns":"5",` +
+				`"datagram_hash":"18446744073709551614","flow_id":"6","sampler_id":"8","tunnel_id":"7"}`,
 		},
 		{
 			"enums are names, unknown ones numbers",

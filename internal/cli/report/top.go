@@ -154,7 +154,9 @@ func (o *Ranking) appendJSON(b []byte, values []query.KeyValue, s *query.Sum) []
 }
 
 // table prints the groups in columns, with their share of the octets.
-func (o *Ranking) table(w io.Writer, look console.Look, a *query.Aggregation, top []*query.Group, others *query.Sum) error {
+func (o *Ranking) table(
+	w io.Writer, look console.Look, a *query.Aggregation, top []*query.Group, others *query.Sum,
+) error {
 	var columns []column
 	for i, k := range o.Keys {
 		c := column{name: k.Name}
