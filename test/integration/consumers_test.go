@@ -277,7 +277,8 @@ func (c *consumers) kcatJSON(ctx context.Context, t *testing.T) {
 	addressed := 0
 	for _, l := range lines {
 		var f struct {
-			Bytes, Packets string // 64-bit numbers are text
+			Bytes, Packets uint64 // counters are numbers
+			Received       string `json:"time_received_ns"` // times in ns are strings
 			SrcAddr        []byte `json:"src_addr"`
 		}
 		if err := json.Unmarshal([]byte(l), &f); err != nil {
@@ -286,9 +287,10 @@ func (c *consumers) kcatJSON(ctx context.Context, t *testing.T) {
 		if len(f.SrcAddr) == 4 || len(f.SrcAddr) == 16 { // samples of packets have none
 			addressed++
 		}
-		octets, _ := strconv.ParseUint(f.Bytes, 10, 64)
-		packets, _ := strconv.ParseUint(f.Packets, 10, 64)
-		got.add(octets, packets)
+		if _, err := strconv.ParseUint(f.Received, 10, 64); err != nil {
+			t.Errorf("time_received_ns: %v", err)
+		}
+		got.add(f.Bytes, f.Packets)
 	}
 	if d := cmp.Diff(c.flows, got); d != "" {
 		t.Errorf("kcat and JSON (-on the topic +read):\n%s", d)

@@ -125,6 +125,7 @@ func (l *Pipeline) start(ctx context.Context, o Options) error {
 			return err
 		}
 		ic.Listen, ic.MetricsListen = nil, ""
+		ic.Linger = 10 * time.Millisecond // an embedded broker gains nothing from large batches
 		ic.Kafka.ClientID = "weir-" + name
 		ic.Topics = c.Topics
 		r, err := ingest.New(ic, ingest.Deps{Log: o.Log, Now: time.Now, Metrics: o.registerer(name)})
