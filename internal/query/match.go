@@ -59,7 +59,7 @@ func (c *compiler) compare(n *Compare) (Match, error) {
 	case "flows":
 		if c.schema == Flows() {
 			test := numberTest(n)
-			return func(*Row) bool { return test(1) }, nil
+			return negated(n.Op == Unequal, func(*Row) bool { return test(1) }), nil
 		}
 	case "ipv4", "ipv6":
 		return c.family(n, n.Property == "ipv4")

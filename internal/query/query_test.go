@@ -79,6 +79,7 @@ func TestPredicatesOfFlows(t *testing.T) {
 		"ipTTL 61": true, "tcpControlBits 27": true, "post_nat_src_addr 203.0.113.9": true, "postNATSourceIPv4Address in [203.0.113.0/24]": true,
 		"flowStartSysUpTime 1": false, "portRangeStart 6000": true, "portRangeStart > 6000": false, "portRangeEnd != 5": false, "flow_direction egress": true,
 		"flow_direction FLOW_DIRECTION_INGRESS": false, "flow_direction 2": true, "any": true, "flows 1": true, "flows > 1": false,
+		"flows != 1": false, "flows ne 2": true, "not flows != 1": true,
 		"src or dst host 192.0.2.80": true, "src and dst net 0.0.0.0/0": true, "proto in [6 udp]": true, "mask 0": true,
 		"sampling_rate 100": true, "time_flow_start_ns > 0": true, "net 10.0.0.0 255.0.0.0": true, "# nothing\nport 443 # https": true,
 	} {
