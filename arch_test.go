@@ -55,7 +55,7 @@ var layers = [][]string{
 	{"weir/internal/templates", "weir/internal/templates/text", "weir/internal/kafka/framing", "weir/internal/kafka/batches", "weir/internal/kafka/recordbatch", "weir/internal/loss", "weir/internal/doctor", "weir/internal/ingest/budget", "weir/internal/cli/pynetflow", "weir/internal/cli/retime"},
 	{"weir/internal/decode", "weir/internal/pair"},
 	{"weir/internal/ie", "weir/internal/flowkey", "weir/internal/transport"},
-	{"weir/internal/wire", "weir/internal/ipfix", "weir/internal/transport/proxyproto", "weir/internal/atomicmap", "weir/internal/bounded", "weir/internal/saturating", "weir/internal/tlsfile", "weir/internal/failure", "weir/pkg/flowpb"},
+	{"weir/internal/wire", "weir/internal/ipfix", "weir/internal/transport/proxyproto", "weir/internal/atomicmap", "weir/internal/bounded", "weir/internal/saturating", "weir/internal/spelling", "weir/internal/tlsfile", "weir/internal/failure", "weir/pkg/flowpb"},
 }
 
 // beside reports whether a package is no part of the product: test suites, their helpers, tools and

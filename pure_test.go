@@ -40,6 +40,7 @@ var pure = []string{
 	"internal/query",
 	"internal/saturating",
 	"internal/services",
+	"internal/spelling",
 	"internal/templates/text",
 	"internal/transport/proxyproto",
 	"internal/wire",

@@ -9,7 +9,7 @@ import (
 
 	"weir/internal/cli/console"
 	"weir/internal/elements"
-	"weir/internal/settings"
+	"weir/internal/spelling"
 )
 
 // A verb is a subcommand of weir.
@@ -77,7 +77,7 @@ func help(w io.Writer) {
 func suggestion(name string) string {
 	best, least := "", 1+len(name)/2
 	for _, v := range verbs {
-		n := settings.Distance(name, v.name)
+		n := spelling.Distance(name, v.name)
 		if strings.HasPrefix(v.name, name) {
 			n = 0 // an abbreviation is as near as possible
 		}

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"weir/internal/cli/console"
-	"weir/internal/settings"
 	"weir/internal/weirtest/captures"
 )
 
@@ -119,24 +118,6 @@ func TestFlagsMayStandBehindFiles(t *testing.T) {
 	rest, _, ok := f.ParseArgs([]string{"one", "-b", "-", "--n", "7", "two", "--", "-b=false", "--", "-x"}, io.Discard, io.Discard)
 	if want, got := "one - two -b=false -- -x", strings.Join(rest, " "); want != got || !ok || !*b || *n != 7 {
 		t.Errorf("want %q with b and 7, got %q with %v and %d (%v)", want, got, *b, *n, ok)
-	}
-}
-
-func TestDistance(t *testing.T) {
-	for _, tt := range []struct {
-		a, b string
-		want int
-	}{
-		{"", "", 0},
-		{"", "abc", 3},
-		{"abc", "", 3},
-		{"kitten", "sitting", 3}, // the usual example of the edit distance
-		{"decode", "decode", 0},
-		{"dcode", "decode", 1},
-	} {
-		if got := settings.Distance(tt.a, tt.b); got != tt.want {
-			t.Errorf("distance(%q, %q): want %d, got %d", tt.a, tt.b, tt.want, got)
-		}
 	}
 }
 

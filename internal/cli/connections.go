@@ -3,10 +3,7 @@ package cli
 import (
 	"context"
 	"io"
-	"os"
 	"slices"
-	"strings"
-	"time"
 
 	"weir/internal/annotate"
 	"weir/internal/cli/console"
@@ -86,37 +83,25 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	}
 	out := report.NewConnectionPrinter(stdout, printed)
 	if len(files) == 0 {
-		if problem := forFilesOnly(*port, *age); problem != "" {
+		if problem := forFilesOnly(*port, *age, "a connection"); problem != "" {
 			return f.UsageError(stderr, problem)
 		}
 		return followConnections(&topics.ConnectionsView{
 			Flags: *topic, Filter: filter, Choice: choice, NoNames: noNames, Stderr: stderr, Printer: out,
 		})
 	}
-	config, err := offline.PairConfig(os.Environ())
-	if err != nil {
-		return f.UsageError(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
-	}
-	annotation, err := offline.AnnotateConfig(os.Environ(), noNames)
-	if err != nil {
-		return f.UsageError(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
-	}
-	c := &offline.Pairing{Config: config}
-	o := offline.New("connections", stdin, stderr, c)
-	o.Port, o.Decoder.MaxUptimeAge = *port, *age
-	c.Learned = annotate.NewLearned(o.LearnedName)
-	annotator, err := annotate.New(annotation, c.Learned)
+	o, err := newPairingOfFiles("connections", *port, *age, noNames, stdin, stderr)
 	if err != nil {
 		return f.UsageError(stderr, err.Error())
 	}
 	code = o.Run(nil, files)
-	all := selectConnections(c.Connections(), filter, annotator, stderr)
+	all := selectConnections(o.pairing.Connections(), filter, o.annotator, stderr)
 	enough := slices.DeleteFunc(slices.Clone(all), func(c *flowpb.Connection) bool {
 		return report.Packets(c) < filter.MinPackets
 	})
 	shown := choice.Select(enough)
 	if filter.Expression == "" {
-		offline.Annotate(annotator, shown, stderr)
+		offline.Annotate(o.annotator, shown, stderr)
 	}
 	out.PrintAll(shown)
 	if err := out.Err(); err != nil && !console.IsBrokenPipe(err) {
@@ -126,19 +111,8 @@ func runConnections(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	console.Linef(stderr, "%s", o.Summary())
 	console.Linef(stderr, "%s", report.Totals(shown, len(enough)))
 	console.Linef(stderr, "%d connections shown, %d of fewer than %d packets left out (-p), %d flows not pairable",
-		len(shown), len(all)-len(enough), filter.MinPackets, c.NotPairable)
+		len(shown), len(all)-len(enough), filter.MinPackets, o.pairing.NotPairable)
 	return code
-}
-
-// forFilesOnly returns the problem with flags of files that were given for a topic; "": none.
-func forFilesOnly(port uint16, age time.Duration) string {
-	switch {
-	case port != 0:
-		return "--udp-port is for files; --port is a connection's"
-	case age != 0:
-		return "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE"
-	}
-	return ""
 }
 
 // selectConnections returns the connections of list that match the filter. With an expression, which may ask for names,

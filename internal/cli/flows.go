@@ -48,7 +48,7 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return code
 	}
 	err := topic.Check(f, len(files) > 0, "once", "from-start", "since")
-	wrong := filter.Compile(query.Flows())
+	wrong, ofFiles := filter.Compile(query.Flows()), forFilesOnly(*port, *age, "a flow")
 	switch {
 	case err != nil:
 		return f.UsageError(stderr, err.Error())
@@ -56,10 +56,8 @@ func runFlows(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return f.UsageErrorLines(stderr, wrong.Error())
 	case asJSON && wide:
 		return f.UsageError(stderr, "--json and -v: want only one of these")
-	case len(files) == 0 && *port != 0:
-		return f.UsageError(stderr, "--udp-port is for files; --port is a flow's")
-	case len(files) == 0 && *age != 0:
-		return f.UsageError(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
+	case len(files) == 0 && ofFiles != "":
+		return f.UsageError(stderr, ofFiles)
 	}
 	form := report.Brief
 	switch {

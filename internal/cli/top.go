@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
-	"weir/internal/annotate"
 	"weir/internal/cli/console"
 	"weir/internal/cli/offline"
 	"weir/internal/cli/report"
@@ -132,6 +130,7 @@ func runTop(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return code
 	}
 	a, ranking, err := o.aggregation(filter)
+	ofFiles := forFilesOnly(*port, *age, "a flow")
 	switch {
 	case err != nil && strings.Contains(err.Error(), "\n"):
 		return f.UsageErrorLines(stderr, err.Error())
@@ -139,10 +138,8 @@ func runTop(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return f.UsageError(stderr, err.Error())
 	case len(files) > 0 && f.IsSet("since"):
 		return f.UsageError(stderr, "--since is for the topic, not for files")
-	case len(files) == 0 && *port != 0:
-		return f.UsageError(stderr, "--udp-port is for files; --port is a flow's")
-	case len(files) == 0 && *age != 0:
-		return f.UsageError(stderr, "--uptime-max-age is for files; ingest has UPTIME_MAX_AGE")
+	case len(files) == 0 && ofFiles != "":
+		return f.UsageError(stderr, ofFiles)
 	case len(files) == 0:
 		return topOfTopic(&o, a, ranking, stdout, stderr)
 	}
@@ -150,7 +147,7 @@ func runTop(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if ranking.Connections {
 		code, summary, err = o.sumConnections(a, files, *port, *age, stdin, stderr)
 		if err != nil {
-			return f.UsageError(stderr, strings.ReplaceAll(err.Error(), "\n", "; "))
+			return f.UsageError(stderr, err.Error())
 		}
 	} else {
 		r := offline.New("top", stdin, stderr, &offline.Summation{Aggregation: a})
@@ -179,25 +176,13 @@ func printRanking(a *query.Aggregation, ranking *report.Ranking, stdout, stderr 
 func (o *topFlags) sumConnections(
 	a *query.Aggregation, files []string, port uint16, age time.Duration, stdin io.Reader, stderr io.Writer,
 ) (code int, summary string, err error) {
-	config, err := offline.PairConfig(os.Environ())
-	if err != nil {
-		return 0, "", err
-	}
-	annotation, err := offline.AnnotateConfig(os.Environ(), o.noNames)
-	if err != nil {
-		return 0, "", err
-	}
-	c := &offline.Pairing{Config: config}
-	r := offline.New("top", stdin, stderr, c)
-	r.Port, r.Decoder.MaxUptimeAge = port, age
-	c.Learned = annotate.NewLearned(r.LearnedName)
-	annotator, err := annotate.New(annotation, c.Learned)
+	r, err := newPairingOfFiles("top", port, age, o.noNames, stdin, stderr)
 	if err != nil {
 		return 0, "", err
 	}
 	code = r.Run(nil, files)
-	list := c.Connections()
-	offline.Annotate(annotator, list, stderr)
+	list := r.pairing.Connections()
+	offline.Annotate(r.annotator, list, stderr)
 	for _, connection := range list {
 		wire, err := proto.Marshal(connection)
 		if err != nil {

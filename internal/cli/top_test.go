@@ -7,7 +7,7 @@ import (
 	"weir/internal/weirtest/captures"
 )
 
-// The sums are those of the packets of the synthetic traffic: 17 736 octets, of which 7280 + 1820 + 1640 belong to HTTPS.
+// Counted from the packets of the synthetic traffic: 17 736 octets, and 7280 + 1820 + 1640 of them belong to HTTPS.
 func TestTopSumsFlows(t *testing.T) {
 	file := captures.File("softflowd_v9_synth_adj.pcap")
 	for _, tt := range []struct {

@@ -34,7 +34,7 @@ var pairing = pair.Config{
 	Idle: 75 * time.Second, Linger: 5 * time.Second, LateGrace: 60 * time.Second, ClockSkew: 2 * time.Second,
 	MaxClockSkew: 10 * time.Second, UpdateInterval: 30 * time.Minute, ActiveTimeout: 60 * time.Second,
 	InactiveTimeout: 15 * time.Second, MaxOpen: 1_000_000,
-	Service: func(proto uint8, port uint16) bool { return services.Name(proto, port) != "" },
+	Service: services.HasName,
 }
 
 func config(cluster *kfake.Cluster, instance string) Config {

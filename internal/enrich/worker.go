@@ -81,7 +81,7 @@ func New(c Config, d Deps) (*Worker, error) {
 		c.Instance = host + "-" + strconv.Itoa(os.Getpid())
 	}
 	if c.Pair.Service == nil {
-		c.Pair.Service = func(proto uint8, port uint16) bool { return services.Name(proto, port) != "" }
+		c.Pair.Service = services.HasName
 	}
 	if d.Metrics == nil {
 		d.Metrics = prometheus.NewRegistry()

@@ -222,6 +222,14 @@ func ServicePort(proto uint8, a, b uint16, hasName func(proto uint8, port uint16
 	return 0, false
 }
 
+// LikelyPort returns ServicePort, or the lower port if the ranks are equal.
+func LikelyPort(proto uint8, a, b uint16, hasName func(proto uint8, port uint16) bool) uint16 {
+	if port, ok := ServicePort(proto, a, b, hasName); ok {
+		return port
+	}
+	return min(a, b)
+}
+
 // portRank returns the rank of port. Port 20 of TCP ranks lowest: FTP servers open data connections from it.
 func portRank(proto uint8, port uint16, hasName func(proto uint8, port uint16) bool) int {
 	const ftpData, nfsPort, firstReserved = 20, 2049, 512

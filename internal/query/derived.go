@@ -50,12 +50,6 @@ func octetsPerPacket(parts []uint64) uint64 {
 // flowService returns the service name of the port that is more likely that of a service, else of the lower port; ""
 // if it has none.
 func flowService(parts []uint64) string {
-	proto, a, b := uint8(parts[0]), uint16(parts[1]), uint16(parts[2])
-	port, ok := pair.ServicePort(proto, a, b, hasName)
-	if !ok {
-		port = min(a, b)
-	}
-	return services.Name(proto, port)
+	proto := uint8(parts[0])
+	return services.Name(proto, pair.LikelyPort(proto, uint16(parts[1]), uint16(parts[2]), services.HasName))
 }
-
-func hasName(proto uint8, port uint16) bool { return services.Name(proto, port) != "" }

@@ -159,7 +159,7 @@ func (c *compiler) slots(n *Compare, names []string) ([]Slot, error) {
 	return slots, nil
 }
 
-// end compiles the comparison with the fields of an end, of which at least a single field must match.
+// end compiles the comparison with the fields of an end. It matches if any of the fields does.
 func (c *compiler) end(n *Compare, def property, fields, names []string) (Match, error) {
 	slots, err := c.slots(n, fields)
 	if err != nil {

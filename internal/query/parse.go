@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"weir/internal/spelling"
 )
 
 // Bounds of an expression.
@@ -299,9 +301,13 @@ func fieldProperty(f *Field) property {
 
 // similar returns a hint with the property whose name is nearest to name; "": none is near.
 func (p *parser) similar(name string) string {
+	const longest = 40 // of names with a hint: the distance takes time with the length
+	if len(name) > longest {
+		return ""
+	}
 	best, least := "", 3
 	try := func(s string) {
-		d := editDistance(name, s)
+		d := spelling.Distance(name, s)
 		if strings.HasPrefix(s, name) && len(name) > 1 {
 			d = 0 // the rest is missing
 		}
@@ -319,34 +325,6 @@ func (p *parser) similar(name string) string {
 		return ""
 	}
 	return ": is " + best + " meant?"
-}
-
-// editDistance returns the number of characters to insert, remove, replace or exchange with their neighbour to get
-// from a to b; at most 3 for words of different lengths.
-func editDistance(a, b string) int {
-	if len(a) > 40 || max(len(a), len(b))-min(len(a), len(b)) > 2 {
-		return 3
-	}
-	rows := [3][]int{make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)}
-	for j := range rows[1] {
-		rows[1][j] = j
-	}
-	for i := range len(a) {
-		before, last, row := rows[0], rows[1], rows[2]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			row[j+1] = min(last[j]+cost, last[j+1]+1, row[j]+1)
-			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
-				row[j+1] = min(row[j+1], before[j-1]+1)
-			}
-		}
-		rows = [3][]int{last, row, before}
-	}
-	return rows[1][len(b)]
 }
 
 // operator parses an optional comparison; without one it is =.

@@ -36,7 +36,7 @@ type Field struct {
 	Kind  Kind
 	path  path                        // of the field in the message; empty: derived
 	enum  protoreflect.EnumDescriptor // of an enumeration; nil: none
-	parts []string                    // fields of which a derived field is computed
+	parts []string                    // inputs of a derived field
 	from  func(parts []uint64) uint64 // the value of a derived field
 	text  func(parts []uint64) string // the value of a derived text
 	ie    *element                    // Information Element that the message carries as octets

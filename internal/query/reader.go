@@ -99,8 +99,8 @@ func (r *Reader) Slot(f *Field) Slot {
 
 var errMalformed = errors.New("not a protobuf message")
 
-// Read scans a message. It fails if the octets are not those of a protobuf message; the Row holds what was read until
-// then. It does not allocate.
+// Read scans a message. It fails if the octets are not a protobuf message; the Row then holds the fields before the
+// error. It does not allocate.
 func (r *Reader) Read(wire []byte) (*Row, error) {
 	clear(r.row.values)
 	return &r.row, r.read(wire, &r.top, true)
@@ -265,7 +265,7 @@ func elementValue(typ ie.Type, octets []byte) value {
 	return v
 }
 
-// maxParts bounds the number of fields of which a derived field is computed.
+// maxParts bounds the number of inputs of a derived field.
 const maxParts = 4
 
 // Uint returns the number of a slot; 0 if the message does not have it. A MAC address is a number, too.
@@ -283,7 +283,7 @@ func (r *Row) Uint(s Slot) uint64 {
 	return s.Field.from(r.partsOf(s))
 }
 
-// partsOf returns the numbers of which a derived field is computed. They are valid until its next call.
+// partsOf returns the inputs of a derived field. They are valid until its next call.
 func (r *Row) partsOf(s Slot) []uint64 {
 	for i, index := range s.parts {
 		r.parts[i] = r.values[index].number

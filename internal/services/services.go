@@ -11,6 +11,9 @@ type port struct {
 	name string
 }
 
+// HasName reports whether a port of an IP protocol has a service name. It is the Service of pair.Config.
+func HasName(proto uint8, number uint16) bool { return Name(proto, number) != "" }
+
 // Name returns the IANA service name of a port of an IP protocol (IANA number), "" if
 // the port has no name. UDP-Lite and DCCP ports have the names of UDP ports: RFC 3828
 // section 6.1 gives UDP-Lite the same ports, and no DCCP port of the table differs. Name

@@ -19,6 +19,7 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
+	"weir/internal/spelling"
 	"weir/internal/telemetry"
 )
 
@@ -232,7 +233,7 @@ func prefixErrors(v reflect.Value, envPrefix string) (lines []string) {
 }
 
 // Unknown returns a line for each variable of environ that looks like a misspelt variable
-// of T: its Distance to a variable of more than four letters is 1 or 2.
+// of T: its spelling.Distance to a variable of more than four letters is 1 or 2.
 func Unknown[T any](environ map[string]string) (warnings []string) {
 	var known []string
 	for _, f := range fields[T]() {
@@ -243,7 +244,7 @@ func Unknown[T any](environ map[string]string) (warnings []string) {
 			continue
 		}
 		for _, k := range known {
-			if len(k) > 4 && Distance(name, k) <= 2 {
+			if len(k) > 4 && spelling.Distance(name, k) <= 2 {
 				warnings = append(warnings, fmt.Sprintf("%s is no setting: is %s meant?", name, k))
 				break
 			}
@@ -251,28 +252,6 @@ func Unknown[T any](environ map[string]string) (warnings []string) {
 	}
 	slices.Sort(warnings)
 	return warnings
-}
-
-// Distance returns the Levenshtein distance of a and b: the number of octets to insert,
-// delete or replace.
-func Distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, diagonal+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // logging holds the settings that all services share.

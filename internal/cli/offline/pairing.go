@@ -21,7 +21,7 @@ func PairConfig(environ []string) (pair.Config, error) {
 	c, err := settings.Parse[struct {
 		Pair pair.Config `envPrefix:"PAIR_"`
 	}](env.ToMap(environ))
-	c.Pair.Service = func(proto uint8, port uint16) bool { return services.Name(proto, port) != "" }
+	c.Pair.Service = services.HasName
 	return c.Pair, err
 }
 

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"weir/internal/bounded"
-	"weir/internal/flowkey"
 	"weir/internal/pair"
 	"weir/internal/saturating"
 	"weir/internal/services"
@@ -187,19 +186,14 @@ func (b *Board) Connections(list []*flowpb.Connection) {
 		}
 		b.name(c.GetInitiator())
 		b.name(c.GetResponder())
-		key, ok := connectionKey(c)
+		key, reversed, ok := connectionKey(c)
 		if c.GetFinal() {
 			b.list(row(c), again)
 			if ok {
 				b.conversations.Delete(key)
 			}
 		} else if inProgress := b.conversations.Get(key); ok && inProgress != nil {
-			initiator, _ := netip.AddrFromSlice(c.GetInitiator().GetAddress())
-			port := uint16(0)
-			if flowkey.HasPorts(key.proto) {
-				port = uint16(c.GetInitiator().GetPort())
-			}
-			inProgress.initiatorIsLow = key.low == netip.AddrPortFrom(initiator, port)
+			inProgress.initiatorIsLow = !reversed
 			inProgress.direction = direction(c)
 		}
 	}

@@ -91,16 +91,7 @@ func newRecord(m *flowpb.FlowMessage, now int64) (r record, ok bool) {
 	if !ok1 || !ok2 {
 		return r, false
 	}
-	from, to := netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
-	if flowkey.HasPorts(uint8(m.GetProto())) {
-		from = netip.AddrPortFrom(src, uint16(m.GetSrcPort()))
-		to = netip.AddrPortFrom(dst, uint16(m.GetDstPort()))
-	}
-	r.reversed = from.Compare(to) > 0
-	r.key = conversationKey{low: from, high: to, proto: uint8(m.GetProto())}
-	if r.reversed {
-		r.key.low, r.key.high = to, from
-	}
+	r.key, r.reversed = newKey(uint8(m.GetProto()), src, dst, m.GetSrcPort(), m.GetDstPort())
 	r.biflow = m.GetBiflow()
 	exporter, _ := netip.AddrFromSlice(m.GetSamplerAddress())
 	r.by = observer{exporter: exporter, domain: m.GetObservationDomainId(), direction: m.GetFlowDirection()}
@@ -115,11 +106,7 @@ func milliseconds(now, then uint64) int64 { return int64((now - min(then, now)) 
 
 // serviceKey returns the service of a conversation: its port that is more likely that of a service, else the lower.
 func (k conversationKey) serviceKey() serviceKey {
-	port := min(k.low.Port(), k.high.Port())
-	if p, ok := pair.ServicePort(k.proto, k.low.Port(), k.high.Port(), hasName); ok {
-		port = p
-	}
-	return serviceKey{k.proto, port}
+	return serviceKey{k.proto, pair.LikelyPort(k.proto, k.low.Port(), k.high.Port(), services.HasName)}
 }
 
 // String returns the service in the form of weir connections: protocol and name, or protocol and port.
@@ -127,15 +114,13 @@ func (k serviceKey) String() string {
 	return serviceName(uint32(k.proto), services.Name(k.proto, k.port), uint32(k.port))
 }
 
-func hasName(proto uint8, port uint16) bool { return services.Name(proto, port) != "" }
-
 // newConversation returns the conversation whose first record is r.
 func newConversation(r *record) *conversation {
 	c := &conversation{
 		start: r.start, initiatorIsLow: !r.reversed, direction: "first seen", service: r.key.serviceKey(),
 	}
 	low, high := r.key.low.Port(), r.key.high.Port()
-	if port, ok := pair.ServicePort(r.key.proto, low, high, hasName); ok {
+	if port, ok := pair.ServicePort(r.key.proto, low, high, services.HasName); ok {
 		c.direction, c.initiatorIsLow = "service port", port == high
 	}
 	return c
@@ -225,21 +210,27 @@ func (b *Board) inProgress(w int, now *instant) []Connection {
 	return list
 }
 
-// connectionKey returns the key of a connection; ok is false if it has no addresses.
-func connectionKey(c *flowpb.Connection) (k conversationKey, ok bool) {
+// newKey returns the key of a conversation of two ends, and whether the first of them is high. Protocols without ports
+// have the ports 0.
+func newKey(proto uint8, a, b netip.Addr, portA, portB uint32) (k conversationKey, reversed bool) {
+	if !flowkey.HasPorts(proto) {
+		portA, portB = 0, 0
+	}
+	k = conversationKey{netip.AddrPortFrom(a, uint16(portA)), netip.AddrPortFrom(b, uint16(portB)), proto}
+	if reversed = k.low.Compare(k.high) > 0; reversed {
+		k.low, k.high = k.high, k.low
+	}
+	return k, reversed
+}
+
+// connectionKey returns the key of a connection, and whether its initiator is high; ok is false if it has no addresses.
+func connectionKey(c *flowpb.Connection) (k conversationKey, reversed, ok bool) {
 	initiator, ok1 := netip.AddrFromSlice(c.GetInitiator().GetAddress())
 	responder, ok2 := netip.AddrFromSlice(c.GetResponder().GetAddress())
 	if !ok1 || !ok2 {
-		return k, false
+		return k, false, false
 	}
-	k.proto = uint8(c.GetProtocol())
-	k.low, k.high = netip.AddrPortFrom(initiator, 0), netip.AddrPortFrom(responder, 0)
-	if flowkey.HasPorts(k.proto) {
-		k.low = netip.AddrPortFrom(initiator, uint16(c.GetInitiator().GetPort()))
-		k.high = netip.AddrPortFrom(responder, uint16(c.GetResponder().GetPort()))
-	}
-	if k.low.Compare(k.high) > 0 {
-		k.low, k.high = k.high, k.low
-	}
-	return k, true
+	k, reversed = newKey(uint8(c.GetProtocol()), initiator, responder,
+		c.GetInitiator().GetPort(), c.GetResponder().GetPort())
+	return k, reversed, true
 }

@@ -40,13 +40,14 @@ func row(c *flowpb.Connection) Connection {
 // end returns the address and port of an endpoint.
 func end(c *flowpb.Connection, e *flowpb.Endpoint) string {
 	a, ok := netip.AddrFromSlice(e.GetAddress())
-	switch {
-	case !ok:
+	if !ok {
 		return "?"
-	case c.IcmpType != nil || e.GetPort() == 0:
-		return a.String()
 	}
-	return netip.AddrPortFrom(a, uint16(e.GetPort())).String()
+	port := uint16(e.GetPort())
+	if c.IcmpType != nil {
+		port = 0
+	}
+	return endpoint(netip.AddrPortFrom(a, port))
 }
 
 // direction returns the evidence for the initiator in words.

@@ -74,16 +74,25 @@ func FilterFlags(f *console.Flags, noun string, least uint64, usage string) *Fil
 // Compile parses the expression, if there is one, for messages of schema. It must be called once, before the first
 // message. The error names the place in the expression, on further lines.
 func (o *Filter) Compile(schema *query.Schema) error {
-	if strings.TrimSpace(o.Expression) == "" {
-		return nil
-	}
-	parsed, err := query.Parse(schema, o.Expression)
-	if err != nil {
-		return expressionError(o.Expression, err)
+	parsed, err := o.parse(schema)
+	if parsed == nil || err != nil {
+		return err
 	}
 	o.reader = query.NewReader(schema)
 	o.match, err = parsed.Compile(o.reader)
 	return err
+}
+
+// parse returns the parsed expression; nil: there is none.
+func (o *Filter) parse(schema *query.Schema) (*query.Filter, error) {
+	if strings.TrimSpace(o.Expression) == "" {
+		return nil, nil
+	}
+	parsed, err := query.Parse(schema, o.Expression)
+	if err != nil {
+		return nil, expressionError(o.Expression, err)
+	}
+	return parsed, nil
 }
 
 // Query returns all conditions of the filter, those of the flags included, as one filter of messages of schema. The
@@ -115,15 +124,11 @@ func (o *Filter) Query(schema *query.Schema) (*query.Filter, error) {
 	if err != nil {
 		return nil, err // cannot happen: the flags were checked
 	}
-	if strings.TrimSpace(o.Expression) == "" {
-		return parsed, nil
+	asked, err := o.parse(schema)
+	if asked != nil {
+		parsed.Root = query.And{L: parsed.Root, R: asked.Root}
 	}
-	asked, err := query.Parse(schema, o.Expression)
-	if err != nil {
-		return nil, expressionError(o.Expression, err)
-	}
-	parsed.Root = query.And{L: parsed.Root, R: asked.Root}
-	return parsed, nil
+	return parsed, err
 }
 
 // expressionError returns the error of an expression with the expression and a mark below the place.

@@ -194,10 +194,7 @@ func (o *Ranking) table(
 }
 
 func (o *Ranking) measureCells(cells []string, s, total *query.Sum) []string {
-	mark := ""
-	if s.Estimated {
-		mark = "~"
-	}
+	packets, octets := quantity{s.Packets, s.Estimated}, quantity{s.Octets, s.Estimated}
 	if o.Connections {
 		cells = append(cells, counterText(s.Connections))
 	}
@@ -206,9 +203,9 @@ func (o *Ranking) measureCells(cells []string, s, total *query.Sum) []string {
 		share = fmt.Sprintf("%.1f %%", 100*float64(s.Octets)/float64(total.Octets))
 	}
 	if s.Duration() > 0 {
-		rate = mark + formatBitRate(s.BitRate())
+		rate = octets.mark() + formatBitRate(s.BitRate())
 	}
-	return append(cells, counterText(s.Flows), mark+counterText(s.Packets), mark+FormatOctets(s.Octets), share, rate)
+	return append(cells, counterText(s.Flows), packets.mark()+counterText(s.Packets), octets.formatOctets(), share, rate)
 }
 
 // formatBitRate returns a rate with a unit.
@@ -228,16 +225,13 @@ func formatBitRate(n uint64) string {
 
 // Summary describes the groups and the total in a line.
 func (o *Ranking) Summary(a *query.Aggregation) string {
-	mark := ""
-	if a.Total.Estimated {
-		mark = "~"
-	}
-	what := fmt.Sprintf("%d flows", a.Total.Flows)
+	t := &a.Total
+	packets, octets := quantity{t.Packets, t.Estimated}, quantity{t.Octets, t.Estimated}
+	what := fmt.Sprintf("%d flows", t.Flows)
 	if o.Connections {
-		what = fmt.Sprintf("%d connections", a.Total.Connections)
+		what = fmt.Sprintf("%d connections", t.Connections)
 	}
-	text := fmt.Sprintf("%d groups; total: %s, %s%d packets, %s%s", a.Groups(), what, mark, a.Total.Packets,
-		mark, FormatOctets(a.Total.Octets))
+	text := fmt.Sprintf("%d groups; total: %s, %s packets, %s", a.Groups(), what, packets.format(), octets.formatOctets())
 	if a.Beyond.Flows > 0 {
 		text += fmt.Sprintf("; %d flows belong to groups beyond the limit of %d, and are among other",
 			a.Beyond.Flows, a.Groups())

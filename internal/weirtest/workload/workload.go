@@ -24,7 +24,7 @@ import (
 var Config = pair.Config{
 	Idle: 75 * time.Second, Linger: 5 * time.Second, LateGrace: 60 * time.Second, ClockSkew: 2 * time.Second, MaxClockSkew: 10 * time.Second,
 	UpdateInterval: 30 * time.Minute, ActiveTimeout: 60 * time.Second, InactiveTimeout: 15 * time.Second, MaxOpen: 4_000_000,
-	Service: func(proto uint8, port uint16) bool { return services.Name(proto, port) != "" },
+	Service: services.HasName,
 }
 
 // closing is the responder's port of the flows that end a workload.

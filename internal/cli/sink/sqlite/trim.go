@@ -105,6 +105,7 @@ func (t *Table) trimSize(ctx context.Context, now time.Time) (deleted int64, err
 
 // A querier is a database or a transaction.
 type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
@@ -131,7 +132,8 @@ func (t *Table) ownOctets(ctx context.Context, file int64, now time.Time) (n int
 	if err != nil || !shared {
 		return file, err
 	}
-	names, err := t.ownTrees(ctx)
+	// The table and its indexes.
+	names, err := texts(ctx, t.db, "SELECT name FROM sqlite_schema WHERE tbl_name = ? AND rootpage > 0", t.kind.name)
 	began := time.Now()
 	for _, name := range names {
 		var pages sql.NullInt64
@@ -143,23 +145,6 @@ func (t *Table) ownOctets(ctx context.Context, file int64, now time.Time) (n int
 	}
 	t.measureAfter = now.Add(measureShare * time.Since(began))
 	return n, err
-}
-
-// ownTrees returns the names of the own table and its indexes.
-func (t *Table) ownTrees(ctx context.Context) (names []string, err error) {
-	rows, err := t.db.QueryContext(ctx, "SELECT name FROM sqlite_schema WHERE tbl_name = ? AND rootpage > 0",
-		t.kind.name)
-	if err != nil {
-		return nil, err
-	}
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, errors.Join(err, rows.Close())
-		}
-		names = append(names, name)
-	}
-	return names, rows.Err()
 }
 
 // deleteBatch calls remove in a transaction with the number of rows to delete at most, and returns the number of

@@ -74,30 +74,29 @@ func upgradeFrom2(ctx context.Context, tx *sql.Tx) error {
 // addColumns adds columns to a table in the given schema version. A column of that name that the operator added is
 // used when it can hold any value. Otherwise, if it is generated or NOT NULL, it is renamed.
 func addColumns(ctx context.Context, tx *sql.Tx, table string, columns []column, version int) error {
-	type existing struct{ writable bool }
-	have := map[string]existing{} // by name in lower case: SQL ignores the case
+	writable := map[string]bool{} // by name in lower case: SQL ignores the case
 	rows, err := tx.QueryContext(ctx, `SELECT name, hidden = 0 AND "notnull" = 0 FROM pragma_table_xinfo(?)`, table)
 	if err != nil {
 		return err
 	}
 	for rows.Next() {
 		var name string
-		var e existing
-		if err := rows.Scan(&name, &e.writable); err != nil {
+		var can bool
+		if err := rows.Scan(&name, &can); err != nil {
 			return errors.Join(err, rows.Close())
 		}
-		have[strings.ToLower(name)] = e
+		writable[strings.ToLower(name)] = can
 	}
 	if err := rows.Err(); err != nil {
 		return err
 	}
 	for _, c := range columns {
-		old, exists := have[c.name]
-		if exists && old.writable {
+		can, exists := writable[c.name]
+		if can {
 			continue
 		}
 		if exists {
-			name := freeName(c.name, version, func(s string) bool { _, taken := have[s]; return taken })
+			name := freeName(c.name, version, func(s string) bool { _, taken := writable[s]; return taken })
 			err := execAll(ctx, tx, "ALTER TABLE "+table+" RENAME COLUMN "+c.name+" TO "+name)
 			if err != nil {
 				return err
@@ -112,22 +111,11 @@ func addColumns(ctx context.Context, tx *sql.Tx, table string, columns []column,
 
 // moveAway renames a table of the operator whose name schema version needs.
 func moveAway(ctx context.Context, tx *sql.Tx, table string, version int) error {
-	names := map[string]bool{}
-	rows, err := tx.QueryContext(ctx, "SELECT lower(name) FROM sqlite_schema")
-	if err != nil {
+	names, err := texts(ctx, tx, "SELECT lower(name) FROM sqlite_schema")
+	if err != nil || !slices.Contains(names, table) {
 		return err
 	}
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return errors.Join(err, rows.Close())
-		}
-		names[name] = true
-	}
-	if err := rows.Err(); err != nil || !names[table] {
-		return err
-	}
-	to := freeName(table, version, func(s string) bool { return names[s] })
+	to := freeName(table, version, func(s string) bool { return slices.Contains(names, s) })
 	return execAll(ctx, tx, "ALTER TABLE "+table+" RENAME TO "+to)
 }
 
@@ -147,4 +135,20 @@ func execAll(ctx context.Context, tx *sql.Tx, statements ...string) error {
 		}
 	}
 	return nil
+}
+
+// texts returns the rows of a query of a single column.
+func texts(ctx context.Context, db querier, query string, args ...any) (list []string, err error) {
+	rows, err := db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, errors.Join(err, rows.Close())
+		}
+		list = append(list, text)
+	}
+	return list, rows.Err()
 }
